@@ -1,0 +1,84 @@
+"""The one place that writes to the terminal: messages, tables and progress bars, all through rich.
+
+Results go to stdout, everything said about them (progress, notes, errors) to stderr, so that a
+command's output can be piped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+T = TypeVar("T")
+
+
+def say(message: str) -> None:
+    """Write one line of result to stdout; the text is taken literally, not as markup."""
+    out.print(escape(message))
+
+
+def note(message: str) -> None:
+    """Write one line about the work to stderr."""
+    err.print(f"[dim]{escape(message)}[/dim]")
+
+
+def error(message: str) -> None:
+    """Write the paragraph of an error to stderr."""
+    err.print(f"[bold red]error:[/bold red] {escape(message)}")
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table to stdout; columns whose every cell is a number are set to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    grid = Table(title=escape(title) if title else None, title_justify="left", header_style="bold")
+    for column, name in enumerate(header):
+        numeric = bool(cells) and all(_is_number(row[column]) for row in cells)
+        grid.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        grid.add_row(*(escape(cell) for cell in row))
+    out.print(grid, soft_wrap=False)
+
+
+def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+    """Iterate with a progress bar on stderr (count, elapsed and remaining time)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=not err.is_terminal) as bar:
+        yield from bar.track(items, total=total, description=escape(description))
+
+
+def setup_logging(verbose: bool = False) -> None:
+    """Send the package's log records to stderr through rich; libraries speak from WARNING up."""
+    handler = RichHandler(console=err, show_path=False, show_time=False, markup=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    logging.getLogger("kiwi").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

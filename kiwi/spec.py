@@ -1,0 +1,173 @@
+"""Specs: small frozen keyword-only dataclasses that describe a choice and build its module.
+
+A toggle of the paper is a node of a spec tree (`source=AddSource(scale=SigmaScale())`), and "off" is
+a type (`NoSource`). This module gives every spec a dict round trip by *name* (never by import path,
+so that data cannot name code to run), overrides by dotted path, and a diff against a baseline.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from kiwi.errors import SpecError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """Base of all specs. A subclass is a frozen dataclass; a family is a direct subclass of Spec."""
+
+    _registry: ClassVar[dict[str, type[Spec]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        known = Spec._registry.setdefault(cls.__name__, cls)
+        assert known.__module__ == cls.__module__, f"two specs are named {cls.__name__}"
+        Spec._registry[cls.__name__] = cls
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def choices(family: type[Spec]) -> list[str]:
+    """Names that may stand where `family` is asked for: its concrete subclasses, or itself."""
+    found = [name for name, cls in Spec._registry.items() if issubclass(cls, family) and cls is not family]
+    return sorted(found) or [family.__name__]
+
+
+def to_dict(spec: Spec) -> dict[str, Any]:
+    """The spec as plain data: `{"type": name, field: value, ...}`, nested specs likewise."""
+    fields = {f.name: _plain(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
+    return {"type": type(spec).__name__, **fields}
+
+
+def from_dict(family: type[Spec], data: Any, path: str = "") -> Any:
+    """Build a spec of `family` from what `to_dict` wrote, or from a bare name.
+
+    Raises:
+        SpecError: unknown name or field (the choices are listed), a value of the wrong type.
+    """
+    if isinstance(data, Spec):
+        data = to_dict(data)
+    if isinstance(data, str):
+        data = {"type": data}
+    if not isinstance(data, dict):
+        raise SpecError(f"{path or family.__name__} is not a spec", got=repr(data), wanted="a name or a mapping")
+    allowed = choices(family)
+    name = data.get("type", allowed[0] if len(allowed) == 1 else None)
+    if name not in allowed:
+        raise SpecError(f"{path or family.__name__} has no choice named {name!r}", wanted=_one_of(name, allowed))
+    cls = Spec._registry[name]
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    values = {}
+    for key, value in data.items():
+        if key == "type":
+            continue
+        if key not in known:
+            raise SpecError(f"{name} has no field {_join(path, key)!r}", wanted=_one_of(key, sorted(known)))
+        values[key] = _typed(hints[key], value, _join(path, key))
+    missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _required(f)]
+    if missing:
+        raise SpecError(f"{name} at {path or 'the top'} needs {', '.join(missing)}")
+    return cls(**values)
+
+
+def override(spec: Spec, changes: dict[str, Any]) -> Any:
+    """A copy of the spec with values set by dotted path: `{"source.scale": "LearnableScale"}`.
+
+    Raises:
+        SpecError: a path that does not exist, with the choices at the place where it breaks.
+    """
+    data = to_dict(spec)
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        node = data
+        for depth, key in enumerate(parents):
+            if not isinstance(node.get(key), dict):
+                where = ".".join(parents[: depth + 1])
+                raise SpecError(f"no spec at {where!r} (in {path!r})", wanted=_one_of(key, sorted(node)))
+            node = node[key]
+        if last not in node:
+            raise SpecError(f"no field at {path!r}", wanted=_one_of(last, sorted(set(node) - {"type"})))
+        node[last] = {"type": value} if isinstance(node[last], dict) and isinstance(value, str) else value
+    return from_dict(type(spec), data)
+
+
+def diff(baseline: Spec, spec: Spec) -> dict[str, tuple[Any, Any]]:
+    """What differs, by dotted path: `{path: (baseline's value, spec's value)}`; the deepest path that tells it."""
+    return dict(_diff(to_dict(baseline), to_dict(spec), ""))
+
+
+def _diff(a: Any, b: Any, path: str) -> typing.Iterator[tuple[str, tuple[Any, Any]]]:
+    if isinstance(a, dict) and isinstance(b, dict) and a.get("type") == b.get("type"):
+        for key in a.keys() | b.keys():
+            yield from _diff(a.get(key), b.get(key), _join(path, key))
+    elif a != b:
+        yield path, tuple(x["type"] if isinstance(x, dict) and "type" in x else x for x in (a, b))  # type: ignore[misc]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return to_dict(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _typed(hint: Any, value: Any, path: str) -> Any:
+    """Check and convert `value` to what the annotation says; plain data only."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        errors = []
+        for option in (a for a in args if a is not type(None)):
+            try:
+                return _typed(option, value, path)
+            except SpecError as problem:
+                errors.append(problem)
+        raise errors[-1]
+    if origin is typing.Literal:
+        if value not in args:
+            raise SpecError(f"{path} cannot be {value!r}", wanted=_one_of(str(value), [str(a) for a in args]))
+        return value
+    if origin in (tuple, list):
+        return _typed_sequence(origin, args, value, path)
+    if isinstance(hint, type) and issubclass(hint, Spec):
+        return from_dict(hint, value, path)
+    if hint is float and type(value) is int:
+        return float(value)
+    if isinstance(hint, type) and type(value) is not hint:
+        raise SpecError(f"{path} has the wrong type", got=repr(value), wanted=hint.__name__)
+    return value
+
+
+def _typed_sequence(origin: Any, args: tuple[Any, ...], value: Any, path: str) -> Any:
+    if not isinstance(value, (list, tuple)):
+        raise SpecError(f"{path} is not a list", got=repr(value))
+    if origin is tuple and Ellipsis not in args and len(args) != len(value):
+        raise SpecError(f"{path} has the wrong length", got=len(value), wanted=len(args))
+    item_hints = args if origin is tuple and Ellipsis not in args else [args[0]] * len(value)
+    items = (_typed(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(item_hints, value, strict=True)))
+    return origin(items)
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _one_of(given: object, allowed: list[str]) -> str:
+    close = difflib.get_close_matches(str(given), allowed, n=1)
+    return f"one of {', '.join(allowed)}" + (f" (did you mean {close[0]}?)" if close else "")
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
