@@ -1,0 +1,1 @@
+"""Flow matching as pure maths: the noise schedule, the training objective and the solvers."""

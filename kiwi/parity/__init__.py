@@ -1,0 +1,1 @@
+"""Numeric parity with the published model: golden vectors in, one line a case out."""

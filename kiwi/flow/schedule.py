@@ -1,0 +1,72 @@
+"""The noise schedule of flow matching: sigma, its shift, timesteps and the loss weight.
+
+Noise at level sigma in [0, 1] gives x_sigma = (1 - sigma) x_0 + sigma n; the timestep that the model is
+told is 1000 sigma. All of it in float32, as published; timesteps are never rounded to a shorter type.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kiwi.errors import SpecError
+from kiwi.spec import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowSchedule(Spec):
+    """Shifted linear schedule: sigma = shift s / (1 + (shift - 1) s) for s running linearly from 1 to 0.
+
+    Args:
+        shift: above 1 spends more of the steps at high noise; 5 for the published models.
+        num_train_timesteps: the timestep of pure noise, and the number of tabulated training sigmas.
+    """
+
+    shift: float = 5.0
+    num_train_timesteps: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.shift <= 0 or self.num_train_timesteps < 1:
+            raise SpecError("the schedule needs shift > 0 and num_train_timesteps >= 1", got=self)
+
+    def sigma(self, s: Tensor) -> Tensor:
+        """Sigma of the linear position s in [0, 1] (1 is pure noise), any shape."""
+        return self.shift * s / (1 + (self.shift - 1) * s)
+
+    def sigmas(self, steps: int, *, strength: float = 1.0) -> Tensor:
+        """The grid of a sampler: `steps` falling sigmas and a closing 0, shape (steps + 1,).
+
+        Args:
+            steps: number of model calls of a first-order solver, at least 1.
+            strength: linear position where sampling starts; 1 is pure noise.
+        """
+        if steps < 1 or not 0 < strength <= 1:
+            raise SpecError(
+                "a sampling grid needs steps >= 1 and strength in (0, 1]", got=f"steps={steps}, strength={strength}"
+            )
+        return self.sigma(torch.linspace(strength, 0.0, steps + 1))
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """Timestep in [0, num_train_timesteps] that the model is told at noise level sigma."""
+        return sigma * self.num_train_timesteps
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """Gaussian-shaped weight of the training loss, peaked at timestep 500, mean 1 over the training table.
+
+        At sigma 1 it is 0: the published weight subtracts the table's minimum, which is reached there.
+        """
+        table = self._bell(self.sigmas(self.num_train_timesteps)[:-1])
+        floor = table.min()
+        scale = self.num_train_timesteps / (table - floor).sum()
+        return ((self._bell(sigma) - floor) * scale).clamp_min(0.0)
+
+    def _bell(self, sigma: Tensor) -> Tensor:
+        n = self.num_train_timesteps
+        return torch.exp(-2 * ((self.timestep(sigma) - n / 2) / n) ** 2)
+
+
+def nearest(table: Tensor, value: Tensor) -> Tensor:
+    """Index of the table's entry nearest to each value, the first on ties; how the published code looks sigmas up."""
+    return (table[None, :] - value.reshape(-1, 1)).abs().argmin(dim=1).reshape(value.shape)

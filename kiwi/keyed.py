@@ -1,0 +1,43 @@
+"""Keyed randomness: every random number is a function of names and numbers, never of what ran before.
+
+Training noise, sigmas, dropout and augmentation are keyed by (seed, step, sample id), initial weights
+by (seed, component). So one process and two, a resumed run and an unbroken one, and the paired arms of
+an ablation all see the same numbers, and taking a component out moves no other's weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def key(*parts: str | int) -> int:
+    """A 63-bit integer from names and numbers; equal parts give equal keys on every machine."""
+    digest = hashlib.sha256("\x1f".join(f"{type(p).__name__}:{p}" for p in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def normal(shape: Sequence[int], *parts: str | int) -> Tensor:
+    """Standard normal float32 on the CPU (so that every device sees the same), of `shape`."""
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(key(*parts)))
+
+
+def uniform(*parts: str | int) -> float:
+    """One number in [0, 1), at double precision."""
+    generator = torch.Generator().manual_seed(key(*parts))
+    return float(torch.rand((), generator=generator, dtype=torch.float64))
+
+
+@contextmanager
+def forked_rng(*parts: str | int) -> Iterator[None]:
+    """Run a block under torch's global CPU generator seeded by `parts`; its state outside is untouched.
+
+    For code that draws from the global generator, libraries' module constructors above all.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(*parts))
+        yield

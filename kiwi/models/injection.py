@@ -1,0 +1,166 @@
+"""Hybrid latent injection: how the source video and the reference image enter the DiT's token sequence.
+
+Each way is a spec and a module with three moves: `embed` (latents to tokens, once an edit), `join`
+(tokens into the sequence, every step) and `drop` (its own tokens out again after the head).
+B batch, C channels, F H W latent frames, height and width, L tokens, D width; R tokens of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from kiwi.flow.objective import expand
+from kiwi.models.dit import DiTConfig, PatchEmbedding
+from kiwi.models.scaling import ScaleSpec, SigmaScale
+from kiwi.spec import Spec
+
+
+class Injection(nn.Module):
+    """What all ways of injecting latents share."""
+
+    def embed(self, latents_BCFHW: Tensor) -> Tensor:
+        """Tokens of the condition, (B, R, D); zero frames give zero tokens."""
+        raise NotImplementedError
+
+    def join(self, tokens_BLD: Tensor, own_BRD: Tensor, sigma_B: Tensor) -> Tensor:
+        """The sequence with the condition in it."""
+        raise NotImplementedError
+
+    def added(self, own_BRD: Tensor) -> int:
+        """How many tokens longer `join` makes the sequence; whole frames."""
+        return 0
+
+    def drop(self, tokens_BLP: Tensor, own_BRD: Tensor) -> Tensor:
+        """The sequence without the tokens that `join` put in."""
+        return tokens_BLP
+
+
+# --- source -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSpec(Spec):
+    """The family of ways in which the source video's latents condition the DiT."""
+
+    def build(self, dit: DiTConfig) -> Injection:
+        """The module, for a DiT of these sizes."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddSource(SourceSpec):
+    """Source latents through a patch embedding of their own, scaled by gamma(t), added to the noisy tokens.
+
+    The embedding starts at zero, so that training starts at the base model.
+    """
+
+    scale: ScaleSpec = field(default_factory=SigmaScale)
+
+    def build(self, dit: DiTConfig) -> Injection:
+        return AddSourceModule(self, dit)
+
+
+class AddSourceModule(Injection):
+    """x <- x + gamma(sigma) * patch_embedding(source); the bias is scaled too."""
+
+    def __init__(self, spec: AddSource, dit: DiTConfig) -> None:
+        super().__init__()
+        self.patch_embedding = PatchEmbedding(dit.latent_channels, dit.dim, dit.patch_size, zero_init=True)
+        self.scale = spec.scale.build()
+
+    def embed(self, latents_BCFHW: Tensor) -> Tensor:
+        return self.patch_embedding(latents_BCFHW)
+
+    def join(self, tokens_BLD: Tensor, own_BRD: Tensor, sigma_B: Tensor) -> Tensor:
+        return tokens_BLD + expand(self.scale(sigma_B), tokens_BLD) * own_BRD
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoSource(SourceSpec):
+    """The DiT does not see the source video."""
+
+    def build(self, dit: DiTConfig) -> Injection:
+        return NoInjection(dit.dim)
+
+
+# --- reference ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceSpec(Spec):
+    """The family of ways in which reference images' latents condition the DiT."""
+
+    def build(self, dit: DiTConfig) -> Injection:
+        """The module, for a DiT of these sizes."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppendReference(ReferenceSpec):
+    """Reference latents as further frames after the video's; their embedding starts at zero."""
+
+    def build(self, dit: DiTConfig) -> Injection:
+        return AppendReferenceModule(dit)
+
+
+class AppendReferenceModule(Injection):
+    """[video tokens, reference tokens]; never scaled by time."""
+
+    def __init__(self, dit: DiTConfig) -> None:
+        super().__init__()
+        self.patch_embedding = PatchEmbedding(dit.latent_channels, dit.dim, dit.patch_size, zero_init=True)
+
+    def embed(self, latents_BCFHW: Tensor) -> Tensor:
+        return self.patch_embedding(latents_BCFHW)
+
+    def join(self, tokens_BLD: Tensor, own_BRD: Tensor, sigma_B: Tensor) -> Tensor:
+        return torch.cat((tokens_BLD, own_BRD), dim=1)
+
+    def added(self, own_BRD: Tensor) -> int:
+        return own_BRD.shape[1]
+
+    def drop(self, tokens_BLP: Tensor, own_BRD: Tensor) -> Tensor:
+        return tokens_BLP[:, : tokens_BLP.shape[1] - own_BRD.shape[1]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrependReference(ReferenceSpec):
+    """Reference latents as further frames before the video's (`ref_pad_first` of the published code)."""
+
+    def build(self, dit: DiTConfig) -> Injection:
+        return PrependReferenceModule(dit)
+
+
+class PrependReferenceModule(AppendReferenceModule):
+    """[reference tokens, video tokens]."""
+
+    def join(self, tokens_BLD: Tensor, own_BRD: Tensor, sigma_B: Tensor) -> Tensor:
+        return torch.cat((own_BRD, tokens_BLD), dim=1)
+
+    def drop(self, tokens_BLP: Tensor, own_BRD: Tensor) -> Tensor:
+        return tokens_BLP[:, own_BRD.shape[1] :]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoReference(ReferenceSpec):
+    """The DiT does not see reference images as tokens."""
+
+    def build(self, dit: DiTConfig) -> Injection:
+        return NoInjection(dit.dim)
+
+
+class NoInjection(Injection):
+    """The "off" of both: no tokens, the sequence as it was."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def embed(self, latents_BCFHW: Tensor) -> Tensor:
+        return latents_BCFHW.new_zeros(latents_BCFHW.shape[0], 0, self.dim)
+
+    def join(self, tokens_BLD: Tensor, own_BRD: Tensor, sigma_B: Tensor) -> Tensor:
+        return tokens_BLD

@@ -1,0 +1,80 @@
+"""The denoising loop: from noise and conditions to the edited video's latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from kiwi.errors import SpecError
+from kiwi.flow.solvers import EulerSolver, SolverSpec
+from kiwi.keyed import normal
+from kiwi.models.kiwi import Conditions, KiwiEdit, evaluating
+from kiwi.spec import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Spec):
+    """How an edit is sampled.
+
+    Args:
+        steps: points of the sigma grid, which are the model calls.
+        solver: Euler as published, or UniPC.
+    """
+
+    steps: int = 50
+    solver: SolverSpec = field(default_factory=EulerSolver)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise SpecError("sampling needs at least one step", got=self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditingDefaults(Spec):
+    """What a model folder says about how its model is best used.
+
+    Args:
+        max_pixels: height x width that it was trained at; larger videos are edited at this size.
+        max_frames: frames that it was trained at, 4k + 1.
+        sampling: steps and solver.
+    """
+
+    max_pixels: int = 720 * 1280
+    max_frames: int = 81
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+def denoise(
+    model: KiwiEdit,
+    conditions: Conditions,
+    noise_BCFHW: Tensor,
+    sampling: Sampling,
+    on_step: Callable[[int, Tensor], None] = lambda step, latents: None,
+) -> Tensor:
+    """Latents of the edited video, from noise at sigma 1 along the schedule's grid down to 0.
+
+    No classifier-free guidance: the published sampler applies none.
+
+    Args:
+        model: the editor; put in eval mode while it runs.
+        conditions: from `model.encode`.
+        noise_BCFHW: standard normal, of the shape of the latents.
+        sampling: steps and solver.
+        on_step: told the latents after each step.
+    """
+    with evaluating(model):
+        prepared = model.prepare(conditions, noise_BCFHW.shape)
+
+        def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
+            return model.velocity(latents, sigma.expand(len(latents)), prepared)
+
+        sigmas = model.schedule.sigmas(sampling.steps)
+        return sampling.solver.solve(velocity, noise_BCFHW, sigmas, on_step)
+
+
+def make_noise(shape: tuple[int, ...], seed: int, ids: list[str], device: torch.device | str) -> Tensor:
+    """The starting noise of a batch: each sample's is a function of (seed, its id), whatever the batch."""
+    return torch.stack([normal(shape[1:], seed, "sampling", name) for name in ids]).to(device)

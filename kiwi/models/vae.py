@@ -1,0 +1,153 @@
+"""The video autoencoder: diffusers' AutoencoderKLWan, with latents normalised as the DiT sees them.
+
+Video (B, 3, F, H, W) in [-1, 1] with F = 4k + 1; latents (B, C, k + 1, H / s, W / s).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+
+from kiwi.errors import CheckpointError, InputError
+from kiwi.spec import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeSpec(Spec):
+    """The family of video autoencoders."""
+
+    def build(self) -> VideoVae:
+        """The module, weights included; always in eval mode and without gradients."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class WanVae(VaeSpec):
+    """A trained Wan VAE in diffusers' format.
+
+    Args:
+        path: folder with config.json and safetensors weights, or a hub id such as "Wan-AI/Wan2.2-TI2V-5B-Diffusers".
+        subfolder: where in it the VAE lies, "vae" in the hub's repositories.
+    """
+
+    path: str
+    subfolder: str = ""
+
+    def build(self) -> VideoVae:
+        local = Path(self.path)
+        if (local.exists() or self.path.startswith((".", "/"))) and not (
+            local / self.subfolder / "config.json"
+        ).is_file():
+            raise CheckpointError(
+                f"no VAE at {local / self.subfolder}",
+                wanted="a folder with config.json and diffusion_pytorch_model.safetensors",
+                fix="train one (experiments/first_light/vae.yaml) or name a hub id",
+            )
+        try:
+            vae = AutoencoderKLWan.from_pretrained(self.path, subfolder=self.subfolder or None, use_safetensors=True)
+        except (OSError, ValueError) as problem:
+            raise CheckpointError(f"the VAE {self.path!r} cannot be loaded", got=_first_line(problem)) from problem
+        return VideoVae(vae)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewVae(VaeSpec):
+    """An untrained Wan VAE of any size, to be trained here. Random weights decode to noise.
+
+    Args:
+        z_dim: latent channels C.
+        base_dim: width of the first level.
+        dim_mult: widths of the levels over base_dim; each level after the first halves height and width.
+        temporal_downsample: which of the steps between levels also halve time; two of them must.
+        num_res_blocks: residual blocks a level.
+        residual: the Wan2.2 form, with shortcuts around levels and 2 x 2 patches (twice the spatial factor).
+    """
+
+    z_dim: int = 16
+    base_dim: int = 16
+    dim_mult: tuple[int, ...] = (1, 2, 4)
+    temporal_downsample: tuple[bool, ...] = (True, True)
+    num_res_blocks: int = 1
+    residual: bool = False
+
+    def build(self) -> VideoVae:
+        patch = 2 if self.residual else 1
+        channels = 3 * patch * patch
+        vae = AutoencoderKLWan(
+            base_dim=self.base_dim,
+            z_dim=self.z_dim,
+            dim_mult=list(self.dim_mult),
+            num_res_blocks=self.num_res_blocks,
+            temperal_downsample=list(self.temporal_downsample),
+            is_residual=self.residual,
+            in_channels=channels,
+            out_channels=channels,
+            patch_size=patch if self.residual else None,
+            latents_mean=[0.0] * self.z_dim,
+            latents_std=[1.0] * self.z_dim,
+            scale_factor_spatial=2 ** (len(self.dim_mult) - 1) * patch,
+        )
+        return VideoVae(vae)
+
+
+class VideoVae(nn.Module):
+    """Encode and decode, in the latents' normalised units (mean 0, deviation 1 over the VAE's training data)."""
+
+    temporal_factor = 4
+    latents_mean: Tensor
+    latents_std: Tensor
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        super().__init__()
+        self.vae = vae
+        self.channels = int(vae.config.z_dim)
+        self.spatial_factor = int(vae.config.scale_factor_spatial)
+        shape = (1, -1, 1, 1, 1)
+        self.register_buffer("latents_mean", torch.tensor(vae.config.latents_mean).view(shape), persistent=False)
+        self.register_buffer("latents_std", torch.tensor(vae.config.latents_std).view(shape), persistent=False)
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames of a video of 4k + 1 frames."""
+        return 1 + (frames - 1) // self.temporal_factor
+
+    def encode(self, video_BCFHW: Tensor) -> Tensor:
+        """Latents at the mode of the encoder's distribution, normalised.
+
+        Raises:
+            InputError: frames not 4k + 1 (the last ones would be dropped silently) or a size the VAE cannot halve.
+        """
+        frames, height, width = video_BCFHW.shape[2:]
+        if (frames - 1) % self.temporal_factor or height % self.spatial_factor or width % self.spatial_factor:
+            raise InputError(
+                "the video does not fit the autoencoder",
+                got=f"{frames} frames of {height}x{width}",
+                wanted=f"4k + 1 frames, height and width multiples of {self.spatial_factor}",
+            )
+        mode = self.vae.encode(video_BCFHW.to(self.vae.dtype)).latent_dist.mode()
+        return (mode.float() - self.latents_mean) / self.latents_std
+
+    def encode_images(self, images_BRCHW: Tensor) -> Tensor:
+        """Latents (B, C, R, h, w) of R single images a sample; R may be 0."""
+        batch, count, _, height, width = images_BRCHW.shape
+        if count == 0:
+            shape = (batch, self.channels, 0, height // self.spatial_factor, width // self.spatial_factor)
+            return self.latents_mean.new_zeros(shape)
+        latents = self.encode(images_BRCHW.flatten(0, 1)[:, :, None])
+        return latents[:, :, 0].unflatten(0, (batch, count)).transpose(1, 2)
+
+    def decode(self, latents_BCFHW: Tensor) -> Tensor:
+        """Video in [-1, 1], float32."""
+        latents = latents_BCFHW.float() * self.latents_std + self.latents_mean
+        return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0].float()
+
+    def save(self, folder: Path) -> None:
+        """Write the VAE in diffusers' format, normalisation included."""
+        self.vae.save_pretrained(folder, safe_serialization=True)
+
+
+def _first_line(problem: BaseException) -> str:
+    return str(problem).strip().splitlines()[0]
