@@ -7,7 +7,8 @@ command's output can be piped.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -56,8 +57,9 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -
     out.print(grid, soft_wrap=False)
 
 
-def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-    """Iterate with a progress bar on stderr (count, elapsed and remaining time)."""
+@contextmanager
+def bar(description: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr (count, elapsed and remaining time); the block calls what is yielded once a step."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -65,8 +67,19 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=not err.is_terminal) as bar:
-        yield from bar.track(items, total=total, description=escape(description))
+    with Progress(*columns, console=err) as shown:
+        task = shown.add_task(escape(description), total=total)
+        yield lambda: shown.advance(task)
+
+
+def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Iterate with a progress bar on stderr."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with bar(description, total) as advance:
+        for item in items:
+            yield item
+            advance()
 
 
 def setup_logging(verbose: bool = False) -> None:

@@ -60,6 +60,8 @@ def from_dict(family: type[Spec], data: Any, path: str = "") -> Any:
         raise SpecError(f"{path or family.__name__} is not a spec", got=repr(data), wanted="a name or a mapping")
     allowed = choices(family)
     name = data.get("type", allowed[0] if len(allowed) == 1 else None)
+    if name is None:
+        raise SpecError(f"{path or family.__name__} does not say its type", got=data, wanted=_one_of("", allowed))
     if name not in allowed:
         raise SpecError(f"{path or family.__name__} has no choice named {name!r}", wanted=_one_of(name, allowed))
     cls = Spec._registry[name]
@@ -79,37 +81,69 @@ def from_dict(family: type[Spec], data: Any, path: str = "") -> Any:
 
 
 def override(spec: Spec, changes: dict[str, Any]) -> Any:
-    """A copy of the spec with values set by dotted path: `{"source.scale": "LearnableScale"}`.
+    """A copy of the spec with values set by dotted path: `{"source.scale": "LearnableScale", "source.scale.bins": 3}`.
+
+    A node is replaced by a name (the rest of it at its defaults) or by a mapping. The order of the
+    changes does not matter: a node is set before what stands in it.
 
     Raises:
         SpecError: a path that does not exist, with the choices at the place where it breaks.
     """
     data = to_dict(spec)
-    for path, value in changes.items():
+    for path in sorted(changes, key=lambda path: path.count(".")):
         *parents, last = path.split(".")
         node = data
         for depth, key in enumerate(parents):
-            if not isinstance(node.get(key), dict):
+            child = _filled(node.get(key))
+            if not isinstance(child, dict):
                 where = ".".join(parents[: depth + 1])
-                raise SpecError(f"no spec at {where!r} (in {path!r})", wanted=_one_of(key, sorted(node)))
-            node = node[key]
-        if last not in node:
-            raise SpecError(f"no field at {path!r}", wanted=_one_of(last, sorted(set(node) - {"type"})))
-        node[last] = {"type": value} if isinstance(node[last], dict) and isinstance(value, str) else value
+                raise SpecError(f"no spec at {where!r} (in {path!r})", wanted=_one_of(key, _field_names(node)))
+            node[key] = node = child
+        if last not in _field_names(node):
+            raise SpecError(f"no field at {path!r}", wanted=_one_of(last, _field_names(node)))
+        node[last] = changes[path]
     return from_dict(type(spec), data)
 
 
 def diff(baseline: Spec, spec: Spec) -> dict[str, tuple[Any, Any]]:
-    """What differs, by dotted path: `{path: (baseline's value, spec's value)}`; the deepest path that tells it."""
+    """What differs, by dotted path in the order of the fields: `{path: (baseline's value, spec's value)}`.
+
+    A node of another type is told by both names, then by the fields in which the spec's node differs from
+    its type's defaults, so that `override(baseline, {path: new for path, (_, new) in diff.items()})` is the spec.
+    """
     return dict(_diff(to_dict(baseline), to_dict(spec), ""))
 
 
 def _diff(a: Any, b: Any, path: str) -> typing.Iterator[tuple[str, tuple[Any, Any]]]:
-    if isinstance(a, dict) and isinstance(b, dict) and a.get("type") == b.get("type"):
-        for key in a.keys() | b.keys():
-            yield from _diff(a.get(key), b.get(key), _join(path, key))
+    if isinstance(a, dict) and isinstance(b, dict) and "type" in a and a["type"] == b.get("type"):
+        for key in b:
+            yield from _diff(a.get(key), b[key], _join(path, key))
+    elif isinstance(b, dict) and "type" in b:
+        yield path, (a["type"] if isinstance(a, dict) and "type" in a else a, b["type"])
+        yield from _diff(_filled(b["type"]), b, path)
     elif a != b:
-        yield path, tuple(x["type"] if isinstance(x, dict) and "type" in x else x for x in (a, b))  # type: ignore[misc]
+        yield path, (a["type"] if isinstance(a, dict) and "type" in a else a, b)
+
+
+def _filled(value: Any) -> Any:
+    """A node given as a name or in part, with the defaults of its type; what is no node comes back as it is."""
+    node = {"type": value} if isinstance(value, str) else value
+    cls = Spec._registry.get(str(node.get("type"))) if isinstance(node, dict) else None
+    if cls is None:
+        return value
+    return {"type": cls.__name__, **_defaults(cls), **node}
+
+
+def _defaults(cls: type[Spec]) -> dict[str, Any]:
+    fields = [f for f in dataclasses.fields(cls) if not _required(f)]
+    return {
+        f.name: _plain(f.default if f.default_factory is dataclasses.MISSING else f.default_factory()) for f in fields
+    }
+
+
+def _field_names(node: dict[str, Any]) -> list[str]:
+    cls = Spec._registry.get(str(node.get("type")))
+    return sorted(f.name for f in dataclasses.fields(cls)) if cls else sorted(map(str, node))
 
 
 def _plain(value: Any) -> Any:
@@ -125,22 +159,20 @@ def _plain(value: Any) -> Any:
 def _typed(hint: Any, value: Any, path: str) -> Any:
     """Check and convert `value` to what the annotation says; plain data only."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        errors = []
-        for option in (a for a in args if a is not type(None)):
-            try:
-                return _typed(option, value, path)
-            except SpecError as problem:
-                errors.append(problem)
-        raise errors[-1]
+        return _typed_union(args, value, path)
     if origin is typing.Literal:
-        if value not in args:
+        if not any(type(value) is type(arg) and value == arg for arg in args):
             raise SpecError(f"{path} cannot be {value!r}", wanted=_one_of(str(value), [str(a) for a in args]))
         return value
     if origin in (tuple, list):
         return _typed_sequence(origin, args, value, path)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise SpecError(f"{path} is not a mapping", got=repr(value))
+        return {_typed(args[0], k, f"{path}'s key"): _typed(args[1], v, _join(path, str(k))) for k, v in value.items()}
     if isinstance(hint, type) and issubclass(hint, Spec):
         return from_dict(hint, value, path)
     if hint is float and type(value) is int:
@@ -148,6 +180,20 @@ def _typed(hint: Any, value: Any, path: str) -> Any:
     if isinstance(hint, type) and type(value) is not hint:
         raise SpecError(f"{path} has the wrong type", got=repr(value), wanted=hint.__name__)
     return value
+
+
+def _typed_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    errors = []
+    for option in (option for option in options if option is not type(None)):
+        try:
+            return _typed(option, value, path)
+        except SpecError as problem:
+            errors.append(problem)
+    if len(errors) == 1:
+        raise errors[0]
+    raise SpecError(f"{path} fits nothing that it may be", got=repr(value), wanted="; or ".join(str(e) for e in errors))
 
 
 def _typed_sequence(origin: Any, args: tuple[Any, ...], value: Any, path: str) -> Any:

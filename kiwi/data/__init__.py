@@ -1,0 +1,1 @@
+"""Data: manifests in, homogeneous batches of edits out."""

@@ -1,0 +1,1 @@
+"""Editing: a trained model folder applied to a video."""

@@ -25,7 +25,7 @@ from kiwi.models.connectors import LatentConnector, LatentSpec, Mode, QueryConne
 from kiwi.models.dit import DiT, DiTConfig
 from kiwi.models.injection import AddSource, AppendReference, ReferenceSpec, SourceSpec
 from kiwi.models.mllm import MllmSpec, QwenVL
-from kiwi.models.prompting import Prompt
+from kiwi.models.prompting import Frames
 from kiwi.models.rope import Rope, rope_table
 from kiwi.models.vae import VaeSpec, WanVae
 from kiwi.spec import Spec
@@ -110,18 +110,30 @@ class KiwiEdit(nn.Module):
         self.mllm.eval()
         return self
 
-    def encode(self, prompt: Prompt, mode: Mode, source_BCFHW: Tensor, references_BRCHW: Tensor) -> Conditions:
-        """Read an edit: the MLLM's features through the connectors, and the latents of source and references.
+    def encode(
+        self,
+        mode: Mode,
+        frames: Sequence[Frames],
+        instructions: Sequence[str],
+        pictures: Sequence[Sequence[Frames]],
+        source_BCFHW: Tensor,
+        references_BRCHW: Tensor,
+    ) -> Conditions:
+        """Read edits: the MLLM's features through the connectors, and the latents of source and references.
 
         Args:
-            prompt: from `self.mllm.prompter`.
             mode: whose queries are read.
-            source_BCFHW: source video in [-1, 1].
-            references_BRCHW: letter-boxed reference images in [-1, 1]; R = 0 for none.
+            frames: each sample's source video as uint8 (F, H, W, 3), for the MLLM.
+            instructions: what to do.
+            pictures: each sample's reference images as uint8 (H, W, 3), for the MLLM.
+            source_BCFHW: source video in [-1, 1], for the VAE.
+            references_BRCHW: letter-boxed reference images in [-1, 1], for the VAE; R = 0 for none.
         """
-        features = self.mllm(prompt, self.query.queries[mode])
-        queries = self.query(features.queries_BQM.float())
-        references = self.latent(features.references_BRM.float())
+        queries_QM = self.query.queries[mode]
+        prompt = self.mllm.prompter(frames, instructions, pictures, mode, len(queries_QM))
+        features = self.mllm(prompt.to(source_BCFHW.device), queries_QM)
+        dtype = queries_QM.dtype
+        queries, references = self.query(features.queries_BQM.to(dtype)), self.latent(features.references_BRM.to(dtype))
         with torch.no_grad():
             source, reference = self.vae.encode(source_BCFHW), self.vae.encode_images(references_BRCHW)
         return Conditions(*join_context(references, features.references_mask_BR, queries), source, reference)

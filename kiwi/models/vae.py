@@ -144,6 +144,12 @@ class VideoVae(nn.Module):
         latents = latents_BCFHW.float() * self.latents_std + self.latents_mean
         return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0].float()
 
+    def normalise_by(self, mean_C: Tensor, std_C: Tensor) -> None:
+        """Set the mean and deviation that latents are normalised by, each channel its own."""
+        self.vae.register_to_config(latents_mean=mean_C.tolist(), latents_std=std_C.tolist())
+        self.latents_mean.copy_(mean_C.view(1, -1, 1, 1, 1))
+        self.latents_std.copy_(std_C.view(1, -1, 1, 1, 1))
+
     def save(self, folder: Path) -> None:
         """Write the VAE in diffusers' format, normalisation included."""
         self.vae.save_pretrained(folder, safe_serialization=True)

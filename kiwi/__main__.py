@@ -1,0 +1,101 @@
+"""The command table: `python -m kiwi COMMAND ...` imports one module of kiwi.cli and hands it the arguments.
+
+Nothing heavy is imported before the command is known, so that help is instant. What ends a command early
+becomes an exit code here: a KiwiError its paragraph and 2, Ctrl-C 130; any other exception is a bug and
+keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from kiwi import __doc__ as purpose
+from kiwi import __version__, console
+from kiwi.errors import InputError, KiwiError
+
+
+class Command(NamedTuple):
+    """A row of the table: the module with `main(argv)`, one line on what it does, one example."""
+
+    module: str
+    summary: str
+    example: str
+
+
+COMMANDS = {
+    "fit": Command(
+        "kiwi.cli.fit",
+        "train a stage, or the parts of the sandbox",
+        "--config experiments/sandbox/fit.yaml --trainer.max_steps 200",
+    ),
+    "validate": Command(
+        "kiwi.cli.fit",
+        "measure a checkpoint on its validation data",
+        "--config experiments/sandbox/fit.yaml --ckpt_path last",
+    ),
+    "edit": Command(
+        "kiwi.cli.edit",
+        "edit a video by an instruction and a reference image",
+        'in.mp4 --instruction "Make it snow" --model MODEL --out out.mp4',
+    ),
+    "parity": Command("kiwi.cli.parity", "compare with the published code's numbers", "tests/golden"),
+    "sandbox": Command("kiwi.cli.sandbox", "export or preview the rendered world of edits", "preview --out world.png"),
+    "doctor": Command("kiwi.cli.doctor", "tell what is installed, what is missing and how to get it", "--json"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line (default: this process's) and return its exit code."""
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()
+    except KiwiError as problem:
+        console.error(str(problem))
+        return problem.exit_code
+    except KeyboardInterrupt:
+        console.error("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader has gone (`... | head`). What is still buffered must not be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _run(argv: list[str]) -> int:
+    console.setup_logging()
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        console.say(_help())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        console.say(f"kiwi {__version__}")
+        return 0
+    if argv[0] not in COMMANDS:
+        close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        raise InputError(
+            f"there is no command {argv[0]!r}",
+            wanted=f"one of {', '.join(COMMANDS)}" + (f" (did you mean {close[0]}?)" if close else ""),
+            fix="`python -m kiwi --help` says what each does",
+        )
+    module = importlib.import_module(COMMANDS[argv[0]].module)
+    return module.main(argv) or 0
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = ["usage: python -m kiwi COMMAND ...", "", str(purpose), "", "commands:"]
+    lines += [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    lines += ["", "examples:"]
+    lines += [f"  python -m kiwi {name} {command.example}" for name, command in COMMANDS.items()]
+    lines += ["", "`python -m kiwi COMMAND --help` shows a command's options, `python -m kiwi --version` the version."]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""`kiwi fit` and `kiwi validate`: LightningCLI over LitKiwi and EditData.
+
+Every field of the model's specs, of the data, of the trainer and of the standard callbacks is an option:
+`--model.config.source=NoSource`, `--model.optim.lr 1e-4`, `--trainer.max_steps 100`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, set_parsing_settings
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from kiwi import console
+from kiwi.data.datamodule import EditData
+from kiwi.environment import environment
+from kiwi.errors import InputError
+from kiwi.flow.solvers import SolverSpec
+from kiwi.media.files import write_json, write_text
+from kiwi.models.connectors import LatentSpec, QuerySpec
+from kiwi.models.injection import ReferenceSpec, SourceSpec
+from kiwi.models.mllm import MllmSpec
+from kiwi.models.scaling import ScaleSpec
+from kiwi.models.vae import VaeSpec
+from kiwi.spec import Spec
+from kiwi.training.base import LitModule
+from kiwi.training.callbacks import ModelExport, Previews
+from kiwi.training.module import LitKiwi
+from kiwi.training.pretraining import LitVae
+
+FAMILIES: tuple[type[Spec], ...] = (
+    VaeSpec,
+    MllmSpec,
+    QuerySpec,
+    LatentSpec,
+    SourceSpec,
+    ScaleSpec,
+    ReferenceSpec,
+    SolverSpec,
+)
+"""Where a spec may be exchanged for another of its family, by name."""
+
+MODULES: tuple[type[LitModule], ...] = (LitKiwi, LitVae)
+"""What can be trained: `model.class_path` names one."""
+
+
+class KiwiCLI(LightningCLI):
+    """LightningCLI with kiwi's standard callbacks, a run folder that is never written over, and short errors."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Standard callbacks as option groups, and what the data takes from the model."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(ModelExport, "export")
+        parser.add_lightning_class_args(Previews, "previews")
+        parser.set_defaults(
+            {
+                "checkpoint.save_last": True,
+                "checkpoint.save_top_k": 1,
+                "checkpoint.every_n_train_steps": 500,
+                "checkpoint.filename": "step{step:06d}",
+                "checkpoint.auto_insert_metric_name": False,
+                "trainer.default_root_dir": "runs/fit",
+                "trainer.check_val_every_n_epoch": None,
+                "trainer.val_check_interval": 200,
+                "trainer.num_sanity_val_steps": 0,
+            }
+        )
+        parser.link_arguments("model.size_multiple", "data.multiple", apply_on="instantiate")
+        parser.link_arguments("data.max_pixels", "model.init_args.max_pixels", apply_on="parse")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Log to the run's folder itself; the sampler is ours, so Lightning must not put its own in."""
+        root = self._get(self.config_init, "trainer.default_root_dir")
+        self._get(self.config_init, "checkpoint").dirpath = str(Path(root) / "checkpoints")
+        if self._get(self.config_init, "trainer.logger") is None:
+            kwargs["logger"] = TensorBoardLogger(root, name="", version="")
+        kwargs["use_distributed_sampler"] = False
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.append(LearningRateMonitor("step"))
+        return trainer
+
+    def before_fit(self) -> None:
+        """Refuse a folder that holds another run; then write what this one is."""
+        root = Path(self.trainer.default_root_dir)
+        resumed = self._get(self.config, "ckpt_path")
+        if (root / "config.yaml").exists() and resumed is None:
+            raise InputError(
+                f"{root} already holds a run",
+                fix=f"choose another --trainer.default_root_dir, or resume: --ckpt_path {root}/checkpoints/last.ckpt",
+            )
+        if self.trainer.is_global_zero:
+            root.mkdir(parents=True, exist_ok=True)
+            write_text(root / "config.yaml", self.parser.dump(self.config, skip_none=False))
+            write_json(root / "environment.json", environment())
+
+    def after_validate(self) -> None:
+        """Print what was measured."""
+        found = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        console.table("", ("metric", "value"), [(name, f"{value:.4f}") for name, value in sorted(found.items())])
+
+
+def main(argv: list[str]) -> int:
+    """Run `fit` or `validate`."""
+    _quieten()
+    set_parsing_settings(subclasses_enabled=list(FAMILIES))
+    try:
+        KiwiCLI(
+            LitModule,
+            EditData,
+            subclass_mode_model=True,
+            args=argv,
+            save_config_callback=None,
+            seed_everything_default=0,
+            parser_kwargs={"exit_on_error": False} | {name: {"exit_on_error": False} for name in ("fit", "validate")},
+        )
+    except ArgumentError as problem:
+        raise InputError(_explain(str(problem)), fix="see --help, or --model.help") from problem
+    return 0
+
+
+def _explain(message: str) -> str:
+    """jsonargparse's complaint as one sentence, with the choices where a spec's name is not known."""
+    return re.sub(r"\s+", " ", message).strip()
+
+
+def _quieten() -> None:
+    """Keep libraries' advice out of the way of results."""
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)

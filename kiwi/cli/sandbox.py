@@ -1,0 +1,92 @@
+"""`python -m kiwi sandbox export|preview`: the rendered world as files, and a picture of what it holds."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from kiwi import console
+from kiwi.cli import parser
+from kiwi.errors import InputError
+from kiwi.media.image import contact_sheet, write_image
+from kiwi.sandbox.edits import CATEGORIES, EditPair, make_pair
+from kiwi.sandbox.export import export
+
+_COLUMNS = ["reference", "source, first", "source, last", "target, first", "target, last", "mask, last"]
+# Cells of the preview are enlarged to about this height, so that single pixels can be seen.
+_CELL = 144
+# Grey levels: of the cell where an edit has no reference, and of the border of every cell.
+_NOTHING, _BORDER = 232, 160
+
+
+def main(argv: list[str]) -> int:
+    """Run `sandbox export` or `sandbox preview`; `argv[0]` is the command's own name."""
+    commands = parser(argv[0], "The sandbox: a rendered world of video edits with exact ground truth.")
+    actions = commands.add_subparsers(dest="action", required=True, metavar="export | preview")
+    writing = actions.add_parser("export", help="write videos, pictures and manifests", description=_EXPORT)
+    writing.add_argument("out", metavar="OUT", help="folder to write to; an export that was cut off is completed")
+    _add_world(writing, items=64)
+    writing.add_argument("--fps", type=float, default=8, help="frames a second")
+    showing = actions.add_parser("preview", help="draw a picture of what the world holds", description=_PREVIEW)
+    showing.add_argument("out", metavar="OUT.png", help="picture to write")
+    _add_world(showing, items=len(CATEGORIES))
+    options = commands.parse_args(argv[1:])
+    width = options.size if options.width is None else options.width
+    kinds = None if options.categories is None else [name.strip() for name in options.categories.split(",")]
+    if options.action == "export":
+        done = export(options.out, options.items, options.seed, options.frames, options.size, width, options.fps, kinds)
+        listed = ", ".join(f"{name} ({rows})" for name, rows in done.manifests.items())
+        console.say(f"{done.items} items in {done.folder}: {listed}")
+        return 0
+    out = Path(options.out)
+    if out.suffix.lower() != ".png":
+        raise InputError("The preview is a PNG picture", got=options.out, wanted="a path that ends in .png")
+    if options.items < 1:
+        raise InputError("A preview shows at least one item", got=options.items)
+    size = {"frames": options.frames, "height": options.size, "width": width, "categories": kinds}
+    pairs = [make_pair(options.seed, index, **size) for index in range(options.items)]
+    write_image(out, preview(pairs))
+    console.say(f"{len(pairs)} items in {out}")
+    return 0
+
+
+def preview(pairs: list[EditPair]) -> np.ndarray:
+    """The pairs as one picture (HWC uint8), a row each: reference, source, target and mask."""
+    rows, labels = [], []
+    for pair in pairs:
+        mask = np.repeat(pair.mask[-1, ..., None], 3, axis=-1).astype(np.uint8) * 255
+        reference = np.full_like(pair.source[0], _NOTHING) if pair.reference is None else pair.reference
+        cells = [reference, pair.source[0], pair.source[-1], pair.target[0], pair.target[-1], mask]
+        rows.append([_framed(cell) for cell in cells])
+        labels.append(f"{pair.instruction}\n{pair.category}\n{pair.id}")
+    return contact_sheet(rows, labels, _COLUMNS)
+
+
+def _framed(image: np.ndarray) -> np.ndarray:
+    """The image enlarged, with a thin border: white masks and references lie on a white sheet."""
+    factor = max(1, round(_CELL / image.shape[0]))
+    enlarged = image.repeat(factor, axis=0).repeat(factor, axis=1)
+    return np.pad(enlarged, ((1, 1), (1, 1), (0, 0)), constant_values=_BORDER)
+
+
+def _add_world(actions: argparse.ArgumentParser, items: int) -> None:
+    actions.add_argument("--items", type=int, default=items, help="how many items, from the first of the world")
+    actions.add_argument("--seed", type=int, default=0, help="which world")
+    actions.add_argument("--frames", type=int, default=9, help="frames of a video")
+    actions.add_argument("--size", type=int, default=48, help="height in pixels")
+    actions.add_argument("--width", type=int, help="width in pixels (default: as high)")
+    actions.add_argument("--categories", help=f"kinds of edit, comma separated: {', '.join(CATEGORIES)} (default: all)")
+
+
+_EXPORT = """Write items of the world as videos, reference pictures and manifests.
+
+OUT/videos/<id>_source.mp4 and <id>_target.mp4, OUT/references/<id>.png, OUT/images/ (first frames);
+video.csv, image.csv and reference.csv list them with the columns src_video, tgt_video, prompt, iid,
+edited_type and ref_image; world.json holds the settings. The same command again goes on where it was cut off."""
+
+_PREVIEW = """Draw items of the world into one picture.
+
+A row is an item; the columns are the reference picture, the first and last frame of source and target,
+and the mask of what changed in the last frame."""

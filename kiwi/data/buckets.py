@@ -1,0 +1,125 @@
+"""Buckets: the sizes that batches come in, and which sample goes into which.
+
+A batch holds samples of one task kind, one size, one frame count and one number of references. Frame
+counts snap down to 4k + 1 and sizes to the model's multiple; what was snapped is said in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import Sampler
+
+from kiwi.data.manifest import EditRecord
+from kiwi.data.sample import TaskKind
+from kiwi.errors import ManifestError
+from kiwi.keyed import key
+from kiwi.media.image import fit_size, snap_frames
+from kiwi.media.video import probe
+
+log = logging.getLogger(__name__)
+
+
+class Bucket(NamedTuple):
+    """What all samples of a batch share."""
+
+    task: TaskKind
+    height: int
+    width: int
+    frames: int
+    references: int
+
+
+def assign(records: Sequence[EditRecord], *, max_pixels: int, max_frames: int, multiple: int) -> list[Bucket]:
+    """The bucket of each record, from the headers of its files.
+
+    Args:
+        records: of one manifest.
+        max_pixels: height x width at most; larger videos are shrunk.
+        max_frames: frames at most, the first ones are taken; 1 makes image pairs of videos.
+        multiple: heights and widths are multiples of this.
+
+    Raises:
+        ManifestError: a source and a target of different shape, which cannot be aligned.
+    """
+    with ThreadPoolExecutor() as pool:
+        planned = list(pool.map(lambda r: _plan(r, max_pixels, max_frames, multiple), records))
+    changes = Counter(change for _, change in planned if change)
+    for change, count in changes.items():
+        log.info("%d of %d samples: %s", count, len(records), change)
+    return [bucket for bucket, _ in planned]
+
+
+def _plan(record: EditRecord, max_pixels: int, max_frames: int, multiple: int) -> tuple[Bucket, str]:
+    source = probe(record.source)
+    found = source.frames
+    if record.target is not None:
+        target = probe(record.target)
+        # A codec may round sizes, so a few pixels are forgiven: both sides are cropped to the bucket anyway.
+        if abs(source.height * target.width - source.width * target.height) > 0.02 * source.width * target.height:
+            raise ManifestError(
+                f"{record.where}: source and target differ in shape",
+                got=f"{source.height}x{source.width} and {target.height}x{target.width}",
+                wanted="the same height : width, since the edit is learned pixel by pixel",
+            )
+        found = min(found, target.frames)
+    frames = snap_frames(min(found, max_frames))
+    height, width = fit_size(source.height, source.width, max_pixels=max_pixels, multiple=multiple)
+    kind = TaskKind.reference if record.references else TaskKind.image if frames == 1 else TaskKind.video
+    before, after = (
+        f"{s[1]}x{s[2]}, {s[0]} frames" for s in ((found, source.height, source.width), (frames, height, width))
+    )
+    change = f"snapped from {before} to {after}" if before != after else ""
+    return Bucket(kind, height, width, frames, len(record.references)), change
+
+
+class BatchSampler(Sampler[list[int]]):
+    """Homogeneous batches in an order that is a function of (seed, epoch) alone.
+
+    Every sample is seen once an epoch; a bucket's last batch may be smaller. With several processes, each takes
+    every world-th batch of the same order.
+    """
+
+    def __init__(
+        self, buckets: Sequence[Bucket], batch_size: int, *, seed: int, shuffle: bool, rank: int = 0, world: int = 1
+    ) -> None:
+        self.members: dict[Bucket, list[int]] = {}
+        for index, bucket in enumerate(buckets):
+            self.members.setdefault(bucket, []).append(index)
+        self.batch_size, self.seed, self.shuffle, self.rank, self.world = batch_size, seed, shuffle, rank, world
+        self.epoch = 0
+
+    @property
+    def sampler(self) -> BatchSampler:
+        """Itself: where Lightning looks for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; called by Lightning at the start of an epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = []
+        for bucket, members in self.members.items():
+            order = self._order(len(members), str(bucket))
+            batches += [
+                [members[i] for i in order[start : start + self.batch_size]]
+                for start in range(0, len(order), self.batch_size)
+            ]
+        for index in self._order(len(batches), "batches")[self.rank :: self.world]:
+            yield batches[index]
+
+    def __len__(self) -> int:
+        total = sum(-(-len(members) // self.batch_size) for members in self.members.values())
+        return len(range(self.rank, total, self.world))
+
+    def _order(self, count: int, name: str) -> list[int]:
+        if not self.shuffle:
+            return list(range(count))
+        generator = torch.Generator().manual_seed(key(self.seed, "order", self.epoch, name))
+        return torch.randperm(count, generator=generator).tolist()

@@ -1,0 +1,85 @@
+"""One edit and a batch of edits.
+
+F frames, H height, W width, R reference images, B samples, C = 3 colours. Samples hold uint8 pixels,
+batches float32 in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kiwi.media.video import to_uint8
+
+Pixels = NDArray[np.uint8]
+
+
+class TaskKind(StrEnum):
+    """What an edit is asked with; decides the query table and the prompt."""
+
+    image = "image"
+    video = "video"
+    reference = "reference"
+
+
+@dataclass(frozen=True)
+class EditSample:
+    """One edit, decoded and at its bucket's size."""
+
+    id: str
+    task: TaskKind
+    instruction: str
+    source_FHWC: Pixels
+    target_FHWC: Pixels
+    """Empty (zero frames) when there is nothing to learn from."""
+    pictures: tuple[Pixels, ...]
+    """Reference images as they are, (H, W, 3) of any size; the MLLM reads these."""
+    references_RHWC: Pixels
+    """The same letter-boxed to the video's size; the VAE reads these."""
+
+
+@dataclass
+class EditBatch:
+    """Edits of one task kind and one size."""
+
+    ids: list[str]
+    task: TaskKind
+    instructions: list[str]
+    frames: list[Pixels]
+    """Each sample's source as uint8 frames, for the MLLM."""
+    pictures: list[tuple[Pixels, ...]]
+    source_BCFHW: Tensor
+    target_BCFHW: Tensor
+    references_BRCHW: Tensor
+
+
+def collate(samples: Sequence[EditSample]) -> EditBatch:
+    """Stack samples of one task kind and size."""
+    first = samples[0]
+    assert all(s.task == first.task and s.source_FHWC.shape == first.source_FHWC.shape for s in samples)
+    return EditBatch(
+        ids=[s.id for s in samples],
+        task=first.task,
+        instructions=[s.instruction for s in samples],
+        frames=[s.source_FHWC for s in samples],
+        pictures=[s.pictures for s in samples],
+        source_BCFHW=video_tensor(np.stack([s.source_FHWC for s in samples])),
+        target_BCFHW=video_tensor(np.stack([s.target_FHWC for s in samples])),
+        references_BRCHW=video_tensor(np.stack([s.references_RHWC for s in samples])).transpose(1, 2),
+    )
+
+
+def video_tensor(pixels_BFHWC: Pixels) -> Tensor:
+    """uint8 (B, F, H, W, C) to float32 (B, C, F, H, W) in [-1, 1]."""
+    return torch.from_numpy(pixels_BFHWC).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
+
+
+def pixels(video_CFHW: Tensor) -> Pixels:
+    """One video (C, F, H, W) in [-1, 1] as uint8 (F, H, W, C), rounded."""
+    return to_uint8(video_CFHW.permute(1, 2, 3, 0).float().cpu().numpy())

@@ -1,0 +1,129 @@
+"""KiwiEditor: a video, an instruction and reference images in, the edited video out, of the same size and length."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kiwi.data.dataset import letterboxed
+from kiwi.data.sample import TaskKind, pixels, video_tensor
+from kiwi.errors import InputError
+from kiwi.media.image import fit_size, read_image, resize
+from kiwi.media.video import Video, read_video
+from kiwi.models.checkpoints import from_pretrained
+from kiwi.models.kiwi import KiwiEdit, evaluating
+from kiwi.models.sampling import EditingDefaults, Sampling, denoise, make_noise
+
+log = logging.getLogger(__name__)
+
+Pixels = NDArray[np.uint8]
+
+
+class KiwiEditor:
+    """A model with its defaults, ready to edit.
+
+    Args:
+        model: the editor.
+        defaults: size, length and sampling that it was trained for.
+        device: where it runs.
+    """
+
+    def __init__(self, model: KiwiEdit, defaults: EditingDefaults, device: str = "cpu") -> None:
+        self.model = model.to(device).eval()
+        self.defaults, self.device = defaults, device
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, *, device: str | None = None) -> Self:
+        """Load a model folder, or a hub repository that holds one, onto the accelerator if there is one.
+
+        Raises:
+            CheckpointError: not a model folder, or weights that do not fit its configuration.
+        """
+        return cls(*from_pretrained(folder), device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def edit(
+        self,
+        video: Video | Path | str,
+        instruction: str,
+        references: Sequence[Pixels | Path | str] = (),
+        *,
+        sampling: Sampling | None = None,
+        max_pixels: int | None = None,
+        seed: int = 0,
+        on_step: Callable[[int, Tensor], None] = lambda step, latents: None,
+    ) -> Video:
+        """Edit a video.
+
+        The model works at its own size: frames are shrunk to `max_pixels` and to its multiple, the length is
+        filled up to 4k + 1 by repeating the last frame, and the result is brought back to the source's size and
+        length. All frames are edited at once.
+
+        Args:
+            video: a file, or decoded frames; an image is a video of one frame.
+            instruction: what to do.
+            references: images, files or (H, W, 3) uint8 arrays.
+            sampling: steps and solver; the model's own unless given.
+            max_pixels: height x width to work at; the model's own unless given.
+            seed: of the starting noise.
+            on_step: told the latents after each denoising step.
+
+        Returns:
+            The edited video, of the source's size, frame count and frame rate.
+
+        Raises:
+            InputError: an empty instruction.
+            MediaError: a file that cannot be read.
+        """
+        if not instruction.strip():
+            raise InputError("the instruction is empty", fix="say in words what to change")
+        video = video if isinstance(video, Video) else read_video(video)
+        pictures = [read_image(r) if isinstance(r, (str, Path)) else r for r in references]
+        frames = self._working_frames(video, max_pixels or self.defaults.max_pixels)
+        edited = self._run(frames, instruction, pictures, sampling or self.defaults.sampling, seed, on_step)
+        return Video(resize(edited[: video.frame_count], video.height, video.width), Fraction(video.fps))
+
+    def _working_frames(self, video: Video, max_pixels: int) -> Pixels:
+        """The source at the model's size and 4k + 1 frames."""
+        if video.frame_count > self.defaults.max_frames:
+            log.warning(
+                "the video has %d frames, the model was trained on at most %d: expect a weaker edit, and more memory",
+                video.frame_count,
+                self.defaults.max_frames,
+            )
+        height, width = fit_size(video.height, video.width, max_pixels=max_pixels, multiple=self.model.size_multiple)
+        padding = -(video.frame_count - 1) % self.model.vae.temporal_factor
+        if (height, width, padding) != (video.height, video.width, 0):
+            log.info(
+                "working at %dx%d, %d frames (the video: %dx%d, %d)",
+                height, width, video.frame_count + padding, video.height, video.width, video.frame_count,
+            )  # fmt: skip
+        # Resized, not cropped: the result must cover all of the source.
+        frames = resize(video.frames_FHWC, height, width)
+        return np.concatenate([frames, np.repeat(frames[-1:], padding, axis=0)])
+
+    def _run(
+        self,
+        frames: Pixels,
+        instruction: str,
+        pictures: Sequence[Pixels],
+        sampling: Sampling,
+        seed: int,
+        on_step: Callable[[int, Tensor], None],
+    ) -> Pixels:
+        model, (height, width) = self.model, frames.shape[1:3]
+        task = TaskKind.reference if pictures else TaskKind.image if len(frames) == 1 else TaskKind.video
+        source = video_tensor(frames[None]).to(self.device)
+        references = video_tensor(letterboxed(pictures, height, width)[None]).transpose(1, 2).to(self.device)
+        with evaluating(model):
+            conditions = model.encode(task.value, [frames], [instruction], [pictures], source, references)
+            noise = make_noise(tuple(conditions.source_BCFHW.shape), seed, ["edit"], self.device)
+            latents = denoise(model, conditions, noise, sampling, on_step)
+            return pixels(model.vae.decode(latents)[0])

@@ -1,0 +1,164 @@
+"""The world on disk: mp4 pairs, reference pictures and manifests with the published columns.
+
+    OUT/world.json        the settings, written first
+        videos/           <id>_source.mp4, <id>_target.mp4
+        references/       <id>.png
+        images/           <id>_source.png, <id>_target.png: the first frames of the pairs without reference
+        video.csv, image.csv, reference.csv    written last; a manifest without rows is left out
+
+Media that are there are whole, because every write is atomic, so an export that was cut off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kiwi.console import progress
+from kiwi.errors import InputError
+from kiwi.media.files import write_json, write_text
+from kiwi.media.image import write_image
+from kiwi.media.video import write_video
+from kiwi.sandbox.edits import EditPair, check_categories, make_pair
+
+# Changes when the same (seed, index) no longer gives the same pixels or words.
+WORLD_VERSION = 1
+# Tiny videos lose their colours at the qualities that are usual for large ones.
+CRF = 10
+
+_COLUMNS = ("src_video", "tgt_video", "prompt", "iid", "edited_type")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What an export left in its folder: items in all, and the manifests by name with their rows."""
+
+    folder: Path
+    items: int
+    manifests: dict[str, int]
+
+
+def export(
+    out: str | Path,
+    items: int,
+    seed: int,
+    frames: int,
+    height: int,
+    width: int,
+    fps: float = 8,
+    categories: Sequence[str] | None = None,
+) -> Exported:
+    """Write items 0 .. items-1 of the world `seed` as videos, pictures and manifests.
+
+    A folder that holds an export of the same settings is completed, or extended to more items.
+
+    Args:
+        out: the folder, made if it is not there.
+        height, width: in pixels.
+        fps: frames a second of the videos.
+        categories: as `make_pair`.
+
+    Raises:
+        InputError: settings that cannot be used; a folder with an export of other settings, or with other things in it.
+    """
+    out = Path(out)
+    for name, value in {"items": items, "frames": frames, "height": height, "width": width, "fps": fps}.items():
+        if not value > 0:
+            raise InputError(f"An export needs {name} above 0", got=value)
+    settings = {
+        "world": WORLD_VERSION,
+        "seed": seed,
+        "frames": frames,
+        "height": height,
+        "width": width,
+        "fps": fps,
+        "crf": CRF,
+        "categories": list(check_categories(categories)),
+    }
+    make = partial(make_pair, seed, frames=frames, height=height, width=width, categories=categories)
+    make(0)  # settings that no item can be made with leave no folder behind
+    _claim(out, settings)
+    rows: dict[str, list[dict[str, str]]] = {"video": [], "image": [], "reference": []}
+    for index in progress(range(items), f"exporting to {out}", total=items):
+        pair = make(index)
+        row = _write_videos(out, pair, fps)
+        if pair.reference is None:
+            rows["video"].append(row)
+            rows["image"].append(_write_first_frames(out, pair))
+        else:
+            rows["reference"].append({**row, "ref_image": _write_reference(out, pair, pair.reference)})
+    for name, listed in rows.items():
+        if listed:
+            write_text(out / f"{name}.csv", _csv(listed))
+    return Exported(folder=out, items=items, manifests={f"{k}.csv": len(v) for k, v in rows.items() if v})
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    """Make the folder with its world.json, or find that it is ours to go on with."""
+    record = out / "world.json"
+    if record.exists():
+        try:
+            found = json.loads(record.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as problem:
+            raise InputError(f"{record} cannot be read: {problem}", fix="export to another folder") from None
+        if found != settings:
+            found = found if isinstance(found, dict) else {}
+            differ = [key for key in settings if found.get(key) != settings[key]] or ["unknown settings"]
+            raise InputError(
+                f"{out} holds an export with other settings",
+                got=", ".join(f"{key} {settings.get(key)}" for key in differ),
+                wanted=", ".join(f"{key} {found.get(key)}" for key in differ),
+                fix="give the same settings to go on with it, or another folder",
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is no export of the sandbox", fix="give a new or an empty folder")
+    try:
+        for name in ("videos", "references", "images"):
+            (out / name).mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(f"The folder {out} cannot be made: {problem}", fix="give another folder") from None
+    if not record.exists():
+        write_json(record, settings)
+
+
+def _write_videos(out: Path, pair: EditPair, fps: float) -> dict[str, str]:
+    source, target = f"videos/{pair.id}_source.mp4", f"videos/{pair.id}_target.mp4"
+    for path, video in ((out / source, pair.source), (out / target, pair.target)):
+        if not path.exists():
+            write_video(path, video, fps, crf=CRF)
+    return _row(pair, source, target)
+
+
+def _write_first_frames(out: Path, pair: EditPair) -> dict[str, str]:
+    source, target = f"images/{pair.id}_source.png", f"images/{pair.id}_target.png"
+    for path, video in ((out / source, pair.source), (out / target, pair.target)):
+        if not path.exists():
+            write_image(path, video[0])
+    return _row(pair, source, target)
+
+
+def _write_reference(out: Path, pair: EditPair, reference: Any) -> str:
+    path = f"references/{pair.id}.png"
+    if not (out / path).exists():
+        write_image(out / path, reference)
+    return path
+
+
+def _row(pair: EditPair, source: str, target: str) -> dict[str, str]:
+    values = (source, target, pair.instruction, pair.id, pair.category)
+    return dict(zip(_COLUMNS, values, strict=True))
+
+
+def _csv(rows: Iterable[dict[str, str]]) -> str:
+    rows = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,60 @@
+"""The colours of the world, by name: eight vivid ones for sprites, nine muted ones for backgrounds.
+
+No sprite colour is near a background colour, so every sprite can be seen on every background and
+every name can be told from a picture; the tests hold the distances.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+RGB = tuple[int, int, int]
+
+SPRITE_COLOURS: dict[str, RGB] = {
+    "red": (224, 40, 44),
+    "orange": (246, 138, 30),
+    "yellow": (248, 220, 48),
+    "green": (52, 172, 66),
+    "cyan": (44, 206, 214),
+    "blue": (30, 92, 232),
+    "purple": (150, 44, 178),
+    "pink": (246, 120, 190),
+}
+
+BACKGROUND_COLOURS: dict[str, RGB] = {
+    "white": (255, 255, 255),
+    "grey": (136, 136, 140),
+    "black": (20, 20, 24),
+    "brown": (104, 72, 46),
+    "beige": (216, 198, 164),
+    "navy": (26, 36, 82),
+    "maroon": (84, 22, 38),
+    "dark green": (24, 66, 46),
+    "lavender": (204, 196, 232),
+}
+
+# Two colours of one background are at least this far apart in CIELAB, so that its texture shows.
+TEXTURE_CONTRAST = 38.0
+
+
+def lab_distance(a: RGB, b: RGB) -> float:
+    """Distance of two sRGB colours (0..255) in CIELAB (D65): about 2 is just noticeable, black to white is 100."""
+    return float(np.linalg.norm(_lab(a) - _lab(b)))
+
+
+def figures_for(ground: str) -> list[str]:
+    """Names of the background colours in which a texture shows on `ground`."""
+    return [
+        name
+        for name, colour in BACKGROUND_COLOURS.items()
+        if lab_distance(colour, BACKGROUND_COLOURS[ground]) >= TEXTURE_CONTRAST
+    ]
+
+
+def _lab(colour: RGB) -> np.ndarray:
+    srgb = np.array(colour) / 255.0
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ linear / (0.9505, 1.0, 1.089)
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])

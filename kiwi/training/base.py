@@ -1,0 +1,94 @@
+"""What the commands and callbacks ask of every trainable module, and what all of them do alike."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kiwi.data.sample import EditBatch
+from kiwi.errors import CheckpointError, TrainingError
+from kiwi.training.optim import AdamW
+
+Clips = dict[str, NDArray[np.uint8]]
+"""Clips of one sample by name, (F, H, W, 3) each, to be looked at side by side."""
+
+
+class LitModule(L.LightningModule, ABC):
+    """A LightningModule with an optimizer spec, finite numbers only, and checkpoints of what is trained.
+
+    Args:
+        optim: optimizer and schedule.
+        max_pixels: size that the exported model works at; the command line takes it from the data.
+        seed: of initial weights and all randomness of training.
+    """
+
+    def __init__(self, optim: AdamW, max_pixels: int, seed: int) -> None:
+        super().__init__()
+        self.optim, self.max_pixels, self.seed = optim, max_pixels, seed
+        self.batch_ids: list[str] = []
+        # Frozen parts stay out of checkpoints; `on_load_checkpoint` checks the rest strictly.
+        self.strict_loading = False
+
+    @property
+    @abstractmethod
+    def size_multiple(self) -> int:
+        """Pixels that heights and widths of the data must be multiples of."""
+
+    @abstractmethod
+    def export(self, folder: Path, max_frames: int, *, self_contained: bool) -> None:
+        """Write what was learned as a folder that others load."""
+
+    @abstractmethod
+    def preview(self, batch: EditBatch, seed: int) -> Clips:
+        """What the model makes of one sample (a batch of one, on the module's device)."""
+
+    @abstractmethod
+    def is_saved(self, name: str) -> bool:
+        """Whether a tensor of the state dict belongs in checkpoints; frozen parts do not."""
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over what requires gradients, its schedule stepping with it."""
+        optimizer, schedule = self.optim.build(self.named_parameters(), int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the gradient's norm and stop before a step that would ruin the weights."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        total = torch.nn.utils.get_total_norm(gradients)
+        self.require_finite(total, "the gradient")
+        self.log("train/gradient_norm", total)
+
+    def require_finite(self, value: Tensor, what: str) -> None:
+        """Stop training on NaN or infinity, naming the batch and the last good checkpoint."""
+        if torch.isfinite(value):
+            return
+        kept = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or "none written yet"
+        raise TrainingError(
+            f"{what} is not finite at step {self.global_step}",
+            got=f"{float(value)} on the batch {', '.join(self.batch_ids)}",
+            fix=f"look at these samples, lower the learning rate or clip gradients; last good checkpoint: {kept}",
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only what is trained."""
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if self.is_saved(k)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another model before anything is loaded."""
+        own = {k: tuple(v.shape) for k, v in self.state_dict().items() if self.is_saved(k)}
+        found = {k: tuple(v.shape) for k, v in checkpoint["state_dict"].items()}
+        wrong = sorted(k for k in own.keys() | found.keys() if own.get(k) != found.get(k))
+        if wrong:
+            listed = [f"{k}: {found.get(k, 'absent')} for {own.get(k, 'none')}" for k in wrong[:5]]
+            raise CheckpointError(
+                "the checkpoint is of another model",
+                got=f"{len(wrong)} tensors differ ({', '.join(listed)}{', ...' if wrong[5:] else ''})",
+                fix="resume with the configuration the run was started with (config.yaml in its folder)",
+            )

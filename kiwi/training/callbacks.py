@@ -1,0 +1,147 @@
+"""What a run leaves behind while it trains: model folders and previews of fixed samples."""
+
+from __future__ import annotations
+
+import io
+import logging
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
+from PIL import Image
+
+from kiwi.data.datamodule import EditData
+from kiwi.data.sample import EditBatch, collate
+from kiwi.media.image import contact_sheet, resize, write_image
+from kiwi.media.video import write_video
+from kiwi.training.base import LitModule
+
+log = logging.getLogger(__name__)
+
+Pixels = NDArray[np.uint8]
+
+
+class ModelExport(L.Callback):
+    """Writes the model folder that `kiwi edit` reads, at the end of training and after each checkpoint interval.
+
+    Args:
+        folder: name of the model folder in the run's folder.
+        every_n_steps: optimizer steps between exports; 0 exports at the end only.
+        self_contained: copy VAE and MLLM into the folder, so that it can be moved; else it names their paths.
+    """
+
+    def __init__(self, folder: str = "model", every_n_steps: int = 0, self_contained: bool = True) -> None:
+        self.folder, self.every_n_steps, self.self_contained = folder, every_n_steps, self_contained
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
+        """Export at the interval."""
+        if self.every_n_steps and _new_step(trainer, self) and trainer.global_step % self.every_n_steps == 0:
+            self._export(trainer, module)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Export what was learned."""
+        folder = self._export(trainer, module)
+        log.info("model folder: %s", folder)
+
+    @L.pytorch.utilities.rank_zero_only
+    def _export(self, trainer: L.Trainer, module: L.LightningModule) -> Path:
+        assert isinstance(module, LitModule)
+        frames = max(bucket.frames for bucket in _data(trainer).sets["train"].buckets)
+        folder = Path(trainer.default_root_dir) / self.folder
+        module.export(folder, frames, self_contained=self.self_contained)
+        return folder
+
+
+class Previews(L.Callback):
+    """Runs the model on fixed samples while training: a contact sheet and an mp4 each, also in TensorBoard.
+
+    Args:
+        every_n_steps: optimizer steps between previews; 0 makes them at the end only.
+        items: samples, the first of the validation set (of the training set when there is none).
+        seed: of the starting noise, the same at every preview.
+    """
+
+    def __init__(self, every_n_steps: int = 500, items: int = 4, seed: int = 0) -> None:
+        self.every_n_steps, self.items, self.seed = every_n_steps, items, seed
+        self.last_step = -1
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
+        """Preview at the interval."""
+        if self.every_n_steps and _new_step(trainer, self) and trainer.global_step % self.every_n_steps == 0:
+            self._preview(trainer, module)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Preview the result."""
+        if self.last_step != trainer.global_step:
+            self._preview(trainer, module)
+
+    @L.pytorch.utilities.rank_zero_only
+    def _preview(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        assert isinstance(module, LitModule)
+        self.last_step = trainer.global_step
+        sets = _data(trainer).sets
+        dataset = sets["validation"] if len(sets["validation"]) else sets["train"]
+        folder = Path(trainer.default_root_dir) / "previews"
+        folder.mkdir(parents=True, exist_ok=True)
+        for index in _spread(len(dataset), self.items):
+            batch = collate([dataset[index]])
+            clips = module.preview(module.transfer_batch_to_device(batch, module.device, 0), self.seed)
+            stem = folder / f"step{trainer.global_step:06d}_{index:03d}"
+            write_image(stem.with_suffix(".png"), _sheet(clips, batch))
+            strip = side_by_side(clips)
+            if len(strip) > 1:
+                write_video(stem.with_suffix(".mp4"), strip, Fraction(8))
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    _add_gif(logger, f"preview/{index}", strip, trainer.global_step)
+
+
+def side_by_side(clips: dict[str, Pixels]) -> Pixels:
+    """Clips as one, left to right; a single image stands still."""
+    frames = max(len(clip) for clip in clips.values())
+    return np.concatenate(
+        [clip if len(clip) == frames else clip[:1].repeat(frames, 0) for clip in clips.values()], axis=2
+    )
+
+
+def _sheet(clips: dict[str, Pixels], batch: EditBatch) -> Pixels:
+    """First and last frame of every clip, with the instruction, enlarged to be seen."""
+    height, width = batch.frames[0].shape[1:3]
+    scale = max(1, round(192 / height))
+    first = {name: resize(clip[:1], height * scale, width * scale)[0] for name, clip in clips.items()}
+    last = {name: resize(clip[-1:], height * scale, width * scale)[0] for name, clip in clips.items()}
+    rows = [list(first.values()), list(last.values())]
+    return contact_sheet(rows, labels=[batch.instructions[0], "(last frame)"], column_titles=list(clips))
+
+
+def _add_gif(logger: TensorBoardLogger, tag: str, frames_FHWC: Pixels, step: int) -> None:
+    """An animated preview in TensorBoard, which shows GIFs as images; its own add_video needs another package."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    data = io.BytesIO()
+    pictures = [Image.fromarray(frame) for frame in frames_FHWC]
+    pictures[0].save(data, "GIF", save_all=True, append_images=pictures[1:], duration=125, loop=0)
+    height, width = frames_FHWC.shape[1:3]
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data.getvalue())
+    logger.experiment._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+
+def _spread(count: int, items: int) -> list[int]:
+    """Up to `items` indices, evenly over the set, so that every kind of task is likely among them."""
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(items, count))})
+
+
+def _new_step(trainer: L.Trainer, callback: Any) -> bool:
+    """Whether an optimizer step was made since this was last asked: with accumulation not every batch makes one."""
+    before, callback.seen_step = getattr(callback, "seen_step", 0), trainer.global_step
+    return trainer.global_step != before
+
+
+def _data(trainer: L.Trainer) -> EditData:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, EditData)
+    return data

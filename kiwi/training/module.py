@@ -1,0 +1,171 @@
+"""LitKiwi: one training step of the editor, and a validation that asks whether it reads its source.
+
+B samples, S fixed noise levels; latents (B, C, F, H, W).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kiwi.data.sample import EditBatch, pixels
+from kiwi.errors import InputError
+from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
+from kiwi.keyed import normal, uniform
+from kiwi.models.checkpoints import TRAINED_PARTS, load_trained, save_pretrained
+from kiwi.models.kiwi import Conditions, KiwiConfig, KiwiEdit, evaluating
+from kiwi.models.sampling import EditingDefaults, Sampling, denoise, make_noise
+from kiwi.training.base import Clips, LitModule
+from kiwi.training.optim import AdamW
+from kiwi.training.source_check import HEADLINE, SourceCheck
+
+log = logging.getLogger(__name__)
+
+
+class LitKiwi(LitModule):
+    """Trains the parts of a KiwiEdit by velocity matching.
+
+    All randomness is keyed: the noise and the noise level of a sample are functions of (seed, step, sample id).
+
+    Args:
+        config: the model's choices.
+        optim: optimizer and schedule.
+        train_parts: which parts learn: any of dit, query, latent, source, reference.
+        init: model folder whose weights training starts from; its shapes must be those of `config`.
+        sampling: of previews, and the default of `kiwi edit` for the exported model.
+        max_pixels: size that the exported model edits at; the command line takes it from the data.
+        seed: of initial weights and all randomness of training.
+    """
+
+    def __init__(
+        self,
+        config: KiwiConfig,
+        optim: AdamW = AdamW(),  # noqa: B008  (frozen)
+        train_parts: tuple[str, ...] = TRAINED_PARTS,
+        init: str | None = None,
+        sampling: Sampling = Sampling(steps=20),  # noqa: B008  (frozen)
+        max_pixels: int = 720 * 1280,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(optim, max_pixels, seed)
+        unknown = set(train_parts) - set(TRAINED_PARTS)
+        if unknown or not train_parts:
+            raise InputError(
+                "model.train_parts names parts that cannot be trained",
+                got=train_parts,
+                wanted=f"some of {TRAINED_PARTS}",
+            )
+        self.editor = KiwiEdit(config, seed=seed)
+        if init is not None:
+            load_trained(self.editor, Path(init) / "model.safetensors")
+        for part in TRAINED_PARTS:
+            getattr(self.editor, part).requires_grad_(part in train_parts)
+        self.sampling = sampling
+        self.check = self._new_check()
+
+    # --- one step -------------------------------------------------------------------------------------
+
+    def conditions(self, batch: EditBatch) -> Conditions:
+        """Read a batch: features, connectors, latents of source and references."""
+        return self.editor.encode(
+            batch.task.value,
+            batch.frames,
+            batch.instructions,
+            batch.pictures,
+            batch.source_BCFHW,
+            batch.references_BRCHW,
+        )
+
+    @torch.no_grad()
+    def latents(self, batch: EditBatch) -> Tensor:
+        """The target's latents."""
+        return self.editor.vae.encode(batch.target_BCFHW)
+
+    def draw(self, ids: list[str], shape: torch.Size, *where: str | int) -> tuple[Tensor, Tensor]:
+        """Noise (B, ...) and noise levels (B,) of samples, keyed by (seed, where, id)."""
+        noise = torch.stack([normal(shape[1:], self.seed, "noise", *where, name) for name in ids])
+        position = torch.tensor([1.0 - uniform(self.seed, "sigma", *where, name) for name in ids])
+        return noise.to(self.device), self.editor.schedule.sigma(position).to(self.device)
+
+    def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
+        """Weighted velocity loss of a batch."""
+        self.batch_ids = batch.ids
+        x0 = self.latents(batch)
+        noise, sigma_B = self.draw(batch.ids, x0.shape, self.global_step)
+        predicted = self.editor(add_noise(x0, noise, sigma_B), sigma_B, self.conditions(batch))
+        losses_B = velocity_loss(predicted, velocity_target(x0, noise))
+        loss = (losses_B * self.editor.schedule.loss_weight(sigma_B.cpu()).to(losses_B)).mean()
+        self.require_finite(loss, "the loss")
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
+        self.log(f"train/loss_{batch.task.value}", losses_B.mean(), batch_size=len(batch.ids))
+        return loss
+
+    # --- validation -----------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        self.check = self._new_check()
+
+    def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
+        """Losses at fixed noise levels and noises: with the right source, and with the neighbour's."""
+        x0 = self.latents(batch)
+        right, swapped = self.conditions(batch), self.conditions(_swap_sources(batch))
+        prepared = [self.editor.prepare(c, x0.shape) for c in (right, swapped)]
+        losses: list[list[Tensor]] = [[], []]
+        for level, sigma in enumerate(self.check.sigmas):
+            noise = torch.stack([normal(x0.shape[1:], self.seed, "validation", level, i) for i in batch.ids]).to(x0)
+            sigma_B = x0.new_full((len(x0),), sigma)
+            for found, conditions in zip(losses, prepared, strict=True):
+                predicted = self.editor.velocity(add_noise(x0, noise, sigma_B), sigma_B, conditions)
+                found.append(velocity_loss(predicted, velocity_target(x0, noise)))
+        right_BS, swapped_BS = (torch.stack(found, dim=1) for found in losses)
+        # A batch of one has no neighbour to swap with.
+        self.check.add(x0, right_BS, swapped_BS if len(x0) > 1 else None)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means."""
+        for name, value in self.check.summary().items():
+            self.log(f"val/{name}", value, prog_bar=name in HEADLINE, sync_dist=True)
+
+    def _new_check(self) -> SourceCheck:
+        return SourceCheck(self.editor.config.dit.patch_size[1:])
+
+    # --- what the commands and callbacks ask for --------------------------------------------------------
+
+    @property
+    def size_multiple(self) -> int:
+        return self.editor.size_multiple
+
+    def is_saved(self, name: str) -> bool:
+        return name.split(".")[1] in TRAINED_PARTS
+
+    def export(self, folder: Path, max_frames: int, *, self_contained: bool) -> None:
+        defaults = EditingDefaults(max_pixels=self.max_pixels, max_frames=max_frames, sampling=self.sampling)
+        save_pretrained(self.editor, folder, defaults, self_contained=self_contained)
+
+    def preview(self, batch: EditBatch, seed: int) -> Clips:
+        """Edit one sample: its reference (if any), source, edit and target."""
+        with evaluating(self):
+            conditions = self.conditions(batch)
+            noise = make_noise(tuple(conditions.source_BCFHW.shape), seed, batch.ids, self.device)
+            latents = denoise(self.editor, conditions, noise, self.sampling)
+            edited = pixels(self.editor.vae.decode(latents)[0])
+        clips = {"source": batch.frames[0], "edit": edited, "target": pixels(batch.target_BCFHW[0])}
+        return {"reference": pixels(batch.references_BRCHW[0].transpose(0, 1)), **clips} if batch.pictures[0] else clips
+
+
+def _swap_sources(batch: EditBatch) -> EditBatch:
+    """The batch with every sample's source exchanged for its neighbour's."""
+    return EditBatch(
+        ids=batch.ids,
+        task=batch.task,
+        instructions=batch.instructions,
+        frames=[*batch.frames[1:], *batch.frames[:1]],
+        pictures=batch.pictures,
+        source_BCFHW=batch.source_BCFHW.roll(-1, dims=0),
+        target_BCFHW=batch.target_BCFHW,
+        references_BRCHW=batch.references_BRCHW,
+    )

@@ -1,0 +1,112 @@
+"""Training of the parts that an editor freezes: LitVae, a video autoencoder on the clips of edit manifests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import TRAIN_DATALOADERS
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from kiwi.data.sample import EditBatch, pixels
+from kiwi.errors import InputError
+from kiwi.keyed import forked_rng
+from kiwi.models.kiwi import evaluating
+from kiwi.models.vae import NewVae, VaeSpec
+from kiwi.training.base import Clips, LitModule
+from kiwi.training.optim import AdamW
+
+
+class LitVae(LitModule):
+    """Trains a Wan VAE: L1 reconstruction and a small KL term. Sources, targets and references alike are its data.
+
+    The folder it exports is diffusers' format, with the mean and deviation of the training clips' latents in
+    config.json, as `WanVae(path=folder)` needs them.
+
+    Args:
+        vae: the autoencoder; `NewVae(...)` trains one from nothing.
+        optim: optimizer and schedule.
+        kl_weight: of the KL divergence per latent element.
+        statistics_batches: batches over which the latents' mean and deviation are measured at export.
+        max_pixels: not used by an autoencoder; the command line sets it for every module.
+        seed: of initial weights.
+    """
+
+    def __init__(
+        self,
+        vae: VaeSpec = NewVae(),  # noqa: B008  (frozen)
+        optim: AdamW = AdamW(lr=2e-3, warmup_steps=20, schedule="cosine"),  # noqa: B008  (frozen)
+        kl_weight: float = 1e-4,
+        statistics_batches: int = 32,
+        max_pixels: int = 720 * 1280,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(optim, max_pixels, seed)
+        if kl_weight < 0 or statistics_batches < 1:
+            raise InputError("the autoencoder needs kl_weight >= 0 and statistics_batches >= 1")
+        with forked_rng(seed, "vae"):
+            self.autoencoder = vae.build()
+        self.kl_weight, self.statistics_batches = kl_weight, statistics_batches
+
+    @property
+    def size_multiple(self) -> int:
+        return self.autoencoder.spatial_factor
+
+    def is_saved(self, name: str) -> bool:
+        return True
+
+    def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
+        """Reconstruction and KL of a batch's clips."""
+        self.batch_ids = batch.ids
+        clips = _clips(batch)
+        posterior = self.autoencoder.vae.encode(clips).latent_dist
+        # The mode, not a sample: an editor reads modes, and the KL term alone keeps the latents bounded.
+        reconstruction = self.autoencoder.vae._decode(posterior.mode()).sample
+        kl = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar).mean()
+        loss = F.l1_loss(reconstruction, clips) + self.kl_weight * kl
+        self.require_finite(loss, "the loss")
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
+        return loss
+
+    def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
+        """PSNR (dB, data range 2) of reconstructed clips."""
+        clips = _clips(batch)
+        decoded = self.autoencoder.decode(self.autoencoder.encode(clips))
+        psnr = peak_signal_noise_ratio(decoded, clips, data_range=2.0, reduction="elementwise_mean", dim=(1, 2, 3, 4))
+        self.log("val/psnr", psnr, prog_bar=True, batch_size=len(clips), sync_dist=True)
+
+    def preview(self, batch: EditBatch, seed: int) -> Clips:
+        """A clip and what is left of it after encoding and decoding."""
+        with evaluating(self):
+            decoded = self.autoencoder.decode(self.autoencoder.encode(batch.target_BCFHW))
+        return {"clip": pixels(batch.target_BCFHW[0]), "reconstruction": pixels(decoded[0])}
+
+    def export(self, folder: Path, max_frames: int, *, self_contained: bool) -> None:
+        mean, deviation = self._latent_statistics()
+        self.autoencoder.normalise_by(mean, deviation)
+        self.autoencoder.save(folder)
+
+    def _latent_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each latent channel over training clips, unnormalised."""
+        total, squares, count = torch.zeros(()), torch.zeros(()), 0
+        loader = cast(TRAIN_DATALOADERS, self.trainer.train_dataloader)
+        with evaluating(self):
+            for index, batch in enumerate(loader):
+                if index == self.statistics_batches:
+                    break
+                clips = _clips(self.transfer_batch_to_device(batch, self.device, 0))
+                latents = (
+                    self.autoencoder.vae.encode(clips).latent_dist.mode().double().cpu().transpose(0, 1).flatten(1)
+                )
+                total, squares = total + latents.sum(1), squares + latents.square().sum(1)
+                count += latents.shape[1]
+        mean = total / count
+        return mean, (squares / count - mean.square()).clamp_min(1e-8).sqrt()
+
+
+def _clips(batch: EditBatch) -> Tensor:
+    """Sources and targets as one batch of clips."""
+    return torch.cat((batch.source_BCFHW, batch.target_BCFHW))

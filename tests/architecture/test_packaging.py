@@ -1,0 +1,89 @@
+"""What a user installs holds all of the package, and says what it is and how to cite it."""
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+import yaml
+
+import kiwi
+
+
+@pytest.fixture(scope="module")
+def wheel(root, tree, tmp_path_factory):
+    """The wheel, built from a copy so that no build folder is left in the source tree."""
+    copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for path in tree:
+        name = path.relative_to(root)
+        if name.parts[0] == "kiwi" or len(name.parts) == 1:
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy / name)
+    command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out)]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (file,) = out.glob("*.whl")
+    return zipfile.ZipFile(file)
+
+
+def test_the_wheel_holds_every_file_of_the_package(wheel, tree, root):
+    package = {str(p.relative_to(root)) for p in tree if p.relative_to(root).parts[0] == "kiwi"}
+    assert {"kiwi/py.typed", "kiwi/__main__.py", "kiwi/cli/__init__.py", "kiwi/models/__init__.py"} <= package
+    assert package - set(wheel.namelist()) == set()
+
+
+def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel):
+    tops = {name.partition("/")[0] for name in wheel.namelist()}
+    assert tops == {"kiwi", f"kiwi_video-{kiwi.__version__}.dist-info"}
+
+
+def test_the_wheels_metadata_names_licence_version_and_command(wheel):
+    info = f"kiwi_video-{kiwi.__version__}.dist-info"
+    metadata = wheel.read(f"{info}/METADATA").decode()
+    assert re.search(r"^License-Expression: Apache-2\.0$", metadata, re.MULTILINE)
+    assert re.search(rf"^Version: {re.escape(kiwi.__version__)}$", metadata, re.MULTILINE)
+    assert "kiwi = kiwi.__main__:main" in wheel.read(f"{info}/entry_points.txt").decode()
+    assert f"{info}/licenses/LICENSE" in wheel.namelist()
+
+
+def test_every_folder_of_code_is_a_package(root):
+    folders = {path.parent for path in (root / "kiwi").rglob("*.py")}
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_the_citation_file_names_this_software_and_the_paper(root):
+    citation = yaml.safe_load((root / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors", "license"} <= set(citation)
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == kiwi.__version__
+    assert citation["license"] == "Apache-2.0"
+    (paper,) = citation["references"]
+    assert {"type", "title", "authors"} <= set(paper)
+    assert paper["title"] == "Kiwi-Edit: Versatile Video Editing via Instruction and Reference Guidance"
+    assert (paper["year"], paper["url"]) == (2026, "https://arxiv.org/abs/2603.02175")
+
+
+def test_the_licence_is_apache_2(root):
+    text = (root / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "Version 2.0, January 2004" in text
+    assert text.count("\n") > 190
+
+
+def test_the_readme_and_ci_name_the_same_test_command(root):
+    command = 'pip install -e ".[test]" && python -m pytest'
+    if not (root / "README.md").exists():
+        pytest.skip("no README.md yet")
+    assert command in (root / "README.md").read_text()
+    steps = [part.strip() for part in command.split("&&")]
+    script = (root / ".ci" / "run").read_text().replace("pip install -qq", "pip install")
+    assert all(step in script for step in steps)
+
+
+def test_the_extra_for_developers_is_the_one_for_tests(root):
+    config = configparser.ConfigParser()
+    config.read(root / "setup.cfg")
+    assert config["options.extras_require"]["dev"].strip() == "kiwi-video[test]"

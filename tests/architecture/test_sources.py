@@ -1,0 +1,114 @@
+"""Rules for the package's files that no linter knows."""
+
+import ast
+import configparser
+import importlib.metadata
+import re
+import sys
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+MAX_LINES = 350
+MACHINE_PATHS = ("work", "opt/dev", "root")
+
+
+def none_of(offenders):
+    assert not offenders, "\n".join(["this breaks the rule:", *sorted(offenders)])
+
+
+def test_no_file_is_longer_than_one_noun_needs(sources):
+    counts = {name: len(text.splitlines()) for name, text in sources.items()}
+    none_of([f"{name}: {count} lines" for name, count in counts.items() if count > MAX_LINES])
+
+
+def test_every_module_says_what_lives_there(parsed):
+    none_of([name for name, module in parsed.items() if not ast.get_docstring(module)])
+
+
+def test_everything_public_has_a_docstring(parsed):
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    public = [
+        (name, node)
+        for name, module in parsed.items()
+        for node in module.body
+        if isinstance(node, kinds) and not node.name.startswith("_")
+    ]
+    assert len(public) > 20
+    none_of([f"{name}: {node.name}" for name, node in public if not ast.get_docstring(node)])
+
+
+def test_nothing_prints_past_the_console(parsed):
+    calls = [
+        f"{name}:{node.lineno}"
+        for name, module in parsed.items()
+        for node in ast.walk(module)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    none_of(calls)
+
+
+def test_every_room_stands_in_the_import_contract(root):
+    config = configparser.ConfigParser()
+    config.read(root / "setup.cfg")
+    layers = set(re.findall(r"kiwi\.(\w+)", config["importlinter:contract:rooms"]["layers"]))
+    rooms = {p.stem for p in (root / "kiwi").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    none_of(rooms - {"__init__"} - layers)
+
+
+def test_every_library_that_is_imported_is_required(parsed, root):
+    config = configparser.ConfigParser()
+    config.read(root / "setup.cfg")
+    groups = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    required = {canonical(Requirement(line).name) for group in groups for line in group.strip().splitlines()}
+    homes = importlib.metadata.packages_distributions()
+    imported = {
+        (module, name)
+        for name, parsed_module in parsed.items()
+        for node in ast.walk(parsed_module)
+        for module in top_level_imports(node)
+        if module not in sys.stdlib_module_names and module != "kiwi"
+    }
+    missing = {
+        f"{name} imports {module}"
+        for module, name in imported
+        if required.isdisjoint(canonical(home) for home in homes.get(module, [module]))
+    }
+    none_of(missing)
+
+
+def top_level_imports(node):
+    if isinstance(node, ast.Import):
+        return [alias.name.partition(".")[0] for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        return [node.module.partition(".")[0]]
+    return []
+
+
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_experiment_is_plain_yaml(root):
+    for path in sorted((root / "experiments").rglob("*.y*ml")):
+        with path.open() as file:
+            assert isinstance(yaml.safe_load(file), dict), path
+
+
+def test_no_file_names_a_path_of_one_machine(tree, root):
+    pattern = re.compile(rf"(?<![\w.~*-])/(?:{'|'.join(MACHINE_PATHS)})/".encode())
+    found = [
+        f"{path.relative_to(root)}: {match[0].decode()}"
+        for path in tree
+        if b"\0" not in (data := path.read_bytes())[:1024] and (match := pattern.search(data))
+    ]
+    none_of(found)
+
+
+@pytest.mark.parametrize("folder", MACHINE_PATHS)
+def test_the_rule_against_machine_paths_finds_them(folder, tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text(f'see "/{folder}/clips"')
+    with pytest.raises(AssertionError):
+        test_no_file_names_a_path_of_one_machine([file], tmp_path)

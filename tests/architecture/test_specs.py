@@ -1,0 +1,45 @@
+"""Every spec of the package keeps the contract of kiwi.spec."""
+
+import dataclasses
+import importlib
+import inspect
+import json
+import pkgutil
+
+import pytest
+
+import kiwi
+from kiwi.spec import Spec, from_dict, to_dict
+
+
+@pytest.fixture(scope="module")
+def specs():
+    for module in pkgutil.walk_packages(kiwi.__path__, "kiwi."):
+        if module.name != "kiwi.__main__":
+            importlib.import_module(module.name)
+    found = [cls for cls in subclasses(Spec) if cls.__module__.startswith("kiwi.")]
+    assert found
+    return found
+
+
+def subclasses(cls):
+    for child in cls.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
+def test_specs_are_frozen_keyword_only_dataclasses(specs):
+    for spec in specs:
+        assert "__dataclass_params__" in vars(spec), f"{spec.__name__} is not decorated as a dataclass"
+        assert spec.__dataclass_params__.frozen, f"{spec.__name__} is not frozen"
+        assert all(field.kw_only for field in dataclasses.fields(spec)), f"{spec.__name__} takes positions"
+
+
+def test_specs_go_to_json_and_back(specs):
+    tried = 0
+    for spec in specs:
+        required = [p for p in inspect.signature(spec).parameters.values() if p.default is p.empty]
+        if not required and not spec.__subclasses__():
+            assert from_dict(spec, json.loads(json.dumps(to_dict(spec())))) == spec(), spec.__name__
+            tried += 1
+    assert tried > 0

@@ -1,0 +1,60 @@
+"""What every test stands on: no model hub, few threads, fixed seeds, and real clips where there are any."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# torch and huggingface_hub, which read these once, are imported by no test before this file.
+os.environ["HF_HUB_OFFLINE"] = "1"
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(max(1, min(2, (os.cpu_count() or 1) // _WORKERS)))
+
+settings.register_profile("kiwi", deadline=None, derandomize=True)  # a busy machine is no failure
+settings.load_profile("kiwi")
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    """The same global random state at the start of every test; torch only where it is loaded already."""
+    random.seed(0)
+    np.random.seed(0)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def clips() -> Path:
+    """The folder of real video clips that KIWI_CLIPS names; tests that need it are skipped without."""
+    folder = os.environ.get("KIWI_CLIPS")
+    if not folder:
+        pytest.skip("needs real video clips: set KIWI_CLIPS to their folder")
+    path = Path(folder).resolve()
+    if not path.is_dir():
+        pytest.fail(f"KIWI_CLIPS names no folder: {folder}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Any:
+    """A whole editor of a few thousand weights: Wan VAE, Qwen2.5-VL, both connectors, DiT, source and reference."""
+    from kiwi.models.connectors import QueryConnector
+    from kiwi.models.dit import DiTConfig
+    from kiwi.models.kiwi import KiwiConfig
+    from kiwi.models.mllm import TinyQwen
+    from kiwi.models.vae import NewVae
+
+    return KiwiConfig(
+        dit=DiTConfig(dim=48, ffn_dim=96, num_heads=2, num_layers=2, freq_dim=32, latent_channels=4),
+        vae=NewVae(z_dim=4, base_dim=4),
+        mllm=TinyQwen(hidden_size=32, layers=2, vision_layers=1),
+        query=QueryConnector(image=3, video=4, reference=5),
+    )

@@ -1,0 +1,171 @@
+"""python -m kiwi: the command table, its help, and how a command's end becomes an exit code."""
+
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+
+import kiwi
+from kiwi.__main__ import COMMANDS, Command, main
+from kiwi.cli import parser
+from kiwi.errors import InputError, KiwiError
+
+HEAVY = {"torch", "lightning", "transformers", "diffusers", "numpy", "av"}
+
+PROBE = """
+from kiwi.errors import MediaError
+
+class Grave(MediaError):
+    exit_code = 7
+
+def main(argv):
+    if argv[1] == "media":
+        raise Grave("clip.mp4 [0] cannot be read", fix="check it")
+    if argv[1] == "interrupt":
+        raise KeyboardInterrupt
+    if argv[1] == "bug":
+        raise RuntimeError("a bug")
+    return {"none": None, "one": 1, "argv": argv}[argv[1]]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _logging():
+    """Every run of main sets logging up; put it back."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = before
+
+
+@pytest.fixture
+def probe(tmp_path, monkeypatch):
+    """A command of the table whose module ends in every possible way."""
+    (tmp_path / "kiwi_probe.py").write_text(PROBE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(COMMANDS, "probe", Command("kiwi_probe", "end somehow", ""))
+    monkeypatch.delitem(sys.modules, "kiwi_probe", raising=False)
+
+
+def test_help_lists_every_command_with_its_line_and_an_example(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert f"  {name:<8}  {command.summary}\n" in out
+        assert f"  python -m kiwi {name} {command.example}\n" in out
+
+
+def test_no_arguments_show_the_help_and_fail(capsys):
+    assert main([]) == 2
+    assert "usage: python -m kiwi COMMAND" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"kiwi {kiwi.__version__}\n"
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; from kiwi.__main__ import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "commands:" in done.stdout
+    assert set(done.stderr.split()) & HEAVY == set()
+
+
+def test_it_runs_as_a_module_and_as_a_script():
+    done = subprocess.run([sys.executable, "-m", "kiwi", "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"kiwi {kiwi.__version__}\n")
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="kiwi")
+    assert script.load() is main
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_of_the_table_has_its_module(name):
+    assert importlib.util.find_spec(COMMANDS[name].module) is not None
+
+
+def test_an_unknown_command_is_one_paragraph_with_choices_and_the_nearest(capsys):
+    assert main(["edti", "x"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("error: there is no command 'edti'. Wanted: one of fit, validate, edit")
+    assert "(did you mean edit?)" in err
+
+
+def test_a_command_gets_its_own_name_and_arguments_and_none_is_success(probe):
+    assert main(["probe", "argv", "--x", "1"]) == ["probe", "argv", "--x", "1"]
+    assert main(["probe", "none"]) == 0
+    assert main(["probe", "one"]) == 1
+
+
+def test_a_kiwi_error_is_its_paragraph_and_its_exit_code(probe, capsys):
+    assert main(["probe", "media"]) == 7
+    assert capsys.readouterr() == ("", "error: clip.mp4 [0] cannot be read. Fix: check it.\n")
+
+
+def test_an_interrupt_is_one_short_line_and_130(probe, capsys):
+    assert main(["probe", "interrupt"]) == 130
+    assert capsys.readouterr() == ("", "error: interrupted\n")
+
+
+def test_a_bug_keeps_its_traceback(probe):
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["probe", "bug"])
+
+
+@pytest.mark.parametrize("command", ["--help", "doctor --help"])
+def test_a_reader_who_leaves_early_is_not_told_about_it(command):
+    code = f"import sys; from kiwi.__main__ import main; sys.stdin.read(); sys.exit(main({command.split()}))"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code], env=buffered, **pipes) as running:
+        running.stdout.close()
+        running.stdin.close()
+        assert running.stderr.read() == b""
+        assert running.wait(60) != 0
+
+
+def test_a_parser_tells_its_problems_as_a_kiwi_error_and_not_as_a_usage_dump(capsys):
+    options = parser("edit", "Edit.")
+    options.add_argument("video")
+    options.add_argument("--steps", type=int, default=50)
+    for arguments, message in [
+        ([], "the following arguments are required: video"),
+        (["a", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
+        (["a", "--stepz", "1"], "unrecognized arguments: --stepz 1"),
+        (["a", "--ste", "1"], "unrecognized arguments: --ste 1"),
+    ]:
+        with pytest.raises(InputError) as caught:
+            options.parse_args(arguments)
+        assert isinstance(caught.value, KiwiError)
+        assert str(caught.value) == (
+            f"python -m kiwi edit: {message}. Fix: `python -m kiwi edit --help` shows every option."
+        )
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_parsers_help_shows_the_defaults_that_there_are():
+    options = parser("edit", "Edit.\n\n  as it stands", epilog="example:\n  python -m kiwi edit in.mp4")
+    options.add_argument("--steps", type=int, default=50, help="number of solver steps")
+    options.add_argument("--reference", help="reference image")
+    options.add_argument("--quiet", action="store_true", help="say nothing")
+    text = options.format_help()
+    assert "usage: python -m kiwi edit" in text
+    assert "number of solver steps (default: 50)" in text
+    assert text.count("default") == 1
+    assert "\n\n  as it stands\n" in text
+    assert "example:\n  python -m kiwi edit in.mp4" in text
+
+
+def test_subcommands_behave_like_commands():
+    options = parser("sandbox", "The world.")
+    export = options.add_subparsers(required=True).add_parser("export")
+    export.add_argument("--clips", type=int)
+    with pytest.raises(InputError, match="python -m kiwi sandbox export: argument --clips: invalid int value"):
+        options.parse_args(["export", "--clips", "x"])

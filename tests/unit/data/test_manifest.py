@@ -1,0 +1,323 @@
+"""Manifests: what a good one becomes, and that a bad one is told apart by line, all at once."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from kiwi.data.manifest import EditRecord, read_manifest
+from kiwi.data.sample import TaskKind
+from kiwi.errors import ManifestError
+from kiwi.media.image import read_image
+
+
+def jpeg(level: int = 100) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), (level, level, level)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A folder with src/0..3.mp4, tgt/0..3.mp4, two reference images, and a still picture."""
+    folder = tmp_path / "base"
+    for sub in ("src", "tgt"):
+        (folder / sub).mkdir(parents=True)
+        for index in range(4):
+            (folder / sub / f"{index}.mp4").write_bytes(b"x")
+    (folder / "ref a.jpg").write_bytes(jpeg())
+    (folder / "ref_b.jpg").write_bytes(jpeg(50))
+    (folder / "still.png").write_bytes(jpeg())
+    (tmp_path / "outside.mp4").write_bytes(b"x")
+    return folder
+
+
+def write(base: Path, text: str, name: str = "pairs.csv") -> Path:
+    path = base / name
+    path.write_bytes(text.encode())
+    return path
+
+
+def write_rows(base: Path, kind: str, rows: list[dict[str, Any]]) -> Path:
+    path = base / f"pairs.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+def problem(path: Path, **options: Any) -> str:
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path, **options)
+    return str(caught.value)
+
+
+# --- good manifests -------------------------------------------------------------------------------
+
+
+def test_csv_with_every_column(base: Path) -> None:
+    path = write(
+        base,
+        "iid,src_video,tgt_video,prompt,ref_image,edited_type\n"
+        "a1,src/0.mp4,tgt/0.mp4,Make it red,ref a.jpg|ref_b.jpg,local_change\n"
+        "a2,src/1.mp4,tgt/1.mp4,\"Say \"\"hi\"\", then go\",,\n"
+        "a3,still.png,tgt/1.mp4,Käse,,\n",
+    )  # fmt: skip
+    first, second, third = read_manifest(path)
+    assert first == EditRecord(
+        id="a1",
+        source=base / "src/0.mp4",
+        target=base / "tgt/0.mp4",
+        instruction="Make it red",
+        references=(base / "ref a.jpg", base / "ref_b.jpg"),
+        category="local_change",
+        where="pairs.csv, line 2",
+    )
+    assert (second.instruction, second.references, second.category) == ('Say "hi", then go', (), None)
+    assert third.instruction == "Käse"
+    assert [record.task for record in (first, second, third)] == [TaskKind.reference, TaskKind.video, TaskKind.image]
+
+
+def test_ids_default_to_the_row_number_and_do_not_depend_on_layout(base: Path) -> None:
+    path = write(base, "\ufeffsrc_video,tgt_video,prompt\r\n\r\nsrc/0.mp4,tgt/0.mp4,a\r\n\r\nsrc/1.mp4,tgt/1.mp4,b\r\n")
+    assert [(r.id, r.where) for r in read_manifest(path)] == [
+        ("pairs:1", "pairs.csv, line 3"),
+        ("pairs:2", "pairs.csv, line 5"),
+    ]
+
+
+def test_line_numbers_are_those_of_the_file_across_quoted_newlines(base: Path) -> None:
+    path = write(
+        base,
+        'src_video,tgt_video,prompt\nsrc/0.mp4,tgt/0.mp4,"two\nlines"\nsrc/1.mp4,tgt/1.mp4,b\nsrc/9.mp4,tgt/1.mp4,c\n',
+    )
+    message = problem(path)
+    assert "pairs.csv, line 5: the src_video 'src/9.mp4' does not exist" in message
+    (base / "src/9.mp4").touch()
+    records = read_manifest(path)
+    assert records[0].instruction == "two\nlines"
+    assert [r.where.split()[-1] for r in records] == ["2", "4", "5"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_jsonl_and_parquet_give_what_csv_gives(base: Path, kind: str) -> None:
+    row = {"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": "p"}
+    rows = [
+        row | {"ref_image": ["ref a.jpg", "ref_b.jpg"], "iid": "x"},
+        row | {"ref_image": [], "iid": "y"},
+        row | {"ref_image": None, "iid": None},
+    ]
+    records = read_manifest(write_rows(base, kind, rows))
+    assert [r.references for r in records] == [(base / "ref a.jpg", base / "ref_b.jpg"), (), ()]
+    assert [r.id for r in records] == ["x", "y", "pairs:3"]
+    unit = "line" if kind == "jsonl" else "row"
+    assert [r.where for r in records] == [f"pairs.{kind}, {unit} {n}" for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_single_reference_may_be_plain_text_or_a_list_in_json(base: Path, kind: str) -> None:
+    row = {"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": "p"}
+    rows = [
+        row | {"ref_image": "ref_b.jpg"},
+        row | {"ref_image": '["ref a.jpg", "ref_b.jpg"]'},
+        row | {"ref_image": ""},
+    ]
+    records = read_manifest(write_rows(base, kind, rows))
+    assert [len(r.references) for r in records] == [1, 2, 0]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_refvie_parquet_holds_the_reference_images_themselves(base: Path, several: bool) -> None:
+    data = [jpeg(30), jpeg(220)] if several else jpeg(30)
+    rows = [
+        {"iid": 7, "prompt": "p", "src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "ref_image_bytes": data},
+        {"iid": 8, "prompt": "p", "src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "ref_image_bytes": None},
+    ]
+    first, second = read_manifest(write_rows(base, "parquet", rows))
+    assert (first.id, first.task, second.references) == ("7", TaskKind.reference, ())
+    levels = [np.mean(read_image(image)) for image in first.references]
+    assert levels == pytest.approx([30, 220] if several else [30], abs=2)
+
+
+def test_base_may_be_another_folder_than_that_of_the_manifest(base: Path, tmp_path: Path) -> None:
+    path = write(tmp_path, "src_video,tgt_video,prompt\nsrc/0.mp4,tgt/0.mp4,a\n", "elsewhere.csv")
+    assert read_manifest(path, base=base)[0].source == base / "src/0.mp4"
+    assert "does not exist" in problem(path)
+    assert "base folder" in problem(path, base=tmp_path / "none")
+
+
+def test_target_may_be_missing_only_when_it_is_not_required(base: Path) -> None:
+    without = write(base, "src_video,prompt\nsrc/0.mp4,a\n")
+    assert read_manifest(without, require_target=False)[0].target is None
+    assert "missing tgt_video" in problem(without)
+    empty = write(base, "src_video,tgt_video,prompt\nsrc/0.mp4,,a\nsrc/1.mp4,tgt/1.mp4,b\n")
+    assert [r.target for r in read_manifest(empty, require_target=False)] == [None, base / "tgt/1.mp4"]
+    assert "line 2: tgt_video is empty" in problem(empty)
+
+
+def test_columns_of_other_tools_are_left_alone(base: Path) -> None:
+    path = write(base, "src_video,tgt_video,prompt,score,editscore_model\nsrc/0.mp4,tgt/0.mp4,a,8.5,m\n")
+    assert len(read_manifest(path)) == 1
+
+
+def test_symlinks_inside_the_base_are_followed_and_those_leaving_it_refused(base: Path, tmp_path: Path) -> None:
+    (base / "src/link.mp4").symlink_to(base / "src/0.mp4")
+    (base / "src/escape.mp4").symlink_to(tmp_path / "outside.mp4")
+    (base / "way_out").symlink_to(tmp_path)
+    path = write(base, "src_video,tgt_video,prompt\nsrc/link.mp4,tgt/0.mp4,a\n")
+    assert read_manifest(path)[0].source == base / "src/0.mp4"
+    for bad in ("src/escape.mp4", "way_out/outside.mp4"):
+        path = write(base, f"src_video,tgt_video,prompt\n{bad},tgt/0.mp4,a\n")
+        assert f"line 2: The src_video '{bad}' leaves the folder" in problem(path)
+
+
+# --- bad manifests --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "wanted"),
+    [
+        ("source,tgt_video,prompt", "missing src_video"),
+        ("src_vidoe,tgt_video,prompt", "unknown column 'src_vidoe', did you mean 'src_video'?"),
+        ("src_video,tgt_video,Prompt", "unknown column 'Prompt', did you mean 'prompt'?"),
+        ("src_video,tgt_video,prompt,ref_images", "did you mean 'ref_image'?"),
+        ("src_video,tgt_video,prompt,prompt", "the column 'prompt' stands there twice"),
+    ],
+)
+def test_wrong_columns_name_the_header_line_what_was_found_and_the_closest(
+    base: Path, header: str, wanted: str
+) -> None:
+    message = problem(write(base, f"\n{header}\nsrc/0.mp4,tgt/0.mp4,a\n"))
+    assert wanted in message
+    assert "pairs.csv, line 2" in message
+    assert f"found: {header.replace(',', ', ')}" in message
+
+
+def test_wrong_columns_in_jsonl_and_parquet(base: Path) -> None:
+    rows = [{"src_video": "src/0.mp4", "target_video": "tgt/0.mp4", "prompt": "p"}]
+    assert "pairs.jsonl, line 1: " in problem(write_rows(base, "jsonl", rows))
+    for kind in ("jsonl", "parquet"):
+        message = problem(write_rows(base, kind, rows))
+        assert "tgt_video" in message
+        assert "target_video" in message
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted"),
+    [
+        ("src/9.mp4,tgt/0.mp4,a,", "the src_video 'src/9.mp4' does not exist"),
+        ("src/0.mp4,nowhere/0.mp4,a,", "the tgt_video 'nowhere/0.mp4' does not exist"),
+        ("src,tgt/0.mp4,a,", "the src_video 'src' is a folder"),
+        ("../outside.mp4,tgt/0.mp4,a,", "The src_video '../outside.mp4' leaves the folder"),
+        ("src/../../outside.mp4,tgt/0.mp4,a,", "leaves the folder"),
+        ("/etc/passwd,tgt/0.mp4,a,", "The src_video '/etc/passwd' is absolute"),
+        ("src/0.mp4,tgt/..,a,", "is a folder"),
+        ("src/0.mp4,tgt/0.mp4,  ,", "the prompt is empty"),
+        (",tgt/0.mp4,a,", "src_video is empty"),
+        ("src/0.mp4,tgt/0.mp4,a,src/0.mp4", "src/0.mp4 is not an image"),
+        ("src/0.mp4,tgt/0.mp4,a,ref a.jpg|gone.jpg", "the ref_image 'gone.jpg' does not exist"),
+        ("src/0.mp4,tgt/0.mp4,a,../ref.jpg", "The ref_image '../ref.jpg' leaves the folder"),
+        ("src/0.mp4,tgt/0.mp4", "it has 2 cells where the header has 4 columns"),
+        ("src/0.mp4,tgt/0.mp4,a,,,", "it has 6 cells where the header has 4 columns"),
+        ('src/0.mp4,tgt/0.mp4,"never closed', "it is not valid CSV"),
+    ],
+)
+def test_each_kind_of_bad_row_is_told_with_its_line(base: Path, row: str, wanted: str) -> None:
+    path = write(base, f"src_video,tgt_video,prompt,ref_image\nsrc/0.mp4,tgt/0.mp4,good,\n{row}\n")
+    message = problem(path)
+    assert f"{path} has 1 problem: pairs.csv, line 3: " in message
+    assert wanted in message
+
+
+def test_duplicate_ids_name_both_rows(base: Path) -> None:
+    path = write(base, "id,src_video,tgt_video,prompt\nk,src/0.mp4,tgt/0.mp4,a\nk,src/1.mp4,tgt/1.mp4,b\n")
+    assert "line 3: the id 'k' was taken before (pairs.csv, line 2)" in problem(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ('{"src_video": "src/0.mp4",', "it is not valid JSON"),
+        ("[" * 100_000, "it is not valid JSON"),
+        ("[1, 2]", "it is not a JSON object but list"),
+        ('{"src_video": 5, "tgt_video": "tgt/0.mp4", "prompt": "a"}', "src_video is not text but int"),
+        ('{"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": ["a"]}', "prompt is not text but list"),
+        ('{"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": null}', "the prompt is empty"),
+        (
+            '{"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": "a", "ref_image": [3]}',
+            "ref_image holds int",
+        ),
+        ('{"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4"}', "missing prompt"),
+    ],
+)
+def test_bad_json_lines_are_told_with_their_line(base: Path, line: str, wanted: str) -> None:
+    good = '{"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": "a"}'
+    path = write(base, f"{good}\n\n{line}\n{good}\n", "pairs.jsonl")
+    message = problem(path)
+    assert "has 1 problem: pairs.jsonl, line 3: " in message
+    assert wanted in message
+
+
+def test_reference_bytes_that_are_no_image_are_told_with_their_row(base: Path) -> None:
+    row = {"prompt": "p", "src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4"}
+    path = write_rows(base, "parquet", [row | {"ref_image_bytes": jpeg()}, row | {"ref_image_bytes": b"junk"}])
+    assert "pairs.parquet, row 2: The image bytes of reference 1 is not an image" in problem(path)
+
+
+def test_the_first_five_problems_and_the_count_of_all_stand_in_one_paragraph(base: Path) -> None:
+    rows = "".join(f"gone{n}.mp4,tgt/0.mp4,a\n" for n in range(2000))
+    message = problem(write(base, "src_video,tgt_video,prompt\nsrc/0.mp4,tgt/0.mp4,a\n" + rows))
+    assert "has 2000 problems: " in message
+    for n in range(5):
+        assert f"line {n + 3}: the src_video 'gone{n}.mp4' does not exist" in message
+    assert "gone5" not in message
+    assert "and 1995 more" in message
+    assert "\n" not in message
+    assert len(message) < 1500
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "src_video,tgt_video,prompt\n", "\ufeff"])
+def test_empty_manifests_are_refused(base: Path, text: str) -> None:
+    assert "pairs.csv is empty" in problem(write(base, text))
+    assert "pairs.jsonl is empty" in problem(write(base, "\n\n", "pairs.jsonl"))
+
+
+def test_what_is_no_manifest_is_named(base: Path) -> None:
+    assert "unknown suffix" in problem(write(base, "x", "pairs.txt"))
+    assert "gone.csv does not exist" in problem(base / "gone.csv")
+    (base / "folder.csv").mkdir()
+    assert "folder.csv is a folder" in problem(base / "folder.csv")
+    assert "cannot be read as parquet" in problem(write(base, "not parquet", "pairs.parquet"))
+    (base / "latin.csv").write_bytes("src_video,tgt_video,prompt\nsrc/0.mp4,tgt/0.mp4,Käse\n".encode("latin-1"))
+    assert "latin.csv is not UTF-8" in problem(base / "latin.csv")
+
+
+def test_a_large_manifest_is_checked_in_seconds(base: Path) -> None:
+    rows = "".join(f"src/{n % 4}.mp4,tgt/{n % 4}.mp4,edit {n},ref a.jpg\n" for n in range(20_000))
+    path = write(base, "src_video,tgt_video,prompt,ref_image\n" + rows)
+    start = time.perf_counter()
+    assert len(read_manifest(path)) == 20_000
+    assert time.perf_counter() - start < 8  # a second or less on an idle machine
+
+
+def test_published_training_manifests_of_real_clips() -> None:
+    folder = os.environ.get("KIWI_CLIPS")
+    if not folder:
+        pytest.skip("KIWI_CLIPS is not set to the folder of real clips")
+    video = read_manifest(Path(folder) / "train_video.csv")
+    reference = read_manifest(Path(folder) / "train_reference.csv")
+    assert (len(video), len(reference)) == (11, 5)
+    assert {r.task for r in video} == {TaskKind.video}
+    assert {r.task for r in reference} == {TaskKind.reference}
+    assert all(len(r.references) == 1 and r.target is not None for r in reference)

@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+from kiwi.errors import SpecError
+from kiwi.flow.schedule import FlowSchedule, nearest
+
+
+def test_the_grid_falls_from_pure_noise_to_zero():
+    sigmas = FlowSchedule().sigmas(50)
+    assert len(sigmas) == 51
+    assert (sigmas[0], sigmas[-1]) == (1.0, 0.0)
+    assert (sigmas.diff() < 0).all()
+
+
+def test_shift_one_is_linear_and_shift_five_matches_the_formula():
+    s = torch.linspace(0, 1, 11)
+    assert torch.allclose(FlowSchedule(shift=1.0).sigma(s), s)
+    assert float(FlowSchedule(shift=5.0).sigma(torch.tensor(0.5))) == pytest.approx(2.5 / 3)
+
+
+def test_loss_weights_have_mean_one_peak_in_the_middle_and_vanish_at_pure_noise():
+    schedule = FlowSchedule()
+    table = schedule.sigmas(1000)[:-1]
+    weights = schedule.loss_weight(table)
+    assert float(weights.mean()) == pytest.approx(1.0, abs=1e-5)
+    assert float(weights[0]) == 0.0
+    assert float(table[weights.argmax()]) == pytest.approx(0.5, abs=0.01)
+
+
+def test_nearest_takes_the_first_on_ties():
+    assert nearest(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([2.5, 0.0])).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("wrong", [{"shift": 0.0}, {"shift": -1.0}, {"num_train_timesteps": 0}])
+def test_impossible_schedules_are_refused(wrong):
+    with pytest.raises(SpecError, match="shift > 0"):
+        FlowSchedule(**wrong)
+
+
+def test_zero_steps_are_refused():
+    with pytest.raises(SpecError, match="steps=0"):
+        FlowSchedule().sigmas(0)

@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from kiwi.flow.schedule import FlowSchedule
+from kiwi.flow.solvers import EulerSolver, UniPCSolver
+
+MEAN, STD = 0.7, 0.3
+
+
+def velocity(x, sigma):
+    """The exact velocity field of data x0 ~ N(MEAN, STD^2), whose flow has a closed form."""
+    variance = (1 - sigma) ** 2 * STD**2 + sigma**2
+    return (x - (1 - sigma) * MEAN) * (sigma - (1 - sigma) * STD**2) / variance - MEAN
+
+
+def exact(noise):
+    """Where the flow takes noise at sigma 1 to at sigma 0: the Gaussian's quantiles are kept."""
+    return MEAN + STD * noise
+
+
+def error(solver, steps):
+    noise = torch.linspace(-2, 2, 41)[None]
+    return float((solver.solve(velocity, noise, FlowSchedule(shift=1.0).sigmas(steps)) - exact(noise)).abs().max())
+
+
+def test_euler_converges_at_first_order():
+    assert error(EulerSolver(), 80) == pytest.approx(error(EulerSolver(), 40) / 2, rel=0.15)
+
+
+def test_unipc_needs_fewer_steps_for_the_same_error():
+    assert error(UniPCSolver(), 10) < error(EulerSolver(), 40)
+
+
+@pytest.mark.parametrize("solver", [EulerSolver(), UniPCSolver()])
+def test_every_step_is_told_and_the_model_is_called_once_a_step(solver):
+    called, told = [], []
+
+    def counted(x, sigma):
+        called.append(float(sigma))
+        return velocity(x, sigma)
+
+    solver.solve(counted, torch.zeros(1, 4), FlowSchedule().sigmas(6), lambda step, x: told.append(step))
+    assert told == [0, 1, 2, 3, 4, 5]
+    assert len(called) == 6
+    assert called[0] == pytest.approx(1.0, abs=1e-5)

@@ -1,0 +1,104 @@
+"""kiwi.console: results on stdout, all that is said about them on stderr, text taken literally."""
+
+import logging
+
+import pytest
+
+from kiwi import console
+
+LITERAL = "[bold]not bold[/bold] [a.b=1] back\\"
+
+
+@pytest.fixture
+def logs():
+    """Put the root logger back as it was."""
+    root, kiwi = logging.getLogger(), logging.getLogger("kiwi")
+    before = root.handlers[:], root.level, kiwi.level
+    yield
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    kiwi.setLevel(before[2])
+
+
+def test_results_go_to_stdout_and_notes_and_errors_to_stderr(capsys):
+    console.say("result")
+    console.note("note")
+    console.error("problem")
+    assert capsys.readouterr() == ("result\n", "note\nerror: problem\n")
+
+
+@pytest.mark.parametrize("speak", [console.say, console.note, console.error])
+def test_markup_in_a_message_is_taken_literally(speak, capsys):
+    speak(LITERAL)
+    assert LITERAL in "".join(capsys.readouterr())
+
+
+@pytest.mark.xfail(strict=True, reason="rich turns :name: into an emoji; both consoles want emoji=False")
+def test_colons_in_a_message_are_taken_literally(capsys):
+    console.say("frames:100:200")
+    assert capsys.readouterr().out == "frames:100:200\n"
+
+
+def test_a_long_line_is_not_broken_so_that_output_can_be_piped(capsys):
+    console.say("word " * 100)
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_a_table_shows_every_cell_and_sets_columns_of_numbers_to_the_right(capsys):
+    console.table("Scores", ("arm", "PSNR"), [("a[0]", 9.5), ("longer name", 21.25)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].strip() == "Scores"
+    assert any("a[0]        │   9.5 │" in line.replace("┃", "│") for line in lines)
+    assert any("longer name │ 21.25 │" in line for line in lines)
+
+
+def test_a_column_with_one_word_stays_on_the_left(capsys):
+    console.table("", ("x",), [("1",), ("none",)])
+    assert "│ 1    │" in capsys.readouterr().out
+
+
+def test_a_table_without_rows_still_shows_its_header(capsys):
+    console.table("Empty", ("left", "right"), [])
+    assert "left ┃ right" in capsys.readouterr().out
+
+
+def test_progress_passes_every_item_on_and_writes_only_to_stderr(capsys):
+    assert list(console.progress(range(3), "encoding [x]")) == [0, 1, 2]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "encoding [x]" in err
+    assert "3/3" in err
+
+
+def test_progress_without_a_length_counts_to_the_given_total(capsys):
+    assert list(console.progress(iter("ab"), "encoding", total=5)) == ["a", "b"]
+    assert "2/5" in capsys.readouterr().err
+
+
+def test_a_bar_advances_when_told(capsys):
+    with console.bar("sampling", total=4) as advance:
+        advance()
+        advance()
+    assert "2/4" in capsys.readouterr().err
+
+
+def test_kiwi_speaks_from_info_up_and_libraries_from_warning_up(logs, capsys):
+    console.setup_logging()
+    logging.getLogger("kiwi.models").info("loaded [x]")
+    logging.getLogger("kiwi.models").debug("detail")
+    logging.getLogger("library").info("chatter")
+    logging.getLogger("library").warning("careful")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "loaded [x]" in err
+    assert "careful" in err
+    assert "detail" not in err
+    assert "chatter" not in err
+
+
+def test_verbose_shows_details_of_kiwi_only(logs, capsys):
+    console.setup_logging(verbose=True)
+    logging.getLogger("kiwi").debug("detail")
+    logging.getLogger("library").debug("chatter")
+    assert "detail" in (err := capsys.readouterr().err)
+    assert "chatter" not in err

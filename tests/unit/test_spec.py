@@ -1,0 +1,311 @@
+"""kiwi.spec: specs go to plain data and back by name, are overridden by dotted path and told apart by a diff."""
+
+import json
+from dataclasses import FrozenInstanceError, dataclass, field
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kiwi.errors import SpecError
+from kiwi.spec import Spec, choices, diff, from_dict, override, to_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wheel(Spec):
+    """A family of three."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpokedWheel(Wheel):
+    spokes: int = 32
+    rim: Literal["alloy", "carbon"] = "alloy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscWheel(Wheel):
+    depth: float = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoWheel(Wheel):
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lamp(Spec):
+    """A family that is its only member."""
+
+    lumen: int = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame(Spec):
+    size: int
+    front: Wheel = SpokedWheel()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bicycle(Spec):
+    front: Wheel = SpokedWheel()
+    rear: Wheel = SpokedWheel(spokes=36)
+    lamp: Lamp | None = None
+    gears: tuple[int, ...] = (11, 28)
+    seat: tuple[float, str] = (1.5, "leather")
+    spares: list[Wheel] = field(default_factory=list)
+    width: int | float = 25
+    name: str = "bike"
+    notes: dict[str, int] = field(default_factory=dict)
+    anything: Any = None
+    frame: Frame = Frame(size=56)
+
+
+wheels = st.one_of(
+    st.builds(SpokedWheel, spokes=st.integers(1, 99), rim=st.sampled_from(["alloy", "carbon"])),
+    st.builds(DiscWheel, depth=st.floats(allow_nan=False)),
+    st.just(NoWheel()),
+)
+bicycles = st.builds(
+    Bicycle,
+    front=wheels,
+    rear=wheels,
+    lamp=st.none() | st.builds(Lamp, lumen=st.integers()),
+    gears=st.lists(st.integers()).map(tuple),
+    seat=st.tuples(st.floats(allow_nan=False), st.text()),
+    spares=st.lists(wheels, max_size=2),
+    width=st.integers() | st.floats(allow_nan=False),
+    name=st.text(),
+    notes=st.dictionaries(st.text(), st.integers(), max_size=2),
+    frame=st.builds(Frame, size=st.integers(), front=wheels),
+)
+
+
+@given(bicycles)
+def test_round_trip_through_json_gives_the_same_spec(bicycle):
+    assert from_dict(Bicycle, json.loads(json.dumps(to_dict(bicycle)))) == bicycle
+
+
+@given(bicycles, bicycles)
+def test_a_diff_holds_all_that_is_needed_to_make_the_spec_from_the_baseline(baseline, bicycle):
+    changes = {path: new for path, (_, new) in diff(baseline, bicycle).items()}
+    assert override(baseline, changes) == bicycle
+
+
+@given(bicycles)
+def test_a_diff_with_itself_is_empty(bicycle):
+    assert diff(bicycle, bicycle) == {}
+
+
+def test_plain_data_names_types_and_never_modules():
+    assert to_dict(Frame(size=50, front=DiscWheel(depth=3.0))) == {
+        "type": "Frame",
+        "size": 50,
+        "front": {"type": "DiscWheel", "depth": 3.0},
+    }
+
+
+def test_a_bare_name_and_a_partial_mapping_take_the_defaults():
+    assert from_dict(Wheel, "DiscWheel") == DiscWheel(depth=20.0)
+    assert from_dict(Wheel, {"type": "SpokedWheel", "spokes": 8}) == SpokedWheel(spokes=8)
+    assert from_dict(Bicycle, {"lamp": {"lumen": 7}}).lamp == Lamp(lumen=7)
+
+
+def test_a_spec_given_as_data_stays_what_it_is():
+    assert from_dict(Wheel, DiscWheel(depth=4.0)) == DiscWheel(depth=4.0)
+
+
+def test_choices_are_the_members_of_a_family_or_the_family_itself():
+    assert choices(Wheel) == ["DiscWheel", "NoWheel", "SpokedWheel"]
+    assert choices(Lamp) == ["Lamp"]
+
+
+def test_specs_cannot_be_changed_only_copied():
+    wheel = SpokedWheel()
+    with pytest.raises(FrozenInstanceError):
+        wheel.spokes = 3
+    assert wheel.replace(spokes=3) == SpokedWheel(spokes=3)
+    assert wheel == SpokedWheel()
+
+
+def test_two_specs_cannot_share_a_name():
+    with pytest.raises(AssertionError, match="two specs are named Lamp"):
+        type("Lamp", (Spec,), {"__module__": "elsewhere"})
+
+
+def test_an_unknown_name_lists_the_choices_and_the_nearest():
+    with pytest.raises(SpecError) as caught:
+        from_dict(Bicycle, {"front": "DiskWheel"})
+    assert str(caught.value) == (
+        "front has no choice named 'DiskWheel'. "
+        "Wanted: one of DiscWheel, NoWheel, SpokedWheel (did you mean DiscWheel?)."
+    )
+
+
+def test_a_name_of_another_family_is_refused():
+    with pytest.raises(SpecError, match="front has no choice named 'Lamp'"):
+        from_dict(Bicycle, {"front": "Lamp"})
+
+
+def test_an_unknown_field_is_named_with_its_path_and_the_nearest():
+    with pytest.raises(SpecError) as caught:
+        from_dict(Bicycle, {"front": {"type": "SpokedWheel", "spoks": 3}})
+    assert "SpokedWheel has no field 'front.spoks'" in str(caught.value)
+    assert "one of rim, spokes (did you mean spokes?)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["os.system", "kiwi.spec.Spec", "builtins:eval", "subprocess.Popen", f"{__name__}.SpokedWheel", "Spec", "Wheel"],
+)
+def test_neither_import_paths_nor_the_family_itself_are_names(name):
+    for data in (name, {"type": name}, {"type": name, "args": ["true"]}):
+        with pytest.raises(SpecError, match="no choice named"):
+            from_dict(Wheel, data)
+
+
+@pytest.mark.parametrize("key", ["class_path", "_target_", "__class__"])
+def test_other_libraries_keys_for_import_paths_mean_nothing(key):
+    with pytest.raises(SpecError, match="does not say its type"):
+        from_dict(Wheel, {key: "os.system"})
+    with pytest.raises(SpecError, match="has no field"):
+        from_dict(Lamp, {key: "os.system"})
+
+
+@pytest.mark.parametrize("data", [3, None, ["SpokedWheel"], {"type": ["SpokedWheel"]}, {"type": 3}])
+def test_what_is_no_spec_at_all_is_refused(data):
+    with pytest.raises(SpecError):
+        from_dict(Wheel, data)
+
+
+def test_a_field_without_default_must_be_given():
+    with pytest.raises(SpecError, match="Frame at frame needs size"):
+        from_dict(Bicycle, {"frame": "Frame"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": 3}, "name has the wrong type. Got: 3. Wanted: str."),
+        ({"name": None}, "name has the wrong type. Got: None. Wanted: str."),
+        (
+            {"front": {"type": "SpokedWheel", "spokes": True}},
+            "front.spokes has the wrong type. Got: True. Wanted: int.",
+        ),
+        ({"front": {"type": "SpokedWheel", "spokes": 3.0}}, "front.spokes has the wrong type. Got: 3.0. Wanted: int."),
+        ({"front": {"type": "DiscWheel", "depth": "3"}}, "front.depth has the wrong type. Got: '3'. Wanted: float."),
+        ({"front": {"type": "SpokedWheel", "rim": "carbn"}}, "one of alloy, carbon (did you mean carbon?)"),
+        ({"front": None}, "front is not a spec. Got: None."),
+        ({"gears": 11}, "gears is not a list. Got: 11."),
+        ({"gears": "11"}, "gears is not a list. Got: '11'."),
+        ({"gears": [11, "x"]}, "gears[1] has the wrong type. Got: 'x'. Wanted: int."),
+        ({"seat": [1.0]}, "seat has the wrong length. Got: 1. Wanted: 2."),
+        ({"spares": ["NoWheel", "Wheal"]}, "spares[1] has no choice named 'Wheal'"),
+        ({"notes": ["a"]}, "notes is not a mapping. Got: ['a']."),
+        ({"notes": {"a": "b"}}, "notes.a has the wrong type. Got: 'b'. Wanted: int."),
+        ({"notes": {1: 1}}, "notes's key has the wrong type. Got: 1. Wanted: str."),
+        ({"lamp": {"lumen": "x"}}, "lamp.lumen has the wrong type. Got: 'x'. Wanted: int."),
+        ({"width": "wide"}, "width fits nothing that it may be. Got: 'wide'."),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_told_by_its_path(change, message):
+    with pytest.raises(SpecError) as caught:
+        from_dict(Bicycle, change)
+    assert message in str(caught.value)
+
+
+def test_literals_are_compared_with_their_type():
+    @dataclass(frozen=True, kw_only=True)
+    class Stand(Spec):
+        legs: Literal[1, 2] = 1
+
+    assert from_dict(Stand, {"legs": 2}) == Stand(legs=2)
+    with pytest.raises(SpecError, match="legs cannot be True"):
+        from_dict(Stand, {"legs": True})
+
+
+def test_values_become_what_the_annotation_says():
+    bicycle = from_dict(Bicycle, {"gears": [1, 2], "seat": [2, "x"], "lamp": None, "spares": ["NoWheel"], "width": 2.5})
+    assert (bicycle.gears, bicycle.seat, bicycle.lamp, bicycle.spares) == ((1, 2), (2.0, "x"), None, [NoWheel()])
+    assert type(bicycle.seat[0]) is float
+    assert (bicycle.width, from_dict(Bicycle, {"anything": [1, {"a": None}]}).anything) == (2.5, [1, {"a": None}])
+
+
+def test_override_sets_a_value_by_its_path_and_leaves_the_rest():
+    bicycle = override(Bicycle(), {"rear.spokes": 20, "name": "racer"})
+    assert bicycle == Bicycle(rear=SpokedWheel(spokes=20), name="racer")
+
+
+def test_override_replaces_a_node_by_a_name_or_a_mapping():
+    assert override(Bicycle(), {"rear": "DiscWheel"}) == Bicycle(rear=DiscWheel())
+    assert override(Bicycle(), {"rear": {"type": "DiscWheel", "depth": 2}}) == Bicycle(rear=DiscWheel(depth=2.0))
+    assert override(Bicycle(), {"lamp": "Lamp"}) == Bicycle(lamp=Lamp())
+    assert override(Bicycle(lamp=Lamp()), {"lamp": None}) == Bicycle()
+
+
+def test_a_node_named_anew_starts_from_its_defaults():
+    assert override(Bicycle(), {"rear": "SpokedWheel"}).rear == SpokedWheel(spokes=32)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_override_replaces_a_node_and_sets_its_fields_in_any_order(flip):
+    changes = {"frame": "Frame", "frame.size": 50, "frame.front": "DiscWheel", "frame.front.depth": 1.0}
+    if flip:
+        changes = dict(reversed(changes.items()))
+    assert override(Bicycle(), changes).frame == Frame(size=50, front=DiscWheel(depth=1.0))
+
+
+def test_override_reaches_into_a_node_given_in_part():
+    changes = {"frame": {"type": "Frame", "size": 1}, "frame.front.spokes": 5}
+    assert override(Bicycle(), changes).frame == Frame(size=1, front=SpokedWheel(spokes=5))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("reer", "no field at 'reer'. Wanted: one of anything, frame, front, gears, lamp, name, notes, rear,"),
+        ("rear.spoks", "no field at 'rear.spoks'. Wanted: one of rim, spokes (did you mean spokes?)."),
+        ("reer.spokes", "no spec at 'reer' (in 'reer.spokes')"),
+        ("frame.frunt.spokes", "no spec at 'frame.frunt' (in 'frame.frunt.spokes'). Wanted: one of front, size"),
+        ("name.first", "no spec at 'name' (in 'name.first')"),
+        ("lamp.lumen", "no spec at 'lamp' (in 'lamp.lumen')"),
+        ("rear.type", "no field at 'rear.type'"),
+    ],
+)
+def test_an_override_of_a_path_that_does_not_exist_lists_the_choices_where_it_breaks(path, message):
+    with pytest.raises(SpecError) as caught:
+        override(Bicycle(), {path: 1})
+    assert message in str(caught.value)
+
+
+def test_an_override_is_checked_like_any_other_data():
+    with pytest.raises(SpecError, match=r"rear\.spokes has the wrong type"):
+        override(Bicycle(), {"rear.spokes": "many"})
+    with pytest.raises(SpecError, match=r"rear has no choice named 'os\.system'"):
+        override(Bicycle(), {"rear": "os.system"})
+
+
+def test_an_override_leaves_the_spec_it_starts_from_alone():
+    bicycle = Bicycle()
+    override(bicycle, {"rear.spokes": 1, "front": "NoWheel"})
+    assert bicycle == Bicycle()
+
+
+def test_a_diff_tells_the_deepest_path_in_the_order_of_the_fields():
+    bicycle = Bicycle(front=NoWheel(), rear=SpokedWheel(spokes=20), lamp=Lamp(), gears=(1,))
+    assert list(diff(Bicycle(), bicycle).items()) == [
+        ("front", ("SpokedWheel", "NoWheel")),
+        ("rear.spokes", (36, 20)),
+        ("lamp", (None, "Lamp")),
+        ("gears", ([11, 28], [1])),
+    ]
+
+
+def test_a_diff_tells_apart_two_variants_of_the_same_new_type():
+    shallow, deep = (diff(Bicycle(), Bicycle(front=DiscWheel(depth=depth))) for depth in (5.0, 80.0))
+    assert shallow == {"front": ("SpokedWheel", "DiscWheel"), "front.depth": (20.0, 5.0)}
+    assert deep == {"front": ("SpokedWheel", "DiscWheel"), "front.depth": (20.0, 80.0)}
+
+
+def test_a_diff_tells_a_node_that_was_taken_out():
+    assert diff(Bicycle(lamp=Lamp()), Bicycle()) == {"lamp": ("Lamp", None)}
