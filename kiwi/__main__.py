@@ -30,13 +30,13 @@ class Command(NamedTuple):
 COMMANDS = {
     "fit": Command(
         "kiwi.cli.fit",
-        "train a stage, or the parts of the sandbox",
-        "--config experiments/sandbox/fit.yaml --trainer.max_steps 200",
+        "train an editor, or a part of it",
+        "--config experiments/first_light/editor.yaml --trainer.max_steps 200",
     ),
     "validate": Command(
         "kiwi.cli.fit",
         "measure a checkpoint on its validation data",
-        "--config experiments/sandbox/fit.yaml --ckpt_path last",
+        "--config experiments/first_light/editor.yaml --ckpt_path CHECKPOINT",
     ),
     "edit": Command(
         "kiwi.cli.edit",
@@ -44,7 +44,7 @@ COMMANDS = {
         'in.mp4 --instruction "Make it snow" --model MODEL --out out.mp4',
     ),
     "parity": Command("kiwi.cli.parity", "compare with the published code's numbers", "tests/golden"),
-    "sandbox": Command("kiwi.cli.sandbox", "export or preview the rendered world of edits", "preview --out world.png"),
+    "sandbox": Command("kiwi.cli.sandbox", "export or preview the rendered world of edits", "preview world.png"),
     "doctor": Command("kiwi.cli.doctor", "tell what is installed, what is missing and how to get it", "--json"),
 }
 

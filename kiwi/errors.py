@@ -22,7 +22,7 @@ class KiwiError(Exception):
     def __init__(self, problem: str, *, got: object = None, wanted: object = None, fix: str | None = None) -> None:
         parts = [problem.rstrip(".") + "."]
         if got is not None:
-            parts.append(f"Got: {got}.")
+            parts.append(f"Got: {str(got).rstrip('.')}.")
         if wanted is not None:
             parts.append(f"Wanted: {wanted}.")
         if fix is not None:

@@ -58,3 +58,28 @@ def tiny_config() -> Any:
         mllm=TinyQwen(hidden_size=32, layers=2, vision_layers=1),
         query=QueryConnector(image=3, video=4, reference=5),
     )
+
+
+@pytest.fixture(scope="session")
+def edit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six clips in which a red square becomes blue, with manifests video.csv and reference.csv (three of them)."""
+    from kiwi.media.image import write_image
+    from kiwi.media.video import write_video
+
+    folder = tmp_path_factory.mktemp("edits")
+    rows = {"video.csv": ["src_video,tgt_video,prompt"], "reference.csv": ["src_video,tgt_video,ref_image,prompt"]}
+    for index in range(6):
+        clips = {"source": (220, 40, 40), "target": (40, 60, 220)}
+        for name, colour in clips.items():
+            frames = np.full((6, 40, 56, 3), 200 - 10 * index, np.uint8)
+            for time in range(6):
+                frames[time, 8 + 2 * time : 24 + 2 * time, 4 * index : 4 * index + 16] = colour
+            write_video(folder / f"{index}_{name}.mp4", frames, 8, crf=12)
+        write_image(folder / f"{index}.png", np.full((30, 20, 3), (40, 60, 220), np.uint8))
+        pair = f"{index}_source.mp4,{index}_target.mp4"
+        rows["video.csv"].append(f"{pair},Make the red square number {index} blue.")
+        if index < 3:
+            rows["reference.csv"].append(f"{pair},{index}.png,Give the square the colour of the reference.")
+    for name, lines in rows.items():
+        (folder / name).write_text("\n".join(lines) + "\n")
+    return folder

@@ -6,8 +6,10 @@ Every field of the model's specs, of the data, of the trainer and of the standar
 
 from __future__ import annotations
 
+import difflib
 import logging
 import re
+import typing
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from kiwi import console
 from kiwi.data.datamodule import EditData
 from kiwi.environment import environment
-from kiwi.errors import InputError
+from kiwi.errors import InputError, KiwiError
 from kiwi.flow.solvers import SolverSpec
 from kiwi.media.files import write_json, write_text
 from kiwi.models.connectors import LatentSpec, QuerySpec
@@ -28,7 +30,7 @@ from kiwi.models.injection import ReferenceSpec, SourceSpec
 from kiwi.models.mllm import MllmSpec
 from kiwi.models.scaling import ScaleSpec
 from kiwi.models.vae import VaeSpec
-from kiwi.spec import Spec
+from kiwi.spec import Spec, choices
 from kiwi.training.base import LitModule
 from kiwi.training.callbacks import ModelExport, Previews
 from kiwi.training.module import LitKiwi
@@ -120,13 +122,55 @@ def main(argv: list[str]) -> int:
             parser_kwargs={"exit_on_error": False} | {name: {"exit_on_error": False} for name in ("fit", "validate")},
         )
     except ArgumentError as problem:
-        raise InputError(_explain(str(problem)), fix="see --help, or --model.help") from problem
+        raise _cause(problem) or InputError(_explain(str(problem)), fix="see `fit --help`") from problem
+    except ValueError as problem:
+        # jsonargparse wraps what a constructor raises; the user should see what was meant.
+        if (cause := _cause(problem)) is None:
+            raise
+        raise cause from problem
     return 0
 
 
+def _cause(problem: BaseException) -> KiwiError | None:
+    """The KiwiError that an error came from, if one did."""
+    seen: BaseException | None = problem
+    while seen is not None and not isinstance(seen, KiwiError):
+        seen = seen.__cause__ or seen.__context__
+    return seen
+
+
 def _explain(message: str) -> str:
-    """jsonargparse's complaint as one sentence, with the choices where a spec's name is not known."""
-    return re.sub(r"\s+", " ", message).strip()
+    """jsonargparse's complaint as one sentence, with the choices where a name is not known."""
+    flat = re.sub(r"\s+", " ", message).strip()
+    keys = re.findall(r'Parser key "([\w.]+)"', flat)
+    path = ".".join(keys[1:] or keys)
+    if unknown := re.search(r"Expected a dot import path string: ([\w.]+)", flat):
+        names = choices(family) if (family := _family(path)) else [module.__name__ for module in MODULES]
+        close = difflib.get_close_matches(unknown[1], names, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        return f"{path} has no choice named {unknown[1]!r}. Wanted: one of {', '.join(names)}{hint}"
+    if unrecognised := re.search(r"[Uu]nrecognized arguments: (\S+)", flat):
+        return f"there is no option {unrecognised[1]}"
+    # The last complaint of the innermost option is the one that tells; what follows repeats the input.
+    return (
+        re.split(
+            r" - Expected a <class 'NoneType'>| Given value type", flat.split(f'"{keys[-1] if keys else ""}": ')[-1]
+        )[0]
+        + f" (at {path})"
+    )
+
+
+def _family(path: str) -> type[Spec] | None:
+    """The family of specs that an option such as config.source.scale chooses from."""
+    owner: Any = None
+    for module in MODULES:
+        owner = owner or typing.get_type_hints(module.__init__).get(path.split(".")[0])
+    for name in path.split(".")[1:]:
+        members = [owner, *(Spec._registry[choice] for choice in choices(owner))]
+        owner = next((hint for m in members if (hint := typing.get_type_hints(m).get(name))), None)
+        if not (isinstance(owner, type) and issubclass(owner, Spec)):
+            return None
+    return owner if isinstance(owner, type) and issubclass(owner, Spec) else None
 
 
 def _quieten() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -81,45 +81,56 @@ def _plan(record: EditRecord, max_pixels: int, max_frames: int, multiple: int) -
 class BatchSampler(Sampler[list[int]]):
     """Homogeneous batches in an order that is a function of (seed, epoch) alone.
 
-    Every sample is seen once an epoch; a bucket's last batch may be smaller. With several processes, each takes
-    every world-th batch of the same order.
+    Every sample is seen once an epoch; a bucket's last batch may be smaller. Which epoch it is, and how much of it
+    is done, follows from the number of batches consumed so far, so that a resumed run goes on where it stopped.
+
+    Args:
+        buckets: of each sample.
+        batch_size: samples a batch.
+        seed: of the order.
+        shuffle: else the order of the manifests.
+        consumed: tells how many batches this process has taken in all epochs together.
+        rank, world: with several processes, each takes every world-th batch of the same order, and the last
+            round is filled up from the first batches so that all take equally many.
     """
 
     def __init__(
-        self, buckets: Sequence[Bucket], batch_size: int, *, seed: int, shuffle: bool, rank: int = 0, world: int = 1
+        self,
+        buckets: Sequence[Bucket],
+        batch_size: int,
+        *,
+        seed: int,
+        shuffle: bool,
+        consumed: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.members: dict[Bucket, list[int]] = {}
         for index, bucket in enumerate(buckets):
             self.members.setdefault(bucket, []).append(index)
-        self.batch_size, self.seed, self.shuffle, self.rank, self.world = batch_size, seed, shuffle, rank, world
-        self.epoch = 0
-
-    @property
-    def sampler(self) -> BatchSampler:
-        """Itself: where Lightning looks for `set_epoch`."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order; called by Lightning at the start of an epoch."""
-        self.epoch = epoch
+        self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+        self.consumed, self.rank, self.world = consumed, rank, world
 
     def __iter__(self) -> Iterator[list[int]]:
+        epoch, done = divmod(self.consumed(), len(self))
         batches = []
         for bucket, members in self.members.items():
-            order = self._order(len(members), str(bucket))
+            order = self._order(len(members), epoch, str(bucket))
             batches += [
                 [members[i] for i in order[start : start + self.batch_size]]
                 for start in range(0, len(order), self.batch_size)
             ]
-        for index in self._order(len(batches), "batches")[self.rank :: self.world]:
+        order = self._order(len(batches), epoch, "batches")
+        order += order[: -len(order) % self.world]
+        for index in order[self.rank :: self.world][done:]:
             yield batches[index]
 
     def __len__(self) -> int:
         total = sum(-(-len(members) // self.batch_size) for members in self.members.values())
-        return len(range(self.rank, total, self.world))
+        return -(-total // self.world)
 
-    def _order(self, count: int, name: str) -> list[int]:
+    def _order(self, count: int, epoch: int, name: str) -> list[int]:
         if not self.shuffle:
             return list(range(count))
-        generator = torch.Generator().manual_seed(key(self.seed, "order", self.epoch, name))
+        generator = torch.Generator().manual_seed(key(self.seed, "order", epoch, name))
         return torch.randperm(count, generator=generator).tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +83,7 @@ class EditData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[EditBatch]:
         """Batches in keyed random order."""
-        return self._loader("train", shuffle=True)
+        return self._loader("train", shuffle=True, consumed=lambda: getattr(self._module(), "batches_seen", 0))
 
     def val_dataloader(self) -> DataLoader[EditBatch] | list[DataLoader[EditBatch]]:
         """Batches in a fixed order; none without validation data."""
@@ -106,11 +106,20 @@ class EditData(L.LightningDataModule):
             )
         return set(sorted(sources, key=lambda path: key(self.seed, "holdout", path.name))[: self.holdout])
 
-    def _loader(self, name: str, shuffle: bool) -> DataLoader[EditBatch]:
+    def _module(self) -> L.LightningModule | None:
+        return self.trainer.lightning_module if self.trainer else None
+
+    def _loader(self, name: str, shuffle: bool, consumed: Callable[[], int] = lambda: 0) -> DataLoader[EditBatch]:
         dataset = self.sets[name]
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = BatchSampler(
-            dataset.buckets, self.batch_size, seed=self.seed, shuffle=shuffle, rank=rank, world=world
+            dataset.buckets,
+            self.batch_size,
+            seed=self.seed,
+            shuffle=shuffle,
+            consumed=consumed,
+            rank=rank,
+            world=world,
         )
         return DataLoader(  # type: ignore[type-var]
             dataset,  # type: ignore[arg-type]

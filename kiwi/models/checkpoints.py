@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from kiwi import __version__
 from kiwi.errors import CheckpointError, KiwiError
 from kiwi.media.files import atomic_path, write_json
+from kiwi.models.hub import is_hub_id
 from kiwi.models.kiwi import KiwiConfig, KiwiEdit
 from kiwi.models.mllm import QwenVL
 from kiwi.models.sampling import EditingDefaults
@@ -169,7 +170,7 @@ def _locate(folder: str) -> Path:
     local = Path(folder)
     if local.is_dir():
         return local
-    if local.exists() or local.is_absolute() or folder.startswith(".") or folder.count("/") != 1:
+    if local.exists() or not is_hub_id(folder):
         raise CheckpointError(
             f"there is no model folder {folder}", wanted="a folder with config.json and model.safetensors, or a hub id"
         )

@@ -33,16 +33,22 @@ from kiwi.spec import Spec
 
 @dataclass(frozen=True, kw_only=True)
 class KiwiConfig(Spec):
-    """One node a choice; the defaults are the published 5B editor."""
+    """One node a choice. What has a default is as in the published editor; `published_5b` is all of it."""
 
-    dit: DiTConfig = field(default_factory=DiTConfig)
-    vae: VaeSpec = field(default_factory=lambda: WanVae(path="Wan-AI/Wan2.2-TI2V-5B-Diffusers", subfolder="vae"))
-    mllm: MllmSpec = field(default_factory=QwenVL)
+    dit: DiTConfig
+    vae: VaeSpec
+    mllm: MllmSpec
     query: QuerySpec = field(default_factory=QueryConnector)
     latent: LatentSpec = field(default_factory=LatentConnector)
     source: SourceSpec = field(default_factory=AddSource)
     reference: ReferenceSpec = field(default_factory=AppendReference)
     schedule: FlowSchedule = field(default_factory=FlowSchedule)
+
+    @classmethod
+    def published_5b(cls) -> KiwiConfig:
+        """The published editor on Wan2.2-TI2V-5B and Qwen2.5-VL-3B."""
+        vae = WanVae(path="Wan-AI/Wan2.2-TI2V-5B-Diffusers", subfolder="vae")
+        return cls(dit=DiTConfig.wan22_5b(), vae=vae, mllm=QwenVL(path="Qwen/Qwen2.5-VL-3B-Instruct"))
 
 
 class Conditions(NamedTuple):

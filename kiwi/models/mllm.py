@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLModel, Qwen2VLVideoProcessor
 
 from kiwi.errors import CheckpointError
+from kiwi.models.hub import require_source
 from kiwi.models.prompting import DEFAULT_TEMPLATE, Prompt, Prompter, VisionLimits, load_template
 from kiwi.models.tiny_qwen import tiny_config, tiny_processors
 from kiwi.spec import Spec
@@ -45,13 +46,11 @@ class QwenVL(MllmSpec):
         dtype: type its weights are kept in; it is frozen, so bfloat16 halves the memory at no cost to training.
     """
 
-    path: str = "Qwen/Qwen2.5-VL-3B-Instruct"
+    path: str
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
 
     def build(self) -> MllmEncoder:
-        local = Path(self.path)
-        if (local.exists() or self.path.startswith((".", "/"))) and not (local / "config.json").is_file():
-            raise CheckpointError(f"no MLLM at {local}", wanted="a Qwen2.5-VL folder with config.json, or a hub id")
+        require_source(self.path, "", "MLLM", "name a folder with a Qwen2.5-VL, or a hub id")
         try:
             model = Qwen2_5_VLModel.from_pretrained(self.path, dtype=getattr(torch, self.dtype), use_safetensors=True)
             tokenizer = AutoTokenizer.from_pretrained(self.path)
@@ -59,7 +58,7 @@ class QwenVL(MllmSpec):
         except (OSError, ValueError) as problem:
             first = str(problem).strip().splitlines()[0]
             raise CheckpointError(f"the MLLM {self.path!r} cannot be loaded", got=first) from problem
-        template = local / "prompt.json"
+        template = Path(self.path) / "prompt.json"
         return MllmEncoder(model, tokenizer, images, self.limits, template if template.is_file() else DEFAULT_TEMPLATE)
 
 
@@ -107,7 +106,9 @@ class MllmEncoder(nn.Module):
         self.model = model
         self.hidden_size = int(model.config.text_config.hidden_size)
         sizes = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
-        video_processor = Qwen2VLVideoProcessor(**{name: getattr(image_processor, name) for name in sizes})
+        # Frames arrive at their final size (see Prompter.resize_video), so the library's own cap stays out of it.
+        settings = {name: getattr(image_processor, name) for name in sizes}
+        video_processor = Qwen2VLVideoProcessor(**settings, cap_pixels_per_frame=False)
         self.prompter = Prompter(tokenizer, image_processor, video_processor, load_template(template), limits)
 
     @property

@@ -13,6 +13,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from kiwi.errors import CheckpointError, InputError
+from kiwi.models.hub import require_source
 from kiwi.spec import Spec
 
 
@@ -38,15 +39,8 @@ class WanVae(VaeSpec):
     subfolder: str = ""
 
     def build(self) -> VideoVae:
-        local = Path(self.path)
-        if (local.exists() or self.path.startswith((".", "/"))) and not (
-            local / self.subfolder / "config.json"
-        ).is_file():
-            raise CheckpointError(
-                f"no VAE at {local / self.subfolder}",
-                wanted="a folder with config.json and diffusion_pytorch_model.safetensors",
-                fix="train one (experiments/first_light/vae.yaml) or name a hub id",
-            )
+        fix = "train one (experiments/first_light/vae.yaml) or name a hub id"
+        require_source(self.path, self.subfolder, "VAE", fix)
         try:
             vae = AutoencoderKLWan.from_pretrained(self.path, subfolder=self.subfolder or None, use_safetensors=True)
         except (OSError, ValueError) as problem:

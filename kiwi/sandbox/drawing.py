@@ -75,7 +75,7 @@ _DIAGONAL = 0.70710678
 # name -> signed distance to the pattern's marks, in radii of the sprite.
 PATTERNS: dict[str, Field] = {
     "plain": lambda x, y: np.full_like(y, np.inf),
-    "stripes": lambda x, y: _stripes((x - y) * _DIAGONAL, 0.6, 0.4),
+    "stripes": lambda x, y: _stripes((x - y) * _DIAGONAL, 0.6, 0.36),
     "dots": lambda x, y: _dots(x, y, 0.8, 0.25),
 }
 

@@ -39,6 +39,7 @@ from kiwi.sandbox.world import (
 VISIBLE = 10.0
 # A local edit shows in at least this share of the frame, on average over the frames.
 AREA = 0.01
+MIN_SIDE = 16
 _ATTEMPTS = 64
 
 
@@ -193,10 +194,6 @@ def _propose_change(scene: Scene, rng: np.random.Generator) -> Edit:
     return ChangeSprite(index=index, looks=pick(rng, (pick(rng, recoloured), pick(rng, reshaped), transformed)))
 
 
-def _propose_removal(scene: Scene, rng: np.random.Generator) -> Edit:
-    return RemoveSprite(index=int(rng.integers(len(scene.sprites))))
-
-
 def _propose_addition(scene: Scene, rng: np.random.Generator) -> Edit:
     looks = _new_looks(scene, rng)
     still = [AddSprite(looks=looks, place=place, motion="") for place in grammar.PLACES]
@@ -210,10 +207,6 @@ def _propose_addition(scene: Scene, rng: np.random.Generator) -> Edit:
 def _propose_background(scene: Scene, rng: np.random.Generator) -> Edit:
     # The camera's place is not in the words, so the new texture is seen from the middle.
     return ChangeBackground(background=replace(sample_background(rng), phase=(0.0, 0.0), drift=(0.0, 0.0)))
-
-
-def _propose_style(scene: Scene, rng: np.random.Generator) -> Edit:
-    return Restyle(style=pick(rng, STYLES))
 
 
 def _propose_subject(scene: Scene, rng: np.random.Generator) -> Edit:
@@ -240,17 +233,17 @@ def _taken(scene: Scene) -> set[tuple[str, str]]:
 # The categories of edits (named as OpenVE and RefVIE name them), and what draws an edit of each for a scene.
 PROPOSALS: dict[str, Callable[[Scene, np.random.Generator], Edit]] = {
     "local_change": _propose_change,
-    "local_remove": _propose_removal,
+    "local_remove": lambda scene, rng: RemoveSprite(index=int(rng.integers(len(scene.sprites)))),
     "local_add": _propose_addition,
     "background_change": _propose_background,
-    "global_style": _propose_style,
+    "global_style": lambda scene, rng: Restyle(style=pick(rng, STYLES)),
     "subject_reference": _propose_subject,
     "background_reference": _propose_reference_background,
 }
 CATEGORIES = tuple(PROPOSALS)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class EditPair:
     """One item of the world: a video, what an edit makes of it, and what an editor is told.
 
@@ -284,13 +277,17 @@ def make_pair(
 
     Args:
         frames: length of the videos.
-        height, width: in pixels; sprites can be told apart from 32 up.
+        height, width: in pixels, MIN_SIDE or more; sprites can be told apart from 32 up.
         categories: which kinds of edit, all by default; they take turns by index, so any range is balanced.
 
     Raises:
-        InputError: an unknown category, a negative seed or index, or a video too small to show the edit.
+        InputError: an unknown category, a negative seed or index, a video without frames or below MIN_SIDE.
     """
     names = check_categories(categories)
+    if min(height, width) < MIN_SIDE:
+        raise InputError(
+            "The video is too small for the world", got=f"{width}x{height}", wanted=f"{MIN_SIDE} pixels up"
+        )
     category = names[index % len(names)]
     scene = scene_at(seed, index)
     before = draw(scene, frames, height, width)
@@ -303,12 +300,8 @@ def make_pair(
         if _shows(before.video, target, mask):
             break
     else:
-        raise InputError(
-            f"No {category} of item {index} of world {seed} can be seen in {frames} frames of {width}x{height} pixels",
-            wanted="videos of 32x32 pixels or more",
-        )
-    side = min(height, width)
-    pictured = edit.reference()
+        raise AssertionError(f"no {category} of item {index} of world {seed} shows at {frames}x{height}x{width}")
+    pictured, side = edit.reference(), min(height, width)
     return EditPair(
         source=before.video,
         target=target,

@@ -6,6 +6,8 @@ every name can be told from a picture; the tests hold the distances.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 RGB = tuple[int, int, int]
@@ -42,13 +44,11 @@ def lab_distance(a: RGB, b: RGB) -> float:
     return float(np.linalg.norm(_lab(a) - _lab(b)))
 
 
-def figures_for(ground: str) -> list[str]:
+@cache
+def figures_for(ground: str) -> tuple[str, ...]:
     """Names of the background colours in which a texture shows on `ground`."""
-    return [
-        name
-        for name, colour in BACKGROUND_COLOURS.items()
-        if lab_distance(colour, BACKGROUND_COLOURS[ground]) >= TEXTURE_CONTRAST
-    ]
+    behind = BACKGROUND_COLOURS[ground]
+    return tuple(name for name, rgb in BACKGROUND_COLOURS.items() if lab_distance(rgb, behind) >= TEXTURE_CONTRAST)
 
 
 def _lab(colour: RGB) -> np.ndarray:

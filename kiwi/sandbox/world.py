@@ -85,7 +85,7 @@ class Scene:
     sprites: tuple[Sprite, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Drawing:
     """A scene as pixels.
 

@@ -33,6 +33,7 @@ class LitModule(L.LightningModule, ABC):
         super().__init__()
         self.optim, self.max_pixels, self.seed = optim, max_pixels, seed
         self.batch_ids: list[str] = []
+        self.batches_seen = 0
         # Frozen parts stay out of checkpoints; `on_load_checkpoint` checks the rest strictly.
         self.strict_loading = False
 
@@ -58,6 +59,11 @@ class LitModule(L.LightningModule, ABC):
         optimizer, schedule = self.optim.build(self.named_parameters(), int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_batch_start(self, batch: EditBatch, batch_idx: int) -> None:
+        """Count batches: the sampler of a resumed run goes on from here."""
+        self.batches_seen += 1
+        self.batch_ids = batch.ids
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient's norm and stop before a step that would ruin the weights."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
@@ -72,12 +78,13 @@ class LitModule(L.LightningModule, ABC):
         kept = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or "none written yet"
         raise TrainingError(
             f"{what} is not finite at step {self.global_step}",
-            got=f"{float(value)} on the batch {', '.join(self.batch_ids)}",
+            got=f"{value.item()} on the batch {', '.join(self.batch_ids)}",
             fix=f"look at these samples, lower the learning rate or clip gradients; last good checkpoint: {kept}",
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what is trained."""
+        """Keep only what is trained, and how many batches were seen."""
+        checkpoint["batches_seen"] = self.batches_seen
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if self.is_saved(k)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -92,3 +99,4 @@ class LitModule(L.LightningModule, ABC):
                 got=f"{len(wrong)} tensors differ ({', '.join(listed)}{', ...' if wrong[5:] else ''})",
                 fix="resume with the configuration the run was started with (config.yaml in its folder)",
             )
+        self.batches_seen = checkpoint["batches_seen"]

@@ -92,7 +92,6 @@ class LitKiwi(LitModule):
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
         """Weighted velocity loss of a batch."""
-        self.batch_ids = batch.ids
         x0 = self.latents(batch)
         noise, sigma_B = self.draw(batch.ids, x0.shape, self.global_step)
         predicted = self.editor(add_noise(x0, noise, sigma_B), sigma_B, self.conditions(batch))

@@ -60,7 +60,6 @@ class LitVae(LitModule):
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
         """Reconstruction and KL of a batch's clips."""
-        self.batch_ids = batch.ids
         clips = _clips(batch)
         posterior = self.autoencoder.vae.encode(clips).latent_dist
         # The mode, not a sample: an editor reads modes, and the KL term alone keeps the latents bounded.

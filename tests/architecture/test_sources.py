@@ -10,6 +10,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from kiwi.__main__ import COMMANDS
+
 MAX_LINES = 350
 MACHINE_PATHS = ("work", "opt/dev", "root")
 
@@ -94,6 +96,13 @@ def test_every_experiment_is_plain_yaml(root):
     for path in sorted((root / "experiments").rglob("*.y*ml")):
         with path.open() as file:
             assert isinstance(yaml.safe_load(file), dict), path
+
+
+def test_the_examples_of_the_help_name_files_that_exist(root):
+    words = [word for command in COMMANDS.values() for word in command.example.split()]
+    files = [word for word in words if word.startswith(("experiments/", "benchmarks/", "tests/"))]
+    none_of([file for file in files if not (root / file).exists()])
+    assert files
 
 
 def test_no_file_names_a_path_of_one_machine(tree, root):

@@ -33,7 +33,6 @@ def test_markup_in_a_message_is_taken_literally(speak, capsys):
     assert LITERAL in "".join(capsys.readouterr())
 
 
-@pytest.mark.xfail(strict=True, reason="rich turns :name: into an emoji; both consoles want emoji=False")
 def test_colons_in_a_message_are_taken_literally(capsys):
     console.say("frames:100:200")
     assert capsys.readouterr().out == "frames:100:200\n"

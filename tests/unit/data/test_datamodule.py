@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+
+from kiwi.data.datamodule import EditData, Manifest
+from kiwi.data.sample import pixels, video_tensor
+from kiwi.errors import InputError, ManifestError
+from kiwi.media.video import write_video
+
+
+def data(folder, **options):
+    options = {"train": [Manifest(path="video.csv", max_frames=5)], "multiple": 8, "batch_size": 2} | options
+    return EditData(root=str(folder), max_pixels=4096, num_workers=0, **options)
+
+
+def test_batches_hold_both_videos_the_words_and_letterboxed_references(edit_folder):
+    module = data(edit_folder, train=[Manifest(path="reference.csv", max_frames=5)], batch_size=3)
+    module.setup()
+    (batch,) = module.train_dataloader()
+    assert batch.source_BCFHW.shape == batch.target_BCFHW.shape == (3, 3, 5, 40, 56)
+    assert batch.references_BRCHW.shape == (3, 1, 3, 40, 56)
+    assert batch.task == "reference"
+    assert batch.instructions == ["Give the square the colour of the reference."] * 3
+    # A tall reference stands on white; the square of the target is blue, the source's red.
+    assert (batch.references_BRCHW[:, :, :, :, 0] == 1).all()
+    assert batch.target_BCFHW[:, 2].max() > 0.5 > batch.target_BCFHW[:, 0, :, 10, 2].max() - 1
+    assert batch.source_BCFHW.min() >= -1
+    assert batch.source_BCFHW.max() <= 1
+
+
+def test_no_reference_means_zero_of_them(edit_folder):
+    module = data(edit_folder)
+    module.setup()
+    assert next(iter(module.train_dataloader())).references_BRCHW.shape == (2, 0, 3, 40, 56)
+
+
+def test_held_out_sources_are_in_no_training_record(edit_folder):
+    manifests = [Manifest(path="video.csv", max_frames=5), Manifest(path="reference.csv", max_frames=5)]
+    module = data(edit_folder, train=[*manifests, Manifest(path="video.csv", max_frames=1)], holdout=2)
+    module.setup()
+    train, held = ({r.source for r in module.sets[name].records} for name in ("train", "validation"))
+    assert len(held) == 2
+    assert not train & held
+    assert sum(len(module.sets[name]) for name in ("train", "validation")) == 15
+
+
+def test_holding_everything_out_is_refused(edit_folder):
+    with pytest.raises(InputError, match="6 of 6 source videos"):
+        data(edit_folder, holdout=6).setup()
+
+
+def test_a_video_that_breaks_after_validation_stops_with_its_line(edit_folder, tmp_path):
+    """The published loader replaces it by a random other sample."""
+    frames = np.zeros((5, 32, 32, 3), np.uint8)
+    for name in ("a", "b"):
+        write_video(tmp_path / f"{name}.mp4", frames, 8)
+    (tmp_path / "video.csv").write_text("src_video,tgt_video,prompt\na.mp4,b.mp4,Do it.\n")
+    module = data(tmp_path, batch_size=1)
+    module.setup()
+    (tmp_path / "b.mp4").write_bytes(b"gone bad" * 100)
+    with pytest.raises(ManifestError, match=r"video.csv, line 2: .*b.mp4"):
+        list(module.train_dataloader())
+
+
+def test_pixels_survive_the_way_to_the_model_and_back():
+    frames = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(1, 2, 4, 4, 3) * 2
+    assert np.array_equal(pixels(video_tensor(frames)[0]), frames[0])
+    assert video_tensor(np.array([0, 255], np.uint8).reshape(1, 1, 1, 2, 1)).flatten().tolist() == [-1.0, 1.0]
+    assert video_tensor(frames).dtype == torch.float32

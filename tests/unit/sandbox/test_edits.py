@@ -1,0 +1,176 @@
+"""Pairs of source and target: exact outside the mask, visible inside, known from what the editor is told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kiwi.errors import InputError
+from kiwi.sandbox import grammar
+from kiwi.sandbox.edits import CATEGORIES, VISIBLE, EditPair, make_pair
+from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS
+from kiwi.sandbox.styles import STYLES, grey, invert, posterise, sepia
+from kiwi.sandbox.world import render, sprite_masks
+
+SIZE = {"frames": 5, "height": 40, "width": 48}
+PAIRS = [make_pair(0, index, **SIZE) for index in range(350)]
+
+
+def of(category: str) -> list[EditPair]:
+    return [pair for pair in PAIRS if pair.category == category]
+
+
+def test_a_pair_is_a_function_of_its_arguments():
+    for index in range(7):
+        again = make_pair(0, index, **SIZE)
+        assert again.instruction == PAIRS[index].instruction
+        for name in ("source", "target", "mask"):
+            assert (getattr(again, name) == getattr(PAIRS[index], name)).all()
+    assert len({pair.id for pair in PAIRS}) == len(PAIRS)
+    assert make_pair(1, 0, **SIZE).id not in {pair.id for pair in PAIRS}
+
+
+def test_shapes_and_types():
+    for pair in PAIRS[:14]:
+        assert pair.source.shape == pair.target.shape == (5, 40, 48, 3)
+        assert pair.source.dtype == pair.target.dtype == np.uint8
+        assert pair.mask.shape == (5, 40, 48)
+        assert pair.mask.dtype == bool
+        assert (pair.reference is not None) == pair.category.endswith("reference")
+        if pair.reference is not None:
+            assert pair.reference.shape == (40, 40, 3)
+
+
+def test_outside_the_mask_source_and_target_are_equal_to_the_bit():
+    for pair in PAIRS:
+        assert (pair.source[~pair.mask] == pair.target[~pair.mask]).all(), pair.id
+
+
+def test_inside_the_mask_the_edit_is_visible():
+    for pair in PAIRS:
+        difference = np.abs(pair.source[pair.mask].astype(int) - pair.target[pair.mask])
+        assert difference.mean() >= VISIBLE, pair.id
+        assert pair.mask.mean() >= 0.01
+
+
+def test_the_mask_is_no_larger_than_what_changed():
+    for pair in of("local_remove") + of("local_add"):
+        changed = (pair.source != pair.target).any(axis=-1)
+        assert changed.sum() > 0.75 * pair.mask.sum(), pair.id
+    assert all(pair.mask.all() for pair in of("global_style"))
+
+
+@pytest.mark.parametrize("start", [0, 3, 100])
+def test_any_range_of_items_is_balanced(start):
+    counts = Counter(make_pair(4, index, frames=1, height=32, width=32).category for index in range(start, start + 14))
+    assert counts == dict.fromkeys(CATEGORIES, 2)
+
+
+def test_categories_can_be_chosen():
+    chosen = ["global_style", "local_add"]
+    pairs = [make_pair(0, index, **SIZE, categories=chosen) for index in range(4)]
+    assert [pair.category for pair in pairs] == chosen * 2
+
+
+def test_the_target_is_a_drawing_of_the_edited_scene():
+    for pair in PAIRS[:70]:
+        drawn = render(pair.edit.apply(pair.scene), **SIZE)
+        assert (pair.source == render(pair.scene, **SIZE)).all()
+        assert (pair.target == pair.edit.stylise(drawn)).all()
+
+
+def test_removing_takes_one_sprite_and_no_other():
+    for pair in of("local_remove"):
+        left = pair.edit.apply(pair.scene).sprites
+        assert len(left) == len(pair.scene.sprites) - 1
+        assert pair.scene.sprites[pair.edit.index] not in left
+
+
+def test_adding_puts_a_whole_sprite_where_the_words_say():
+    for pair in of("local_add"):
+        *kept, added = pair.edit.apply(pair.scene).sprites
+        assert tuple(kept) == pair.scene.sprites
+        assert f"{grammar.name(added.looks)} {grammar.place(added.start)}" in pair.instruction
+        alone = replace(pair.scene, sprites=(added,))
+        assert sprite_masks(alone, **SIZE).sum() == pytest.approx(
+            sprite_masks(pair.edit.apply(pair.scene), **SIZE)[-1].sum(), rel=1e-5
+        )
+
+
+def test_a_change_keeps_place_motion_and_pattern_and_names_what_is_new():
+    kinds = Counter()
+    for pair in of("local_change"):
+        old, new = (scene.sprites[pair.edit.index] for scene in (pair.scene, pair.edit.apply(pair.scene)))
+        assert replace(new, looks=old.looks) == old
+        assert new.looks.pattern == old.looks.pattern
+        recoloured, reshaped = new.looks.colour != old.looks.colour, new.looks.shape != old.looks.shape
+        assert not recoloured or new.looks.colour in pair.instruction
+        assert not reshaped or new.looks.shape in pair.instruction
+        kinds[recoloured, reshaped] += 1
+    assert set(kinds) == {(True, False), (False, True), (True, True)}
+
+
+def test_an_edited_sprite_is_the_only_one_of_its_colour_and_shape():
+    for pair in of("local_change") + of("local_add") + of("subject_reference"):
+        sprites = pair.edit.apply(pair.scene).sprites
+        looks = sprites[getattr(pair.edit, "index", -1)].looks
+        assert [(s.looks.colour, s.looks.shape) for s in sprites].count((looks.colour, looks.shape)) == 1
+
+
+def test_a_background_in_words_is_seen_from_where_the_words_leave_it():
+    for pair in of("background_change"):
+        new = pair.edit.apply(pair.scene).background
+        assert new.phase == (0.0, 0.0)
+        assert new.drift == pair.scene.background.drift
+        assert grammar.describe(new) in pair.instruction
+
+
+def test_the_subject_reference_shows_the_new_object_on_white_and_the_words_do_not_tell():
+    for pair in of("subject_reference"):
+        assert pair.reference is not None
+        assert (pair.reference[0] == 255).all()
+        new = pair.edit.apply(pair.scene).sprites[pair.edit.index].looks
+        own = np.abs(pair.reference.astype(int) - SPRITE_COLOURS[new.colour]).max(axis=-1) < 8
+        assert own.mean() > 0.08
+        assert grammar.name(new) not in pair.instruction
+
+
+def test_the_background_reference_is_what_the_target_shows():
+    for pair in of("background_reference"):
+        assert pair.reference is not None
+        seen = pair.mask[0, :, 4:44]  # the square in the middle, where no sprite is
+        background = pair.edit.apply(pair.scene).background
+        colours = [np.array(BACKGROUND_COLOURS[name]) for name in (background.ground, background.figure)]
+        whole = np.abs(pair.reference.astype(int)[..., None, :] - colours).max(axis=-1).min(axis=-1) == 0
+        assert whole.any()
+        untouched = draw_background_only(pair)[0, :, 4:44]
+        np.testing.assert_allclose(untouched[seen].astype(int), pair.reference[seen].astype(int), atol=1)
+
+
+def draw_background_only(pair: EditPair) -> np.ndarray:
+    return render(replace(pair.edit.apply(pair.scene), sprites=()), **SIZE)
+
+
+def test_styles_do_what_their_names_say():
+    video = PAIRS[0].source
+    assert (grey(video)[..., 0] == grey(video)[..., 2]).all()
+    assert tuple(grey(np.uint8([[255, 0, 0]]))[0]) == (76, 76, 76)
+    assert (invert(invert(video)) == video).all()
+    assert set(np.unique(posterise(np.arange(256, dtype=np.uint8)))) == {0, 127, 255}
+    assert tuple(sepia(np.uint8([[100, 100, 100]]))[0]) == (135, 120, 94)
+    assert tuple(sepia(np.uint8([[255, 255, 255]]))[0]) == (255, 255, 239)
+    assert {pair.edit.style for pair in of("global_style")} == set(STYLES)
+
+
+@pytest.mark.parametrize("categories", [["local_add", "teleport"], [], ["local_add", "local_add"]])
+def test_unusable_categories_are_refused_with_the_choices(categories):
+    with pytest.raises(InputError, match="local_remove"):
+        make_pair(0, 0, **SIZE, categories=categories)
+
+
+def test_pairs_of_any_world_can_be_made_at_the_smallest_size():
+    for index in range(420):
+        make_pair(9, index, frames=1, height=32, width=32)

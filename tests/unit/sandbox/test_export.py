@@ -1,0 +1,101 @@
+"""The world on disk: readable media, published columns, resumable."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from kiwi.data.manifest import read_manifest
+from kiwi.errors import InputError
+from kiwi.media.image import read_image
+from kiwi.media.video import read_video
+from kiwi.sandbox.edits import make_pair
+from kiwi.sandbox.export import export
+
+SETTINGS = {"seed": 2, "frames": 5, "height": 32, "width": 48}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("world")
+    export(out, 14, **SETTINGS)
+    return out
+
+
+def rows(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_manifests_have_the_published_columns_and_all_items(folder):
+    video, reference, image = (rows(folder / f"{name}.csv") for name in ("video", "reference", "image"))
+    assert list(video[0]) == list(image[0]) == ["src_video", "tgt_video", "prompt", "iid", "edited_type"]
+    assert list(reference[0]) == [*video[0], "ref_image"]
+    assert len(video) == len(image) == 10
+    assert {row["iid"] for row in video + reference} == {make_pair(index=i, **SETTINGS).id for i in range(14)}
+    assert {row["edited_type"] for row in reference} == {"subject_reference", "background_reference"}
+    pair = make_pair(index=0, **SETTINGS)
+    assert (video[0]["prompt"], video[0]["edited_type"]) == (pair.instruction, pair.category)
+
+
+def test_the_package_reads_its_own_manifests(folder):
+    assert len(read_manifest(folder / "video.csv")) == len(read_manifest(folder / "image.csv")) == 10
+    assert all(len(record.references) == 1 for record in read_manifest(folder / "reference.csv"))
+
+
+def test_media_show_the_pairs(folder):
+    for index in range(14):
+        pair = make_pair(index=index, **SETTINGS)
+        for name, video in (("source", pair.source), ("target", pair.target)):
+            stored = read_video(folder / "videos" / f"{pair.id}_{name}.mp4").frames_FHWC
+            assert stored.shape == video.shape
+            # 4:2:0 halves the colour's resolution, which shows at the edges of tiny sprites.
+            assert np.abs(stored.astype(int) - video).mean() < 8
+        if pair.reference is None:
+            assert (read_image(folder / "images" / f"{pair.id}_target.png") == pair.target[0]).all()
+        else:
+            assert (read_image(folder / "references" / f"{pair.id}.png") == pair.reference).all()
+
+
+def test_an_export_goes_on_where_it_was_cut_off(folder):
+    kept, lost = folder / "videos" / "2-000000_source.mp4", folder / "videos" / "2-000001_target.mp4"
+    before = kept.stat().st_mtime_ns, (folder / "video.csv").read_bytes()
+    lost.unlink()
+    (folder / "video.csv").unlink()
+    export(folder, 14, **SETTINGS)
+    assert (kept.stat().st_mtime_ns, (folder / "video.csv").read_bytes()) == before
+    # Not compared to the byte: x264 does not promise the same stream twice on every processor.
+    restored, target = read_video(lost).frames_FHWC, make_pair(index=1, **SETTINGS).target
+    assert np.abs(restored.astype(int) - target).mean() < 8
+
+
+def test_an_export_can_grow(tmp_path):
+    export(tmp_path / "world", 1, **SETTINGS, categories=["local_add"])
+    done = export(tmp_path / "world", 3, **SETTINGS, categories=["local_add"])
+    assert done.manifests == {"video.csv": 3, "image.csv": 3}
+    assert not (tmp_path / "world" / "reference.csv").exists()
+
+
+def test_other_settings_in_the_same_folder_are_refused(folder):
+    with pytest.raises(InputError, match=r"Got: seed 3, frames 9\. Wanted: seed 2, frames 5"):
+        export(folder, 14, **{**SETTINGS, "seed": 3, "frames": 9})
+    assert json.loads((folder / "world.json").read_text())["seed"] == 2
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="no export of the sandbox"):
+        export(tmp_path, 2, **SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"items": 0}, {"frames": 0}, {"fps": -1}, {"categories": ["teleport"]}, {"seed": -1}, {"height": 4}]
+)
+def test_unusable_settings_leave_no_folder_behind(tmp_path, wrong):
+    with pytest.raises(InputError):
+        export(tmp_path / "world", **{"items": 2, **SETTINGS, **wrong})
+    assert not (tmp_path / "world").exists()

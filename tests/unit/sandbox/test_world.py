@@ -1,0 +1,173 @@
+"""Scenes and their drawing: deterministic, visible, exact masks."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kiwi.errors import InputError
+from kiwi.sandbox.drawing import PATTERNS, SHAPES, TEXTURES
+from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS, figures_for, lab_distance
+from kiwi.sandbox.world import (
+    MARK_SHADE,
+    Background,
+    Looks,
+    Scene,
+    Sprite,
+    centres,
+    draw,
+    render,
+    scene_at,
+    sprite_masks,
+)
+
+SCENES = [scene_at(0, index) for index in range(200)]
+GREY = Background(texture="plain", ground="grey", figure="white")
+
+
+def one(shape: str = "circle", colour: str = "red", pattern: str = "plain", **where: object) -> Sprite:
+    values = {"size": 0.4, "start": (0.0, 0.0), **where}
+    return Sprite(looks=Looks(shape=shape, colour=colour, pattern=pattern), **values)
+
+
+def test_a_scene_is_a_function_of_seed_and_index():
+    assert scene_at(3, 7) == scene_at(3, 7)
+    assert len({scene_at(seed, index) for seed in range(5) for index in range(20)}) == 100
+    assert (render(scene_at(3, 7), 5, 32, 40) == render(scene_at(3, 7), 5, 32, 40)).all()
+
+
+@pytest.mark.parametrize(("frames", "height", "width"), [(1, 32, 32), (5, 48, 96), (17, 33, 47), (2, 96, 64)])
+def test_video_and_masks_have_the_size_asked_for(frames, height, width):
+    drawing = draw(SCENES[0], frames, height, width)
+    assert drawing.video.shape == (frames, height, width, 3)
+    assert drawing.video.dtype == np.uint8
+    assert drawing.sprites.shape == (len(SCENES[0].sprites), frames, height, width)
+
+
+def test_a_shorter_video_is_a_prefix_of_a_longer_one():
+    for scene in SCENES[:10]:
+        assert (render(scene, 5, 32, 32) == render(scene, 17, 32, 32)[:5]).all()
+
+
+def test_resolution_does_not_change_the_scene():
+    for scene in SCENES[:20]:
+        small = render(scene, 3, 48, 48).astype(float)
+        large = render(scene, 3, 96, 96).astype(float).reshape(3, 48, 2, 48, 2, 3).mean(axis=(2, 4))
+        assert np.abs(small - large).mean() < 4
+
+
+def test_scenes_hold_everything_there_is():
+    sprites = [sprite.looks for scene in SCENES for sprite in scene.sprites]
+    assert {len(scene.sprites) for scene in SCENES} == {1, 2, 3}
+    assert {looks.shape for looks in sprites} == set(SHAPES)
+    assert {looks.colour for looks in sprites} == set(SPRITE_COLOURS)
+    assert {looks.pattern for looks in sprites} == set(PATTERNS)
+    assert {scene.background.texture for scene in SCENES} == set(TEXTURES)
+
+
+def test_every_sprite_is_well_visible_in_the_first_frame_and_in_view_in_all():
+    for scene in SCENES:
+        masks = sprite_masks(scene, 17, 48, 48)
+        alone = [sprite_masks(Scene(background=GREY, sprites=(sprite,)), 17, 48, 48)[0] for sprite in scene.sprites]
+        for mask, whole, sprite in zip(masks, alone, scene.sprites, strict=True):
+            assert mask[0].sum() > 0.45 * whole[0].sum() > 0
+            centred = Scene(background=GREY, sprites=(replace(sprite, start=(0.0, 0.0)),))
+            middle = sprite_masks(centred, 1, 48, 48)
+            assert whole.sum(axis=(1, 2)).min() > 0.85 * middle.sum()  # nearly nothing is cut off by the border
+
+
+def test_masks_and_background_share_out_every_pixel():
+    for scene in SCENES[:30]:
+        drawing = draw(scene, 4, 40, 40)
+        assert drawing.sprites.min() >= 0
+        np.testing.assert_allclose(drawing.sprites.sum(axis=0) + drawing.background, 1.0, atol=1e-5)
+
+
+def test_what_is_in_front_hides_what_is_behind():
+    behind, front = one("square", "blue", size=0.5), one("square", "red", size=0.25)
+    drawing = draw(Scene(background=GREY, sprites=(behind, front)), 1, 64, 64)
+    assert tuple(drawing.video[0, 32, 32]) == SPRITE_COLOURS["red"]
+    assert drawing.sprites[:, 0, 32, 32].tolist() == [0.0, 1.0]
+    assert drawing.sprites[0].sum() == pytest.approx(
+        draw(Scene(background=GREY, sprites=(behind,)), 1, 64, 64).sprites[0].sum() - drawing.sprites[1].sum(), rel=1e-3
+    )
+
+
+def test_coverage_measures_area_to_less_than_a_pixel():
+    circle = sprite_masks(Scene(background=GREY, sprites=(one(size=0.5),)), 1, 64, 64)
+    square = sprite_masks(Scene(background=GREY, sprites=(one("square", size=0.5),)), 1, 64, 64)
+    assert circle.sum() == pytest.approx(np.pi * (0.96 * 16) ** 2, rel=0.01)
+    assert square.sum() == pytest.approx((2 * 0.84 * 16) ** 2, rel=0.01)
+
+
+def test_shapes_can_be_told_apart_at_the_smallest_size():
+    masks = {
+        shape: sprite_masks(Scene(background=GREY, sprites=(one(shape, size=0.3),)), 1, 32, 32)[0, 0]
+        for shape in SHAPES
+    }
+    for a, b in itertools.combinations(masks.values(), 2):
+        assert np.abs(a - b).sum() > 0.15 * max(a.sum(), b.sum())  # circle and square are the closest
+
+
+def test_patterns_show_and_leave_the_colour_in_the_majority():
+    for shape, pattern in itertools.product(SHAPES, ("stripes", "dots")):
+        drawing = draw(Scene(background=GREY, sprites=(one(shape, "yellow", pattern, size=0.44),)), 1, 48, 48)
+        inside = drawing.video[0][drawing.sprites[0, 0] == 1].astype(int)
+        brightness = inside.sum(axis=1) / sum(SPRITE_COLOURS["yellow"])
+        own = (brightness > (1 + MARK_SHADE) / 2).mean()
+        assert 0.55 < own < 0.9, (shape, pattern)
+
+
+def test_sprites_move_at_their_velocity_and_bounce():
+    sprite = one(start=(0.3, -0.2), velocity=(0.05, 0.0))
+    track = centres(sprite, 17)
+    np.testing.assert_allclose(track[:5, 0], 0.3 + 0.05 * np.arange(5), atol=1e-6)
+    np.testing.assert_allclose(track[:, 1], -0.2, atol=1e-6)
+    assert track[:, 0].max() <= 0.95 - sprite.size + 1e-6
+    assert track[-1, 0] == pytest.approx(2 * 0.55 - (0.3 + 16 * 0.05))
+
+
+def test_the_background_drifts_with_the_camera():
+    still = Background(texture="checks", ground="black", figure="white")
+    moving = Background(texture="checks", ground="black", figure="white", drift=(1 / 24, 0.0))
+    assert (np.diff(render(Scene(background=still, sprites=()), 4, 48, 48).astype(int), axis=0) == 0).all()
+    video = render(Scene(background=moving, sprites=()), 4, 48, 48).astype(int)  # a pixel a frame
+    assert np.abs(video[1:, :, :-1] - video[:-1, :, 1:]).max() <= 1
+
+
+def test_every_texture_is_a_picture_of_its_own():
+    pictures = [
+        render(Scene(background=Background(texture=name, ground="navy", figure="beige"), sprites=()), 1, 48, 48)
+        for name in TEXTURES
+    ]
+    for a, b in itertools.combinations(pictures, 2):
+        assert np.abs(a.astype(int) - b).mean() > 25
+
+
+def test_colours_are_well_apart():
+    for a, b in itertools.combinations(SPRITE_COLOURS.values(), 2):
+        assert lab_distance(a, b) > 30
+    for a, b in itertools.product(SPRITE_COLOURS.values(), BACKGROUND_COLOURS.values()):
+        assert lab_distance(a, b) > 40
+    assert all(len(figures_for(ground)) >= 3 for ground in BACKGROUND_COLOURS)
+
+
+@pytest.mark.parametrize(("seed", "index"), [(-1, 0), (0, -1)])
+def test_a_negative_seed_or_index_is_refused(seed, index):
+    with pytest.raises(InputError, match="from 0"):
+        scene_at(seed, index)
+
+
+def test_a_video_without_frames_is_refused():
+    with pytest.raises(InputError, match="at least one frame"):
+        draw(SCENES[0], 0, 32, 32)
+
+
+def test_the_room_needs_no_torch():
+    code = "import sys, kiwi.sandbox.export, kiwi.cli.sandbox; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

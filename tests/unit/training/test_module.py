@@ -1,0 +1,167 @@
+import lightning as L
+import pytest
+import torch
+
+from kiwi.data.datamodule import EditData, Manifest
+from kiwi.errors import CheckpointError, InputError, TrainingError
+from kiwi.training.module import LitKiwi
+from kiwi.training.optim import AdamW
+
+
+@pytest.fixture
+def data(edit_folder):
+    manifests = [Manifest(path="video.csv", max_frames=5), Manifest(path="reference.csv", max_frames=5)]
+    return EditData(
+        train=[*manifests, Manifest(path="video.csv", max_frames=1)],
+        root=str(edit_folder), max_pixels=1024, multiple=8, batch_size=2, holdout=2, num_workers=0,
+    )  # fmt: skip
+
+
+def trainer(folder, **options):
+    options = {"max_steps": 4, "limit_val_batches": 0, "enable_progress_bar": False, "logger": False} | options
+    return L.Trainer(
+        default_root_dir=folder, accelerator="cpu", use_distributed_sampler=False, enable_model_summary=False, **options
+    )
+
+
+class Recorder(L.Callback):
+    """Keeps each step's loss and batch."""
+
+    def __init__(self):
+        self.losses, self.batches = [], []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.losses.append(float(outputs["loss"]))
+        self.batches.append(batch.ids)
+
+
+def test_every_task_kind_trains_and_the_loss_falls(tiny_config, data, tmp_path):
+    recorder = Recorder()
+    module = LitKiwi(tiny_config, optim=AdamW(lr=3e-3, warmup_steps=2))
+    trainer(tmp_path, max_steps=40, callbacks=[recorder], enable_checkpointing=False).fit(module, data)
+    kinds = {name.rsplit("/", 1)[1] + name.split(":")[0] for batch in recorder.batches for name in batch}
+    assert kinds == {"5fvideo", "5freference", "1fvideo"}
+    assert sum(recorder.losses[-12:]) < 0.9 * sum(recorder.losses[:12])
+
+
+def test_two_runs_see_the_same_numbers(tiny_config, data, tmp_path):
+    def losses():
+        recorder = Recorder()
+        module = LitKiwi(tiny_config, optim=AdamW(lr=1e-3, warmup_steps=0))
+        torch.manual_seed(len(list(tmp_path.iterdir())))  # the global generator must not matter
+        trainer(tmp_path, callbacks=[recorder], enable_checkpointing=False).fit(module, data)
+        return recorder.losses
+
+    first = losses()
+    (tmp_path / "other").mkdir()
+    assert losses() == first
+
+
+def test_noise_is_keyed_by_seed_step_and_sample(tiny_config):
+    module = LitKiwi(tiny_config, seed=1)
+    shape = torch.Size((2, 4, 2, 4, 4))
+    noise, sigma = module.draw(["a", "b"], shape, 7)
+    swapped_noise, swapped_sigma = module.draw(["b", "a"], shape, 7)
+    assert torch.equal(noise, swapped_noise.flip(0))
+    assert torch.equal(sigma, swapped_sigma.flip(0))
+    assert not torch.equal(noise, module.draw(["a", "b"], shape, 8)[0])
+    assert not torch.equal(noise, LitKiwi(tiny_config, seed=2).draw(["a", "b"], shape, 7)[0])
+
+
+def test_noise_levels_fill_the_whole_schedule(tiny_config):
+    """The published code rounds timesteps to bf16 first and so draws only 294 of 1000 levels."""
+    module = LitKiwi(tiny_config)
+    drawn = torch.cat([module.draw([str(i)], torch.Size((1, 1)), step)[1] for i in range(40) for step in range(50)])
+    assert len(drawn.unique()) == len(drawn)
+    assert float(drawn.min()) < 0.1
+    assert float(drawn.max()) > 0.999
+    assert float(drawn.median()) == pytest.approx(float(module.editor.schedule.sigma(torch.tensor(0.5))), abs=0.02)
+
+
+def test_only_the_chosen_parts_learn(tiny_config, data, tmp_path):
+    module = LitKiwi(tiny_config, optim=AdamW(lr=1e-2, warmup_steps=0), train_parts=("query", "dit"))
+    before = {name: p.clone() for name, p in module.editor.state_dict().items()}
+    trainer(tmp_path, max_steps=6, enable_checkpointing=False).fit(module, data)
+    changed = {name.split(".")[0] for name, p in module.editor.state_dict().items() if not torch.equal(before[name], p)}
+    assert changed == {"query", "dit"}
+
+
+def test_an_unknown_part_is_refused(tiny_config):
+    with pytest.raises(InputError, match=r"dit.*query.*latent"):
+        LitKiwi(tiny_config, train_parts=("vae",))
+
+
+class Poison(L.Callback):
+    """Spoils the third batch."""
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == 2:
+            batch.target_BCFHW[:] = float("nan")
+            self.ids = batch.ids
+
+
+def test_a_loss_that_is_not_finite_stops_names_the_batch_and_keeps_the_last_good_checkpoint(
+    tiny_config, data, tmp_path
+):
+    poison = Poison()
+    keep = L.pytorch.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=1, save_last=True)
+    module = LitKiwi(tiny_config, optim=AdamW(lr=1e-3, warmup_steps=0))
+    with pytest.raises(TrainingError) as problem:
+        trainer(tmp_path, callbacks=[poison, keep]).fit(module, data)
+    told = str(problem.value)
+    assert "the loss is not finite at step 2" in told
+    assert ", ".join(poison.ids) in told
+    assert str(keep.last_model_path) in told
+    kept = torch.load(keep.last_model_path, weights_only=True)
+    assert kept["global_step"] == 2
+    assert all(torch.isfinite(tensor).all() for tensor in kept["state_dict"].values())
+    assert all(torch.isfinite(p).all() for p in module.parameters())
+
+
+def test_checkpoints_hold_the_trained_parts_only_and_load_without_pickle(tiny_config, data, tmp_path):
+    run = trainer(tmp_path)
+    module = LitKiwi(tiny_config)
+    run.fit(module, data)
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    state = torch.load(tmp_path / "x.ckpt", weights_only=True)["state_dict"]
+    assert {name.split(".")[1] for name in state} == {"dit", "query", "latent", "source", "reference"}
+
+
+@pytest.mark.parametrize("stop", [4, 6])
+def test_resuming_goes_on_as_if_never_stopped(tiny_config, data, tmp_path, stop):
+    """In the middle of an epoch of six batches, and at its end."""
+
+    def run(steps, checkpoint=None):
+        recorder = Recorder()
+        module = LitKiwi(tiny_config, optim=AdamW(lr=1e-3, warmup_steps=0))
+        runner = trainer(tmp_path, max_steps=steps, callbacks=[recorder], enable_checkpointing=False)
+        runner.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        return runner, recorder, module.editor.state_dict()
+
+    data.setup()
+    assert len(data.train_dataloader()) == 6
+    _, unbroken, weights = run(13)
+    runner, first, _ = run(stop)
+    runner.save_checkpoint(tmp_path / "stopped.ckpt")
+    _, second, resumed = run(13, str(tmp_path / "stopped.ckpt"))
+    assert first.batches + second.batches == unbroken.batches
+    assert first.losses + second.losses == unbroken.losses
+    assert all(torch.equal(weights[name], tensor) for name, tensor in resumed.items())
+
+
+def test_a_checkpoint_of_another_model_is_refused_before_training(tiny_config, data, tmp_path):
+    run = trainer(tmp_path)
+    run.fit(LitKiwi(tiny_config), data)
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    wider = tiny_config.replace(dit=tiny_config.dit.replace(ffn_dim=64))
+    with pytest.raises(CheckpointError, match=r"another model.*ffn.*\(96"):
+        trainer(tmp_path).fit(LitKiwi(wider), data, ckpt_path=str(tmp_path / "x.ckpt"), weights_only=True)
+
+
+def test_validation_tells_right_swapped_and_blind_losses(tiny_config, data, tmp_path):
+    run = trainer(tmp_path, limit_val_batches=1.0)
+    (found,) = run.validate(LitKiwi(tiny_config), data, verbose=False)
+    assert {"val/loss", "val/loss_swapped", "val/loss_blind", "val/loss_at_0.9"} <= found.keys()
+    # An untrained model with zero-initialised source cannot tell two sources apart, and is worse than the blind one.
+    assert found["val/loss"] == pytest.approx(found["val/loss_swapped"], rel=1e-5)
+    assert found["val/loss"] > found["val/loss_blind"] > 0

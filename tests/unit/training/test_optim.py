@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from kiwi.errors import SpecError
+from kiwi.models.kiwi import KiwiEdit
+from kiwi.training.optim import AdamW, decays
+
+
+def test_matrices_decay_and_nothing_else(tiny_config):
+    named = dict(KiwiEdit(tiny_config).named_parameters())
+    assert decays("dit.blocks.0.ffn.0.weight", named["dit.blocks.0.ffn.0.weight"])
+    for name in ("dit.blocks.0.modulation", "dit.head.modulation", "query.queries.video", "dit.blocks.0.norm3.weight"):
+        assert not decays(name, named[name]), name
+
+
+def test_frozen_parameters_are_in_no_group(tiny_config):
+    model = KiwiEdit(tiny_config)
+    optimizer, _ = AdamW().build(model.named_parameters(), 10)
+    optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert optimised == {id(p) for p in model.parameters() if p.requires_grad}
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.0]
+
+
+def test_warm_up_rises_in_even_steps_from_the_first_to_the_peak():
+    spec = AdamW(warmup_steps=4)
+    assert [spec.factor(step, 100) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_cosine_ends_at_a_tenth():
+    spec = AdamW(warmup_steps=10, schedule="cosine")
+    assert spec.factor(10, 110) == pytest.approx(1.0)
+    assert spec.factor(60, 110) == pytest.approx(0.55)
+    assert spec.factor(110, 110) == pytest.approx(0.1)
+
+
+def test_nothing_to_train_twice_in_one_group():
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    optimizer, _ = AdamW().build([("w", weight)], 10)
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"lr": 0.0}, {"warmup_steps": -1}, {"weight_decay": -0.1}])
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(SpecError, match="lr > 0"):
+        AdamW(**wrong)
