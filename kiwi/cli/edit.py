@@ -33,8 +33,10 @@ def main(argv: list[str]) -> int:
         raise InputError("--instruction is empty", fix="say in words what to change")
     if arguments.out.suffix.lower() != ".mp4" or not arguments.out.parent.is_dir():
         raise InputError(f"cannot write {arguments.out}", wanted="a name ending in .mp4, in a folder that exists")
-    if (arguments.steps or 1) < 1 or (arguments.max_pixels or 1) < 1:
-        raise InputError("--steps and --max-pixels must be at least 1")
+    for name in ("steps", "max_pixels"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1", got=value)
 
     from kiwi.media.image import read_image
     from kiwi.media.video import read_video, write_video
@@ -42,10 +44,10 @@ def main(argv: list[str]) -> int:
     video = read_video(arguments.video)
     references = [read_image(path) for path in arguments.reference]
 
-    from kiwi.editing.editor import KiwiEditor
+    from kiwi.editing.editor import KiwiEditor, usable_device
     from kiwi.flow.solvers import EulerSolver, UniPCSolver
 
-    editor = KiwiEditor.from_pretrained(arguments.model, device=arguments.device)
+    editor = KiwiEditor.from_pretrained(arguments.model, device=usable_device(arguments.device))
     sampling = editor.defaults.sampling
     if arguments.steps:
         sampling = sampling.replace(steps=arguments.steps)

@@ -98,8 +98,13 @@ class KiwiCLI(LightningCLI):
             )
         if self.trainer.is_global_zero:
             root.mkdir(parents=True, exist_ok=True)
-            write_text(root / "config.yaml", self.parser.dump(self.config, skip_none=False))
+            resolved = self._parser("fit").dump(self.config["fit"], skip_none=False)
+            write_text(root / "config.yaml", resolved)
             write_json(root / "environment.json", environment())
+
+    def after_fit(self) -> None:
+        """Leave a checkpoint of the last step, wherever the interval stood."""
+        self.trainer.save_checkpoint(Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt")
 
     def after_validate(self) -> None:
         """Print what was measured."""

@@ -27,6 +27,24 @@ log = logging.getLogger(__name__)
 Pixels = NDArray[np.uint8]
 
 
+def usable_device(device: str | None) -> str:
+    """The device of this name, or the accelerator if there is one.
+
+    Raises:
+        InputError: torch knows no such device, or this machine has none.
+    """
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as problem:
+        first = str(problem).splitlines()[0]
+        raise InputError(
+            f"the device {device!r} cannot be used", got=first, fix="`python -m kiwi doctor` lists them"
+        ) from None
+    return device
+
+
 class KiwiEditor:
     """A model with its defaults, ready to edit.
 
@@ -47,7 +65,8 @@ class KiwiEditor:
         Raises:
             CheckpointError: not a model folder, or weights that do not fit its configuration.
         """
-        return cls(*from_pretrained(folder), device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = usable_device(device)
+        return cls(*from_pretrained(folder), device=device)
 
     def edit(
         self,

@@ -21,7 +21,7 @@ from kiwi.training.optim import AdamW
 
 
 class LitVae(LitModule):
-    """Trains a Wan VAE: L1 reconstruction and a small KL term. Sources, targets and references alike are its data.
+    """Trains a Wan VAE: squared error and a small KL term. Sources, targets and references alike are its data.
 
     The folder it exports is diffusers' format, with the mean and deviation of the training clips' latents in
     config.json, as `WanVae(path=folder)` needs them.
@@ -63,9 +63,9 @@ class LitVae(LitModule):
         clips = _clips(batch)
         posterior = self.autoencoder.vae.encode(clips).latent_dist
         # The mode, not a sample: an editor reads modes, and the KL term alone keeps the latents bounded.
-        reconstruction = self.autoencoder.vae._decode(posterior.mode()).sample
+        reconstruction = self.autoencoder.decode_unclamped(posterior.mode())
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar).mean()
-        loss = F.l1_loss(reconstruction, clips) + self.kl_weight * kl
+        loss = F.mse_loss(reconstruction, clips) + self.kl_weight * kl
         self.require_finite(loss, "the loss")
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
         return loss

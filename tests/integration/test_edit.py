@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+import torch
+
+from kiwi.__main__ import main
+from kiwi.editing.editor import KiwiEditor
+from kiwi.media.image import read_image, write_image
+from kiwi.media.video import probe, read_video, write_video
+from kiwi.models.sampling import Sampling
+
+
+@pytest.fixture(scope="module")
+def model(runs):
+    return str(runs / "editor" / "model")
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """Nothing about it fits the model: odd sides, 7 frames, NTSC rate."""
+    frames = np.random.default_rng(0).integers(0, 255, (7, 45, 63, 3), np.uint8)
+    write_video(tmp_path / "in.mp4", frames, 23.976)
+    return tmp_path / "in.mp4"
+
+
+def test_the_edit_has_the_sources_size_length_and_rate(model, clip, tmp_path, capsys):
+    argv = ["edit", str(clip), "--instruction", "Make it blue.", "--model", model, "--out", str(tmp_path / "out.mp4")]
+    assert main(argv) == 0
+    before, after = probe(clip), probe(tmp_path / "out.mp4")
+    assert (after.height, after.width, after.frames, after.fps) == (45, 63, 7, before.fps)
+    assert "7 frames" in capsys.readouterr().out
+
+
+def test_references_instructions_seeds_and_sources_change_the_edit(model, clip, edit_folder):
+    editor = KiwiEditor.from_pretrained(model)
+    torch.manual_seed(0)
+    for parameter in editor.model.parameters():  # three training steps leave most paths near zero
+        if parameter.requires_grad and parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.1)
+    video = read_video(clip)
+    picture = edit_folder / "0.png"
+
+    def edit(words="Make it blue.", references=(picture,), seed=0, frames=video):
+        return editor.edit(frames, words, references, seed=seed).frames_FHWC.astype(int)
+
+    base = edit()
+    assert np.array_equal(base, edit())
+    other = type(video)(video.frames_FHWC[::-1].copy(), video.fps)
+    for changed in (
+        edit(references=()),
+        edit(words="Make it red."),
+        edit(seed=1),
+        edit(frames=other),
+        edit(references=(picture, picture)),
+    ):
+        assert np.abs(changed - base).mean() > 0.005
+
+
+def test_one_frame_with_a_reference_is_edited(model, clip, edit_folder):
+    """The published inference crashes on it."""
+    frames = read_video(clip).frames_FHWC[:1]
+    edited = KiwiEditor.from_pretrained(model).edit(type(read_video(clip))(frames, 1), "Blue.", [edit_folder / "0.png"])
+    assert edited.frames_FHWC.shape == frames.shape
+
+
+def test_steps_and_solver_are_taken(model, clip, tmp_path):
+    told = []
+    editor = KiwiEditor.from_pretrained(model)
+    editor.edit(clip, "Blue.", sampling=Sampling(steps=3), on_step=lambda step, latents: told.append(step))
+    assert told == [0, 1, 2]
+    out = tmp_path / "out.mp4"
+    argv = [
+        "edit",
+        str(clip),
+        "--instruction",
+        "x",
+        "--model",
+        model,
+        "--out",
+        str(out),
+        "--solver",
+        "unipc",
+        "--steps",
+        "3",
+    ]
+    assert main(argv) == 0
+    assert out.exists()
+
+
+def test_an_image_is_edited_as_a_video_of_one_frame(model, tmp_path):
+    write_image(tmp_path / "in.png", np.full((32, 40, 3), 90, np.uint8))
+    out = tmp_path / "out.mp4"
+    assert main(["edit", str(tmp_path / "in.png"), "--instruction", "x", "--model", model, "--out", str(out)]) == 0
+    assert read_video(out).frames_FHWC.shape == (1, 32, 40, 3)
+    assert read_image(tmp_path / "in.png").shape == (32, 40, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"video": "missing.mp4"}, "missing.mp4"),
+        ({"video": "noise.mp4"}, "noise.mp4"),
+        ({"--instruction": "  "}, "--instruction is empty"),
+        ({"--reference": "noise.mp4"}, "noise.mp4"),
+        ({"--out": "nowhere/out.mp4"}, "nowhere"),
+        ({"--out": "out.avi"}, ".mp4"),
+        ({"--model": "nothing"}, "no model folder nothing"),
+        ({"--model": "."}, "not a model folder"),
+        ({"--steps": "0"}, "--steps"),
+        ({"--device": "warp"}, "warp"),
+    ],
+)
+def test_bad_input_is_told_in_one_paragraph_and_nothing_is_written(
+    model, clip, tmp_path, monkeypatch, capsys, change, told
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(1).bytes(4000))
+    options = {"video": str(clip), "--instruction": "Blue.", "--model": model, "--out": "out.mp4"} | change
+    argv = ["edit", options.pop("video"), *(word for pair in options.items() for word in pair)]
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert told in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("out*"))
