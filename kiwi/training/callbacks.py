@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from fractions import Fraction
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kiwi.data.datamodule import EditData
-from kiwi.data.sample import EditBatch, collate
+from kiwi.data.dataset import EditDataset
+from kiwi.data.sample import EditBatch, TaskKind, collate
 from kiwi.media.image import contact_sheet, resize, write_image
 from kiwi.media.video import write_video
-from kiwi.training.base import LitModule
+from kiwi.training.base import Clips, LitModule
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ class Previews(L.Callback):
 
     Args:
         every_n_steps: optimizer steps between previews; 0 makes them at the end only.
-        items: samples, the first of the validation set (of the training set when there is none).
+        items: samples of the validation set (of the training set when there is none), from every kind of task.
         seed: of the starting noise, the same at every preview.
     """
 
@@ -87,7 +89,7 @@ class Previews(L.Callback):
         dataset = sets["validation"] if len(sets["validation"]) else sets["train"]
         folder = Path(trainer.default_root_dir) / "previews"
         folder.mkdir(parents=True, exist_ok=True)
-        for index in _spread(len(dataset), self.items):
+        for index in _chosen(dataset, self.items):
             batch = collate([dataset[index]])
             clips = module.preview(module.transfer_batch_to_device(batch, module.device, 0), self.seed)
             stem = folder / f"step{trainer.global_step:06d}_{index:03d}"
@@ -100,7 +102,7 @@ class Previews(L.Callback):
                     _add_gif(logger, f"preview/{index}", strip, trainer.global_step)
 
 
-def side_by_side(clips: dict[str, Pixels]) -> Pixels:
+def side_by_side(clips: Clips) -> Pixels:
     """Clips as one, left to right; a single image stands still."""
     frames = max(len(clip) for clip in clips.values())
     return np.concatenate(
@@ -108,14 +110,15 @@ def side_by_side(clips: dict[str, Pixels]) -> Pixels:
     )
 
 
-def _sheet(clips: dict[str, Pixels], batch: EditBatch) -> Pixels:
+def _sheet(clips: Clips, batch: EditBatch) -> Pixels:
     """First and last frame of every clip, with the instruction, enlarged to be seen."""
     height, width = batch.frames[0].shape[1:3]
     scale = max(1, round(192 / height))
-    first = {name: resize(clip[:1], height * scale, width * scale)[0] for name, clip in clips.items()}
-    last = {name: resize(clip[-1:], height * scale, width * scale)[0] for name, clip in clips.items()}
-    rows = [list(first.values()), list(last.values())]
-    return contact_sheet(rows, labels=[batch.instructions[0], "(last frame)"], column_titles=list(clips))
+    rows = {batch.instructions[0]: 0, "(last frame)": -1} if len(batch.frames[0]) > 1 else {batch.instructions[0]: 0}
+    cells = [
+        [resize(clip[at][None], height * scale, width * scale)[0] for clip in clips.values()] for at in rows.values()
+    ]
+    return contact_sheet(cells, labels=list(rows), column_titles=list(clips))
 
 
 def _add_gif(logger: TensorBoardLogger, tag: str, frames_FHWC: Pixels, step: int) -> None:
@@ -130,9 +133,14 @@ def _add_gif(logger: TensorBoardLogger, tag: str, frames_FHWC: Pixels, step: int
     logger.experiment._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
-def _spread(count: int, items: int) -> list[int]:
-    """Up to `items` indices, evenly over the set, so that every kind of task is likely among them."""
-    return sorted({round(i) for i in np.linspace(0, count - 1, min(items, count))})
+def _chosen(dataset: EditDataset, items: int) -> list[int]:
+    """Up to `items` samples, taken in turn from every kind of task, and evenly over each kind."""
+    kinds: dict[TaskKind, list[int]] = {}
+    for index, bucket in enumerate(dataset.buckets):
+        kinds.setdefault(bucket.task, []).append(index)
+    each = -(-items // max(1, len(kinds)))
+    spread = [[m[round(i)] for i in np.linspace(0, len(m) - 1, min(each, len(m)))] for m in kinds.values()]
+    return [index for turn in zip_longest(*spread) for index in turn if index is not None][:items]
 
 
 def _new_step(trainer: L.Trainer, callback: Any) -> bool:
