@@ -165,9 +165,6 @@ def letterbox(image_HWC: np.ndarray, height: int, width: int, *, shrink: float =
     _require_positive(height=height, width=width)
     if not 0 < shrink <= 1:
         raise InputError("shrink is out of range", got=shrink, wanted="above 0, at most 1")
-    if shrink == 1:
-        padded = ImageOps.pad(image, (width, height), method=Image.Resampling.BICUBIC, color=_WHITE)
-        return np.array(padded)
     fitted = _contained(image.size, (width, height))
     # Straight to the final size: resampling twice would only blur.
     small = tuple(max(1, round(side * shrink)) for side in fitted)

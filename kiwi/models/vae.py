@@ -94,17 +94,12 @@ class VideoVae(nn.Module):
     """Encode and decode, in the latents' normalised units (mean 0, deviation 1 over the VAE's training data)."""
 
     temporal_factor = 4
-    latents_mean: Tensor
-    latents_std: Tensor
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         super().__init__()
         self.vae = vae
         self.channels = int(vae.config.z_dim)
         self.spatial_factor = int(vae.config.scale_factor_spatial)
-        shape = (1, -1, 1, 1, 1)
-        self.register_buffer("latents_mean", torch.tensor(vae.config.latents_mean).view(shape), persistent=False)
-        self.register_buffer("latents_std", torch.tensor(vae.config.latents_std).view(shape), persistent=False)
 
     def latent_frames(self, frames: int) -> int:
         """Latent frames of a video of 4k + 1 frames."""
@@ -124,20 +119,22 @@ class VideoVae(nn.Module):
                 wanted=f"4k + 1 frames, height and width multiples of {self.spatial_factor}",
             )
         mode = self.vae.encode(video_BCFHW.to(self.vae.dtype)).latent_dist.mode()
-        return (mode.float() - self.latents_mean) / self.latents_std
+        mean, deviation = self._statistics(mode.device)
+        return (mode.float() - mean) / deviation
 
     def encode_images(self, images_BRCHW: Tensor) -> Tensor:
         """Latents (B, C, R, h, w) of R single images a sample; R may be 0."""
         batch, count, _, height, width = images_BRCHW.shape
         if count == 0:
             shape = (batch, self.channels, 0, height // self.spatial_factor, width // self.spatial_factor)
-            return self.latents_mean.new_zeros(shape)
+            return torch.zeros(shape, device=images_BRCHW.device)
         latents = self.encode(images_BRCHW.flatten(0, 1)[:, :, None])
         return latents[:, :, 0].unflatten(0, (batch, count)).transpose(1, 2)
 
     def decode(self, latents_BCFHW: Tensor) -> Tensor:
         """Video in [-1, 1], float32."""
-        latents = latents_BCFHW.float() * self.latents_std + self.latents_mean
+        mean, deviation = self._statistics(latents_BCFHW.device)
+        latents = latents_BCFHW.float() * deviation + mean
         return self.decode_unclamped(latents.to(self.vae.dtype)).clamp(-1.0, 1.0).float()
 
     def decode_unclamped(self, latents_BCFHW: Tensor) -> Tensor:
@@ -160,8 +157,12 @@ class VideoVae(nn.Module):
     def normalise_by(self, mean_C: Tensor, std_C: Tensor) -> None:
         """Set the mean and deviation that latents are normalised by, each channel its own."""
         self.vae.register_to_config(latents_mean=mean_C.tolist(), latents_std=std_C.tolist())
-        self.latents_mean.copy_(mean_C.view(1, -1, 1, 1, 1))
-        self.latents_std.copy_(std_C.view(1, -1, 1, 1, 1))
+
+    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and deviation to normalise by, always float32: as buffers they would follow the weights' type."""
+        config = self.vae.config
+        pair = torch.tensor([config.latents_mean, config.latents_std], device=device)[..., None, None, None]
+        return pair[0], pair[1]
 
     def save(self, folder: Path) -> None:
         """Write the VAE in diffusers' format, normalisation included."""

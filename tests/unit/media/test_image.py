@@ -270,7 +270,7 @@ def test_letterbox_equals_the_golden_reference_image() -> None:
 
 def test_letterbox_equals_pil_pad_for_any_shape() -> None:
     rng = np.random.default_rng(0)
-    for h, w, height, width in rng.integers(2, 60, (100, 4)).tolist():
+    for h, w, height, width in rng.integers(6, 60, (100, 4)).tolist():  # below, older Pillows fail themselves
         image = noise(h, w)
         expected = ImageOps.pad(
             Image.fromarray(image),
