@@ -23,7 +23,8 @@ def key(*parts: str | int) -> int:
 
 def normal(shape: Sequence[int], *parts: str | int) -> Tensor:
     """Standard normal float32 on the CPU (so that every device sees the same), of `shape`."""
-    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(key(*parts)))
+    generator = torch.Generator().manual_seed(key(*parts))
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float32)  # whatever the default type is
 
 
 def uniform(*parts: str | int) -> float:

@@ -21,7 +21,12 @@ def main(argv: list[str]) -> int:
         "--reference", type=Path, action="append", default=[], metavar="IMAGE", help="reference image; may be repeated"
     )
     options.add_argument("--model", required=True, help="model folder (written by `kiwi fit`) or hub id")
-    options.add_argument("--out", type=Path, required=True, help="where the edited mp4 goes; its folder must exist")
+    options.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="where the edited .mp4 (or .png of one frame) goes; its folder must exist",
+    )
     options.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
     options.add_argument("--solver", choices=("euler", "unipc"), help="ODE solver (default: the model's own)")
     options.add_argument("--max-pixels", type=int, help="height x width to work at (default: the model's own)")
@@ -31,17 +36,23 @@ def main(argv: list[str]) -> int:
     # Everything that can be wrong is looked at before the model is loaded.
     if not arguments.instruction.strip():
         raise InputError("--instruction is empty", fix="say in words what to change")
-    if arguments.out.suffix.lower() != ".mp4" or not arguments.out.parent.is_dir():
-        raise InputError(f"cannot write {arguments.out}", wanted="a name ending in .mp4, in a folder that exists")
+    if not arguments.out.parent.is_dir():
+        folder = arguments.out.parent
+        raise InputError(f"the folder {folder} for {arguments.out.name} does not exist", fix=f"mkdir -p {folder}")
+    if arguments.out.suffix.lower() not in (".mp4", ".png"):
+        raise InputError(f"cannot write {arguments.out}", wanted="a name ending in .mp4, or in .png for one frame")
     for name in ("steps", "max_pixels"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1", got=value)
 
-    from kiwi.media.image import read_image
+    from kiwi.media.image import read_image, write_image
     from kiwi.media.video import read_video, write_video
 
     video = read_video(arguments.video)
+    is_picture = arguments.out.suffix.lower() == ".png"
+    if is_picture and video.frame_count > 1:
+        raise InputError(f"{arguments.out} can hold one frame", got=f"{video.frame_count} frames", fix="use .mp4")
     references = [read_image(path) for path in arguments.reference]
 
     from kiwi.editing.editor import KiwiEditor, usable_device
@@ -63,7 +74,10 @@ def main(argv: list[str]) -> int:
             seed=arguments.seed,
             on_step=lambda step, latents: advance(),
         )
-    write_video(arguments.out, edited.frames_FHWC, edited.fps)
+    if is_picture:
+        write_image(arguments.out, edited.frames_FHWC[0])
+    else:
+        write_video(arguments.out, edited.frames_FHWC, edited.fps)
     size = f"{edited.height}x{edited.width}, {edited.frame_count} frames at {float(edited.fps):g} fps"
     console.say(f"{arguments.out} ({size})")
     return 0

@@ -11,6 +11,7 @@ import logging
 import re
 import typing
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from jsonargparse import ArgumentError, set_parsing_settings
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from kiwi import console
 from kiwi.data.datamodule import EditData
 from kiwi.environment import environment
-from kiwi.errors import InputError, KiwiError
+from kiwi.errors import CheckpointError, InputError, KiwiError
 from kiwi.flow.solvers import SolverSpec
 from kiwi.media.files import write_json, write_text
 from kiwi.models.connectors import LatentSpec, QuerySpec
@@ -74,42 +76,69 @@ class KiwiCLI(LightningCLI):
             }
         )
         parser.link_arguments("model.size_multiple", "data.multiple", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("data.max_pixels", "model.init_args.max_pixels", apply_on="parse")
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Log to the run's folder itself; the sampler is ours, so Lightning must not put its own in."""
-        root = self._get(self.config_init, "trainer.default_root_dir")
-        self._get(self.config_init, "checkpoint").dirpath = str(Path(root) / "checkpoints")
-        if self._get(self.config_init, "trainer.logger") is None:
+        root = Path(self._get(self.config_init, "trainer.default_root_dir"))
+        checkpoint = self._get(self.config_init, "checkpoint")
+        checkpoint.dirpath = checkpoint.dirpath or str(root / "checkpoints")
+        if self.subcommand != "fit":
+            kwargs["logger"] = False
+        elif self._get(self.config_init, "trainer.logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(root, name="", version="")
         kwargs["use_distributed_sampler"] = False
         trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks.append(LearningRateMonitor("step"))
+        if trainer.loggers:
+            trainer.callbacks.append(LearningRateMonitor("step"))
+        if isinstance(trainer.strategy, DDPStrategy):
+            # A batch of one task kind leaves the query tables of the others without gradients.
+            trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         return trainer
 
     def before_fit(self) -> None:
-        """Refuse a folder that holds another run; then write what this one is."""
-        root = Path(self.trainer.default_root_dir)
-        resumed = self._get(self.config, "ckpt_path")
-        if (root / "config.yaml").exists() and resumed is None:
+        """Refuse a folder that holds another run; read all data; then write what this run is."""
+        root, resumed = Path(self.trainer.default_root_dir), self._get(self.config, "ckpt_path")
+        if resumed is not None:
+            require_checkpoint(resumed)
+        if not self.trainer.is_global_zero:
+            return
+        if any(root.glob("checkpoints/*.ckpt")) and (
+            resumed is None or root.resolve() not in Path(resumed).resolve().parents
+        ):
             raise InputError(
                 f"{root} already holds a run",
                 fix=f"choose another --trainer.default_root_dir, or resume: --ckpt_path {root}/checkpoints/last.ckpt",
             )
-        if self.trainer.is_global_zero:
-            root.mkdir(parents=True, exist_ok=True)
-            resolved = self._parser("fit").dump(self.config["fit"], skip_none=False)
-            write_text(root / "config.yaml", resolved)
-            write_json(root / "environment.json", environment())
+        self.datamodule.setup()
+        root.mkdir(parents=True, exist_ok=True)
+        resolved = self._parser("fit").dump(self.config["fit"], skip_none=False)
+        write_text(root / "config.yaml", resolved)
+        write_json(root / "environment.json", environment())
 
     def after_fit(self) -> None:
         """Leave a checkpoint of the last step, wherever the interval stood."""
-        self.trainer.save_checkpoint(Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+        if self.trainer.checkpoint_callback.save_last:
+            self.trainer.save_checkpoint(Path(self.trainer.checkpoint_callback.dirpath) / "last.ckpt")
 
-    def after_validate(self) -> None:
-        """Print what was measured."""
-        found = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        console.table("", ("metric", "value"), [(name, f"{value:.4f}") for name, value in sorted(found.items())])
+    def before_validate(self) -> None:
+        """Measure what was trained, never initial weights by mistake."""
+        found = self._get(self.config, "ckpt_path")
+        if found is None:
+            raise InputError("validate needs a checkpoint", fix="--ckpt_path RUN/checkpoints/last.ckpt")
+        require_checkpoint(found)
+
+
+def require_checkpoint(path: str) -> None:
+    """Refuse a checkpoint that is absent or cut short before anything is built on it."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"there is no checkpoint {path}", wanted="a .ckpt file of a run's checkpoints folder")
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"the checkpoint {path} is damaged or not a checkpoint", fix="take an earlier one of the run"
+        )
 
 
 def main(argv: list[str]) -> int:
@@ -128,6 +157,8 @@ def main(argv: list[str]) -> int:
         )
     except ArgumentError as problem:
         raise _cause(problem) or InputError(_explain(str(problem)), fix="see `fit --help`") from problem
+    except MisconfigurationException as problem:
+        raise InputError(_explain(str(problem)).removesuffix(" (at )"), fix="see `fit --help`") from problem
     except ValueError as problem:
         # jsonargparse wraps what a constructor raises; the user should see what was meant.
         if (cause := _cause(problem)) is None:
@@ -183,5 +214,8 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for told in (".*module\\(s\\) in eval mode.*", ".*your dataloader is not resumable.*", ".*treespec, LeafSpec.*"):
+        # Frozen parts are meant to be in eval mode, and our sampler does resume.
+        warnings.filterwarnings("ignore", message=told)
+    for name in ("lightning.pytorch", "lightning.fabric", "DeepSpeed"):
         logging.getLogger(name).setLevel(logging.WARNING)

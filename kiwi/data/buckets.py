@@ -75,6 +75,8 @@ def _plan(record: EditRecord, max_pixels: int, max_frames: int, multiple: int) -
         f"{s[1]}x{s[2]}, {s[0]} frames" for s in ((found, source.height, source.width), (frames, height, width))
     )
     change = f"snapped from {before} to {after}" if before != after else ""
+    if record.target is not None and abs(source.fps / target.fps - 1) > 0.01:
+        change += f"; frame rates differ ({float(source.fps):g} and {float(target.fps):g}), paired frame by frame"
     return Bucket(kind, height, width, frames, len(record.references)), change
 
 
@@ -121,9 +123,8 @@ class BatchSampler(Sampler[list[int]]):
                 for start in range(0, len(order), self.batch_size)
             ]
         order = self._order(len(batches), epoch, "batches")
-        order += order[: -len(order) % self.world]
-        for index in order[self.rank :: self.world][done:]:
-            yield batches[index]
+        for place in range(self.rank + done * self.world, len(self) * self.world, self.world):
+            yield batches[order[place % len(order)]]
 
     def __len__(self) -> int:
         total = sum(-(-len(members) // self.batch_size) for members in self.members.values())

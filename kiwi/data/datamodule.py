@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,10 @@ class Manifest:
 
     path: str
     max_frames: int = 81
+
+    def __post_init__(self) -> None:
+        if self.max_frames < 1:
+            raise InputError(f"max_frames of {self.path} must be at least 1", got=self.max_frames)
 
 
 class EditData(L.LightningDataModule):
@@ -85,6 +90,10 @@ class EditData(L.LightningDataModule):
         """Batches in keyed random order."""
         return self._loader("train", shuffle=True, consumed=lambda: getattr(self._module(), "batches_seen", 0))
 
+    def fresh_train_dataloader(self) -> DataLoader[EditBatch]:
+        """One epoch of training batches from its start, apart from the loader that training goes through."""
+        return self._loader("train", shuffle=True)
+
     def val_dataloader(self) -> DataLoader[EditBatch] | list[DataLoader[EditBatch]]:
         """Batches in a fixed order; none without validation data."""
         return self._loader("validation", shuffle=False) if len(self.sets["validation"]) else []
@@ -104,7 +113,10 @@ class EditData(L.LightningDataModule):
             raise InputError(
                 "data.holdout leaves nothing to train on", got=f"{self.holdout} of {len(sources)} source videos"
             )
-        return set(sorted(sources, key=lambda path: key(self.seed, "holdout", path.name))[: self.holdout])
+        # By path, not by name alone, so that the choice is the same in every process.
+        root = self.root.resolve()
+        named = sorted((key(self.seed, "holdout", os.path.relpath(p.resolve(), root)), str(p), p) for p in sources)
+        return {path for _, _, path in named[: self.holdout]}
 
     def _module(self) -> L.LightningModule | None:
         return self.trainer.lightning_module if self.trainer else None

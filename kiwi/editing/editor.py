@@ -36,8 +36,8 @@ def usable_device(device: str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as problem:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as problem:
         first = str(problem).splitlines()[0]
         raise InputError(
             f"the device {device!r} cannot be used", got=first, fix="`python -m kiwi doctor` lists them"

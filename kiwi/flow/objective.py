@@ -31,8 +31,9 @@ def blind_loss(variances: Tensor, sigma: Tensor) -> Tensor:
     """Smallest velocity loss of a linear predictor that sees x_sigma and knows the data's covariance, but no source.
 
     For x_0 = mean + one coordinate of variance v, noise n ~ N(0, 1) and x_sigma as above, the best estimate of
-    n - x_0 leaves the error v / ((1 - sigma)^2 v + sigma^2) (for Gaussian data no predictor does better). The mean
-    over the eigenvalues of the covariance is the floor that a model must pass to show that it reads its source.
+    n - x_0 leaves the error v / ((1 - sigma)^2 v + sigma^2), and the mean over the eigenvalues of the covariance is
+    its loss. It is the least for a linear predictor that sees what the covariance spans and nothing more, and for
+    Gaussian data the least for any.
 
     Args:
         variances: eigenvalues of the covariance of the data, shape (K,).

@@ -46,7 +46,7 @@ class FlowSchedule(Spec):
             raise SpecError(
                 "a sampling grid needs steps >= 1 and strength in (0, 1]", got=f"steps={steps}, strength={strength}"
             )
-        return self.sigma(torch.linspace(strength, 0.0, steps + 1))
+        return self.sigma(torch.linspace(strength, 0.0, steps + 1, dtype=torch.float32))
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """Timestep in [0, num_train_timesteps] that the model is told at noise level sigma."""

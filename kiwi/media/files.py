@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -58,6 +59,34 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; it takes the place of `path`, old contents included, if the block succeeds.
+
+    Raises:
+        InputError: the parent folder does not exist, or `path` is a file.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        fix = f"create it (mkdir -p {shlex.quote(str(path.parent))})"
+        raise InputError(f"The folder {path.parent} for {path.name} does not exist", fix=fix)
+    if path.is_file():
+        raise InputError(f"{path} is a file, so no folder can be written there", fix="give another path")
+    new = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", dir=path.parent))
+    old = new.with_name(new.name + ".old")
+    try:
+        yield new
+        new.chmod(0o777 & ~_umask())
+        if path.exists():
+            path.rename(old)  # two renames: a kill between them leaves the old contents under this name
+        new.rename(path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -124,9 +153,13 @@ def require_file(path: str | Path, error: type[KiwiError] = InputError, what: st
 def _permissions(path: Path) -> int:
     if path.exists():
         return path.stat().st_mode & 0o777
+    return 0o666 & ~_umask()
+
+
+def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
-    return 0o666 & ~mask
+    return mask
 
 
 def _sync(path: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kiwi import __version__
 from kiwi.errors import CheckpointError, KiwiError
-from kiwi.media.files import atomic_path, write_json
+from kiwi.media.files import atomic_folder, resolve_inside, write_json
 from kiwi.models.hub import is_hub_id
 from kiwi.models.kiwi import KiwiConfig, KiwiEdit
 from kiwi.models.mllm import QwenVL
@@ -96,7 +96,7 @@ def trained_state(model: KiwiEdit) -> dict[str, Tensor]:
 def save_pretrained(
     model: KiwiEdit, folder: Path | str, editing: EditingDefaults, *, self_contained: bool = True
 ) -> None:
-    """Write a model folder.
+    """Write a model folder; what stood there before is replaced as a whole.
 
     Args:
         model: the editor.
@@ -105,27 +105,21 @@ def save_pretrained(
         self_contained: copy VAE and MLLM into the folder; else config.json names the paths they came from. Parts
             named by hub id, and untrained ones, are not affected: the first stay names, the second are always copied.
     """
-    folder = Path(folder)
-    if not folder.parent.is_dir():
-        raise CheckpointError(
-            f"cannot write the model to {folder}: {folder.parent} is not a folder", fix="create it first"
-        )
-    folder.mkdir(exist_ok=True)
     config = model.config
-    if _must_copy(config.vae, self_contained):
-        model.vae.save(folder / "vae")
-        config = config.replace(vae=WanVae(path="./vae"))
-    if _must_copy(config.mllm, self_contained):
-        model.mllm.save(folder / "mllm")
-        mllm = QwenVL(path="./mllm", dtype="float32", limits=config.mllm.limits)
-        if model.mllm.model.dtype == torch.bfloat16:
-            mllm = mllm.replace(dtype="bfloat16")
-        config = config.replace(mllm=mllm)
-    with atomic_path(folder / "model.safetensors") as path:
-        save_file(trained_state(model), path, metadata={"format": "pt", "kiwi": __version__})
-    # Written last: a folder without config.json is not a model.
-    record = {"format": FORMAT, "kiwi": __version__, "config": to_dict(config), "editing": to_dict(editing)}
-    write_json(folder / "config.json", record)
+    # As a whole or not at all: a kill while writing must not mix two models in one folder.
+    with atomic_folder(folder) as new:
+        if _must_copy(config.vae, self_contained):
+            model.vae.save(new / "vae")
+            config = config.replace(vae=WanVae(path="./vae"))
+        if _must_copy(config.mllm, self_contained):
+            model.mllm.save(new / "mllm")
+            mllm = QwenVL(path="./mllm", dtype="float32", limits=config.mllm.limits)
+            if model.mllm.model.dtype == torch.bfloat16:
+                mllm = mllm.replace(dtype="bfloat16")
+            config = config.replace(mllm=mllm)
+        save_file(trained_state(model), new / "model.safetensors", metadata={"format": "pt", "kiwi": __version__})
+        record = {"format": FORMAT, "kiwi": __version__, "config": to_dict(config), "editing": to_dict(editing)}
+        write_json(new / "config.json", record)
 
 
 def from_pretrained(folder: Path | str) -> tuple[KiwiEdit, EditingDefaults]:
@@ -207,5 +201,5 @@ def _absolute(config: KiwiConfig, folder: Path) -> KiwiConfig:
         spec = getattr(config, name)
         path = getattr(spec, "path", "")
         if path.startswith("./"):
-            parts[name] = spec.replace(path=str(folder / path))
+            parts[name] = spec.replace(path=str(resolve_inside(folder, path, f"the {name} of {folder}")))
     return config.replace(**parts)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from kiwi.flow.objective import expand
 from kiwi.models.dit import DiTConfig, PatchEmbedding
 from kiwi.models.scaling import ScaleSpec, SigmaScale
 from kiwi.spec import Spec
@@ -75,7 +74,9 @@ class AddSourceModule(Injection):
         return self.patch_embedding(latents_BCFHW)
 
     def join(self, tokens_BLD: Tensor, own_BRD: Tensor, sigma_B: Tensor) -> Tensor:
-        return tokens_BLD + expand(self.scale(sigma_B), tokens_BLD) * own_BRD
+        # In float32: gamma(t) in bf16 would round the noise level.
+        scaled = self.scale(sigma_B.float())[:, None, None] * own_BRD.float()
+        return (tokens_BLD.float() + scaled).to(tokens_BLD.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,8 +53,8 @@ class QwenVL(MllmSpec):
         require_source(self.path, "", "MLLM", "name a folder with a Qwen2.5-VL, or a hub id")
         try:
             model = Qwen2_5_VLModel.from_pretrained(self.path, dtype=getattr(torch, self.dtype), use_safetensors=True)
-            tokenizer = AutoTokenizer.from_pretrained(self.path)
-            images = AutoImageProcessor.from_pretrained(self.path)
+            tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
+            images = AutoImageProcessor.from_pretrained(self.path, trust_remote_code=False)
         except (OSError, ValueError) as problem:
             first = str(problem).strip().splitlines()[0]
             raise CheckpointError(f"the MLLM {self.path!r} cannot be loaded", got=first) from problem

@@ -56,7 +56,7 @@ class LitModule(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """The optimizer over what requires gradients, its schedule stepping with it."""
-        optimizer, schedule = self.optim.build(self.named_parameters(), int(self.trainer.estimated_stepping_batches))
+        optimizer, schedule = self.optim.build(self.named_parameters(), self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_start(self, batch: EditBatch, batch_idx: int) -> None:
@@ -68,7 +68,8 @@ class LitModule(L.LightningModule, ABC):
         """Log the gradient's norm and stop before a step that would ruin the weights."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         total = torch.nn.utils.get_total_norm(gradients)
-        self.require_finite(total, "the gradient")
+        if self.trainer.precision != "16-mixed":  # there the loss scaler expects overflows and skips such steps
+            self.require_finite(total, "the gradient")
         self.log("train/gradient_norm", total)
 
     def require_finite(self, value: Tensor, what: str) -> None:

@@ -46,8 +46,8 @@ class ModelExport(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Export what was learned."""
-        folder = self._export(trainer, module)
-        log.info("model folder: %s", folder)
+        if folder := self._export(trainer, module):
+            log.info("model folder: %s", folder)
 
     @L.pytorch.utilities.rank_zero_only
     def _export(self, trainer: L.Trainer, module: L.LightningModule) -> Path:

@@ -6,12 +6,14 @@ B samples, S fixed noise levels; latents (B, C, F, H, W).
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from kiwi.data.sample import EditBatch, pixels
+from kiwi.data.sample import EditBatch, Pixels, pixels
 from kiwi.errors import InputError
 from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
 from kiwi.keyed import normal, uniform
@@ -64,7 +66,8 @@ class LitKiwi(LitModule):
         for part in TRAINED_PARTS:
             getattr(self.editor, part).requires_grad_(part in train_parts)
         self.sampling = sampling
-        self.check = self._new_check()
+        self.check = SourceCheck()
+        self.donors: dict[torch.Size, list[tuple[Pixels, Tensor]]] = {}
 
     # --- one step -------------------------------------------------------------------------------------
 
@@ -87,7 +90,7 @@ class LitKiwi(LitModule):
     def draw(self, ids: list[str], shape: torch.Size, *where: str | int) -> tuple[Tensor, Tensor]:
         """Noise (B, ...) and noise levels (B,) of samples, keyed by (seed, where, id)."""
         noise = torch.stack([normal(shape[1:], self.seed, "noise", *where, name) for name in ids])
-        position = torch.tensor([1.0 - uniform(self.seed, "sigma", *where, name) for name in ids])
+        position = torch.tensor([1.0 - uniform(self.seed, "sigma", *where, name) for name in ids], dtype=torch.float32)
         return noise.to(self.device), self.editor.schedule.sigma(position).to(self.device)
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
@@ -106,31 +109,52 @@ class LitKiwi(LitModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
-        self.check = self._new_check()
+        self.check, self.donors = SourceCheck(), {}
 
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
         """Losses at fixed noise levels and noises: with the right source, and with the neighbour's."""
         x0 = self.latents(batch)
-        right, swapped = self.conditions(batch), self.conditions(_swap_sources(batch))
-        prepared = [self.editor.prepare(c, x0.shape) for c in (right, swapped)]
-        losses: list[list[Tensor]] = [[], []]
-        for level, sigma in enumerate(self.check.sigmas):
-            noise = torch.stack([normal(x0.shape[1:], self.seed, "validation", level, i) for i in batch.ids]).to(x0)
-            sigma_B = x0.new_full((len(x0),), sigma)
-            for found, conditions in zip(losses, prepared, strict=True):
-                predicted = self.editor.velocity(add_noise(x0, noise, sigma_B), sigma_B, conditions)
-                found.append(velocity_loss(predicted, velocity_target(x0, noise)))
-        right_BS, swapped_BS = (torch.stack(found, dim=1) for found in losses)
-        # A batch of one has no neighbour to swap with.
-        self.check.add(x0, right_BS, swapped_BS if len(x0) > 1 else None)
+        noises = [self._validation_noise(batch.ids, x0, level) for level in range(len(self.check.sigmas))]
+        right_BS = self._losses(batch, x0, noises)
+        other = self._swap_sources(batch)
+        self.check.add(x0, right_BS, None if other is None else self._losses(other, x0, noises))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means."""
-        for name, value in self.check.summary().items():
-            self.log(f"val/{name}", value, prog_bar=name in HEADLINE, sync_dist=True)
+        """Log the means over all processes."""
+        self.check.gather()
+        found = self.check.summary()
+        if found and "loss_swapped" not in found:
+            log.warning("no two validation samples of one size have different sources: loss_swapped cannot be told")
+        for name, value in found.items():
+            self.log(f"val/{name}", value, prog_bar=name in HEADLINE, rank_zero_only=True)
 
-    def _new_check(self) -> SourceCheck:
-        return SourceCheck(self.editor.config.dit.patch_size[1:])
+    def _losses(self, batch: EditBatch, x0: Tensor, noises: list[Tensor]) -> Tensor:
+        """Velocity loss of each sample at each fixed noise level, shape (B, S)."""
+        prepared = self.editor.prepare(self.conditions(batch), x0.shape)
+        losses = []
+        for sigma, noise in zip(self.check.sigmas, noises, strict=True):
+            sigma_B = x0.new_full((len(x0),), sigma)
+            predicted = self.editor.velocity(add_noise(x0, noise, sigma_B), sigma_B, prepared)
+            losses.append(velocity_loss(predicted, velocity_target(x0, noise)))
+        return torch.stack(losses, dim=1)
+
+    def _validation_noise(self, ids: list[str], x0: Tensor, level: int) -> Tensor:
+        return torch.stack([normal(x0.shape[1:], self.seed, "validation", level, name) for name in ids]).to(x0)
+
+    def _swap_sources(self, batch: EditBatch) -> EditBatch | None:
+        """The batch with every sample given a different sample's source; None where none of its size was seen yet."""
+        own = list(zip(batch.frames, batch.source_BCFHW, strict=True))
+        shape = batch.source_BCFHW.shape[1:]
+        candidates = [*own, *self.donors.get(shape, [])]
+        self.donors[shape] = own
+        swapped = []
+        for index, (frames, _) in enumerate(own):
+            following = candidates[index + 1 :] + candidates[:index]
+            donor = next((c for c in following if not np.array_equal(c[0], frames)), None)
+            if donor is None:
+                return None
+            swapped.append(donor)
+        return replace(batch, frames=[f for f, _ in swapped], source_BCFHW=torch.stack([s for _, s in swapped]))
 
     # --- what the commands and callbacks ask for --------------------------------------------------------
 
@@ -154,17 +178,3 @@ class LitKiwi(LitModule):
             edited = pixels(self.editor.vae.decode(latents)[0])
         clips = {"source": batch.frames[0], "edit": edited, "target": pixels(batch.target_BCFHW[0])}
         return {"reference": pixels(batch.references_BRCHW[0].transpose(0, 1)), **clips} if batch.pictures[0] else clips
-
-
-def _swap_sources(batch: EditBatch) -> EditBatch:
-    """The batch with every sample's source exchanged for its neighbour's."""
-    return EditBatch(
-        ids=batch.ids,
-        task=batch.task,
-        instructions=batch.instructions,
-        frames=[*batch.frames[1:], *batch.frames[:1]],
-        pictures=batch.pictures,
-        source_BCFHW=batch.source_BCFHW.roll(-1, dims=0),
-        target_BCFHW=batch.target_BCFHW,
-        references_BRCHW=batch.references_BRCHW,
-    )

@@ -38,9 +38,11 @@ class AdamW(Spec):
             raise SpecError("the optimizer needs lr > 0, warmup_steps >= 0 and weight_decay >= 0", got=self)
 
     def build(
-        self, parameters: Iterable[tuple[str, nn.Parameter]], total_steps: int
+        self, parameters: Iterable[tuple[str, nn.Parameter]], total_steps: float
     ) -> tuple[torch.optim.Optimizer, LambdaLR]:
         """Optimizer and schedule over the named parameters that require gradients."""
+        if self.schedule == "cosine" and not math.isfinite(total_steps):
+            raise SpecError("a cosine schedule needs to know its end", fix="set --trainer.max_steps or max_epochs")
         trained = [(name, p) for name, p in parameters if p.requires_grad]
         groups = [
             {"params": [p for n, p in trained if decays(n, p)], "weight_decay": self.weight_decay},
@@ -49,7 +51,7 @@ class AdamW(Spec):
         optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr, betas=self.betas)
         return optimizer, LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
 
-    def factor(self, step: int, total_steps: int) -> float:
+    def factor(self, step: int, total_steps: float) -> float:
         """Learning rate over its peak at an optimizer step (from 0)."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities.types import TRAIN_DATALOADERS
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
+from kiwi.data.datamodule import EditData
 from kiwi.data.sample import EditBatch, pixels
 from kiwi.errors import InputError
 from kiwi.keyed import forked_rng
+from kiwi.media.files import atomic_folder
 from kiwi.models.kiwi import evaluating
 from kiwi.models.vae import NewVae, VaeSpec
 from kiwi.training.base import Clips, LitModule
@@ -30,7 +32,7 @@ class LitVae(LitModule):
         vae: the autoencoder; `NewVae(...)` trains one from nothing.
         optim: optimizer and schedule.
         kl_weight: of the KL divergence per latent element.
-        statistics_batches: batches over which the latents' mean and deviation are measured at export.
+        statistics_batches: batches (an epoch at most) over which the latents' statistics are measured at export.
         max_pixels: not used by an autoencoder; the command line sets it for every module.
         seed: of initial weights.
     """
@@ -61,11 +63,11 @@ class LitVae(LitModule):
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
         """Reconstruction and KL of a batch's clips."""
         clips = _clips(batch)
-        posterior = self.autoencoder.vae.encode(clips).latent_dist
+        posterior = self.autoencoder.vae.encode(clips.to(self.autoencoder.vae.dtype)).latent_dist
         # The mode, not a sample: an editor reads modes, and the KL term alone keeps the latents bounded.
         reconstruction = self.autoencoder.decode_unclamped(posterior.mode())
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar).mean()
-        loss = F.mse_loss(reconstruction, clips) + self.kl_weight * kl
+        loss = F.mse_loss(reconstruction.float(), clips.float()) + self.kl_weight * kl
         self.require_finite(loss, "the loss")
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
         return loss
@@ -86,19 +88,23 @@ class LitVae(LitModule):
     def export(self, folder: Path, max_frames: int, *, self_contained: bool) -> None:
         mean, deviation = self._latent_statistics()
         self.autoencoder.normalise_by(mean, deviation)
-        self.autoencoder.save(folder)
+        with atomic_folder(folder) as new:
+            self.autoencoder.save(new)
 
     def _latent_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of each latent channel over training clips, unnormalised."""
         total, squares, count = torch.zeros(()), torch.zeros(()), 0
-        loader = cast(TRAIN_DATALOADERS, self.trainer.train_dataloader)
+        data = cast(EditData, self.trainer.datamodule)  # type: ignore[attr-defined]
         with evaluating(self):
-            for index, batch in enumerate(loader):
-                if index == self.statistics_batches:
-                    break
+            for batch in islice(data.fresh_train_dataloader(), self.statistics_batches):
                 clips = _clips(self.transfer_batch_to_device(batch, self.device, 0))
                 latents = (
-                    self.autoencoder.vae.encode(clips).latent_dist.mode().double().cpu().transpose(0, 1).flatten(1)
+                    self.autoencoder.vae.encode(clips.to(self.autoencoder.vae.dtype))
+                    .latent_dist.mode()
+                    .double()
+                    .cpu()
+                    .transpose(0, 1)
+                    .flatten(1)
                 )
                 total, squares = total + latents.sum(1), squares + latents.square().sum(1)
                 count += latents.shape[1]

@@ -88,10 +88,11 @@ def test_steps_and_solver_are_taken(model, clip, tmp_path):
 
 def test_an_image_is_edited_as_a_video_of_one_frame(model, tmp_path):
     write_image(tmp_path / "in.png", np.full((32, 40, 3), 90, np.uint8))
-    out = tmp_path / "out.mp4"
-    assert main(["edit", str(tmp_path / "in.png"), "--instruction", "x", "--model", model, "--out", str(out)]) == 0
-    assert read_video(out).frames_FHWC.shape == (1, 32, 40, 3)
-    assert read_image(tmp_path / "in.png").shape == (32, 40, 3)
+    for name in ("out.mp4", "out.png"):
+        out = str(tmp_path / name)
+        assert main(["edit", str(tmp_path / "in.png"), "--instruction", "x", "--model", model, "--out", out]) == 0
+    assert read_video(tmp_path / "out.mp4").frames_FHWC.shape == (1, 32, 40, 3)
+    assert read_image(tmp_path / "out.png").shape == (32, 40, 3)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,7 @@ def test_an_image_is_edited_as_a_video_of_one_frame(model, tmp_path):
         ({"--reference": "noise.mp4"}, "noise.mp4"),
         ({"--out": "nowhere/out.mp4"}, "nowhere"),
         ({"--out": "out.avi"}, ".mp4"),
+        ({"--out": "out.png"}, "out.png can hold one frame"),
         ({"--model": "nothing"}, "no model folder nothing"),
         ({"--model": "."}, "not a model folder"),
         ({"--steps": "0"}, "--steps"),

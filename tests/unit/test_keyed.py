@@ -38,3 +38,12 @@ def test_uniform_fills_the_unit_interval():
     drawn = [uniform(random.randrange(10**9), "u") for _ in range(2000)]
     assert 0 <= min(drawn) < 0.01
     assert 0.99 < max(drawn) < 1
+
+
+def test_normal_is_float32_whatever_the_default_type_is():
+    """Lightning's bf16-true sets the default type while a step runs."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert normal((2,), 3).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -48,6 +48,11 @@ def test_processes_share_one_order_and_take_equally_many():
     assert Counter(map(tuple, parts[0] + parts[1])) == Counter(map(tuple, [*whole, whole[0]]))
 
 
+def test_more_processes_than_batches_still_take_one_each():
+    parts = [epoch(BatchSampler(BUCKETS[:5], 2, seed=0, shuffle=True, rank=r, world=8)) for r in range(8)]
+    assert [len(part) for part in parts] == [1] * 8
+
+
 def test_a_resumed_epoch_goes_on_after_the_batches_that_were_consumed():
     sampler = BatchSampler(BUCKETS, 2, seed=0, shuffle=True)
     whole = epoch(sampler, 2)

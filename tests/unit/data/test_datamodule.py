@@ -1,3 +1,8 @@
+import os
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +47,34 @@ def test_held_out_sources_are_in_no_training_record(edit_folder):
     assert len(held) == 2
     assert not train & held
     assert sum(len(module.sets[name]) for name in ("train", "validation")) == 15
+
+
+def test_the_held_out_sources_are_the_same_in_every_process(edit_folder, tmp_path):
+    """Also where clips of many folders share one name."""
+    rows = ["src_video,tgt_video,prompt"]
+    for index in range(5):
+        (tmp_path / str(index)).mkdir()
+        for name in ("source", "target"):
+            shutil.copy(edit_folder / f"{index}_{name}.mp4", tmp_path / str(index) / f"{name}.mp4")
+        rows.append(f"{index}/source.mp4,{index}/target.mp4,Do it.")
+    (tmp_path / "video.csv").write_text("\n".join(rows))
+    code = (
+        "import sys; from kiwi.data.datamodule import EditData, Manifest; "
+        f"d = EditData(train=[Manifest(path='video.csv', max_frames=5)], root={str(tmp_path)!r}, holdout=2, multiple=8); "
+        "d.setup(); sys.stdout.write(str(sorted(r.source.parent.name for r in d.sets['validation'].records)))"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(told) == 1
+    assert len(told.pop()) > 4
 
 
 def test_holding_everything_out_is_refused(edit_folder):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from kiwi.data.datamodule import EditData, Manifest
-from kiwi.errors import CheckpointError, InputError, TrainingError
+from kiwi.errors import CheckpointError, InputError, SpecError, TrainingError
 from kiwi.training.module import LitKiwi
 from kiwi.training.optim import AdamW
 
@@ -78,6 +78,27 @@ def test_noise_levels_fill_the_whole_schedule(tiny_config):
     assert float(drawn.median()) == pytest.approx(float(module.editor.schedule.sigma(torch.tensor(0.5))), abs=0.02)
 
 
+def test_noise_levels_are_not_rounded_when_training_in_bf16(tiny_config):
+    module = LitKiwi(tiny_config)
+    full = torch.cat([module.draw([str(i)], torch.Size((1, 1)), 0)[1] for i in range(200)])
+    with L.pytorch.plugins.HalfPrecision("bf16-true").train_step_context():
+        short = torch.cat([module.draw([str(i)], torch.Size((1, 1)), 0)[1] for i in range(200)])
+    assert torch.equal(full, short)
+
+
+def test_a_lone_validation_sample_is_swapped_with_an_earlier_one_and_never_with_itself(tiny_config, data):
+    module = LitKiwi(tiny_config)
+    data.batch_size = 1
+    data.setup()
+    batches = [b for b in data.train_dataloader() if b.task == "video" and b.source_BCFHW.shape[2] == 5]
+    assert module._swap_sources(batches[0]) is None
+    swapped = module._swap_sources(batches[1])
+    assert torch.equal(swapped.source_BCFHW, batches[0].source_BCFHW)
+    assert (swapped.frames[0] == batches[0].frames[0]).all()
+    assert swapped.instructions == batches[1].instructions
+    assert module._swap_sources(batches[1]) is None
+
+
 def test_only_the_chosen_parts_learn(tiny_config, data, tmp_path):
     module = LitKiwi(tiny_config, optim=AdamW(lr=1e-2, warmup_steps=0), train_parts=("query", "dit"))
     before = {name: p.clone() for name, p in module.editor.state_dict().items()}
@@ -89,6 +110,12 @@ def test_only_the_chosen_parts_learn(tiny_config, data, tmp_path):
 def test_an_unknown_part_is_refused(tiny_config):
     with pytest.raises(InputError, match=r"dit.*query.*latent"):
         LitKiwi(tiny_config, train_parts=("vae",))
+
+
+def test_a_cosine_without_an_end_is_refused(tiny_config, data, tmp_path):
+    module = LitKiwi(tiny_config, optim=AdamW(schedule="cosine"))
+    with pytest.raises(SpecError, match="needs to know its end"):
+        trainer(tmp_path, max_steps=-1, max_epochs=-1, max_time="00:00:00:01").fit(module, data)
 
 
 class Poison(L.Callback):

@@ -19,10 +19,10 @@ def test_the_blind_loss_knows_the_covariance_of_patches():
     """White latents: variance 1 everywhere gives the closed form 1 / ((1 - s)^2 + s^2)."""
     check = SourceCheck()
     zeros = torch.zeros(64, len(SIGMAS))
-    check.add(torch.randn(64, 2, 3, 16, 16), zeros, None)
+    check.add(torch.randn(64, 2, 1, 24, 24), zeros, None)
     for sigma in SIGMAS:
         expected = 1 / ((1 - sigma) ** 2 + sigma**2)
-        assert check.summary()[f"loss_blind_at_{sigma:g}"] == pytest.approx(expected, rel=0.01)
+        assert check.summary()[f"loss_blind_at_{sigma:g}"] == pytest.approx(expected, rel=0.02)
 
 
 def test_constant_latents_need_no_source():
@@ -33,3 +33,23 @@ def test_constant_latents_need_no_source():
 
 def test_nothing_seen_says_nothing():
     assert SourceCheck().summary() == {}
+
+
+def test_the_blind_predictor_knows_that_a_still_background_repeats_in_time():
+    """Three equal latent frames: averaging them is as good as a third of the noise variance."""
+    check = SourceCheck()
+    still = torch.randn(64, 2, 1, 24, 24).expand(-1, -1, 3, -1, -1)
+    check.add(still, torch.zeros(64, len(SIGMAS)), None)
+    for sigma in SIGMAS:
+        # One direction in three holds variance 3, the other two none.
+        expected = 3 / ((1 - sigma) ** 2 * 3 + sigma**2) / 3
+        assert check.summary()[f"loss_blind_at_{sigma:g}"] == pytest.approx(expected, rel=0.03)
+
+
+def test_clips_of_different_length_are_weighed_by_their_number():
+    check = SourceCheck()
+    check.add(torch.randn(48, 2, 1, 16, 16), torch.zeros(48, len(SIGMAS)), None)
+    check.add(torch.ones(16, 2, 3, 16, 16), torch.zeros(16, len(SIGMAS)), None)
+    sigma = SIGMAS[3]
+    white = 1 / ((1 - sigma) ** 2 + sigma**2)
+    assert check.summary()[f"loss_blind_at_{sigma:g}"] == pytest.approx(0.75 * white, rel=0.03)
