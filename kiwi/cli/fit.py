@@ -80,6 +80,11 @@ class KiwiCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("data.max_pixels", "model.init_args.max_pixels", apply_on="parse")
 
+    def _parse_ckpt_path(self) -> None:
+        """Look at the checkpoint first of all; Lightning would take options from it, and ours hold none."""
+        if (path := self.config[self.config["subcommand"]].get("ckpt_path")) is not None:
+            require_checkpoint(path)
+
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Log to the run's folder itself; the sampler is ours, so Lightning must not put its own in."""
         root = Path(self._get(self.config_init, "trainer.default_root_dir"))
@@ -101,8 +106,6 @@ class KiwiCLI(LightningCLI):
     def before_fit(self) -> None:
         """Refuse a folder that holds another run; read all data; then write what this run is."""
         root, resumed = Path(self.trainer.default_root_dir), self._get(self.config, "ckpt_path")
-        if resumed is not None:
-            require_checkpoint(resumed)
         if not self.trainer.is_global_zero:
             return
         if any(root.glob("checkpoints/*.ckpt")) and (
@@ -125,10 +128,8 @@ class KiwiCLI(LightningCLI):
 
     def before_validate(self) -> None:
         """Measure what was trained, never initial weights by mistake."""
-        found = self._get(self.config, "ckpt_path")
-        if found is None:
+        if self._get(self.config, "ckpt_path") is None:
             raise InputError("validate needs a checkpoint", fix="--ckpt_path RUN/checkpoints/last.ckpt")
-        require_checkpoint(found)
 
 
 def require_checkpoint(path: str) -> None:

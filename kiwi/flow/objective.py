@@ -1,8 +1,7 @@
-"""The training objective: velocity matching, and what a predictor could reach without seeing the source."""
+"""The training objective: velocity matching."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -25,22 +24,3 @@ def velocity_target(x0: Tensor, noise: Tensor) -> Tensor:
 def velocity_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of each sample, in float32, shape (B,)."""
     return (prediction.float() - target.float()).square().flatten(1).mean(dim=1)
-
-
-def blind_loss(variances: Tensor, sigma: Tensor) -> Tensor:
-    """Smallest velocity loss of a linear predictor that sees x_sigma and knows the data's covariance, but no source.
-
-    For x_0 = mean + one coordinate of variance v, noise n ~ N(0, 1) and x_sigma as above, the best estimate of
-    n - x_0 leaves the error v / ((1 - sigma)^2 v + sigma^2), and the mean over the eigenvalues of the covariance is
-    its loss. It is the least for a linear predictor that sees what the covariance spans and nothing more, and for
-    Gaussian data the least for any.
-
-    Args:
-        variances: eigenvalues of the covariance of the data, shape (K,).
-        sigma: noise levels above 0, shape (S,).
-
-    Returns:
-        The loss at each sigma, shape (S,).
-    """
-    v, s = variances.double().clamp_min(0.0)[None, :], sigma.double()[:, None]
-    return (v / ((1 - s).square() * v + s.square())).mean(dim=1).to(torch.float32)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kiwi.data.datamodule import EditData
 from kiwi.data.sample import EditBatch, Pixels, pixels
 from kiwi.errors import InputError
 from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
@@ -25,6 +28,9 @@ from kiwi.training.optim import AdamW
 from kiwi.training.source_check import HEADLINE, SourceCheck
 
 log = logging.getLogger(__name__)
+
+BLIND_BATCHES = 64
+"""Training batches, an epoch at most, that the blind predictors of validation know."""
 
 
 class LitKiwi(LitModule):
@@ -108,8 +114,14 @@ class LitKiwi(LitModule):
     # --- validation -----------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation."""
+        """Forget the last validation; the blind predictors learn the training targets once."""
+        known = self.check.blind.known
         self.check, self.donors = SourceCheck(), {}
+        self.check.blind.known = known
+        if not known and self.trainer.datamodule is not None:  # type: ignore[attr-defined]
+            data = cast(EditData, self.trainer.datamodule)  # type: ignore[attr-defined]
+            for batch in islice(data.fresh_train_dataloader(), BLIND_BATCHES):
+                self.check.blind.learn(self.latents(self.transfer_batch_to_device(batch, self.device, 0)))
 
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
         """Losses at fixed noise levels and noises: with the right source, and with the neighbour's."""

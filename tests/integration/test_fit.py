@@ -184,7 +184,7 @@ def test_one_seed_option_sets_weights_and_order(runs, tmp_path):
         argv = ["fit", "--config", str(runs / "editor.yaml"), "--trainer.default_root_dir", str(run)]
         assert main([*argv, f"--seed_everything={seed}"]) == 0
         config = yaml.safe_load((run / "config.yaml").read_text())
-        assert config["data"]["seed"] == config["model"]["init_args"]["seed"] == seed
+        assert config["seed_everything"] == seed
         return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
     first, second = weights(1), weights(2)

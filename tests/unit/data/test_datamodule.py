@@ -60,7 +60,7 @@ def test_the_held_out_sources_are_the_same_in_every_process(edit_folder, tmp_pat
     (tmp_path / "video.csv").write_text("\n".join(rows))
     code = (
         "import sys; from kiwi.data.datamodule import EditData, Manifest; "
-        f"d = EditData(train=[Manifest(path='video.csv', max_frames=5)], root={str(tmp_path)!r}, holdout=2, multiple=8); "
+        f"d = EditData(train=[Manifest(path='video.csv', max_frames=5)], root={str(tmp_path)!r}, holdout=2); "
         "d.setup(); sys.stdout.write(str(sorted(r.source.parent.name for r in d.sets['validation'].records)))"
     )
     told = {
