@@ -70,14 +70,14 @@ def _plan(record: EditRecord, max_pixels: int, max_frames: int, multiple: int) -
         found = min(found, target.frames)
     frames = snap_frames(min(found, max_frames))
     height, width = fit_size(source.height, source.width, max_pixels=max_pixels, multiple=multiple)
-    kind = TaskKind.reference if record.references else TaskKind.image if frames == 1 else TaskKind.video
     before, after = (
         f"{s[1]}x{s[2]}, {s[0]} frames" for s in ((found, source.height, source.width), (frames, height, width))
     )
     change = f"snapped from {before} to {after}" if before != after else ""
     if record.target is not None and abs(source.fps / target.fps - 1) > 0.01:
         change += f"; frame rates differ ({float(source.fps):g} and {float(target.fps):g}), paired frame by frame"
-    return Bucket(kind, height, width, frames, len(record.references)), change
+    count = len(record.references)
+    return Bucket(TaskKind.of(frames, count), height, width, frames, count), change
 
 
 class BatchSampler(Sampler[list[int]]):

@@ -17,11 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kiwi.data.sample import TaskKind
 from kiwi.errors import InputError, KiwiError, ManifestError
 from kiwi.media.files import resolve_inside
 from kiwi.media.image import check_image
-from kiwi.media.video import IMAGE_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +42,6 @@ class EditRecord:
     references: tuple[Path | bytes, ...] = ()
     category: str | None = None
     where: str
-
-    @property
-    def task(self) -> TaskKind:
-        """Reference if there is a reference image, image if the source is one, else video."""
-        if self.references:
-            return TaskKind.reference
-        return TaskKind.image if self.source.suffix.lower() in IMAGE_SUFFIXES else TaskKind.video
 
 
 def read_manifest(path: str | Path, *, base: Path | None = None, require_target: bool = True) -> list[EditRecord]:

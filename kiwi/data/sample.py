@@ -27,6 +27,11 @@ class TaskKind(StrEnum):
     video = "video"
     reference = "reference"
 
+    @classmethod
+    def of(cls, frames: int, references: int) -> TaskKind:
+        """The kind of an edit of this many frames with this many reference images."""
+        return cls.reference if references else cls.image if frames == 1 else cls.video
+
 
 @dataclass(frozen=True)
 class EditSample:

@@ -138,7 +138,7 @@ class KiwiEditor:
         on_step: Callable[[int, Tensor], None],
     ) -> Pixels:
         model, (height, width) = self.model, frames.shape[1:3]
-        task = TaskKind.reference if pictures else TaskKind.image if len(frames) == 1 else TaskKind.video
+        task = TaskKind.of(len(frames), len(pictures))
         source = video_tensor(frames[None]).to(self.device)
         references = video_tensor(letterboxed(pictures, height, width)[None]).transpose(1, 2).to(self.device)
         with evaluating(model):

@@ -143,6 +143,7 @@ def _tagged_duration(stream: Any) -> Fraction | None:
 
 
 def duration_seconds(container: Any, stream: Any) -> float | None:
+    """Seconds that the stream lasts by its header or its tags; None when neither says."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     tagged = _tagged_duration(stream)
@@ -152,6 +153,7 @@ def duration_seconds(container: Any, stream: Any) -> float | None:
 
 
 def count_packets(container: Any, stream: Any) -> int:
+    """Frames of the stream, counted by its packets without decoding them."""
     return sum(packet.size > 0 and not packet.is_discard for packet in container.demux(stream))
 
 
@@ -161,6 +163,11 @@ def frame_rate(stream: Any) -> Fraction:
 
 
 def to_rgb(frame: Any, size: tuple[int, int], path: Path) -> np.ndarray:
+    """A decoded frame as uint8 RGB `[H, W, 3]` of `size` (width, height), its matrix and range applied, alpha on white.
+
+    Raises:
+        MediaError: a pixel format that cannot be converted.
+    """
     frame.colorspace = _MATRIX_STANDINS.get(frame.colorspace, frame.colorspace)
     alpha = any(component.is_alpha for component in frame.format.components)
     try:

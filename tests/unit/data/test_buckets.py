@@ -75,6 +75,10 @@ def test_one_frame_of_a_clip_is_an_image_and_references_are_counted(edit_folder)
     assert {(b.task, b.references) for b in quadruplets} == {(TaskKind.reference, 1)}
 
 
+def test_the_kind_of_an_edit_follows_from_its_references_first_and_its_frames_then():
+    assert [TaskKind.of(*x) for x in ((1, 0), (5, 0), (1, 1), (5, 2))] == ["image", "video", "reference", "reference"]
+
+
 def test_a_target_of_another_shape_is_refused_with_its_line(edit_folder, tmp_path):
     write_video(tmp_path / "a.mp4", np.zeros((5, 32, 32, 3), np.uint8), 8)
     write_video(tmp_path / "b.mp4", np.zeros((5, 32, 64, 3), np.uint8), 8)
