@@ -146,6 +146,7 @@ def main(argv: list[str]) -> int:
     """Run `fit` or `validate`."""
     _quieten()
     set_parsing_settings(subclasses_enabled=list(FAMILIES))
+    quiet = {"exit_on_error": False}  # errors come as exceptions, to be told in our words
     try:
         KiwiCLI(
             LitModule,
@@ -154,7 +155,8 @@ def main(argv: list[str]) -> int:
             args=argv,
             save_config_callback=None,
             seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False} | {name: {"exit_on_error": False} for name in ("fit", "validate")},
+            parser_kwargs={"prog": "python -m kiwi", "exit_on_error": False}
+            | {name: {"exit_on_error": False} for name in ("fit", "validate")},
         )
     except ArgumentError as problem:
         raise _cause(problem) or InputError(_explain(str(problem)), fix="see `fit --help`") from problem
