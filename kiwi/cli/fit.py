@@ -155,13 +155,12 @@ def main(argv: list[str]) -> int:
             args=argv,
             save_config_callback=None,
             seed_everything_default=0,
-            parser_kwargs={"prog": "python -m kiwi", "exit_on_error": False}
-            | {name: {"exit_on_error": False} for name in ("fit", "validate")},
+            parser_kwargs={"prog": "python -m kiwi", **quiet, **dict.fromkeys(("fit", "validate"), quiet)},
         )
     except ArgumentError as problem:
         raise _cause(problem) or InputError(_explain(str(problem)), fix="see `fit --help`") from problem
     except MisconfigurationException as problem:
-        raise InputError(_explain(str(problem)).removesuffix(" (at )"), fix="see `fit --help`") from problem
+        raise InputError(_explain(str(problem)), fix="see `fit --help`") from problem
     except ValueError as problem:
         # jsonargparse wraps what a constructor raises; the user should see what was meant.
         if (cause := _cause(problem)) is None:
@@ -191,12 +190,9 @@ def _explain(message: str) -> str:
     if unrecognised := re.search(r"[Uu]nrecognized arguments: (\S+)", flat):
         return f"there is no option {unrecognised[1]}"
     # The last complaint of the innermost option is the one that tells; what follows repeats the input.
-    return (
-        re.split(
-            r" - Expected a <class 'NoneType'>| Given value type", flat.split(f'"{keys[-1] if keys else ""}": ')[-1]
-        )[0]
-        + f" (at {path})"
-    )
+    told = flat.split(f'"{keys[-1]}": ')[-1] if keys else flat
+    told = re.split(r" - Expected a <class 'NoneType'>| Given value type", told)[0]
+    return f"{told} (at {path})" if path else told
 
 
 def _family(path: str) -> type[Spec] | None:
