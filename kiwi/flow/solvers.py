@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,9 +24,10 @@ def _ignore(step: int, x: Tensor) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SolverSpec(Spec):
+class SolverSpec(Spec, ABC):
     """How the ODE from noise (sigma 1) to a video (sigma 0) is solved."""
 
+    @abstractmethod
     def solve(self, velocity: Velocity, x: Tensor, sigmas: Tensor, on_step: OnStep = _ignore) -> Tensor:
         """Integrate from sigmas[0] down to sigmas[-1].
 
@@ -35,7 +37,6 @@ class SolverSpec(Spec):
             sigmas: falling grid of shape (steps + 1,), the last entry 0.
             on_step: told each new x, for progress bars and traces.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ B batch, Q queries, R reference tokens, M the MLLM's width, D the DiT's width.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,12 +20,12 @@ Mode = Literal["image", "video", "reference"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuerySpec(Spec):
+class QuerySpec(Spec, ABC):
     """The family of the instruction's way into the context."""
 
+    @abstractmethod
     def build(self, mllm_dim: int, dit_dim: int) -> QueryModule:
         """The module between an MLLM and a DiT of these widths."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +65,12 @@ class QueryModule(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentSpec(Spec):
+class LatentSpec(Spec, ABC):
     """The family of the reference's way into the context."""
 
+    @abstractmethod
     def build(self, mllm_dim: int, dit_dim: int) -> nn.Module:
         """The module between an MLLM and a DiT of these widths."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ B batch, C channels, F H W latent frames, height and width, L tokens, D width; R
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
@@ -17,16 +18,16 @@ from kiwi.models.scaling import ScaleSpec, SigmaScale
 from kiwi.spec import Spec
 
 
-class Injection(nn.Module):
+class Injection(nn.Module, ABC):
     """What all ways of injecting latents share."""
 
+    @abstractmethod
     def embed(self, latents_BCFHW: Tensor) -> Tensor:
         """Tokens of the condition, (B, R, D); zero frames give zero tokens."""
-        raise NotImplementedError
 
+    @abstractmethod
     def join(self, tokens_BLD: Tensor, own_BRD: Tensor, sigma_B: Tensor) -> Tensor:
         """The sequence with the condition in it."""
-        raise NotImplementedError
 
     def added(self, own_BRD: Tensor) -> int:
         """How many tokens longer `join` makes the sequence; whole frames."""
@@ -41,12 +42,12 @@ class Injection(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceSpec(Spec):
+class SourceSpec(Spec, ABC):
     """The family of ways in which the source video's latents condition the DiT."""
 
+    @abstractmethod
     def build(self, dit: DiTConfig) -> Injection:
         """The module, for a DiT of these sizes."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +92,12 @@ class NoSource(SourceSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReferenceSpec(Spec):
+class ReferenceSpec(Spec, ABC):
     """The family of ways in which reference images' latents condition the DiT."""
 
+    @abstractmethod
     def build(self, dit: DiTConfig) -> Injection:
         """The module, for a DiT of these sizes."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

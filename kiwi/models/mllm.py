@@ -6,6 +6,7 @@ tokens (padded), M the MLLM's width.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,7 +23,7 @@ from kiwi.spec import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
-class MllmSpec(Spec):
+class MllmSpec(Spec, ABC):
     """The family of multimodal LLMs.
 
     Args:
@@ -31,9 +32,9 @@ class MllmSpec(Spec):
 
     limits: VisionLimits = field(default_factory=VisionLimits)
 
+    @abstractmethod
     def build(self) -> MllmEncoder:
         """The encoder, weights included."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -10,12 +11,12 @@ from kiwi.spec import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaleSpec(Spec):
+class ScaleSpec(Spec, ABC):
     """The family of gamma(t)."""
 
+    @abstractmethod
     def build(self) -> nn.Module:
         """A module from sigma (B,) to gamma (B,)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

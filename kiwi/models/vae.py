@@ -5,6 +5,7 @@ Video (B, 3, F, H, W) in [-1, 1] with F = 4k + 1; latents (B, C, k + 1, H / s, W
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +20,12 @@ from kiwi.spec import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
-class VaeSpec(Spec):
+class VaeSpec(Spec, ABC):
     """The family of video autoencoders."""
 
+    @abstractmethod
     def build(self) -> VideoVae:
         """The module, weights included; always in eval mode and without gradients."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
