@@ -37,7 +37,7 @@ def usable_device(device: str | None) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as problem:
+    except (RuntimeError, AssertionError) as problem:
         first = str(problem).splitlines()[0]
         raise InputError(
             f"the device {device!r} cannot be used", got=first, fix="`python -m kiwi doctor` lists them"

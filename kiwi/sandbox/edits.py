@@ -8,6 +8,7 @@ two scenes, for all edits alike; a new kind of edit is one class, its wordings a
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -44,7 +45,7 @@ _ATTEMPTS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edit:
+class Edit(ABC):
     """Base of all edits: changes nothing; a kind overrides what it needs."""
 
     category: ClassVar[str]
@@ -61,9 +62,9 @@ class Edit:
         """The scene that the reference picture shows; None where the words say everything."""
         return None
 
+    @abstractmethod
     def instruction(self, scene: Scene, rng: np.random.Generator) -> str:
         """One wording of the edit, unambiguous in `scene`."""
-        raise NotImplementedError
 
     def caption(self, scene: Scene) -> str:
         """What the target shows, for this edit of `scene`."""
