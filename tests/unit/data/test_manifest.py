@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -306,11 +305,8 @@ def test_a_large_manifest_is_read_whole(base: Path) -> None:
     assert len(read_manifest(path)) == 20_000
 
 
-def test_published_training_manifests_of_real_clips() -> None:
-    folder = os.environ.get("KIWI_CLIPS")
-    if not folder:
-        pytest.skip("KIWI_CLIPS is not set to the folder of real clips")
-    video = read_manifest(Path(folder) / "train_video.csv")
-    reference = read_manifest(Path(folder) / "train_reference.csv")
+def test_published_training_manifests_of_real_clips(clips: Path) -> None:
+    video = read_manifest(clips / "train_video.csv")
+    reference = read_manifest(clips / "train_reference.csv")
     assert (len(video), len(reference)) == (11, 5)
     assert all(len(r.references) == 1 and r.target is not None for r in reference)

@@ -403,10 +403,7 @@ def test_sound_beside_the_picture_does_not_matter(encode: Encoder) -> None:
     assert frame_numbers(read_video(path).frames_FHWC) == [0, 1, 2, 3, 4]
 
 
-def test_real_clips_have_their_81_frames() -> None:
-    folder = os.environ.get("KIWI_CLIPS")
-    if not folder:
-        pytest.skip("KIWI_CLIPS is not set to the folder of real clips")
-    for path in (Path(folder) / "bathroom.mp4", Path(folder) / "refvie-mini" / "videos" / "38.mp4"):
+def test_real_clips_have_their_81_frames(clips: Path) -> None:
+    for path in (clips / "bathroom.mp4", clips / "refvie-mini" / "videos" / "38.mp4"):
         assert probe(path).frames == 81
         assert read_video(path, start=75).frame_count == 6
