@@ -43,6 +43,16 @@ COMMANDS = {
         "edit a video by an instruction and a reference image",
         'in.mp4 --instruction "Make it snow" --model MODEL --out out.mp4',
     ),
+    "convert": Command(
+        "kiwi.cli.convert",
+        "convert between model folders and the published formats",
+        "kiwi-diffusers DOWNLOADED_FOLDER MODEL",
+    ),
+    "plan": Command(
+        "kiwi.cli.plan",
+        "count parameters and operations of an editor and its variants",
+        "5b --variants experiments/ablations/variants.yaml",
+    ),
     "parity": Command("kiwi.cli.parity", "compare with the published code's numbers", "tests/golden"),
     "sandbox": Command("kiwi.cli.sandbox", "export or preview the rendered world of edits", "preview world.png"),
     "doctor": Command("kiwi.cli.doctor", "tell what is installed, what is missing and how to get it", "--json"),

@@ -49,13 +49,13 @@ def tiny_config() -> Any:
     from kiwi.models.connectors import QueryConnector
     from kiwi.models.dit import DiTConfig
     from kiwi.models.kiwi import KiwiConfig
-    from kiwi.models.mllm import TinyQwen
+    from kiwi.models.new_qwen import NewQwen
     from kiwi.models.vae import NewVae
 
     return KiwiConfig(
         dit=DiTConfig(dim=48, ffn_dim=96, num_heads=2, num_layers=2, freq_dim=32, latent_channels=4),
         vae=NewVae(z_dim=4, base_dim=4),
-        mllm=TinyQwen(hidden_size=32, layers=2, vision_layers=1),
+        mllm=NewQwen(hidden_size=32, layers=2, vision_layers=1),
         query=QueryConnector(image=3, video=4, reference=5),
     )
 

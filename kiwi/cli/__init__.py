@@ -6,7 +6,10 @@ Here lives what they share: an argument parser that speaks like the rest of kiwi
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, NoReturn
+
+import yaml
 
 from kiwi.errors import InputError
 
@@ -24,6 +27,24 @@ def parser(command: str, description: str, **kwargs: Any) -> argparse.ArgumentPa
         kwargs: further arguments of argparse.ArgumentParser, such as `epilog`.
     """
     return _Parser(prog=f"python -m kiwi {command}", description=description, **kwargs)
+
+
+def changes(texts: Sequence[str]) -> dict[str, Any]:
+    """Options of the form PATH=VALUE as changes for `kiwi.spec.override`; values are read as YAML.
+
+    Raises:
+        InputError: a text without `=`, or a value that is not YAML.
+    """
+    found = {}
+    for text in texts:
+        path, given, value = text.partition("=")
+        if not given or not path:
+            raise InputError("--set takes PATH=VALUE", got=text, wanted="such as source=NoSource")
+        try:
+            found[path] = yaml.safe_load(value)
+        except yaml.YAMLError as problem:
+            raise InputError(f"the value of {path} cannot be read", got=value) from problem
+    return found
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -27,10 +27,13 @@ from kiwi.environment import environment
 from kiwi.errors import CheckpointError, InputError, KiwiError
 from kiwi.flow.solvers import SolverSpec
 from kiwi.media.files import write_json, write_text
+from kiwi.models.base import BaseSpec
 from kiwi.models.connectors import LatentSpec, QuerySpec
 from kiwi.models.injection import ReferenceSpec, SourceSpec
 from kiwi.models.mllm import MllmSpec
 from kiwi.models.scaling import ScaleSpec
+from kiwi.models.tiling import TilingSpec
+from kiwi.models.tuning import TuningSpec
 from kiwi.models.vae import VaeSpec
 from kiwi.spec import Spec, choices
 from kiwi.training.base import LitModule
@@ -47,6 +50,9 @@ FAMILIES: tuple[type[Spec], ...] = (
     ScaleSpec,
     ReferenceSpec,
     SolverSpec,
+    BaseSpec,
+    TuningSpec,
+    TilingSpec,
 )
 """Where a spec may be exchanged for another of its family, by name."""
 

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kiwi.checkpoints.folder import from_pretrained
 from kiwi.data.dataset import letterboxed
 from kiwi.data.sample import TaskKind, pixels, video_tensor
 from kiwi.errors import InputError
 from kiwi.media.image import fit_size, read_image, resize
 from kiwi.media.video import Video, read_video
-from kiwi.models.checkpoints import from_pretrained
-from kiwi.models.kiwi import KiwiEdit, evaluating
-from kiwi.models.sampling import EditingDefaults, Sampling, denoise, make_noise
+from kiwi.models.kiwi import KiwiEdit
+from kiwi.models.sampling import EditingDefaults, Sampling, denoise, evaluating, make_noise
 
 log = logging.getLogger(__name__)
 

@@ -1,22 +1,60 @@
 """The dual connector: from the MLLM's hidden states to the DiT's context.
 
-B batch, Q queries, R reference tokens, M the MLLM's width, D the DiT's width.
+B samples, S tokens of the prompt, Q queries, R reference tokens, M the MLLM's width, D the DiT's width,
+N context tokens.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kiwi.errors import SpecError
+from kiwi.models.prompting import Mode, Prompt, gather_tokens
 from kiwi.spec import Spec
 
-Mode = Literal["image", "video", "reference"]
-"""What an edit is asked with; each mode has a query table of its own (the paper's three)."""
+HiddenStates = Mapping[int, Tensor]
+"""The MLLM's hidden states (B, S, M) by layer; -1 is after the last layer's final norm."""
+
+READ_OUTS: dict[str, Callable[[Prompt, int], Tensor]] = {
+    "queries": lambda prompt, count: prompt.queries_BS,
+    "tail": lambda prompt, count: prompt.tail_BS(count),
+}
+"""Which positions (a mask, B x S) are read as the queries' features."""
+
+
+class Context(NamedTuple):
+    """Tokens for cross-attention, and True where one is real (None when none is padding)."""
+
+    tokens_BND: Tensor
+    mask_BN: Tensor | None
+
+
+class Connector(nn.Module, ABC):
+    """What the DiT is told through one of the two ways."""
+
+    layers: tuple[int, ...]
+    """MLLM layers whose hidden states it reads."""
+
+    @abstractmethod
+    def forward(self, states: HiddenStates, prompt: Prompt) -> Context:
+        """Its part of the context."""
+
+
+class QueryWay(Connector):
+    """A connector that also brings the queries which the MLLM reads."""
+
+    @abstractmethod
+    def table(self, mode: Mode) -> Tensor:
+        """The learnable queries of a mode, (Q, M)."""
+
+
+# --- queries ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,31 +62,38 @@ class QuerySpec(Spec, ABC):
     """The family of the instruction's way into the context."""
 
     @abstractmethod
-    def build(self, mllm_dim: int, dit_dim: int) -> QueryModule:
+    def build(self, mllm_dim: int, dit_dim: int) -> QueryWay:
         """The module between an MLLM and a DiT of these widths."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueryConnector(QuerySpec):
-    """Learnable queries read by the MLLM, their last hidden states mapped to the DiT's width.
+    """Learnable queries read by the MLLM, their hidden states mapped to the DiT's width.
 
     Args:
         image, video, reference: number of queries in each mode.
+        readout: "queries" reads the queries' own positions; "tail" the last Q positions of the prompt, which two
+            template tokens close, so that the first two queries are missed. Released checkpoints need "tail".
+        layers: MLLM layers that are read, their features side by side: -1 after the last layer and its norm, 0 the
+            embeddings, 1 after the first layer, ...
     """
 
     image: int = 256
     video: int = 512
     reference: int = 768
+    readout: Literal["queries", "tail"] = "queries"
+    layers: tuple[int, ...] = (-1,)
 
     def __post_init__(self) -> None:
         if min(self.image, self.video, self.reference) < 1:
             raise SpecError("every mode needs at least one query", got=self)
+        _require_layers(self.layers, self)
 
-    def build(self, mllm_dim: int, dit_dim: int) -> QueryModule:
+    def build(self, mllm_dim: int, dit_dim: int) -> QueryWay:
         return QueryModule(self, mllm_dim, dit_dim)
 
 
-class QueryModule(nn.Module):
+class QueryModule(QueryWay):
     """The query tables and their connector."""
 
     def __init__(self, spec: QueryConnector, mllm_dim: int, dit_dim: int) -> None:
@@ -57,11 +102,20 @@ class QueryModule(nn.Module):
         self.queries = nn.ParameterDict(
             {mode: nn.Parameter(0.02 * torch.randn(count, mllm_dim)) for mode, count in counts.items()}
         )
-        self.connector = connector(mllm_dim, dit_dim)
+        self.connector = perceptron(len(spec.layers) * mllm_dim, dit_dim)
+        self.layers, self.read_out = spec.layers, READ_OUTS[spec.readout]
 
-    def forward(self, features_BQM: Tensor) -> Tensor:
-        """Instruction context (B, Q, D) from the queries' hidden states."""
-        return self.connector(features_BQM)
+    def table(self, mode: Mode) -> Tensor:
+        return self.queries[mode]
+
+    def forward(self, states: HiddenStates, prompt: Prompt) -> Context:
+        # Every sample of a batch has the same number of queries, so that they stack without padding.
+        where = self.read_out(prompt, int(prompt.queries_BS[0].sum()))
+        features, _ = gather_tokens(_side_by_side(states, self.layers), where)
+        return Context(self.connector(features.to(dtype_of(self.connector))), None)
+
+
+# --- the reference's dense features ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,33 +123,98 @@ class LatentSpec(Spec, ABC):
     """The family of the reference's way into the context."""
 
     @abstractmethod
-    def build(self, mllm_dim: int, dit_dim: int) -> nn.Module:
+    def build(self, mllm_dim: int, dit_dim: int) -> Connector:
         """The module between an MLLM and a DiT of these widths."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentConnector(LatentSpec):
-    """The reference image's dense features (the hidden states of its visual tokens), mapped to the DiT's width."""
+    """The reference images' dense features (the hidden states of their visual tokens), mapped to the DiT's width.
 
-    def build(self, mllm_dim: int, dit_dim: int) -> nn.Module:
-        return LatentModule(mllm_dim, dit_dim)
+    Args:
+        layers: MLLM layers that are read, as in `QueryConnector`.
+    """
+
+    layers: tuple[int, ...] = (-1,)
+
+    def __post_init__(self) -> None:
+        _require_layers(self.layers, self)
+
+    def build(self, mllm_dim: int, dit_dim: int) -> Connector:
+        return LatentModule(self, mllm_dim, dit_dim)
 
 
-class LatentModule(nn.Module):
+class LatentModule(Connector):
     """The connector of the reference's features."""
+
+    def __init__(self, spec: LatentConnector, mllm_dim: int, dit_dim: int) -> None:
+        super().__init__()
+        self.connector = perceptron(len(spec.layers) * mllm_dim, dit_dim)
+        self.layers = spec.layers
+
+    def forward(self, states: HiddenStates, prompt: Prompt) -> Context:
+        features, mask = gather_tokens(_side_by_side(states, self.layers), prompt.references_BS)
+        return Context(self.connector(features.to(dtype_of(self.connector))), mask)
+
+
+# --- off ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoConnector(QuerySpec, LatentSpec):
+    """The "off" of both: no queries, no tokens in the context."""
+
+    def build(self, mllm_dim: int, dit_dim: int) -> NoConnectorModule:
+        return NoConnectorModule(mllm_dim, dit_dim)
+
+
+class NoConnectorModule(QueryWay):
+    """Nothing is asked and nothing is told."""
+
+    layers = ()
 
     def __init__(self, mllm_dim: int, dit_dim: int) -> None:
         super().__init__()
-        self.connector = connector(mllm_dim, dit_dim)
+        self.mllm_dim, self.dit_dim = mllm_dim, dit_dim
 
-    def forward(self, features_BRM: Tensor) -> Tensor:
-        """Reference context (B, R, D)."""
-        return self.connector(features_BRM)
+    def table(self, mode: Mode) -> Tensor:
+        return torch.zeros(0, self.mllm_dim)
+
+    def forward(self, states: HiddenStates, prompt: Prompt) -> Context:
+        batch, device = prompt.input_ids_BS.shape[0], prompt.input_ids_BS.device
+        return Context(torch.zeros(batch, 0, self.dit_dim, device=device), None)
 
 
-def connector(mllm_dim: int, dit_dim: int) -> nn.Sequential:
+def join_contexts(references: Context, queries: Context) -> Context:
+    """The DiT's context, [reference tokens, query tokens]."""
+    tokens = torch.cat((references.tokens_BND, queries.tokens_BND), dim=1)
+    if references.mask_BN is None and queries.mask_BN is None:
+        return Context(tokens, None)
+    return Context(tokens, torch.cat((_mask(references), _mask(queries)), dim=1))
+
+
+def perceptron(in_dim: int, out_dim: int) -> nn.Sequential:
     """Linear, tanh-GELU, Linear; the last starts at zero, so that training starts from an empty context."""
-    last = nn.Linear(dit_dim, dit_dim)
+    last = nn.Linear(out_dim, out_dim)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Linear(mllm_dim, dit_dim), nn.GELU(approximate="tanh"), last)
+    return nn.Sequential(nn.Linear(in_dim, out_dim), nn.GELU(approximate="tanh"), last)
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The type of a module's weights; the MLLM's features may come in another."""
+    return next(module.parameters()).dtype
+
+
+def _side_by_side(states: HiddenStates, layers: Sequence[int]) -> Tensor:
+    return torch.cat([states[layer] for layer in layers], dim=-1)
+
+
+def _mask(context: Context) -> Tensor:
+    shape, device = context.tokens_BND.shape[:2], context.tokens_BND.device
+    return torch.ones(shape, dtype=torch.bool, device=device) if context.mask_BN is None else context.mask_BN
+
+
+def _require_layers(layers: tuple[int, ...], spec: Spec) -> None:
+    if not layers or len(set(layers)) < len(layers):
+        raise SpecError("a connector reads one or more MLLM layers, each once", got=spec)

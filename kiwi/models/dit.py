@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 import torch
@@ -20,13 +20,19 @@ from torch.utils.checkpoint import checkpoint
 
 from kiwi.errors import InputError, SpecError
 from kiwi.models.attention import CrossAttention, KeysValues, SelfAttention
+from kiwi.models.base import BaseSpec, NewBase
+from kiwi.models.precision import full_precision
 from kiwi.models.rope import Rope
+from kiwi.models.tuning import Full, TuningSpec
 from kiwi.spec import Spec
+
+ADAPTED = ("q", "k", "v", "o", "ffn.0", "ffn.2")
+"""Linear layers of a block that adapters go to (the published 14B training)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig(Spec):
-    """Sizes of the transformer; the defaults are Wan2.2-TI2V-5B.
+    """Sizes of the transformer; the defaults are Wan2.2-TI2V-5B. What it starts with and how it learns.
 
     Args:
         dim: width D.
@@ -38,6 +44,8 @@ class DiTConfig(Spec):
         patch_size: latent frames, rows and columns of one token.
         eps: of all norms.
         checkpoint_blocks: recompute each block in the backward pass instead of keeping its activations.
+        base: the weights it starts with.
+        tuning: how it learns: in full, by adapters (the published 14B: `Lora(rank=128)`), or not at all.
     """
 
     dim: int = 3072
@@ -49,6 +57,8 @@ class DiTConfig(Spec):
     patch_size: tuple[int, int, int] = (1, 2, 2)
     eps: float = 1e-6
     checkpoint_blocks: bool = False
+    base: BaseSpec = field(default_factory=NewBase)
+    tuning: TuningSpec = field(default_factory=Full)
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
@@ -83,6 +93,12 @@ class DiTConfig(Spec):
         """Channels of one attention head."""
         return self.dim // self.num_heads
 
+    def build(self) -> DiT:
+        """The transformer, base weights and adapters included."""
+        dit = self.base.build(lambda: DiT(self))
+        self.tuning.apply(dit, ADAPTED)
+        return dit
+
 
 class Modulation(NamedTuple):
     """Shift, scale and gate of one sub-layer, each of shape (B, 1, D)."""
@@ -106,11 +122,13 @@ class PatchEmbedding(nn.Module):
     Weight (D, C, pf, ph, pw) and bias (D,), as `nn.Conv3d` stores them.
     """
 
-    def __init__(self, channels: int, dim: int, patch_size: Sequence[int], *, zero_init: bool = False) -> None:
+    def __init__(
+        self, channels: int, dim: int, patch_size: Sequence[int], *, zero_init: bool = False, bias: bool = True
+    ) -> None:
         super().__init__()
         self.patch_size = tuple(patch_size)
         self.weight = nn.Parameter(torch.zeros(dim, channels, *patch_size))
-        self.bias = nn.Parameter(torch.zeros(dim))
+        self.bias = nn.Parameter(torch.zeros(dim)) if bias else None
         if not zero_init:
             nn.init.xavier_uniform_(self.weight.flatten(1))
 
@@ -256,5 +274,5 @@ def timestep_embedding(timestep_B: Tensor, channels: int) -> Tensor:
 def _linear32(layer: nn.Module, x: Tensor) -> Tensor:
     """A linear layer in float32 even under autocast: rounding here would round the timestep."""
     assert isinstance(layer, nn.Linear)
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x.device):
         return F.linear(x.float(), layer.weight.float(), layer.bias.float())

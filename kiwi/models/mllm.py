@@ -1,25 +1,69 @@
-"""The frozen multimodal LLM that reads video, instruction, reference and the learnable queries.
+"""The multimodal LLM that reads video, instruction, references and the learnable queries.
 
-transformers' Qwen2.5-VL, run without its language head. B samples, S tokens, Q queries, R reference
-tokens (padded), M the MLLM's width.
+transformers' Qwen2.5-VL or Qwen3-VL, run without its language head. B samples, S tokens, Q queries, M the MLLM's
+width.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLModel, Qwen2VLVideoProcessor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+    Qwen2_5_VLModel,
+    Qwen2VLVideoProcessor,
+    Qwen3VLModel,
+)
 
-from kiwi.errors import CheckpointError
-from kiwi.models.hub import require_source
-from kiwi.models.prompting import DEFAULT_TEMPLATE, Prompt, Prompter, VisionLimits, load_template
-from kiwi.models.tiny_qwen import tiny_config, tiny_processors
+from kiwi.errors import CheckpointError, SpecError
+from kiwi.media.files import write_json
+from kiwi.models.positions import IMAGE, VIDEO, a_grid_a_patch, positions_of
+from kiwi.models.prompting import (
+    DEFAULT_TEMPLATE,
+    Prompt,
+    Prompter,
+    VideoSpans,
+    VisionLimits,
+    load_template,
+    one_span,
+    span_a_patch,
+)
+from kiwi.models.tuning import Frozen, TuningSpec
 from kiwi.spec import Spec
+from kiwi.weights.adapters import is_adapter, without_base_layer
+from kiwi.weights.files import write_weights
+from kiwi.weights.hub import locate
+from kiwi.weights.strict import Mismatch, fingerprint
+
+ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""Linear layers of the language model that adapters go to (the published training)."""
+
+
+class Generation(NamedTuple):
+    """What differs between the generations of Qwen-VL."""
+
+    model: type[PreTrainedModel]
+    spans: VideoSpans
+    """How the prompt divides a video's tokens."""
+    video_grids: Callable[[Tensor], Tensor]
+    """The grids of those spans."""
+
+
+GENERATIONS = {
+    "qwen2_5_vl": Generation(Qwen2_5_VLModel, one_span, lambda grids_V3: grids_V3),
+    "qwen3_vl": Generation(Qwen3VLModel, span_a_patch, a_grid_a_patch),
+}
+"""By the `model_type` of their configurations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,143 +72,204 @@ class MllmSpec(Spec, ABC):
 
     Args:
         limits: how much of the pictures it reads.
+        tuning: how its language model learns; the vision tower never does.
     """
 
     limits: VisionLimits = field(default_factory=VisionLimits)
+    tuning: TuningSpec = field(default_factory=Frozen)
 
     @abstractmethod
     def build(self) -> MllmEncoder:
-        """The encoder, weights included."""
+        """The encoder, weights and adapters included."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QwenVL(MllmSpec):
-    """A trained Qwen2.5-VL.
+    """A trained Qwen2.5-VL or Qwen3-VL; which one its configuration says.
 
     Args:
         path: folder with config, weights, tokenizer and preprocessor settings, or a hub id. A file prompt.json in
             the folder replaces the standard wording.
-        dtype: type its weights are kept in; it is frozen, so bfloat16 halves the memory at no cost to training.
+        dtype: type its weights are kept in; while frozen, bfloat16 halves the memory at no cost to training.
     """
 
     path: str
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
 
+    @classmethod
+    def qwen25_3b(cls) -> QwenVL:
+        """Qwen2.5-VL-3B, the published reader."""
+        return cls(path="Qwen/Qwen2.5-VL-3B-Instruct")
+
+    @classmethod
+    def qwen25_7b(cls) -> QwenVL:
+        """Qwen2.5-VL-7B."""
+        return cls(path="Qwen/Qwen2.5-VL-7B-Instruct")
+
+    @classmethod
+    def qwen3_4b(cls) -> QwenVL:
+        """Qwen3-VL-4B."""
+        return cls(path="Qwen/Qwen3-VL-4B-Instruct")
+
+    @classmethod
+    def qwen3_8b(cls) -> QwenVL:
+        """Qwen3-VL-8B."""
+        return cls(path="Qwen/Qwen3-VL-8B-Instruct")
+
     def build(self) -> MllmEncoder:
-        require_source(self.path, "", "MLLM", "name a folder with a Qwen2.5-VL, or a hub id")
+        folder = locate(self.path, "MLLM", "name a folder with a Qwen-VL, or a hub id")
         try:
-            model = Qwen2_5_VLModel.from_pretrained(self.path, dtype=getattr(torch, self.dtype), use_safetensors=True)
-            tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
-            images = AutoImageProcessor.from_pretrained(self.path, trust_remote_code=False)
-        except (OSError, ValueError) as problem:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            if config.model_type not in GENERATIONS:
+                raise CheckpointError(
+                    f"the MLLM {self.path!r} is of an unknown kind", got=config.model_type, wanted=list(GENERATIONS)
+                )
+            model, info = GENERATIONS[config.model_type].model.from_pretrained(
+                folder,
+                dtype=getattr(torch, self.dtype),
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            images = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
             first = str(problem).strip().splitlines()[0]
             raise CheckpointError(f"the MLLM {self.path!r} cannot be loaded", got=first) from problem
-        template = Path(self.path) / "prompt.json"
-        return MllmEncoder(model, tokenizer, images, self.limits, template if template.is_file() else DEFAULT_TEMPLATE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TinyQwen(MllmSpec):
-    """An untrained Qwen2.5-VL of laptop size with a byte-level tokenizer: the same code path, random features.
-
-    Args:
-        hidden_size: the language model's width M.
-        layers: of the language model.
-        vision_layers: of the vision tower.
-    """
-
-    hidden_size: int = 64
-    layers: int = 2
-    vision_layers: int = 2
-    limits: VisionLimits = field(
-        default_factory=lambda: VisionLimits(
-            max_frames=4, max_pixels_per_frame=84 * 84, min_pixels_per_frame=28 * 28, max_reference_tokens=16
+        _require_all(model, info, self.path)
+        template = folder / "prompt.json"
+        encoder = MllmEncoder(
+            model, tokenizer, images, self.limits, load_template(template if template.is_file() else DEFAULT_TEMPLATE)
         )
-    )
-
-    def build(self) -> MllmEncoder:
-        tokenizer, images = tiny_processors()
-        model = Qwen2_5_VLModel(tiny_config(self.hidden_size, self.layers, self.vision_layers, tokenizer))
-        return MllmEncoder(model, tokenizer, images, self.limits, DEFAULT_TEMPLATE)
-
-
-class MllmFeatures(NamedTuple):
-    """Hidden states after the last layer's final norm."""
-
-    queries_BQM: Tensor
-    references_BRM: Tensor
-    references_mask_BR: Tensor | None
-    """True where a reference token is real; None when none is padding."""
+        encoder.fingerprint = fingerprint(model.state_dict())
+        return encoder.tuned(self.tuning)
 
 
 class MllmEncoder(nn.Module):
-    """Prompt and queries in, features of the queries and of the reference's visual tokens out."""
+    """Prompt and queries in, hidden states out."""
+
+    fingerprint = ""
+    """Of the weights that were loaded; none for new ones."""
 
     def __init__(
-        self, model: Qwen2_5_VLModel, tokenizer: Any, image_processor: Any, limits: VisionLimits, template: Path
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        image_processor: Any,
+        limits: VisionLimits,
+        template: dict[str, str],
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model = model.requires_grad_(False)
         self.hidden_size = int(model.config.text_config.hidden_size)
         sizes = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
         # Frames arrive at their final size (see Prompter.resize_video), so the library's own cap stays out of it.
         settings = {name: getattr(image_processor, name) for name in sizes}
         video_processor = Qwen2VLVideoProcessor(**settings, cap_pixels_per_frame=False)
-        self.prompter = Prompter(tokenizer, image_processor, video_processor, load_template(template), limits)
+        self.generation = GENERATIONS[model.config.model_type]
+        self.prompter = Prompter(tokenizer, image_processor, video_processor, template, limits, self.generation.spans)
+
+    def tuned(self, tuning: TuningSpec) -> MllmEncoder:
+        """Itself, the language model prepared to learn as the spec says."""
+        tuning.apply(self.model.language_model, ADAPTED)
+        return self
 
     @property
-    def config(self) -> Qwen2_5_VLConfig:
+    def config(self) -> Any:
         """The library's configuration of the model."""
         return self.model.config
 
-    def forward(self, prompt: Prompt, queries_QM: Tensor) -> MllmFeatures:
-        """Read the prompt with the query vectors at their placeholders.
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Refuse layers that the language model does not have.
 
-        Positions are Qwen's multimodal ones; attention is causal, so that the queries, which come last, see
-        everything, and padding on the right is seen by nothing.
+        Raises:
+            SpecError: with the range there is.
         """
-        batch = prompt.input_ids_BS.shape[0]
-        embeds = self.model.get_input_embeddings()(prompt.input_ids_BS)
-        queries = queries_QM.to(embeds.dtype).expand(batch, *queries_QM.shape)
-        embeds = embeds.masked_scatter(prompt.queries_BS[..., None], queries)
-        positions, _ = self.model.get_rope_index(
-            prompt.input_ids_BS,
-            mm_token_type_ids=prompt.token_types_BS,
-            image_grid_thw=prompt.image_grid_thw,
-            video_grid_thw=prompt.video_grid_thw,
-            attention_mask=prompt.attention_mask_BS,
-        )
-        hidden = self.model(
-            input_ids=prompt.input_ids_BS,
-            inputs_embeds=embeds,
-            attention_mask=prompt.attention_mask_BS,
-            position_ids=positions,
-            pixel_values=prompt.pixel_values,
-            pixel_values_videos=prompt.pixel_values_videos,
-            image_grid_thw=prompt.image_grid_thw,
-            video_grid_thw=prompt.video_grid_thw,
-            use_cache=False,
-        ).last_hidden_state
-        # Every sample of a batch has the same number of queries, so they stack; references are padded.
-        queries_out = hidden[prompt.queries_BS].unflatten(0, (batch, -1))
-        return MllmFeatures(queries_out, *_gather(hidden, prompt.references_BS))
+        depth = int(self.config.text_config.num_hidden_layers)
+        if wrong := [layer for layer in layers if not -depth - 1 <= layer <= depth]:
+            raise SpecError(
+                "the MLLM has no such layers",
+                got=wrong,
+                wanted=f"{-depth - 1} to {depth} (0: embeddings, -1: the last)",
+            )
+
+    def positions(self, prompt: Prompt, seconds: int = 1) -> Tensor:
+        """Qwen's multimodal position ids (3, B, S), 0 at padding.
+
+        Args:
+            prompt: the batch.
+            seconds: length of a temporal patch, two frames. The published code never tells the frame rate: 1.
+        """
+        vision = self.config.vision_config
+        images, videos = prompt.image_grid_thw, prompt.video_grid_thw
+        grids: dict[int, Iterator[Tensor]] = {
+            IMAGE: iter([] if images is None else images),
+            VIDEO: iter([] if videos is None else self.generation.video_grids(videos)),
+        }
+        step = seconds * int(getattr(vision, "tokens_per_second", 1))
+        positions = torch.zeros(3, *prompt.input_ids_BS.shape, dtype=torch.long, device=prompt.input_ids_BS.device)
+        for row, length in enumerate(prompt.attention_mask_BS.sum(dim=1).tolist()):
+            types_S = prompt.token_types_BS[row, :length]
+            positions[:, row, :length] = positions_of(types_S, grids, vision.spatial_merge_size, step)
+        return positions
+
+    def embed(self, prompt: Prompt, embeds_BSM: Tensor, queries_QM: Tensor) -> Tensor:
+        """Token embeddings with the query vectors in the place of their placeholders'."""
+        queries = queries_QM.to(embeds_BSM).expand(len(embeds_BSM), *queries_QM.shape)
+        return embeds_BSM.masked_scatter(prompt.queries_BS[..., None], queries)
+
+    def forward(self, prompt: Prompt, queries_QM: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+        """Hidden states (B, S, M) by layer: -1 after the last one's norm, 0 the embeddings, 1 after the first, ...
+
+        Attention is causal, so that the queries, which come last, see everything, and padding on the right is seen by
+        nothing. Without layers to read, nothing is run.
+        """
+        if not layers:
+            return {}
+        # A hook, because Qwen3-VL takes ids or embeddings but not both, and finds its pictures' places by the ids.
+        table = self.model.get_input_embeddings()
+        hook = table.register_forward_hook(lambda _, args, embeds: self.embed(prompt, embeds, queries_QM))
+        try:
+            output = self.model(
+                input_ids=prompt.input_ids_BS,
+                attention_mask=prompt.attention_mask_BS,
+                position_ids=self.positions(prompt),
+                pixel_values=prompt.pixel_values,
+                pixel_values_videos=prompt.pixel_values_videos,
+                image_grid_thw=prompt.image_grid_thw,
+                video_grid_thw=prompt.video_grid_thw,
+                use_cache=False,
+                # All layers' states are a memory cost that only deeper read-outs need to pay.
+                output_hidden_states=any(layer != -1 for layer in layers),
+            )
+        finally:
+            hook.remove()
+        return {-1: output.last_hidden_state} | {n: output.hidden_states[n] for n in layers if n != -1}
 
     def save(self, folder: Path) -> None:
-        """Write model, tokenizer, preprocessor settings and prompt template, as `QwenVL(path=folder)` reads them."""
-        from kiwi.media.files import write_json
+        """Write base weights, tokenizer, preprocessor settings and prompt template, for `QwenVL(path=folder)`.
 
-        self.model.save_pretrained(folder, safe_serialization=True)
+        Adapters are not among them: whoever saves the editor keeps those.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.save_pretrained(folder)
+        state = self.model.state_dict()
+        write_weights({without_base_layer(name): state[name] for name in state if not is_adapter(name)}, folder)
+        self.save_processor(folder)
+
+    def save_processor(self, folder: Path) -> None:
+        """Write tokenizer, preprocessor settings and prompt template."""
         self.prompter.tokenizer.save_pretrained(folder)
         self.prompter.image_processor.save_pretrained(folder)
         write_json(folder / "prompt.json", self.prompter.template)
 
 
-def _gather(hidden_BSM: Tensor, where_BS: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The marked positions of every sample, padded to the longest, and the mask of the real ones."""
-    counts = where_BS.sum(dim=1).tolist()
-    rows = [states[mask] for states, mask in zip(hidden_BSM, where_BS, strict=True)]
-    padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    if len(set(counts)) == 1:
-        return padded, None
-    mask = torch.arange(padded.shape[1], device=padded.device)[None, :] < where_BS.sum(dim=1, keepdim=True)
-    return padded, mask
+def _require_all(model: nn.Module, info: dict[str, Any], path: str) -> None:
+    """transformers only logs what it did not find; here that is an error (but for the language head, never used)."""
+    mismatch = Mismatch(
+        wanted=len(model.state_dict()),
+        missing=sorted(info["missing_keys"]),
+        unexpected=sorted(name for name in info["unexpected_keys"] if not name.startswith("lm_head.")),
+        misshapen=[str(item) for item in sorted(info["mismatched_keys"], key=str)],
+    )
+    mismatch.refuse(f"the MLLM {path}")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -20,8 +20,10 @@ from torch import Tensor
 
 from kiwi.errors import CheckpointError, InputError, SpecError
 from kiwi.media.image import resize, smart_resize
-from kiwi.models.connectors import Mode
 from kiwi.spec import Spec
+
+Mode = Literal["image", "video", "reference"]
+"""What an edit is asked with: each mode has a template and a query table of its own (the paper's three)."""
 
 Frames = NDArray[np.uint8]
 """uint8 RGB frames of shape (F, H, W, 3)."""
@@ -73,6 +75,12 @@ class Prompt:
     pixel_values_videos: Tensor | None
     video_grid_thw: Tensor | None
 
+    def tail_BS(self, count: int) -> Tensor:
+        """True at the last `count` tokens of each sample, padding not counted."""
+        ends_B1 = self.attention_mask_BS.sum(dim=1, keepdim=True)
+        at_S = torch.arange(self.input_ids_BS.shape[1], device=self.input_ids_BS.device)
+        return (at_S < ends_B1) & (at_S >= ends_B1 - count)
+
     def to(self, device: torch.device | str) -> Self:
         """The same on another device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -103,13 +111,39 @@ def load_template(path: Path) -> dict[str, str]:
 DEFAULT_TEMPLATE = Path(__file__).with_name("prompt.json")
 
 
+VideoSpans = Callable[[int], list[str]]
+"""From a number of frames to the texts that lead the spans its visual tokens are divided into."""
+
+
+def one_span(frames: int) -> list[str]:
+    """Qwen2.5-VL: all of a video's tokens in one span, time told by position ids."""
+    return [""]
+
+
+def span_a_patch(frames: int) -> list[str]:
+    """Qwen3-VL: a span for every two frames, led by its time in seconds.
+
+    The frame rate is not told to the prompter. Two frames a second are assumed, the rate at which Qwen3-VL samples
+    videos, and what the published position ids of Qwen2.5-VL amount to.
+    """
+    times = [index / 2 for index in range(frames)]
+    times += times[-1:] * (frames % 2)
+    return [f"<{(a + b) / 2:.1f} seconds>" for a, b in zip(times[::2], times[1::2], strict=True)]
+
+
 class Prompter:
     """Builds prompts. One is made for an MLLM, with its tokenizer and its image processor's settings."""
 
     def __init__(
-        self, tokenizer: Any, image_processor: Any, video_processor: Any, template: dict[str, str], limits: VisionLimits
+        self,
+        tokenizer: Any,
+        image_processor: Any,
+        video_processor: Any,
+        template: dict[str, str],
+        limits: VisionLimits,
+        spans: VideoSpans,
     ) -> None:
-        self.tokenizer, self.template, self.limits = tokenizer, template, limits
+        self.tokenizer, self.template, self.limits, self.spans = tokenizer, template, limits, spans
         self.image_processor, self.video_processor = image_processor, video_processor
         self.factor = image_processor.patch_size * image_processor.merge_size
         special = {"image": "<|image_pad|>", "video": "<|video_pad|>", "start": "<|vision_start|>"}
@@ -213,7 +247,10 @@ class Prompter:
     def _add_video(self, row: _Row, frames: Frames) -> None:
         pairs = -(-len(frames) // self.video_processor.temporal_patch_size)
         tokens = pairs * frames.shape[1] * frames.shape[2] // self.factor**2
-        row.add([self.ids["start"], *[self.ids["video"]] * tokens, self.ids["end"]])
+        leads = self.spans(len(frames))
+        for lead in leads:
+            row.add(self.tokenizer.encode(lead, add_special_tokens=False))
+            row.add([self.ids["start"], *[self.ids["video"]] * (tokens // len(leads)), self.ids["end"]])
         row.videos.append(frames)
 
     def resize_image(self, image: NDArray[np.uint8], max_pixels: int | None = None) -> NDArray[np.uint8]:
@@ -243,10 +280,33 @@ class Prompter:
             min_pixels=limits.min_pixels_per_frame,
             max_pixels=int(min(limits.max_pixels_per_frame, max(budget, int(1.05 * limits.min_pixels_per_frame)))),
         )
-        return resize(resize(frames, *coarse), *fine)
+        return _resize_at_float(resize(frames, *coarse), *fine)
 
 
 _ALREADY_SIZED = {"do_resize": False}
+
+
+def gather_tokens(hidden_BSM: Tensor, where_BS: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The marked positions of every sample, padded to the longest (B, R, M), and the mask of the real ones (B, R).
+
+    The mask is None when none is padding.
+    """
+    counts = where_BS.sum(dim=1).tolist()
+    rows = [states[mask] for states, mask in zip(hidden_BSM, where_BS, strict=True)]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    if len(set(counts)) == 1:
+        return padded, None
+    mask = torch.arange(padded.shape[1], device=padded.device) < where_BS.sum(dim=1, keepdim=True)
+    return padded, mask
+
+
+def _resize_at_float(frames: Frames, height: int, width: int) -> Frames:
+    """The published reader's second resize: bicubic at float32, where the first (and every image's) is Pillow's."""
+    if frames.shape[1:3] == (height, width):
+        return frames
+    pixels_FCHW = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+    resized = torch.nn.functional.interpolate(pixels_FCHW, (height, width), mode="bicubic", antialias=True)
+    return resized.clamp(0, 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 class _Row:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kiwi.errors import SpecError
 from kiwi.flow.solvers import EulerSolver, SolverSpec
 from kiwi.keyed import normal
-from kiwi.models.kiwi import Conditions, KiwiEdit, evaluating
+from kiwi.models.kiwi import Conditions, KiwiEdit
 from kiwi.spec import Spec
 
 
@@ -78,3 +79,15 @@ def denoise(
 def make_noise(shape: tuple[int, ...], seed: int, ids: list[str], device: torch.device | str) -> Tensor:
     """The starting noise of a batch: each sample's is a function of (seed, its id), whatever the batch."""
     return torch.stack([normal(shape[1:], seed, "sampling", name) for name in ids]).to(device)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run a block in eval mode without gradients, then go back to the mode before."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

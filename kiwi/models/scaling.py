@@ -1,12 +1,20 @@
-"""Timestep scaling gamma(t): how strongly the source's tokens are added at each noise level."""
+"""Timestep scaling gamma(t): how strongly the source's tokens are added at each noise level.
+
+The paper describes a learnable scalar, the released code multiplies by the schedule's sigma(t). Everything
+learnable here is sigma(t) plus a term that starts at zero, so that training starts where the released code is.
+All of it in float32: in bf16 the noise level itself would be rounded. B samples, K nodes.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
+from kiwi.errors import SpecError
+from kiwi.models.precision import full_precision
 from kiwi.spec import Spec
 
 
@@ -23,13 +31,104 @@ class ScaleSpec(Spec, ABC):
 class SigmaScale(ScaleSpec):
     """gamma(t) = sigma(t): all of the source's structure at high noise, none at the end (the released code)."""
 
-    def build(self) -> SigmaScaleModule:
-        return SigmaScaleModule()
+    def build(self) -> nn.Module:
+        return nn.Identity()
 
 
-class SigmaScaleModule(nn.Module):
-    """The identity on sigma."""
+@dataclass(frozen=True, kw_only=True)
+class ConstantScale(ScaleSpec):
+    """gamma(t) = value at every noise level: no timestep scaling.
+
+    Args:
+        value: the constant.
+    """
+
+    value: float = 1.0
+
+    def build(self) -> nn.Module:
+        return ConstantScaleModule(self.value)
+
+
+class ConstantScaleModule(nn.Module):
+    """The same for every sigma."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
 
     def forward(self, sigma_B: Tensor) -> Tensor:
         """gamma of each sample, shape (B,)."""
-        return sigma_B
+        return torch.full_like(sigma_B, self.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnableScale(ScaleSpec):
+    """gamma(t) = sigma(t) + a learned scalar a noise level; equal to sigma at step 0 (the paper's text).
+
+    The scalars stand at evenly spaced sigmas from 0 to 1, with straight lines between them.
+
+    Args:
+        bins: number of scalars; 1000 gives every timestep of training its own, few share what they learn.
+    """
+
+    bins: int = 16
+
+    def __post_init__(self) -> None:
+        if self.bins < 2:
+            raise SpecError("a learnable scale needs at least 2 bins, the first at sigma 0, the last at 1", got=self)
+
+    def build(self) -> nn.Module:
+        return LearnableScaleModule(self.bins)
+
+
+class LearnableScaleModule(nn.Module):
+    """sigma plus the linear interpolation of K offsets."""
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(bins))
+
+    def forward(self, sigma_B: Tensor) -> Tensor:
+        """gamma of each sample, shape (B,)."""
+        position = sigma_B.clamp(0.0, 1.0) * (len(self.offset) - 1)
+        lower = position.floor().clamp(max=len(self.offset) - 2)
+        offset, at = self.offset.float(), lower.long()
+        return sigma_B + torch.lerp(offset[at], offset[at + 1], position - lower)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionScale(ScaleSpec):
+    """gamma(t) = sigma(t) + a small learned function of sigma; equal to sigma at step 0.
+
+    Args:
+        width: hidden units of the function, a perceptron over cosines of sigma.
+        frequencies: how many cosines, cos(pi k sigma) for k = 1, 2, ...
+    """
+
+    width: int = 32
+    frequencies: int = 8
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.frequencies < 1:
+            raise SpecError("the function needs width >= 1 and frequencies >= 1", got=self)
+
+    def build(self) -> nn.Module:
+        return FunctionScaleModule(self)
+
+
+class FunctionScaleModule(nn.Module):
+    """sigma plus a perceptron whose last layer starts at zero."""
+
+    def __init__(self, spec: FunctionScale) -> None:
+        super().__init__()
+        self.frequencies = spec.frequencies
+        self.hidden, self.last = nn.Linear(spec.frequencies, spec.width), nn.Linear(spec.width, 1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, sigma_B: Tensor) -> Tensor:
+        """gamma of each sample, shape (B,)."""
+        k = torch.arange(1, self.frequencies + 1, device=sigma_B.device)
+        with full_precision(sigma_B.device):
+            features = torch.cos(torch.pi * k * sigma_B[:, None]).to(self.hidden.weight.dtype)
+            return sigma_B + self.last(nn.functional.silu(self.hidden(features)))[:, 0].float()

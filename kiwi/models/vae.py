@@ -6,34 +6,47 @@ Video (B, 3, F, H, W) in [-1, 1] with F = 4k + 1; latents (B, C, k + 1, H / s, W
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor, nn
 
-from kiwi.errors import CheckpointError, InputError
-from kiwi.models.hub import require_source
+from kiwi.errors import InputError, SpecError
+from kiwi.models.tiling import NoTiling, TilingSpec
+from kiwi.models.vae_formats import load_network, new_network, original_state, sizes_of
 from kiwi.spec import Spec
+from kiwi.weights.files import State
+from kiwi.weights.hub import locate
+from kiwi.weights.strict import fingerprint
+from kiwi.weights.vae_names import VaeSizes
 
 
 @dataclass(frozen=True, kw_only=True)
 class VaeSpec(Spec, ABC):
-    """The family of video autoencoders."""
+    """The family of video autoencoders.
+
+    Args:
+        tiling: how large videos are taken through.
+    """
+
+    tiling: TilingSpec = field(default_factory=NoTiling)
 
     @abstractmethod
     def build(self) -> VideoVae:
-        """The module, weights included; always in eval mode and without gradients."""
+        """The module, weights included."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WanVae(VaeSpec):
-    """A trained Wan VAE in diffusers' format.
+    """A trained Wan VAE, in diffusers' format or with the original names.
 
     Args:
-        path: folder with config.json and safetensors weights, or a hub id such as "Wan-AI/Wan2.2-TI2V-5B-Diffusers".
+        path: folder with safetensors weights and config.json (diffusers', or a published editor's vae/), file such as
+            Wan2.2_VAE.pth, or a hub id such as "Wan-AI/Wan2.2-TI2V-5B-Diffusers".
         subfolder: where in it the VAE lies, "vae" in the hub's repositories.
     """
 
@@ -42,12 +55,9 @@ class WanVae(VaeSpec):
 
     def build(self) -> VideoVae:
         fix = "train one (experiments/first_light/vae.yaml) or name a hub id"
-        require_source(self.path, self.subfolder, "VAE", fix)
-        try:
-            vae = AutoencoderKLWan.from_pretrained(self.path, subfolder=self.subfolder or None, use_safetensors=True)
-        except (OSError, ValueError) as problem:
-            raise CheckpointError(f"the VAE {self.path!r} cannot be loaded", got=_first_line(problem)) from problem
-        return VideoVae(vae)
+        vae = VideoVae(load_network(locate(self.path, "VAE at", fix, subfolder=self.subfolder)), self.tiling)
+        vae.fingerprint = fingerprint(vae.state_dict())
+        return vae
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +67,7 @@ class NewVae(VaeSpec):
     Args:
         z_dim: latent channels C.
         base_dim: width of the first level.
+        decoder_base_dim: width of the decoder's last level; None for that of the encoder's first.
         dim_mult: widths of the levels over base_dim; each level after the first halves height and width.
         temporal_downsample: which of the steps between levels also halve time; two of them must.
         num_res_blocks: residual blocks a level.
@@ -65,49 +76,85 @@ class NewVae(VaeSpec):
 
     z_dim: int = 16
     base_dim: int = 16
+    decoder_base_dim: int | None = None
     dim_mult: tuple[int, ...] = (1, 2, 4)
     temporal_downsample: tuple[bool, ...] = (True, True)
     num_res_blocks: int = 1
     residual: bool = False
 
+    def __post_init__(self) -> None:
+        if len(self.temporal_downsample) != len(self.dim_mult) - 1 or sum(self.temporal_downsample) != 2:
+            raise SpecError(
+                "the autoencoder's levels do not fit its steps in time",
+                got=f"{len(self.dim_mult)} levels, temporal_downsample {self.temporal_downsample}",
+                wanted="one entry for each step between levels, two of them true",
+            )
+
+    @classmethod
+    def wan21(cls) -> NewVae:
+        """The size of the Wan2.1 VAE (126.9 M parameters): 8 x 8 pixels a latent, 16 channels."""
+        return cls(base_dim=96, dim_mult=(1, 2, 4, 4), temporal_downsample=(False, True, True), num_res_blocks=2)
+
+    @classmethod
+    def wan22(cls) -> NewVae:
+        """The size of the Wan2.2 VAE (704.7 M parameters): 16 x 16 pixels a latent, 48 channels."""
+        return cls.wan21().replace(z_dim=48, base_dim=160, decoder_base_dim=256, residual=True)
+
     def build(self) -> VideoVae:
-        patch = 2 if self.residual else 1
-        channels = 3 * patch * patch
-        vae = AutoencoderKLWan(
-            base_dim=self.base_dim,
+        sizes = VaeSizes(
             z_dim=self.z_dim,
-            dim_mult=list(self.dim_mult),
+            base_dim=self.base_dim,
+            decoder_base_dim=self.decoder_base_dim or self.base_dim,
+            dim_mult=self.dim_mult,
             num_res_blocks=self.num_res_blocks,
-            temperal_downsample=list(self.temporal_downsample),
-            is_residual=self.residual,
-            in_channels=channels,
-            out_channels=channels,
-            patch_size=patch if self.residual else None,
-            latents_mean=[0.0] * self.z_dim,
-            latents_std=[1.0] * self.z_dim,
-            scale_factor_spatial=2 ** (len(self.dim_mult) - 1) * patch,
+            temporal_downsample=self.temporal_downsample,
+            residual=self.residual,
         )
-        _init_weights(vae)
-        return VideoVae(vae)
+        network = new_network(sizes, [0.0] * self.z_dim, [1.0] * self.z_dim)
+        _init_weights(network)
+        return VideoVae(network, self.tiling)
+
+
+class Posterior(NamedTuple):
+    """What the encoder says about a video: a Gaussian for every latent, in normalised units."""
+
+    mean_BCFHW: Tensor
+    deviation_BCFHW: Tensor
+
+    def mode(self) -> Tensor:
+        """The likeliest latents."""
+        return self.mean_BCFHW
+
+    def sample(self, noise_BCFHW: Tensor) -> Tensor:
+        """Latents drawn with standard normal noise of their shape."""
+        return self.mean_BCFHW + self.deviation_BCFHW * noise_BCFHW
 
 
 class VideoVae(nn.Module):
-    """Encode and decode, in the latents' normalised units (mean 0, deviation 1 over the VAE's training data)."""
+    """Encode and decode, in the latents' normalised units (mean 0, deviation 1 over the VAE's training data).
+
+    Args:
+        vae: the network, with the latents' statistics in its config.
+        tiling: how large videos are taken through; may be exchanged at any time.
+    """
 
     temporal_factor = 4
 
-    def __init__(self, vae: AutoencoderKLWan) -> None:
+    def __init__(self, vae: AutoencoderKLWan, tiling: TilingSpec = NoTiling()) -> None:  # noqa: B008  (frozen)
         super().__init__()
         self.vae = vae
+        self.tiling = tiling
         self.channels = int(vae.config.z_dim)
         self.spatial_factor = int(vae.config.scale_factor_spatial)
+        self.fingerprint = ""
+        """Of the weights as they were loaded; empty for new ones."""
 
     def latent_frames(self, frames: int) -> int:
         """Latent frames of a video of 4k + 1 frames."""
         return 1 + (frames - 1) // self.temporal_factor
 
-    def encode(self, video_BCFHW: Tensor) -> Tensor:
-        """Latents at the mode of the encoder's distribution, normalised.
+    def posterior(self, video_BCFHW: Tensor) -> Posterior:
+        """The encoder's distribution over latents, normalised.
 
         Raises:
             InputError: frames not 4k + 1 (the last ones would be dropped silently) or a size the VAE cannot halve.
@@ -119,9 +166,23 @@ class VideoVae(nn.Module):
                 got=f"{frames} frames of {height}x{width}",
                 wanted=f"4k + 1 frames, height and width multiples of {self.spatial_factor}",
             )
-        mode = self.vae.encode(video_BCFHW.to(self.vae.dtype)).latent_dist.mode()
-        mean, deviation = self._statistics(mode.device)
-        return (mode.float() - mean) / deviation
+        return self.posterior_of_whole_chunks(video_BCFHW)
+
+    def posterior_of_whole_chunks(self, video_BCFHW: Tensor) -> Posterior:
+        """The same, leaving out frames at the end that fill no chunk, as the published code does."""
+        moments = self.tiling.encode(self._moments, video_BCFHW.to(self.vae.dtype), self.spatial_factor).float()
+        mean, log_variance = moments.chunk(2, dim=1)
+        offset, unit = self._statistics(moments.device)
+        # Bounded as in the library, so that an untrained encoder gives finite numbers.
+        return Posterior((mean - offset) / unit, (0.5 * log_variance.clamp(-30.0, 20.0)).exp() / unit)
+
+    def encode(self, video_BCFHW: Tensor) -> Tensor:
+        """Latents at the mode of the encoder's distribution, normalised.
+
+        Raises:
+            InputError: as `posterior`.
+        """
+        return self.posterior(video_BCFHW).mode()
 
     def encode_images(self, images_BRCHW: Tensor) -> Tensor:
         """Latents (B, C, R, h, w) of R single images a sample; R may be 0."""
@@ -134,12 +195,11 @@ class VideoVae(nn.Module):
 
     def decode(self, latents_BCFHW: Tensor) -> Tensor:
         """Video in [-1, 1], float32."""
-        mean, deviation = self._statistics(latents_BCFHW.device)
-        latents = latents_BCFHW.float() * deviation + mean
-        return self.decode_unclamped(latents.to(self.vae.dtype)).clamp(-1.0, 1.0).float()
+        latents = self.unnormalised(latents_BCFHW).to(self.vae.dtype)
+        return self.tiling.decode(self.decode_unclamped, latents, self.spatial_factor).clamp(-1.0, 1.0).float()
 
     def decode_unclamped(self, latents_BCFHW: Tensor) -> Tensor:
-        """What the decoder says for unnormalised latents, before it is cut to [-1, 1].
+        """What the decoder says for unnormalised latents, before it is cut to [-1, 1]; never tiled.
 
         The library only offers the clamped result, through which no gradient flows where the decoder overshoots
         (training hardly starts), so its frame loop stands here: one latent frame at a time, caches carried on.
@@ -155,9 +215,18 @@ class VideoVae(nn.Module):
         video = torch.cat(frames, dim=2)
         return video if vae.config.patch_size is None else unpatchify(video, vae.config.patch_size)
 
+    def unnormalised(self, latents_BCFHW: Tensor) -> Tensor:
+        """Latents in the network's own units, float32, as `decode_unclamped` takes them."""
+        mean, deviation = self._statistics(latents_BCFHW.device)
+        return latents_BCFHW.float() * deviation + mean
+
     def normalise_by(self, mean_C: Tensor, std_C: Tensor) -> None:
         """Set the mean and deviation that latents are normalised by, each channel its own."""
         self.vae.register_to_config(latents_mean=mean_C.tolist(), latents_std=std_C.tolist())
+
+    def _moments(self, video_BCFHW: Tensor) -> Tensor:
+        """Mean and log-variance (B, 2C, F, H, W); the library encodes the first frame, then four at a time."""
+        return self.vae.encode(video_BCFHW).latent_dist.parameters
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and deviation to normalise by, always float32: as buffers they would follow the weights' type."""
@@ -168,6 +237,29 @@ class VideoVae(nn.Module):
     def save(self, folder: Path) -> None:
         """Write the VAE in diffusers' format, normalisation included."""
         self.vae.save_pretrained(folder, safe_serialization=True)
+
+
+def raw_state(vae: VideoVae) -> State:
+    """The tensors under the names of the original files."""
+    return original_state(vae.vae)
+
+
+def published_config(vae: VideoVae) -> dict[str, Any]:
+    """What config.json of a published editor's vae/ says; it has no field for the decoder's width."""
+    config, sizes = vae.vae.config, sizes_of(vae.vae)
+    return {
+        "_class_name": "VAE",
+        "z_dim": sizes.z_dim,
+        "dim": sizes.base_dim,
+        "dim_mult": list(sizes.dim_mult),
+        "num_res_blocks": sizes.num_res_blocks,
+        "attn_scales": [],
+        "temperal_downsample": list(sizes.temporal_downsample),
+        "dropout": 0.0,
+        "latents_mean": list(config.latents_mean),
+        "latents_std": list(config.latents_std),
+        "vae_pth": None,
+    }
 
 
 def _init_weights(vae: nn.Module) -> None:
@@ -183,7 +275,3 @@ def _init_weights(vae: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
             if name.endswith((".conv2", ".proj")):
                 nn.init.zeros_(module.weight)
-
-
-def _first_line(problem: BaseException) -> str:
-    return str(problem).strip().splitlines()[0]

@@ -6,18 +6,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kiwi.checkpoints.published import from_published_state
 from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
 from kiwi.flow.schedule import FlowSchedule, nearest
 from kiwi.flow.solvers import EulerSolver
-from kiwi.models.checkpoints import from_published_names, load_strict
-from kiwi.models.connectors import LatentConnector, QueryConnector
+from kiwi.models.config import KiwiConfig
+from kiwi.models.connectors import Context, join_contexts, perceptron
 from kiwi.models.dit import DiTConfig
 from kiwi.models.injection import AddSource, AppendReference, NoReference, NoSource, PrependReference
-from kiwi.models.kiwi import Conditions, KiwiConfig, KiwiEdit, Prepared, join_context
-from kiwi.models.mllm import TinyQwen
+from kiwi.models.kiwi import Conditions, KiwiEdit, Prepared
+from kiwi.models.new_qwen import NewQwen
 from kiwi.models.rope import rope_table
 from kiwi.models.vae import NewVae
 from kiwi.parity.golden import Case, Compute
+from kiwi.parity.mllm_cases import mllm, mllm_preprocess
+from kiwi.parity.vae_cases import vae_wan21, vae_wan22
+from kiwi.weights.strict import load_strict
 
 
 def scheduler(case: Case) -> dict[str, Tensor]:
@@ -64,12 +68,11 @@ def scheduler(case: Case) -> dict[str, Tensor]:
 def connectors(case: Case) -> dict[str, Tensor]:
     """Both connectors and the context they make together."""
     given, config = case.group("in/"), case.meta["config"]
-    query = QueryConnector(image=1, video=1, reference=1).build(config["hidden"], config["dit_dim"])
-    latent = LatentConnector().build(config["hidden"], config["dit_dim"])
-    own = nn.ModuleDict({"query": nn.ModuleDict({"connector": query.connector}), "latent": latent})
-    load_strict(own, from_published_names(case.group("weights/")), case.name)
-    queries, references = query(given["query_features"]), latent(given["ref_features"])
-    context, _ = join_context(references, None, queries)
+    query, latent = (nn.ModuleDict({"connector": perceptron(config["hidden"], config["dit_dim"])}) for _ in range(2))
+    own = nn.ModuleDict({"query": query, "latent": latent})
+    load_strict(own, from_published_state(case.group("weights/")), case.name)
+    queries, references = query["connector"](given["query_features"]), latent["connector"](given["ref_features"])
+    context = join_contexts(Context(references, None), Context(queries, None)).tokens_BND
     return {"connetor": queries, "ref_connector": references, "context_ref_mode": context}
 
 
@@ -151,8 +154,17 @@ def end_to_end(case: Case) -> dict[str, Tensor]:
     return out
 
 
-CASES: dict[str, Compute] = {"scheduler": scheduler, "connectors": connectors, "dit": dit, "end_to_end": end_to_end}
-"""Every case this version computes."""
+CASES: dict[str, Compute] = {
+    "scheduler": scheduler,
+    "connectors": connectors,
+    "dit": dit,
+    "end_to_end": end_to_end,
+    "mllm": mllm,
+    "mllm_preprocess": mllm_preprocess,
+    "vae_wan21": vae_wan21,
+    "vae_wan22": vae_wan22,
+}
+"""Every case."""
 
 
 def _editor(case: Case, **parts: Any) -> KiwiEdit:
@@ -162,8 +174,8 @@ def _editor(case: Case, **parts: Any) -> KiwiEdit:
     sizes = DiTConfig(latent_channels=case.meta["config"]["in_dim"], **config)
     # VAE and MLLM take no part: the vectors start at latents and context.
     vae = NewVae(z_dim=sizes.latent_channels, base_dim=4)
-    model = KiwiEdit(KiwiConfig(dit=sizes, vae=vae, mllm=TinyQwen(hidden_size=16, layers=1, vision_layers=1), **parts))
-    weights = from_published_names(case.group("weights/"))
+    model = KiwiEdit(KiwiConfig(dit=sizes, vae=vae, mllm=NewQwen(hidden_size=16, layers=1, vision_layers=1), **parts))
+    weights = from_published_state(case.group("weights/"))
     own = nn.ModuleDict({name: getattr(model, name) for name in ("dit", "source", "reference")})
     present = {name.split(".")[0] for name in own.state_dict()}
     load_strict(own, {k: v for k, v in weights.items() if k.split(".")[0] in present}, case.name)
@@ -171,7 +183,7 @@ def _editor(case: Case, **parts: Any) -> KiwiEdit:
 
 
 def _prepare(model: KiwiEdit, context: Tensor, source: Tensor, reference: Tensor) -> Prepared:
-    return model.prepare(Conditions(context, None, source, reference), source.shape)
+    return model.prepare(Conditions(Context(context, None), source, reference), source.shape)
 
 
 class _TokenTrace:

@@ -9,25 +9,29 @@ import logging
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kiwi.checkpoints.folder import load_owned, owned, save_pretrained
 from kiwi.data.datamodule import EditData
 from kiwi.data.sample import EditBatch, Pixels, pixels
 from kiwi.errors import InputError
 from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
 from kiwi.keyed import normal, uniform
-from kiwi.models.checkpoints import TRAINED_PARTS, load_trained, save_pretrained
-from kiwi.models.kiwi import Conditions, KiwiConfig, KiwiEdit, evaluating
-from kiwi.models.sampling import EditingDefaults, Sampling, denoise, make_noise
+from kiwi.models.config import PARTS, KiwiConfig
+from kiwi.models.kiwi import Conditions, KiwiEdit
+from kiwi.models.sampling import EditingDefaults, Sampling, denoise, evaluating, make_noise
 from kiwi.training.base import Clips, LitModule
 from kiwi.training.optim import AdamW
 from kiwi.training.source_check import HEADLINE, SourceCheck
 
 log = logging.getLogger(__name__)
+
+TRAINABLE = (*PARTS, "mllm")
+"""Parts that may learn; each learns as its spec says (`dit.tuning`, `mllm.tuning`)."""
 
 BLIND_BATCHES = 64
 """Training batches, an epoch at most, that the blind predictors of validation know."""
@@ -41,9 +45,12 @@ class LitKiwi(LitModule):
     Args:
         config: the model's choices.
         optim: optimizer and schedule.
-        train_parts: which parts learn: any of dit, query, latent, source, reference.
+        train_parts: which parts learn: any of dit, query, latent, source, reference, mllm. DiT and MLLM learn as their
+            `tuning` says: in full, by adapters, or not at all (the MLLM's default).
         init: model folder whose weights training starts from; its shapes must be those of `config`.
         sampling: of previews, and the default of `kiwi edit` for the exported model.
+        targets: whether the target's latents are the mode of the VAE's distribution or a sample of it, new at every
+            step; sources, references and validation always take the mode.
         max_pixels: size that the exported model edits at; the command line takes it from the data.
         seed: of initial weights and all randomness of training.
     """
@@ -52,26 +59,27 @@ class LitKiwi(LitModule):
         self,
         config: KiwiConfig,
         optim: AdamW = AdamW(),  # noqa: B008  (frozen)
-        train_parts: tuple[str, ...] = TRAINED_PARTS,
+        train_parts: tuple[str, ...] = TRAINABLE,
         init: str | None = None,
         sampling: Sampling = Sampling(steps=20),  # noqa: B008  (frozen)
+        targets: Literal["mode", "sample"] = "mode",
         max_pixels: int = 720 * 1280,
         seed: int = 0,
     ) -> None:
         super().__init__(optim, max_pixels, seed)
-        unknown = set(train_parts) - set(TRAINED_PARTS)
+        unknown = set(train_parts) - set(TRAINABLE)
         if unknown or not train_parts:
             raise InputError(
                 "model.train_parts names parts that cannot be trained",
                 got=train_parts,
-                wanted=f"some of {TRAINED_PARTS}",
+                wanted=f"some of {TRAINABLE}",
             )
         self.editor = KiwiEdit(config, seed=seed)
         if init is not None:
-            load_trained(self.editor, Path(init) / "model.safetensors")
-        for part in TRAINED_PARTS:
-            getattr(self.editor, part).requires_grad_(part in train_parts)
-        self.sampling = sampling
+            load_owned(self.editor, init)
+        for part in set(TRAINABLE) - set(train_parts):
+            getattr(self.editor, part).requires_grad_(False)
+        self.sampling, self.targets = sampling, targets
         self.check = SourceCheck()
         self.donors: dict[torch.Size, list[tuple[Pixels, Tensor]]] = {}
 
@@ -93,6 +101,16 @@ class LitKiwi(LitModule):
         """The target's latents."""
         return self.editor.vae.encode(batch.target_BCFHW)
 
+    @torch.no_grad()
+    def target_latents(self, batch: EditBatch) -> Tensor:
+        """The target's latents for a training step, a sample if that is asked for; keyed as the noise is."""
+        posterior = self.editor.vae.posterior(batch.target_BCFHW)
+        if self.targets == "mode":
+            return posterior.mode()
+        shape = posterior.mean_BCFHW.shape[1:]
+        noise = [normal(shape, self.seed, "target", self.global_step, name) for name in batch.ids]
+        return posterior.sample(torch.stack(noise).to(posterior.mean_BCFHW))
+
     def draw(self, ids: list[str], shape: torch.Size, *where: str | int) -> tuple[Tensor, Tensor]:
         """Noise (B, ...) and noise levels (B,) of samples, keyed by (seed, where, id)."""
         noise = torch.stack([normal(shape[1:], self.seed, "noise", *where, name) for name in ids])
@@ -101,7 +119,7 @@ class LitKiwi(LitModule):
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
         """Weighted velocity loss of a batch."""
-        x0 = self.latents(batch)
+        x0 = self.target_latents(batch)
         noise, sigma_B = self.draw(batch.ids, x0.shape, self.global_step)
         predicted = self.editor(add_noise(x0, noise, sigma_B), sigma_B, self.conditions(batch))
         losses_B = velocity_loss(predicted, velocity_target(x0, noise))
@@ -175,7 +193,7 @@ class LitKiwi(LitModule):
         return self.editor.size_multiple
 
     def is_saved(self, name: str) -> bool:
-        return name.split(".")[1] in TRAINED_PARTS
+        return bool(owned(self.editor.config, [name.removeprefix("editor.")]))
 
     def export(self, folder: Path, max_frames: int, *, self_contained: bool) -> None:
         defaults = EditingDefaults(max_pixels=self.max_pixels, max_frames=max_frames, sampling=self.sampling)

@@ -16,7 +16,7 @@ from kiwi.data.sample import EditBatch, pixels
 from kiwi.errors import InputError
 from kiwi.keyed import forked_rng
 from kiwi.media.files import atomic_folder
-from kiwi.models.kiwi import evaluating
+from kiwi.models.sampling import evaluating
 from kiwi.models.vae import NewVae, VaeSpec
 from kiwi.training.base import Clips, LitModule
 from kiwi.training.optim import AdamW

@@ -31,7 +31,7 @@ def editor_config(data: Path, run: Path, vae: Path, **trainer: object) -> dict:
     config = {
         "dit": {"dim": 48, "ffn_dim": 96, "num_heads": 2, "num_layers": 2, "freq_dim": 32, "latent_channels": 4},
         "vae": {"class_path": "WanVae", "init_args": {"path": str(vae)}},
-        "mllm": {"class_path": "TinyQwen", "init_args": {"hidden_size": 32, "vision_layers": 1}},
+        "mllm": {"class_path": "NewQwen", "init_args": {"hidden_size": 32, "vision_layers": 1}},
         "query": {"class_path": "QueryConnector", "init_args": {"image": 3, "video": 4, "reference": 5}},
     }
     return {

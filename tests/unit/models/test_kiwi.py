@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from kiwi.errors import InputError, SpecError
+from kiwi.models.connectors import Context
 from kiwi.models.injection import NoReference, NoSource, PrependReference
 from kiwi.models.kiwi import Conditions, KiwiEdit
 
@@ -11,7 +12,7 @@ def inputs(model, batch=2, references=1, context=6):
     shape = (batch, model.config.dit.latent_channels, 3, 4, 6)
     own = (batch, model.config.dit.latent_channels, references, 4, 6)
     tokens = torch.randn(batch, context, model.config.dit.dim)
-    return torch.randn(shape), Conditions(tokens, None, torch.randn(shape), torch.randn(own))
+    return torch.randn(shape), Conditions(Context(tokens, None), torch.randn(shape), torch.randn(own))
 
 
 def randomised(config, **parts):
@@ -25,7 +26,9 @@ def randomised(config, **parts):
 
 
 def one(conditions, index):
-    return Conditions(*(value if value is None else value[index : index + 1] for value in conditions))
+    context, source, reference = conditions
+    at = slice(index, index + 1)
+    return Conditions(Context(context.tokens_BND[at], None), source[at], reference[at])
 
 
 def test_each_sample_of_a_batch_has_its_own_noise_level(tiny_config):
@@ -44,8 +47,13 @@ def test_source_reference_and_context_each_change_the_velocity(tiny_config):
     latents, conditions = inputs(model)
     sigma = torch.tensor([0.8, 0.8])
     base = model(latents, sigma, conditions)
-    for field in ("context_BND", "source_BCFHW", "reference_BCRHW"):
-        changed = conditions._replace(**{field: getattr(conditions, field).flip(0)})
+    flipped = {
+        "context": Context(conditions.context.tokens_BND.flip(0), None),
+        "source_BCFHW": conditions.source_BCFHW.flip(0),
+        "reference_BCRHW": conditions.reference_BCRHW.flip(0),
+    }
+    for field, value in flipped.items():
+        changed = conditions._replace(**{field: value})
         assert (model(latents, sigma, changed) - base).abs().max() > 1e-3, field
 
 
@@ -113,9 +121,9 @@ def test_taking_a_part_out_moves_no_other_initial_weight(tiny_config):
 def test_padding_in_the_context_is_not_seen(tiny_config):
     model = randomised(tiny_config)
     latents, conditions = inputs(model, batch=1, context=5)
-    padded = torch.cat((conditions.context_BND, 100 * torch.ones(1, 3, model.config.dit.dim)), dim=1)
+    padded = torch.cat((conditions.context.tokens_BND, 100 * torch.ones(1, 3, model.config.dit.dim)), dim=1)
     mask = torch.tensor([[True] * 5 + [False] * 3])
-    masked = conditions._replace(context_BND=padded, context_mask_BN=mask)
+    masked = conditions._replace(context=Context(padded, mask))
     sigma = torch.tensor([0.6])
     assert torch.allclose(model(latents, sigma, masked), model(latents, sigma, conditions), atol=1e-5)
 
@@ -149,3 +157,23 @@ def test_frozen_parts_stay_frozen_and_in_eval_mode(tiny_config):
     assert not model.vae.training
     assert not model.mllm.training
     assert not any(p.requires_grad for part in (model.vae, model.mllm) for p in part.parameters())
+
+
+def test_an_empty_context_is_attended_to_without_effect(tiny_config):
+    """Both connectors off: cross-attention over nothing is nothing, not NaN."""
+    model = randomised(tiny_config)
+    latents, conditions = inputs(model, context=0)
+    found = model(latents, torch.tensor([0.5, 0.7]), conditions)
+    assert torch.isfinite(found).all()
+    x = torch.randn(2, 5, 48)
+    attention = model.dit.blocks[0].cross_attn
+    assert torch.allclose(
+        attention(x, attention.project(torch.zeros(2, 0, 48), None)), attention.o.bias.expand(2, 5, 48)
+    )
+
+
+def test_weights_left_empty_take_no_memory_until_they_are_loaded(tiny_config):
+    model = KiwiEdit(tiny_config, empty=True)
+    own = {name for name, p in model.named_parameters() if p.is_meta}
+    assert {name.split(".")[0] for name in own} == {"dit", "query", "latent", "source", "reference"}
+    assert all(not name.startswith(("vae", "mllm")) for name in own)

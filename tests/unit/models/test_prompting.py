@@ -1,28 +1,40 @@
 import json
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
 from kiwi.errors import CheckpointError, InputError, SpecError
-from kiwi.models.mllm import TinyQwen
-from kiwi.models.prompting import DEFAULT_TEMPLATE, VisionLimits, load_template
+from kiwi.models.new_qwen import NewQwen
+from kiwi.models.prompting import DEFAULT_TEMPLATE, VisionLimits, gather_tokens, load_template, span_a_patch
+
+GEOMETRY = json.loads((Path(__file__).parents[2] / "golden" / "mllm_preprocess.json").read_text())["geometry"]
 
 
 @pytest.fixture(scope="module")
 def encoder():
     torch.manual_seed(0)
-    return TinyQwen(hidden_size=32, layers=2, vision_layers=1).build().eval()
+    return NewQwen(hidden_size=32, layers=2, vision_layers=1).build().eval()
 
 
 def frames(count=5, height=32, width=48, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), np.uint8)
 
 
+class Features(NamedTuple):
+    queries_BQM: torch.Tensor
+    references_BRM: torch.Tensor
+    references_mask_BR: torch.Tensor | None
+
+
 def features(encoder, prompt):
     torch.manual_seed(1)
     with torch.no_grad():
-        return encoder(prompt, torch.randn(int(prompt.queries_BS[0].sum()), encoder.hidden_size))
+        states = encoder(prompt, torch.randn(int(prompt.queries_BS[0].sum()), encoder.hidden_size), (-1,))[-1]
+    queries, _ = gather_tokens(states, prompt.queries_BS)
+    return Features(queries, *gather_tokens(states, prompt.references_BS))
 
 
 def test_the_prompt_holds_video_words_and_queries_in_order(encoder):
@@ -111,6 +123,24 @@ def test_at_most_the_limit_of_frames_is_read_evenly(encoder):
     assert encoder.prompter.resize_video(marked)[:, 0, 0, 0].tolist() == [0, 3, 5, 8]
 
 
+@pytest.mark.parametrize("row", GEOMETRY, ids=lambda row: f"{row['kind']} {row['height']}x{row['width']}")
+def test_pictures_are_read_at_the_published_frames_and_sizes(row):
+    prompter = NewQwen(limits=VisionLimits(max_pixels_per_frame=row["max_pixels"] or 16384 * 28**2)).build().prompter
+    numbered = np.zeros((row.get("frames", 1), row["height"], row["width"], 3), np.uint8)
+    numbered += np.arange(len(numbered), dtype=np.uint8)[:, None, None, None]
+    if row["kind"] == "video":
+        read = prompter.resize_video(numbered)
+        assert read.shape[1:3] == tuple(row["video_resize_h_w"])
+        assert read[:, 0, 0, 0].tolist() == row["indices"]
+        grid, side = "video_grid_thw", -(-len(read) // 2)
+    else:
+        read = prompter.resize_image(numbered[0], row["max_pixels"])[None]
+        assert read.shape[1:3] == tuple(row["resize_h_w"])
+        grid, side = "image_grid_thw", 1
+    assert row[grid] == [side, read.shape[1] // 14, read.shape[2] // 14]
+    assert row["tokens"] == side * read.shape[1] * read.shape[2] // prompter.factor**2
+
+
 def test_a_template_with_wrong_slots_is_refused(tmp_path):
     template = json.loads(DEFAULT_TEMPLATE.read_text())
     template["video"] = template["video"].replace("{queries}", "")
@@ -122,3 +152,48 @@ def test_a_template_with_wrong_slots_is_refused(tmp_path):
 def test_limits_that_contradict_each_other_are_refused():
     with pytest.raises(SpecError, match="max_pixels_per_frame"):
         VisionLimits(max_pixels_per_frame=1000)
+
+
+def test_the_tail_is_the_last_real_tokens_whatever_the_padding(encoder):
+    prompt = encoder.prompter([frames(), frames()], ["Short.", "A longer one."], [(), ()], "video", 4)
+    lengths = prompt.attention_mask_BS.sum(dim=1).tolist()
+    assert lengths[0] < lengths[1]
+    for row, length in enumerate(lengths):
+        assert prompt.tail_BS(4)[row].nonzero().flatten().tolist() == list(range(length - 4, length))
+    # Two template tokens close the prompt: the tail misses the first two queries.
+    overlap = (prompt.tail_BS(4) & prompt.queries_BS).sum(dim=1).tolist()
+    closing = len(encoder.prompter.tokenizer.encode("<|im_end|>\n", add_special_tokens=False))
+    assert overlap == [4 - closing] * 2
+
+
+def test_several_references_of_a_sample_are_all_read_and_batches_may_mix_their_number(encoder):
+    pictures = [(frames(1, 60, 60, 3)[0],), (frames(1, 60, 60, 4)[0], frames(1, 90, 40, 5)[0])]
+    prompter, sources = encoder.prompter, [frames(seed=1), frames(seed=2)]
+    both = features(encoder, prompter(sources, ["One.", "Two."], pictures, "reference", 3))
+    counts = [int(both.references_mask_BR[i].sum()) for i in range(2)]
+    assert counts[1] > counts[0] > 0
+    for i in range(2):
+        alone = features(
+            encoder, prompter(sources[i : i + 1], [["One.", "Two."][i]], pictures[i : i + 1], "reference", 3)
+        )
+        assert torch.allclose(both.queries_BQM[i], alone.queries_BQM[0], atol=1e-5)
+        assert torch.allclose(both.references_BRM[i, : counts[i]], alone.references_BRM[0], atol=1e-5)
+
+
+def test_a_prompt_may_hold_no_queries(encoder):
+    prompt = encoder.prompter([frames()], ["x"], [(frames(1)[0],)], "reference", 0)
+    assert int(prompt.queries_BS.sum()) == 0
+    found = features(encoder, prompt)
+    assert found.queries_BQM.shape == (1, 0, 32)
+    assert found.references_BRM.shape[1] > 0
+
+
+def test_qwen3_tells_the_time_of_every_two_frames():
+    assert span_a_patch(4) == ["<0.2 seconds>", "<1.2 seconds>"]
+    assert span_a_patch(5) == ["<0.2 seconds>", "<1.2 seconds>", "<2.0 seconds>"]
+    prompter = NewQwen(generation="3").build().prompter
+    prompt = prompter([frames(4, 64, 64)], ["x"], [()], "video", 2)
+    text = prompter.tokenizer.decode(prompt.input_ids_BS[0])
+    assert text.count("<|vision_start|>") == text.count("<|vision_end|>") == 2
+    assert "<0.2 seconds><|vision_start|><|video_pad|>" in text
+    assert "<|vision_end|><1.2 seconds><|vision_start|>" in text

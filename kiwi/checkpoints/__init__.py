@@ -1,0 +1,1 @@
+"""Model folders and the published formats: saving, strict loading, conversion."""

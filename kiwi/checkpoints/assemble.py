@@ -1,0 +1,229 @@
+"""From the tensors of another format to a model folder: sizes from shapes, what is absent filled, all else strict.
+
+The DiT is never built for it: names and shapes come from modules without storage (the meta device), and tensors
+are mapped files, so that a model larger than memory can be converted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kiwi.checkpoints.folder import owned, write_folder
+from kiwi.errors import CheckpointError
+from kiwi.keyed import forked_rng
+from kiwi.models.base import NewBase, WanBase, read_wan
+from kiwi.models.config import KiwiConfig
+from kiwi.models.connectors import QueryConnector
+from kiwi.models.dit import DiTConfig
+from kiwi.models.injection import AppendReference, NoReference
+from kiwi.models.mllm import ADAPTED, MllmEncoder, MllmSpec
+from kiwi.models.sampling import EditingDefaults
+from kiwi.models.tuning import Lora
+from kiwi.models.vae import VaeSpec
+from kiwi.spec import override
+from kiwi.weights.adapters import is_adapter, merge, rank_and_targets, with_base_layer
+from kiwi.weights.files import Shapes, State
+from kiwi.weights.hub import is_hub_id
+from kiwi.weights.strict import compare, fingerprint, shapes_of
+
+FILLED = (
+    "query.queries.image",
+    "query.queries.video",
+    "query.queries.reference",
+    "query.connector.",
+    "latent.connector.",
+    "source.",
+    "reference.",
+)
+"""What an earlier stage's checkpoint may lack. Each is filled as a whole; one that is there in part is damage."""
+
+Report = Callable[[str, str], None]
+"""Told what was done: a part, and what became of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where the parts come from that a checkpoint does not hold, and what it does not say.
+
+    Args:
+        vae: the VAE.
+        mllm: the MLLM, without adapters.
+        base: the DiT's base model, for checkpoints without a DiT or with adapters of one.
+        changes: choices that the checkpoint does not say, by dotted path, such as `{"dit.num_heads": 24}` (the default
+            is 128 channels a head, as in every Wan model) or `{"reference": "PrependReference"}` (the default is
+            appended where the checkpoint has an embedding for it, else none: zero tokens would still be attended to).
+        adapters: "merge" them into the weights, or "keep" them beside.
+        self_contained: copy VAE and MLLM from local folders; what has a hub id stays a name.
+        editing: defaults of `kiwi edit`.
+        seed: of the initial values of what is absent.
+    """
+
+    vae: VaeSpec
+    mllm: MllmSpec
+    base: WanBase | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    adapters: Literal["merge", "keep"] = "merge"
+    self_contained: bool = True
+    editing: EditingDefaults = field(default_factory=EditingDefaults)
+    seed: int = 0
+
+
+def assemble(state: Mapping[str, Tensor], origin: Origin, folder: Path, report: Report) -> None:
+    """Write the model folder of a checkpoint.
+
+    Args:
+        state: the checkpoint's tensors under our names, adapters among them, `text_embedding` not.
+        origin: what it does not hold.
+        folder: to be written; what stood there is replaced as a whole.
+        report: told what was done.
+
+    Raises:
+        CheckpointError: every missing, unexpected and misshapen tensor by name; no DiT and no base model.
+    """
+    mllm, vae = origin.mllm.build(), origin.vae.build()
+    dit, dit_state = _dit(_within(state, "dit."), origin, report)
+    mllm_spec, mllm_state, mllm_merged = _mllm(_within(state, "mllm."), mllm, origin, report)
+    has_reference = any(name.startswith("reference.") for name in state)
+    published = KiwiConfig(
+        dit=dit,
+        vae=origin.vae,
+        mllm=mllm_spec,
+        query=QueryConnector(readout="tail").replace(**_counts(state)),
+        reference=AppendReference() if has_reference else NoReference(),
+    )
+    config = override(published, dict(origin.changes))
+    report("reference", type(config.reference).__name__ + ("" if has_reference else ": not in the checkpoint"))
+    own = {name: tensor for name, tensor in state.items() if not name.startswith(("dit.", "mllm."))}
+    own |= {f"dit.{name}": tensor for name, tensor in dit_state.items()}
+    own |= {f"mllm.{name}": tensor for name, tensor in mllm_state.items()}
+    own |= _filled(config, mllm.hidden_size, own, origin.seed, report)
+    compare(expected(config, mllm), shapes_of(own)).refuse("the checkpoint")
+
+    bases, saves = {"vae": vae.fingerprint, "mllm": mllm.fingerprint}, {}
+    if isinstance(config.dit.base, WanBase):
+        bases["dit"] = fingerprint(read_wan(config.dit.base.path, config.dit.base.subfolder))
+    copied = {"vae": vae.save, "mllm": mllm.save}
+    for part, spec in (("vae", origin.vae), ("mllm", origin.mllm)):
+        path = getattr(spec, "path", "")
+        if (part == "mllm" and mllm_merged) or not path or (origin.self_contained and Path(path).exists()):
+            saves[part] = copied[part]
+            del bases[part]
+        report(part, f"copied from {path or 'new weights'}" if part in saves else f"named: {path}")
+    write_folder(folder, config, origin.editing, own, bases, saves)
+
+
+def expected(config: KiwiConfig, mllm: MllmEncoder) -> Shapes:
+    """Names and shapes of model.safetensors for a configuration, from modules without storage."""
+    bare = config.replace(dit=config.dit.replace(base=NewBase()))
+    shapes: Shapes = {}
+    with torch.device("meta"):
+        for part, build in bare.builders(mllm.hidden_size).items():
+            shapes |= {f"{part}.{name}": shape for name, shape in shapes_of(build().state_dict()).items()}
+        language = type(mllm.model)(mllm.model.config).language_model
+    config.mllm.tuning.apply(language, ADAPTED)
+    shapes |= {f"mllm.model.language_model.{name}": shape for name, shape in shapes_of(language.state_dict()).items()}
+    return {name: shapes[name] for name in owned(config, shapes)}
+
+
+def dit_config(shapes: Shapes, num_heads: int | None) -> DiTConfig:
+    """A DiT's sizes from the shapes of its tensors (names without `dit.`).
+
+    Raises:
+        CheckpointError: a tensor that tells a size is absent.
+    """
+    try:
+        dim, channels, frames, rows, columns = shapes["patch_embedding.weight"]
+        ffn, freq = shapes["blocks.0.ffn.0.weight"][0], shapes["time_embedding.0.weight"][1]
+    except KeyError as problem:
+        raise CheckpointError("this is not a whole Wan transformer", got=f"no tensor {problem}") from problem
+    blocks = {int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")}
+    return DiTConfig(
+        dim=dim,
+        ffn_dim=ffn,
+        num_heads=num_heads or max(1, dim // 128),
+        num_layers=max(blocks) + 1,
+        freq_dim=freq,
+        latent_channels=channels,
+        patch_size=(frames, rows, columns),
+    )
+
+
+def _dit(state: State, origin: Origin, report: Report) -> tuple[DiTConfig, State]:
+    adapters = {name: tensor for name, tensor in state.items() if is_adapter(name)}
+    weights = {name: tensor for name, tensor in state.items() if not is_adapter(name)}
+    from_base = not weights
+    if from_base:
+        if origin.base is None:
+            holds = f"{len(adapters)} tensors of adapters and no weights" if adapters else "no DiT"
+            raise CheckpointError(
+                "the checkpoint needs the base model that it was trained from",
+                got=holds,
+                fix="give it with --base: a folder or file of Wan weights, or a hub id",
+            )
+        weights = read_wan(origin.base.path, origin.base.subfolder)
+        report("dit", f"weights of the base model {origin.base.path}")
+    config = dit_config(shapes_of(weights), origin.changes.get("dit.num_heads"))
+    if not adapters:
+        return config, weights
+    rank, targets = rank_and_targets(adapters)
+    if origin.adapters == "merge":
+        report("dit", f"{len(adapters) // 2} adapters of rank {rank} merged")
+        return config, merge(weights, adapters)
+    merge(_meta(weights), _meta(adapters))  # only to refuse what does not fit
+    report("dit", f"{len(adapters) // 2} adapters of rank {rank} kept")
+    config = config.replace(tuning=Lora(rank=rank, targets=targets))
+    if from_base and origin.base is not None and is_hub_id(origin.base.path) and not Path(origin.base.path).exists():
+        return config.replace(base=origin.base), adapters
+    return config, {with_base_layer(name, adapters): tensor for name, tensor in weights.items()} | adapters
+
+
+def _mllm(state: State, mllm: MllmEncoder, origin: Origin, report: Report) -> tuple[MllmSpec, State, bool]:
+    """The MLLM's spec, what model.safetensors holds of it, and whether its own weights were changed."""
+    if not state:
+        return origin.mllm, {}, False
+    weights = {f"model.{name}": tensor for name, tensor in mllm.model.state_dict().items()}
+    rank, targets = rank_and_targets(state)
+    report("mllm", f"{len(state) // 2} adapters of rank {rank} {'merged' if origin.adapters == 'merge' else 'kept'}")
+    if origin.adapters == "keep":
+        merge(_meta(weights), _meta(state))  # only to refuse what does not fit
+        return origin.mllm.replace(tuning=Lora(rank=rank, targets=targets)), state, False
+    merged = merge(weights, state)
+    mllm.model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in merged.items()})
+    return origin.mllm, {}, True
+
+
+def _counts(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Number of queries of each mode that the checkpoint has; of the others, as many as published."""
+    tables = {mode: state.get(f"query.queries.{mode}") for mode in ("image", "video", "reference")}
+    return {mode: len(table) for mode, table in tables.items() if table is not None}
+
+
+def _filled(config: KiwiConfig, mllm_dim: int, state: Mapping[str, Tensor], seed: int, report: Report) -> State:
+    """Initial values of the groups that the checkpoint lacks as a whole, at the type of the rest."""
+    filled: State = {}
+    dtype = next(iter(state.values())).dtype
+    for group in FILLED:
+        if any(name.startswith(group) for name in state):
+            continue
+        part = group.split(".")[0]
+        with forked_rng(seed, part):
+            fresh = config.builders(mllm_dim)[part]().state_dict()
+        values = {f"{part}.{name}": value.to(dtype) for name, value in fresh.items()}
+        if found := {name: value for name, value in values.items() if name.startswith(group)}:
+            report(group.rstrip("."), "not in the checkpoint: initial values")
+        filled |= found
+    return filled
+
+
+def _within(state: Mapping[str, Tensor], prefix: str) -> State:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _meta(state: Mapping[str, Tensor]) -> State:
+    return {name: tensor.to("meta") for name, tensor in state.items()}

@@ -1,0 +1,227 @@
+"""Model folders: config.json (the choices), model.safetensors, and mllm/ and vae/ unless config.json names them.
+
+model.safetensors holds what is not in the pretrained models that config.json names: the editor's own parts, and
+adapters. A named model is recorded with its fingerprint, and loading refuses another one in its place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from kiwi import __version__
+from kiwi.errors import CheckpointError, KiwiError
+from kiwi.media.files import atomic_folder, resolve_inside, write_json
+from kiwi.models.base import NewBase, WanBase
+from kiwi.models.config import PARTS, KiwiConfig
+from kiwi.models.kiwi import KiwiEdit
+from kiwi.models.mllm import QwenVL
+from kiwi.models.sampling import EditingDefaults
+from kiwi.models.vae import WanVae
+from kiwi.spec import from_dict, to_dict
+from kiwi.weights.adapters import is_adapter, without_base_layer
+from kiwi.weights.files import read_weights, write_weights
+from kiwi.weights.hub import locate
+from kiwi.weights.strict import compare, fingerprint, shapes_of
+
+FORMAT = 1
+
+
+class Record(NamedTuple):
+    """What config.json of a model folder says."""
+
+    config: KiwiConfig
+    editing: EditingDefaults
+    bases: dict[str, str]
+    """Fingerprint of each pretrained part that lies outside the folder."""
+
+
+def owned(config: KiwiConfig, names: Iterable[str]) -> list[str]:
+    """Which of a KiwiEdit's tensors are not in the pretrained models that its configuration names."""
+
+    def is_owned(name: str) -> bool:
+        part, _, rest = name.partition(".")
+        if part == "dit":
+            return isinstance(config.dit.base, NewBase) or config.dit.tuning.learns(rest)
+        if part == "mllm":
+            return rest.startswith("model.language_model.") and config.mllm.tuning.learns(rest)
+        return part in PARTS
+
+    return [name for name in names if is_owned(name)]
+
+
+def save_pretrained(
+    model: KiwiEdit, folder: Path | str, editing: EditingDefaults, *, self_contained: bool = True
+) -> None:
+    """Write a model folder; what stood there before is replaced as a whole.
+
+    Args:
+        model: the editor.
+        folder: made if need be; its parent must exist.
+        editing: what `kiwi edit` takes as defaults.
+        self_contained: copy VAE, MLLM and the DiT's base model into the folder; else config.json names the paths they
+            came from. Parts named by hub id, and untrained ones, are not affected: the first stay names, the second
+            are always copied.
+    """
+    config = model.config
+    if _is_local(config.dit.base, self_contained) or config.dit.tuning.learns(""):
+        config = config.replace(dit=config.dit.replace(base=NewBase()))
+    state = model.state_dict()
+    mine = {name: state[name] for name in owned(config, state)}
+    bases = {"vae": model.vae.fingerprint, "mllm": model.mllm.fingerprint}
+    if isinstance(config.dit.base, WanBase):
+        bases["dit"] = base_fingerprint(model.dit)
+    saves: dict[str, Callable[[Path], None]] = {}
+    for part in ("vae", "mllm"):
+        if _is_local(getattr(config, part), self_contained):
+            saves[part] = getattr(model, part).save
+            del bases[part]
+    write_folder(folder, config, editing, mine, bases, saves)
+
+
+def write_folder(
+    folder: Path | str,
+    config: KiwiConfig,
+    editing: EditingDefaults,
+    state: Mapping[str, Tensor],
+    bases: Mapping[str, str],
+    saves: Mapping[str, Callable[[Path], None]],
+) -> None:
+    """Write a model folder from its pieces, as a whole or not at all.
+
+    Args:
+        folder: made if need be; its parent must exist.
+        config: the choices; parts in `saves` are renamed to the copies.
+        editing: defaults of `kiwi edit`.
+        state: what model.safetensors holds.
+        bases: fingerprints of the parts that stay outside.
+        saves: for "vae" and "mllm", what writes a copy into a folder.
+    """
+    with atomic_folder(folder) as new:
+        for part, save in saves.items():
+            save(new / part)
+        if "vae" in saves:
+            config = config.replace(vae=WanVae(path="./vae", tiling=config.vae.tiling))
+        if "mllm" in saves:
+            mllm = QwenVL(path="./mllm", dtype="float32", limits=config.mllm.limits, tuning=config.mllm.tuning)
+            if isinstance(config.mllm, QwenVL):
+                mllm = mllm.replace(dtype=config.mllm.dtype)
+            config = config.replace(mllm=mllm)
+        write_weights(state, new)
+        record = {"format": FORMAT, "kiwi": __version__, "config": to_dict(config), "editing": to_dict(editing)}
+        write_json(new / "config.json", {**record, "bases": dict(bases)})
+
+
+def from_pretrained(folder: Path | str) -> tuple[KiwiEdit, EditingDefaults]:
+    """Load a model folder, strictly, at the types its weights were saved in.
+
+    Args:
+        folder: a local model folder, or the id of a hub repository that holds one.
+
+    Raises:
+        CheckpointError: no such folder, not a model folder, weights that do not fit its config.json, or a pretrained
+            part that is not the one it was made with.
+    """
+    folder = locate(str(folder), "model folder", "name a folder with config.json and model.safetensors")
+    config, editing, bases = read_record(folder)
+    model = KiwiEdit(config, empty=True)
+    found = {"vae": model.vae.fingerprint, "mllm": model.mllm.fingerprint}
+    if "dit" in bases:
+        found["dit"] = base_fingerprint(model.dit)
+    for part, wanted in bases.items():
+        if found[part] != wanted:
+            path = config.dit.base if part == "dit" else getattr(config, part)
+            raise CheckpointError(
+                f"the {part} {getattr(path, 'path', '')!r} is not the one that {folder} was made with",
+                got=f"fingerprint {found[part][:12]}",
+                wanted=f"{wanted[:12]}",
+                fix="restore that version of it",
+            )
+    load_owned(model, folder, assign=True)
+    return model, editing
+
+
+def load_owned(model: KiwiEdit, folder: Path | str, *, assign: bool = False) -> None:
+    """Load model.safetensors of a model folder into a model, strictly.
+
+    Args:
+        model: of the configuration that the folder was saved with.
+        folder: the model folder.
+        assign: take tensors and their types as they are, instead of copying into the model's.
+
+    Raises:
+        CheckpointError: weights that cannot be read or do not fit.
+    """
+    state = read_weights(folder)
+    own = model.state_dict()
+    wanted = shapes_of({name: own[name] for name in owned(model.config, own)})
+    compare(wanted, shapes_of(state)).refuse(str(folder))
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if assign:
+        # Copied: tensors mapped from a file die with it when something writes over the file.
+        state = {name: tensor.clone() for name, tensor in state.items()}
+    model.load_state_dict(state, strict=False, assign=assign)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in learning)
+
+
+def read_record(folder: Path) -> Record:
+    """Read config.json of a model folder; paths in it that start with ./ become absolute.
+
+    Raises:
+        CheckpointError: not a model folder, another format, or choices that do not exist.
+    """
+    file = folder / "config.json"
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise CheckpointError(
+            f"{folder} is not a model folder", got=problem, wanted="a config.json that `kiwi fit` wrote"
+        ) from problem
+    if not isinstance(record, dict) or record.get("format") != FORMAT or not {"config", "editing"} <= record.keys():
+        got = record.get("format") if isinstance(record, dict) else type(record).__name__
+        raise CheckpointError(f"{file} is not of a known format", got=got, wanted=f"format {FORMAT}")
+    try:
+        config: KiwiConfig = from_dict(KiwiConfig, record["config"])
+        editing: EditingDefaults = from_dict(EditingDefaults, record["editing"])
+    except KiwiError as problem:
+        raise CheckpointError(f"{file} does not describe a model: {problem}") from problem
+    bases = record.get("bases", {})
+    if not isinstance(bases, dict) or not bases.keys() <= {"vae", "mllm", "dit"}:
+        raise CheckpointError(f"{file} does not describe a model", got=f"bases {bases!r}")
+    return Record(_absolute(config, folder), editing, bases)
+
+
+def is_model_folder(path: Path | str) -> bool:
+    """Whether a path looks like a model folder of this package."""
+    try:
+        return json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))["config"]["type"] == "KiwiConfig"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def base_fingerprint(dit: nn.Module) -> str:
+    """The fingerprint of a DiT's base weights, whether adapters are beside them or not."""
+    state = dit.state_dict()
+    return fingerprint({without_base_layer(name): state[name] for name in state if not is_adapter(name)})
+
+
+def _is_local(spec: Any, self_contained: bool) -> bool:
+    """Whether a part must be copied: it came from nowhere, or from a path that need not exist elsewhere."""
+    path = getattr(spec, "path", None)
+    return path is None or (self_contained and Path(path).exists())
+
+
+def _absolute(config: KiwiConfig, folder: Path) -> KiwiConfig:
+    """Paths in config.json that start with ./ lie in the model folder."""
+    parts = {}
+    for name in ("vae", "mllm"):
+        spec = getattr(config, name)
+        path = getattr(spec, "path", "")
+        if path.startswith("./"):
+            parts[name] = spec.replace(path=str(resolve_inside(folder, path, f"the {name} of {folder}")))
+    return config.replace(**parts)

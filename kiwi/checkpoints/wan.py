@@ -1,0 +1,24 @@
+"""Wan base weights as a model folder: what training starts from, every other part at its initial values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from kiwi.checkpoints.assemble import Origin, Report, assemble
+from kiwi.models.base import read_wan
+from kiwi.weights.files import State
+
+
+def import_wan(source: str, origin: Origin, folder: Path, report: Report, *, subfolder: str = "") -> None:
+    """The transformer of a Wan model, original or diffusers names, as a model folder.
+
+    The source embedding starts at zero, so that the first step of training sees the base model. There is a reference
+    embedding too, at zero: training decides what becomes of it.
+
+    Raises:
+        CheckpointError: not a Wan transformer, or tensors that do not fit; see `assemble`.
+    """
+    state: State = {f"dit.{name}": tensor for name, tensor in read_wan(source, subfolder).items()}
+    new = {"query.readout": "queries", "reference": "AppendReference"}
+    assemble(state, replace(origin, changes={**new, **origin.changes}), folder, report)

@@ -1,0 +1,140 @@
+"""`kiwi convert FORMAT SRC DST`: between model folders and the published formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kiwi import console
+from kiwi.cli import changes, parser
+from kiwi.errors import InputError
+
+if TYPE_CHECKING:
+    from kiwi.checkpoints.assemble import Origin
+
+FORMATS = ("wan", "kiwi-upstream", "kiwi-diffusers")
+
+_WHAT = """Convert a model. FORMAT is the published side; the other side is a model folder of this package.
+
+  wan             the transformer of a Wan model, original or diffusers names (only into a model folder)
+  kiwi-upstream   the published training checkpoint, one .safetensors file
+  kiwi-diffusers  the published diffusers folder
+
+When SRC is a model folder it is written as FORMAT to DST, otherwise SRC is read as FORMAT and DST becomes a model
+folder. Every tensor must be accounted for: those that are missing, unexpected or of another shape are listed and
+nothing is written. Parts that an earlier training stage did not have get their initial values; the report says so."""
+
+
+def main(argv: list[str]) -> int:
+    """Convert, then say part by part what was done."""
+    options = parser(argv[0], _WHAT)
+    options.add_argument("format", choices=FORMATS, metavar="FORMAT", help=", ".join(FORMATS))
+    options.add_argument(
+        "src", metavar="SRC", help="what is read: a file, a folder or a hub id; for wan also PATH:SUBFOLDER"
+    )
+    options.add_argument("dst", metavar="DST", type=Path, help="what is written; its parent folder must exist")
+    given = options.add_argument_group("what wan and kiwi-upstream do not hold")
+    given.add_argument(
+        "--vae", help="VAE: Wan's .pth file, a diffusers folder, or a hub id; PATH:SUBFOLDER names a part of it"
+    )
+    given.add_argument("--mllm", help="Qwen-VL folder or hub id, without adapters")
+    given.add_argument(
+        "--base", help="Wan base model (PATH or PATH:SUBFOLDER), for checkpoints that hold no DiT or adapters of one"
+    )
+    given.add_argument("--adapters", choices=("merge", "keep"), default="merge", help="what becomes of LoRA adapters")
+    given.add_argument("--by-name", action="store_true", help="name VAE and MLLM by path instead of copying them")
+    given.add_argument("--seed", type=int, default=0, help="of the initial values of what is absent")
+    options.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="a choice that the published side does not say, such as reference=PrependReference, dit.num_heads=24 or "
+        "mllm.limits.max_frames=10; may be repeated",
+    )
+    options.add_argument(
+        "--dtype", choices=("keep", "float32", "bfloat16"), default="keep", help="type of the weights written to FORMAT"
+    )
+    options.add_argument("--force", action="store_true", help="replace DST")
+    arguments = options.parse_args(argv[1:])
+    if arguments.dst.exists() and not arguments.force:
+        raise InputError(f"{arguments.dst} exists", fix="give another name, or --force to replace it")
+    if not arguments.dst.absolute().parent.is_dir():
+        raise InputError(f"the folder {arguments.dst.parent} does not exist", fix=f"mkdir -p {arguments.dst.parent}")
+
+    from kiwi.checkpoints.folder import is_model_folder
+
+    rows: list[tuple[str, str]] = []
+    run = _export if is_model_folder(arguments.src) else _import
+    run(arguments, lambda part, text: rows.append((part, text)))
+    console.table("", ("part", "what became of it"), rows)
+    console.say(f"{arguments.dst} written")
+    return 0
+
+
+def _import(arguments: Any, report: Any) -> None:
+    from kiwi.checkpoints.diffusers_folder import import_diffusers
+    from kiwi.checkpoints.published import import_published
+    from kiwi.checkpoints.wan import import_wan
+
+    match arguments.format:
+        case "kiwi-diffusers":
+            import_diffusers(arguments.src, changes(arguments.set), arguments.dst, report, seed=arguments.seed)
+        case "kiwi-upstream":
+            import_published(Path(arguments.src), _origin(arguments), arguments.dst, report)
+        case _:
+            source, subfolder = _split(arguments.src)
+            import_wan(source, _origin(arguments), arguments.dst, report, subfolder=subfolder)
+
+
+def _export(arguments: Any, report: Any) -> None:
+    import torch
+
+    from kiwi.checkpoints.diffusers_folder import export_diffusers
+    from kiwi.checkpoints.published import export_published
+
+    dtype = None if arguments.dtype == "keep" else getattr(torch, arguments.dtype)
+    match arguments.format:
+        case "kiwi-diffusers":
+            export_diffusers(Path(arguments.src), arguments.dst, report, dtype)
+        case "kiwi-upstream":
+            export_published(Path(arguments.src), arguments.dst, report, dtype)
+        case _:
+            raise InputError(
+                "a model folder cannot be written as Wan base weights",
+                got=arguments.src,
+                fix="an editor's transformer is told by an MLLM, not by Wan's text encoder: alone it generates nothing",
+            )
+
+
+def _origin(arguments: Any) -> Origin:
+    from kiwi.checkpoints.assemble import Origin
+    from kiwi.models.base import WanBase
+    from kiwi.models.mllm import QwenVL
+    from kiwi.models.vae import WanVae
+    from kiwi.weights.files import saved_dtype
+    from kiwi.weights.hub import locate
+
+    if not arguments.vae or not arguments.mllm:
+        raise InputError(
+            f"{arguments.format} holds no VAE and no MLLM",
+            got=f"--vae {arguments.vae or 'not given'}, --mllm {arguments.mllm or 'not given'}",
+            fix="name both, such as --vae Wan-AI/Wan2.2-TI2V-5B-Diffusers:vae --mllm Qwen/Qwen2.5-VL-3B-Instruct",
+        )
+    (vae, subfolder), (base, base_subfolder) = _split(arguments.vae), _split(arguments.base or "")
+    mllm = locate(arguments.mllm, "MLLM", "name a folder with a Qwen-VL, or a hub id")
+    return Origin(
+        vae=WanVae(path=vae, subfolder=subfolder),
+        mllm=QwenVL(path=arguments.mllm, dtype=saved_dtype(mllm)),
+        base=WanBase(path=base, subfolder=base_subfolder) if base else None,
+        changes=changes(arguments.set),
+        adapters=arguments.adapters,
+        self_contained=not arguments.by_name,
+        seed=arguments.seed,
+    )
+
+
+def _split(path: str) -> tuple[str, str]:
+    """PATH:SUBFOLDER in its two parts."""
+    whole, _, subfolder = path.partition(":")
+    return whole, subfolder

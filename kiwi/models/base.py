@@ -1,0 +1,80 @@
+"""Where the DiT's weights come from before training: nowhere, or a Wan base model named by path or hub id."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+from torch import nn
+
+from kiwi.errors import CheckpointError
+from kiwi.spec import Spec
+from kiwi.weights.files import State, read_weights
+from kiwi.weights.hub import locate
+from kiwi.weights.names import TEXT_EMBEDDING, dit_from_diffusers, is_diffusers_dit
+from kiwi.weights.strict import load_strict
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseSpec(Spec, ABC):
+    """The family of weights that a DiT starts with."""
+
+    @abstractmethod
+    def build(self, make: Callable[[], Module]) -> Module:
+        """The module that `make` constructs, with its weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewBase(BaseSpec):
+    """Random weights."""
+
+    def build(self, make: Callable[[], Module]) -> Module:
+        return make()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WanBase(BaseSpec):
+    """The transformer of a Wan model, in the original names or in diffusers'.
+
+    Args:
+        path: folder or file of the transformer's weights, or a hub id such as "Wan-AI/Wan2.2-TI2V-5B-Diffusers".
+        subfolder: where in it the transformer lies ("transformer" in diffusers' repositories).
+        dtype: type its weights are kept in; bfloat16 where they stay frozen, float32 where they learn.
+    """
+
+    path: str
+    subfolder: str = ""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def build(self, make: Callable[[], Module]) -> Module:
+        with torch.device("meta"):
+            module = make()
+        state = read_wan(self.path, self.subfolder)
+        # Copied: tensors mapped from a file die with it when something writes over the file.
+        typed = {name: tensor.to(getattr(torch, self.dtype), copy=True) for name, tensor in state.items()}
+        load_strict(module, typed, f"the Wan base model {self.path}", assign=True)
+        return module
+
+
+def read_wan(path: str, subfolder: str = "") -> State:
+    """A Wan transformer's weights under the original names, without the text embedding (it is never applied).
+
+    Raises:
+        CheckpointError: nothing there, or weights that are not a Wan transformer's.
+    """
+    folder = locate(path, "Wan base model", "download the model or correct the path", subfolder=subfolder)
+    state = read_weights(folder)
+    if is_diffusers_dit(state):
+        state = {dit_from_diffusers(name): tensor for name, tensor in state.items()}
+    if "patch_embedding.weight" not in state or "blocks.0.self_attn.q.weight" not in state:
+        raise CheckpointError(
+            f"{folder} does not hold a Wan transformer",
+            got=", ".join(sorted(state)[:5]) or "no tensors",
+            wanted="tensors named blocks.0.self_attn.q.weight ..., or diffusers' blocks.0.attn1.to_q.weight ...",
+        )
+    return {name: tensor for name, tensor in state.items() if not name.startswith(TEXT_EMBEDDING)}

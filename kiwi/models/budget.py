@@ -1,0 +1,96 @@
+"""What an editor costs: parameters by part and floating-point operations, counted without storage or weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from kiwi.models.config import PARTS, KiwiConfig
+from kiwi.models.connectors import Context
+from kiwi.models.kiwi import Conditions, KiwiEdit
+from kiwi.models.prompting import Mode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One edit, as the DiT sees it.
+
+    Args:
+        frames, height, width: of the video, in pixels; 4k + 1 frames, sizes multiples of the model's.
+        references: reference images.
+        reference_tokens: visual tokens of one in the MLLM.
+    """
+
+    frames: int = 81
+    height: int = 704
+    width: int = 1280
+    references: int = 1
+    reference_tokens: int = 768
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Counts for one editor."""
+
+    parameters: dict[str, int]
+    """Of each part."""
+    learning: dict[str, int]
+    """Of each part, those that learn."""
+    context: int
+    """Tokens that cross-attention sees."""
+    tokens: int
+    """Tokens of the DiT's sequence."""
+    step_flops: int
+    """Of one denoising step of one sample, forward only; a multiplication and an addition are two."""
+    edit_flops: int
+    """Of what is computed once an edit: tokens of the conditions, keys and values of the context."""
+
+
+def count(config: KiwiConfig, work: Workload) -> Budget:
+    """Count an editor on the meta device.
+
+    Args:
+        config: with a VAE and an MLLM that need no files (`NewVae`, `NewQwen`) and no base model.
+        work: the edit to count.
+    """
+    with torch.device("meta"):
+        model = KiwiEdit(config).eval()
+        conditions, latents = _inputs(model, work)
+        sigma = torch.ones(1)
+        with torch.no_grad(), FlopCounterMode(display=False) as once:
+            prepared = model.prepare(conditions, latents.shape)
+        with torch.no_grad(), FlopCounterMode(display=False) as step:
+            model.velocity(latents, sigma, prepared)
+    modules = {part: getattr(model, part) for part in (*PARTS, "mllm", "vae")}
+    added = model.source.added(prepared.source_BLD) + model.reference.added(prepared.reference_BRD)
+    frames, height, width = prepared.grid
+    return Budget(
+        parameters={part: _size(list(module.parameters())) for part, module in modules.items()},
+        learning={part: _size([p for p in module.parameters() if p.requires_grad]) for part, module in modules.items()},
+        context=conditions.context.tokens_BND.shape[1],
+        tokens=frames * height * width + added,
+        step_flops=step.get_total_flops(),
+        edit_flops=once.get_total_flops(),
+    )
+
+
+TASK: dict[bool, Mode] = {True: "reference", False: "video"}
+"""The mode of an edit with references, and without."""
+
+
+def _inputs(model: KiwiEdit, work: Workload) -> tuple[Conditions, Tensor]:
+    vae, mode = model.vae, TASK[bool(work.references)]
+    size = (work.height // vae.spatial_factor, work.width // vae.spatial_factor)
+    latents = torch.empty(1, vae.channels, vae.latent_frames(work.frames), *size)
+    seen = work.references * work.reference_tokens * bool(model.latent.layers)
+    tokens = seen + len(model.query.table(mode))
+    context = Context(torch.empty(1, tokens, model.config.dit.dim), None)
+    return Conditions(context, latents, torch.empty(1, vae.channels, work.references, *size)), latents
+
+
+def _size(parameters: Sequence[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)

@@ -1,0 +1,158 @@
+"""A Qwen-VL made from nothing, of any size: configuration, byte-level tokenizer, image processor, random weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2VLImageProcessor, Qwen3VLConfig
+
+from kiwi.models.mllm import GENERATIONS, MllmEncoder, MllmSpec
+from kiwi.models.prompting import DEFAULT_TEMPLATE, VisionLimits, load_template
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewQwen(MllmSpec):
+    """An untrained Qwen-VL with a byte-level tokenizer: the code path of a trained one, random features.
+
+    Args:
+        generation: "2.5" or "3".
+        hidden_size: the language model's width M.
+        layers: of the language model.
+        heads, kv_heads: of its attention; None for heads of 16 channels, half as many for keys and values.
+        intermediate_size: width of its feed-forward layers; None for 2 M.
+        vocab_size: rows of the embedding table; None for as many as the tokenizer has.
+        vision_hidden_size, vision_layers, vision_heads, vision_intermediate_size: of the vision tower; None for M / 2
+            (32 at least), heads of 16 channels and feed-forward layers twice as wide.
+        vision_window, vision_full: of the 2.5's tower, the window in pixels and the blocks without one.
+    """
+
+    generation: Literal["2.5", "3"] = "2.5"
+    hidden_size: int = 64
+    layers: int = 2
+    heads: int | None = None
+    kv_heads: int | None = None
+    intermediate_size: int | None = None
+    vocab_size: int | None = None
+    vision_hidden_size: int | None = None
+    vision_layers: int = 2
+    vision_heads: int | None = None
+    vision_intermediate_size: int | None = None
+    vision_window: int = 56
+    vision_full: tuple[int, ...] = (-1,)
+    limits: VisionLimits = field(
+        default_factory=lambda: VisionLimits(
+            max_frames=4, max_pixels_per_frame=84 * 84, min_pixels_per_frame=28 * 28, max_reference_tokens=16
+        )
+    )
+
+    @classmethod
+    def qwen25_3b(cls) -> NewQwen:
+        """The shapes of Qwen2.5-VL-3B."""
+        return cls(
+            hidden_size=2048, layers=36, heads=16, kv_heads=2, intermediate_size=11008, vocab_size=151936, **_TOWER_25
+        )
+
+    @classmethod
+    def qwen25_7b(cls) -> NewQwen:
+        """The shapes of Qwen2.5-VL-7B."""
+        return cls(
+            hidden_size=3584, layers=28, heads=28, kv_heads=4, intermediate_size=18944, vocab_size=152064, **_TOWER_25
+        )
+
+    def build(self) -> MllmEncoder:
+        tokenizer = byte_tokenizer()
+        config = (_config_25 if self.generation == "2.5" else _config_3)(self, tokenizer)
+        patch = {} if self.generation == "2.5" else {"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        model = GENERATIONS[config.model_type].model(config)
+        encoder = MllmEncoder(
+            model, tokenizer, Qwen2VLImageProcessor(**patch), self.limits, load_template(DEFAULT_TEMPLATE)
+        )
+        return encoder.tuned(self.tuning)
+
+
+_TOWER_25: dict[str, Any] = {
+    "vision_hidden_size": 1280,
+    "vision_layers": 32,
+    "vision_heads": 16,
+    "vision_intermediate_size": 3420,
+    "vision_window": 112,
+    "vision_full": (7, 15, 23, 31),
+    "limits": VisionLimits(),
+}
+"""The vision tower of every published Qwen2.5-VL."""
+
+
+def byte_tokenizer() -> Any:
+    """A tokenizer whose words are bytes, with Qwen's special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<|endoftext|>", eos_token="<|im_end|>")
+
+
+def _config_25(spec: NewQwen, tokenizer: Any) -> Qwen2_5_VLConfig:
+    vision = _vision(spec) | {
+        "window_size": spec.vision_window,
+        "fullatt_block_indexes": [index % spec.vision_layers for index in spec.vision_full],
+        "tokens_per_second": 2,
+    }
+    return Qwen2_5_VLConfig(text_config=_text(spec, tokenizer), vision_config=vision, **_tokens(tokenizer))
+
+
+def _config_3(spec: NewQwen, tokenizer: Any) -> Qwen3VLConfig:
+    text = _text(spec, tokenizer)
+    # Here the width of a head is a size of its own; features of early vision blocks join the first text layers.
+    text["head_dim"] = spec.hidden_size // text["num_attention_heads"]
+    vision = _vision(spec) | {"num_position_embeddings": 2304, "deepstack_visual_indexes": [0]}
+    return Qwen3VLConfig(text_config=text, vision_config=vision, **_tokens(tokenizer))
+
+
+def _text(spec: NewQwen, tokenizer: Any) -> dict[str, Any]:
+    heads = spec.heads or max(1, spec.hidden_size // 16)
+    half = spec.hidden_size // heads // 2
+    # The rotary channels of frame, row and column, in the published proportion of 16 : 24 : 24.
+    sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
+    return {
+        "hidden_size": spec.hidden_size,
+        "intermediate_size": spec.intermediate_size or 2 * spec.hidden_size,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": spec.kv_heads or max(1, heads // 2),
+        "vocab_size": spec.vocab_size or len(tokenizer),
+        "max_position_embeddings": 4096 if spec.vocab_size is None else 128000,
+        "rope_parameters": {"rope_type": "default", "mrope_section": sections, "rope_theta": 1e6},
+        "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
+    }
+
+
+def _vision(spec: NewQwen) -> dict[str, Any]:
+    width = spec.vision_hidden_size or max(32, spec.hidden_size // 2)
+    return {
+        "depth": spec.vision_layers,
+        "hidden_size": width,
+        "intermediate_size": spec.vision_intermediate_size or 2 * width,
+        "num_heads": spec.vision_heads or max(1, width // 16),
+        "out_hidden_size": spec.hidden_size,
+    }
+
+
+def _tokens(tokenizer: Any) -> dict[str, int]:
+    names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
+    names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
+    return {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}

@@ -1,0 +1,150 @@
+"""The network of the video autoencoder, diffusers' AutoencoderKLWan: made to size, and loaded from any known format.
+
+Known are diffusers' folders, the original files (Wan2.1_VAE.pth, Wan2.2_VAE.pth) and the VAE folder of a published
+editor, which holds original names beside a config.json of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan
+
+from kiwi.errors import CheckpointError
+from kiwi.weights.files import State, read_weights
+from kiwi.weights.strict import compare, load_strict, shapes_of
+from kiwi.weights.vae_names import VaeSizes, is_original, read_sizes, to_diffusers, to_original, without_prefix
+
+STATISTICS = Path(__file__).with_name("wan_vae_statistics.json")
+"""Mean and deviation of the published VAEs' latents, which their files do not hold."""
+
+
+def new_network(sizes: VaeSizes, mean: Sequence[float], deviation: Sequence[float]) -> AutoencoderKLWan:
+    """The network at the library's initial weights.
+
+    Args:
+        sizes: what it is made of.
+        mean, deviation: what each latent channel is normalised by.
+    """
+    patch = 2 if sizes.residual else 1
+    channels = 3 * patch * patch
+    return AutoencoderKLWan(
+        base_dim=sizes.base_dim,
+        decoder_base_dim=sizes.decoder_base_dim,
+        z_dim=sizes.z_dim,
+        dim_mult=list(sizes.dim_mult),
+        num_res_blocks=sizes.num_res_blocks,
+        temperal_downsample=list(sizes.temporal_downsample),
+        is_residual=sizes.residual,
+        in_channels=channels,
+        out_channels=channels,
+        patch_size=patch if sizes.residual else None,
+        latents_mean=list(mean),
+        latents_std=list(deviation),
+        scale_factor_spatial=2 ** (len(sizes.dim_mult) - 1) * patch,
+    )
+
+
+def load_network(path: Path) -> AutoencoderKLWan:
+    """The network with the weights of a folder or file.
+
+    Raises:
+        CheckpointError: nothing to read there, or as `network_of`.
+    """
+    config = _read_config(path / "config.json") if path.is_dir() else {}
+    return network_of(read_weights(path), config, str(path))
+
+
+def network_of(state: State, config: Mapping[str, Any], what: str) -> AutoencoderKLWan:
+    """The network with these weights, all of them and no others, as float32.
+
+    Args:
+        state: tensors under the original names, the prefix `model.` before all of them or not, or under diffusers'.
+        config: what config.json says: everything for diffusers' names; for the original ones latents_mean and
+            latents_std count, and may be left out for the published VAEs.
+        what: where the weights come from, for messages.
+
+    Raises:
+        CheckpointError: not a Wan VAE, tensors that do not fit (every name is told), latents that nothing says how to
+            normalise.
+    """
+    state = without_prefix(state)
+    original = is_original(state)
+    if not original and config.get("_class_name") != "AutoencoderKLWan":
+        raise CheckpointError(
+            f"{what} does not hold a Wan VAE",
+            got=", ".join(sorted(state)[:3]) or "no tensors",
+            wanted="the original names (encoder.downsamples.0...), or diffusers' with AutoencoderKLWan's config.json",
+        )
+    try:
+        with torch.device("meta"):
+            network = _sized_by(state, config, what) if original else AutoencoderKLWan.from_config(config)
+    except (ValueError, TypeError, AssertionError) as problem:
+        raise CheckpointError(f"{what} is of sizes that no Wan VAE can have", got=problem) from problem
+    if original:
+        sizes = sizes_of(network)
+        # Held against the file's own names first: those are the ones that its owner can look for.
+        compare(to_original(shapes_of(network.state_dict()), sizes), shapes_of(state)).refuse(what)
+        state = to_diffusers(state, sizes)
+    # Pixels depend on every digit, and the network is small beside the editor: float32 however it was saved, and
+    # copied, since a mapped file that is written over takes the process with it.
+    copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
+    load_strict(network, copies, what, assign=True)
+    lengths = (len(network.config.latents_mean), len(network.config.latents_std))
+    if lengths != (network.config.z_dim,) * 2:
+        raise CheckpointError(
+            f"the latents of {what} cannot be normalised",
+            got=f"{lengths[0]} means and {lengths[1]} deviations",
+            wanted=f"{network.config.z_dim} of each in its config.json",
+        )
+    return network.eval()
+
+
+def sizes_of(network: AutoencoderKLWan) -> VaeSizes:
+    """What a network is made of."""
+    config = network.config
+    return VaeSizes(
+        z_dim=config.z_dim,
+        base_dim=config.base_dim,
+        decoder_base_dim=config.decoder_base_dim or config.base_dim,
+        dim_mult=tuple(config.dim_mult),
+        num_res_blocks=config.num_res_blocks,
+        temporal_downsample=tuple(config.temperal_downsample),
+        residual=config.is_residual,
+    )
+
+
+def original_state(network: AutoencoderKLWan) -> State:
+    """The network's tensors under the original names."""
+    return to_original(network.state_dict(), sizes_of(network))
+
+
+def _sized_by(state: State, config: Mapping[str, Any], what: str) -> AutoencoderKLWan:
+    sizes = read_sizes(shapes_of(state))
+    if {"latents_mean", "latents_std"} <= config.keys():
+        return new_network(sizes, config["latents_mean"], config["latents_std"])
+    forms = json.loads(STATISTICS.read_text(encoding="utf-8"))["forms"]
+    form = next((f for f in forms if (f["z_dim"], f["residual"]) == (sizes.z_dim, sizes.residual)), None)
+    if form is None:
+        raise CheckpointError(
+            f"nothing says how to normalise the latents of {what}",
+            got=f"{sizes.z_dim} latent channels in the {'Wan2.2' if sizes.residual else 'Wan2.1'} form",
+            wanted=", or ".join(f"{f['z_dim']} channels ({f['name']})" for f in forms),
+            fix="put the weights into a folder with a config.json that holds latents_mean and latents_std",
+        )
+    return new_network(sizes, form["latents_mean"], form["latents_std"])
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    """What config.json holds; nothing where there is none, as beside an original file."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except (OSError, ValueError) as problem:
+        raise CheckpointError(f"{file} cannot be read", got=problem) from problem
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{file} cannot be read", got=type(found).__name__, wanted="a JSON object")
+    return found

@@ -1,0 +1,146 @@
+"""The golden cases of the multimodal LLM: token level, and how its pictures are prepared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel, Qwen2VLImageProcessor
+
+from kiwi.checkpoints.published import from_published_state
+from kiwi.media.image import letterbox
+from kiwi.models.connectors import LatentConnector, QueryConnector, join_contexts
+from kiwi.models.mllm import MllmEncoder
+from kiwi.models.new_qwen import NewQwen, byte_tokenizer
+from kiwi.models.prompting import DEFAULT_TEMPLATE, Mode, Prompt, VisionLimits, gather_tokens, load_template
+from kiwi.parity.golden import Case
+from kiwi.weights.strict import load_strict
+
+SECONDS = ("0.0833", "0.999", "1.0", "2.5", "missing")
+"""Lengths of a temporal patch for which position ids are recorded; the published code casts them to int."""
+
+
+def mllm(case: Case) -> dict[str, Tensor]:
+    """Embeddings, positions, hidden states, read-outs and contexts in the three modes."""
+    weights, sizes = from_published_state(case.group("weights/")), case.meta["config"]
+    encoder = _encoder(case.meta)
+    load_strict(encoder, {n.removeprefix("mllm."): t for n, t in weights.items() if n.startswith("mllm.")}, case.name)
+    counts: dict[Mode, str] = {"image": "image", "video": "video", "reference": "ref"}
+    spec = QueryConnector(**{mode: sizes["num_queries"][name] for mode, name in counts.items()}, readout="tail")
+    query = spec.build(encoder.hidden_size, sizes["dit_dim"])
+    latent = LatentConnector().build(encoder.hidden_size, sizes["dit_dim"])
+    for part, module in (("query", query), ("latent", latent)):
+        state = {n.removeprefix(f"{part}."): t for n, t in weights.items() if n.startswith(f"{part}.")}
+        load_strict(module, state, case.name)
+    out: dict[str, Tensor] = {}
+    for mode in counts:
+        prompt = _prompt(case, mode)
+        states = encoder(prompt, query.table(mode), query.layers + latent.layers)
+        count = len(query.table(mode))
+        words = encoder.model.get_input_embeddings()(prompt.input_ids_BS)
+        out[f"{mode}/inputs_embeds"] = _with_pictures(encoder, prompt, encoder.embed(prompt, words, query.table(mode)))
+        out[f"{mode}/position_ids"] = encoder.positions(prompt)
+        out[f"{mode}/hidden_states"] = states[-1]
+        out[f"{mode}/query_features"] = gather_tokens(states[-1], prompt.tail_BS(count))[0]
+        out[f"{mode}/context"] = join_contexts(latent(states, prompt), query(states, prompt)).tokens_BND
+        if mode == "reference":
+            out["reference/ref_features"] = gather_tokens(states[-1], prompt.references_BS)[0]
+    video, image, reference = (_prompt(case, "video"), _prompt(case, "image"), _prompt(case, "reference"))
+    for seconds in SECONDS:
+        told = 1 if seconds == "missing" else int(float(seconds))
+        out[f"position_ids_video_second_per_grid_{seconds}"] = encoder.positions(video, told)
+    out["vision_image"] = _vision(encoder, image.pixel_values, image.image_grid_thw)
+    out["vision_ref"] = _vision(encoder, reference.pixel_values, reference.image_grid_thw)
+    out["vision_video"] = _vision(encoder, video.pixel_values_videos, video.video_grid_thw)
+    return out
+
+
+def mllm_preprocess(case: Case) -> dict[str, Tensor]:
+    """Pixels and grids of an image and a video, a resized clip, and a letter-boxed reference."""
+    pixels = case.meta["pixels"]
+    prompter = _encoder(None).prompter
+    image, video = _pattern(pixels["image"]), _pattern(pixels["video"])
+    resized = prompter.resize_image(image[0])
+    picture = prompter.image_processor(images=[resized], do_resize=False, return_tensors="pt")
+    # This vector starts behind the resizing: straight into the processor.
+    clip = prompter.video_processor(
+        videos=[torch.from_numpy(video).permute(0, 3, 1, 2)],
+        do_resize=False,
+        do_sample_frames=False,
+        return_tensors="pt",
+    )
+    small = prompter.resize_video(_pattern(pixels["resized_clip"]))
+    samples = torch.from_numpy(small).permute(0, 3, 1, 2).float().flatten()
+    width, height = pixels["ref_padded"]["target_w_h"]
+    return {
+        "image_pixel_values": picture["pixel_values"],
+        "image_grid_thw": picture["image_grid_thw"],
+        "video_pixel_values": clip["pixel_values_videos"],
+        "video_grid_thw": clip["video_grid_thw"],
+        "resized_clip_samples": samples[case.group("in/")["resized_clip_sample_index"]],
+        "ref_padded_96x64": torch.from_numpy(letterbox(_pattern(pixels["ref_padded"])[0], height, width)),
+    }
+
+
+def _encoder(meta: dict[str, Any] | None) -> MllmEncoder:
+    """An encoder of the case's size, in the compact numbering of its vocabulary; or, without a case, a small one."""
+    limits, template = VisionLimits(), load_template(DEFAULT_TEMPLATE)
+    if meta is None:
+        return NewQwen(limits=limits).build()
+    ids, text = meta["compact_special_ids"], dict(meta["config"]["text"])
+    theta, sections = text.pop("rope_theta"), text.pop("mrope_section")
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": theta, "mrope_section": sections}
+    config = Qwen2_5_VLConfig(
+        text_config={**text, "vocab_size": max(ids.values()) + 1},
+        vision_config=meta["config"]["vision"],
+        image_token_id=ids["image_pad"],
+        video_token_id=ids["video_pad"],
+        vision_start_token_id=ids["vision_start"],
+        vision_end_token_id=ids["vision_end"],
+    )
+    return MllmEncoder(Qwen2_5_VLModel(config).eval(), byte_tokenizer(), Qwen2VLImageProcessor(), limits, template)
+
+
+def _prompt(case: Case, mode: Mode) -> Prompt:
+    """The hand-made token sequence of a mode."""
+    given, special = case.group("in/"), case.meta["compact_special_ids"]
+    ids = given[f"{mode}/input_ids_compact"]
+    is_image, is_video = ids == special["image_pad"], ids == special["video_pad"]
+    pictures = {"image": "pixel_values_image", "reference": "pixel_values_ref"}
+    videos = mode != "image"
+    return Prompt(
+        input_ids_BS=ids,
+        attention_mask_BS=torch.ones_like(ids),
+        queries_BS=ids == special["query_placeholder_object_ref_start"],
+        references_BS=is_image & (mode == "reference"),
+        token_types_BS=is_image.int() + 2 * is_video.int(),
+        pixel_values=given[pictures[mode]] if mode in pictures else None,
+        image_grid_thw=given.get(f"{mode}/image_grid_thw"),
+        pixel_values_videos=given["pixel_values_videos"] if videos else None,
+        video_grid_thw=given[f"{mode}/video_grid_thw"] if videos else None,
+    )
+
+
+def _vision(encoder: MllmEncoder, pixels: Tensor | None, grid: Tensor | None) -> Tensor:
+    return torch.cat(encoder.model.get_image_features(pixels, grid, return_dict=True).pooler_output)
+
+
+def _with_pictures(encoder: MllmEncoder, prompt: Prompt, embeds: Tensor) -> Tensor:
+    """Embeddings as the language model gets them: visual features in the place of their pads."""
+    for kind, pixels, grid in (
+        (1, prompt.pixel_values, prompt.image_grid_thw),
+        (2, prompt.pixel_values_videos, prompt.video_grid_thw),
+    ):
+        if pixels is not None:
+            embeds = embeds.masked_scatter((prompt.token_types_BS == kind)[..., None], _vision(encoder, pixels, grid))
+    return embeds
+
+
+def _pattern(spec: dict[str, int]) -> np.ndarray:
+    """The test picture of the vectors: pixel(n, y, x, c) = (a y + b x + c_coef c + 31 n) mod 256."""
+    n, y, x, c = np.meshgrid(
+        np.arange(spec.get("frames", 1)), np.arange(spec["h"]), np.arange(spec["w"]), np.arange(3), indexing="ij"
+    )
+    return ((spec["a"] * y + spec["b"] * x + spec["c_coef"] * c + 31 * n) % 256).astype(np.uint8)

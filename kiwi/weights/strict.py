@@ -1,0 +1,99 @@
+"""Strict loading: every tensor or none, and a report of every name that does not fit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kiwi.errors import CheckpointError
+from kiwi.weights.files import Shapes
+
+SHOWN = 10
+"""Names of one kind that a message lists."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """How the names and shapes found differ from those wanted; empty lists when they do not."""
+
+    wanted: int
+    missing: list[str]
+    unexpected: list[str]
+    misshapen: list[str]
+
+    def __str__(self) -> str:
+        kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.misshapen}
+        return "; ".join(f"{len(names)} {kind} ({_listed(names)})" for kind, names in kinds.items() if names)
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.misshapen)
+
+    def refuse(self, what: str) -> None:
+        """Raise CheckpointError with every kind of difference, if there is any."""
+        if self:
+            raise CheckpointError(
+                f"the weights of {what} do not fit the model",
+                got=self,
+                wanted=f"{self.wanted} tensors, all of them and no others",
+                fix="build the model with the configuration that the weights were saved with (config.json beside them)",
+            )
+
+
+def compare(wanted: Shapes, found: Shapes) -> Mismatch:
+    """Hold the names and shapes found against those wanted."""
+    both = sorted(wanted.keys() & found.keys())
+    return Mismatch(
+        wanted=len(wanted),
+        missing=sorted(wanted.keys() - found.keys()),
+        unexpected=sorted(found.keys() - wanted.keys()),
+        misshapen=[f"{name} is {found[name]}, not {wanted[name]}" for name in both if found[name] != wanted[name]],
+    )
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
+    """Names and shapes of tensors."""
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str, *, assign: bool = False) -> None:
+    """Load every tensor of the module, or none.
+
+    Args:
+        module: the target.
+        state: name to tensor.
+        what: where the weights come from, for the message.
+        assign: take the tensors themselves, type and all, instead of copying into the module's (which may then be on
+            the meta device).
+
+    Raises:
+        CheckpointError: with every missing, unexpected and misshapen name (the first ten of each kind).
+    """
+    compare(shapes_of(module.state_dict()), shapes_of(state)).refuse(what)
+    trained = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+    module.load_state_dict(dict(state), assign=assign)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(trained[name])
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """A hash that tells one set of weights from another without reading all of it.
+
+    Over every tensor's name and shape and 64 of its values, evenly spaced: a model that was trained further has
+    another one. It guards against mistakes, not against forgery.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        flat = state[name].detach().reshape(-1)
+        at = torch.linspace(0, max(0, flat.numel() - 1), min(64, flat.numel()), dtype=torch.float64).long()
+        values = flat[at.to(flat.device)].to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes()
+        digest.update(f"{name} {tuple(state[name].shape)} ".encode() + values)
+    return digest.hexdigest()
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -1,0 +1,121 @@
+"""Our MLLM against transformers' own models and processors, on random weights."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    Qwen2_5_VLProcessor,
+    Qwen2VLVideoProcessor,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+)
+from transformers.video_utils import VideoMetadata
+
+from kiwi.models.new_qwen import NewQwen
+from kiwi.models.prompting import VisionLimits
+
+LIMITS = VisionLimits(
+    max_frames=6, max_pixels_per_frame=224 * 448, min_pixels_per_frame=28 * 28, max_reference_tokens=16
+)
+
+
+@pytest.fixture(params=["2.5", "3"], scope="module")
+def encoder(request):
+    torch.manual_seed(0)
+    encoder = NewQwen(generation=request.param, hidden_size=32, limits=LIMITS).build().eval()
+    for name, parameter in encoder.named_parameters():
+        torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.15)
+    return encoder
+
+
+def clip(frames, height, width, seed):
+    return np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), np.uint8)
+
+
+BATCHES = {
+    "reference": (
+        [clip(4, 56, 96, 0), clip(6, 64, 168, 1)],
+        ["Short.", "A longer instruction, so that the other is padded."],
+        [(clip(1, 64, 64, 2)[0],), (clip(1, 90, 60, 3)[0], clip(1, 32, 64, 4)[0])],
+    ),
+    "video": ([clip(5, 64, 168, 5), clip(5, 64, 168, 6)], ["One.", "The second one."], [(), ()]),
+    "image": ([clip(1, 64, 96, 7), clip(1, 64, 64, 8)], ["One.", "The second one."], [(), ()]),
+}
+
+
+@pytest.mark.parametrize("mode", BATCHES)
+def test_a_padded_batch_has_the_states_that_the_library_gives_each_sample(encoder, mode):
+    """With queries that are the placeholder's own embedding, ours is the plain model."""
+    sources, words, pictures = BATCHES[mode]
+    query = encoder.model.get_input_embeddings().weight[encoder.prompter.ids["query"]]
+    batch = encoder.prompter(sources, words, pictures, mode, 3)
+    with torch.no_grad():
+        ours = encoder(batch, query.expand(3, -1), (1, -1))
+        for row in range(2):
+            alone = encoder.prompter(*(part[row : row + 1] for part in (sources, words, pictures)), mode, 3)
+            theirs = encoder.model(
+                input_ids=alone.input_ids_BS,
+                mm_token_type_ids=alone.token_types_BS,
+                pixel_values=alone.pixel_values,
+                pixel_values_videos=alone.pixel_values_videos,
+                image_grid_thw=alone.image_grid_thw,
+                video_grid_thw=alone.video_grid_thw,
+                output_hidden_states=True,
+            )
+            length = alone.input_ids_BS.shape[1]
+            assert theirs.last_hidden_state.std() > 0.1
+            assert torch.allclose(ours[-1][row, :length], theirs.last_hidden_state[0], atol=1e-5)
+            assert torch.allclose(ours[1][row, :length], theirs.hidden_states[1][0], atol=1e-5)
+
+
+def library_processor(encoder):
+    """The library's own processor of the generation, around our tokenizer and settings."""
+    prompter, settings = encoder.prompter, encoder.prompter.image_processor
+    names = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
+    same = {name: getattr(settings, name) for name in names}
+    third = encoder.config.model_type == "qwen3_vl"
+    videos = (Qwen3VLVideoProcessor if third else Qwen2VLVideoProcessor)(
+        **same, do_resize=False, do_sample_frames=False
+    )
+    return (Qwen3VLProcessor if third else Qwen2_5_VLProcessor)(settings, prompter.tokenizer, videos)
+
+
+def test_pictures_become_the_tokens_and_pixels_of_the_librarys_processor(encoder):
+    side = encoder.prompter.factor * 2
+    source, picture = clip(4, side, 2 * side, 0), clip(1, side, side, 1)[0]
+    ours = encoder.prompter([source], ["Use it."], [(picture,)], "reference", 2)
+    third = encoder.config.model_type == "qwen3_vl"
+    # Where time stands between the spans, the processor itself writes the marks around them.
+    video = "<|video_pad|>" if third else "<|vision_start|><|video_pad|><|vision_end|>"
+    text = encoder.prompter.template["reference"].format(
+        source=video,
+        instruction="Use it.",
+        references="<|vision_start|><|image_pad|><|vision_end|>",
+        queries="<|object_ref_start|>" * 2,
+    )
+    theirs = library_processor(encoder)(
+        text=[text],
+        images=[picture],
+        videos=[torch.from_numpy(source).permute(0, 3, 1, 2)],
+        video_metadata=[VideoMetadata(total_num_frames=4, fps=2.0, frames_indices=[0, 1, 2, 3])],
+        images_kwargs={"do_resize": False},
+        videos_kwargs={"do_resize": False, "do_sample_frames": False},
+        return_tensors="pt",
+    )
+    assert torch.equal(ours.input_ids_BS, theirs["input_ids"])
+    assert torch.equal(ours.video_grid_thw, theirs["video_grid_thw"])
+    assert torch.equal(ours.image_grid_thw, theirs["image_grid_thw"])
+    assert torch.allclose(ours.pixel_values_videos, theirs["pixel_values_videos"], atol=1e-6)
+    assert torch.allclose(ours.pixel_values, theirs["pixel_values"], atol=1e-6)
+
+
+def test_text_after_a_long_narrow_video_starts_after_its_largest_position():
+    """Where the published models and newer versions of the library part ways: time reaches further than space."""
+    prompter_limits = LIMITS.replace(max_pixels_per_frame=56 * 56)
+    encoder = NewQwen(limits=prompter_limits).build()
+    prompt = encoder.prompter([clip(6, 56, 56, 0)], ["x"], [()], "video", 2)
+    positions = encoder.positions(prompt)[:, 0]
+    video = (prompt.token_types_BS[0] == 2).nonzero().flatten()
+    start = int(positions[0, video[0]])
+    assert positions[0, video].unique().tolist() == [start, start + 2, start + 4]
+    assert positions[:, video[-1] + 1].tolist() == [start + 5] * 3

@@ -1,0 +1,286 @@
+"""Models go to the published formats and back, through the command line, and edit alike."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from kiwi.__main__ import main
+from kiwi.checkpoints.folder import from_pretrained, read_record, save_pretrained
+from kiwi.models.config import KiwiConfig
+from kiwi.models.connectors import NoConnector, QueryConnector
+from kiwi.models.injection import AppendReference, ChannelConcatSource, NoReference, PrependReference
+from kiwi.models.kiwi import KiwiEdit
+from kiwi.models.sampling import EditingDefaults, Sampling, denoise, make_noise
+from kiwi.models.tuning import Lora
+from kiwi.weights.adapters import is_adapter
+from kiwi.weights.files import read_shapes, read_weights
+
+LIMITS = "mllm.limits={max_frames: 4, max_pixels_per_frame: 7056, min_pixels_per_frame: 784, max_reference_tokens: 16}"
+
+
+def randomise(model):
+    """Every weight of the editor drawn, none left at zero, so that each has a part in the edit."""
+    torch.manual_seed(7)
+    for name, parameter in model.named_parameters():
+        if not name.startswith("vae") and (is_adapter(name) or not name.startswith("mllm")):
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def edit(model):
+    """An edited clip, before it becomes pixels."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (5, 32, 48, 3), dtype=np.uint8)
+    picture = rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    source = torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 127.5 - 1
+    with torch.no_grad():
+        conditions = model.encode(
+            "reference",
+            [frames],
+            ["Make it snow"],
+            [[picture]],
+            source,
+            torch.linspace(-1, 1, 3 * 32 * 48).view(1, 1, 3, 32, 48),
+        )
+        noise = make_noise(tuple(conditions.source_BCFHW.shape), 0, ["edit"], "cpu")
+        return model.vae.decode(denoise(model, conditions, noise, Sampling(steps=3)))
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config) -> KiwiConfig:
+    """Choices that the published code has."""
+    return tiny_config.replace(query=QueryConnector(image=3, video=4, reference=5, readout="tail"))
+
+
+def saved(config, folder):
+    model = randomise(KiwiEdit(config, seed=1))
+    save_pretrained(model, folder, EditingDefaults())
+    return model
+
+
+def beside(folder):
+    """What a training checkpoint does not hold, from the model folder it was made of."""
+    return ["--vae", f"{folder}:vae", "--mllm", f"{folder}/mllm", "--set", "dit.num_heads=2", "--set", LIMITS]
+
+
+@pytest.mark.parametrize("reference", [AppendReference(), PrependReference()])
+def test_a_model_in_both_published_formats_edits_the_same_video(config, tmp_path, reference, capsys):
+    model = saved(config.replace(reference=reference), tmp_path / "m")
+    wanted = edit(model)
+    assert main(["convert", "kiwi-upstream", f"{tmp_path}/m", f"{tmp_path}/step-1.safetensors"]) == 0
+    extra = ["--set", f"reference={type(reference).__name__}"]
+    back = [
+        "convert",
+        "kiwi-upstream",
+        f"{tmp_path}/step-1.safetensors",
+        f"{tmp_path}/a",
+        *beside(tmp_path / "m"),
+        *extra,
+    ]
+    assert main(back) == 0
+    assert main(["convert", "kiwi-diffusers", f"{tmp_path}/m", f"{tmp_path}/d"]) == 0
+    assert main(["convert", "kiwi-diffusers", f"{tmp_path}/d", f"{tmp_path}/b"]) == 0
+    assert wanted.std() > 0.01
+    for folder in ("a", "b"):
+        loaded, _ = from_pretrained(tmp_path / folder)
+        assert loaded.config.reference == reference
+        assert (edit(loaded.eval()) - wanted).abs().max() <= 1e-5, folder
+        assert read_shapes(tmp_path / folder) == read_shapes(tmp_path / "m")
+
+
+@pytest.mark.parametrize("adapters", ["merge", "keep"])
+def test_adapters_are_merged_or_kept_and_edit_the_same(config, tmp_path, adapters):
+    tuned = config.replace(
+        mllm=config.mllm.replace(tuning=Lora(rank=2)),
+        dit=config.dit.replace(tuning=Lora(rank=3, targets=("ffn.0", "q"))),
+    )
+    model = saved(tuned, tmp_path / "m")
+    wanted = edit(model)
+    assert main(["convert", "kiwi-upstream", f"{tmp_path}/m", f"{tmp_path}/c.safetensors"]) == 0
+    names = load_file(tmp_path / "c.safetensors").keys()
+    assert "pipe.mllm.model.model.language_model.layers.0.self_attn.q_proj.lora_A.default.weight" in names
+    assert "pipe.dit.blocks.0.self_attn.q.weight" in names
+    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *beside(tmp_path / "m")]
+    assert main([*back, "--adapters", adapters]) == 0
+    loaded, _ = from_pretrained(tmp_path / "a")
+    assert (edit(loaded.eval()) - wanted).abs().max() <= 2e-5
+    assert any(map(is_adapter, read_shapes(tmp_path / "a"))) == (adapters == "keep")
+    assert loaded.config.dit.tuning == (tuned.dit.tuning if adapters == "keep" else config.dit.tuning)
+    assert main(["convert", "kiwi-diffusers", f"{tmp_path}/m", f"{tmp_path}/d"]) == 0
+    assert main(["convert", "kiwi-diffusers", f"{tmp_path}/d", f"{tmp_path}/b"]) == 0
+    assert (edit(from_pretrained(tmp_path / "b")[0].eval()) - wanted).abs().max() <= 2e-5
+
+
+@pytest.fixture(scope="module")
+def checkpoint(config, tmp_path_factory):
+    """A folder with the model folder m and its training checkpoint c.safetensors."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    saved(config, folder / "m")
+    assert main(["convert", "kiwi-upstream", f"{folder}/m", f"{folder}/c.safetensors"]) == 0
+    return folder
+
+
+def test_the_training_checkpoint_has_the_published_names(checkpoint):
+    names = set(load_file(checkpoint / "c.safetensors"))
+    assert {
+        "pipe.dit.text_embedding.0.weight", "pipe.dit.blocks.1.norm3.bias", "pipe.dit.head.modulation",
+        "pipe.vae_condition.patch_embedding.weight", "pipe.ref_vae_condition.patch_embedding.bias",
+        "pipe.mllm.connetor.2.bias", "pipe.mllm.ref_connector.0.weight", "pipe.mllm.ref_queries.q",
+    } <= names  # fmt: skip
+    assert len([n for n in names if n.startswith("pipe.dit.")]) == 15 + 2 * 27
+    assert all(name.startswith("pipe.") for name in names)
+
+
+@pytest.mark.parametrize("prefix", ["pipe.dit.", "pipe.", "dit."])
+def test_a_checkpoint_is_read_whatever_prefix_its_names_kept(checkpoint, tmp_path, prefix):
+    state = load_file(checkpoint / "c.safetensors")
+    if prefix == "pipe.dit.":  # the published default: the DiT's names lose everything, the others nothing
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    elif prefix == "dit.":
+        state = {name.removeprefix("pipe."): tensor for name, tensor in state.items()}
+    save_file(state, tmp_path / "c.safetensors")
+    assert (
+        main(["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *beside(checkpoint / "m")]) == 0
+    )
+    found, wanted = read_weights(tmp_path / "a"), read_weights(checkpoint / "m")
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+
+
+STAGES = {
+    1: ("mllm.image_queries", "mllm.connetor"),
+    2: ("mllm.image_queries", "mllm.connetor", "mllm.video_queries", "dit.", "vae_condition"),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_an_earlier_stage_did_not_have_is_filled_and_told(checkpoint, config, tmp_path, capsys, stage):
+    state = load_file(checkpoint / "c.safetensors")
+    kept = {n: t for n, t in state.items() if n.removeprefix("pipe.").startswith(STAGES[stage])}
+    save_file(kept, tmp_path / "s.safetensors")
+    dit = {n.removeprefix("pipe.dit."): t for n, t in state.items() if n.startswith("pipe.dit.")}
+    save_file(dit, tmp_path / "base.safetensors")
+    more = ["--base", f"{tmp_path}/base.safetensors", "--set", "query.reference=5", "--set", "query.video=4"]
+    back = ["convert", "kiwi-upstream", f"{tmp_path}/s.safetensors", f"{tmp_path}/a", *beside(checkpoint / "m")]
+    if stage == 1:
+        assert main(back) == 2
+        assert "needs the base model" in capsys.readouterr().err
+        assert not (tmp_path / "a").exists()
+    assert main([*back, *more]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    found, wanted = read_weights(tmp_path / "a"), read_weights(checkpoint / "m")
+    assert torch.equal(found["dit.blocks.0.ffn.0.weight"], wanted["dit.blocks.0.ffn.0.weight"])
+    assert torch.equal(found["query.queries.image"], wanted["query.queries.image"])
+    assert 0.01 < found["query.queries.reference"].std() < 0.03
+    assert found["latent.connector.2.weight"].abs().max() == 0
+    assert (found["source.patch_embedding.weight"].abs().max() == 0) == (stage == 1)
+    assert read_record(tmp_path / "a").config.reference == NoReference()
+    for part in ("query.queries.reference", "latent.connector"):
+        assert f"{part} │ not in the checkpoint: initial values" in told
+
+
+@pytest.mark.parametrize("spoil", ["missing", "unexpected", "misshapen", "half a group"])
+def test_a_checkpoint_that_does_not_fit_is_refused_by_name_and_nothing_written(checkpoint, tmp_path, capsys, spoil):
+    state = load_file(checkpoint / "c.safetensors")
+    name = "pipe.mllm.connetor.2.bias" if spoil == "half a group" else "pipe.dit.blocks.1.ffn.2.bias"
+    if spoil == "unexpected":
+        name = "pipe.dit.blocks.1.ffn.2.gain"
+        state[name] = torch.ones(1)
+    elif spoil == "misshapen":
+        state[name] = torch.ones(7)
+    else:
+        del state[name]
+    save_file(state, tmp_path / "c.safetensors")
+    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *beside(checkpoint / "m")]
+    assert main(back) == 2
+    told = capsys.readouterr().err
+    ours = {"pipe.mllm.connetor.2.bias": "query.connector.2.bias"}.get(name, name.removeprefix("pipe."))
+    assert ours in told
+    assert {"misshapen": "of another shape", "unexpected": "unexpected"}.get(spoil, "missing") in told
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"source": ChannelConcatSource()},
+        {"latent": NoConnector()},
+        {"query": QueryConnector(image=3, video=4, reference=5)},
+    ],
+)
+def test_choices_that_the_published_code_does_not_have_are_refused(config, tmp_path, capsys, change):
+    save_pretrained(KiwiEdit(config.replace(**change)), tmp_path / "m", EditingDefaults())
+    for name, target in (("kiwi-upstream", "c.safetensors"), ("kiwi-diffusers", "d")):
+        assert main(["convert", name, f"{tmp_path}/m", f"{tmp_path}/{target}"]) == 2
+        told = capsys.readouterr().err
+        assert "cannot express this model" in told
+        assert next(iter(change)) in told
+        assert not (tmp_path / target).exists()
+
+
+@pytest.mark.parametrize("names", ["original", "diffusers"])
+def test_wan_base_weights_become_a_folder_to_train_from(checkpoint, tmp_path, capsys, names):
+    from kiwi.weights.names import dit_to_diffusers
+
+    state = load_file(checkpoint / "c.safetensors")
+    dit = {n.removeprefix("pipe.dit."): t for n, t in state.items() if n.startswith("pipe.dit.")}
+    if names == "diffusers":
+        dit = {dit_to_diffusers(name): tensor for name, tensor in dit.items()}
+    (tmp_path / "transformer").mkdir()
+    save_file(dit, tmp_path / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert main(["convert", "wan", f"{tmp_path}:transformer", f"{tmp_path}/a", *beside(checkpoint / "m")]) == 0
+    model, _ = from_pretrained(tmp_path / "a")
+    assert (model.config.query.readout, model.config.reference) == ("queries", AppendReference())
+    wanted = read_weights(checkpoint / "m")
+    assert torch.equal(model.dit.blocks[1].cross_attn.o.weight, wanted["dit.blocks.1.cross_attn.o.weight"])
+    assert model.source.patch_embedding.weight.abs().max() == 0
+    assert len(model.query.queries["reference"]) == 768
+    assert main(["convert", "wan", f"{tmp_path}/a", f"{tmp_path}/w"]) == 2
+    assert "cannot be written as Wan" in capsys.readouterr().err
+
+
+def test_an_existing_target_is_kept_unless_forced(checkpoint, tmp_path, capsys):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "note.txt").write_text("mine")
+    command = ["convert", "kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"]
+    assert main(command) == 2
+    assert (tmp_path / "d" / "note.txt").exists()
+    assert main([*command, "--force"]) == 0
+    assert (tmp_path / "d" / "model_index.json").exists()
+
+
+def test_the_diffusers_folder_has_the_published_layout(checkpoint, tmp_path):
+    assert main(["convert", "kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"]) == 0
+    root = tmp_path / "d"
+    index = json.loads((root / "model_index.json").read_text())
+    assert index["transformer"] == ["diffusers", "WanTransformer3DModel"]
+    assert all((root / part).is_dir() for part in index if not part.startswith("_"))
+    assert read_shapes(root / "transformer")["blocks.0.attn1.to_out.0.weight"] == (48, 48)
+    assert read_shapes(root / "source_embedder").keys() == {"patch_embedding.weight", "patch_embedding.bias"}
+    assert json.loads((root / "ref_embedder/config.json").read_text())["ref_pad_first"] is False
+    encoder = read_shapes(root / "mllm_encoder/diffusion_pytorch_model.safetensors")
+    assert {"image_queries", "ref_queries", "connector.0.weight", "ref_connector.2.bias"} <= encoder.keys()
+    language = read_shapes(root / "mllm_encoder/model.safetensors")
+    assert {
+        "model.embed_tokens.weight",
+        "model.layers.0.self_attn.q_proj.weight",
+        "model.norm.weight",
+    } <= language.keys()
+    assert any(name.startswith("visual.blocks.0.") for name in language)
+    assert "decoder.head.0.gamma" in read_shapes(root / "vae")
+    assert (root / "processor/qwen_config.json").is_file()
+    assert (root / "processor/tokenizer.json").is_file()
+
+
+def test_diffusers_own_class_loads_the_transformer(checkpoint, tmp_path):
+    from diffusers import WanTransformer3DModel
+
+    assert main(["convert", "kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"]) == 0
+    model, info = WanTransformer3DModel.from_pretrained(f"{tmp_path}/d/transformer", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    wanted = read_weights(checkpoint / "m")["dit.blocks.1.cross_attn.k.weight"]
+    assert torch.equal(model.blocks[1].attn2.to_k.weight, wanted)

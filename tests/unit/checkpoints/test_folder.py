@@ -1,0 +1,207 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import kiwi.weights.files
+from kiwi.checkpoints.folder import from_pretrained, save_pretrained
+from kiwi.errors import CheckpointError
+from kiwi.models.base import WanBase
+from kiwi.models.connectors import Context
+from kiwi.models.kiwi import Conditions, KiwiEdit
+from kiwi.models.mllm import QwenVL
+from kiwi.models.sampling import EditingDefaults, Sampling
+from kiwi.models.tuning import Full, Lora
+from kiwi.models.vae import WanVae
+
+
+@pytest.fixture
+def saved(tiny_config, tmp_path):
+    model = KiwiEdit(tiny_config, seed=1)
+    torch.nn.init.normal_(model.dit.head.head.weight)
+    save_pretrained(
+        model, tmp_path / "model", EditingDefaults(max_pixels=4096, max_frames=5, sampling=Sampling(steps=3))
+    )
+    return model.eval(), tmp_path / "model"
+
+
+def velocity(model):
+    torch.manual_seed(3)
+    shape = (1, 4, 2, 4, 4)
+    conditions = Conditions(Context(torch.randn(1, 6, 48), None), torch.randn(shape), torch.randn(1, 4, 1, 4, 4))
+    with torch.no_grad():
+        return model(torch.randn(shape), torch.tensor([0.7]), conditions)
+
+
+def test_a_model_folder_gives_back_the_same_model_and_defaults(saved):
+    model, folder = saved
+    loaded, editing = from_pretrained(folder)
+    assert torch.equal(velocity(loaded.eval()), velocity(model))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert (editing.max_pixels, editing.max_frames, editing.sampling.steps) == (4096, 5, 3)
+
+
+def test_a_model_folder_can_be_moved(saved, tmp_path):
+    model, folder = saved
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert torch.equal(velocity(from_pretrained(moved)[0].eval()), velocity(model))
+
+
+def test_weights_hold_no_frozen_part(saved):
+    names = load_file(saved[1] / "model.safetensors").keys()
+    assert {name.split(".")[0] for name in names} == {"dit", "query", "latent", "source", "reference"}
+
+
+def test_a_checkpoint_of_another_size_is_refused(saved):
+    _, folder = saved
+    record = json.loads((folder / "config.json").read_text())
+    record["config"]["dit"]["ffn_dim"] = 64
+    (folder / "config.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=r"of another shape.*ffn"):
+        from_pretrained(folder)
+
+
+def test_an_unknown_choice_in_config_json_is_told_with_the_choices(saved):
+    _, folder = saved
+    record = json.loads((folder / "config.json").read_text())
+    record["config"]["source"] = {"type": "os.system"}
+    (folder / "config.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=r"AddSource, .*NoSource"):
+        from_pretrained(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 99}', '{"format": 1}'])
+def test_a_config_that_is_not_ours_is_refused(saved, content):
+    _, folder = saved
+    (folder / "config.json").write_text(content)
+    with pytest.raises(CheckpointError):
+        from_pretrained(folder)
+
+
+def test_truncated_weights_are_refused(saved):
+    _, folder = saved
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        from_pretrained(folder)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="there is no model folder"):
+        from_pretrained(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="hub"):
+        from_pretrained("nobody/nothing")
+
+
+def test_a_part_is_never_silently_absent(saved):
+    _, folder = saved
+    for file in (folder / "vae").iterdir():
+        file.unlink()
+    with pytest.raises(CheckpointError, match=r"vae does not hold one set of weights"):
+        from_pretrained(folder)
+
+
+def test_weights_saved_from_another_model_do_not_load_in_part(saved, tiny_config):
+    _, folder = saved
+    state = load_file(folder / "model.safetensors")
+    del state["source.patch_embedding.weight"]
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 missing \(source.patch_embedding.weight\)"):
+        from_pretrained(folder)
+
+
+def test_a_loaded_model_has_the_types_it_was_saved_in(tiny_config, tmp_path):
+    model = KiwiEdit(tiny_config)
+    model.dit.bfloat16()
+    save_pretrained(model, tmp_path / "model", EditingDefaults())
+    loaded, _ = from_pretrained(tmp_path / "model")
+    assert loaded.dit.blocks[0].ffn[0].weight.dtype == torch.bfloat16
+    assert loaded.source.patch_embedding.weight.dtype == torch.float32
+    assert all(parameter.requires_grad for parameter in loaded.dit.parameters())
+
+
+def named(tiny_config, saved, tmp_path, **dit):
+    """A model whose VAE and MLLM lie in another folder, and what was saved of it by name."""
+    _, folder = saved
+    config = tiny_config.replace(
+        vae=WanVae(path=str(folder / "vae")),
+        mllm=QwenVL(path=str(folder / "mllm"), dtype="float32", limits=tiny_config.mllm.limits, tuning=Lora(rank=2)),
+        dit=tiny_config.dit.replace(**dit),
+    )
+    model = KiwiEdit(config, seed=5)
+    save_pretrained(model, tmp_path / "named", EditingDefaults(), self_contained=False)
+    return model
+
+
+def test_parts_named_by_path_are_not_copied_and_adapters_are_kept(tiny_config, saved, tmp_path):
+    model = named(tiny_config, saved, tmp_path)
+    assert sorted(p.name for p in (tmp_path / "named").iterdir()) == ["config.json", "model.safetensors"]
+    names = load_file(tmp_path / "named" / "model.safetensors").keys()
+    language = {name for name in names if name.startswith("mllm.")}
+    assert len(language) == 2 * 4 * 2
+    assert all(".lora_" in name for name in language)
+    loaded, _ = from_pretrained(tmp_path / "named")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_another_model_in_the_place_of_a_named_one_is_refused(tiny_config, saved, tmp_path):
+    named(tiny_config, saved, tmp_path)
+    vae = saved[1] / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({name: tensor + 0.01 for name, tensor in load_file(vae).items()}, vae)
+    with pytest.raises(CheckpointError, match=r"vae .* is not the one that .* was made with"):
+        from_pretrained(tmp_path / "named")
+
+
+def test_a_dit_with_adapters_on_a_named_base_saves_the_adapters_alone(tiny_config, saved, tmp_path):
+    base = {
+        n.removeprefix("dit."): t for n, t in load_file(saved[1] / "model.safetensors").items() if n.startswith("dit.")
+    }
+    save_file(base, tmp_path / "wan.safetensors")
+    model = named(
+        tiny_config, saved, tmp_path, base=WanBase(path=str(tmp_path / "wan.safetensors")), tuning=Lora(rank=2)
+    )
+    names = load_file(tmp_path / "named" / "model.safetensors").keys()
+    assert len([n for n in names if n.startswith("dit.")]) == 2 * 10 * 2
+    loaded, _ = from_pretrained(tmp_path / "named")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    save_pretrained(loaded, tmp_path / "whole", EditingDefaults())
+    (tmp_path / "wan.safetensors").unlink()
+    whole, _ = from_pretrained(tmp_path / "whole")
+    assert torch.equal(velocity(whole.eval()), velocity(model.eval()))
+    with pytest.raises(CheckpointError, match="no Wan base model"):
+        from_pretrained(tmp_path / "named")
+
+
+def test_a_base_model_that_was_trained_further_is_refused(tiny_config, saved, tmp_path):
+    base = {
+        n.removeprefix("dit."): t for n, t in load_file(saved[1] / "model.safetensors").items() if n.startswith("dit.")
+    }
+    save_file(base, tmp_path / "wan.safetensors")
+    spec = {"base": WanBase(path=str(tmp_path / "wan.safetensors")), "tuning": Lora(rank=2)}
+    named(tiny_config, saved, tmp_path, **spec)
+    save_file({**base, "head.head.bias": base["head.head.bias"] + 1}, tmp_path / "wan.safetensors")
+    with pytest.raises(CheckpointError, match=r"dit .* is not the one"):
+        from_pretrained(tmp_path / "named")
+
+
+def test_an_mllm_that_learned_in_full_is_saved(tiny_config, tmp_path):
+    model = KiwiEdit(tiny_config.replace(mllm=tiny_config.mllm.replace(tuning=Full())))
+    save_pretrained(model, tmp_path / "model", EditingDefaults())
+    names = load_file(tmp_path / "model" / "model.safetensors").keys()
+    assert "mllm.model.language_model.layers.0.mlp.up_proj.weight" in names
+    assert not any(name.startswith("mllm.model.visual") for name in names)
+    loaded, _ = from_pretrained(tmp_path / "model")
+    learning = {n for n, p in loaded.mllm.named_parameters() if p.requires_grad}
+    assert learning
+    assert all(name.startswith("model.language_model.") for name in learning)
+
+
+def test_weights_above_a_shards_size_are_sharded_and_load(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(kiwi.weights.files, "SHARD", 100_000)
+    save_pretrained(saved[0], tmp_path / "large", EditingDefaults())
+    assert (tmp_path / "large" / "model.safetensors.index.json").exists()
+    assert torch.allclose(velocity(from_pretrained(tmp_path / "large")[0].eval()), velocity(saved[0]), atol=1e-4)

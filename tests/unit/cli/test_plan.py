@@ -1,0 +1,53 @@
+import pytest
+
+from kiwi.__main__ import main
+
+
+def rows(capsys):
+    lines = capsys.readouterr().out.splitlines()
+    return [[cell.strip() for cell in line.strip("│ ").split("│")] for line in lines if line.startswith("│")]
+
+
+def test_the_published_sizes_count_what_is_published(capsys):
+    """4.99976 B and 14.28849 B of Wan's DiT without its unused text embedding (22.0 M and 47.2 M)."""
+    assert main(["plan", "5b"]) == 0
+    found = {row[0]: row[1] for row in rows(capsys)}
+    assert found["vae"] == "704.7"
+    assert float(found["source"]) == pytest.approx(0.6, abs=0.05)
+    assert 4900 < float(found["dit"].replace(",", "")) < 5050
+    assert 3000 < float(found["mllm"].replace(",", "")) < 3800
+
+
+def test_variants_are_labelled_by_what_differs_and_counted(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    file = tmp_path / "v.yaml"
+    file.write_text(
+        "- {}\n- {source: NoSource}\n- {source: TokenConcatSource}\n- {dit.tuning: Lora, dit.tuning.rank: 128}\n"
+    )
+    small = ["--set", "dit.num_layers=2", "--frames", "5", "--height", "64", "--width", "64"]
+    assert main(["plan", "1.3b", "--variants", str(file), *small]) == 0
+    found = {row[0]: row[1:] for row in rows(capsys)}
+    first = found["(as published)"]
+    assert found["source = NoSource"][1] == "-0.10"
+    assert found["source = NoSource"][3] == first[3]
+    # 2 frames of 4 x 4 patches and a reference, against twice the frames
+    assert (first[3], found["source = TokenConcatSource"][3]) == ("48", "80")
+    assert float(found["source = TokenConcatSource"][6]) > 1.3
+    assert float(found["dit.tuning = Lora, dit.tuning.rank = 128"][2].replace(",", "")) < float(
+        first[2].replace(",", "")
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["5b", "--height", "720"], "multiples of 32"),
+        (["5b", "--frames", "80"], "4k"),
+        (["5b", "--set", "source"], "PATH=VALUE"),
+        (["5b", "--set", "source=Magic"], "AddSource"),
+        (["5b", "--variants", "nothing.yaml"], "nothing.yaml"),
+    ],
+)
+def test_bad_input_is_told(arguments, told, capsys):
+    assert main(["plan", *arguments]) == 2
+    assert told in capsys.readouterr().err

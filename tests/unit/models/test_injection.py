@@ -1,0 +1,77 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kiwi.models.dit import DiTConfig, PatchEmbedding
+from kiwi.models.injection import (
+    AddSource,
+    AppendReference,
+    ChannelConcatSource,
+    NoSource,
+    PrependReference,
+    SharedEmbeddingSource,
+    TokenConcatSource,
+)
+from kiwi.models.scaling import ConstantScale
+
+DIT = DiTConfig(dim=48, ffn_dim=64, num_heads=2, num_layers=1, freq_dim=16, latent_channels=4)
+SIGMA = torch.tensor([0.3, 0.9])
+
+
+@pytest.fixture
+def noisy():
+    torch.manual_seed(0)
+    embedding = PatchEmbedding(4, 48, (1, 2, 2))
+    torch.nn.init.normal_(embedding.bias)
+    return embedding, torch.randn(2, 4, 3, 4, 6), torch.randn(2, 4, 3, 4, 6)
+
+
+def test_channel_concatenation_is_one_convolution_over_both(noisy):
+    embedding, latents, source = noisy
+    module = ChannelConcatSource(init="xavier").build(DIT)
+    joined = module.join(embedding(latents), module.embed(source, embedding), SIGMA)
+    weight = torch.cat((embedding.weight, module.patch_embedding.weight), dim=1)
+    wanted = F.conv3d(torch.cat((latents, source), dim=1), weight, embedding.bias, stride=(1, 2, 2))
+    assert torch.allclose(joined, wanted.flatten(2).transpose(1, 2), atol=1e-5)
+    assert not hasattr(module.patch_embedding.bias, "shape")
+
+
+def test_a_shared_embedding_has_no_weights_and_adds_the_noisy_latents_tokens(noisy):
+    embedding, latents, source = noisy
+    module = SharedEmbeddingSource().build(DIT)
+    assert not list(module.parameters())
+    joined = module.join(embedding(latents), module.embed(source, embedding), SIGMA)
+    assert torch.allclose(joined, embedding(latents) + SIGMA[:, None, None] * embedding(source), atol=1e-6)
+
+
+def test_the_scale_multiplies_weight_and_bias_of_the_added_tokens(noisy):
+    embedding, latents, source = noisy
+    for scale, gamma in ((ConstantScale(value=0.5), torch.tensor([0.5, 0.5])), (AddSource().scale, SIGMA)):
+        module = AddSource(scale=scale).build(DIT)
+        torch.nn.init.normal_(module.patch_embedding.weight)
+        torch.nn.init.normal_(module.patch_embedding.bias)
+        joined = module.join(embedding(latents), module.embed(source, embedding), SIGMA)
+        added = gamma[:, None, None] * module.patch_embedding(source)
+        assert torch.allclose(joined, embedding(latents) + added, atol=1e-5)
+
+
+@pytest.mark.parametrize(("spec", "at"), [(TokenConcatSource(), 18), (AppendReference(), 18), (PrependReference(), 0)])
+def test_concatenated_tokens_stand_where_they_say_and_are_dropped_again(noisy, spec, at):
+    embedding, latents, source = noisy
+    module = spec.build(DIT)
+    torch.nn.init.normal_(module.patch_embedding.weight)
+    own = module.embed(source, embedding)
+    joined = module.join(embedding(latents), own, SIGMA)
+    assert joined.shape[1] == 18 + module.added(own) == 36
+    assert torch.equal(joined[:, at : at + 18], own)
+    assert torch.equal(module.drop(joined, own), embedding(latents))
+
+
+def test_off_leaves_the_sequence_as_it_is(noisy):
+    embedding, latents, source = noisy
+    module, tokens = NoSource().build(DIT), embedding(latents)
+    own = module.embed(source, embedding)
+    assert module.join(tokens, own, SIGMA) is tokens
+    assert module.drop(tokens, own) is tokens
+    assert module.added(own) == 0
+    assert not list(module.parameters())

@@ -1,0 +1,143 @@
+"""Names and shapes of the published files, at full size, without storage."""
+
+import pytest
+import torch
+
+from kiwi.models.connectors import LatentConnector, QueryConnector
+from kiwi.models.dit import DiTConfig
+from kiwi.models.injection import AddSource, AppendReference
+from kiwi.models.tuning import Lora
+from kiwi.weights.adapters import is_adapter
+from kiwi.weights.names import (
+    TEXT_EMBEDDING,
+    dit_from_diffusers,
+    dit_to_diffusers,
+    from_published,
+    to_published,
+    without_prefix,
+)
+from kiwi.weights.strict import shapes_of
+
+
+def published_dit(dim, ffn, blocks, channels):
+    """The table of the published checkpoint's DiT, written out."""
+    shapes = {
+        "patch_embedding.weight": (dim, channels, 1, 2, 2),
+        "patch_embedding.bias": (dim,),
+        "text_embedding.0.weight": (dim, 4096),
+        "text_embedding.0.bias": (dim,),
+        "text_embedding.2.weight": (dim, dim),
+        "text_embedding.2.bias": (dim,),
+        "time_embedding.0.weight": (dim, 256),
+        "time_embedding.0.bias": (dim,),
+        "time_embedding.2.weight": (dim, dim),
+        "time_embedding.2.bias": (dim,),
+        "time_projection.1.weight": (6 * dim, dim),
+        "time_projection.1.bias": (6 * dim,),
+        "head.modulation": (1, 2, dim),
+        "head.head.weight": (4 * channels, dim),
+        "head.head.bias": (4 * channels,),
+    }
+    for i in range(blocks):
+        shapes[f"blocks.{i}.modulation"] = (1, 6, dim)
+        for attention in ("self_attn", "cross_attn"):
+            for layer in "qkvo":
+                shapes[f"blocks.{i}.{attention}.{layer}.weight"] = (dim, dim)
+                shapes[f"blocks.{i}.{attention}.{layer}.bias"] = (dim,)
+            for norm in ("norm_q", "norm_k"):
+                shapes[f"blocks.{i}.{attention}.{norm}.weight"] = (dim,)
+        shapes[f"blocks.{i}.norm3.weight"] = shapes[f"blocks.{i}.norm3.bias"] = (dim,)
+        shapes[f"blocks.{i}.ffn.0.weight"], shapes[f"blocks.{i}.ffn.0.bias"] = (ffn, dim), (ffn,)
+        shapes[f"blocks.{i}.ffn.2.weight"], shapes[f"blocks.{i}.ffn.2.bias"] = (dim, ffn), (dim,)
+    return shapes
+
+
+SIZES = {
+    "5B": (DiTConfig.wan22_5b(), (3072, 14336, 30, 48), 825),
+    "14B": (DiTConfig.wan21_14b(), (5120, 13824, 40, 16), 1095),
+    "1.3B": (DiTConfig.wan21_1_3b(), (1536, 8960, 30, 16), 825),
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_full_size_dit_has_the_published_names_and_shapes(size):
+    config, numbers, count = SIZES[size]
+    published = published_dit(*numbers)
+    assert len(published) == count
+    with torch.device("meta"):
+        ours = shapes_of(config.build().state_dict())
+    assert ours == {n: s for n, s in published.items() if not n.startswith(TEXT_EMBEDDING)}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_full_size_name_goes_to_diffusers_and_back(size):
+    published = published_dit(*SIZES[size][1])
+    theirs = {dit_to_diffusers(name) for name in published}
+    assert len(theirs) == len(published)
+    assert {dit_from_diffusers(name) for name in theirs} == published.keys()
+
+
+def test_diffusers_names_are_those_of_its_own_class():
+    from diffusers import WanTransformer3DModel
+
+    with torch.device("meta"):
+        theirs = WanTransformer3DModel(
+            num_attention_heads=24, attention_head_dim=128, in_channels=48, out_channels=48, ffn_dim=14336,
+            num_layers=30,
+        )  # fmt: skip
+    wanted = {dit_from_diffusers(name): shape for name, shape in shapes_of(theirs.state_dict()).items()}
+    assert wanted == published_dit(3072, 14336, 30, 48)
+
+
+def test_queries_connectors_and_embedders_have_the_published_names_and_shapes():
+    dit = DiTConfig.wan22_5b()
+    parts = {
+        "query": QueryConnector(), "latent": LatentConnector(), "source": AddSource(), "reference": AppendReference(),
+    }  # fmt: skip
+    found = {}
+    with torch.device("meta"):
+        for part, spec in parts.items():
+            module = spec.build(2048, dit.dim) if part in ("query", "latent") else spec.build(dit)
+            found |= {to_published(f"{part}.{n}"): s for n, s in shapes_of(module.state_dict()).items()}
+    connector = {"0.weight": (3072, 2048), "0.bias": (3072,), "2.weight": (3072, 3072), "2.bias": (3072,)}
+    wanted = {f"mllm.{c}.{n}": s for c in ("connetor", "ref_connector") for n, s in connector.items()}
+    wanted |= {f"mllm.{m}_queries.q": (n, 2048) for m, n in (("image", 256), ("video", 512), ("ref", 768))}
+    for embedder in ("vae_condition", "ref_vae_condition"):
+        wanted |= {f"{embedder}.patch_embedding.weight": (3072, 48, 1, 2, 2)}
+        wanted |= {f"{embedder}.patch_embedding.bias": (3072,)}
+    assert found == wanted
+    assert {to_published(from_published(name)) for name in wanted} == wanted.keys()
+
+
+def test_the_14b_dits_adapters_have_the_published_names_and_shapes():
+    with torch.device("meta"):
+        dit = DiTConfig.wan21_14b().replace(tuning=Lora(rank=128)).build()
+    found = {to_published(f"dit.{n}"): s for n, s in shapes_of(dit.state_dict()).items() if is_adapter(n)}
+    wanted = {}
+    for i in range(40):
+        for layer in [f"{a}.{x}" for a in ("self_attn", "cross_attn") for x in "qkvo"]:
+            wanted[f"dit.blocks.{i}.{layer}.lora_A.default.weight"] = (128, 5120)
+            wanted[f"dit.blocks.{i}.{layer}.lora_B.default.weight"] = (5120, 128)
+        for layer, (into, out) in {"ffn.0": (5120, 13824), "ffn.2": (13824, 5120)}.items():
+            wanted[f"dit.blocks.{i}.{layer}.lora_A.default.weight"] = (128, into)
+            wanted[f"dit.blocks.{i}.{layer}.lora_B.default.weight"] = (out, 128)
+    assert found == wanted
+
+
+def test_our_name_of_an_mllm_adapter_goes_to_the_published_one_and_back():
+    published = "mllm.model.model.language_model.layers.3.self_attn.q_proj.lora_A.default.weight"
+    assert from_published(published) == published.replace("model.model.", "model.")
+    assert to_published(from_published(published)) == published
+
+
+@pytest.mark.parametrize("kept", ["pipe.{part}.", "{part}."])
+def test_every_prefix_that_a_training_checkpoint_may_keep_is_taken(kept):
+    names = ["dit.blocks.0.ffn.0.weight", "vae_condition.patch_embedding.bias", "mllm.connetor.0.bias"]
+    given = [kept.format(part=name.split(".")[0]) + name.split(".", 1)[1] for name in names]
+    assert list(without_prefix(given).values()) == names
+
+
+def test_a_dit_that_lost_its_whole_prefix_beside_parts_that_kept_theirs_is_taken():
+    given = ["blocks.0.ffn.0.weight", "patch_embedding.bias", "pipe.mllm.connetor.0.bias", "pipe.vae_condition.x"]
+    wanted = ["dit.blocks.0.ffn.0.weight", "dit.patch_embedding.bias", "mllm.connetor.0.bias", "vae_condition.x"]
+    assert list(without_prefix(given).values()) == wanted

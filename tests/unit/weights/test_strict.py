@@ -1,0 +1,50 @@
+import pytest
+import torch
+
+from kiwi.errors import CheckpointError
+from kiwi.weights.strict import compare, fingerprint, load_strict
+
+
+def test_every_missing_unexpected_and_misshapen_name_is_told():
+    module = torch.nn.Linear(3, 2)
+    with pytest.raises(CheckpointError) as problem:
+        load_strict(module, {"weight": torch.zeros(2, 4), "extra": torch.zeros(1)}, "x.safetensors")
+    told = str(problem.value)
+    assert "1 missing (bias)" in told
+    assert "1 unexpected (extra)" in told
+    assert "weight is (2, 4), not (2, 3)" in told
+    assert "x.safetensors" in told
+
+
+def test_nothing_is_loaded_when_something_does_not_fit():
+    module = torch.nn.Linear(3, 2)
+    before = module.weight.clone()
+    with pytest.raises(CheckpointError):
+        load_strict(module, {"weight": torch.zeros(2, 3)}, "x")
+    assert torch.equal(module.weight, before)
+
+
+def test_long_lists_are_cut_and_counted():
+    told = str(compare({}, {f"t{i:02d}": (1,) for i in range(25)}))
+    assert told == "25 unexpected (" + ", ".join(f"t{i:02d}" for i in range(10)) + ", ...)"
+
+
+def test_assigned_tensors_keep_their_type_and_what_learns_stays_so():
+    with torch.device("meta"):
+        module = torch.nn.Linear(3, 2)
+    module.bias.requires_grad_(False)
+    load_strict(module, {"weight": torch.ones(2, 3).bfloat16(), "bias": torch.ones(2)}, "x", assign=True)
+    assert (module.weight.dtype, module.bias.dtype) == (torch.bfloat16, torch.float32)
+    assert module.weight.requires_grad
+    assert not module.bias.requires_grad
+
+
+def test_a_fingerprint_tells_weights_apart_but_not_their_order_or_type():
+    state = {"a": torch.randn(100, 30), "b": torch.randn(3).bfloat16()}
+    same = {"b": state["b"].float(), "a": state["a"].clone()}
+    assert fingerprint(state) == fingerprint(same)
+    for name in state:
+        other = {**state, name: state[name] + 0.1}
+        assert fingerprint(other) != fingerprint(state)
+    assert fingerprint({"a": state["a"], "c": state["b"]}) != fingerprint(state)
+    assert fingerprint({**state, "a": state["a"].reshape(30, 100)}) != fingerprint(state)
