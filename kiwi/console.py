@@ -91,7 +91,7 @@ def setup_logging(verbose: bool = False) -> None:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        float(text.replace(",", ""))
     except ValueError:
         return False
     return True

@@ -30,7 +30,7 @@ from kiwi.spec import override
 from kiwi.weights.adapters import is_adapter, merge, rank_and_targets, with_base_layer
 from kiwi.weights.files import Shapes, State
 from kiwi.weights.hub import is_hub_id
-from kiwi.weights.strict import compare, fingerprint, shapes_of
+from kiwi.weights.strict import compare, fingerprint, load_strict, shapes_of
 
 FILLED = (
     "query.queries.image",
@@ -173,10 +173,10 @@ def _dit(state: State, origin: Origin, report: Report) -> tuple[DiTConfig, State
         return config, weights
     rank, targets = rank_and_targets(adapters)
     if origin.adapters == "merge":
-        report("dit", f"{len(adapters) // 2} adapters of rank {rank} merged")
+        report("dit", f"{len(adapters) // 2} adapters of rank {rank}: merge")
         return config, merge(weights, adapters)
     merge(_meta(weights), _meta(adapters))  # only to refuse what does not fit
-    report("dit", f"{len(adapters) // 2} adapters of rank {rank} kept")
+    report("dit", f"{len(adapters) // 2} adapters of rank {rank}: keep")
     config = config.replace(tuning=Lora(rank=rank, targets=targets))
     if from_base and origin.base is not None and is_hub_id(origin.base.path) and not Path(origin.base.path).exists():
         return config.replace(base=origin.base), adapters
@@ -185,17 +185,27 @@ def _dit(state: State, origin: Origin, report: Report) -> tuple[DiTConfig, State
 
 def _mllm(state: State, mllm: MllmEncoder, origin: Origin, report: Report) -> tuple[MllmSpec, State, bool]:
     """The MLLM's spec, what model.safetensors holds of it, and whether its own weights were changed."""
-    if not state:
-        return origin.mllm, {}, False
+    adapters = {name: tensor for name, tensor in state.items() if is_adapter(name)}
+    learned = {name: tensor for name, tensor in state.items() if not is_adapter(name)}
     weights = {f"model.{name}": tensor for name, tensor in mllm.model.state_dict().items()}
-    rank, targets = rank_and_targets(state)
-    report("mllm", f"{len(state) // 2} adapters of rank {rank} {'merged' if origin.adapters == 'merge' else 'kept'}")
-    if origin.adapters == "keep":
-        merge(_meta(weights), _meta(state))  # only to refuse what does not fit
-        return origin.mllm.replace(tuning=Lora(rank=rank, targets=targets)), state, False
-    merged = merge(weights, state)
-    mllm.model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in merged.items()})
-    return origin.mllm, {}, True
+    if unknown := sorted(learned.keys() - weights.keys()):
+        raise CheckpointError("the checkpoint's MLLM is not the one given", got=f"unexpected {', '.join(unknown[:5])}")
+    weights |= learned
+    spec = origin.mllm
+    if adapters:
+        rank, targets = rank_and_targets(adapters)
+        report("mllm", f"{len(adapters) // 2} adapters of rank {rank}: {origin.adapters}")
+        if origin.adapters == "merge":
+            weights = merge(weights, adapters)
+        else:
+            merge(_meta(weights), _meta(adapters))  # only to refuse what does not fit
+            spec = spec.replace(tuning=Lora(rank=rank, targets=targets))
+    changed = bool(learned) or (bool(adapters) and origin.adapters == "merge")
+    if changed:
+        load_strict(
+            mllm.model, {name.removeprefix("model."): t for name, t in weights.items()}, "the checkpoint's MLLM"
+        )
+    return spec, adapters if origin.adapters == "keep" else {}, changed
 
 
 def _counts(state: Mapping[str, Tensor]) -> dict[str, int]:

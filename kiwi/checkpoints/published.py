@@ -35,7 +35,7 @@ def import_published(file: Path, origin: Origin, folder: Path, report: Report) -
     assemble(from_published_state(read_weights(file), report), origin, folder, report)
 
 
-def from_published_state(state: Mapping[str, Tensor], report: Report = lambda what, text: None) -> State:
+def from_published_state(state: Mapping[str, Tensor], report: Report = lambda part, text: None) -> State:
     """Tensors of a training checkpoint under our names, whatever prefix it kept; `text_embedding` is left out."""
     short = without_prefix(state)
     renamed = {from_published(short[name]): tensor for name, tensor in state.items()}
@@ -66,7 +66,8 @@ def export_published(folder: Path, file: Path, report: Report, dtype: torch.dtyp
     if isinstance(record.config.dit.base, WanBase):
         report("dit", f"adapters only: whoever loads the file needs {record.config.dit.base.path}")
     else:
-        named |= {f"pipe.dit.{name}": tensor for name, tensor in text_embedding(record.config, state).items()}
+        zeros = text_embedding(record.config.dit.dim, state["dit.patch_embedding.weight"].dtype)
+        named |= {f"pipe.dit.{name}": tensor for name, tensor in zeros.items()}
         report("text_embedding", "4 tensors of zeros: the format has them, nothing applies them")
     if file.suffix != ".safetensors":
         raise CheckpointError(f"cannot write {file}", wanted="a name ending in .safetensors")
@@ -107,8 +108,7 @@ def require_expressible(config: KiwiConfig) -> None:
         )
 
 
-def text_embedding(config: KiwiConfig, state: Mapping[str, Tensor]) -> State:
-    """Zeros in the place of Wan's text embedding, for formats that have one."""
-    dim, dtype = config.dit.dim, state["dit.patch_embedding.weight"].dtype
+def text_embedding(dim: int, dtype: torch.dtype) -> State:
+    """Zeros in the place of Wan's text embedding, for formats that have one; names without `dit.`."""
     shapes = {"0.weight": (dim, TEXT_DIM), "0.bias": (dim,), "2.weight": (dim, dim), "2.bias": (dim,)}
     return {f"{TEXT_EMBEDDING}{name}": torch.zeros(shape, dtype=dtype) for name, shape in shapes.items()}

@@ -30,6 +30,9 @@ def main(argv: list[str]) -> int:
     options.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
     options.add_argument("--solver", choices=("euler", "unipc"), help="ODE solver (default: the model's own)")
     options.add_argument("--max-pixels", type=int, help="height x width to work at (default: the model's own)")
+    options.add_argument(
+        "--tiled", action="store_true", help="take the VAE through in overlapping tiles: less memory, more time"
+    )
     options.add_argument("--seed", type=int, default=0, help="of the starting noise")
     options.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     arguments = options.parse_args(argv[1:])
@@ -57,8 +60,11 @@ def main(argv: list[str]) -> int:
 
     from kiwi.editing.editor import KiwiEditor, usable_device
     from kiwi.flow.solvers import EulerSolver, UniPCSolver
+    from kiwi.models.tiling import Tiling
 
     editor = KiwiEditor.from_pretrained(arguments.model, device=usable_device(arguments.device))
+    if arguments.tiled:
+        editor.model.vae.tiling = Tiling()
     sampling = editor.defaults.sampling
     if arguments.steps:
         sampling = sampling.replace(steps=arguments.steps)

@@ -88,7 +88,7 @@ def _by_variant(baseline: KiwiConfig, configs: list[KiwiConfig], work: Workload)
             (
                 ", ".join(changed) or "(as published)",
                 _millions(total),
-                f"{(total - before) / 1e6:+,.2f}",
+                f"{total - before:+,}",
                 _millions(sum(budget.learning.values())),
                 f"{budget.tokens:,}",
                 f"{budget.context:,}",
@@ -96,7 +96,7 @@ def _by_variant(baseline: KiwiConfig, configs: list[KiwiConfig], work: Workload)
                 f"{budget.step_flops / first.step_flops:.3f}",
             )
         )
-    sizes = ("parameters (M)", "against first (M)", "learning (M)")
+    sizes = ("parameters (M)", "against first", "learning (M)")
     console.table("", ("variant", *sizes, "tokens", "context", "TFLOP a step", "ratio"), rows)
 
 

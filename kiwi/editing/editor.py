@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kiwi.checkpoints.folder import from_pretrained
+from kiwi.checkpoints.folder import from_pretrained, save_pretrained
 from kiwi.data.dataset import letterboxed
 from kiwi.data.sample import TaskKind, pixels, video_tensor
 from kiwi.errors import InputError
@@ -67,6 +67,15 @@ class KiwiEditor:
         """
         device = usable_device(device)
         return cls(*from_pretrained(folder), device=device)
+
+    def save_pretrained(self, folder: Path | str, *, self_contained: bool = True) -> None:
+        """Write the model with its defaults as a model folder; what stood there before is replaced as a whole.
+
+        Args:
+            folder: made if need be; its parent must exist.
+            self_contained: copy pretrained parts that lie in local folders, so that it can be moved; else name them.
+        """
+        save_pretrained(self.model, folder, self.defaults, self_contained=self_contained)
 
     def edit(
         self,

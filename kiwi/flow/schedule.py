@@ -35,18 +35,23 @@ class FlowSchedule(Spec):
         """Sigma of the linear position s in [0, 1] (1 is pure noise), any shape."""
         return self.shift * s / (1 + (self.shift - 1) * s)
 
-    def sigmas(self, steps: int, *, strength: float = 1.0) -> Tensor:
+    def sigmas(self, steps: int, *, strength: float = 1.0, sigma_min: float = 0.0) -> Tensor:
         """The grid of a sampler: `steps` falling sigmas and a closing 0, shape (steps + 1,).
 
         Args:
             steps: number of model calls of a first-order solver, at least 1.
-            strength: linear position where sampling starts; 1 is pure noise.
+            strength: where sampling starts between `sigma_min` and pure noise, which is 1.
+            sigma_min: linear position that the steps are spaced towards; the last one goes on to 0.
         """
-        if steps < 1 or not 0 < strength <= 1:
+        if steps < 1 or not 0 < strength <= 1 or not 0 <= sigma_min < 1:
             raise SpecError(
-                "a sampling grid needs steps >= 1 and strength in (0, 1]", got=f"steps={steps}, strength={strength}"
+                "a sampling grid needs steps >= 1, strength in (0, 1] and sigma_min in [0, 1)",
+                got=f"steps={steps}, strength={strength}, sigma_min={sigma_min}",
             )
-        return self.sigma(torch.linspace(strength, 0.0, steps + 1, dtype=torch.float32))
+        start = sigma_min + (1.0 - sigma_min) * strength
+        positions = torch.linspace(start, sigma_min, steps + 1, dtype=torch.float32)
+        positions[-1] = 0.0
+        return self.sigma(positions)
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """Timestep in [0, num_train_timesteps] that the model is told at noise level sigma."""

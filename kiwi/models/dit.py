@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from kiwi.errors import InputError, SpecError
+from kiwi.models.activations import ActivationSpec, KeepActivations
 from kiwi.models.attention import CrossAttention, KeysValues, SelfAttention
 from kiwi.models.base import BaseSpec, NewBase
 from kiwi.models.precision import full_precision
@@ -43,7 +43,7 @@ class DiTConfig(Spec):
         latent_channels: channels C of the VAE's latents, in and out.
         patch_size: latent frames, rows and columns of one token.
         eps: of all norms.
-        checkpoint_blocks: recompute each block in the backward pass instead of keeping its activations.
+        activations: what the blocks keep for the backward pass.
         base: the weights it starts with.
         tuning: how it learns: in full, by adapters (the published 14B: `Lora(rank=128)`), or not at all.
     """
@@ -56,7 +56,7 @@ class DiTConfig(Spec):
     latent_channels: int = 48
     patch_size: tuple[int, int, int] = (1, 2, 2)
     eps: float = 1e-6
-    checkpoint_blocks: bool = False
+    activations: ActivationSpec = field(default_factory=KeepActivations)
     base: BaseSpec = field(default_factory=NewBase)
     tuning: TuningSpec = field(default_factory=Full)
 
@@ -235,11 +235,8 @@ class DiT(nn.Module):
 
     def forward(self, x_BLD: Tensor, time: TimeModulation, rope: Rope, context: Sequence[KeysValues]) -> Tensor:
         """Tokens (B, L, D) to velocity patches (B, L, pf ph pw C)."""
-        for block, kv in zip(self.blocks, context, strict=True):
-            if self.config.checkpoint_blocks and torch.is_grad_enabled():
-                x_BLD = checkpoint(block, x_BLD, time.blocks_B6D, rope, kv, use_reentrant=False)
-            else:
-                x_BLD = block(x_BLD, time.blocks_B6D, rope, kv)
+        for index, (block, kv) in enumerate(zip(self.blocks, context, strict=True)):
+            x_BLD = self.config.activations.run(index, block, x_BLD, time.blocks_B6D, rope, kv)
         return self.head(x_BLD, time.vector_BD)
 
     def unpatchify(self, patches_BLP: Tensor, grid: tuple[int, int, int]) -> Tensor:

@@ -23,14 +23,17 @@ class Sampling(Spec):
     Args:
         steps: points of the sigma grid, which are the model calls.
         solver: Euler as published, or UniPC.
+        sigma_min: where the grid ends before its closing 0, in linear positions. The two published samplers differ:
+            the training code's has 0, the diffusers pipeline's 0.003 / 1.002.
     """
 
     steps: int = 50
     solver: SolverSpec = field(default_factory=EulerSolver)
+    sigma_min: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise SpecError("sampling needs at least one step", got=self.steps)
+        if self.steps < 1 or not 0 <= self.sigma_min < 1:
+            raise SpecError("sampling needs at least one step, and sigma_min in [0, 1)", got=self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +75,7 @@ def denoise(
         def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
             return model.velocity(latents, sigma.expand(len(latents)), prepared)
 
-        sigmas = model.schedule.sigmas(sampling.steps)
+        sigmas = model.schedule.sigmas(sampling.steps, sigma_min=sampling.sigma_min)
         return sampling.solver.solve(velocity, noise_BCFHW, sigmas, on_step)
 
 

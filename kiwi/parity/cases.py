@@ -29,8 +29,8 @@ def scheduler(case: Case) -> dict[str, Tensor]:
     given, config = case.group("in/"), case.meta["config"]
     schedule = FlowSchedule(shift=config["shift"], num_train_timesteps=config["num_train_timesteps"])
     grids = {
-        "inference": schedule.sigmas(config["inference_steps"]),
-        "training": schedule.sigmas(config["training_steps"]),
+        "inference": schedule.sigmas(config["inference_steps"], sigma_min=config["sigma_min"]),
+        "training": schedule.sigmas(config["training_steps"], sigma_min=config["sigma_min"]),
     }
     partial = config["partial"]
     grids["partial"] = FlowSchedule(shift=partial["shift"]).sigmas(

@@ -137,3 +137,30 @@ def test_every_experiment_parses_as_a_run(root):
 
 def test_the_readme_holds_no_blank_to_fill_in(root):
     assert "@@" not in (root / "README.md").read_text()
+
+
+STEPS = {"forward", "encode", "prepare", "velocity", "embed", "join", "drop", "project", "project_context"}
+"""Methods of the model's modules in which the data flows."""
+
+
+def toggles(module):
+    """Branches in which a module asks itself what it is, by function and line."""
+    for function in ast.walk(module):
+        if isinstance(function, ast.FunctionDef) and function.name in STEPS:
+            for node in ast.walk(function):
+                branch = getattr(node, "test", getattr(node, "subject", None))
+                names = {n.id for n in ast.walk(branch) if isinstance(n, ast.Name)} if branch else set()
+                if names & {"self", "isinstance"}:
+                    yield f"{function.name}:{node.lineno}"
+
+
+def test_no_forward_branches_on_a_choice(parsed):
+    """A choice builds another module; the module that was built does one thing."""
+    models = {name: module for name, module in parsed.items() if "models/" in name}
+    assert len(models) > 10
+    none_of([f"{name}: {where}" for name, module in models.items() for where in toggles(module)])
+
+
+@pytest.mark.parametrize("line", ["if self.use_source: x += 1", "x = 1 if isinstance(x, int) else 2"])
+def test_the_rule_against_toggles_finds_them(line):
+    assert list(toggles(ast.parse(f"class A:\n    def forward(self, x):\n        {line}\n        return x")))

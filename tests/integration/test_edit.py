@@ -7,6 +7,7 @@ from kiwi.editing.editor import KiwiEditor
 from kiwi.media.image import read_image, write_image
 from kiwi.media.video import probe, read_video, write_video
 from kiwi.models.sampling import Sampling
+from kiwi.models.tiling import Tiling
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,15 @@ def test_references_instructions_seeds_and_sources_change_the_edit(model, clip, 
         edit(references=(picture, picture)),
     ):
         assert np.abs(changed - base).mean() > 0.005
+
+
+def test_a_saved_editor_edits_the_same_with_the_same_defaults(model, clip, tmp_path):
+    editor = KiwiEditor.from_pretrained(model)
+    editor.save_pretrained(tmp_path / "copy")
+    copy = KiwiEditor.from_pretrained(tmp_path / "copy")
+    assert copy.defaults == editor.defaults
+    found, wanted = (e.edit(clip, "Make it blue.").frames_FHWC for e in (copy, editor))
+    assert np.array_equal(found, wanted)
 
 
 def test_one_frame_with_a_reference_is_edited(model, clip, edit_folder):
@@ -123,3 +133,17 @@ def test_bad_input_is_told_in_one_paragraph_and_nothing_is_written(
     assert told in err
     assert "Traceback" not in err
     assert not list(tmp_path.glob("out*"))
+
+
+def test_tiles_on_request_take_the_autoencoder_through_in_pieces(model, clip, tmp_path, monkeypatch):
+    used = []
+    decode = Tiling.decode
+    monkeypatch.setattr(Tiling, "decode", lambda self, *args: used.append(self) or decode(self, *args))
+    argv = ["edit", str(clip), "--instruction", "Make it blue.", "--model", model, "--steps", "1"]
+    assert main([*argv, "--out", str(tmp_path / "whole.mp4")]) == 0
+    assert not used
+    assert main([*argv, "--out", str(tmp_path / "tiled.mp4"), "--tiled"]) == 0
+    assert used == [Tiling()]
+    # One tile covers a clip of this size.
+    whole, tiled = (read_video(tmp_path / f"{name}.mp4").frames_FHWC.astype(int) for name in ("whole", "tiled"))
+    assert np.abs(whole - tiled).mean() < 1

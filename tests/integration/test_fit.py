@@ -76,10 +76,11 @@ def test_a_folder_that_holds_a_run_is_not_written_over(runs, capsys):
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ("--model.config.source=NoSorce", "one of AddSource, NoSource (did you mean NoSource?)"),
+        ("--model.config.source=NoSorce", "one of AddSource, ChannelConcatSource, NoSource, "),
+        ("--model.config.source=NoSorce", "(did you mean NoSource?)"),
         (
             "--model.config.source.scale=Sigma",
-            "config.source.scale has no choice named 'Sigma'. Wanted: one of SigmaScale",
+            "config.source.scale has no choice named 'Sigma'. Wanted: one of ConstantScale, ",
         ),
         ("--model.class_path=LitFoo", "one of LitKiwi, LitVae"),
         ("--model.config.dit.num_heads=5", "even multiple of dit.num_heads"),

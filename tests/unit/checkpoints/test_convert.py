@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from kiwi.__main__ import main
 from kiwi.checkpoints.folder import from_pretrained, read_record, save_pretrained
+from kiwi.models.base import WanBase
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import NoConnector, QueryConnector
 from kiwi.models.injection import AppendReference, ChannelConcatSource, NoReference, PrependReference
@@ -70,6 +71,7 @@ def beside(folder):
 def test_a_model_in_both_published_formats_edits_the_same_video(config, tmp_path, reference, capsys):
     model = saved(config.replace(reference=reference), tmp_path / "m")
     wanted = edit(model)
+    steps = {"a": 0.0, "b": 0.003 / 1.002}  # each as the publisher's own sampler of that format
     assert main(["convert", "kiwi-upstream", f"{tmp_path}/m", f"{tmp_path}/step-1.safetensors"]) == 0
     extra = ["--set", f"reference={type(reference).__name__}"]
     back = [
@@ -85,8 +87,9 @@ def test_a_model_in_both_published_formats_edits_the_same_video(config, tmp_path
     assert main(["convert", "kiwi-diffusers", f"{tmp_path}/d", f"{tmp_path}/b"]) == 0
     assert wanted.std() > 0.01
     for folder in ("a", "b"):
-        loaded, _ = from_pretrained(tmp_path / folder)
+        loaded, editing = from_pretrained(tmp_path / folder)
         assert loaded.config.reference == reference
+        assert editing.sampling == Sampling(sigma_min=steps[folder])
         assert (edit(loaded.eval()) - wanted).abs().max() <= 1e-5, folder
         assert read_shapes(tmp_path / folder) == read_shapes(tmp_path / "m")
 
@@ -112,6 +115,43 @@ def test_adapters_are_merged_or_kept_and_edit_the_same(config, tmp_path, adapter
     assert main(["convert", "kiwi-diffusers", f"{tmp_path}/m", f"{tmp_path}/d"]) == 0
     assert main(["convert", "kiwi-diffusers", f"{tmp_path}/d", f"{tmp_path}/b"]) == 0
     assert (edit(from_pretrained(tmp_path / "b")[0].eval()) - wanted).abs().max() <= 2e-5
+
+
+@pytest.mark.parametrize("adapters", ["merge", "keep"])
+def test_a_checkpoint_of_adapters_alone_edits_the_same_on_its_base_model(
+    config, checkpoint, tmp_path, adapters, capsys
+):
+    """The published 14B: the file holds the DiT's adapters, and those of the MLLM go to its perceptrons too."""
+    dit = {n.removeprefix("dit."): t for n, t in read_weights(checkpoint / "m").items() if n.startswith("dit.")}
+    base = tmp_path / "base.safetensors"
+    save_file(dit, base)
+    targets = ("q_proj", "v_proj", "gate_proj", "down_proj")
+    tuned = config.replace(
+        mllm=config.mllm.replace(tuning=Lora(rank=4, targets=targets)),
+        dit=config.dit.replace(base=WanBase(path=str(base)), tuning=Lora(rank=3)),
+    )
+    model = KiwiEdit(tuned, seed=1)
+    torch.manual_seed(9)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not name.startswith("vae"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    save_pretrained(model.eval(), tmp_path / "m", EditingDefaults(), self_contained=False)
+    wanted = edit(model)
+    assert main(["convert", "kiwi-upstream", f"{tmp_path}/m", f"{tmp_path}/c.safetensors"]) == 0
+    names = load_file(tmp_path / "c.safetensors").keys()
+    assert all(is_adapter(name) for name in names if name.startswith("pipe.dit."))
+    assert "pipe.mllm.model.model.language_model.layers.0.mlp.gate_proj.lora_B.default.weight" in names
+    (tmp_path / "beside").mkdir()
+    model.vae.save(tmp_path / "beside/vae")
+    model.mllm.save(tmp_path / "beside/mllm")
+    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *beside(tmp_path / "beside")]
+    capsys.readouterr()
+    assert main(back) == 2
+    assert "no weights" in capsys.readouterr().err
+    assert main([*back, "--base", str(base), "--adapters", adapters]) == 0
+    loaded, _ = from_pretrained(tmp_path / "a")
+    assert any(map(is_adapter, read_shapes(tmp_path / "a"))) == (adapters == "keep")
+    assert (edit(loaded.eval()) - wanted).abs().max() <= 2e-5
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 import pytest
+from rich.console import Console
 
+from kiwi import console
 from kiwi.__main__ import main
 
 
@@ -19,16 +21,17 @@ def test_the_published_sizes_count_what_is_published(capsys):
 
 
 def test_variants_are_labelled_by_what_differs_and_counted(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setattr(console, "out", Console(width=250))
     file = tmp_path / "v.yaml"
-    file.write_text(
-        "- {}\n- {source: NoSource}\n- {source: TokenConcatSource}\n- {dit.tuning: Lora, dit.tuning.rank: 128}\n"
-    )
+    variants = ["{}", "{source: NoSource}", "{source.scale: LearnableScale}", "{source: TokenConcatSource}"]
+    variants.append("{dit.tuning: Lora, dit.tuning.rank: 128}")
+    file.write_text("".join(f"- {variant}\n" for variant in variants))
     small = ["--set", "dit.num_layers=2", "--frames", "5", "--height", "64", "--width", "64"]
     assert main(["plan", "1.3b", "--variants", str(file), *small]) == 0
     found = {row[0]: row[1:] for row in rows(capsys)}
     first = found["(as published)"]
-    assert found["source = NoSource"][1] == "-0.10"
+    assert found["source = NoSource"][1] == f"-{1536 * (16 * 4 + 1):,}"
+    assert found["source.scale = LearnableScale"][1] == "+16"
     assert found["source = NoSource"][3] == first[3]
     # 2 frames of 4 x 4 patches and a reference, against twice the frames
     assert (first[3], found["source = TokenConcatSource"][3]) == ("48", "80")

@@ -37,6 +37,15 @@ def test_impossible_schedules_are_refused(wrong):
         FlowSchedule(**wrong)
 
 
-def test_zero_steps_are_refused():
-    with pytest.raises(SpecError, match="steps=0"):
-        FlowSchedule().sigmas(0)
+def test_a_grid_towards_sigma_min_has_the_diffusers_pipelines_spacing_and_still_closes_at_zero():
+    end = 0.003 / 1.002
+    sigmas = FlowSchedule().sigmas(4, sigma_min=end)
+    positions = torch.tensor([1.0, 0.75 + end / 4, 0.5 + end / 2, 0.25 + 3 * end / 4, 0.0])
+    assert torch.allclose(sigmas, FlowSchedule().sigma(positions), atol=1e-6)
+    assert sigmas[-1] == 0.0
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": 4, "strength": 0.0}, {"steps": 4, "sigma_min": 1.0}])
+def test_impossible_grids_are_refused(wrong):
+    with pytest.raises(SpecError, match="sampling grid needs"):
+        FlowSchedule().sigmas(**wrong)

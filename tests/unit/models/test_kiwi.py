@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from kiwi.errors import InputError, SpecError
+from kiwi.models.activations import RecomputeActivations
 from kiwi.models.connectors import Context
 from kiwi.models.injection import NoReference, NoSource, PrependReference
 from kiwi.models.kiwi import Conditions, KiwiEdit
@@ -128,13 +129,21 @@ def test_padding_in_the_context_is_not_seen(tiny_config):
     assert torch.allclose(model(latents, sigma, masked), model(latents, sigma, conditions), atol=1e-5)
 
 
-def test_checkpointed_blocks_give_the_same_gradients(tiny_config):
+@pytest.mark.parametrize(("every", "recomputed"), [(1, [0, 1]), (2, [0])])
+def test_recomputed_blocks_run_twice_and_give_the_same_gradients(tiny_config, every, recomputed):
     plain = randomised(tiny_config)
-    saving = randomised(tiny_config, dit=tiny_config.dit.replace(checkpoint_blocks=True))
+    saving = randomised(tiny_config, dit=tiny_config.dit.replace(activations=RecomputeActivations(every=every)))
     saving.load_state_dict(plain.state_dict())
     latents, conditions = inputs(plain)
+    calls = []
+    for index, block in enumerate(saving.dit.blocks):
+        block.register_forward_pre_hook(lambda *args, index=index: calls.append(index))
+    with torch.no_grad():
+        saving(latents, torch.tensor([0.4, 0.8]), conditions)
+    assert calls == [0, 1]
     for model in (plain, saving):
         model(latents, torch.tensor([0.4, 0.8]), conditions).square().mean().backward()
+    assert sorted(calls[4:]) == recomputed
     for (name, a), (_, b) in zip(plain.dit.named_parameters(), saving.dit.named_parameters(), strict=True):
         assert torch.allclose(a.grad, b.grad, atol=1e-7), name
 

@@ -1,0 +1,148 @@
+"""The published diffusers folder's layout: which part holds which tensor under which name, and the parts' settings.
+
+Pure functions on named tensors; a name of ours has its part in front (`dit.`, `query.`, ...).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from kiwi.checkpoints.published import TEXT_DIM
+from kiwi.models.config import KiwiConfig
+from kiwi.models.connectors import QueryConnector
+from kiwi.models.injection import PrependReference
+from kiwi.models.prompting import VisionLimits
+from kiwi.weights.files import State
+from kiwi.weights.names import TEXT_EMBEDDING, dit_from_diffusers, dit_to_diffusers
+
+VERSION = "0.32.0"
+"""Of diffusers, as the published model_index.json names it."""
+
+PARTS = {
+    "transformer": ["diffusers", "WanTransformer3DModel"],
+    "vae": ["wan_video_vae", "VAE"],
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "mllm_encoder": ["mllm_encoder", "MLLMEncoder"],
+    "source_embedder": ["conditional_embedder", "ConditionalEmbedder"],
+    "ref_embedder": ["conditional_embedder", "ConditionalEmbedder"],
+    "processor": ["transformers", "AutoProcessor"],
+}
+"""The parts and the classes that the published model_index.json names for them."""
+
+EMBEDDERS = {"source_embedder": "source", "ref_embedder": "reference"}
+_ENCODER = {
+    "image_queries": "query.queries.image",
+    "video_queries": "query.queries.video",
+    "ref_queries": "query.queries.reference",
+    "connector.": "query.connector.",
+    "ref_connector.": "latent.connector.",
+}
+_ENCODER_NAMES = {ours: theirs for theirs, ours in _ENCODER.items()}
+
+
+def ours(parts: Mapping[str, State]) -> State:
+    """The editor's own tensors of a folder, by part, under our names; the unused text embedding is left out."""
+    state = {f"dit.{dit_from_diffusers(name)}": tensor for name, tensor in parts["transformer"].items()}
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(f"dit.{TEXT_EMBEDDING}")}
+    state |= {_renamed(name, _ENCODER): tensor for name, tensor in parts["mllm_encoder"].items()}
+    for part, own in EMBEDDERS.items():
+        state |= {f"{own}.{name}": tensor for name, tensor in parts.get(part, {}).items()}
+    return state
+
+
+def theirs(state: Mapping[str, Tensor]) -> dict[str, State]:
+    """Our tensors (no adapters, the text embedding among them) as a folder's parts; absent parts are left out."""
+    parts: dict[str, State] = {}
+    embedders = {own: part for part, own in EMBEDDERS.items()}
+    for name, tensor in state.items():
+        part, _, rest = name.partition(".")
+        match part:
+            case "dit":
+                parts.setdefault("transformer", {})[dit_to_diffusers(rest)] = tensor
+            case "query" | "latent":
+                parts.setdefault("mllm_encoder", {})[_renamed(name, _ENCODER_NAMES)] = tensor
+            case _:
+                parts.setdefault(embedders[part], {})[rest] = tensor
+    return parts
+
+
+def classic(name: str) -> str:
+    """The hub's name of a tensor of transformers' Qwen2_5_VLModel."""
+    return re.sub(r"^language_model\.", "model.", name)
+
+
+def limits_of(encoder: Mapping[str, Any]) -> VisionLimits:
+    """What the encoder's configuration says about the pictures; the published defaults where it does not."""
+    known = {
+        "max_frames": "max_frames",
+        "max_pixels_per_frame": "max_pixels_per_frame",
+        "min_pixels_per_frame": "min_pixels_per_frame",
+        "max_reference_tokens": "max_object_token",
+    }
+    return VisionLimits(**{ours: encoder[theirs] for ours, theirs in known.items() if theirs in encoder})
+
+
+def encoder_config(config: KiwiConfig, mllm_dim: int) -> dict[str, Any]:
+    """config.json of `mllm_encoder`."""
+    query, limits = config.query, config.mllm.limits
+    assert isinstance(query, QueryConnector)
+    found = {
+        "_class_name": "MLLMEncoder",
+        "_diffusers_version": VERSION,
+        "mllm_model_path": ".",
+        "dit_dim": config.dit.dim,
+        "hidden_size": mllm_dim,
+        "num_image_queries": query.image,
+        "num_video_queries": query.video,
+        "num_ref_queries": query.reference,
+        "max_object_token": limits.max_reference_tokens,
+        "max_frames": limits.max_frames,
+        "max_pixels_per_frame": limits.max_pixels_per_frame,
+    }
+    if limits.min_pixels_per_frame != VisionLimits().min_pixels_per_frame:
+        found["min_pixels_per_frame"] = limits.min_pixels_per_frame  # ours alone: the published one is a constant
+    return found
+
+
+def transformer_config(config: KiwiConfig) -> dict[str, Any]:
+    """config.json of `transformer`."""
+    dit = config.dit
+    return {
+        "_class_name": "WanTransformer3DModel",
+        "_diffusers_version": VERSION,
+        "patch_size": list(dit.patch_size),
+        "in_channels": dit.latent_channels,
+        "out_channels": dit.latent_channels,
+        "num_attention_heads": dit.num_heads,
+        "attention_head_dim": dit.head_dim,
+        "text_dim": TEXT_DIM,
+        "freq_dim": dit.freq_dim,
+        "ffn_dim": dit.ffn_dim,
+        "num_layers": dit.num_layers,
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "eps": dit.eps,
+        "rope_max_seq_len": 1024,
+    }
+
+
+def embedder_config(config: KiwiConfig) -> dict[str, Any]:
+    """config.json of `source_embedder` and `ref_embedder`."""
+    return {
+        "_class_name": "ConditionalEmbedder",
+        "_diffusers_version": VERSION,
+        "in_dim": config.dit.latent_channels,
+        "dim": config.dit.dim,
+        "patch_size": list(config.dit.patch_size),
+        "zero_init": True,
+        "ref_pad_first": isinstance(config.reference, PrependReference),
+    }
+
+
+def _renamed(name: str, table: Mapping[str, str]) -> str:
+    old = next((old for old in table if name.startswith(old)), None)
+    return name if old is None else table[old] + name.removeprefix(old)

@@ -1,0 +1,65 @@
+"""The published diffusers folder at full size: every tensor's name and shape, without storage."""
+
+import pytest
+import torch
+
+from kiwi.checkpoints.diffusers_layout import EMBEDDERS, classic, ours, theirs
+from kiwi.checkpoints.published import text_embedding
+from kiwi.models.config import KiwiConfig
+from kiwi.models.connectors import QueryConnector
+from kiwi.models.kiwi import KiwiEdit
+from kiwi.models.vae_formats import sizes_of
+from kiwi.weights.strict import shapes_of
+from kiwi.weights.vae_names import is_original, read_sizes, to_diffusers, to_original
+
+SIZES = {"5b": ({}, 825, 196), "14b": ({"query": QueryConnector(reference=384)}, 1095, 194)}
+
+
+@pytest.fixture(params=SIZES, scope="module")
+def full(request):
+    changes, tensors, vae = SIZES[request.param]
+    with torch.device("meta"):
+        model = KiwiEdit(KiwiConfig.untrained(request.param).replace(**changes))
+        text = text_embedding(model.config.dit.dim, torch.bfloat16)
+    state = {n: t for n, t in model.state_dict().items() if not n.startswith(("vae.", "mllm."))}
+    return model, state, {f"dit.{name}": tensor for name, tensor in text.items()}, tensors, vae
+
+
+def test_a_full_size_folder_becomes_ours_and_back_with_equal_keys(full):
+    _, state, text, tensors, _ = full
+    parts = theirs(state | text)
+    assert len(parts["transformer"]) == tensors
+    assert parts.keys() == {"transformer", "mllm_encoder", *EMBEDDERS}
+    back = ours(parts)
+    assert shapes_of(back) == shapes_of(state)
+    again = theirs(back | text)
+    assert {part: shapes_of(weights) for part, weights in again.items()} == {
+        part: shapes_of(weights) for part, weights in parts.items()
+    }
+
+
+def test_the_encoders_file_has_the_published_names_and_shapes(full):
+    model, state, *_ = full
+    dim, query = model.config.dit.dim, model.config.query
+    connector = {"0.weight": (dim, 2048), "0.bias": (dim,), "2.weight": (dim, dim), "2.bias": (dim,)}
+    wanted = {f"{name}.{rest}": shape for name in ("connector", "ref_connector") for rest, shape in connector.items()}
+    wanted |= {"image_queries": (256, 2048), "video_queries": (512, 2048), "ref_queries": (query.reference, 2048)}
+    assert shapes_of(theirs(state)["mllm_encoder"]) == wanted
+
+
+def test_the_vaes_names_are_the_original_ones_and_come_back(full):
+    model, *_, count = full
+    network = {name.removeprefix("vae."): t for name, t in model.vae.state_dict().items()}
+    sizes = read_sizes({name: tuple(t.shape) for name, t in to_original(network, sizes_of(model.vae.vae)).items()})
+    original = to_original(network, sizes)
+    assert len(original) == count
+    assert is_original(original)
+    assert to_diffusers(original, sizes).keys() == network.keys()
+
+
+def test_the_mllms_classic_names_are_those_of_the_hub(full):
+    names = {classic(name) for name in full[0].mllm.model.state_dict()}
+    assert {"model.embed_tokens.weight", "model.layers.35.mlp.down_proj.weight", "model.norm.weight"} <= names
+    assert "visual.blocks.31.attn.qkv.weight" in names
+    assert all(name.startswith(("model.", "visual.")) for name in names)
+    assert len(names) == 2 + 36 * 12 + 390
