@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import types
 import typing
 from dataclasses import dataclass
@@ -32,6 +33,11 @@ class Spec:
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+def families() -> list[type[Spec]]:
+    """Every family whose module has been imported: where one spec may be exchanged for another by name."""
+    return [cls for cls in Spec._registry.values() if inspect.isabstract(cls)]
 
 
 def choices(family: type[Spec]) -> list[str]:

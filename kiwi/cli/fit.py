@@ -25,36 +25,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from kiwi.data.datamodule import EditData
 from kiwi.environment import environment
 from kiwi.errors import CheckpointError, InputError, KiwiError
-from kiwi.flow.solvers import SolverSpec
 from kiwi.media.files import write_json, write_text
-from kiwi.models.base import BaseSpec
-from kiwi.models.connectors import LatentSpec, QuerySpec
-from kiwi.models.injection import ReferenceSpec, SourceSpec
-from kiwi.models.mllm import MllmSpec
-from kiwi.models.scaling import ScaleSpec
-from kiwi.models.tiling import TilingSpec
-from kiwi.models.tuning import TuningSpec
-from kiwi.models.vae import VaeSpec
-from kiwi.spec import Spec, choices
+from kiwi.spec import Spec, choices, families
 from kiwi.training.base import LitModule
 from kiwi.training.callbacks import ModelExport, Previews
 from kiwi.training.module import LitKiwi
 from kiwi.training.pretraining import LitVae
-
-FAMILIES: tuple[type[Spec], ...] = (
-    VaeSpec,
-    MllmSpec,
-    QuerySpec,
-    LatentSpec,
-    SourceSpec,
-    ScaleSpec,
-    ReferenceSpec,
-    SolverSpec,
-    BaseSpec,
-    TuningSpec,
-    TilingSpec,
-)
-"""Where a spec may be exchanged for another of its family, by name."""
 
 MODULES: tuple[type[LitModule], ...] = (LitKiwi, LitVae)
 """What can be trained: `model.class_path` names one."""
@@ -151,7 +127,7 @@ def require_checkpoint(path: str) -> None:
 def main(argv: list[str]) -> int:
     """Run `fit` or `validate`."""
     _quieten()
-    set_parsing_settings(subclasses_enabled=list(FAMILIES))
+    set_parsing_settings(subclasses_enabled=families())
     quiet = {"exit_on_error": False}  # errors come as exceptions, to be told in our words
     try:
         KiwiCLI(

@@ -82,6 +82,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(runs, capsys):
             "--model.config.source.scale=Sigma",
             "config.source.scale has no choice named 'Sigma'. Wanted: one of ConstantScale, ",
         ),
+        ("--model.config.dit.activations=Recompute", "one of KeepActivations, RecomputeActivations"),
         ("--model.class_path=LitFoo", "one of LitKiwi, LitVae"),
         ("--model.config.dit.num_heads=5", "even multiple of dit.num_heads"),
         ("--model.optim.lr=fast", "Got value: fast"),

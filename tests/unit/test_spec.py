@@ -1,6 +1,7 @@
 """kiwi.spec: specs go to plain data and back by name, are overridden by dotted path and told apart by a diff."""
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import FrozenInstanceError, dataclass, field
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kiwi.errors import SpecError
-from kiwi.spec import Spec, choices, diff, from_dict, override, to_dict
+from kiwi.spec import Spec, choices, diff, families, from_dict, override, to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,3 +310,17 @@ def test_a_diff_tells_apart_two_variants_of_the_same_new_type():
 
 def test_a_diff_tells_a_node_that_was_taken_out():
     assert diff(Bicycle(lamp=Lamp()), Bicycle()) == {"lamp": ("Lamp", None)}
+
+
+def test_every_family_that_was_imported_is_known_by_its_abstract_class():
+    @dataclass(frozen=True, kw_only=True)
+    class Animal(Spec, ABC):
+        @abstractmethod
+        def build(self) -> None: ...
+
+    @dataclass(frozen=True, kw_only=True)
+    class Kiwi(Animal):
+        def build(self) -> None: ...
+
+    assert Animal in families()
+    assert Kiwi not in families()
