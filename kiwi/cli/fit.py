@@ -11,7 +11,6 @@ import logging
 import re
 import typing
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,16 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from kiwi.data.datamodule import EditData
 from kiwi.environment import environment
-from kiwi.errors import CheckpointError, InputError, KiwiError
+from kiwi.errors import InputError, KiwiError
 from kiwi.media.files import write_json, write_text
 from kiwi.spec import Spec, choices, families
 from kiwi.training.base import LitModule
 from kiwi.training.callbacks import ModelExport, Previews
+from kiwi.training.checkpointing import AtomicCheckpointIO, checkpoints, newest, remove_halves, require_checkpoint
 from kiwi.training.module import LitKiwi
 from kiwi.training.pretraining import LitVae
+
+log = logging.getLogger(__name__)
 
 MODULES: tuple[type[LitModule], ...] = (LitKiwi, LitVae)
 """What can be trained: `model.class_path` names one."""
@@ -46,7 +48,8 @@ class KiwiCLI(LightningCLI):
         parser.add_lightning_class_args(Previews, "previews")
         parser.set_defaults(
             {
-                "checkpoint.save_last": True,
+                "checkpoint.save_last": "link",
+                "checkpoint.enable_version_counter": False,  # after a kill it would name `last` anew
                 "checkpoint.save_top_k": 1,
                 "checkpoint.every_n_train_steps": 500,
                 "checkpoint.filename": "step{step:06d}",
@@ -64,8 +67,13 @@ class KiwiCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Look at the checkpoint first of all; Lightning would take options from it, and ours hold none."""
-        if (path := self.config[self.config["subcommand"]].get("ckpt_path")) is not None:
-            require_checkpoint(path)
+        config = self.config[self.config["subcommand"]]
+        folder = Path(config.trainer.default_root_dir) / "checkpoints"
+        if config.get("ckpt_path") == "last":
+            config.ckpt_path = None if (found := newest(folder)) is None else str(found)
+            log.info("going on from %s" if found else "no checkpoint in %s yet: starting anew", found or folder)
+        elif config.get("ckpt_path") is not None:
+            require_checkpoint(Path(config.ckpt_path))
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Log to the run's folder itself; the sampler is ours, so Lightning must not put its own in."""
@@ -77,6 +85,7 @@ class KiwiCLI(LightningCLI):
         elif self._get(self.config_init, "trainer.logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(root, name="", version="")
         kwargs["use_distributed_sampler"] = False
+        kwargs["plugins"] = [*(self._get(self.config_init, "trainer.plugins") or []), AtomicCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)
         if trainer.loggers:
             trainer.callbacks.append(LearningRateMonitor("step"))
@@ -90,13 +99,14 @@ class KiwiCLI(LightningCLI):
         root, resumed = Path(self.trainer.default_root_dir), self._get(self.config, "ckpt_path")
         if not self.trainer.is_global_zero:
             return
-        if any(root.glob("checkpoints/*.ckpt")) and (
+        if checkpoints(root / "checkpoints") and (
             resumed is None or root.resolve() not in Path(resumed).resolve().parents
         ):
             raise InputError(
                 f"{root} already holds a run",
-                fix=f"choose another --trainer.default_root_dir, or resume: --ckpt_path {root}/checkpoints/last.ckpt",
+                fix="choose another --trainer.default_root_dir, or go on: --ckpt_path last",
             )
+        remove_halves(root / "checkpoints")
         self.datamodule.setup()
         root.mkdir(parents=True, exist_ok=True)
         resolved = self._parser("fit").dump(self.config["fit"], skip_none=False)
@@ -111,23 +121,13 @@ class KiwiCLI(LightningCLI):
     def before_validate(self) -> None:
         """Measure what was trained, never initial weights by mistake."""
         if self._get(self.config, "ckpt_path") is None:
-            raise InputError("validate needs a checkpoint", fix="--ckpt_path RUN/checkpoints/last.ckpt")
-
-
-def require_checkpoint(path: str) -> None:
-    """Refuse a checkpoint that is absent or cut short before anything is built on it."""
-    if not Path(path).is_file():
-        raise CheckpointError(f"there is no checkpoint {path}", wanted="a .ckpt file of a run's checkpoints folder")
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            f"the checkpoint {path} is damaged or not a checkpoint", fix="take an earlier one of the run"
-        )
+            raise InputError("validate needs a checkpoint", fix="--ckpt_path last, or RUN/checkpoints/last.ckpt")
 
 
 def main(argv: list[str]) -> int:
     """Run `fit` or `validate`."""
     _quieten()
-    set_parsing_settings(subclasses_enabled=families())
+    set_parsing_settings(subclasses_enabled=[*families()])
     quiet = {"exit_on_error": False}  # errors come as exceptions, to be told in our words
     try:
         KiwiCLI(

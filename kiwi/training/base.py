@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from kiwi.data.sample import EditBatch
 from kiwi.errors import CheckpointError, TrainingError
+from kiwi.training.averaging import AveragingSpec
 from kiwi.training.optim import AdamW
 
 Clips = dict[str, NDArray[np.uint8]]
@@ -25,13 +27,16 @@ class LitModule(L.LightningModule, ABC):
 
     Args:
         optim: optimizer and schedule.
+        averaging: of the weights; the average is what is validated, looked at and exported.
         max_pixels: size that the exported model works at; the command line takes it from the data.
         seed: of initial weights and all randomness of training.
     """
 
-    def __init__(self, optim: AdamW, max_pixels: int, seed: int) -> None:
+    def __init__(self, optim: AdamW, averaging: AveragingSpec, max_pixels: int, seed: int) -> None:
         super().__init__()
         self.optim, self.max_pixels, self.seed = optim, max_pixels, seed
+        self.average = averaging.build()
+        self.validating = ExitStack()
         self.batch_ids: list[str] = []
         self.batches_seen = 0
         # Frozen parts stay out of checkpoints; `on_load_checkpoint` checks the rest strictly.
@@ -64,6 +69,26 @@ class LitModule(L.LightningModule, ABC):
         self.batches_seen += 1
         self.batch_ids = batch.ids
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then let the average see it: before any callback, which may save both."""
+        super().optimizer_step(*args, **kwargs)
+        self.average.update(self._learning())
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Run a block with the average in the weights' place."""
+        return self.average.applied(self._learning())
+
+    def on_validation_epoch_start(self) -> None:
+        """Validate the average."""
+        self.validating.enter_context(self.averaged())
+
+    def on_validation_epoch_end(self) -> None:
+        """Back to the weights, before a callback can save a checkpoint."""
+        self.validating.close()
+
+    def _learning(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient's norm and stop before a step that would ruin the weights."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
@@ -84,8 +109,9 @@ class LitModule(L.LightningModule, ABC):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what is trained, and how many batches were seen."""
+        """Keep only what is trained, its average, and how many batches were seen."""
         checkpoint["batches_seen"] = self.batches_seen
+        checkpoint["average"] = self.average.state_dict()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if self.is_saved(k)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -101,3 +127,4 @@ class LitModule(L.LightningModule, ABC):
                 fix="resume with the configuration the run was started with (config.yaml in its folder)",
             )
         self.batches_seen = checkpoint["batches_seen"]
+        self.average.load_state_dict(checkpoint.get("average", {}), {n: p.shape for n, p in self._learning()})

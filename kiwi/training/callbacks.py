@@ -54,7 +54,8 @@ class ModelExport(L.Callback):
         assert isinstance(module, LitModule)
         frames = max(bucket.frames for bucket in _data(trainer).sets["train"].buckets)
         folder = Path(trainer.default_root_dir) / self.folder
-        module.export(folder, frames, self_contained=self.self_contained)
+        with module.averaged():
+            module.export(folder, frames, self_contained=self.self_contained)
         return folder
 
 
@@ -91,7 +92,8 @@ class Previews(L.Callback):
         folder.mkdir(parents=True, exist_ok=True)
         for index in _chosen(dataset, self.items):
             batch = collate([dataset[index]])
-            clips = module.preview(module.transfer_batch_to_device(batch, module.device, 0), self.seed)
+            with module.averaged():
+                clips = module.preview(module.transfer_batch_to_device(batch, module.device, 0), self.seed)
             stem = folder / f"step{trainer.global_step:06d}_{index:03d}"
             write_image(stem.with_suffix(".png"), _sheet(clips, batch))
             strip = side_by_side(clips)

@@ -24,6 +24,7 @@ from kiwi.keyed import normal, uniform
 from kiwi.models.config import PARTS, KiwiConfig
 from kiwi.models.kiwi import Conditions, KiwiEdit
 from kiwi.models.sampling import EditingDefaults, Sampling, denoise, evaluating, make_noise
+from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.base import Clips, LitModule
 from kiwi.training.optim import AdamW
 from kiwi.training.source_check import HEADLINE, SourceCheck
@@ -45,6 +46,7 @@ class LitKiwi(LitModule):
     Args:
         config: the model's choices.
         optim: optimizer and schedule.
+        averaging: of the weights; the average is what is validated, looked at and exported.
         train_parts: which parts learn: any of dit, query, latent, source, reference, mllm. DiT and MLLM learn as their
             `tuning` says: in full, by adapters, or not at all (the MLLM's default).
         init: model folder whose weights training starts from; its shapes must be those of `config`.
@@ -59,6 +61,7 @@ class LitKiwi(LitModule):
         self,
         config: KiwiConfig,
         optim: AdamW = AdamW(),  # noqa: B008  (frozen)
+        averaging: AveragingSpec = NoAveraging(),  # noqa: B008  (frozen)
         train_parts: tuple[str, ...] = TRAINABLE,
         init: str | None = None,
         sampling: Sampling = Sampling(steps=20),  # noqa: B008  (frozen)
@@ -66,7 +69,7 @@ class LitKiwi(LitModule):
         max_pixels: int = 720 * 1280,
         seed: int = 0,
     ) -> None:
-        super().__init__(optim, max_pixels, seed)
+        super().__init__(optim, averaging, max_pixels, seed)
         unknown = set(train_parts) - set(TRAINABLE)
         if unknown or not train_parts:
             raise InputError(
@@ -133,6 +136,7 @@ class LitKiwi(LitModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation; the blind predictors learn the training targets once."""
+        super().on_validation_epoch_start()
         known = self.check.blind.known
         self.check, self.donors = SourceCheck(), {}
         self.check.blind.known = known
@@ -151,6 +155,7 @@ class LitKiwi(LitModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all processes."""
+        super().on_validation_epoch_end()
         self.check.gather()
         found = self.check.summary()
         if found and "loss_swapped" not in found:

@@ -18,6 +18,7 @@ from kiwi.keyed import forked_rng
 from kiwi.media.files import atomic_folder
 from kiwi.models.sampling import evaluating
 from kiwi.models.vae import NewVae, VaeSpec
+from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.base import Clips, LitModule
 from kiwi.training.optim import AdamW
 
@@ -31,6 +32,7 @@ class LitVae(LitModule):
     Args:
         vae: the autoencoder; `NewVae(...)` trains one from nothing.
         optim: optimizer and schedule.
+        averaging: of the weights; the average is what is validated, looked at and exported.
         kl_weight: of the KL divergence per latent element.
         statistics_batches: batches (an epoch at most) over which the latents' statistics are measured at export.
         max_pixels: not used by an autoencoder; the command line sets it for every module.
@@ -41,12 +43,13 @@ class LitVae(LitModule):
         self,
         vae: VaeSpec = NewVae(),  # noqa: B008  (frozen)
         optim: AdamW = AdamW(lr=2e-3, warmup_steps=20, schedule="cosine"),  # noqa: B008  (frozen)
+        averaging: AveragingSpec = NoAveraging(),  # noqa: B008  (frozen)
         kl_weight: float = 1e-4,
         statistics_batches: int = 32,
         max_pixels: int = 720 * 1280,
         seed: int = 0,
     ) -> None:
-        super().__init__(optim, max_pixels, seed)
+        super().__init__(optim, averaging, max_pixels, seed)
         if kl_weight < 0 or statistics_batches < 1:
             raise InputError("the autoencoder needs kl_weight >= 0 and statistics_batches >= 1")
         with forked_rng(seed, "vae"):

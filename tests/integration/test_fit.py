@@ -50,9 +50,10 @@ def test_the_saved_configuration_runs_again(runs, tmp_path):
 def test_a_stopped_run_goes_on_from_its_checkpoint(runs, tmp_path, edit_folder):
     vae = runs / "vae" / "model"
     config = write_yaml(tmp_path / "e.yaml", editor_config(edit_folder, tmp_path / "run", vae))
-    assert main(["fit", "--config", config, "--trainer.max_steps=2"]) == 0
+    # The same command starts a run, and goes on with it.
+    assert main(["fit", "--config", config, "--trainer.max_steps=2", "--ckpt_path", "last"]) == 0
+    assert main(["fit", "--config", config, "--ckpt_path", "last"]) == 0
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    assert main(["fit", "--config", config, "--ckpt_path", str(last)]) == 0
     unbroken = torch.load(runs / "editor" / "checkpoints" / "last.ckpt", weights_only=True)
     resumed = torch.load(last, weights_only=True)
     assert resumed["global_step"] == unbroken["global_step"] == 3

@@ -4,6 +4,7 @@ import torch
 
 from kiwi.data.datamodule import EditData, Manifest
 from kiwi.errors import CheckpointError, InputError, SpecError, TrainingError
+from kiwi.training.averaging import Ema
 from kiwi.training.module import LitKiwi
 from kiwi.training.optim import AdamW
 
@@ -160,10 +161,12 @@ def test_resuming_goes_on_as_if_never_stopped(tiny_config, data, tmp_path, stop)
 
     def run(steps, checkpoint=None):
         recorder = Recorder()
-        module = LitKiwi(tiny_config, optim=AdamW(lr=1e-3, warmup_steps=0))
+        module = LitKiwi(tiny_config, optim=AdamW(lr=1e-3, warmup_steps=0), averaging=Ema(decay=0.9))
         runner = trainer(tmp_path, max_steps=steps, callbacks=[recorder], enable_checkpointing=False)
         runner.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-        return runner, recorder, module.editor.state_dict()
+        averages = {f"average {name}": value for name, value in module.average.values.items()}
+        assert module.average.updates == steps
+        return runner, recorder, module.editor.state_dict() | averages
 
     data.setup()
     assert len(data.train_dataloader()) == 6

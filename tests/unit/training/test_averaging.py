@@ -1,0 +1,87 @@
+import pytest
+import torch
+from torch import nn
+
+from kiwi.errors import CheckpointError, SpecError
+from kiwi.training.averaging import Ema, NoAveraging
+
+
+@pytest.fixture
+def layer():
+    return nn.Linear(3, 2)
+
+
+def shapes(layer):
+    return {name: parameter.shape for name, parameter in layer.named_parameters()}
+
+
+def test_the_average_follows_its_definition(layer):
+    average, decay = Ema(decay=0.5).build(), 0.5
+    expected = None
+    for step in range(20):
+        with torch.no_grad():
+            layer.weight.copy_(torch.full((2, 3), float(step)))
+        average.update(layer.named_parameters())
+        now = min(decay, (1 + step) / (10 + step))
+        expected = 0.0 if expected is None else now * expected + (1 - now) * step
+    assert average.values["weight"][0, 0].item() == pytest.approx(expected, rel=1e-6)
+    assert 17 < expected < 19
+
+
+def test_the_average_stands_in_the_weights_place_for_a_block_only_even_one_that_fails(layer):
+    average = Ema(decay=0.9).build()
+    average.update(layer.named_parameters())
+    before = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight.add_(1.0)
+
+    def look_and_fail():
+        with average.applied(layer.named_parameters()):
+            assert torch.equal(layer.weight, before)
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        look_and_fail()
+    assert torch.equal(layer.weight, before + 1.0)
+
+
+def test_short_weights_have_a_long_average(layer):
+    layer.bfloat16()
+    average = Ema(decay=0.999).build()
+    for _ in range(3):
+        average.update(layer.named_parameters())
+    assert average.values["weight"].dtype == torch.float32
+    with average.applied(layer.named_parameters()):
+        assert layer.weight.dtype == torch.bfloat16
+
+
+def test_an_average_goes_on_from_its_state(layer):
+    average = Ema(decay=0.9).build()
+    average.update(layer.named_parameters())
+    other = Ema(decay=0.9).build()
+    other.load_state_dict(average.state_dict(), shapes(layer))
+    for each in (average, other):
+        with torch.no_grad():
+            layer.weight.fill_(3.0)
+        each.update(layer.named_parameters())
+    assert torch.equal(average.values["weight"], other.values["weight"])
+    assert other.updates == 2
+
+
+@pytest.mark.parametrize("state", [{}, {"updates": 1, "values": {"weight": torch.zeros(2, 3)}}])
+def test_an_average_of_something_else_is_refused(layer, state):
+    with pytest.raises(CheckpointError, match="average of the weights is not of this model"):
+        Ema().build().load_state_dict(state, shapes(layer))
+
+
+def test_a_run_without_an_average_refuses_a_checkpoint_that_has_one(layer):
+    average = Ema().build()
+    average.update(layer.named_parameters())
+    with pytest.raises(CheckpointError, match="this run keeps none"):
+        NoAveraging().build().load_state_dict(average.state_dict(), shapes(layer))
+
+
+@pytest.mark.parametrize("decay", [1.0, -0.1])
+def test_an_impossible_decay_is_refused(decay):
+    with pytest.raises(SpecError, match="decay"):
+        Ema(decay=decay)
