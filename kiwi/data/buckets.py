@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
-
-import torch
-from torch.utils.data import Sampler
 
 from kiwi.data.manifest import EditRecord
 from kiwi.data.sample import TaskKind
 from kiwi.errors import ManifestError
-from kiwi.keyed import key
 from kiwi.media.image import fit_size, snap_frames
 from kiwi.media.video import probe
 
@@ -33,6 +29,9 @@ class Bucket(NamedTuple):
     width: int
     frames: int
     references: int
+
+    def __str__(self) -> str:
+        return f"{self.task.value} {self.height}x{self.width}, {self.frames} frames, {self.references} references"
 
 
 def assign(records: Sequence[EditRecord], *, max_pixels: int, max_frames: int, multiple: int) -> list[Bucket]:
@@ -78,60 +77,3 @@ def _plan(record: EditRecord, max_pixels: int, max_frames: int, multiple: int) -
         change += f"; frame rates differ ({float(source.fps):g} and {float(target.fps):g}), paired frame by frame"
     count = len(record.references)
     return Bucket(TaskKind.of(frames, count), height, width, frames, count), change
-
-
-class BatchSampler(Sampler[list[int]]):
-    """Homogeneous batches in an order that is a function of (seed, epoch) alone.
-
-    Every sample is seen once an epoch; a bucket's last batch may be smaller. Which epoch it is, and how much of it
-    is done, follows from the number of batches consumed so far, so that a resumed run goes on where it stopped.
-
-    Args:
-        buckets: of each sample.
-        batch_size: samples a batch.
-        seed: of the order.
-        shuffle: else the order of the manifests.
-        consumed: tells how many batches this process has taken in all epochs together.
-        rank, world: with several processes, each takes every world-th batch of the same order, and the last
-            round is filled up from the first batches so that all take equally many.
-    """
-
-    def __init__(
-        self,
-        buckets: Sequence[Bucket],
-        batch_size: int,
-        *,
-        seed: int,
-        shuffle: bool,
-        consumed: Callable[[], int] = lambda: 0,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        self.members: dict[Bucket, list[int]] = {}
-        for index, bucket in enumerate(buckets):
-            self.members.setdefault(bucket, []).append(index)
-        self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
-        self.consumed, self.rank, self.world = consumed, rank, world
-
-    def __iter__(self) -> Iterator[list[int]]:
-        epoch, done = divmod(self.consumed(), len(self))
-        batches = []
-        for bucket, members in self.members.items():
-            order = self._order(len(members), epoch, str(bucket))
-            batches += [
-                [members[i] for i in order[start : start + self.batch_size]]
-                for start in range(0, len(order), self.batch_size)
-            ]
-        order = self._order(len(batches), epoch, "batches")
-        for place in range(self.rank + done * self.world, len(self) * self.world, self.world):
-            yield batches[order[place % len(order)]]
-
-    def __len__(self) -> int:
-        total = sum(-(-len(members) // self.batch_size) for members in self.members.values())
-        return -(-total // self.world)
-
-    def _order(self, count: int, epoch: int, name: str) -> list[int]:
-        if not self.shuffle:
-            return list(range(count))
-        generator = torch.Generator().manual_seed(key(self.seed, "order", epoch, name))
-        return torch.randperm(count, generator=generator).tolist()

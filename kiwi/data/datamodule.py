@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
-from kiwi.data.buckets import BatchSampler, Bucket, assign
+from kiwi.data.augmentation import AugmentationSpec, NoAugmentation, ShrinkReferences
+from kiwi.data.buckets import Bucket, assign
 from kiwi.data.dataset import EditDataset
 from kiwi.data.manifest import EditRecord, read_manifest
+from kiwi.data.mixture import Cell, shares
 from kiwi.data.sample import EditBatch, collate
-from kiwi.errors import InputError
+from kiwi.data.sampler import MixtureSampler, OnceSampler
+from kiwi.errors import CheckpointError, InputError
 from kiwi.keyed import key
 
 log = logging.getLogger(__name__)
@@ -28,10 +33,13 @@ class Manifest:
     Args:
         path: CSV, JSONL or parquet, relative to the data module's root; its paths are relative to its folder.
         max_frames: frames of a clip at most; 1 takes the first frames as image pairs.
+        weight: how often its samples are drawn, as a share of all manifests' weights; none for all of them: in
+            proportion to their sizes. Not used in validation.
     """
 
     path: str
     max_frames: int = 81
+    weight: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_frames < 1:
@@ -42,15 +50,18 @@ class EditData(L.LightningDataModule):
     """Edits for training and validation.
 
     Args:
-        train: manifests that are trained on, read together.
+        train: manifests that are trained on, mixed by their weights.
         validation: manifests that are not.
         root: folder that the manifests' paths start from.
         max_pixels: height x width of a video at most; larger ones are shrunk.
         multiple: heights and widths are multiples of this; the command line takes it from the model.
         batch_size: samples a batch, of each process.
         holdout: this many source videos are taken out of `train`, with all their records, and validated on.
+        categories: weights of edit categories (the manifests' column edited_type) within each manifest, 1 for those not
+            named; samples without one are of the category "none".
+        augmentation: of training samples.
         num_workers: processes that decode.
-        seed: of the order of batches.
+        seed: of the order of batches and of augmentation.
     """
 
     def __init__(
@@ -62,6 +73,8 @@ class EditData(L.LightningDataModule):
         multiple: int = 32,
         batch_size: int = 1,
         holdout: int = 0,
+        categories: dict[str, float] | None = None,
+        augmentation: AugmentationSpec = ShrinkReferences(),  # noqa: B008  (frozen)
         num_workers: int = 2,
         seed: int = 0,
     ) -> None:
@@ -71,41 +84,101 @@ class EditData(L.LightningDataModule):
         self.train, self.validation, self.root = train, validation or [], Path(root)
         self.max_pixels, self.multiple, self.batch_size = max_pixels, multiple, batch_size
         self.holdout, self.num_workers, self.seed = holdout, num_workers, seed
+        self.categories, self.augmentation = categories or {}, augmentation
         self.sets: dict[str, EditDataset] = {}
+        self.cells: list[Cell] = []
+        self.shares: list[float] = []
 
     def setup(self, stage: str = "fit") -> None:
         """Read and validate every manifest before any work starts."""
         if self.sets:
             return
         train, validation = self._read(self.train), self._read(self.validation)
-        held_out = self._held_out({record.source for record, _ in train})
-        validation += [item for item in train if item[0].source in held_out]
-        train = [item for item in train if item[0].source not in held_out]
-        self.sets = {"train": _dataset(train), "validation": _dataset(validation)}
+        held_out = self._held_out({record.source for _, record, _ in train})
+        validation += [item for item in train if item[1].source in held_out]
+        train = [item for item in train if item[1].source not in held_out]
+        self.cells = [(number, record.category or "none") for number, record, _ in train]
+        self.shares = shares(self.cells, [manifest.weight for manifest in self.train], self.categories)
+        self.sets = {
+            "train": _dataset(train, self.augmentation, self.seed),
+            "validation": _dataset(validation, NoAugmentation(), self.seed),
+        }
+        self._tell()
+
+    def train_dataloader(self) -> DataLoader[EditBatch]:
+        """Batches of the mixture, from where training stands."""
+        rank, world = self._place()
+        return self._loader("train", self._mixture(rank, world, lambda: getattr(self._module(), "batches_seen", 0)))
+
+    def fresh_train_dataloader(self) -> DataLoader[EditBatch]:
+        """One epoch of the mixture from its start, the same in every process, apart from what training goes through."""
+        return self._loader("train", self._mixture(0, 1))
+
+    def val_dataloader(self) -> DataLoader[EditBatch] | list[DataLoader[EditBatch]]:
+        """Every validation sample once, in a fixed order; none without validation data."""
+        dataset, (rank, world) = self.sets["validation"], self._place()
+        if not len(dataset):
+            return []
+        return self._loader("validation", OnceSampler(dataset.buckets, self.batch_size, rank=rank, world=world))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which data, mixture and order a checkpoint stands in the middle of; how far is the module's to know."""
+        return {"order": self._order()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Refuse to go on in the middle of another order.
+
+        Raises:
+            CheckpointError: the data or the way they are mixed has changed.
+        """
+        self.setup()
+        if state.get("order") != self._order():
+            raise CheckpointError(
+                "the checkpoint was written while training on other data, or on the same in another order",
+                fix="resume with the manifests, weights, seed, sizes and batch size (over all processes) that the run "
+                "was started with; to train on other data start a new run from its model folder (model.init)",
+            )
+
+    def _order(self) -> str:
+        _, world = self._place()
+        return self._mixture(0, world).fingerprint(self.sets["train"].ids)
+
+    def _mixture(self, rank: int, world: int, consumed: Callable[[], int] = lambda: 0) -> MixtureSampler:
+        return MixtureSampler(
+            self.sets["train"].buckets,
+            self.cells,
+            self.shares,
+            self.batch_size,
+            seed=self.seed,
+            consumed=consumed,
+            rank=rank,
+            world=world,
+        )
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _tell(self) -> None:
+        """Say what is trained and validated on, and in which proportions."""
+        kinds, categories = Counter[str](), Counter[str]()
+        for bucket, (number, category), share in zip(self.sets["train"].buckets, self.cells, self.shares, strict=True):
+            kinds[f"{bucket.task.value} of {self.train[number].path}"] += share  # type: ignore[assignment]
+            categories[category] += share  # type: ignore[assignment]
         for name, dataset in self.sets.items():
             tasks = sorted({bucket.task.value for bucket in dataset.buckets})
             log.info("%s: %d samples (%s)", name, len(dataset), ", ".join(tasks) or "none")
+        for counter in (kinds, categories)[: 1 + (set(categories) != {"none"})]:
+            log.info("mixture: %s", ", ".join(f"{share:.1%} {name}" for name, share in sorted(counter.items())))
 
-    def train_dataloader(self) -> DataLoader[EditBatch]:
-        """Batches in keyed random order."""
-        return self._loader("train", shuffle=True, consumed=lambda: getattr(self._module(), "batches_seen", 0))
-
-    def fresh_train_dataloader(self) -> DataLoader[EditBatch]:
-        """One epoch of training batches from its start, apart from the loader that training goes through."""
-        return self._loader("train", shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[EditBatch] | list[DataLoader[EditBatch]]:
-        """Batches in a fixed order; none without validation data."""
-        return self._loader("validation", shuffle=False) if len(self.sets["validation"]) else []
-
-    def _read(self, manifests: Sequence[Manifest]) -> list[tuple[EditRecord, Bucket]]:
+    def _read(self, manifests: Sequence[Manifest]) -> list[tuple[int, EditRecord, Bucket]]:
+        """Every record with the number of its manifest and its bucket."""
         items = []
-        for manifest in manifests:
+        for number, manifest in enumerate(manifests):
             records = read_manifest(self.root / manifest.path)
             buckets = assign(
                 records, max_pixels=self.max_pixels, max_frames=manifest.max_frames, multiple=self.multiple
             )
-            items += list(zip(records, buckets, strict=True))
+            items += [(number, record, bucket) for record, bucket in zip(records, buckets, strict=True)]
         return items
 
     def _held_out(self, sources: set[Path]) -> set[Path]:
@@ -121,20 +194,9 @@ class EditData(L.LightningDataModule):
     def _module(self) -> L.LightningModule | None:
         return self.trainer.lightning_module if self.trainer else None
 
-    def _loader(self, name: str, shuffle: bool, consumed: Callable[[], int] = lambda: 0) -> DataLoader[EditBatch]:
-        dataset = self.sets[name]
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = BatchSampler(
-            dataset.buckets,
-            self.batch_size,
-            seed=self.seed,
-            shuffle=shuffle,
-            consumed=consumed,
-            rank=rank,
-            world=world,
-        )
+    def _loader(self, name: str, sampler: Sampler[Any]) -> DataLoader[EditBatch]:
         return DataLoader(  # type: ignore[type-var]
-            dataset,  # type: ignore[arg-type]
+            self.sets[name],  # type: ignore[arg-type]
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=self.num_workers,
@@ -142,5 +204,5 @@ class EditData(L.LightningDataModule):
         )
 
 
-def _dataset(items: Sequence[tuple[EditRecord, Bucket]]) -> EditDataset:
-    return EditDataset([record for record, _ in items], [bucket for _, bucket in items])
+def _dataset(items: Sequence[tuple[int, EditRecord, Bucket]], augmentation: AugmentationSpec, seed: int) -> EditDataset:
+    return EditDataset([record for _, record, _ in items], [bucket for *_, bucket in items], augmentation, seed)

@@ -128,8 +128,9 @@ class LitKiwi(LitModule):
         losses_B = velocity_loss(predicted, velocity_target(x0, noise))
         loss = (losses_B * self.editor.schedule.loss_weight(sigma_B.cpu()).to(losses_B)).mean()
         self.require_finite(loss, "the loss")
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
-        self.log(f"train/loss_{batch.task.value}", losses_B.mean(), batch_size=len(batch.ids))
+        # All processes have the same kind of task at a step, so that they wait for each other in the same places.
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids), sync_dist=True)
+        self.log(f"train/loss_{batch.task.value}", losses_B.mean(), batch_size=len(batch.ids), sync_dist=True)
         return loss
 
     # --- validation -----------------------------------------------------------------------------------

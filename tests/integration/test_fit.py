@@ -194,17 +194,33 @@ def test_one_seed_option_sets_weights_and_order(runs, tmp_path):
     assert not torch.equal(first["editor.query.queries.video"], second["editor.query.queries.video"])
 
 
-def test_two_processes_train_and_validate(runs, tmp_path):
-    """With batches of different kinds on the ranks, and three validation samples, so that one rank has a lone one."""
-    argv = ["fit", "--config", str(runs / "editor.yaml"), "--trainer.default_root_dir", str(tmp_path / "run")]
-    argv += ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu", "--data.holdout=3"]
+def scalars(run, tag):
+    """What a run logged under a tag, by step; of a step done twice the later."""
+    return {event.step: event.value for event in EventAccumulator(str(run)).Reload().Scalars(tag)}
+
+
+def test_two_processes_train_as_one_with_the_batch_of_both(runs, tmp_path):
+    """And validate: three samples, so that one rank has a lone one."""
+    argv = ["fit", "--config", str(runs / "editor.yaml"), "--trainer.log_every_n_steps=1", "--data.holdout=3"]
+    argv += ["--trainer.max_steps=6", "--previews.items=1"]
+    both, one = tmp_path / "both", tmp_path / "one"
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.default_root_dir", str(both)]
     done = subprocess.run(
-        [sys.executable, "-m", "kiwi", *argv], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", "kiwi", *argv, *two], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "model folder: None" not in done.stderr
-    scalars = EventAccumulator(str(tmp_path / "run")).Reload().Tags()["scalars"]
-    assert {"val/loss", "val/loss_swapped", "val/loss_blind"} <= set(scalars)
+    tags = EventAccumulator(str(both)).Reload().Tags()["scalars"]
+    assert {"val/loss", "val/loss_swapped", "val/loss_blind"} <= set(tags)
+    assert main([*argv, "--data.batch_size=4", "--trainer.default_root_dir", str(one)]) == 0
+    losses = scalars(one, "train/loss")
+    assert len(losses) == 6
+    assert scalars(both, "train/loss") == pytest.approx(losses, rel=1e-4)
+    # The same kind on both ranks at a step: the loss of a kind is logged at its own steps only.
+    for kind in ("video", "reference"):
+        assert scalars(both, f"train/loss_{kind}").keys() == scalars(one, f"train/loss_{kind}").keys()
+    ours, theirs = (torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (one, both))
+    assert all(torch.allclose(tensor, theirs[name], atol=1e-5) for name, tensor in ours.items())
 
 
 def test_a_missing_vae_is_told_before_anything_starts(runs, tmp_path, capsys):

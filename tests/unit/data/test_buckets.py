@@ -1,63 +1,13 @@
 import logging
-from collections import Counter
 
 import numpy as np
 import pytest
 
-from kiwi.data.buckets import BatchSampler, Bucket, assign
+from kiwi.data.buckets import Bucket, assign
 from kiwi.data.manifest import read_manifest
 from kiwi.data.sample import TaskKind
 from kiwi.errors import ManifestError
 from kiwi.media.video import write_video
-
-VIDEO, WIDE = Bucket(TaskKind.video, 32, 32, 5, 0), Bucket(TaskKind.video, 32, 64, 5, 0)
-REFERENCE = Bucket(TaskKind.reference, 32, 32, 5, 1)
-BUCKETS = [VIDEO] * 7 + [WIDE] * 4 + [REFERENCE] * 5
-
-
-def epoch(sampler, number=0):
-    sampler.consumed = lambda: number * len(sampler)
-    return list(sampler)
-
-
-def test_batches_are_homogeneous_and_every_sample_is_seen_once():
-    batches = epoch(BatchSampler(BUCKETS, 2, seed=0, shuffle=True))
-    assert all(len({BUCKETS[i] for i in batch}) == 1 for batch in batches)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(BUCKETS)))
-    assert len(batches) == len(BatchSampler(BUCKETS, 2, seed=0, shuffle=True)) == 4 + 2 + 3
-
-
-def test_order_is_a_function_of_seed_and_epoch():
-    def order(seed, number):
-        return epoch(BatchSampler(BUCKETS, 2, seed=seed, shuffle=True), number)
-
-    assert order(0, 3) == order(0, 3)
-    assert order(0, 3) != order(0, 4)
-    assert order(0, 3) != order(1, 3)
-
-
-def test_without_shuffling_the_order_is_the_manifests():
-    assert epoch(BatchSampler(BUCKETS[:4], 2, seed=0, shuffle=False)) == [[0, 1], [2, 3]]
-
-
-def test_processes_share_one_order_and_take_equally_many():
-    whole = epoch(BatchSampler(BUCKETS, 2, seed=0, shuffle=True))
-    parts = [epoch(BatchSampler(BUCKETS, 2, seed=0, shuffle=True, rank=r, world=2)) for r in range(2)]
-    assert len(whole) == 9
-    assert len(parts[0]) == len(parts[1]) == 5
-    assert Counter(map(tuple, parts[0] + parts[1])) == Counter(map(tuple, [*whole, whole[0]]))
-
-
-def test_more_processes_than_batches_still_take_one_each():
-    parts = [epoch(BatchSampler(BUCKETS[:5], 2, seed=0, shuffle=True, rank=r, world=8)) for r in range(8)]
-    assert [len(part) for part in parts] == [1] * 8
-
-
-def test_a_resumed_epoch_goes_on_after_the_batches_that_were_consumed():
-    sampler = BatchSampler(BUCKETS, 2, seed=0, shuffle=True)
-    whole = epoch(sampler, 2)
-    sampler.consumed = lambda: 2 * len(sampler) + 5
-    assert list(sampler) == whole[5:]
 
 
 def test_sizes_and_lengths_snap_and_the_log_says_so(edit_folder, caplog):

@@ -9,7 +9,7 @@ import torch
 
 from kiwi.data.datamodule import EditData, Manifest
 from kiwi.data.sample import pixels, video_tensor
-from kiwi.errors import InputError, ManifestError
+from kiwi.errors import CheckpointError, InputError, ManifestError
 from kiwi.media.video import write_video
 
 
@@ -100,3 +100,38 @@ def test_pixels_survive_the_way_to_the_model_and_back():
     assert np.array_equal(pixels(video_tensor(frames)[0]), frames[0])
     assert video_tensor(np.array([0, 255], np.uint8).reshape(1, 1, 1, 2, 1)).flatten().tolist() == [-1.0, 1.0]
     assert video_tensor(frames).dtype == torch.float32
+
+
+def white(batch):
+    """How much of each reference's canvas is bare."""
+    return (batch.references_BRCHW == 1).all(dim=2).float().mean(dim=(1, 2, 3))
+
+
+def test_training_shrinks_references_anew_at_every_draw_and_validation_never(edit_folder):
+    manifests = [Manifest(path="reference.csv", max_frames=5)]
+    module = data(edit_folder, train=manifests, validation=manifests, batch_size=3)
+    module.setup()
+    first, again = (next(iter(module.train_dataloader())) for _ in range(2))
+    assert torch.equal(first.references_BRCHW, again.references_BRCHW)
+    other = data(edit_folder, train=manifests, batch_size=3, seed=1)
+    other.setup()
+    assert not torch.equal(white(first).sort()[0], white(next(iter(other.train_dataloader()))).sort()[0])
+    plain = white(next(iter(module.val_dataloader())))
+    assert (white(first) > plain[0]).all()
+    assert len(plain.unique()) == 1
+
+
+def test_a_checkpoint_of_other_data_is_not_gone_on_with(edit_folder):
+    module = data(edit_folder)
+    module.setup()
+    data(edit_folder).load_state_dict(module.state_dict())
+    for options in ({"batch_size": 4}, {"seed": 1}, {"holdout": 1}):
+        with pytest.raises(CheckpointError, match="other data"):
+            data(edit_folder, **options).load_state_dict(module.state_dict())
+
+
+def test_the_mixture_is_told(edit_folder, caplog):
+    manifests = [Manifest(path="video.csv", weight=1.0), Manifest(path="reference.csv", weight=3.0)]
+    with caplog.at_level("INFO"):
+        data(edit_folder, train=manifests).setup()
+    assert "mixture: 75.0% reference of reference.csv, 25.0% video of video.csv" in caplog.text

@@ -39,10 +39,15 @@ class Recorder(L.Callback):
 def test_every_task_kind_trains_and_the_loss_falls(tiny_config, data, tmp_path):
     recorder = Recorder()
     module = LitKiwi(tiny_config, optim=AdamW(lr=3e-3, warmup_steps=2))
+
+    def validated():  # at fixed noise levels, where one step's loss depends most on its own
+        return trainer(tmp_path, limit_val_batches=1.0).validate(module, data, verbose=False)[0]["val/loss"]
+
+    before = validated()
     trainer(tmp_path, max_steps=40, callbacks=[recorder], enable_checkpointing=False).fit(module, data)
     kinds = {name.rsplit("/", 1)[1] + name.split(":")[0] for batch in recorder.batches for name in batch}
     assert kinds == {"5fvideo", "5freference", "1fvideo"}
-    assert sum(recorder.losses[-12:]) < 0.9 * sum(recorder.losses[:12])
+    assert validated() < 0.9 * before
 
 
 def test_two_runs_see_the_same_numbers(tiny_config, data, tmp_path):

@@ -1,0 +1,104 @@
+from collections import Counter
+from itertools import chain
+
+import pytest
+
+from kiwi.data.buckets import Bucket
+from kiwi.data.mixture import shares
+from kiwi.data.sample import TaskKind
+from kiwi.data.sampler import MixtureSampler, OnceSampler
+
+VIDEO, WIDE = Bucket(TaskKind.video, 32, 32, 5, 0), Bucket(TaskKind.video, 32, 64, 5, 0)
+REFERENCE = Bucket(TaskKind.reference, 32, 32, 5, 1)
+BUCKETS = [VIDEO] * 8 + [WIDE] * 4 + [REFERENCE] * 6
+CELLS = [(0, "add")] * 4 + [(0, "remove")] * 8 + [(1, "none")] * 6
+
+
+def sampler(weights=(None, None), categories=None, batch=2, **options):
+    given = shares(CELLS, list(weights), categories or {})
+    return MixtureSampler(BUCKETS, CELLS, given, batch, **{"seed": 0, **options})
+
+
+def batches(made, count):
+    """The first batches, over as many epochs as it takes."""
+    found = []
+    made.consumed = lambda: len(found)
+    while len(found) < count:
+        found += list(made)
+    return found[:count]
+
+
+def drawn(found):
+    return Counter(draw.sample for draw in chain(*found))
+
+
+def test_batches_are_homogeneous_and_numbered():
+    found = batches(sampler(), 60)
+    assert all(len({BUCKETS[draw.sample] for draw in batch}) == 1 for batch in found)
+    assert [{draw.batch for draw in batch} for batch in found] == [{number} for number in range(60)]
+    assert all(len(batch) == 2 for batch in found)
+
+
+def test_an_epoch_is_as_many_batches_as_hold_all_samples_and_draws_nearly_each_once():
+    assert len(sampler()) == 9
+    counts = drawn(batches(sampler(), 90))
+    assert sum(counts.values()) == 180
+    assert set(counts) == set(range(18))
+    assert max(counts.values()) - min(counts.values()) <= 2
+
+
+def test_data_sets_and_categories_are_drawn_by_their_weights():
+    counts = drawn(batches(sampler((3.0, 1.0), {"add": 2.0}), 400))
+    share = {cell: sum(counts[i] for i in range(18) if CELLS[i] == cell) / 800 for cell in set(CELLS)}
+    assert share[1, "none"] == pytest.approx(0.25, abs=0.01)
+    assert share[0, "add"] == pytest.approx(0.75 * 0.5, abs=0.01)
+    assert share[0, "remove"] == pytest.approx(0.75 * 0.5, abs=0.01)
+    assert max(drawn(batches(sampler((1.0, 0.0)), 50))) < 12
+
+
+def test_the_order_follows_from_the_seed_alone():
+    assert batches(sampler(), 30) == batches(sampler(), 30)
+    assert batches(sampler(), 30) != batches(sampler(seed=1), 30)
+
+
+@pytest.mark.parametrize("consumed", [0, 5, 9, 31])
+def test_a_resumed_run_goes_on_after_the_batches_that_were_trained_on(consumed):
+    whole = batches(sampler(), 45)
+    rest = list(sampler(consumed=lambda: consumed))
+    assert rest == whole[consumed : (consumed // 9 + 1) * 9]
+
+
+def test_processes_have_the_same_kind_at_a_step_and_together_the_batch_of_one():
+    whole = batches(sampler(batch=4), 20)
+    parts = [batches(sampler(batch=2, rank=rank, world=2), 20) for rank in range(2)]
+    assert [a + b for a, b in zip(*parts, strict=True)] == whole
+    assert len(sampler(batch=2, rank=1, world=2)) == len(sampler(batch=4)) == 5
+
+
+def test_a_bucket_smaller_than_a_batch_repeats_its_samples():
+    found = batches(sampler(batch=8), 9)
+    assert all(len(batch) == 8 for batch in found)
+    wide = next(batch for batch in found if BUCKETS[batch[0].sample] == WIDE)
+    assert set(Counter(draw.sample for draw in wide).values()) == {2}
+
+
+def test_the_fingerprint_changes_with_whatever_changes_the_order():
+    ids = [str(i) for i in range(18)]
+    mine = sampler().fingerprint(ids)
+    assert mine == sampler(batch=1, world=2).fingerprint(ids)
+    others = [sampler(seed=1), sampler(batch=4), sampler((1.0, 2.0)), sampler(categories={"add": 2.0})]
+    assert mine not in [other.fingerprint(ids) for other in others]
+    assert mine != sampler().fingerprint([*ids[:-1], "new"])
+
+
+def test_validation_sees_every_sample_once_in_the_manifests_order():
+    found = list(OnceSampler(BUCKETS, 3))
+    assert found[:3] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert list(chain(*found)) == list(range(18))
+
+
+def test_processes_share_validation_and_take_equally_many():
+    parts = [list(OnceSampler(BUCKETS, 3, rank=rank, world=3)) for rank in range(3)]
+    assert [len(part) for part in parts] == [3, 3, 3]
+    assert set(chain(*chain(*parts))) == set(range(18))
+    assert [len(list(OnceSampler(BUCKETS[:2], 2, rank=r, world=4))) for r in range(4)] == [1] * 4
