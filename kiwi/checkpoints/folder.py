@@ -129,44 +129,65 @@ def from_pretrained(folder: Path | str) -> tuple[KiwiEdit, EditingDefaults]:
     folder = locate(str(folder), "model folder", "name a folder with config.json and model.safetensors")
     config, editing, bases = read_record(folder)
     model = KiwiEdit(config, empty=True)
+    _require_bases(model, bases, folder)
+    state, own = read_weights(folder), model.state_dict()
+    compare(shapes_of({name: own[name] for name in owned(config, own)}), shapes_of(state)).refuse(str(folder))
+    # Copied: tensors mapped from a file die with it when something writes over the file.
+    _load(model, {name: tensor.clone() for name, tensor in state.items()}, assign=True)
+    return model, editing
+
+
+def load_initial(model: KiwiEdit, folder: Path | str) -> None:
+    """Load what a model folder holds into a model that goes on learning from it, another stage of training say.
+
+    All of the folder's tensors must have their place. Of the model's own, those may be absent that are adapters, which
+    start anew, and those of pretrained models that the folder was made with too (a DiT that did not learn before).
+
+    Args:
+        model: at its initial weights.
+        folder: the model folder, or a hub id.
+
+    Raises:
+        CheckpointError: weights that cannot be read or do not fit, or a pretrained part that is another one.
+    """
+    folder = locate(str(folder), "model folder", "name a folder with config.json and model.safetensors")
+    record, state, own = read_record(folder), read_weights(folder), model.state_dict()
+    _require_bases(model, record.bases, folder)
+    places = {without_base_layer(name): name for name in own if not is_adapter(name)} | {n: n for n in own}
+    state = {places.get(name, name): tensor for name, tensor in state.items()}
+    same_base = "dit" in record.bases and record.config.dit.base == model.config.dit.base
+    absent = {
+        name
+        for name in own.keys() - state.keys()
+        if is_adapter(name) or (same_base and name.startswith("dit.")) or name.startswith("mllm.")
+    }
+    wanted = [name for name in {*owned(model.config, own), *(state.keys() & own.keys())} if name not in absent]
+    compare(shapes_of({name: own[name] for name in wanted}), shapes_of(state)).refuse(str(folder))
+    _load(model, state, assign=False)
+
+
+def _load(model: KiwiEdit, state: Mapping[str, Tensor], *, assign: bool) -> None:
+    """Put tensors that were compared before into their places; what learns stays as it is."""
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    model.load_state_dict(state, strict=False, assign=assign)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in learning)
+
+
+def _require_bases(model: KiwiEdit, bases: Mapping[str, str], folder: Path) -> None:
+    """Refuse a model whose pretrained parts are not those that a folder was made with."""
     found = {"vae": model.vae.fingerprint, "mllm": model.mllm.fingerprint}
     if "dit" in bases:
         found["dit"] = base_fingerprint(model.dit)
     for part, wanted in bases.items():
         if found[part] != wanted:
-            path = config.dit.base if part == "dit" else getattr(config, part)
+            spec = model.config.dit.base if part == "dit" else getattr(model.config, part)
             raise CheckpointError(
-                f"the {part} {getattr(path, 'path', '')!r} is not the one that {folder} was made with",
-                got=f"fingerprint {found[part][:12]}",
+                f"the {part} {getattr(spec, 'path', '')!r} is not the one that {folder} was made with",
+                got=f"fingerprint {found[part][:12] or 'of new weights'}",
                 wanted=f"{wanted[:12]}",
                 fix="restore that version of it",
             )
-    load_owned(model, folder, assign=True)
-    return model, editing
-
-
-def load_owned(model: KiwiEdit, folder: Path | str, *, assign: bool = False) -> None:
-    """Load model.safetensors of a model folder into a model, strictly.
-
-    Args:
-        model: of the configuration that the folder was saved with.
-        folder: the model folder.
-        assign: take tensors and their types as they are, instead of copying into the model's.
-
-    Raises:
-        CheckpointError: weights that cannot be read or do not fit.
-    """
-    state = read_weights(folder)
-    own = model.state_dict()
-    wanted = shapes_of({name: own[name] for name in owned(model.config, own)})
-    compare(wanted, shapes_of(state)).refuse(str(folder))
-    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if assign:
-        # Copied: tensors mapped from a file die with it when something writes over the file.
-        state = {name: tensor.clone() for name, tensor in state.items()}
-    model.load_state_dict(state, strict=False, assign=assign)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in learning)
 
 
 def read_record(folder: Path) -> Record:

@@ -169,13 +169,13 @@ class Prompter:
 
         Args:
             sources: each sample's video (F, H, W, 3); one frame is read as an image.
-            instructions: what to do; not empty.
+            instructions: what to do; empty where it is left out, for guidance.
             references: each sample's reference images (H, W, 3), none unless the mode is "reference".
             mode: chooses the template.
             num_queries: placeholders at the end.
 
         Raises:
-            InputError: an empty instruction, or references that do not fit the mode.
+            InputError: references that do not fit the mode.
         """
         rows = [self._row(*sample, mode, num_queries) for sample in zip(sources, instructions, references, strict=True)]
         images = [picture for row in rows for picture in row.images]
@@ -211,8 +211,6 @@ class Prompter:
     def _row(
         self, source: Frames, instruction: str, references: Sequence[NDArray[np.uint8]], mode: Mode, num_queries: int
     ) -> _Row:
-        if not instruction.strip():
-            raise InputError("the instruction is empty", fix="say in words what to change")
         if (mode == "reference") != bool(references):
             raise InputError(f"mode {mode!r} does not go with {len(references)} reference images")
         row = _Row()

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kiwi.checkpoints.folder import load_owned, owned, save_pretrained
+from kiwi.checkpoints.folder import load_initial, owned, save_pretrained
 from kiwi.data.datamodule import EditData
+from kiwi.data.dropout import ConditionDropout
 from kiwi.data.sample import EditBatch, Pixels, pixels
 from kiwi.errors import InputError
 from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
@@ -49,8 +50,10 @@ class LitKiwi(LitModule):
         averaging: of the weights; the average is what is validated, looked at and exported.
         train_parts: which parts learn: any of dit, query, latent, source, reference, mllm. DiT and MLLM learn as their
             `tuning` says: in full, by adapters, or not at all (the MLLM's default).
-        init: model folder whose weights training starts from; its shapes must be those of `config`.
+        init: model folder whose weights training starts from, such as an earlier stage's; what it does not hold must be
+            of the same pretrained models, or adapters that are new.
         sampling: of previews, and the default of `kiwi edit` for the exported model.
+        dropout: how often training takes a condition from a sample.
         targets: whether the target's latents are the mode of the VAE's distribution or a sample of it, new at every
             step; sources, references and validation always take the mode.
         max_pixels: size that the exported model edits at; the command line takes it from the data.
@@ -65,6 +68,7 @@ class LitKiwi(LitModule):
         train_parts: tuple[str, ...] = TRAINABLE,
         init: str | None = None,
         sampling: Sampling = Sampling(steps=20),  # noqa: B008  (frozen)
+        dropout: ConditionDropout = ConditionDropout(),  # noqa: B008  (frozen)
         targets: Literal["mode", "sample"] = "mode",
         max_pixels: int = 720 * 1280,
         seed: int = 0,
@@ -79,10 +83,10 @@ class LitKiwi(LitModule):
             )
         self.editor = KiwiEdit(config, seed=seed)
         if init is not None:
-            load_owned(self.editor, init)
+            load_initial(self.editor, init)
         for part in set(TRAINABLE) - set(train_parts):
             getattr(self.editor, part).requires_grad_(False)
-        self.sampling, self.targets = sampling, targets
+        self.sampling, self.dropout, self.targets = sampling, dropout, targets
         self.check = SourceCheck()
         self.donors: dict[torch.Size, list[tuple[Pixels, Tensor]]] = {}
 
@@ -122,6 +126,7 @@ class LitKiwi(LitModule):
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
         """Weighted velocity loss of a batch."""
+        batch = self.dropout.apply(batch, self.seed, self.global_step)
         x0 = self.target_latents(batch)
         noise, sigma_B = self.draw(batch.ids, x0.shape, self.global_step)
         predicted = self.editor(add_noise(x0, noise, sigma_B), sigma_B, self.conditions(batch))

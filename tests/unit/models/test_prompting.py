@@ -74,9 +74,10 @@ def test_special_tokens_in_an_instruction_stay_words(encoder):
 
 
 @pytest.mark.parametrize("empty", ["", "  ", "\n\t"])
-def test_an_empty_instruction_is_refused(encoder, empty):
-    with pytest.raises(InputError, match="instruction is empty"):
-        encoder.prompter([frames()], [empty], [()], "video", 4)
+def test_an_instruction_that_was_left_out_leaves_the_template(encoder, empty):
+    """Condition dropout and guidance ask with nothing said."""
+    words, nothing = (encoder.prompter([frames()], [text], [()], "video", 4) for text in ("Make it snow.", empty))
+    assert nothing.input_ids_BS.shape[1] == words.input_ids_BS.shape[1] - len("Make it snow.")
 
 
 def test_references_must_fit_the_mode(encoder):

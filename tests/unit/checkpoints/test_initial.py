@@ -1,0 +1,103 @@
+"""A stage of training starts from the model folder of the one before."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kiwi.checkpoints.folder import load_initial, save_pretrained
+from kiwi.errors import CheckpointError
+from kiwi.models.base import WanBase
+from kiwi.models.connectors import NoConnector
+from kiwi.models.kiwi import KiwiEdit
+from kiwi.models.mllm import QwenVL
+from kiwi.models.sampling import EditingDefaults
+from kiwi.models.tuning import Frozen, Full, Lora
+from kiwi.models.vae import WanVae
+
+
+@pytest.fixture(scope="module")
+def pretrained(tiny_config, tmp_path_factory):
+    """Wan weights, an MLLM and a VAE on disk; the configuration that names them."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    model = KiwiEdit(tiny_config, seed=7)
+    model.vae.save(folder / "vae")
+    model.mllm.save(folder / "mllm")
+    save_file(model.dit.state_dict(), folder / "wan.safetensors")
+    return tiny_config.replace(
+        vae=WanVae(path=str(folder / "vae")),
+        mllm=QwenVL(path=str(folder / "mllm"), dtype="float32", limits=tiny_config.mllm.limits, tuning=Lora(rank=2)),
+        dit=tiny_config.dit.replace(base=WanBase(path=str(folder / "wan.safetensors")), tuning=Frozen()),
+    )
+
+
+def learned(config, folder, seed):
+    """A model whose every learning weight was changed, saved as a stage saves it."""
+    model = KiwiEdit(config, seed=seed)
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    save_pretrained(model, folder, EditingDefaults(), self_contained=False)
+    return model.state_dict()
+
+
+def tuned(config, tuning):
+    return config.replace(dit=config.dit.replace(tuning=tuning))
+
+
+def test_stage_after_stage_takes_over_what_was_learned_and_the_base_where_nothing_was(pretrained, tmp_path):
+    """1: queries, connector and adapters of the MLLM; 2: the DiT in full or by adapters; 3 goes on."""
+    first = learned(pretrained, tmp_path / "1", 1)
+    for tuning in (Full(), Lora(rank=3)):
+        model = KiwiEdit(tuned(pretrained, tuning), seed=2)
+        load_initial(model, tmp_path / "1")
+        found = model.state_dict()
+        shared = first.keys() & found.keys()
+        assert all(torch.equal(found[name], first[name]) for name in shared)
+        assert {name for name in first if not name.startswith("dit.")} <= shared
+        weight = model.dit.blocks[0].ffn[0]
+        base = weight.base_layer.weight if isinstance(tuning, Lora) else weight.weight
+        assert torch.equal(base, first["dit.blocks.0.ffn.0.weight"])
+        assert weight.weight.requires_grad == isinstance(tuning, Full)
+    second = learned(tuned(pretrained, Full()), tmp_path / "2", 2)
+    model = KiwiEdit(tuned(pretrained, Full()), seed=3)
+    load_initial(model, tmp_path / "2")
+    assert all(torch.equal(tensor, second[name]) for name, tensor in model.state_dict().items())
+
+
+def test_adapters_go_on_top_of_a_dit_that_learned_in_full(pretrained, tmp_path):
+    state = learned(tuned(pretrained, Full()), tmp_path / "full", 1)
+    model = KiwiEdit(tuned(pretrained, Lora(rank=2)), seed=2)
+    load_initial(model, tmp_path / "full")
+    layer = model.dit.blocks[1].self_attn.q
+    assert torch.equal(layer.base_layer.weight, state["dit.blocks.1.self_attn.q.weight"])
+    assert not layer.base_layer.weight.requires_grad
+    assert layer.lora_A["default"].weight.requires_grad
+
+
+def test_learned_adapters_are_not_lost_in_a_model_without_them(pretrained, tmp_path):
+    learned(tuned(pretrained, Lora(rank=2)), tmp_path / "lora", 1)
+    with pytest.raises(CheckpointError, match=r"unexpected.*lora_"):
+        load_initial(KiwiEdit(tuned(pretrained, Full())), tmp_path / "lora")
+
+
+def test_a_part_that_the_folder_has_and_the_model_has_not_is_refused(pretrained, tmp_path):
+    learned(pretrained, tmp_path / "1", 1)
+    with pytest.raises(CheckpointError, match=r"unexpected \(latent"):
+        load_initial(KiwiEdit(pretrained.replace(latent=NoConnector())), tmp_path / "1")
+    learned(pretrained.replace(latent=NoConnector()), tmp_path / "without", 1)
+    with pytest.raises(CheckpointError, match=r"missing \(latent"):
+        load_initial(KiwiEdit(pretrained), tmp_path / "without")
+
+
+def test_another_base_model_is_refused(pretrained, tiny_config, tmp_path):
+    learned(pretrained, tmp_path / "1", 1)
+    other = KiwiEdit(tiny_config, seed=8).dit.state_dict()
+    save_file(other, tmp_path / "other.safetensors")
+    config = pretrained.replace(
+        dit=pretrained.dit.replace(base=WanBase(path=str(tmp_path / "other.safetensors")), tuning=Full())
+    )
+    with pytest.raises(CheckpointError, match=r"dit .* is not the one"):
+        load_initial(KiwiEdit(config), tmp_path / "1")
+    with pytest.raises(CheckpointError, match="is not the one"):
+        load_initial(KiwiEdit(config.replace(dit=tiny_config.dit)), tmp_path / "1")

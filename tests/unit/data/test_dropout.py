@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+import torch
+
+from kiwi.data.dropout import ConditionDropout, without
+from kiwi.data.sample import EditSample, TaskKind, collate
+from kiwi.errors import SpecError
+
+
+def batch(count=2):
+    rng = np.random.default_rng(0)
+
+    def sample(name):
+        frames, pictures = rng.integers(0, 100, (5, 8, 8, 3), np.uint8), rng.integers(0, 100, (1, 8, 8, 3), np.uint8)
+        return EditSample(name, TaskKind.reference, "Make it snow.", frames, frames, tuple(pictures), pictures)
+
+    return collate([sample(str(i)) for i in range(count)])
+
+
+def test_what_is_taken_says_nothing_and_the_rest_stays():
+    given = batch()
+    found = without(given, instruction=[True, False], source=[False, True], reference=[True, False])
+    assert found.instructions == ["", "Make it snow."]
+    assert (found.source_BCFHW[1] == 0).all()
+    assert (found.frames[1] == 128).all()
+    assert (found.references_BRCHW[0] == 1).all()
+    assert (found.pictures[0][0] == 255).all()
+    assert torch.equal(found.source_BCFHW[0], given.source_BCFHW[0])
+    assert torch.equal(found.references_BRCHW[1], given.references_BRCHW[1])
+    assert torch.equal(found.target_BCFHW, given.target_BCFHW)
+    assert given.source_BCFHW[1].min() < 0
+    assert given.instructions == ["Make it snow."] * 2
+
+
+def test_each_condition_is_taken_by_itself_as_often_as_asked_and_keyed():
+    spec, given = ConditionDropout(instruction=0.5, source=0.2), batch(1)
+    seen = np.array(
+        [
+            [found.instructions[0] == "", (found.source_BCFHW == 0).all().item(), (found.references_BRCHW == 1).all()]
+            for found in (spec.apply(given, 0, step) for step in range(600))
+        ]
+    )
+    instruction, source, reference = seen.mean(0)
+    assert instruction == pytest.approx(0.5, abs=0.06)
+    assert source == pytest.approx(0.2, abs=0.05)
+    assert reference == 0
+    assert (seen[:, 0] & seen[:, 1]).mean() == pytest.approx(0.1, abs=0.04)
+    again = [spec.apply(given, 0, step).instructions[0] == "" for step in range(600)]
+    assert again == seen[:, 0].tolist()
+    assert [spec.apply(given, 1, step).instructions[0] == "" for step in range(600)] != again
+
+
+def test_impossible_probabilities_are_refused():
+    with pytest.raises(SpecError, match="probabilities"):
+        ConditionDropout(source=1.5)
