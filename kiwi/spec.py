@@ -53,7 +53,7 @@ def to_dict(spec: Spec) -> dict[str, Any]:
 
 
 def from_dict(family: type[Spec], data: Any, path: str = "") -> Any:
-    """Build a spec of `family` from what `to_dict` wrote, or from a bare name.
+    """Build a spec of `family` from what `to_dict` wrote, from a bare name, or from an experiment's `class_path`.
 
     Raises:
         SpecError: unknown name or field (the choices are listed), a value of the wrong type.
@@ -64,6 +64,8 @@ def from_dict(family: type[Spec], data: Any, path: str = "") -> Any:
         data = {"type": data}
     if not isinstance(data, dict):
         raise SpecError(f"{path or family.__name__} is not a spec", got=repr(data), wanted="a name or a mapping")
+    if data.keys() <= {"class_path", "init_args"} and "class_path" in data:
+        data = {"type": str(data["class_path"]).rpartition(".")[2], **(data.get("init_args") or {})}
     allowed = choices(family)
     name = data.get("type", allowed[0] if len(allowed) == 1 else None)
     if name is None:

@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentError, set_parsing_settings
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -24,6 +25,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from kiwi.data.datamodule import EditData
 from kiwi.environment import environment
 from kiwi.errors import InputError, KiwiError
+from kiwi.experiment import read_experiment
 from kiwi.media.files import write_json, write_text
 from kiwi.spec import Spec, choices, families
 from kiwi.training.base import LitModule
@@ -134,7 +136,7 @@ def main(argv: list[str]) -> int:
             LitModule,
             EditData,
             subclass_mode_model=True,
-            args=argv,
+            args=_with_bases(argv),
             save_config_callback=None,
             seed_everything_default=0,
             parser_kwargs={"prog": "python -m kiwi", **quiet, **dict.fromkeys(("fit", "validate"), quiet)},
@@ -149,6 +151,22 @@ def main(argv: list[str]) -> int:
             raise
         raise cause from problem
     return 0
+
+
+def _with_bases(argv: list[str]) -> list[str]:
+    """The command line, every configuration file replaced by what it and its bases say together."""
+    options = iter(argv)
+    found = []
+    for option in options:
+        name, given, file = option.partition("=")
+        if name not in ("--config", "-c"):
+            found.append(option)
+            continue
+        file = file if given else next(options, "")
+        # Anything else may be a configuration itself, which jsonargparse takes too.
+        is_file = file.endswith((".yaml", ".yml"))
+        found += ["--config", yaml.safe_dump(read_experiment(file), sort_keys=False) if is_file else file]
+    return found
 
 
 def _cause(problem: BaseException) -> KiwiError | None:

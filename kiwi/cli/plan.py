@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
     from kiwi.models.budget import Workload
     from kiwi.models.config import KiwiConfig
 
-MULTIPLES = {"5b": 32, "14b": 16, "1.3b": 16}
-"""Published sizes, and what heights and widths must be multiples of."""
+SIZES = ("5b", "14b", "1.3b")
 
 _WHAT = """Count the parameters and floating-point operations of an editor; no weights are needed.
 
@@ -27,51 +27,96 @@ step, and of what is computed once an edit. The MLLM's and the VAE's are not amo
 def main(argv: list[str]) -> int:
     """Count, print a table."""
     options = parser(argv[0], _WHAT)
-    options.add_argument("size", choices=MULTIPLES, help="published size: a DiT, and the VAE and MLLM that go with it")
+    options.add_argument(
+        "size", nargs="?", choices=SIZES, help="published size: a DiT, and the VAE and MLLM that go with it"
+    )
+    options.add_argument("--config", type=Path, metavar="YAML", help="instead of a size: an experiment of `kiwi fit`")
     options.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", help="change a choice, such as source=NoSource"
     )
     options.add_argument("--variants", type=Path, metavar="YAML", help="a row for each entry of overrides in this file")
-    options.add_argument("--frames", type=int, default=81, help="frames of the video, 4k + 1")
-    options.add_argument("--height", type=int, default=704, help="of the video, in pixels")
-    options.add_argument("--width", type=int, default=1280, help="of the video, in pixels")
+    options.add_argument("--frames", type=int, help="frames of the video, 4k + 1 (default: 81, or the experiment's)")
+    options.add_argument("--height", type=int, help="of the video, in pixels (default: 704, or the experiment's)")
+    options.add_argument("--width", type=int, help="of the video, in pixels (default: 1280, or the experiment's)")
     options.add_argument("--references", type=int, default=1, help="reference images")
     arguments = options.parse_args(argv[1:])
-    multiple = MULTIPLES[arguments.size]
-    frames, height, width = arguments.frames, arguments.height, arguments.width
+    if (arguments.size is None) == (arguments.config is None):
+        raise InputError("plan counts a size or an experiment", wanted=f"one of {', '.join(SIZES)}, or --config")
+    if arguments.references < 0:
+        raise InputError("--references cannot be negative", got=arguments.references)
+    variants = [{}] if arguments.variants is None else _read_variants(arguments.variants)
+
+    from kiwi.models.budget import stand_in
+    from kiwi.models.config import KiwiConfig
+    from kiwi.spec import override
+
+    if arguments.config is None:
+        config, parts, size = KiwiConfig.untrained(arguments.size), None, (81, 704, 1280)
+    else:
+        config, parts, size = _experiment(arguments.config)
+    # Changes come first: they may exchange what could not be counted.
+    baseline = stand_in(override(config, changes(arguments.set)))
+    work = _workload(arguments, baseline, size)
+    configs = [override(baseline, variant) for variant in variants]
+    if arguments.variants is None:
+        _by_part(baseline, work, parts)
+    else:
+        _by_variant(baseline, configs, work)
+    return 0
+
+
+def _experiment(file: Path) -> tuple[KiwiConfig, Sequence[str] | None, tuple[int, int, int]]:
+    """The editor of an experiment, which of its parts learn, and frames, height and width of its largest batch."""
+    from kiwi.experiment import read_experiment
+    from kiwi.media.image import fit_size
+    from kiwi.models.config import KiwiConfig
+    from kiwi.spec import from_dict
+
+    found = read_experiment(file)
+    model, data = found.get("model", {}), found.get("data", {})
+    if str(model.get("class_path")).rpartition(".")[2] != "LitKiwi" or "config" not in model.get("init_args", {}):
+        raise InputError(f"{file} trains no editor", got=model.get("class_path"), wanted="model.class_path: LitKiwi")
+    config: KiwiConfig = from_dict(KiwiConfig, model["init_args"]["config"], "model.config")
+    frames = max((manifest.get("max_frames", 81) for manifest in data.get("train", [])), default=81)
+    # 9 : 16 is the shape of the published videos; other shapes of as many pixels cost the same.
+    height, width = fit_size(9 * 512, 16 * 512, max_pixels=data.get("max_pixels", 720 * 1280), multiple=32)
+    return config, model["init_args"].get("train_parts"), (frames, height, width)
+
+
+def _workload(arguments: Any, config: KiwiConfig, size: tuple[int, int, int]) -> Workload:
+    from kiwi.models.budget import Workload
+    from kiwi.models.vae import NewVae
+
+    assert isinstance(config.vae, NewVae)
+    multiple = config.vae.sizes.spatial_factor * config.dit.patch_size[1]
+    given = (arguments.frames, arguments.height, arguments.width)
+    frames, height, width = (default if value is None else value for value, default in zip(given, size, strict=True))
     if frames < 1 or (frames - 1) % 4 or min(height, width) < 1 or height % multiple or width % multiple:
         raise InputError(
             "the video does not fit the model",
             got=f"{frames} frames of {height}x{width}",
             wanted=f"4k + 1 frames, height and width multiples of {multiple}",
         )
-    if arguments.references < 0:
-        raise InputError("--references cannot be negative", got=arguments.references)
-    variants = [{}] if arguments.variants is None else _read_variants(arguments.variants)
-
-    from kiwi.models.budget import Workload
-    from kiwi.models.config import KiwiConfig
-    from kiwi.spec import override
-
-    work = Workload(frames=frames, height=height, width=width, references=arguments.references)
-    baseline = override(KiwiConfig.untrained(arguments.size), changes(arguments.set))
-    configs = [override(baseline, variant) for variant in variants]
-    if arguments.variants is None:
-        _by_part(baseline, work)
-    else:
-        _by_variant(baseline, configs, work)
-    return 0
+    return Workload(
+        frames=frames,
+        height=height,
+        width=width,
+        references=arguments.references,
+        reference_tokens=config.mllm.limits.max_reference_tokens,
+    )
 
 
-def _by_part(config: KiwiConfig, work: Workload) -> None:
+def _by_part(config: KiwiConfig, work: Workload, parts: Sequence[str] | None) -> None:
     from kiwi.models.budget import count
 
     budget = count(config, work)
-    rows = [(part, _millions(size), _millions(budget.learning[part])) for part, size in budget.parameters.items()]
+    learning = {part: size * (parts is None or part in parts) for part, size in budget.learning.items()}
+    rows = [(part, _millions(size), _millions(learning[part])) for part, size in budget.parameters.items()]
+    rows.append(("all", _millions(sum(budget.parameters.values())), _millions(sum(learning.values()))))
     console.table("", ("part", "parameters (M)", "learning (M)"), rows)
     console.say(
-        f"{budget.tokens:,} tokens, {budget.context:,} of context: {budget.step_flops / 1e12:,.1f} TFLOP a step, "
-        f"{budget.edit_flops / 1e12:,.2f} TFLOP once an edit"
+        f"{work.frames} frames of {work.height}x{work.width}: {budget.tokens:,} tokens, {budget.context:,} of context, "
+        f"{budget.step_flops / 1e12:,.1f} TFLOP a step, {budget.edit_flops / 1e12:,.2f} TFLOP once an edit"
     )
 
 

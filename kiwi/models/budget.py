@@ -9,10 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kiwi.errors import SpecError
+from kiwi.models.base import NewBase
 from kiwi.models.config import PARTS, KiwiConfig
 from kiwi.models.connectors import Context
 from kiwi.models.kiwi import Conditions, KiwiEdit
+from kiwi.models.mllm import QwenVL
+from kiwi.models.new_qwen import NewQwen
 from kiwi.models.prompting import Mode
+from kiwi.models.vae import NewVae, WanVae
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +81,28 @@ def count(config: KiwiConfig, work: Workload) -> Budget:
         step_flops=step.get_total_flops(),
         edit_flops=once.get_total_flops(),
     )
+
+
+def stand_in(config: KiwiConfig) -> KiwiConfig:
+    """The same editor with untrained parts in the place of pretrained ones, so that it can be counted without files.
+
+    Raises:
+        SpecError: an MLLM of a size that only its files tell.
+    """
+    sizes = {48: NewVae.wan22(), 16: NewVae.wan21()}
+    if isinstance(config.vae, WanVae):
+        channels = config.dit.latent_channels
+        config = config.replace(vae=sizes.get(channels, NewVae(z_dim=channels)))
+    if isinstance(config.mllm, QwenVL):
+        known = {QwenVL.qwen25_3b().path: NewQwen.qwen25_3b(), QwenVL.qwen25_7b().path: NewQwen.qwen25_7b()}
+        if (untrained := known.get(config.mllm.path)) is None:
+            raise SpecError(
+                "the sizes of this MLLM are not known without its files",
+                got=config.mllm.path,
+                wanted=f"one of {', '.join(known)}, or a NewQwen of its sizes",
+            )
+        config = config.replace(mllm=untrained.replace(limits=config.mllm.limits, tuning=config.mllm.tuning))
+    return config.replace(dit=config.dit.replace(base=NewBase()))
 
 
 TASK: dict[bool, Mode] = {True: "reference", False: "video"}

@@ -100,8 +100,10 @@ class NewVae(VaeSpec):
         """The size of the Wan2.2 VAE (704.7 M parameters): 16 x 16 pixels a latent, 48 channels."""
         return cls.wan21().replace(z_dim=48, base_dim=160, decoder_base_dim=256, residual=True)
 
-    def build(self) -> VideoVae:
-        sizes = VaeSizes(
+    @property
+    def sizes(self) -> VaeSizes:
+        """What the network is made of."""
+        return VaeSizes(
             z_dim=self.z_dim,
             base_dim=self.base_dim,
             decoder_base_dim=self.decoder_base_dim or self.base_dim,
@@ -110,7 +112,9 @@ class NewVae(VaeSpec):
             temporal_downsample=self.temporal_downsample,
             residual=self.residual,
         )
-        network = new_network(sizes, [0.0] * self.z_dim, [1.0] * self.z_dim)
+
+    def build(self) -> VideoVae:
+        network = new_network(self.sizes, [0.0] * self.z_dim, [1.0] * self.z_dim)
         _init_weights(network)
         return VideoVae(network, self.tiling)
 

@@ -45,7 +45,7 @@ def new_network(sizes: VaeSizes, mean: Sequence[float], deviation: Sequence[floa
         patch_size=patch if sizes.residual else None,
         latents_mean=list(mean),
         latents_std=list(deviation),
-        scale_factor_spatial=2 ** (len(sizes.dim_mult) - 1) * patch,
+        scale_factor_spatial=sizes.spatial_factor,
     )
 
 

@@ -28,6 +28,11 @@ class VaeSizes(NamedTuple):
     temporal_downsample: tuple[bool, ...]
     residual: bool
 
+    @property
+    def spatial_factor(self) -> int:
+        """Pixels that one latent is high and wide."""
+        return 2 ** (len(self.dim_mult) - 1) * (2 if self.residual else 1)
+
 
 _RESIDUAL = {
     "residual.0": "norm1",

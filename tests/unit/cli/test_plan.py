@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from rich.console import Console
 
@@ -5,9 +7,12 @@ from kiwi import console
 from kiwi.__main__ import main
 
 
+def cells(line):
+    return [cell.strip() for cell in line.strip("│ ").split("│")]
+
+
 def rows(capsys):
-    lines = capsys.readouterr().out.splitlines()
-    return [[cell.strip() for cell in line.strip("│ ").split("│")] for line in lines if line.startswith("│")]
+    return [cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
 
 
 def test_the_published_sizes_count_what_is_published(capsys):
@@ -54,3 +59,26 @@ def test_variants_are_labelled_by_what_differs_and_counted(tmp_path, capsys, mon
 def test_bad_input_is_told(arguments, told, capsys):
     assert main(["plan", *arguments]) == 2
     assert told in capsys.readouterr().err
+
+
+EXPERIMENTS = Path(__file__).parents[3] / "experiments"
+
+
+@pytest.mark.parametrize(
+    "file", [p for p in sorted(EXPERIMENTS.glob("*/**/*.yaml")) if p.stem not in ("base", "model", "vae", "variants")],
+    ids=lambda path: str(path.relative_to(EXPERIMENTS)),
+)  # fmt: skip
+def test_every_experiment_runs_dry_on_the_meta_device(file, capsys):
+    assert main(["plan", "--config", str(file)]) == 0
+    out = capsys.readouterr().out
+    learning = float(next(row for row in map(cells, out.splitlines()) if row[0] == "all")[2].replace(",", ""))
+    assert learning > 0
+    assert "TFLOP a step" in out
+
+
+def test_a_size_or_an_experiment_is_counted_not_both(capsys):
+    for arguments in ([], ["5b", "--config", str(EXPERIMENTS / "first_light/editor.yaml")]):
+        assert main(["plan", *arguments]) == 2
+        assert "a size or an experiment" in capsys.readouterr().err
+    assert main(["plan", "--config", str(EXPERIMENTS / "first_light/vae.yaml")]) == 2
+    assert "trains no editor" in capsys.readouterr().err

@@ -1,0 +1,55 @@
+"""Experiments as YAML that says only how they differ: `base:` names the file, or files, that a file starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kiwi.errors import InputError
+
+BASE = "base"
+
+
+def read_experiment(file: Path | str) -> dict[str, Any]:
+    """A configuration with everything that its bases say, each later file over those before it.
+
+    Mappings are merged key by key, lists and all else replaced. A mapping that names another class (`class_path`, or a
+    bare name in its place) replaces the one that was there: the fields of one choice mean nothing to another.
+
+    Args:
+        file: its paths in `base` are relative to its own folder.
+
+    Raises:
+        InputError: a file that cannot be read or is no mapping, or files that name each other.
+    """
+    return _read(Path(file), ())
+
+
+def merge(below: Any, above: Any) -> Any:
+    """One configuration over another, as `read_experiment` describes."""
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    if "class_path" in above and above["class_path"] != below.get("class_path", above["class_path"]):
+        return above
+    return below | {key: merge(below[key], value) if key in below else value for key, value in above.items()}
+
+
+def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if file.resolve() in seen:
+        raise InputError(f"{file} is among its own bases", got=" -> ".join(str(path) for path in seen))
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        raise InputError(f"{file} cannot be read", got=" ".join(str(problem).split())) from problem
+    if not isinstance(found, dict):
+        raise InputError(f"{file} is no configuration", got=type(found).__name__, wanted="a mapping")
+    bases = found.pop(BASE, [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise InputError(f"`{BASE}` of {file} names no files", got=bases, wanted="a path or a list of paths")
+    merged: dict[str, Any] = {}
+    for base in bases:
+        merged = merge(merged, _read(file.parent / base, (*seen, file.resolve())))
+    return merge(merged, found)

@@ -1,0 +1,82 @@
+"""The curricula of experiments/stages, without storage: what is in each stage, what learns, and how they chain."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kiwi.checkpoints.folder import owned
+from kiwi.experiment import read_experiment
+from kiwi.models.budget import stand_in
+from kiwi.models.config import PARTS, KiwiConfig
+from kiwi.models.kiwi import KiwiEdit
+from kiwi.spec import from_dict
+
+STAGES = Path(__file__).parents[2] / "experiments" / "stages"
+ORDER = ("stage1", "stage2a", "stage2b", "stage3", "stage3b")
+SIZES = ("5b", "14b", "sandbox")
+PUBLISHED = {
+    # steps, learning rate, accumulation, pixels, and the parts that join in (section 4 of the paper)
+    "stage1": (30000, 1e-5, 1, 1024**2, {"query", "mllm"}),
+    "stage2a": (20000, 1e-5, 2, 600**2, {"query", "mllm", "dit", "source"}),
+    "stage2b": (20000, 1e-5, 2, 720 * 1280, {"query", "mllm", "dit", "source"}),
+    "stage3": (15000, 5e-6, 3, 720 * 1280, {"query", "mllm", "dit", "source", "latent", "reference"}),
+    "stage3b": (30000, 5e-6, 1, 720 * 1280, {"query", "mllm", "dit", "source", "latent", "reference"}),
+}
+
+
+def model_of(experiment):
+    return experiment["model"]["init_args"]
+
+
+def built(config):
+    with torch.device("meta"):
+        return KiwiEdit(stand_in(config))
+
+
+@pytest.mark.parametrize("stage", ORDER)
+@pytest.mark.parametrize("size", ["5b", "14b"])
+def test_the_published_stages_are_as_published(size, stage):
+    steps, lr, accumulation, pixels, parts = PUBLISHED[stage]
+    found = read_experiment(STAGES / size / f"{stage}.yaml")
+    assert found["trainer"]["max_steps"] == steps
+    assert found["trainer"].get("accumulate_grad_batches", 1) == accumulation
+    assert model_of(found)["optim"]["lr"] == lr
+    assert found["data"]["max_pixels"] == pixels
+    assert set(model_of(found)["train_parts"]) == parts
+    frames = {manifest["max_frames"] for manifest in found["data"]["train"]}
+    assert max(frames) == (1 if stage == "stage1" else 81 if size == "5b" else 49)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_each_stage_starts_from_the_one_before_and_finds_all_it_needs_there(size):
+    """What a stage's model owns is in the last stage's folder, new adapters and a frozen base model aside."""
+    before, home = None, None
+    for stage in ORDER:
+        found = read_experiment(STAGES / size / f"{stage}.yaml")
+        config = from_dict(KiwiConfig, model_of(found)["config"])
+        names = set(owned(config, built(config).state_dict()))
+        assert model_of(found).get("init") == (None if home is None else f"{home}/model")
+        if before is not None:
+            absent = {name for name in names - before if ".lora_" not in name}
+            assert not absent or (size == "5b" and stage == "stage2a" and all(n.startswith("dit.") for n in absent))
+            assert not before - names
+        before, home = names, found["trainer"]["default_root_dir"]
+
+
+def test_what_learns_in_each_stage_of_the_5b():
+    seen = []
+    for stage in ORDER:
+        found = read_experiment(STAGES / "5b" / f"{stage}.yaml")
+        model = built(from_dict(KiwiConfig, model_of(found)["config"]))
+        for part in {*PARTS, "mllm"} - set(model_of(found)["train_parts"]):
+            getattr(model, part).requires_grad_(False)
+        seen.append({name for name, parameter in model.named_parameters() if parameter.requires_grad})
+    assert (
+        len([name for name in seen[0] if ".lora_" in name]) == 288
+    )  # adapters of the MLLM: 36 layers, q k v o, A and B
+    assert {name.split(".")[0] for name in seen[0]} == {"query", "mllm"}
+    assert len([name for name in seen[1] if name.startswith("dit.")]) == 825 - 4  # text embedding aside
+    assert {name.split(".")[0] for name in seen[3] - seen[2]} == {"latent", "reference"}
+    assert seen[3] == seen[4]
+    assert not any(name.startswith(("vae.", "mllm.model.visual.")) for stage in seen for name in stage)
