@@ -38,7 +38,9 @@ from kiwi.models.prompting import (
     one_span,
     span_a_patch,
 )
+from kiwi.models.reading import Embedded, Reading, read_prefix_once, read_whole
 from kiwi.models.tuning import Frozen, TuningSpec
+from kiwi.models.vision import Vision, look
 from kiwi.spec import Spec
 from kiwi.weights.adapters import is_adapter, without_base_layer
 from kiwi.weights.files import write_weights
@@ -213,38 +215,51 @@ class MllmEncoder(nn.Module):
             positions[:, row, :length] = positions_of(types_S, grids, vision.spatial_merge_size, step)
         return positions
 
-    def embed(self, prompt: Prompt, embeds_BSM: Tensor, queries_QM: Tensor) -> Tensor:
-        """Token embeddings with the query vectors in the place of their placeholders'."""
-        queries = queries_QM.to(embeds_BSM).expand(len(embeds_BSM), *queries_QM.shape)
-        return embeds_BSM.masked_scatter(prompt.queries_BS[..., None], queries)
+    def see(self, prompt: Prompt) -> Vision:
+        """Features of the prompt's pictures and videos, to be used once or many times."""
+        tower = self.model.visual
+        return Vision(
+            look(tower, prompt.pixel_values, prompt.image_grid_thw),
+            look(tower, prompt.pixel_values_videos, prompt.video_grid_thw),
+        )
 
-    def forward(self, prompt: Prompt, queries_QM: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+    def embed(self, prompt: Prompt, vision: Vision, queries_QM: Tensor) -> Embedded:
+        """Word embeddings, with visual features and query vectors in the place of their placeholders'."""
+        # Not left to the library's model: versions that take features from before (`mm_encoder_outputs`) are new, and
+        # older ones pass over them without a word.
+        embeds_BSM = self.model.get_input_embeddings()(prompt.input_ids_BS)
+        visual_LVM = vision.in_order(prompt.token_types_BS).to(embeds_BSM)
+        queries = queries_QM.to(embeds_BSM).expand(len(embeds_BSM), *queries_QM.shape)
+        embeds_BSM = embeds_BSM.masked_scatter((prompt.token_types_BS > 0)[..., None], visual_LVM[0])
+        embeds_BSM = embeds_BSM.masked_scatter(prompt.queries_BS[..., None], queries)
+        return Embedded(prompt, embeds_BSM, self.positions(prompt), visual_LVM[1:])
+
+    @property
+    def reading(self) -> Reading:
+        """How the language model is run."""
+        # Asked at every call, because what learns may change after construction: adapters are put in, a run freezes
+        # parts. What requires gradients now is what counts, and to look at it costs nothing beside the run itself.
+        learns = any(parameter.requires_grad for parameter in self.model.language_model.parameters())
+        return read_whole if learns else read_prefix_once
+
+    def forward(
+        self, prompt: Prompt, queries_QM: Tensor, layers: Sequence[int], vision: Vision | None = None
+    ) -> dict[int, Tensor]:
         """Hidden states (B, S, M) by layer: -1 after the last one's norm, 0 the embeddings, 1 after the first, ...
 
         Attention is causal, so that the queries, which come last, see everything, and padding on the right is seen by
         nothing. Without layers to read, nothing is run.
+
+        Args:
+            prompt: the batch.
+            queries_QM: vectors of the queries.
+            layers: which states are wanted.
+            vision: from `see`, on the prompt's device, where it was computed before.
         """
         if not layers:
             return {}
-        # A hook, because Qwen3-VL takes ids or embeddings but not both, and finds its pictures' places by the ids.
-        table = self.model.get_input_embeddings()
-        hook = table.register_forward_hook(lambda _, args, embeds: self.embed(prompt, embeds, queries_QM))
-        try:
-            output = self.model(
-                input_ids=prompt.input_ids_BS,
-                attention_mask=prompt.attention_mask_BS,
-                position_ids=self.positions(prompt),
-                pixel_values=prompt.pixel_values,
-                pixel_values_videos=prompt.pixel_values_videos,
-                image_grid_thw=prompt.image_grid_thw,
-                video_grid_thw=prompt.video_grid_thw,
-                use_cache=False,
-                # All layers' states are a memory cost that only deeper read-outs need to pay.
-                output_hidden_states=any(layer != -1 for layer in layers),
-            )
-        finally:
-            hook.remove()
-        return {-1: output.last_hidden_state} | {n: output.hidden_states[n] for n in layers if n != -1}
+        vision = self.see(prompt) if vision is None else vision
+        return self.reading(self.model.language_model, self.embed(prompt, vision, queries_QM), layers)
 
     def save(self, folder: Path) -> None:
         """Write base weights, tokenizer, preprocessor settings and prompt template, for `QwenVL(path=folder)`.

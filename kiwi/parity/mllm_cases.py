@@ -39,8 +39,7 @@ def mllm(case: Case) -> dict[str, Tensor]:
         prompt = _prompt(case, mode)
         states = encoder(prompt, query.table(mode), query.layers + latent.layers)
         count = len(query.table(mode))
-        words = encoder.model.get_input_embeddings()(prompt.input_ids_BS)
-        out[f"{mode}/inputs_embeds"] = _with_pictures(encoder, prompt, encoder.embed(prompt, words, query.table(mode)))
+        out[f"{mode}/inputs_embeds"] = encoder.embed(prompt, encoder.see(prompt), query.table(mode)).embeds_BSM
         out[f"{mode}/position_ids"] = encoder.positions(prompt)
         out[f"{mode}/hidden_states"] = states[-1]
         out[f"{mode}/query_features"] = gather_tokens(states[-1], prompt.tail_BS(count))[0]
@@ -51,9 +50,9 @@ def mllm(case: Case) -> dict[str, Tensor]:
     for seconds in SECONDS:
         told = 1 if seconds == "missing" else int(float(seconds))
         out[f"position_ids_video_second_per_grid_{seconds}"] = encoder.positions(video, told)
-    out["vision_image"] = _vision(encoder, image.pixel_values, image.image_grid_thw)
-    out["vision_ref"] = _vision(encoder, reference.pixel_values, reference.image_grid_thw)
-    out["vision_video"] = _vision(encoder, video.pixel_values_videos, video.video_grid_thw)
+    seen = {"image": encoder.see(image).images, "ref": encoder.see(reference).images}
+    for name, pictures in {**seen, "video": encoder.see(video).videos}.items():
+        out[f"vision_{name}"] = torch.cat(pictures, dim=1)[0]
     return out
 
 
@@ -121,21 +120,6 @@ def _prompt(case: Case, mode: Mode) -> Prompt:
         pixel_values_videos=given["pixel_values_videos"] if videos else None,
         video_grid_thw=given[f"{mode}/video_grid_thw"] if videos else None,
     )
-
-
-def _vision(encoder: MllmEncoder, pixels: Tensor | None, grid: Tensor | None) -> Tensor:
-    return torch.cat(encoder.model.get_image_features(pixels, grid, return_dict=True).pooler_output)
-
-
-def _with_pictures(encoder: MllmEncoder, prompt: Prompt, embeds: Tensor) -> Tensor:
-    """Embeddings as the language model gets them: visual features in the place of their pads."""
-    for kind, pixels, grid in (
-        (1, prompt.pixel_values, prompt.image_grid_thw),
-        (2, prompt.pixel_values_videos, prompt.video_grid_thw),
-    ):
-        if pixels is not None:
-            embeds = embeds.masked_scatter((prompt.token_types_BS == kind)[..., None], _vision(encoder, pixels, grid))
-    return embeds
 
 
 def _pattern(spec: dict[str, int]) -> np.ndarray:
