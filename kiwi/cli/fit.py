@@ -33,6 +33,7 @@ from kiwi.training.callbacks import ModelExport, Previews
 from kiwi.training.checkpointing import AtomicCheckpointIO, checkpoints, newest, remove_halves, require_checkpoint
 from kiwi.training.module import LitKiwi
 from kiwi.training.pretraining import LitVae
+from kiwi.training.run_log import RunLog
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class KiwiCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ModelExport, "export")
         parser.add_lightning_class_args(Previews, "previews")
+        parser.add_lightning_class_args(RunLog, "log")
         parser.set_defaults(
             {
                 "checkpoint.save_last": "link",

@@ -163,7 +163,7 @@ class NoReference(ReferenceSpec):
 # --- modules ------------------------------------------------------------------------------------------
 
 
-class _Scaled(Injection):
+class Scaled(Injection):
     """x <- x + gamma(sigma) * tokens."""
 
     def __init__(self, scale: nn.Module) -> None:
@@ -176,7 +176,7 @@ class _Scaled(Injection):
         return (tokens_BLD.float() + scaled).to(tokens_BLD.dtype)
 
 
-class AddModule(_Scaled):
+class AddModule(Scaled):
     """Tokens from an embedding of its own; the bias is scaled too."""
 
     def __init__(self, patch_embedding: PatchEmbedding, scale: nn.Module) -> None:
@@ -187,7 +187,7 @@ class AddModule(_Scaled):
         return self.patch_embedding(latents_BCFHW)
 
 
-class SharedModule(_Scaled):
+class SharedModule(Scaled):
     """Tokens from the DiT's embedding."""
 
     def embed(self, latents_BCFHW: Tensor, noisy_embedding: PatchEmbedding) -> Tensor:

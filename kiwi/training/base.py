@@ -37,6 +37,7 @@ class LitModule(L.LightningModule, ABC):
         self.optim, self.max_pixels, self.seed = optim, max_pixels, seed
         self.average = averaging.build()
         self.validating = ExitStack()
+        self.records: dict[str, list[Tensor]] = {}
         self.batch_ids: list[str] = []
         self.batches_seen = 0
         # Frozen parts stay out of checkpoints; `on_load_checkpoint` checks the rest strictly.
@@ -58,6 +59,24 @@ class LitModule(L.LightningModule, ABC):
     @abstractmethod
     def is_saved(self, name: str) -> bool:
         """Whether a tensor of the state dict belongs in checkpoints; frozen parts do not."""
+
+    def record(self, name: str, value: Tensor, *, batch_size: int, prog_bar: bool = False) -> None:
+        """Log a number of this batch as `train/NAME`, and keep it for the run's log.
+
+        The value must be the same in all processes.
+        """
+        self.log(f"train/{name}", value, batch_size=batch_size, prog_bar=prog_bar)
+        self.records.setdefault(name, []).append(value.detach())
+
+    def recorded(self) -> dict[str, float]:
+        """Means of what was recorded since this was last asked, by name."""
+        found = {name: float(torch.stack(values).float().mean()) for name, values in self.records.items()}
+        self.records = {}
+        return found
+
+    def gauges(self) -> dict[str, float]:
+        """What the model has learned so far that one number tells, by name."""
+        return {}
 
     def configure_optimizers(self) -> Any:
         """The optimizer over what requires gradients, its schedule stepping with it."""
@@ -95,7 +114,7 @@ class LitModule(L.LightningModule, ABC):
         total = torch.nn.utils.get_total_norm(gradients)
         if self.trainer.precision != "16-mixed":  # there the loss scaler expects overflows and skips such steps
             self.require_finite(total, "the gradient")
-        self.log("train/gradient_norm", total)
+        self.record("gradient_norm", total, batch_size=len(self.batch_ids))
 
     def require_finite(self, value: Tensor, what: str) -> None:
         """Stop training on NaN or infinity, naming the batch and the last good checkpoint."""
@@ -128,3 +147,9 @@ class LitModule(L.LightningModule, ABC):
             )
         self.batches_seen = checkpoint["batches_seen"]
         self.average.load_state_dict(checkpoint.get("average", {}), {n: p.shape for n, p in self._learning()})
+
+
+def made_a_step(trainer: L.Trainer, callback: Any) -> bool:
+    """Whether an optimizer step was made since a callback last asked: with accumulation not every batch makes one."""
+    before, callback.seen_step = getattr(callback, "seen_step", 0), trainer.global_step
+    return trainer.global_step != before

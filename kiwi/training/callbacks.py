@@ -20,7 +20,7 @@ from kiwi.data.dataset import EditDataset
 from kiwi.data.sample import EditBatch, TaskKind, collate
 from kiwi.media.image import contact_sheet, resize, write_image
 from kiwi.media.video import write_video
-from kiwi.training.base import Clips, LitModule
+from kiwi.training.base import Clips, LitModule, made_a_step
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class ModelExport(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
         """Export at the interval."""
-        if self.every_n_steps and _new_step(trainer, self) and trainer.global_step % self.every_n_steps == 0:
+        if self.every_n_steps and made_a_step(trainer, self) and trainer.global_step % self.every_n_steps == 0:
             self._export(trainer, module)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -74,7 +74,7 @@ class Previews(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
         """Preview at the interval."""
-        if self.every_n_steps and _new_step(trainer, self) and trainer.global_step % self.every_n_steps == 0:
+        if self.every_n_steps and made_a_step(trainer, self) and trainer.global_step % self.every_n_steps == 0:
             self._preview(trainer, module)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -143,12 +143,6 @@ def _chosen(dataset: EditDataset, items: int) -> list[int]:
     each = -(-items // max(1, len(kinds)))
     spread = [[m[round(i)] for i in np.linspace(0, len(m) - 1, min(each, len(m)))] for m in kinds.values()]
     return [index for turn in zip_longest(*spread) for index in turn if index is not None][:items]
-
-
-def _new_step(trainer: L.Trainer, callback: Any) -> bool:
-    """Whether an optimizer step was made since this was last asked: with accumulation not every batch makes one."""
-    before, callback.seen_step = getattr(callback, "seen_step", 0), trainer.global_step
-    return trainer.global_step != before
 
 
 def _data(trainer: L.Trainer) -> EditData:

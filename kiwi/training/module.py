@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Literal, cast
 
@@ -18,22 +18,26 @@ from torch import Tensor
 from kiwi.checkpoints.folder import load_initial, owned, save_pretrained
 from kiwi.data.datamodule import EditData
 from kiwi.data.dropout import ConditionDropout
-from kiwi.data.sample import EditBatch, Pixels, pixels
+from kiwi.data.sample import EditBatch, Pixels, TaskKind, pixels
 from kiwi.errors import InputError
 from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
 from kiwi.keyed import normal, uniform
 from kiwi.models.config import PARTS, KiwiConfig
+from kiwi.models.injection import Scaled
 from kiwi.models.kiwi import Conditions, KiwiEdit
 from kiwi.models.sampling import EditingDefaults, Sampling, denoise, evaluating, make_noise
 from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.base import Clips, LitModule
 from kiwi.training.optim import AdamW
-from kiwi.training.source_check import HEADLINE, SourceCheck
+from kiwi.training.source_check import HEADLINE, SIGMAS, SourceCheck
 
 log = logging.getLogger(__name__)
 
 TRAINABLE = (*PARTS, "mllm")
 """Parts that may learn; each learns as its spec says (`dit.tuning`, `mllm.tuning`)."""
+
+BANDS = (0.0, 0.5, 0.75, 0.9, 1.0)
+"""Bounds of the bands of noise levels that training losses are told by."""
 
 BLIND_BATCHES = 64
 """Training batches, an epoch at most, that the blind predictors of validation know."""
@@ -131,12 +135,30 @@ class LitKiwi(LitModule):
         noise, sigma_B = self.draw(batch.ids, x0.shape, self.global_step)
         predicted = self.editor(add_noise(x0, noise, sigma_B), sigma_B, self.conditions(batch))
         losses_B = velocity_loss(predicted, velocity_target(x0, noise))
-        loss = (losses_B * self.editor.schedule.loss_weight(sigma_B.cpu()).to(losses_B)).mean()
+        weights_B = self.editor.schedule.loss_weight(sigma_B.cpu()).to(losses_B)
+        loss = (losses_B * weights_B).mean()
         self.require_finite(loss, "the loss")
-        # All processes have the same kind of task at a step, so that they wait for each other in the same places.
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids), sync_dist=True)
-        self.log(f"train/loss_{batch.task.value}", losses_B.mean(), batch_size=len(batch.ids), sync_dist=True)
+        self._record(batch.task, torch.stack((sigma_B, losses_B.detach(), weights_B)))
         return loss
+
+    def _record(self, task: TaskKind, seen_3B: Tensor) -> None:
+        """Losses over the batch of all processes: as trained on, by kind of task and by band of noise levels."""
+        sigma, losses, weights = self.all_gather(seen_3B.float()).movedim(-2, 0).flatten(1)
+        self.record("loss", (losses * weights).mean(), batch_size=len(losses), prog_bar=True)
+        self.record(f"loss_{task.value}", losses.mean(), batch_size=len(losses))
+        for low, high in pairwise(BANDS):
+            inside = (sigma > low) & (sigma <= high)
+            if inside.any():
+                self.record(f"loss_sigma_{low:g}_{high:g}", losses[inside].mean(), batch_size=int(inside.sum()))
+
+    def gauges(self) -> dict[str, float]:
+        """gamma(t) as learned so far, at validation's noise levels, where the source is scaled."""
+        source = self.editor.source
+        if not isinstance(source, Scaled):
+            return {}
+        with torch.no_grad():
+            gammas = source.scale(torch.tensor(SIGMAS, device=self.device))
+        return {f"gamma_at_{sigma:g}": float(gamma) for sigma, gamma in zip(SIGMAS, gammas, strict=True)}
 
     # --- validation -----------------------------------------------------------------------------------
 
@@ -157,7 +179,7 @@ class LitKiwi(LitModule):
         noises = [self._validation_noise(batch.ids, x0, level) for level in range(len(self.check.sigmas))]
         right_BS = self._losses(batch, x0, noises)
         other = self._swap_sources(batch)
-        self.check.add(x0, right_BS, None if other is None else self._losses(other, x0, noises))
+        self.check.add(batch.task.value, x0, right_BS, None if other is None else self._losses(other, x0, noises))
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all processes."""

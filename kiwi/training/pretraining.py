@@ -72,7 +72,7 @@ class LitVae(LitModule):
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar).mean()
         loss = F.mse_loss(reconstruction.float(), clips.float()) + self.kl_weight * kl
         self.require_finite(loss, "the loss")
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
+        self.record("loss", self.all_gather(loss.detach()).mean(), prog_bar=True, batch_size=len(batch.ids))
         return loss
 
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:

@@ -27,11 +27,13 @@ class SourceCheck:
 
     def __init__(self) -> None:
         self.right_S: list[Tensor] = []
+        self.tasks: list[str] = []
         self.swapped_S: list[Tensor] = []
         self.blind = BlindPredictors()
 
-    def add(self, x0_BCFHW: Tensor, right_BS: Tensor, swapped_BS: Tensor | None) -> None:
+    def add(self, task: str, x0_BCFHW: Tensor, right_BS: Tensor, swapped_BS: Tensor | None) -> None:
         """Take in a batch: target latents, and losses at each noise level with the right and a swapped source."""
+        self.tasks += [task] * len(right_BS)
         self.right_S += list(right_BS.double().cpu())
         self.swapped_S += [] if swapped_BS is None else list(swapped_BS.double().cpu())
         self.blind.meet(x0_BCFHW)
@@ -44,17 +46,21 @@ class SourceCheck:
         dist.all_gather_object(seen, self)
         for rank, other in enumerate(seen):
             if rank != dist.get_rank():
+                self.tasks += other.tasks
                 self.right_S += other.right_S
                 self.swapped_S += other.swapped_S
                 self.blind.merge(other.blind)
 
     def summary(self) -> dict[str, float]:
-        """Means over samples and noise levels, and the losses at each level; empty before anything was added."""
+        """Means over samples and noise levels, of each kind of task and at each level; empty before anything came."""
         if not self.right_S:
             return {}
         right_S = torch.stack(self.right_S).mean(0)
         found = {"loss": float(right_S.mean())}
         found |= {f"loss_at_{sigma:g}": float(loss) for sigma, loss in zip(self.sigmas, right_S, strict=True)}
+        for task in sorted(set(self.tasks)):
+            of_task = [right for right, kind in zip(self.right_S, self.tasks, strict=True) if kind == task]
+            found[f"loss_{task}"] = float(torch.stack(of_task).mean())
         if self.swapped_S:
             found["loss_swapped"] = float(torch.stack(self.swapped_S).mean())
         if (blind_S := self.blind.losses(torch.tensor(self.sigmas))) is not None:

@@ -8,10 +8,11 @@ def test_means_are_over_samples_and_noise_levels():
     check = SourceCheck()
     check.blind.learn(torch.randn(2, 3, 1, 4, 4))
     levels = torch.linspace(0, 1, len(SIGMAS))
-    check.add(torch.randn(2, 3, 1, 4, 4), levels.expand(2, -1), levels.expand(2, -1) + 1)
-    check.add(torch.randn(1, 3, 1, 4, 4), levels.expand(1, -1) + 3, None)
+    check.add("video", torch.randn(2, 3, 1, 4, 4), levels.expand(2, -1), levels.expand(2, -1) + 1)
+    check.add("image", torch.randn(1, 3, 1, 4, 4), levels.expand(1, -1) + 3, None)
     found = check.summary()
     assert found["loss"] == pytest.approx(0.5 + 1)
+    assert (found["loss_video"], found["loss_image"]) == pytest.approx((0.5, 3.5))
     assert found["loss_swapped"] == pytest.approx(1.5)
     assert found[f"loss_at_{SIGMAS[-1]:g}"] == pytest.approx(2.0)
     levels_blind = [found[f"loss_blind_at_{sigma:g}"] for sigma in SIGMAS]
@@ -21,5 +22,5 @@ def test_means_are_over_samples_and_noise_levels():
 def test_what_cannot_be_told_is_absent():
     check = SourceCheck()
     assert check.summary() == {}
-    check.add(torch.randn(1, 3, 1, 4, 4), torch.ones(1, len(SIGMAS)), None)
+    check.add("video", torch.randn(1, 3, 1, 4, 4), torch.ones(1, len(SIGMAS)), None)
     assert not {"loss_swapped", "loss_blind"} & check.summary().keys()

@@ -1,0 +1,91 @@
+import json
+import math
+
+import lightning as L
+import pytest
+
+from kiwi.data.datamodule import EditData, Manifest
+from kiwi.models.injection import AddSource, NoSource
+from kiwi.models.scaling import LearnableScale
+from kiwi.training.module import LitKiwi
+from kiwi.training.optim import AdamW
+from kiwi.training.run_log import FILE, RunLog, read_log
+
+
+@pytest.fixture
+def data(edit_folder):
+    manifests = [Manifest(path="video.csv", max_frames=5), Manifest(path="reference.csv", max_frames=5)]
+    return EditData(
+        train=manifests, root=str(edit_folder), max_pixels=1024, multiple=8, batch_size=2, holdout=2, num_workers=0
+    )
+
+
+def run(folder, module, data, **options):
+    options = {
+        "max_steps": 6,
+        "log_every_n_steps": 1,
+        "val_check_interval": 3,
+        "check_val_every_n_epoch": None,
+    } | options
+    log = options.pop("log", RunLog())
+    trainer = L.Trainer(
+        default_root_dir=folder, accelerator="cpu", use_distributed_sampler=False, logger=False, callbacks=[log],
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
+        **options,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    return read_log(folder)
+
+
+def test_a_line_a_step_tells_losses_by_task_and_noise_level_and_what_training_costs(tiny_config, data, tmp_path):
+    module = LitKiwi(
+        tiny_config.replace(source=AddSource(scale=LearnableScale())), optim=AdamW(lr=1e-2, warmup_steps=2)
+    )
+    found = run(tmp_path, module, data)
+    assert list(found) == [1, 2, 3, 4, 5, 6]
+    assert all(math.isfinite(value) for numbers in found.values() for value in numbers.values())
+    names = {"loss", "gradient_norm", "lr", "samples_per_second", "memory_gib", "gamma_at_0.5"}
+    assert all(names <= numbers.keys() for numbers in found.values())
+    # Each step's own kind of task only, and the bands in which its noise levels fell.
+    tasks = [[name for name in numbers if name in ("loss_video", "loss_reference")] for numbers in found.values()]
+    assert {name for (name,) in tasks} == {"loss_video", "loss_reference"}
+    bands = [name for numbers in found.values() for name in numbers if name.startswith("loss_sigma_")]
+    assert 6 <= len(bands) <= 12
+    assert {"loss_sigma_0.75_0.9", "loss_sigma_0.9_1"} <= set(bands)
+    assert [numbers["lr"] for numbers in found.values()][:2] == pytest.approx([1e-2, 1e-2])
+    assert {"val/loss", "val/loss_swapped", "val/loss_video", "val/loss_at_0.9"} <= found[3].keys()
+    assert not any(name.startswith("val/") for name in found[2])
+    assert found[1]["gamma_at_0.5"] == pytest.approx(0.5, abs=0.02)
+    assert found[6]["gamma_at_0.5"] != found[1]["gamma_at_0.5"]
+
+
+def test_steps_of_accumulated_batches_are_one_line_with_their_mean(tiny_config, data, tmp_path):
+    found = run(tmp_path, LitKiwi(tiny_config), data, max_steps=2, accumulate_grad_batches=3, limit_val_batches=0)
+    assert list(found) == [1, 2]
+    assert not any(
+        name.startswith("gamma")
+        for name in run(tmp_path / "b", LitKiwi(tiny_config.replace(source=NoSource())), data, max_steps=1)[1]
+    )
+
+
+def test_the_share_of_the_devices_peak_is_told_where_it_is_known(tiny_config, data, tmp_path):
+    known, unknown = (
+        run(tmp_path / name, LitKiwi(tiny_config), data, max_steps=3, limit_val_batches=0, log=log)
+        for name, log in (("known", RunLog(peak_tflops=1e-3)), ("unknown", RunLog()))
+    )
+    assert all(0 < numbers["mfu"] < 100 for numbers in known.values())
+    assert not any("mfu" in numbers for numbers in unknown.values())
+
+
+def test_a_resumed_runs_lines_take_the_place_of_those_that_it_repeats(tmp_path):
+    lines = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}, {"step": 2, "val/loss": 5.0}, {"step": 2, "loss": 3.0}]
+    text = "\n".join(map(json.dumps, lines[:3])) + '\n{"step": 3, "lo\n' + json.dumps(lines[3]) + "\n"
+    (tmp_path / FILE).write_text(text)
+    assert read_log(tmp_path) == {1: {"loss": 1.0}, 2: {"loss": 3.0, "val/loss": 5.0}}
+
+
+def test_a_line_that_a_kill_cut_short_does_not_spoil_the_next(tiny_config, data, tmp_path):
+    (tmp_path / FILE).write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "lo')
+    found = run(tmp_path, LitKiwi(tiny_config), data, max_steps=1, limit_val_batches=0)
+    assert list(found) == [1]
+    assert found[1]["loss"] != 1.0
