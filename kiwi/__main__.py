@@ -38,6 +38,11 @@ COMMANDS = {
         "measure a checkpoint on its validation data",
         "--config experiments/first_light/editor.yaml --ckpt_path CHECKPOINT",
     ),
+    "cache": Command(
+        "kiwi.cli.cache",
+        "encode an experiment's clips once, for all training on them",
+        "--config experiments/first_light/editor.yaml --out runs/first_light/cache",
+    ),
     "edit": Command(
         "kiwi.cli.edit",
         "edit a video by an instruction and a reference image",

@@ -100,11 +100,17 @@ def _halves(folder: Path) -> list[Path]:
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # written and renamed just now
+        return 0
 
 
 def _stamp(folder: Path) -> float:
-    return max((path.stat().st_mtime for path in checkpoints(folder)), default=0.0)
+    try:
+        return max((path.stat().st_mtime for path in checkpoints(folder)), default=0.0)
+    except FileNotFoundError:  # replaced just now
+        return _stamp(folder)
 
 
 def _load(run: Path) -> dict[str, Any]:

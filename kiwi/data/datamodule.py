@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from kiwi.data.augmentation import AugmentationSpec, NoAugmentation, ShrinkReferences
 from kiwi.data.buckets import Bucket, assign
 from kiwi.data.dataset import EditDataset
+from kiwi.data.latent_cache import LatentCache
 from kiwi.data.manifest import EditRecord, read_manifest
 from kiwi.data.mixture import Cell, shares
 from kiwi.data.sample import EditBatch, collate
@@ -60,6 +61,7 @@ class EditData(L.LightningDataModule):
         categories: weights of edit categories (the manifests' column edited_type) within each manifest, 1 for those not
             named; samples without one are of the category "none".
         augmentation: of training samples.
+        cache: folder that `kiwi cache` filled, whose latents are read instead of decoding targets and running the VAE.
         num_workers: processes that decode.
         seed: of the order of batches and of augmentation.
     """
@@ -75,6 +77,7 @@ class EditData(L.LightningDataModule):
         holdout: int = 0,
         categories: dict[str, float] | None = None,
         augmentation: AugmentationSpec = ShrinkReferences(),  # noqa: B008  (frozen)
+        cache: str | None = None,
         num_workers: int = 2,
         seed: int = 0,
     ) -> None:
@@ -85,6 +88,7 @@ class EditData(L.LightningDataModule):
         self.max_pixels, self.multiple, self.batch_size = max_pixels, multiple, batch_size
         self.holdout, self.num_workers, self.seed = holdout, num_workers, seed
         self.categories, self.augmentation = categories or {}, augmentation
+        self.cache = cache
         self.sets: dict[str, EditDataset] = {}
         self.cells: list[Cell] = []
         self.shares: list[float] = []
@@ -99,10 +103,13 @@ class EditData(L.LightningDataModule):
         train = [item for item in train if item[1].source not in held_out]
         self.cells = [(number, record.category or "none") for number, record, _ in train]
         self.shares = shares(self.cells, [manifest.weight for manifest in self.train], self.categories)
+        cache = None if self.cache is None else LatentCache(self.cache)
         self.sets = {
-            "train": _dataset(train, self.augmentation, self.seed),
-            "validation": _dataset(validation, NoAugmentation(), self.seed),
+            "train": _dataset(train, self.augmentation, self.seed, cache),
+            "validation": _dataset(validation, NoAugmentation(), self.seed, cache),
         }
+        if cache is not None:
+            self._require_cached(cache)
         self._tell()
 
     def train_dataloader(self) -> DataLoader[EditBatch]:
@@ -137,6 +144,15 @@ class EditData(L.LightningDataModule):
                 "the checkpoint was written while training on other data, or on the same in another order",
                 fix="resume with the manifests, weights, seed, sizes and batch size (over all processes) that the run "
                 "was started with; to train on other data start a new run from its model folder (model.init)",
+            )
+
+    def _require_cached(self, cache: LatentCache) -> None:
+        keys = {key for dataset in self.sets.values() for pair in dataset.keys for key in pair if key is not None}
+        if missing := sum(key not in cache for key in keys):
+            raise InputError(
+                f"the cache {cache.folder} lacks clips of this run",
+                got=f"{missing} of {len(keys)} are missing",
+                fix="run `kiwi cache` with this run's configuration: it adds what is missing",
             )
 
     def _order(self) -> str:
@@ -204,5 +220,5 @@ class EditData(L.LightningDataModule):
         )
 
 
-def _dataset(items: Sequence[tuple[int, EditRecord, Bucket]], augmentation: AugmentationSpec, seed: int) -> EditDataset:
-    return EditDataset([record for _, record, _ in items], [bucket for *_, bucket in items], augmentation, seed)
+def _dataset(items: Sequence[tuple[int, EditRecord, Bucket]], *more: Any) -> EditDataset:
+    return EditDataset([record for _, record, _ in items], [bucket for *_, bucket in items], *more)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from kiwi.data.augmentation import AugmentationSpec, NoAugmentation
 from kiwi.data.buckets import Bucket
+from kiwi.data.latent_cache import LatentCache
 from kiwi.data.manifest import EditRecord
 from kiwi.data.sample import EditSample, Pixels
 from kiwi.data.sampler import Draw
@@ -25,6 +29,7 @@ class EditDataset(Dataset[EditSample]):
         buckets: of each, the size that it is brought to.
         augmentation: of what is drawn for a batch of training.
         seed: of the augmentation.
+        cache: of latents; targets that are in it are not decoded.
     """
 
     def __init__(
@@ -33,10 +38,13 @@ class EditDataset(Dataset[EditSample]):
         buckets: Sequence[Bucket],
         augmentation: AugmentationSpec = NoAugmentation(),  # noqa: B008  (frozen)
         seed: int = 0,
+        cache: LatentCache | None = None,
     ) -> None:
         assert len(records) == len(buckets)
         self.records, self.buckets = list(records), list(buckets)
         self.augmentation, self.seed = augmentation, seed
+        self.cache = cache
+        self.keys = [] if cache is None else self._keys(cache)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -47,12 +55,41 @@ class EditDataset(Dataset[EditSample]):
         return [f"{r.id}/{bucket.frames}f" for r, bucket in zip(self.records, self.buckets, strict=True)]
 
     def __getitem__(self, at: int | Draw) -> EditSample:
-        """The sample at a place; augmented where it is drawn for a batch.
+        """The sample at a place; augmented where it is drawn for a batch; latents from the cache if there is one.
 
         Raises:
             ManifestError: its video or reference cannot be read, with the manifest's line.
         """
         index, *drawn = at if isinstance(at, Draw) else (at,)
+        if self.cache is None:
+            return self._sample(index, drawn, self.records[index].target)
+        source, target = (None if key is None else self.cache.read(key) for key in self.keys[index])
+        return replace(self._sample(index, drawn, None), source_latents=source, target_latents=target)
+
+    def decoded(self, index: int) -> EditSample:
+        """The sample as it is in editing: all of it decoded, nothing augmented."""
+        return self._sample(index, [], self.records[index].target)
+
+    def clips(self, cache: LatentCache) -> dict[str, Callable[[], Pixels]]:
+        """Every clip that a cache of these samples must have, by key, and what decodes it."""
+        found: dict[str, Callable[[], Pixels]] = {}
+        for record, bucket, keys in zip(self.records, self.buckets, self._keys(cache), strict=True):
+            for path, key in zip((record.source, record.target), keys, strict=True):
+                if path is not None and key is not None:
+                    found[key] = partial(_clip, path, bucket)
+        return found
+
+    def _keys(self, cache: LatentCache) -> list[tuple[str, str | None]]:
+        """Keys of source and target of every sample."""
+        paths = {path for r in self.records for path in (r.source, r.target) if path is not None}
+        contents = cache.contents(sorted(paths))
+        return [
+            (cache.key(contents[r.source], b), None if r.target is None else cache.key(contents[r.target], b))
+            for r, b in zip(self.records, self.buckets, strict=True)
+        ]
+
+    def _sample(self, index: int, drawn: Sequence[int], target: Path | None) -> EditSample:
+        """A sample, decoded; without frames of the target where none is asked for."""
         record, bucket = self.records[index], self.buckets[index]
         name = f"{record.id}/{bucket.frames}f"
         shrinks = [
@@ -62,7 +99,7 @@ class EditDataset(Dataset[EditSample]):
         try:
             pictures = tuple(read_image(r, name=f"the reference of {record.where}") for r in record.references)
             source = _clip(record.source, bucket)
-            target = source[:0] if record.target is None else _clip(record.target, bucket)
+            decoded = source[:0] if target is None else _clip(target, bucket)
         except KiwiError as problem:
             raise ManifestError(f"{record.where}: {problem}") from problem
         return EditSample(
@@ -70,7 +107,7 @@ class EditDataset(Dataset[EditSample]):
             task=bucket.task,
             instruction=record.instruction,
             source_FHWC=source,
-            target_FHWC=target,
+            target_FHWC=decoded,
             pictures=pictures,
             references_RHWC=letterboxed(pictures, bucket.height, bucket.width, shrinks),
         )
@@ -83,6 +120,6 @@ def letterboxed(pictures: Sequence[Pixels], height: int, width: int, shrinks: Se
     return np.stack(boxed) if boxed else np.zeros((0, height, width, 3), np.uint8)
 
 
-def _clip(path: object, bucket: Bucket) -> Pixels:
-    video = read_video(path, max_frames=bucket.frames)  # type: ignore[arg-type]
+def _clip(path: Path, bucket: Bucket) -> Pixels:
+    video = read_video(path, max_frames=bucket.frames)
     return crop_resize(video.frames_FHWC, bucket.height, bucket.width)

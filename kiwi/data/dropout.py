@@ -76,4 +76,6 @@ def without(
         ],
         source_BCFHW=sources,
         references_BRCHW=references,
+        # A cache has no latents of nothing: where a source says nothing, the batch's sources are encoded.
+        source_latents=None if any(source) else batch.source_latents,
     )

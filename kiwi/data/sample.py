@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +34,16 @@ class TaskKind(StrEnum):
         return cls.reference if references else cls.image if frames == 1 else cls.video
 
 
+class Latents(NamedTuple):
+    """What the VAE's encoder says about a clip: mean and deviation of each latent, normalised, float32.
+
+    Shape (C, F, h, w) of a clip, (B, C, F, h, w) of a batch: latent channels, frames, height and width.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+
 @dataclass(frozen=True)
 class EditSample:
     """One edit, decoded and at its bucket's size."""
@@ -47,6 +58,9 @@ class EditSample:
     """Reference images as they are, (H, W, 3) of any size; the MLLM reads these."""
     references_RHWC: Pixels
     """The same letter-boxed to the video's size; the VAE reads these."""
+    source_latents: Latents | None = None
+    target_latents: Latents | None = None
+    """From a cache; then the target was not decoded."""
 
 
 @dataclass
@@ -62,6 +76,9 @@ class EditBatch:
     source_BCFHW: Tensor
     target_BCFHW: Tensor
     references_BRCHW: Tensor
+    source_latents: Latents | None = None
+    target_latents: Latents | None = None
+    """From a cache; then `target_BCFHW` has no frames."""
 
 
 def collate(samples: Sequence[EditSample]) -> EditBatch:
@@ -77,7 +94,15 @@ def collate(samples: Sequence[EditSample]) -> EditBatch:
         source_BCFHW=video_tensor(np.stack([s.source_FHWC for s in samples])),
         target_BCFHW=video_tensor(np.stack([s.target_FHWC for s in samples])),
         references_BRCHW=video_tensor(np.stack([s.references_RHWC for s in samples])).transpose(1, 2),
+        source_latents=_stacked([s.source_latents for s in samples]),
+        target_latents=_stacked([s.target_latents for s in samples]),
     )
+
+
+def _stacked(latents: Sequence[Latents | None]) -> Latents | None:
+    given = [one for one in latents if one is not None]
+    assert len(given) in (0, len(latents)), "a batch comes from a cache as a whole"
+    return Latents(*(torch.stack(parts) for parts in zip(*given, strict=True))) if given else None
 
 
 def video_tensor(pixels_BFHWC: Pixels) -> Tensor:

@@ -98,6 +98,7 @@ class KiwiEdit(nn.Module):
         pictures: Sequence[Sequence[Frames]],
         source_BCFHW: Tensor,
         references_BRCHW: Tensor,
+        source_latents_BCFHW: Tensor | None = None,
     ) -> Conditions:
         """Read edits: the MLLM's features through the connectors, and the latents of source and references.
 
@@ -108,13 +109,15 @@ class KiwiEdit(nn.Module):
             pictures: each sample's reference images as uint8 (H, W, 3), for the MLLM.
             source_BCFHW: source video in [-1, 1], for the VAE.
             references_BRCHW: letter-boxed reference images in [-1, 1], for the VAE; R = 0 for none.
+            source_latents_BCFHW: of the source, where the VAE has read it before.
         """
         queries_QM = self.query.table(mode)
         prompt = self.mllm.prompter(frames, instructions, pictures, mode, len(queries_QM)).to(source_BCFHW.device)
         states = self.mllm(prompt, queries_QM, self.query.layers + self.latent.layers)
         context = join_contexts(self.latent(states, prompt), self.query(states, prompt))
         with torch.no_grad():
-            source, reference = self.vae.encode(source_BCFHW), self.vae.encode_images(references_BRCHW)
+            source = self.vae.encode(source_BCFHW) if source_latents_BCFHW is None else source_latents_BCFHW
+            reference = self.vae.encode_images(references_BRCHW)
         return Conditions(context, source, reference)
 
     def prepare(self, conditions: Conditions, latent_shape: Sequence[int]) -> Prepared:

@@ -91,7 +91,7 @@ class Previews(L.Callback):
         folder = Path(trainer.default_root_dir) / "previews"
         folder.mkdir(parents=True, exist_ok=True)
         for index in _chosen(dataset, self.items):
-            batch = collate([dataset[index]])
+            batch = collate([dataset.decoded(index)])
             with module.averaged():
                 clips = module.preview(module.transfer_batch_to_device(batch, module.device, 0), self.seed)
             stem = folder / f"step{trainer.global_step:06d}_{index:03d}"

@@ -26,6 +26,7 @@ from kiwi.models.config import PARTS, KiwiConfig
 from kiwi.models.injection import Scaled
 from kiwi.models.kiwi import Conditions, KiwiEdit
 from kiwi.models.sampling import EditingDefaults, Sampling, denoise, evaluating, make_noise
+from kiwi.models.vae import Posterior
 from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.base import Clips, LitModule
 from kiwi.training.optim import AdamW
@@ -94,6 +95,18 @@ class LitKiwi(LitModule):
         self.check = SourceCheck()
         self.donors: dict[torch.Size, list[tuple[Pixels, Tensor]]] = {}
 
+    def on_fit_start(self) -> None:
+        """Refuse latents of another VAE."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        cache = data.sets["train"].cache if isinstance(data, EditData) else None
+        if cache is not None and cache.vae != self.editor.vae.fingerprint:
+            raise InputError(
+                f"the cache {cache.folder} is of another VAE",
+                got=f"fingerprint {cache.vae[:12]}",
+                wanted=self.editor.vae.fingerprint[:12] or "a trained VAE",
+                fix="make one with this run's configuration: `kiwi cache`",
+            )
+
     # --- one step -------------------------------------------------------------------------------------
 
     def conditions(self, batch: EditBatch) -> Conditions:
@@ -105,17 +118,19 @@ class LitKiwi(LitModule):
             batch.pictures,
             batch.source_BCFHW,
             batch.references_BRCHW,
+            None if batch.source_latents is None else batch.source_latents.mean,
         )
 
     @torch.no_grad()
-    def latents(self, batch: EditBatch) -> Tensor:
-        """The target's latents."""
-        return self.editor.vae.encode(batch.target_BCFHW)
+    def posterior(self, batch: EditBatch) -> Posterior:
+        """What the VAE says about the targets, now or when they were cached."""
+        if batch.target_latents is not None:
+            return Posterior(*batch.target_latents)
+        return self.editor.vae.posterior(batch.target_BCFHW)
 
-    @torch.no_grad()
     def target_latents(self, batch: EditBatch) -> Tensor:
         """The target's latents for a training step, a sample if that is asked for; keyed as the noise is."""
-        posterior = self.editor.vae.posterior(batch.target_BCFHW)
+        posterior = self.posterior(batch)
         if self.targets == "mode":
             return posterior.mode()
         shape = posterior.mean_BCFHW.shape[1:]
@@ -171,11 +186,11 @@ class LitKiwi(LitModule):
         if not known and self.trainer.datamodule is not None:  # type: ignore[attr-defined]
             data = cast(EditData, self.trainer.datamodule)  # type: ignore[attr-defined]
             for batch in islice(data.fresh_train_dataloader(), BLIND_BATCHES):
-                self.check.blind.learn(self.latents(self.transfer_batch_to_device(batch, self.device, 0)))
+                self.check.blind.learn(self.posterior(self.transfer_batch_to_device(batch, self.device, 0)).mode())
 
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
         """Losses at fixed noise levels and noises: with the right source, and with the neighbour's."""
-        x0 = self.latents(batch)
+        x0 = self.posterior(batch).mode()
         noises = [self._validation_noise(batch.ids, x0, level) for level in range(len(self.check.sigmas))]
         right_BS = self._losses(batch, x0, noises)
         other = self._swap_sources(batch)
@@ -217,7 +232,8 @@ class LitKiwi(LitModule):
             if donor is None:
                 return None
             swapped.append(donor)
-        return replace(batch, frames=[f for f, _ in swapped], source_BCFHW=torch.stack([s for _, s in swapped]))
+        sources = torch.stack([s for _, s in swapped])
+        return replace(batch, frames=[f for f, _ in swapped], source_BCFHW=sources, source_latents=None)
 
     # --- what the commands and callbacks ask for --------------------------------------------------------
 

@@ -60,6 +60,13 @@ class LitVae(LitModule):
     def size_multiple(self) -> int:
         return self.autoencoder.spatial_factor
 
+    def on_fit_start(self) -> None:
+        """Refuse a cache: it has latents, and a VAE learns from pixels."""
+        if (cache := cast(EditData, self.trainer.datamodule).cache) is not None:  # type: ignore[attr-defined]
+            raise InputError(
+                "an autoencoder is trained on pixels", got=f"data.cache {cache}", fix="leave data.cache out"
+            )
+
     def is_saved(self, name: str) -> bool:
         return True
 

@@ -3,10 +3,14 @@ import pytest
 import torch
 
 from kiwi.data.datamodule import EditData, Manifest
+from kiwi.data.latent_cache import LatentCache
+from kiwi.data.sample import Latents
 from kiwi.errors import CheckpointError, InputError, SpecError, TrainingError
+from kiwi.models.vae import NewVae
 from kiwi.training.averaging import Ema
 from kiwi.training.module import LitKiwi
 from kiwi.training.optim import AdamW
+from kiwi.training.pretraining import LitVae
 
 
 @pytest.fixture
@@ -200,3 +204,18 @@ def test_validation_tells_right_swapped_and_blind_losses(tiny_config, data, tmp_
     # An untrained model with zero-initialised source cannot tell two sources apart, and is worse than the blind one.
     assert found["val/loss"] == pytest.approx(found["val/loss_swapped"], rel=1e-5)
     assert found["val/loss"] > found["val/loss_blind"] > 0
+
+
+def test_a_cache_is_neither_for_autoencoders_nor_for_editors_with_another(tiny_config, data, tmp_path):
+    data.multiple = 4
+    data.setup()
+    cache = LatentCache.create(tmp_path / "cache", "vae", "float16")
+    keys = [key for dataset in data.sets.values() for key in dataset.clips(cache)]
+    cache.write(dict.fromkeys(keys, Latents(torch.zeros(1), torch.zeros(1))))
+    data.cache, data.sets = str(tmp_path / "cache"), {}
+    for module, told in (
+        (LitVae(NewVae(z_dim=4, base_dim=4)), "trained on pixels"),
+        (LitKiwi(tiny_config), "another VAE"),
+    ):
+        with pytest.raises(InputError, match=told):
+            trainer(tmp_path).fit(module, data)
