@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from kiwi.checkpoints.diffusers_layout import (
     theirs,
     transformer_config,
 )
-from kiwi.checkpoints.folder import read_record
+from kiwi.checkpoints.folder import is_replaceable, read_record
 from kiwi.checkpoints.published import require_expressible, text_embedding
-from kiwi.errors import CheckpointError
+from kiwi.errors import CheckpointError, KiwiError
 from kiwi.media.files import atomic_folder, write_json
 from kiwi.models.base import WanBase, read_wan
 from kiwi.models.config import KiwiConfig
@@ -68,7 +69,7 @@ def import_diffusers(source: str, changes: Mapping[str, Any], folder: Path, repo
     said = {"dit.num_heads": transformer.get("num_attention_heads"), "dit.eps": transformer.get("eps")}
     if (root / "ref_embedder").is_dir() and _read_json(root / "ref_embedder/config.json").get("ref_pad_first"):
         said["reference"] = "PrependReference"
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, _naming(root / "mllm_encoder", temporary, report) as told:
         mllm = _hub_layout(root, Path(temporary))
         limits = limits_of(_read_json(root / "mllm_encoder/config.json"))
         origin = Origin(
@@ -78,7 +79,7 @@ def import_diffusers(source: str, changes: Mapping[str, Any], folder: Path, repo
             editing=EditingDefaults(sampling=PIPELINE),
             seed=seed,
         )
-        assemble(ours(parts), origin, folder, report)
+        assemble(ours(parts), origin, folder, told)
     report("sampling", f"as the publisher's pipeline: steps towards sigma_min {PIPELINE.sigma_min:.6f}")
 
 
@@ -87,12 +88,13 @@ def export_diffusers(folder: Path, target: Path, report: Report, dtype: torch.dt
 
     Args:
         folder: the model folder.
-        target: to be written; what stood there is replaced as a whole.
+        target: to be written; a model that stood there is replaced as a whole.
         report: told what was done.
         dtype: of the editor's own parts; None keeps theirs. VAE and MLLM keep theirs always.
 
     Raises:
         CheckpointError: choices that the published code does not have, or an MLLM that is no Qwen2.5-VL.
+        InputError: a folder that cannot be written, or holds other things than a model.
     """
     record = read_record(folder)
     config = record.config
@@ -105,7 +107,7 @@ def export_diffusers(folder: Path, target: Path, report: Report, dtype: torch.dt
     own |= {f"dit.{name}": tensor for name, tensor in _whole_dit(config, state, report).items()}
     parts = theirs({name: tensor.to(dtype or tensor.dtype) for name, tensor in own.items()})
     settings = {"transformer": transformer_config(config), "mllm_encoder": encoder_config(config, mllm.hidden_size)}
-    with atomic_folder(target) as new:
+    with atomic_folder(target, is_replaceable) as new:
         _write(new / "vae", raw_state(vae), published_config(vae))
         for part, weights in parts.items():
             _write(new / part, weights, settings.get(part, embedder_config(config)))
@@ -160,6 +162,15 @@ def _hub_layout(root: Path, folder: Path) -> Path:
     return folder
 
 
+@contextmanager
+def _naming(folder: Path, temporary: str, report: Report) -> Iterator[Report]:
+    """Reports and errors that name the folder of a part, instead of a temporary one that nobody can look at."""
+    try:
+        yield lambda part, text: report(part, text.replace(temporary, str(folder)))
+    except KiwiError as problem:
+        raise CheckpointError(str(problem).replace(temporary, str(folder))) from problem
+
+
 def _encoder_file(root: Path) -> Path:
     """Queries and connectors, which share their folder with the MLLM's weights."""
     index = root / "mllm_encoder" / f"{WEIGHTS}.safetensors.index.json"
@@ -185,7 +196,7 @@ def _write(folder: Path, state: State, config: dict[str, Any]) -> None:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise CheckpointError(f"{file} cannot be read", got=problem) from problem
     if not isinstance(found, dict):
         raise CheckpointError(f"{file} cannot be read", got=type(found).__name__, wanted="a JSON object")

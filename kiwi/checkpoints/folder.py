@@ -7,6 +7,7 @@ adapters. A named model is recorded with its fingerprint, and loading refuses an
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,7 +58,7 @@ def owned(config: KiwiConfig, names: Iterable[str]) -> list[str]:
 def save_pretrained(
     model: KiwiEdit, folder: Path | str, editing: EditingDefaults, *, self_contained: bool = True
 ) -> None:
-    """Write a model folder; what stood there before is replaced as a whole.
+    """Write a model folder; a model that stood there before is replaced as a whole.
 
     Args:
         model: the editor.
@@ -66,6 +67,9 @@ def save_pretrained(
         self_contained: copy VAE, MLLM and the DiT's base model into the folder; else config.json names the paths they
             came from. Parts named by hub id, and untrained ones, are not affected: the first stay names, the second
             are always copied.
+
+    Raises:
+        InputError: a folder that cannot be written, or holds other things than a model.
     """
     config = model.config
     if _is_local(config.dit.base, self_contained) or config.dit.tuning.learns(""):
@@ -100,8 +104,13 @@ def write_folder(
         state: what model.safetensors holds.
         bases: fingerprints of the parts that stay outside.
         saves: for "vae" and "mllm", what writes a copy into a folder.
+
+    Raises:
+        InputError: a folder that cannot be written, or holds other things than a model.
     """
-    with atomic_folder(folder) as new:
+    # In config.json ./ is the model folder; a path that came in is one of the working folder.
+    config = _with_paths(config, os.path.abspath)
+    with atomic_folder(folder, is_replaceable) as new:
         for part, save in saves.items():
             save(new / part)
         if "vae" in saves:
@@ -199,7 +208,7 @@ def read_record(folder: Path) -> Record:
     file = folder / "config.json"
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise CheckpointError(
             f"{folder} is not a model folder", got=problem, wanted="a config.json that `kiwi fit` wrote"
         ) from problem
@@ -209,20 +218,39 @@ def read_record(folder: Path) -> Record:
     try:
         config: KiwiConfig = from_dict(KiwiConfig, record["config"])
         editing: EditingDefaults = from_dict(EditingDefaults, record["editing"])
-    except KiwiError as problem:
+    except (KiwiError, RecursionError) as problem:
         raise CheckpointError(f"{file} does not describe a model: {problem}") from problem
     bases = record.get("bases", {})
-    if not isinstance(bases, dict) or not bases.keys() <= {"vae", "mllm", "dit"}:
-        raise CheckpointError(f"{file} does not describe a model", got=f"bases {bases!r}")
-    return Record(_absolute(config, folder), editing, bases)
+    outside = {"vae", "mllm", "dit"} if isinstance(config.dit.base, WanBase) else {"vae", "mllm"}
+    if (
+        not isinstance(bases, dict)
+        or not bases.keys() <= outside
+        or not all(isinstance(value, str) for value in bases.values())
+    ):
+        wanted = f"fingerprints of {', '.join(sorted(outside))} at most"
+        raise CheckpointError(f"{file} does not describe a model: its bases are wrong", wanted=wanted)
+    config = _with_paths(config, lambda path: str(resolve_inside(folder, path, f"path in {file}")))
+    return Record(config, editing, bases)
 
 
 def is_model_folder(path: Path | str) -> bool:
     """Whether a path looks like a model folder of this package."""
+    config = _said(Path(path) / "config.json").get("config")
+    return isinstance(config, dict) and config.get("type") == "KiwiConfig"
+
+
+def is_replaceable(path: Path) -> bool:
+    """Whether a folder may make way for another: a model folder, or the published diffusers folder of one."""
+    return is_model_folder(path) or "KiwiEditPipeline" in str(_said(path / "model_index.json").get("_class_name"))
+
+
+def _said(file: Path) -> dict[str, Any]:
+    """What a JSON file says; nothing if it is not one."""
     try:
-        return json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))["config"]["type"] == "KiwiConfig"
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def base_fingerprint(dit: nn.Module) -> str:
@@ -237,12 +265,12 @@ def _is_local(spec: Any, self_contained: bool) -> bool:
     return path is None or (self_contained and Path(path).exists())
 
 
-def _absolute(config: KiwiConfig, folder: Path) -> KiwiConfig:
-    """Paths in config.json that start with ./ lie in the model folder."""
-    parts = {}
-    for name in ("vae", "mllm"):
-        spec = getattr(config, name)
+def _with_paths(config: KiwiConfig, change: Callable[[str], str]) -> KiwiConfig:
+    """The configuration with those paths of pretrained parts changed that start with ./ ."""
+
+    def changed(spec: Any) -> Any:
         path = getattr(spec, "path", "")
-        if path.startswith("./"):
-            parts[name] = spec.replace(path=str(resolve_inside(folder, path, f"the {name} of {folder}")))
-    return config.replace(**parts)
+        return spec.replace(path=change(path)) if path.startswith("./") else spec
+
+    dit = config.dit.replace(base=changed(config.dit.base))
+    return config.replace(dit=dit, vae=changed(config.vae), mllm=changed(config.mllm))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -12,27 +15,46 @@ from torch import Tensor
 from kiwi.checkpoints.assemble import Origin, Report, assemble
 from kiwi.checkpoints.folder import read_record
 from kiwi.errors import CheckpointError
+from kiwi.flow.schedule import FlowSchedule
 from kiwi.media.files import atomic_path
 from kiwi.models.base import WanBase
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import LatentConnector, QueryConnector
+from kiwi.models.dit import DiTConfig
 from kiwi.models.injection import AddSource, AppendReference, NoReference, NoSource, PrependReference
+from kiwi.models.prompting import VisionLimits
 from kiwi.models.scaling import SigmaScale
-from kiwi.weights.adapters import without_base_layer
-from kiwi.weights.files import State, read_weights
+from kiwi.spec import diff
+from kiwi.weights.adapters import is_adapter, without_base_layer
+from kiwi.weights.files import State, read_metadata, read_weights
 from kiwi.weights.names import TEXT_EMBEDDING, from_published, to_published, without_prefix
 
 TEXT_DIM = 4096
 """Width of Wan's text features; the published files hold a text embedding that is never applied."""
+
+NOTED = "kiwi_choices"
+"""Where in the metadata of a file that was written here `unsaid` stands, as JSON; other files have none."""
 
 
 def import_published(file: Path, origin: Origin, folder: Path, report: Report) -> None:
     """A published training checkpoint as a model folder.
 
     Raises:
-        CheckpointError: not such a file, or tensors that do not fit; see `assemble`.
+        CheckpointError: not such a file, a base model for a file that holds its DiT, or tensors that do not fit; see
+            `assemble`.
     """
-    assemble(from_published_state(read_weights(file), report), origin, folder, report)
+    state = from_published_state(read_weights(file), report)
+    if origin.base and any(name.startswith("dit.") and not is_adapter(name) for name in state):
+        raise CheckpointError(f"{file} holds a DiT, so that a base model means nothing", fix="leave out --base")
+    # What the user says of a node goes before all that the file says of it or of what lies in it.
+    noted = {
+        path: value
+        for path, value in _noted(file).items()
+        if not any(f"{path}.".startswith(f"{given}.") for given in origin.changes)
+    }
+    if noted:
+        report("choices", f"as noted in the file: {_settings(noted)}")
+    assemble(state, replace(origin, changes={**noted, **origin.changes}), folder, report)
 
 
 def from_published_state(state: Mapping[str, Tensor], report: Report = lambda part, text: None) -> State:
@@ -57,8 +79,11 @@ def export_published(folder: Path, file: Path, report: Report, dtype: torch.dtyp
         dtype: of all tensors; None keeps theirs.
 
     Raises:
-        CheckpointError: choices that the published code does not have.
+        CheckpointError: choices that the published code does not have, or another ending of the name.
+        InputError: a file that cannot be written.
     """
+    if file.suffix != ".safetensors":
+        raise CheckpointError(f"cannot write {file}", wanted="a name ending in .safetensors")
     record = read_record(folder)
     require_expressible(record.config)
     state = read_weights(folder)
@@ -69,15 +94,47 @@ def export_published(folder: Path, file: Path, report: Report, dtype: torch.dtyp
         zeros = text_embedding(record.config.dit.dim, state["dit.patch_embedding.weight"].dtype)
         named |= {f"pipe.dit.{name}": tensor for name, tensor in zeros.items()}
         report("text_embedding", "4 tensors of zeros: the format has them, nothing applies them")
-    if file.suffix != ".safetensors":
-        raise CheckpointError(f"cannot write {file}", wanted="a name ending in .safetensors")
+    choices = unsaid(record.config)
     with atomic_path(file) as temporary:
-        save_file({name: tensor.to(dtype or tensor.dtype) for name, tensor in named.items()}, temporary)
+        tensors = {name: tensor.to(dtype or tensor.dtype) for name, tensor in named.items()}
+        save_file(tensors, temporary, {"format": "pt", NOTED: json.dumps(choices)})
     for part in ("vae", "mllm"):
         report(part, f"not part of the format; it is {getattr(getattr(record.config, part), 'path', 'in the folder')}")
-    order = {PrependReference: "prepended", AppendReference: "appended"}.get(type(record.config.reference))
-    if order:
-        report("reference", f"{order}, which the format does not say")
+    if choices:
+        report("choices", f"noted in the file; where the note is lost, reading it back needs {_settings(choices)}")
+
+
+def unsaid(config: KiwiConfig) -> dict[str, Any]:
+    """Choices that the format does not say and that are not those which reading it assumes, by dotted path."""
+    dit, limits = config.dit, config.mllm.limits
+    found: dict[str, Any] = {}
+    if dit.num_heads != max(1, dit.dim // 128):
+        found["dit.num_heads"] = dit.num_heads
+    if dit.eps != DiTConfig.eps:
+        found["dit.eps"] = dit.eps
+    found |= {f"mllm.limits.{name}": value for name, (_, value) in diff(VisionLimits(), limits).items()}
+    kinds = {"source": (config.source, NoSource), "reference": (config.reference, PrependReference)}
+    return found | {path: kind.__name__ for path, (spec, kind) in kinds.items() if isinstance(spec, kind)}
+
+
+def _noted(file: Path) -> dict[str, Any]:
+    """What `unsaid` was when the file was written; refused where it names anything else, a path say."""
+    text = read_metadata(file).get(NOTED, "{}")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    known = {"dit.num_heads": int, "dit.eps": float, "source": str, "reference": str}
+    known |= {f"mllm.limits.{field.name}": int for field in fields(VisionLimits)}
+    if not isinstance(found, dict) or not all(type(value) is known.get(path) for path, value in found.items()):
+        raise CheckpointError(
+            f"the choices noted in {file} cannot be used", got=text[:200], wanted=f"values of {', '.join(known)}"
+        )
+    return found
+
+
+def _settings(choices: Mapping[str, Any]) -> str:
+    return " ".join(f"--set {path}={value}" for path, value in choices.items())
 
 
 def require_expressible(config: KiwiConfig) -> None:
@@ -96,7 +153,7 @@ def require_expressible(config: KiwiConfig) -> None:
         if isinstance(query, QueryConnector) and query.readout == "tail" and query.layers == (-1,)
         else query,
         "latent": None if latent == LatentConnector() else latent,
-        "schedule.shift": None if config.schedule.shift == 5.0 else config.schedule.shift,
+        "schedule": None if config.schedule == FlowSchedule() else config.schedule,
     }
     if found := [f"{name} = {value}" for name, value in wrong.items() if value is not None]:
         raise CheckpointError(

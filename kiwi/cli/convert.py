@@ -12,7 +12,14 @@ from kiwi.errors import InputError
 if TYPE_CHECKING:
     from kiwi.checkpoints.assemble import Origin
 
-FORMATS = ("wan", "kiwi-upstream", "kiwi-diffusers")
+_MEANT = {
+    "wan": {"vae", "mllm", "by_name", "set", "seed"},
+    "kiwi-upstream": {"vae", "mllm", "by_name", "set", "seed", "base", "adapters"},
+    "kiwi-diffusers": {"set", "seed"},
+}
+"""The options that mean something for reading a format."""
+
+FORMATS = tuple(_MEANT)
 
 _WHAT = """Convert a model. FORMAT is the published side; the other side is a model folder of this package.
 
@@ -20,9 +27,10 @@ _WHAT = """Convert a model. FORMAT is the published side; the other side is a mo
   kiwi-upstream   the published training checkpoint, one .safetensors file
   kiwi-diffusers  the published diffusers folder
 
-When SRC is a model folder it is written as FORMAT to DST, otherwise SRC is read as FORMAT and DST becomes a model
-folder. Every tensor must be accounted for: those that are missing, unexpected or of another shape are listed and
-nothing is written. Parts that an earlier training stage did not have get their initial values; the report says so."""
+When SRC is a model folder it is written as FORMAT to DST, if its choices are among those that the published code
+has; otherwise SRC is read as FORMAT and DST becomes a model folder. Every tensor must be accounted for: those that are
+missing, unexpected or of another shape are listed and nothing is written. Parts that an earlier training stage did not
+have get their initial values; the report says so."""
 
 
 def main(argv: list[str]) -> int:
@@ -30,7 +38,10 @@ def main(argv: list[str]) -> int:
     options = parser(argv[0], _WHAT)
     options.add_argument("format", choices=FORMATS, metavar="FORMAT", help=", ".join(FORMATS))
     options.add_argument(
-        "src", metavar="SRC", help="what is read: a file, a folder or a hub id; for wan also PATH:SUBFOLDER"
+        "src",
+        metavar="SRC",
+        help="what is read: a model folder; for wan a file, a folder or a hub id, PATH:SUBFOLDER too; for "
+        "kiwi-upstream a file; for kiwi-diffusers a folder or a hub id",
     )
     options.add_argument("dst", metavar="DST", type=Path, help="what is written; its parent folder must exist")
     given = options.add_argument_group("what wan and kiwi-upstream do not hold")
@@ -55,21 +66,54 @@ def main(argv: list[str]) -> int:
     options.add_argument(
         "--dtype", choices=("keep", "float32", "bfloat16"), default="keep", help="type of the weights written to FORMAT"
     )
-    options.add_argument("--force", action="store_true", help="replace DST")
+    options.add_argument("--force", action="store_true", help="replace DST, if it is what this command writes")
     arguments = options.parse_args(argv[1:])
-    if arguments.dst.exists() and not arguments.force:
-        raise InputError(f"{arguments.dst} exists", fix="give another name, or --force to replace it")
-    if not arguments.dst.absolute().parent.is_dir():
-        raise InputError(f"the folder {arguments.dst.parent} does not exist", fix=f"mkdir -p {arguments.dst.parent}")
 
     from kiwi.checkpoints.folder import is_model_folder
 
+    exporting = is_model_folder(arguments.src)
+    said = {name for name, value in vars(arguments).items() if value != options.get_default(name)}
+    _require_meant(said, arguments.format, exporting)
+    _require_target(arguments, exporting)
     rows: list[tuple[str, str]] = []
-    run = _export if is_model_folder(arguments.src) else _import
+    run = _export if exporting else _import
     run(arguments, lambda part, text: rows.append((part, text)))
     console.table("", ("part", "what became of it"), rows)
     console.say(f"{arguments.dst} written")
     return 0
+
+
+def _require_meant(said: set[str], format: str, exporting: bool) -> None:
+    """Refuse options that would be passed over."""
+    if exporting and format == "wan":
+        raise InputError(
+            "a model folder cannot be written as Wan base weights",
+            fix="an editor's transformer is told by an MLLM, not by Wan's text encoder: alone it generates nothing",
+        )
+    meant = {"dtype"} if exporting else _MEANT[format]
+    if lost := sorted(said - meant - {"format", "src", "dst", "force"}):
+        raise InputError(
+            f"{'writing' if exporting else 'reading'} {format} does nothing with "
+            + ", ".join(f"--{name.replace('_', '-')}" for name in lost),
+            wanted="of these options none but " + ", ".join(f"--{name.replace('_', '-')}" for name in sorted(meant)),
+            fix="leave it out",
+        )
+
+
+def _require_target(arguments: Any, exporting: bool) -> None:
+    """Refuse, before the work, a DST that cannot be written or where something would be lost."""
+    from kiwi.checkpoints.folder import is_replaceable
+    from kiwi.media.files import require_apart, require_place, require_replaceable
+
+    if exporting and arguments.format == "kiwi-upstream":  # a file; the rest is told when it is opened, before the work
+        require_place(arguments.dst)
+    else:
+        require_replaceable(arguments.dst, is_replaceable)
+    for source in (arguments.src, arguments.vae, arguments.mllm, arguments.base):
+        if source:
+            require_apart(arguments.dst, Path(*_split(source)))
+    if arguments.dst.exists() and not arguments.force:
+        raise InputError(f"{arguments.dst} exists", fix="give another name, or --force to replace it")
 
 
 def _import(arguments: Any, report: Any) -> None:
@@ -94,17 +138,8 @@ def _export(arguments: Any, report: Any) -> None:
     from kiwi.checkpoints.published import export_published
 
     dtype = None if arguments.dtype == "keep" else getattr(torch, arguments.dtype)
-    match arguments.format:
-        case "kiwi-diffusers":
-            export_diffusers(Path(arguments.src), arguments.dst, report, dtype)
-        case "kiwi-upstream":
-            export_published(Path(arguments.src), arguments.dst, report, dtype)
-        case _:
-            raise InputError(
-                "a model folder cannot be written as Wan base weights",
-                got=arguments.src,
-                fix="an editor's transformer is told by an MLLM, not by Wan's text encoder: alone it generates nothing",
-            )
+    export = export_diffusers if arguments.format == "kiwi-diffusers" else export_published
+    export(Path(arguments.src), arguments.dst, report, dtype)
 
 
 def _origin(arguments: Any) -> Origin:
@@ -135,6 +170,6 @@ def _origin(arguments: Any) -> Origin:
 
 
 def _split(path: str) -> tuple[str, str]:
-    """PATH:SUBFOLDER in its two parts."""
-    whole, _, subfolder = path.partition(":")
+    """PATH:SUBFOLDER in its two parts; what exists as it stands is a path."""
+    whole, _, subfolder = (path, "", "") if Path(path).exists() else path.partition(":")
     return whole, subfolder

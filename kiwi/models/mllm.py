@@ -43,7 +43,7 @@ from kiwi.models.tuning import Frozen, TuningSpec
 from kiwi.models.vision import Vision, look
 from kiwi.spec import Spec
 from kiwi.weights.adapters import is_adapter, without_base_layer
-from kiwi.weights.files import write_weights
+from kiwi.weights.files import weight_files, write_weights
 from kiwi.weights.hub import locate
 from kiwi.weights.strict import Mismatch, fingerprint
 
@@ -120,6 +120,7 @@ class QwenVL(MllmSpec):
 
     def build(self) -> MllmEncoder:
         folder = locate(self.path, "MLLM", "name a folder with a Qwen-VL, or a hub id")
+        weight_files(folder)  # only to refuse what is wrong: transformers follows an index out of its folder
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             if config.model_type not in GENERATIONS:

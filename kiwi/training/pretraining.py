@@ -98,7 +98,7 @@ class LitVae(LitModule):
     def export(self, folder: Path, max_frames: int, *, self_contained: bool) -> None:
         mean, deviation = self._latent_statistics()
         self.autoencoder.normalise_by(mean, deviation)
-        with atomic_folder(folder) as new:
+        with atomic_folder(folder, _is_vae) as new:
             self.autoencoder.save(new)
 
     def _latent_statistics(self) -> tuple[Tensor, Tensor]:
@@ -120,6 +120,12 @@ class LitVae(LitModule):
                 count += latents.shape[1]
         mean = total / count
         return mean, (squares / count - mean.square()).clamp_min(1e-8).sqrt()
+
+
+def _is_vae(folder: Path) -> bool:
+    """Whether a folder is what an earlier export wrote."""
+    config = folder / "config.json"
+    return config.is_file() and '"AutoencoderKLWan"' in config.read_text(encoding="utf-8", errors="replace")
 
 
 def _clips(batch: EditBatch) -> Tensor:

@@ -7,10 +7,14 @@ written shard by shard.
 from __future__ import annotations
 
 import json
-import pickle
+import os
+import warnings
+import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Literal
+from contextlib import contextmanager
+from pathlib import Path, PureWindowsPath
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import save_torch_state_dict
@@ -20,7 +24,6 @@ from torch import Tensor
 
 from kiwi import __version__
 from kiwi.errors import CheckpointError
-from kiwi.media.files import resolve_inside
 
 State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -40,7 +43,8 @@ def read_weights(path: Path | str) -> State:
             diffusion_pytorch_model.safetensors, whole or sharded.
 
     Raises:
-        CheckpointError: nothing there, two sets, a file that is damaged, or one that holds more than tensors.
+        CheckpointError: nothing there, two sets, an index and shards that do not agree, a file that is damaged, or one
+            that holds more than tensors.
     """
     state: State = {}
     for file in weight_files(path):
@@ -55,22 +59,32 @@ def read_shapes(path: Path | str) -> Shapes:
         if file.suffix in TORCH_SUFFIXES:
             shapes |= {name: tuple(tensor.shape) for name, tensor in _read_torch(file).items()}
             continue
-        try:
-            with safe_open(file, framework="pt") as opened:
-                shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as problem:
-            raise _damaged(file, problem) from problem
+        with _opened(file) as opened:
+            shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     return shapes
 
 
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """The texts that a safetensors file holds beside its tensors; none for other files and folders."""
+    path = Path(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    with _opened(path) as opened:
+        return dict(opened.metadata() or {})
+
+
 def saved_dtype(path: Path | str) -> Literal["float32", "bfloat16"]:
-    """The type to keep weights in so that nothing is lost of how they were saved."""
+    """The type to keep weights in so that nothing is lost of how they were saved (float32 holds every float16)."""
     dtypes = {tensor.dtype for tensor in read_weights(path).values()}
-    return "bfloat16" if dtypes <= {torch.bfloat16, torch.float16} else "float32"
+    return "bfloat16" if dtypes <= {torch.bfloat16} else "float32"
 
 
 def weight_files(path: Path | str) -> list[Path]:
-    """The files that `read_weights` reads, in the order of their names."""
+    """The files that `read_weights` reads, in the order of their names.
+
+    Raises:
+        CheckpointError: as `read_weights`, but for what only reading the tensors shows.
+    """
     path = Path(path)
     if path.is_dir():
         return _files_of_folder(path)
@@ -107,13 +121,43 @@ def _files_of_folder(folder: Path) -> list[Path]:
 
 def _files_of_index(index: Path) -> list[Path]:
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        said: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
         raise _damaged(index, problem) from problem
-    files = [resolve_inside(index.parent, name, f"shard of {index.name}") for name in sorted(names)]
+    # By their names alone: the shards of a model in the hub's cache are links to files elsewhere.
+    if wrong := [name for name in said.values() if not isinstance(name, str) or PureWindowsPath(name).name != name]:
+        raise CheckpointError(f"a shard of {index} leaves the folder", got=repr(wrong[0]), wanted="a file in it")
+    files = [index.parent / name for name in sorted(set(said.values()))]
     if missing := [file.name for file in files if not file.is_file()]:
         raise CheckpointError(f"shards of {index} are missing", got=f"no {', '.join(missing)}", fix="download them")
+    held = [(tensor, file.name) for file in files for tensor in _names(file)]
+    twice = [tensor for tensor, count in Counter(tensor for tensor, _ in held).items() if count > 1]
+    wrong = twice or sorted({tensor for tensor, _ in set(held) ^ set(said.items())})
+    if wrong:
+        raise CheckpointError(
+            f"{index} and its shards do not agree",
+            got=f"{len(wrong)} tensors {'in two shards' if twice else 'not in the shards it names'}: "
+            + ", ".join(wrong[:5]),
+            wanted="each tensor once, in the shard that the index names for it",
+            fix="download index and shards again",
+        )
     return files
+
+
+def _names(file: Path) -> list[str]:
+    if file.suffix in TORCH_SUFFIXES:
+        return list(_read_torch(file))
+    with _opened(file) as opened:
+        return list(opened.keys())
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            yield opened
+    except (OSError, SafetensorError) as problem:
+        raise _damaged(file, problem) from problem
 
 
 def _read_safetensors(file: Path) -> State:
@@ -125,20 +169,35 @@ def _read_safetensors(file: Path) -> State:
 
 def _read_torch(file: Path) -> State:
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as problem:
+        with warnings.catch_warnings(action="ignore"):
+            # Files of the format before torch 1.6 are no archives and cannot be mapped.
+            mapped = zipfile.is_zipfile(file)
+            found = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except OSError as problem:
         raise _damaged(file, problem) from problem
-    while isinstance(found, Mapping) and (inner := next((w for w in _WRAPPERS if w in found), None)):
-        found = found[inner]
-    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+    except Exception as problem:  # whatever garbage makes the unpickler stumble over
+        # Not torch's words: they advise to run the code that a file holds.
+        got = "data that is damaged, or that holds more than tensors, such as code, which is never run"
+        raise CheckpointError(
+            f"the weights {file} cannot be read", got=got, fix="copy or download it again, or save its state dict alone"
+        ) from problem
+    for _ in _WRAPPERS:  # not until there is none: a file can hold a dict that holds itself
+        inner = [name for name in _WRAPPERS if name in found] if isinstance(found, Mapping) else []
+        if not inner:
+            break
+        if len(inner) > 1:
+            raise CheckpointError(f"{file} holds two sets of weights", got=" and ".join(inner), wanted="one of them")
+        found = found[inner[0]]
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in found.items()
+    ):
         raise CheckpointError(f"{file} holds more than named tensors", wanted="a state dict, or one under model_state")
     return dict(found)
 
 
 def _damaged(file: Path, problem: BaseException) -> CheckpointError:
-    first = next(iter(_lines(str(problem))), type(problem).__name__)
+    # Asked here: safetensors says of a file that may not be read that there is none.
+    if file.exists() and not os.access(file, os.R_OK):
+        return CheckpointError(f"the weights {file} may not be read", fix="change its permissions (chmod +r)")
+    first = next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
     return CheckpointError(f"the weights {file} cannot be read", got=first, fix="copy or download the file again")
-
-
-def _lines(text: str) -> Iterator[str]:
-    return (line.strip() for line in text.splitlines() if line.strip())

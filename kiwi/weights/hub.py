@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from kiwi.errors import CheckpointError
 
@@ -25,9 +25,12 @@ def locate(path: str, what: str, fix: str, *, subfolder: str = "") -> Path:
         subfolder: where in it the part lies; only this much of a repository is fetched.
 
     Raises:
-        CheckpointError: nothing there, and no such repository could be fetched.
+        CheckpointError: nothing there, and no such repository could be fetched; a subfolder that leaves its folder.
     """
-    local = Path(path)
+    local, inner = Path(path), PureWindowsPath(subfolder)
+    # By its name alone: what is in the hub's cache, or moved to a larger disk, are links to elsewhere.
+    if inner.anchor or ".." in inner.parts:
+        raise CheckpointError(f"the subfolder {subfolder!r} leaves {path}", wanted=f"a folder in {path}")
     if (local / subfolder).exists():
         return local / subfolder
     if local.exists() or not is_hub_id(path):

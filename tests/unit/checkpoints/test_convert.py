@@ -1,6 +1,7 @@
 """Models go to the published formats and back, through the command line, and edit alike."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,12 +9,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kiwi.__main__ import main
+from kiwi.checkpoints.diffusers_folder import import_diffusers
 from kiwi.checkpoints.folder import from_pretrained, read_record, save_pretrained
+from kiwi.checkpoints.published import NOTED, unsaid
+from kiwi.errors import CheckpointError
 from kiwi.models.base import WanBase
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import NoConnector, QueryConnector
-from kiwi.models.injection import AppendReference, ChannelConcatSource, NoReference, PrependReference
+from kiwi.models.injection import AppendReference, ChannelConcatSource, NoReference, NoSource, PrependReference
 from kiwi.models.kiwi import KiwiEdit
+from kiwi.models.prompting import VisionLimits
 from kiwi.models.sampling import EditingDefaults, Sampling, denoise, make_noise
 from kiwi.models.tuning import Lora
 from kiwi.weights.adapters import is_adapter
@@ -203,13 +208,13 @@ def test_what_an_earlier_stage_did_not_have_is_filled_and_told(checkpoint, confi
     save_file(kept, tmp_path / "s.safetensors")
     dit = {n.removeprefix("pipe.dit."): t for n, t in state.items() if n.startswith("pipe.dit.")}
     save_file(dit, tmp_path / "base.safetensors")
-    more = ["--base", f"{tmp_path}/base.safetensors", "--set", "query.reference=5", "--set", "query.video=4"]
+    base, more = ["--base", f"{tmp_path}/base.safetensors"], ["--set", "query.reference=5", "--set", "query.video=4"]
     back = ["convert", "kiwi-upstream", f"{tmp_path}/s.safetensors", f"{tmp_path}/a", *beside(checkpoint / "m")]
-    if stage == 1:
-        assert main(back) == 2
-        assert "needs the base model" in capsys.readouterr().err
-        assert not (tmp_path / "a").exists()
-    assert main([*back, *more]) == 0
+    needs = base if stage == 1 else []
+    assert main([*back, *(base if stage == 2 else [])]) == 2
+    assert ("needs the base model" if stage == 1 else "leave out --base") in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+    assert main([*back, *needs, *more]) == 0
     told = " ".join(capsys.readouterr().out.split())
     found, wanted = read_weights(tmp_path / "a"), read_weights(checkpoint / "m")
     assert torch.equal(found["dit.blocks.0.ffn.0.weight"], wanted["dit.blocks.0.ffn.0.weight"])
@@ -283,13 +288,126 @@ def test_wan_base_weights_become_a_folder_to_train_from(checkpoint, tmp_path, ca
 
 
 def test_an_existing_target_is_kept_unless_forced(checkpoint, tmp_path, capsys):
-    (tmp_path / "d").mkdir()
-    (tmp_path / "d" / "note.txt").write_text("mine")
     command = ["convert", "kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"]
+    assert main(command) == 0
+    (tmp_path / "d/model_index.json").touch()
+    stamp = (tmp_path / "d/vae/config.json").stat().st_ino
     assert main(command) == 2
-    assert (tmp_path / "d" / "note.txt").exists()
+    assert (tmp_path / "d/vae/config.json").stat().st_ino == stamp
     assert main([*command, "--force"]) == 0
-    assert (tmp_path / "d" / "model_index.json").exists()
+    assert (tmp_path / "d/vae/config.json").stat().st_ino != stamp
+    assert [item.name for item in tmp_path.iterdir()] == ["d"]
+
+
+def contents(folder):
+    return {path.relative_to(folder) for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("target", ["proj", "proj/m", "proj/m/vae/x", "home", "wan", "..", "."])
+def test_force_replaces_nothing_but_models_that_are_not_read(checkpoint, tmp_path, monkeypatch, capsys, target):
+    shutil.copytree(checkpoint / "m", tmp_path / "proj/m")
+    for name in ("home/photo.jpg", "wan/vae/weights", "here/x"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "wan/model_index.json").write_text('{"_class_name": "WanPipeline"}')
+    monkeypatch.chdir(tmp_path / "here")
+    before = contents(tmp_path)
+    path = target if target in (".", "..") else f"{tmp_path}/{target}"
+    assert main(["convert", "kiwi-diffusers", f"{tmp_path}/proj/m", path, "--force"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert len(told.strip().splitlines()) == 1
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_whose_vae_is_read_is_not_replaced(checkpoint, tmp_path, capsys):
+    shutil.copytree(checkpoint / "m", tmp_path / "m")
+    back = ["convert", "kiwi-upstream", f"{checkpoint}/c.safetensors", f"{tmp_path}/m", *beside(tmp_path / "m")]
+    assert main([*back, "--force"]) == 2
+    assert "which is read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["kiwi-upstream", "kiwi-diffusers"])
+@pytest.mark.parametrize("target", ["x" * 300 + ".safetensors", "/proc/x.safetensors", "no/x.safetensors", "", "/"])
+def test_a_target_that_cannot_be_is_told_in_one_paragraph(checkpoint, name, target, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", name, f"{checkpoint}/m", target, "--force"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "src", "options", "told"),
+    [
+        ("kiwi-diffusers", "d", ["--vae", "x", "--mllm", "y", "--base", "z"], "--base, --mllm, --vae"),
+        ("kiwi-diffusers", "d", ["--adapters", "keep", "--by-name"], "--adapters, --by-name"),
+        ("kiwi-diffusers", "d", ["--dtype", "bfloat16"], "--dtype"),
+        ("kiwi-upstream", "c.safetensors", ["--dtype", "bfloat16"], "--dtype"),
+        ("wan", "c.safetensors", ["--base", "x", "--adapters", "keep"], "--adapters, --base"),
+        ("kiwi-upstream", "m", ["--set", "a=b", "--vae", "x", "--seed", "3"], "--seed, --set, --vae"),
+        ("kiwi-diffusers", "m", ["--adapters", "keep", "--by-name"], "--adapters, --by-name"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused_by_name(checkpoint, tmp_path, capsys, name, src, options, told):
+    assert main(["convert", name, f"{checkpoint}/{src}", f"{tmp_path}/a", *options]) == 2
+    assert f"{name} does nothing with {told}." in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_choices_that_tensors_do_not_say_are_told_and_noted_in_the_file(config, tmp_path, capsys):
+    config = config.replace(reference=PrependReference(), source=NoSource())
+    saved(config, tmp_path / "m")
+    assert main(["convert", "kiwi-upstream", f"{tmp_path}/m", f"{tmp_path}/c.safetensors"]) == 0
+    told = " ".join(word for word in capsys.readouterr().out.split() if word != "│")
+    limits = config.mllm.limits
+    choices = {
+        "dit.num_heads": 2,
+        "mllm.limits.max_frames": limits.max_frames,
+        "mllm.limits.max_pixels_per_frame": limits.max_pixels_per_frame,
+        "mllm.limits.min_pixels_per_frame": limits.min_pixels_per_frame,
+        "mllm.limits.max_reference_tokens": limits.max_reference_tokens,
+        "source": "NoSource",
+        "reference": "PrependReference",
+    }
+    assert unsaid(config) == choices
+    assert all(f"--set {path}={value}" in told for path, value in choices.items())
+
+    parts = ["--vae", f"{tmp_path}/m:vae", "--mllm", f"{tmp_path}/m/mllm"]
+    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *parts]
+    assert main(back) == 0
+    found = read_record(tmp_path / "a").config
+    assert found.replace(vae=config.vae, mllm=config.mllm) == config
+    assert found.mllm.limits == limits
+    given = ["--set", "mllm.limits={max_frames: 7}", "--set", "reference=AppendReference", "--force"]
+    assert main([*back, *given]) == 0
+    found = read_record(tmp_path / "a").config
+    assert found.reference == AppendReference()
+    assert found.mllm.limits == VisionLimits(max_frames=7)
+
+
+def test_a_published_size_needs_no_choice_on_the_way_back():
+    published = KiwiConfig.published_5b()
+    assert unsaid(published) == {}
+    limited = published.mllm.replace(limits=VisionLimits(max_frames=10))
+    assert unsaid(published.replace(mllm=limited)) == {"mllm.limits.max_frames": 10}
+
+
+@pytest.mark.parametrize("note", ['{"vae.path": "x"}', '{"dit.num_heads": "2"}', "[]", "{", "[" * 100_000])
+def test_a_note_that_says_something_else_is_refused(checkpoint, tmp_path, capsys, note):
+    save_file(load_file(checkpoint / "c.safetensors"), tmp_path / "c.safetensors", {NOTED: note})
+    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *beside(checkpoint / "m")]
+    assert main(back) == 2
+    assert "choices noted in" in capsys.readouterr().err
+
+
+def test_the_report_names_no_folder_that_is_gone(checkpoint, tmp_path, capsys):
+    assert main(["convert", "kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"]) == 0
+    reports = []
+    import_diffusers(f"{tmp_path}/d", {}, tmp_path / "a", lambda part, text: reports.append((part, text)))
+    assert ("mllm", f"copied from {tmp_path}/d/mllm_encoder") in reports
+    next((tmp_path / "d/mllm_encoder").glob("model*.safetensors")).write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/d/mllm_encoder"):
+        import_diffusers(f"{tmp_path}/d", {}, tmp_path / "b", lambda part, text: None)
 
 
 def test_the_diffusers_folder_has_the_published_layout(checkpoint, tmp_path):

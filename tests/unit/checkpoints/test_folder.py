@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import kiwi.weights.files
-from kiwi.checkpoints.folder import from_pretrained, save_pretrained
-from kiwi.errors import CheckpointError
+from kiwi.checkpoints.folder import from_pretrained, is_model_folder, save_pretrained
+from kiwi.errors import CheckpointError, InputError
 from kiwi.models.base import WanBase
 from kiwi.models.connectors import Context
 from kiwi.models.kiwi import Conditions, KiwiEdit
@@ -78,6 +78,85 @@ def test_a_config_that_is_not_ours_is_refused(saved, content):
     (folder / "config.json").write_text(content)
     with pytest.raises(CheckpointError):
         from_pretrained(folder)
+
+
+@pytest.mark.parametrize("depth", [400, 900, 100_000])
+def test_a_config_of_absurd_depth_is_refused(saved, depth):
+    _, folder = saved
+    record = json.loads((folder / "config.json").read_text())
+    record["config"]["source"] = "HERE"
+    (folder / "config.json").write_text(json.dumps(record).replace('"HERE"', "[" * depth + "]" * depth))
+    assert is_model_folder(folder) == (depth < 1000)
+    with pytest.raises(CheckpointError):
+        from_pretrained(folder)
+
+
+@pytest.mark.parametrize("bases", [{"dit": "0" * 64}, {"vae": 3}, ["vae"], {"what": ""}])
+def test_fingerprints_of_parts_that_cannot_lie_outside_are_refused(saved, bases):
+    _, folder = saved
+    record = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**record, "bases": bases}))
+    with pytest.raises(CheckpointError, match="bases are wrong"):
+        from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "spec", "told"),
+    [
+        ("vae", {"type": "WanVae", "path": "./../other/vae"}, "The path in .*config.json .*leaves the folder"),
+        ("vae", {"type": "WanVae", "path": "./vae", "subfolder": "../../other/vae"}, "leaves"),
+        ("vae", {"type": "WanVae", "path": "./vae", "subfolder": "OTHER/vae"}, "leaves"),
+        ("base", {"type": "WanBase", "path": "./../other/model.safetensors"}, "leaves the folder"),
+        ("base", {"type": "WanBase", "path": "./absent.safetensors"}, "model/absent.safetensors"),
+    ],
+)
+def test_paths_of_a_model_folder_stay_inside_it(saved, tmp_path, monkeypatch, part, spec, told):
+    model, folder = saved
+    save_pretrained(model, tmp_path / "other", EditingDefaults())
+    record = json.loads((folder / "config.json").read_text())
+    spec = {key: value.replace("OTHER", str(tmp_path / "other")) for key, value in spec.items()}
+    (record["config"] if part == "vae" else record["config"]["dit"])[part] = spec
+    (folder / "config.json").write_text(json.dumps(record))
+    monkeypatch.chdir(tmp_path / "other")
+    with pytest.raises((CheckpointError, InputError), match=told):
+        from_pretrained(folder)
+
+
+def test_an_mllm_whose_index_leaves_its_folder_is_refused(saved, tmp_path):
+    _, folder = saved
+    weights = folder / "mllm/model.safetensors"
+    names = load_file(weights)
+    weights.rename(tmp_path / "outside.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "../../outside.safetensors")}
+    (folder / "mllm/model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="leaves the folder"):
+        from_pretrained(folder)
+
+
+def test_a_part_named_from_the_working_folder_is_found_from_anywhere(saved, tiny_config, tmp_path, monkeypatch):
+    _, folder = saved
+    monkeypatch.chdir(folder)
+    model = KiwiEdit(tiny_config.replace(vae=WanVae(path="./vae")))
+    save_pretrained(model, tmp_path / "named", EditingDefaults(), self_contained=False)
+    monkeypatch.chdir(tmp_path)
+    assert from_pretrained("named")[0].config.vae.path == str(folder / "vae")
+
+
+def test_only_a_model_makes_way_for_a_model(saved, tmp_path):
+    model, folder = saved
+    save_pretrained(model, folder, EditingDefaults(max_frames=9))
+    assert from_pretrained(folder)[1].max_frames == 9
+    (tmp_path / "imp").mkdir()
+    (tmp_path / "imp/thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match=r"thesis\.tex"):
+        save_pretrained(model, tmp_path / "imp", EditingDefaults())
+    assert (tmp_path / "imp/thesis.tex").read_text() == "mine"
+
+
+def test_every_file_of_a_model_folder_can_be_read_by_others(saved):
+    modes = {path.name: path.stat().st_mode & 0o777 for path in saved[1].rglob("*") if path.is_file()}
+    assert modes["model.safetensors"] == modes["config.json"]
+    assert len(set(modes.values())) == 1
 
 
 def test_truncated_weights_are_refused(saved):

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import signal
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+import kiwi.media.files as files
 from kiwi.errors import InputError
-from kiwi.media.files import atomic_path, resolve_inside, sha256, write_json, write_text
+from kiwi.media.files import (
+    atomic_folder,
+    atomic_path,
+    require_apart,
+    require_replaceable,
+    resolve_inside,
+    sha256,
+    write_json,
+    write_text,
+)
 
 
 def test_atomic_path_gives_a_neighbour_of_the_same_suffix_and_then_the_file(tmp_path: Path) -> None:
@@ -116,3 +131,145 @@ def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
     assert sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()
     with pytest.raises(InputError, match="gone does not exist"):
         sha256(tmp_path / "gone")
+
+
+def is_ours(folder: Path) -> bool:
+    return (folder / "mark").exists()
+
+
+def write_folder(path: Path | str, text: str) -> None:
+    with atomic_folder(path, is_ours) as new:
+        (new / "mark").write_text(text)
+
+
+def test_a_folder_takes_the_place_of_nothing_of_an_empty_one_and_of_its_own_kind(tmp_path: Path) -> None:
+    for text in ("new", "newer"):
+        write_folder(tmp_path / "m", text)
+        assert (tmp_path / "m/mark").read_text() == text
+    (tmp_path / "empty").mkdir()
+    write_folder(tmp_path / "empty", "x")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["empty", "m"]
+
+
+def test_a_folder_with_other_things_in_it_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/photo.jpg").write_text("mine")
+    with pytest.raises(InputError, match=r"holds other things.*photo\.jpg"):
+        write_folder(tmp_path / "home", "x")
+    assert (tmp_path / "home/photo.jpg").read_text() == "mine"
+    assert [item.name for item in tmp_path.iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "a/..", "x" * 300, "/proc/x", "no/such", "file/m", "loop"])
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, monkeypatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a").mkdir()
+    Path("file").touch()
+    Path("mark").touch()  # the working folder is one that could be replaced
+    Path("loop").symlink_to("loop")
+
+    def work() -> None:
+        with atomic_folder(name, is_ours):
+            pytest.fail("the work began")
+
+    with pytest.raises(InputError):
+        require_replaceable(name, is_ours)
+    with pytest.raises(InputError):
+        work()
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["a", "file", "loop", "mark"]
+
+
+@pytest.mark.parametrize("name", ["", "..", "x" * 300, "a." + "x" * 250, "/proc/x.txt"])
+def test_a_file_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, monkeypatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError):
+        write_text(name, "x")
+
+
+def test_a_folder_without_permission_to_write_is_told(tmp_path: Path, monkeypatch) -> None:
+    def refuse(**_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(InputError, match=r"cannot be written to. Got: Permission denied"):
+        write_folder(tmp_path / "m", "x")
+
+
+def test_names_may_be_as_long_as_the_file_system_takes_them(tmp_path: Path) -> None:
+    write_folder(tmp_path / ("雪" * 85), "x")
+    write_text(tmp_path / ("雪" * 83 + ".txt"), "x")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_link_to_a_folder_stays_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk/m")
+    for text in ("first: the link points to nothing", "second"):
+        write_folder(tmp_path / "link", text)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "disk/m/mark").read_text() == text
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["disk", "link"]
+    assert [item.name for item in (tmp_path / "disk").iterdir()] == ["m"]
+
+
+def test_everything_in_a_finished_folder_has_ordinary_permissions_and_is_on_disk(tmp_path: Path, monkeypatch) -> None:
+    synced = []
+    monkeypatch.setattr(files, "_sync", lambda path: synced.append(path.name))
+    old = os.umask(0o022)
+    try:
+        with atomic_folder(tmp_path / "m", is_ours) as new:
+            (new / "part").mkdir(mode=0o700)
+            (new / "part/weights").touch(mode=0o600)
+    finally:
+        os.umask(old)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "m").rglob("*")}
+    assert modes == {"part": 0o755, "weights": 0o644}
+    assert {"part", "weights"} <= set(synced)
+    assert (tmp_path / "m").stat().st_mode & 0o777 == 0o755
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import kiwi.media.files as files
+
+def rename_and_die(old, new, rename=Path.rename):
+    rename(old, new)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+Path.rename = rename_and_die
+if sys.argv[2] == "without":
+    files._exchange = lambda one, other: False
+with files.atomic_folder(sys.argv[1], lambda folder: True) as new:
+    (new / "mark").write_text("new")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("exchange", ["with", "without"])
+def test_a_kill_while_a_folder_is_replaced_loses_nothing_and_is_told(tmp_path: Path, caplog, exchange: str) -> None:
+    if exchange == "with" and sys.platform != "linux":
+        pytest.skip("names are exchanged in one step on Linux only")
+    write_folder(tmp_path / "m", "old")
+    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "m", exchange], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    if exchange == "with":
+        assert (tmp_path / "m/mark").read_text() == "new"
+        return
+    found = {(folder / "mark").read_text(): folder.name for folder in tmp_path.iterdir()}
+    assert found.keys() == {"old", "new"}
+    caplog.set_level(logging.WARNING)
+    write_folder(tmp_path / "m", "newer")
+    assert all(name in caplog.text for name in found.values())
+    assert (tmp_path / "m/mark").read_text() == "newer"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("target", ["a", "a/b", "a/b/c", "link"])
+def test_what_is_read_is_not_written_over(tmp_path: Path, target: str) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with pytest.raises(InputError, match="which is read"):
+        require_apart(tmp_path / target, tmp_path / "a/b")
+    require_apart(tmp_path / "a/bb", tmp_path / "a/b")
+    require_apart(tmp_path / "a", tmp_path / "a/absent")

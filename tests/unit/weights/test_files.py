@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 import kiwi.weights.files as files
-from kiwi.errors import CheckpointError, InputError
+from kiwi.errors import CheckpointError
 from kiwi.weights.files import read_shapes, read_weights, saved_dtype, write_weights
 
 STATE = {"a.weight": torch.arange(12.0).reshape(3, 4), "b": torch.ones(5).bfloat16(), "c": torch.zeros(1000)}
@@ -44,9 +44,45 @@ def test_an_index_may_not_name_files_outside_its_folder(tmp_path):
     save_file(STATE, tmp_path / "secret.safetensors")
     folder = tmp_path / "inner"
     folder.mkdir()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
-    with pytest.raises(InputError, match="leaves the folder"):
-        read_weights(folder)
+    for name in ("../secret.safetensors", str(tmp_path / "secret.safetensors"), 3):
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(CheckpointError, match="leaves the folder"):
+            read_weights(folder)
+
+
+def sharded(folder, shards, said):
+    folder.mkdir(exist_ok=True)
+    for name, state in shards.items():
+        save_file(state, folder / f"{name}.safetensors")
+    weight_map = {tensor: f"{name}.safetensors" for tensor, name in said.items()}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
+ONE = torch.ones(1)
+
+
+@pytest.mark.parametrize(
+    ("shards", "said", "told"),
+    [
+        ({"x": {"a": ONE}, "y": {"a": 2 * ONE, "b": ONE}}, {"a": "x", "b": "y"}, "1 tensors in two shards: a"),
+        ({"x": {"a": ONE}}, {"a": "x", "b": "x"}, "not in the shards it names: b"),
+        ({"x": {"a": ONE, "b": 2 * ONE}}, {"a": "x"}, "not in the shards it names: b"),
+        ({"x": {"a": ONE}, "y": {"b": ONE}}, {"a": "y", "b": "x"}, "2 tensors not in the shards it names: a, b"),
+    ],
+)
+def test_an_index_and_its_shards_must_agree(tmp_path, shards, said, told):
+    folder = sharded(tmp_path / "m", shards, said)
+    for read in (read_weights, read_shapes):
+        with pytest.raises(CheckpointError, match=told):
+            read(folder)
+
+
+def test_shards_may_be_links_as_in_the_hubs_cache(tmp_path):
+    folder = sharded(tmp_path / "m", {"x": {"a": ONE}}, {"a": "x"})
+    (folder / "x.safetensors").rename(tmp_path / "blob")
+    (folder / "x.safetensors").symlink_to(tmp_path / "blob")
+    assert read_weights(folder).keys() == {"a"}
 
 
 def test_a_torch_file_is_read_wrapped_or_not(tmp_path):
@@ -69,15 +105,53 @@ def test_code_in_a_torch_file_is_never_run(tmp_path, capsys):
     torch.save({"a": Bomb()}, tmp_path / "bomb.pth")
     (tmp_path / "old.pth").write_bytes(pickle.dumps({"a": Bomb()}))
     for name in ("bomb.pth", "old.pth"):
-        with pytest.raises(CheckpointError, match="cannot be read"):
+        with pytest.raises(CheckpointError, match="cannot be read") as told:
             read_weights(tmp_path / name)
+        assert "never run" in str(told.value)
+        assert "weights_only" not in str(told.value)
     assert "executed" not in capsys.readouterr().out
 
 
-def test_what_is_not_named_tensors_is_refused(tmp_path):
-    torch.save({"step": 3, "a": torch.ones(1)}, tmp_path / "x.pth")
+def test_a_torch_file_of_the_old_format_is_read(tmp_path):
+    torch.save(STATE, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert same(read_weights(tmp_path / "old.pth"))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04garbage", b"\x80\x02garbage", bytes(range(256)), b"cos\n"])
+def test_garbage_is_told_without_torchs_advice(tmp_path, content):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match="data that is damaged") as told:
+        read_weights(tmp_path / "x.pth")
+    assert not any(word in str(told.value) for word in ("weights_only", "mmap", "torch."))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"step": 3, "a": torch.ones(1)}, "more than named tensors"),
+        ({0: torch.ones(1)}, "more than named tensors"),
+        ({"state_dict": {"a": torch.ones(1)}, "model_state": {"a": torch.zeros(1)}}, "two sets of weights"),
+    ],
+)
+def test_what_is_not_one_set_of_named_tensors_is_refused(tmp_path, content, told):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=told):
+        read_weights(tmp_path / "x.pth")
+
+
+def test_a_dict_that_holds_itself_is_refused(tmp_path):
+    circle = {}
+    circle["state_dict"] = circle
+    torch.save(circle, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="more than named tensors"):
         read_weights(tmp_path / "x.pth")
+
+
+def test_a_file_that_may_not_be_read_is_told_as_such(tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").touch()
+    monkeypatch.setattr(files.os, "access", lambda path, mode: False)
+    with pytest.raises(CheckpointError, match="may not be read"):
+        read_weights(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json", "model.pth"])
@@ -108,3 +182,5 @@ def test_the_type_that_loses_nothing(tmp_path):
     assert saved_dtype(tmp_path) == "float32"
     write_weights({name: tensor.bfloat16() for name, tensor in STATE.items()}, tmp_path)
     assert saved_dtype(tmp_path) == "bfloat16"
+    write_weights({"a": torch.ones(3).half(), "b": torch.ones(3).bfloat16()}, tmp_path)
+    assert saved_dtype(tmp_path) == "float32"
