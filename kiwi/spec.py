@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -33,6 +34,19 @@ class Spec:
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+def require_positive(spec: Spec, *names: str) -> None:
+    """Refuse fields below 1; of a sequence every entry counts, and None is passed over.
+
+    Raises:
+        SpecError: naming the first such field.
+    """
+    for name in names:
+        value = getattr(spec, name)
+        numbers = value if isinstance(value, (tuple, list)) else () if value is None else (value,)
+        if any(number < 1 for number in numbers):
+            raise SpecError(f"{type(spec).__name__}.{name} must be at least 1", got=value)
 
 
 def families() -> list[type[Spec]]:
@@ -97,6 +111,8 @@ def override(spec: Spec, changes: dict[str, Any]) -> Any:
     Raises:
         SpecError: a path that does not exist, with the choices at the place where it breaks.
     """
+    if wrong := [path for path in changes if not isinstance(path, str)]:
+        raise SpecError("an override is named by a dotted path", got=wrong[0], wanted="text, such as source.scale")
     data = to_dict(spec)
     for path in sorted(changes, key=lambda path: path.count(".")):
         *parents, last = path.split(".")
@@ -173,7 +189,10 @@ def _typed(hint: Any, value: Any, path: str) -> Any:
         return _typed_union(args, value, path)
     if origin is typing.Literal:
         if not any(type(value) is type(arg) and value == arg for arg in args):
-            raise SpecError(f"{path} cannot be {value!r}", wanted=_one_of(str(value), [str(a) for a in args]))
+            if str(value) in map(str, args):  # the right word of the wrong type, as YAML makes 3 of an unquoted "3"
+                wanted = f"one of {', '.join(map(repr, args))}"
+                raise SpecError(f"{path} cannot be {value!r}", wanted=wanted, fix="mind the quotes")
+            raise SpecError(f"{path} cannot be {value!r}", wanted=_one_of(str(value), [str(arg) for arg in args]))
         return value
     if origin in (tuple, list):
         return _typed_sequence(origin, args, value, path)
@@ -186,7 +205,12 @@ def _typed(hint: Any, value: Any, path: str) -> Any:
     if hint is float and type(value) is int:
         return float(value)
     if isinstance(hint, type) and type(value) is not hint:
-        raise SpecError(f"{path} has the wrong type", got=repr(value), wanted=hint.__name__)
+        # YAML 1.1 reads 1e-6, which has no point, as text.
+        is_number = hint is float and _is_number(value)
+        fix = "write it with a point and without quotes, such as 1.0e-6" if is_number else None
+        raise SpecError(f"{path} has the wrong type", got=repr(value), wanted=hint.__name__, fix=fix)
+    if hint is float and math.isnan(value):
+        raise SpecError(f"{path} is not a number", got=value)
     return value
 
 
@@ -218,7 +242,16 @@ def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
+def _is_number(value: object) -> bool:
+    try:
+        return isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        return False
+
+
 def _one_of(given: object, allowed: list[str]) -> str:
+    if not allowed:
+        return "nothing: it has no fields"
     close = difflib.get_close_matches(str(given), allowed, n=1)
     return f"one of {', '.join(allowed)}" + (f" (did you mean {close[0]}?)" if close else "")
 

@@ -6,8 +6,10 @@ are mapped files, so that a model larger than memory can be converted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kiwi.checkpoints.folder import owned, write_folder
-from kiwi.errors import CheckpointError
+from kiwi.errors import CheckpointError, SpecError
 from kiwi.keyed import forked_rng
 from kiwi.models.base import NewBase, WanBase, read_wan
 from kiwi.models.config import KiwiConfig
@@ -26,11 +28,11 @@ from kiwi.models.mllm import ADAPTED, MllmEncoder, MllmSpec
 from kiwi.models.sampling import EditingDefaults
 from kiwi.models.tuning import Lora
 from kiwi.models.vae import VaeSpec
-from kiwi.spec import override
+from kiwi.spec import from_dict, override
 from kiwi.weights.adapters import is_adapter, merge, rank_and_targets, with_base_layer
 from kiwi.weights.files import Shapes, State
 from kiwi.weights.hub import is_hub_id
-from kiwi.weights.strict import compare, fingerprint, load_strict, shapes_of
+from kiwi.weights.strict import compare, fingerprint, load_strict, require_usable, shapes_of
 
 FILLED = (
     "query.queries.image",
@@ -42,6 +44,24 @@ FILLED = (
     "reference.",
 )
 """What an earlier stage's checkpoint may lack. Each is filled as a whole; one that is there in part is damage."""
+
+FREE = (
+    "dit.num_heads",
+    "dit.eps",
+    "query.readout",
+    "query.image",
+    "query.video",
+    "query.reference",
+    "reference",
+    "mllm.limits",
+    "vae.tiling",
+    "schedule",
+)
+"""Choices that no checkpoint says, or that the shapes of its tensors are held against. All others would relabel what
+was trained: gamma(t), or the layers that a connector reads, leave no trace in names and shapes."""
+
+_NEW = ("dit", "query", "latent", "source", "reference", "mllm.limits", "mllm.tuning", "vae.tiling", "schedule")
+"""Choices of an editor that starts from base weights; VAE and MLLM have options of their own."""
 
 Report = Callable[[str, str], None]
 """Told what was done: a part, and what became of it."""
@@ -58,6 +78,7 @@ class Origin:
         changes: choices that the checkpoint does not say, by dotted path, such as `{"dit.num_heads": 24}` (the default
             is 128 channels a head, as in every Wan model) or `{"reference": "PrependReference"}` (the default is
             appended where the checkpoint has an embedding for it, else none: zero tokens would still be attended to).
+            Those of FREE, and those of a part (source, latent, query) of which the checkpoint holds nothing.
         adapters: "merge" them into the weights, or "keep" them beside.
         self_contained: copy VAE and MLLM from local folders; what has a hub id stays a name.
         editing: defaults of `kiwi edit`.
@@ -84,8 +105,12 @@ def assemble(state: Mapping[str, Tensor], origin: Origin, folder: Path, report: 
         report: told what was done.
 
     Raises:
-        CheckpointError: every missing, unexpected and misshapen tensor by name; no DiT and no base model.
+        CheckpointError: every missing, unexpected and misshapen tensor by name, and those that are no finite
+            floating-point numbers; no DiT and no base model; adapters that cannot be kept.
+        SpecError: a choice that is not free, or out of range.
     """
+    _require_free(origin.changes, state)
+    require_usable(state, "the checkpoint")
     mllm, vae = origin.mllm.build(), origin.vae.build()
     dit, dit_state = _dit(_within(state, "dit."), origin, report)
     mllm_spec, mllm_state, mllm_merged = _mllm(_within(state, "mllm."), mllm, origin, report)
@@ -98,10 +123,12 @@ def assemble(state: Mapping[str, Tensor], origin: Origin, folder: Path, report: 
         reference=AppendReference() if has_reference else NoReference(),
     )
     config = override(published, dict(origin.changes))
+    mllm.check_layers((*getattr(config.query, "layers", ()), *getattr(config.latent, "layers", ())))
     report("reference", type(config.reference).__name__ + ("" if has_reference else ": not in the checkpoint"))
     own = {name: tensor for name, tensor in state.items() if not name.startswith(("dit.", "mllm."))}
     own |= {f"dit.{name}": tensor for name, tensor in dit_state.items()}
     own |= {f"mllm.{name}": tensor for name, tensor in mllm_state.items()}
+    own = _of_one_type(own, report)
     own |= _filled(config, mllm.hidden_size, own, origin.seed, report)
     compare(expected(config, mllm), shapes_of(own)).refuse("the checkpoint")
 
@@ -131,27 +158,67 @@ def expected(config: KiwiConfig, mllm: MllmEncoder) -> Shapes:
     return {name: shapes[name] for name in owned(config, shapes)}
 
 
-def dit_config(shapes: Shapes, num_heads: int | None) -> DiTConfig:
+def dit_config(shapes: Shapes, changes: Mapping[str, Any], report: Report) -> DiTConfig:
     """A DiT's sizes from the shapes of its tensors (names without `dit.`).
 
+    Args:
+        shapes: of all its tensors.
+        changes: choices, `dit.num_heads` among them if it is known: no tensor tells it.
+        report: told when it is assumed.
+
     Raises:
-        CheckpointError: a tensor that tells a size is absent.
+        CheckpointError: a tensor that tells a size is absent, blocks are not counted from 0 without a gap, or nothing
+            tells the number of heads.
+        SpecError: sizes that no DiT can have.
     """
-    try:
-        dim, channels, frames, rows, columns = shapes["patch_embedding.weight"]
-        ffn, freq = shapes["blocks.0.ffn.0.weight"][0], shapes["time_embedding.0.weight"][1]
-    except KeyError as problem:
-        raise CheckpointError("this is not a whole Wan transformer", got=f"no tensor {problem}") from problem
-    blocks = {int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")}
-    return DiTConfig(
-        dim=dim,
-        ffn_dim=ffn,
-        num_heads=num_heads or max(1, dim // 128),
-        num_layers=max(blocks) + 1,
-        freq_dim=freq,
-        latent_channels=channels,
-        patch_size=(frames, rows, columns),
-    )
+    names = ("patch_embedding.weight", "blocks.0.ffn.0.weight", "time_embedding.0.weight")
+    patch, ffn, time = (shapes.get(name, ()) for name in names)
+    if (len(patch), len(ffn), len(time)) != (5, 2, 2):
+        got = ", ".join(f"{name} {shapes.get(name, 'missing')}" for name in names)
+        raise CheckpointError("this is not a whole Wan transformer", got=got)
+    blocks = {int(match[1]) for name in shapes if (match := re.match(r"blocks\.(\d{1,9})\.", name))}
+    # Before a DiT of max(blocks) + 1 layers is made.
+    if blocks != set(range(len(blocks))):
+        missing = min(set(range(len(blocks))) - blocks)
+        got = f"{len(blocks)} blocks, the last of them {max(blocks)}, and none of number {missing}"
+        raise CheckpointError("the DiT's blocks are not numbered without a gap", got=got)
+    sizes = {
+        "dim": patch[0],
+        "ffn_dim": ffn[0],
+        "num_heads": _num_heads(patch[0], changes, report),
+        "num_layers": len(blocks),
+        "freq_dim": time[1],
+        "latent_channels": patch[1],
+        "patch_size": patch[2:],
+    }
+    return from_dict(DiTConfig, sizes, "dit")
+
+
+def _num_heads(dim: int, changes: Mapping[str, Any], report: Report) -> Any:
+    """What was given, checked by whoever takes it; else 128 channels a head, as in every Wan model."""
+    if "dit.num_heads" in changes:
+        return changes["dit.num_heads"]
+    if dim % 128:
+        raise CheckpointError(
+            "nothing says how many attention heads the DiT has",
+            got=f"width {dim}, which is no multiple of Wan's 128 channels a head",
+            fix="say it: --set dit.num_heads=N",
+        )
+    report("dit.num_heads", f"assumed {dim // 128}, 128 channels a head; set it with --set dit.num_heads=N")
+    return dim // 128
+
+
+def _require_free(changes: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Refuse choices that contradict what a checkpoint was trained with, where its tensors cannot tell."""
+    held = {name.split(".")[0] for name in state}
+    absent = [part for part in ("source", "latent", "query") if part not in held]
+    free = _NEW if held <= {"dit"} else (*FREE, *absent)
+    if wrong := [path for path in changes if not any(f"{path}.".startswith(f"{choice}.") for choice in free)]:
+        raise SpecError(
+            f"{', '.join(wrong)} cannot be set",
+            got="a checkpoint that was trained with this choice, or a part with an option of its own",
+            wanted=f"one of {', '.join(free)}",
+        )
 
 
 def _dit(state: State, origin: Origin, report: Report) -> tuple[DiTConfig, State]:
@@ -167,16 +234,16 @@ def _dit(state: State, origin: Origin, report: Report) -> tuple[DiTConfig, State
                 fix="give it with --base: a folder or file of Wan weights, or a hub id",
             )
         weights = read_wan(origin.base.path, origin.base.subfolder)
+        require_usable(weights, f"the base model {origin.base.path}")
         report("dit", f"weights of the base model {origin.base.path}")
-    config = dit_config(shapes_of(weights), origin.changes.get("dit.num_heads"))
+    config = dit_config(shapes_of(weights), origin.changes, report)
     if not adapters:
         return config, weights
-    rank, targets = rank_and_targets(adapters)
+    report("dit", f"{_counted(adapters)}: {origin.adapters}")
     if origin.adapters == "merge":
-        report("dit", f"{len(adapters) // 2} adapters of rank {rank}: merge")
         return config, merge(weights, adapters)
     merge(_meta(weights), _meta(adapters))  # only to refuse what does not fit
-    report("dit", f"{len(adapters) // 2} adapters of rank {rank}: keep")
+    rank, targets = rank_and_targets(weights, adapters)
     config = config.replace(tuning=Lora(rank=rank, targets=targets))
     if from_base and origin.base is not None and is_hub_id(origin.base.path) and not Path(origin.base.path).exists():
         return config.replace(base=origin.base), adapters
@@ -193,12 +260,14 @@ def _mllm(state: State, mllm: MllmEncoder, origin: Origin, report: Report) -> tu
     weights |= learned
     spec = origin.mllm
     if adapters:
-        rank, targets = rank_and_targets(adapters)
-        report("mllm", f"{len(adapters) // 2} adapters of rank {rank}: {origin.adapters}")
+        report("mllm", f"{_counted(adapters)}: {origin.adapters}")
         if origin.adapters == "merge":
             weights = merge(weights, adapters)
         else:
             merge(_meta(weights), _meta(adapters))  # only to refuse what does not fit
+            # The vision tower never learns, though some of its layers have the language model's names.
+            language = {name: weights[name] for name in weights if name.startswith("model.language_model.")}
+            rank, targets = rank_and_targets(language, adapters)
             spec = spec.replace(tuning=Lora(rank=rank, targets=targets))
     changed = bool(learned) or (bool(adapters) and origin.adapters == "merge")
     if changed:
@@ -214,21 +283,47 @@ def _counts(state: Mapping[str, Tensor]) -> dict[str, int]:
     return {mode: len(table) for mode, table in tables.items() if table is not None}
 
 
+def _of_one_type(state: Mapping[str, Tensor], report: Report) -> State:
+    """Every part at the widest type of its tensors, float32 at most: modules calculate in one type.
+
+    Adapters are a part of their own: peft brings what enters them to their type.
+    """
+    parts: dict[tuple[str, bool], list[str]] = {}
+    for name in state:
+        parts.setdefault((name.split(".")[0], is_adapter(name)), []).append(name)
+    alike = dict(state)
+    for (part, _), names in parts.items():
+        types = {state[name].dtype for name in names}
+        widest = reduce(torch.promote_types, types)
+        widest = torch.float32 if widest == torch.float64 else widest
+        if types != {widest}:
+            told = " and ".join(sorted(map(str, types)))
+            report(part, f"{told} in the checkpoint: all as {widest}".replace("torch.", ""))
+            alike |= {name: state[name].to(widest) for name in names}
+    return alike
+
+
 def _filled(config: KiwiConfig, mllm_dim: int, state: Mapping[str, Tensor], seed: int, report: Report) -> State:
-    """Initial values of the groups that the checkpoint lacks as a whole, at the type of the rest."""
+    """Initial values of the groups that the checkpoint lacks as a whole, at the type of the rest of their part."""
     filled: State = {}
-    dtype = next(iter(state.values())).dtype
     for group in FILLED:
         if any(name.startswith(group) for name in state):
             continue
         part = group.split(".")[0]
         with forked_rng(seed, part):
             fresh = config.builders(mllm_dim)[part]().state_dict()
+        rest = next((tensor for name, tensor in state.items() if name.startswith(f"{part}.")), None)
+        dtype = (next(iter(state.values())) if rest is None else rest).dtype
         values = {f"{part}.{name}": value.to(dtype) for name, value in fresh.items()}
         if found := {name: value for name, value in values.items() if name.startswith(group)}:
             report(group.rstrip("."), "not in the checkpoint: initial values")
         filled |= found
     return filled
+
+
+def _counted(adapters: State) -> str:
+    count = len(adapters) // 2
+    return f"{count} adapter{'s' * (count != 1)}"
 
 
 def _within(state: Mapping[str, Tensor], prefix: str) -> State:

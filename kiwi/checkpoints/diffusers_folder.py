@@ -24,6 +24,7 @@ from kiwi.checkpoints.diffusers_layout import (
     encoder_config,
     limits_of,
     ours,
+    pads_first,
     theirs,
     transformer_config,
 )
@@ -67,7 +68,7 @@ def import_diffusers(source: str, changes: Mapping[str, Any], folder: Path, repo
     parts["mllm_encoder"] = read_weights(_encoder_file(root))
     transformer = _read_json(root / "transformer/config.json")
     said = {"dit.num_heads": transformer.get("num_attention_heads"), "dit.eps": transformer.get("eps")}
-    if (root / "ref_embedder").is_dir() and _read_json(root / "ref_embedder/config.json").get("ref_pad_first"):
+    if (root / "ref_embedder").is_dir() and pads_first(_read_json(root / "ref_embedder/config.json")):
         said["reference"] = "PrependReference"
     with tempfile.TemporaryDirectory() as temporary, _naming(root / "mllm_encoder", temporary, report) as told:
         mllm = _hub_layout(root, Path(temporary))

@@ -12,12 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from kiwi.checkpoints.published import TEXT_DIM
+from kiwi.errors import CheckpointError, SpecError
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import QueryConnector
 from kiwi.models.injection import PrependReference
 from kiwi.models.prompting import VisionLimits
 from kiwi.weights.files import State
-from kiwi.weights.names import TEXT_EMBEDDING, dit_from_diffusers, dit_to_diffusers
+from kiwi.weights.names import TEXT_EMBEDDING, dit_from_diffusers, dit_to_diffusers, rename
 
 VERSION = "0.32.0"
 """Of diffusers, as the published model_index.json names it."""
@@ -45,13 +46,14 @@ _ENCODER_NAMES = {ours: theirs for theirs, ours in _ENCODER.items()}
 
 
 def ours(parts: Mapping[str, State]) -> State:
-    """The editor's own tensors of a folder, by part, under our names; the unused text embedding is left out."""
-    state = {f"dit.{dit_from_diffusers(name)}": tensor for name, tensor in parts["transformer"].items()}
-    state = {name: tensor for name, tensor in state.items() if not name.startswith(f"dit.{TEXT_EMBEDDING}")}
-    state |= {_renamed(name, _ENCODER): tensor for name, tensor in parts["mllm_encoder"].items()}
-    for part, own in EMBEDDERS.items():
-        state |= {f"{own}.{name}": tensor for name, tensor in parts.get(part, {}).items()}
-    return state
+    """The editor's own tensors of a folder, by part, under our names; the unused text embedding is left out.
+
+    Raises:
+        CheckpointError: two names of one tensor.
+    """
+    tensors = {f"{part}/{name}": tensor for part, weights in parts.items() for name, tensor in weights.items()}
+    state = rename(tensors, _our_name, "the folder")
+    return {name: tensor for name, tensor in state.items() if not name.startswith(f"dit.{TEXT_EMBEDDING}")}
 
 
 def theirs(state: Mapping[str, Tensor]) -> dict[str, State]:
@@ -75,15 +77,39 @@ def classic(name: str) -> str:
     return re.sub(r"^language_model\.", "model.", name)
 
 
+def pads_first(embedder: Mapping[str, Any]) -> bool:
+    """Whether the reference embedder's configuration says that references come before the video.
+
+    Raises:
+        CheckpointError: neither true nor false, such as the text "false".
+    """
+    first = embedder.get("ref_pad_first", False)
+    if not isinstance(first, bool):
+        raise CheckpointError(
+            "ref_embedder/config.json is wrong: ref_pad_first", got=repr(first), wanted="true or false"
+        )
+    return first
+
+
 def limits_of(encoder: Mapping[str, Any]) -> VisionLimits:
-    """What the encoder's configuration says about the pictures; the published defaults where it does not."""
+    """What the encoder's configuration says about the pictures; the published defaults where it does not.
+
+    Raises:
+        CheckpointError: a limit that is no whole number, or out of range.
+    """
     known = {
         "max_frames": "max_frames",
         "max_pixels_per_frame": "max_pixels_per_frame",
         "min_pixels_per_frame": "min_pixels_per_frame",
         "max_reference_tokens": "max_object_token",
     }
-    return VisionLimits(**{ours: encoder[theirs] for ours, theirs in known.items() if theirs in encoder})
+    said = {theirs: encoder[theirs] for theirs in known.values() if theirs in encoder}
+    if wrong := {name: value for name, value in said.items() if type(value) is not int}:
+        raise CheckpointError("mllm_encoder/config.json is wrong", got=wrong, wanted="whole numbers")
+    try:
+        return VisionLimits(**{ours: said[theirs] for ours, theirs in known.items() if theirs in said})
+    except SpecError as problem:
+        raise CheckpointError(f"mllm_encoder/config.json is wrong: {problem}") from problem
 
 
 def encoder_config(config: KiwiConfig, mllm_dim: int) -> dict[str, Any]:
@@ -141,6 +167,18 @@ def embedder_config(config: KiwiConfig) -> dict[str, Any]:
         "zero_init": True,
         "ref_pad_first": isinstance(config.reference, PrependReference),
     }
+
+
+def _our_name(name: str) -> str:
+    """Of a tensor given as PART/NAME."""
+    part, _, rest = name.partition("/")
+    match part:
+        case "transformer":
+            return f"dit.{dit_from_diffusers(rest)}"
+        case "mllm_encoder":
+            return _renamed(rest, _ENCODER)
+        case _:
+            return f"{EMBEDDERS[part]}.{rest}"
 
 
 def _renamed(name: str, table: Mapping[str, str]) -> str:

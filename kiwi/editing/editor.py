@@ -107,14 +107,14 @@ class KiwiEditor:
             The edited video, of the source's size, frame count and frame rate.
 
         Raises:
-            InputError: an empty instruction.
+            InputError: an empty instruction, or `max_pixels` below 1.
             MediaError: a file that cannot be read.
         """
         if not instruction.strip():
             raise InputError("the instruction is empty", fix="say in words what to change")
         video = video if isinstance(video, Video) else read_video(video)
         pictures = [read_image(r) if isinstance(r, (str, Path)) else r for r in references]
-        frames = self._working_frames(video, max_pixels or self.defaults.max_pixels)
+        frames = self._working_frames(video, self.defaults.max_pixels if max_pixels is None else max_pixels)
         edited = self._run(frames, instruction, pictures, sampling or self.defaults.sampling, seed, on_step)
         return Video(resize(edited[: video.frame_count], video.height, video.width), Fraction(video.fps))
 

@@ -6,6 +6,7 @@ told is 1000 sigma. All of it in float32, as published; timesteps are never roun
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +29,7 @@ class FlowSchedule(Spec):
     num_train_timesteps: int = 1000
 
     def __post_init__(self) -> None:
-        if self.shift <= 0 or self.num_train_timesteps < 1:
+        if not 0 < self.shift < math.inf or self.num_train_timesteps < 1:
             raise SpecError("the schedule needs shift > 0 and num_train_timesteps >= 1", got=self)
 
     def sigma(self, s: Tensor) -> Tensor:

@@ -68,6 +68,7 @@ class CrossAttention(_Attention):
 
     def project(self, context_BND: Tensor, mask_BN: Tensor | None) -> KeysValues:
         """Keys and values of the context: they do not change between denoising steps."""
+        context_BND = context_BND.to(self.k.weight.dtype)  # connectors may be kept in another type than the DiT
         keys, values = self._heads(self.norm_k(self.k(context_BND))), self._heads(self.v(context_BND))
         return KeysValues(keys, values, None if mask_BN is None else mask_BN[:, None, None, :])
 

@@ -14,7 +14,7 @@ from kiwi.errors import CheckpointError
 from kiwi.spec import Spec
 from kiwi.weights.files import State, read_weights
 from kiwi.weights.hub import locate
-from kiwi.weights.names import TEXT_EMBEDDING, dit_from_diffusers, is_diffusers_dit
+from kiwi.weights.names import TEXT_EMBEDDING, dit_from_diffusers, is_diffusers_dit, rename
 from kiwi.weights.strict import load_strict
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -65,12 +65,12 @@ def read_wan(path: str, subfolder: str = "") -> State:
     """A Wan transformer's weights under the original names, without the text embedding (it is never applied).
 
     Raises:
-        CheckpointError: nothing there, or weights that are not a Wan transformer's.
+        CheckpointError: nothing there, weights that are not a Wan transformer's, or two names of one tensor.
     """
     folder = locate(path, "Wan base model", "download the model or correct the path", subfolder=subfolder)
     state = read_weights(folder)
     if is_diffusers_dit(state):
-        state = {dit_from_diffusers(name): tensor for name, tensor in state.items()}
+        state = rename(state, dit_from_diffusers, str(folder))
     if "patch_embedding.weight" not in state or "blocks.0.self_attn.q.weight" not in state:
         raise CheckpointError(
             f"{folder} does not hold a Wan transformer",

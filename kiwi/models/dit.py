@@ -24,7 +24,7 @@ from kiwi.models.base import BaseSpec, NewBase
 from kiwi.models.precision import full_precision
 from kiwi.models.rope import Rope
 from kiwi.models.tuning import Full, TuningSpec
-from kiwi.spec import Spec
+from kiwi.spec import Spec, require_positive
 
 ADAPTED = ("q", "k", "v", "o", "ffn.0", "ffn.2")
 """Linear layers of a block that adapters go to (the published 14B training)."""
@@ -61,6 +61,9 @@ class DiTConfig(Spec):
     tuning: TuningSpec = field(default_factory=Full)
 
     def __post_init__(self) -> None:
+        require_positive(self, "dim", "ffn_dim", "num_heads", "num_layers", "freq_dim", "latent_channels", "patch_size")
+        if not 0 < self.eps < math.inf:
+            raise SpecError("dit.eps must be above 0 and finite", got=self.eps)
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise SpecError("dit.dim must be an even multiple of dit.num_heads", got=f"{self.dim} and {self.num_heads}")
         # Each axis of the rotary embedding needs whole pairs: d - 2 (d // 3) and d // 3 both even.
@@ -71,7 +74,8 @@ class DiTConfig(Spec):
                 wanted="a head width h with h // 3 even, such as 24, 32, 48, 96 or 128",
             )
         if self.freq_dim % 2 or self.patch_size[0] != 1:
-            raise SpecError("dit.freq_dim must be even and dit.patch_size[0] 1", got=self)
+            got = f"{self.freq_dim} and {self.patch_size}"
+            raise SpecError("dit.freq_dim must be even and dit.patch_size[0] 1", got=got)
 
     @classmethod
     def wan22_5b(cls) -> DiTConfig:

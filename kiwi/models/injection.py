@@ -205,7 +205,7 @@ class AppendModule(Injection):
         return self.patch_embedding(latents_BCFHW)
 
     def join(self, tokens_BLD: Tensor, own_BRD: Tensor, sigma_B: Tensor) -> Tensor:
-        return torch.cat((tokens_BLD, own_BRD), dim=1)
+        return torch.cat((tokens_BLD, own_BRD.to(tokens_BLD.dtype)), dim=1)
 
     def added(self, own_BRD: Tensor) -> int:
         return own_BRD.shape[1]
@@ -218,7 +218,7 @@ class PrependModule(AppendModule):
     """[own tokens, video tokens]."""
 
     def join(self, tokens_BLD: Tensor, own_BRD: Tensor, sigma_B: Tensor) -> Tensor:
-        return torch.cat((own_BRD, tokens_BLD), dim=1)
+        return torch.cat((own_BRD.to(tokens_BLD.dtype), tokens_BLD), dim=1)
 
     def drop(self, tokens_BLP: Tensor, own_BRD: Tensor) -> Tensor:
         return tokens_BLP[:, own_BRD.shape[1] :]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -25,7 +24,7 @@ from transformers import (
     Qwen3VLModel,
 )
 
-from kiwi.errors import CheckpointError, SpecError
+from kiwi.errors import CheckpointError, KiwiError, SpecError
 from kiwi.media.files import write_json
 from kiwi.models.positions import IMAGE, VIDEO, a_grid_a_patch, positions_of
 from kiwi.models.prompting import (
@@ -136,8 +135,13 @@ class QwenVL(MllmSpec):
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             images = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
-            first = str(problem).strip().splitlines()[0]
+        except KiwiError:
+            raise
+        except (
+            Exception
+        ) as problem:  # a damaged file: the libraries raise whatever they stumble over, plain Exception too
+            first = next(iter(str(problem).strip().splitlines()), "")
+            first = first if isinstance(problem, (OSError, ValueError)) else f"{type(problem).__name__} {first}"
             raise CheckpointError(f"the MLLM {self.path!r} cannot be loaded", got=first) from problem
         _require_all(model, info, self.path)
         template = folder / "prompt.json"

@@ -8,8 +8,10 @@ from typing import Any, Literal
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2VLImageProcessor, Qwen3VLConfig
 
+from kiwi.errors import SpecError
 from kiwi.models.mllm import GENERATIONS, MllmEncoder, MllmSpec
 from kiwi.models.prompting import DEFAULT_TEMPLATE, VisionLimits, load_template
+from kiwi.spec import require_positive
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -21,6 +23,9 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
+
+WORDS = 256 + len(SPECIAL_TOKENS)
+"""Of the byte-level tokenizer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,31 @@ class NewQwen(MllmSpec):
             max_frames=4, max_pixels_per_frame=84 * 84, min_pixels_per_frame=28 * 28, max_reference_tokens=16
         )
     )
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self, "hidden_size", "layers", "heads", "kv_heads", "intermediate_size", "vocab_size", "vision_layers",
+            "vision_hidden_size", "vision_heads", "vision_intermediate_size",
+        )  # fmt: skip
+        (heads, kv_heads), (width, vision_heads) = _heads(self), _tower(self)
+        if self.hidden_size % (2 * heads) or heads % kv_heads:
+            raise SpecError(
+                "the language model's heads do not fit its width",
+                got=f"hidden_size {self.hidden_size}, {heads} heads, {kv_heads} of keys and values",
+                wanted="heads of an even number of channels, and a multiple of those of keys and values",
+            )
+        if width % (4 * vision_heads):
+            raise SpecError(
+                "the vision tower's heads do not fit its width",
+                got=f"width {width}, {vision_heads} heads",
+                wanted="heads of a multiple of 4 channels, for the rotary embedding of rows and columns",
+            )
+        if self.vocab_size is not None and self.vocab_size < WORDS:
+            raise SpecError(
+                "the tokenizer has more words than vocab_size", got=self.vocab_size, wanted=f"{WORDS} or more"
+            )
+        if self.vision_window < 28:
+            raise SpecError("vision_window is smaller than a visual token", got=self.vision_window, wanted="28 or more")
 
     @classmethod
     def qwen25_3b(cls) -> NewQwen:
@@ -122,8 +152,20 @@ def _config_3(spec: NewQwen, tokenizer: Any) -> Qwen3VLConfig:
     return Qwen3VLConfig(text_config=text, vision_config=vision, **_tokens(tokenizer))
 
 
-def _text(spec: NewQwen, tokenizer: Any) -> dict[str, Any]:
+def _heads(spec: NewQwen) -> tuple[int, int]:
+    """Of the language model: attention heads, and those of keys and values."""
     heads = spec.heads or max(1, spec.hidden_size // 16)
+    return heads, spec.kv_heads or max(1, heads // 2)
+
+
+def _tower(spec: NewQwen) -> tuple[int, int]:
+    """Of the vision tower: width and heads."""
+    width = spec.vision_hidden_size or max(32, spec.hidden_size // 2)
+    return width, spec.vision_heads or max(1, width // 16)
+
+
+def _text(spec: NewQwen, tokenizer: Any) -> dict[str, Any]:
+    heads, kv_heads = _heads(spec)
     half = spec.hidden_size // heads // 2
     # The rotary channels of frame, row and column, in the published proportion of 16 : 24 : 24.
     sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
@@ -132,7 +174,7 @@ def _text(spec: NewQwen, tokenizer: Any) -> dict[str, Any]:
         "intermediate_size": spec.intermediate_size or 2 * spec.hidden_size,
         "num_hidden_layers": spec.layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": spec.kv_heads or max(1, heads // 2),
+        "num_key_value_heads": kv_heads,
         "vocab_size": spec.vocab_size or len(tokenizer),
         "max_position_embeddings": 4096 if spec.vocab_size is None else 128000,
         "rope_parameters": {"rope_type": "default", "mrope_section": sections, "rope_theta": 1e6},
@@ -142,12 +184,12 @@ def _text(spec: NewQwen, tokenizer: Any) -> dict[str, Any]:
 
 
 def _vision(spec: NewQwen) -> dict[str, Any]:
-    width = spec.vision_hidden_size or max(32, spec.hidden_size // 2)
+    width, heads = _tower(spec)
     return {
         "depth": spec.vision_layers,
         "hidden_size": width,
         "intermediate_size": spec.vision_intermediate_size or 2 * width,
-        "num_heads": spec.vision_heads or max(1, width // 16),
+        "num_heads": heads,
         "out_hidden_size": spec.hidden_size,
     }
 

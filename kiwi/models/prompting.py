@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kiwi.errors import CheckpointError, InputError, SpecError
 from kiwi.media.image import resize, smart_resize
-from kiwi.spec import Spec
+from kiwi.spec import Spec, require_positive
 
 Mode = Literal["image", "video", "reference"]
 """What an edit is asked with: each mode has a template and a query table of its own (the paper's three)."""
@@ -54,7 +54,8 @@ class VisionLimits(Spec):
     max_reference_tokens: int = 768
 
     def __post_init__(self) -> None:
-        if self.max_pixels_per_frame < 1.05 * self.min_pixels_per_frame or self.max_frames < 1:
+        require_positive(self, "max_frames", "min_pixels_per_frame", "max_reference_tokens")
+        if self.max_pixels_per_frame < 1.05 * self.min_pixels_per_frame:
             raise SpecError("the MLLM's limits need max_pixels_per_frame above min_pixels_per_frame", got=self)
 
 
@@ -98,7 +99,8 @@ def load_template(path: Path) -> dict[str, str]:
     except (OSError, ValueError) as problem:
         raise CheckpointError(f"the prompt template {path} cannot be read", got=problem) from problem
     for mode, slots in _SLOTS.items():
-        found = re.findall(r"\{(\w+)\}", template.get(mode, "")) if isinstance(template, dict) else []
+        text = template.get(mode) if isinstance(template, dict) else None
+        found = re.findall(r"\{(\w+)\}", text) if isinstance(text, str) else repr(text)
         if found != slots:
             raise CheckpointError(
                 f"the prompt template {path} is wrong for mode {mode!r}",
@@ -175,7 +177,7 @@ class Prompter:
             num_queries: placeholders at the end.
 
         Raises:
-            InputError: references that do not fit the mode.
+            InputError: references that do not fit the mode, or an instruction that is not text throughout.
         """
         rows = [self._row(*sample, mode, num_queries) for sample in zip(sources, instructions, references, strict=True)]
         images = [picture for row in rows for picture in row.images]
@@ -213,6 +215,9 @@ class Prompter:
     ) -> _Row:
         if (mode == "reference") != bool(references):
             raise InputError(f"mode {mode!r} does not go with {len(references)} reference images")
+        if any("\ud800" <= char <= "\udfff" for char in instruction):
+            # Half of a pair, as broken JSON or a wrongly decoded command line has it: no tokeniser takes it.
+            raise InputError("the instruction holds a lone surrogate, which is no character", got=ascii(instruction))
         row = _Row()
         for part in re.split(r"(\{\w+\})", self.template[mode]):
             match part:
@@ -254,9 +259,8 @@ class Prompter:
     def resize_image(self, image: NDArray[np.uint8], max_pixels: int | None = None) -> NDArray[np.uint8]:
         """An image at the size the MLLM reads it: sides multiples of the vision token, 4 tokens at least."""
         area = self.factor**2
-        size = smart_resize(
-            *image.shape[:2], factor=self.factor, min_pixels=4 * area, max_pixels=max_pixels or 16384 * area
-        )
+        limit = 16384 * area if max_pixels is None else max_pixels
+        size = smart_resize(*image.shape[:2], factor=self.factor, min_pixels=4 * area, max_pixels=limit)
         return resize(image[None], *size)[0]
 
     def resize_video(self, frames: Frames) -> Frames:

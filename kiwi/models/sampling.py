@@ -13,7 +13,7 @@ from kiwi.errors import SpecError
 from kiwi.flow.solvers import EulerSolver, SolverSpec
 from kiwi.keyed import normal
 from kiwi.models.kiwi import Conditions, KiwiEdit
-from kiwi.spec import Spec
+from kiwi.spec import Spec, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,9 @@ class EditingDefaults(Spec):
     max_pixels: int = 720 * 1280
     max_frames: int = 81
     sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_pixels", "max_frames")
 
 
 def denoise(

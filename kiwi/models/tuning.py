@@ -11,7 +11,7 @@ from torch import nn
 
 from kiwi.errors import SpecError
 from kiwi.spec import Spec
-from kiwi.weights.adapters import is_adapter
+from kiwi.weights.adapters import has_ending, is_adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +75,13 @@ class Lora(TuningSpec):
 
     def apply(self, module: nn.Module, targets: Sequence[str]) -> None:
         wanted = list(self.targets or targets)
-        linear = [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
-        if unknown := [t for t in wanted if not any(name == t or name.endswith(f".{t}") for name in linear)]:
+        modules = dict(module.named_modules())
+        # Every module that peft will take for a target, which must all be linear: "head" also ends "head.head".
+        meant = {t: [child for name, child in modules.items() if has_ending(name, (t,))] for t in wanted}
+        if wrong := [t for t, found in meant.items() if not found or not all(isinstance(m, nn.Linear) for m in found)]:
+            linear = (name for name, child in modules.items() if isinstance(child, nn.Linear))
             endings = sorted({".".join(name.split(".")[-2:]) for name in linear})
-            raise SpecError("there is no linear layer for an adapter", got=unknown, wanted=f"endings among {endings}")
+            raise SpecError("there is no linear layer for an adapter", got=wrong, wanted=f"endings among {endings}")
         module.requires_grad_(False)
         config = LoraConfig(r=self.rank, lora_alpha=self.rank, lora_dropout=0.0, target_modules=wanted)
         # Where the weights are, whatever the default device is (a meta device above all).

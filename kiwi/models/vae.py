@@ -15,9 +15,9 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor, nn
 
-from kiwi.errors import InputError, SpecError
+from kiwi.errors import InputError
 from kiwi.models.tiling import NoTiling, TilingSpec
-from kiwi.models.vae_formats import load_network, new_network, original_state, sizes_of
+from kiwi.models.vae_formats import load_network, new_network, original_state, require_possible, sizes_of
 from kiwi.spec import Spec
 from kiwi.weights.files import State
 from kiwi.weights.hub import locate
@@ -83,12 +83,7 @@ class NewVae(VaeSpec):
     residual: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.temporal_downsample) != len(self.dim_mult) - 1 or sum(self.temporal_downsample) != 2:
-            raise SpecError(
-                "the autoencoder's levels do not fit its steps in time",
-                got=f"{len(self.dim_mult)} levels, temporal_downsample {self.temporal_downsample}",
-                wanted="one entry for each step between levels, two of them true",
-            )
+        require_possible(self.sizes)
 
     @classmethod
     def wan21(cls) -> NewVae:
@@ -106,7 +101,7 @@ class NewVae(VaeSpec):
         return VaeSizes(
             z_dim=self.z_dim,
             base_dim=self.base_dim,
-            decoder_base_dim=self.decoder_base_dim or self.base_dim,
+            decoder_base_dim=self.base_dim if self.decoder_base_dim is None else self.decoder_base_dim,
             dim_mult=self.dim_mult,
             num_res_blocks=self.num_res_blocks,
             temporal_downsample=self.temporal_downsample,

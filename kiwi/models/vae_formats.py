@@ -7,6 +7,7 @@ editor, which holds original names beside a config.json of its own.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan
 
-from kiwi.errors import CheckpointError
+from kiwi.errors import CheckpointError, SpecError
 from kiwi.weights.files import State, read_weights
 from kiwi.weights.strict import compare, load_strict, shapes_of
 from kiwi.weights.vae_names import VaeSizes, is_original, read_sizes, to_diffusers, to_original, without_prefix
@@ -47,6 +48,37 @@ def new_network(sizes: VaeSizes, mean: Sequence[float], deviation: Sequence[floa
         latents_std=list(deviation),
         scale_factor_spatial=sizes.spatial_factor,
     )
+
+
+def require_possible(sizes: VaeSizes) -> None:
+    """Refuse sizes that no Wan VAE can have.
+
+    Raises:
+        SpecError: saying which.
+    """
+    numbers = sizes.z_dim, sizes.num_res_blocks, sizes.base_dim, sizes.decoder_base_dim, *sizes.dim_mult
+    # The decoder halves channels between levels, and one channel has no half.
+    if min(numbers) < 1 or min(sizes.base_dim, sizes.decoder_base_dim) < 2:
+        raise SpecError("the autoencoder's sizes must be at least 1, and its widths at least 2", got=sizes)
+    steps = sizes.temporal_downsample
+    if len(steps) != len(sizes.dim_mult) - 1 or sum(steps) != 2:
+        raise SpecError(
+            "the autoencoder's levels do not fit its steps in time",
+            got=f"{len(sizes.dim_mult)} levels, temporal_downsample {steps}",
+            wanted="one entry for each step between levels, two of them true",
+        )
+    # Shortcuts fold pixels and frames into channels (8 of them for a step that halves time too, else 4, and none at
+    # the last level) and take the mean of whole groups; the decoder's unfold them again.
+    down, up, folds = sizes.dim_mult, sizes.dim_mult[::-1], [8 if step else 4 for step in steps]
+    levels = [(a * fold, b) for a, b, fold in zip((1, *down), down, (*folds, 1), strict=False)]
+    levels += [(b * fold, a) for a, b, fold in zip((up[0], *up), up, folds[::-1], strict=False)]
+    if sizes.residual and any(channels % width for channels, width in levels):
+        raise SpecError(
+            "the residual autoencoder's shortcuts do not fit its widths",
+            got=f"dim_mult {sizes.dim_mult}",
+            wanted="each width a divisor of 4 times the one before (8 where time halves too), the last of the one "
+            "before itself, such as (1, 2, 2)",
+        )
 
 
 def load_network(path: Path) -> AutoencoderKLWan:
@@ -83,7 +115,10 @@ def network_of(state: State, config: Mapping[str, Any], what: str) -> Autoencode
     try:
         with torch.device("meta"):
             network = _sized_by(state, config, what) if original else AutoencoderKLWan.from_config(config)
-    except (ValueError, TypeError, AssertionError) as problem:
+        _require_sound(network)
+    except CheckpointError:
+        raise
+    except Exception as problem:  # whatever the library stumbles over in a config.json that nobody checked
         raise CheckpointError(f"{what} is of sizes that no Wan VAE can have", got=problem) from problem
     if original:
         sizes = sizes_of(network)
@@ -94,14 +129,29 @@ def network_of(state: State, config: Mapping[str, Any], what: str) -> Autoencode
     # copied, since a mapped file that is written over takes the process with it.
     copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
     load_strict(network, copies, what, assign=True)
-    lengths = (len(network.config.latents_mean), len(network.config.latents_std))
-    if lengths != (network.config.z_dim,) * 2:
+    mean, deviation = network.config.latents_mean, network.config.latents_std
+    if not (_are_numbers(mean, network.config.z_dim) and _are_numbers(deviation, network.config.z_dim, above=0.0)):
         raise CheckpointError(
             f"the latents of {what} cannot be normalised",
-            got=f"{lengths[0]} means and {lengths[1]} deviations",
-            wanted=f"{network.config.z_dim} of each in its config.json",
+            got=f"means {mean} and deviations {deviation}",
+            wanted=f"{network.config.z_dim} finite numbers of each in its config.json, deviations above 0",
         )
     return network.eval()
+
+
+def _require_sound(network: AutoencoderKLWan) -> None:
+    """Refuse a network of the library that could be made, but not run."""
+    config = network.config
+    require_possible(sizes_of(network))
+    if config.patch_size not in (None, 2) or config.in_channels != 3 * (config.patch_size or 1) ** 2:
+        raise SpecError("patches do not fit the channels", got=f"{config.patch_size} and {config.in_channels}")
+
+
+def _are_numbers(values: object, count: int, above: float = -math.inf) -> bool:
+    """Whether these are so many finite numbers."""
+    if not isinstance(values, (list, tuple)) or len(values) != count:
+        return False
+    return all(type(value) in (int, float) and above < value < math.inf for value in values)
 
 
 def sizes_of(network: AutoencoderKLWan) -> VaeSizes:

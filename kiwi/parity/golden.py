@@ -7,7 +7,7 @@ in/*, weights/* and out/*. Every out/* must be computed and compared; one that i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,17 @@ TOLERANCE = 1e-4
 """Largest absolute difference that counts as equal."""
 
 
+class Named(dict[str, Any]):
+    """What a file holds by name; a name that it lacks is told with the file, since whoever made it can mend it."""
+
+    def __init__(self, found: Mapping[str, Any], where: str) -> None:
+        super().__init__(found)
+        self.where = where
+
+    def __missing__(self, key: str) -> Any:
+        raise InputError(f"the golden case lacks {key!r} ({self.where})", got=", ".join(list(self)[:5]) or "nothing")
+
+
 @dataclass(frozen=True)
 class Case:
     """One golden case."""
@@ -32,8 +43,9 @@ class Case:
     tensors: dict[str, Tensor]
 
     def group(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors under a prefix ("in/", "weights/" or "out/"), without it."""
-        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+        """The tensors under a prefix ("in/", "weights/" or "out/"), without it; asking for another is an InputError."""
+        found = {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+        return Named(found, f"{self.name}.safetensors, {prefix}")
 
 
 @dataclass(frozen=True)
@@ -63,13 +75,16 @@ def load_case(file: Path) -> Case:
     """Read NAME.json and the tensors beside it.
 
     Raises:
-        InputError: either file is missing or cannot be read.
+        InputError: either file is missing or cannot be read, or there is no output to compare.
     """
     try:
-        meta = json.loads(file.read_text(encoding="utf-8"))
+        meta = json.loads(file.read_text(encoding="utf-8"), object_hook=lambda found: Named(found, file.name))
         tensors = load_file(file.with_suffix(".safetensors"))
     except (OSError, ValueError, SafetensorError) as problem:
         raise InputError(f"the golden case {file} cannot be read", got=problem) from problem
+    if not isinstance(meta, dict) or not any(name.startswith("out/") for name in tensors):
+        got = "no tensor named out/..." if isinstance(meta, dict) else f"a {type(meta).__name__} in {file.name}"
+        raise InputError(f"the golden case {file} cannot be compared", got=got, wanted="a JSON object, and outputs")
     return Case(file.stem, meta, tensors)
 
 

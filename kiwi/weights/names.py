@@ -9,7 +9,12 @@ file a part, the transformer under diffusers' names.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+from kiwi.errors import CheckpointError
+
+T = TypeVar("T")
 
 TEXT_EMBEDDING = "text_embedding."
 """Wan's own text embedding is in the published files, but the context enters cross-attention directly."""
@@ -44,6 +49,24 @@ _DIFFUSERS = {
     "head.head.": "proj_out.",
 }
 """Wan's original beginnings of names, and diffusers' in their place; # is a block's number."""
+
+
+def rename(tensors: Mapping[str, T], new_name: Callable[[str], str], what: str) -> dict[str, T]:
+    """The same under other names.
+
+    Args:
+        tensors: anything by name.
+        new_name: from a name to the other one.
+        what: where they come from, for the message.
+
+    Raises:
+        CheckpointError: two names of one tensor, of which the last would win.
+    """
+    before: dict[str, str] = {}
+    for name in tensors:
+        if (other := before.setdefault(new_name(name), name)) != name:
+            raise CheckpointError(f"{what} names a tensor twice", got=f"{other} and {name}", fix="remove one of them")
+    return {new: tensors[old] for new, old in before.items()}
 
 
 def from_published(name: str) -> str:

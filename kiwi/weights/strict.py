@@ -15,6 +15,9 @@ from kiwi.weights.files import Shapes
 SHOWN = 10
 """Names of one kind that a message lists."""
 
+USABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Types that weights may be saved in."""
+
 
 @dataclass(frozen=True)
 class Mismatch:
@@ -57,6 +60,24 @@ def compare(wanted: Shapes, found: Shapes) -> Mismatch:
 def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
     """Names and shapes of tensors."""
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def require_usable(state: Mapping[str, Tensor], what: str) -> None:
+    """Refuse tensors that no model can calculate with.
+
+    Raises:
+        CheckpointError: naming those that are not float64, float32, float16 or bfloat16, or not finite.
+    """
+    types = [f"{name} is {tensor.dtype}" for name, tensor in sorted(state.items()) if tensor.dtype not in USABLE]
+    if types:
+        raise CheckpointError(
+            f"{what} holds tensors of a type that cannot be used",
+            got=_listed(types).replace("torch.", ""),
+            wanted=", ".join(str(dtype).removeprefix("torch.") for dtype in USABLE),
+            fix="convert a copy that was not quantised",
+        )
+    if wrong := [name for name, tensor in sorted(state.items()) if not torch.isfinite(tensor).all()]:
+        raise CheckpointError(f"{what} holds NaN or infinite numbers", got=_listed(wrong), fix="copy the file again")
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str, *, assign: bool = False) -> None:

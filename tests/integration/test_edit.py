@@ -4,6 +4,7 @@ import torch
 
 from kiwi.__main__ import main
 from kiwi.editing.editor import KiwiEditor
+from kiwi.errors import InputError, SpecError
 from kiwi.media.image import read_image, write_image
 from kiwi.media.video import probe, read_video, write_video
 from kiwi.models.sampling import Sampling
@@ -94,6 +95,15 @@ def test_steps_and_solver_are_taken(model, clip, tmp_path):
     ]
     assert main(argv) == 0
     assert out.exists()
+
+
+def test_a_size_of_nothing_is_refused_and_not_replaced_by_the_default(model, clip):
+    editor = KiwiEditor.from_pretrained(model)
+    with pytest.raises(InputError, match="max_pixels"):
+        editor.edit(clip, "Blue.", max_pixels=0)
+    for wrong in ({"max_pixels": 0}, {"max_frames": 0}):
+        with pytest.raises(SpecError, match=f"{next(iter(wrong))} must be at least 1"):
+            editor.defaults.replace(**wrong)
 
 
 def test_an_image_is_edited_as_a_video_of_one_frame(model, tmp_path):

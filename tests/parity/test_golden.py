@@ -59,6 +59,20 @@ def test_an_output_that_is_not_computed_counts_as_a_failure(folder):
     assert main(["parity", str(folder), "--case", "connectors"]) == 1
 
 
+@pytest.mark.parametrize("spoil", ["out/", "in/", "weights/", "{}", "[]"])
+@pytest.mark.parametrize("name", ["connectors", "dit", "mllm", "vae_wan21"])
+def test_a_case_that_lacks_something_is_told_by_its_file(folder, capsys, name, spoil):
+    file = (folder / name).with_suffix(".safetensors")
+    if spoil in ("{}", "[]"):
+        file.with_suffix(".json").write_text(spoil)
+    else:
+        save_file({key: tensor for key, tensor in load_file(file).items() if not key.startswith(spoil)}, file)
+    assert main(["parity", str(folder), "--case", name]) == 2
+    told = capsys.readouterr().err
+    assert name in told
+    assert "Traceback" not in told
+
+
 def test_a_folder_without_cases_is_refused(tmp_path, capsys):
     assert main(["parity", str(tmp_path)]) == 2
     assert "no such golden cases" in capsys.readouterr().err

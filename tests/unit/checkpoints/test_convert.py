@@ -13,13 +13,15 @@ from kiwi.checkpoints.diffusers_folder import import_diffusers
 from kiwi.checkpoints.folder import from_pretrained, read_record, save_pretrained
 from kiwi.checkpoints.published import NOTED, unsaid
 from kiwi.errors import CheckpointError
+from kiwi.keyed import forked_rng
 from kiwi.models.base import WanBase
 from kiwi.models.config import KiwiConfig
-from kiwi.models.connectors import NoConnector, QueryConnector
+from kiwi.models.connectors import LatentConnector, NoConnector, QueryConnector
 from kiwi.models.injection import AppendReference, ChannelConcatSource, NoReference, NoSource, PrependReference
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.prompting import VisionLimits
 from kiwi.models.sampling import EditingDefaults, Sampling, denoise, make_noise
+from kiwi.models.scaling import LearnableScale
 from kiwi.models.tuning import Lora
 from kiwi.weights.adapters import is_adapter
 from kiwi.weights.files import read_shapes, read_weights
@@ -246,6 +248,177 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name_and_nothing_written(c
     assert ours in told
     assert {"misshapen": "of another shape", "unexpected": "unexpected"}.get(spoil, "missing") in told
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.safetensors"]
+
+
+def convert(checkpoint, folder, state, *more):
+    """The exit code of importing these tensors as a training checkpoint."""
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "c.safetensors")
+    command = ["convert", "kiwi-upstream", f"{folder}/c.safetensors", f"{folder}/a", "--force"]
+    return main([*command, *beside(checkpoint / "m"), *more])
+
+
+MIXES = {
+    "norms": lambda name: torch.float32 if "norm" in name else torch.bfloat16,
+    "one": lambda name: torch.bfloat16 if name == "pipe.dit.blocks.1.ffn.2.bias" else torch.float32,
+    "halves": lambda name: torch.float16 if "ffn" in name else torch.bfloat16,
+    "parts": lambda name: torch.bfloat16 if name.startswith("pipe.dit") else torch.float32,
+    "other parts": lambda name: torch.float32 if name.startswith("pipe.dit") else torch.bfloat16,
+    "double": lambda name: torch.float64,
+    "half": lambda name: torch.float16,
+}
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_tensors_of_several_types_become_one_a_part_and_edit(checkpoint, tmp_path, capsys, mix):
+    state = {name: tensor.to(MIXES[mix](name)) for name, tensor in load_file(checkpoint / "c.safetensors").items()}
+    assert convert(checkpoint, tmp_path, state) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    types = {}
+    for name, tensor in read_weights(tmp_path / "a").items():
+        types.setdefault(name.split(".")[0], set()).add(tensor.dtype)
+    assert all(len(found) == 1 for found in types.values())
+    whole = {"half": torch.float16, "parts": torch.bfloat16}.get(mix, torch.float32)
+    assert types["dit"] == {whole}
+    assert ("in the checkpoint: all as float32" in told) == (mix in ("norms", "one", "halves", "double"))
+    edited = edit(from_pretrained(tmp_path / "a")[0].eval())
+    assert (edited - edit(from_pretrained(checkpoint / "m")[0].eval())).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn, float("nan"), float("inf")],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["pipe.dit.blocks.1.ffn.2.bias", "pipe.mllm.connetor.2.bias"])
+def test_tensors_that_no_model_can_calculate_with_are_refused_by_name(checkpoint, tmp_path, capsys, name, spoil):
+    state = load_file(checkpoint / "c.safetensors")
+    if isinstance(spoil, float):
+        state[name][1] = spoil
+    else:
+        state[name] = state[name].to(spoil)
+    assert convert(checkpoint, tmp_path, state) == 2
+    told = capsys.readouterr().err
+    assert name.removeprefix("pipe.").replace("mllm.connetor", "query.connector") in told
+    assert ("NaN or infinite" if isinstance(spoil, float) else str(spoil).removeprefix("torch.")) in told
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("query.layers=[99]", "query.layers cannot be set"),
+        ("latent.layers=[0]", "latent.layers cannot be set"),
+        ("source=NoSource", "source cannot be set"),
+        ("source.scale=LearnableScale", "source.scale cannot be set"),
+        ("mllm.path=elsewhere", "mllm.path cannot be set"),
+        ("dit.num_heads=-2", "num_heads must be at least 1"),
+        ("dit.num_heads=0", "num_heads must be at least 1"),
+        ("dit.num_heads=abc", "dit.num_heads has the wrong type. Got: 'abc'"),
+        ("dit.num_heads=null", "dit.num_heads has the wrong type"),
+        ("dit.eps=1e-6", "with a point"),
+        ("mllm.limits.max_reference_tokens=0", "max_reference_tokens must be at least 1"),
+        ("reference=NoReference", "unexpected"),
+        ("query.image=7", "query.queries.image"),
+    ],
+)
+def test_choices_that_contradict_a_checkpoint_or_cannot_be_are_refused(checkpoint, tmp_path, capsys, change, told):
+    assert convert(checkpoint, tmp_path, load_file(checkpoint / "c.safetensors"), "--set", change) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_part_that_a_checkpoint_lacks_may_be_chosen(checkpoint, tmp_path, capsys):
+    state = {n: t for n, t in load_file(checkpoint / "c.safetensors").items() if not n.startswith("pipe.vae_cond")}
+    assert convert(checkpoint, tmp_path, state, "--set", "source.scale=LearnableScale") == 0
+    assert read_record(tmp_path / "a").config.source.scale == LearnableScale()
+    dit = {name: tensor for name, tensor in state.items() if name.startswith("pipe.dit.")}
+    assert convert(checkpoint, tmp_path, dit, "--set", "query.layers=[99]") == 2
+    assert "no such layers" in capsys.readouterr().err
+
+
+def test_blocks_are_counted_without_a_gap_before_any_is_made(checkpoint, tmp_path, capsys):
+    state = load_file(checkpoint / "c.safetensors")
+    assert convert(checkpoint, tmp_path, state | {"pipe.dit.blocks.999999.foo": torch.ones(1)}) == 2
+    assert "the last of them 999999, and none of number 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("published", ["kiwi-upstream", "kiwi-diffusers"])
+def test_heads_that_nothing_tells_are_assumed_aloud_or_asked_for(config, tmp_path, capsys, published):
+    for width, code in ((128, 0), (48, 2)):
+        dit = config.dit.replace(dim=width, num_heads=1 if width == 128 else 2)
+        saved(config.replace(dit=dit), tmp_path / f"{width}")
+        source, given = tmp_path / f"{width}.safetensors", beside(tmp_path / f"{width}")[:4]
+        assert main(["convert", published, f"{tmp_path}/{width}", str(source)]) == 0
+        if published == "kiwi-diffusers":
+            file, given = source / "transformer/config.json", []
+            found = json.loads(file.read_text())
+            del found["num_attention_heads"]
+            file.write_text(json.dumps(found))
+        capsys.readouterr()
+        assert main(["convert", published, str(source), f"{tmp_path}/a{width}", *given]) == code
+        told = capsys.readouterr()
+        wanted = "--set dit.num_heads=N" if code else "assumed 1, 128 channels a head"
+        assert wanted in " ".join((told.err if code else told.out).split())
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "told"),
+    [
+        ("ref_embedder", {"ref_pad_first": "false"}, "Got: 'false'. Wanted: true or false"),
+        ("transformer", {"num_attention_heads": "x"}, "dit.num_heads has the wrong type"),
+        ("mllm_encoder", {"max_frames": "x"}, "mllm_encoder/config.json is wrong. Got: {'max_frames': 'x'}"),
+        ("mllm_encoder", {"max_object_token": 0}, "max_reference_tokens must be at least 1"),
+    ],
+)
+def test_settings_of_a_published_folder_are_read_strictly(checkpoint, tmp_path, capsys, file, change, told):
+    assert main(["convert", "kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"]) == 0
+    path = tmp_path / "d" / file / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert main(["convert", "kiwi-diffusers", f"{tmp_path}/d", f"{tmp_path}/b"]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        ("two ranks", "cannot be kept beside the weights. Got: ranks [1, 2]"),
+        ("part of the layers", "Got: none for blocks.0.ffn.0"),
+        ("half", "no blocks.1.ffn.0.lora_B.default.weight"),
+    ],
+)
+def test_adapters_that_cannot_be_kept_are_merged_where_that_has_a_meaning(checkpoint, tmp_path, capsys, spoil, told):
+    state = load_file(checkpoint / "c.safetensors")
+    for block in (1,) if spoil == "part of the layers" else (0, 1):
+        rank = 1 + block if spoil == "two ranks" else 2
+        state[f"pipe.dit.blocks.{block}.ffn.0.lora_A.default.weight"] = torch.ones(rank, 48)
+        state[f"pipe.dit.blocks.{block}.ffn.0.lora_B.default.weight"] = torch.ones(96, rank)
+    if spoil == "half":
+        del state["pipe.dit.blocks.1.ffn.0.lora_B.default.weight"]
+    assert convert(checkpoint, tmp_path, state, "--adapters", "keep") == 2
+    refused = " ".join(capsys.readouterr().err.split())
+    assert told in refused
+    assert convert(checkpoint, tmp_path, state, "--adapters", "merge") == (2 if spoil == "half" else 0)
+    if spoil == "part of the layers":
+        assert "1 adapter: merge" in " ".join(capsys.readouterr().out.split())
+    if spoil != "half":
+        assert "--adapters merge" in refused
+        before = read_weights(checkpoint / "m")["dit.blocks.1.ffn.0.weight"]
+        assert torch.allclose(read_weights(tmp_path / "a")["dit.blocks.1.ffn.0.weight"], before + 2)
+
+
+def test_what_is_absent_is_drawn_from_the_seed_that_was_given_and_each_part_apart(checkpoint, tmp_path):
+    lacks = ("pipe.mllm.ref_", "pipe.mllm.video_queries", "pipe.mllm.image_queries")
+    state = {n: t for n, t in load_file(checkpoint / "c.safetensors").items() if not n.startswith(lacks)}
+    counts = [word for mode in ("image", "video", "reference") for word in ("--set", f"query.{mode}=4")]
+    drawn = {}
+    for seed in (0, 0, 5):
+        assert convert(checkpoint, tmp_path, state, "--seed", str(seed), *counts) == 0
+        found = read_weights(tmp_path / "a")
+        with forked_rng(seed, "latent"):
+            wanted = LatentConnector().build(32, 48).state_dict()["connector.0.weight"]
+        assert torch.equal(found["latent.connector.0.weight"], wanted)
+        drawn.setdefault(seed, []).append(found["query.queries.reference"])
+    assert torch.equal(*drawn[0])
+    assert not torch.equal(drawn[0][0], drawn[5][0])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import torch
 
 from kiwi.checkpoints.diffusers_layout import EMBEDDERS, classic, ours, theirs
 from kiwi.checkpoints.published import text_embedding
+from kiwi.errors import CheckpointError
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import QueryConnector
 from kiwi.models.kiwi import KiwiEdit
@@ -36,6 +37,17 @@ def test_a_full_size_folder_becomes_ours_and_back_with_equal_keys(full):
     assert {part: shapes_of(weights) for part, weights in again.items()} == {
         part: shapes_of(weights) for part, weights in parts.items()
     }
+
+
+def test_two_names_of_one_tensor_are_refused_whatever_file_they_lie_in():
+    one = torch.ones(1)
+    for second in (("transformer", "blocks.0.self_attn.q.weight"), ("mllm_encoder", "dit.blocks.0.self_attn.q.weight")):
+        parts = {"transformer": {"blocks.0.attn1.to_q.weight": one}, "mllm_encoder": {}}
+        parts[second[0]][second[1]] = one
+        with pytest.raises(
+            CheckpointError, match=f"twice. Got: transformer/blocks.0.attn1.to_q.weight and {second[0]}/"
+        ):
+            ours(parts)
 
 
 def test_the_encoders_file_has_the_published_names_and_shapes(full):

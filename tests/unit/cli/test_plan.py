@@ -54,11 +54,19 @@ def test_variants_are_labelled_by_what_differs_and_counted(tmp_path, capsys, mon
         (["5b", "--set", "source"], "PATH=VALUE"),
         (["5b", "--set", "source=Magic"], "AddSource"),
         (["5b", "--variants", "nothing.yaml"], "nothing.yaml"),
+        (["5b", "--set", "dit.patch_size=[1,0,0]"], "patch_size must be at least 1"),
+        (["1.3b", "--set", "dit.tuning={type: Lora, targets: [head]}"], "no linear layer"),
     ],
 )
 def test_bad_input_is_told(arguments, told, capsys):
     assert main(["plan", *arguments]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_variant_that_names_no_path_is_told(tmp_path, capsys):
+    (tmp_path / "v.yaml").write_text("- {1: 2}\n")
+    assert main(["plan", "1.3b", "--variants", str(tmp_path / "v.yaml")]) == 2
+    assert "named by a dotted path. Got: 1" in capsys.readouterr().err
 
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"

@@ -31,7 +31,10 @@ def test_nearest_takes_the_first_on_ties():
     assert nearest(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([2.5, 0.0])).tolist() == [0, 2]
 
 
-@pytest.mark.parametrize("wrong", [{"shift": 0.0}, {"shift": -1.0}, {"num_train_timesteps": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"shift": 0.0}, {"shift": -1.0}, {"shift": float("nan")}, {"shift": float("inf")}, {"num_train_timesteps": 0}],
+)
 def test_impossible_schedules_are_refused(wrong):
     with pytest.raises(SpecError, match="shift > 0"):
         FlowSchedule(**wrong)

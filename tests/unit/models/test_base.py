@@ -1,9 +1,9 @@
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from kiwi.errors import CheckpointError
-from kiwi.models.base import WanBase
+from kiwi.models.base import WanBase, read_wan
 from kiwi.models.dit import DiTConfig
 from kiwi.models.tuning import Lora
 from kiwi.weights.adapters import is_adapter
@@ -41,6 +41,14 @@ def test_a_frozen_base_is_kept_in_bf16_under_its_adapters(wan):
     assert torch.equal(weights["blocks.0.ffn.0.base_layer.weight"], state["blocks.0.ffn.0.weight"].bfloat16())
     assert {tensor.dtype for name, tensor in weights.items() if is_adapter(name)} == {torch.float32}
     assert dit.patch_embedding(torch.randn(1, 4, 1, 4, 4)).dtype == torch.bfloat16
+
+
+def test_two_names_of_one_tensor_are_refused(wan):
+    path, state = wan
+    file = path / "transformer/diffusion_pytorch_model.safetensors"
+    save_file(load_file(file) | {"blocks.0.self_attn.q.weight": state["blocks.0.ffn.0.weight"]}, file)
+    with pytest.raises(CheckpointError, match=r"names a tensor twice. Got: .*(attn1\.to_q|self_attn\.q)\.weight and"):
+        read_wan(str(path), "transformer")
 
 
 def test_a_base_of_another_size_or_kind_is_refused(wan, tmp_path):

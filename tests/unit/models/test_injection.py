@@ -12,7 +12,7 @@ from kiwi.models.injection import (
     SharedEmbeddingSource,
     TokenConcatSource,
 )
-from kiwi.models.scaling import ConstantScale
+from kiwi.models.scaling import ConstantScale, LearnableScale
 
 DIT = DiTConfig(dim=48, ffn_dim=64, num_heads=2, num_layers=1, freq_dim=16, latent_channels=4)
 SIGMA = torch.tensor([0.3, 0.9])
@@ -53,6 +53,27 @@ def test_the_scale_multiplies_weight_and_bias_of_the_added_tokens(noisy):
         joined = module.join(embedding(latents), module.embed(source, embedding), SIGMA)
         added = gamma[:, None, None] * module.patch_embedding(source)
         assert torch.allclose(joined, embedding(latents) + added, atol=1e-5)
+
+
+def test_the_scaled_source_is_added_in_float32_whatever_the_tokens_type(noisy):
+    embedding, latents, source = noisy
+    module = AddSource().build(DIT)
+    torch.nn.init.normal_(module.patch_embedding.weight)
+    tokens, own = embedding(latents).bfloat16(), module.embed(source, embedding).bfloat16()
+    wanted = (tokens.float() + SIGMA[:, None, None] * own.float()).bfloat16()
+    assert torch.equal(module.join(tokens, own, SIGMA), wanted)
+    # A noise level in double must not make the sum double: what a step adds is the same in training and sampling.
+    assert module.join(tokens.float(), own, SIGMA.double()).dtype == torch.float32
+    scaled = AddSource(scale=LearnableScale()).build(DIT)
+    assert torch.equal(scaled.join(tokens, own, SIGMA.bfloat16()), scaled.join(tokens, own, SIGMA.bfloat16().float()))
+
+
+@pytest.mark.parametrize("spec", [AppendReference(), PrependReference()])
+def test_joined_tokens_take_the_type_of_the_sequence(noisy, spec):
+    embedding, latents, source = noisy
+    module = spec.build(DIT)
+    joined = module.join(embedding(latents).bfloat16(), module.embed(source, embedding), SIGMA)
+    assert joined.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(("spec", "at"), [(TokenConcatSource(), 18), (AppendReference(), 18), (PrependReference(), 0)])

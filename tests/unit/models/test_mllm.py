@@ -134,6 +134,45 @@ def test_layers_are_the_embeddings_the_outputs_of_each_layer_and_the_normed_last
         encoder.check_layers((0, 3, -4, 2))
 
 
+def test_pictures_and_videos_are_normalised_by_what_the_processor_says(saved):
+    _, folder = saved
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    mean, std = [0.1, 0.2, 0.3], [0.5, 2.0, 4.0]
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings | {"image_mean": mean, "image_std": std}))
+    prompter = load(folder).prompter
+    white = np.full((4, 64, 64, 3), 255, np.uint8)
+    read = prompter([white], ["x"], [(white[0],)], "reference", 1)
+    wanted = (1 - torch.tensor(mean)) / torch.tensor(std)
+    for pixels in (read.pixel_values, read.pixel_values_videos):
+        assert torch.allclose(pixels.unflatten(1, (3, -1)).mean((0, 2)), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "x", '{"model": {"type": "BPE"}}'])
+def test_a_damaged_tokenizer_is_refused(saved, text):
+    _, folder = saved
+    (folder / "tokenizer.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"cannot be loaded|lacks tokens"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ({"heads": 3}, "language model's heads"),
+        ({"heads": 64}, "language model's heads"),
+        ({"heads": 4, "kv_heads": 3}, "language model's heads"),
+        ({"vision_hidden_size": 32, "vision_heads": 3}, "vision tower's heads"),
+        ({"vision_hidden_size": 32, "vision_heads": 16}, "vision tower's heads"),
+        ({"vision_window": 27}, "vision_window"),
+        ({"vocab_size": 263}, "264 or more"),
+        *(({name: 0}, f"{name} must be at least 1") for name in ("hidden_size", "layers", "heads", "vision_layers")),
+    ],
+)
+def test_a_new_model_of_impossible_sizes_is_refused(sizes, told):
+    with pytest.raises(SpecError, match=told):
+        NewQwen(**sizes)
+
+
 def test_a_model_with_a_connector_to_a_layer_that_is_not_there_is_refused(tiny_config):
     from kiwi.models.connectors import LatentConnector
     from kiwi.models.kiwi import KiwiEdit

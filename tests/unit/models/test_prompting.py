@@ -150,9 +150,30 @@ def test_a_template_with_wrong_slots_is_refused(tmp_path):
         load_template(tmp_path / "prompt.json")
 
 
-def test_limits_that_contradict_each_other_are_refused():
-    with pytest.raises(SpecError, match="max_pixels_per_frame"):
-        VisionLimits(max_pixels_per_frame=1000)
+@pytest.mark.parametrize("spoiled", [{"video": 3}, {"image": None}, {"reference": ["x"]}])
+def test_a_template_whose_texts_are_none_is_refused(tmp_path, spoiled):
+    (tmp_path / "prompt.json").write_text(json.dumps(json.loads(DEFAULT_TEMPLATE.read_text()) | spoiled))
+    with pytest.raises(CheckpointError, match=f"wrong for mode {next(iter(spoiled))!r}"):
+        load_template(tmp_path / "prompt.json")
+
+
+def test_half_a_surrogate_pair_in_an_instruction_is_refused(encoder):
+    with pytest.raises(InputError, match=r"lone surrogate.*ud800"):
+        encoder.prompter([frames()], ["snow \ud800"], [()], "video", 4)
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({"max_pixels_per_frame": 1000}, "max_pixels_per_frame above"),
+        ({"max_frames": -1}, "max_frames must be at least 1"),
+        ({"min_pixels_per_frame": 0}, "min_pixels_per_frame must be"),
+        ({"max_reference_tokens": 0}, "max_reference_tokens must be"),
+    ],
+)
+def test_impossible_limits_are_refused(limits, told):
+    with pytest.raises(SpecError, match=told):
+        VisionLimits(**limits)
 
 
 def test_the_tail_is_the_last_real_tokens_whatever_the_padding(encoder):

@@ -47,6 +47,18 @@ def test_the_noise_level_is_not_rounded_when_the_model_is_in_bf16(spec):
     assert torch.equal(gamma(SIGMAS), wanted)
 
 
+@pytest.mark.parametrize("spec", [LearnableScale(bins=7), FunctionScale()])
+def test_gamma_under_autocast_is_the_float32_one_to_the_last_bit(spec):
+    gamma = spec.build()
+    for parameter in gamma.parameters():
+        torch.nn.init.normal_(parameter)
+    wanted = gamma(SIGMAS)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gamma(SIGMAS)
+    assert torch.equal(found, wanted)
+    assert (wanted - SIGMAS).abs().max() > 0.1
+
+
 def test_values_out_of_range_are_refused():
     with pytest.raises(SpecError, match="2 bins"):
         LearnableScale(bins=1)

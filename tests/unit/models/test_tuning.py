@@ -75,5 +75,7 @@ def test_adapters_stay_in_float32_beside_bf16_weights():
 def test_a_target_that_does_not_exist_is_refused_with_the_names():
     with pytest.raises(SpecError, match=r"no linear layer.*q_proj.*self_attn\.q"):
         SMALL.replace(tuning=Lora(targets=("q_proj",))).build()
+    with pytest.raises(SpecError, match=r"no linear layer.*'head'"):  # a module that has one, head.head
+        SMALL.replace(tuning=Lora(targets=("head",))).build()
     with pytest.raises(SpecError, match="rank"):
         Lora(rank=0)

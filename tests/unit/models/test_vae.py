@@ -182,3 +182,30 @@ def test_the_presets_are_built_without_storage(preset, channels, factor):
 def test_levels_that_do_not_halve_time_twice_are_refused(temporal):
     with pytest.raises(SpecError, match="two of them true"):
         NewVae(temporal_downsample=temporal)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"residual": True},
+        {"residual": True, "dim_mult": (1, 3, 3)},
+        {"residual": True, "dim_mult": (16, 1, 1)},
+        {"residual": True, "dim_mult": (1, 16, 16)},
+        {"z_dim": 0},
+        {"base_dim": 0},
+        {"base_dim": 1},
+        {"decoder_base_dim": 0},
+        {"num_res_blocks": 0},
+        {"dim_mult": (1, 0, 4)},
+        {"dim_mult": ()},
+    ],
+)
+def test_sizes_that_no_autoencoder_can_have_are_refused(sizes):
+    with pytest.raises(SpecError, match=r"autoencoder's"):
+        NewVae(**sizes)
+
+
+@pytest.mark.parametrize("widths", [(1, 2, 2), (1, 8, 8), (2, 1, 1), (4, 8, 4), (1, 4, 2)])
+def test_every_residual_width_that_is_taken_can_be_built(widths):
+    with torch.device("meta"):
+        NewVae(base_dim=4, dim_mult=widths, residual=True).build()

@@ -203,11 +203,18 @@ def test_what_is_no_vae_is_refused_with_what_it_holds(tmp_path):
             WanVae(path=str(tmp_path)).build()
 
 
-def test_a_config_that_no_vae_can_have_is_refused(vae, tmp_path):
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        {"dim_mult": "1, 2"}, {"dim_mult": []}, {"temperal_downsample": [True]}, {"patch_size": 7}, {"z_dim": None},
+        {"latents_mean": None}, {"latents_mean": ["x"] * 48}, {"latents_std": [0.0] * 48}, {"latents_std": "x" * 48},
+    ],
+)  # fmt: skip
+def test_a_config_that_no_vae_can_have_is_refused(vae, tmp_path, spoiled):
     path = write(vae, "diffusers folder", tmp_path)
     config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | {"dim_mult": "1, 2"}))
-    with pytest.raises(CheckpointError, match="sizes that no Wan VAE can have"):
+    (path / "config.json").write_text(json.dumps(config | spoiled))
+    with pytest.raises(CheckpointError, match=r"sizes that no Wan VAE can have|cannot be normalised"):
         WanVae(path=str(path)).build()
 
 

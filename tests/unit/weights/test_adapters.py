@@ -21,11 +21,36 @@ def test_merging_is_the_weight_plus_b_times_a():
     assert merge({n: t.bfloat16() for n, t in weights.items()}, own)["x.q.weight"].dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("half", ["lora_A", "lora_B"])
-def test_half_an_adapter_and_one_without_a_weight_are_refused(half):
-    own = {name: tensor for name, tensor in adapters().items() if half in name}
-    with pytest.raises(CheckpointError, match="cannot be merged"):
-        merge({"x.q.weight": torch.randn(3, 4)}, own)
+def test_an_update_smaller_than_what_bf16_tells_apart_is_not_lost_before_the_sum():
+    """B A is rounded once, with the sum."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 64, generator=generator).bfloat16()
+    own = {f"x.{n}": t for n, t in adapters("q", rank=8, out=64, into=64).items()}
+    merged = merge({"x.q.weight": weight}, own)["x.q.weight"]
+    b, a = (own[f"x.q.lora_{n}.default.weight"].double() for n in "BA")
+    wanted = (weight.double() + b @ a).bfloat16()
+    assert (merged != wanted).double().mean() < 1e-3  # anything in bf16 before the sum makes a quarter differ
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda own: own.pop("x.q.lora_A.default.weight"), r"no x\.q\.lora_A\.default\.weight"),
+        (lambda own: own.pop("x.q.lora_B.default.weight"), r"no x\.q\.lora_B\.default\.weight"),
+        (lambda own: own.update({"x.q.lora_A.mine.weight": torch.ones(2, 4)}), r"x\.q\.lora_A\.mine.*not peft's"),
+        (lambda own: own.update({"x.q.lora_A.default.weight": torch.ones(())}), r"lora_A.*shape \(\)"),
+        (lambda own: own.update({"x.q.lora_B.default.weight": torch.ones(2)}), r"lora_B.*shape \(2,\)"),
+    ],
+)
+def test_what_is_no_whole_adapter_is_refused_by_name(spoil, told):
+    own, weights = adapters(), {"x.q.weight": torch.randn(3, 4)}
+    spoil(own)
+    for use in (merge, rank_and_targets):
+        with pytest.raises(CheckpointError, match=told):
+            use(weights, own)
+
+
+def test_an_adapter_without_a_weight_is_refused():
     with pytest.raises(CheckpointError, match="no such weight"):
         merge({"x.k.weight": torch.randn(3, 4)}, adapters())
 
@@ -37,9 +62,17 @@ def test_an_adapter_of_another_shape_is_refused():
 
 def test_rank_and_targets_are_read_off_the_names():
     own = adapters("b.0.self_attn.q") | adapters("b.0.ffn.2") | adapters("b.1.ffn.2")
-    assert rank_and_targets(own) == (2, ("ffn.2", "q"))
-    with pytest.raises(CheckpointError, match="one rank"):
-        rank_and_targets(own | adapters("b.1.k", rank=5))
+    weights = {f"{name.split('.lora')[0]}.weight": torch.ones(3, 4) for name in own}
+    weights |= {"b.0.norm_q.weight": torch.ones(3), "b.1.k.weight": torch.ones(3, 4)}
+    assert rank_and_targets(weights, own) == (2, ("ffn.2", "q"))
+    for more, told in (
+        (adapters("b.1.k", rank=5), r"ranks \[2, 5\]"),
+        (adapters("v.1.z"), r"v\.1\.z"),
+    ):
+        with pytest.raises(CheckpointError, match=f"cannot be kept.*{told}.*--adapters merge"):
+            rank_and_targets(weights, own | more)
+    with pytest.raises(CheckpointError, match=r"none for b\.1\.self_attn\.q\..*--adapters merge"):
+        rank_and_targets(weights | {"b.1.self_attn.q.weight": torch.ones(3, 4)}, own)
 
 
 def test_names_beside_and_without_adapters():
