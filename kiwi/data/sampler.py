@@ -61,19 +61,25 @@ class MixtureSampler(Sampler[list[Draw]]):
         self.batch_size, self.seed, self.consumed = batch_size, seed, consumed
         self.rank, self.world = rank, world
         self.samples = sum(share > 0 for share in shares)
+        # Kept from one epoch to the next: passing by all earlier batches at each would make long runs slow.
+        self.stream, self.at = self._batches(), 0
 
     def __len__(self) -> int:
         return -(-self.samples // (self.batch_size * self.world))
 
     def __iter__(self) -> Iterator[list[Draw]]:
         start = self.consumed()
+        if start != self.at:
+            self.stream, self.at = islice(self._batches(), start, None), start
         end = (start // len(self) + 1) * len(self)
         mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
-        for number, batch in enumerate(islice(self._batches(), start, end), start):
+        while self.at < end:
+            batch, number = next(self.stream), self.at
+            self.at += 1
             yield [Draw(sample, number) for sample in batch[mine]]
 
     def _batches(self) -> Iterator[list[int]]:
-        """Batches of all processes together, from the first; those of earlier are cheap to pass by."""
+        """Batches of all processes together, from the first; a resumed run passes by those before it."""
         cells = {b: turns(weights, self.seed, "cells", str(b)) for b, weights in self.weights.items()}
         orders = {
             (bucket, cell): passes(members, self.seed, "order", str(bucket), str(cell))

@@ -68,6 +68,17 @@ def test_a_resumed_run_goes_on_after_the_batches_that_were_trained_on(consumed):
     assert rest == whole[consumed : (consumed // 9 + 1) * 9]
 
 
+def test_a_long_run_does_not_go_through_its_past_at_every_epoch():
+    made, begun = sampler(), []
+    batches_from_the_first = made._batches
+    made._batches = lambda: begun.append(True) or batches_from_the_first()
+    assert batches(made, 45) == batches(sampler(), 45)
+    assert not begun
+    made.consumed = lambda: 20
+    assert list(made) == batches(sampler(), 27)[20:]
+    assert begun == [True]
+
+
 def test_processes_have_the_same_kind_at_a_step_and_together_the_batch_of_one():
     whole = batches(sampler(batch=4), 20)
     parts = [batches(sampler(batch=2, rank=rank, world=2), 20) for rank in range(2)]
