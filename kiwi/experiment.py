@@ -36,12 +36,26 @@ def merge(below: Any, above: Any) -> Any:
     return below | {key: merge(below[key], value) if key in below else value for key, value in above.items()}
 
 
+def section(found: dict[str, Any], path: str, file: Path | str) -> dict[str, Any]:
+    """A mapping inside a configuration, by dotted path; empty where there is none.
+
+    Raises:
+        InputError: something else stands there.
+    """
+    node: Any = found
+    for name in path.split("."):
+        node = node.get(name, {}) if isinstance(node, dict) else node
+    if not isinstance(node, dict):
+        raise InputError(f"{path} of {file} is no mapping", got=repr(node))
+    return node
+
+
 def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if file.resolve() in seen:
+    if "\0" in str(file) or file.resolve() in seen:
         raise InputError(f"{file} is among its own bases", got=" -> ".join(str(path) for path in seen))
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as problem:
         raise InputError(f"{file} cannot be read", got=" ".join(str(problem).split())) from problem
     if not isinstance(found, dict):
         raise InputError(f"{file} is no configuration", got=type(found).__name__, wanted="a mapping")

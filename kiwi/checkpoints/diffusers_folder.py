@@ -41,6 +41,7 @@ from kiwi.models.vae import WanVae, published_config, raw_state
 from kiwi.weights.adapters import is_adapter, merge, without_base_layer
 from kiwi.weights.files import State, read_weights, saved_dtype, write_weights
 from kiwi.weights.hub import locate
+from kiwi.weights.strict import require_usable
 
 WEIGHTS = "diffusion_pytorch_model"
 
@@ -63,11 +64,26 @@ def import_diffusers(source: str, changes: Mapping[str, Any], folder: Path, repo
     """
     root = locate(source, "diffusers folder", "name a folder with model_index.json")
     parts = {part: read_weights(root / part) for part in ("transformer", *EMBEDDERS) if (root / part).is_dir()}
+    listed = _read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {}
+    if missing := [part for part in PARTS if part in listed and not (root / part).is_dir()]:
+        raise CheckpointError(
+            f"parts of {root} are missing", got=f"no {', '.join(missing)}", wanted="what its model_index.json lists"
+        )
     if "transformer" not in parts:
         raise CheckpointError(f"{root} is not a published diffusers folder", wanted="the folders transformer, vae, ...")
     parts["mllm_encoder"] = read_weights(_encoder_file(root))
     transformer = _read_json(root / "transformer/config.json")
     said = {"dit.num_heads": transformer.get("num_attention_heads"), "dit.eps": transformer.get("eps")}
+    layers = len({name.split(".")[1] for name in parts["transformer"] if name.startswith("blocks.")})
+    if transformer.get("num_layers", layers) != layers:
+        raise CheckpointError(
+            f"{root / 'transformer'} holds another number of blocks than its config.json says",
+            got=layers,
+            wanted=transformer["num_layers"],
+        )
+    for path, value in said.items():
+        if value is not None and changes.get(path, value) != value:
+            report(path, f"{changes[path]}, though the folder says {value}")
     if (root / "ref_embedder").is_dir() and pads_first(_read_json(root / "ref_embedder/config.json")):
         said["reference"] = "PrependReference"
     with tempfile.TemporaryDirectory() as temporary, _naming(root / "mllm_encoder", temporary, report) as told:
@@ -104,6 +120,7 @@ def export_diffusers(folder: Path, target: Path, report: Report, dtype: torch.dt
     if mllm.config.model_type != "qwen2_5_vl":
         raise CheckpointError("the published folder holds a Qwen2.5-VL", got=mllm.config.model_type)
     state = read_weights(folder)
+    require_usable(state, str(folder))
     own = {name: tensor for name, tensor in state.items() if not name.startswith(("dit.", "mllm."))}
     own |= {f"dit.{name}": tensor for name, tensor in _whole_dit(config, state, report).items()}
     parts = theirs({name: tensor.to(dtype or tensor.dtype) for name, tensor in own.items()})

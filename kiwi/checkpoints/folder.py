@@ -7,6 +7,7 @@ adapters. A named model is recorded with its fingerprint, and loading refuses an
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -23,11 +24,13 @@ from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.mllm import QwenVL
 from kiwi.models.sampling import EditingDefaults
 from kiwi.models.vae import WanVae
-from kiwi.spec import from_dict, to_dict
+from kiwi.spec import diff, from_dict, to_dict
 from kiwi.weights.adapters import is_adapter, without_base_layer
 from kiwi.weights.files import read_weights, write_weights
 from kiwi.weights.hub import locate
 from kiwi.weights.strict import compare, fingerprint, shapes_of
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 
@@ -162,6 +165,7 @@ def load_initial(model: KiwiEdit, folder: Path | str) -> None:
     folder = locate(str(folder), "model folder", "name a folder with config.json and model.safetensors")
     record, state, own = read_record(folder), read_weights(folder), model.state_dict()
     _require_bases(model, record.bases, folder)
+    _tell_differences(record.config, model.config, folder)
     places = {without_base_layer(name): name for name in own if not is_adapter(name)} | {n: n for n in own}
     state = {places.get(name, name): tensor for name, tensor in state.items()}
     same_base = "dit" in record.bases and record.config.dit.base == model.config.dit.base
@@ -173,6 +177,22 @@ def load_initial(model: KiwiEdit, folder: Path | str) -> None:
     wanted = [name for name in {*owned(model.config, own), *(state.keys() & own.keys())} if name not in absent]
     compare(shapes_of({name: own[name] for name in wanted}), shapes_of(state)).refuse(str(folder))
     _load(model, state, assign=False)
+
+
+def _tell_differences(trained: KiwiConfig, config: KiwiConfig, folder: Path) -> None:
+    """Refuse sizes that leave no trace in shapes; say which choices change from here on."""
+    changed = {
+        path: values for path, values in diff(trained, config).items() if path.split(".")[0] not in ("vae", "mllm")
+    }
+    meant = {"dit.tuning", "dit.base", "dit.activations"}
+    changed = {path: values for path, values in changed.items() if not any(path.startswith(name) for name in meant)}
+    if wrong := sorted(changed.keys() & {"dit.num_heads", "dit.eps", "dit.freq_dim"}):
+        path = wrong[0]
+        raise CheckpointError(
+            f"{folder} was trained with another {path}", got=changed[path][1], wanted=changed[path][0]
+        )
+    for path, (before, now) in changed.items():
+        log.warning("%s was trained with %s = %s and goes on with %s", folder, path, before, now)
 
 
 def _load(model: KiwiEdit, state: Mapping[str, Tensor], *, assign: bool) -> None:
@@ -231,6 +251,17 @@ def read_record(folder: Path) -> Record:
         raise CheckpointError(f"{file} does not describe a model: its bases are wrong", wanted=wanted)
     config = _with_paths(config, lambda path: str(resolve_inside(folder, path, f"path in {file}")))
     return Record(config, editing, bases)
+
+
+def named_paths(folder: Path | str) -> list[Path]:
+    """Where the pretrained parts lie that a model folder names, those in itself among them."""
+    config = read_record(Path(folder)).config
+    specs = (config.vae, config.mllm, config.dit.base)
+    return [
+        Path(spec.path) / getattr(spec, "subfolder", "")
+        for spec in specs
+        if isinstance(spec, (WanVae, QwenVL, WanBase))
+    ]
 
 
 def is_model_folder(path: Path | str) -> bool:

@@ -28,6 +28,7 @@ from kiwi.spec import diff
 from kiwi.weights.adapters import is_adapter, without_base_layer
 from kiwi.weights.files import State, read_metadata, read_weights
 from kiwi.weights.names import TEXT_EMBEDDING, from_published, to_published, without_prefix
+from kiwi.weights.strict import require_usable
 
 TEXT_DIM = 4096
 """Width of Wan's text features; the published files hold a text embedding that is never applied."""
@@ -54,6 +55,9 @@ def import_published(file: Path, origin: Origin, folder: Path, report: Report) -
     }
     if noted:
         report("choices", f"as noted in the file: {_settings(noted)}")
+    for path, value in _noted(file).items():
+        if origin.changes.get(path, value) != value:
+            report(path, f"{origin.changes[path]}, though the file says {value}")
     assemble(state, replace(origin, changes={**noted, **origin.changes}), folder, report)
 
 
@@ -87,6 +91,7 @@ def export_published(folder: Path, file: Path, report: Report, dtype: torch.dtyp
     record = read_record(folder)
     require_expressible(record.config)
     state = read_weights(folder)
+    require_usable(state, str(folder))
     named = {f"pipe.{to_published(without_base_layer(name))}": tensor for name, tensor in state.items()}
     if isinstance(record.config.dit.base, WanBase):
         report("dit", f"adapters only: whoever loads the file needs {record.config.dit.base.path}")

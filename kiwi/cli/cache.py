@@ -64,13 +64,13 @@ def _verify(folder: Path) -> int:
 
 def _experiment(file: Path, root: str | None) -> tuple[EditData, VideoVae]:
     """The data and the VAE of an experiment, the VAE ready to encode."""
-    from kiwi.data.datamodule import EditData, Manifest
-    from kiwi.experiment import read_experiment
+    from kiwi.data.datamodule import EditData, manifests_of
+    from kiwi.experiment import read_experiment, section
     from kiwi.models.config import KiwiConfig
     from kiwi.spec import from_dict
 
     found = read_experiment(file)
-    model = found.get("model", {}).get("init_args", {})
+    model, said = section(found, "model.init_args", file), section(found, "data", file)
     if "config" not in model:
         raise InputError(f"{file} trains no editor", wanted="an experiment with model.init_args.config")
     config: KiwiConfig = from_dict(KiwiConfig, model["config"], "model.config")
@@ -78,10 +78,12 @@ def _experiment(file: Path, root: str | None) -> tuple[EditData, VideoVae]:
     if not vae.fingerprint:
         raise InputError("an untrained VAE has nothing to keep", wanted="a WanVae", got=type(config.vae).__name__)
     names = ("root", "max_pixels", "holdout")
-    given: dict[str, Any] = {name: found["data"][name] for name in names if name in found.get("data", {})}
+    given: dict[str, Any] = {name: said[name] for name in names if name in said}
+    if wrong := [name for name in ("max_pixels", "holdout") if type(given.get(name, 0)) is not int]:
+        raise InputError(f"data.{wrong[0]} of {file} is no whole number", got=repr(given[wrong[0]]))
     given |= {"root": root} if root is not None else {}
     for name in ("train", "validation"):
-        given[name] = [Manifest(**manifest) for manifest in found.get("data", {}).get(name) or []]
+        given[name] = manifests_of(said.get(name) or [], f"data.{name} of {file}")
     multiple = vae.spatial_factor * config.dit.patch_size[1]
     data = EditData(**given, multiple=multiple, seed=found.get("seed_everything", 0))
     data.setup()

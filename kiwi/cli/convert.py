@@ -102,7 +102,7 @@ def _require_meant(said: set[str], format: str, exporting: bool) -> None:
 
 def _require_target(arguments: Any, exporting: bool) -> None:
     """Refuse, before the work, a DST that cannot be written or where something would be lost."""
-    from kiwi.checkpoints.folder import is_replaceable
+    from kiwi.checkpoints.folder import is_replaceable, named_paths
     from kiwi.media.files import require_apart, require_place, require_replaceable
 
     if exporting and arguments.format == "kiwi-upstream":  # a file; the rest is told when it is opened, before the work
@@ -112,6 +112,8 @@ def _require_target(arguments: Any, exporting: bool) -> None:
     for source in (arguments.src, arguments.vae, arguments.mllm, arguments.base):
         if source:
             require_apart(arguments.dst, Path(*_split(source)))
+    for path in named_paths(arguments.src) if exporting else []:
+        require_apart(arguments.dst, path)
     if arguments.dst.exists() and not arguments.force:
         raise InputError(f"{arguments.dst} exists", fix="give another name, or --force to replace it")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, set_parsing_settings
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -24,7 +24,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from kiwi.data.datamodule import EditData
 from kiwi.environment import environment
-from kiwi.errors import InputError, KiwiError
+from kiwi.errors import CheckpointError, InputError, KiwiError
 from kiwi.experiment import read_experiment
 from kiwi.media.files import write_json, write_text
 from kiwi.spec import Spec, choices, families
@@ -74,7 +74,13 @@ class KiwiCLI(LightningCLI):
         config = self.config[self.config["subcommand"]]
         folder = Path(config.trainer.default_root_dir) / "checkpoints"
         if config.get("ckpt_path") == "last":
-            config.ckpt_path = None if (found := newest(folder)) is None else str(found)
+            found = newest(folder)
+            if found is None and (damaged := checkpoints(folder)):
+                names = ", ".join(path.name for path in damaged)
+                raise CheckpointError(
+                    f"no checkpoint in {folder} is whole", got=names, fix="delete the run to begin again"
+                )
+            config.ckpt_path = None if found is None else str(found)
             log.info("going on from %s" if found else "no checkpoint in %s yet: starting anew", found or folder)
         elif config.get("ckpt_path") is not None:
             require_checkpoint(Path(config.ckpt_path))
@@ -112,9 +118,12 @@ class KiwiCLI(LightningCLI):
             )
         remove_halves(root / "checkpoints")
         self.datamodule.setup()
+        # Once a checkpoint, if there is one, was accepted: a refused run changes nothing.
+        self.trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda trainer, module: self._describe(root)))
+
+    def _describe(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
-        resolved = self._parser("fit").dump(self.config["fit"], skip_none=False)
-        write_text(root / "config.yaml", resolved)
+        write_text(root / "config.yaml", self._parser("fit").dump(self.config["fit"], skip_none=False))
         write_json(root / "environment.json", environment())
 
     def after_fit(self) -> None:

@@ -67,20 +67,27 @@ def main(argv: list[str]) -> int:
 
 def _experiment(file: Path) -> tuple[KiwiConfig, Sequence[str] | None, tuple[int, int, int]]:
     """The editor of an experiment, which of its parts learn, and frames, height and width of its largest batch."""
-    from kiwi.experiment import read_experiment
+    from kiwi.data.datamodule import manifests_of
+    from kiwi.experiment import read_experiment, section
     from kiwi.media.image import fit_size
-    from kiwi.models.config import KiwiConfig
+    from kiwi.models.config import TRAINABLE, KiwiConfig
     from kiwi.spec import from_dict
 
     found = read_experiment(file)
-    model, data = found.get("model", {}), found.get("data", {})
-    if str(model.get("class_path")).rpartition(".")[2] != "LitKiwi" or "config" not in model.get("init_args", {}):
+    model, data, given = (section(found, path, file) for path in ("model", "data", "model.init_args"))
+    if str(model.get("class_path")).rpartition(".")[2] != "LitKiwi" or "config" not in given:
         raise InputError(f"{file} trains no editor", got=model.get("class_path"), wanted="model.class_path: LitKiwi")
-    config: KiwiConfig = from_dict(KiwiConfig, model["init_args"]["config"], "model.config")
-    frames = max((manifest.get("max_frames", 81) for manifest in data.get("train", [])), default=81)
+    config: KiwiConfig = from_dict(KiwiConfig, given["config"], "model.config")
+    trained = manifests_of(data.get("train") or [], f"data.train of {file}")
+    frames = max((manifest.max_frames for manifest in trained), default=81)
+    pixels, parts = data.get("max_pixels", 720 * 1280), given.get("train_parts", list(TRAINABLE))
+    if type(pixels) is not int or pixels < 1:
+        raise InputError(f"data.max_pixels of {file} is no number of pixels", got=repr(pixels))
+    if not isinstance(parts, list) or not set(parts) <= set(TRAINABLE):
+        raise InputError(f"train_parts of {file} names other things", got=parts, wanted=f"some of {TRAINABLE}")
     # 9 : 16 is the shape of the published videos; other shapes of as many pixels cost the same.
-    height, width = fit_size(9 * 512, 16 * 512, max_pixels=data.get("max_pixels", 720 * 1280), multiple=32)
-    return config, model["init_args"].get("train_parts"), (frames, height, width)
+    height, width = fit_size(9 * 512, 16 * 512, max_pixels=pixels, multiple=32)
+    return config, parts, (frames, height, width)
 
 
 def _workload(arguments: Any, config: KiwiConfig, size: tuple[int, int, int]) -> Workload:

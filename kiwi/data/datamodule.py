@@ -47,6 +47,22 @@ class Manifest:
             raise InputError(f"max_frames of {self.path} must be at least 1", got=self.max_frames)
 
 
+def manifests_of(rows: Any, where: str) -> list[Manifest]:
+    """Manifests from an experiment's list of mappings.
+
+    Raises:
+        InputError: something else, unknown fields, or values of another type.
+    """
+    hints: dict[str, tuple[type, ...]] = {"path": (str,), "max_frames": (int,), "weight": (int, float)}
+    for row in rows if isinstance(rows, list) else [rows]:
+        if not isinstance(rows, list) or not isinstance(row, dict) or not {"path"} <= row.keys() <= hints.keys():
+            wanted = f"a list of mappings with {', '.join(hints)}"
+            raise InputError(f"{where} holds no manifests", got=repr(row), wanted=wanted)
+        if wrong := [name for name, value in row.items() if not isinstance(value, hints[name])]:
+            raise InputError(f"{wrong[0]} of a manifest in {where} has the wrong type", got=repr(row[wrong[0]]))
+    return [Manifest(**row) for row in rows]
+
+
 class EditData(L.LightningDataModule):
     """Edits for training and validation.
 

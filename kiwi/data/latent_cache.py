@@ -28,7 +28,7 @@ from kiwi import console
 from kiwi.data.buckets import Bucket
 from kiwi.data.sample import Latents
 from kiwi.errors import InputError
-from kiwi.media.files import atomic_path, sha256, write_json
+from kiwi.media.files import atomic_path, require_place, sha256, write_json
 
 FORMAT = 1
 """Of the folder, and of how a clip is brought to its size: a change of either makes another cache."""
@@ -43,7 +43,7 @@ class LatentCache:
         folder: made by `create`.
 
     Raises:
-        InputError: no cache, one of another format, or a shard that cannot be read.
+        InputError: no cache, or one of another format.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -60,8 +60,14 @@ class LatentCache:
             raise InputError(f"{self.folder} is a cache of another format", got=facts["format"], wanted=FORMAT)
         self.shards: dict[str, Path] = {}
         self.opened: dict[Path, Any] = {}
+        self.unreadable: list[Path] = []
+        """Shards of which not even the header can be read: their clips are missing, and `verify` deletes them."""
         for path in sorted((self.folder / "shards").glob("[!.]*.safetensors")):
-            self.shards |= dict.fromkeys(self._header(path), path)
+            try:
+                with safe_open(path, framework="pt") as opened:
+                    self.shards |= dict.fromkeys(dict(opened.metadata()), path)
+            except (OSError, SafetensorError, TypeError):
+                self.unreadable.append(path)
 
     @classmethod
     def create(cls, folder: Path | str, vae: str, dtype: Dtype) -> LatentCache:
@@ -77,7 +83,15 @@ class LatentCache:
         """
         folder = Path(folder)
         if not (folder / "cache.json").exists():
-            (folder / "shards").mkdir(parents=True, exist_ok=True)
+            require_place(folder)
+            if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+                raise InputError(f"{folder} is no cache, and not empty", fix="give another folder")
+            try:
+                (folder / "shards").mkdir(parents=True)
+            except OSError as problem:
+                raise InputError(
+                    f"{folder} cannot be made", got=problem.strerror, fix="give another folder"
+                ) from problem
             write_json(folder / "cache.json", {"format": FORMAT, "vae": vae, "dtype": dtype})
         found = cls(folder)
         if (found.vae, found.dtype) != (vae, getattr(torch, dtype)):
@@ -118,12 +132,12 @@ class LatentCache:
         if key not in self.shards:
             raise InputError(f"the cache {self.folder} has no such clip", got=key, fix="run `kiwi cache` again")
         path = self.shards[key]
-        if path not in self.opened:
-            self.opened[path] = safe_open(path, framework="pt")
         try:
+            if path not in self.opened:
+                self.opened[path] = safe_open(path, framework="pt")
             stored = [self.opened[path].get_tensor(f"{key}.{name}") for name in ("mean", "deviation")]
             whole = self.opened[path].metadata()[key] == _checksum(stored)
-        except SafetensorError:
+        except (OSError, SafetensorError):
             whole = False
         if not whole:
             raise InputError(
@@ -140,14 +154,18 @@ class LatentCache:
         stored = {key: [tensor.cpu().to(self.dtype).contiguous() for tensor in entry] for key, entry in entries.items()}
         named = {f"{key}.mean": mean for key, (mean, _) in stored.items()}
         named |= {f"{key}.deviation": deviation for key, (_, deviation) in stored.items()}
-        path = self.folder / "shards" / f"{next(iter(stored))}.safetensors"
+        # Named by all that is in it: two writers may begin with the same clip.
+        name = hashlib.sha256("".join(sorted(stored)).encode()).hexdigest()[:32]
+        path = self.folder / "shards" / f"{name}.safetensors"
         with atomic_path(path) as temporary:
             save_file(named, temporary, {key: _checksum(pair) for key, pair in stored.items()})
         self.shards |= dict.fromkeys(stored, path)
 
     def verify(self) -> list[Path]:
         """Read everything; damaged shards are deleted, and named."""
-        damaged = []
+        damaged, self.unreadable = self.unreadable, []
+        for path in damaged:
+            path.unlink()
         for path in console.progress(sorted(set(self.shards.values())), "verifying"):
             keys = [key for key, where in self.shards.items() if where == path]
             try:
@@ -162,8 +180,8 @@ class LatentCache:
     def contents(self, paths: Iterable[Path]) -> dict[Path, str]:
         """Content hashes of files; those seen before, and not changed since by size and time, are not read."""
         table = self.folder / "files.jsonl"
-        lines = table.read_text(encoding="utf-8").splitlines() if table.exists() else []
-        known = {tuple(entry[:3]): entry[3] for entry in _entries(lines)}
+        lines = table.read_text(encoding="utf-8", errors="replace").splitlines() if table.exists() else []
+        known = dict(_entries(lines))
         places = {path: (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths}
         new = [path for path, place in places.items() if place not in known]
         with ThreadPoolExecutor() as pool, table.open("a", encoding="utf-8") as file:
@@ -171,15 +189,6 @@ class LatentCache:
                 known[places[path]] = content
                 file.write(json.dumps([*places[path], content]) + "\n")
         return {path: known[place] for path, place in places.items()}
-
-    def _header(self, path: Path) -> list[str]:
-        try:
-            with safe_open(path, framework="pt") as opened:
-                return list(opened.metadata())
-        except (OSError, SafetensorError, TypeError) as problem:
-            raise InputError(
-                f"the cache's shard {path} cannot be read", got=problem, fix="delete it and run `kiwi cache` again"
-            ) from problem
 
 
 def _checksum(pair: Iterable[Tensor]) -> str:
@@ -189,9 +198,10 @@ def _checksum(pair: Iterable[Tensor]) -> str:
     return f"{total:08x}"
 
 
-def _entries(lines: Iterable[str]) -> Iterator[list[Any]]:
+def _entries(lines: Iterable[str]) -> Iterator[tuple[tuple[str, int, int], str]]:
     for line in lines:
         try:
-            yield json.loads(line)
-        except ValueError:
+            path, size, time, content = json.loads(line)
+            yield (str(path), int(size), int(time)), str(content)
+        except (ValueError, TypeError):
             continue  # cut short by a kill

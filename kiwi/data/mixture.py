@@ -7,6 +7,7 @@ by lot, so that shares hold at every moment of a run and no arm of an ablation i
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
@@ -40,8 +41,12 @@ def shares(cells: Sequence[Cell], sets: Sequence[float | None], categories: Mapp
         raise InputError(
             "data.categories names categories that no training sample has", got=unknown, wanted=f"some of {known}"
         )
-    if min([*categories.values(), *(weight for weight in sets if weight is not None), 0.0]) < 0:
-        raise InputError("weights of data sets and categories cannot be negative", got=f"{sets} and {categories}")
+    weights = [*categories.values(), *(weight for weight in sets if weight is not None)]
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise InputError(
+            "weights of data sets and categories are finite and not negative",
+            got=f"{list(sets)} and {dict(categories)}",
+        )
     if None in sets and any(weight is not None for weight in sets):
         raise InputError("give every data set of data.train a weight, or none", got=list(sets))
     within = [categories.get(category, 1.0) for _, category in cells]

@@ -22,6 +22,9 @@ from kiwi.spec import Spec
 PARTS = ("dit", "query", "latent", "source", "reference")
 """The parts that an editor has of its own, beside a pretrained VAE and MLLM."""
 
+TRAINABLE = (*PARTS, "mllm")
+"""Parts that may learn; each learns as its spec says (`dit.tuning`, `mllm.tuning`)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class KiwiConfig(Spec):

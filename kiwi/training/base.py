@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kiwi.data.sample import EditBatch
 from kiwi.errors import CheckpointError, TrainingError
+from kiwi.spec import to_dict
 from kiwi.training.averaging import AveragingSpec
 from kiwi.training.optim import AdamW
 
@@ -127,10 +128,15 @@ class LitModule(L.LightningModule, ABC):
             fix=f"look at these samples, lower the learning rate or clip gradients; last good checkpoint: {kept}",
         )
 
+    @abstractmethod
+    def choices(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one that was cut off, as plain data."""
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only what is trained, its average, and how many batches were seen."""
         checkpoint["batches_seen"] = self.batches_seen
         checkpoint["average"] = self.average.state_dict()
+        checkpoint["choices"] = self._choices()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if self.is_saved(k)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -145,8 +151,32 @@ class LitModule(L.LightningModule, ABC):
                 got=f"{len(wrong)} tensors differ ({', '.join(listed)}{', ...' if wrong[5:] else ''})",
                 fix="resume with the configuration the run was started with (config.yaml in its folder)",
             )
+        if self.trainer.state.fn == "fit":
+            self._require_same(checkpoint.get("choices", {}))
         self.batches_seen = checkpoint["batches_seen"]
         self.average.load_state_dict(checkpoint.get("average", {}), {n: p.shape for n, p in self._learning()})
+
+    def _choices(self) -> dict[str, str]:
+        """The choices, flat and as text, by dotted path."""
+        found = {"trainer.accumulate_grad_batches": str(self.trainer.accumulate_grad_batches)}
+        pending: list[tuple[str, Any]] = [("model", self.choices() | {"optim": to_dict(self.optim), "seed": self.seed})]
+        while pending:
+            path, value = pending.pop()
+            if isinstance(value, dict):
+                pending += [(f"{path}.{name}", inner) for name, inner in value.items()]
+            elif not path.endswith((".path", ".subfolder")):  # a folder may be moved; what is in it is told otherwise
+                found[path] = str(value)
+        return found
+
+    def _require_same(self, before: dict[str, str]) -> None:
+        now = self._choices()
+        if changed := sorted(path for path in before.keys() | now.keys() if before.get(path) != now.get(path)):
+            told = [f"{path} = {now.get(path, 'nothing')} for {before.get(path, 'nothing')}" for path in changed[:5]]
+            raise CheckpointError(
+                "a run goes on with the choices that it was started with",
+                got=", ".join(told),
+                fix="leave them, or start a new run from this one's model folder (model.init)",
+            )
 
 
 def made_a_step(trainer: L.Trainer, callback: Any) -> bool:

@@ -17,6 +17,8 @@ from kiwi.media.files import atomic_path
 log = logging.getLogger(__name__)
 
 LAST = "last.ckpt"
+NEEDED = {"state_dict", "global_step", "batches_seen", "pytorch-lightning_version"}
+"""What every checkpoint of ours holds."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -53,13 +55,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         require_checkpoint(Path(path))
         try:
-            return super().load_checkpoint(path, map_location or "cpu", weights_only=True)
+            found = super().load_checkpoint(path, map_location or "cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as problem:
             raise CheckpointError(
                 f"the checkpoint {path} cannot be read",
                 got=str(problem).splitlines()[0],
                 wanted="tensors and plain data; it is damaged, or holds more than tensors",
+                fix=_other(Path(path)),
             ) from problem
+        if not isinstance(found, dict) or not found.keys() >= NEEDED:
+            raise CheckpointError(f"{path} is no checkpoint of a run", wanted=f"one with {', '.join(sorted(NEEDED))}")
+        return found
 
 
 def newest(folder: Path) -> Path | None:
@@ -96,6 +102,12 @@ def require_checkpoint(path: Path) -> None:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}", fix=fix)
     raise CheckpointError(f"the checkpoint {path} is damaged or not a checkpoint", fix=fix)
+
+
+def _other(path: Path) -> str:
+    """What to do about a checkpoint that cannot be used."""
+    others = [other for other in checkpoints(path.parent) if other.resolve() != path.resolve()]
+    return f"take {others[-1]}" if others else "begin again: there is no other beside it"
 
 
 def _chain(problem: BaseException | None) -> list[BaseException]:

@@ -9,7 +9,7 @@ import logging
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -22,20 +22,18 @@ from kiwi.data.sample import EditBatch, Pixels, TaskKind, pixels
 from kiwi.errors import InputError
 from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
 from kiwi.keyed import normal, uniform
-from kiwi.models.config import PARTS, KiwiConfig
+from kiwi.models.config import TRAINABLE, KiwiConfig
 from kiwi.models.injection import Scaled
 from kiwi.models.kiwi import Conditions, KiwiEdit
 from kiwi.models.sampling import EditingDefaults, Sampling, denoise, evaluating, make_noise
 from kiwi.models.vae import Posterior
+from kiwi.spec import to_dict
 from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.base import Clips, LitModule
 from kiwi.training.optim import AdamW
 from kiwi.training.source_check import HEADLINE, SIGMAS, SourceCheck
 
 log = logging.getLogger(__name__)
-
-TRAINABLE = (*PARTS, "mllm")
-"""Parts that may learn; each learns as its spec says (`dit.tuning`, `mllm.tuning`)."""
 
 BANDS = (0.0, 0.5, 0.75, 0.9, 1.0)
 """Bounds of the bands of noise levels that training losses are told by."""
@@ -86,6 +84,7 @@ class LitKiwi(LitModule):
                 got=train_parts,
                 wanted=f"some of {TRAINABLE}",
             )
+        self.train_parts = tuple(train_parts)
         self.editor = KiwiEdit(config, seed=seed)
         if init is not None:
             load_initial(self.editor, init)
@@ -240,6 +239,14 @@ class LitKiwi(LitModule):
     @property
     def size_multiple(self) -> int:
         return self.editor.size_multiple
+
+    def choices(self) -> dict[str, Any]:
+        return {
+            "config": to_dict(self.editor.config),
+            "dropout": to_dict(self.dropout),
+            "targets": self.targets,
+            "train_parts": sorted(self.train_parts),
+        }
 
     def is_saved(self, name: str) -> bool:
         return bool(owned(self.editor.config, [name.removeprefix("editor.")]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +66,9 @@ class LitVae(LitModule):
             raise InputError(
                 "an autoencoder is trained on pixels", got=f"data.cache {cache}", fix="leave data.cache out"
             )
+
+    def choices(self) -> dict[str, Any]:
+        return {"kl_weight": self.kl_weight}
 
     def is_saved(self, name: str) -> bool:
         return True

@@ -76,7 +76,8 @@ def require_usable(state: Mapping[str, Tensor], what: str) -> None:
             wanted=", ".join(str(dtype).removeprefix("torch.") for dtype in USABLE),
             fix="convert a copy that was not quantised",
         )
-    if wrong := [name for name, tensor in sorted(state.items()) if not torch.isfinite(tensor).all()]:
+    # As float32, which is the widest type that models are kept in.
+    if wrong := [name for name, tensor in sorted(state.items()) if not torch.isfinite(tensor.float()).all()]:
         raise CheckpointError(f"{what} holds NaN or infinite numbers", got=_listed(wrong), fix="copy the file again")
 
 

@@ -60,6 +60,8 @@ def test_another_choice_replaces_the_fields_of_the_one_before(below, above, want
         ("base: 3\n", "names no files"),
         ("- a\n", "is no configuration"),
         ("a: [\n", "cannot be read"),
+        ("x: 2020-13-45\n", "cannot be read"),
+        ('base: "a\\0b"\n', "among its own bases"),
     ],
 )
 def test_what_cannot_be_read_is_told(tmp_path, text, told):

@@ -617,3 +617,51 @@ def test_diffusers_own_class_loads_the_transformer(checkpoint, tmp_path):
     assert not info["unexpected_keys"]
     wanted = read_weights(checkpoint / "m")["dit.blocks.1.cross_attn.k.weight"]
     assert torch.equal(model.blocks[1].attn2.to_k.weight, wanted)
+
+
+def test_a_model_that_others_are_read_from_is_not_replaced(checkpoint, tmp_path, capsys):
+    """A model folder that names its VAE and MLLM reads those when it is written in another format."""
+    shutil.copytree(checkpoint / "m", tmp_path / "m")
+    back = ["convert", "kiwi-upstream", f"{checkpoint}/c.safetensors", f"{tmp_path}/named", *beside(tmp_path / "m")]
+    assert main([*back, "--by-name"]) == 0
+    assert main(["convert", "kiwi-diffusers", f"{tmp_path}/named", f"{tmp_path}/m", "--force"]) == 2
+    assert "which is read" in capsys.readouterr().err
+    assert read_weights(tmp_path / "m")
+
+
+def test_parts_that_a_published_folder_lists_must_be_there(checkpoint, tmp_path, capsys):
+    assert main(["convert", "kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"]) == 0
+    config = tmp_path / "d/transformer/config.json"
+    said = config.read_text()
+    config.write_text(json.dumps(json.loads(said) | {"num_layers": 9}))
+    assert main(["convert", "kiwi-diffusers", f"{tmp_path}/d", f"{tmp_path}/b"]) == 2
+    assert "another number of blocks" in capsys.readouterr().err
+    config.write_text(said)
+    shutil.rmtree(tmp_path / "d/source_embedder")
+    assert main(["convert", "kiwi-diffusers", f"{tmp_path}/d", f"{tmp_path}/b"]) == 2
+    assert "no source_embedder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e300])
+def test_numbers_that_are_none_are_neither_read_nor_written(checkpoint, tmp_path, capsys, value):
+    state = load_file(checkpoint / "c.safetensors")
+    name = "pipe.dit.head.head.bias"
+    state[name] = torch.full_like(state[name], value, dtype=torch.float64)
+    save_file(state, tmp_path / "c.safetensors")
+    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *beside(checkpoint / "m")]
+    assert main(back) == 2
+    assert "NaN or infinite" in capsys.readouterr().err
+    shutil.copytree(checkpoint / "m", tmp_path / "m")
+    weights = load_file(tmp_path / "m/model.safetensors")
+    save_file(
+        weights | {"dit.head.head.bias": weights["dit.head.head.bias"] * float("nan")}, tmp_path / "m/model.safetensors"
+    )
+    for format, target in (("kiwi-upstream", "x.safetensors"), ("kiwi-diffusers", "x")):
+        assert main(["convert", format, f"{tmp_path}/m", f"{tmp_path}/{target}"]) == 2
+        assert "NaN or infinite" in capsys.readouterr().err
+
+
+def test_a_choice_against_what_the_source_says_is_told(checkpoint, tmp_path, capsys):
+    command = ["convert", "kiwi-upstream", f"{checkpoint}/c.safetensors", f"{tmp_path}/a", *beside(checkpoint / "m")]
+    assert main([*command, "--set", "dit.num_heads=1"]) == 0
+    assert "1, though the file says 2" in " ".join(capsys.readouterr().out.split())

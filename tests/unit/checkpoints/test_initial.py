@@ -8,9 +8,11 @@ from kiwi.checkpoints.folder import load_initial, save_pretrained
 from kiwi.errors import CheckpointError
 from kiwi.models.base import WanBase
 from kiwi.models.connectors import NoConnector
+from kiwi.models.injection import AddSource
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.mllm import QwenVL
 from kiwi.models.sampling import EditingDefaults
+from kiwi.models.scaling import ConstantScale
 from kiwi.models.tuning import Frozen, Full, Lora
 from kiwi.models.vae import WanVae
 
@@ -101,3 +103,14 @@ def test_another_base_model_is_refused(pretrained, tiny_config, tmp_path):
         load_initial(KiwiEdit(config), tmp_path / "1")
     with pytest.raises(CheckpointError, match="is not the one"):
         load_initial(KiwiEdit(config.replace(dit=tiny_config.dit)), tmp_path / "1")
+
+
+def test_sizes_that_leave_no_trace_in_shapes_are_held_against_the_folders_and_other_changes_told(
+    pretrained, tmp_path, caplog
+):
+    learned(tuned(pretrained, Full()), tmp_path / "full", 1)
+    config = tuned(pretrained, Full())
+    with pytest.raises(CheckpointError, match=r"another dit\.num_heads.*Got: 1.*Wanted: 2"):
+        load_initial(KiwiEdit(config.replace(dit=config.dit.replace(num_heads=1))), tmp_path / "full")
+    load_initial(KiwiEdit(config.replace(source=AddSource(scale=ConstantScale()))), tmp_path / "full")
+    assert "source.scale = SigmaScale and goes on with ConstantScale" in caplog.text

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,22 @@ def test_a_size_or_an_experiment_is_counted_not_both(capsys):
         assert "a size or an experiment" in capsys.readouterr().err
     assert main(["plan", "--config", str(EXPERIMENTS / "first_light/vae.yaml")]) == 2
     assert "trains no editor" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("model: 5", "model of .* is no mapping"),
+        ("data: 5", "data of .* is no mapping"),
+        ("data: {train: video.csv}", "holds no manifests"),
+        ("data: {train: [{path: a.csv, max_frame: 1}]}", "holds no manifests"),
+        ("data: {train: [{path: a.csv, max_frames: '1'}]}", "wrong type"),
+        ("data: {max_pixels: '1024'}", "no number of pixels"),
+        ("model: {init_args: {train_parts: [nonsense]}}", "names other things"),
+    ],
+)
+def test_what_an_experiment_cannot_say_is_told(tmp_path, capsys, change, told):
+    base = EXPERIMENTS / "first_light/editor.yaml"
+    (tmp_path / "e.yaml").write_text(f"base: {base}\n{change}\n")
+    assert main(["plan", "--config", str(tmp_path / "e.yaml")]) == 2
+    assert re.search(told, " ".join(capsys.readouterr().err.split()))

@@ -75,7 +75,7 @@ def test_a_cache_of_another_vae_or_format_is_refused(cache, tmp_path):
 def test_damage_is_noticed_when_read_and_removed_when_verified(cache):
     cache.write({"a": entry(0)})
     cache.write({"b": entry(1)})
-    shard = cache.folder / "shards" / "a.safetensors"
+    shard = cache.shards["a"]
     data = bytearray(shard.read_bytes())
     data[-3] ^= 1
     shard.write_bytes(data)
@@ -86,9 +86,37 @@ def test_damage_is_noticed_when_read_and_removed_when_verified(cache):
     assert not shard.exists()
     assert "a" not in again
     assert "b" in LatentCache(cache.folder)
-    shard.write_bytes(data[:50])
-    with pytest.raises(InputError, match=r"a\.safetensors cannot be read"):
-        LatentCache(cache.folder)
+    shard.write_bytes(data[:50])  # not even its header can be read: missing, until it is made again
+    cut = LatentCache(cache.folder)
+    assert "a" not in cut
+    assert "b" in cut
+    assert cut.verify() == [shard]
+    assert not shard.exists()
+
+
+def test_writers_that_begin_with_the_same_clip_do_not_take_each_others_place(cache):
+    cache.write({"a": entry(0), "b": entry(1)})
+    LatentCache(cache.folder).write({"a": entry(0), "c": entry(2)})
+    assert {"a", "b", "c"} <= LatentCache(cache.folder).shards.keys()
+
+
+def test_a_shard_that_is_gone_is_told(cache):
+    cache.write({"a": entry(0)})
+    cache.shards["a"].unlink()
+    with pytest.raises(InputError, match="damaged"):
+        cache.read("a")
+
+
+def test_a_cache_is_not_put_among_other_things(tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    for folder, told in (
+        (tmp_path, "not empty"),
+        (tmp_path / "note.txt", "not empty"),
+        (tmp_path / "a/b", "does not exist"),
+    ):
+        with pytest.raises(InputError, match=told):
+            LatentCache.create(folder, "vae", "float16")
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 
 
 def test_files_are_hashed_once_and_again_when_they_change(cache, tmp_path, monkeypatch):
@@ -98,7 +126,7 @@ def test_files_are_hashed_once_and_again_when_they_change(cache, tmp_path, monke
     monkeypatch.setattr("kiwi.data.latent_cache.sha256", lambda path: "read again")
     assert cache.contents([file])[file] == first
     with (cache.folder / "files.jsonl").open("a") as table:
-        table.write('["cut sho')
+        table.write('[1]\n{"a": 1}\nnull\n["cut sho')
     assert LatentCache(cache.folder).contents([file])[file] == first
     file.write_bytes(b"two!")
     assert cache.contents([file])[file] == "read again"

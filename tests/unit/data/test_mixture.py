@@ -38,6 +38,8 @@ def test_a_categorys_weight_counts_within_its_set_and_leaves_the_sets_share():
     [
         ([1.0, None], {}, "every data set .* a weight, or none"),
         ([1.0, -1.0], {}, "negative"),
+        ([1.0, float("nan")], {}, "finite"),
+        ([None, None], {"add": float("inf")}, "finite"),
         ([None, None], {"ad": 2.0}, r"\['ad'\].*add"),
         ([0.0, 0.0], {}, "nothing to train on"),
     ],

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from kiwi.errors import CheckpointError
-from kiwi.training.checkpointing import AtomicCheckpointIO, newest, remove_halves, require_checkpoint
+from kiwi.training.checkpointing import NEEDED, AtomicCheckpointIO, newest, remove_halves, require_checkpoint
+
+STATE = dict.fromkeys(NEEDED, 0)
 
 WRITE = """
 import sys, torch
-from kiwi.training.checkpointing import AtomicCheckpointIO
-state = {"x": torch.ones(int(sys.argv[2]), 1024)}
+from kiwi.training.checkpointing import NEEDED, AtomicCheckpointIO
+state = dict.fromkeys(NEEDED, 0) | {"x": torch.ones(int(sys.argv[2]), 1024)}
 print("ready", flush=True)
 while True:
     AtomicCheckpointIO().save_checkpoint(state, sys.argv[1])
@@ -29,7 +31,7 @@ def io():
 
 def test_a_kill_in_the_middle_of_writing_leaves_the_last_good_one_whole(io, tmp_path):
     file = tmp_path / "last.ckpt"
-    io.save_checkpoint({"x": torch.zeros(1)}, file)
+    io.save_checkpoint(STATE | {"x": torch.zeros(1)}, file)
     process = subprocess.Popen([sys.executable, "-c", WRITE, str(file), "20000"], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     deadline = time.monotonic() + 60
@@ -74,7 +76,7 @@ def test_a_full_disk_is_told_and_the_last_good_one_stays(tmp_path):
 def test_the_newest_whole_checkpoint_is_found(io, tmp_path):
     assert newest(tmp_path) is None
     for age, name in ((3, "step000001.ckpt"), (2, "step000002.ckpt")):
-        io.save_checkpoint({"x": torch.zeros(1)}, tmp_path / name)
+        io.save_checkpoint(STATE | {"x": torch.zeros(1)}, tmp_path / name)
         os.utime(tmp_path / name, (time.time() - 60 * age,) * 2)
     (tmp_path / ".step000003.abc.ckpt").write_bytes(b"half")
     (tmp_path / "step000003.ckpt").write_bytes(b"half")
@@ -86,7 +88,7 @@ def test_the_newest_whole_checkpoint_is_found(io, tmp_path):
 
 
 def test_a_damaged_or_missing_checkpoint_is_refused_and_the_newest_whole_one_named(io, tmp_path):
-    io.save_checkpoint({"x": torch.zeros(1)}, tmp_path / "step000001.ckpt")
+    io.save_checkpoint(STATE | {"x": torch.zeros(1)}, tmp_path / "step000001.ckpt")
     (tmp_path / "last.ckpt").write_bytes((tmp_path / "step000001.ckpt").read_bytes()[:-30])
     for name, told in (("last.ckpt", "damaged"), ("gone.ckpt", "there is no checkpoint")):
         with pytest.raises(CheckpointError, match=rf"{told}.*take .*step000001\.ckpt"):
@@ -103,3 +105,20 @@ def test_code_in_a_checkpoint_is_never_executed(io, tmp_path, capsys):
     with pytest.raises(CheckpointError, match="more than tensors"):
         io.load_checkpoint(tmp_path / "x.ckpt", weights_only=False)
     assert "executed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [{"x": torch.zeros(1)}, [torch.zeros(1)]])
+def test_a_torch_file_that_is_no_checkpoint_is_refused(io, tmp_path, content):
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match="is no checkpoint of a run"):
+        io.load_checkpoint(tmp_path / "x.ckpt")
+
+
+def test_damage_in_the_middle_names_another_checkpoint(io, tmp_path):
+    for name in ("step000001.ckpt", "step000002.ckpt"):
+        io.save_checkpoint(STATE | {"x": torch.rand(100_000)}, tmp_path / name)
+    data = bytearray((tmp_path / "step000002.ckpt").read_bytes())
+    data[200:2000] = bytes(1800)
+    (tmp_path / "step000002.ckpt").write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"take .*step000001\.ckpt"):
+        io.load_checkpoint(tmp_path / "step000002.ckpt")

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from kiwi.data.datamodule import EditData, Manifest
+from kiwi.data.dropout import ConditionDropout
 from kiwi.data.latent_cache import LatentCache
 from kiwi.data.sample import Latents
 from kiwi.errors import CheckpointError, InputError, SpecError, TrainingError
@@ -219,3 +220,19 @@ def test_a_cache_is_neither_for_autoencoders_nor_for_editors_with_another(tiny_c
     ):
         with pytest.raises(InputError, match=told):
             trainer(tmp_path).fit(module, data)
+
+
+def test_a_run_goes_on_with_the_choices_that_it_was_started_with_or_not_at_all(tiny_config, data, tmp_path):
+    run = trainer(tmp_path)
+    run.fit(LitKiwi(tiny_config), data)
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    changes = {
+        "model.optim.lr": {"optim": AdamW(lr=0.5)},
+        "model.config.dit.num_heads": {"config": tiny_config.replace(dit=tiny_config.dit.replace(num_heads=1))},
+        "model.dropout.source": {"dropout": ConditionDropout(source=0.5)},
+        "model.train_parts": {"train_parts": ("dit", "source")},
+        "model.targets": {"targets": "sample"},
+    }
+    for told, change in changes.items():
+        with pytest.raises(CheckpointError, match=told):
+            trainer(tmp_path).fit(LitKiwi(**{"config": tiny_config} | change), data, ckpt_path=str(tmp_path / "x.ckpt"))
