@@ -5,7 +5,6 @@ Its Python files (the custom pipeline) are the publisher's: a folder written her
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -39,7 +38,7 @@ from kiwi.models.sampling import EditingDefaults, Sampling
 from kiwi.models.tuning import Frozen
 from kiwi.models.vae import WanVae, published_config, raw_state
 from kiwi.weights.adapters import is_adapter, merge, without_base_layer
-from kiwi.weights.files import State, read_weights, saved_dtype, write_weights
+from kiwi.weights.files import State, read_json, read_weights, saved_dtype, write_weights
 from kiwi.weights.hub import locate
 from kiwi.weights.strict import require_usable
 
@@ -64,7 +63,7 @@ def import_diffusers(source: str, changes: Mapping[str, Any], folder: Path, repo
     """
     root = locate(source, "diffusers folder", "name a folder with model_index.json")
     parts = {part: read_weights(root / part) for part in ("transformer", *EMBEDDERS) if (root / part).is_dir()}
-    listed = _read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {}
+    listed = read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {}
     if missing := [part for part in PARTS if part in listed and not (root / part).is_dir()]:
         raise CheckpointError(
             f"parts of {root} are missing", got=f"no {', '.join(missing)}", wanted="what its model_index.json lists"
@@ -72,7 +71,7 @@ def import_diffusers(source: str, changes: Mapping[str, Any], folder: Path, repo
     if "transformer" not in parts:
         raise CheckpointError(f"{root} is not a published diffusers folder", wanted="the folders transformer, vae, ...")
     parts["mllm_encoder"] = read_weights(_encoder_file(root))
-    transformer = _read_json(root / "transformer/config.json")
+    transformer = read_json(root / "transformer/config.json")
     said = {"dit.num_heads": transformer.get("num_attention_heads"), "dit.eps": transformer.get("eps")}
     layers = len({name.split(".")[1] for name in parts["transformer"] if name.startswith("blocks.")})
     if transformer.get("num_layers", layers) != layers:
@@ -84,11 +83,11 @@ def import_diffusers(source: str, changes: Mapping[str, Any], folder: Path, repo
     for path, value in said.items():
         if value is not None and changes.get(path, value) != value:
             report(path, f"{changes[path]}, though the folder says {value}")
-    if (root / "ref_embedder").is_dir() and pads_first(_read_json(root / "ref_embedder/config.json")):
+    if (root / "ref_embedder").is_dir() and pads_first(read_json(root / "ref_embedder/config.json")):
         said["reference"] = "PrependReference"
     with tempfile.TemporaryDirectory() as temporary, _naming(root / "mllm_encoder", temporary, report) as told:
         mllm = _hub_layout(root, Path(temporary))
-        limits = limits_of(_read_json(root / "mllm_encoder/config.json"))
+        limits = limits_of(read_json(root / "mllm_encoder/config.json"))
         origin = Origin(
             vae=WanVae(path=str(root / "vae")),
             mllm=QwenVL(path=str(mllm), limits=limits, dtype=saved_dtype(mllm)),
@@ -209,13 +208,3 @@ def _write(folder: Path, state: State, config: dict[str, Any]) -> None:
     folder.mkdir()
     write_weights(state, folder, WEIGHTS)
     write_json(folder / "config.json", config)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
-        raise CheckpointError(f"{file} cannot be read", got=problem) from problem
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{file} cannot be read", got=type(found).__name__, wanted="a JSON object")
-    return found

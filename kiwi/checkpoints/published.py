@@ -27,7 +27,7 @@ from kiwi.models.scaling import SigmaScale
 from kiwi.spec import diff
 from kiwi.weights.adapters import is_adapter, without_base_layer
 from kiwi.weights.files import State, read_metadata, read_weights
-from kiwi.weights.names import TEXT_EMBEDDING, from_published, to_published, without_prefix
+from kiwi.weights.names import TEXT_EMBEDDING, from_published, rename, to_published, without_prefix
 from kiwi.weights.strict import require_usable
 
 TEXT_DIM = 4096
@@ -64,9 +64,7 @@ def import_published(file: Path, origin: Origin, folder: Path, report: Report) -
 def from_published_state(state: Mapping[str, Tensor], report: Report = lambda part, text: None) -> State:
     """Tensors of a training checkpoint under our names, whatever prefix it kept; `text_embedding` is left out."""
     short = without_prefix(state)
-    renamed = {from_published(short[name]): tensor for name, tensor in state.items()}
-    if len(renamed) < len(state):
-        raise CheckpointError("the checkpoint names a tensor twice", got=f"{len(state)} names for {len(renamed)}")
+    renamed = rename(state, lambda name: from_published(short[name]), "the checkpoint")
     kept = {name: tensor for name, tensor in renamed.items() if not name.startswith(f"dit.{TEXT_EMBEDDING}")}
     if len(kept) < len(renamed):
         report("text_embedding", f"{len(renamed) - len(kept)} tensors left out: they are never applied")

@@ -52,7 +52,7 @@ class EditDataset(Dataset[EditSample]):
     @property
     def ids(self) -> list[str]:
         """Of every sample: the record's, and the length that it is cut to."""
-        return [f"{r.id}/{bucket.frames}f" for r, bucket in zip(self.records, self.buckets, strict=True)]
+        return [_id(record, bucket) for record, bucket in zip(self.records, self.buckets, strict=True)]
 
     def __getitem__(self, at: int | Draw) -> EditSample:
         """The sample at a place; augmented where it is drawn for a batch; latents from the cache if there is one.
@@ -91,7 +91,7 @@ class EditDataset(Dataset[EditSample]):
     def _sample(self, index: int, drawn: Sequence[int], target: Path | None) -> EditSample:
         """A sample, decoded; without frames of the target where none is asked for."""
         record, bucket = self.records[index], self.buckets[index]
-        name = f"{record.id}/{bucket.frames}f"
+        name = _id(record, bucket)
         shrinks = [
             self.augmentation.shrink(self.seed, "shrink", *drawn, name, i) if drawn else 1.0
             for i in range(len(record.references))
@@ -118,6 +118,10 @@ def letterboxed(pictures: Sequence[Pixels], height: int, width: int, shrinks: Se
     factors = shrinks or [1.0] * len(pictures)
     boxed = [letterbox(p, height, width, shrink=factor) for p, factor in zip(pictures, factors, strict=True)]
     return np.stack(boxed) if boxed else np.zeros((0, height, width, 3), np.uint8)
+
+
+def _id(record: EditRecord, bucket: Bucket) -> str:
+    return f"{record.id}/{bucket.frames}f"
 
 
 def _clip(path: Path, bucket: Bucket) -> Pixels:

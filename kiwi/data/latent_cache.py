@@ -166,15 +166,18 @@ class LatentCache:
         damaged, self.unreadable = self.unreadable, []
         for path in damaged:
             path.unlink()
-        for path in console.progress(sorted(set(self.shards.values())), "verifying"):
-            keys = [key for key, where in self.shards.items() if where == path]
+        held: dict[Path, list[str]] = {}
+        for key, path in self.shards.items():
+            held.setdefault(path, []).append(key)
+        for path, keys in console.progress(held.items(), "verifying", len(held)):
             try:
                 for key in keys:
                     self.read(key)
             except InputError:
                 damaged.append(path)
                 path.unlink()
-                self.shards = {key: where for key, where in self.shards.items() if where != path}
+                for key in keys:
+                    del self.shards[key]
         return damaged
 
     def contents(self, paths: Iterable[Path]) -> dict[Path, str]:

@@ -16,7 +16,7 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from kiwi.errors import CheckpointError, SpecError
-from kiwi.weights.files import State, read_weights
+from kiwi.weights.files import State, read_json, read_weights
 from kiwi.weights.strict import compare, load_strict, shapes_of
 from kiwi.weights.vae_names import VaeSizes, is_original, read_sizes, to_diffusers, to_original, without_prefix
 
@@ -87,7 +87,7 @@ def load_network(path: Path) -> AutoencoderKLWan:
     Raises:
         CheckpointError: nothing to read there, or as `network_of`.
     """
-    config = _read_config(path / "config.json") if path.is_dir() else {}
+    config = read_json(file) if (file := path / "config.json").is_file() else {}
     return network_of(read_weights(path), config, str(path))
 
 
@@ -187,14 +187,3 @@ def _sized_by(state: State, config: Mapping[str, Any], what: str) -> Autoencoder
             fix="put the weights into a folder with a config.json that holds latents_mean and latents_std",
         )
     return new_network(sizes, form["latents_mean"], form["latents_std"])
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    """What config.json holds; nothing where there is none, as beside an original file."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except (OSError, ValueError) as problem:
-        raise CheckpointError(f"{file} cannot be read", got=problem) from problem
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{file} cannot be read", got=type(found).__name__, wanted="a JSON object")
-    return found

@@ -64,6 +64,21 @@ def read_shapes(path: Path | str) -> Shapes:
     return shapes
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object of a file that stands beside weights.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as problem:
+        raise CheckpointError(f"{file} cannot be read", got=problem) from problem
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{file} cannot be read", got=type(found).__name__, wanted="a JSON object")
+    return found
+
+
 def read_metadata(path: Path | str) -> dict[str, str]:
     """The texts that a safetensors file holds beside its tensors; none for other files and folders."""
     path = Path(path)

@@ -71,12 +71,12 @@ def rename(tensors: Mapping[str, T], new_name: Callable[[str], str], what: str) 
 
 def from_published(name: str) -> str:
     """Our name of a tensor of the training checkpoint (its prefix already removed)."""
-    return _replaced_prefix(name, _PUBLISHED)
+    return replaced_prefix(name, _PUBLISHED)
 
 
 def to_published(name: str) -> str:
     """The training checkpoint's name of one of our tensors, without `pipe.`."""
-    return _replaced_prefix(name, _OURS)
+    return replaced_prefix(name, _OURS)
 
 
 def without_prefix(names: Iterable[str]) -> dict[str, str]:
@@ -107,7 +107,8 @@ def is_diffusers_dit(names: Iterable[str]) -> bool:
     return any(name.startswith("condition_embedder.") for name in names)
 
 
-def _replaced_prefix(name: str, table: dict[str, str]) -> str:
+def replaced_prefix(name: str, table: Mapping[str, str]) -> str:
+    """The name with its beginning exchanged by a table; a name with none of its beginnings stays."""
     old = next((old for old in table if name.startswith(old)), None)
     return name if old is None else table[old] + name.removeprefix(old)
 
