@@ -22,7 +22,7 @@ from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import LatentConnector, QueryConnector
 from kiwi.models.dit import DiTConfig
 from kiwi.models.injection import AddSource, AppendReference, NoReference, NoSource, PrependReference
-from kiwi.models.prompting import VisionLimits
+from kiwi.models.pictures import VisionLimits
 from kiwi.models.scaling import SigmaScale
 from kiwi.spec import diff
 from kiwi.weights.adapters import is_adapter, without_base_layer

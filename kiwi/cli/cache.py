@@ -1,35 +1,40 @@
-"""`kiwi cache --config YAML --out CACHE`: what the VAE says about a run's clips, once for all runs."""
+"""`kiwi cache --config YAML --out CACHE`: what frozen encoders say about a run's data, once for all runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kiwi import console
 from kiwi.cli import parser
+from kiwi.cli.experiments import EditorExperiment, read_editor
 from kiwi.errors import InputError
 
 if TYPE_CHECKING:
-    from kiwi.data.datamodule import EditData
-    from kiwi.data.latent_cache import LatentCache
+    from kiwi.data.dataset import Encodable
+    from kiwi.data.feature_cache import Dtype, Entry, FeatureCache
+    from kiwi.models.mllm import MllmEncoder
     from kiwi.models.vae import VideoVae
 
-_WHAT = """Encode the sources and targets of an experiment's training data with its VAE, and keep what it says.
+_WHAT = """Keep what the frozen encoders say about an experiment's data.
 
-`kiwi fit` with `--data.cache CACHE` then reads latents instead of decoding targets and running the VAE. Clips that are
-there already are passed by, so that a killed command goes on where it was, several experiments may share a cache, and
-several processes may fill it, each with its part (`--part 1/4`)."""
+That is the VAE's latents of sources and targets, and what the MLLM's vision tower sees of sources and references.
+
+`kiwi fit` with `--data.cache CACHE` then reads these instead of decoding clips and running VAE and tower. What is there
+already is passed by, so that a killed command goes on where it was, several experiments may share a cache, and several
+processes may fill it, each with its part (`--part 1/4`)."""
 
 
 def main(argv: list[str]) -> int:
     """Fill, or verify, a cache."""
     options = parser(argv[0], _WHAT)
-    options.add_argument("--config", type=Path, help="experiment of `kiwi fit`, for its data and its VAE")
+    options.add_argument("--config", type=Path, help="experiment of `kiwi fit`, for its data and encoders")
     options.add_argument("--out", type=Path, required=True, metavar="CACHE", help="folder of the cache")
     options.add_argument("--root", help="folder of the manifests (default: the experiment's data.root)")
+    options.add_argument("--only", choices=("latents", "features"), help="of the VAE, or of the tower (default: both)")
     options.add_argument("--part", default="1/1", metavar="I/N", help="of N processes, this is number I")
-    options.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="that numbers are kept in")
-    options.add_argument("--clips", type=int, default=64, help="clips a shard")
+    options.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="numbers are kept in this")
+    options.add_argument("--clips", type=int, default=64, help="clips or pictures a shard")
     options.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     options.add_argument("--verify", action="store_true", help="only read all of the cache, deleting damaged shards")
     arguments = options.parse_args(argv[1:])
@@ -41,73 +46,98 @@ def main(argv: list[str]) -> int:
     if arguments.clips < 1:
         raise InputError("--clips must be at least 1", got=arguments.clips)
 
-    from kiwi.data.latent_cache import LatentCache
     from kiwi.editing.editor import usable_device
 
-    data, vae = _experiment(arguments.config, arguments.root)
-    cache = LatentCache.create(arguments.out, vae.fingerprint, arguments.dtype)
-    done = _fill(cache, data, vae.to(usable_device(arguments.device)), number, parts, arguments.clips)
-    console.say(f"{arguments.out}: {done} clips encoded, {len(cache)} in all")
+    device = usable_device(arguments.device)
+    experiment = read_editor(arguments.config)
+    if arguments.root is not None:
+        experiment.data["root"] = arguments.root
+    encoders = _Encoders(experiment, arguments.only)
+    cache, wanted = encoders.cache(arguments.out, arguments.dtype)
+    own = {name: item for name, item in wanted.items() if int(name[:8], 16) % parts == number - 1}
+    missing = [item for item in own.values() if any(key and key not in cache for key in (item.latents, item.seen))]
+    encoders.fill(cache, missing, arguments.clips, device)
+    console.say(f"{arguments.out}: {len(missing)} clips and pictures encoded, {len(cache)} entries in all")
     return 0
 
 
 def _verify(folder: Path) -> int:
-    from kiwi.data.latent_cache import LatentCache
+    from kiwi.data.feature_cache import FeatureCache
 
-    cache = LatentCache(folder)
+    cache = FeatureCache(folder)
     damaged = cache.verify()
     for path in damaged:
         console.say(f"{path} was damaged and is deleted: run `kiwi cache` again")
-    console.say(f"{folder}: {len(cache)} clips, all of them whole")
+    console.say(f"{folder}: {len(cache)} entries, all of them whole")
     return 1 if damaged else 0
 
 
-def _experiment(file: Path, root: str | None) -> tuple[EditData, VideoVae]:
-    """The data and the VAE of an experiment, the VAE ready to encode."""
-    from kiwi.data.datamodule import EditData, manifests_of
-    from kiwi.experiment import read_experiment, section
-    from kiwi.models.config import KiwiConfig
-    from kiwi.spec import from_dict
+class _Encoders:
+    """The frozen encoders of an experiment, as training has them."""
 
-    found = read_experiment(file)
-    model, said = section(found, "model.init_args", file), section(found, "data", file)
-    if "config" not in model:
-        raise InputError(f"{file} trains no editor", wanted="an experiment with model.init_args.config")
-    config: KiwiConfig = from_dict(KiwiConfig, model["config"], "model.config")
-    vae = config.vae.build().eval()
-    if not vae.fingerprint:
-        raise InputError("an untrained VAE has nothing to keep", wanted="a WanVae", got=type(config.vae).__name__)
-    names = ("root", "max_pixels", "holdout")
-    given: dict[str, Any] = {name: said[name] for name in names if name in said}
-    if wrong := [name for name in ("max_pixels", "holdout") if type(given.get(name, 0)) is not int]:
-        raise InputError(f"data.{wrong[0]} of {file} is no whole number", got=repr(given[wrong[0]]))
-    given |= {"root": root} if root is not None else {}
-    for name in ("train", "validation"):
-        given[name] = manifests_of(said.get(name) or [], f"data.{name} of {file}")
-    multiple = vae.spatial_factor * config.dit.patch_size[1]
-    data = EditData(**given, multiple=multiple, seed=found.get("seed_everything", 0))
-    data.setup()
-    return data, vae
+    def __init__(self, experiment: EditorExperiment, only: str | None) -> None:
+        from kiwi.keyed import forked_rng
+        from kiwi.models.connectors import NoConnector
 
+        self.experiment, config = experiment, experiment.config
+        self.vae: VideoVae = config.vae.build().eval()
+        if not self.vae.fingerprint:
+            got = type(config.vae).__name__
+            raise InputError("an untrained VAE has nothing to keep", wanted="a WanVae", got=got)
+        self.keeps_latents = only != "features"
+        self.mllm: MllmEncoder | None = None
+        # An editor without connectors reads no pictures.
+        reads = not (isinstance(config.query, NoConnector) and isinstance(config.latent, NoConnector))
+        if only != "latents" and reads:
+            with forked_rng(experiment.seed, "mllm"):
+                self.mllm = config.mllm.build().eval()
 
-def _fill(cache: LatentCache, data: EditData, vae: VideoVae, number: int, parts: int, clips: int) -> int:
-    import torch
+    def cache(self, folder: Path, dtype: Dtype) -> tuple[FeatureCache, dict[str, Encodable]]:
+        """The cache in the folder, and all that it is to know of the experiment's data."""
+        from kiwi.data.datamodule import EditData
+        from kiwi.data.feature_cache import Encoders, FeatureCache
 
-    from kiwi.data.latent_cache import Latents
-    from kiwi.data.sample import video_tensor
+        multiple = self.vae.spatial_factor * self.experiment.config.dit.patch_size[1]
+        data = EditData(**self.experiment.data, multiple=multiple, seed=self.experiment.seed)
+        data.setup()
+        encoders = Encoders(
+            vae=self.vae.fingerprint if self.keeps_latents else "",
+            mllm="" if self.mllm is None else self.mllm.sight(),
+        )
+        cache = FeatureCache.create(folder, encoders, dtype)
+        cache.encoders = encoders  # what another command keeps there is not this one's to add to
+        return cache, {name: item for each in data.sets.values() for name, item in each.encodable(cache).items()}
 
-    wanted = {key: load for dataset in data.sets.values() for key, load in dataset.clips(cache).items()}
-    missing = {key: clip for key, clip in wanted.items() if key not in cache and int(key[:8], 16) % parts == number - 1}
-    pending: dict[str, Latents] = {}
-    with torch.no_grad():
-        for key, load in console.progress(missing.items(), "encoding", len(missing)):
-            posterior = vae.posterior(video_tensor(load()[None]).to(next(vae.parameters()).device))
-            pending[key] = Latents(posterior.mean_BCFHW[0], posterior.deviation_BCFHW[0])
-            if len(pending) == clips:
+    def fill(self, cache: FeatureCache, missing: list[Encodable], clips: int, device: str) -> None:
+        """Encode, and write shards of as many clips."""
+        self.vae.to(device)
+        _ = self.mllm and self.mllm.model.visual.to(device)
+        pending: dict[str, Entry] = {}
+        for number, item in enumerate(console.progress(missing, "encoding"), start=1):
+            pending |= {key: entry for key, entry in self._encoded(item).items() if key not in cache}
+            if number % clips == 0:
                 cache.write(pending)
                 pending = {}
-    cache.write(pending)
-    return len(missing)
+        cache.write(pending)
+
+    def _encoded(self, item: Encodable) -> dict[str, Entry]:
+        import torch
+
+        from kiwi.data.sample import Latents, video_tensor
+
+        frames = item.load()
+        found: dict[str, Entry] = {}
+        with torch.no_grad():
+            if item.latents:
+                clip = video_tensor(frames[None]).to(next(self.vae.parameters()).device)
+                posterior = self.vae.posterior(clip)
+                found[item.latents] = Latents(posterior.mean_BCFHW[0], posterior.deviation_BCFHW[0])
+            if item.seen:
+                assert self.mllm is not None
+                pictures = self.mllm.pictures
+                shown = pictures.reference(frames[0]) if item.is_reference else pictures.source(frames)
+                found[item.seen] = self.mllm.see(shown)
+        return found
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import yaml
 
 from kiwi import console
 from kiwi.cli import changes, parser
+from kiwi.cli.experiments import read_editor
 from kiwi.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,29 +66,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _experiment(file: Path) -> tuple[KiwiConfig, Sequence[str] | None, tuple[int, int, int]]:
+def _experiment(file: Path) -> tuple[KiwiConfig, Sequence[str], tuple[int, int, int]]:
     """The editor of an experiment, which of its parts learn, and frames, height and width of its largest batch."""
-    from kiwi.data.datamodule import manifests_of
-    from kiwi.experiment import read_experiment, section
     from kiwi.media.image import fit_size
-    from kiwi.models.config import TRAINABLE, KiwiConfig
-    from kiwi.spec import from_dict
 
-    found = read_experiment(file)
-    model, data, given = (section(found, path, file) for path in ("model", "data", "model.init_args"))
-    if str(model.get("class_path")).rpartition(".")[2] != "LitKiwi" or "config" not in given:
-        raise InputError(f"{file} trains no editor", got=model.get("class_path"), wanted="model.class_path: LitKiwi")
-    config: KiwiConfig = from_dict(KiwiConfig, given["config"], "model.config")
-    trained = manifests_of(data.get("train") or [], f"data.train of {file}")
-    frames = max((manifest.max_frames for manifest in trained), default=81)
-    pixels, parts = data.get("max_pixels", 720 * 1280), given.get("train_parts", list(TRAINABLE))
-    if type(pixels) is not int or pixels < 1:
-        raise InputError(f"data.max_pixels of {file} is no number of pixels", got=repr(pixels))
-    if not isinstance(parts, list) or not set(parts) <= set(TRAINABLE):
-        raise InputError(f"train_parts of {file} names other things", got=parts, wanted=f"some of {TRAINABLE}")
+    found = read_editor(file)
+    frames = max((manifest.max_frames for manifest in found.data["train"]), default=81)
     # 9 : 16 is the shape of the published videos; other shapes of as many pixels cost the same.
+    pixels = found.data.get("max_pixels", 720 * 1280)
     height, width = fit_size(9 * 512, 16 * 512, max_pixels=pixels, multiple=32)
-    return config, parts, (frames, height, width)
+    return found.config, found.parts, (frames, height, width)
 
 
 def _workload(arguments: Any, config: KiwiConfig, size: tuple[int, int, int]) -> Workload:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from kiwi.data.augmentation import AugmentationSpec, NoAugmentation, ShrinkReferences
 from kiwi.data.buckets import Bucket, assign
 from kiwi.data.dataset import EditDataset
-from kiwi.data.latent_cache import LatentCache
+from kiwi.data.feature_cache import FeatureCache
 from kiwi.data.manifest import EditRecord, read_manifest
 from kiwi.data.mixture import Cell, shares
 from kiwi.data.sample import EditBatch, collate
@@ -77,7 +77,8 @@ class EditData(L.LightningDataModule):
         categories: weights of edit categories (the manifests' column edited_type) within each manifest, 1 for those not
             named; samples without one are of the category "none".
         augmentation: of training samples.
-        cache: folder that `kiwi cache` filled, whose latents are read instead of decoding targets and running the VAE.
+        cache: folder that `kiwi cache` filled; what it holds is read instead of decoding clips and running VAE and
+            vision tower.
         num_workers: processes that decode.
         seed: of the order of batches and of augmentation.
     """
@@ -119,7 +120,7 @@ class EditData(L.LightningDataModule):
         train = [item for item in train if item[1].source not in held_out]
         self.cells = [(number, record.category or "none") for number, record, _ in train]
         self.shares = shares(self.cells, [manifest.weight for manifest in self.train], self.categories)
-        cache = None if self.cache is None else LatentCache(self.cache)
+        cache = None if self.cache is None else FeatureCache(self.cache)
         self.sets = {
             "train": _dataset(train, self.augmentation, self.seed, cache),
             "validation": _dataset(validation, NoAugmentation(), self.seed, cache),
@@ -162,11 +163,11 @@ class EditData(L.LightningDataModule):
                 "was started with; to train on other data start a new run from its model folder (model.init)",
             )
 
-    def _require_cached(self, cache: LatentCache) -> None:
-        keys = {key for dataset in self.sets.values() for pair in dataset.keys for key in pair if key is not None}
+    def _require_cached(self, cache: FeatureCache) -> None:
+        keys = {key for dataset in self.sets.values() for sample in dataset.keys for key in sample.all()}
         if missing := sum(key not in cache for key in keys):
             raise InputError(
-                f"the cache {cache.folder} lacks clips of this run",
+                f"the cache {cache.folder} lacks entries of this run",
                 got=f"{missing} of {len(keys)} are missing",
                 fix="run `kiwi cache` with this run's configuration: it adds what is missing",
             )

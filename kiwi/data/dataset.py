@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from kiwi.data.augmentation import AugmentationSpec, NoAugmentation
 from kiwi.data.buckets import Bucket
-from kiwi.data.latent_cache import LatentCache
+from kiwi.data.feature_cache import FeatureCache
 from kiwi.data.manifest import EditRecord
 from kiwi.data.sample import EditSample, Pixels
 from kiwi.data.sampler import Draw
 from kiwi.errors import KiwiError, ManifestError
 from kiwi.media.image import crop_resize, letterbox, read_image
 from kiwi.media.video import read_video
+
+
+class Keys(NamedTuple):
+    """Of a sample's entries in a cache; empty where it keeps none."""
+
+    source: str
+    target: str
+    seen_source: str
+    seen_references: tuple[str, ...]
+
+    def all(self) -> Iterator[str]:
+        """Those that are not empty."""
+        yield from filter(None, (*self[:3], *self.seen_references))
+
+
+class Encodable(NamedTuple):
+    """A clip or a picture, and the keys of what a cache wants to know of it; empty for nothing."""
+
+    load: Callable[[], Pixels]
+    """Decodes it: (F, H, W, 3)."""
+    latents: str
+    seen: str
+    is_reference: bool
 
 
 class EditDataset(Dataset[EditSample]):
@@ -29,7 +53,7 @@ class EditDataset(Dataset[EditSample]):
         buckets: of each, the size that it is brought to.
         augmentation: of what is drawn for a batch of training.
         seed: of the augmentation.
-        cache: of latents; targets that are in it are not decoded.
+        cache: of latents and features; what it holds all of is not decoded.
     """
 
     def __init__(
@@ -38,7 +62,7 @@ class EditDataset(Dataset[EditSample]):
         buckets: Sequence[Bucket],
         augmentation: AugmentationSpec = NoAugmentation(),  # noqa: B008  (frozen)
         seed: int = 0,
-        cache: LatentCache | None = None,
+        cache: FeatureCache | None = None,
     ) -> None:
         assert len(records) == len(buckets)
         self.records, self.buckets = list(records), list(buckets)
@@ -62,34 +86,53 @@ class EditDataset(Dataset[EditSample]):
         """
         index, *drawn = at if isinstance(at, Draw) else (at,)
         if self.cache is None:
-            return self._sample(index, drawn, self.records[index].target)
-        source, target = (None if key is None else self.cache.read(key) for key in self.keys[index])
-        return replace(self._sample(index, drawn, None), source_latents=source, target_latents=target)
+            return self.decoded(index, drawn)
+        cache, keys = self.cache, self.keys[index]
+        sample = self.decoded(index, drawn, source=not (keys.source and keys.seen_source), target=not keys.target)
+        return replace(
+            sample,
+            source_latents=cache.latents(keys.source) if keys.source else None,
+            target_latents=cache.latents(keys.target) if keys.target else None,
+            seen_source=cache.seen(keys.seen_source) if keys.seen_source else None,
+            seen_pictures=tuple(map(cache.seen, keys.seen_references)) if keys.seen_source else None,
+        )
 
-    def decoded(self, index: int) -> EditSample:
-        """The sample as it is in editing: all of it decoded, nothing augmented."""
-        return self._sample(index, [], self.records[index].target)
-
-    def clips(self, cache: LatentCache) -> dict[str, Callable[[], Pixels]]:
-        """Every clip that a cache of these samples must have, by key, and what decodes it."""
-        found: dict[str, Callable[[], Pixels]] = {}
+    def encodable(self, cache: FeatureCache) -> dict[str, Encodable]:
+        """Everything that a cache must know to stand for these samples, under names that tell it apart."""
+        found: dict[str, Encodable] = {}
         for record, bucket, keys in zip(self.records, self.buckets, self._keys(cache), strict=True):
-            for path, key in zip((record.source, record.target), keys, strict=True):
-                if path is not None and key is not None:
-                    found[key] = partial(_clip, path, bucket)
+            # A clip is decoded once for both encoders, and once for all samples that it is in.
+            found[keys.source or keys.seen_source] = Encodable(
+                partial(_clip, record.source, bucket), keys.source, keys.seen_source, False
+            )
+            if keys.target and record.target is not None:
+                found.setdefault(keys.target, Encodable(partial(_clip, record.target, bucket), keys.target, "", False))
+            for reference, key in zip(record.references, keys.seen_references, strict=bool(keys.seen_references)):
+                found[key] = Encodable(partial(_picture, reference, record.where), "", key, True)
         return found
 
-    def _keys(self, cache: LatentCache) -> list[tuple[str, str | None]]:
-        """Keys of source and target of every sample."""
-        paths = {path for r in self.records for path in (r.source, r.target) if path is not None}
-        contents = cache.contents(sorted(paths))
+    def _keys(self, cache: FeatureCache) -> list[Keys]:
+        """Keys of every sample."""
+        files = {file for r in self.records for file in (r.source, r.target, *r.references) if file is not None}
+        contents = cache.contents(files)
         return [
-            (cache.key(contents[r.source], b), None if r.target is None else cache.key(contents[r.target], b))
-            for r, b in zip(self.records, self.buckets, strict=True)
+            Keys(
+                source=cache.latents_key(contents[record.source], bucket),
+                target="" if record.target is None else cache.latents_key(contents[record.target], bucket),
+                seen_source=cache.seen_key(contents[record.source], bucket),
+                seen_references=tuple(filter(None, (cache.seen_key(contents[r], None) for r in record.references))),
+            )
+            for record, bucket in zip(self.records, self.buckets, strict=True)
         ]
 
-    def _sample(self, index: int, drawn: Sequence[int], target: Path | None) -> EditSample:
-        """A sample, decoded; without frames of the target where none is asked for."""
+    def decoded(self, index: int, drawn: Sequence[int] = (), *, source: bool = True, target: bool = True) -> EditSample:
+        """A sample from its files alone, augmented only where it is drawn for training.
+
+        Args:
+            index: which one.
+            drawn: for which draw of it.
+            source, target: whether their frames are wanted.
+        """
         record, bucket = self.records[index], self.buckets[index]
         name = _id(record, bucket)
         shrinks = [
@@ -97,17 +140,19 @@ class EditDataset(Dataset[EditSample]):
             for i in range(len(record.references))
         ]
         try:
-            pictures = tuple(read_image(r, name=f"the reference of {record.where}") for r in record.references)
-            source = _clip(record.source, bucket)
-            decoded = source[:0] if target is None else _clip(target, bucket)
+            pictures = tuple(_picture(reference, record.where)[0] for reference in record.references)
+            nothing = np.zeros((0, bucket.height, bucket.width, 3), np.uint8)
+            source_FHWC = _clip(record.source, bucket) if source else nothing
+            target_FHWC = _clip(record.target, bucket) if target and record.target is not None else nothing
         except KiwiError as problem:
             raise ManifestError(f"{record.where}: {problem}") from problem
         return EditSample(
             id=name,
             task=bucket.task,
             instruction=record.instruction,
-            source_FHWC=source,
-            target_FHWC=decoded,
+            size=(bucket.frames, bucket.height, bucket.width),
+            source_FHWC=source_FHWC,
+            target_FHWC=target_FHWC,
             pictures=pictures,
             references_RHWC=letterboxed(pictures, bucket.height, bucket.width, shrinks),
         )
@@ -127,3 +172,8 @@ def _id(record: EditRecord, bucket: Bucket) -> str:
 def _clip(path: Path, bucket: Bucket) -> Pixels:
     video = read_video(path, max_frames=bucket.frames)
     return crop_resize(video.frames_FHWC, bucket.height, bucket.width)
+
+
+def _picture(file: Path | bytes, where: str) -> Pixels:
+    """A reference image as one frame, (1, H, W, 3)."""
+    return read_image(file, name=f"the reference of {where}")[None]

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kiwi.data.sample import EditBatch
+from kiwi.data.sample import EditBatch, Pixels
 from kiwi.errors import SpecError
 from kiwi.keyed import uniform
+from kiwi.models.pictures import Seen, Size
 from kiwi.spec import Spec
 
 GREY, WHITE = 128, 255
@@ -60,7 +61,8 @@ def without(
         instruction, source, reference: whether each sample goes without.
     """
     sources, references = batch.source_BCFHW, batch.references_BRCHW
-    if any(source):
+    cached = batch.source_latents is not None
+    if any(source) and not cached:
         sources = sources.clone()
         sources[np.flatnonzero(source)] = 0.0
     if any(reference):
@@ -69,13 +71,22 @@ def without(
     return replace(
         batch,
         instructions=["" if off else text for text, off in zip(batch.instructions, instruction, strict=True)],
-        frames=[np.full_like(f, GREY) if off else f for f, off in zip(batch.frames, source, strict=True)],
+        frames=[_flat(batch.size, GREY) if off else f for f, off in zip(batch.frames, source, strict=True)],
         pictures=[
-            tuple(np.full_like(picture, WHITE) for picture in pictures) if off else pictures
+            tuple(_flat(_size(picture), WHITE)[0] for picture in pictures) if off else pictures
             for pictures, off in zip(batch.pictures, reference, strict=True)
         ],
         source_BCFHW=sources,
         references_BRCHW=references,
-        # A cache has no latents of nothing: where a source says nothing, the batch's sources are encoded.
-        source_latents=None if any(source) else batch.source_latents,
+        # A cache has no latents of nothing; whoever reads it makes them.
+        silent=[index for index, off in enumerate(source) if off and cached],
     )
+
+
+def _flat(size: Size, level: int) -> Pixels:
+    return np.full((*size, 3), level, np.uint8)
+
+
+def _size(picture: Pixels | Seen) -> Size:
+    # What was seen is as large as it was read: as many visual tokens as the picture itself.
+    return picture.size if isinstance(picture, Seen) else (1, *picture.shape[:2])

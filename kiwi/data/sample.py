@@ -7,7 +7,7 @@ batches float32 in [-1, 1].
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kiwi.media.video import to_uint8
+from kiwi.models.pictures import Seen, Size
 
 Pixels = NDArray[np.uint8]
 
@@ -43,6 +44,13 @@ class Latents(NamedTuple):
     mean: Tensor
     deviation: Tensor
 
+    @classmethod
+    def stack(cls, clips: Sequence[Latents | None]) -> Latents | None:
+        """A batch's of its clips'; none of none. A batch comes from a cache as a whole."""
+        given = [one for one in clips if one is not None]
+        assert len(given) in (0, len(clips))
+        return cls(*(torch.stack(parts) for parts in zip(*given, strict=True))) if given else None
+
 
 @dataclass(frozen=True)
 class EditSample:
@@ -51,16 +59,21 @@ class EditSample:
     id: str
     task: TaskKind
     instruction: str
+    size: Size
+    """Frames, height and width of source and target."""
     source_FHWC: Pixels
+    """Empty (zero frames) when a cache holds all that is asked of it."""
     target_FHWC: Pixels
-    """Empty (zero frames) when there is nothing to learn from."""
+    """Empty when there is nothing to learn from, or when a cache holds it."""
     pictures: tuple[Pixels, ...]
-    """Reference images as they are, (H, W, 3) of any size; the MLLM reads these."""
+    """Reference images as they are, (H, W, 3) of any size; the MLLM reads these, unless they were seen before."""
     references_RHWC: Pixels
     """The same letter-boxed to the video's size; the VAE reads these."""
     source_latents: Latents | None = None
     target_latents: Latents | None = None
-    """From a cache; then the target was not decoded."""
+    seen_source: Seen | None = None
+    seen_pictures: tuple[Seen, ...] | None = None
+    """From a cache, each."""
 
 
 @dataclass
@@ -70,39 +83,40 @@ class EditBatch:
     ids: list[str]
     task: TaskKind
     instructions: list[str]
-    frames: list[Pixels]
-    """Each sample's source as uint8 frames, for the MLLM."""
-    pictures: list[tuple[Pixels, ...]]
+    size: Size
+    """Frames, height and width of sources and targets."""
+    frames: list[Pixels | Seen]
+    """Each sample's source for the MLLM: uint8 frames, or what the tower saw of them."""
+    pictures: list[tuple[Pixels | Seen, ...]]
     source_BCFHW: Tensor
+    """Without frames when a cache holds all that is asked of the sources."""
     target_BCFHW: Tensor
+    """Without frames when a cache holds them."""
     references_BRCHW: Tensor
     source_latents: Latents | None = None
     target_latents: Latents | None = None
-    """From a cache; then `target_BCFHW` has no frames."""
+    """From a cache."""
+    silent: list[int] = field(default_factory=list)
+    """Samples of which the source says nothing, whatever its latents here."""
 
 
 def collate(samples: Sequence[EditSample]) -> EditBatch:
     """Stack samples of one task kind and size."""
     first = samples[0]
-    assert all(s.task == first.task and s.source_FHWC.shape == first.source_FHWC.shape for s in samples)
+    assert all(s.task == first.task and s.size == first.size for s in samples)
     return EditBatch(
         ids=[s.id for s in samples],
         task=first.task,
         instructions=[s.instruction for s in samples],
-        frames=[s.source_FHWC for s in samples],
-        pictures=[s.pictures for s in samples],
+        size=first.size,
+        frames=[s.source_FHWC if s.seen_source is None else s.seen_source for s in samples],
+        pictures=[s.pictures if s.seen_pictures is None else s.seen_pictures for s in samples],
         source_BCFHW=video_tensor(np.stack([s.source_FHWC for s in samples])),
         target_BCFHW=video_tensor(np.stack([s.target_FHWC for s in samples])),
         references_BRCHW=video_tensor(np.stack([s.references_RHWC for s in samples])).transpose(1, 2),
-        source_latents=_stacked([s.source_latents for s in samples]),
-        target_latents=_stacked([s.target_latents for s in samples]),
+        source_latents=Latents.stack([s.source_latents for s in samples]),
+        target_latents=Latents.stack([s.target_latents for s in samples]),
     )
-
-
-def _stacked(latents: Sequence[Latents | None]) -> Latents | None:
-    given = [one for one in latents if one is not None]
-    assert len(given) in (0, len(latents)), "a batch comes from a cache as a whole"
-    return Latents(*(torch.stack(parts) for parts in zip(*given, strict=True))) if given else None
 
 
 def video_tensor(pixels_BFHWC: Pixels) -> Tensor:

@@ -14,7 +14,7 @@ from kiwi.models.dit import DiTConfig
 from kiwi.models.injection import AddSource, AppendReference, ReferenceSpec, SourceSpec
 from kiwi.models.mllm import MllmSpec, QwenVL
 from kiwi.models.new_qwen import NewQwen
-from kiwi.models.prompting import VisionLimits
+from kiwi.models.pictures import VisionLimits
 from kiwi.models.tuning import Lora
 from kiwi.models.vae import NewVae, VaeSpec, WanVae
 from kiwi.spec import Spec

@@ -23,7 +23,8 @@ from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import Connector, Context, QueryWay, join_contexts
 from kiwi.models.dit import DiT
 from kiwi.models.injection import Injection
-from kiwi.models.prompting import Frames, Mode
+from kiwi.models.pictures import Frames, Seen
+from kiwi.models.prompting import Mode
 from kiwi.models.rope import Rope, rope_table
 
 
@@ -93,9 +94,9 @@ class KiwiEdit(nn.Module):
     def encode(
         self,
         mode: Mode,
-        frames: Sequence[Frames],
+        frames: Sequence[Frames | Seen],
         instructions: Sequence[str],
-        pictures: Sequence[Sequence[Frames]],
+        pictures: Sequence[Sequence[Frames | Seen]],
         source_BCFHW: Tensor,
         references_BRCHW: Tensor,
         source_latents_BCFHW: Tensor | None = None,
@@ -104,10 +105,10 @@ class KiwiEdit(nn.Module):
 
         Args:
             mode: whose queries are read.
-            frames: each sample's source video as uint8 (F, H, W, 3), for the MLLM.
+            frames: each sample's source video for the MLLM: uint8 (F, H, W, 3), or what its tower saw before.
             instructions: what to do.
-            pictures: each sample's reference images as uint8 (H, W, 3), for the MLLM.
-            source_BCFHW: source video in [-1, 1], for the VAE.
+            pictures: each sample's reference images for the MLLM: uint8 (H, W, 3), or what its tower saw before.
+            source_BCFHW: source video in [-1, 1], for the VAE; not looked at where there are latents.
             references_BRCHW: letter-boxed reference images in [-1, 1], for the VAE; R = 0 for none.
             source_latents_BCFHW: of the source, where the VAE has read it before.
         """

@@ -6,6 +6,7 @@ width.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,21 +27,13 @@ from transformers import (
 
 from kiwi.errors import CheckpointError, KiwiError, SpecError
 from kiwi.media.files import write_json
+from kiwi.models.pictures import Pictures, Seen, Shown, VisionLimits
 from kiwi.models.positions import IMAGE, VIDEO, a_grid_a_patch, positions_of
-from kiwi.models.prompting import (
-    DEFAULT_TEMPLATE,
-    Prompt,
-    Prompter,
-    VideoSpans,
-    VisionLimits,
-    load_template,
-    one_span,
-    span_a_patch,
-)
+from kiwi.models.prompting import DEFAULT_TEMPLATE, Prompt, Prompter, VideoSpans, load_template, one_span, span_a_patch
 from kiwi.models.reading import Embedded, Reading, read_prefix_once, read_whole
 from kiwi.models.tuning import Frozen, TuningSpec
 from kiwi.models.vision import Vision, look
-from kiwi.spec import Spec
+from kiwi.spec import Spec, to_dict
 from kiwi.weights.adapters import is_adapter, without_base_layer
 from kiwi.weights.files import weight_files, write_weights
 from kiwi.weights.hub import locate
@@ -170,11 +163,13 @@ class MllmEncoder(nn.Module):
         self.model = model.requires_grad_(False)
         self.hidden_size = int(model.config.text_config.hidden_size)
         sizes = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
-        # Frames arrive at their final size (see Prompter.resize_video), so the library's own cap stays out of it.
+        # Frames arrive at their final size (see Pictures.resize_video), so the library's own cap stays out of it.
         settings = {name: getattr(image_processor, name) for name in sizes}
         video_processor = Qwen2VLVideoProcessor(**settings, cap_pixels_per_frame=False)
         self.generation = GENERATIONS[model.config.model_type]
-        self.prompter = Prompter(tokenizer, image_processor, video_processor, template, limits, self.generation.spans)
+        self.settings = settings
+        self.pictures = Pictures(image_processor, video_processor, limits)
+        self.prompter = Prompter(tokenizer, self.pictures, template, self.generation.spans)
 
     def tuned(self, tuning: TuningSpec) -> MllmEncoder:
         """Itself, the language model prepared to learn as the spec says."""
@@ -220,13 +215,26 @@ class MllmEncoder(nn.Module):
             positions[:, row, :length] = positions_of(types_S, grids, vision.spatial_merge_size, step)
         return positions
 
-    def see(self, prompt: Prompt) -> Vision:
-        """Features of the prompt's pictures and videos, to be used once or many times."""
+    def see(self, picture: Shown) -> Seen:
+        """What the tower sees of one picture (from `pictures`), to be read in its place; on the tower's device."""
+        device = next(self.model.visual.parameters()).device
+        patches = self.pictures.patches(picture).to(device)
+        (features,) = look(self.model.visual, patches, torch.tensor([self.pictures.grid(picture.size)], device=device))
+        return Seen(picture.kind, picture.size, features)
+
+    def look(self, prompt: Prompt) -> Vision:
+        """Features of all of a prompt's pictures and videos; those seen before are not looked at again."""
         tower = self.model.visual
         return Vision(
-            look(tower, prompt.pixel_values, prompt.image_grid_thw),
-            look(tower, prompt.pixel_values_videos, prompt.video_grid_thw),
+            look(tower, prompt.pixel_values, prompt.image_grid_thw, prompt.seen_images),
+            look(tower, prompt.pixel_values_videos, prompt.video_grid_thw, prompt.seen_videos),
         )
+
+    def sight(self) -> str:
+        """A fingerprint of everything that decides what `see` sees: the tower's weights, its settings, the limits."""
+        tower, pictures = self.model.visual, self.pictures
+        facts = (self.config.model_type, str(tower.dtype), fingerprint(tower.state_dict()), self.settings)
+        return hashlib.sha256(repr((*facts, to_dict(pictures.limits))).encode()).hexdigest()
 
     def embed(self, prompt: Prompt, vision: Vision, queries_QM: Tensor) -> Embedded:
         """Word embeddings, with visual features and query vectors in the place of their placeholders'."""
@@ -247,9 +255,7 @@ class MllmEncoder(nn.Module):
         learns = any(parameter.requires_grad for parameter in self.model.language_model.parameters())
         return read_whole if learns else read_prefix_once
 
-    def forward(
-        self, prompt: Prompt, queries_QM: Tensor, layers: Sequence[int], vision: Vision | None = None
-    ) -> dict[int, Tensor]:
+    def forward(self, prompt: Prompt, queries_QM: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
         """Hidden states (B, S, M) by layer: -1 after the last one's norm, 0 the embeddings, 1 after the first, ...
 
         Attention is causal, so that the queries, which come last, see everything, and padding on the right is seen by
@@ -259,12 +265,10 @@ class MllmEncoder(nn.Module):
             prompt: the batch.
             queries_QM: vectors of the queries.
             layers: which states are wanted.
-            vision: from `see`, on the prompt's device, where it was computed before.
         """
         if not layers:
             return {}
-        vision = self.see(prompt) if vision is None else vision
-        return self.reading(self.model.language_model, self.embed(prompt, vision, queries_QM), layers)
+        return self.reading(self.model.language_model, self.embed(prompt, self.look(prompt), queries_QM), layers)
 
     def save(self, folder: Path) -> None:
         """Write base weights, tokenizer, preprocessor settings and prompt template, for `QwenVL(path=folder)`.
@@ -280,7 +284,7 @@ class MllmEncoder(nn.Module):
     def save_processor(self, folder: Path) -> None:
         """Write tokenizer, preprocessor settings and prompt template."""
         self.prompter.tokenizer.save_pretrained(folder)
-        self.prompter.image_processor.save_pretrained(folder)
+        self.pictures.image_processor.save_pretrained(folder)
         write_json(folder / "prompt.json", self.prompter.template)
 
 

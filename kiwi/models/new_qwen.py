@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2VLImage
 
 from kiwi.errors import SpecError
 from kiwi.models.mllm import GENERATIONS, MllmEncoder, MllmSpec
-from kiwi.models.prompting import DEFAULT_TEMPLATE, VisionLimits, load_template
+from kiwi.models.pictures import VisionLimits
+from kiwi.models.prompting import DEFAULT_TEMPLATE, load_template
 from kiwi.spec import require_positive
 
 SPECIAL_TOKENS = (

@@ -13,20 +13,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from kiwi.errors import CheckpointError, InputError, SpecError
-from kiwi.media.image import resize, smart_resize
-from kiwi.spec import Spec, require_positive
+from kiwi.errors import CheckpointError, InputError
+from kiwi.models.pictures import Frames, Pictures, Seen, Shown
+from kiwi.models.positions import IMAGE, VIDEO
 
 Mode = Literal["image", "video", "reference"]
 """What an edit is asked with: each mode has a template and a query table of its own (the paper's three)."""
-
-Frames = NDArray[np.uint8]
-"""uint8 RGB frames of shape (F, H, W, 3)."""
 
 _SLOTS = {
     "image": ["source", "instruction", "queries"],
@@ -37,31 +32,12 @@ PLACEHOLDER = "<|object_ref_start|>"
 """The token whose embedding is replaced by a query (the published choice)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class VisionLimits(Spec):
-    """How much of the pictures the MLLM reads; defaults as published.
-
-    Args:
-        max_frames: frames sampled evenly from the source video.
-        max_pixels_per_frame: height x width of a frame at most.
-        min_pixels_per_frame: at least; smaller videos are enlarged.
-        max_reference_tokens: visual tokens (28 x 28 pixels for Qwen2.5-VL) of a reference image at most.
-    """
-
-    max_frames: int = 16
-    max_pixels_per_frame: int = 512 * 512
-    min_pixels_per_frame: int = 128 * 28 * 28
-    max_reference_tokens: int = 768
-
-    def __post_init__(self) -> None:
-        require_positive(self, "max_frames", "min_pixels_per_frame", "max_reference_tokens")
-        if self.max_pixels_per_frame < 1.05 * self.min_pixels_per_frame:
-            raise SpecError("the MLLM's limits need max_pixels_per_frame above min_pixels_per_frame", got=self)
-
-
 @dataclass
 class Prompt:
-    """A batch as the MLLM reads it. Grids are (frames, rows, columns) in vision patches."""
+    """A batch as the MLLM reads it. Grids are (frames, rows, columns) in vision patches.
+
+    Pixels are those of the pictures that the tower has not seen yet, grids those of all.
+    """
 
     input_ids_BS: Tensor
     attention_mask_BS: Tensor
@@ -75,6 +51,9 @@ class Prompt:
     image_grid_thw: Tensor | None
     pixel_values_videos: Tensor | None
     video_grid_thw: Tensor | None
+    seen_images: tuple[Tensor | None, ...] = ()
+    """Features (L, N, M) of each image, None for one that is still to be seen; nothing at all if none was."""
+    seen_videos: tuple[Tensor | None, ...] = ()
 
     def tail_BS(self, count: int) -> Tensor:
         """True at the last `count` tokens of each sample, padding not counted."""
@@ -84,8 +63,13 @@ class Prompt:
 
     def to(self, device: torch.device | str) -> Self:
         """The same on another device."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()})
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(moved(one) for one in value)
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        return type(self)(**{f.name: moved(getattr(self, f.name)) for f in fields(self)})
 
 
 def load_template(path: Path) -> dict[str, str]:
@@ -134,20 +118,16 @@ def span_a_patch(frames: int) -> list[str]:
 
 
 class Prompter:
-    """Builds prompts. One is made for an MLLM, with its tokenizer and its image processor's settings."""
+    """Builds prompts. One is made for an MLLM, with its tokenizer and its way with pictures."""
 
     def __init__(
         self,
         tokenizer: Any,
-        image_processor: Any,
-        video_processor: Any,
+        pictures: Pictures,
         template: dict[str, str],
-        limits: VisionLimits,
         spans: VideoSpans,
     ) -> None:
-        self.tokenizer, self.template, self.limits, self.spans = tokenizer, template, limits, spans
-        self.image_processor, self.video_processor = image_processor, video_processor
-        self.factor = image_processor.patch_size * image_processor.merge_size
+        self.tokenizer, self.pictures, self.template, self.spans = tokenizer, pictures, template, spans
         special = {"image": "<|image_pad|>", "video": "<|video_pad|>", "start": "<|vision_start|>"}
         special |= {"end": "<|vision_end|>", "query": PLACEHOLDER}
         self.ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in special.items()}
@@ -161,9 +141,9 @@ class Prompter:
 
     def __call__(
         self,
-        sources: Sequence[Frames],
+        sources: Sequence[Frames | Seen],
         instructions: Sequence[str],
-        references: Sequence[Sequence[NDArray[np.uint8]]],
+        references: Sequence[Sequence[Frames | Seen]],
         mode: Mode,
         num_queries: int,
     ) -> Prompt:
@@ -172,7 +152,8 @@ class Prompter:
         Args:
             sources: each sample's video (F, H, W, 3); one frame is read as an image.
             instructions: what to do; empty where it is left out, for guidance.
-            references: each sample's reference images (H, W, 3), none unless the mode is "reference".
+            references: each sample's reference images (H, W, 3), none unless the mode is "reference". What the tower
+                saw of a source or a reference may stand in its place.
             mode: chooses the template.
             num_queries: placeholders at the end.
 
@@ -180,22 +161,10 @@ class Prompter:
             InputError: references that do not fit the mode, or an instruction that is not text throughout.
         """
         rows = [self._row(*sample, mode, num_queries) for sample in zip(sources, instructions, references, strict=True)]
-        images = [picture for row in rows for picture in row.images]
-        videos = [video for row in rows for video in row.videos]
-        # One call a picture: the library stacks pictures of equal size, which mixes up their order no more than ours.
-        image_inputs = [self.image_processor(images=[i], return_tensors="pt", **_ALREADY_SIZED) for i in images]
-        video_inputs = [
-            self.video_processor(
-                videos=[torch.from_numpy(v).permute(0, 3, 1, 2)],
-                return_tensors="pt",
-                do_sample_frames=False,
-                **_ALREADY_SIZED,
-            )
-            for v in videos
-        ]
-        pad = self.tokenizer.pad_token_id or 0
-        ids = _pad([row.ids for row in rows], pad)
-        kinds = {1: self.ids["image"], 2: self.ids["video"]}
+        pictures = [picture for row in rows for picture in row.pictures]
+        images, videos = ([p for p in pictures if p.kind == kind] for kind in (IMAGE, VIDEO))
+        ids = _pad([row.ids for row in rows], self.tokenizer.pad_token_id or 0)
+        kinds = {IMAGE: self.ids["image"], VIDEO: self.ids["video"]}
         return Prompt(
             input_ids_BS=ids,
             attention_mask_BS=_pad([[1] * len(row.ids) for row in rows], 0),
@@ -204,14 +173,24 @@ class Prompter:
             token_types_BS=sum(
                 (kind * (ids == token).int() for kind, token in kinds.items()), torch.zeros_like(ids).int()
             ),
-            pixel_values=torch.cat([i["pixel_values"] for i in image_inputs]) if images else None,
-            image_grid_thw=torch.cat([i["image_grid_thw"] for i in image_inputs]) if images else None,
-            pixel_values_videos=torch.cat([v["pixel_values_videos"] for v in video_inputs]) if videos else None,
-            video_grid_thw=torch.cat([v["video_grid_thw"] for v in video_inputs]) if videos else None,
+            pixel_values=self._patches(images),
+            image_grid_thw=self._grids(images),
+            pixel_values_videos=self._patches(videos),
+            video_grid_thw=self._grids(videos),
+            seen_images=_features(images),
+            seen_videos=_features(videos),
         )
 
+    def _patches(self, pictures: Sequence[Shown | Seen]) -> Tensor | None:
+        # One call a picture: the library stacks pictures of equal size, which mixes up their order no more than ours.
+        found = [self.pictures.patches(picture) for picture in pictures if isinstance(picture, Shown)]
+        return torch.cat(found) if found else None
+
+    def _grids(self, pictures: Sequence[Shown | Seen]) -> Tensor | None:
+        return torch.tensor([self.pictures.grid(picture.size) for picture in pictures]) if pictures else None
+
     def _row(
-        self, source: Frames, instruction: str, references: Sequence[NDArray[np.uint8]], mode: Mode, num_queries: int
+        self, source: Frames | Seen, instruction: str, references: Sequence[Frames | Seen], mode: Mode, num_queries: int
     ) -> _Row:
         if (mode == "reference") != bool(references):
             raise InputError(f"mode {mode!r} does not go with {len(references)} reference images")
@@ -221,10 +200,8 @@ class Prompter:
         row = _Row()
         for part in re.split(r"(\{\w+\})", self.template[mode]):
             match part:
-                case "{source}" if len(source) == 1:
-                    self._add_image(row, self.resize_image(source[0]))
                 case "{source}":
-                    self._add_video(row, self.resize_video(source))
+                    self._add(row, source if isinstance(source, Seen) else self.pictures.source(source))
                 case "{instruction}":
                     # Never parsed for special tokens: an instruction is data.
                     row.add(
@@ -232,60 +209,23 @@ class Prompter:
                     )
                 case "{references}":
                     for reference in references:
-                        limit = self.limits.max_reference_tokens * self.factor**2
-                        self._add_image(row, self.resize_image(reference, limit), is_reference=True)
+                        shown = reference if isinstance(reference, Seen) else self.pictures.reference(reference)
+                        self._add(row, shown, is_reference=True)
                 case "{queries}":
                     row.add([self.ids["query"]] * num_queries, queries=True)
                 case _:
                     row.add(self.tokenizer.encode(part, add_special_tokens=False))
         return row
 
-    def _add_image(self, row: _Row, image: NDArray[np.uint8], is_reference: bool = False) -> None:
-        tokens = image.shape[0] * image.shape[1] // self.factor**2
-        row.add([self.ids["start"]])
-        row.add([self.ids["image"]] * tokens, references=is_reference)
-        row.add([self.ids["end"]])
-        row.images.append(image)
-
-    def _add_video(self, row: _Row, frames: Frames) -> None:
-        pairs = -(-len(frames) // self.video_processor.temporal_patch_size)
-        tokens = pairs * frames.shape[1] * frames.shape[2] // self.factor**2
-        leads = self.spans(len(frames))
+    def _add(self, row: _Row, picture: Shown | Seen, is_reference: bool = False) -> None:
+        row.pictures.append(picture)
+        leads, kind = (self.spans(picture.size[0]), "video") if picture.kind == VIDEO else ([""], "image")
+        tokens = self.pictures.tokens(picture.size) // len(leads)
         for lead in leads:
             row.add(self.tokenizer.encode(lead, add_special_tokens=False))
-            row.add([self.ids["start"], *[self.ids["video"]] * (tokens // len(leads)), self.ids["end"]])
-        row.videos.append(frames)
-
-    def resize_image(self, image: NDArray[np.uint8], max_pixels: int | None = None) -> NDArray[np.uint8]:
-        """An image at the size the MLLM reads it: sides multiples of the vision token, 4 tokens at least."""
-        area = self.factor**2
-        limit = 16384 * area if max_pixels is None else max_pixels
-        size = smart_resize(*image.shape[:2], factor=self.factor, min_pixels=4 * area, max_pixels=limit)
-        return resize(image[None], *size)[0]
-
-    def resize_video(self, frames: Frames) -> Frames:
-        """At most `max_frames` frames, evenly sampled, resized in the two steps of the published reader."""
-        if len(frames) > self.limits.max_frames:
-            frames = frames[np.linspace(0, len(frames) - 1, self.limits.max_frames).round().astype(int)]
-        limits, factor = self.limits, self.factor
-        coarse = smart_resize(
-            *frames.shape[1:3],
-            factor=2 * factor,
-            min_pixels=min(4 * (2 * factor) ** 2, limits.min_pixels_per_frame),
-            max_pixels=limits.max_pixels_per_frame,
-        )
-        # The reader's own budget: 768 visual tokens a frame, less when many frames share the total of 115200.
-        budget = min(768 * factor**2, 115200 * factor**2 / len(frames) * 2)
-        fine = smart_resize(
-            *coarse,
-            factor=factor,
-            min_pixels=limits.min_pixels_per_frame,
-            max_pixels=int(min(limits.max_pixels_per_frame, max(budget, int(1.05 * limits.min_pixels_per_frame)))),
-        )
-        return _resize_at_float(resize(frames, *coarse), *fine)
-
-
-_ALREADY_SIZED = {"do_resize": False}
+            row.add([self.ids["start"]])
+            row.add([self.ids[kind]] * tokens, references=is_reference)
+            row.add([self.ids["end"]])
 
 
 def gather_tokens(hidden_BSM: Tensor, where_BS: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -302,15 +242,6 @@ def gather_tokens(hidden_BSM: Tensor, where_BS: Tensor) -> tuple[Tensor, Tensor 
     return padded, mask
 
 
-def _resize_at_float(frames: Frames, height: int, width: int) -> Frames:
-    """The published reader's second resize: bicubic at float32, where the first (and every image's) is Pillow's."""
-    if frames.shape[1:3] == (height, width):
-        return frames
-    pixels_FCHW = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
-    resized = torch.nn.functional.interpolate(pixels_FCHW, (height, width), mode="bicubic", antialias=True)
-    return resized.clamp(0, 255).round().byte().permute(0, 2, 3, 1).numpy()
-
-
 class _Row:
     """One sample's tokens while they are being collected."""
 
@@ -318,8 +249,7 @@ class _Row:
         self.ids: list[int] = []
         self.queries: list[int] = []
         self.references: list[int] = []
-        self.images: list[NDArray[np.uint8]] = []
-        self.videos: list[Frames] = []
+        self.pictures: list[Shown | Seen] = []
 
     def add(self, ids: list[int], *, queries: bool = False, references: bool = False) -> None:
         self.ids += ids
@@ -329,3 +259,7 @@ class _Row:
 
 def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+
+
+def _features(pictures: Sequence[Shown | Seen]) -> tuple[Tensor | None, ...]:
+    return tuple(picture.features_LNM if isinstance(picture, Seen) else None for picture in pictures)

@@ -1,4 +1,4 @@
-"""What the MLLM's vision tower saw of a prompt's pictures: computed once, stored a picture, joined for a batch.
+"""What the MLLM's vision tower saw of a prompt's pictures: looked at now, or known from before.
 
 B samples, S tokens, V visual tokens of the batch, N of one picture, M the MLLM's width. L levels: the features that
 stand in the place of words, then those that join the hidden states after the first language layers (Qwen3-VL's
@@ -7,7 +7,6 @@ DeepStack, arXiv 2406.04334; none in Qwen2.5-VL).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,27 +17,11 @@ from kiwi.models.positions import IMAGE, VIDEO
 
 
 class Vision(NamedTuple):
-    """Features (L, N, M) of pictures, without gradients, in the order in which a prompt's samples show them.
-
-    A picture's features do not depend on the others of its batch, so that a cache stores one a picture.
-    """
+    """Features (L, N, M) of pictures, without gradients, in the order in which a prompt's samples show them."""
 
     images: tuple[Tensor, ...] = ()
     """Sources of one frame and references; a sample's source comes before its references."""
     videos: tuple[Tensor, ...] = ()
-
-    def split(self) -> list[Vision]:
-        """One picture each: the images, then the videos. `join` is the inverse."""
-        return [Vision(images=(one,)) for one in self.images] + [Vision(videos=(one,)) for one in self.videos]
-
-    @classmethod
-    def join(cls, parts: Iterable[Vision]) -> Vision:
-        """Those of several pictures, or of several samples, as one batch shows them."""
-        parts = list(parts)
-        return cls(
-            images=tuple(one for part in parts for one in part.images),
-            videos=tuple(one for part in parts for one in part.videos),
-        )
 
     def in_order(self, token_types_BS: Tensor) -> Tensor:
         """The features of all visual tokens, sample by sample, (L, V, M).
@@ -58,7 +41,7 @@ class Vision(NamedTuple):
                 "the vision features are not those of this prompt",
                 got=f"features of {got[IMAGE]} image and {got[VIDEO]} video tokens",
                 wanted=f"{wanted[IMAGE]} and {wanted[VIDEO]}",
-                fix="compute them again with the MLLM and the limits that made the prompt",
+                fix="compute them with the MLLM and the limits that made the prompt",
             )
         levels, _, width = (self.images + self.videos)[0].shape
         features_LVM = (self.images + self.videos)[0].new_empty(levels, len(types_V), width)
@@ -69,19 +52,30 @@ class Vision(NamedTuple):
 
 
 @torch.no_grad()
-def look(tower: Any, pixels: Tensor | None, grids_P3: Tensor | None) -> tuple[Tensor, ...]:
+def look(
+    tower: Any, pixels: Tensor | None, grids_P3: Tensor | None, seen: tuple[Tensor | None, ...] = ()
+) -> tuple[Tensor, ...]:
     """Features (L, N, M) of each picture or video; no gradient ever reaches the tower.
+
+    A picture's features do not depend on the others of its batch, so that those seen before are passed by.
 
     Args:
         tower: transformers' vision model.
-        pixels: patches of all pictures, as the processor leaves them; None without any.
-        grids_P3: their grids (frames, rows, columns) in patches.
+        pixels: patches of the pictures not seen yet, as the processor leaves them; None without any.
+        grids_P3: grids (frames, rows, columns) in patches, of all pictures.
+        seen: features of all, None for each that is to be looked at; or nothing, if none was seen.
     """
-    if pixels is None or grids_P3 is None:
+    if grids_P3 is None:
         return ()
-    # The tower itself: what the library's `get_image_features` makes of its outputs changes from version to version.
-    output = tower(pixels.type(tower.dtype), grid_thw=grids_P3)
-    features_LVM = torch.stack([output.pooler_output, *getattr(output, "deepstack_features", ())])
-    sizes = (grids_P3.prod(dim=1) // tower.spatial_merge_size**2).tolist()
-    # Copies, so that storing one picture does not hold the memory of its batch.
-    return tuple(one.clone() for one in features_LVM.split(sizes, dim=1))
+    seen = seen or (None,) * len(grids_P3)
+    fresh = iter(())
+    if pixels is not None:
+        new_N3 = grids_P3[[index for index, features in enumerate(seen) if features is None]]
+        # The tower itself: what the library's `get_image_features` makes of its outputs changes from version to
+        # version.
+        output = tower(pixels.type(tower.dtype), grid_thw=new_N3)
+        features_LVM = torch.stack([output.pooler_output, *getattr(output, "deepstack_features", ())])
+        sizes = (new_N3.prod(dim=1) // tower.spatial_merge_size**2).tolist()
+        # Copies, so that keeping one picture's does not hold the memory of its batch.
+        fresh = iter([one.clone() for one in features_LVM.split(sizes, dim=1)])
+    return tuple(next(fresh) if features is None else features for features in seen)

@@ -14,7 +14,9 @@ from kiwi.media.image import letterbox
 from kiwi.models.connectors import LatentConnector, QueryConnector, join_contexts
 from kiwi.models.mllm import MllmEncoder
 from kiwi.models.new_qwen import NewQwen, byte_tokenizer
-from kiwi.models.prompting import DEFAULT_TEMPLATE, Mode, Prompt, VisionLimits, gather_tokens, load_template
+from kiwi.models.pictures import Shown, VisionLimits
+from kiwi.models.positions import VIDEO
+from kiwi.models.prompting import DEFAULT_TEMPLATE, Mode, Prompt, gather_tokens, load_template
 from kiwi.parity.golden import Case
 from kiwi.weights.strict import load_strict
 
@@ -39,7 +41,7 @@ def mllm(case: Case) -> dict[str, Tensor]:
         prompt = _prompt(case, mode)
         states = encoder(prompt, query.table(mode), query.layers + latent.layers)
         count = len(query.table(mode))
-        out[f"{mode}/inputs_embeds"] = encoder.embed(prompt, encoder.see(prompt), query.table(mode)).embeds_BSM
+        out[f"{mode}/inputs_embeds"] = encoder.embed(prompt, encoder.look(prompt), query.table(mode)).embeds_BSM
         out[f"{mode}/position_ids"] = encoder.positions(prompt)
         out[f"{mode}/hidden_states"] = states[-1]
         out[f"{mode}/query_features"] = gather_tokens(states[-1], prompt.tail_BS(count))[0]
@@ -50,8 +52,8 @@ def mllm(case: Case) -> dict[str, Tensor]:
     for seconds in SECONDS:
         told = 1 if seconds == "missing" else int(float(seconds))
         out[f"position_ids_video_second_per_grid_{seconds}"] = encoder.positions(video, told)
-    seen = {"image": encoder.see(image).images, "ref": encoder.see(reference).images}
-    for name, pictures in {**seen, "video": encoder.see(video).videos}.items():
+    seen = {"image": encoder.look(image).images, "ref": encoder.look(reference).images}
+    for name, pictures in {**seen, "video": encoder.look(video).videos}.items():
         out[f"vision_{name}"] = torch.cat(pictures, dim=1)[0]
     return out
 
@@ -59,25 +61,19 @@ def mllm(case: Case) -> dict[str, Tensor]:
 def mllm_preprocess(case: Case) -> dict[str, Tensor]:
     """Pixels and grids of an image and a video, a resized clip, and a letter-boxed reference."""
     pixels = case.meta["pixels"]
-    prompter = _encoder(None).prompter
+    reader = _encoder(None).pictures
     image, video = _pattern(pixels["image"]), _pattern(pixels["video"])
-    resized = prompter.resize_image(image[0])
-    picture = prompter.image_processor(images=[resized], do_resize=False, return_tensors="pt")
-    # This vector starts behind the resizing: straight into the processor.
-    clip = prompter.video_processor(
-        videos=[torch.from_numpy(video).permute(0, 3, 1, 2)],
-        do_resize=False,
-        do_sample_frames=False,
-        return_tensors="pt",
-    )
-    small = prompter.resize_video(_pattern(pixels["resized_clip"]))
+    picture = reader.source(image)
+    # This vector starts behind the resizing.
+    clip = Shown(VIDEO, video)
+    small = reader.resize_video(_pattern(pixels["resized_clip"]))
     samples = torch.from_numpy(small).permute(0, 3, 1, 2).float().flatten()
     width, height = pixels["ref_padded"]["target_w_h"]
     return {
-        "image_pixel_values": picture["pixel_values"],
-        "image_grid_thw": picture["image_grid_thw"],
-        "video_pixel_values": clip["pixel_values_videos"],
-        "video_grid_thw": clip["video_grid_thw"],
+        "image_pixel_values": reader.patches(picture),
+        "image_grid_thw": torch.tensor([reader.grid(picture.size)]),
+        "video_pixel_values": reader.patches(clip),
+        "video_grid_thw": torch.tensor([reader.grid(clip.size)]),
         "resized_clip_samples": samples[case.group("in/")["resized_clip_sample_index"]],
         "ref_padded_96x64": torch.from_numpy(letterbox(_pattern(pixels["ref_padded"])[0], height, width)),
     }

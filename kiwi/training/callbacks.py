@@ -114,9 +114,9 @@ def side_by_side(clips: Clips) -> Pixels:
 
 def _sheet(clips: Clips, batch: EditBatch) -> Pixels:
     """First and last frame of every clip, with the instruction, enlarged to be seen."""
-    height, width = batch.frames[0].shape[1:3]
+    frames, height, width = batch.size
     scale = max(1, round(192 / height))
-    rows = {batch.instructions[0]: 0, "(last frame)": -1} if len(batch.frames[0]) > 1 else {batch.instructions[0]: 0}
+    rows = {batch.instructions[0]: 0, "(last frame)": -1} if frames > 1 else {batch.instructions[0]: 0}
     cells = [
         [resize(clip[at][None], height * scale, width * scale)[0] for clip in clips.values()] for at in rows.values()
     ]

@@ -9,22 +9,23 @@ import logging
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kiwi.checkpoints.folder import load_initial, owned, save_pretrained
 from kiwi.data.datamodule import EditData
 from kiwi.data.dropout import ConditionDropout
-from kiwi.data.sample import EditBatch, Pixels, TaskKind, pixels
+from kiwi.data.feature_cache import Encoders
+from kiwi.data.sample import EditBatch, Latents, Pixels, TaskKind, pixels
 from kiwi.errors import InputError
 from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
 from kiwi.keyed import normal, uniform
 from kiwi.models.config import TRAINABLE, KiwiConfig
 from kiwi.models.injection import Scaled
 from kiwi.models.kiwi import Conditions, KiwiEdit
+from kiwi.models.pictures import Seen, Size
 from kiwi.models.sampling import EditingDefaults, Sampling, denoise, evaluating, make_noise
 from kiwi.models.vae import Posterior
 from kiwi.spec import to_dict
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 BANDS = (0.0, 0.5, 0.75, 0.9, 1.0)
 """Bounds of the bands of noise levels that training losses are told by."""
+
 
 BLIND_BATCHES = 64
 """Training batches, an epoch at most, that the blind predictors of validation know."""
@@ -92,19 +94,23 @@ class LitKiwi(LitModule):
             getattr(self.editor, part).requires_grad_(False)
         self.sampling, self.dropout, self.targets = sampling, dropout, targets
         self.check = SourceCheck()
-        self.donors: dict[torch.Size, list[tuple[Pixels, Tensor]]] = {}
+        self.donors: dict[Size, list[_Source]] = {}
 
     def on_fit_start(self) -> None:
-        """Refuse latents of another VAE."""
+        """Refuse what other encoders said."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         cache = data.sets["train"].cache if isinstance(data, EditData) else None
-        if cache is not None and cache.vae != self.editor.vae.fingerprint:
-            raise InputError(
-                f"the cache {cache.folder} is of another VAE",
-                got=f"fingerprint {cache.vae[:12]}",
-                wanted=self.editor.vae.fingerprint[:12] or "a trained VAE",
-                fix="make one with this run's configuration: `kiwi cache`",
-            )
+        if cache is None:
+            return
+        own = Encoders(self.editor.vae.fingerprint, self.editor.mllm.sight())
+        for name, kept, wanted in zip(("VAE", "MLLM or its limits"), cache.encoders, own, strict=True):
+            if kept and kept != wanted:
+                raise InputError(
+                    f"the cache {cache.folder} is of another {name}",
+                    got=f"fingerprint {kept[:12]}",
+                    wanted=wanted[:12] or "a trained VAE",
+                    fix="make one with this run's configuration: `kiwi cache`",
+                )
 
     # --- one step -------------------------------------------------------------------------------------
 
@@ -117,8 +123,17 @@ class LitKiwi(LitModule):
             batch.pictures,
             batch.source_BCFHW,
             batch.references_BRCHW,
-            None if batch.source_latents is None else batch.source_latents.mean,
+            self.source_latents(batch),
         )
+
+    @torch.no_grad()
+    def source_latents(self, batch: EditBatch) -> Tensor | None:
+        """The sources' latents, where they are cached; a source that says nothing is encoded now."""
+        if batch.source_latents is None or not batch.silent:
+            return None if batch.source_latents is None else batch.source_latents.mean
+        latents = batch.source_latents.mean.clone()
+        latents[batch.silent] = self.editor.vae.encode(latents.new_zeros(1, 3, *batch.size))
+        return latents
 
     @torch.no_grad()
     def posterior(self, batch: EditBatch) -> Posterior:
@@ -220,19 +235,23 @@ class LitKiwi(LitModule):
 
     def _swap_sources(self, batch: EditBatch) -> EditBatch | None:
         """The batch with every sample given a different sample's source; None where none of its size was seen yet."""
-        own = list(zip(batch.frames, batch.source_BCFHW, strict=True))
-        shape = batch.source_BCFHW.shape[1:]
-        candidates = [*own, *self.donors.get(shape, [])]
-        self.donors[shape] = own
+        latents = [None] * len(batch.ids) if batch.source_latents is None else map(Latents, *batch.source_latents)
+        own = [_Source(*one) for one in zip(batch.frames, batch.source_BCFHW, latents, strict=True)]
+        candidates = [*own, *self.donors.get(batch.size, [])]
+        self.donors[batch.size] = own
         swapped = []
-        for index, (frames, _) in enumerate(own):
+        for index, source in enumerate(own):
             following = candidates[index + 1 :] + candidates[:index]
-            donor = next((c for c in following if not np.array_equal(c[0], frames)), None)
+            donor = next((other for other in following if not other.is_like(source)), None)
             if donor is None:
                 return None
             swapped.append(donor)
-        sources = torch.stack([s for _, s in swapped])
-        return replace(batch, frames=[f for f, _ in swapped], source_BCFHW=sources, source_latents=None)
+        return replace(
+            batch,
+            frames=[source.frames for source in swapped],
+            source_BCFHW=torch.stack([source.pixels_CFHW for source in swapped]),
+            source_latents=Latents.stack([source.latents for source in swapped]),
+        )
 
     # --- what the commands and callbacks ask for --------------------------------------------------------
 
@@ -262,5 +281,19 @@ class LitKiwi(LitModule):
             noise = make_noise(tuple(conditions.source_BCFHW.shape), seed, batch.ids, self.device)
             latents = denoise(self.editor, conditions, noise, self.sampling)
             edited = pixels(self.editor.vae.decode(latents)[0])
-        clips = {"source": batch.frames[0], "edit": edited, "target": pixels(batch.target_BCFHW[0])}
+        clips = {"source": pixels(batch.source_BCFHW[0]), "edit": edited, "target": pixels(batch.target_BCFHW[0])}
         return {"reference": pixels(batch.references_BRCHW[0].transpose(0, 1)), **clips} if batch.pictures[0] else clips
+
+
+class _Source(NamedTuple):
+    """A validation sample's source, in each form that a batch has it in."""
+
+    frames: Pixels | Seen
+    pixels_CFHW: Tensor
+    latents: Latents | None
+
+    def is_like(self, other: _Source) -> bool:
+        """Whether both are the same clip: by what there is of it."""
+        if self.latents is not None and other.latents is not None:
+            return torch.equal(self.latents.mean, other.latents.mean)
+        return torch.equal(self.pixels_CFHW, other.pixels_CFHW)

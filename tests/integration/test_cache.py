@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from kiwi.__main__ import main
-from kiwi.data.latent_cache import LatentCache
+from kiwi.data.feature_cache import FeatureCache
+from kiwi.models.pictures import Pictures
 from kiwi.training.run_log import read_log
 from tests.integration.conftest import editor_config, write_yaml
 
@@ -20,7 +21,7 @@ from tests.integration.conftest import editor_config, write_yaml
 def experiment(runs, edit_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cached")
     config = editor_config(edit_folder, folder / "run", runs / "vae" / "model", max_steps=6, log_every_n_steps=1)
-    config["model"]["init_args"] |= {"targets": "sample", "dropout": {"source": 0.3}}
+    config["model"]["init_args"] |= {"targets": "sample", "dropout": {"source": 0.3, "reference": 0.3}}
     return write_yaml(folder / "e.yaml", config)
 
 
@@ -31,23 +32,32 @@ def cache(experiment, tmp_path_factory):
     return folder
 
 
-def test_every_clip_is_kept_once_for_all_that_use_it(cache, capsys):
-    """Six sources and six targets; the reference manifest uses the same clips."""
-    assert len(LatentCache(cache)) == 12
-    assert len(list((cache / "shards").glob("*.safetensors"))) == 4
+ENTRIES = 12 + 6 + 1
+"""Latents of six sources and six targets, features of six sources and of three references that look the same."""
+
+
+def test_every_clip_and_picture_is_kept_once_for_all_that_use_it(cache, capsys):
+    """The reference manifest uses the same clips."""
+    assert len(FeatureCache(cache)) == ENTRIES
+    assert len(list((cache / "shards").glob("*.safetensors"))) == 5
     assert main(["cache", "--verify", "--out", str(cache)]) == 0
-    assert "12 clips, all of them whole" in capsys.readouterr().out
+    assert f"{ENTRIES} entries, all of them whole" in capsys.readouterr().out
 
 
-def test_training_from_a_cache_is_training_without_and_decodes_no_target(experiment, cache, tmp_path, monkeypatch):
+@pytest.mark.parametrize("tuning", ["Frozen", "Lora"])
+def test_training_from_a_cache_is_training_without_and_decodes_no_clip(
+    experiment, cache, tmp_path, monkeypatch, tuning
+):
     def fit(name, *more):
         options = ["--trainer.default_root_dir", str(tmp_path / name), "--previews.items=0", *more]
+        options += [f"--model.config.mllm.tuning={tuning}"]
         assert main(["fit", "--config", experiment, *options]) == 0
         weights = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         return read_log(tmp_path / name), weights
 
     plain, weights = fit("plain")
     decoded = []
+    monkeypatch.setattr("kiwi.models.pictures.Pictures.patches", _only_nothing(decoded))
     clip = sys.modules["kiwi.data.dataset"]._clip
     monkeypatch.setattr("kiwi.data.dataset._clip", lambda path, bucket: decoded.append(path.name) or clip(path, bucket))
     cached, same = fit("cached", f"--data.cache={cache}")
@@ -57,8 +67,18 @@ def test_training_from_a_cache_is_training_without_and_decodes_no_target(experim
         assert found == pytest.approx(wanted, rel=1e-5)
         assert found
     assert all(torch.allclose(tensor, same[name], atol=1e-4) for name, tensor in weights.items())
-    assert decoded
-    assert not any("target" in name for name in decoded)
+    assert decoded == []
+
+
+def test_one_encoder_can_be_kept_first_and_the_other_later(experiment, tmp_path, capsys):
+    command = ["cache", "--config", experiment, "--out", str(tmp_path / "cache")]
+    for only, entries in (("latents", 12), ("features", ENTRIES)):
+        assert main([*command, "--only", only]) == 0
+        assert len(FeatureCache(tmp_path / "cache")) == entries
+        run = ["--trainer.default_root_dir", str(tmp_path / only), f"--data.cache={tmp_path / 'cache'}"]
+        assert main(["fit", "--config", experiment, *run, "--trainer.max_steps=1"]) == 0
+    assert main(command) == 0
+    assert f"0 clips and pictures encoded, {ENTRIES} entries" in capsys.readouterr().out
 
 
 def test_a_killed_command_goes_on_where_it_was(experiment, tmp_path):
@@ -70,18 +90,20 @@ def test_a_killed_command_goes_on_where_it_was(experiment, tmp_path):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = len(LatentCache(tmp_path / "cache"))
+    before = len(FeatureCache(tmp_path / "cache"))
     assert before >= 3
     assert main(command) == 0
-    assert len(LatentCache(tmp_path / "cache")) == 12
+    assert len(FeatureCache(tmp_path / "cache")) == ENTRIES
 
 
 def test_parts_together_are_the_whole(experiment, tmp_path, capsys):
     for part in ("1/2", "2/2"):
         assert main(["cache", "--config", experiment, "--out", str(tmp_path / "c"), "--part", part]) == 0
     told = capsys.readouterr().out
-    first, second = (int(line.split(": ")[1].split()[0]) for line in told.splitlines() if "clips encoded" in line)
-    assert first + second == 12
+    first, second = (
+        int(line.split(": ")[1].split()[0]) for line in told.splitlines() if "clips and pictures encoded" in line
+    )
+    assert first + second == 12 + 1
     assert min(first, second) > 0
 
 
@@ -92,7 +114,7 @@ def test_parts_together_are_the_whole(experiment, tmp_path, capsys):
         (["--config", "EXPERIMENT", "--out", "c", "--part", "3/2"], "I/N"),
         (["--config", "EXPERIMENT", "--out", "c", "--clips", "0"], "at least 1"),
         (["--config", "missing.yaml", "--out", "c"], "missing.yaml cannot be read"),
-        (["--verify", "--out", "nothing"], "is not a latent cache"),
+        (["--verify", "--out", "nothing"], "is not a cache of features"),
     ],
 )
 def test_bad_options_are_told(experiment, tmp_path, monkeypatch, capsys, arguments, told):
@@ -105,10 +127,21 @@ def test_bad_options_are_told(experiment, tmp_path, monkeypatch, capsys, argumen
 def test_a_cache_that_does_not_fit_is_refused_before_training(experiment, cache, tmp_path, capsys):
     run = ["--trainer.default_root_dir", str(tmp_path / "run")]
     assert main(["fit", "--config", experiment, *run, f"--data.cache={cache}", "--data.max_pixels=512"]) == 2
-    assert "12 of 12 are missing" in capsys.readouterr().err
+    assert f"{ENTRIES - 1} of {ENTRIES} are missing" in capsys.readouterr().err  # a reference is of no size
     facts = json.loads((cache / "cache.json").read_text())
     shutil.copytree(cache, tmp_path / "other")
     (tmp_path / "other" / "cache.json").write_text(json.dumps(facts | {"vae": "another"}))
     assert main(["fit", "--config", experiment, *run, f"--data.cache={tmp_path / 'other'}"]) == 2
-    assert "12 of 12 are missing" in capsys.readouterr().err  # its VAE is part of a clip's key
+    assert f"12 of {ENTRIES} are missing" in capsys.readouterr().err  # its VAE is part of a clip's key
     assert not (tmp_path / "run").exists()
+
+
+def _only_nothing(decoded):
+    """`Pictures.patches`, noting pictures that show something: those that are dropped are looked at anew."""
+    patches = Pictures.patches
+
+    def noting(self, shown):
+        decoded.extend([] if shown.frames.min() == shown.frames.max() else [shown.size])
+        return patches(self, shown)
+
+    return noting

@@ -42,7 +42,7 @@ def batches():
     def sample(task, name, frames, references):
         source, target = rng.integers(0, 256, (2, frames, 32, 48, 3), dtype=np.uint8)
         pictures = rng.integers(0, 256, (references, 32, 48, 3), dtype=np.uint8)
-        return EditSample(name, task, "Make it snow", source, target, tuple(pictures), pictures)
+        return EditSample(name, task, "Make it snow", source.shape[:3], source, target, tuple(pictures), pictures)
 
     sizes = {TaskKind.image: (1, 0), TaskKind.video: (5, 0), TaskKind.reference: (5, 2)}
     return [collate([sample(task, f"{task}{i}", *sizes[task]) for i in range(2)]) for task in sizes]

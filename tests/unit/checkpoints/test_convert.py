@@ -19,7 +19,7 @@ from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import LatentConnector, NoConnector, QueryConnector
 from kiwi.models.injection import AppendReference, ChannelConcatSource, NoReference, NoSource, PrependReference
 from kiwi.models.kiwi import KiwiEdit
-from kiwi.models.prompting import VisionLimits
+from kiwi.models.pictures import VisionLimits
 from kiwi.models.sampling import EditingDefaults, Sampling, denoise, make_noise
 from kiwi.models.scaling import LearnableScale
 from kiwi.models.tuning import Lora

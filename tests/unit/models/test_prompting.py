@@ -8,7 +8,8 @@ import torch
 
 from kiwi.errors import CheckpointError, InputError, SpecError
 from kiwi.models.new_qwen import NewQwen
-from kiwi.models.prompting import DEFAULT_TEMPLATE, VisionLimits, gather_tokens, load_template, span_a_patch
+from kiwi.models.pictures import VisionLimits
+from kiwi.models.prompting import DEFAULT_TEMPLATE, gather_tokens, load_template, span_a_patch
 
 GEOMETRY = json.loads((Path(__file__).parents[2] / "golden" / "mllm_preprocess.json").read_text())["geometry"]
 
@@ -119,27 +120,27 @@ def test_features_depend_on_video_words_and_reference(encoder):
 
 
 def test_at_most_the_limit_of_frames_is_read_evenly(encoder):
-    assert encoder.prompter.limits.max_frames == 4
+    assert encoder.pictures.limits.max_frames == 4
     marked = np.zeros((9, 28, 28, 3), np.uint8) + np.arange(9, dtype=np.uint8)[:, None, None, None]
-    assert encoder.prompter.resize_video(marked)[:, 0, 0, 0].tolist() == [0, 3, 5, 8]
+    assert encoder.pictures.resize_video(marked)[:, 0, 0, 0].tolist() == [0, 3, 5, 8]
 
 
 @pytest.mark.parametrize("row", GEOMETRY, ids=lambda row: f"{row['kind']} {row['height']}x{row['width']}")
 def test_pictures_are_read_at_the_published_frames_and_sizes(row):
-    prompter = NewQwen(limits=VisionLimits(max_pixels_per_frame=row["max_pixels"] or 16384 * 28**2)).build().prompter
+    reader = NewQwen(limits=VisionLimits(max_pixels_per_frame=row["max_pixels"] or 16384 * 28**2)).build().pictures
     numbered = np.zeros((row.get("frames", 1), row["height"], row["width"], 3), np.uint8)
     numbered += np.arange(len(numbered), dtype=np.uint8)[:, None, None, None]
     if row["kind"] == "video":
-        read = prompter.resize_video(numbered)
+        read = reader.resize_video(numbered)
         assert read.shape[1:3] == tuple(row["video_resize_h_w"])
         assert read[:, 0, 0, 0].tolist() == row["indices"]
-        grid, side = "video_grid_thw", -(-len(read) // 2)
+        grid = "video_grid_thw"
     else:
-        read = prompter.resize_image(numbered[0], row["max_pixels"])[None]
+        read = reader.resize_image(numbered[0], row["max_pixels"])[None]
         assert read.shape[1:3] == tuple(row["resize_h_w"])
-        grid, side = "image_grid_thw", 1
-    assert row[grid] == [side, read.shape[1] // 14, read.shape[2] // 14]
-    assert row["tokens"] == side * read.shape[1] * read.shape[2] // prompter.factor**2
+        grid = "image_grid_thw"
+    assert row[grid] == list(reader.grid(read.shape[:3]))
+    assert row["tokens"] == reader.tokens(read.shape[:3])
 
 
 def test_a_template_with_wrong_slots_is_refused(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from kiwi.models.connectors import LatentConnector, NoConnector, QueryConnector, join_contexts
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.new_qwen import NewQwen
-from kiwi.models.prompting import VisionLimits
+from kiwi.models.pictures import VisionLimits
 from kiwi.models.reading import read_prefix_once, read_whole
 from kiwi.models.tuning import Full, Lora
 from kiwi.training.module import LitKiwi
@@ -54,7 +54,7 @@ def prompt_of(encoder, mode, queries=4):
 
 
 def read(encoder, reading, prompt, queries, layers=LAYERS):
-    return reading(encoder.model.language_model, encoder.embed(prompt, encoder.see(prompt), queries), layers)
+    return reading(encoder.model.language_model, encoder.embed(prompt, encoder.look(prompt), queries), layers)
 
 
 @pytest.mark.parametrize("learning", [True, False])

@@ -1,11 +1,16 @@
 """Vision features: computed once they serve many readings, and no gradient reaches the tower."""
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from kiwi.errors import InputError
 from kiwi.models.new_qwen import NewQwen
+from kiwi.models.pictures import VisionLimits
+from kiwi.models.positions import IMAGE, VIDEO
 from kiwi.models.tuning import Frozen, Lora
 from kiwi.models.vision import Vision
 
@@ -37,65 +42,97 @@ def samples():
     return sources, ["Use it.", "Use both of them.", "Use."], pictures
 
 
-def prompt_of(encoder, rows=slice(None)):
+def prompt_of(encoder, rows=slice(None), known=lambda place: False):
+    """The prompt of the samples; pictures at known places, numbered through, are replaced by what the tower saw."""
     sources, words, pictures = samples()
+    reader, place = encoder.pictures, itertools.count()
+    for row, source in enumerate(sources):
+        if known(next(place)):
+            sources[row] = encoder.see(reader.source(source))
+        for index, picture in enumerate(pictures[row]):
+            if known(next(place)):
+                pictures[row][index] = encoder.see(reader.reference(picture))
     return encoder.prompter(sources[rows], words[rows], pictures[rows], "reference", 3)
 
 
-def test_features_computed_before_give_the_states_and_gradients_of_those_computed_on_the_way(encoder):
-    prompt, queries = prompt_of(encoder), torch.randn(3, 32, requires_grad=True)
+@pytest.mark.parametrize("known", [lambda place: True, lambda place: place % 2, lambda place: place % 3 == 0])
+def test_pictures_seen_before_give_the_states_and_gradients_of_those_seen_on_the_way(encoder, known):
+    queries = torch.randn(3, 32, requires_grad=True)
     results = []
-    for vision in (None, encoder.see(prompt)):
-        states = encoder(prompt, queries, (0, 1, -1), vision)
+    for prompt in (prompt_of(encoder), prompt_of(encoder, known=known)):
+        states = encoder(prompt, queries, (0, 1, -1))
         (gradient,) = torch.autograd.grad(states[-1][prompt.queries_BS].pow(3).sum(), queries)
-        results.append((states, gradient))
-    (states, gradient), (again, same) = results
+        results.append((prompt, states, gradient))
+    (prompt, states, gradient), (half, again, same) = results
+    for name in ("input_ids_BS", "token_types_BS", "references_BS", "image_grid_thw", "video_grid_thw"):
+        assert torch.equal(getattr(prompt, name), getattr(half, name))
+    assert torch.equal(encoder.positions(prompt), encoder.positions(half))
     real = prompt.attention_mask_BS.bool()
-    assert all(torch.equal(states[layer][real], again[layer][real]) for layer in states)
-    assert torch.equal(gradient, same)
+    for layer in states:
+        torch.testing.assert_close(states[layer][real], again[layer][real], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradient, same, atol=1e-5, rtol=1e-4)
     assert gradient.abs().max() > 1e-3
 
 
-def test_the_tower_is_not_run_for_features_that_are_given(encoder):
-    prompt, queries = prompt_of(encoder), torch.randn(3, 32)
-    vision = encoder.see(prompt)
-    states = encoder(prompt, queries, (-1,))[-1]
-    del encoder.model.visual
-    assert torch.equal(encoder(prompt, queries, (-1,), vision)[-1], states)
-    # They are really read: other features, other states.
-    other = Vision(tuple(x + 1 for x in vision.images), vision.videos)
-    assert (encoder(prompt, queries, (-1,), other)[-1] - states)[prompt.queries_BS].abs().max() > 1e-2
-
-
-def test_features_are_a_tensor_of_its_own_for_every_picture_and_go_together_again(encoder):
-    prompt = prompt_of(encoder)
-    vision = encoder.see(prompt)
-    levels = 1 if encoder.config.model_type == "qwen2_5_vl" else 2
-    assert (len(vision.images), len(vision.videos)) == (5, 2)
-    parts = vision.split()
-    assert [len(part.images) + len(part.videos) for part in parts] == [1] * 7
-    for one in (*vision.images, *vision.videos):
-        assert one.shape[::2] == (levels, 32)
-        assert one.untyped_storage().nbytes() == one.numel() * one.element_size()
-    again = Vision.join(parts)
-    assert all(torch.equal(a, b) for a, b in zip(again.images, vision.images, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(again.videos, vision.videos, strict=True))
-
-
-def test_samples_seen_alone_are_joined_to_what_their_batch_would_see(encoder):
-    prompt, queries = prompt_of(encoder), torch.randn(3, 32)
-    alone = [encoder.see(prompt_of(encoder, slice(row, row + 1))) for row in range(3)]
+def test_the_tower_is_not_run_for_what_was_seen_before(encoder):
+    plain, queries = prompt_of(encoder), torch.randn(3, 32)
+    prompt = prompt_of(encoder, known=lambda place: True).to("cpu")
+    assert prompt.pixel_values is prompt.pixel_values_videos is None
+    states = encoder(plain, queries, (-1,))[-1]
+    encoder.model.visual.forward = None
     real = prompt.attention_mask_BS.bool()
+    torch.testing.assert_close(encoder(prompt, queries, (-1,))[-1][real], states[real], atol=1e-5, rtol=1e-5)
+    # It is really read: other features, other states.
+    other = dataclasses.replace(prompt, seen_images=tuple(features + 1 for features in prompt.seen_images))
+    assert (encoder(other, queries, (-1,))[-1] - states)[prompt.queries_BS].abs().max() > 1e-2
+
+
+def test_what_was_seen_is_one_picture_in_memory_of_its_own(encoder):
+    levels = 1 if encoder.config.model_type == "qwen2_5_vl" else 2
+    sources, _, pictures = samples()
+    shown = [encoder.pictures.source(s) for s in sources] + [encoder.pictures.reference(p) for p in pictures[1]]
+    assert [one.kind for one in shown] == [VIDEO, VIDEO, IMAGE, IMAGE, IMAGE]
+    for one in shown:
+        seen = encoder.see(one)
+        assert (seen.kind, seen.size) == (one.kind, one.frames.shape[:3])
+        assert seen.features_LNM.shape == (levels, encoder.pictures.tokens(seen.size), 32)
+    for one in (*(vision := encoder.look(prompt_of(encoder))).images, *vision.videos):
+        assert one.untyped_storage().nbytes() == one.numel() * one.element_size()
+
+
+def test_a_video_of_which_one_frame_is_read_stays_a_video():
+    """With max_frames 1 its size alone would not tell."""
+    limits = VisionLimits(max_frames=1, max_pixels_per_frame=84 * 84, min_pixels_per_frame=28 * 28)
+    encoder = NewQwen(hidden_size=32, limits=limits).build().eval()
+    (video, _, _), words, _ = samples()
+    seen = encoder.see(encoder.pictures.source(video))
+    assert (seen.kind, seen.size[0]) == (VIDEO, 1)
+    plain, known = (encoder.prompter([source], words[:1], [()], "video", 3) for source in (video, seen))
+    assert torch.equal(plain.input_ids_BS, known.input_ids_BS)
+    assert torch.equal(encoder.look(plain).videos[0], encoder.look(known).videos[0])
+
+
+def test_a_fingerprint_tells_what_decides_the_features_apart(generation):
+    plain = build(generation, Frozen())
+    wider = NewQwen(generation=generation, hidden_size=32, limits=VisionLimits()).build().eval()
+    wider.load_state_dict(plain.state_dict())
+    other = build(generation, Frozen())
     with torch.no_grad():
-        found = encoder(prompt, queries, (-1,), Vision.join(alone))[-1][real]
-        torch.testing.assert_close(found, encoder(prompt, queries, (-1,))[-1][real], atol=1e-5, rtol=1e-5)
+        next(other.model.visual.parameters()).add_(0.5)
+    half = build(generation, Frozen())
+    half.model.visual.bfloat16()
+    assert len({encoder.sight() for encoder in (plain, wider, other, half)}) == 4
+    # The language model has no part in it, however it learns.
+    adapted = build(generation, Lora(rank=2))
+    adapted.model.visual.load_state_dict(plain.model.visual.state_dict())
+    assert adapted.sight() == plain.sight()
 
 
 def test_no_gradient_reaches_the_tower_even_if_its_weights_ask_for_one(encoder):
     """Language adapters learn all the same."""
     encoder.model.visual.requires_grad_(True)
     prompt = prompt_of(encoder)
-    assert not any(x.requires_grad for part in encoder.see(prompt) for x in part)
+    assert not any(x.requires_grad for part in encoder.look(prompt) for x in part)
     states = encoder(prompt, torch.randn(3, 32, requires_grad=True), (-1,))[-1]
     states[prompt.queries_BS].pow(3).sum().backward()
     assert all(p.grad is None for p in encoder.model.visual.parameters())
@@ -104,7 +141,7 @@ def test_no_gradient_reaches_the_tower_even_if_its_weights_ask_for_one(encoder):
 
 
 def test_features_of_another_prompt_are_refused(encoder):
-    prompt = prompt_of(encoder)
-    vision = encoder.see(prompt)
+    prompt, queries = prompt_of(encoder), torch.randn(3, 32)
+    vision = encoder.look(prompt)
     with pytest.raises(InputError, match="not those of this prompt"):
-        encoder(prompt, torch.randn(3, 32), (-1,), Vision(vision.images[:-1], vision.videos))
+        encoder.embed(prompt, Vision(vision.images[:-1], vision.videos), queries)

@@ -4,9 +4,10 @@ import torch
 
 from kiwi.data.datamodule import EditData, Manifest
 from kiwi.data.dropout import ConditionDropout
-from kiwi.data.latent_cache import LatentCache
-from kiwi.data.sample import Latents
+from kiwi.data.feature_cache import Encoders, FeatureCache
+from kiwi.data.sample import Latents, collate
 from kiwi.errors import CheckpointError, InputError, SpecError, TrainingError
+from kiwi.models.pictures import Seen
 from kiwi.models.vae import NewVae
 from kiwi.training.averaging import Ema
 from kiwi.training.module import LitKiwi
@@ -210,8 +211,8 @@ def test_validation_tells_right_swapped_and_blind_losses(tiny_config, data, tmp_
 def test_a_cache_is_neither_for_autoencoders_nor_for_editors_with_another(tiny_config, data, tmp_path):
     data.multiple = 4
     data.setup()
-    cache = LatentCache.create(tmp_path / "cache", "vae", "float16")
-    keys = [key for dataset in data.sets.values() for key in dataset.clips(cache)]
+    cache = FeatureCache.create(tmp_path / "cache", Encoders("vae"), "float16")
+    keys = [key for dataset in data.sets.values() for key in dataset.encodable(cache)]
     cache.write(dict.fromkeys(keys, Latents(torch.zeros(1), torch.zeros(1))))
     data.cache, data.sets = str(tmp_path / "cache"), {}
     for module, told in (
@@ -220,6 +221,27 @@ def test_a_cache_is_neither_for_autoencoders_nor_for_editors_with_another(tiny_c
     ):
         with pytest.raises(InputError, match=told):
             trainer(tmp_path).fit(module, data)
+    other = FeatureCache.create(tmp_path / "other", Encoders(mllm="another"), "float16")
+    seen = [item.seen for dataset in data.sets.values() for item in dataset.encodable(other).values()]
+    other.write(dict.fromkeys(seen, Seen(1, (1, 28, 28), torch.zeros(1))))
+    data.cache, data.sets = str(other.folder), {}
+    with pytest.raises(InputError, match="another MLLM or its limits"):
+        trainer(tmp_path).fit(LitKiwi(tiny_config), data)
+
+
+def test_a_source_that_says_nothing_is_grey_whatever_latents_the_cache_has_of_it(tiny_config, data):
+    data.multiple = 4
+    data.setup()
+    module, batch = LitKiwi(tiny_config), collate([data.sets["train"].decoded(0)])
+    assert module.source_latents(batch) is None
+    x = module.posterior(batch).mode()
+    batch.source_latents = Latents(x, torch.zeros_like(x))
+    assert torch.equal(module.source_latents(batch), x)
+    batch.silent = [0]
+    grey = module.editor.vae.encode(torch.zeros(1, 3, *batch.size))
+    assert torch.equal(module.source_latents(batch), grey)
+    assert not torch.equal(grey, x)
+    assert torch.equal(batch.source_latents.mean, x)
 
 
 def test_a_run_goes_on_with_the_choices_that_it_was_started_with_or_not_at_all(tiny_config, data, tmp_path):
