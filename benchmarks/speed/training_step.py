@@ -7,11 +7,14 @@ the naive one of the same run and the same weights. Sizes are small by default; 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages; read when torch is imported
 
 import numpy as np
 import torch
@@ -172,19 +175,19 @@ def main() -> None:
     parser.add_argument("--generation", choices=["2.5", "3"], default="2.5", help="of Qwen-VL")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     sizes = {
-        "dit-width": (192, "of the DiT"),
-        "dit-layers": (6, "of the DiT"),
+        "dit-width": (96, "of the DiT"),
+        "dit-layers": (3, "of the DiT"),
         "mllm-width": (128, "of the language model"),
-        "mllm-layers": (7, "of the language model"),
-        "vision-layers": (4, "of the vision tower"),
-        "vae-width": (16, "base channels of the VAE"),
+        "mllm-layers": (8, "of the language model"),
+        "vision-layers": (6, "of the vision tower"),
+        "vae-width": (8, "base channels of the VAE"),
         "latent-channels": (16, "of the VAE"),
         "queries": (64, "learnable queries"),
         "rank": (8, "of the language model's adapters"),
         "batch": (2, "samples"),
-        "frames": (9, "of each clip"),
-        "height": (112, "of a frame"),
-        "width": (192, "of a frame"),
+        "frames": (5, "of each clip"),
+        "height": (96, "of a frame"),
+        "width": (128, "of a frame"),
         "repeats": (7, "timed steps of each way"),
         "threads": (1, "of the CPU"),
     }
