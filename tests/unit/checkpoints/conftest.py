@@ -1,0 +1,77 @@
+"""Models whose choices the published formats have, and what tests of conversion do with them."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kiwi.__main__ import main
+from kiwi.checkpoints.folder import save_pretrained
+from kiwi.models.config import KiwiConfig
+from kiwi.models.connectors import QueryConnector
+from kiwi.models.kiwi import KiwiEdit
+from kiwi.models.sampling import EditingDefaults, Sampling, denoise, make_noise
+from kiwi.weights.adapters import is_adapter
+
+LIMITS = "mllm.limits={max_frames: 4, max_pixels_per_frame: 7056, min_pixels_per_frame: 784, max_reference_tokens: 16}"
+
+
+def randomise(model):
+    """Every weight of the editor drawn, none left at zero, so that each has a part in the edit."""
+    torch.manual_seed(7)
+    for name, parameter in model.named_parameters():
+        if not name.startswith("vae") and (is_adapter(name) or not name.startswith("mllm")):
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def edit(model):
+    """An edited clip, before it becomes pixels."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (5, 32, 48, 3), dtype=np.uint8)
+    picture = rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    source = torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 127.5 - 1
+    with torch.no_grad():
+        conditions = model.encode(
+            "reference",
+            [frames],
+            ["Make it snow"],
+            [[picture]],
+            source,
+            torch.linspace(-1, 1, 3 * 32 * 48).view(1, 1, 3, 32, 48),
+        )
+        noise = make_noise(tuple(conditions.source_BCFHW.shape), 0, ["edit"], "cpu")
+        return model.vae.decode(denoise(model, conditions, noise, Sampling(steps=3)))
+
+
+@pytest.fixture(scope="session")
+def config(tiny_config) -> KiwiConfig:
+    """Choices that the published code has."""
+    return tiny_config.replace(query=QueryConnector(image=3, video=4, reference=5, readout="tail"))
+
+
+def saved(config, folder):
+    model = randomise(KiwiEdit(config, seed=1))
+    save_pretrained(model, folder, EditingDefaults())
+    return model
+
+
+@pytest.fixture(scope="session")
+def checkpoint(config, tmp_path_factory):
+    """A folder with the model folder m and its training checkpoint c.safetensors."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    saved(config, folder / "m")
+    assert main(["convert", "kiwi-upstream", f"{folder}/m", f"{folder}/c.safetensors"]) == 0
+    return folder
+
+
+def beside(folder):
+    """What a training checkpoint does not hold, from the model folder it was made of."""
+    return ["--vae", f"{folder}:vae", "--mllm", f"{folder}/mllm", "--set", "dit.num_heads=2", "--set", LIMITS]
+
+
+def convert(checkpoint, folder, state, *more):
+    """The exit code of importing these tensors as a training checkpoint."""
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "c.safetensors")
+    command = ["convert", "kiwi-upstream", f"{folder}/c.safetensors", f"{folder}/a", "--force"]
+    return main([*command, *beside(checkpoint / "m"), *more])

@@ -1,0 +1,135 @@
+"""The published training checkpoint: its names, and the choices that it does not say."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from kiwi.__main__ import main
+from kiwi.checkpoints.folder import from_pretrained, read_record, save_pretrained
+from kiwi.checkpoints.published import NOTED, unsaid
+from kiwi.models.base import WanBase
+from kiwi.models.config import KiwiConfig
+from kiwi.models.injection import AppendReference, NoSource, PrependReference
+from kiwi.models.kiwi import KiwiEdit
+from kiwi.models.pictures import VisionLimits
+from kiwi.models.sampling import EditingDefaults
+from kiwi.models.tuning import Lora
+from kiwi.weights.adapters import is_adapter
+from kiwi.weights.files import read_shapes, read_weights
+from tests.unit.checkpoints.conftest import beside, edit, saved
+
+
+def test_the_training_checkpoint_has_the_published_names(checkpoint):
+    names = set(load_file(checkpoint / "c.safetensors"))
+    assert {
+        "pipe.dit.text_embedding.0.weight", "pipe.dit.blocks.1.norm3.bias", "pipe.dit.head.modulation",
+        "pipe.vae_condition.patch_embedding.weight", "pipe.ref_vae_condition.patch_embedding.bias",
+        "pipe.mllm.connetor.2.bias", "pipe.mllm.ref_connector.0.weight", "pipe.mllm.ref_queries.q",
+    } <= names  # fmt: skip
+    assert len([n for n in names if n.startswith("pipe.dit.")]) == 15 + 2 * 27
+    assert all(name.startswith("pipe.") for name in names)
+
+
+@pytest.mark.parametrize("prefix", ["pipe.dit.", "pipe.", "dit."])
+def test_a_checkpoint_is_read_whatever_prefix_its_names_kept(checkpoint, tmp_path, prefix):
+    state = load_file(checkpoint / "c.safetensors")
+    if prefix == "pipe.dit.":  # the published default: the DiT's names lose everything, the others nothing
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    elif prefix == "dit.":
+        state = {name.removeprefix("pipe."): tensor for name, tensor in state.items()}
+    save_file(state, tmp_path / "c.safetensors")
+    assert (
+        main(["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *beside(checkpoint / "m")]) == 0
+    )
+    found, wanted = read_weights(tmp_path / "a"), read_weights(checkpoint / "m")
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+
+
+@pytest.mark.parametrize("adapters", ["merge", "keep"])
+def test_a_checkpoint_of_adapters_alone_edits_the_same_on_its_base_model(
+    config, checkpoint, tmp_path, adapters, capsys
+):
+    """The published 14B: the file holds the DiT's adapters, and those of the MLLM go to its perceptrons too."""
+    dit = {n.removeprefix("dit."): t for n, t in read_weights(checkpoint / "m").items() if n.startswith("dit.")}
+    base = tmp_path / "base.safetensors"
+    save_file(dit, base)
+    targets = ("q_proj", "v_proj", "gate_proj", "down_proj")
+    tuned = config.replace(
+        mllm=config.mllm.replace(tuning=Lora(rank=4, targets=targets)),
+        dit=config.dit.replace(base=WanBase(path=str(base)), tuning=Lora(rank=3)),
+    )
+    model = KiwiEdit(tuned, seed=1)
+    torch.manual_seed(9)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not name.startswith("vae"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    save_pretrained(model.eval(), tmp_path / "m", EditingDefaults(), self_contained=False)
+    wanted = edit(model)
+    assert main(["convert", "kiwi-upstream", f"{tmp_path}/m", f"{tmp_path}/c.safetensors"]) == 0
+    names = load_file(tmp_path / "c.safetensors").keys()
+    assert all(is_adapter(name) for name in names if name.startswith("pipe.dit."))
+    assert "pipe.mllm.model.model.language_model.layers.0.mlp.gate_proj.lora_B.default.weight" in names
+    (tmp_path / "beside").mkdir()
+    model.vae.save(tmp_path / "beside/vae")
+    model.mllm.save(tmp_path / "beside/mllm")
+    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *beside(tmp_path / "beside")]
+    capsys.readouterr()
+    assert main(back) == 2
+    assert "no weights" in capsys.readouterr().err
+    assert main([*back, "--base", str(base), "--adapters", adapters]) == 0
+    loaded, _ = from_pretrained(tmp_path / "a")
+    assert any(map(is_adapter, read_shapes(tmp_path / "a"))) == (adapters == "keep")
+    assert (edit(loaded.eval()) - wanted).abs().max() <= 2e-5
+
+
+def test_choices_that_tensors_do_not_say_are_told_and_noted_in_the_file(config, tmp_path, capsys):
+    config = config.replace(reference=PrependReference(), source=NoSource())
+    saved(config, tmp_path / "m")
+    assert main(["convert", "kiwi-upstream", f"{tmp_path}/m", f"{tmp_path}/c.safetensors"]) == 0
+    told = " ".join(word for word in capsys.readouterr().out.split() if word != "│")
+    limits = config.mllm.limits
+    choices = {
+        "dit.num_heads": 2,
+        "mllm.limits.max_frames": limits.max_frames,
+        "mllm.limits.max_pixels_per_frame": limits.max_pixels_per_frame,
+        "mllm.limits.min_pixels_per_frame": limits.min_pixels_per_frame,
+        "mllm.limits.max_reference_tokens": limits.max_reference_tokens,
+        "source": "NoSource",
+        "reference": "PrependReference",
+    }
+    assert unsaid(config) == choices
+    assert all(f"--set {path}={value}" in told for path, value in choices.items())
+
+    parts = ["--vae", f"{tmp_path}/m:vae", "--mllm", f"{tmp_path}/m/mllm"]
+    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *parts]
+    assert main(back) == 0
+    found = read_record(tmp_path / "a").config
+    assert found.replace(vae=config.vae, mllm=config.mllm) == config
+    assert found.mllm.limits == limits
+    given = ["--set", "mllm.limits={max_frames: 7}", "--set", "reference=AppendReference", "--force"]
+    assert main([*back, *given]) == 0
+    found = read_record(tmp_path / "a").config
+    assert found.reference == AppendReference()
+    assert found.mllm.limits == VisionLimits(max_frames=7)
+
+
+def test_a_published_size_needs_no_choice_on_the_way_back():
+    published = KiwiConfig.published_5b()
+    assert unsaid(published) == {}
+    limited = published.mllm.replace(limits=VisionLimits(max_frames=10))
+    assert unsaid(published.replace(mllm=limited)) == {"mllm.limits.max_frames": 10}
+
+
+@pytest.mark.parametrize("note", ['{"vae.path": "x"}', '{"dit.num_heads": "2"}', "[]", "{", "[" * 100_000])
+def test_a_note_that_says_something_else_is_refused(checkpoint, tmp_path, capsys, note):
+    save_file(load_file(checkpoint / "c.safetensors"), tmp_path / "c.safetensors", {NOTED: note})
+    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *beside(checkpoint / "m")]
+    assert main(back) == 2
+    assert "choices noted in" in capsys.readouterr().err
+
+
+def test_a_choice_against_what_the_source_says_is_told(checkpoint, tmp_path, capsys):
+    command = ["convert", "kiwi-upstream", f"{checkpoint}/c.safetensors", f"{tmp_path}/a", *beside(checkpoint / "m")]
+    assert main([*command, "--set", "dit.num_heads=1"]) == 0
+    assert "1, though the file says 2" in " ".join(capsys.readouterr().out.split())
