@@ -27,7 +27,7 @@ from kiwi.checkpoints.diffusers_layout import (
     theirs,
     transformer_config,
 )
-from kiwi.checkpoints.folder import is_replaceable, read_record
+from kiwi.checkpoints.folder import foreign, read_record
 from kiwi.checkpoints.published import require_expressible, text_embedding
 from kiwi.errors import CheckpointError, KiwiError
 from kiwi.media.files import atomic_folder, write_json
@@ -124,7 +124,7 @@ def export_diffusers(folder: Path, target: Path, report: Report, dtype: torch.dt
     own |= {f"dit.{name}": tensor for name, tensor in _whole_dit(config, state, report).items()}
     parts = theirs({name: tensor.to(dtype or tensor.dtype) for name, tensor in own.items()})
     settings = {"transformer": transformer_config(config), "mllm_encoder": encoder_config(config, mllm.hidden_size)}
-    with atomic_folder(target, is_replaceable) as new:
+    with atomic_folder(target, foreign) as new:
         _write(new / "vae", raw_state(vae), published_config(vae))
         for part, weights in parts.items():
             _write(new / part, weights, settings.get(part, embedder_config(config)))

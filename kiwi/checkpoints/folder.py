@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,14 @@ from kiwi.weights.strict import compare, fingerprint, shapes_of
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+FOLDERS = ("mllm", "vae", "transformer", "scheduler", "mllm_encoder", "source_embedder", "ref_embedder", "processor")
+"""Of a model folder and of a published one."""
+
+_OF_A_FOLDER = re.compile(
+    r"config\.json|model_index\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
+)
+# Which files a part has is up to the libraries that write it, and changes with their versions.
+_OF_A_PART = re.compile(r".+\.(json|safetensors|jinja)|merges\.txt")
 
 
 class Record(NamedTuple):
@@ -72,7 +81,7 @@ def save_pretrained(
             are always copied.
 
     Raises:
-        InputError: a folder that cannot be written, or holds other things than a model.
+        InputError: a folder that cannot be written, or holds other things than a model; they stay.
     """
     config = model.config
     if _is_local(config.dit.base, self_contained) or config.dit.tuning.learns(""):
@@ -109,11 +118,11 @@ def write_folder(
         saves: for "vae" and "mllm", what writes a copy into a folder.
 
     Raises:
-        InputError: a folder that cannot be written, or holds other things than a model.
+        InputError: a folder that cannot be written, or holds other things than a model; they stay.
     """
     # In config.json ./ is the model folder; a path that came in is one of the working folder.
     config = _with_paths(config, os.path.abspath)
-    with atomic_folder(folder, is_replaceable) as new:
+    with atomic_folder(folder, foreign) as new:
         for part, save in saves.items():
             save(new / part)
         if "vae" in saves:
@@ -270,9 +279,28 @@ def is_model_folder(path: Path | str) -> bool:
     return isinstance(config, dict) and config.get("type") == "KiwiConfig"
 
 
-def is_replaceable(path: Path) -> bool:
-    """Whether a folder may make way for another: a model folder, or the published diffusers folder of one."""
-    return is_model_folder(path) or "KiwiEditPipeline" in str(_said(path / "model_index.json").get("_class_name"))
+def foreign(folder: Path) -> list[str]:
+    """What is lost if a folder makes way for a model: all that is no part of a model folder or a published one.
+
+    Args:
+        folder: an existing folder.
+
+    Returns:
+        Names in it, sorted, such as "notes.txt" or "mllm/notes.txt"; all of a folder that is neither.
+    """
+    items = sorted(folder.iterdir())
+    if not is_model_folder(folder) and "KiwiEditPipeline" not in str(
+        _said(folder / "model_index.json").get("_class_name")
+    ):
+        return [item.name for item in items]
+    found = []
+    for item in items:
+        if item.is_dir() and item.name in FOLDERS:
+            inner = (file for file in sorted(item.iterdir()) if file.is_dir() or not _OF_A_PART.fullmatch(file.name))
+            found += [f"{item.name}/{file.name}" for file in inner]
+        elif item.is_dir() or not _OF_A_FOLDER.fullmatch(item.name):
+            found.append(item.name)
+    return found
 
 
 def _said(file: Path) -> dict[str, Any]:

@@ -66,7 +66,9 @@ def main(argv: list[str]) -> int:
     options.add_argument(
         "--dtype", choices=("keep", "float32", "bfloat16"), default="keep", help="type of the weights written to FORMAT"
     )
-    options.add_argument("--force", action="store_true", help="replace DST, if it is what this command writes")
+    options.add_argument(
+        "--force", action="store_true", help="replace DST, if it is what this command writes and holds nothing else"
+    )
     arguments = options.parse_args(argv[1:])
 
     from kiwi.checkpoints.folder import is_model_folder
@@ -102,13 +104,13 @@ def _require_meant(said: set[str], format: str, exporting: bool) -> None:
 
 def _require_target(arguments: Any, exporting: bool) -> None:
     """Refuse, before the work, a DST that cannot be written or where something would be lost."""
-    from kiwi.checkpoints.folder import is_replaceable, named_paths
+    from kiwi.checkpoints.folder import foreign, named_paths
     from kiwi.media.files import require_apart, require_place, require_replaceable
 
     if exporting and arguments.format == "kiwi-upstream":  # a file; the rest is told when it is opened, before the work
         require_place(arguments.dst)
     else:
-        require_replaceable(arguments.dst, is_replaceable)
+        require_replaceable(arguments.dst, foreign)
     for source in (arguments.src, arguments.vae, arguments.mllm, arguments.base):
         if source:
             require_apart(arguments.dst, Path(*_split(source)))

@@ -24,6 +24,9 @@ from kiwi.errors import InputError, KiwiError
 
 log = logging.getLogger(__name__)
 
+Foreign = Callable[[Path], list[str]]
+"""Says what lies in a folder and is no part of what would replace it, by name: all of a folder of another kind."""
+
 _KEPT = 40
 """Characters of a name that temporary names begin with; more could be too long in bytes."""
 
@@ -60,19 +63,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
+def atomic_folder(path: str | Path, foreign: Foreign) -> Iterator[Path]:
     """Yield an empty folder beside `path`; it takes the place of `path`, old contents included, if the block succeeds.
 
     Its files get ordinary permissions whatever their writers gave them, and are synced to disk before the rename.
 
     Args:
         path: the folder.
-        is_ours: whether a folder that stands there is of a kind that may be replaced.
+        foreign: what of a folder that stands there may not be lost.
 
     Raises:
         InputError: as `require_replaceable`.
     """
-    path = require_replaceable(path, is_ours)
+    path = require_replaceable(path, foreign)
     _tell_of_leftovers(path)
     new = _unfinished(path)
     old = new.with_name(new.name + ".old")
@@ -91,16 +94,16 @@ def atomic_folder(path: str | Path, is_ours: Callable[[Path], bool]) -> Iterator
             shutil.rmtree(old, ignore_errors=True)
 
 
-def require_replaceable(path: str | Path, is_ours: Callable[[Path], bool]) -> Path:
+def require_replaceable(path: str | Path, foreign: Foreign) -> Path:
     """Where a folder can be written as a whole: `path`, symlinks followed.
 
     Args:
-        path: nothing, an empty folder, or a folder of a kind that kiwi writes.
-        is_ours: says whether a folder is of that kind.
+        path: nothing, an empty folder, or a folder of a kind that kiwi writes and with nothing else in it.
+        foreign: names what else there is; in a folder of another kind, all of it.
 
     Raises:
         InputError: a name that cannot be, no parent folder or one that cannot be written to; at `path` there is a file,
-            or a folder with something else in it, which nobody meant to lose.
+            or a folder with something else in it, which nobody meant to lose; the first few names are told.
     """
     given = Path(path)
     require_place(given)
@@ -114,13 +117,13 @@ def require_replaceable(path: str | Path, is_ours: Callable[[Path], bool]) -> Pa
     if path.is_mount():
         raise InputError(f"{path} is where a disk is mounted and cannot be replaced", fix="give a folder in it")
     with _writing_to(path):
-        held = sorted(item.name for item in path.iterdir()) if path.is_dir() else []
-    if held and not is_ours(path):
+        held = foreign(path) if path.is_dir() else []
+    if held:
         raise InputError(
             f"{path} holds other things than what would replace it",
             got=", ".join(held[:5]) + (f" and {len(held) - 5} more" if len(held) > 5 else ""),
-            wanted="a new path, an empty folder, or a folder of the kind that is written",
-            fix="give another path",
+            wanted="a new path, an empty folder, or a folder of the kind that is written with nothing else in it",
+            fix="give another path, or move them elsewhere",
         )
     _unfinished(path).rmdir()  # tried, because permissions say nothing of read-only disks or /proc
     return path

@@ -101,7 +101,7 @@ class LitVae(LitModule):
     def export(self, folder: Path, max_frames: int, *, self_contained: bool) -> None:
         mean, deviation = self._latent_statistics()
         self.autoencoder.normalise_by(mean, deviation)
-        with atomic_folder(folder, _is_vae) as new:
+        with atomic_folder(folder, _foreign) as new:
             self.autoencoder.save(new)
 
     def _latent_statistics(self) -> tuple[Tensor, Tensor]:
@@ -125,10 +125,12 @@ class LitVae(LitModule):
         return mean, (squares / count - mean.square()).clamp_min(1e-8).sqrt()
 
 
-def _is_vae(folder: Path) -> bool:
-    """Whether a folder is what an earlier export wrote."""
-    config = folder / "config.json"
-    return config.is_file() and '"AutoencoderKLWan"' in config.read_text(encoding="utf-8", errors="replace")
+def _foreign(folder: Path) -> list[str]:
+    """What an earlier export did not write into a folder."""
+    config, names = folder / "config.json", sorted(item.name for item in folder.iterdir())
+    if not config.is_file() or '"AutoencoderKLWan"' not in config.read_text(encoding="utf-8", errors="replace"):
+        return names
+    return [name for name in names if name != config.name and not name.startswith("diffusion_pytorch_model")]
 
 
 def _clips(batch: EditBatch) -> Tensor:

@@ -141,6 +141,22 @@ def test_force_replaces_nothing_but_models_that_are_not_read(checkpoint, tmp_pat
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("target", ["m", "d"])
+def test_force_keeps_a_model_with_a_users_files_in_it(checkpoint, tmp_path, capsys, target):
+    """A model folder, and a published one with the publisher's code put beside its parts."""
+    back = ["kiwi-upstream", f"{checkpoint}/c.safetensors", f"{tmp_path}/m", *beside(checkpoint / "m")]
+    command = ["convert", *(back if target == "m" else ["kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"])]
+    assert main(command) == 0
+    assert main([*command, "--force"]) == 0
+    for index in range(7):
+        (tmp_path / target / f"note{index}.py").touch()
+    before = contents(tmp_path)
+    assert main([*command, "--force"]) == 2
+    told = capsys.readouterr().err
+    assert "Got: note0.py, note1.py, note2.py, note3.py, note4.py and 2 more." in told
+    assert contents(tmp_path) == before
+
+
 def test_a_folder_whose_vae_is_read_is_not_replaced(checkpoint, tmp_path, capsys):
     shutil.copytree(checkpoint / "m", tmp_path / "m")
     back = ["convert", "kiwi-upstream", f"{checkpoint}/c.safetensors", f"{tmp_path}/m", *beside(tmp_path / "m")]

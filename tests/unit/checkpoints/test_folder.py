@@ -153,6 +153,21 @@ def test_only_a_model_makes_way_for_a_model(saved, tmp_path):
     assert (tmp_path / "imp/thesis.tex").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "config.json.bak", "mllm/notes.txt", "vae/more/x.json", "mine/x.json"])
+def test_a_model_with_other_files_beside_it_makes_way_for_none(saved, name):
+    model, folder = saved
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("mine")
+    before = contents(folder)
+    with pytest.raises(InputError, match=r"other things.*Got: (notes\.txt|config.json.bak|mllm/notes|vae/more|mine)"):
+        save_pretrained(model, folder, EditingDefaults(max_frames=9))
+    assert contents(folder) == before
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_every_file_of_a_model_folder_can_be_read_by_others(saved):
     modes = {path.name: path.stat().st_mode & 0o777 for path in saved[1].rglob("*") if path.is_file()}
     assert modes["model.safetensors"] == modes["config.json"]

@@ -133,12 +133,12 @@ def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
         sha256(tmp_path / "gone")
 
 
-def is_ours(folder: Path) -> bool:
-    return (folder / "mark").exists()
+def foreign(folder: Path) -> list[str]:
+    return sorted(item.name for item in folder.iterdir() if item.name != "mark")
 
 
 def write_folder(path: Path | str, text: str) -> None:
-    with atomic_folder(path, is_ours) as new:
+    with atomic_folder(path, foreign) as new:
         (new / "mark").write_text(text)
 
 
@@ -152,7 +152,7 @@ def test_a_folder_takes_the_place_of_nothing_of_an_empty_one_and_of_its_own_kind
 
 
 def test_a_folder_with_other_things_in_it_is_never_replaced(tmp_path: Path) -> None:
-    (tmp_path / "home").mkdir()
+    write_folder(tmp_path / "home", "old")
     (tmp_path / "home/photo.jpg").write_text("mine")
     with pytest.raises(InputError, match=r"holds other things.*photo\.jpg"):
         write_folder(tmp_path / "home", "x")
@@ -165,18 +165,17 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(tmp_path: Path,
     monkeypatch.chdir(tmp_path)
     Path("a").mkdir()
     Path("file").touch()
-    Path("mark").touch()  # the working folder is one that could be replaced
     Path("loop").symlink_to("loop")
 
     def work() -> None:
-        with atomic_folder(name, is_ours):
+        with atomic_folder(name, lambda folder: []):
             pytest.fail("the work began")
 
     with pytest.raises(InputError):
-        require_replaceable(name, is_ours)
+        require_replaceable(name, lambda folder: [])
     with pytest.raises(InputError):
         work()
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["a", "file", "loop", "mark"]
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["a", "file", "loop"]
 
 
 @pytest.mark.parametrize("name", ["", "..", "x" * 300, "a." + "x" * 250, "/proc/x.txt"])
@@ -217,7 +216,7 @@ def test_everything_in_a_finished_folder_has_ordinary_permissions_and_is_on_disk
     monkeypatch.setattr(files, "_sync", lambda path: synced.append(path.name))
     old = os.umask(0o022)
     try:
-        with atomic_folder(tmp_path / "m", is_ours) as new:
+        with atomic_folder(tmp_path / "m", foreign) as new:
             (new / "part").mkdir(mode=0o700)
             (new / "part/weights").touch(mode=0o600)
     finally:
@@ -240,7 +239,7 @@ def rename_and_die(old, new, rename=Path.rename):
 Path.rename = rename_and_die
 if sys.argv[2] == "without":
     files._exchange = lambda one, other: False
-with files.atomic_folder(sys.argv[1], lambda folder: True) as new:
+with files.atomic_folder(sys.argv[1], lambda folder: []) as new:
     (new / "mark").write_text("new")
 os.kill(os.getpid(), signal.SIGKILL)
 """

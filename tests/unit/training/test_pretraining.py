@@ -16,4 +16,8 @@ def test_an_exported_vae_replaces_the_last_one_and_nothing_else(tmp_path, monkey
     (tmp_path / "notes/config.json").write_text("{}")
     with pytest.raises(InputError, match="holds other things"):
         module.export(tmp_path / "notes", 5, self_contained=True)
+    (tmp_path / "vae/notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"Got: notes\.txt"):
+        module.export(tmp_path / "vae", 5, self_contained=True)
+    assert (tmp_path / "vae/notes.txt").read_text() == "mine"
     assert sorted(item.name for item in tmp_path.iterdir()) == ["notes", "vae"]
