@@ -24,13 +24,19 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from kiwi.data.datamodule import EditData
 from kiwi.environment import environment
-from kiwi.errors import CheckpointError, InputError, KiwiError
+from kiwi.errors import InputError, KiwiError
 from kiwi.experiment import read_experiment
 from kiwi.media.files import write_json, write_text
 from kiwi.spec import Spec, choices, families
 from kiwi.training.base import LitModule
 from kiwi.training.callbacks import ModelExport, Previews
-from kiwi.training.checkpointing import AtomicCheckpointIO, checkpoints, newest, remove_halves, require_checkpoint
+from kiwi.training.checkpointing import (
+    AtomicCheckpointIO,
+    checkpoints,
+    newest_to_resume,
+    remove_halves,
+    require_checkpoint,
+)
 from kiwi.training.module import LitKiwi
 from kiwi.training.pretraining import LitVae
 from kiwi.training.run_log import RunLog
@@ -74,12 +80,7 @@ class KiwiCLI(LightningCLI):
         config = self.config[self.config["subcommand"]]
         folder = Path(config.trainer.default_root_dir) / "checkpoints"
         if config.get("ckpt_path") == "last":
-            found = newest(folder)
-            if found is None and (damaged := checkpoints(folder)):
-                names = ", ".join(path.name for path in damaged)
-                raise CheckpointError(
-                    f"no checkpoint in {folder} is whole", got=names, fix="delete the run to begin again"
-                )
+            found = newest_to_resume(folder)
             config.ckpt_path = None if found is None else str(found)
             log.info("going on from %s" if found else "no checkpoint in %s yet: starting anew", found or folder)
         elif config.get("ckpt_path") is not None:

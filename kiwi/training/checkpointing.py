@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import zipfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,58 @@ def newest(folder: Path) -> Path | None:
 
     A kill may have left half of one (under a hidden name), or LAST pointing at one that is gone.
     """
-    whole = [path for path in checkpoints(folder) if zipfile.is_zipfile(path)]
-    return max(whole, key=lambda path: (path.stat().st_mtime_ns, path.name == LAST), default=None)
+    return next((path for path in _newest_first(folder) if is_whole(path)), None)
+
+
+def newest_to_resume(folder: Path) -> Path | None:
+    """The checkpoint that a run goes on from, as `newest`; damaged ones that are newer are passed over, with a warning.
+
+    Returns:
+        None where there are no checkpoints: the run begins.
+
+    Raises:
+        CheckpointError: there are some, and none is whole.
+    """
+    passed: list[str] = []
+    for path in _newest_first(folder):
+        if is_whole(path):
+            if passed:
+                log.warning("passed over in %s, because it is damaged: %s", folder, ", ".join(passed))
+            return path
+        passed.append(path.name)
+    if passed:
+        raise CheckpointError(
+            f"no checkpoint in {folder} can be read",
+            got=f"{', '.join(passed)}, all damaged",
+            fix="bring one back from a copy, or delete the run to begin again",
+        )
+    return None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether all of a checkpoint's bytes are those that were written, by the checksums that torch.save puts beside.
+
+    Reads the whole file once (2 GB/s from memory, half the time of loading it). Cheaper checks do not do: torch loads a
+    file in which a tensor's bytes were changed, and says nothing.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return _agrees_with_checksums(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=64)  # so that a checkpoint is not read again each time that it is asked for on the way to loading it
+def _agrees_with_checksums(path: Path, modified: int, size: int) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:  # whatever garbage makes the reader stumble over
+        return False
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(checkpoints(folder), key=lambda path: (path.stat().st_mtime_ns, path.name == LAST), reverse=True)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -90,12 +141,12 @@ def remove_halves(folder: Path) -> None:
 
 
 def require_checkpoint(path: Path) -> None:
-    """Refuse a checkpoint that is absent or cut short before anything is built on it.
+    """Refuse a checkpoint that is absent or damaged before anything is built on it; see `is_whole`.
 
     Raises:
         CheckpointError: naming the newest whole one beside it.
     """
-    if path.is_file() and zipfile.is_zipfile(path):
+    if path.is_file() and is_whole(path):
         return
     kept = newest(path.parent)
     fix = f"take {kept}" if kept else "name a .ckpt file of a run's checkpoints folder, or `last`"

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -59,6 +60,20 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(runs, tmp_path, edit_folder):
     assert resumed["global_step"] == unbroken["global_step"] == 3
     for name, tensor in unbroken["state_dict"].items():
         assert torch.equal(tensor, resumed["state_dict"][name]), name
+
+
+def test_a_run_whose_last_checkpoint_was_damaged_goes_on_from_the_one_before(runs, tmp_path, capsys):
+    shutil.copytree(runs / "editor", tmp_path / "run", symlinks=True)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 0xFF  # in a tensor: torch alone would load it
+    last.write_bytes(data)
+    argv = ["fit", "--config", str(runs / "editor.yaml"), "--ckpt_path", "last"]
+    assert main([*argv, "--trainer.default_root_dir", str(tmp_path / "run")]) == 0
+    assert "damaged: last.ckpt" in capsys.readouterr().err
+    unbroken = torch.load(runs / "editor" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    resumed = torch.load(last, weights_only=True)["state_dict"]
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in unbroken.items())
 
 
 def test_validate_prints_what_it_measured(runs, capsys):

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from kiwi.errors import CheckpointError
-from kiwi.training.checkpointing import NEEDED, AtomicCheckpointIO, newest, remove_halves, require_checkpoint
+from kiwi.training.checkpointing import (
+    NEEDED,
+    AtomicCheckpointIO,
+    newest,
+    newest_to_resume,
+    remove_halves,
+    require_checkpoint,
+)
 
 STATE = dict.fromkeys(NEEDED, 0)
 
@@ -114,11 +121,34 @@ def test_a_torch_file_that_is_no_checkpoint_is_refused(io, tmp_path, content):
         io.load_checkpoint(tmp_path / "x.ckpt")
 
 
-def test_damage_in_the_middle_names_another_checkpoint(io, tmp_path):
-    for name in ("step000001.ckpt", "step000002.ckpt"):
+def damage(path, how):
+    """The beginning (names and structure), the middle (a tensor), or the end (the table of contents) of a file."""
+    data = bytearray(path.read_bytes())
+    at = {"beginning": 200, "middle": len(data) // 2, "end": len(data) - 300}.get(how)
+    if at is None:
+        del data[len(data) // 2 :]
+    else:
+        data[at : at + 100] = bytes(byte ^ 0xFF for byte in data[at : at + 100])
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["beginning", "middle", "end", "cut"])
+def test_a_damaged_checkpoint_is_passed_over_aloud_and_refused_when_it_is_named(io, tmp_path, caplog, how):
+    for age, name in ((3, "step000001.ckpt"), (2, "step000002.ckpt"), (1, "last.ckpt")):
         io.save_checkpoint(STATE | {"x": torch.rand(100_000)}, tmp_path / name)
-    data = bytearray((tmp_path / "step000002.ckpt").read_bytes())
-    data[200:2000] = bytes(1800)
-    (tmp_path / "step000002.ckpt").write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"take .*step000001\.ckpt"):
-        io.load_checkpoint(tmp_path / "step000002.ckpt")
+        os.utime(tmp_path / name, (time.time() - 60 * age,) * 2)
+    assert newest_to_resume(tmp_path) == tmp_path / "last.ckpt"
+    assert not caplog.records
+    damage(tmp_path / "last.ckpt", how)
+    assert newest_to_resume(tmp_path) == tmp_path / "step000002.ckpt"
+    damage(tmp_path / "step000002.ckpt", how)
+    caplog.clear()
+    assert newest_to_resume(tmp_path) == tmp_path / "step000001.ckpt"
+    (record,) = caplog.records
+    assert {"last.ckpt", "step000002.ckpt"} <= set(record.getMessage().replace(",", "").split())
+    for refuse in (io.load_checkpoint, require_checkpoint):
+        with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged.*take .*step000001\.ckpt"):
+            refuse(tmp_path / "last.ckpt")
+    damage(tmp_path / "step000001.ckpt", how)
+    with pytest.raises(CheckpointError, match=r"can be read.*(step00000[12]\.ckpt.*){2}all damaged"):
+        newest_to_resume(tmp_path)
