@@ -108,6 +108,9 @@ class KiwiCLI(LightningCLI):
     def before_fit(self) -> None:
         """Refuse a folder that holds another run; read all data; then write what this run is."""
         root, resumed = Path(self.trainer.default_root_dir), self._get(self.config, "ckpt_path")
+        # Lightning asks for nothing once a checkpoint has all the steps that are wanted.
+        self.began = resumed is None
+        self.trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda trainer, module: self._begin(root)))
         if not self.trainer.is_global_zero:
             return
         if checkpoints(root / "checkpoints") and (
@@ -119,17 +122,25 @@ class KiwiCLI(LightningCLI):
             )
         remove_halves(root / "checkpoints")
         self.datamodule.setup()
-        # Once a checkpoint, if there is one, was accepted: a refused run changes nothing.
-        self.trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda trainer, module: self._describe(root)))
 
-    def _describe(self, root: Path) -> None:
+    def _begin(self, root: Path) -> None:
+        """Write what this run is, once its checkpoint, if there is one, was accepted: a refused run changes nothing."""
+        self.began = True
+        if not self.trainer.is_global_zero:
+            return
         root.mkdir(parents=True, exist_ok=True)
         write_text(root / "config.yaml", self._parser("fit").dump(self.config["fit"], skip_none=False))
         write_json(root / "environment.json", environment())
 
     def after_fit(self) -> None:
-        """Leave a checkpoint of the last step, wherever the interval stood."""
-        if self.trainer.checkpoint_callback.save_last:
+        """Leave a checkpoint of the last step, wherever the interval stood; say so if no step was asked for."""
+        if not self.began and self.trainer.is_global_zero:
+            log.warning(
+                "nothing to do: the run is already at step %d, and no more is asked for (trainer.max_steps %d, "
+                "max_epochs %d); to go on with it ask for more",
+                self.trainer.global_step, self.trainer.max_steps, self.trainer.max_epochs or -1,
+            )  # fmt: skip
+        if self.began and self.trainer.checkpoint_callback.save_last:
             self.trainer.save_checkpoint(Path(self.trainer.checkpoint_callback.dirpath) / "last.ckpt")
 
     def before_validate(self) -> None:

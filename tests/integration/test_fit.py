@@ -76,6 +76,17 @@ def test_a_run_whose_last_checkpoint_was_damaged_goes_on_from_the_one_before(run
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in unbroken.items())
 
 
+@pytest.mark.parametrize("steps", [2, 3])
+def test_a_run_that_has_all_its_steps_says_so_and_is_left_as_it_is(runs, capsys, steps):
+    last = runs / "editor" / "checkpoints" / "last.ckpt"
+    before = last.stat()
+    argv = ["fit", "--config", str(runs / "editor.yaml"), "--ckpt_path", "last"]
+    assert main([*argv, f"--trainer.max_steps={steps}"]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"nothing to do: the run is already at step 3, and no more is asked for (trainer.max_steps {steps}," in told
+    assert (last.stat().st_ino, last.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
 def test_validate_prints_what_it_measured(runs, capsys):
     run = runs / "editor"
     last = str(run / "checkpoints" / "last.ckpt")
