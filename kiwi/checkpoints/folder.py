@@ -77,8 +77,8 @@ def save_pretrained(
         folder: made if need be; its parent must exist.
         editing: what `kiwi edit` takes as defaults.
         self_contained: copy VAE, MLLM and the DiT's base model into the folder; else config.json names the paths they
-            came from. Parts named by hub id, and untrained ones, are not affected: the first stay names, the second
-            are always copied.
+            came from, from the root. Parts named by hub id, and untrained ones, are not affected: the first stay names,
+            the second are always copied.
 
     Raises:
         InputError: a folder that cannot be written, or holds other things than a model; they stay.
@@ -120,8 +120,7 @@ def write_folder(
     Raises:
         InputError: a folder that cannot be written, or holds other things than a model; they stay.
     """
-    # In config.json ./ is the model folder; a path that came in is one of the working folder.
-    config = _with_paths(config, os.path.abspath)
+    config = _with_paths(config, _from_root)
     with atomic_folder(folder, foreign) as new:
         for part, save in saves.items():
             save(new / part)
@@ -177,7 +176,7 @@ def load_initial(model: KiwiEdit, folder: Path | str) -> None:
     _tell_differences(record.config, model.config, folder)
     places = {without_base_layer(name): name for name in own if not is_adapter(name)} | {n: n for n in own}
     state = {places.get(name, name): tensor for name, tensor in state.items()}
-    same_base = "dit" in record.bases and record.config.dit.base == model.config.dit.base
+    same_base = "dit" in record.bases  # what was required is the same weights, wherever they lie
     absent = {
         name
         for name in own.keys() - state.keys()
@@ -258,7 +257,8 @@ def read_record(folder: Path) -> Record:
     ):
         wanted = f"fingerprints of {', '.join(sorted(outside))} at most"
         raise CheckpointError(f"{file} does not describe a model: its bases are wrong", wanted=wanted)
-    config = _with_paths(config, lambda path: str(resolve_inside(folder, path, f"path in {file}")))
+    inside = f"path in {file}"
+    config = _with_paths(config, lambda p: str(resolve_inside(folder, p, inside)) if p.startswith("./") else p)
     return Record(config, editing, bases)
 
 
@@ -324,12 +324,21 @@ def _is_local(spec: Any, self_contained: bool) -> bool:
     return path is None or (self_contained and Path(path).exists())
 
 
+def _from_root(path: str) -> str:
+    """A path of the working folder for config.json, where ./ is the model folder, and whose reader may work elsewhere.
+
+    Hub ids stay.
+    """
+    is_path = path.startswith("./") or Path(path).exists()
+    return os.path.abspath(path) if is_path else path  # noqa: PTH100  (a link to a larger disk stays one)
+
+
 def _with_paths(config: KiwiConfig, change: Callable[[str], str]) -> KiwiConfig:
-    """The configuration with those paths of pretrained parts changed that start with ./ ."""
+    """The configuration with the paths (or hub ids) of pretrained parts changed."""
 
     def changed(spec: Any) -> Any:
         path = getattr(spec, "path", "")
-        return spec.replace(path=change(path)) if path.startswith("./") else spec
+        return spec.replace(path=change(path)) if path else spec
 
     dit = config.dit.replace(base=changed(config.dit.base))
     return config.replace(dit=dit, vae=changed(config.vae), mllm=changed(config.mllm))

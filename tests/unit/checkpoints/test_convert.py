@@ -174,6 +174,16 @@ def test_a_model_that_others_are_read_from_is_not_replaced(checkpoint, tmp_path,
     assert read_weights(tmp_path / "m")
 
 
+def test_a_folder_that_names_its_parts_by_relative_paths_loads_from_anywhere(checkpoint, tmp_path, monkeypatch):
+    shutil.copytree(checkpoint / "m", tmp_path / "own/m")
+    monkeypatch.chdir(tmp_path / "own")
+    back = ["convert", "kiwi-upstream", f"{checkpoint}/c.safetensors", "../named", "--by-name"]
+    assert main([*back, "--vae", "m:vae", "--mllm", "m/mllm", "--set", "dit.num_heads=2"]) == 0
+    monkeypatch.chdir(tmp_path)
+    config = from_pretrained("named")[0].config
+    assert (config.vae.path, config.mllm.path) == (str(tmp_path / "own/m"), str(tmp_path / "own/m/mllm"))
+
+
 @pytest.mark.parametrize("name", ["kiwi-upstream", "kiwi-diffusers"])
 @pytest.mark.parametrize("target", ["x" * 300 + ".safetensors", "/proc/x.safetensors", "no/x.safetensors", "", "/"])
 def test_a_target_that_cannot_be_is_told_in_one_paragraph(checkpoint, name, target, monkeypatch, tmp_path, capsys):

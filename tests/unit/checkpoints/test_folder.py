@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import kiwi.weights.files
-from kiwi.checkpoints.folder import from_pretrained, is_model_folder, save_pretrained
+from kiwi.checkpoints.folder import from_pretrained, is_model_folder, read_record, save_pretrained, write_folder
 from kiwi.errors import CheckpointError, InputError
 from kiwi.models.base import WanBase
 from kiwi.models.connectors import Context
@@ -133,13 +133,29 @@ def test_an_mllm_whose_index_leaves_its_folder_is_refused(saved, tmp_path):
         from_pretrained(folder)
 
 
-def test_a_part_named_from_the_working_folder_is_found_from_anywhere(saved, tiny_config, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("path", "subfolder"), [("./vae", ""), ("vae", ""), ("../model/vae", ""), ("../model", "vae")])
+def test_a_part_named_from_the_working_folder_is_found_from_anywhere(
+    saved, tiny_config, tmp_path, monkeypatch, path, subfolder
+):
     _, folder = saved
     monkeypatch.chdir(folder)
-    model = KiwiEdit(tiny_config.replace(vae=WanVae(path="./vae")))
+    model = KiwiEdit(tiny_config.replace(vae=WanVae(path=path, subfolder=subfolder)))
     save_pretrained(model, tmp_path / "named", EditingDefaults(), self_contained=False)
     monkeypatch.chdir(tmp_path)
-    assert from_pretrained("named")[0].config.vae.path == str(folder / "vae")
+    found = from_pretrained("named")[0].config.vae
+    assert (found.path, found.subfolder) == (str(folder if subfolder else folder / "vae"), subfolder)
+
+
+def test_parts_named_by_hub_id_keep_it(tiny_config, tmp_path, monkeypatch):
+    (tmp_path / "Wan-AI").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config.replace(
+        vae=WanVae(path="Wan-AI/Wan2.2-TI2V-5B-Diffusers", subfolder="vae"),
+        mllm=QwenVL.qwen25_3b(),
+        dit=tiny_config.dit.replace(base=WanBase(path="Wan-AI/Wan2.2-TI2V-5B-Diffusers")),
+    )
+    write_folder("named", config, EditingDefaults(), {"x": torch.zeros(1)}, {}, {})
+    assert read_record(tmp_path / "named").config == config
 
 
 def test_only_a_model_makes_way_for_a_model(saved, tmp_path):

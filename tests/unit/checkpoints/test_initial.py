@@ -1,8 +1,10 @@
 """A stage of training starts from the model folder of the one before."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from kiwi.checkpoints.folder import load_initial, save_pretrained
 from kiwi.errors import CheckpointError
@@ -65,6 +67,15 @@ def test_stage_after_stage_takes_over_what_was_learned_and_the_base_where_nothin
     model = KiwiEdit(tuned(pretrained, Full()), seed=3)
     load_initial(model, tmp_path / "2")
     assert all(torch.equal(tensor, second[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_stage_goes_on_with_the_same_base_model_whatever_path_names_it(pretrained, tmp_path, monkeypatch):
+    learned(pretrained, tmp_path / "1", 1)
+    wan = Path(pretrained.dit.base.path)
+    monkeypatch.chdir(wan.parent)
+    model = KiwiEdit(pretrained.replace(dit=pretrained.dit.replace(base=WanBase(path=wan.name), tuning=Full())))
+    load_initial(model, tmp_path / "1")
+    assert torch.equal(model.query.queries["image"], load_file(tmp_path / "1/model.safetensors")["query.queries.image"])
 
 
 def test_adapters_go_on_top_of_a_dit_that_learned_in_full(pretrained, tmp_path):
