@@ -112,7 +112,7 @@ def assemble(state: Mapping[str, Tensor], origin: Origin, folder: Path, report: 
     _require_free(origin.changes, state)
     require_usable(state, "the checkpoint")
     mllm, vae = origin.mllm.build(), origin.vae.build()
-    dit, dit_state = _dit(_within(state, "dit."), origin, report)
+    dit, dit_state, base = _dit(_within(state, "dit."), origin, report)
     mllm_spec, mllm_state, mllm_merged = _mllm(_within(state, "mllm."), mllm, origin, report)
     has_reference = any(name.startswith("reference.") for name in state)
     published = KiwiConfig(
@@ -134,7 +134,7 @@ def assemble(state: Mapping[str, Tensor], origin: Origin, folder: Path, report: 
 
     bases, saves = {"vae": vae.fingerprint, "mllm": mllm.fingerprint}, {}
     if isinstance(config.dit.base, WanBase):
-        bases["dit"] = fingerprint(read_wan(config.dit.base.path, config.dit.base.subfolder))
+        bases["dit"] = base
     copied = {"vae": vae.save, "mllm": mllm.save}
     for part, spec in (("vae", origin.vae), ("mllm", origin.mllm)):
         path = getattr(spec, "path", "")
@@ -221,7 +221,8 @@ def _require_free(changes: Mapping[str, Any], state: Mapping[str, Tensor]) -> No
         )
 
 
-def _dit(state: State, origin: Origin, report: Report) -> tuple[DiTConfig, State]:
+def _dit(state: State, origin: Origin, report: Report) -> tuple[DiTConfig, State, str]:
+    """The DiT's sizes, what model.safetensors holds of it, and the fingerprint of a base model that stays outside."""
     adapters = {name: tensor for name, tensor in state.items() if is_adapter(name)}
     weights = {name: tensor for name, tensor in state.items() if not is_adapter(name)}
     from_base = not weights
@@ -238,16 +239,16 @@ def _dit(state: State, origin: Origin, report: Report) -> tuple[DiTConfig, State
         report("dit", f"weights of the base model {origin.base.path}")
     config = dit_config(shapes_of(weights), origin.changes, report)
     if not adapters:
-        return config, weights
+        return config, weights, ""
     report("dit", f"{_counted(adapters)}: {origin.adapters}")
     if origin.adapters == "merge":
-        return config, merge(weights, adapters)
+        return config, merge(weights, adapters), ""
     merge(_meta(weights), _meta(adapters))  # only to refuse what does not fit
     rank, targets = rank_and_targets(weights, adapters)
     config = config.replace(tuning=Lora(rank=rank, targets=targets))
     if from_base and origin.base is not None and is_hub_id(origin.base.path) and not Path(origin.base.path).exists():
-        return config.replace(base=origin.base), adapters
-    return config, {with_base_layer(name, adapters): tensor for name, tensor in weights.items()} | adapters
+        return config.replace(base=origin.base), adapters, fingerprint(weights)
+    return config, {with_base_layer(name, adapters): tensor for name, tensor in weights.items()} | adapters, ""
 
 
 def _mllm(state: State, mllm: MllmEncoder, origin: Origin, report: Report) -> tuple[MllmSpec, State, bool]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import kiwi.checkpoints.assemble
 from kiwi.__main__ import main
 from kiwi.checkpoints.folder import from_pretrained, read_record
 from kiwi.keyed import forked_rng
@@ -11,6 +12,7 @@ from kiwi.models.connectors import LatentConnector
 from kiwi.models.injection import NoReference
 from kiwi.models.scaling import LearnableScale
 from kiwi.weights.files import read_weights
+from kiwi.weights.strict import fingerprint
 from tests.unit.checkpoints.conftest import beside, convert, edit
 
 STAGES = {
@@ -192,3 +194,23 @@ def test_what_is_absent_is_drawn_from_the_seed_that_was_given_and_each_part_apar
         drawn.setdefault(seed, []).append(found["query.queries.reference"])
     assert torch.equal(*drawn[0])
     assert not torch.equal(drawn[0][0], drawn[5][0])
+
+
+def test_a_base_model_that_stays_outside_is_read_once_and_told_by_its_fingerprint(checkpoint, tmp_path, monkeypatch):
+    state = load_file(checkpoint / "c.safetensors")
+    base = {n.removeprefix("pipe.dit."): t for n, t in state.items() if n.startswith("pipe.dit.") and "text_" not in n}
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("pipe.dit.")}
+    for block in (0, 1):
+        state[f"pipe.dit.blocks.{block}.ffn.0.lora_A.default.weight"] = torch.ones(2, 48)
+        state[f"pipe.dit.blocks.{block}.ffn.0.lora_B.default.weight"] = torch.ones(96, 2)
+    reads = []
+
+    def read(path, subfolder):
+        reads.append(path)
+        return base
+
+    monkeypatch.setattr(kiwi.checkpoints.assemble, "read_wan", read)
+    assert convert(checkpoint, tmp_path, state, "--base", "someone/wan", "--adapters", "keep") == 0
+    assert reads == ["someone/wan"]
+    record = read_record(tmp_path / "a")
+    assert (record.config.dit.base.path, record.bases["dit"]) == ("someone/wan", fingerprint(base))
