@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import time
 from pathlib import Path
@@ -48,9 +49,8 @@ class RunLog(L.Callback):
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / FILE
             path.parent.mkdir(parents=True, exist_ok=True)
-            whole = not path.exists() or path.read_bytes()[-1:] in (b"\n", b"")
             self.file = path.open("a", encoding="utf-8")
-            self.file.write("" if whole else "\n")  # a kill may have cut the last line
+            self.file.write("" if _ends_with_a_line(path) else "\n")  # a kill may have cut the last one
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Start the clock."""
@@ -119,6 +119,14 @@ def read_log(run: Path | str) -> dict[int, dict[str, float]]:
         step = numbers.pop("step")
         found[step] = found.get(step, {}) | numbers
     return found
+
+
+def _ends_with_a_line(path: Path) -> bool:
+    """Whether a file's last line is whole, from its last byte alone: the log of a long run is long."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read(1) in (b"\n", b"")
 
 
 class _Operations(TorchDispatchMode):

@@ -1,5 +1,7 @@
 import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -89,3 +91,15 @@ def test_a_line_that_a_kill_cut_short_does_not_spoil_the_next(tiny_config, data,
     found = run(tmp_path, LitKiwi(tiny_config), data, max_steps=1, limit_val_batches=0)
     assert list(found) == [1]
     assert found[1]["loss"] != 1.0
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, ""), ("", ""), ("{}\n", "{}\n"), ("{}\n{", "{}\n{\n")])
+def test_a_log_is_gone_on_with_without_reading_it(tmp_path, monkeypatch, before, after):
+    if before is not None:
+        (tmp_path / FILE).write_text(before)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("all of it was read"))
+    trainer = SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path, precision="32-true")
+    log = RunLog(peak_tflops=1.0)
+    log.on_fit_start(trainer, None)
+    log.teardown(trainer, None, "fit")
+    assert (tmp_path / FILE).read_text() == after
