@@ -81,6 +81,7 @@ class Origin:
             Those of FREE, and those of a part (source, latent, query) of which the checkpoint holds nothing.
         adapters: "merge" them into the weights, or "keep" them beside.
         self_contained: copy VAE and MLLM from local folders; what has a hub id stays a name.
+        dtype: of the editor's own weights, adapters too; None keeps theirs. VAE and MLLM keep theirs always.
         editing: defaults of `kiwi edit`.
         seed: of the initial values of what is absent.
     """
@@ -91,6 +92,7 @@ class Origin:
     changes: Mapping[str, Any] = field(default_factory=dict)
     adapters: Literal["merge", "keep"] = "merge"
     self_contained: bool = True
+    dtype: torch.dtype | None = None
     editing: EditingDefaults = field(default_factory=EditingDefaults)
     seed: int = 0
 
@@ -128,7 +130,7 @@ def assemble(state: Mapping[str, Tensor], origin: Origin, folder: Path, report: 
     own = {name: tensor for name, tensor in state.items() if not name.startswith(("dit.", "mllm."))}
     own |= {f"dit.{name}": tensor for name, tensor in dit_state.items()}
     own |= {f"mllm.{name}": tensor for name, tensor in mllm_state.items()}
-    own = _of_one_type(own, report)
+    own = _of_one_type(own, origin.dtype, report)
     own |= _filled(config, mllm.hidden_size, own, origin.seed, report)
     compare(expected(config, mllm), shapes_of(own)).refuse("the checkpoint")
 
@@ -284,8 +286,8 @@ def _counts(state: Mapping[str, Tensor]) -> dict[str, int]:
     return {mode: len(table) for mode, table in tables.items() if table is not None}
 
 
-def _of_one_type(state: Mapping[str, Tensor], report: Report) -> State:
-    """Every part at the widest type of its tensors, float32 at most: modules calculate in one type.
+def _of_one_type(state: Mapping[str, Tensor], dtype: torch.dtype | None, report: Report) -> State:
+    """Every part at the type asked for, or the widest of its tensors, float32 at most: modules calculate in one type.
 
     Adapters are a part of their own: peft brings what enters them to their type.
     """
@@ -296,11 +298,11 @@ def _of_one_type(state: Mapping[str, Tensor], report: Report) -> State:
     for (part, _), names in parts.items():
         types = {state[name].dtype for name in names}
         widest = reduce(torch.promote_types, types)
-        widest = torch.float32 if widest == torch.float64 else widest
-        if types != {widest}:
+        one = dtype or (torch.float32 if widest == torch.float64 else widest)
+        if types != {one}:
             told = " and ".join(sorted(map(str, types)))
-            report(part, f"{told} in the checkpoint: all as {widest}".replace("torch.", ""))
-            alike |= {name: state[name].to(widest) for name in names}
+            report(part, f"{told} in the checkpoint: all as {one}".replace("torch.", ""))
+            alike |= {name: state[name].to(one) for name in names}
     return alike
 
 

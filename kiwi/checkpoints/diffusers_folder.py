@@ -48,7 +48,15 @@ PIPELINE = Sampling(sigma_min=0.003 / 1.002)
 """How the publisher's diffusers pipeline samples, whatever its scheduler_config.json says."""
 
 
-def import_diffusers(source: str, changes: Mapping[str, Any], folder: Path, report: Report, *, seed: int = 0) -> None:
+def import_diffusers(
+    source: str,
+    changes: Mapping[str, Any],
+    folder: Path,
+    report: Report,
+    *,
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+) -> None:
     """A published diffusers folder (or hub id) as a model folder; VAE and MLLM are in it and are copied.
 
     Args:
@@ -56,6 +64,7 @@ def import_diffusers(source: str, changes: Mapping[str, Any], folder: Path, repo
         changes: choices other than the folder's, by dotted path.
         folder: to be written.
         report: told what was done.
+        dtype: of the editor's own parts; None keeps theirs. VAE and MLLM keep theirs always.
         seed: of the initial values of what is absent.
 
     Raises:
@@ -92,6 +101,7 @@ def import_diffusers(source: str, changes: Mapping[str, Any], folder: Path, repo
             vae=WanVae(path=str(root / "vae")),
             mllm=QwenVL(path=str(mllm), limits=limits, dtype=saved_dtype(mllm)),
             changes={**{path: value for path, value in said.items() if value is not None}, **changes},
+            dtype=dtype,
             editing=EditingDefaults(sampling=PIPELINE),
             seed=seed,
         )

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from kiwi.checkpoints.assemble import Origin
 
 _MEANT = {
-    "wan": {"vae", "mllm", "by_name", "set", "seed"},
-    "kiwi-upstream": {"vae", "mllm", "by_name", "set", "seed", "base", "adapters"},
-    "kiwi-diffusers": {"set", "seed"},
+    "wan": {"dtype", "vae", "mllm", "by_name", "set", "seed"},
+    "kiwi-upstream": {"dtype", "vae", "mllm", "by_name", "set", "seed", "base", "adapters"},
+    "kiwi-diffusers": {"dtype", "set", "seed"},
 }
 """The options that mean something for reading a format."""
 
@@ -64,7 +64,10 @@ def main(argv: list[str]) -> int:
         "mllm.limits.max_frames=10; may be repeated",
     )
     options.add_argument(
-        "--dtype", choices=("keep", "float32", "bfloat16"), default="keep", help="type of the weights written to FORMAT"
+        "--dtype",
+        choices=("keep", "float32", "bfloat16"),
+        default="keep",
+        help="type of the weights written; VAE and MLLM keep theirs",
     )
     options.add_argument(
         "--force", action="store_true", help="replace DST, if it is what this command writes and holds nothing else"
@@ -127,7 +130,8 @@ def _import(arguments: Any, report: Any) -> None:
 
     match arguments.format:
         case "kiwi-diffusers":
-            import_diffusers(arguments.src, changes(arguments.set), arguments.dst, report, seed=arguments.seed)
+            choices, dtype = changes(arguments.set), _dtype(arguments)
+            import_diffusers(arguments.src, choices, arguments.dst, report, dtype=dtype, seed=arguments.seed)
         case "kiwi-upstream":
             import_published(Path(arguments.src), _origin(arguments), arguments.dst, report)
         case _:
@@ -136,14 +140,18 @@ def _import(arguments: Any, report: Any) -> None:
 
 
 def _export(arguments: Any, report: Any) -> None:
-    import torch
-
     from kiwi.checkpoints.diffusers_folder import export_diffusers
     from kiwi.checkpoints.published import export_published
 
-    dtype = None if arguments.dtype == "keep" else getattr(torch, arguments.dtype)
     export = export_diffusers if arguments.format == "kiwi-diffusers" else export_published
-    export(Path(arguments.src), arguments.dst, report, dtype)
+    export(Path(arguments.src), arguments.dst, report, _dtype(arguments))
+
+
+def _dtype(arguments: Any) -> Any:
+    """The torch type that was asked for; None to keep each weight's own."""
+    import torch
+
+    return None if arguments.dtype == "keep" else getattr(torch, arguments.dtype)
 
 
 def _origin(arguments: Any) -> Origin:
@@ -169,6 +177,7 @@ def _origin(arguments: Any) -> Origin:
         changes=changes(arguments.set),
         adapters=arguments.adapters,
         self_contained=not arguments.by_name,
+        dtype=_dtype(arguments),
         seed=arguments.seed,
     )
 

@@ -198,8 +198,6 @@ def test_a_target_that_cannot_be_is_told_in_one_paragraph(checkpoint, name, targ
     [
         ("kiwi-diffusers", "d", ["--vae", "x", "--mllm", "y", "--base", "z"], "--base, --mllm, --vae"),
         ("kiwi-diffusers", "d", ["--adapters", "keep", "--by-name"], "--adapters, --by-name"),
-        ("kiwi-diffusers", "d", ["--dtype", "bfloat16"], "--dtype"),
-        ("kiwi-upstream", "c.safetensors", ["--dtype", "bfloat16"], "--dtype"),
         ("wan", "c.safetensors", ["--base", "x", "--adapters", "keep"], "--adapters, --base"),
         ("kiwi-upstream", "m", ["--set", "a=b", "--vae", "x", "--seed", "3"], "--seed, --set, --vae"),
         ("kiwi-diffusers", "m", ["--adapters", "keep", "--by-name"], "--adapters, --by-name"),
@@ -249,3 +247,26 @@ def test_heads_that_nothing_tells_are_assumed_aloud_or_asked_for(config, tmp_pat
         told = capsys.readouterr()
         wanted = "--set dit.num_heads=N" if code else "assumed 1, 128 channels a head"
         assert wanted in " ".join((told.err if code else told.out).split())
+
+
+@pytest.mark.parametrize("name", ["kiwi-upstream", "kiwi-diffusers", "wan"])
+def test_weights_are_written_in_the_type_that_is_asked_for_in_both_directions(checkpoint, tmp_path, name):
+    """The editor's own, those that the source lacks too; the VAE and the MLLM keep theirs."""
+    source, given = checkpoint / "c.safetensors", beside(checkpoint / "m")
+    if name == "kiwi-diffusers":
+        source, given = tmp_path / "d", []
+        assert main(["convert", name, f"{checkpoint}/m", str(source), "--dtype", "bfloat16"]) == 0
+        assert {tensor.dtype for tensor in read_weights(source / "transformer").values()} == {torch.bfloat16}
+    elif name == "wan":
+        dit = {n.removeprefix("pipe.dit."): t for n, t in load_file(source).items() if n.startswith("pipe.dit.")}
+        source = tmp_path / "wan.safetensors"
+        save_file(dit, source)
+    before = read_weights(checkpoint / "m")
+    for dtype in ("bfloat16", "float32"):
+        target = tmp_path / dtype
+        assert main(["convert", name, str(source), str(target), "--dtype", dtype, *given]) == 0
+        found = read_weights(target)
+        assert {str(tensor.dtype) for tensor in found.values()} == {f"torch.{dtype}"}
+        assert torch.equal(found["dit.head.head.bias"].bfloat16(), before["dit.head.head.bias"].bfloat16())
+        assert {tensor.dtype for tensor in read_weights(target / "mllm").values()} == {torch.float32}
+        assert from_pretrained(target)[0].dit.head.head.weight.dtype == getattr(torch, dtype)
