@@ -62,22 +62,25 @@ def tiny_config() -> Any:
 
 @pytest.fixture(scope="session")
 def edit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six clips in which a red square becomes blue, with manifests video.csv and reference.csv (three of them)."""
+    """Six clips in which a red square becomes blue, with manifests video.csv and reference.csv (three of them).
+
+    The manifest of videos has masks of the square; that of references has none.
+    """
     from kiwi.media.image import write_image
     from kiwi.media.video import write_video
 
     folder = tmp_path_factory.mktemp("edits")
-    rows = {"video.csv": ["src_video,tgt_video,prompt"], "reference.csv": ["src_video,tgt_video,ref_image,prompt"]}
+    rows = {"video.csv": ["src_video,tgt_video,prompt,mask"], "reference.csv": ["src_video,tgt_video,ref_image,prompt"]}
     for index in range(6):
-        clips = {"source": (220, 40, 40), "target": (40, 60, 220)}
+        clips = {"source": (220, 40, 40), "target": (40, 60, 220), "mask": (255, 255, 255)}
         for name, colour in clips.items():
-            frames = np.full((6, 40, 56, 3), 200 - 10 * index, np.uint8)
+            frames = np.full((6, 40, 56, 3), 0 if name == "mask" else 200 - 10 * index, np.uint8)
             for time in range(6):
                 frames[time, 8 + 2 * time : 24 + 2 * time, 4 * index : 4 * index + 16] = colour
             write_video(folder / f"{index}_{name}.mp4", frames, 8, crf=12)
         write_image(folder / f"{index}.png", np.full((30, 20, 3), (40, 60, 220), np.uint8))
         pair = f"{index}_source.mp4,{index}_target.mp4"
-        rows["video.csv"].append(f"{pair},Make the red square number {index} blue.")
+        rows["video.csv"].append(f"{pair},Make the red square number {index} blue.,{index}_mask.mp4")
         if index < 3:
             rows["reference.csv"].append(f"{pair},{index}.png,Give the square the colour of the reference.")
     for name, lines in rows.items():

@@ -38,6 +38,7 @@ from kiwi.training.checkpointing import (
     require_checkpoint,
 )
 from kiwi.training.module import LitKiwi
+from kiwi.training.monitoring import EditQuality
 from kiwi.training.pretraining import LitVae
 from kiwi.training.run_log import RunLog
 
@@ -45,6 +46,9 @@ log = logging.getLogger(__name__)
 
 MODULES: tuple[type[LitModule], ...] = (LitKiwi, LitVae)
 """What can be trained: `model.class_path` names one."""
+
+GROUPS: dict[str, type] = {"data": EditData, "quality": EditQuality}
+"""Groups of options beside the model's in which specs are chosen."""
 
 
 class KiwiCLI(LightningCLI):
@@ -55,6 +59,7 @@ class KiwiCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ModelExport, "export")
         parser.add_lightning_class_args(Previews, "previews")
+        parser.add_lightning_class_args(EditQuality, "quality")
         parser.add_lightning_class_args(RunLog, "log")
         parser.set_defaults(
             {
@@ -219,16 +224,19 @@ def _explain(message: str) -> str:
 
 
 def _family(path: str) -> type[Spec] | None:
-    """The family of specs that an option such as config.source.scale chooses from."""
-    owner: Any = None
-    for module in MODULES:
-        owner = owner or typing.get_type_hints(module.__init__).get(path.split(".")[0])
-    for name in path.split(".")[1:]:
-        members = [owner, *(Spec._registry[choice] for choice in choices(owner))]
-        owner = next((hint for m in members if (hint := typing.get_type_hints(m).get(name))), None)
-        if not (isinstance(owner, type) and issubclass(owner, Spec)):
+    """The family of specs that an option such as config.source.scale or data.augmentation chooses from."""
+    names = path.split(".")
+    group = GROUPS.get(names[0])
+    members: list[Any] = [vars(owner)["__init__"] for owner in (MODULES if group is None else (group,))]
+    names = names if group is None else names[1:]
+    family: type[Spec] | None = None
+    for name in names:
+        hints = (typing.get_type_hints(member).get(name) for member in members)
+        family = next((hint for hint in hints if isinstance(hint, type) and issubclass(hint, Spec)), None)
+        if family is None:
             return None
-    return owner if isinstance(owner, type) and issubclass(owner, Spec) else None
+        members = [family, *(Spec._registry[choice] for choice in choices(family))]
+    return family
 
 
 def _quieten() -> None:

@@ -12,7 +12,7 @@ from kiwi.cli import parser
 from kiwi.errors import InputError
 from kiwi.media.image import contact_sheet, write_image
 from kiwi.sandbox.edits import CATEGORIES, EditPair, make_pair
-from kiwi.sandbox.export import export
+from kiwi.sandbox.export import export, white
 
 _COLUMNS = ["reference", "source, first", "source, last", "target, first", "target, last", "mask, last"]
 # Cells of the preview are enlarged to about this height, so that single pixels can be seen.
@@ -56,7 +56,7 @@ def preview(pairs: list[EditPair]) -> np.ndarray:
     """The pairs as one picture (HWC uint8), a row each: reference, source, target and mask."""
     rows, labels = [], []
     for pair in pairs:
-        mask = np.repeat(pair.mask[-1, ..., None], 3, axis=-1).astype(np.uint8) * 255
+        mask = white(pair.mask[-1:])[0]
         reference = np.full_like(pair.source[0], _NOTHING) if pair.reference is None else pair.reference
         cells = [reference, pair.source[0], pair.source[-1], pair.target[0], pair.target[-1], mask]
         rows.append([_framed(cell) for cell in cells])
@@ -80,11 +80,12 @@ def _add_world(actions: argparse.ArgumentParser, items: int) -> None:
     actions.add_argument("--categories", help=f"kinds of edit, comma separated: {', '.join(CATEGORIES)} (default: all)")
 
 
-_EXPORT = """Write items of the world as videos, reference pictures and manifests.
+_EXPORT = """Write items of the world as videos, reference pictures, masks and manifests.
 
-OUT/videos/<id>_source.mp4 and <id>_target.mp4, OUT/references/<id>.png, OUT/images/ (first frames);
-video.csv, image.csv and reference.csv list them with the columns src_video, tgt_video, prompt, iid,
-edited_type and ref_image; world.json holds the settings. The same command again goes on where it was cut off."""
+OUT/videos/<id>_source.mp4 and <id>_target.mp4, OUT/references/<id>.png, OUT/images/ (first frames), OUT/masks/
+(white where the edit shows); video.csv, image.csv and reference.csv list them with the columns src_video,
+tgt_video, prompt, iid, edited_type, mask and ref_image; world.json holds the settings. The same command again goes
+on where it was cut off."""
 
 _PREVIEW = """Draw items of the world into one picture.
 

@@ -16,7 +16,7 @@ from kiwi.data.manifest import EditRecord
 from kiwi.data.sample import TaskKind
 from kiwi.errors import ManifestError
 from kiwi.media.image import fit_size, snap_frames
-from kiwi.media.video import probe
+from kiwi.media.video import VideoInfo, probe
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,8 @@ def assign(records: Sequence[EditRecord], *, max_pixels: int, max_frames: int, m
         multiple: heights and widths are multiples of this.
 
     Raises:
-        ManifestError: a source and a target of different shape, which cannot be aligned.
+        ManifestError: a source and a target of different shape, which cannot be aligned, or a mask of another shape or
+            length than its target.
     """
     with ThreadPoolExecutor() as pool:
         planned = list(pool.map(lambda r: _plan(r, max_pixels, max_frames, multiple), records))
@@ -60,13 +61,15 @@ def _plan(record: EditRecord, max_pixels: int, max_frames: int, multiple: int) -
     if record.target is not None:
         target = probe(record.target)
         # A codec may round sizes, so a few pixels are forgiven: both sides are cropped to the bucket anyway.
-        if abs(source.height * target.width - source.width * target.height) > 0.02 * source.width * target.height:
+        if _differ(source, target):
             raise ManifestError(
                 f"{record.where}: source and target differ in shape",
                 got=f"{source.height}x{source.width} and {target.height}x{target.width}",
                 wanted="the same height : width, since the edit is learned pixel by pixel",
             )
         found = min(found, target.frames)
+        if record.mask is not None:
+            _require_alike(record, target, probe(record.mask))
     frames = snap_frames(min(found, max_frames))
     height, width = fit_size(source.height, source.width, max_pixels=max_pixels, multiple=multiple)
     before, after = (
@@ -77,3 +80,18 @@ def _plan(record: EditRecord, max_pixels: int, max_frames: int, multiple: int) -
         change += f"; frame rates differ ({float(source.fps):g} and {float(target.fps):g}), paired frame by frame"
     count = len(record.references)
     return Bucket(TaskKind.of(frames, count), height, width, frames, count), change
+
+
+def _differ(one: VideoInfo, other: VideoInfo) -> bool:
+    """Whether two videos have different shapes."""
+    return abs(one.height * other.width - one.width * other.height) > 0.02 * one.width * other.height
+
+
+def _require_alike(record: EditRecord, target: VideoInfo, mask: VideoInfo) -> None:
+    """Refuse a mask that does not lie on its target, frame by frame and pixel by pixel."""
+    if mask.frames != target.frames or _differ(mask, target):
+        raise ManifestError(
+            f"{record.where}: the mask does not fit the target",
+            got=f"{mask.frames} frames of {mask.height}x{mask.width}",
+            wanted=f"{target.frames} frames of {target.height}x{target.width}, or of the same height : width",
+        )

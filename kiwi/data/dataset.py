@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from kiwi.data.augmentation import AugmentationSpec, NoAugmentation
@@ -86,9 +87,9 @@ class EditDataset(Dataset[EditSample]):
         """
         index, *drawn = at if isinstance(at, Draw) else (at,)
         if self.cache is None:
-            return self.decoded(index, drawn)
+            return self._sample(index, drawn)
         cache, keys = self.cache, self.keys[index]
-        sample = self.decoded(index, drawn, source=not (keys.source and keys.seen_source), target=not keys.target)
+        sample = self._sample(index, drawn, source=not (keys.source and keys.seen_source), target=not keys.target)
         return replace(
             sample,
             source_latents=cache.latents(keys.source) if keys.source else None,
@@ -96,6 +97,11 @@ class EditDataset(Dataset[EditSample]):
             seen_source=cache.seen(keys.seen_source) if keys.seen_source else None,
             seen_pictures=tuple(map(cache.seen, keys.seen_references)) if keys.seen_source else None,
         )
+
+    def decoded(self, index: int) -> EditSample:
+        """The sample as it is in editing: all of it decoded, its mask too, nothing augmented."""
+        sample, record = self._sample(index), self.records[index]
+        return sample if record.mask is None else replace(sample, mask_FHW=_mask(record, self.buckets[index]))
 
     def encodable(self, cache: FeatureCache) -> dict[str, Encodable]:
         """Everything that a cache must know to stand for these samples, under names that tell it apart."""
@@ -125,7 +131,7 @@ class EditDataset(Dataset[EditSample]):
             for record, bucket in zip(self.records, self.buckets, strict=True)
         ]
 
-    def decoded(self, index: int, drawn: Sequence[int] = (), *, source: bool = True, target: bool = True) -> EditSample:
+    def _sample(self, index: int, drawn: Sequence[int] = (), *, source: bool = True, target: bool = True) -> EditSample:
         """A sample from its files alone, augmented only where it is drawn for training.
 
         Args:
@@ -177,3 +183,16 @@ def _clip(path: Path, bucket: Bucket) -> Pixels:
 def _picture(file: Path | bytes, where: str) -> Pixels:
     """A reference image as one frame, (1, H, W, 3)."""
     return read_image(file, name=f"the reference of {where}")[None]
+
+
+def _mask(record: EditRecord, bucket: Bucket) -> NDArray[np.bool_]:
+    """Where the edit may show, (F, H, W): the mask as a clip of its bucket, white from half up.
+
+    Raises:
+        ManifestError: it cannot be read, with the manifest's line.
+    """
+    assert record.mask is not None
+    try:
+        return _clip(record.mask, bucket).mean(axis=-1, dtype=np.float32) >= 127.5
+    except KiwiError as problem:
+        raise ManifestError(f"{record.where}: {problem}") from problem

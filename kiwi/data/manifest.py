@@ -1,8 +1,9 @@
 """Manifests: lists of edits on disk (CSV, JSONL or parquet), checked as a whole before work starts.
 
 The published columns are `src_video, tgt_video, prompt[, ref_image][, iid][, edited_type]`; RefVIE's
-parquet holds encoded images in `ref_image_bytes` instead of paths. A manifest becomes a list of
-`EditRecord`, whose files exist and lie inside the base folder; decoding them is the data set's work.
+parquet holds encoded images in `ref_image_bytes` instead of paths. A column `mask` of ours may say where an
+edit shows. A manifest becomes a list of `EditRecord`, whose files exist and lie inside the base folder;
+decoding them is the data set's work.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from kiwi.media.image import check_image
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("src_video", "tgt_video", "prompt", "ref_image", "ref_image_bytes", "iid", "id", "edited_type")
+_COLUMNS = ("src_video", "tgt_video", "prompt", "ref_image", "ref_image_bytes", "iid", "id", "edited_type", "mask")
 _SHOWN = 5  # problems told in full
 
 
@@ -32,7 +33,8 @@ class EditRecord:
     """One row of a manifest: an edit from a source to a target.
 
     `references` are image files or encoded images, in the manifest's order; `where` names the row in
-    messages ("pairs.csv, line 7"). `id` is unique in the manifest and does not change between reads.
+    messages ("pairs.csv, line 7"). `id` is unique in the manifest and does not change between reads. `mask` is a
+    video as long as the target (an image for a pair of images), white where the edit may show.
     """
 
     id: str
@@ -41,6 +43,7 @@ class EditRecord:
     instruction: str
     references: tuple[Path | bytes, ...] = ()
     category: str | None = None
+    mask: Path | None = None
     where: str
 
 
@@ -108,6 +111,7 @@ class _Checker:
         target = self._file(row, "tgt_video", required=self.require_target)
         references = self._references(row)
         category = self._text(row, "edited_type")
+        mask = self._file(row, "mask", required=False)
         if self.count == before and source is not None:
             record = EditRecord(
                 id=record_id,
@@ -116,6 +120,7 @@ class _Checker:
                 instruction=instruction,
                 references=references,
                 category=category,
+                mask=mask,
                 where=row.where,
             )
             self.records.append(record)

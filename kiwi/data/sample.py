@@ -74,6 +74,8 @@ class EditSample:
     seen_source: Seen | None = None
     seen_pictures: tuple[Seen, ...] | None = None
     """From a cache, each."""
+    mask_FHW: NDArray[np.bool_] | None = None
+    """Where the edit may show, if that is known and was asked for (`EditDataset.decoded`)."""
 
 
 @dataclass

@@ -1,9 +1,10 @@
-"""The world on disk: mp4 pairs, reference pictures and manifests with the published columns.
+"""The world on disk: mp4 pairs, reference pictures, masks, and manifests with the published columns and `mask`.
 
     OUT/world.json        the settings, written first
         videos/           <id>_source.mp4, <id>_target.mp4
         references/       <id>.png
         images/           <id>_source.png, <id>_target.png: the first frames of the pairs without reference
+        masks/            <id>.mp4, lossless, and <id>.png for the first frame: white where the edit shows
         video.csv, image.csv, reference.csv    written last; a manifest without rows is left out
 
 Media that are there are whole, because every write is atomic, so an export that was cut off goes on where it was.
@@ -20,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kiwi.console import progress
 from kiwi.errors import InputError
 from kiwi.media.files import write_json, write_text
@@ -32,7 +35,7 @@ WORLD_VERSION = 1
 # Tiny videos lose their colours at the qualities that are usual for large ones.
 CRF = 10
 
-_COLUMNS = ("src_video", "tgt_video", "prompt", "iid", "edited_type")
+_COLUMNS = ("src_video", "tgt_video", "prompt", "iid", "edited_type", "mask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +122,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is no export of the sandbox", fix="give a new or an empty folder")
     try:
-        for name in ("videos", "references", "images"):
+        for name in ("videos", "references", "images", "masks"):
             (out / name).mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise InputError(f"The folder {out} cannot be made: {problem}", fix="give another folder") from None
@@ -132,7 +135,10 @@ def _write_videos(out: Path, pair: EditPair, fps: float) -> dict[str, str]:
     for path, video in ((out / source, pair.source), (out / target, pair.target)):
         if not path.exists():
             write_video(path, video, fps, crf=CRF)
-    return _row(pair, source, target)
+    mask = f"masks/{pair.id}.mp4"
+    if not (out / mask).exists():
+        write_video(out / mask, white(pair.mask), fps, crf=0)
+    return _row(pair, source, target, mask)
 
 
 def _write_first_frames(out: Path, pair: EditPair) -> dict[str, str]:
@@ -140,7 +146,10 @@ def _write_first_frames(out: Path, pair: EditPair) -> dict[str, str]:
     for path, video in ((out / source, pair.source), (out / target, pair.target)):
         if not path.exists():
             write_image(path, video[0])
-    return _row(pair, source, target)
+    mask = f"masks/{pair.id}.png"
+    if not (out / mask).exists():
+        write_image(out / mask, white(pair.mask)[0])
+    return _row(pair, source, target, mask)
 
 
 def _write_reference(out: Path, pair: EditPair, reference: Any) -> str:
@@ -150,8 +159,13 @@ def _write_reference(out: Path, pair: EditPair, reference: Any) -> str:
     return path
 
 
-def _row(pair: EditPair, source: str, target: str) -> dict[str, str]:
-    values = (source, target, pair.instruction, pair.id, pair.category)
+def white(mask_FHW: np.ndarray) -> np.ndarray:
+    """A mask as frames: white where it holds, else black; FHW bool -> FHWC uint8."""
+    return np.repeat(mask_FHW[..., None], 3, axis=-1).astype(np.uint8) * 255
+
+
+def _row(pair: EditPair, source: str, target: str, mask: str) -> dict[str, str]:
+    values = (source, target, pair.instruction, pair.id, pair.category, mask)
     return dict(zip(_COLUMNS, values, strict=True))
 
 

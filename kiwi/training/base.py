@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kiwi.data.sample import EditBatch
+from kiwi.data.sample import EditBatch, EditSample
 from kiwi.errors import CheckpointError, TrainingError
 from kiwi.spec import to_dict
 from kiwi.training.averaging import AveragingSpec
@@ -41,6 +41,7 @@ class LitModule(L.LightningModule, ABC):
         self.records: dict[str, list[Tensor]] = {}
         self.batch_ids: list[str] = []
         self.batches_seen = 0
+        self.shown: dict[tuple[int, int], tuple[EditSample, Clips]] = {}
         # Frozen parts stay out of checkpoints; `on_load_checkpoint` checks the rest strictly.
         self.strict_loading = False
 
@@ -85,8 +86,9 @@ class LitModule(L.LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_start(self, batch: EditBatch, batch_idx: int) -> None:
-        """Count batches: the sampler of a resumed run goes on from here."""
+        """Count batches: the sampler of a resumed run goes on from here. What the weights made before is history."""
         self.batches_seen += 1
+        self.shown.clear()
         self.batch_ids = batch.ids
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -141,6 +143,7 @@ class LitModule(L.LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model before anything is loaded."""
+        self.shown.clear()
         own = {k: tuple(v.shape) for k, v in self.state_dict().items() if self.is_saved(k)}
         found = {k: tuple(v.shape) for k, v in checkpoint["state_dict"].items()}
         wrong = sorted(k for k in own.keys() | found.keys() if own.get(k) != found.get(k))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from kiwi.data.datamodule import EditData
 from kiwi.data.dataset import EditDataset
-from kiwi.data.sample import EditBatch, TaskKind, collate
+from kiwi.data.sample import EditSample, TaskKind, collate
 from kiwi.media.image import contact_sheet, resize, write_image
 from kiwi.media.video import write_video
 from kiwi.training.base import Clips, LitModule, made_a_step
@@ -86,22 +86,41 @@ class Previews(L.Callback):
     def _preview(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, LitModule)
         self.last_step = trainer.global_step
-        sets = _data(trainer).sets
-        dataset = sets["validation"] if len(sets["validation"]) else sets["train"]
         folder = Path(trainer.default_root_dir) / "previews"
         folder.mkdir(parents=True, exist_ok=True)
-        for index in _chosen(dataset, self.items):
-            batch = collate([dataset.decoded(index)])
-            with module.averaged():
-                clips = module.preview(module.transfer_batch_to_device(batch, module.device, 0), self.seed)
+        for index in chosen(looked_at(trainer), self.items):
+            sample, clips = edited(trainer, module, index, self.seed)
             stem = folder / f"step{trainer.global_step:06d}_{index:03d}"
-            write_image(stem.with_suffix(".png"), _sheet(clips, batch))
+            write_image(stem.with_suffix(".png"), _sheet(clips, sample))
             strip = side_by_side(clips)
             if len(strip) > 1:
                 write_video(stem.with_suffix(".mp4"), strip, Fraction(8))
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     _add_gif(logger, f"preview/{index}", strip, trainer.global_step)
+
+
+def looked_at(trainer: L.Trainer) -> EditDataset:
+    """The samples that a run is shown on: those of validation, or of training when there are none."""
+    sets = _data(trainer).sets
+    return sets["validation"] if len(sets["validation"]) else sets["train"]
+
+
+def edited(trainer: L.Trainer, module: LitModule, index: int, seed: int) -> tuple[EditSample, Clips]:
+    """A sample that is looked at, and what the average of the weights makes of it (`LitModule.preview`).
+
+    Between two steps a single process makes it once, however often it is asked for. Several processes make it each
+    time: what one of them remembers would save no time, since it waits for the others.
+    """
+    if (kept := module.shown.get((index, seed))) is not None:
+        return kept
+    sample = looked_at(trainer).decoded(index)
+    with module.averaged():
+        batch = module.transfer_batch_to_device(collate([sample]), module.device, 0)
+        made = sample, module.preview(batch, seed)
+    if trainer.world_size == 1:
+        module.shown[index, seed] = made
+    return made
 
 
 def side_by_side(clips: Clips) -> Pixels:
@@ -112,11 +131,11 @@ def side_by_side(clips: Clips) -> Pixels:
     )
 
 
-def _sheet(clips: Clips, batch: EditBatch) -> Pixels:
+def _sheet(clips: Clips, sample: EditSample) -> Pixels:
     """First and last frame of every clip, with the instruction, enlarged to be seen."""
-    frames, height, width = batch.size
+    frames, height, width = sample.size
     scale = max(1, round(192 / height))
-    rows = {batch.instructions[0]: 0, "(last frame)": -1} if frames > 1 else {batch.instructions[0]: 0}
+    rows = {sample.instruction: 0, "(last frame)": -1} if frames > 1 else {sample.instruction: 0}
     cells = [
         [resize(clip[at][None], height * scale, width * scale)[0] for clip in clips.values()] for at in rows.values()
     ]
@@ -135,7 +154,7 @@ def _add_gif(logger: TensorBoardLogger, tag: str, frames_FHWC: Pixels, step: int
     logger.experiment._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
-def _chosen(dataset: EditDataset, items: int) -> list[int]:
+def chosen(dataset: EditDataset, items: int) -> list[int]:
     """Up to `items` samples, taken in turn from every kind of task, and evenly over each kind."""
     kinds: dict[TaskKind, list[int]] = {}
     for index, bucket in enumerate(dataset.buckets):

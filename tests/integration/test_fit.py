@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kiwi.__main__ import main
 from kiwi.media.image import read_image
 from kiwi.media.video import probe
+from kiwi.training.run_log import read_log
 from tests.integration.conftest import editor_config, write_yaml
+
+EDITS = {
+    f"val/{kind}_{name}{side}"
+    for kind in ("edit", "copy")
+    for name in ("psnr", "ssim")
+    for side in ("", "_inside", "_outside")
+}
+"""What a run whose validation samples have masks tells about edits."""
 
 
 def refused(capsys, *argv):
@@ -32,7 +42,7 @@ def test_a_run_leaves_model_checkpoints_previews_scalars_and_its_configuration(r
     assert probe(videos[0]).frames == 5
     assert json.loads((run / "environment.json").read_text())
     events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
-    assert {"val/loss", "val/loss_swapped", "val/loss_blind"} <= set(events.Tags()["scalars"])
+    assert {"val/loss", "val/loss_swapped", "val/loss_blind", *EDITS} <= set(events.Tags()["scalars"])
     (gif, *_) = events.Images(next(tag for tag in events.Tags()["images"] if tag.startswith("preview/")))
     assert gif.encoded_image_string.startswith(b"GIF89a")
 
@@ -87,11 +97,30 @@ def test_a_run_that_has_all_its_steps_says_so_and_is_left_as_it_is(runs, capsys,
     assert (last.stat().st_ino, last.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_validate_prints_what_it_measured(runs, capsys):
-    run = runs / "editor"
-    last = str(run / "checkpoints" / "last.ckpt")
-    assert main(["validate", "--config", str(run / "config.yaml"), "--ckpt_path", last]) == 0
-    assert "val/loss_blind" in capsys.readouterr().out
+def test_validate_prints_what_the_runs_last_validation_measured(runs, tmp_path, capsys):
+    argv = ["fit", "--config", str(runs / "editor.yaml"), "--trainer.default_root_dir", str(tmp_path)]
+    assert main([*argv, "--trainer.max_steps=2", "--model.averaging=Ema"]) == 0
+    told = {name: value for name, value in read_log(tmp_path)[2].items() if name.startswith("val/")}
+    assert {"val/loss_blind", "val/edits", "val/edits_inside", *EDITS} <= told.keys()
+    assert told["val/edits"] == told["val/edits_inside"] == 2
+    capsys.readouterr()
+    last = str(tmp_path / "checkpoints" / "last.ckpt")
+    assert main(["validate", "--config", str(tmp_path / "config.yaml"), "--ckpt_path", last]) == 0
+    rows = dict(re.findall(r"(val/[\w.]+)\W+?(-?\d[\d.e-]*)", capsys.readouterr().out))
+    assert {name: float(value) for name, value in rows.items()} == pytest.approx(told, rel=1e-6)
+
+
+def test_lpips_without_its_weights_is_told_before_anything_starts(runs, tmp_path, capsys, monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    run = tmp_path / "run"
+    argv = ["fit", "--config", str(runs / "editor.yaml"), "--trainer.default_root_dir", str(run)]
+    told = refused(capsys, *argv, "--data.max_pixels=4096", "--quality.perceptual=Lpips")
+    assert f"to {tmp_path / 'torch' / 'hub' / 'checkpoints' / 'alexnet-owt-7be5be79.pth'}" in told
+    assert not run.exists()
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(runs, capsys):
@@ -110,6 +139,9 @@ def test_a_folder_that_holds_a_run_is_not_written_over(runs, capsys):
             "config.source.scale has no choice named 'Sigma'. Wanted: one of ConstantScale, ",
         ),
         ("--model.config.dit.activations=Recompute", "one of KeepActivations, RecomputeActivations"),
+        ("--quality.perceptual=Lpip", "one of Lpips, NoPerceptual (did you mean Lpips?)"),
+        ("--quality.items=0", "at least 1"),
+        ("--data.augmentation=Shrink", "one of NoAugmentation, ShrinkReferences"),
         ("--model.class_path=LitFoo", "one of LitKiwi, LitVae"),
         ("--model.config.dit.num_heads=5", "even multiple of dit.num_heads"),
         ("--model.optim.lr=fast", "Got value: fast"),
@@ -228,7 +260,7 @@ def scalars(run, tag):
 def test_two_processes_train_as_one_with_the_batch_of_both(runs, tmp_path):
     """And validate: three samples, so that one rank has a lone one."""
     argv = ["fit", "--config", str(runs / "editor.yaml"), "--trainer.log_every_n_steps=1", "--data.holdout=3"]
-    argv += ["--trainer.max_steps=6", "--previews.items=1"]
+    argv += ["--trainer.max_steps=6", "--previews.items=1", "--quality.items=3"]
     both, one = tmp_path / "both", tmp_path / "one"
     two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.default_root_dir", str(both)]
     done = subprocess.run(
@@ -239,6 +271,11 @@ def test_two_processes_train_as_one_with_the_batch_of_both(runs, tmp_path):
     tags = EventAccumulator(str(both)).Reload().Tags()["scalars"]
     assert {"val/loss", "val/loss_swapped", "val/loss_blind"} <= set(tags)
     assert main([*argv, "--data.batch_size=4", "--trainer.default_root_dir", str(one)]) == 0
+    # Whatever the ranks that edited them: the same samples, numbered alike.
+    assert scalars(both, "val/edits") == scalars(one, "val/edits")
+    assert set(scalars(one, "val/edits").values()) == {3}
+    for name in ("edit_psnr", "edit_ssim_inside", "copy_psnr_outside"):
+        assert scalars(both, f"val/{name}") == pytest.approx(scalars(one, f"val/{name}"), rel=1e-3)
     losses = scalars(one, "train/loss")
     assert len(losses) == 6
     assert scalars(both, "train/loss") == pytest.approx(losses, rel=1e-4)

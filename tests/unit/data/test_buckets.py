@@ -35,3 +35,13 @@ def test_a_target_of_another_shape_is_refused_with_its_line(edit_folder, tmp_pat
     (tmp_path / "m.csv").write_text("src_video,tgt_video,prompt\na.mp4,b.mp4,Widen it.\n")
     with pytest.raises(ManifestError, match=r"m.csv, line 2.*32x32 and 32x64"):
         assign(read_manifest(tmp_path / "m.csv"), max_pixels=4096, max_frames=5, multiple=8)
+
+
+@pytest.mark.parametrize(("frames", "width", "told"), [(4, 32, "4 frames of 32x32"), (5, 48, "5 frames of 32x48")])
+def test_a_mask_of_another_length_or_shape_is_refused_with_its_line(tmp_path, frames, width, told):
+    for name in ("a", "b"):
+        write_video(tmp_path / f"{name}.mp4", np.zeros((5, 32, 32, 3), np.uint8), 8)
+    write_video(tmp_path / "mask.mp4", np.zeros((frames, 32, width, 3), np.uint8), 8)
+    (tmp_path / "m.csv").write_text("src_video,tgt_video,prompt,mask\na.mp4,b.mp4,Do it.,mask.mp4\n")
+    with pytest.raises(ManifestError, match=f"m.csv, line 2: the mask does not fit.*{told}.*5 frames of 32x32"):
+        assign(read_manifest(tmp_path / "m.csv"), max_pixels=4096, max_frames=5, multiple=8)

@@ -135,3 +135,39 @@ def test_the_mixture_is_told(edit_folder, caplog):
     with caplog.at_level("INFO"):
         data(edit_folder, train=manifests).setup()
     assert "mixture: 75.0% reference of reference.csv, 25.0% video of video.csv" in caplog.text
+
+
+def test_a_sample_that_is_looked_at_has_its_mask_cropped_as_the_clip_is(edit_folder):
+    module = data(edit_folder, multiple=16)
+    module.setup()
+    dataset = module.sets["train"]
+    index = next(i for i, record in enumerate(dataset.records) if record.source.name == "3_source.mp4")
+    sample = dataset.decoded(index)
+    mask = sample.mask_FHW
+    assert mask is not None
+    assert (mask.dtype, mask.shape) == (bool, sample.target_FHWC.shape[:3])
+    # Where the square became blue, whatever was cut off at the sides and shrunk.
+    changed = np.abs(sample.target_FHWC.astype(int) - sample.source_FHWC).sum(-1)
+    assert (changed[mask] > 150).mean() > 0.95
+    assert (changed[~mask] < 150).mean() > 0.99
+    assert 0.1 < mask.mean() < 0.25
+
+
+def test_training_and_validation_batches_read_no_masks(edit_folder, tmp_path):
+    folder = tmp_path / "edits"
+    shutil.copytree(edit_folder, folder)
+    module = data(folder, holdout=2)
+    module.setup()
+    for mask in folder.glob("*_mask.mp4"):
+        mask.write_bytes(b"gone bad" * 100)
+    batches = [*module.train_dataloader(), *module.val_dataloader()]
+    assert sum(len(batch.ids) for batch in batches) >= 6
+    assert module.sets["train"][0].mask_FHW is None
+    with pytest.raises(ManifestError, match=r"video.csv, line \d: .*_mask.mp4"):
+        module.sets["train"].decoded(0)
+
+
+def test_a_sample_without_a_mask_has_none(edit_folder):
+    module = data(edit_folder, train=[Manifest(path="reference.csv", max_frames=5)])
+    module.setup()
+    assert module.sets["train"].decoded(0).mask_FHW is None

@@ -66,10 +66,10 @@ def problem(path: Path, **options: Any) -> str:
 def test_csv_with_every_column(base: Path) -> None:
     path = write(
         base,
-        "iid,src_video,tgt_video,prompt,ref_image,edited_type\n"
-        "a1,src/0.mp4,tgt/0.mp4,Make it red,ref a.jpg|ref_b.jpg,local_change\n"
-        "a2,src/1.mp4,tgt/1.mp4,\"Say \"\"hi\"\", then go\",,\n"
-        "a3,still.png,tgt/1.mp4,Käse,,\n",
+        "iid,src_video,tgt_video,prompt,ref_image,edited_type,mask\n"
+        "a1,src/0.mp4,tgt/0.mp4,Make it red,ref a.jpg|ref_b.jpg,local_change,tgt/2.mp4\n"
+        "a2,src/1.mp4,tgt/1.mp4,\"Say \"\"hi\"\", then go\",,,\n"
+        "a3,still.png,tgt/1.mp4,Käse,,,\n",
     )  # fmt: skip
     first, second, third = read_manifest(path)
     assert first == EditRecord(
@@ -79,9 +79,11 @@ def test_csv_with_every_column(base: Path) -> None:
         instruction="Make it red",
         references=(base / "ref a.jpg", base / "ref_b.jpg"),
         category="local_change",
+        mask=base / "tgt/2.mp4",
         where="pairs.csv, line 2",
     )
     assert (second.instruction, second.references, second.category) == ('Say "hi", then go', (), None)
+    assert second.mask is None
     assert third.instruction == "Käse"
 
 
@@ -144,6 +146,20 @@ def test_refvie_parquet_holds_the_reference_images_themselves(base: Path, severa
     assert (first.id, second.references) == ("7", ())
     levels = [np.mean(read_image(image)) for image in first.references]
     assert levels == pytest.approx([30, 220] if several else [30], abs=2)
+
+
+@pytest.mark.parametrize(
+    ("mask", "told"),
+    [
+        ("tgt/9.mp4", "the mask 'tgt/9.mp4' does not exist"),
+        ("../outside.mp4", "The mask '../outside.mp4' leaves the folder"),
+        (3, "mask is not text but int"),
+    ],
+)
+def test_a_mask_is_a_file_inside_the_folder(base: Path, mask: Any, told: str) -> None:
+    row = {"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": "p", "mask": mask}
+    for kind in ("jsonl", "parquet"):
+        assert told in problem(write_rows(base, kind, [row]))
 
 
 def test_base_may_be_another_folder_than_that_of_the_manifest(base: Path, tmp_path: Path) -> None:

@@ -30,9 +30,9 @@ def rows(path):
         return list(csv.DictReader(stream))
 
 
-def test_manifests_have_the_published_columns_and_all_items(folder):
+def test_manifests_have_the_published_columns_masks_and_all_items(folder):
     video, reference, image = (rows(folder / f"{name}.csv") for name in ("video", "reference", "image"))
-    assert list(video[0]) == list(image[0]) == ["src_video", "tgt_video", "prompt", "iid", "edited_type"]
+    assert list(video[0]) == list(image[0]) == ["src_video", "tgt_video", "prompt", "iid", "edited_type", "mask"]
     assert list(reference[0]) == [*video[0], "ref_image"]
     assert len(video) == len(image) == 10
     assert {row["iid"] for row in video + reference} == {make_pair(index=i, **SETTINGS).id for i in range(14)}
@@ -60,13 +60,27 @@ def test_media_show_the_pairs(folder):
             assert (read_image(folder / "references" / f"{pair.id}.png") == pair.reference).all()
 
 
+def test_masks_are_what_changed_to_the_pixel(folder):
+    listed = [row for name in ("video", "reference", "image") for row in rows(folder / f"{name}.csv")]
+    pairs = {pair.id: pair for pair in (make_pair(index=i, **SETTINGS) for i in range(14))}
+    assert len(listed) == 24
+    for row in listed:
+        mask = read_video(folder / row["mask"]).frames_FHWC
+        truth = pairs[row["iid"]].mask[: len(mask)]
+        assert len(mask) == len(read_video(folder / row["tgt_video"]).frames_FHWC)
+        assert (mask == 255 * truth[..., None]).all()
+
+
 def test_an_export_goes_on_where_it_was_cut_off(folder):
     kept, lost = folder / "videos" / "2-000000_source.mp4", folder / "videos" / "2-000001_target.mp4"
+    mask = folder / "masks" / "2-000001.mp4"
+    mask.unlink()
     before = kept.stat().st_mtime_ns, (folder / "video.csv").read_bytes()
     lost.unlink()
     (folder / "video.csv").unlink()
     export(folder, 14, **SETTINGS)
     assert (kept.stat().st_mtime_ns, (folder / "video.csv").read_bytes()) == before
+    assert (read_video(mask).frames_FHWC[..., 0] == 255 * make_pair(index=1, **SETTINGS).mask).all()
     # Not compared to the byte: x264 does not promise the same stream twice on every processor.
     restored, target = read_video(lost).frames_FHWC, make_pair(index=1, **SETTINGS).target
     assert np.abs(restored.astype(int) - target).mean() < 8
