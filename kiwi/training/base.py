@@ -45,6 +45,10 @@ class LitModule(L.LightningModule, ABC):
         # Frozen parts stay out of checkpoints; `on_load_checkpoint` checks the rest strictly.
         self.strict_loading = False
 
+    def setup(self, stage: str) -> None:
+        """Forget what was made before: the weights may be others now."""
+        self.shown.clear()
+
     @property
     @abstractmethod
     def size_multiple(self) -> int:
@@ -143,7 +147,6 @@ class LitModule(L.LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model before anything is loaded."""
-        self.shown.clear()
         own = {k: tuple(v.shape) for k, v in self.state_dict().items() if self.is_saved(k)}
         found = {k: tuple(v.shape) for k, v in checkpoint["state_dict"].items()}
         wrong = sorted(k for k in own.keys() | found.keys() if own.get(k) != found.get(k))
