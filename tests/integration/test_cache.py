@@ -49,7 +49,13 @@ def test_training_from_a_cache_is_training_without_and_decodes_no_clip(
     experiment, cache, tmp_path, monkeypatch, tuning
 ):
     def fit(name, *more):
-        options = ["--trainer.default_root_dir", str(tmp_path / name), "--previews.items=0", *more]
+        options = [
+            "--trainer.default_root_dir",
+            str(tmp_path / name),
+            "--previews.items=0",
+            "--quality.items=null",
+            *more,
+        ]
         options += [f"--model.config.mllm.tuning={tuning}"]
         assert main(["fit", "--config", experiment, *options]) == 0
         weights = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
