@@ -125,6 +125,9 @@ class KiwiCLI(LightningCLI):
                 f"{root} already holds a run",
                 fix="choose another --trainer.default_root_dir, or go on: --ckpt_path last",
             )
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, ModelExport):
+                callback.check(root, self.model)
         remove_halves(root / "checkpoints")
         self.datamodule.setup()
 

@@ -59,6 +59,10 @@ class LitModule(L.LightningModule, ABC):
         """Write what was learned as a folder that others load."""
 
     @abstractmethod
+    def foreign(self, folder: Path) -> list[str]:
+        """What lies in a folder that `export` would not have put there."""
+
+    @abstractmethod
     def preview(self, batch: EditBatch, seed: int) -> Clips:
         """What the model makes of one sample (a batch of one, on the module's device)."""
 

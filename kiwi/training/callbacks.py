@@ -18,6 +18,7 @@ from PIL import Image
 from kiwi.data.datamodule import EditData
 from kiwi.data.dataset import EditDataset
 from kiwi.data.sample import EditSample, TaskKind, collate
+from kiwi.media.files import require_replaceable
 from kiwi.media.image import contact_sheet, resize, write_image
 from kiwi.media.video import write_video
 from kiwi.training.base import Clips, LitModule, made_a_step
@@ -44,8 +45,17 @@ class ModelExport(L.Callback):
         if self.every_n_steps and made_a_step(trainer, self) and trainer.global_step % self.every_n_steps == 0:
             self._export(trainer, module)
 
-    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Export what was learned."""
+    def check(self, root: Path, module: LitModule) -> None:
+        """Refuse, before any work, a run's folder with other things in the model's place: the export would, at the end.
+
+        Raises:
+            InputError: naming the first of them.
+        """
+        if (folder := root / self.folder).exists():
+            require_replaceable(folder, module.foreign)
+
+    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Export what was learned; by a run that was killed after its last step too, when it is resumed."""
         if folder := self._export(trainer, module):
             log.info("model folder: %s", folder)
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from kiwi.checkpoints.folder import load_initial, owned, save_pretrained
+from kiwi.checkpoints.folder import foreign, load_initial, owned, save_pretrained
 from kiwi.data.datamodule import EditData
 from kiwi.data.dropout import ConditionDropout
 from kiwi.data.feature_cache import Encoders
@@ -273,6 +273,9 @@ class LitKiwi(LitModule):
     def export(self, folder: Path, max_frames: int, *, self_contained: bool) -> None:
         defaults = EditingDefaults(max_pixels=self.max_pixels, max_frames=max_frames, sampling=self.sampling)
         save_pretrained(self.editor, folder, defaults, self_contained=self_contained)
+
+    def foreign(self, folder: Path) -> list[str]:
+        return foreign(folder)
 
     def preview(self, batch: EditBatch, seed: int) -> Clips:
         """Edit one sample: its reference (if any), source, edit and target."""

@@ -92,6 +92,9 @@ class LitVae(LitModule):
         psnr = peak_signal_noise_ratio(decoded, clips, data_range=2.0, reduction="elementwise_mean", dim=(1, 2, 3, 4))
         self.log("val/psnr", psnr, prog_bar=True, batch_size=len(clips), sync_dist=True)
 
+    def foreign(self, folder: Path) -> list[str]:
+        return _foreign(folder)
+
     def preview(self, batch: EditBatch, seed: int) -> Clips:
         """A clip and what is left of it after encoding and decoding."""
         with evaluating(self):

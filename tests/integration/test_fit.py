@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kiwi.__main__ import main
@@ -95,6 +96,25 @@ def test_a_run_that_has_all_its_steps_says_so_and_is_left_as_it_is(runs, capsys,
     told = " ".join(capsys.readouterr().err.split())
     assert f"nothing to do: the run is already at step 3, and no more is asked for (trainer.max_steps {steps}," in told
     assert (last.stat().st_ino, last.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_run_that_was_killed_before_its_export_makes_it_when_it_is_resumed(runs, tmp_path):
+    shutil.copytree(runs / "editor", tmp_path / "run", symlinks=True)
+    shutil.rmtree(tmp_path / "run" / "model")
+    argv = ["fit", "--config", str(runs / "editor.yaml"), "--ckpt_path", "last"]
+    assert main([*argv, "--trainer.default_root_dir", str(tmp_path / "run")]) == 0
+    made, wanted = (load_file(run / "model" / "model.safetensors") for run in (tmp_path / "run", runs / "editor"))
+    assert made.keys() == wanted.keys()
+    assert all(torch.equal(tensor, made[name]) for name, tensor in wanted.items())
+
+
+def test_a_file_in_the_models_place_is_told_before_training_and_kept(runs, tmp_path, capsys):
+    note = tmp_path / "run" / "model" / "note.txt"
+    note.parent.mkdir(parents=True)
+    note.write_text("mine")
+    run = ["--trainer.default_root_dir", str(tmp_path / "run")]
+    assert "note.txt" in refused(capsys, "fit", "--config", str(runs / "editor.yaml"), *run)
+    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["model", "note.txt"]
 
 
 def test_validate_prints_what_the_runs_last_validation_measured(runs, tmp_path, capsys):
