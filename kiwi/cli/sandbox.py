@@ -11,8 +11,9 @@ from kiwi import console
 from kiwi.cli import parser
 from kiwi.errors import InputError
 from kiwi.media.image import contact_sheet, write_image
-from kiwi.sandbox.edits import CATEGORIES, EditPair, make_pair
 from kiwi.sandbox.export import export, white
+from kiwi.sandbox.pairs import CATEGORIES, EditPair, make_pair
+from kiwi.sandbox.sampling import LEVELS, Split
 
 _COLUMNS = ["reference", "source, first", "source, last", "target, first", "target, last", "mask, last"]
 # Cells of the preview are enlarged to about this height, so that single pixels can be seen.
@@ -35,8 +36,10 @@ def main(argv: list[str]) -> int:
     options = commands.parse_args(argv[1:])
     width = options.size if options.width is None else options.width
     kinds = None if options.categories is None else [name.strip() for name in options.categories.split(",")]
+    size = {"frames": options.frames, "height": options.size, "width": width}
+    kept = {"categories": kinds, "level": options.level, "split": options.split}
     if options.action == "export":
-        done = export(options.out, options.items, options.seed, options.frames, options.size, width, options.fps, kinds)
+        done = export(options.out, options.items, options.seed, fps=options.fps, **size, **kept)
         listed = ", ".join(f"{name} ({rows})" for name, rows in done.manifests.items())
         console.say(f"{done.items} items in {done.folder}: {listed}")
         return 0
@@ -45,8 +48,7 @@ def main(argv: list[str]) -> int:
         raise InputError("The preview is a PNG picture", got=options.out, wanted="a path that ends in .png")
     if options.items < 1:
         raise InputError("A preview shows at least one item", got=options.items)
-    size = {"frames": options.frames, "height": options.size, "width": width, "categories": kinds}
-    pairs = [make_pair(options.seed, index, **size) for index in range(options.items)]
+    pairs = [make_pair(options.seed, index, **size, **kept) for index in range(options.items)]
     write_image(out, preview(pairs))
     console.say(f"{len(pairs)} items in {out}")
     return 0
@@ -77,6 +79,13 @@ def _add_world(actions: argparse.ArgumentParser, items: int) -> None:
     actions.add_argument("--frames", type=int, default=9, help="frames of a video")
     actions.add_argument("--size", type=int, default=48, help="height in pixels")
     actions.add_argument("--width", type=int, help="width in pixels (default: as high)")
+    actions.add_argument("--level", choices=list(LEVELS), default="full", help="how much a scene may hold")
+    actions.add_argument(
+        "--split",
+        choices=[str(split) for split in Split],
+        default="train",
+        help="which things and wordings are drawn; new_things, new_words and new_both hold what train never does",
+    )
     actions.add_argument("--categories", help=f"kinds of edit, comma separated: {', '.join(CATEGORIES)} (default: all)")
 
 

@@ -28,10 +28,10 @@ from kiwi.errors import InputError
 from kiwi.media.files import write_json, write_text
 from kiwi.media.image import write_image
 from kiwi.media.video import write_video
-from kiwi.sandbox.edits import EditPair, check_categories, make_pair
+from kiwi.sandbox.pairs import EditPair, check_categories, make_pair
 
 # Changes when the same (seed, index) no longer gives the same pixels or words.
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 # Tiny videos lose their colours at the qualities that are usual for large ones.
 CRF = 10
 
@@ -56,6 +56,8 @@ def export(
     width: int,
     fps: float = 8,
     categories: Sequence[str] | None = None,
+    level: str = "full",
+    split: str = "train",
 ) -> Exported:
     """Write items 0 .. items-1 of the world `seed` as videos, pictures and manifests.
 
@@ -65,7 +67,7 @@ def export(
         out: the folder, made if it is not there.
         height, width: in pixels.
         fps: frames a second of the videos.
-        categories: as `make_pair`.
+        categories, level, split: as `make_pair`.
 
     Raises:
         InputError: settings that cannot be used; a folder with an export of other settings, or with other things in it.
@@ -83,8 +85,19 @@ def export(
         "fps": fps,
         "crf": CRF,
         "categories": list(check_categories(categories)),
+        "level": level,
+        "split": split,
     }
-    make = partial(make_pair, seed, frames=frames, height=height, width=width, categories=categories)
+    make = partial(
+        make_pair,
+        seed,
+        frames=frames,
+        height=height,
+        width=width,
+        categories=categories,
+        level=level,
+        split=split,
+    )
     make(0)  # settings that no item can be made with leave no folder behind
     _claim(out, settings)
     rows: dict[str, list[dict[str, str]]] = {"video": [], "image": [], "reference": []}

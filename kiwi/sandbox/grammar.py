@@ -6,9 +6,8 @@ tell it apart, by its place in the first frame where they do not.
 
 from __future__ import annotations
 
-import numpy as np
-
-from kiwi.sandbox.world import Background, Looks, Scene, Sprite, Vector, pick
+from kiwi.sandbox.sampling import Dice
+from kiwi.sandbox.world import Background, Looks, Scene, Sprite, Vector
 
 _PATTERN_WORDS = {"plain": "", "stripes": "striped", "dots": "dotted"}
 _STYLE_WORDS = {
@@ -18,25 +17,32 @@ _STYLE_WORDS = {
     "posterise": "in a few flat colours",
 }
 
-# Wordings by kind of edit; {it} is an expression that refers, {a} one that introduces.
+# Wordings by kind of edit; {it} is an expression that refers, {a} one that introduces. Training never says the last
+# NEW_WORDINGS of a kind (kiwi.sandbox.sampling).
 WORDINGS: dict[str, tuple[str, ...]] = {
     "recolour": (
         "Make {it} {colour}.",
         "Change the colour of {it} to {colour}.",
         "Paint {it} {colour}.",
         "{it} should be {colour}.",
+        "Give {it} the colour {colour}.",
+        "Let {it} turn {colour}.",
     ),
     "reshape": (
         "Turn {it} into a {shape}.",
         "Change the shape of {it} to a {shape}.",
         "Make {it} a {shape} and keep its colour.",
         "{it} should become a {shape}.",
+        "Reshape {it} into a {shape}.",
+        "Let {it} take the form of a {shape}.",
     ),
     "transform": (
         "Turn {it} into {a}.",
         "Replace {it} with {a}.",
         "Swap {it} for {a}.",
         "Put {a} in place of {it}.",
+        "Exchange {it} for {a}.",
+        "Where {it} is, show {a} instead.",
     ),
     "remove": (
         "Remove {it}.",
@@ -44,54 +50,72 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Erase {it} from the video.",
         "Delete {it}.",
         "{it} should disappear.",
+        "Get rid of {it}.",
+        "Let {it} vanish from the clip.",
     ),
     "add": (
         "Add {a} {place}{motion}.",
         "Put {a} {place}{motion}.",
         "Insert {a} {place}{motion}.",
         "Place {a} {place}{motion}.",
+        "Bring in {a} {place}{motion}.",
+        "Let there be {a} {place}{motion}.",
     ),
     "background": (
         "Change the background to {background}.",
         "Replace the background with {background}.",
         "Make the background {background}.",
         "Show the same scene over {background}.",
+        "Use {background} as the background.",
+        "Let everything happen in front of {background}.",
     ),
     "grey": (
         "Make the video black and white.",
         "Turn the whole clip grey.",
         "Take the colour out of the video.",
         "Show everything in shades of grey.",
+        "Desaturate the whole video.",
+        "Let the clip lose all its colour.",
     ),
     "sepia": (
         "Give the video a sepia tone.",
         "Turn the whole clip sepia.",
         "Make the video look like an old sepia film.",
         "Show everything in sepia.",
+        "Tint the whole video sepia.",
+        "Let the clip look brown and faded like sepia.",
     ),
     "invert": (
         "Invert the colours of the video.",
         "Turn the clip into a colour negative.",
         "Make the whole video a negative.",
         "Show every colour as its opposite.",
+        "Flip all colours into their negatives.",
+        "Let the clip look like a photographic negative.",
     ),
     "posterise": (
         "Posterise the video.",
         "Reduce the whole clip to a few flat colours.",
         "Make the video look like a poster with few colours.",
         "Show everything in a posterised style.",
+        "Apply a posterised look to the video.",
+        "Let the clip keep only a few flat colours.",
     ),
     "subject_reference": (
         "Replace {it} with the object in the reference image.",
         "Swap {it} for the object shown in the reference picture.",
         "Turn {it} into the object from the reference image.",
         "Put the object of the reference picture in place of {it}.",
+        "Exchange {it} for what the reference image shows.",
+        "Where {it} is, show the object from the reference picture instead.",
     ),
     "background_reference": (
         "Change the background to the one in the reference image.",
         "Use the reference picture as the background.",
         "Replace the background with the reference image.",
         "Show the same scene over the background of the reference picture.",
+        "Put the reference image behind everything.",
+        "Let everything happen in front of the reference picture.",
     ),
 }
 
@@ -120,9 +144,9 @@ MOTIONS: dict[str, Vector] = {
 CLEARLY_APART = 0.3
 
 
-def phrase(kind: str, rng: np.random.Generator, **slots: str) -> str:
-    """One wording of an edit, as a sentence: `phrase("recolour", rng, it="the red ring", colour="blue")`."""
-    return _sentence(pick(rng, WORDINGS[kind]).format(**slots))
+def phrase(kind: str, given: Dice, **slots: str) -> str:
+    """One wording of an edit, as a sentence: `phrase("recolour", given, it="the red ring", colour="blue")`."""
+    return _sentence(given.wording(WORDINGS[kind]).format(**slots))
 
 
 def name(looks: Looks) -> str:
@@ -158,9 +182,9 @@ def caption(scene: Scene, style: str = "") -> str:
     return _sentence(f"{sentence}, {_STYLE_WORDS[style]}." if style else f"{sentence}.")
 
 
-def refer(scene: Scene, index: int, rng: np.random.Generator) -> str:
+def refer(scene: Scene, index: int, given: Dice) -> str:
     """An expression that fits sprite `index` of the scene and no other: "the red ring", "the star on the left"."""
-    return "the " + pick(rng, references(scene, index))
+    return "the " + given.pick(references(scene, index))
 
 
 def references(scene: Scene, index: int) -> list[str]:

@@ -1,7 +1,7 @@
 """The world: scenes of moving sprites over a drifting background, drawn into video with exact masks.
 
-The start of the sandbox: a `Scene` is a few numbers and names, `sample_scene` draws one from (seed, index),
-and `draw` turns it into pixels. Edits (kiwi.sandbox.edits) turn one scene into another.
+The start of the sandbox: a `Scene` is a few numbers and names (kiwi.sandbox.sampling draws them), and `draw` turns it
+into pixels. Edits (kiwi.sandbox.edits) turn one scene into another.
 
 Positions are per axis, -1 (left, top) to 1 (right, bottom); sizes are in halves of the frame's short side;
 velocities are positions a frame. A scene therefore has no resolution or length of its own: fewer frames
@@ -10,26 +10,19 @@ are a prefix, and any size shows the same scene. Arrays: F frames, H height, W w
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
 from kiwi.errors import InputError
-from kiwi.sandbox.drawing import PATTERNS, REACH, SHAPES, TEXTURES, coverage, texture
-from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS, figures_for
+from kiwi.sandbox.drawing import PATTERNS, REACH, SHAPES, coverage, texture
+from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS
 
 # A mark on a sprite is its own colour made this much darker.
 MARK_SHADE = 0.35
 # Marks keep this far from the outline (in radii), so that no shape is cut up on a dark background.
 RIM = 0.1
-# Chance that a scene of two or three holds two sprites that only their places tell apart.
-TWINS = 0.15
-STILL_CAMERA = 0.4
 
-T = TypeVar("T")
 Vector = tuple[float, float]
 
 
@@ -102,101 +95,16 @@ class Drawing:
     background: np.ndarray
 
 
-def stream(seed: int, index: int, *keys: int) -> np.random.Generator:
-    """A random generator of its own for (seed, index, keys): what one item draws moves no other item.
-
-    Raises:
-        InputError: a negative seed or index.
-    """
-    if seed < 0 or index < 0:
-        raise InputError("The world is indexed by whole numbers from 0", got=f"seed {seed}, index {index}")
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index, *keys)))
-
-
-def scene_at(seed: int, index: int) -> Scene:
-    """Scene number `index` of the world `seed`. Raises InputError as `stream`."""
-    return sample_scene(stream(seed, index))
-
-
-def sample_scene(rng: np.random.Generator) -> Scene:
-    """Draw a scene: one to three sprites, well in view and not hidden at the start, over a background."""
-    count = int(rng.integers(1, 4))
-    looks = [sample_looks(rng)]
-    while len(looks) < count:
-        twin = len(looks) == 1 and rng.random() < TWINS
-        new = looks[0] if twin else sample_looks(rng)
-        if twin or all((new.colour, new.shape) != (old.colour, old.shape) for old in looks):
-            looks.append(new)
-    sprites: list[Sprite] = []
-    for look in looks:
-        size = float(rng.uniform(0.3, 0.44))
-        angle, speed = float(rng.uniform(0, 2 * math.pi)), float(rng.uniform(0.015, 0.06))
-        sprites.append(
-            Sprite(
-                looks=look,
-                size=size,
-                start=_free_place(rng, size, sprites),
-                velocity=(speed * math.cos(angle), speed * math.sin(angle)),
-            )
-        )
-    order = rng.permutation(count)
-    return Scene(background=sample_background(rng), sprites=tuple(sprites[i] for i in order))
-
-
-def sample_looks(rng: np.random.Generator) -> Looks:
-    """Draw the looks of a sprite; half of all sprites are plain."""
-    pattern = "plain" if rng.random() < 0.5 else pick(rng, [name for name in PATTERNS if name != "plain"])
-    return Looks(shape=pick(rng, SHAPES), colour=pick(rng, SPRITE_COLOURS), pattern=pattern)
-
-
-def sample_background(rng: np.random.Generator) -> Background:
-    """Draw a background whose two colours can be told apart, with a slow drift or a still camera."""
-    ground = pick(rng, BACKGROUND_COLOURS)
-    still = rng.random() < STILL_CAMERA
-    angle, speed = float(rng.uniform(0, 2 * math.pi)), 0.0 if still else float(rng.uniform(0.01, 0.03))
-    return Background(
-        texture=pick(rng, TEXTURES),
-        ground=ground,
-        figure=pick(rng, figures_for(ground)),
-        phase=(float(rng.uniform(-1, 1)), float(rng.uniform(-1, 1))),
-        drift=(speed * math.cos(angle), speed * math.sin(angle)),
-    )
-
-
-def pick(rng: np.random.Generator, names: Iterable[T]) -> T:
-    """One of `names`, all equally likely."""
-    choices = list(names)
-    return choices[int(rng.integers(len(choices)))]
-
-
-def gap(a: Sprite, b: Sprite) -> float:
-    """How far two sprites stand apart in frame 0: 0 is one on the other, 1 is just touching."""
-    return math.dist(a.start, b.start) / (a.size + b.size)
-
-
-def _free_place(rng: np.random.Generator, size: float, others: list[Sprite]) -> Vector:
-    """A start inside the frame that overlaps `others` a little at most; the freest of some tries in a full scene."""
-    room = _room(size)
-    best, freest = (0.0, 0.0), -1.0
-    for x, y in rng.uniform(-room, room, size=(24, 2)).tolist():
-        free = min((math.dist((x, y), other.start) / (size + other.size) for other in others), default=math.inf)
-        if free >= 0.9:
-            return x, y
-        if free > freest:
-            best, freest = (x, y), free
-    return best
-
-
-def _room(size: float) -> float:
+def room(size: float) -> float:
     """How far from the middle a sprite's centre may go, so that nearly all of it stays in view."""
     return 0.95 - size
 
 
 def centres(sprite: Sprite, frames: int) -> np.ndarray:
     """Where the sprite's centre is: F2 float32 (x, y), bouncing between the borders."""
-    room = _room(sprite.size)
+    reach = room(sprite.size)
     straight = np.array(sprite.start) + np.arange(frames)[:, None] * np.array(sprite.velocity)
-    return (room - np.abs((straight + room) % (4 * room) - 2 * room)).astype(np.float32)
+    return (reach - np.abs((straight + reach) % (4 * reach) - 2 * reach)).astype(np.float32)
 
 
 def draw(scene: Scene, frames: int, height: int, width: int) -> Drawing:

@@ -10,7 +10,7 @@ from kiwi.__main__ import main
 from kiwi.cli.sandbox import preview
 from kiwi.errors import InputError
 from kiwi.media.image import read_image
-from kiwi.sandbox.edits import make_pair
+from kiwi.sandbox.pairs import make_pair
 
 
 def test_export_writes_the_world(tmp_path, capsys):

@@ -10,7 +10,7 @@ import pytest
 
 from kiwi.errors import InputError
 from kiwi.sandbox import grammar
-from kiwi.sandbox.edits import CATEGORIES, VISIBLE, EditPair, make_pair
+from kiwi.sandbox.pairs import CATEGORIES, VISIBLE, EditPair, make_pair
 from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS
 from kiwi.sandbox.styles import STYLES, grey, invert, posterise, sepia
 from kiwi.sandbox.world import render, sprite_masks

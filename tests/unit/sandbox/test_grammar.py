@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import string
 
-import numpy as np
 import pytest
 
 from kiwi.sandbox import grammar
 from kiwi.sandbox.drawing import PATTERNS, SHAPES
 from kiwi.sandbox.palette import SPRITE_COLOURS
-from kiwi.sandbox.world import Background, Looks, Scene, Sprite, scene_at
+from kiwi.sandbox.sampling import NEW_WORDINGS, dice, scene_at
+from kiwi.sandbox.world import Background, Looks, Scene, Sprite
 
 WHITE = Background(texture="plain", ground="white", figure="white")
 
@@ -74,14 +74,15 @@ def test_twins_are_told_apart_by_their_place():
 
 
 def test_there_are_several_wordings_of_every_kind_and_each_is_a_sentence():
-    rng = np.random.default_rng(0)
+    train, new = dice(0, 0), dice(0, 0, split="new_words")
     slots = {"it": "the ring", "a": "a star", "colour": "red", "shape": "star"}
     slots |= {"place": "at the top", "motion": "", "background": "plain grey"}
     for kind, wordings in grammar.WORDINGS.items():
         assert len(set(wordings)) == len(wordings) >= 4
-        sentences = {grammar.phrase(kind, rng, **slots) for _ in range(200)}
-        assert len(sentences) == len(wordings)
-        for sentence in sentences:
+        said, unsaid = ({grammar.phrase(kind, given, **slots) for _ in range(200)} for given in (train, new))
+        assert (len(said), len(unsaid)) == (len(wordings) - NEW_WORDINGS, NEW_WORDINGS)
+        assert not said & unsaid
+        for sentence in said | unsaid:
             assert sentence[0] in string.ascii_uppercase
             assert sentence.endswith(".")
             assert "{" not in sentence

@@ -13,6 +13,7 @@ import pytest
 from kiwi.errors import InputError
 from kiwi.sandbox.drawing import PATTERNS, SHAPES, TEXTURES
 from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS, figures_for, lab_distance
+from kiwi.sandbox.sampling import scene_at
 from kiwi.sandbox.world import (
     MARK_SHADE,
     Background,
@@ -22,7 +23,6 @@ from kiwi.sandbox.world import (
     centres,
     draw,
     render,
-    scene_at,
     sprite_masks,
 )
 
