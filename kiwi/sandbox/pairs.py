@@ -106,6 +106,7 @@ class EditPair:
     Args:
         source, target: FHWC uint8.
         mask: FHW bool, where the edit may show; outside it source and target are equal to the last bit.
+        new: FHW bool, the part of the mask in which the target shows what the source does not hold.
         instruction: one wording of the edit.
         reference: HWC uint8, square, as high as the video's short side; None where the words say everything.
         category: one of CATEGORIES.
@@ -117,6 +118,7 @@ class EditPair:
     source: np.ndarray
     target: np.ndarray
     mask: np.ndarray
+    new: np.ndarray
     instruction: str
     reference: np.ndarray | None
     category: str
@@ -162,7 +164,10 @@ def make_pair(
         edit = PROPOSALS[category](scene, given)
         after = draw(edit.apply(scene), frames, height, width)
         target = edit.stylise(after.video)
-        mask = np.ones(before.video.shape[:3], bool) if category == "global_style" else _changed(before, after)
+        new, old = _only(after, before), _only(before, after)
+        if category == "global_style":
+            new = np.ones_like(new)
+        mask = new | old
         if _shows(before.video, target, mask):
             break
     else:
@@ -172,6 +177,7 @@ def make_pair(
         source=before.video,
         target=target,
         mask=mask,
+        new=new,
         instruction=edit.instruction(scene, given),
         reference=None if pictured is None else render(pictured, 1, side, side)[0],
         category=category,
@@ -196,15 +202,14 @@ def check_categories(categories: Sequence[str] | None) -> tuple[str, ...]:
     return names
 
 
-def _changed(before: Drawing, after: Drawing) -> np.ndarray:
-    """Where anything is seen that only one of the two scenes holds: FHW bool."""
-    region = np.zeros(before.video.shape[:3], bool)
-    for one, other in ((before, after), (after, before)):
-        if one.scene.background != other.scene.background:
-            region |= one.background > 0
-        for sprite, visible in zip(one.scene.sprites, one.sprites, strict=True):
-            if sprite not in other.scene.sprites:
-                region |= visible > 0
+def _only(one: Drawing, other: Drawing) -> np.ndarray:
+    """Where anything is seen that only the first of two scenes holds: FHW bool."""
+    region = np.zeros(one.video.shape[:3], bool)
+    if one.scene.background != other.scene.background:
+        region |= one.background > 0
+    for sprite, visible in zip(one.scene.sprites, one.sprites, strict=True):
+        if sprite not in other.scene.sprites:
+            region |= visible > 0
     return region
 
 

@@ -41,7 +41,7 @@ TEXTURE_CONTRAST = 38.0
 
 def lab_distance(a: RGB, b: RGB) -> float:
     """Distance of two sRGB colours (0..255) in CIELAB (D65): about 2 is just noticeable, black to white is 100."""
-    return float(np.linalg.norm(_lab(a) - _lab(b)))
+    return float(np.linalg.norm(to_lab(np.array(a)) - to_lab(np.array(b))))
 
 
 @cache
@@ -51,10 +51,11 @@ def figures_for(ground: str) -> tuple[str, ...]:
     return tuple(name for name, rgb in BACKGROUND_COLOURS.items() if lab_distance(rgb, behind) >= TEXTURE_CONTRAST)
 
 
-def _lab(colour: RGB) -> np.ndarray:
-    srgb = np.array(colour) / 255.0
+def to_lab(colours: np.ndarray) -> np.ndarray:
+    """sRGB 0..255 in the last axis to CIELAB (D65), float32 of the same shape."""
+    srgb = np.asarray(colours, np.float32) / 255.0
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
-    xyz = to_xyz @ linear / (0.9505, 1.0, 1.089)
-    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32)
+    xyz = linear @ to_xyz.T / np.array([0.9505, 1.0, 1.089], np.float32)
+    x, y, z = np.moveaxis(np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116), -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
