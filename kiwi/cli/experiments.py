@@ -29,7 +29,7 @@ def read_editor(file: Path) -> EditorExperiment:
     Raises:
         InputError: it cannot be read, trains no editor, or holds values of another type.
     """
-    from kiwi.data.datamodule import manifests_of
+    from kiwi.data.datamodule import data_sets_of
     from kiwi.experiment import read_experiment, section
     from kiwi.models.config import TRAINABLE, KiwiConfig
     from kiwi.spec import from_dict
@@ -47,5 +47,5 @@ def read_editor(file: Path) -> EditorExperiment:
         if type(value := data.get(name, least)) is not int or value < least:
             raise InputError(f"data.{name} of {file} is no whole number from {least} on", got=repr(value))
     for name in ("train", "validation"):
-        data[name] = manifests_of(said.get(name) or [], f"data.{name} of {file}")
+        data[name] = data_sets_of(said.get(name) or [], f"data.{name} of {file}")
     return EditorExperiment(config, parts, data, found.get("seed_everything", 0))

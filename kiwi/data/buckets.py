@@ -10,15 +10,21 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 from kiwi.data.manifest import EditRecord
 from kiwi.data.sample import TaskKind
+from kiwi.data.world import Rendered, WorldRecord
 from kiwi.errors import ManifestError
 from kiwi.media.image import fit_size, snap_frames
 from kiwi.media.video import VideoInfo, probe
 
 log = logging.getLogger(__name__)
+
+
+Record = EditRecord | WorldRecord
+"""An edit to learn from, from files or drawn."""
 
 
 class Bucket(NamedTuple):
@@ -34,11 +40,11 @@ class Bucket(NamedTuple):
         return f"{self.task.value} {self.height}x{self.width}, {self.frames} frames, {self.references} references"
 
 
-def assign(records: Sequence[EditRecord], *, max_pixels: int, max_frames: int, multiple: int) -> list[Bucket]:
+def assign(records: Sequence[Record], *, max_pixels: int, max_frames: int, multiple: int) -> list[Bucket]:
     """The bucket of each record, from the headers of its files.
 
     Args:
-        records: of one manifest.
+        records: of one manifest or world.
         max_pixels: height x width at most; larger videos are shrunk.
         max_frames: frames at most, the first ones are taken; 1 makes image pairs of videos.
         multiple: heights and widths are multiples of this.
@@ -55,11 +61,11 @@ def assign(records: Sequence[EditRecord], *, max_pixels: int, max_frames: int, m
     return [bucket for bucket, _ in planned]
 
 
-def _plan(record: EditRecord, max_pixels: int, max_frames: int, multiple: int) -> tuple[Bucket, str]:
-    source = probe(record.source)
+def _plan(record: Record, max_pixels: int, max_frames: int, multiple: int) -> tuple[Bucket, str]:
+    source = _info(record.source)
     found = source.frames
     if record.target is not None:
-        target = probe(record.target)
+        target = _info(record.target)
         # A codec may round sizes, so a few pixels are forgiven: both sides are cropped to the bucket anyway.
         if _differ(source, target):
             raise ManifestError(
@@ -69,7 +75,7 @@ def _plan(record: EditRecord, max_pixels: int, max_frames: int, multiple: int) -
             )
         found = min(found, target.frames)
         if record.mask is not None:
-            _require_alike(record, target, probe(record.mask))
+            _require_alike(record, target, _info(record.mask))
     frames = snap_frames(min(found, max_frames))
     height, width = fit_size(source.height, source.width, max_pixels=max_pixels, multiple=multiple)
     before, after = (
@@ -82,12 +88,16 @@ def _plan(record: EditRecord, max_pixels: int, max_frames: int, multiple: int) -
     return Bucket(TaskKind.of(frames, count), height, width, frames, count), change
 
 
+def _info(place: Path | Rendered) -> VideoInfo:
+    return place.info() if isinstance(place, Rendered) else probe(place)
+
+
 def _differ(one: VideoInfo, other: VideoInfo) -> bool:
     """Whether two videos have different shapes."""
     return abs(one.height * other.width - one.width * other.height) > 0.02 * one.width * other.height
 
 
-def _require_alike(record: EditRecord, target: VideoInfo, mask: VideoInfo) -> None:
+def _require_alike(record: Record, target: VideoInfo, mask: VideoInfo) -> None:
     """Refuse a mask that does not lie on its target, frame by frame and pixel by pixel."""
     if mask.frames != target.frames or _differ(mask, target):
         raise ManifestError(

@@ -8,19 +8,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import lightning as L
 from torch.utils.data import DataLoader, Sampler
 
 from kiwi.data.augmentation import AugmentationSpec, NoAugmentation, ShrinkReferences
-from kiwi.data.buckets import Bucket, assign
+from kiwi.data.buckets import Bucket, Record, assign
 from kiwi.data.dataset import EditDataset
 from kiwi.data.feature_cache import FeatureCache
-from kiwi.data.manifest import EditRecord, read_manifest
+from kiwi.data.manifest import read_manifest
 from kiwi.data.mixture import Cell, shares
 from kiwi.data.sample import EditBatch, collate
 from kiwi.data.sampler import MixtureSampler, OnceSampler
+from kiwi.data.world import World
 from kiwi.errors import CheckpointError, InputError
 from kiwi.keyed import key
 
@@ -47,33 +49,49 @@ class Manifest:
             raise InputError(f"max_frames of {self.path} must be at least 1", got=self.max_frames)
 
 
-def manifests_of(rows: Any, where: str) -> list[Manifest]:
-    """Manifests from an experiment's list of mappings.
+def data_sets_of(rows: Any, where: str) -> list[Manifest | World]:
+    """Manifests and worlds from an experiment's list of mappings.
 
     Raises:
         InputError: something else, unknown fields, or values of another type.
     """
-    hints: dict[str, tuple[type, ...]] = {"path": (str,), "max_frames": (int,), "weight": (int, float)}
     for row in rows if isinstance(rows, list) else [rows]:
-        if not isinstance(rows, list) or not isinstance(row, dict) or not {"path"} <= row.keys() <= hints.keys():
-            wanted = f"a list of mappings with {', '.join(hints)}"
-            raise InputError(f"{where} holds no manifests", got=repr(row), wanted=wanted)
+        hints = _MANIFEST if isinstance(row, dict) and "path" in row else _WORLD
+        needed = {next(iter(hints))}
+        if not isinstance(rows, list) or not isinstance(row, dict) or not hints.keys() >= row.keys() >= needed:
+            wanted = f"a list of mappings with {', '.join(_MANIFEST)}, or of a world with {', '.join(_WORLD)}"
+            raise InputError(f"{where} holds no manifests or worlds", got=repr(row), wanted=wanted)
         if wrong := [name for name, value in row.items() if not isinstance(value, hints[name])]:
-            raise InputError(f"{wrong[0]} of a manifest in {where} has the wrong type", got=repr(row[wrong[0]]))
-    return [Manifest(**row) for row in rows]
+            raise InputError(f"{wrong[0]} of a data set in {where} has the wrong type", got=repr(row[wrong[0]]))
+    return [Manifest(**row) if "path" in row else World(**row) for row in rows]
+
+
+_MANIFEST: dict[str, tuple[type, ...]] = {"path": (str,), "max_frames": (int,), "weight": (int, float, NoneType)}
+_WORLD: dict[str, tuple[type, ...]] = {
+    "items": (int,),
+    "seed": (int,),
+    "max_frames": (int,),
+    "size": (int,),
+    "width": (int, NoneType),
+    "level": (str,),
+    "split": (str,),
+    "categories": (list, NoneType),
+    "weight": (int, float, NoneType),
+}
 
 
 class EditData(L.LightningDataModule):
     """Edits for training and validation.
 
     Args:
-        train: manifests that are trained on, mixed by their weights.
-        validation: manifests that are not.
+        train: manifests, and worlds of the sandbox, that are trained on, mixed by their weights.
+        validation: such that are not.
         root: folder that the manifests' paths start from.
         max_pixels: height x width of a video at most; larger ones are shrunk.
         multiple: heights and widths are multiples of this; the command line takes it from the model.
         batch_size: samples a batch, of each process.
-        holdout: this many source videos are taken out of `train`, with all their records, and validated on.
+        holdout: this many source videos are taken out of `train`, with all their records, and validated on; of files
+            alone, since worlds have splits of their own.
         categories: weights of edit categories (the manifests' column edited_type) within each manifest, 1 for those not
             named; samples without one are of the category "none".
         augmentation: of training samples.
@@ -85,8 +103,8 @@ class EditData(L.LightningDataModule):
 
     def __init__(
         self,
-        train: list[Manifest],
-        validation: list[Manifest] | None = None,
+        train: list[Manifest | World],
+        validation: list[Manifest | World] | None = None,
         root: str = ".",
         max_pixels: int = 720 * 1280,
         multiple: int = 32,
@@ -115,7 +133,7 @@ class EditData(L.LightningDataModule):
         if self.sets:
             return
         train, validation = self._read(self.train), self._read(self.validation)
-        held_out = self._held_out({record.source for _, record, _ in train})
+        held_out = self._held_out({record.source for _, record, _ in train if isinstance(record.source, Path)})
         validation += [item for item in train if item[1].source in held_out]
         train = [item for item in train if item[1].source not in held_out]
         self.cells = [(number, record.category or "none") for number, record, _ in train]
@@ -203,19 +221,18 @@ class EditData(L.LightningDataModule):
         for counter in (kinds, categories)[: 1 + (set(categories) != {"none"})]:
             log.info("mixture: %s", ", ".join(f"{share:.1%} {name}" for name, share in sorted(counter.items())))
 
-    def _read(self, manifests: Sequence[Manifest]) -> list[tuple[int, EditRecord, Bucket]]:
-        """Every record with the number of its manifest and its bucket."""
+    def _read(self, data_sets: Sequence[Manifest | World]) -> list[tuple[int, Record, Bucket]]:
+        """Every record with the number of its data set and its bucket."""
         items = []
-        for number, manifest in enumerate(manifests):
-            records = read_manifest(self.root / manifest.path)
-            buckets = assign(
-                records, max_pixels=self.max_pixels, max_frames=manifest.max_frames, multiple=self.multiple
-            )
+        for number, one in enumerate(data_sets):
+            records: list[Record] = []
+            records += one.records() if isinstance(one, World) else read_manifest(self.root / one.path)
+            buckets = assign(records, max_pixels=self.max_pixels, max_frames=one.max_frames, multiple=self.multiple)
             items += [(number, record, bucket) for record, bucket in zip(records, buckets, strict=True)]
         return items
 
     def _held_out(self, sources: set[Path]) -> set[Path]:
-        if self.holdout >= len(sources):
+        if self.holdout and self.holdout >= len(sources):
             raise InputError(
                 "data.holdout leaves nothing to train on", got=f"{self.holdout} of {len(sources)} source videos"
             )
@@ -237,5 +254,5 @@ class EditData(L.LightningDataModule):
         )
 
 
-def _dataset(items: Sequence[tuple[int, EditRecord, Bucket]], *more: Any) -> EditDataset:
+def _dataset(items: Sequence[tuple[int, Record, Bucket]], *more: Any) -> EditDataset:
     return EditDataset([record for _, record, _ in items], [bucket for *_, bucket in items], *more)

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from kiwi.data.augmentation import AugmentationSpec, NoAugmentation
-from kiwi.data.buckets import Bucket
+from kiwi.data.buckets import Bucket, Record
 from kiwi.data.feature_cache import FeatureCache
-from kiwi.data.manifest import EditRecord
 from kiwi.data.sample import EditSample, Pixels
 from kiwi.data.sampler import Draw
+from kiwi.data.world import Rendered
 from kiwi.errors import KiwiError, ManifestError
 from kiwi.media.image import crop_resize, letterbox, read_image
 from kiwi.media.video import read_video
@@ -59,7 +59,7 @@ class EditDataset(Dataset[EditSample]):
 
     def __init__(
         self,
-        records: Sequence[EditRecord],
+        records: Sequence[Record],
         buckets: Sequence[Bucket],
         augmentation: AugmentationSpec = NoAugmentation(),  # noqa: B008  (frozen)
         seed: int = 0,
@@ -171,21 +171,26 @@ def letterboxed(pictures: Sequence[Pixels], height: int, width: int, shrinks: Se
     return np.stack(boxed) if boxed else np.zeros((0, height, width, 3), np.uint8)
 
 
-def _id(record: EditRecord, bucket: Bucket) -> str:
+def _id(record: Record, bucket: Bucket) -> str:
     return f"{record.id}/{bucket.frames}f"
 
 
-def _clip(path: Path, bucket: Bucket) -> Pixels:
-    video = read_video(path, max_frames=bucket.frames)
-    return crop_resize(video.frames_FHWC, bucket.height, bucket.width)
+def _clip(place: Path | Rendered, bucket: Bucket) -> Pixels:
+    if isinstance(place, Rendered):
+        frames = place.frames()[: bucket.frames]
+    else:
+        frames = read_video(place, max_frames=bucket.frames).frames_FHWC
+    return crop_resize(frames, bucket.height, bucket.width)
 
 
-def _picture(file: Path | bytes, where: str) -> Pixels:
+def _picture(place: Path | bytes | Rendered, where: str) -> Pixels:
     """A reference image as one frame, (1, H, W, 3)."""
-    return read_image(file, name=f"the reference of {where}")[None]
+    if isinstance(place, Rendered):
+        return place.frames()
+    return read_image(place, name=f"the reference of {where}")[None]
 
 
-def _mask(record: EditRecord, bucket: Bucket) -> NDArray[np.bool_]:
+def _mask(record: Record, bucket: Bucket) -> NDArray[np.bool_]:
     """Where the edit may show, (F, H, W): the mask as a clip of its bucket, white from half up.
 
     Raises:

@@ -29,6 +29,7 @@ from torch import Tensor
 from kiwi import console
 from kiwi.data.buckets import Bucket
 from kiwi.data.sample import Latents
+from kiwi.data.world import Rendered
 from kiwi.errors import InputError
 from kiwi.media.files import atomic_path, require_place, sha256, write_json
 from kiwi.models.pictures import Seen
@@ -37,6 +38,9 @@ FORMAT = 2
 """Of the folder, and of how a clip is brought to its size: a change of either makes another cache."""
 
 Dtype = Literal["float16", "float32"]
+
+Place = Path | bytes | Rendered
+"""Where a clip or picture comes from."""
 
 Entry = Latents | Seen
 """What the VAE says about a clip, or what the vision tower saw of one."""
@@ -228,14 +232,15 @@ class FeatureCache:
                     del self.shards[key]
         return damaged
 
-    def contents(self, files: Iterable[Path | bytes]) -> dict[Path | bytes, str]:
+    def contents(self, files: Iterable[Place]) -> dict[Place, str]:
         """Content hashes of files, or of what they hold; those seen before, unchanged in size and time, are not read.
 
         Args:
-            files: paths, or encoded images.
+            files: paths, encoded images, or what is drawn.
         """
         files = set(files)
-        held = {file: hashlib.sha256(file).hexdigest() for file in files if isinstance(file, bytes)}
+        held: dict[Place, str] = {file: hashlib.sha256(file).hexdigest() for file in files if isinstance(file, bytes)}
+        held |= {file: file.content() for file in files if isinstance(file, Rendered)}
         table = self.folder / "files.jsonl"
         lines = table.read_text(encoding="utf-8", errors="replace").splitlines() if table.exists() else []
         known = dict(_entries(lines))

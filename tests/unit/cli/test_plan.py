@@ -99,7 +99,7 @@ def test_a_size_or_an_experiment_is_counted_not_both(capsys):
         ("model: 5", "model of .* is no mapping"),
         ("data: 5", "data of .* is no mapping"),
         ("data: {train: video.csv}", "holds no manifests"),
-        ("data: {train: [{path: a.csv, max_frame: 1}]}", "holds no manifests"),
+        ("data: {train: [{path: a.csv, max_frame: 1}]}", "holds no manifests or worlds"),
         ("data: {train: [{path: a.csv, max_frames: '1'}]}", "wrong type"),
         ("data: {max_pixels: '1024'}", "no whole number"),
         ("model: {init_args: {train_parts: [nonsense]}}", "names other things"),
