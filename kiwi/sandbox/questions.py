@@ -1,0 +1,259 @@
+"""Questions about the world and their answers: what a small reader of video learns to see, and to remember, with.
+
+An item is a video, a question in one of several wordings, and the one right answer. What is asked can be seen in the
+video (or in the picture beside it), or read in the question itself. The splits are those of the edits: training asks
+neither about what it never shows nor in the last wordings of a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kiwi.errors import InputError
+from kiwi.sandbox import grammar
+from kiwi.sandbox.edits import SubjectReference
+from kiwi.sandbox.pairs import CATEGORIES, PROPOSALS
+from kiwi.sandbox.sampling import Dice, dice, sample_scene
+from kiwi.sandbox.world import Scene, Vector, render
+
+WORDINGS: dict[str, tuple[str, ...]] = {
+    "describe": (
+        "Describe the video.",
+        "What does the video show?",
+        "Say what can be seen.",
+        "Tell me what is in this clip.",
+        "Put the whole clip into words.",
+        "What is there to see?",
+    ),
+    "locate": (
+        "Where is {it}?",
+        "In which part of the frame is {it}?",
+        "Tell me where {it} is.",
+        "Find {it}.",
+        "Where does one see {it}?",
+        "Point out the place of {it}.",
+    ),
+    "identify": (
+        "What is {place}?",
+        "Which object is {place}?",
+        "Name the thing {place}.",
+        "What can be seen {place}?",
+        "Say what stands {place}.",
+        "What would one find {place}?",
+    ),
+    "background": (
+        "What is the background?",
+        "Describe the background.",
+        "What is behind everything?",
+        "Which background does the video have?",
+        "Put the background into words.",
+        "What does everything stand in front of?",
+    ),
+    "count": (
+        "How many objects are there?",
+        "Count the objects.",
+        "What is the number of objects?",
+        "How many things does the video show?",
+        "Tell me the number of things.",
+        "How many shapes can be counted?",
+    ),
+    "move": (
+        "Which way does {it} move?",
+        "In which direction does {it} go?",
+        "Where is {it} moving to?",
+        "Tell me how {it} moves.",
+        "What is the direction of {it}?",
+        "Whither does {it} travel?",
+    ),
+    "picture": (
+        "What does the reference image show?",
+        "Describe the reference picture.",
+        "What is in the reference image?",
+        "Name what the picture beside the video shows.",
+        "Put the reference picture into words.",
+        "What would one see in the reference image?",
+    ),
+    "repeat": (
+        "Repeat: {text}",
+        "Say this again: {text}",
+        "Say after me: {text}",
+        "Write this down: {text}",
+        "Echo these words: {text}",
+        "Let me hear again: {text}",
+    ),
+}
+TASKS = tuple(WORDINGS)
+
+NUMBERS = ("no objects", "one object", "two objects", "three objects")
+DIRECTIONS: dict[str, Vector] = {"to the left": (-1, 0), "to the right": (1, 0), "up": (0, -1), "down": (0, 1)}
+
+CLEAR = 0.12
+"""A place is asked for only where the next one is this much farther away: half short sides."""
+
+_ATTEMPTS = 64
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Question:
+    """One question of the world.
+
+    Args:
+        video: FHWC uint8.
+        picture: HWC uint8, square; None unless the question is about one.
+        words: the question.
+        answer: the one right answer, a sentence.
+        task: one of TASKS.
+        id: unique in all worlds.
+    """
+
+    video: np.ndarray
+    picture: np.ndarray | None
+    words: str
+    answer: str
+    task: str
+    id: str
+
+
+def ask(
+    seed: int,
+    index: int,
+    *,
+    frames: int,
+    height: int,
+    width: int,
+    tasks: Sequence[str] | None = None,
+    level: str = "full",
+    split: str = "train",
+) -> Question:
+    """Question `index` of the world `seed`; the same arguments give the same one, to the bit.
+
+    Args:
+        frames: length of the video.
+        height, width: in pixels.
+        tasks: what is asked, all by default; they take turns by index.
+        level, split: names in LEVELS and Split (kiwi.sandbox.sampling).
+
+    Raises:
+        InputError: an unknown task, level or split, a negative seed or index, a video without frames or pixels.
+    """
+    names = check_tasks(tasks)
+    task = names[index % len(names)]
+    for attempt in range(_ATTEMPTS):
+        given = dice(seed, index, len(CATEGORIES) + TASKS.index(task), attempt, level=level, split=split)
+        scene = sample_scene(given)
+        if (asked := _ASK[task](scene, given)) is None:
+            continue
+        slots, answer, pictured = asked
+        side = min(height, width)
+        return Question(
+            video=render(scene, frames, height, width),
+            picture=None if pictured is None else render(pictured, 1, side, side)[0],
+            words=given.wording(WORDINGS[task]).format(**slots),
+            answer=answer[0].upper() + answer[1:].rstrip(".") + ".",
+            task=task,
+            id=f"{level}-{split}-{seed}-{task}-{index:06d}",
+        )
+    raise AssertionError(f"nothing to {task} in world {seed} at {index}")
+
+
+def check_tasks(tasks: Sequence[str] | None) -> tuple[str, ...]:
+    """The tasks as a tuple, all of them for None.
+
+    Raises:
+        InputError: an unknown name, a name twice, or none at all.
+    """
+    names = TASKS if tasks is None else tuple(tasks)
+    if set(names) - set(TASKS) or not names or len(set(names)) < len(names):
+        wanted = f"some of {', '.join(TASKS)}, each once"
+        raise InputError("The tasks cannot be used", got=", ".join(names) or "none", wanted=wanted)
+    return names
+
+
+Asked = tuple[dict[str, str], str, Scene | None]
+"""What fills the question's wording, its answer, and what a picture beside the video shows."""
+
+
+def _describe(scene: Scene, given: Dice) -> Asked:
+    return {}, grammar.caption(scene), None
+
+
+def _locate(scene: Scene, given: Dice) -> Asked | None:
+    # Of twins only their places could be told: the question would hold the answer.
+    clear = {i: clear_place(sprite.start) for i, sprite in enumerate(scene.sprites) if not _has_twin(scene, i)}
+    index = _pick(given, [i for i, place in clear.items() if place])
+    return None if index is None else ({"it": grammar.refer(scene, index, given)}, clear[index] or "", None)
+
+
+def _identify(scene: Scene, given: Dice) -> Asked | None:
+    places = [grammar.place(sprite.start) for sprite in scene.sprites]
+    alone = [i for i, s in enumerate(scene.sprites) if clear_place(s.start) and places.count(places[i]) == 1]
+    index = _pick(given, alone)
+    if index is None:
+        return None
+    return {"place": places[index]}, grammar.a(grammar.name(scene.sprites[index].looks)), None
+
+
+def _background(scene: Scene, given: Dice) -> Asked:
+    return {}, grammar.describe(scene.background), None
+
+
+def _count(scene: Scene, given: Dice) -> Asked:
+    return {}, NUMBERS[len(scene.sprites)], None
+
+
+def _move(scene: Scene, given: Dice) -> Asked | None:
+    told = {i: direction(s.velocity) for i, s in enumerate(scene.sprites) if not _has_twin(scene, i)}
+    index = _pick(given, [i for i, words in told.items() if words])
+    return None if index is None else ({"it": grammar.refer(scene, index, given)}, told[index] or "", None)
+
+
+def _picture(scene: Scene, given: Dice) -> Asked | None:
+    category = given.pick(("subject_reference", "background_reference"))
+    edit = PROPOSALS[category](scene, given)
+    pictured = edit.reference()
+    assert pictured is not None
+    if isinstance(edit, SubjectReference):
+        return {}, grammar.a(grammar.name(edit.looks)), pictured
+    return {}, grammar.describe(pictured.background), pictured
+
+
+def _repeat(scene: Scene, given: Dice) -> Asked:
+    text = PROPOSALS[given.pick(CATEGORIES)](scene, given).instruction(scene, given)
+    return {"text": text}, text, None
+
+
+_ASK: dict[str, Callable[[Scene, Dice], Asked | None]] = {
+    "describe": _describe,
+    "locate": _locate,
+    "identify": _identify,
+    "background": _background,
+    "count": _count,
+    "move": _move,
+    "picture": _picture,
+    "repeat": _repeat,
+}
+
+
+def clear_place(position: Vector) -> str | None:
+    """The words for a position, where no other words fit nearly as well."""
+    distances = sorted(np.hypot(x - position[0], y - position[1]) for x, y in grammar.PLACES.values())
+    return grammar.place(position) if distances[1] - distances[0] >= CLEAR else None
+
+
+def direction(velocity: Vector) -> str | None:
+    """The words for a motion, where it is mostly along one axis and not too slow to see."""
+    along = {words: x * velocity[0] + y * velocity[1] for words, (x, y) in DIRECTIONS.items()}
+    words = max(along, key=lambda name: along[name])
+    return words if along[words] >= 0.02 and along[words] >= 0.9 * float(np.hypot(*velocity)) else None
+
+
+def _has_twin(scene: Scene, index: int) -> bool:
+    looks = [sprite.looks for sprite in scene.sprites]
+    return looks.count(looks[index]) > 1
+
+
+def _pick(given: Dice, indices: Sequence[int]) -> int | None:
+    return given.pick(indices) if indices else None

@@ -1,0 +1,90 @@
+"""Questions: every one has an answer that can be seen, read or counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from kiwi.errors import InputError
+from kiwi.sandbox import grammar
+from kiwi.sandbox.questions import NUMBERS, TASKS, WORDINGS, ask, clear_place, direction
+from kiwi.sandbox.sampling import NEW_WORDINGS, Split, is_new_thing
+
+SIZE = {"frames": 5, "height": 32, "width": 32}
+QUESTIONS = [ask(0, index, **SIZE) for index in range(240)]
+
+
+def of(task):
+    return [question for question in QUESTIONS if question.task == task]
+
+
+def test_tasks_take_turns_and_a_question_is_a_function_of_seed_and_index():
+    assert set(Counter(question.task for question in QUESTIONS).values()) == {30}
+    again = ask(0, 17, **SIZE)
+    assert (again.words, again.answer, again.id) == (QUESTIONS[17].words, QUESTIONS[17].answer, QUESTIONS[17].id)
+    assert (again.video == QUESTIONS[17].video).all()
+    assert len({question.id for question in QUESTIONS}) == 240
+    assert ask(1, 17, **SIZE).id not in {question.id for question in QUESTIONS}
+
+
+def test_answers_are_sentences_and_differ():
+    for task in TASKS:
+        answers = {question.answer for question in of(task)}
+        assert len(answers) >= (3 if task in ("count", "move") else 5), task
+        for answer in answers:
+            assert answer[0].isupper()
+            assert answer.endswith(".")
+            assert not answer.endswith("..")
+
+
+def test_every_answer_is_of_its_task():
+    assert {question.answer.lower().rstrip(".") for question in of("locate")} <= set(grammar.PLACES)
+    assert {question.answer.lower().rstrip(".") for question in of("count")} <= set(NUMBERS[1:])
+    assert all(question.words.endswith(question.answer) for question in of("repeat"))
+    for question in of("identify"):
+        assert any(place in question.words for place in grammar.PLACES)
+        assert question.answer.startswith(("A ", "An "))
+    for task in TASKS:
+        assert all((question.picture is not None) == (task == "picture") for question in of(task))
+
+
+def test_the_question_does_not_hold_the_answer():
+    for task in ("locate", "identify", "move"):
+        assert not any(question.answer.lower().rstrip(".") in question.words.lower() for question in of(task)), task
+
+
+def test_only_clear_places_and_directions_are_asked_for():
+    assert clear_place((-0.5, -0.5)) == "in the top left"
+    assert clear_place((-0.25, -0.5)) is None
+    assert direction((0.04, 0.01)) == "to the right"
+    assert direction((0.0, -0.05)) == "up"
+    assert direction((0.03, 0.03)) is None
+    assert direction((0.005, 0.0)) is None
+
+
+@pytest.mark.parametrize("split", list(Split))
+def test_words_and_things_are_of_the_split(split):
+    for index in range(64):
+        question = ask(2, index, **SIZE, split=split)
+        wordings = WORDINGS[question.task]
+        starts = [wording.split("{")[0] for wording in wordings]
+        said = [start for start in starts if question.words.startswith(start)]
+        unsaid = starts[-NEW_WORDINGS:] if split.says_new_words else starts[:-NEW_WORDINGS]
+        assert set(said) & set(unsaid), question.words
+    if not split.holds_new_things:
+        names = " ".join(ask(2, index, **SIZE, split=split, tasks=["describe"]).answer for index in range(100))
+        assert not any(is_new_thing(*pair) and " ".join(pair) in names for pair in _pairs())
+
+
+def _pairs():
+    from kiwi.sandbox.drawing import SHAPES
+    from kiwi.sandbox.palette import SPRITE_COLOURS
+
+    return [(colour, shape) for colour in SPRITE_COLOURS for shape in SHAPES]
+
+
+@pytest.mark.parametrize("tasks", [["locate", "sing"], [], ["count", "count"]])
+def test_unusable_tasks_are_refused_with_the_choices(tasks):
+    with pytest.raises(InputError, match="describe"):
+        ask(0, 0, **SIZE, tasks=tasks)
