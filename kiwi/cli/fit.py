@@ -37,6 +37,7 @@ from kiwi.training.checkpointing import (
     remove_halves,
     require_checkpoint,
 )
+from kiwi.training.language import LitMllm
 from kiwi.training.module import LitKiwi
 from kiwi.training.monitoring import EditQuality
 from kiwi.training.pretraining import LitVae
@@ -44,7 +45,7 @@ from kiwi.training.run_log import RunLog
 
 log = logging.getLogger(__name__)
 
-MODULES: tuple[type[LitModule], ...] = (LitKiwi, LitVae)
+MODULES: tuple[type[LitModule], ...] = (LitKiwi, LitVae, LitMllm)
 """What can be trained: `model.class_path` names one."""
 
 GROUPS: dict[str, type] = {"data": EditData, "quality": EditQuality}

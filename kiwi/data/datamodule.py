@@ -6,7 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -22,7 +22,7 @@ from kiwi.data.manifest import read_manifest
 from kiwi.data.mixture import Cell, shares
 from kiwi.data.sample import EditBatch, collate
 from kiwi.data.sampler import MixtureSampler, OnceSampler
-from kiwi.data.world import World
+from kiwi.data.world import Questions, World
 from kiwi.errors import CheckpointError, InputError
 from kiwi.keyed import key
 
@@ -49,42 +49,45 @@ class Manifest:
             raise InputError(f"max_frames of {self.path} must be at least 1", got=self.max_frames)
 
 
-def data_sets_of(rows: Any, where: str) -> list[Manifest | World]:
+DataSet = Manifest | World | Questions
+"""What a mixture is made of."""
+
+
+def data_sets_of(rows: Any, where: str) -> list[DataSet]:
     """Manifests and worlds from an experiment's list of mappings.
 
     Raises:
         InputError: something else, unknown fields, or values of another type.
     """
+    found: list[DataSet] = []
     for row in rows if isinstance(rows, list) else [rows]:
-        hints = _MANIFEST if isinstance(row, dict) and "path" in row else _WORLD
-        needed = {next(iter(hints))}
-        if not isinstance(rows, list) or not isinstance(row, dict) or not hints.keys() >= row.keys() >= needed:
-            wanted = f"a list of mappings with {', '.join(_MANIFEST)}, or of a world with {', '.join(_WORLD)}"
-            raise InputError(f"{where} holds no manifests or worlds", got=repr(row), wanted=wanted)
-        if wrong := [name for name, value in row.items() if not isinstance(value, hints[name])]:
+        kind = next((kind for kind in _KINDS if isinstance(row, dict) and next(iter(_HINTS[kind])) in row), None)
+        if not isinstance(rows, list) or kind is None or not row.keys() <= _HINTS[kind].keys():
+            wanted = "; or ".join(f"{', '.join(hints)}" for hints in _HINTS.values())
+            raise InputError(f"{where} holds no manifests or worlds", got=repr(row), wanted=f"mappings with {wanted}")
+        if wrong := [name for name, value in row.items() if not isinstance(value, _HINTS[kind][name])]:
             raise InputError(f"{wrong[0]} of a data set in {where} has the wrong type", got=repr(row[wrong[0]]))
-    return [Manifest(**row) if "path" in row else World(**row) for row in rows]
+        found.append(kind(**row))
+    return found
 
 
-_MANIFEST: dict[str, tuple[type, ...]] = {"path": (str,), "max_frames": (int,), "weight": (int, float, NoneType)}
-_WORLD: dict[str, tuple[type, ...]] = {
-    "items": (int,),
-    "seed": (int,),
-    "max_frames": (int,),
-    "size": (int,),
-    "width": (int, NoneType),
-    "level": (str,),
-    "split": (str,),
-    "categories": (list, NoneType),
-    "weight": (int, float, NoneType),
+_KINDS: tuple[type[DataSet], ...] = (Manifest, World, Questions)
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "str": (str,),
+    "int | None": (int, NoneType),
+    "float | None": (int, float, NoneType),
+    "list[str] | None": (list, NoneType),
 }
+_HINTS = {kind: {field.name: _TYPES[str(field.type)] for field in fields(kind)} for kind in _KINDS}
+"""What may stand in the fields of a data set; the first one tells the kinds apart."""
 
 
 class EditData(L.LightningDataModule):
     """Edits for training and validation.
 
     Args:
-        train: manifests, and worlds of the sandbox, that are trained on, mixed by their weights.
+        train: manifests, and worlds or questions of the sandbox, that are trained on, mixed by their weights.
         validation: such that are not.
         root: folder that the manifests' paths start from.
         max_pixels: height x width of a video at most; larger ones are shrunk.
@@ -103,8 +106,8 @@ class EditData(L.LightningDataModule):
 
     def __init__(
         self,
-        train: list[Manifest | World],
-        validation: list[Manifest | World] | None = None,
+        train: list[DataSet],
+        validation: list[DataSet] | None = None,
         root: str = ".",
         max_pixels: int = 720 * 1280,
         multiple: int = 32,
@@ -221,12 +224,12 @@ class EditData(L.LightningDataModule):
         for counter in (kinds, categories)[: 1 + (set(categories) != {"none"})]:
             log.info("mixture: %s", ", ".join(f"{share:.1%} {name}" for name, share in sorted(counter.items())))
 
-    def _read(self, data_sets: Sequence[Manifest | World]) -> list[tuple[int, Record, Bucket]]:
+    def _read(self, data_sets: Sequence[DataSet]) -> list[tuple[int, Record, Bucket]]:
         """Every record with the number of its data set and its bucket."""
         items = []
         for number, one in enumerate(data_sets):
             records: list[Record] = []
-            records += one.records() if isinstance(one, World) else read_manifest(self.root / one.path)
+            records += read_manifest(self.root / one.path) if isinstance(one, Manifest) else one.records()
             buckets = assign(records, max_pixels=self.max_pixels, max_frames=one.max_frames, multiple=self.multiple)
             items += [(number, record, bucket) for record, bucket in zip(records, buckets, strict=True)]
         return items

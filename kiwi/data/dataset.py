@@ -157,6 +157,8 @@ class EditDataset(Dataset[EditSample]):
             task=bucket.task,
             instruction=record.instruction,
             size=(bucket.frames, bucket.height, bucket.width),
+            category=record.category or "none",
+            answer=record.answer,
             source_FHWC=source_FHWC,
             target_FHWC=target_FHWC,
             pictures=pictures,

@@ -43,6 +43,8 @@ class EditRecord:
     instruction: str
     references: tuple[Path | bytes, ...] = ()
     category: str | None = None
+    answer: str = ""
+    """Of a question; manifests have edits alone."""
     mask: Path | None = None
     where: str
 

@@ -74,6 +74,10 @@ class EditSample:
     seen_source: Seen | None = None
     seen_pictures: tuple[Seen, ...] | None = None
     """From a cache, each."""
+    category: str = "none"
+    """Of the edit, or what a question is about."""
+    answer: str = ""
+    """Of a question, which then is the instruction; empty for edits."""
     mask_FHW: NDArray[np.bool_] | None = None
     """Where the edit may show, if that is known and was asked for (`EditDataset.decoded`)."""
 
@@ -98,6 +102,8 @@ class EditBatch:
     source_latents: Latents | None = None
     target_latents: Latents | None = None
     """From a cache."""
+    categories: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
     silent: list[int] = field(default_factory=list)
     """Samples of which the source says nothing, whatever its latents here."""
 
@@ -118,6 +124,8 @@ def collate(samples: Sequence[EditSample]) -> EditBatch:
         references_BRCHW=video_tensor(np.stack([s.references_RHWC for s in samples])).transpose(1, 2),
         source_latents=Latents.stack([s.source_latents for s in samples]),
         target_latents=Latents.stack([s.target_latents for s in samples]),
+        categories=[s.category for s in samples],
+        answers=[s.answer for s in samples],
     )
 
 

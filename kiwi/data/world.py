@@ -1,13 +1,14 @@
-"""The sandbox as a data set: items that are drawn when they are asked for, in the place of a manifest's files."""
+"""The sandbox as data sets: items that are drawn when they are asked for, in the place of a manifest's files."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property, lru_cache
-from typing import Literal
+from functools import lru_cache
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -15,41 +16,124 @@ from kiwi.data.sample import Pixels
 from kiwi.errors import InputError
 from kiwi.media.video import VideoInfo
 from kiwi.sandbox.export import WORLD_VERSION
-from kiwi.sandbox.pairs import EditPair, category_of, check_categories, make_pair
+from kiwi.sandbox.pairs import EditPair, check_categories, make_pair
+from kiwi.sandbox.questions import Question, ask, check_tasks
 
 FPS = Fraction(8)
 """Of rendered clips; nothing in training depends on it."""
 
+Part = Literal["source", "target", "mask", "reference"]
+
 
 @dataclass(frozen=True)
-class Item:
-    """Which item of which world, and how large it is drawn: arguments of `make_pair`."""
+class Item(ABC):
+    """Which item of which world, and how large it is drawn."""
 
     seed: int
     index: int
     frames: int
     height: int
     width: int
-    categories: tuple[str, ...]
     level: str
     split: str
+    kinds: tuple[str, ...]
+    """That take turns by index: categories of edits, or tasks of questions."""
 
-    def draw(self) -> EditPair:
-        """The item; the last few are kept, since source, target and reference are asked for one by one."""
-        return _drawn(self)
+    answer: ClassVar[str] = ""
+    parts: ClassVar[tuple[Part, ...]]
+
+    @property
+    def kind(self) -> str:
+        """Its category or task."""
+        return self.kinds[self.index % len(self.kinds)]
+
+    @property
+    @abstractmethod
+    def id(self) -> str:
+        """Unique in all worlds; nothing is drawn for it."""
+
+    @property
+    @abstractmethod
+    def words(self) -> str:
+        """The instruction or question."""
+
+    @property
+    @abstractmethod
+    def has_reference(self) -> bool:
+        """Whether there is a picture beside the video; nothing is drawn for it."""
+
+    @abstractmethod
+    def draw(self, part: Part) -> Pixels:
+        """One of its clips or pictures, (F, H, W, 3)."""
+
+
+class EditItem(Item):
+    """An edit: source, target, mask, and a reference where its category has one."""
+
+    parts = ("source", "target", "mask")
+
+    @property
+    def id(self) -> str:
+        return f"{self.level}-{self.split}-{self.seed}-{self.index:06d}"
+
+    @property
+    def words(self) -> str:
+        return _pair(self).instruction
+
+    @property
+    def has_reference(self) -> bool:
+        return self.kind.endswith("_reference")
+
+    def draw(self, part: Part) -> Pixels:
+        pair = _pair(self)
+        if part == "mask":
+            return pair.mask[..., None].repeat(3, axis=-1).astype(np.uint8) * 255
+        if part == "reference":
+            assert pair.reference is not None
+            return pair.reference[None]
+        return pair.source if part == "source" else pair.target
+
+
+class QuestionItem(Item):
+    """A question about a video, or about a picture beside it."""
+
+    parts = ("source",)
+
+    @property
+    def id(self) -> str:
+        return f"{self.level}-{self.split}-{self.seed}-{self.kind}-{self.index:06d}"
+
+    @property
+    def words(self) -> str:
+        return _question(self).words
+
+    @property
+    def answer(self) -> str:  # type: ignore[override]
+        return _question(self).answer
+
+    @property
+    def has_reference(self) -> bool:
+        return self.kind == "picture"
+
+    def draw(self, part: Part) -> Pixels:
+        question = _question(self)
+        if part == "source":
+            return question.video
+        assert question.picture is not None
+        return question.picture[None]
+
+
+# The last few are kept, since source, target, reference and words are asked for one by one.
+@lru_cache(maxsize=4)
+def _pair(item: EditItem) -> EditPair:
+    drawn = vars(item) | {"categories": item.kinds}
+    return make_pair(**{name: value for name, value in drawn.items() if name != "kinds"})
 
 
 @lru_cache(maxsize=4)
-def _drawn(item: Item) -> EditPair:
-    return make_pair(**vars(item))
-
-
-_PARTS: dict[str, Callable[[EditPair], Pixels | None]] = {
-    "source": lambda pair: pair.source,
-    "target": lambda pair: pair.target,
-    "mask": lambda pair: 255 * pair.mask[..., None].repeat(3, axis=-1).astype(np.uint8),
-    "reference": lambda pair: None if pair.reference is None else pair.reference[None],
-}
+def _question(item: QuestionItem) -> Question:
+    drawn = vars(item) | {"tasks": item.kinds}
+    return ask(**{name: value for name, value in drawn.items() if name != "kinds"})
 
 
 @dataclass(frozen=True)
@@ -57,13 +141,11 @@ class Rendered:
     """A clip or picture of an item, where a file could be."""
 
     item: Item
-    part: Literal["source", "target", "mask", "reference"]
+    part: Part
 
     def frames(self) -> Pixels:
         """Its frames, (F, H, W, 3)."""
-        frames = _PARTS[self.part](self.item.draw())
-        assert frames is not None
-        return frames
+        return self.item.draw(self.part)
 
     def info(self) -> VideoInfo:
         """What a file's header would say."""
@@ -83,7 +165,7 @@ class Rendered:
         return hashlib.sha256(repr((WORLD_VERSION, self)).encode()).hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class WorldRecord:
     """An item in the place of a manifest's row (`EditRecord`, whose fields these are)."""
 
@@ -91,7 +173,7 @@ class WorldRecord:
 
     @property
     def id(self) -> str:
-        return f"{self.item.level}-{self.item.split}-{self.item.seed}-{self.item.index:06d}"
+        return self.item.id
 
     @property
     def where(self) -> str:
@@ -99,32 +181,39 @@ class WorldRecord:
 
     @property
     def category(self) -> str:
-        return category_of(self.item.index, self.item.categories)
+        return self.item.kind
 
     @property
     def instruction(self) -> str:
-        return self.item.draw().instruction
+        return self.item.words
+
+    @property
+    def answer(self) -> str:
+        return self.item.answer
 
     @property
     def source(self) -> Rendered:
         return Rendered(self.item, "source")
 
     @property
-    def target(self) -> Rendered:
-        return Rendered(self.item, "target")
+    def target(self) -> Rendered | None:
+        return self._part("target")
 
     @property
-    def mask(self) -> Rendered:
-        return Rendered(self.item, "mask")
+    def mask(self) -> Rendered | None:
+        return self._part("mask")
 
-    @cached_property
+    @property
     def references(self) -> tuple[Rendered, ...]:
-        return (Rendered(self.item, "reference"),) if self.category.endswith("_reference") else ()
+        return (Rendered(self.item, "reference"),) if self.item.has_reference else ()
+
+    def _part(self, part: Part) -> Rendered | None:
+        return Rendered(self.item, part) if part in self.item.parts else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Items of the sandbox as one data set of a mixture; what they show is never on disk.
+    """Edits of the sandbox as one data set of a mixture; what they show is never on disk.
 
     Args:
         items: how many, from the first; drawing is a function of (seed, split, index), so more cost nothing.
@@ -148,10 +237,7 @@ class World:
     weight: float | None = None
 
     def __post_init__(self) -> None:
-        if self.items < 1:
-            raise InputError("a world needs items", got=self.items)
-        if self.max_frames < 1:
-            raise InputError("max_frames of a world must be at least 1", got=self.max_frames)
+        _require_some(self.items, self.max_frames)
 
     @property
     def path(self) -> str:
@@ -164,9 +250,53 @@ class World:
         Raises:
             InputError: settings that no item can be drawn with.
         """
-        size = (self.max_frames, self.size, self.size if self.width is None else self.width)
-        for index in range(self.items):
-            item = Item(self.seed, index, *size, check_categories(self.categories), self.level, self.split)
-            if index == 0:
-                item.draw()
-            yield WorldRecord(item=item)
+        return _records(EditItem, self.items, self, check_categories(self.categories))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """Questions about the sandbox as one data set, for a reader to be trained on (LitMllm).
+
+    Args:
+        questions: how many, from the first.
+        seed, max_frames, size, width, level, split, weight: as of a World.
+        tasks: what is asked; all for none.
+    """
+
+    questions: int
+    seed: int = 0
+    max_frames: int = 5
+    size: int = 32
+    width: int | None = None
+    level: str = "full"
+    split: str = "train"
+    tasks: list[str] | None = None
+    weight: float | None = None
+
+    def __post_init__(self) -> None:
+        _require_some(self.questions, self.max_frames)
+
+    @property
+    def path(self) -> str:
+        """What it is called where a manifest's path would be."""
+        return f"questions of the sandbox ({self.level}, {self.split}, seed {self.seed})"
+
+    def records(self) -> Iterator[WorldRecord]:
+        """One a question. Raises InputError as `World.records`."""
+        return _records(QuestionItem, self.questions, self, check_tasks(self.tasks))
+
+
+def _require_some(items: int, frames: int) -> None:
+    if items < 1:
+        raise InputError("a world needs items", got=items)
+    if frames < 1:
+        raise InputError("max_frames of a world must be at least 1", got=frames)
+
+
+def _records(kind: type[Item], count: int, of: World | Questions, kinds: tuple[str, ...]) -> Iterator[WorldRecord]:
+    width = of.size if of.width is None else of.width
+    for index in range(count):
+        item = kind(of.seed, index, of.max_frames, of.size, width, of.level, of.split, kinds)
+        if index == 0:
+            item.draw("source")  # settings that nothing can be drawn with are told at once
+        yield WorldRecord(item)

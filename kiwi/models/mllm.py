@@ -215,6 +215,7 @@ class MllmEncoder(nn.Module):
             positions[:, row, :length] = positions_of(types_S, grids, vision.spatial_merge_size, step)
         return positions
 
+    @torch.no_grad()
     def see(self, picture: Shown) -> Seen:
         """What the tower sees of one picture (from `pictures`), to be read in its place; on the tower's device."""
         device = next(self.model.visual.parameters()).device
@@ -222,8 +223,12 @@ class MllmEncoder(nn.Module):
         (features,) = look(self.model.visual, patches, torch.tensor([self.pictures.grid(picture.size)], device=device))
         return Seen(picture.kind, picture.size, features)
 
+    @torch.no_grad()
     def look(self, prompt: Prompt) -> Vision:
-        """Features of all of a prompt's pictures and videos; those seen before are not looked at again."""
+        """Features of all of a prompt's pictures and videos; those seen before are not looked at again.
+
+        No gradient ever reaches the tower.
+        """
         tower = self.model.visual
         return Vision(
             look(tower, prompt.pixel_values, prompt.image_grid_thw, prompt.seen_images),

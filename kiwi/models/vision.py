@@ -17,7 +17,7 @@ from kiwi.models.positions import IMAGE, VIDEO
 
 
 class Vision(NamedTuple):
-    """Features (L, N, M) of pictures, without gradients, in the order in which a prompt's samples show them."""
+    """Features (L, N, M) of pictures, in the order in which a prompt's samples show them."""
 
     images: tuple[Tensor, ...] = ()
     """Sources of one frame and references; a sample's source comes before its references."""
@@ -51,11 +51,10 @@ class Vision(NamedTuple):
         return features_LVM
 
 
-@torch.no_grad()
 def look(
     tower: Any, pixels: Tensor | None, grids_P3: Tensor | None, seen: tuple[Tensor | None, ...] = ()
 ) -> tuple[Tensor, ...]:
-    """Features (L, N, M) of each picture or video; no gradient ever reaches the tower.
+    """Features (L, N, M) of each picture or video.
 
     A picture's features do not depend on the others of its batch, so that those seen before are passed by.
 

@@ -156,7 +156,7 @@ def make_pair(
         raise InputError(
             "The video is too small for the world", got=f"{width}x{height}", wanted=f"{MIN_SIDE} pixels up"
         )
-    category = category_of(index, names)
+    category = names[index % len(names)]
     scene = scene_at(seed, index, level, split)
     before = draw(scene, frames, height, width)
     for attempt in range(_ATTEMPTS):
@@ -186,11 +186,6 @@ def make_pair(
         scene=scene,
         edit=edit,
     )
-
-
-def category_of(index: int, categories: Sequence[str]) -> str:
-    """The category of an item of a world of these."""
-    return categories[index % len(categories)]
 
 
 def check_categories(categories: Sequence[str] | None) -> tuple[str, ...]:
