@@ -88,14 +88,14 @@ def from_dict(family: type[Spec], data: Any, path: str = "") -> Any:
         raise SpecError(f"{path or family.__name__} has no choice named {name!r}", wanted=_one_of(name, allowed))
     cls = Spec._registry[name]
     hints = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}
+    known = {f.name: f for f in dataclasses.fields(cls)}
     values = {}
     for key, value in data.items():
         if key == "type":
             continue
         if key not in known:
             raise SpecError(f"{name} has no field {_join(path, key)!r}", wanted=_one_of(key, sorted(known)))
-        values[key] = _typed(hints[key], value, _join(path, key))
+        values[key] = _typed(hints[key], _upon(known[key], hints[key], value), _join(path, key))
     missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _required(f)]
     if missing:
         raise SpecError(f"{name} at {path or 'the top'} needs {', '.join(missing)}")
@@ -163,6 +163,15 @@ def _defaults(cls: type[Spec]) -> dict[str, Any]:
     return {
         f.name: _plain(f.default if f.default_factory is dataclasses.MISSING else f.default_factory()) for f in fields
     }
+
+
+def _upon(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
+    """A part of a node that can be of one type only, over the field's default: as the command line reads it."""
+    if _required(field) or not isinstance(value, dict) or {"type", "class_path"} & set(value):
+        return value
+    default: Any = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    alone = isinstance(default, Spec) and isinstance(hint, type) and choices(hint) == [type(default).__name__]
+    return {**to_dict(default), **value} if alone else value
 
 
 def _field_names(node: dict[str, Any]) -> list[str]:

@@ -112,6 +112,24 @@ def test_a_bare_name_and_a_partial_mapping_take_the_defaults():
     assert from_dict(Bicycle, {"lamp": {"lumen": 7}}).lamp == Lamp(lumen=7)
 
 
+def test_a_part_of_a_node_of_one_type_leaves_the_rest_at_the_defaults_of_its_place():
+    """As the command line reads it: what computes a cache and what trains from it must agree."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Tyre(Spec):
+        width: int = 25
+        bar: float = 6.0
+
+    @dataclass(frozen=True, kw_only=True)
+    class Trike(Spec):
+        left: Tyre = field(default_factory=lambda: Tyre(width=40, bar=3.0))
+        right: Tyre = Tyre(width=30)
+
+    part = from_dict(Trike, {"left": {"width": 50}, "right": {"bar": 2.0}})
+    assert (part.left, part.right) == (Tyre(width=50, bar=3.0), Tyre(width=30, bar=2.0))
+    assert from_dict(Trike, {"left": {"type": "Tyre", "width": 50}}).left == Tyre(width=50)
+
+
 def test_a_spec_given_as_data_stays_what_it_is():
     assert from_dict(Wheel, DiscWheel(depth=4.0)) == DiscWheel(depth=4.0)
 
