@@ -13,13 +13,16 @@ tokens, M the MLLM's width.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -103,15 +106,13 @@ class FeatureCache:
         """
         folder = Path(folder)
         if not (folder / "cache.json").exists():
-            require_place(folder)
-            if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-                raise InputError(f"{folder} is no cache, and not empty", fix="give another folder")
-            try:
-                (folder / "shards").mkdir(parents=True)
-            except OSError as problem:
-                raise InputError(
-                    f"{folder} cannot be made", got=problem.strerror, fix="give another folder"
-                ) from problem
+            _begin(folder)
+        with _alone(folder):
+            return cls._agreed(folder, encoders, dtype)
+
+    @classmethod
+    def _agreed(cls, folder: Path, encoders: Encoders, dtype: Dtype) -> FeatureCache:
+        if not (folder / "cache.json").exists():
             write_json(folder / "cache.json", {"format": FORMAT, "dtype": dtype, **encoders._asdict()})
         found = cls(folder)
         known, wanted = found.encoders._asdict(), encoders._asdict()
@@ -190,7 +191,11 @@ class FeatureCache:
         return stored
 
     def write(self, entries: Mapping[str, Entry]) -> None:
-        """Write entries as a shard; none for no entries."""
+        """Write entries as a shard; none for no entries.
+
+        Raises:
+            InputError: the disk is full or fails; shards written before stay as they are.
+        """
         if not entries:
             return
         stored = {key: self._stored(entry) for key, entry in entries.items()}
@@ -198,8 +203,16 @@ class FeatureCache:
         # Named by all that is in it: two writers may begin with the same clip.
         name = hashlib.sha256("".join(sorted(stored)).encode()).hexdigest()[:32]
         path = self.folder / "shards" / f"{name}.safetensors"
-        with atomic_path(path) as temporary:
-            save_file(named, temporary, {key: _checksum(tensors.values()) for key, tensors in stored.items()})
+        sums = {key: _checksum(tensors.values()) for key, tensors in stored.items()}
+        try:
+            with atomic_path(path) as temporary:
+                save_file(named, temporary, sums)
+        except (OSError, SafetensorError) as problem:
+            raise InputError(
+                f"the shard {path} could not be written",
+                got=problem,
+                fix="free space, then the same command goes on where it was",
+            ) from problem
         self.shards |= dict.fromkeys(stored, path)
 
     def _stored(self, entry: Entry) -> dict[str, Tensor]:
@@ -247,15 +260,52 @@ class FeatureCache:
         paths = sorted(file for file in files if isinstance(file, Path))
         places = {path: (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths}
         new = [path for path, place in places.items() if place not in known]
-        with ThreadPoolExecutor() as pool, table.open("a", encoding="utf-8") as file:
+        with ThreadPoolExecutor() as pool, _appended(table) as file:
             for path, content in zip(new, console.progress(pool.map(sha256, new), "hashing", len(new)), strict=True):
                 known[places[path]] = content
                 file.write(json.dumps([*places[path], content]) + "\n")
         return held | {path: known[place] for path, place in places.items()}
 
 
+_LOCK = ".lock"
 _LATENTS, _SEEN = Latents._fields, ("features", "read")
 """Names of an entry's tensors."""
+
+
+def _appended(table: Path) -> IO[str]:
+    """The table, to add to; nowhere, where it cannot be: a cache that is filled may lie on a disk that is only read."""
+    try:
+        return table.open("a", encoding="utf-8")
+    except OSError:
+        return Path(os.devnull).open("a", encoding="utf-8")
+
+
+def _begin(folder: Path) -> None:
+    """Make a cache's folders, or take up what another writer, or one that was killed, has made of them."""
+    require_place(folder)
+    begun = {"shards", "cache.json", _LOCK}
+    try:
+        held = [item.name for item in folder.iterdir()] if folder.exists() else []
+        if not all(name in begun or name.startswith(".cache.") for name in held):
+            raise InputError(f"{folder} is no cache, and not empty", fix="give another folder")
+        (folder / "shards").mkdir(parents=True, exist_ok=True)
+    except NotADirectoryError as problem:
+        raise InputError(f"{folder} is no cache, and not empty", fix="give another folder") from problem
+    except OSError as problem:
+        raise InputError(f"{folder} cannot be made", got=problem.strerror, fix="give another folder") from problem
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Run a block while no other writer does: of two that note their encoders at once one would be forgotten."""
+    try:
+        file = (folder / _LOCK).open("w")
+    except OSError as problem:
+        raise InputError(f"{folder} cannot be written to", got=problem.strerror) from problem
+    with file:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _key(what: str, encoder: str, content: str, bucket: Bucket | None) -> str:

@@ -1,9 +1,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from kiwi.data.buckets import Bucket
 from kiwi.data.feature_cache import Encoders, FeatureCache
@@ -185,6 +187,60 @@ def test_files_are_hashed_once_and_again_when_they_change(cache, tmp_path, monke
     assert FeatureCache(cache.folder).contents([file])[file] == first
     file.write_bytes(b"two!")
     assert cache.contents([file])[file] == "read again"
+
+
+def test_writers_that_begin_at_once_make_one_cache_and_none_is_forgotten(tmp_path):
+    code = (
+        "import sys\n"
+        "from kiwi.data.feature_cache import Encoders, FeatureCache\n"
+        "print(flush=True)\n"
+        "sys.stdin.readline()\n"
+        "for i in range(30):\n"
+        "    FeatureCache.create(f'{sys.argv[1]}/{i}', Encoders(**{sys.argv[2]: 'x'}), 'float32')\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    writers = [subprocess.Popen([sys.executable, "-c", code, tmp_path, name], **pipes) for name in Encoders._fields]
+    for writer in writers:
+        writer.stdout.readline()  # imports are done
+    for writer in writers:
+        writer.communicate(b"\n", timeout=60)
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert {FeatureCache(tmp_path / str(i)).encoders for i in range(30)} == {Encoders("x", "x")}
+
+
+def test_a_cache_that_was_killed_while_it_was_made_is_made_again(tmp_path):
+    (tmp_path / "cache" / "shards").mkdir(parents=True)
+    (tmp_path / "cache" / ".cache.abc.json").write_text("{")
+    assert FeatureCache.create(tmp_path / "cache", Encoders("vae"), "float32").encoders == Encoders("vae")
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_of_a_shard(cache, monkeypatch):
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("kiwi.data.feature_cache.save_file", full)
+    with pytest.raises(InputError, match=r"could not be written.*No space left.*goes on where it was"):
+        cache.write({"a": entry()})
+    assert not list((cache.folder / "shards").iterdir())
+    assert "a" not in cache
+
+
+def test_a_cache_on_a_disk_that_is_only_read_is_read(cache, tmp_path, monkeypatch):
+    (tmp_path / "clip.mp4").write_bytes(b"one")
+    wanted = cache.contents([tmp_path / "clip.mp4"])
+    (tmp_path / "new.mp4").write_bytes(b"two")
+    opened = Path.open
+
+    def read_only(path, mode="r", **options):
+        if "a" in mode and path.is_relative_to(cache.folder):
+            raise OSError(30, "Read-only file system")
+        return opened(path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", read_only)
+    found = cache.contents([tmp_path / "clip.mp4", tmp_path / "new.mp4"])
+    assert wanted.items() <= found.items()
+    assert len(found) == 2
 
 
 def test_two_writers_fill_one_cache(cache):
