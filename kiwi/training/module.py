@@ -96,8 +96,9 @@ class LitKiwi(LitModule):
         self.check = SourceCheck()
         self.donors: dict[Size, list[_Source]] = {}
 
-    def on_fit_start(self) -> None:
-        """Refuse what other encoders said."""
+    def setup(self, stage: str) -> None:
+        """Refuse what other encoders said, before anything is made of it or written."""
+        super().setup(stage)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         cache = data.sets["train"].cache if isinstance(data, EditData) else None
         if cache is None:

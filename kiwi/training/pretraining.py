@@ -60,9 +60,11 @@ class LitVae(LitModule):
     def size_multiple(self) -> int:
         return self.autoencoder.spatial_factor
 
-    def on_fit_start(self) -> None:
+    def setup(self, stage: str) -> None:
         """Refuse a cache: it has latents, and a VAE learns from pixels."""
-        if (cache := cast(EditData, self.trainer.datamodule).cache) is not None:  # type: ignore[attr-defined]
+        super().setup(stage)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if (cache := data.cache if isinstance(data, EditData) else None) is not None:
             raise InputError(
                 "an autoencoder is trained on pixels", got=f"data.cache {cache}", fix="leave data.cache out"
             )

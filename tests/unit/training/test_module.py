@@ -219,8 +219,9 @@ def test_a_cache_is_neither_for_autoencoders_nor_for_editors_with_another(tiny_c
         (LitVae(NewVae(z_dim=4, base_dim=4)), "trained on pixels"),
         (LitKiwi(tiny_config), "another VAE"),
     ):
-        with pytest.raises(InputError, match=told):
-            trainer(tmp_path).fit(module, data)
+        for command in ("fit", "validate"):
+            with pytest.raises(InputError, match=told):
+                getattr(trainer(tmp_path), command)(module, data)
     other = FeatureCache.create(tmp_path / "other", Encoders(mllm="another"), "float16")
     seen = [item.seen for dataset in data.sets.values() for item in dataset.encodable(other).values()]
     other.write(dict.fromkeys(seen, Seen(1, (1, 28, 28), torch.zeros(1))))
