@@ -77,7 +77,6 @@ class _Encoders:
 
     def __init__(self, experiment: EditorExperiment, only: str | None) -> None:
         from kiwi.keyed import forked_rng
-        from kiwi.models.connectors import NoConnector
 
         self.experiment, config = experiment, experiment.config
         self.vae: VideoVae = config.vae.build().eval()
@@ -86,9 +85,8 @@ class _Encoders:
             raise InputError("an untrained VAE has nothing to keep", wanted="a WanVae", got=got)
         self.keeps_latents = only != "features"
         self.mllm: MllmEncoder | None = None
-        # An editor without connectors reads no pictures.
-        reads = not (isinstance(config.query, NoConnector) and isinstance(config.latent, NoConnector))
-        if only != "latents" and reads:
+        # Of an editor without connectors too: a source that the tower has not seen would be decoded for it.
+        if only != "latents":
             with forked_rng(experiment.seed, "mllm"):
                 self.mllm = config.mllm.build().eval()
 

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from kiwi.__main__ import main
 from kiwi.data.feature_cache import FeatureCache
@@ -74,6 +76,27 @@ def test_training_from_a_cache_is_training_without_and_decodes_no_clip(
         assert found
     assert all(torch.allclose(tensor, same[name], atol=1e-4) for name, tensor in weights.items())
     assert decoded == []
+
+
+def test_the_configuration_that_a_run_leaves_makes_its_cache(runs, tmp_path, capsys):
+    config = str(runs / "editor" / "config.yaml")
+    assert main(["cache", "--config", config, "--out", str(tmp_path / "c")]) == 0
+    assert main(["validate", "--config", config, "--ckpt_path", "last", f"--data.cache={tmp_path / 'c'}"]) == 0
+
+
+@pytest.mark.parametrize("only", ["features", None])
+def test_an_editor_without_connectors_decodes_no_clip_either(experiment, tmp_path, monkeypatch, only):
+    config = yaml.safe_load(Path(experiment).read_text())
+    config["model"]["init_args"]["config"] |= {"query": "NoConnector", "latent": "NoConnector"}
+    bare = write_yaml(tmp_path / "bare.yaml", config)
+    command = ["cache", "--config", bare, "--out", str(tmp_path / "cache")]
+    assert main([*command, *(["--only", only] if only else [])]) == 0
+    assert len(FeatureCache(tmp_path / "cache")) == (ENTRIES - 12 if only else ENTRIES)
+    if not only:
+        monkeypatch.setattr("kiwi.data.dataset._clip", None)
+    options = ["--previews.items=0", "--quality.items=null", "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]
+    options += ["--trainer.default_root_dir", str(tmp_path / "run"), f"--data.cache={tmp_path / 'cache'}"]
+    assert main(["fit", "--config", bare, *options]) == 0
 
 
 def test_one_encoder_can_be_kept_first_and_the_other_later(experiment, tmp_path, capsys):
