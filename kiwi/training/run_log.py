@@ -142,7 +142,7 @@ class _Operations(TorchDispatchMode):
 
 
 def _kind(batch: EditBatch) -> str:
-    return f"{batch.task} {tuple(batch.source_BCFHW.shape)} {batch.references_BRCHW.shape[1]}"
+    return f"{batch.task} {len(batch.ids)} {batch.size} {batch.references_BRCHW.shape[1]}"
 
 
 def _dtype(trainer: L.Trainer) -> torch.dtype:

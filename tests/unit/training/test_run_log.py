@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,11 +8,12 @@ import lightning as L
 import pytest
 
 from kiwi.data.datamodule import EditData, Manifest
+from kiwi.data.sample import collate
 from kiwi.models.injection import AddSource, NoSource
 from kiwi.models.scaling import LearnableScale
 from kiwi.training.module import LitKiwi
 from kiwi.training.optim import AdamW
-from kiwi.training.run_log import FILE, RunLog, read_log
+from kiwi.training.run_log import FILE, RunLog, _kind, read_log
 
 
 @pytest.fixture
@@ -77,6 +79,15 @@ def test_the_share_of_the_devices_peak_is_told_where_it_is_known(tiny_config, da
     )
     assert all(0 < numbers["mfu"] < 100 for numbers in known.values())
     assert not any("mfu" in numbers for numbers in unknown.values())
+
+
+def test_operations_are_counted_apart_for_each_length_of_clips_that_come_from_a_cache(data):
+    data.setup()
+    sample = data.sets["train"].decoded(0)
+    cached = replace(sample, source_FHWC=sample.source_FHWC[:0])
+    kinds = {_kind(collate([one])) for one in (cached, replace(cached, size=(1, *sample.size[1:])))}
+    kinds.add(_kind(collate([cached, cached])))
+    assert len(kinds) == 3
 
 
 def test_a_resumed_runs_lines_take_the_place_of_those_that_it_repeats(tmp_path):
