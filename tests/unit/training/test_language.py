@@ -101,8 +101,8 @@ def test_validation_tells_right_answers_beside_a_blind_guessers():
 
 def test_a_run_logs_them(tmp_path):
     trainer = L.Trainer(
-        default_root_dir=tmp_path, accelerator="cpu", max_steps=1, val_check_interval=1, logger=False, enable_progress_bar=False,
-        enable_checkpointing=False, use_distributed_sampler=False, enable_model_summary=False, num_sanity_val_steps=0,
+        default_root_dir=tmp_path, accelerator="cpu", max_steps=1, val_check_interval=1, logger=False,
+        enable_progress_bar=False, enable_checkpointing=False, use_distributed_sampler=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
     asked = data(
         Questions(questions=8, tasks=["count"], max_frames=1),
