@@ -100,10 +100,9 @@ def test_validation_tells_right_answers_beside_a_blind_guessers():
 
 
 def test_a_run_logs_them(tmp_path):
-    trainer = L.Trainer(
-        default_root_dir=tmp_path, accelerator="cpu", max_steps=1, val_check_interval=1, logger=False,
-        enable_progress_bar=False, enable_checkpointing=False, use_distributed_sampler=False, enable_model_summary=False, num_sanity_val_steps=0,
-    )  # fmt: skip
+    off = ("logger", "enable_progress_bar", "enable_checkpointing", "use_distributed_sampler", "enable_model_summary")
+    options = {"max_steps": 1, "val_check_interval": 1, "num_sanity_val_steps": 0, **dict.fromkeys(off, False)}
+    trainer = L.Trainer(default_root_dir=tmp_path, accelerator="cpu", **options)
     asked = data(
         Questions(questions=8, tasks=["count"], max_frames=1),
         validation=[Questions(questions=4, tasks=["count"], max_frames=1, split="new_both")],
