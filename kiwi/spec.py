@@ -139,14 +139,21 @@ def diff(baseline: Spec, spec: Spec) -> dict[str, tuple[Any, Any]]:
 
 
 def _diff(a: Any, b: Any, path: str) -> typing.Iterator[tuple[str, tuple[Any, Any]]]:
-    if isinstance(a, dict) and isinstance(b, dict) and "type" in a and a["type"] == b.get("type"):
+    before = a["type"] if _is_node(a) else a
+    if not _is_node(b):
+        if a != b:
+            yield path, (before, b)
+    elif before == b["type"]:
         for key in b:
             yield from _diff(a.get(key), b[key], _join(path, key))
-    elif isinstance(b, dict) and "type" in b:
-        yield path, (a["type"] if isinstance(a, dict) and "type" in a else a, b["type"])
+    else:
+        yield path, (before, b["type"])
         yield from _diff(_filled(b["type"]), b, path)
-    elif a != b:
-        yield path, (a["type"] if isinstance(a, dict) and "type" in a else a, b)
+
+
+def _is_node(value: Any) -> bool:
+    """Whether plain data is a spec's; a mapping with a key "type" of its own is not."""
+    return isinstance(value, dict) and isinstance(value.get("type"), str) and value["type"] in Spec._registry
 
 
 def _filled(value: Any) -> Any:

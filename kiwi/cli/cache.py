@@ -140,6 +140,6 @@ class _Encoders:
 
 def _part(text: str) -> tuple[int, int]:
     number, _, parts = text.partition("/")
-    if not (number.isdigit() and parts.isdigit() and 1 <= int(number) <= int(parts)):
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
         raise InputError("--part is not one of several", got=text, wanted="I/N with 1 <= I <= N, such as 2/4")
     return int(number), int(parts)

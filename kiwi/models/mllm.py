@@ -145,6 +145,10 @@ class QwenVL(MllmSpec):
         return encoder.tuned(self.tuning)
 
 
+_FORM = ("num_heads", "window_size", "fullatt_block_indexes", "deepstack_visual_indexes", "hidden_act")
+"""Fields of a vision tower's configuration that its features depend on and its weights do not show."""
+
+
 class MllmEncoder(nn.Module):
     """Prompt and queries in, hidden states out."""
 
@@ -238,7 +242,9 @@ class MllmEncoder(nn.Module):
     def sight(self) -> str:
         """A fingerprint of everything that decides what `see` sees: the tower's weights, its settings, the limits."""
         tower, pictures = self.model.visual, self.pictures
-        facts = (self.config.model_type, str(tower.dtype), fingerprint(tower.state_dict()), self.settings)
+        # What its weights' names and shapes do not tell.
+        form = {name: getattr(self.config.vision_config, name, None) for name in _FORM}
+        facts = (self.config.model_type, str(tower.dtype), fingerprint(tower.state_dict()), self.settings, form)
         return hashlib.sha256(repr((*facts, to_dict(pictures.limits))).encode()).hexdigest()
 
     def embed(self, prompt: Prompt, vision: Vision, queries_QM: Tensor) -> Embedded:

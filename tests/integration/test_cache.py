@@ -141,6 +141,7 @@ def test_parts_together_are_the_whole(experiment, tmp_path, capsys):
     [
         (["--out", "c"], "needs an experiment"),
         (["--config", "EXPERIMENT", "--out", "c", "--part", "3/2"], "I/N"),
+        (["--config", "EXPERIMENT", "--out", "c", "--part", "²/2"], "I/N"),
         (["--config", "EXPERIMENT", "--out", "c", "--clips", "0"], "at least 1"),
         (["--config", "missing.yaml", "--out", "c"], "missing.yaml cannot be read"),
         (["--verify", "--out", "nothing"], "is not a cache of features"),

@@ -350,3 +350,9 @@ def test_every_family_that_was_imported_is_known_by_its_abstract_class():
 
     assert Animal in families()
     assert Kiwi not in families()
+
+
+def test_a_mapping_with_a_key_type_of_its_own_is_told_as_a_value():
+    plain, noted = Bicycle(frame=Frame(size=5)), Bicycle(frame=Frame(size=5), notes={"type": 3})
+    assert diff(plain, noted) == {"notes": ({}, {"type": 3})}
+    assert override(plain, {"notes": {"type": 3}}) == noted

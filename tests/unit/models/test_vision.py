@@ -121,7 +121,9 @@ def test_a_fingerprint_tells_what_decides_the_features_apart(generation):
         next(other.model.visual.parameters()).add_(0.5)
     half = build(generation, Frozen())
     half.model.visual.bfloat16()
-    assert len({encoder.sight() for encoder in (plain, wider, other, half)}) == 4
+    form = build(generation, Frozen())
+    form.config.vision_config.num_heads *= 2
+    assert len({encoder.sight() for encoder in (plain, wider, other, half, form)}) == 5
     # The language model has no part in it, however it learns.
     adapted = build(generation, Lora(rank=2))
     adapted.model.visual.load_state_dict(plain.model.visual.state_dict())

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import lightning as L
 import pytest
 import torch
@@ -259,3 +261,27 @@ def test_a_run_goes_on_with_the_choices_that_it_was_started_with_or_not_at_all(t
     for told, change in changes.items():
         with pytest.raises(CheckpointError, match=told):
             trainer(tmp_path).fit(LitKiwi(**{"config": tiny_config} | change), data, ckpt_path=str(tmp_path / "x.ckpt"))
+
+
+def test_sources_are_swapped_in_every_form_that_a_batch_has_them_in(tiny_config, data):
+    data.multiple = 4
+    data.setup()
+    samples = [data.sets["train"].decoded(index) for index in (0, 1, 2)]
+    module, plain = LitKiwi(tiny_config), collate(samples)
+    swapped = module._swap_sources(plain)
+    for index, other in enumerate((1, 2, 0)):
+        assert (swapped.frames[index] == plain.frames[other]).all()
+        assert torch.equal(swapped.source_BCFHW[index], plain.source_BCFHW[other])
+    assert swapped.source_latents is None
+    assert torch.equal(swapped.target_BCFHW, plain.target_BCFHW)
+    seen = [Seen(2, (4, 28, 28), torch.full((1, 2, 8), float(index))) for index in range(3)]
+    latents = Latents(torch.arange(3.0).view(3, 1, 1, 1, 1), torch.arange(3.0).view(3, 1, 1, 1, 1) + 10)
+    nothing = plain.source_BCFHW[:, :, :0]
+    cached = replace(plain, frames=seen, source_latents=latents, source_BCFHW=nothing)
+    swapped = LitKiwi(tiny_config)._swap_sources(cached)
+    assert [one.features_LNM[0, 0, 0].item() for one in swapped.frames] == [1, 2, 0]
+    assert swapped.source_latents.mean.flatten().tolist() == [1, 2, 0]
+    assert swapped.source_latents.deviation.flatten().tolist() == [11, 12, 10]
+    # Without another source there is nothing to swap with: the same clip twice is no other source.
+    twice = Latents(torch.zeros(3, 1, 1, 1, 1), torch.zeros(3, 1, 1, 1, 1))
+    assert LitKiwi(tiny_config)._swap_sources(replace(cached, source_latents=twice)) is None
