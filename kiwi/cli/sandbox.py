@@ -1,4 +1,4 @@
-"""`python -m kiwi sandbox export|preview`: the rendered world as files, and a picture of what it holds."""
+"""`python -m kiwi sandbox export|preview|vocabulary`: the world as files, as a picture, and the words spoken in it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _NOTHING, _BORDER = 232, 160
 
 
 def main(argv: list[str]) -> int:
-    """Run `sandbox export` or `sandbox preview`; `argv[0]` is the command's own name."""
+    """Run one of the actions; `argv[0]` is the command's own name."""
     commands = parser(argv[0], "The sandbox: a rendered world of video edits with exact ground truth.")
-    actions = commands.add_subparsers(dest="action", required=True, metavar="export | preview")
+    actions = commands.add_subparsers(dest="action", required=True, metavar="export | preview | vocabulary")
     writing = actions.add_parser("export", help="write videos, pictures and manifests", description=_EXPORT)
     writing.add_argument("out", metavar="OUT", help="folder to write to; an export that was cut off is completed")
     _add_world(writing, items=64)
@@ -33,7 +33,13 @@ def main(argv: list[str]) -> int:
     showing = actions.add_parser("preview", help="draw a picture of what the world holds", description=_PREVIEW)
     showing.add_argument("out", metavar="OUT.png", help="picture to write")
     _add_world(showing, items=len(CATEGORIES))
+    speaking = actions.add_parser("vocabulary", help="write a tokenizer of the world's words", description=_VOCABULARY)
+    speaking.add_argument("out", metavar="OUT", help="folder to write to")
+    speaking.add_argument("--words", type=int, default=640, help="of the tokenizer at most, 256 bytes included")
+    speaking.add_argument("--items", type=int, default=4000, help="questions and answers that are learned from")
     options = commands.parse_args(argv[1:])
+    if options.action == "vocabulary":
+        return _vocabulary(options)
     width = options.size if options.width is None else options.width
     kinds = None if options.categories is None else [name.strip() for name in options.categories.split(",")]
     size = {"frames": options.frames, "height": options.size, "width": width}
@@ -52,6 +58,27 @@ def main(argv: list[str]) -> int:
     write_image(out, preview(pairs))
     console.say(f"{len(pairs)} items in {out}")
     return 0
+
+
+def _vocabulary(options: argparse.Namespace) -> int:
+    from kiwi.media.files import atomic_folder
+    from kiwi.models.new_qwen import learned_tokenizer
+    from kiwi.sandbox.questions import sentences
+
+    if options.words < 256 or options.items < 1:
+        raise InputError("a vocabulary needs items, and at least the 256 bytes", got=f"{options.words} words")
+    tokenizer = learned_tokenizer(sentences(options.items), options.words)
+
+    def foreign(folder: Path) -> list[str]:
+        return sorted({item.name for item in folder.iterdir()} - _TOKENIZER)
+
+    with atomic_folder(Path(options.out), foreign) as new:
+        tokenizer.save_pretrained(new)
+    console.say(f"{len(tokenizer)} words in {options.out}")
+    return 0
+
+
+_TOKENIZER = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 
 
 def preview(pairs: list[EditPair]) -> np.ndarray:
@@ -100,3 +127,7 @@ _PREVIEW = """Draw items of the world into one picture.
 
 A row is an item; the columns are the reference picture, the first and last frame of source and target,
 and the mask of what changed in the last frame."""
+
+_VOCABULARY = """Learn a byte-pair tokenizer from what is said in training, with Qwen's special tokens.
+
+OUT is a folder that `NewQwen(tokenizer=OUT)` reads; text of other words is spelled in bytes."""

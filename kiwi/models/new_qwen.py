@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2VLImageProcessor, Qwen3VLConfig
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2VLImageProcessor, Qwen3VLConfig
 
 from kiwi.errors import SpecError
 from kiwi.models.mllm import GENERATIONS, MllmEncoder, MllmSpec
@@ -40,6 +42,8 @@ class NewQwen(MllmSpec):
         heads, kv_heads: of its attention; None for heads of 16 channels, half as many for keys and values.
         intermediate_size: width of its feed-forward layers; None for 2 M.
         vocab_size: rows of the embedding table; None for as many as the tokenizer has.
+        tokenizer: folder of a tokenizer with Qwen's special tokens, such as `kiwi sandbox vocabulary` writes; None for
+            one whose words are bytes.
         vision_hidden_size, vision_layers, vision_heads, vision_intermediate_size: of the vision tower; None for M / 2
             (32 at least), heads of 16 channels and feed-forward layers twice as wide.
         vision_window, vision_full: of the 2.5's tower, the window in pixels and the blocks without one.
@@ -52,6 +56,7 @@ class NewQwen(MllmSpec):
     kv_heads: int | None = None
     intermediate_size: int | None = None
     vocab_size: int | None = None
+    tokenizer: str | None = None
     vision_hidden_size: int | None = None
     vision_layers: int = 2
     vision_heads: int | None = None
@@ -104,7 +109,11 @@ class NewQwen(MllmSpec):
         )
 
     def build(self) -> MllmEncoder:
-        tokenizer = byte_tokenizer()
+        tokenizer = byte_tokenizer() if self.tokenizer is None else _load_tokenizer(self.tokenizer)
+        if self.vocab_size is not None and self.vocab_size < len(tokenizer):
+            raise SpecError(
+                "the tokenizer has more words than vocab_size", got=self.vocab_size, wanted=f"{len(tokenizer)} or more"
+            )
         config = (_config_25 if self.generation == "2.5" else _config_3)(self, tokenizer)
         patch = {} if self.generation == "2.5" else {"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         model = GENERATIONS[config.model_type].model(config)
@@ -130,10 +139,40 @@ def byte_tokenizer() -> Any:
     """A tokenizer whose words are bytes, with Qwen's special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
+    return _finished(raw)
+
+
+def learned_tokenizer(texts: Iterable[str], words: int) -> Any:
+    """A byte-pair tokenizer of the words of some texts, with Qwen's special tokens; other text is spelled in bytes.
+
+    Args:
+        texts: to learn from; the same ones give the same tokenizer.
+        words: of its vocabulary at most, special tokens not counted; 256 are bytes.
+    """
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=words, initial_alphabet=alphabet, show_progress=False)
+    raw.train_from_iterator(texts, trainer)
+    return _finished(raw)
+
+
+def _finished(raw: Tokenizer) -> Any:
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     raw.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
     return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<|endoftext|>", eos_token="<|im_end|>")
+
+
+def _load_tokenizer(folder: str) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(Path(folder).resolve(strict=True), trust_remote_code=False)
+    except (OSError, ValueError) as problem:
+        first = next(iter(str(problem).strip().splitlines()), "")
+        raise SpecError(f"the tokenizer {folder} cannot be loaded", got=first) from problem
+    if missing := [token for token in SPECIAL_TOKENS if token not in tokenizer.get_vocab()]:
+        raise SpecError(f"the tokenizer {folder} lacks tokens", got=", ".join(missing))
+    return tokenizer
 
 
 def _config_25(spec: NewQwen, tokenizer: Any) -> Qwen2_5_VLConfig:

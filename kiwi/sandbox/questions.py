@@ -7,7 +7,7 @@ neither about what it never shows nor in the last wordings of a task.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,6 +157,14 @@ def ask(
             id=f"{level}-{split}-{seed}-{task}-{index:06d}",
         )
     raise AssertionError(f"nothing to {task} in world {seed} at {index}")
+
+
+def sentences(count: int) -> Iterator[str]:
+    """What is said in training: questions and answers of the first items of a world, in order."""
+    for index in range(count):
+        asked = ask(0, index, frames=1, height=16, width=16)
+        yield asked.words
+        yield asked.answer
 
 
 def check_tasks(tasks: Sequence[str] | None) -> tuple[str, ...]:

@@ -8,8 +8,9 @@ import pytest
 
 from kiwi.__main__ import main
 from kiwi.cli.sandbox import preview
-from kiwi.errors import InputError
+from kiwi.errors import InputError, SpecError
 from kiwi.media.image import read_image
+from kiwi.models.new_qwen import NewQwen, byte_tokenizer, learned_tokenizer
 from kiwi.sandbox.pairs import make_pair
 
 
@@ -59,3 +60,45 @@ def test_bad_input_is_one_paragraph_and_exit_code_2(arguments, said, capsys, tmp
     assert said in message
     assert "Traceback" not in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_vocabulary_has_the_words_of_the_world_and_spells_all_others(tmp_path, capsys):
+    folder = tmp_path / "words"
+    assert main(["sandbox", "vocabulary", str(folder), "--items", "300", "--words", "480"]) == 0
+    assert "488 words" in capsys.readouterr().out
+    reader = NewQwen(hidden_size=32, tokenizer=str(folder)).build()
+    tokenizer = reader.prompter.tokenizer
+    assert reader.config.text_config.vocab_size == len(tokenizer) == 488
+    sentence = "Make the red ring a star."
+    assert len(tokenizer.encode(sentence)) < 11 < len(byte_tokenizer().encode(sentence)) / 2
+    for text in (sentence, "Żółć & 5 apples"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    again = tmp_path / "again"
+    assert main(["sandbox", "vocabulary", str(again), "--items", "300", "--words", "480"]) == 0
+    assert (again / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    (folder / "note.txt").write_text("mine")
+    assert main(["sandbox", "vocabulary", str(folder), "--items", "10"]) == 2
+    assert "note.txt" in capsys.readouterr().err
+    assert (folder / "note.txt").exists()
+
+
+@pytest.mark.parametrize(("option", "told"), [("--words", "256 bytes"), ("--items", "needs items")])
+def test_a_vocabulary_of_nothing_is_refused(tmp_path, capsys, option, told):
+    assert main(["sandbox", "vocabulary", str(tmp_path / "v"), option, "0"]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "v").exists()
+
+
+def test_a_tokenizer_that_cannot_serve_is_told(tmp_path):
+    with pytest.raises(SpecError, match="cannot be loaded"):
+        NewQwen(tokenizer=str(tmp_path / "nothing")).build()
+    byte_tokenizer().save_pretrained(tmp_path / "bytes")
+    learned_tokenizer(["one two three"] * 9, 262).save_pretrained(tmp_path / "learned")
+    small = NewQwen(tokenizer=str(tmp_path / "learned"), vocab_size=265)
+    with pytest.raises(SpecError, match="more words than vocab_size"):
+        small.build()
+    plain = json.loads((tmp_path / "bytes" / "tokenizer.json").read_text())
+    plain["added_tokens"] = [token for token in plain["added_tokens"] if token["content"] != "<|video_pad|>"]
+    (tmp_path / "bytes" / "tokenizer.json").write_text(json.dumps(plain))
+    with pytest.raises(SpecError, match="video_pad"):
+        NewQwen(tokenizer=str(tmp_path / "bytes")).build()
