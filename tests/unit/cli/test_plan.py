@@ -2,10 +2,16 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from kiwi import console
 from kiwi.__main__ import main
+from kiwi.experiment import read_experiment
+from kiwi.models.mllm import MllmSpec
+from kiwi.models.new_qwen import byte_tokenizer
+from kiwi.models.vae import VaeSpec
+from kiwi.spec import from_dict
 
 
 def cells(line):
@@ -71,18 +77,34 @@ def test_a_variant_that_names_no_path_is_told(tmp_path, capsys):
 
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
+FILES = [p for p in sorted(EXPERIMENTS.glob("*/**/*.yaml")) if p.stem not in ("base", "model", "variants")]
+PARTS = {"vae": VaeSpec, "mllm": MllmSpec}
+"""Experiments that train a part alone, by their names."""
 
 
 @pytest.mark.parametrize(
-    "file", [p for p in sorted(EXPERIMENTS.glob("*/**/*.yaml")) if p.stem not in ("base", "model", "vae", "variants")],
-    ids=lambda path: str(path.relative_to(EXPERIMENTS)),
-)  # fmt: skip
+    "file", [file for file in FILES if file.stem not in PARTS], ids=lambda path: str(path.relative_to(EXPERIMENTS))
+)
 def test_every_experiment_runs_dry_on_the_meta_device(file, capsys):
     assert main(["plan", "--config", str(file)]) == 0
     out = capsys.readouterr().out
     learning = float(next(row for row in map(cells, out.splitlines()) if row[0] == "all")[2].replace(",", ""))
     assert learning > 0
     assert "TFLOP a step" in out
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if file.stem in PARTS], ids=lambda path: str(path.relative_to(EXPERIMENTS))
+)
+def test_every_part_that_is_trained_alone_is_built_on_the_meta_device(file, tmp_path):
+    given = read_experiment(file)["model"]["init_args"][file.stem]
+    if "tokenizer" in given["init_args"]:
+        byte_tokenizer().save_pretrained(tmp_path)
+        given["init_args"]["tokenizer"] = str(tmp_path)
+    with torch.device("meta"):
+        part = from_dict(PARTS[file.stem], given).build()
+    assert sum(parameter.numel() for parameter in part.parameters()) > 1e5
+    assert {parameter.device.type for parameter in part.parameters()} == {"meta"}
 
 
 def test_a_size_or_an_experiment_is_counted_not_both(capsys):
