@@ -109,7 +109,8 @@ class _Encoders:
     def fill(self, cache: FeatureCache, missing: list[Encodable], clips: int, device: str) -> None:
         """Encode, and write shards of as many clips."""
         self.vae.to(device)
-        _ = self.mllm and self.mllm.model.visual.to(device)
+        if self.mllm is not None:
+            self.mllm.model.visual.to(device)
         pending: dict[str, Entry] = {}
         for number, item in enumerate(console.progress(missing, "encoding"), start=1):
             pending |= {key: entry for key, entry in self._encoded(item).items() if key not in cache}
