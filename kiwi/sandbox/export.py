@@ -6,6 +6,7 @@
         images/           <id>_source.png, <id>_target.png: the first frames of the pairs without reference
         masks/            <id>.mp4, lossless, and <id>.png for the first frame: white where the edit shows
         video.csv, image.csv, reference.csv    written last; a manifest without rows is left out
+        benchmark_videos.csv, refvie_bench.yaml    the same items in the layouts of OpenVE-Bench and RefVIE-Bench
 
 Media that are there are whole, because every write is atomic, so an export that was cut off goes on where it was.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from kiwi.console import progress
 from kiwi.errors import InputError
@@ -112,6 +114,7 @@ def export(
     for name, listed in rows.items():
         if listed:
             write_text(out / f"{name}.csv", _csv(listed))
+    _write_benchmarks(out, rows["video"], rows["reference"])
     return Exported(folder=out, items=items, manifests={f"{k}.csv": len(v) for k, v in rows.items() if v})
 
 
@@ -180,6 +183,22 @@ def white(mask_FHW: np.ndarray) -> np.ndarray:
 def _row(pair: EditPair, source: str, target: str, mask: str) -> dict[str, str]:
     values = (source, target, pair.instruction, pair.id, pair.category, mask)
     return dict(zip(_COLUMNS, values, strict=True))
+
+
+def _write_benchmarks(out: Path, edits: Sequence[dict[str, str]], references: Sequence[dict[str, str]]) -> None:
+    """The same items as the published benchmarks list theirs: OpenVE-Bench as CSV, RefVIE-Bench as YAML."""
+    if edits:
+        columns = {"edited_type": "edited_type", "prompt": "prompt", "original_video": "src_video"}
+        listed = [{theirs: row[ours] for theirs, ours in columns.items()} for row in edits]
+        write_text(out / "benchmark_videos.csv", _csv(listed))
+    if references:
+        columns = {"src_video": "src_video", "ref_img": "ref_image", "instruction": "prompt"}
+        items = [
+            {theirs: row[ours] for theirs, ours in columns.items()}
+            | {"edit_type": row["edited_type"].removesuffix("_reference")}
+            for row in references
+        ]
+        write_text(out / "refvie_bench.yaml", yaml.safe_dump(items, sort_keys=False, allow_unicode=True, width=1000))
 
 
 def _csv(rows: Iterable[dict[str, str]]) -> str:

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 
 from kiwi.data.manifest import read_manifest
 from kiwi.errors import InputError
@@ -116,3 +117,26 @@ def test_unusable_settings_leave_no_folder_behind(tmp_path, wrong):
     with pytest.raises(InputError):
         export(tmp_path / "world", **{"items": 2, **SETTINGS, **wrong})
     assert not (tmp_path / "world").exists()
+
+
+def test_the_same_items_are_listed_as_the_published_benchmarks_list_theirs(folder):
+    openve = list(csv.DictReader((folder / "benchmark_videos.csv").open(newline="", encoding="utf-8")))
+    refvie = yaml.safe_load((folder / "refvie_bench.yaml").read_text())
+    pairs = [make_pair(index=i, **SETTINGS) for i in range(14)]
+    edits, references = ([p for p in pairs if (p.reference is None) == none] for none in (True, False))
+    assert [list(row) for row in openve[:1]] == [["edited_type", "prompt", "original_video"]]
+    assert [(row["edited_type"], row["prompt"]) for row in openve] == [(p.category, p.instruction) for p in edits]
+    assert [row["instruction"] for row in refvie] == [p.instruction for p in references]
+    assert [row["edit_type"] for row in refvie] == ["subject", "background"] * 2
+    named = [row["original_video"] for row in openve] + [row[k] for row in refvie for k in ("src_video", "ref_img")]
+    assert all((folder / path).is_file() for path in named)
+
+
+def test_they_are_listed_with_the_columns_of_the_published_files(folder, clips):
+    """The layouts of files as they were published."""
+    with (clips / "openve-mini" / "benchmark_videos.csv").open(newline="", encoding="utf-8") as file:
+        published = next(csv.reader(file))
+    with (folder / "benchmark_videos.csv").open(newline="", encoding="utf-8") as file:
+        assert next(csv.reader(file)) == published
+    one, ours = (yaml.safe_load((f / "refvie_bench.yaml").read_text())[0] for f in (clips / "refvie-mini", folder))
+    assert list(ours) == list(one)
