@@ -61,7 +61,7 @@ def data_sets_of(rows: Any, where: str) -> list[DataSet]:
     """
     found: list[DataSet] = []
     for row in rows if isinstance(rows, list) else [rows]:
-        kind = next((kind for kind in _KINDS if isinstance(row, dict) and next(iter(_HINTS[kind])) in row), None)
+        kind = next((kind for name, kind in _KINDS.items() if isinstance(row, dict) and name in row), None)
         if not isinstance(rows, list) or kind is None or not row.keys() <= _HINTS[kind].keys():
             wanted = "; or ".join(f"{', '.join(hints)}" for hints in _HINTS.values())
             raise InputError(f"{where} holds no manifests or worlds", got=repr(row), wanted=f"mappings with {wanted}")
@@ -71,7 +71,8 @@ def data_sets_of(rows: Any, where: str) -> list[DataSet]:
     return found
 
 
-_KINDS: tuple[type[DataSet], ...] = (Manifest, World, Questions)
+_KINDS: dict[str, type[DataSet]] = {"path": Manifest, "items": World, "questions": Questions}
+"""By the field that tells them apart."""
 _TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "str": (str,),
@@ -79,8 +80,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "float | None": (int, float, NoneType),
     "list[str] | None": (list, NoneType),
 }
-_HINTS = {kind: {field.name: _TYPES[str(field.type)] for field in fields(kind)} for kind in _KINDS}
-"""What may stand in the fields of a data set; the first one tells the kinds apart."""
+_HINTS = {kind: {field.name: _TYPES[str(field.type)] for field in fields(kind)} for kind in _KINDS.values()}
+"""What may stand in the fields of a data set."""
 
 
 class EditData(L.LightningDataModule):

@@ -212,32 +212,55 @@ class WorldRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
-    """Edits of the sandbox as one data set of a mixture; what they show is never on disk.
+class Drawn:
+    """What all data sets have in common whose items are drawn; they are never on disk.
 
     Args:
-        items: how many, from the first; drawing is a function of (seed, split, index), so more cost nothing.
         seed: which world.
         max_frames: frames of a clip, 4k + 1; 1 makes image pairs.
         size: height in pixels.
         width: in pixels; none for as wide as high.
         level, split: names of the sandbox's levels and splits; see `kiwi sandbox preview --help`.
-        categories: kinds of edit; all for none.
         weight: as of a manifest.
     """
 
-    items: int
     seed: int = 0
     max_frames: int = 5
     size: int = 32
     width: int | None = None
     level: str = "full"
     split: str = "train"
-    categories: list[str] | None = None
     weight: float | None = None
 
+    def _records(self, kind: type[Item], count: int, kinds: tuple[str, ...]) -> Iterator[WorldRecord]:
+        width = self.size if self.width is None else self.width
+        for index in range(count):
+            item = kind(self.seed, index, self.max_frames, self.size, width, self.level, self.split, kinds)
+            if index == 0:
+                item.draw("source")  # settings that nothing can be drawn with are told at once
+            yield WorldRecord(item)
+
+    def _require_some(self, items: int) -> None:
+        if items < 1:
+            raise InputError("a world needs items", got=items)
+        if self.max_frames < 1:
+            raise InputError("max_frames of a world must be at least 1", got=self.max_frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class World(Drawn):
+    """Edits of the sandbox as one data set of a mixture.
+
+    Args:
+        items: how many, from the first; drawing is a function of (seed, split, index), so more cost nothing.
+        categories: kinds of edit; all for none.
+    """
+
+    items: int
+    categories: list[str] | None = None
+
     def __post_init__(self) -> None:
-        _require_some(self.items, self.max_frames)
+        self._require_some(self.items)
 
     @property
     def path(self) -> str:
@@ -250,31 +273,23 @@ class World:
         Raises:
             InputError: settings that no item can be drawn with.
         """
-        return _records(EditItem, self.items, self, check_categories(self.categories))
+        return self._records(EditItem, self.items, check_categories(self.categories))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Questions:
+class Questions(Drawn):
     """Questions about the sandbox as one data set, for a reader to be trained on (LitMllm).
 
     Args:
         questions: how many, from the first.
-        seed, max_frames, size, width, level, split, weight: as of a World.
         tasks: what is asked; all for none.
     """
 
     questions: int
-    seed: int = 0
-    max_frames: int = 5
-    size: int = 32
-    width: int | None = None
-    level: str = "full"
-    split: str = "train"
     tasks: list[str] | None = None
-    weight: float | None = None
 
     def __post_init__(self) -> None:
-        _require_some(self.questions, self.max_frames)
+        self._require_some(self.questions)
 
     @property
     def path(self) -> str:
@@ -283,20 +298,4 @@ class Questions:
 
     def records(self) -> Iterator[WorldRecord]:
         """One a question. Raises InputError as `World.records`."""
-        return _records(QuestionItem, self.questions, self, check_tasks(self.tasks))
-
-
-def _require_some(items: int, frames: int) -> None:
-    if items < 1:
-        raise InputError("a world needs items", got=items)
-    if frames < 1:
-        raise InputError("max_frames of a world must be at least 1", got=frames)
-
-
-def _records(kind: type[Item], count: int, of: World | Questions, kinds: tuple[str, ...]) -> Iterator[WorldRecord]:
-    width = of.size if of.width is None else of.width
-    for index in range(count):
-        item = kind(of.seed, index, of.max_frames, of.size, width, of.level, of.split, kinds)
-        if index == 0:
-            item.draw("source")  # settings that nothing can be drawn with are told at once
-        yield WorldRecord(item)
+        return self._records(QuestionItem, self.questions, check_tasks(self.tasks))
