@@ -42,6 +42,7 @@ from kiwi.training.module import LitKiwi
 from kiwi.training.monitoring import EditQuality
 from kiwi.training.pretraining import LitVae
 from kiwi.training.run_log import RunLog
+from kiwi.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +168,7 @@ def main(argv: list[str]) -> int:
         KiwiCLI(
             LitModule,
             EditData,
+            trainer_class=Trainer,
             subclass_mode_model=True,
             args=_with_bases(argv),
             save_config_callback=None,

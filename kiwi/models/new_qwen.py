@@ -46,6 +46,8 @@ class NewQwen(MllmSpec):
             one whose words are bytes.
         vision_hidden_size, vision_layers, vision_heads, vision_intermediate_size: of the vision tower; None for M / 2
             (32 at least), heads of 16 channels and feed-forward layers twice as wide.
+        vision_patch: side of a patch in pixels, half that of a visual token; None for the published one, 14 of the 2.5
+            and 16 of the 3. Small patches let small pictures be read as they are, without enlarging them.
         vision_window, vision_full: of the 2.5's tower, the window in pixels and the blocks without one.
     """
 
@@ -61,6 +63,7 @@ class NewQwen(MllmSpec):
     vision_layers: int = 2
     vision_heads: int | None = None
     vision_intermediate_size: int | None = None
+    vision_patch: int | None = None
     vision_window: int = 56
     vision_full: tuple[int, ...] = (-1,)
     limits: VisionLimits = field(
@@ -72,7 +75,7 @@ class NewQwen(MllmSpec):
     def __post_init__(self) -> None:
         require_positive(
             self, "hidden_size", "layers", "heads", "kv_heads", "intermediate_size", "vocab_size", "vision_layers",
-            "vision_hidden_size", "vision_heads", "vision_intermediate_size",
+            "vision_hidden_size", "vision_heads", "vision_intermediate_size", "vision_patch",
         )  # fmt: skip
         (heads, kv_heads), (width, vision_heads) = _heads(self), _tower(self)
         if self.hidden_size % (2 * heads) or heads % kv_heads:
@@ -91,8 +94,10 @@ class NewQwen(MllmSpec):
             raise SpecError(
                 "the tokenizer has more words than vocab_size", got=self.vocab_size, wanted=f"{WORDS} or more"
             )
-        if self.vision_window < 28:
-            raise SpecError("vision_window is smaller than a visual token", got=self.vision_window, wanted="28 or more")
+        if self.vision_window < (token := 2 * _patch(self)):
+            raise SpecError(
+                "vision_window is smaller than a visual token", got=self.vision_window, wanted=f"{token} or more"
+            )
 
     @classmethod
     def qwen25_3b(cls) -> NewQwen:
@@ -115,11 +120,10 @@ class NewQwen(MllmSpec):
                 "the tokenizer has more words than vocab_size", got=self.vocab_size, wanted=f"{len(tokenizer)} or more"
             )
         config = (_config_25 if self.generation == "2.5" else _config_3)(self, tokenizer)
-        patch = {} if self.generation == "2.5" else {"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        colours = {} if self.generation == "2.5" else {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        processor = Qwen2VLImageProcessor(patch_size=_patch(self), **colours)
         model = GENERATIONS[config.model_type].model(config)
-        encoder = MllmEncoder(
-            model, tokenizer, Qwen2VLImageProcessor(**patch), self.limits, load_template(DEFAULT_TEMPLATE)
-        )
+        encoder = MllmEncoder(model, tokenizer, processor, self.limits, load_template(DEFAULT_TEMPLATE))
         return encoder.tuned(self.tuning)
 
 
@@ -204,6 +208,11 @@ def _tower(spec: NewQwen) -> tuple[int, int]:
     return width, spec.vision_heads or max(1, width // 16)
 
 
+def _patch(spec: NewQwen) -> int:
+    """Side of a vision patch in pixels."""
+    return spec.vision_patch or {"2.5": 14, "3": 16}[spec.generation]
+
+
 def _text(spec: NewQwen, tokenizer: Any) -> dict[str, Any]:
     heads, kv_heads = _heads(spec)
     half = spec.hidden_size // heads // 2
@@ -231,6 +240,7 @@ def _vision(spec: NewQwen) -> dict[str, Any]:
         "intermediate_size": spec.vision_intermediate_size or 2 * width,
         "num_heads": heads,
         "out_hidden_size": spec.hidden_size,
+        "patch_size": _patch(spec),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -21,6 +21,14 @@ from kiwi.training.optim import AdamW
 
 Clips = dict[str, NDArray[np.uint8]]
 """Clips of one sample by name, (F, H, W, 3) each, to be looked at side by side."""
+
+
+class Look(NamedTuple):
+    """What a model made of a sample."""
+
+    sample: EditSample
+    clips: Clips
+    caption: str
 
 
 class LitModule(L.LightningModule, ABC):
@@ -41,7 +49,7 @@ class LitModule(L.LightningModule, ABC):
         self.records: dict[str, list[Tensor]] = {}
         self.batch_ids: list[str] = []
         self.batches_seen = 0
-        self.shown: dict[tuple[int, int], tuple[EditSample, Clips]] = {}
+        self.shown: dict[tuple[int, int], Look] = {}
         # Frozen parts stay out of checkpoints; `on_load_checkpoint` checks the rest strictly.
         self.strict_loading = False
 
@@ -65,6 +73,10 @@ class LitModule(L.LightningModule, ABC):
     @abstractmethod
     def preview(self, batch: EditBatch, seed: int) -> Clips:
         """What the model makes of one sample (a batch of one, on the module's device)."""
+
+    def caption(self, batch: EditBatch) -> str:
+        """What is written beside a preview of the same batch."""
+        return batch.instructions[0]
 
     @abstractmethod
     def is_saved(self, name: str) -> bool:

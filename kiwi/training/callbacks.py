@@ -17,11 +17,11 @@ from PIL import Image
 
 from kiwi.data.datamodule import EditData
 from kiwi.data.dataset import EditDataset
-from kiwi.data.sample import EditSample, TaskKind, collate
+from kiwi.data.sample import TaskKind, collate
 from kiwi.media.files import require_replaceable
 from kiwi.media.image import contact_sheet, resize, write_image
 from kiwi.media.video import write_video
-from kiwi.training.base import Clips, LitModule, made_a_step
+from kiwi.training.base import Clips, LitModule, Look, made_a_step
 
 log = logging.getLogger(__name__)
 
@@ -99,10 +99,10 @@ class Previews(L.Callback):
         folder = Path(trainer.default_root_dir) / "previews"
         folder.mkdir(parents=True, exist_ok=True)
         for index in chosen(looked_at(trainer), self.items):
-            sample, clips = edited(trainer, module, index, self.seed)
+            look = edited(trainer, module, index, self.seed)
             stem = folder / f"step{trainer.global_step:06d}_{index:03d}"
-            write_image(stem.with_suffix(".png"), _sheet(clips, sample))
-            strip = side_by_side(clips)
+            write_image(stem.with_suffix(".png"), _sheet(look))
+            strip = side_by_side(look.clips)
             if len(strip) > 1:
                 write_video(stem.with_suffix(".mp4"), strip, Fraction(8))
             for logger in trainer.loggers:
@@ -116,7 +116,7 @@ def looked_at(trainer: L.Trainer) -> EditDataset:
     return sets["validation"] if len(sets["validation"]) else sets["train"]
 
 
-def edited(trainer: L.Trainer, module: LitModule, index: int, seed: int) -> tuple[EditSample, Clips]:
+def edited(trainer: L.Trainer, module: LitModule, index: int, seed: int) -> Look:
     """A sample that is looked at, and what the average of the weights makes of it (`LitModule.preview`).
 
     Between two steps a single process makes it once, however often it is asked for. Several processes make it each
@@ -127,7 +127,7 @@ def edited(trainer: L.Trainer, module: LitModule, index: int, seed: int) -> tupl
     sample = looked_at(trainer).decoded(index)
     with module.averaged():
         batch = module.transfer_batch_to_device(collate([sample]), module.device, 0)
-        made = sample, module.preview(batch, seed)
+        made = Look(sample, module.preview(batch, seed), module.caption(batch))
     if trainer.world_size == 1:
         module.shown[index, seed] = made
     return made
@@ -141,15 +141,16 @@ def side_by_side(clips: Clips) -> Pixels:
     )
 
 
-def _sheet(clips: Clips, sample: EditSample) -> Pixels:
-    """First and last frame of every clip, with the instruction, enlarged to be seen."""
-    frames, height, width = sample.size
+def _sheet(look: Look) -> Pixels:
+    """First and last frame of every clip, with the caption, enlarged to be seen."""
+    frames, height, width = look.sample.size
     scale = max(1, round(192 / height))
-    rows = {sample.instruction: 0, "(last frame)": -1} if frames > 1 else {sample.instruction: 0}
+    rows = {look.caption: 0, "(last frame)": -1} if frames > 1 else {look.caption: 0}
     cells = [
-        [resize(clip[at][None], height * scale, width * scale)[0] for clip in clips.values()] for at in rows.values()
+        [resize(clip[at][None], height * scale, width * scale)[0] for clip in look.clips.values()]
+        for at in rows.values()
     ]
-    return contact_sheet(cells, labels=list(rows), column_titles=list(clips))
+    return contact_sheet(cells, labels=list(rows), column_titles=list(look.clips))
 
 
 def _add_gif(logger: TensorBoardLogger, tag: str, frames_FHWC: Pixels, step: int) -> None:

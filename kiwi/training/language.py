@@ -205,10 +205,15 @@ class LitMllm(LitModule):
             self.reader.save(new)
 
     def preview(self, batch: EditBatch, seed: int) -> Clips:
-        """The video that is asked about."""
+        """What is asked about: the video, and the picture where there is one."""
+        pictures = {"picture": pixels(batch.references_BRCHW[0, :1].transpose(0, 1))} if batch.pictures[0] else {}
+        return {"video": pixels(batch.source_BCFHW[0])} | pictures
+
+    def caption(self, batch: EditBatch) -> str:
+        """The question, what is said, and what is right."""
         with evaluating(self):
-            video = pixels(batch.source_BCFHW[0])
-        return {"video": video}
+            (said,) = self.answer(batch)
+        return f"{batch.instructions[0]}\nsaid: {said}\nright: {batch.answers[0]}"
 
 
 def _summary(told: Iterable[tuple[str, str, str]], answered: Counter[tuple[str, str]]) -> dict[str, float]:

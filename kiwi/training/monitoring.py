@@ -80,7 +80,7 @@ class EditQuality(L.Callback):
         for turn in range(-(-len(indices) // trainer.world_size)):
             place = turn * trainer.world_size + trainer.global_rank
             index = indices[min(place, len(indices) - 1)]
-            sample, clips = edited(trainer, module, index, self.seed)
+            sample, clips, _ = edited(trainer, module, index, self.seed)
             if place >= len(indices):
                 continue
             wanted, mask = sample.target_FHWC, sample.mask_FHW

@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from kiwi.data.datamodule import EditData
 from kiwi.data.sample import EditBatch, pixels
@@ -20,6 +19,7 @@ from kiwi.models.sampling import evaluating
 from kiwi.models.vae import NewVae, VaeSpec
 from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.base import Clips, LitModule
+from kiwi.training.edit_quality import measure
 from kiwi.training.optim import AdamW
 
 
@@ -76,23 +76,28 @@ class LitVae(LitModule):
         return True
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
-        """Reconstruction and KL of a batch's clips."""
-        clips = _clips(batch)
-        posterior = self.autoencoder.vae.encode(clips.to(self.autoencoder.vae.dtype)).latent_dist
-        # The mode, not a sample: an editor reads modes, and the KL term alone keeps the latents bounded.
-        reconstruction = self.autoencoder.decode_unclamped(posterior.mode())
-        kl = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar).mean()
-        loss = F.mse_loss(reconstruction.float(), clips.float()) + self.kl_weight * kl
+        """Reconstruction and KL of a batch's clips and reference images, every pixel alike."""
+        shown = [videos for videos in (_clips(batch), _pictures(batch)) if len(videos)]
+        losses = torch.stack([self._loss(videos) * videos.numel() for videos in shown])
+        loss = losses.sum() / sum(videos.numel() for videos in shown)
         self.require_finite(loss, "the loss")
         self.record("loss", self.all_gather(loss.detach()).mean(), prog_bar=True, batch_size=len(batch.ids))
         return loss
 
+    def _loss(self, videos_BCFHW: Tensor) -> Tensor:
+        posterior = self.autoencoder.vae.encode(videos_BCFHW.to(self.autoencoder.vae.dtype)).latent_dist
+        # The mode, not a sample: an editor reads modes, and the KL term alone keeps the latents bounded.
+        reconstruction = self.autoencoder.decode_unclamped(posterior.mode())
+        kl = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar).mean()
+        return F.mse_loss(reconstruction.float(), videos_BCFHW.float()) + self.kl_weight * kl
+
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
-        """PSNR (dB, data range 2) of reconstructed clips."""
-        clips = _clips(batch)
-        decoded = self.autoencoder.decode(self.autoencoder.encode(clips))
-        psnr = peak_signal_noise_ratio(decoded, clips, data_range=2.0, reduction="elementwise_mean", dim=(1, 2, 3, 4))
-        self.log("val/psnr", psnr, prog_bar=True, batch_size=len(clips), sync_dist=True)
+        """PSNR (dB) and SSIM of clips that were encoded and decoded, and of reference images."""
+        for prefix, videos in (("", _clips(batch)), ("picture_", _pictures(batch))):
+            decoded = self.autoencoder.decode(self.autoencoder.encode(videos)) if len(videos) else videos
+            for made, wanted in zip(decoded, videos, strict=True):
+                for name, value in measure(pixels(made), pixels(wanted), None, lambda made, wanted: {}).items():
+                    self.log(f"val/{prefix}{name}", value, prog_bar=not prefix, batch_size=1, sync_dist=True)
 
     def foreign(self, folder: Path) -> list[str]:
         return _foreign(folder)
@@ -141,3 +146,8 @@ def _foreign(folder: Path) -> list[str]:
 def _clips(batch: EditBatch) -> Tensor:
     """Sources and targets as one batch of clips."""
     return torch.cat((batch.source_BCFHW, batch.target_BCFHW))
+
+
+def _pictures(batch: EditBatch) -> Tensor:
+    """Reference images as a batch of clips of one frame, as the editor encodes them."""
+    return batch.references_BRCHW.flatten(0, 1)[:, :, None]

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from kiwi.errors import CheckpointError, SpecError
 from kiwi.models.mllm import QwenVL
 from kiwi.models.new_qwen import NewQwen
+from kiwi.models.pictures import VisionLimits
 from kiwi.models.tuning import Full, Lora
 from kiwi.weights.adapters import is_adapter
 
@@ -171,6 +172,21 @@ def test_a_damaged_tokenizer_is_refused(saved, text):
 def test_a_new_model_of_impossible_sizes_is_refused(sizes, told):
     with pytest.raises(SpecError, match=told):
         NewQwen(**sizes)
+
+
+def test_small_patches_read_small_pictures_as_they_are(tmp_path):
+    limits = VisionLimits(max_frames=5, min_pixels_per_frame=1024, max_pixels_per_frame=9216, max_reference_tokens=16)
+    encoder = NewQwen(vision_patch=4, vision_window=16, limits=limits).build()
+    frames = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    shown = encoder.pictures.source(frames)
+    assert (shown.frames == frames).all()
+    assert encoder.pictures.tokens(shown.size) == 3 * 4 * 4
+    assert encoder.see(shown).features_LNM.shape == (1, 48, 64)
+    encoder.save(tmp_path / "mllm")
+    again = QwenVL(path=str(tmp_path / "mllm"), dtype="float32", limits=limits).build()
+    assert (again.see(shown).features_LNM == encoder.see(shown).features_LNM).all()
+    with pytest.raises(SpecError, match="8 or more"):
+        NewQwen(vision_patch=4, vision_window=7)
 
 
 def test_a_model_with_a_connector_to_a_layer_that_is_not_there_is_refused(tiny_config):

@@ -1,6 +1,7 @@
 """LitMllm: answers are learned, token by token, by every part of the reader."""
 
 from collections import Counter
+from copy import copy
 
 import lightning as L
 import pytest
@@ -25,6 +26,15 @@ def data(*sets, **more):
 
 def batch_of(**questions):
     return next(iter(data(Questions(questions=64, **questions)).fresh_train_dataloader()))
+
+
+def first(batch):
+    """A batch of its first sample alone."""
+    found = copy(batch)
+    for name, value in vars(batch).items():
+        if isinstance(value, (list, torch.Tensor)):
+            setattr(found, name, value[:1])
+    return found
 
 
 def test_a_batch_asks_and_knows_the_answers():
@@ -109,6 +119,21 @@ def test_a_run_logs_them(tmp_path):
     )
     trainer.fit(LitMllm(TINY, optim=AdamW(lr=1e-3)), asked)
     assert {"val/loss", "val/right_count", "val/guessed_count", "val/right"} <= trainer.callback_metrics.keys()
+
+
+def test_a_preview_shows_what_is_asked_about_and_tells_what_is_said():
+    module, batch = LitMllm(TINY), batch_of(tasks=["picture"])
+    question, said, right = module.caption(one := first(batch)).split("\n")
+    assert (question, said, right) == (
+        batch.instructions[0],
+        f"said: {module.answer(one)[0]}",
+        f"right: {batch.answers[0]}",
+    )
+    assert {name: clip.shape for name, clip in module.preview(one, 0).items()} == {
+        "video": (5, 32, 32, 3),
+        "picture": (1, 32, 32, 3),
+    }
+    assert module.preview(first(batch_of(tasks=["count"])), 0).keys() == {"video"}
 
 
 def test_edits_are_no_questions():

@@ -1,0 +1,66 @@
+"""Precision `auto`: bf16 where it is multiplied, float32 elsewhere, and a word where bf16 would crawl."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from kiwi.training import trainer
+from kiwi.training.trainer import Trainer, multiplies_bf16
+
+QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Sets what the processor and the accelerators can do."""
+
+    def set_to(avx512_bf16, *cards):
+        monkeypatch.setattr(trainer, "hardware", lambda: {"avx512_bf16": avx512_bf16})
+        monkeypatch.setattr(trainer, "devices", lambda: [{"bf16": bf16} for bf16 in cards])
+
+    return set_to
+
+
+@pytest.mark.parametrize(
+    ("processor", "cards", "expected"),
+    [
+        (True, (), True),
+        (False, (), False),
+        (None, (), False),
+        (False, (True,), True),
+        (True, (False,), False),
+        (True, (True, False), False),
+    ],
+)
+def test_the_accelerators_decide_and_the_processor_where_there_are_none(machine, processor, cards, expected):
+    machine(processor, *cards)
+    assert multiplies_bf16() is expected
+
+
+def test_a_run_on_the_processor_does_not_ask_the_accelerators(machine):
+    machine(False, True)
+    assert multiplies_bf16()
+    assert not multiplies_bf16(on_cpu=True)
+
+
+@pytest.mark.parametrize(("processor", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_auto_takes_what_is_fast(machine, caplog, processor, expected):
+    machine(processor)
+    with caplog.at_level(logging.INFO, "kiwi"):
+        assert Trainer(precision="auto", **QUIET).precision == expected
+    assert expected in caplog.text
+
+
+def test_slow_bf16_is_told_and_not_forbidden(machine, caplog):
+    machine(False)
+    assert Trainer(precision="bf16-mixed", **QUIET).precision == "bf16-mixed"
+    assert "--trainer.precision auto" in caplog.text
+
+
+@pytest.mark.parametrize("precision", [None, "32-true", "64-true"])
+def test_what_is_named_is_taken_without_a_word(machine, caplog, precision):
+    machine(True)
+    assert Trainer(precision=precision, **QUIET).precision == (precision or "32-true")
+    assert not [record for record in caplog.records if record.name.startswith("kiwi")]
