@@ -154,8 +154,8 @@ class KiwiCLI(LightningCLI):
             self.trainer.save_checkpoint(Path(self.trainer.checkpoint_callback.dirpath) / "last.ckpt")
 
     def before_validate(self) -> None:
-        """Measure what was trained, never initial weights by mistake."""
-        if self._get(self.config, "ckpt_path") is None:
+        """Measure what was trained, here or before, never initial weights by mistake."""
+        if self._get(self.config, "ckpt_path") is None and not self.model.trained:
             raise InputError("validate needs a checkpoint", fix="--ckpt_path last, or RUN/checkpoints/last.ckpt")
 
 

@@ -1,4 +1,4 @@
-"""`python -m kiwi sandbox export|preview|vocabulary`: the world as files, as a picture, and the words spoken in it."""
+"""`python -m kiwi sandbox export|preview|anchors|vocabulary`: the world as files, as a picture, its oracle, words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kiwi import console
-from kiwi.cli import parser
+from kiwi.cli import anchors, parser
 from kiwi.errors import InputError
 from kiwi.media.image import contact_sheet, write_image
 from kiwi.sandbox.export import export, white
@@ -25,7 +25,7 @@ _NOTHING, _BORDER = 232, 160
 def main(argv: list[str]) -> int:
     """Run one of the actions; `argv[0]` is the command's own name."""
     commands = parser(argv[0], "The sandbox: a rendered world of video edits with exact ground truth.")
-    actions = commands.add_subparsers(dest="action", required=True, metavar="export | preview | vocabulary")
+    actions = commands.add_subparsers(dest="action", required=True, metavar="export | preview | anchors | vocabulary")
     writing = actions.add_parser("export", help="write videos, pictures and manifests", description=_EXPORT)
     writing.add_argument("out", metavar="OUT", help="folder to write to; an export that was cut off is completed")
     _add_world(writing, items=64)
@@ -33,6 +33,9 @@ def main(argv: list[str]) -> int:
     showing = actions.add_parser("preview", help="draw a picture of what the world holds", description=_PREVIEW)
     showing.add_argument("out", metavar="OUT.png", help="picture to write")
     _add_world(showing, items=len(CATEGORIES))
+    judging = actions.add_parser("anchors", help="hold the oracle against known answers", description=_ANCHORS)
+    anchors.add_options(judging)
+    _add_world(judging, items=140, frames=5, size=32, split=Split.test)
     speaking = actions.add_parser("vocabulary", help="write a tokenizer of the world's words", description=_VOCABULARY)
     speaking.add_argument("out", metavar="OUT", help="folder to write to")
     speaking.add_argument("--words", type=int, default=640, help="of the tokenizer at most, 256 bytes included")
@@ -49,6 +52,8 @@ def main(argv: list[str]) -> int:
         listed = ", ".join(f"{name} ({rows})" for name, rows in done.manifests.items())
         console.say(f"{done.items} items in {done.folder}: {listed}")
         return 0
+    if options.action == "anchors":
+        return anchors.run(options, size | kept)
     out = Path(options.out)
     if out.suffix.lower() != ".png":
         raise InputError("The preview is a PNG picture", got=options.out, wanted="a path that ends in .png")
@@ -100,17 +105,19 @@ def _framed(image: np.ndarray) -> np.ndarray:
     return np.pad(enlarged, ((1, 1), (1, 1), (0, 0)), constant_values=_BORDER)
 
 
-def _add_world(actions: argparse.ArgumentParser, items: int) -> None:
+def _add_world(
+    actions: argparse.ArgumentParser, items: int, frames: int = 9, size: int = 48, split: Split = Split.train
+) -> None:
     actions.add_argument("--items", type=int, default=items, help="how many items, from the first of the world")
     actions.add_argument("--seed", type=int, default=0, help="which world")
-    actions.add_argument("--frames", type=int, default=9, help="frames of a video")
-    actions.add_argument("--size", type=int, default=48, help="height in pixels")
+    actions.add_argument("--frames", type=int, default=frames, help="frames of a video")
+    actions.add_argument("--size", type=int, default=size, help="height in pixels")
     actions.add_argument("--width", type=int, help="width in pixels (default: as high)")
     actions.add_argument("--level", choices=list(LEVELS), default="full", help="how much a scene may hold")
     actions.add_argument(
         "--split",
         choices=[str(split) for split in Split],
-        default="train",
+        default=str(split),
         help="which things and wordings are drawn; new_things, new_words and new_both hold what train never does",
     )
     actions.add_argument("--categories", help=f"kinds of edit, comma separated: {', '.join(CATEGORIES)} (default: all)")
@@ -128,6 +135,12 @@ _PREVIEW = """Draw items of the world into one picture.
 
 A row is an item; the columns are the reference picture, the first and last frame of source and target,
 and the mask of what changed in the last frame."""
+
+_ANCHORS = """Hold the oracle against edits whose scores are known, and against damage in steps.
+
+OUT/anchors.md and anchors.csv: the exact target, an unedited copy, half of both, wrong colours and places, and the
+round trip of the target through an autoencoder; round_trip.csv: that one by category; damage.csv, damage.png and
+damage.pdf: how the scores fall with damage. The exit code is 1 if an anchor does not hold."""
 
 _VOCABULARY = """Learn a byte-pair tokenizer from what is said in training, with Qwen's special tokens.
 

@@ -281,15 +281,18 @@ class MllmEncoder(nn.Module):
             return {}
         return self.reading(self.model.language_model, self.embed(prompt, self.look(prompt), queries_QM), layers)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write base weights, tokenizer, preprocessor settings and prompt template, for `QwenVL(path=folder)`.
 
-        Adapters are not among them: whoever saves the editor keeps those.
+        The weights are written as another type if one is given. Adapters are not among them: whoever saves the editor
+        keeps those.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
         state = self.model.state_dict()
-        write_weights({without_base_layer(name): state[name] for name in state if not is_adapter(name)}, folder)
+        base = {without_base_layer(name): state[name] for name in state if not is_adapter(name)}
+        base = base if dtype is None else {name: tensor.to(dtype) for name, tensor in base.items()}
+        write_weights(base, folder)
         self.save_processor(folder)
 
     def save_processor(self, folder: Path) -> None:

@@ -5,6 +5,7 @@ Video (B, 3, F, H, W) in [-1, 1] with F = 4k + 1; latents (B, C, k + 1, H / s, W
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -233,9 +234,10 @@ class VideoVae(nn.Module):
         pair = torch.tensor([config.latents_mean, config.latents_std], device=device)[..., None, None, None]
         return pair[0], pair[1]
 
-    def save(self, folder: Path) -> None:
-        """Write the VAE in diffusers' format, normalisation included."""
-        self.vae.save_pretrained(folder, safe_serialization=True)
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write the VAE in diffusers' format, normalisation included, its weights as another type if one is given."""
+        vae = self.vae if dtype in (None, self.vae.dtype) else copy.deepcopy(self.vae).to(dtype)
+        vae.save_pretrained(folder, safe_serialization=True)
 
 
 def raw_state(vae: VideoVae) -> State:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 import numpy as np
 
@@ -86,6 +87,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     ),
 }
 TASKS = tuple(WORDINGS)
+
+FREE = frozenset(["a", "an", "and", "at", "from", "in", "object", "objects", "of", "on", "over", "the", "to"])
+"""Words of answers that anyone can say who has seen nothing."""
 
 NUMBERS = ("no objects", "one object", "two objects", "three objects")
 DIRECTIONS: dict[str, Vector] = {"to the left": (-1, 0), "to the right": (1, 0), "up": (0, -1), "down": (0, 1)}
@@ -165,6 +169,22 @@ def sentences(count: int) -> Iterator[str]:
         asked = ask(0, index, frames=1, height=16, width=16)
         yield asked.words
         yield asked.answer
+
+
+def facts(answer: str) -> list[str]:
+    """The words of an answer that tell something: no articles, no "over", no "objects"."""
+    words = (word.strip(".,:?").lower() for word in answer.split())
+    return [word for word in words if word and word not in FREE]
+
+
+def share_of_facts(said: str, wanted: str) -> float:
+    """How much of an answer is right, 0 to 1: its facts that are said in order, of all that are said or wanted.
+
+    Of the longer of the two, so that saying more does not help.
+    """
+    told, true = facts(said), facts(wanted)
+    same = sum(block.size for block in SequenceMatcher(None, told, true, autojunk=False).get_matching_blocks())
+    return same / max(len(told), len(true), 1)
 
 
 def check_tasks(tasks: Sequence[str] | None) -> tuple[str, ...]:

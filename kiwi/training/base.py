@@ -62,6 +62,11 @@ class LitModule(L.LightningModule, ABC):
     def size_multiple(self) -> int:
         """Pixels that heights and widths of the data must be multiples of."""
 
+    @property
+    def trained(self) -> bool:
+        """Whether it was built from trained weights, which can be measured as they are."""
+        return False
+
     @abstractmethod
     def export(self, folder: Path, max_frames: int, *, self_contained: bool) -> None:
         """Write what was learned as a folder that others load."""

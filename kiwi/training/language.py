@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from kiwi.models.prompting import Prompt
 from kiwi.models.reading import read_whole
 from kiwi.models.sampling import evaluating
 from kiwi.models.vision import Vision, look
+from kiwi.sandbox.questions import share_of_facts
 from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.base import Clips, LitModule
 from kiwi.training.optim import AdamW
@@ -48,8 +49,9 @@ _FILES |= {"preprocessor_config.json", "added_tokens.json", "chat_template.jinja
 class LitMllm(LitModule):
     """Trains all of an MLLM, vision tower included, on questions (`Questions` in data.train) and their answers.
 
-    Validation decodes greedily and tells, by task, the share of answers that are right to the last word:
-    `val/right_TASK`, beside `val/guessed_TASK`, that of always giving the task's most frequent answer.
+    Validation decodes greedily and tells by task the share of answers that are right to the last word,
+    `val/right_TASK`, and the share of their facts (`share_of_facts`), `val/facts_TASK`; beside them what always giving
+    the task's most frequent answer would be worth, `val/guessed_TASK` and `val/guessed_facts_TASK`.
 
     The folder it exports is transformers' format, as `QwenVL(path=folder)` needs it.
 
@@ -57,6 +59,7 @@ class LitMllm(LitModule):
         mllm: the reader; `NewQwen(...)` trains one from nothing.
         optim: optimizer and schedule.
         averaging: of the weights; the average is what is validated and exported.
+        export_dtype: of the weights in the exported folder; float16 halves it.
         max_pixels: not used by a reader; the command line sets it for every module.
         seed: of initial weights.
     """
@@ -66,6 +69,7 @@ class LitMllm(LitModule):
         mllm: MllmSpec = NewQwen(),  # noqa: B008  (frozen)
         optim: AdamW = AdamW(lr=1e-3, warmup_steps=100, schedule="cosine"),  # noqa: B008  (frozen)
         averaging: AveragingSpec = NoAveraging(),  # noqa: B008  (frozen)
+        export_dtype: Literal["float32", "float16"] = "float32",
         max_pixels: int = 720 * 1280,
         seed: int = 0,
     ) -> None:
@@ -73,6 +77,7 @@ class LitMllm(LitModule):
         with forked_rng(seed, "mllm"):
             self.reader: MllmEncoder = mllm.build()
         self.reader.model.requires_grad_(True)
+        self.export_dtype = getattr(torch, export_dtype)
         self.answered: Counter[tuple[str, str]] = Counter()
         """Training's answers, by task."""
         self.told: list[tuple[str, str, str]] = []
@@ -81,6 +86,10 @@ class LitMllm(LitModule):
     @property
     def size_multiple(self) -> int:
         return 8  # frames are resized for the reader anyway
+
+    @property
+    def trained(self) -> bool:
+        return bool(self.reader.fingerprint)
 
     def on_fit_start(self) -> None:
         """Refuse a cache, which has no pixels, and data without answers."""
@@ -202,7 +211,7 @@ class LitMllm(LitModule):
 
     def export(self, folder: Path, max_frames: int, *, self_contained: bool) -> None:
         with atomic_folder(folder, self.foreign) as new:
-            self.reader.save(new)
+            self.reader.save(new, self.export_dtype)
 
     def preview(self, batch: EditBatch, seed: int) -> Clips:
         """What is asked about: the video, and the picture where there is one."""
@@ -217,17 +226,17 @@ class LitMllm(LitModule):
 
 
 def _summary(told: Iterable[tuple[str, str, str]], answered: Counter[tuple[str, str]]) -> dict[str, float]:
-    """Shares of right answers and of right guesses, by task and over all tasks alike."""
-    right: dict[str, list[bool]] = {}
-    guessed: dict[str, list[bool]] = {}
+    """What is right and what would be guessed, whole answers and facts, by task and over all tasks alike."""
     usual = {task: answer for (task, answer), _ in reversed(answered.most_common())}
+    shares: dict[str, dict[str, list[float]]] = {}
     for task, said, wanted in told:
-        right.setdefault(task, []).append(said == wanted)
-        guessed.setdefault(task, []).append(usual.get(task) == wanted)
+        guess = usual.get(task, "")
+        values = (said == wanted, share_of_facts(said, wanted), guess == wanted, share_of_facts(guess, wanted))
+        for name, value in zip(("right", "facts", "guessed", "guessed_facts"), values, strict=True):
+            shares.setdefault(name, {}).setdefault(task, []).append(float(value))
     found: dict[str, float] = {}
-    for name, shares in (("right", right), ("guessed", guessed)):
-        means = {task: sum(values) / len(values) for task, values in sorted(shares.items())}
+    for name, tasks in shares.items():
+        means = {task: sum(values) / len(values) for task, values in sorted(tasks.items())}
         found |= {f"{name}_{task}": mean for task, mean in means.items()}
-        if means:
-            found[name] = sum(means.values()) / len(means)
+        found[name] = sum(means.values()) / len(means)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ class LitVae(LitModule):
         optim: optimizer and schedule.
         averaging: of the weights; the average is what is validated, looked at and exported.
         kl_weight: of the KL divergence per latent element.
+        export_dtype: of the weights in the exported folder; float16 halves it.
         statistics_batches: batches (an epoch at most) over which the latents' statistics are measured at export.
         max_pixels: not used by an autoencoder; the command line sets it for every module.
         seed: of initial weights.
@@ -45,6 +46,7 @@ class LitVae(LitModule):
         optim: AdamW = AdamW(lr=2e-3, warmup_steps=20, schedule="cosine"),  # noqa: B008  (frozen)
         averaging: AveragingSpec = NoAveraging(),  # noqa: B008  (frozen)
         kl_weight: float = 1e-4,
+        export_dtype: Literal["float32", "float16"] = "float32",
         statistics_batches: int = 32,
         max_pixels: int = 720 * 1280,
         seed: int = 0,
@@ -55,10 +57,15 @@ class LitVae(LitModule):
         with forked_rng(seed, "vae"):
             self.autoencoder = vae.build()
         self.kl_weight, self.statistics_batches = kl_weight, statistics_batches
+        self.export_dtype = getattr(torch, export_dtype)
 
     @property
     def size_multiple(self) -> int:
         return self.autoencoder.spatial_factor
+
+    @property
+    def trained(self) -> bool:
+        return bool(self.autoencoder.fingerprint)
 
     def setup(self, stage: str) -> None:
         """Refuse a cache: it has latents, and a VAE learns from pixels."""
@@ -112,7 +119,7 @@ class LitVae(LitModule):
         mean, deviation = self._latent_statistics()
         self.autoencoder.normalise_by(mean, deviation)
         with atomic_folder(folder, _foreign) as new:
-            self.autoencoder.save(new)
+            self.autoencoder.save(new, self.export_dtype)
 
     def _latent_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of each latent channel over training clips, unnormalised."""

@@ -1,11 +1,15 @@
-"""Where pretrained parts lie: a local folder, or a repository of the model hub named by its id."""
+"""Where pretrained parts lie: a local folder, what is shipped with this package, or a repository of the model hub."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path, PureWindowsPath
 
+import kiwi
 from kiwi.errors import CheckpointError
+
+SHIPPED = Path(kiwi.__file__).parent / "sandbox" / "weights"
+"""The sandbox's own models, by the names `sandbox/NAME`; a folder of the same name comes first."""
 
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
@@ -15,11 +19,18 @@ def is_hub_id(path: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) is not None
 
 
+def _shipped(path: str) -> Path | None:
+    """The folder of a shipped model by its name; None if this is none."""
+    named = re.fullmatch(r"sandbox/(\w+)", path)
+    return folder if named is not None and (folder := SHIPPED / named[1]).is_dir() else None
+
+
 def locate(path: str, what: str, fix: str, *, subfolder: str = "") -> Path:
-    """The local folder (or file) of a path or hub id; a repository is fetched, or taken from the hub's cache.
+    """The local folder (or file) of a path, name or hub id; a repository is fetched, or taken from the hub's cache.
 
     Args:
-        path: a folder, a file, or an id such as "Wan-AI/Wan2.2-TI2V-5B-Diffusers".
+        path: a folder, a file, the name of a shipped model such as "sandbox/vae", or an id such as
+            "Wan-AI/Wan2.2-TI2V-5B-Diffusers".
         what: what is looked for, for the message.
         fix: what to do when it is not there.
         subfolder: where in it the part lies; only this much of a repository is fetched.
@@ -28,6 +39,8 @@ def locate(path: str, what: str, fix: str, *, subfolder: str = "") -> Path:
         CheckpointError: nothing there, and no such repository could be fetched; a subfolder that leaves its folder.
     """
     local, inner = Path(path), PureWindowsPath(subfolder)
+    if not local.exists() and (shipped := _shipped(path)) is not None:
+        local = shipped
     # By its name alone: what is in the hub's cache, or moved to a larger disk, are links to elsewhere.
     if inner.anchor or ".." in inner.parts:
         raise CheckpointError(f"the subfolder {subfolder!r} leaves {path}", wanted=f"a folder in {path}")
@@ -36,12 +49,17 @@ def locate(path: str, what: str, fix: str, *, subfolder: str = "") -> Path:
     if local.exists() or not is_hub_id(path):
         raise CheckpointError(f"there is no {what} {local / subfolder}", wanted="a folder, or a hub id", fix=fix)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     patterns = [f"{subfolder}/{pattern}" for pattern in _PATTERNS] if subfolder else _PATTERNS
     try:
         fetched = Path(snapshot_download(path, allow_patterns=patterns)) / subfolder
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as problem:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as problem:
         raise CheckpointError(
             f"there is no {what} {path}, and no such repository could be fetched from the hub",
             got=str(problem).strip().splitlines()[0],

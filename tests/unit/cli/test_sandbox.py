@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
@@ -11,7 +12,9 @@ from kiwi.cli.sandbox import preview
 from kiwi.errors import InputError, SpecError
 from kiwi.media.image import read_image
 from kiwi.models.new_qwen import NewQwen, byte_tokenizer, learned_tokenizer
-from kiwi.sandbox.pairs import make_pair
+from kiwi.models.vae import NewVae
+from kiwi.sandbox.anchors import ANCHORS, DAMAGES, LEVELS
+from kiwi.sandbox.pairs import CATEGORIES, make_pair
 
 
 def test_export_writes_the_world(tmp_path, capsys):
@@ -50,6 +53,8 @@ def test_the_preview_shows_the_pair():
         (["preview", "world.png", "--items", "0"], "at least one item"),
         (["export", "world", "--categories", "teleport"], "background_reference"),
         (["export", "world", "--items", "many"], "--items"),
+        (["anchors", "out", "--vae", "none", "--items", "0"], "Anchors need items"),
+        (["anchors", "out", "--vae", "nowhere"], "there is no VAE"),
         (["dance"], "dance"),
     ],
 )
@@ -102,3 +107,32 @@ def test_a_tokenizer_that_cannot_serve_is_told(tmp_path):
     (tmp_path / "bytes" / "tokenizer.json").write_text(json.dumps(plain))
     with pytest.raises(SpecError, match="video_pad"):
         NewQwen(tokenizer=str(tmp_path / "bytes")).build()
+
+
+def test_anchors_are_told_as_tables_and_a_figure(tmp_path, capsys):
+    assert main(["sandbox", "anchors", str(tmp_path / "out"), "--vae", "none", "--items", "28"]) == 0
+    made = {item.name for item in (tmp_path / "out").iterdir()}
+    assert made == {"anchors.md", "anchors.csv", "damage.csv", "damage.png", "damage.pdf", "environment.json"}
+    rows = list(csv.DictReader((tmp_path / "out/anchors.csv").open()))
+    assert [row["edit"] for row in rows] == list(ANCHORS)
+    assert all(row["holds"] == "yes" for row in rows)
+    assert rows[0]["items"] == rows[0]["edits"] == "28"
+    levels = list(csv.DictReader((tmp_path / "out/damage.csv").open()))
+    assert len(levels) == len(DAMAGES) * len(LEVELS)
+    assert read_image(tmp_path / "out/damage.png").std() > 1
+    assert "exact target" in capsys.readouterr().out
+
+
+def test_an_autoencoder_that_is_too_poor_fails_its_anchor(tmp_path, capsys):
+    NewVae(z_dim=4, base_dim=4).build().save(tmp_path / "vae")
+    given = ["--vae", str(tmp_path / "vae"), "--items", "14", "--frames", "5", "--size", "32"]
+    assert main(["sandbox", "anchors", str(tmp_path / "out"), *given]) == 1
+    rows = {row["edit"]: row for row in csv.DictReader((tmp_path / "out/anchors.csv").open())}
+    assert rows["round trip of the target"]["holds"] == "NO"
+    categories = list(csv.DictReader((tmp_path / "out/round_trip.csv").open()))
+    assert [row["category"] for row in categories] == [*CATEGORIES, "all"]
+    assert [row["items"] for row in categories] == ["2"] * 7 + ["14"]
+    assert float(categories[-1]["PSNR, dB"]) < 20
+    # Sizes that the autoencoder cannot halve are told before anything is written.
+    assert main(["sandbox", "anchors", str(tmp_path / "no"), *given[:2], "--size", "33"]) == 2
+    assert not (tmp_path / "no").exists()

@@ -8,7 +8,7 @@ import pytest
 
 from kiwi.errors import InputError
 from kiwi.sandbox import grammar
-from kiwi.sandbox.questions import NUMBERS, TASKS, WORDINGS, ask, clear_place, direction
+from kiwi.sandbox.questions import NUMBERS, TASKS, WORDINGS, ask, clear_place, direction, facts, share_of_facts
 from kiwi.sandbox.sampling import NEW_WORDINGS, Split, is_new_thing
 
 SIZE = {"frames": 5, "height": 32, "width": 32}
@@ -88,3 +88,27 @@ def _pairs():
 def test_unusable_tasks_are_refused_with_the_choices(tasks):
     with pytest.raises(InputError, match="describe"):
         ask(0, 0, **SIZE, tasks=tasks)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted", "share"),
+    [
+        ("A red circle over plain grey.", "A red circle over plain grey.", 1),
+        ("A red circle over plain grey", "a red circle, over plain grey.", 1),
+        ("A red ring over plain grey.", "A red circle over plain grey.", 3 / 4),
+        ("A red circle over plain grey.", "A striped red circle over plain grey.", 4 / 5),
+        ("Red red red red circle.", "A red circle.", 2 / 5),
+        ("Circle red.", "Red circle.", 1 / 2),
+        ("A the over.", "Red circle.", 0),
+        ("", "One object.", 0),
+        ("Two objects.", "One object.", 0),
+    ],
+)
+def test_the_share_of_facts_counts_what_tells_something(said, wanted, share):
+    assert share_of_facts(said, wanted) == pytest.approx(share)
+
+
+def test_every_answer_has_facts_and_is_right_of_itself():
+    for question in QUESTIONS:
+        assert facts(question.answer), question.answer
+        assert share_of_facts(question.answer, question.answer) == 1

@@ -76,6 +76,14 @@ def test_every_part_learns_and_what_is_said_follows(tmp_path):
     module.export(tmp_path / "mllm", 5, self_contained=True)
     again = LitMllm(QwenVL(path=str(tmp_path / "mllm"), dtype="float32", limits=TINY.limits))
     assert again.answer(batch) == batch.answers
+    assert again.trained
+    assert not module.trained
+    halved = LitMllm(QwenVL(path=str(tmp_path / "mllm"), dtype="float32", limits=TINY.limits), export_dtype="float16")
+    halved.export(tmp_path / "half", 5, self_contained=True)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("mllm", "half")]
+    assert 1.8 < sizes[0] / sizes[1] < 2.1
+    half = LitMllm(QwenVL(path=str(tmp_path / "half"), dtype="float32", limits=TINY.limits))
+    assert half.answer(batch) == batch.answers
     assert module.foreign(tmp_path / "mllm") == []
     (tmp_path / "mllm" / "note.txt").write_text("mine")
     assert module.foreign(tmp_path / "mllm") == ["note.txt"]
@@ -100,12 +108,10 @@ def test_validation_tells_right_answers_beside_a_blind_guessers():
     told = [("count", "One object.", "One object."), ("count", "Two objects.", "One object."), ("move", "Up.", "Down.")]
     answered = Counter({("count", "One object."): 5, ("count", "Two objects."): 3, ("move", "Down."): 2})
     assert _summary(told, answered) == {
-        "right_count": 0.5,
-        "right_move": 0,
-        "right": 0.25,
-        "guessed_count": 1,
-        "guessed_move": 1,
-        "guessed": 1,
+        **{"right_count": 0.5, "right_move": 0, "right": 0.25},
+        **{"facts_count": 0.5, "facts_move": 0, "facts": 0.25},
+        **{"guessed_count": 1, "guessed_move": 1, "guessed": 1},
+        **{"guessed_facts_count": 1, "guessed_facts_move": 1, "guessed_facts": 1},
     }
 
 

@@ -6,7 +6,7 @@ from kiwi.data.datamodule import EditData
 from kiwi.data.sample import pixels
 from kiwi.data.world import World
 from kiwi.errors import InputError
-from kiwi.models.vae import NewVae
+from kiwi.models.vae import NewVae, WanVae
 from kiwi.training.pretraining import LitVae
 
 
@@ -25,6 +25,23 @@ def test_an_exported_vae_replaces_the_last_one_and_nothing_else(tmp_path, monkey
         module.export(tmp_path / "vae", 5, self_contained=True)
     assert (tmp_path / "vae/notes.txt").read_text() == "mine"
     assert sorted(item.name for item in tmp_path.iterdir()) == ["notes", "vae"]
+
+
+def test_a_vae_exported_at_half_the_size_decodes_nearly_the_same(tmp_path, monkeypatch):
+    for dtype in ("float32", "float16"):
+        module = LitVae(NewVae(z_dim=4, base_dim=4), export_dtype=dtype)
+        monkeypatch.setattr(module, "_latent_statistics", lambda: (torch.zeros(4), torch.ones(4)))
+        module.export(tmp_path / dtype, 5, self_contained=True)
+        assert next(module.parameters()).dtype == torch.float32
+        assert not module.trained
+    whole, half = (LitVae(WanVae(path=str(tmp_path / dtype))) for dtype in ("float32", "float16"))
+    assert whole.trained
+    files = [tmp_path / dtype / "diffusion_pytorch_model.safetensors" for dtype in ("float32", "float16")]
+    assert 1.5 < files[0].stat().st_size / files[1].stat().st_size < 2.1
+    clip = torch.rand(1, 3, 5, 16, 16) * 2 - 1
+    with torch.no_grad():
+        found = [vae.autoencoder.decode(vae.autoencoder.encode(clip)) for vae in (whole, half)]
+    assert 0 < (found[0] - found[1]).abs().max() < 0.05
 
 
 def batch_of(category):

@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from kiwi.errors import CheckpointError
+from kiwi.weights import hub
 from kiwi.weights.hub import locate
 
 
@@ -17,3 +20,16 @@ def test_a_subfolder_may_be_a_link(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/vae").symlink_to(tmp_path)
     assert locate(str(tmp_path / "model"), "VAE", "name one", subfolder="vae") == tmp_path / "model/vae"
+
+
+def test_a_shipped_model_is_found_by_its_name_and_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shipped/vae").mkdir(parents=True)
+    monkeypatch.setattr(hub, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert locate("sandbox/vae", "VAE", "name one") == tmp_path / "shipped/vae"
+    for other in ("sandbox/other", "sandbox/..", "sandbox/vae/..", "sandbox", "other/vae"):
+        with pytest.raises(CheckpointError, match="there is no VAE"):
+            locate(other, "VAE", "name one")
+    (tmp_path / "sandbox/vae").mkdir(parents=True)
+    assert locate("sandbox/vae", "VAE", "name one") == Path("sandbox/vae")

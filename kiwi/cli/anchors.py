@@ -1,0 +1,142 @@
+"""`python -m kiwi sandbox anchors`: what the oracle says where the answer is known, as tables and a figure."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kiwi import console
+from kiwi.environment import environment
+from kiwi.errors import InputError
+from kiwi.figures import Curve, curves
+from kiwi.media.files import atomic_path, write_json, write_text
+from kiwi.sandbox.anchors import ANCHORS, DAMAGES, LEVELS, Pixels, damaged, measure, round_trip
+from kiwi.sandbox.oracle import Scores, judge
+from kiwi.sandbox.pairs import CATEGORIES, EditPair, make_pair
+from kiwi.tables import Table
+
+SCORES = ("compliance", "consistency", "quality", "overall")
+
+
+def add_options(options: argparse.ArgumentParser) -> None:
+    """What the action takes beside the world's options."""
+    options.add_argument("out", metavar="OUT", help="folder to write to; made if it is not there")
+    options.add_argument(
+        "--vae",
+        metavar="PATH",
+        default="sandbox/vae",
+        help="autoencoder of the round trip, a folder or hub id; 'none' leaves it out (default: %(default)s, shipped)",
+    )
+
+
+def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
+    """Judge, print, write; 0 if every anchor holds, 1 otherwise."""
+    if options.items < 1:
+        raise InputError("Anchors need items", got=options.items)
+    out = Path(options.out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is not a folder", fix="name one, or a path where nothing is")
+    through = None if options.vae == "none" else _autoencoder(options.vae, options.size)
+    indices = console.progress(range(options.items), "drawing")
+    pairs = [make_pair(options.seed, index, **world) for index in indices]
+    tables = {"anchors": _anchors(pairs, through)}
+    if through is not None:
+        tables["round_trip"] = _round_trips(pairs, through)
+    levels = list(console.progress(damaged(pairs), "damaging", total=len(DAMAGES) * len(LEVELS)))
+    tables["damage"] = _damages(levels)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        write_text(out / f"{name}.csv", table.csv())
+    write_text(out / "anchors.md", "\n".join(table.markdown() for name, table in tables.items() if name != "damage"))
+    for suffix in ("png", "pdf"):
+        with atomic_path(out / f"damage.{suffix}") as temporary:
+            _figure(levels).savefig(temporary, format=suffix)
+    write_json(out / "environment.json", environment())
+    for name in ("anchors", "round_trip"):
+        if name in tables:
+            console.table(tables[name].title, tables[name].header, tables[name].rows)
+    console.say(f"{len(pairs)} items; tables, damage.png and damage.pdf in {out}")
+    return 0 if all(row[-1] == "yes" for row in tables["anchors"].rows) else 1
+
+
+def _autoencoder(path: str, size: int) -> Callable[[Pixels], Pixels]:
+    import torch
+
+    from kiwi.data.sample import pixels, video_tensor
+    from kiwi.models.vae import WanVae
+
+    vae = WanVae(path=path).build()
+
+    @torch.no_grad()
+    def through(frames_FHWC: Pixels) -> Pixels:
+        return pixels(vae.decode(vae.encode(video_tensor(frames_FHWC[None])))[0])
+
+    through(np.zeros((1, size, size, 3), np.uint8))  # a size that it cannot halve is told before the work
+    return through
+
+
+def _anchors(pairs: list[EditPair], through: Callable[[Pixels], Pixels] | None) -> Table:
+    anchors = ANCHORS | ({} if through is None else {"round trip of the target": round_trip(through)})
+    rows = []
+    for name, anchor in console.progress(anchors.items(), "judging", total=len(anchors)):
+        found = measure(pairs, anchor)
+        scores = [f"{of(found.overall):.2f}" if found.overall else "" for of in (np.mean, min, max)]
+        rows.append((name, found.items, len(found.overall), anchor.wanted, *scores, "yes" if found.holds else "NO"))
+    header = ("edit", "items", "edits", "wanted", "mean", "least", "most", "holds")
+    return Table("The oracle's anchors, overall score of 1 to 5", header, rows)
+
+
+def _round_trips(pairs: list[EditPair], through: Callable[[Pixels], Pixels]) -> Table:
+    from kiwi.training.edit_quality import NoPerceptual
+    from kiwi.training.edit_quality import measure as compare
+
+    found: dict[str, list[tuple[float, ...]]] = {category: [] for category in CATEGORIES}
+    for pair in console.progress(pairs, "round trips"):
+        made = through(pair.target)
+        near, scores = compare(made, pair.target, None, NoPerceptual().build()), judge(pair, made)
+        found[pair.category].append((near["psnr"], near["ssim"], *(getattr(scores, name) for name in SCORES)))
+    groups = {name: values for name, values in found.items() if values}
+    groups["all"] = [row for values in groups.values() for row in values]
+    rows = []
+    for name, values in groups.items():
+        psnr, ssim, *scores = np.mean(values, axis=0)
+        rows.append((name, len(values), f"{psnr:.1f}", f"{ssim:.3f}", *(f"{score:.2f}" for score in scores)))
+    header = ("category", "items", "PSNR, dB", "SSIM", *SCORES)
+    return Table("Round trip of the target: the most that an editor in these latents can reach", header, rows)
+
+
+Level = tuple[str, float, list[Scores]]
+
+
+def _damages(levels: Iterable[Level]) -> Table:
+    rows = [
+        (damage, level, len(scores), *(f"{np.mean([getattr(score, name) for score in scores]):.4f}" for name in SCORES))
+        for damage, level, scores in levels
+    ]
+    return Table("Scores of the target, spoilt more and more", ("damage", "level", "items", *SCORES), rows)
+
+
+def _figure(levels: Iterable[Level]) -> Any:
+    points: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
+    for damage, level, scores in levels:
+        for name in SCORES:
+            values = [getattr(score, name) for score in scores]
+            margin = 1.96 * float(np.std(values)) / len(values) ** 0.5
+            points.setdefault(damage, {}).setdefault(name, []).append((level, float(np.mean(values)), margin))
+    panels = {
+        damage: {
+            name: Curve(
+                x=[level for level, _, _ in line],
+                y=[mean for _, mean, _ in line],
+                low=[mean - margin for _, mean, margin in line],
+                high=[mean + margin for _, mean, margin in line],
+            )
+            for name, line in lines.items()
+        }
+        for damage, lines in points.items()
+    }
+    return curves(panels, x="damage", y="score (mean, 95% interval)", limits=(0.9, 5.1))

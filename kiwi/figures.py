@@ -1,0 +1,71 @@
+"""Figures: curves with intervals, drawn without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Told apart by colour-blind readers too (Okabe and Ito, 2008), and by their markers in print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One line.
+
+    Args:
+        x, y: its points.
+        low, high: an interval around each; none to draw the line alone.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, Curve]], *, x: str, y: str, columns: int = 2, limits: tuple[float, float] | None
+) -> Figure:
+    """Panels of lines side by side, with one legend.
+
+    Args:
+        panels: lines by name, by the panel's title; a name has the same colour everywhere.
+        x, y: what the axes are, units included.
+        columns: panels side by side.
+        limits: of y; none for what is drawn.
+    """
+    from matplotlib.figure import Figure  # takes a second to import
+
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.1 * rows + 0.5), dpi=150, layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
+        axis.set_title(title, fontsize=10)
+        axis.grid(alpha=0.25, linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_xlabel(x)
+        for name, line in lines.items():
+            style = names.index(name) % len(COLOURS)
+            axis.plot(
+                line.x, line.y, color=COLOURS[style], marker=MARKERS[style], markersize=4, linewidth=1.4, label=name
+            )
+            if line.low is not None and line.high is not None:
+                axis.fill_between(line.x, line.low, line.high, color=COLOURS[style], alpha=0.15, linewidth=0)
+        if limits is not None:
+            axis.set_ylim(*limits)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(y)
+    handles = {
+        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
+    return figure

@@ -1,0 +1,36 @@
+"""Figures draw every line where it belongs, each in its colour."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from kiwi.figures import COLOURS, Curve, curves
+
+
+def drawn(**options):
+    one, two = Curve(x=[0, 1], y=[1, 2]), Curve(x=[0, 1], y=[3, 5], low=[2.5, 4.5], high=[3.5, 5.5])
+    panels = {"left": {"one": one, "two": two}, "right": {"two": two}, "third": {"one": one}}
+    return curves(panels, x="step", y="score", limits=(0, 6), **options)
+
+
+def test_lines_have_the_same_colour_in_every_panel_and_one_legend():
+    figure = drawn(columns=2)
+    left, right, third, hidden = figure.axes
+    assert [axis.get_title() for axis in (left, right, third)] == ["left", "right", "third"]
+    assert not hidden.get_visible()
+    assert [line.get_color() for line in left.lines] == list(COLOURS[:2])
+    assert [line.get_color() for line in right.lines] == [COLOURS[1]]
+    assert list(left.lines[1].get_ydata()) == [3, 5]
+    assert len(left.collections) == 1
+    assert left.get_ylim() == (0, 6)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["one", "two"]
+
+
+def test_it_is_a_picture_without_a_display():
+    data = io.BytesIO()
+    drawn(columns=3).savefig(data, format="png")
+    pixels = np.asarray(Image.open(data).convert("RGB"))
+    assert pixels.shape[1] > 2.5 * pixels.shape[0]
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
