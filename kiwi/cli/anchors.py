@@ -52,9 +52,10 @@ def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
     for name, table in tables.items():
         write_text(out / f"{name}.csv", table.csv())
     write_text(out / "anchors.md", "\n".join(table.markdown() for name, table in tables.items() if name != "damage"))
+    figure = _figure(levels)
     for suffix in ("png", "pdf"):
         with atomic_path(out / f"damage.{suffix}") as temporary:
-            _figure(levels).savefig(temporary, format=suffix)
+            figure.savefig(temporary, format=suffix)
     write_json(out / "environment.json", environment())
     for name in ("anchors", "round_trip"):
         if name in tables:
