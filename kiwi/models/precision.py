@@ -1,12 +1,25 @@
-"""Where autocast must not reach: what would round a noise level or a timestep."""
+"""Where reduced precision pays, and where autocast must not reach: what would round a noise level or a timestep."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
+
+from kiwi.environment import hardware
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Switch autocast off on a device (the meta device knows none)."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+@cache
+def processor_multiplies_bf16() -> bool:
+    """Whether the processor has instructions for bf16, and torch the library that uses them.
+
+    On an EPYC with avx512_bf16 products of matrices are 4.4 times as fast in bf16 as in float32 (840 and 190
+    GFLOP/s, two threads); on one without, a hundredth (0.7 and 64).
+    """
+    return bool(hardware()["avx512_bf16"]) and torch.backends.mkldnn.is_available()

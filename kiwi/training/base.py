@@ -17,7 +17,7 @@ from kiwi.data.sample import EditBatch, EditSample
 from kiwi.errors import CheckpointError, TrainingError
 from kiwi.spec import to_dict
 from kiwi.training.averaging import AveragingSpec
-from kiwi.training.optim import AdamW
+from kiwi.training.optim import OptimSpec
 
 Clips = dict[str, NDArray[np.uint8]]
 """Clips of one sample by name, (F, H, W, 3) each, to be looked at side by side."""
@@ -41,7 +41,7 @@ class LitModule(L.LightningModule, ABC):
         seed: of initial weights and all randomness of training.
     """
 
-    def __init__(self, optim: AdamW, averaging: AveragingSpec, max_pixels: int, seed: int) -> None:
+    def __init__(self, optim: OptimSpec, averaging: AveragingSpec, max_pixels: int, seed: int) -> None:
         super().__init__()
         self.optim, self.max_pixels, self.seed = optim, max_pixels, seed
         self.average = averaging.build()

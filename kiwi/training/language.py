@@ -31,7 +31,7 @@ from kiwi.models.vision import Vision, look
 from kiwi.sandbox.questions import share_of_facts
 from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.base import Clips, LitModule
-from kiwi.training.optim import AdamW
+from kiwi.training.optim import AdamW, OptimSpec
 
 ANSWER, END = "<|im_start|>assistant\n", "<|im_end|>"
 """What stands before and after an answer, in Qwen's chats."""
@@ -67,7 +67,7 @@ class LitMllm(LitModule):
     def __init__(
         self,
         mllm: MllmSpec = NewQwen(),  # noqa: B008  (frozen)
-        optim: AdamW = AdamW(lr=1e-3, warmup_steps=100, schedule="cosine"),  # noqa: B008  (frozen)
+        optim: OptimSpec = AdamW(lr=1e-3, warmup_steps=100, schedule="cosine"),  # noqa: B008  (frozen)
         averaging: AveragingSpec = NoAveraging(),  # noqa: B008  (frozen)
         export_dtype: Literal["float32", "float16"] = "float32",
         max_pixels: int = 720 * 1280,

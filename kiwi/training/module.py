@@ -31,7 +31,7 @@ from kiwi.models.vae import Posterior
 from kiwi.spec import to_dict
 from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.base import Clips, LitModule
-from kiwi.training.optim import AdamW
+from kiwi.training.optim import AdamW, OptimSpec
 from kiwi.training.source_check import HEADLINE, SIGMAS, SourceCheck
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class LitKiwi(LitModule):
     def __init__(
         self,
         config: KiwiConfig,
-        optim: AdamW = AdamW(),  # noqa: B008  (frozen)
+        optim: OptimSpec = AdamW(),  # noqa: B008  (frozen)
         averaging: AveragingSpec = NoAveraging(),  # noqa: B008  (frozen)
         train_parts: tuple[str, ...] = TRAINABLE,
         init: str | None = None,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,22 +14,23 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from kiwi.errors import SpecError
 from kiwi.spec import Spec
+from kiwi.training import muon
+
+Named = tuple[str, nn.Parameter]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdamW(Spec):
-    """AdamW with linear warm-up.
+class OptimSpec(Spec, ABC):
+    """The family of optimizers, with linear warm-up.
 
     Args:
         lr: peak learning rate.
-        betas: of the moments.
         weight_decay: on matrices only; norms, biases, modulation and queries are not decayed.
         warmup_steps: optimizer steps from 0 to lr.
         schedule: after warm-up, constant or cosine to a tenth.
     """
 
     lr: float = 1e-5
-    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     warmup_steps: int = 100
     schedule: Literal["constant", "cosine"] = "constant"
@@ -37,18 +39,15 @@ class AdamW(Spec):
         if self.lr <= 0 or self.warmup_steps < 0 or self.weight_decay < 0:
             raise SpecError("the optimizer needs lr > 0, warmup_steps >= 0 and weight_decay >= 0", got=self)
 
-    def build(
-        self, parameters: Iterable[tuple[str, nn.Parameter]], total_steps: float
-    ) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    @abstractmethod
+    def optimizer(self, trained: Sequence[Named]) -> torch.optim.Optimizer:
+        """The optimizer over named parameters, at the peak learning rate."""
+
+    def build(self, parameters: Iterable[Named], total_steps: float) -> tuple[torch.optim.Optimizer, LambdaLR]:
         """Optimizer and schedule over the named parameters that require gradients."""
         if self.schedule == "cosine" and not math.isfinite(total_steps):
             raise SpecError("a cosine schedule needs to know its end", fix="set --trainer.max_steps or max_epochs")
-        trained = [(name, p) for name, p in parameters if p.requires_grad]
-        groups = [
-            {"params": [p for n, p in trained if decays(n, p)], "weight_decay": self.weight_decay},
-            {"params": [p for n, p in trained if not decays(n, p)], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr, betas=self.betas)
+        optimizer = self.optimizer([(name, p) for name, p in parameters if p.requires_grad])
         return optimizer, LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
 
     def factor(self, step: int, total_steps: float) -> float:
@@ -61,6 +60,66 @@ class AdamW(Spec):
         return 0.55 + 0.45 * math.cos(math.pi * min(1.0, progress))
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdamW(OptimSpec):
+    """AdamW, as the published training has it.
+
+    Args:
+        betas: of the moments.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def optimizer(self, trained: Sequence[Named]) -> torch.optim.Optimizer:
+        groups = [
+            {"params": [p for n, p in trained if decays(n, p)], "weight_decay": self.weight_decay},
+            {"params": [p for n, p in trained if not decays(n, p)], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr, betas=self.betas)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muon(OptimSpec):
+    """Muon for matrices and convolutions, AdamW for all else: for parts that are trained from nothing.
+
+    The momentum of a matrix is made orthogonal before it is applied, and scaled to the size of AdamW's steps
+    (arXiv 2502.16982), so that one `lr` serves both. The sandbox's autoencoder, 400 steps of 2 clips: 20.0 dB; with
+    AdamW, 18.8 dB.
+
+    Args:
+        betas: of AdamW's moments.
+        momentum: of the matrices' updates, Nesterov's.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    momentum: float = 0.95
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.momentum < 1:
+            raise SpecError("momentum is a share", got=self.momentum, wanted="0 or more, below 1")
+
+    def optimizer(self, trained: Sequence[Named]) -> torch.optim.Optimizer:
+        hidden = [p for n, p in trained if is_hidden(n, p)]
+        decayed = [p for n, p in trained if decays(n, p) and not is_hidden(n, p)]
+        groups: list[dict[str, Any]] = [
+            {"params": hidden, "weight_decay": self.weight_decay, "orthogonal": True},
+            {"params": decayed, "weight_decay": self.weight_decay},
+            {"params": [p for n, p in trained if not decays(n, p)]},
+        ]
+        return muon.Muon([g for g in groups if g["params"]], self.lr, self.momentum, self.betas)
+
+
 def decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies: matrices yes; norms, biases, modulation and queries no."""
-    return parameter.ndim >= 2 and "modulation" not in name and "queries" not in name
+    return (
+        parameter.ndim >= 2
+        and parameter.numel() > len(parameter)
+        and "modulation" not in name
+        and "queries" not in name
+    )
+
+
+def is_hidden(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter maps between hidden features: no embedding of words, nor what reads or makes pixels."""
+    return decays(name, parameter) and min(parameter.shape[:2]) >= 8 and "embed" not in name

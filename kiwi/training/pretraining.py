@@ -20,7 +20,7 @@ from kiwi.models.vae import NewVae, VaeSpec
 from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.base import Clips, LitModule
 from kiwi.training.edit_quality import measure
-from kiwi.training.optim import AdamW
+from kiwi.training.optim import AdamW, OptimSpec
 
 
 class LitVae(LitModule):
@@ -43,7 +43,7 @@ class LitVae(LitModule):
     def __init__(
         self,
         vae: VaeSpec = NewVae(),  # noqa: B008  (frozen)
-        optim: AdamW = AdamW(lr=2e-3, warmup_steps=20, schedule="cosine"),  # noqa: B008  (frozen)
+        optim: OptimSpec = AdamW(lr=2e-3, warmup_steps=20, schedule="cosine"),  # noqa: B008  (frozen)
         averaging: AveragingSpec = NoAveraging(),  # noqa: B008  (frozen)
         kl_weight: float = 1e-4,
         export_dtype: Literal["float32", "float16"] = "float32",

@@ -6,10 +6,10 @@ import logging
 from typing import Any, Literal
 
 import lightning.pytorch as lightning
-import torch
 from lightning.pytorch.accelerators import Accelerator
 
-from kiwi.environment import devices, hardware
+from kiwi.environment import devices
+from kiwi.models.precision import processor_multiplies_bf16
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +31,11 @@ class Trainer(lightning.Trainer):
         precision: Precision | None = None,
         **kwargs: Any,
     ) -> None:
-        fast = multiplies_bf16(on_cpu=accelerator == "cpu")
+        on_cpu = accelerator == "cpu"
         if precision == "auto":
-            precision = "bf16-mixed" if fast else "32-true"
+            precision = "bf16-mixed" if multiplies_bf16(on_cpu=on_cpu) else "32-true"
             log.info("precision: %s", precision)
-        elif "bf16" in str(precision) and not fast:
+        elif "bf16" in str(precision) and not multiplies_bf16(on_cpu=on_cpu):
             log.warning(
                 "precision %s: nothing here multiplies bf16, which can be fifty times slower than float32; "
                 "--trainer.precision auto takes what is fast",
@@ -47,13 +47,10 @@ class Trainer(lightning.Trainer):
 def multiplies_bf16(*, on_cpu: bool = False) -> bool:
     """Whether what a run would use has instructions for bf16: the accelerators, or without any the processor.
 
-    On an EPYC with avx512_bf16 products of matrices are 4.4 times as fast in bf16 as in float32 (840 and 190
-    GFLOP/s, two threads); on one without, a hundredth (0.7 and 64).
-
     Args:
         on_cpu: leave accelerators out.
     """
     found = [] if on_cpu else devices()
     if found:
         return all(device["bf16"] for device in found)
-    return bool(hardware()["avx512_bf16"]) and torch.backends.mkldnn.is_available()
+    return processor_multiplies_bf16()

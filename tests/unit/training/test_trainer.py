@@ -6,6 +6,8 @@ import logging
 
 import pytest
 
+from kiwi.models import precision as precisions
+from kiwi.models.precision import processor_multiplies_bf16
 from kiwi.training import trainer
 from kiwi.training.trainer import Trainer, multiplies_bf16
 
@@ -16,8 +18,8 @@ QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "e
 def machine(monkeypatch):
     """Sets what the processor and the accelerators can do."""
 
-    def set_to(avx512_bf16, *cards):
-        monkeypatch.setattr(trainer, "hardware", lambda: {"avx512_bf16": avx512_bf16})
+    def set_to(processor, *cards):
+        monkeypatch.setattr(trainer, "processor_multiplies_bf16", lambda: processor)
         monkeypatch.setattr(trainer, "devices", lambda: [{"bf16": bf16} for bf16 in cards])
 
     return set_to
@@ -28,7 +30,6 @@ def machine(monkeypatch):
     [
         (True, (), True),
         (False, (), False),
-        (None, (), False),
         (False, (True,), True),
         (True, (False,), False),
         (True, (True, False), False),
@@ -57,6 +58,15 @@ def test_slow_bf16_is_told_and_not_forbidden(machine, caplog):
     machine(False)
     assert Trainer(precision="bf16-mixed", **QUIET).precision == "bf16-mixed"
     assert "--trainer.precision auto" in caplog.text
+
+
+@pytest.mark.parametrize(("told", "expected"), [(True, True), (False, False), (None, False)])
+def test_a_processor_whose_instructions_are_not_told_has_none(monkeypatch, told, expected):
+    processor_multiplies_bf16.cache_clear()
+    monkeypatch.setattr(precisions, "hardware", lambda: {"avx512_bf16": told})
+    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: True)
+    assert processor_multiplies_bf16() is expected
+    processor_multiplies_bf16.cache_clear()
 
 
 @pytest.mark.parametrize("precision", [None, "32-true", "64-true"])
