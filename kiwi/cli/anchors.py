@@ -14,7 +14,7 @@ from kiwi.environment import environment
 from kiwi.errors import InputError
 from kiwi.figures import Curve, curves
 from kiwi.media.files import atomic_path, write_json, write_text
-from kiwi.sandbox.anchors import ANCHORS, DAMAGES, LEVELS, Pixels, damaged, measure, round_trip
+from kiwi.sandbox.anchors import ANCHORS, DAMAGES, LEVELS, Anchor, Pixels, damaged, measure, round_trip
 from kiwi.sandbox.oracle import Scores, judge
 from kiwi.sandbox.pairs import CATEGORIES, EditPair, make_pair
 from kiwi.tables import Table
@@ -43,9 +43,13 @@ def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
     through = None if options.vae == "none" else _autoencoder(options.vae, options.size)
     indices = console.progress(range(options.items), "drawing")
     pairs = [make_pair(options.seed, index, **world) for index in indices]
-    tables = {"anchors": _anchors(pairs, through)}
+    anchors = dict(ANCHORS)
     if through is not None:
-        tables["round_trip"] = _round_trips(pairs, through)
+        decoded = {pair.id: through(pair.target) for pair in console.progress(pairs, "round trips")}
+        anchors["round trip of the target"] = round_trip(lambda pair: decoded[pair.id])
+    tables = {"anchors": _anchors(pairs, anchors)}
+    if through is not None:
+        tables["round_trip"] = _round_trips(pairs, decoded)
     levels = list(console.progress(damaged(pairs), "damaging", total=len(DAMAGES) * len(LEVELS)))
     tables["damage"] = _damages(levels)
     out.mkdir(parents=True, exist_ok=True)
@@ -80,8 +84,7 @@ def _autoencoder(path: str, size: int) -> Callable[[Pixels], Pixels]:
     return through
 
 
-def _anchors(pairs: list[EditPair], through: Callable[[Pixels], Pixels] | None) -> Table:
-    anchors = ANCHORS | ({} if through is None else {"round trip of the target": round_trip(through)})
+def _anchors(pairs: list[EditPair], anchors: dict[str, Anchor]) -> Table:
     rows = []
     for name, anchor in console.progress(anchors.items(), "judging", total=len(anchors)):
         found = measure(pairs, anchor)
@@ -91,13 +94,13 @@ def _anchors(pairs: list[EditPair], through: Callable[[Pixels], Pixels] | None) 
     return Table("The oracle's anchors, overall score of 1 to 5", header, rows)
 
 
-def _round_trips(pairs: list[EditPair], through: Callable[[Pixels], Pixels]) -> Table:
+def _round_trips(pairs: list[EditPair], decoded: dict[str, Pixels]) -> Table:
     from kiwi.training.edit_quality import NoPerceptual
     from kiwi.training.edit_quality import measure as compare
 
     found: dict[str, list[tuple[float, ...]]] = {category: [] for category in CATEGORIES}
-    for pair in console.progress(pairs, "round trips"):
-        made = through(pair.target)
+    for pair in pairs:
+        made = decoded[pair.id]
         near, scores = compare(made, pair.target, None, NoPerceptual().build()), judge(pair, made)
         found[pair.category].append((near["psnr"], near["ssim"], *(getattr(scores, name) for name in SCORES)))
     groups = {name: values for name, values in found.items() if values}

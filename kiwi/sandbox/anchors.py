@@ -100,9 +100,9 @@ ANCHORS: dict[str, Anchor] = {
 """What needs no model. The round trip of the target through an autoencoder (`round_trip`) is one more."""
 
 
-def round_trip(through: Callable[[Pixels], Pixels]) -> Anchor:
-    """What an autoencoder leaves of the target: no editor that works in its latents can do better."""
-    return Anchor(edits=lambda pair: iter([through(pair.target)]), least=4.5, of_mean=True)
+def round_trip(decoded: Callable[[EditPair], Pixels]) -> Anchor:
+    """What an autoencoder leaves of an item's target: no editor that works in its latents can do better."""
+    return Anchor(edits=lambda pair: iter([decoded(pair)]), least=4.5, of_mean=True)
 
 
 def measure(pairs: Sequence[EditPair], anchor: Anchor) -> Found:

@@ -91,7 +91,7 @@ class Muon(OptimSpec):
         momentum: of the matrices' updates, Nesterov's.
     """
 
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = 0.95
 
     def __post_init__(self) -> None:

@@ -46,14 +46,14 @@ def test_wrong_edits_are_wrong_in_one_thing():
 
 
 def test_an_anchor_that_is_missed_does_not_hold():
-    spoilt = round_trip(lambda frames: 255 - frames)
+    spoilt = round_trip(lambda pair: 255 - pair.target)
     assert not measure(PAIRS[:7], spoilt).holds
-    assert measure(PAIRS[:7], round_trip(lambda frames: frames)).holds
+    assert measure(PAIRS[:7], round_trip(lambda pair: pair.target)).holds
     assert not measure(PAIRS[:7], replace(ANCHORS["unedited copy"], least=2.0)).holds
     assert not measure([], ANCHORS["exact target"]).holds
     # The mean alone is bound: one bad edit of many may be.
-    bad = PAIRS[0].target
-    assert measure(PAIRS[:14], round_trip(lambda frames: 255 - frames if frames is bad else frames)).holds
+    bad = PAIRS[0]
+    assert measure(PAIRS[:14], round_trip(lambda pair: 255 - pair.target if pair is bad else pair.target)).holds
 
 
 def test_what_was_to_go_and_stays_beside_the_new_is_not_made():
