@@ -191,7 +191,7 @@ def _config_25(spec: NewQwen, tokenizer: Any) -> Qwen2_5_VLConfig:
         "fullatt_block_indexes": [index % spec.vision_layers for index in spec.vision_full],
         "tokens_per_second": 2,
     }
-    return Qwen2_5_VLConfig(text_config=_text(spec, tokenizer), vision_config=vision, **_tokens(tokenizer))
+    return Qwen2_5_VLConfig(text_config=_text(spec, tokenizer), vision_config=vision, **_shared(tokenizer))
 
 
 def _config_3(spec: NewQwen, tokenizer: Any) -> Qwen3VLConfig:
@@ -199,7 +199,7 @@ def _config_3(spec: NewQwen, tokenizer: Any) -> Qwen3VLConfig:
     # Here the width of a head is a size of its own; features of early vision blocks join the first text layers.
     text["head_dim"] = spec.hidden_size // text["num_attention_heads"]
     vision = _vision(spec) | {"num_position_embeddings": 2304, "deepstack_visual_indexes": [0]}
-    return Qwen3VLConfig(text_config=text, vision_config=vision, **_tokens(tokenizer))
+    return Qwen3VLConfig(text_config=text, vision_config=vision, **_shared(tokenizer))
 
 
 def _heads(spec: NewQwen) -> tuple[int, int]:
@@ -250,7 +250,9 @@ def _vision(spec: NewQwen) -> dict[str, Any]:
     }
 
 
-def _tokens(tokenizer: Any) -> dict[str, int]:
+def _shared(tokenizer: Any) -> dict[str, Any]:
+    """Words that stand for pictures; and that an answer's words are told by their embeddings, as LitMllm trains them."""
     names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
     names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
-    return {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+    return {"tie_word_embeddings": True, **ids}

@@ -1,0 +1,77 @@
+"""The parts that come with the package: they load, by kiwi and by the libraries alone, and do what they were made for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+from kiwi.data.datamodule import EditData
+from kiwi.data.sample import pixels, video_tensor
+from kiwi.data.world import Questions
+from kiwi.models.mllm import QwenVL
+from kiwi.models.vae import WanVae
+from kiwi.sandbox.pairs import make_pair
+from kiwi.sandbox.questions import share_of_facts
+from kiwi.training.edit_quality import NoPerceptual, measure
+from kiwi.training.language import ANSWER, END, LitMllm
+from kiwi.weights.hub import locate
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return LitMllm(QwenVL(path="sandbox/mllm", dtype="float32"))
+
+
+def asked(count, batch_size):
+    data = EditData(train=[Questions(questions=count, split="test")], multiple=8, batch_size=batch_size, num_workers=0)
+    data.setup()
+    return data.fresh_train_dataloader()
+
+
+@torch.no_grad()
+def test_the_autoencoder_reconstructs_clips_that_it_never_saw():
+    vae = WanVae(path="sandbox/vae").build()
+    assert (vae.spatial_factor, vae.temporal_factor) == (4, 4)
+    found = []
+    for index in range(14):
+        target = make_pair(0, index, frames=5, height=32, width=32, split="test").target
+        made = pixels(vae.decode(vae.encode(video_tensor(target[None])))[0])
+        found.append(measure(made, target, None, NoPerceptual().build())["psnr"])
+    assert np.mean(found) > 23
+
+
+def test_the_reader_answers_better_than_chance(reader):
+    facts = [
+        share_of_facts(said, wanted)
+        for batch in asked(24, batch_size=24)
+        for said, wanted in zip(reader.answer(batch), batch.answers, strict=True)
+    ]
+    assert len(facts) == 24
+    assert np.mean(facts) > 0.45  # the most frequent answer of each task would have 0.18
+
+
+def test_transformers_alone_says_what_kiwi_says(reader):
+    folder = locate("sandbox/mllm", "reader", "")
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
+    tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
+    (end,) = tokenizer.encode(END)
+    for batch in asked(5, batch_size=1):
+        prompt, _ = reader.continued(reader.prompt(batch), [tokenizer.encode(ANSWER)])
+        pictures = {
+            name: value
+            for name in ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
+            if (value := getattr(prompt, name)) is not None
+        }
+        tokens = model.generate(
+            input_ids=prompt.input_ids_BS,
+            attention_mask=prompt.attention_mask_BS,
+            mm_token_type_ids=prompt.token_types_BS,
+            **pictures,
+            do_sample=False,
+            max_new_tokens=96,
+            eos_token_id=end,
+        )
+        said = tokenizer.decode(tokens[0, prompt.input_ids_BS.shape[1] :], skip_special_tokens=True)
+        assert said.strip() == reader.answer(batch)[0]
