@@ -251,7 +251,7 @@ def _vision(spec: NewQwen) -> dict[str, Any]:
 
 
 def _shared(tokenizer: Any) -> dict[str, Any]:
-    """Words that stand for pictures; and that an answer's words are told by their embeddings, as LitMllm trains them."""
+    """Words that stand for pictures; and the head is the embeddings of the words, as LitMllm trains it."""
     names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
     names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}

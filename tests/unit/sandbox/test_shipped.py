@@ -1,4 +1,4 @@
-"""The parts that come with the package: they load, by kiwi and by the libraries alone, and do what they were made for."""
+"""The parts that come with the package load, by kiwi and by the libraries alone, and do what they were made for."""
 
 from __future__ import annotations
 
