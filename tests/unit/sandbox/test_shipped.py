@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from kiwi.data.datamodule import EditData
 from kiwi.data.sample import pixels, video_tensor
 from kiwi.data.world import Questions
 from kiwi.models.mllm import QwenVL
+from kiwi.models.pictures import VisionLimits
 from kiwi.models.vae import WanVae
 from kiwi.sandbox.pairs import make_pair
 from kiwi.sandbox.questions import share_of_facts
@@ -18,16 +21,20 @@ from kiwi.training.edit_quality import NoPerceptual, measure
 from kiwi.training.language import ANSWER, END, LitMllm
 from kiwi.weights.hub import locate
 
+SMALL = VisionLimits(max_frames=5, min_pixels_per_frame=1024, max_pixels_per_frame=9216, max_reference_tokens=16)
+
 
 @pytest.fixture(scope="module")
 def reader():
-    return LitMllm(QwenVL(path="sandbox/mllm", dtype="float32"))
+    return LitMllm(QwenVL(path="sandbox/mllm", dtype="float32", limits=SMALL))
 
 
 def asked(count, batch_size):
-    data = EditData(train=[Questions(questions=count, split="test")], multiple=8, batch_size=batch_size, num_workers=0)
+    data = EditData(
+        train=[Questions(questions=count, max_frames=5, split="test")], multiple=8, batch_size=batch_size, num_workers=0
+    )
     data.setup()
-    return data.fresh_train_dataloader()
+    return islice(data.fresh_train_dataloader(), count // batch_size)  # training's batches never end
 
 
 @torch.no_grad()
