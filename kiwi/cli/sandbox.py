@@ -66,9 +66,9 @@ def main(argv: list[str]) -> int:
 
 
 def _vocabulary(options: argparse.Namespace) -> int:
-    from kiwi.media.files import atomic_folder
+    from kiwi.media.files import atomic_folder, write_json
     from kiwi.models.new_qwen import learned_tokenizer
-    from kiwi.sandbox.questions import sentences
+    from kiwi.sandbox.questions import PROMPTS, sentences
 
     if options.words < 256 or options.items < 1:
         raise InputError("a vocabulary needs items, and at least the 256 bytes", got=f"{options.words} words")
@@ -79,11 +79,12 @@ def _vocabulary(options: argparse.Namespace) -> int:
 
     with atomic_folder(Path(options.out), foreign) as new:
         tokenizer.save_pretrained(new)
+        write_json(new / "prompt.json", PROMPTS)
     console.say(f"{len(tokenizer)} words in {options.out}")
     return 0
 
 
-_TOKENIZER = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
+_TOKENIZER = {"prompt.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 
 
 def preview(pairs: list[EditPair]) -> np.ndarray:
@@ -144,4 +145,5 @@ damage.pdf: how the scores fall with damage. The exit code is 1 if an anchor doe
 
 _VOCABULARY = """Learn a byte-pair tokenizer from what is said in training, with Qwen's special tokens.
 
-OUT is a folder that `NewQwen(tokenizer=OUT)` reads; text of other words is spelled in bytes."""
+OUT is a folder that `NewQwen(tokenizer=OUT)` reads; text of other words is spelled in bytes. OUT/prompt.json is the wording
+of prompts for a reader that knows no other words."""

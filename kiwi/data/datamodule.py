@@ -75,6 +75,7 @@ _KINDS: dict[str, type[DataSet]] = {"path": Manifest, "items": World, "questions
 """By the field that tells them apart."""
 _TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
+    "float": (int, float),
     "str": (str,),
     "int | None": (int, NoneType),
     "float | None": (int, float, NoneType),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -94,10 +94,13 @@ class EditItem(Item):
         return pair.source if part == "source" else pair.target
 
 
+@dataclass(frozen=True)
 class QuestionItem(Item):
     """A question about a video, or about a picture beside it."""
 
     parts = ("source",)
+    mumbled: float = 0.0
+    """As `Questions.mumbled`."""
 
     @property
     def id(self) -> str:
@@ -232,7 +235,7 @@ class Drawn:
     split: str = "train"
     weight: float | None = None
 
-    def _records(self, kind: type[Item], count: int, kinds: tuple[str, ...]) -> Iterator[WorldRecord]:
+    def _records(self, kind: Callable[..., Item], count: int, kinds: tuple[str, ...]) -> Iterator[WorldRecord]:
         width = self.size if self.width is None else self.width
         for index in range(count):
             item = kind(self.seed, index, self.max_frames, self.size, width, self.level, self.split, kinds)
@@ -283,10 +286,13 @@ class Questions(Drawn):
     Args:
         questions: how many, from the first.
         tasks: what is asked; all for none.
+        mumbled: chance of a question's words to be letters of no sense, so that a reader learns to do without words
+            that it never heard (`ask` in kiwi.sandbox.questions).
     """
 
     questions: int
     tasks: list[str] | None = None
+    mumbled: float = 0.0
 
     def __post_init__(self) -> None:
         self._require_some(self.questions)
@@ -298,4 +304,5 @@ class Questions(Drawn):
 
     def records(self) -> Iterator[WorldRecord]:
         """One a question. Raises InputError as `World.records`."""
-        return self._records(QuestionItem, self.questions, check_tasks(self.tasks))
+        item = partial(QuestionItem, mumbled=self.mumbled)
+        return self._records(item, self.questions, check_tasks(self.tasks))

@@ -29,7 +29,7 @@ from kiwi.errors import CheckpointError, KiwiError, SpecError
 from kiwi.media.files import write_json
 from kiwi.models.pictures import Pictures, Seen, Shown, VisionLimits
 from kiwi.models.positions import IMAGE, VIDEO, a_grid_a_patch, positions_of
-from kiwi.models.prompting import DEFAULT_TEMPLATE, Prompt, Prompter, VideoSpans, load_template, one_span, span_a_patch
+from kiwi.models.prompting import Prompt, Prompter, VideoSpans, load_template, one_span, span_a_patch, template_of
 from kiwi.models.reading import Embedded, Reading, read_prefix_once, read_whole
 from kiwi.models.tuning import Frozen, TuningSpec
 from kiwi.models.vision import Vision, look
@@ -137,10 +137,7 @@ class QwenVL(MllmSpec):
             first = first if isinstance(problem, (OSError, ValueError)) else f"{type(problem).__name__} {first}"
             raise CheckpointError(f"the MLLM {self.path!r} cannot be loaded", got=first) from problem
         _require_all(model, info, self.path)
-        template = folder / "prompt.json"
-        encoder = MllmEncoder(
-            model, tokenizer, images, self.limits, load_template(template if template.is_file() else DEFAULT_TEMPLATE)
-        )
+        encoder = MllmEncoder(model, tokenizer, images, self.limits, load_template(template_of(folder)))
         encoder.fingerprint = fingerprint(model.state_dict())
         return encoder.tuned(self.tuning)
 

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2_5_VLConfi
 from kiwi.errors import SpecError
 from kiwi.models.mllm import GENERATIONS, MllmEncoder, MllmSpec
 from kiwi.models.pictures import VisionLimits
-from kiwi.models.prompting import DEFAULT_TEMPLATE, load_template
+from kiwi.models.prompting import DEFAULT_TEMPLATE, load_template, template_of
 from kiwi.spec import require_positive
 
 SPECIAL_TOKENS = (
@@ -43,7 +43,7 @@ class NewQwen(MllmSpec):
         intermediate_size: width of its feed-forward layers; None for 2 M.
         vocab_size: rows of the embedding table; None for as many as the tokenizer has.
         tokenizer: folder of a tokenizer with Qwen's special tokens, such as `kiwi sandbox vocabulary` writes; None for
-            one whose words are bytes.
+            one whose words are bytes. A file prompt.json in it replaces the standard wording.
         vision_hidden_size, vision_layers, vision_heads, vision_intermediate_size: of the vision tower; None for M / 2
             (32 at least), heads of 16 channels and feed-forward layers twice as wide.
         vision_patch: side of a patch in pixels, half that of a visual token; None for the published one, 14 of the 2.5
@@ -51,7 +51,9 @@ class NewQwen(MllmSpec):
         vision_window, vision_full: of the 2.5's tower, the window in pixels and the blocks without one.
         rope_theta: base of the language model's rotary embedding. The slowest channels are those of columns: with the
             published 1e6 and heads of 32 channels they turn by less than 2e-4 a visual token, so that frames of a few
-            tokens a side look the same from left and right. There a base of about 10 serves.
+            tokens a side look the same from left and right. There a base below 10 serves.
+        init_std: deviation of all first weights. The published one is small for narrow models, whose attention then
+            takes long to tell one token from another; there M^-0.5 is of the right size.
     """
 
     generation: Literal["2.5", "3"] = "2.5"
@@ -70,6 +72,7 @@ class NewQwen(MllmSpec):
     vision_window: int = 56
     vision_full: tuple[int, ...] = (-1,)
     rope_theta: float = 1e6
+    init_std: float = 0.02
     limits: VisionLimits = field(
         default_factory=lambda: VisionLimits(
             max_frames=4, max_pixels_per_frame=84 * 84, min_pixels_per_frame=28 * 28, max_reference_tokens=16
@@ -100,6 +103,8 @@ class NewQwen(MllmSpec):
             )
         if self.rope_theta <= 1:
             raise SpecError("rope_theta is not the base of a rotary embedding", got=self.rope_theta, wanted="above 1")
+        if not 0 < self.init_std < 1:
+            raise SpecError("init_std is not a deviation of weights", got=self.init_std, wanted="between 0 and 1")
         if self.vision_window < (token := 2 * _patch(self)):
             raise SpecError(
                 "vision_window is smaller than a visual token", got=self.vision_window, wanted=f"{token} or more"
@@ -129,7 +134,8 @@ class NewQwen(MllmSpec):
         colours = {} if self.generation == "2.5" else {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         processor = Qwen2VLImageProcessor(patch_size=_patch(self), **colours)
         model = GENERATIONS[config.model_type].model(config)
-        encoder = MllmEncoder(model, tokenizer, processor, self.limits, load_template(DEFAULT_TEMPLATE))
+        template = DEFAULT_TEMPLATE if self.tokenizer is None else template_of(Path(self.tokenizer))
+        encoder = MllmEncoder(model, tokenizer, processor, self.limits, load_template(template))
         return encoder.tuned(self.tuning)
 
 
@@ -231,6 +237,7 @@ def _text(spec: NewQwen, tokenizer: Any) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
         "vocab_size": spec.vocab_size or len(tokenizer),
+        "initializer_range": spec.init_std,
         "max_position_embeddings": 4096 if spec.vocab_size is None else 128000,
         "rope_parameters": {"rope_type": "default", "mrope_section": sections, "rope_theta": spec.rope_theta},
         "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
@@ -241,6 +248,7 @@ def _text(spec: NewQwen, tokenizer: Any) -> dict[str, Any]:
 def _vision(spec: NewQwen) -> dict[str, Any]:
     width, heads = _tower(spec)
     return {
+        "initializer_range": spec.init_std,
         "depth": spec.vision_layers,
         "hidden_size": width,
         "intermediate_size": spec.vision_intermediate_size or 2 * width,

@@ -97,6 +97,11 @@ def load_template(path: Path) -> dict[str, str]:
 DEFAULT_TEMPLATE = Path(__file__).with_name("prompt.json")
 
 
+def template_of(folder: Path) -> Path:
+    """The template file of a model's or tokenizer's folder: its own prompt.json, or else the standard wording."""
+    return own if (own := folder / "prompt.json").is_file() else DEFAULT_TEMPLATE
+
+
 VideoSpans = Callable[[int], list[str]]
 """From a number of frames to the texts that lead the spans its visual tokens are divided into."""
 

@@ -23,13 +23,14 @@ from kiwi.sandbox.edits import (
     Restyle,
     SubjectReference,
 )
-from kiwi.sandbox.palette import SPRITE_COLOURS
+from kiwi.sandbox.palette import SPRITE_COLOURS, to_lab
 from kiwi.sandbox.sampling import Dice, dice, gap, scene_at
 from kiwi.sandbox.styles import STYLES
 from kiwi.sandbox.world import Drawing, Looks, Scene, draw, render
 
-# Source and target differ by at least this much inside the mask: mean absolute difference in grey levels of 255.
-VISIBLE = 10.0
+# Source and target differ by at least this much inside the mask: mean distance in CIELAB. Of less, a half is so near to
+# the whole that no score could tell them apart.
+VISIBLE = 16.0
 # A local edit shows in at least this share of the frame, on average over the frames.
 AREA = 0.01
 MIN_SIDE = 16
@@ -214,5 +215,7 @@ def _only(one: Drawing, other: Drawing) -> np.ndarray:
 
 
 def _shows(source: np.ndarray, target: np.ndarray, mask: np.ndarray) -> bool:
-    difference = np.abs(source[mask].astype(np.int16) - target[mask])
-    return bool(mask.mean() >= AREA and difference.mean() >= VISIBLE)
+    if mask.mean() < AREA:
+        return False
+    change = np.linalg.norm(to_lab(source[mask]) - to_lab(target[mask]), axis=-1)
+    return bool(change.mean() >= VISIBLE)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from string import ascii_lowercase
 
 import numpy as np
 
@@ -88,6 +89,11 @@ WORDINGS: dict[str, tuple[str, ...]] = {
 }
 TASKS = tuple(WORDINGS)
 
+_TURN = "<|im_start|>user\n{source}{instruction}%s{queries}<|im_end|>\n"
+PROMPTS = {"image": _TURN % "", "video": _TURN % "", "reference": _TURN % "{references}"}
+"""What a reader of the world is given, by mode (kiwi.models.prompting): no more words than it knows, since those of
+the standard wording would be most of what it reads."""
+
 FREE = frozenset(["a", "an", "and", "at", "from", "in", "object", "objects", "of", "on", "over", "the", "to"])
 """Words of answers that anyone can say who has seen nothing."""
 
@@ -131,6 +137,7 @@ def ask(
     tasks: Sequence[str] | None = None,
     level: str = "full",
     split: str = "train",
+    mumbled: float = 0.0,
 ) -> Question:
     """Question `index` of the world `seed`; the same arguments give the same one, to the bit.
 
@@ -139,11 +146,16 @@ def ask(
         height, width: in pixels.
         tasks: what is asked, all by default; they take turns by index.
         level, split: names in LEVELS and Split (kiwi.sandbox.sampling).
+        mumbled: chance of each word of the wording to be letters of no sense, as words never heard are to a reader; the
+            names of things and places, and what is to be repeated, stay.
 
     Raises:
-        InputError: an unknown task, level or split, a negative seed or index, a video without frames or pixels.
+        InputError: an unknown task, level or split, a negative seed or index, a video without frames or pixels, a
+            chance that is none.
     """
     names = check_tasks(tasks)
+    if not 0 <= mumbled <= 1:
+        raise InputError("words cannot be mumbled like this", got=mumbled, wanted="a chance, 0 to 1")
     task = names[index % len(names)]
     for attempt in range(_ATTEMPTS):
         given = dice(seed, index, len(CATEGORIES) + TASKS.index(task), attempt, level=level, split=split)
@@ -152,10 +164,11 @@ def ask(
             continue
         slots, answer, pictured = asked
         side = min(height, width)
+        wording = _mumble(given.wording(WORDINGS[task]), mumbled, given.rng)
         return Question(
             video=render(scene, frames, height, width),
             picture=None if pictured is None else render(pictured, 1, side, side)[0],
-            words=given.wording(WORDINGS[task]).format(**slots),
+            words=wording.format(**slots),
             answer=answer[0].upper() + answer[1:].rstrip(".") + ".",
             task=task,
             id=f"{level}-{split}-{seed}-{task}-{index:06d}",
@@ -276,6 +289,17 @@ def direction(velocity: Vector) -> str | None:
     along = {words: x * velocity[0] + y * velocity[1] for words, (x, y) in DIRECTIONS.items()}
     words = max(along, key=lambda name: along[name])
     return words if along[words] >= 0.02 and along[words] >= 0.9 * float(np.hypot(*velocity)) else None
+
+
+def _mumble(wording: str, chance: float, rng: np.random.Generator) -> str:
+    """Every word but the slots replaced by letters with this chance."""
+
+    def heard(word: str) -> str:
+        if "{" in word or rng.random() >= chance:
+            return word
+        return "".join(rng.choice(list(ascii_lowercase), size=int(rng.integers(2, 9))).tolist())
+
+    return " ".join(map(heard, wording.split(" ")))
 
 
 def _has_twin(scene: Scene, index: int) -> bool:

@@ -15,6 +15,7 @@ from kiwi.models.new_qwen import NewQwen, byte_tokenizer, learned_tokenizer
 from kiwi.models.vae import NewVae
 from kiwi.sandbox.anchors import ANCHORS, DAMAGES, LEVELS
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
+from kiwi.sandbox.questions import PROMPTS
 
 
 def test_export_writes_the_world(tmp_path, capsys):
@@ -74,6 +75,7 @@ def test_a_vocabulary_has_the_words_of_the_world_and_spells_all_others(tmp_path,
     reader = NewQwen(hidden_size=32, tokenizer=str(folder)).build()
     tokenizer = reader.prompter.tokenizer
     assert reader.config.text_config.vocab_size == len(tokenizer) == 488
+    assert reader.prompter.template == PROMPTS != NewQwen(hidden_size=32).build().prompter.template
     sentence = "Make the red ring a star."
     assert len(tokenizer.encode(sentence)) < 11 < len(byte_tokenizer().encode(sentence)) / 2
     for text in (sentence, "Żółć & 5 apples"):

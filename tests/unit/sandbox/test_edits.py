@@ -11,7 +11,7 @@ import pytest
 from kiwi.errors import InputError
 from kiwi.sandbox import grammar
 from kiwi.sandbox.pairs import CATEGORIES, VISIBLE, EditPair, make_pair
-from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS
+from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS, to_lab
 from kiwi.sandbox.styles import STYLES, grey, invert, posterise, sepia
 from kiwi.sandbox.world import render, sprite_masks
 
@@ -51,8 +51,8 @@ def test_outside_the_mask_source_and_target_are_equal_to_the_bit():
 
 def test_inside_the_mask_the_edit_is_visible():
     for pair in PAIRS:
-        difference = np.abs(pair.source[pair.mask].astype(int) - pair.target[pair.mask])
-        assert difference.mean() >= VISIBLE, pair.id
+        change = to_lab(pair.source[pair.mask]) - to_lab(pair.target[pair.mask])
+        assert np.sqrt(np.square(change).sum(axis=-1)).mean() >= VISIBLE, pair.id
         assert pair.mask.mean() >= 0.01
 
 

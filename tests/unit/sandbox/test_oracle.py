@@ -13,6 +13,7 @@ from kiwi.sandbox.anchors import ANCHORS, DAMAGES, blend, damaged, measure, roun
 from kiwi.sandbox.edits import ChangeSprite
 from kiwi.sandbox.oracle import NAMES, judge
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
+from kiwi.sandbox.sampling import LEVELS
 from kiwi.sandbox.world import render
 
 SIZE = {"frames": 5, "height": 32, "width": 32}
@@ -28,6 +29,15 @@ def test_the_anchors_hold(name):
     found = measure(PAIRS, ANCHORS[name])
     assert found.holds, found.overall
     assert found.items == {"wrong colour": 24, "wrong place": 12}.get(name, len(PAIRS))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("split", ["test", "new_things"])
+def test_the_anchors_hold_at_every_level(level, split):
+    pairs = [make_pair(6, index, **SIZE, level=level, split=split) for index in range(70)]
+    for name, anchor in ANCHORS.items():
+        found = measure(pairs, anchor)
+        assert found.holds, (name, found.overall)
 
 
 def test_the_exact_target_is_a_five_and_the_unedited_copy_a_one_in_every_score():

@@ -84,6 +84,26 @@ def _pairs():
     return [(colour, shape) for colour in SPRITE_COLOURS for shape in SHAPES]
 
 
+def test_mumbled_words_are_those_of_the_wording_and_nothing_else_changes():
+    heard = Counter()
+    for question in QUESTIONS:
+        index = int(question.id.rsplit("-", 1)[1])
+        mumbled, lost = (ask(0, index, mumbled=chance, **SIZE) for chance in (0.3, 1.0))
+        assert question.answer == mumbled.answer == lost.answer
+        assert question.id == mumbled.id
+        words = question.words.split()
+        in_wordings = {word for wording in WORDINGS[question.task] for word in wording.split() if "{" not in word}
+        changed = {word for word, other in zip(words, lost.words.split(), strict=True) if word != other}
+        assert changed
+        assert changed <= in_wordings
+        assert question.task != "repeat" or lost.words.endswith(question.answer)
+        heard["words"] += len(changed)
+        heard["mumbled"] += sum(word != other for word, other in zip(words, mumbled.words.split(), strict=True))
+    assert 0.25 < heard["mumbled"] / heard["words"] < 0.36
+    with pytest.raises(InputError, match="a chance"):
+        ask(0, 0, mumbled=1.5, **SIZE)
+
+
 @pytest.mark.parametrize("tasks", [["locate", "sing"], [], ["count", "count"]])
 def test_unusable_tasks_are_refused_with_the_choices(tasks):
     with pytest.raises(InputError, match="describe"):
