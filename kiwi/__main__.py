@@ -59,7 +59,7 @@ COMMANDS = {
         "5b --variants experiments/ablations/variants.yaml",
     ),
     "parity": Command("kiwi.cli.parity", "compare with the published code's numbers", "tests/golden"),
-    "sandbox": Command("kiwi.cli.sandbox", "export or preview the rendered world of edits", "preview world.png"),
+    "sandbox": Command("kiwi.cli.sandbox", "the rendered world of edits and its oracle", "preview world.png"),
     "doctor": Command("kiwi.cli.doctor", "tell what is installed, what is missing and how to get it", "--json"),
 }
 

@@ -38,8 +38,9 @@ def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
     if options.items < 1:
         raise InputError("Anchors need items", got=options.items)
     out = Path(options.out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is not a folder", fix="name one, or a path where nothing is")
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is not a folder", fix="name one, or a path where nothing is")
     through = None if options.vae == "none" else _autoencoder(options.vae, options.size)
     indices = console.progress(range(options.items), "drawing")
     pairs = [make_pair(options.seed, index, **world) for index in indices]
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
         if name in tables:
             console.table(tables[name].title, tables[name].header, tables[name].rows)
     console.say(f"{len(pairs)} items; tables, damage.png and damage.pdf in {out}")
-    return 0 if all(row[-1] == "yes" for row in tables["anchors"].rows) else 1
+    return 1 if any(row[-1] == "NO" for row in tables["anchors"].rows) else 0
 
 
 def _autoencoder(path: str, size: int) -> Callable[[Pixels], Pixels]:
@@ -89,7 +90,8 @@ def _anchors(pairs: list[EditPair], anchors: dict[str, Anchor]) -> Table:
     for name, anchor in console.progress(anchors.items(), "judging", total=len(anchors)):
         found = measure(pairs, anchor)
         scores = [f"{of(found.overall):.2f}" if found.overall else "" for of in (np.mean, min, max)]
-        rows.append((name, found.items, len(found.overall), anchor.wanted, *scores, "yes" if found.holds else "NO"))
+        holds = ("yes" if found.holds else "NO") if found.overall else "no such edit"
+        rows.append((name, found.items, len(found.overall), anchor.wanted, *scores, holds))
     header = ("edit", "items", "edits", "wanted", "mean", "least", "most", "holds")
     return Table("The oracle's anchors, overall score of 1 to 5", header, rows)
 

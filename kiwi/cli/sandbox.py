@@ -38,7 +38,12 @@ def main(argv: list[str]) -> int:
     _add_world(judging, items=140, frames=5, size=32, split=Split.test)
     speaking = actions.add_parser("vocabulary", help="write a tokenizer of the world's words", description=_VOCABULARY)
     speaking.add_argument("out", metavar="OUT", help="folder to write to")
-    speaking.add_argument("--words", type=int, default=640, help="of the tokenizer at most, 256 bytes included")
+    speaking.add_argument(
+        "--words",
+        type=int,
+        default=640,
+        help="at most: with 256 bytes, without Qwen's own tokens",
+    )
     speaking.add_argument("--items", type=int, default=4000, help="questions and answers that are learned from")
     options = commands.parse_args(argv[1:])
     if options.action == "vocabulary":
@@ -71,7 +76,9 @@ def _vocabulary(options: argparse.Namespace) -> int:
     from kiwi.sandbox.questions import PROMPTS, sentences
 
     if options.words < 256 or options.items < 1:
-        raise InputError("a vocabulary needs items, and at least the 256 bytes", got=f"{options.words} words")
+        got = f"{options.words} words, {options.items} items"
+        raise InputError("a vocabulary needs items, and at least the 256 bytes", got=got)
+    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     tokenizer = learned_tokenizer(sentences(options.items), options.words)
 
     def foreign(folder: Path) -> list[str]:
@@ -145,5 +152,5 @@ damage.pdf: how the scores fall with damage. The exit code is 1 if an anchor doe
 
 _VOCABULARY = """Learn a byte-pair tokenizer from what is said in training, with Qwen's special tokens.
 
-OUT is a folder that `NewQwen(tokenizer=OUT)` reads; text of other words is spelled in bytes. OUT/prompt.json is the wording
-of prompts for a reader that knows no other words."""
+OUT is a folder that `NewQwen(tokenizer=OUT)` reads; text of other words is spelled in bytes. OUT/prompt.json is the
+wording of prompts for a reader that knows no other words."""

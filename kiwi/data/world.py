@@ -236,18 +236,16 @@ class Drawn:
     weight: float | None = None
 
     def _records(self, kind: Callable[..., Item], count: int, kinds: tuple[str, ...]) -> Iterator[WorldRecord]:
+        if count < 1:
+            raise InputError("a world needs items", got=count)
+        if self.max_frames < 1:
+            raise InputError("max_frames of a world must be at least 1", got=self.max_frames)
         width = self.size if self.width is None else self.width
         for index in range(count):
             item = kind(self.seed, index, self.max_frames, self.size, width, self.level, self.split, kinds)
             if index == 0:
                 item.draw("source")  # settings that nothing can be drawn with are told at once
             yield WorldRecord(item)
-
-    def _require_some(self, items: int) -> None:
-        if items < 1:
-            raise InputError("a world needs items", got=items)
-        if self.max_frames < 1:
-            raise InputError("max_frames of a world must be at least 1", got=self.max_frames)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,9 +259,6 @@ class World(Drawn):
 
     items: int
     categories: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        self._require_some(self.items)
 
     @property
     def path(self) -> str:
@@ -285,7 +280,7 @@ class Questions(Drawn):
 
     Args:
         questions: how many, from the first.
-        tasks: what is asked; all for none.
+        tasks: what is asked; none for all that the frames can show.
         mumbled: chance of a question's words to be letters of no sense, so that a reader learns to do without words
             that it never heard (`ask` in kiwi.sandbox.questions).
     """
@@ -293,9 +288,6 @@ class Questions(Drawn):
     questions: int
     tasks: list[str] | None = None
     mumbled: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._require_some(self.questions)
 
     @property
     def path(self) -> str:
@@ -305,4 +297,4 @@ class Questions(Drawn):
     def records(self) -> Iterator[WorldRecord]:
         """One a question. Raises InputError as `World.records`."""
         item = partial(QuestionItem, mumbled=self.mumbled)
-        return self._records(item, self.questions, check_tasks(self.tasks))
+        return self._records(item, self.questions, check_tasks(self.tasks, self.max_frames))

@@ -72,6 +72,10 @@ SHAPES: dict[str, Field] = {
 
 _DIAGONAL = 0.70710678
 
+# Of a texture's period that its figure fills: so much less than half that figure and ground are never taken for each
+# other. Of equal stripes nobody could say which colour is on which.
+SHARE = 0.34
+
 # name -> signed distance to the pattern's marks, in radii of the sprite.
 PATTERNS: dict[str, Field] = {
     "plain": lambda x, y: np.full_like(y, np.inf),
@@ -89,7 +93,7 @@ def texture(name: str, x: np.ndarray, y: np.ndarray, pixels_per_unit: float) -> 
     return TEXTURES[name](x, y, pixels_per_unit)
 
 
-def _stripes(position: np.ndarray, period: float, share: float = 0.5) -> np.ndarray:
+def _stripes(position: np.ndarray, period: float, share: float = SHARE) -> np.ndarray:
     """Distance to the nearest stripe of width share * period; one is centred on 0."""
     return np.abs(_centred(position, period)) - share * period / 2
 
@@ -104,9 +108,9 @@ def _centred(position: np.ndarray, period: float) -> np.ndarray:
     return position - period * np.round(position / period)
 
 
-def _checks(x: np.ndarray, y: np.ndarray, pixels: float) -> np.ndarray:
-    a, b = coverage(_stripes(x, 0.8), pixels), coverage(_stripes(y, 0.8), pixels)
-    return a + b - 2.0 * a * b  # exclusive or, for partly covered pixels
+def _grid(x: np.ndarray, y: np.ndarray, pixels: float) -> np.ndarray:
+    a, b = coverage(_stripes(x, 0.72, 0.25), pixels), coverage(_stripes(y, 0.72, 0.25), pixels)
+    return a + b - a * b  # either, for partly covered pixels
 
 
 def _diagonal_stripes(x: np.ndarray, y: np.ndarray, pixels: float) -> np.ndarray:
@@ -116,7 +120,7 @@ def _diagonal_stripes(x: np.ndarray, y: np.ndarray, pixels: float) -> np.ndarray
 def _clouds(x: np.ndarray, y: np.ndarray, pixels: float) -> np.ndarray:
     # Products of waves with unrelated periods, so that it never looks like a lattice.
     waves = np.sin(4.1 * x + 0.3) * np.cos(3.3 * y - 0.8) + 0.7 * np.sin(6.7 * y + 1.9) * np.cos(5.3 * x + 0.4)
-    return np.clip(0.5 + 0.9 * waves, 0.0, 1.0)
+    return np.clip(0.25 + 0.9 * waves, 0.0, 1.0)
 
 
 # name -> weight of the figure colour; what the words for a background name is all there is to choose, so that
@@ -127,7 +131,7 @@ TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "horizontal stripes": lambda x, y, pixels: coverage(_stripes(y, 0.56), pixels),
     "vertical stripes": lambda x, y, pixels: coverage(_stripes(x, 0.56), pixels),
     "diagonal stripes": _diagonal_stripes,
-    "checks": _checks,
+    "grid": _grid,
     "dots": lambda x, y, pixels: coverage(_dots(x, y, 0.56, 0.17), pixels),
     "clouds": _clouds,
 }

@@ -37,6 +37,7 @@ WORLD_VERSION = 3
 # Tiny videos lose their colours at the qualities that are usual for large ones.
 CRF = 10
 
+_LISTS = ("video.csv", "image.csv", "reference.csv", "benchmark_videos.csv", "refvie_bench.yaml")
 _COLUMNS = ("src_video", "tgt_video", "prompt", "iid", "edited_type", "mask")
 
 
@@ -63,7 +64,8 @@ def export(
 ) -> Exported:
     """Write items 0 .. items-1 of the world `seed` as videos, pictures and manifests.
 
-    A folder that holds an export of the same settings is completed, or extended to more items.
+    A folder that holds an export of the same settings is completed, or extended to more items; with fewer, its lists
+    name those alone, and the files of the others stay.
 
     Args:
         out: the folder, made if it is not there.
@@ -78,6 +80,8 @@ def export(
     for name, value in {"items": items, "frames": frames, "height": height, "width": width, "fps": fps}.items():
         if not value > 0:
             raise InputError(f"An export needs {name} above 0", got=value)
+    if not 0.1 <= fps <= 1000:
+        raise InputError("The videos cannot be played", got=f"fps {fps}", wanted="0.1 to 1000")
     settings = {
         "world": WORLD_VERSION,
         "seed": seed,
@@ -111,10 +115,13 @@ def export(
             rows["image"].append(_write_first_frames(out, pair))
         else:
             rows["reference"].append({**row, "ref_image": _write_reference(out, pair, pair.reference)})
-    for name, listed in rows.items():
-        if listed:
-            write_text(out / f"{name}.csv", _csv(listed))
-    _write_benchmarks(out, rows["video"], rows["reference"])
+    lists = {f"{name}.csv": _csv(listed) for name, listed in rows.items() if listed}
+    lists |= _benchmarks(rows["video"], rows["reference"])
+    for name in _LISTS:
+        if name in lists:
+            write_text(out / name, lists[name])
+        else:
+            (out / name).unlink(missing_ok=True)  # of an export of more items: all lists are of the same
     return Exported(folder=out, items=items, manifests={f"{k}.csv": len(v) for k, v in rows.items() if v})
 
 
@@ -138,12 +145,13 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is no export of the sandbox", fix="give a new or an empty folder")
     try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not record.exists():
+            write_json(record, settings)  # first: a folder without it is nobody's to go on with
         for name in ("videos", "references", "images", "masks"):
-            (out / name).mkdir(parents=True, exist_ok=True)
+            (out / name).mkdir(exist_ok=True)
     except OSError as problem:
         raise InputError(f"The folder {out} cannot be made: {problem}", fix="give another folder") from None
-    if not record.exists():
-        write_json(record, settings)
 
 
 def _write_videos(out: Path, pair: EditPair, fps: float) -> dict[str, str]:
@@ -185,12 +193,13 @@ def _row(pair: EditPair, source: str, target: str, mask: str) -> dict[str, str]:
     return dict(zip(_COLUMNS, values, strict=True))
 
 
-def _write_benchmarks(out: Path, edits: Sequence[dict[str, str]], references: Sequence[dict[str, str]]) -> None:
-    """The same items as the published benchmarks list theirs: OpenVE-Bench as CSV, RefVIE-Bench as YAML."""
+def _benchmarks(edits: Sequence[dict[str, str]], references: Sequence[dict[str, str]]) -> dict[str, str]:
+    """The same items as the published benchmarks list theirs: OpenVE-Bench as CSV, RefVIE-Bench as YAML, by name."""
+    found = {}
     if edits:
         columns = {"edited_type": "edited_type", "prompt": "prompt", "original_video": "src_video"}
         listed = [{theirs: row[ours] for theirs, ours in columns.items()} for row in edits]
-        write_text(out / "benchmark_videos.csv", _csv(listed))
+        found["benchmark_videos.csv"] = _csv(listed)
     if references:
         columns = {"src_video": "src_video", "ref_img": "ref_image", "instruction": "prompt"}
         items = [
@@ -198,7 +207,8 @@ def _write_benchmarks(out: Path, edits: Sequence[dict[str, str]], references: Se
             | {"edit_type": row["edited_type"].removesuffix("_reference")}
             for row in references
         ]
-        write_text(out / "refvie_bench.yaml", yaml.safe_dump(items, sort_keys=False, allow_unicode=True, width=1000))
+        found["refvie_bench.yaml"] = yaml.safe_dump(items, sort_keys=False, allow_unicode=True, width=1000)
+    return found
 
 
 def _csv(rows: Iterable[dict[str, str]]) -> str:

@@ -150,7 +150,7 @@ def make_pair(
 
     Raises:
         InputError: an unknown category, level or split, a negative seed or index, a video without frames or below
-            MIN_SIDE.
+            MIN_SIDE, frames so long that sprites are specks in them.
     """
     names = check_categories(categories)
     if min(height, width) < MIN_SIDE:
@@ -172,7 +172,11 @@ def make_pair(
         if _shows(before.video, target, mask):
             break
     else:
-        raise AssertionError(f"no {category} of item {index} of world {seed} shows at {frames}x{height}x{width}")
+        raise InputError(
+            f"no {category} of item {index} of world {seed} is large enough to be seen",
+            got=f"frames of {width}x{height}",
+            wanted="frames nearer to a square",
+        )
     pictured, side = edit.reference(), min(height, width)
     return EditPair(
         source=before.video,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from string import ascii_lowercase
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from kiwi.sandbox import grammar
 from kiwi.sandbox.edits import SubjectReference
 from kiwi.sandbox.pairs import CATEGORIES, PROPOSALS
 from kiwi.sandbox.sampling import Dice, dice, sample_scene
-from kiwi.sandbox.world import Scene, Vector, render
+from kiwi.sandbox.world import Scene, Sprite, Vector, centres, render
 
 WORDINGS: dict[str, tuple[str, ...]] = {
     "describe": (
@@ -31,20 +32,20 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "What is there to see?",
     ),
     "locate": (
-        "Where is {it}?",
-        "In which part of the frame is {it}?",
-        "Tell me where {it} is.",
-        "Find {it}.",
-        "Where does one see {it}?",
-        "Point out the place of {it}.",
+        "Where is {it} at first?",
+        "In which part of the first frame is {it}?",
+        "Tell me where {it} is at the start.",
+        "Find {it} in the first frame.",
+        "Where does one see {it} to begin with?",
+        "Point out the first place of {it}.",
     ),
     "identify": (
-        "What is {place}?",
-        "Which object is {place}?",
-        "Name the thing {place}.",
-        "What can be seen {place}?",
-        "Say what stands {place}.",
-        "What would one find {place}?",
+        "What is {place} at first?",
+        "Which object is {place} at the start?",
+        "Name the thing {place} of the first frame.",
+        "What can be seen {place} of the first frame?",
+        "Say what stands {place} to begin with.",
+        "What would one first find {place}?",
     ),
     "background": (
         "What is the background?",
@@ -117,6 +118,7 @@ class Question:
         answer: the one right answer, a sentence.
         task: one of TASKS.
         id: unique in all worlds.
+        scene, pictured: what video and picture were drawn from.
     """
 
     video: np.ndarray
@@ -125,6 +127,8 @@ class Question:
     answer: str
     task: str
     id: str
+    scene: Scene
+    pictured: Scene | None
 
 
 def ask(
@@ -144,26 +148,27 @@ def ask(
     Args:
         frames: length of the video.
         height, width: in pixels.
-        tasks: what is asked, all by default; they take turns by index.
+        tasks: what is asked, by default all that the frames can show; they take turns by index.
         level, split: names in LEVELS and Split (kiwi.sandbox.sampling).
         mumbled: chance of each word of the wording to be letters of no sense, as words never heard are to a reader; the
             names of things and places, and what is to be repeated, stay.
 
     Raises:
         InputError: an unknown task, level or split, a negative seed or index, a video without frames or pixels, a
-            chance that is none.
+            chance that is none; "move" in one frame, or in so many that everything has turned.
     """
-    names = check_tasks(tasks)
+    names = check_tasks(tasks, frames)
     if not 0 <= mumbled <= 1:
         raise InputError("words cannot be mumbled like this", got=mumbled, wanted="a chance, 0 to 1")
     task = names[index % len(names)]
+    side = min(height, width)
+    view = View(frames, (width / max(side, 1), height / max(side, 1)))
     for attempt in range(_ATTEMPTS):
         given = dice(seed, index, len(CATEGORIES) + TASKS.index(task), attempt, level=level, split=split)
         scene = sample_scene(given)
-        if (asked := _ASK[task](scene, given)) is None:
+        if (asked := _ASK[task](scene, given, view)) is None:
             continue
         slots, answer, pictured = asked
-        side = min(height, width)
         wording = _mumble(given.wording(WORDINGS[task]), mumbled, given.rng)
         return Question(
             video=render(scene, frames, height, width),
@@ -172,8 +177,14 @@ def ask(
             answer=answer[0].upper() + answer[1:].rstrip(".") + ".",
             task=task,
             id=f"{level}-{split}-{seed}-{task}-{index:06d}",
+            scene=scene,
+            pictured=pictured,
         )
-    raise AssertionError(f"nothing to {task} in world {seed} at {index}")
+    raise InputError(
+        f"world {seed} has nothing to {task} at {index}",
+        got=f"{frames} frames",
+        wanted="fewer, in which something goes one way all the time",
+    )
 
 
 def sentences(count: int) -> Iterator[str]:
@@ -200,35 +211,45 @@ def share_of_facts(said: str, wanted: str) -> float:
     return same / max(len(told), len(true), 1)
 
 
-def check_tasks(tasks: Sequence[str] | None) -> tuple[str, ...]:
-    """The tasks as a tuple, all of them for None.
+def check_tasks(tasks: Sequence[str] | None, frames: int) -> tuple[str, ...]:
+    """The tasks as a tuple; for None all that a video of so many frames can be asked about.
 
     Raises:
-        InputError: an unknown name, a name twice, or none at all.
+        InputError: an unknown name, a name twice, none at all, or motion in a single frame.
     """
-    names = TASKS if tasks is None else tuple(tasks)
-    if set(names) - set(TASKS) or not names or len(set(names)) < len(names):
-        wanted = f"some of {', '.join(TASKS)}, each once"
-        raise InputError("The tasks cannot be used", got=", ".join(names) or "none", wanted=wanted)
+    possible = tuple(name for name in TASKS if name != "move" or frames > 1)
+    names = possible if tasks is None else tuple(tasks)
+    if set(names) - set(possible) or not names or len(set(names)) < len(names):
+        wanted = f"some of {', '.join(possible)}, each once"
+        raise InputError(
+            f"The tasks cannot be used with {frames} frames", got=", ".join(names) or "none", wanted=wanted
+        )
     return names
+
+
+class View(NamedTuple):
+    """What a question's video shows of its scene: how many frames, and width and height in short sides."""
+
+    frames: int
+    aspect: Vector = (1, 1)
 
 
 Asked = tuple[dict[str, str], str, Scene | None]
 """What fills the question's wording, its answer, and what a picture beside the video shows."""
 
 
-def _describe(scene: Scene, given: Dice) -> Asked:
+def _describe(scene: Scene, given: Dice, view: View) -> Asked:
     return {}, grammar.caption(scene), None
 
 
-def _locate(scene: Scene, given: Dice) -> Asked | None:
+def _locate(scene: Scene, given: Dice, view: View) -> Asked | None:
     # Of twins only their places could be told: the question would hold the answer.
     clear = {i: clear_place(sprite.start) for i, sprite in enumerate(scene.sprites) if not _has_twin(scene, i)}
     index = _pick(given, [i for i, place in clear.items() if place])
     return None if index is None else ({"it": grammar.refer(scene, index, given)}, clear[index] or "", None)
 
 
-def _identify(scene: Scene, given: Dice) -> Asked | None:
+def _identify(scene: Scene, given: Dice, view: View) -> Asked | None:
     places = [grammar.place(sprite.start) for sprite in scene.sprites]
     alone = [i for i, s in enumerate(scene.sprites) if clear_place(s.start) and places.count(places[i]) == 1]
     index = _pick(given, alone)
@@ -237,21 +258,21 @@ def _identify(scene: Scene, given: Dice) -> Asked | None:
     return {"place": places[index]}, grammar.a(grammar.name(scene.sprites[index].looks)), None
 
 
-def _background(scene: Scene, given: Dice) -> Asked:
+def _background(scene: Scene, given: Dice, view: View) -> Asked:
     return {}, grammar.describe(scene.background), None
 
 
-def _count(scene: Scene, given: Dice) -> Asked:
+def _count(scene: Scene, given: Dice, view: View) -> Asked:
     return {}, NUMBERS[len(scene.sprites)], None
 
 
-def _move(scene: Scene, given: Dice) -> Asked | None:
-    told = {i: direction(s.velocity) for i, s in enumerate(scene.sprites) if not _has_twin(scene, i)}
+def _move(scene: Scene, given: Dice, view: View) -> Asked | None:
+    told = {i: direction(s, view) for i, s in enumerate(scene.sprites) if not _has_twin(scene, i)}
     index = _pick(given, [i for i, words in told.items() if words])
     return None if index is None else ({"it": grammar.refer(scene, index, given)}, told[index] or "", None)
 
 
-def _picture(scene: Scene, given: Dice) -> Asked | None:
+def _picture(scene: Scene, given: Dice, view: View) -> Asked | None:
     category = given.pick(("subject_reference", "background_reference"))
     edit = PROPOSALS[category](scene, given)
     pictured = edit.reference()
@@ -261,12 +282,12 @@ def _picture(scene: Scene, given: Dice) -> Asked | None:
     return {}, grammar.describe(pictured.background), pictured
 
 
-def _repeat(scene: Scene, given: Dice) -> Asked:
+def _repeat(scene: Scene, given: Dice, view: View) -> Asked:
     text = PROPOSALS[given.pick(CATEGORIES)](scene, given).instruction(scene, given)
     return {"text": text}, text, None
 
 
-_ASK: dict[str, Callable[[Scene, Dice], Asked | None]] = {
+_ASK: dict[str, Callable[[Scene, Dice, View], Asked | None]] = {
     "describe": _describe,
     "locate": _locate,
     "identify": _identify,
@@ -284,11 +305,14 @@ def clear_place(position: Vector) -> str | None:
     return grammar.place(position) if distances[1] - distances[0] >= CLEAR else None
 
 
-def direction(velocity: Vector) -> str | None:
-    """The words for a motion, where it is mostly along one axis and not too slow to see."""
-    along = {words: x * velocity[0] + y * velocity[1] for words, (x, y) in DIRECTIONS.items()}
-    words = max(along, key=lambda name: along[name])
-    return words if along[words] >= 0.02 and along[words] >= 0.9 * float(np.hypot(*velocity)) else None
+def direction(sprite: Sprite, view: View) -> str | None:
+    """The words for a sprite's motion, where it visibly goes one way in all frames, mostly along one axis."""
+    steps_T2 = np.diff(centres(sprite, view.frames) * np.array(view.aspect), axis=0)
+    for words, axis in DIRECTIONS.items():
+        along_T = steps_T2 @ np.array(axis)
+        if len(steps_T2) and (along_T >= 0.02).all() and (along_T >= 0.9 * np.linalg.norm(steps_T2, axis=1)).all():
+            return words
+    return None
 
 
 def _mumble(wording: str, chance: float, rng: np.random.Generator) -> str:

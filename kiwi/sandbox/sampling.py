@@ -152,11 +152,13 @@ class Dice:
         ground = self.pick(name for name in BACKGROUND_COLOURS if is_new_background(texture, name) in wanted)
         moves = self.rng.random() < self.level.camera
         angle, speed = self.between((0, 2 * math.pi)), self.between((0.01, 0.03)) if moves else 0.0
+        # Both ends of a gradient are to be seen.
+        reach = 0.35 if texture == "gradient" else 1.0
         return Background(
             texture=texture,
             ground=ground,
             figure=self.pick(figures_for(ground)),
-            phase=(self.between((-1, 1)), self.between((-1, 1))),
+            phase=(self.between((-reach, reach)), self.between((-reach, reach))),
             drift=(speed * math.cos(angle), speed * math.sin(angle)),
         )
 

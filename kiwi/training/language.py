@@ -39,8 +39,8 @@ ANSWER, END = "<|im_start|>assistant\n", "<|im_end|>"
 LONGEST = 96
 """Tokens that an answer is decoded to at most."""
 
-GUESSED_FROM = 64
-"""Training batches, an epoch at most, that the blind guesser knows."""
+GUESSED_FROM = 512
+"""Training's answers that the blind guesser knows."""
 
 _FILES = {"config.json", "prompt.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 _FILES |= {"preprocessor_config.json", "added_tokens.json", "chat_template.jinja", "generation_config.json"}
@@ -185,7 +185,8 @@ class LitMllm(LitModule):
         self.told = []
         if not self.answered:
             data = cast(EditData, self.trainer.datamodule)  # type: ignore[attr-defined]
-            for batch in islice(data.fresh_train_dataloader(), GUESSED_FROM):
+            batches = -(-GUESSED_FROM // data.batch_size)
+            for batch in islice(data.fresh_train_dataloader(), batches):
                 self.answered.update(zip(batch.categories, batch.answers, strict=True))
 
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:

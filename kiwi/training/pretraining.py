@@ -84,6 +84,7 @@ class LitVae(LitModule):
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
         """Reconstruction and KL of a batch's clips and reference images, every pixel alike."""
+        _require_clips(batch)
         shown = [videos for videos in (_clips(batch), _pictures(batch)) if len(videos)]
         losses = torch.stack([self._loss(videos) * videos.numel() for videos in shown])
         loss = losses.sum() / sum(videos.numel() for videos in shown)
@@ -100,6 +101,7 @@ class LitVae(LitModule):
 
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
         """PSNR (dB) and SSIM of clips that were encoded and decoded, and of reference images."""
+        _require_clips(batch)
         for prefix, videos in (("", _clips(batch)), ("picture_", _pictures(batch))):
             decoded = self.autoencoder.decode(self.autoencoder.encode(videos)) if len(videos) else videos
             for made, wanted in zip(decoded, videos, strict=True):
@@ -148,6 +150,12 @@ def _foreign(folder: Path) -> list[str]:
     if not config.is_file() or '"AutoencoderKLWan"' not in config.read_text(encoding="utf-8", errors="replace"):
         return names
     return [name for name in names if name != config.name and not name.startswith("diffusion_pytorch_model")]
+
+
+def _require_clips(batch: EditBatch) -> None:
+    if not batch.target_BCFHW.shape[2]:
+        wanted = "a manifest with targets, or items of the sandbox"
+        raise InputError("an autoencoder learns from edits", got=f"{batch.ids[0]}, without a target", wanted=wanted)
 
 
 def _clips(batch: EditBatch) -> Tensor:

@@ -111,6 +111,15 @@ def test_a_tokenizer_that_cannot_serve_is_told(tmp_path):
         NewQwen(tokenizer=str(tmp_path / "bytes")).build()
 
 
+def test_anchors_hold_of_the_kinds_there_are(tmp_path, capsys):
+    options = ["--vae", "none", "--items", "3", "--categories", "local_remove"]
+    assert main(["sandbox", "anchors", str(tmp_path / "out"), *options]) == 0
+    assert "no such edit" in (tmp_path / "out/anchors.md").read_text()
+    (tmp_path / "file").write_text("")
+    assert main(["sandbox", "anchors", str(tmp_path / "file/out"), *options]) == 2
+    assert "not a folder" in capsys.readouterr().err
+
+
 def test_anchors_are_told_as_tables_and_a_figure(tmp_path, capsys):
     assert main(["sandbox", "anchors", str(tmp_path / "out"), "--vae", "none", "--items", "28"]) == 0
     made = {item.name for item in (tmp_path / "out").iterdir()}

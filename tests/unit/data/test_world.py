@@ -1,14 +1,19 @@
 """The sandbox as a data set: items are drawn, never read, and otherwise like a manifest's."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from kiwi.__main__ import main
 from kiwi.data.datamodule import EditData, Manifest, data_sets_of
 from kiwi.data.feature_cache import Encoders, FeatureCache
 from kiwi.data.sample import TaskKind
-from kiwi.data.world import Rendered, World
+from kiwi.data.world import Questions, Rendered, World
 from kiwi.errors import InputError
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
+
+VAE = Path(__file__).parents[3] / "experiments/sandbox/vae.yaml"
 
 
 def data(*worlds, **more):
@@ -106,6 +111,21 @@ def test_a_world_is_told_from_a_manifest_in_an_experiment():
 def test_a_world_that_cannot_be_drawn_is_told_before_training(options, told):
     with pytest.raises(InputError, match=told):
         data(World(**options))
+
+
+def test_a_world_without_items_is_told_in_a_paragraph(tmp_path, capsys):
+    options = ["--data.train", "[{items: 0}]", "--trainer.default_root_dir", str(tmp_path / "run")]
+    assert main(["fit", "--config", str(VAE), *options]) == 2
+    assert capsys.readouterr().err == "error: a world needs items. Got: 0.\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_words_are_mumbled_where_the_data_says_so():
+    clear, mumbled = (
+        [record.instruction for record in Questions(questions=8, tasks=["count"], mumbled=chance).records()]
+        for chance in (0.0, 1.0)
+    )
+    assert not set(" ".join(clear).split()) & set(" ".join(mumbled).split())
 
 
 def test_an_odd_length_snaps_like_a_clips():

@@ -97,6 +97,20 @@ def test_an_export_can_grow(tmp_path):
     assert not (tmp_path / "world" / "reference.csv").exists()
 
 
+def test_with_fewer_items_all_lists_are_of_those(tmp_path):
+    export(tmp_path / "world", 7, 0, 2, 32, 32)
+    export(tmp_path / "world", 5, 0, 2, 32, 32)
+    lists = {item.name for item in (tmp_path / "world").iterdir() if item.is_file()} - {"world.json"}
+    assert lists == {"video.csv", "image.csv", "benchmark_videos.csv"}
+    assert len(list((tmp_path / "world/references").iterdir())) == 2
+
+
+def test_frames_too_wide_for_anything_to_be_seen_are_refused(tmp_path):
+    with pytest.raises(InputError, match="nearer to a square"):
+        export(tmp_path / "world", 1, 0, 2, 32, 2000)
+    assert not (tmp_path / "world").exists()
+
+
 def test_other_settings_in_the_same_folder_are_refused(folder):
     with pytest.raises(InputError, match=r"Got: seed 3, frames 9\. Wanted: seed 2, frames 5"):
         export(folder, 14, **{**SETTINGS, "seed": 3, "frames": 9})
@@ -111,7 +125,17 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"items": 0}, {"frames": 0}, {"fps": -1}, {"categories": ["teleport"]}, {"seed": -1}, {"height": 4}]
+    "wrong",
+    [
+        {"items": 0},
+        {"frames": 0},
+        {"fps": -1},
+        {"fps": float("inf")},
+        {"fps": 1e-9},
+        {"categories": ["teleport"]},
+        {"seed": -1},
+        {"height": 4},
+    ],
 )
 def test_unusable_settings_leave_no_folder_behind(tmp_path, wrong):
     with pytest.raises(InputError):

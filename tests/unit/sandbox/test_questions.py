@@ -8,8 +8,9 @@ import pytest
 
 from kiwi.errors import InputError
 from kiwi.sandbox import grammar
-from kiwi.sandbox.questions import NUMBERS, TASKS, WORDINGS, ask, clear_place, direction, facts, share_of_facts
+from kiwi.sandbox.questions import NUMBERS, TASKS, WORDINGS, View, ask, clear_place, direction, facts, share_of_facts
 from kiwi.sandbox.sampling import NEW_WORDINGS, Split, is_new_thing
+from kiwi.sandbox.world import Looks, Sprite
 
 SIZE = {"frames": 5, "height": 32, "width": 32}
 QUESTIONS = [ask(0, index, **SIZE) for index in range(240)]
@@ -57,10 +58,18 @@ def test_the_question_does_not_hold_the_answer():
 def test_only_clear_places_and_directions_are_asked_for():
     assert clear_place((-0.5, -0.5)) == "in the top left"
     assert clear_place((-0.25, -0.5)) is None
-    assert direction((0.04, 0.01)) == "to the right"
-    assert direction((0.0, -0.05)) == "up"
-    assert direction((0.03, 0.03)) is None
-    assert direction((0.005, 0.0)) is None
+    looks = Looks(shape="ring", colour="red")
+
+    def told(*velocity, frames=3, start=(0.0, 0.0), aspect=(1, 1)):
+        return direction(Sprite(looks=looks, size=0.4, start=start, velocity=velocity), View(frames, aspect))
+
+    assert told(0.04, 0.01) == "to the right"
+    assert told(0.0, -0.05) == "up"
+    assert told(0.03, 0.03) is None
+    assert told(0.005, 0.0) is None
+    assert told(0.04, 0.0, frames=1) is None
+    assert told(0.04, 0.0, start=(0.5, 0.0)) is None  # it turns at the border
+    assert told(0.03, 0.03, aspect=(3, 1)) == "to the right"
 
 
 @pytest.mark.parametrize("split", list(Split))

@@ -133,8 +133,8 @@ def test_sprites_move_at_their_velocity_and_bounce():
 
 
 def test_the_background_drifts_with_the_camera():
-    still = Background(texture="checks", ground="black", figure="white")
-    moving = Background(texture="checks", ground="black", figure="white", drift=(1 / 24, 0.0))
+    still = Background(texture="grid", ground="black", figure="white")
+    moving = Background(texture="grid", ground="black", figure="white", drift=(1 / 24, 0.0))
     assert (np.diff(render(Scene(background=still, sprites=()), 4, 48, 48).astype(int), axis=0) == 0).all()
     video = render(Scene(background=moving, sprites=()), 4, 48, 48).astype(int)  # a pixel a frame
     assert np.abs(video[1:, :, :-1] - video[:-1, :, 1:]).max() <= 1

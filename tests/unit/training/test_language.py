@@ -66,7 +66,7 @@ def test_every_part_learns_and_what_is_said_follows(tmp_path):
     first.backward()
     without = {name for name, parameter in module.named_parameters() if parameter.grad is None}
     assert not without
-    for _ in range(60):
+    for _ in range(100):
         optimizer.zero_grad()
         loss = module._loss(batch)
         loss.backward()

@@ -4,7 +4,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from kiwi.data.datamodule import EditData
 from kiwi.data.sample import pixels
-from kiwi.data.world import World
+from kiwi.data.world import Questions, World
 from kiwi.errors import InputError
 from kiwi.models.vae import NewVae, WanVae
 from kiwi.training.pretraining import LitVae
@@ -82,3 +82,12 @@ def test_validation_measures_clips_and_pictures_apart(category, pictures):
     made, wanted = (torch.from_numpy(pixels(video[0])).float() for video in (decoded, batch.source_BCFHW))
     frames = [peak_signal_noise_ratio(*pair, data_range=255.0) for pair in zip(made, wanted, strict=True)]
     assert found["val/psnr"][0] == pytest.approx(float(torch.stack(frames).mean()), rel=1e-5)
+
+
+def test_questions_are_no_clips_to_reconstruct():
+    module = LitVae(NewVae(z_dim=4, base_dim=8))
+    found = EditData(train=[Questions(questions=2)], multiple=8, num_workers=0)
+    found.setup()
+    batch = next(iter(found.fresh_train_dataloader()))
+    with pytest.raises(InputError, match="learns from edits"):
+        module.training_step(batch, 0)
