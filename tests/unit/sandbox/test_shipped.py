@@ -29,10 +29,9 @@ def reader():
     return LitMllm(QwenVL(path="sandbox/mllm", dtype="float32", limits=SMALL))
 
 
-def asked(count, batch_size):
-    data = EditData(
-        train=[Questions(questions=count, max_frames=5, split="test")], multiple=8, batch_size=batch_size, num_workers=0
-    )
+def asked(count, batch_size, max_frames=5):
+    questions = Questions(questions=count, max_frames=max_frames, split="test")
+    data = EditData(train=[questions], multiple=8, batch_size=batch_size, num_workers=0)
     data.setup()
     return islice(data.fresh_train_dataloader(), count // batch_size)  # training's batches never end
 
@@ -46,7 +45,7 @@ def test_the_autoencoder_reconstructs_clips_that_it_never_saw():
         target = make_pair(0, index, frames=5, height=32, width=32, split="test").target
         made = pixels(vae.decode(vae.encode(video_tensor(target[None])))[0])
         found.append(measure(made, target, None, NoPerceptual().build())["psnr"])
-    assert np.mean(found) > 23
+    assert np.mean(found) > 26
 
 
 def test_the_reader_answers_better_than_chance(reader):
@@ -64,7 +63,9 @@ def test_transformers_alone_says_what_kiwi_says(reader):
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
     tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
     (end,) = tokenizer.encode(END)
-    for batch in asked(5, batch_size=1):
+    # Of pictures: behind a video, the library of today goes on counting from the longer side of its grid, kiwi from its
+    # last position, as the published vectors do.
+    for batch in asked(7, batch_size=1, max_frames=1):
         prompt, _ = reader.continued(reader.prompt(batch), [tokenizer.encode(ANSWER)])
         pictures = {
             name: value
