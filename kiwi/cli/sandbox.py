@@ -38,12 +38,7 @@ def main(argv: list[str]) -> int:
     _add_world(judging, items=140, frames=5, size=32, split=Split.test)
     speaking = actions.add_parser("vocabulary", help="write a tokenizer of the world's words", description=_VOCABULARY)
     speaking.add_argument("out", metavar="OUT", help="folder to write to")
-    speaking.add_argument(
-        "--words",
-        type=int,
-        default=640,
-        help="at most: with 256 bytes, without Qwen's own tokens",
-    )
+    speaking.add_argument("--words", type=int, default=640, help="at most: with 256 bytes, without Qwen's own tokens")
     speaking.add_argument("--items", type=int, default=4000, help="questions and answers that are learned from")
     options = commands.parse_args(argv[1:])
     if options.action == "vocabulary":
@@ -78,7 +73,10 @@ def _vocabulary(options: argparse.Namespace) -> int:
     if options.words < 256 or options.items < 1:
         got = f"{options.words} words, {options.items} items"
         raise InputError("a vocabulary needs items, and at least the 256 bytes", got=got)
-    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(f"The folder {options.out} cannot be made: {problem}", fix="give another folder") from None
     tokenizer = learned_tokenizer(sentences(options.items), options.words)
 
     def foreign(folder: Path) -> list[str]:

@@ -83,6 +83,8 @@ def test_a_vocabulary_has_the_words_of_the_world_and_spells_all_others(tmp_path,
     again = tmp_path / "again"
     assert main(["sandbox", "vocabulary", str(again), "--items", "300", "--words", "480"]) == 0
     assert (again / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    assert main(["sandbox", "vocabulary", str(folder / "tokenizer.json" / "words"), "--items", "10"]) == 2
+    assert "cannot be made" in capsys.readouterr().err
     (folder / "note.txt").write_text("mine")
     assert main(["sandbox", "vocabulary", str(folder), "--items", "10"]) == 2
     assert "note.txt" in capsys.readouterr().err
