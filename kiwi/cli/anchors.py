@@ -14,7 +14,7 @@ from kiwi.environment import environment
 from kiwi.errors import InputError
 from kiwi.figures import Curve, curves
 from kiwi.media.files import atomic_path, write_json, write_text
-from kiwi.sandbox.anchors import ANCHORS, DAMAGES, LEVELS, Anchor, Pixels, damaged, measure, round_trip
+from kiwi.sandbox.anchors import ANCHORS, Anchor, Pixels, damaged, measure, round_trip
 from kiwi.sandbox.oracle import Scores, judge
 from kiwi.sandbox.pairs import CATEGORIES, EditPair, make_pair
 from kiwi.tables import Table
@@ -51,7 +51,8 @@ def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
     tables = {"anchors": _anchors(pairs, anchors)}
     if through is not None:
         tables["round_trip"] = _round_trips(pairs, decoded)
-    levels = list(console.progress(damaged(pairs), "damaging", total=len(DAMAGES) * len(LEVELS)))
+    items = [damaged(pair) for pair in console.progress(pairs, "damaging")]
+    levels = [(damage, level, [item[damage, level] for item in items]) for damage, level in items[0]]
     tables["damage"] = _damages(levels)
     out.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():

@@ -6,17 +6,15 @@ score falls when an edit gets worse. Fixed before any editor was trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from kiwi.sandbox.edits import AddSprite, ChangeSprite
 from kiwi.sandbox.oracle import Scores, judge
 from kiwi.sandbox.pairs import EditPair
-from kiwi.sandbox.palette import SPRITE_COLOURS
-from kiwi.sandbox.world import Scene, render
 
 Pixels = np.ndarray
 """Frames, FHWC uint8."""
@@ -26,9 +24,6 @@ Edits = Callable[[EditPair], Iterator[Pixels]]
 
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 """Of damage: 0 is the exact target."""
-
-PLACES = ("in the top left", "in the bottom right")
-"""Where something is put wrongly, one of them at least being wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,27 +70,29 @@ def blend(pair: EditPair, share: float) -> Pixels:
     return _uint8(share * pair.source.astype(np.float32) + (1 - share) * pair.target)
 
 
-def _wrong_colours(pair: EditPair) -> Iterator[Pixels]:
-    if isinstance(edit := pair.edit, ChangeSprite):
-        before = pair.scene.sprites[edit.index].looks
-        for colour in SPRITE_COLOURS:
-            if colour not in (edit.looks.colour, before.colour):
-                yield _shown(pair, replace(edit, looks=replace(edit.looks, colour=colour)).apply(pair.scene))
+def _with(wrong: str, pair: EditPair) -> Iterator[Pixels]:
+    return (pair.under(edit) for what, edit in pair.edit.mistakes(pair.scene) if what == wrong)
 
 
-def _wrong_places(pair: EditPair) -> Iterator[Pixels]:
-    if isinstance(edit := pair.edit, AddSprite):
-        for place in PLACES:
-            if place != edit.place:
-                yield _shown(pair, replace(edit, place=place).apply(pair.scene))
+def _late(pair: EditPair) -> Iterator[Pixels]:
+    if len(pair.source) > 1:
+        yield np.concatenate([pair.source[:1], pair.target[1:]])
+
+
+MISTAKES = {
+    **dict.fromkeys(("thing", "colour", "shape", "texture", "style", "place"), 2.0),
+    **dict.fromkeys(("pattern", "motion"), 3.0),
+}
+"""What can be wrong in an edit (`Edit.mistakes`), and the most that it is then worth: half if the right thing, of the
+right colour and shape, stands in the right place."""
 
 
 ANCHORS: dict[str, Anchor] = {
     "exact target": Anchor(edits=lambda pair: iter([pair.target]), least=5.0),
     "unedited copy": Anchor(edits=lambda pair: iter([pair.source]), most=1.0),
     "half of source and target": Anchor(edits=lambda pair: iter([blend(pair, 0.5)]), most=3.0),
-    "wrong colour": Anchor(edits=_wrong_colours, most=2.0),
-    "wrong place": Anchor(edits=_wrong_places, most=2.0),
+    "first frame unedited": Anchor(edits=_late, most=3.0),
+    **{f"wrong {wrong}": Anchor(edits=partial(_with, wrong), most=most) for wrong, most in MISTAKES.items()},
 }
 """What needs no model. The round trip of the target through an autoencoder (`round_trip`) is one more."""
 
@@ -131,18 +128,9 @@ DAMAGES: dict[str, Callable[[EditPair, float], Pixels]] = {
 """From an item and a level between 0 and 1 to the spoilt target."""
 
 
-def damaged(
-    pairs: Sequence[EditPair], damages: Mapping[str, Callable[[EditPair, float], Pixels]] | None = None
-) -> Iterator[tuple[str, float, list[Scores]]]:
-    """Scores of every item, by damage and level."""
-    for name, damage in (DAMAGES if damages is None else damages).items():
-        for level in LEVELS:
-            yield name, level, [judge(pair, damage(pair, level)) for pair in pairs]
-
-
-def _shown(pair: EditPair, scene: Scene) -> Pixels:
-    frames, height, width = pair.source.shape[:3]
-    return pair.edit.stylise(render(scene, frames, height, width))
+def damaged(pair: EditPair) -> dict[tuple[str, float], Scores]:
+    """Scores of an item's target, spoilt: by damage and level."""
+    return {(name, level): judge(pair, damage(pair, level)) for name, damage in DAMAGES.items() for level in LEVELS}
 
 
 def _uint8(values: np.ndarray) -> Pixels:

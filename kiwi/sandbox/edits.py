@@ -1,20 +1,23 @@
 """Edits: what turns a scene into its target.
 
-An `Edit` is a small frozen value: applied to a scene it gives the target scene, and it knows its category,
-its wording and its reference picture. Everything that the target shows can be known from the source, the
-instruction and the reference, so every pair is exact ground truth. A new kind of edit is one class, its wordings and a
-proposal (kiwi.sandbox.pairs).
+An `Edit` is a small frozen value: applied to a scene it gives the target scene, and it knows its category, its wording,
+its reference picture and the edits that it may be mistaken for. Everything that the target shows can be known from the
+source, the instruction and the reference, so every pair is exact ground truth. A new kind of edit is one class, its
+wordings and a proposal (kiwi.sandbox.pairs).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from kiwi.sandbox import grammar
+from kiwi.sandbox.drawing import PATTERNS, SHAPES, TEXTURES
+from kiwi.sandbox.palette import SPRITE_COLOURS, figures_for
 from kiwi.sandbox.sampling import Dice
 from kiwi.sandbox.styles import STYLES
 from kiwi.sandbox.world import Background, Looks, Scene, Sprite
@@ -46,6 +49,10 @@ class Edit(ABC):
         """What the target shows, for this edit of `scene`."""
         return grammar.caption(self.apply(scene))
 
+    @abstractmethod
+    def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
+        """This edit with one thing wrong: what is wrong in it, and the edit that it then is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeSprite(Edit):
@@ -66,6 +73,10 @@ class ChangeSprite(Edit):
         it, a = grammar.refer(scene, self.index, given), grammar.a(grammar.name(new))
         return grammar.phrase(kind, given, it=it, a=a, colour=new.colour, shape=new.shape)
 
+    def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
+        for wrong, looks in _mistaken_looks(self.looks):
+            yield wrong, replace(self, looks=looks)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveSprite(Edit):
@@ -79,6 +90,11 @@ class RemoveSprite(Edit):
 
     def instruction(self, scene: Scene, given: Dice) -> str:
         return grammar.phrase("remove", given, it=grammar.refer(scene, self.index, given))
+
+    def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
+        for index in range(len(scene.sprites)):
+            if index != self.index:
+                yield "thing", replace(self, index=index)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +119,16 @@ class AddSprite(Edit):
         a = grammar.a(grammar.name(self.looks))
         return grammar.phrase("add", given, a=a, place=self.place, motion=self.motion)
 
+    def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
+        for wrong, looks in _mistaken_looks(self.looks):
+            yield wrong, replace(self, looks=looks)
+        for place in grammar.PLACES:
+            if place != self.place:
+                yield "place", replace(self, place=place)
+        for motion in grammar.MOTIONS:
+            if motion != self.motion:
+                yield "motion", replace(self, motion=motion)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeBackground(Edit):
@@ -116,6 +142,18 @@ class ChangeBackground(Edit):
 
     def instruction(self, scene: Scene, given: Dice) -> str:
         return grammar.phrase("background", given, background=grammar.describe(self.background))
+
+    def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
+        right = self.background
+        for texture in TEXTURES:
+            if texture != right.texture:
+                yield "texture", replace(self, background=replace(right, texture=texture))
+        for ground in figures_for(right.figure):
+            if ground != right.ground:
+                yield "colour", replace(self, background=replace(right, ground=ground))
+        for figure in figures_for(right.ground):
+            if figure != right.figure and right.texture != "plain":
+                yield "colour", replace(self, background=replace(right, figure=figure))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +171,11 @@ class Restyle(Edit):
 
     def caption(self, scene: Scene) -> str:
         return grammar.caption(scene, self.style)
+
+    def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
+        for style in STYLES:
+            if style != self.style:
+                yield "style", replace(self, style=style)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,3 +203,15 @@ class BackgroundReference(ChangeBackground):
 
     def instruction(self, scene: Scene, given: Dice) -> str:
         return grammar.phrase("background_reference", given)
+
+
+def _mistaken_looks(right: Looks) -> Iterator[tuple[str, Looks]]:
+    for colour in SPRITE_COLOURS:
+        if colour != right.colour:
+            yield "colour", replace(right, colour=colour)
+    for shape in SHAPES:
+        if shape != right.shape:
+            yield "shape", replace(right, shape=shape)
+    for pattern in PATTERNS:
+        if pattern != right.pattern:
+            yield "pattern", replace(right, pattern=pattern)

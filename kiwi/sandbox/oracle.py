@@ -10,7 +10,8 @@ colour differences dE in CIELAB (about 2 is just noticeable, black to white is 1
                  that the source has already is taken off. 0 is 1, and 0.8 or more is 5.
     consistency  outside the mask: the lesser of two shares. Fine: pixels like the source's. Coarse: low-passed areas
                  that differ, against the size of the edit or of the outside, the smaller one: a thing that vanished
-                 counts, a soft edge does not. Where there is no outside (styles), fine on the target, everywhere.
+                 counts, a soft edge does not. Where there is no outside (styles), fine on the target, everywhere. Its
+                 motion is placed between the right one and standing still or running backwards.
     quality      noise, blur and flicker: the edit's lightness less the target's, high-passed in space and differenced
                  in time.
 
@@ -20,6 +21,7 @@ F frames, H height, W width, C = 3 colours.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, uniform_filter
@@ -33,6 +35,12 @@ DONE = 0.8
 
 SLIVER = 0.35
 """Share of the mask from which on a part of it decides alone."""
+
+FLEETING = 0.3
+"""Share of its usual area below which the mask of a frame says nothing about that frame."""
+
+DETAILS = ("pattern", "motion")
+"""Mistakes that leave half of an edit's worth; of any other a quarter is left."""
 
 _OPENVE = ("Instruction Compliance", "Consistency & Detail Fidelity", "Visual Quality & Stability")
 NAMES: dict[str, tuple[str, str, str]] = {
@@ -82,7 +90,7 @@ def judge(pair: EditPair, edited_FHWC: np.ndarray) -> Scores:
             wanted=f"uint8 of shape {pair.source.shape}",
         )
     source, target, edited = (to_lab(video) for video in (pair.source, pair.target, edited_FHWC))
-    first = _score(_made(source, target, edited, pair) / DONE)
+    first = _score(min(_made(source, target, edited, pair) / DONE, _told_from_mistakes(target, edited, pair)))
     second = _score(_consistency(source, target, edited, pair.mask))
     third = _score(_quality(target[..., 0], edited[..., 0]))
     return Scores(compliance=first, consistency=min(first, second), quality=min(first, third))
@@ -99,7 +107,40 @@ def _made(source: np.ndarray, target: np.ndarray, edited: np.ndarray, pair: Edit
         certain = min(1.0, float(region.sum() / (SLIVER * pair.mask.sum())))
         if certain > 0:
             least = min(least, whole + certain * (_compliance(source, target, edited, region) - whole))
+    sizes_F = pair.mask.sum(axis=(1, 2))
+    for frame in np.flatnonzero(sizes_F > FLEETING * sizes_F.mean()):
+        one = np.s_[frame : frame + 1]
+        least = min(least, DONE / 2 + _compliance(source[one], target[one], edited[one], pair.mask[one]))
     return least
+
+
+def _told_from_mistakes(target: np.ndarray, edited: np.ndarray, pair: EditPair) -> float:
+    """What is left of 1 if the edit shows one of the mistakes that its words or its reference exclude."""
+    least = 1.0
+    for left, differs, mistaken in _mistakes(pair):
+        least = min(least, left + (1.0 - left) * _right_enough(target[differs], edited[differs], mistaken))
+    return least
+
+
+@lru_cache(maxsize=1)  # several edits of one item are often judged in a row, and drawing its mistakes takes longest
+def _mistakes(pair: EditPair) -> list[tuple[float, np.ndarray, np.ndarray]]:
+    """What is left after each mistake, where in the mask it differs (FHW bool), and its pixels there (PC)."""
+    found = []
+    for wrong, edit in pair.edit.mistakes(pair.scene):
+        mistaken = pair.under(edit)
+        differs = pair.mask & (mistaken != pair.target).any(axis=-1)
+        found.append((0.5 if wrong in DETAILS else 0.25, differs, to_lab(mistaken[differs])))
+    return found
+
+
+def _right_enough(target: np.ndarray, edited: np.ndarray, mistaken: np.ndarray) -> float:
+    """0 where pixels (PC) look like the mistake, 1 where they look like the target; 1 if these cannot be told apart."""
+    seen = _distance(target, mistaken) > 8.0
+    if not seen.any():
+        return 1.0
+    step = (target - mistaken)[seen]
+    nearness = float(((edited - mistaken)[seen] * step).sum() / np.square(step).sum())
+    return min(1.0, max(0.0, (nearness - 0.25) / 0.4))
 
 
 def _compliance(source: np.ndarray, target: np.ndarray, edited: np.ndarray, region_FHW: np.ndarray) -> float:
@@ -118,7 +159,8 @@ def _compliance(source: np.ndarray, target: np.ndarray, edited: np.ndarray, regi
 def _consistency(source: np.ndarray, target: np.ndarray, edited: np.ndarray, mask_FHW: np.ndarray) -> float:
     outside = ~mask_FHW
     if not outside.any():
-        return float((_credit(_distance(edited, target) / 18.0).mean() - 0.3) / 0.5)
+        fine = (_credit(_distance(edited, target) / 18.0).mean() - 0.3) / 0.5
+        return min(float(fine), _moves(target, edited, mask_FHW))
     fine = (_credit(_distance(edited, source)[outside] / 15.0).mean() - 0.3) / 0.5
     # Low-passed over the outside alone, so that what is done inside the mask does not leak out.
     side = 2 * (min(mask_FHW.shape[1:]) // 16) + 1
@@ -127,7 +169,13 @@ def _consistency(source: np.ndarray, target: np.ndarray, edited: np.ndarray, mas
     drift = np.where(outside, drift / np.maximum(held, 1e-6), 0.0)
     damage = 1.0 - _credit(np.maximum(0.0, drift - 4.0) / 10.0)
     coarse = 1.0 - damage[outside].sum() / min(mask_FHW.sum(), outside.sum())
-    return float(min(fine, coarse))
+    return min(float(fine), float(coarse), _moves(target, edited, outside))
+
+
+def _moves(target: np.ndarray, edited: np.ndarray, region_FHW: np.ndarray) -> float:
+    """0 where the video stands still or runs backwards, 1 where it moves as it should."""
+    still, reverse = np.broadcast_to(target[:1], target.shape), target[::-1]
+    return min(_right_enough(target[region_FHW], edited[region_FHW], other[region_FHW]) for other in (still, reverse))
 
 
 def _quality(target_FHW: np.ndarray, edited_FHW: np.ndarray) -> float:

@@ -128,6 +128,11 @@ class EditPair:
     scene: Scene
     edit: Edit
 
+    def under(self, edit: Edit) -> np.ndarray:
+        """What another edit makes of the source: FHWC uint8."""
+        frames, height, width = self.source.shape[:3]
+        return edit.stylise(render(edit.apply(self.scene), frames, height, width))
+
 
 def make_pair(
     seed: int,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from kiwi.errors import InputError
-from kiwi.sandbox.anchors import ANCHORS, DAMAGES, blend, damaged, measure, round_trip
+from kiwi.sandbox.anchors import ANCHORS, DAMAGES, MISTAKES, blend, damaged, measure, round_trip
+from kiwi.sandbox.anchors import LEVELS as DAMAGE_LEVELS
 from kiwi.sandbox.edits import ChangeSprite
 from kiwi.sandbox.oracle import NAMES, judge
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
@@ -28,16 +29,20 @@ def mean(scores, name):
 def test_the_anchors_hold(name):
     found = measure(PAIRS, ANCHORS[name])
     assert found.holds, found.overall
-    assert found.items == {"wrong colour": 24, "wrong place": 12}.get(name, len(PAIRS))
+    several = sum(len(pair.scene.sprites) > 1 for pair in PAIRS if pair.category == "local_remove")
+    assert several >= 5
+    items = {"colour": 60, "shape": 36, "pattern": 36, "texture": 24, "place": 12, "motion": 12, "style": 12}
+    assert found.items == {"thing": several, **items}.get(name.removeprefix("wrong "), len(PAIRS))
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("split", ["test", "new_things"])
 def test_the_anchors_hold_at_every_level(level, split):
-    pairs = [make_pair(6, index, **SIZE, level=level, split=split) for index in range(35)]
+    pairs = [make_pair(6, index, **SIZE, level=level, split=split) for index in range(14)]
     for name, anchor in ANCHORS.items():
         found = measure(pairs, anchor)
-        assert found.holds, (name, found.overall)
+        # Where only one thing is in sight, no other can be taken away.
+        assert found.holds or (level, name) == ("single", "wrong thing"), (name, found.overall)
 
 
 def test_the_exact_target_is_a_five_and_the_unedited_copy_a_one_in_every_score():
@@ -47,12 +52,43 @@ def test_the_exact_target_is_a_five_and_the_unedited_copy_a_one_in_every_score()
         assert (copy.compliance, copy.overall) == (1, 1)
 
 
-def test_wrong_edits_are_wrong_in_one_thing():
+def test_mistakes_are_the_edit_with_one_thing_wrong():
+    for pair in PAIRS:
+        mistakes = list(pair.edit.mistakes(pair.scene))
+        assert mistakes or (pair.category == "local_remove" and len(pair.scene.sprites) == 1)
+        assert {wrong for wrong, _ in mistakes} <= set(MISTAKES)
+        assert len({edit for _, edit in mistakes} | {pair.edit}) == len(mistakes) + 1
+        for _, edit in mistakes:
+            assert type(edit) is type(pair.edit)
+            assert (pair.under(edit) != pair.target).any()
+
+
+def test_the_nearer_to_a_mistake_the_less():
     for pair in PAIRS[:28]:
-        for name in ("wrong colour", "wrong place"):
-            for edited in ANCHORS[name].edits(pair):
-                assert (edited != pair.target).any()
-                assert (edited != pair.source).any()
+        for wrong, edit in dict(pair.edit.mistakes(pair.scene)).items():  # one of each sort
+            mistaken = pair.under(edit).astype(np.float32)
+            mixed = [(share * mistaken + (1 - share) * pair.target).astype(np.uint8) for share in (0.9, 0.6, 0.4, 0.0)]
+            scores = [judge(pair, edited).compliance for edited in mixed]
+            assert all(worse <= better + 0.02 for worse, better in itertools.pairwise(scores)), (pair.id, wrong)
+            assert scores[0] < scores[-1] - 1.5
+
+
+def test_a_video_that_stands_still_or_runs_backwards_is_not_consistent():
+    judged = 0
+    for pair in PAIRS:
+        for other in (np.repeat(pair.target[:1], 5, axis=0), pair.target[::-1].copy()):
+            # Where nothing but the edit's own thing moves, that is what the first score is about.
+            if (np.abs(other.astype(int) - pair.target)[~pair.mask | pair.mask.all()] > 60).mean() > 0.02:
+                judged += 1
+                assert judge(pair, other).consistency < 2, pair.id
+    assert judged > 60
+
+
+def test_a_single_frame_is_judged_alike():
+    for index in range(21):
+        pair = make_pair(7, index, frames=1, height=32, width=32, split="test")
+        assert judge(pair, pair.target).overall == 5
+        assert judge(pair, pair.source).overall == 1
 
 
 def test_an_anchor_that_is_missed_does_not_hold():
@@ -78,26 +114,24 @@ def test_what_was_to_go_and_stays_beside_the_new_is_not_made():
 
 def test_another_items_edit_is_a_one():
     for pair, other in zip(PAIRS, PAIRS[7:], strict=False):
-        # Plain green instead of stripes on green is right where there is no stripe: not another edit but half of it.
-        if ground(pair) is None or ground(pair) != ground(other):
-            assert judge(pair, other.target).overall < 2, pair.id
+        assert judge(pair, other.target).overall <= 2, pair.id
 
 
-def ground(pair):
-    """Of the background that an edit brings in."""
-    return getattr(getattr(pair.edit, "background", None), "ground", None)
+@pytest.fixture(scope="module")
+def spoilt():
+    return [(pair.category, damaged(pair)) for pair in PAIRS[:56]]
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_scores_fall_with_damage(category, damage):
-    pairs = [pair for pair in PAIRS if pair.category == category]
-    found = [scores for _, _, scores in damaged(pairs, {"": damage})]
+def test_scores_fall_with_damage(spoilt, category, damage):
+    items = [scores for of, scores in spoilt if of == category]
     for name in ("compliance", "consistency", "quality", "overall"):
-        means = [mean(scores, name) for scores in found]
+        means = [np.mean([getattr(item[damage, level], name) for item in items]) for level in DAMAGE_LEVELS]
+        assert means[0] == 5
         # Noise may hide under the threshold of what is noticed: never a rise that could be told.
         assert all(later <= earlier + 0.02 for earlier, later in itertools.pairwise(means)), (name, means)
-    assert mean(found[-1], "overall") < 3
+    assert means[-1] < 3
 
 
 def test_harm_outside_the_edit_costs_consistency_alone():
@@ -125,6 +159,13 @@ def test_flicker_costs_quality():
         steady.append(judge(pair, (pair.target * 0.97).astype(np.uint8)))
         flickering.append(judge(pair, np.clip(pair.target * 0.97 - shift, 0, 255).astype(np.uint8)))
     assert mean(flickering, "quality") < mean(steady, "quality") - 1
+
+
+def test_a_little_of_the_source_left_in_is_a_made_edit():
+    """What counts as made: four fifths of a change, so that an autoencoder's losses do not count."""
+    for share, wanted in ((0.05, 5.0), (0.12, 4.8), (0.15, 4.5)):
+        found = np.mean([judge(pair, blend(pair, share)).compliance for pair in PAIRS])
+        assert found == pytest.approx(wanted, abs=0.08)
 
 
 def test_no_score_is_above_the_first():
