@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from kiwi import console
 from kiwi.environment import environment
 from kiwi.errors import InputError
 from kiwi.figures import Curve, curves
-from kiwi.media.files import atomic_path, write_json, write_text
+from kiwi.media.files import atomic_path, make_folder, write_json, write_text
 from kiwi.sandbox.anchors import ANCHORS, Anchor, Pixels, damaged, measure, round_trip
 from kiwi.sandbox.oracle import Scores, judge
 from kiwi.sandbox.pairs import CATEGORIES, EditPair, make_pair
@@ -37,13 +36,10 @@ def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
     """Judge, print, write; 0 if every anchor holds, 1 otherwise."""
     if options.items < 1:
         raise InputError("Anchors need items", got=options.items)
-    out = Path(options.out)
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise InputError(f"{there} is not a folder", fix="name one, or a path where nothing is")
     through = None if options.vae == "none" else _autoencoder(options.vae, options.size)
     indices = console.progress(range(options.items), "drawing")
     pairs = [make_pair(options.seed, index, **world) for index in indices]
+    out = make_folder(options.out)
     anchors = dict(ANCHORS)
     if through is not None:
         decoded = {pair.id: through(pair.target) for pair in console.progress(pairs, "round trips")}
@@ -54,7 +50,6 @@ def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
     items = [damaged(pair) for pair in console.progress(pairs, "damaging")]
     levels = [(damage, level, [item[damage, level] for item in items]) for damage, level in items[0]]
     tables["damage"] = _damages(levels)
-    out.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         write_text(out / f"{name}.csv", table.csv())
     write_text(out / "anchors.md", "\n".join(table.markdown() for name, table in tables.items() if name != "damage"))

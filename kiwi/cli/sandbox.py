@@ -66,17 +66,14 @@ def main(argv: list[str]) -> int:
 
 
 def _vocabulary(options: argparse.Namespace) -> int:
-    from kiwi.media.files import atomic_folder, write_json
+    from kiwi.media.files import atomic_folder, make_folder, write_json
     from kiwi.models.new_qwen import learned_tokenizer
     from kiwi.sandbox.questions import PROMPTS, sentences
 
     if options.words < 256 or options.items < 1:
         got = f"{options.words} words, {options.items} items"
         raise InputError("a vocabulary needs items, and at least the 256 bytes", got=got)
-    try:
-        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InputError(f"The folder {options.out} cannot be made: {problem}", fix="give another folder") from None
+    make_folder(Path(options.out).parent)
     tokenizer = learned_tokenizer(sentences(options.items), options.words)
 
     def foreign(folder: Path) -> list[str]:
@@ -144,7 +141,7 @@ and the mask of what changed in the last frame."""
 
 _ANCHORS = """Hold the oracle against edits whose scores are known, and against damage in steps.
 
-OUT/anchors.md and anchors.csv: the exact target, an unedited copy, half of both, wrong colours and places, and the
+OUT/anchors.md and anchors.csv: the exact target, an unedited copy, half of both, edits with one thing wrong, and the
 round trip of the target through an autoencoder; round_trip.csv: that one by category; damage.csv, damage.png and
 damage.pdf: how the scores fall with damage. The exit code is 1 if an anchor does not hold."""
 

@@ -153,6 +153,24 @@ def require_place(path: Path) -> None:
         raise InputError(f"{path} cannot be written", got=problem.strerror, fix="give another path") from None
 
 
+def make_folder(path: str | Path) -> Path:
+    """The folder with all above it, made if it is not there.
+
+    Raises:
+        InputError: something on the way is a file, or may not be written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(
+            f"The folder {path} cannot be made",
+            got=problem.strerror,
+            fix="give another that no file stands in the way of",
+        ) from None
+    return path
+
+
 def require_apart(target: Path, source: Path) -> None:
     """Refuse to write a file or folder that is, holds or lies in what is read for it.
 

@@ -27,7 +27,7 @@ import yaml
 
 from kiwi.console import progress
 from kiwi.errors import InputError
-from kiwi.media.files import write_json, write_text
+from kiwi.media.files import make_folder, write_json, write_text
 from kiwi.media.image import write_image
 from kiwi.media.video import write_video
 from kiwi.sandbox.pairs import EditPair, check_categories, make_pair
@@ -144,14 +144,11 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
             )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is no export of the sandbox", fix="give a new or an empty folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not record.exists():
-            write_json(record, settings)  # first: a folder without it is nobody's to go on with
-        for name in ("videos", "references", "images", "masks"):
-            (out / name).mkdir(exist_ok=True)
-    except OSError as problem:
-        raise InputError(f"The folder {out} cannot be made: {problem}", fix="give another folder") from None
+    make_folder(out)
+    if not record.exists():
+        write_json(record, settings)  # first: a folder without it is nobody's to go on with
+    for name in ("videos", "references", "images", "masks"):
+        make_folder(out / name)
 
 
 def _write_videos(out: Path, pair: EditPair, fps: float) -> dict[str, str]:

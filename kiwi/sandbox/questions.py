@@ -162,11 +162,11 @@ def ask(
         raise InputError("words cannot be mumbled like this", got=mumbled, wanted="a chance, 0 to 1")
     task = names[index % len(names)]
     side = min(height, width)
-    view = View(frames, (width / max(side, 1), height / max(side, 1)))
+    aspect = (width / max(side, 1), height / max(side, 1))
     for attempt in range(_ATTEMPTS):
         given = dice(seed, index, len(CATEGORIES) + TASKS.index(task), attempt, level=level, split=split)
         scene = sample_scene(given)
-        if (asked := _ASK[task](scene, given, view)) is None:
+        if (asked := _ASK[task](View(scene, frames, aspect), given)) is None:
             continue
         slots, answer, pictured = asked
         wording = _mumble(given.wording(WORDINGS[task]), mumbled, given.rng)
@@ -228,8 +228,9 @@ def check_tasks(tasks: Sequence[str] | None, frames: int) -> tuple[str, ...]:
 
 
 class View(NamedTuple):
-    """What a question's video shows of its scene: how many frames, and width and height in short sides."""
+    """A scene as a video shows it: in how many frames, and how wide and high, in short sides."""
 
+    scene: Scene
     frames: int
     aspect: Vector = (1, 1)
 
@@ -238,43 +239,49 @@ Asked = tuple[dict[str, str], str, Scene | None]
 """What fills the question's wording, its answer, and what a picture beside the video shows."""
 
 
-def _describe(scene: Scene, given: Dice, view: View) -> Asked:
-    return {}, grammar.caption(scene), None
+def _describe(view: View, given: Dice) -> Asked:
+    return {}, grammar.caption(view.scene), None
 
 
-def _locate(scene: Scene, given: Dice, view: View) -> Asked | None:
+def _locate(view: View, given: Dice) -> Asked | None:
     # Of twins only their places could be told: the question would hold the answer.
-    clear = {i: clear_place(sprite.start) for i, sprite in enumerate(scene.sprites) if not _has_twin(scene, i)}
+    clear = {
+        i: clear_place(sprite.start) for i, sprite in enumerate(view.scene.sprites) if not _has_twin(view.scene, i)
+    }
     index = _pick(given, [i for i, place in clear.items() if place])
-    return None if index is None else ({"it": grammar.refer(scene, index, given)}, clear[index] or "", None)
+    return None if index is None else ({"it": grammar.refer(view.scene, index, given)}, clear[index] or "", None)
 
 
-def _identify(scene: Scene, given: Dice, view: View) -> Asked | None:
-    places = [grammar.place(sprite.start) for sprite in scene.sprites]
-    alone = [i for i, s in enumerate(scene.sprites) if clear_place(s.start) and places.count(places[i]) == 1]
+def _identify(view: View, given: Dice) -> Asked | None:
+    places = [grammar.place(sprite.start) for sprite in view.scene.sprites]
+    alone = [i for i, s in enumerate(view.scene.sprites) if clear_place(s.start) and places.count(places[i]) == 1]
     index = _pick(given, alone)
     if index is None:
         return None
-    return {"place": places[index]}, grammar.a(grammar.name(scene.sprites[index].looks)), None
+    return {"place": places[index]}, grammar.a(grammar.name(view.scene.sprites[index].looks)), None
 
 
-def _background(scene: Scene, given: Dice, view: View) -> Asked:
-    return {}, grammar.describe(scene.background), None
+def _background(view: View, given: Dice) -> Asked:
+    return {}, grammar.describe(view.scene.background), None
 
 
-def _count(scene: Scene, given: Dice, view: View) -> Asked:
-    return {}, NUMBERS[len(scene.sprites)], None
+def _count(view: View, given: Dice) -> Asked:
+    return {}, NUMBERS[len(view.scene.sprites)], None
 
 
-def _move(scene: Scene, given: Dice, view: View) -> Asked | None:
-    told = {i: direction(s, view) for i, s in enumerate(scene.sprites) if not _has_twin(scene, i)}
+def _move(view: View, given: Dice) -> Asked | None:
+    told = {
+        i: direction(s, view.frames, view.aspect)
+        for i, s in enumerate(view.scene.sprites)
+        if not _has_twin(view.scene, i)
+    }
     index = _pick(given, [i for i, words in told.items() if words])
-    return None if index is None else ({"it": grammar.refer(scene, index, given)}, told[index] or "", None)
+    return None if index is None else ({"it": grammar.refer(view.scene, index, given)}, told[index] or "", None)
 
 
-def _picture(scene: Scene, given: Dice, view: View) -> Asked | None:
+def _picture(view: View, given: Dice) -> Asked | None:
     category = given.pick(("subject_reference", "background_reference"))
-    edit = PROPOSALS[category](scene, given)
+    edit = PROPOSALS[category](view.scene, given)
     pictured = edit.reference()
     assert pictured is not None
     if isinstance(edit, SubjectReference):
@@ -282,12 +289,12 @@ def _picture(scene: Scene, given: Dice, view: View) -> Asked | None:
     return {}, grammar.describe(pictured.background), pictured
 
 
-def _repeat(scene: Scene, given: Dice, view: View) -> Asked:
-    text = PROPOSALS[given.pick(CATEGORIES)](scene, given).instruction(scene, given)
+def _repeat(view: View, given: Dice) -> Asked:
+    text = PROPOSALS[given.pick(CATEGORIES)](view.scene, given).instruction(view.scene, given)
     return {"text": text}, text, None
 
 
-_ASK: dict[str, Callable[[Scene, Dice, View], Asked | None]] = {
+_ASK: dict[str, Callable[[View, Dice], Asked | None]] = {
     "describe": _describe,
     "locate": _locate,
     "identify": _identify,
@@ -305,9 +312,9 @@ def clear_place(position: Vector) -> str | None:
     return grammar.place(position) if distances[1] - distances[0] >= CLEAR else None
 
 
-def direction(sprite: Sprite, view: View) -> str | None:
+def direction(sprite: Sprite, frames: int, aspect: Vector = (1, 1)) -> str | None:
     """The words for a sprite's motion, where it visibly goes one way in all frames, mostly along one axis."""
-    steps_T2 = np.diff(centres(sprite, view.frames) * np.array(view.aspect), axis=0)
+    steps_T2 = np.diff(centres(sprite, frames) * np.array(aspect), axis=0)
     for words, axis in DIRECTIONS.items():
         along_T = steps_T2 @ np.array(axis)
         if len(steps_T2) and (along_T >= 0.02).all() and (along_T >= 0.9 * np.linalg.norm(steps_T2, axis=1)).all():

@@ -23,6 +23,9 @@ MARK_SHADE = 0.35
 # Marks keep this far from the outline (in radii), so that no shape is cut up on a dark background.
 RIM = 0.1
 
+# Pixels of a video; of more the drawing would take gigabytes.
+MOST = 100_000_000
+
 Vector = tuple[float, float]
 
 
@@ -111,10 +114,14 @@ def draw(scene: Scene, frames: int, height: int, width: int) -> Drawing:
     """Draw a scene with its visibility masks.
 
     Raises:
-        InputError: no frames or no pixels.
+        InputError: no frames or no pixels, or more than MOST.
     """
-    if min(frames, height, width) < 1:
-        raise InputError("A video has at least one frame and one pixel", got=f"{frames} x {height} x {width}")
+    if min(frames, height, width) < 1 or frames * height * width > MOST:
+        raise InputError(
+            "The world is drawn whole, in memory",
+            got=f"{frames} frames of {width}x{height}",
+            wanted=f"at least one frame and one pixel, at most {MOST:,} pixels in all frames",
+        )
     half = min(height, width) / 2  # pixels in a unit
     x_W = _pixel_centres(width, half)
     y_H = _pixel_centres(height, half)

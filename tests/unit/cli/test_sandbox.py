@@ -119,7 +119,7 @@ def test_anchors_hold_of_the_kinds_there_are(tmp_path, capsys):
     assert "no such edit" in (tmp_path / "out/anchors.md").read_text()
     (tmp_path / "file").write_text("")
     assert main(["sandbox", "anchors", str(tmp_path / "file/out"), *options]) == 2
-    assert "not a folder" in capsys.readouterr().err
+    assert "cannot be made" in capsys.readouterr().err
 
 
 def test_anchors_are_told_as_tables_and_a_figure(tmp_path, capsys):

@@ -19,6 +19,7 @@ from kiwi.errors import InputError
 from kiwi.media.files import (
     atomic_folder,
     atomic_path,
+    make_folder,
     require_apart,
     require_replaceable,
     resolve_inside,
@@ -76,6 +77,15 @@ def test_folder_in_the_place_of_the_file_or_file_in_the_place_of_the_folder(tmp_
         write_text(tmp_path, "x")
     with pytest.raises(InputError, match="is not a folder"):
         write_text(tmp_path / "file" / "a.txt", "x")
+
+
+def test_folders_are_made_with_all_above_unless_a_file_stands_there(tmp_path: Path) -> None:
+    assert make_folder(tmp_path / "a" / "b").is_dir()
+    assert make_folder(str(tmp_path / "a")) == tmp_path / "a"
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "c"):
+        with pytest.raises(InputError, match="cannot be made"):
+            make_folder(path)
 
 
 def test_write_text_and_json_round_trip(tmp_path: Path) -> None:

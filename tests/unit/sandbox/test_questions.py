@@ -8,7 +8,7 @@ import pytest
 
 from kiwi.errors import InputError
 from kiwi.sandbox import grammar
-from kiwi.sandbox.questions import NUMBERS, TASKS, WORDINGS, View, ask, clear_place, direction, facts, share_of_facts
+from kiwi.sandbox.questions import NUMBERS, TASKS, WORDINGS, ask, clear_place, direction, facts, share_of_facts
 from kiwi.sandbox.sampling import NEW_WORDINGS, Split, is_new_thing
 from kiwi.sandbox.world import Looks, Sprite
 
@@ -61,7 +61,7 @@ def test_only_clear_places_and_directions_are_asked_for():
     looks = Looks(shape="ring", colour="red")
 
     def told(*velocity, frames=3, start=(0.0, 0.0), aspect=(1, 1)):
-        return direction(Sprite(looks=looks, size=0.4, start=start, velocity=velocity), View(frames, aspect))
+        return direction(Sprite(looks=looks, size=0.4, start=start, velocity=velocity), frames, aspect)
 
     assert told(0.04, 0.01) == "to the right"
     assert told(0.0, -0.05) == "up"

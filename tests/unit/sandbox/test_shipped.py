@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from kiwi.data.datamodule import EditData
@@ -21,12 +23,21 @@ from kiwi.training.edit_quality import NoPerceptual, measure
 from kiwi.training.language import ANSWER, END, LitMllm
 from kiwi.weights.hub import locate
 
-SMALL = VisionLimits(max_frames=5, min_pixels_per_frame=1024, max_pixels_per_frame=9216, max_reference_tokens=16)
+TRAINED = Path(__file__).parents[3] / "experiments/sandbox/mllm.yaml"
 
 
 @pytest.fixture(scope="module")
 def reader():
-    return LitMllm(QwenVL(path="sandbox/mllm", dtype="float32", limits=SMALL))
+    limits = yaml.safe_load(TRAINED.read_text())["model"]["init_args"]["mllm"]["init_args"]["limits"]
+    return LitMllm(QwenVL(path="sandbox/mllm", dtype="float32", limits=VisionLimits(**limits)))
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What the library makes of the folder, and its tokenizer."""
+    folder = locate("sandbox/mllm", "reader", "")
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
+    return model, AutoProcessor.from_pretrained(folder).tokenizer
 
 
 def asked(count, batch_size, max_frames=5):
@@ -58,28 +69,33 @@ def test_the_reader_answers_better_than_chance(reader):
     assert np.mean(facts) > 0.45  # the most frequent answer of each task would have 0.18
 
 
-def test_transformers_alone_says_what_kiwi_says(reader):
-    folder = locate("sandbox/mllm", "reader", "")
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
-    tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
+def given(prompt):
+    """A prompt as the library takes it."""
+    pictures = {
+        name: value
+        for name in ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
+        if (value := getattr(prompt, name)) is not None
+    }
+    words = {"input_ids": prompt.input_ids_BS, "attention_mask": prompt.attention_mask_BS}
+    return words | pictures | {"mm_token_type_ids": prompt.token_types_BS}
+
+
+def test_transformers_alone_says_what_kiwi_says(reader, alone):
+    model, tokenizer = alone
     (end,) = tokenizer.encode(END)
-    # Of pictures: behind a video, the library of today goes on counting from the longer side of its grid, kiwi from its
-    # last position, as the published vectors do.
     for batch in asked(7, batch_size=1, max_frames=1):
         prompt, _ = reader.continued(reader.prompt(batch), [tokenizer.encode(ANSWER)])
-        pictures = {
-            name: value
-            for name in ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
-            if (value := getattr(prompt, name)) is not None
-        }
-        tokens = model.generate(
-            input_ids=prompt.input_ids_BS,
-            attention_mask=prompt.attention_mask_BS,
-            mm_token_type_ids=prompt.token_types_BS,
-            **pictures,
-            do_sample=False,
-            max_new_tokens=96,
-            eos_token_id=end,
-        )
+        tokens = model.generate(**given(prompt), do_sample=False, max_new_tokens=96, eos_token_id=end)
         said = tokenizer.decode(tokens[0, prompt.input_ids_BS.shape[1] :], skip_special_tokens=True)
         assert said.strip() == reader.answer(batch)[0]
+
+
+@torch.no_grad()
+def test_transformers_sees_the_same_video_where_positions_are_the_same(reader, alone):
+    """Behind a video the library goes on counting from the longer side of its grid; published vectors, from its end."""
+    model, tokenizer = alone
+    for batch in asked(8, batch_size=1):
+        prompt, _ = reader.continued(reader.prompt(batch), [tokenizer.encode(ANSWER)])
+        theirs = model(**given(prompt), position_ids=reader.reader.positions(prompt)).logits
+        ours = reader.logits(prompt, reader.see(prompt))
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

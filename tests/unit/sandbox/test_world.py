@@ -163,9 +163,10 @@ def test_a_negative_seed_or_index_is_refused(seed, index):
         scene_at(seed, index)
 
 
-def test_a_video_without_frames_is_refused():
+@pytest.mark.parametrize("frames", [0, 10**6])
+def test_a_video_without_frames_or_with_more_than_memory_holds_is_refused(frames):
     with pytest.raises(InputError, match="at least one frame"):
-        draw(SCENES[0], 0, 32, 32)
+        draw(SCENES[0], frames, 32, 32)
 
 
 def test_the_room_needs_no_torch():
