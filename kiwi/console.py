@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
@@ -49,6 +51,10 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -
     """Print a table to stdout; columns whose every cell is a number are set to the right."""
     cells = [[str(cell) for cell in row] for row in rows]
     grid = Table(title=escape(title) if title else None, title_justify="left", header_style="bold")
+    widths = [max(map(cell_len, column)) for column in zip(header, *cells, strict=True)]
+    with_lines, without = sum(widths) + 3 * len(widths) + 1, sum(widths) + len(widths) - 1
+    if without <= out.width < with_lines:  # rather no lines than broken words
+        grid.box, grid.show_edge, grid.padding = SIMPLE_HEAD, False, 0
     for column, name in enumerate(header):
         numeric = bool(cells) and all(_is_number(row[column]) for row in cells)
         grid.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")

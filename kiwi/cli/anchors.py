@@ -89,7 +89,7 @@ def _anchors(pairs: list[EditPair], anchors: dict[str, Anchor]) -> Table:
         holds = ("yes" if found.holds else "NO") if found.overall else "no such edit"
         rows.append((name, found.items, len(found.overall), anchor.wanted, *scores, holds))
     header = ("edit", "items", "edits", "wanted", "mean", "least", "most", "holds")
-    return Table("The oracle's anchors, overall score of 1 to 5", header, rows)
+    return Table("The oracle's anchors: overall score of each edit, 1 to 5", header, rows)
 
 
 def _round_trips(pairs: list[EditPair], decoded: dict[str, Pixels]) -> Table:
@@ -107,8 +107,10 @@ def _round_trips(pairs: list[EditPair], decoded: dict[str, Pixels]) -> Table:
     for name, values in groups.items():
         psnr, ssim, *scores = np.mean(values, axis=0)
         rows.append((name, len(values), f"{psnr:.1f}", f"{ssim:.3f}", *(f"{score:.2f}" for score in scores)))
-    header = ("category", "items", "PSNR, dB", "SSIM", *SCORES)
-    return Table("Round trip of the target: the most that an editor in these latents can reach", header, rows)
+    header = ("category", "items", "dB", "SSIM", *SCORES)
+    return Table(
+        "Round trip of the target (PSNR in dB): the most that an editor in these latents can reach", header, rows
+    )
 
 
 Level = tuple[str, float, list[Scores]]

@@ -44,10 +44,10 @@ class Anchor:
     @property
     def wanted(self) -> str:
         """The bounds in words."""
-        each = "on average" if self.of_mean else "each"
+        of = "mean " if self.of_mean else ""
         if self.least == self.most:
-            return f"{self.least:g} {each}"
-        return f"{self.least:g} or more {each}" if self.most == 5.0 else f"{self.most:g} or less {each}"
+            return f"{of}{self.least:g}"
+        return f"{of}{self.least:g} or more" if self.most == 5.0 else f"{of}{self.most:g} or less"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,6 +51,15 @@ def test_a_table_shows_every_cell_and_sets_columns_of_numbers_to_the_right(capsy
     assert any("longer name │ 21.25 │" in line for line in lines)
 
 
+def test_a_wide_table_goes_without_lines_before_words_are_folded(capsys, monkeypatch):
+    monkeypatch.setattr(console.out, "_width", 80)
+    header = ("category", "items", "dB", "SSIM", "compliance", "consistency", "quality", "overall")
+    console.table("", header, [("background_reference", 140, 31.25, 0.971, 5.0, 4.44, 4.22, 4.55)])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert list(header) in lines
+    assert ["background_reference", "140", "31.25", "0.971", "5.0", "4.44", "4.22", "4.55"] in lines
+
+
 def test_a_column_with_one_word_stays_on_the_left(capsys):
     console.table("", ("x",), [("1",), ("none",)])
     assert "│ 1    │" in capsys.readouterr().out
