@@ -56,7 +56,7 @@ def test_the_autoencoder_reconstructs_clips_that_it_never_saw():
         target = make_pair(0, index, frames=5, height=32, width=32, split="test").target
         made = pixels(vae.decode(vae.encode(video_tensor(target[None])))[0])
         found.append(measure(made, target, None, NoPerceptual().build())["psnr"])
-    assert np.mean(found) > 26
+    assert np.mean(found) > 28
 
 
 def test_the_reader_answers_better_than_chance(reader):
@@ -66,7 +66,7 @@ def test_the_reader_answers_better_than_chance(reader):
         for said, wanted in zip(reader.answer(batch), batch.answers, strict=True)
     ]
     assert len(facts) == 24
-    assert np.mean(facts) > 0.45  # the most frequent answer of each task would have 0.18
+    assert np.mean(facts) > 0.6  # the most frequent answer of each task would have 0.18
 
 
 def given(prompt):
