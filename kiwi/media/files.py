@@ -166,7 +166,7 @@ def make_folder(path: str | Path) -> Path:
         raise InputError(
             f"The folder {path} cannot be made",
             got=problem.strerror,
-            fix="give another that no file stands in the way of",
+            fix="give another",
         ) from None
     return path
 

@@ -40,6 +40,8 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".
 _H273_BT709 = 1
 # What people mean by 23.976 (or 23.98), 29.97 and so on; written as a decimal they would drift.
 _NTSC_RATES = tuple(Fraction(nominal * 1000, 1001) for nominal in (24, 30, 48, 60, 120))
+# Below this short side colours are kept whole; fewer players show such files, but nobody streams them.
+_SMALL = 128
 _TOO_LARGE = 2**31 - 1  # ffmpeg keeps rates as two 32-bit integers
 
 
@@ -251,8 +253,9 @@ def _convert(frames: Iterator[Any], path: Path) -> list[np.ndarray]:
 
 def _encode(path: Path, frames_FHWC: np.ndarray, rate: Fraction, crf: int) -> None:
     height, width = frames_FHWC.shape[1:3]
-    # 4:2:0 halves the chroma planes, so it cannot hold odd sizes; rather than pad or crop, keep chroma whole.
-    pixel_format = "yuv420p" if height % 2 == 0 and width % 2 == 0 else "yuv444p"
+    # 4:2:0 halves the chroma planes, so it cannot hold odd sizes, and in small pictures it blurs whole things.
+    halved = height % 2 == 0 and width % 2 == 0 and min(height, width) >= _SMALL
+    pixel_format = "yuv420p" if halved else "yuv444p"
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream: Any = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format

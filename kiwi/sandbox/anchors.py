@@ -71,7 +71,8 @@ def blend(pair: EditPair, share: float) -> Pixels:
 
 
 def _with(wrong: str, pair: EditPair) -> Iterator[Pixels]:
-    return (pair.under(edit) for what, edit in pair.edit.mistakes(pair.scene) if what == wrong)
+    edits = (pair.under(edit) for what, edit in pair.edit.mistakes(pair.scene) if what == wrong)
+    return (edited for edited in edits if (edited != pair.target).any())  # a single frame shows no wrong motion
 
 
 def _late(pair: EditPair) -> Iterator[Pixels]:

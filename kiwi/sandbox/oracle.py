@@ -7,11 +7,17 @@ colour differences dE in CIELAB (about 2 is just noticeable, black to white is 1
     compliance   inside the mask: the share of the change that was made, the lesser of where something new is to be
                  seen and where something old is to be gone. A pixel counts by how much it had to change or is wrong,
                  and is right by exp(-(dE(edit, target) / t)^2), t = 0.3 dE(source, target) between 8 and 18; the share
-                 that the source has already is taken off. 0 is 1, and 0.8 or more is 5.
-    consistency  outside the mask: the lesser of two shares. Fine: pixels like the source's. Coarse: low-passed areas
-                 that differ, against the size of the edit or of the outside, the smaller one: a thing that vanished
-                 counts, a soft edge does not. Where there is no outside (styles), fine on the target, everywhere. Its
-                 motion is placed between the right one and standing still or running backwards.
+                 that the source has already is taken off. 0 is 1, and 0.8 or more is 5. Low-passed areas of another
+                 colour, such as what is left of a thing, take off twice their share of the mask. A frame, or a thing
+                 under a style, without the edit leaves half.
+                 An edit with one thing wrong is worth half (a pattern, a motion, or anything in one frame) or a quarter
+                 (all else): each such mistake is rendered, and the edit placed by least squares between it (0) and the
+                 target (1); 0.65 is right enough.
+    consistency  outside the mask, or everywhere if that is less than half of the frame; the least of three. Fine:
+                 pixels outside like the source's (of styles: like the target's, everywhere). Coarse: low-passed areas
+                 that differ, against the size of the edit or of the smallest thing: what vanished or came in counts, a
+                 soft edge does not. Motion: each sprite and the background is placed, likewise, between moving as it
+                 should and standing still, stopping, being slow or going backwards.
     quality      noise, blur and flicker: the edit's lightness less the target's, high-passed in space and differenced
                  in time.
 
@@ -29,6 +35,7 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 from kiwi.errors import InputError
 from kiwi.sandbox.pairs import EditPair
 from kiwi.sandbox.palette import to_lab
+from kiwi.sandbox.world import draw
 
 DONE = 0.8
 """Share of a change from which on it counts as made: what a good autoencoder leaves of it is more."""
@@ -38,6 +45,9 @@ SLIVER = 0.35
 
 FLEETING = 0.3
 """Share of its usual area below which the mask of a frame says nothing about that frame."""
+
+SEEN = 0.05
+"""Share of a frame that the smallest thing to be seen covers."""
 
 DETAILS = ("pattern", "motion")
 """Mistakes that leave half of an edit's worth; of any other a quarter is left."""
@@ -89,54 +99,107 @@ def judge(pair: EditPair, edited_FHWC: np.ndarray) -> Scores:
             got=f"{edited_FHWC.dtype} of shape {edited_FHWC.shape}",
             wanted=f"uint8 of shape {pair.source.shape}",
         )
-    source, target, edited = (to_lab(video) for video in (pair.source, pair.target, edited_FHWC))
-    first = _score(min(_made(source, target, edited, pair) / DONE, _told_from_mistakes(target, edited, pair)))
-    second = _score(_consistency(source, target, edited, pair.mask))
-    third = _score(_quality(target[..., 0], edited[..., 0]))
+    known, edited = _known(pair), to_lab(edited_FHWC)
+    first = _score(min(_made(known, edited), _told_from_mistakes(known, edited)))
+    second = _score(min(_kept(known, edited), _moving(known, edited)))
+    third = _score(_quality(known.target[..., 0], edited[..., 0]))
     return Scores(compliance=first, consistency=min(first, second), quality=min(first, third))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Known:
+    """What is known of an item before any edit is judged: Lab pixels FHWC, regions FHW bool.
+
+    Args:
+        source, target: the item's videos.
+        mask: where the edit may show.
+        regions: of the mask: where something new is to be seen, where something old is to be gone.
+        parts: where each sprite of the target is seen, and last its background.
+        mistakes: what is left of the worth after each, where it differs inside the mask, and its pixels there (PC).
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+    mask: np.ndarray
+    regions: tuple[np.ndarray, ...]
+    parts: tuple[np.ndarray, ...]
+    mistakes: tuple[tuple[float, np.ndarray, np.ndarray], ...]
+
+    @property
+    def wide(self) -> bool:
+        """Whether the edit is of nearly everything, and consistency about all of it."""
+        return bool(self.mask.mean() > 0.5)
+
+
+@lru_cache(maxsize=1)  # several edits of one item are often judged in a row, and drawing its mistakes takes longest
+def _known(pair: EditPair) -> _Known:
+    mistakes = []
+    for wrong, edit in pair.edit.mistakes(pair.scene):
+        mistaken = pair.under(edit)
+        differs = pair.mask & (mistaken != pair.target).any(axis=-1)
+        mistakes.append((0.5 if wrong in DETAILS else 0.25, differs, to_lab(mistaken[differs])))
+    drawn = draw(pair.edit.apply(pair.scene), *pair.source.shape[:3])
+    return _Known(
+        source=to_lab(pair.source),
+        target=to_lab(pair.target),
+        mask=pair.mask,
+        regions=(pair.new, pair.mask & ~pair.new),
+        parts=tuple(visible > 0.5 for visible in (*drawn.sprites, drawn.background)),
+        mistakes=tuple(mistakes),
+    )
 
 
 def _score(share: float) -> float:
     return 1.0 + 4.0 * min(1.0, max(0.0, share))
 
 
-def _made(source: np.ndarray, target: np.ndarray, edited: np.ndarray, pair: EditPair) -> float:
-    whole = least = _compliance(source, target, edited, pair.mask)
-    for region in (pair.new, pair.mask & ~pair.new):
+def _made(known: _Known, edited: np.ndarray) -> float:
+    """The share of the change that was made, of DONE."""
+
+    def made(region_FHW: np.ndarray, frames: slice = slice(None)) -> float:
+        return _compliance(known.source[frames], known.target[frames], edited[frames], region_FHW[frames])
+
+    mask = known.mask
+    whole = least = made(mask)
+    for region in known.regions:
         # A sliver says little: it counts the less, the smaller it is.
-        certain = min(1.0, float(region.sum() / (SLIVER * pair.mask.sum())))
+        certain = min(1.0, float(region.sum() / (SLIVER * mask.sum())))
         if certain > 0:
-            least = min(least, whole + certain * (_compliance(source, target, edited, region) - whole))
-    sizes_F = pair.mask.sum(axis=(1, 2))
+            least = min(least, whole + certain * (made(region) - whole))
+    sizes_F = mask.sum(axis=(1, 2))
     for frame in np.flatnonzero(sizes_F > FLEETING * sizes_F.mean()):
-        one = np.s_[frame : frame + 1]
-        least = min(least, DONE / 2 + _compliance(source[one], target[one], edited[one], pair.mask[one]))
-    return least
+        least = min(least, DONE / 2 + made(mask, slice(frame, frame + 1)))
+    for part in known.parts if mask.all() else ():
+        if part.mean() > SEEN:
+            least = min(least, DONE / 2 + made(part))
+    # What is left of the old thing, or lacks of the new: areas of the mask that are another colour.
+    off = _area_off(edited, known.target, mask, 6.0)
+    return min(least / DONE, 1.0 - 2.0 * float(off.sum() / mask.sum()))
 
 
-def _told_from_mistakes(target: np.ndarray, edited: np.ndarray, pair: EditPair) -> float:
+def _told_from_mistakes(known: _Known, edited: np.ndarray) -> float:
     """What is left of 1 if the edit shows one of the mistakes that its words or its reference exclude."""
     least = 1.0
-    for left, differs, mistaken in _mistakes(pair):
-        least = min(least, left + (1.0 - left) * _right_enough(target[differs], edited[differs], mistaken))
+    for left, differs, mistaken in known.mistakes:
+        right = _right_enough(known.target[differs], edited[differs], mistaken)
+        least = min(least, left + (1.0 - left) * right)
+        counts_F = differs.sum(axis=(1, 2))
+        ends_F = counts_F.cumsum()
+        for frame in np.flatnonzero(counts_F > FLEETING * counts_F.mean()):
+            there = differs[frame]
+            of_frame = mistaken[ends_F[frame] - counts_F[frame] : ends_F[frame]]
+            right = _right_enough(known.target[frame][there], edited[frame][there], of_frame)
+            least = min(least, 0.5 + 0.5 * right)
     return least
 
 
-@lru_cache(maxsize=1)  # several edits of one item are often judged in a row, and drawing its mistakes takes longest
-def _mistakes(pair: EditPair) -> list[tuple[float, np.ndarray, np.ndarray]]:
-    """What is left after each mistake, where in the mask it differs (FHW bool), and its pixels there (PC)."""
-    found = []
-    for wrong, edit in pair.edit.mistakes(pair.scene):
-        mistaken = pair.under(edit)
-        differs = pair.mask & (mistaken != pair.target).any(axis=-1)
-        found.append((0.5 if wrong in DETAILS else 0.25, differs, to_lab(mistaken[differs])))
-    return found
+def _right_enough(target: np.ndarray, edited: np.ndarray, mistaken: np.ndarray, least: float = 1) -> float:
+    """0 where pixels (PC) look like the mistake, 1 where they look like the target.
 
-
-def _right_enough(target: np.ndarray, edited: np.ndarray, mistaken: np.ndarray) -> float:
-    """0 where pixels (PC) look like the mistake, 1 where they look like the target; 1 if these cannot be told apart."""
+    Also 1 where fewer than `least` of them can be told apart.
+    """
     seen = _distance(target, mistaken) > 8.0
-    if not seen.any():
+    if seen.sum() < least:
         return 1.0
     step = (target - mistaken)[seen]
     nearness = float(((edited - mistaken)[seen] * step).sum() / np.square(step).sum())
@@ -156,26 +219,43 @@ def _compliance(source: np.ndarray, target: np.ndarray, edited: np.ndarray, regi
     return float((right(edited) - before) / (1.0 - before))
 
 
-def _consistency(source: np.ndarray, target: np.ndarray, edited: np.ndarray, mask_FHW: np.ndarray) -> float:
-    outside = ~mask_FHW
-    if not outside.any():
-        fine = (_credit(_distance(edited, target) / 18.0).mean() - 0.3) / 0.5
-        return min(float(fine), _moves(target, edited, mask_FHW))
-    fine = (_credit(_distance(edited, source)[outside] / 15.0).mean() - 0.3) / 0.5
-    # Low-passed over the outside alone, so that what is done inside the mask does not leak out.
-    side = 2 * (min(mask_FHW.shape[1:]) // 16) + 1
-    held = uniform_filter(outside.astype(np.float32), (0, side, side))
-    drift = _distance(_smooth(edited * outside[..., None], side), _smooth(source * outside[..., None], side))
-    drift = np.where(outside, drift / np.maximum(held, 1e-6), 0.0)
-    damage = 1.0 - _credit(np.maximum(0.0, drift - 4.0) / 10.0)
-    coarse = 1.0 - damage[outside].sum() / min(mask_FHW.sum(), outside.sum())
-    return min(float(fine), float(coarse), _moves(target, edited, outside))
+def _kept(known: _Known, edited: np.ndarray) -> float:
+    """Whether what was not to change did not, and nothing came in."""
+    mask, target = known.mask, known.target
+    region = np.ones_like(mask) if known.wide else ~mask
+    wrong = _distance(edited, target)
+    fine = float((_credit(wrong / 18.0) if mask.all() else _credit(wrong[~mask] / 15.0)).mean())
+    sizes = [size for size in (mask.sum(), (~mask).sum(), SEEN * mask.size) if size]
+    # Of everything, a slight tint is no thing.
+    off = _area_off(edited, target, region, 15.0 if known.wide else 4.0)
+    coarse = 1.0 - off.sum() / min(sizes)
+    return min((fine - 0.3) / 0.5, float(coarse))
 
 
-def _moves(target: np.ndarray, edited: np.ndarray, region_FHW: np.ndarray) -> float:
-    """0 where the video stands still or runs backwards, 1 where it moves as it should."""
-    still, reverse = np.broadcast_to(target[:1], target.shape), target[::-1]
-    return min(_right_enough(target[region_FHW], edited[region_FHW], other[region_FHW]) for other in (still, reverse))
+def _area_off(edited: np.ndarray, target: np.ndarray, region_FHW: np.ndarray, unseen: float) -> np.ndarray:
+    """How far areas of a region are another colour, 0 to 1 by pixel: low-passed over the region alone, so that nothing
+    leaks over its edge; distances of `unseen` do not count."""
+    side = 2 * (min(region_FHW.shape[1:]) // 16) + 1
+    held = uniform_filter(region_FHW.astype(np.float32), (0, side, side))
+    drift = uniform_filter((edited - target) * region_FHW[..., None], (0, side, side, 0))
+    drift_FHW = np.where(region_FHW, np.linalg.norm(drift, axis=-1) / np.maximum(held, 1e-6), 0.0)
+    return 1.0 - _credit(np.maximum(0.0, drift_FHW - unseen) / 10.0)
+
+
+def _moving(known: _Known, edited: np.ndarray) -> float:
+    """0 where a part stands still, stops or starts halfway, goes at half speed or backwards; 1 if all move right."""
+    frames = np.arange(len(known.target))
+    middle = len(frames) // 2
+    still = [np.full_like(frames, frame) for frame in np.unique(np.linspace(0, frames[-1], 9).round().astype(int))]
+    wrong = [frames[::-1], np.minimum(frames, middle), np.maximum(frames, middle), frames // 2]
+    kept = np.ones_like(known.mask) if known.wide else ~known.mask
+    least = 1.0
+    for part in known.parts:
+        for order in (*still, *wrong):
+            near = (part | part[order]) & kept
+            pixels = (known.target[near], edited[near], known.target[order][near])
+            least = min(least, _right_enough(*pixels, least=SEEN * known.mask[0].size))
+    return least
 
 
 def _quality(target_FHW: np.ndarray, edited_FHW: np.ndarray) -> float:
@@ -192,10 +272,6 @@ def _credit(distance: np.ndarray | float) -> np.ndarray:
 
 def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(a - b).sum(axis=-1))
-
-
-def _smooth(video_FHWC: np.ndarray, side: int) -> np.ndarray:
-    return uniform_filter(video_FHWC, (0, side, side, 0))
 
 
 def _rms(values: np.ndarray) -> float:

@@ -11,11 +11,12 @@ import pytest
 from kiwi.errors import InputError
 from kiwi.sandbox.anchors import ANCHORS, DAMAGES, MISTAKES, blend, damaged, measure, round_trip
 from kiwi.sandbox.anchors import LEVELS as DAMAGE_LEVELS
-from kiwi.sandbox.edits import ChangeSprite
+from kiwi.sandbox.edits import ChangeBackground, ChangeSprite
 from kiwi.sandbox.oracle import NAMES, judge
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
-from kiwi.sandbox.sampling import LEVELS
-from kiwi.sandbox.world import render
+from kiwi.sandbox.palette import figures_for
+from kiwi.sandbox.sampling import LEVELS, gap
+from kiwi.sandbox.world import Looks, Sprite, render
 
 SIZE = {"frames": 5, "height": 32, "width": 32}
 PAIRS = [make_pair(5, index, **SIZE, split="test") for index in range(84)]
@@ -33,6 +34,17 @@ def test_the_anchors_hold(name):
     assert several >= 5
     items = {"colour": 60, "shape": 36, "pattern": 36, "texture": 24, "place": 12, "motion": 12, "style": 12}
     assert found.items == {"thing": several, **items}.get(name.removeprefix("wrong "), len(PAIRS))
+    # Of a shape five others are wrong, of a pattern two, of a place and a motion as many as there are words.
+    edits = {"shape": 36 * 5, "pattern": 36 * 2, "texture": 24 * 7, "place": 12 * 8, "motion": 12 * 4, "style": 12 * 3}
+    if name.removeprefix("wrong ") in edits:
+        assert len(found.overall) == edits[name.removeprefix("wrong ")]
+    if name == "wrong colour":
+        backgrounds = [pair.edit.background for pair in PAIRS if isinstance(pair.edit, ChangeBackground)]
+        wrong = [
+            len(figures_for(b.figure)) - 1 + (b.texture != "plain") * (len(figures_for(b.ground)) - 1)
+            for b in backgrounds
+        ]
+        assert len(found.overall) == 36 * 7 + sum(wrong)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -73,15 +85,83 @@ def test_the_nearer_to_a_mistake_the_less():
             assert scores[0] < scores[-1] - 1.5
 
 
-def test_a_video_that_stands_still_or_runs_backwards_is_not_consistent():
+ORDERS = {"still": [2] * 5, "backwards": [4, 3, 2, 1, 0], "stops": [0, 1, 2, 2, 2], "half speed": [0, 0, 1, 1, 2]}
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_a_video_that_moves_otherwise_is_not_consistent(order):
     judged = 0
+    for pair in PAIRS[:56]:
+        other = pair.target[order]
+        # Where nothing but the edit's own thing moves, that is what the first score is about.
+        kept = ~pair.mask | (pair.mask.mean() > 0.5)
+        if (np.abs(other.astype(int) - pair.target)[kept].max(axis=-1) > 60).mean() > 0.03:
+            judged += 1
+            assert judge(pair, other).consistency < 2, pair.id
+    assert judged > 10
+
+
+def changed(pair, **how):
+    """The target with another sprite that the edit does not touch changed; None if there is none."""
+    scene = pair.edit.apply(pair.scene)
+    kept = [i for i, sprite in enumerate(scene.sprites) if sprite in pair.scene.sprites]
+    if not kept:
+        return None
+    sprites = list(scene.sprites)
+    sprites[kept[0]] = replace(sprites[kept[0]], **how)
+    return pair.edit.stylise(render(replace(scene, sprites=tuple(sprites)), **SIZE))
+
+
+def test_harm_to_another_thing_costs_consistency_in_every_category():
+    found = {category: [] for category in CATEGORIES}
     for pair in PAIRS:
-        for other in (np.repeat(pair.target[:1], 5, axis=0), pair.target[::-1].copy()):
-            # Where nothing but the edit's own thing moves, that is what the first score is about.
-            if (np.abs(other.astype(int) - pair.target)[~pair.mask | pair.mask.all()] > 60).mean() > 0.02:
-                judged += 1
-                assert judge(pair, other).consistency < 2, pair.id
-    assert judged > 60
+        half = pair.scene.sprites and changed(pair, size=0.15)
+        if isinstance(half, np.ndarray) and (np.abs(half.astype(int) - pair.target).max(axis=-1) > 60).mean() > 0.03:
+            found[pair.category].append(judge(pair, half).consistency)
+    assert all(len(scores) >= 3 and np.mean(scores) < 2 for scores in found.values()), found
+
+
+def test_a_thing_that_nobody_asked_for_costs_consistency_in_every_category():
+    looks = Looks(shape="square", colour="purple")
+    for category in CATEGORIES:
+        scores = []
+        for pair in (pair for pair in PAIRS if pair.category == category):
+            scene = pair.edit.apply(pair.scene)
+            more = Sprite(looks=looks, size=0.3, start=(0.55, 0.55))
+            if all(gap(more, sprite) > 1.2 for sprite in scene.sprites):
+                edited = pair.edit.stylise(render(replace(scene, sprites=(*scene.sprites, more)), **SIZE))
+                seen = (np.abs(edited.astype(int) - pair.target).max(axis=-1) > 60).mean() > 0.03  # not in a style
+                scores += [judge(pair, edited).consistency] if seen else []
+        assert len(scores) >= 2
+        assert np.mean(scores) < 2.2, (category, scores)
+
+
+def test_what_is_left_of_the_old_thing_or_of_the_old_look_is_not_made():
+    for pair in PAIRS:
+        if pair.category == "local_remove":
+            sprites = list(pair.scene.sprites)
+            sprites[pair.edit.index] = replace(sprites[pair.edit.index], size=sprites[pair.edit.index].size / 2)
+            edited = render(replace(pair.scene, sprites=tuple(sprites)), **SIZE)
+            assert judge(pair, edited).overall < 3, pair.id
+        if pair.category == "global_style" and pair.edit.style in ("grey", "invert"):
+            objects = (pair.source != render(replace(pair.scene, sprites=()), **SIZE)).any(axis=-1)
+            assert judge(pair, np.where(objects[..., None], pair.source, pair.target)).overall <= 3, pair.id
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_an_edit_of_two_thirds_is_not_made(category):
+    scores = []
+    for pair in (pair for pair in PAIRS if pair.category == category):
+        left = np.arange(32) < np.quantile(np.where(pair.mask)[2], 0.3)
+        scores.append(judge(pair, np.where(left[:, None], pair.source, pair.target)).compliance)
+    assert np.mean(scores) < 3.5
+
+
+def test_a_mistake_in_one_frame_costs_two():
+    for pair in PAIRS[:28]:
+        for wrong, edit in dict(pair.edit.mistakes(pair.scene)).items():  # one of each sort
+            mistaken = np.concatenate([pair.target[:4], pair.under(edit)[4:]])
+            assert judge(pair, mistaken).compliance <= 3, (pair.id, wrong)
 
 
 def test_a_single_frame_is_judged_alike():
@@ -89,6 +169,7 @@ def test_a_single_frame_is_judged_alike():
         pair = make_pair(7, index, frames=1, height=32, width=32, split="test")
         assert judge(pair, pair.target).overall == 5
         assert judge(pair, pair.source).overall == 1
+        assert not any((edited == pair.target).all() for edited in ANCHORS["wrong motion"].edits(pair))
 
 
 def test_an_anchor_that_is_missed_does_not_hold():
@@ -119,7 +200,7 @@ def test_another_items_edit_is_a_one():
 
 @pytest.fixture(scope="module")
 def spoilt():
-    return [(pair.category, damaged(pair)) for pair in PAIRS[:56]]
+    return [(pair.category, damaged(pair)) for pair in PAIRS[:42]]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -152,6 +233,16 @@ def test_a_thing_that_vanished_with_the_one_that_should_costs_consistency():
         assert score.consistency < 3, pair.id
 
 
+def test_noise_that_does_not_flicker_costs_quality_most():
+    rng = np.random.default_rng(0)
+    scores = []
+    for pair in PAIRS:
+        noisy = pair.target + 18 * rng.standard_normal((1, 32, 32, 1))
+        scores.append(judge(pair, np.clip(noisy, 0, 255).astype(np.uint8)))
+    assert mean(scores, "quality") < 4
+    assert mean(scores, "quality") < mean(scores, "compliance") - 0.4
+
+
 def test_flicker_costs_quality():
     steady, flickering = [], []
     for pair in PAIRS:
@@ -163,9 +254,9 @@ def test_flicker_costs_quality():
 
 def test_a_little_of_the_source_left_in_is_a_made_edit():
     """What counts as made: four fifths of a change, so that an autoencoder's losses do not count."""
-    for share, wanted in ((0.05, 5.0), (0.12, 4.8), (0.15, 4.5)):
-        found = np.mean([judge(pair, blend(pair, share)).compliance for pair in PAIRS])
-        assert found == pytest.approx(wanted, abs=0.08)
+    for share, wanted in ((0.05, 5.0), (0.12, 4.55), (0.15, 4.15)):
+        found = np.mean([judge(pair, blend(pair, share)).compliance for pair in PAIRS[:42]])
+        assert found == pytest.approx(wanted, abs=0.1)
 
 
 def test_no_score_is_above_the_first():
