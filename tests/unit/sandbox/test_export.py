@@ -117,6 +117,17 @@ def test_other_settings_in_the_same_folder_are_refused(folder):
     assert json.loads((folder / "world.json").read_text())["seed"] == 2
 
 
+@pytest.mark.parametrize(
+    "other",
+    [{"fps": 9}, {"split": "new_words"}, {"level": "middle"}, {"width": 40}, {"categories": ["local_add"]}],
+    ids=lambda other: next(iter(other)),
+)
+def test_every_setting_is_kept(tmp_path, other):
+    export(tmp_path / "world", 1, 0, 1, 32, 32)
+    with pytest.raises(InputError, match=f"Got: {next(iter(other))}"):
+        export(tmp_path / "world", 1, **{"seed": 0, "frames": 1, "height": 32, "width": 32, **other})
+
+
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="no export of the sandbox"):

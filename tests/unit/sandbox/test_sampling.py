@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from kiwi.errors import InputError
@@ -65,6 +66,16 @@ def test_what_is_new_is_never_shown_where_it_must_not_be(split, level):
         assert not any(is_new_thing(*one) for one in sprites), pair.id
         assert not any(is_new_background(*one) for one in backgrounds), pair.id
         assert words(pair, new=split == Split.new_words), pair.instruction
+
+
+def test_two_wordings_of_every_kind_are_never_said_in_training():
+    assert NEW_WORDINGS == 2
+    assert all(len(wordings) - NEW_WORDINGS >= 4 for wordings in grammar.WORDINGS.values())
+
+
+def test_beside_what_is_new_stand_things_that_training_shows():
+    others = [s.looks for pair in pairs(Split.new_things) for s in pair.scene.sprites]
+    assert 0.2 < np.mean([is_new_thing(looks.colour, looks.shape) for looks in others]) < 0.8
 
 
 @pytest.mark.parametrize("split", [Split.new_things, Split.new_both])
