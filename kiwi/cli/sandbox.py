@@ -143,8 +143,8 @@ _ANCHORS = """Hold the oracle against edits whose scores are known, and against 
 
 OUT/anchors.md and anchors.csv: the exact target, an unedited copy, half of both, edits with one thing wrong, and the
 round trip of the target through an autoencoder; round_trip.csv: that one by category; damage.csv, damage.png and
-damage.pdf: how the scores fall with damage. The exit code is 1 if an anchor does
-not hold; one that no item allows (such as a wrong place, where nothing is added) does not count."""
+damage.pdf: how the scores fall with damage. The exit code is 1 if an anchor does not hold;
+one that no item allows (such as a wrong place, where nothing is added) does not count."""
 
 _VOCABULARY = """Learn a byte-pair tokenizer from what is said in training, with Qwen's special tokens.
 

@@ -160,14 +160,8 @@ def make_folder(path: str | Path) -> Path:
         InputError: something on the way is a file, or may not be written to.
     """
     path = Path(path)
-    try:
+    with _writing_to(path, "made"):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InputError(
-            f"The folder {path} cannot be made",
-            got=problem.strerror,
-            fix="give another",
-        ) from None
     return path
 
 
@@ -245,12 +239,12 @@ def require_file(path: str | Path, error: type[KiwiError] = InputError, what: st
 
 
 @contextmanager
-def _writing_to(folder: Path) -> Iterator[None]:
+def _writing_to(folder: Path, done: str = "written to") -> Iterator[None]:
     try:
         yield
     except OSError as problem:
         raise InputError(
-            f"The folder {folder} cannot be written to",
+            f"The folder {folder} cannot be {done}",
             got=problem.strerror,
             fix="change its permissions or give another",
         ) from None
