@@ -22,6 +22,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from kiwi import console
+from kiwi.data.edit_batch import read
 from kiwi.data.sample import EditBatch, EditSample, Latents, TaskKind, collate
 from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
 from kiwi.models import mllm
@@ -105,7 +106,8 @@ def step(module: LitKiwi, batch: EditBatch) -> None:
     """What one training step computes before the optimizer."""
     x0 = module.target_latents(batch)
     noise, sigma_B = module.draw(batch.ids, x0.shape, 0)
-    predicted = module.editor(add_noise(x0, noise, sigma_B), sigma_B, module.conditions(batch))
+    conditions = read(module.editor, batch, module.source_latents(batch))
+    predicted = module.editor(add_noise(x0, noise, sigma_B), sigma_B, conditions)
     velocity_loss(predicted, velocity_target(x0, noise)).mean().backward()
     module.zero_grad()
 

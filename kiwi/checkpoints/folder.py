@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from kiwi import __version__
@@ -68,7 +69,12 @@ def owned(config: KiwiConfig, names: Iterable[str]) -> list[str]:
 
 
 def save_pretrained(
-    model: KiwiEdit, folder: Path | str, editing: EditingDefaults, *, self_contained: bool = True
+    model: KiwiEdit,
+    folder: Path | str,
+    editing: EditingDefaults,
+    *,
+    self_contained: bool = True,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write a model folder; a model that stood there before is replaced as a whole.
 
@@ -79,6 +85,7 @@ def save_pretrained(
         self_contained: copy VAE, MLLM and the DiT's base model into the folder; else config.json names the paths they
             came from, from the root. Parts named by hub id, and untrained ones, are not affected: the first stay names,
             the second are always copied.
+        dtype: that the editor's own weights are written in; as they are for none. VAE and MLLM keep theirs.
 
     Raises:
         InputError: a folder that cannot be written, or holds other things than a model; they stay.
@@ -87,7 +94,7 @@ def save_pretrained(
     if _is_local(config.dit.base, self_contained) or config.dit.tuning.learns(""):
         config = config.replace(dit=config.dit.replace(base=NewBase()))
     state = model.state_dict()
-    mine = {name: state[name] for name in owned(config, state)}
+    mine = {name: state[name] if dtype is None else state[name].to(dtype) for name in owned(config, state)}
     bases = {"vae": model.vae.fingerprint, "mllm": model.mllm.fingerprint}
     if isinstance(config.dit.base, WanBase):
         bases["dit"] = base_fingerprint(model.dit)
@@ -137,7 +144,7 @@ def write_folder(
 
 
 def from_pretrained(folder: Path | str) -> tuple[KiwiEdit, EditingDefaults]:
-    """Load a model folder, strictly, at the types its weights were saved in.
+    """Load a model folder, strictly, at the types its weights were saved in (float16, a type to store, as float32).
 
     Args:
         folder: a local model folder, or the id of a hub repository that holds one.
@@ -153,7 +160,8 @@ def from_pretrained(folder: Path | str) -> tuple[KiwiEdit, EditingDefaults]:
     state, own = read_weights(folder), model.state_dict()
     compare(shapes_of({name: own[name] for name in owned(config, own)}), shapes_of(state)).refuse(str(folder))
     # Copied: tensors mapped from a file die with it when something writes over the file.
-    _load(model, {name: tensor.clone() for name, tensor in state.items()}, assign=True)
+    copies = {n: t.float() if t.dtype == torch.float16 else t.clone() for n, t in state.items()}
+    _load(model, copies, assign=True)
     return model, editing
 
 
@@ -275,7 +283,7 @@ def named_paths(folder: Path | str) -> list[Path]:
 
 def is_model_folder(path: Path | str) -> bool:
     """Whether a path looks like a model folder of this package."""
-    config = _said(Path(path) / "config.json").get("config")
+    config = said_by(Path(path) / "config.json").get("config")
     return isinstance(config, dict) and config.get("type") == "KiwiConfig"
 
 
@@ -290,7 +298,7 @@ def foreign(folder: Path) -> list[str]:
     """
     items = sorted(folder.iterdir())
     if not is_model_folder(folder) and "KiwiEditPipeline" not in str(
-        _said(folder / "model_index.json").get("_class_name")
+        said_by(folder / "model_index.json").get("_class_name")
     ):
         return [item.name for item in items]
     found = []
@@ -303,7 +311,7 @@ def foreign(folder: Path) -> list[str]:
     return found
 
 
-def _said(file: Path) -> dict[str, Any]:
+def said_by(file: Path) -> dict[str, Any]:
     """What a JSON file says; nothing if it is not one."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))

@@ -42,11 +42,12 @@ from kiwi.training.module import LitKiwi
 from kiwi.training.monitoring import EditQuality
 from kiwi.training.pretraining import LitVae
 from kiwi.training.run_log import RunLog
+from kiwi.training.text_to_video import LitBase
 from kiwi.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-MODULES: tuple[type[LitModule], ...] = (LitKiwi, LitVae, LitMllm)
+MODULES: tuple[type[LitModule], ...] = (LitKiwi, LitBase, LitVae, LitMllm)
 """What can be trained: `model.class_path` names one."""
 
 GROUPS: dict[str, type] = {"data": EditData, "quality": EditQuality}

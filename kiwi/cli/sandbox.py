@@ -1,4 +1,4 @@
-"""`python -m kiwi sandbox export|preview|anchors|vocabulary`: the world as files, as a picture, its oracle, words."""
+"""`python -m kiwi sandbox export|preview|anchors|measure|vocabulary`: the world as files and pictures, its oracle, words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kiwi import console
-from kiwi.cli import anchors, parser
+from kiwi.cli import anchors, measure, parser
 from kiwi.errors import InputError
 from kiwi.media.image import contact_sheet, write_image
 from kiwi.sandbox.export import export, white
@@ -25,7 +25,9 @@ _NOTHING, _BORDER = 232, 160
 def main(argv: list[str]) -> int:
     """Run one of the actions; `argv[0]` is the command's own name."""
     commands = parser(argv[0], "The sandbox: a rendered world of video edits with exact ground truth.")
-    actions = commands.add_subparsers(dest="action", required=True, metavar="export | preview | anchors | vocabulary")
+    actions = commands.add_subparsers(
+        dest="action", required=True, metavar="export | preview | anchors | measure | vocabulary"
+    )
     writing = actions.add_parser("export", help="write videos, pictures and manifests", description=_EXPORT)
     writing.add_argument("out", metavar="OUT", help="folder to write to; an export that was cut off is completed")
     _add_world(writing, items=64)
@@ -36,6 +38,9 @@ def main(argv: list[str]) -> int:
     judging = actions.add_parser("anchors", help="hold the oracle against known answers", description=_ANCHORS)
     anchors.add_options(judging)
     _add_world(judging, items=140, frames=5, size=32, split=Split.test)
+    measuring = actions.add_parser("measure", help="tell what an editor is worth", description=_MEASURE)
+    measure.add_options(measuring)
+    _add_world(measuring, items=560, frames=5, size=32, split=Split.test)
     speaking = actions.add_parser("vocabulary", help="write a tokenizer of the world's words", description=_VOCABULARY)
     speaking.add_argument("out", metavar="OUT", help="folder to write to")
     speaking.add_argument("--words", type=int, default=640, help="at most: with 256 bytes, without Qwen's own tokens")
@@ -54,6 +59,8 @@ def main(argv: list[str]) -> int:
         return 0
     if options.action == "anchors":
         return anchors.run(options, size | kept)
+    if options.action == "measure":
+        return measure.run(options, size | kept)
     out = Path(options.out)
     if out.suffix.lower() != ".png":
         raise InputError("The preview is a PNG picture", got=options.out, wanted="a path that ends in .png")
@@ -145,6 +152,13 @@ OUT/anchors.md and anchors.csv: the exact target, an unedited copy, half of both
 round trip of the target through an autoencoder; round_trip.csv: that one by category; damage.csv, damage.png and
 damage.pdf: how the scores fall with damage. The exit code is 1 if an anchor does not hold;
 one that no item allows (such as a wrong place, where nothing is added) does not count."""
+
+_MEASURE = """Edit items of the world with a model, and hold the edits against their exact targets.
+
+OUT/fidelity.csv: PSNR inside and outside the mask, beside the copy of the source and the autoencoder's round trip;
+OUT/oracle.csv: the oracle's scores; OUT/controls.csv: the same with the words, or the reference, of another item, which
+tells whether the editor reads them; measured.md has all three, edits.png shows some edits. Every number has a 95%
+interval over items. The same command again goes on where it was cut off."""
 
 _VOCABULARY = """Learn a byte-pair tokenizer from what is said in training, with Qwen's special tokens.
 

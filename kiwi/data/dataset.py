@@ -159,6 +159,7 @@ class EditDataset(Dataset[EditSample]):
             size=(bucket.frames, bucket.height, bucket.width),
             category=record.category or "none",
             answer=record.answer,
+            caption=record.caption,
             source_FHWC=source_FHWC,
             target_FHWC=target_FHWC,
             pictures=pictures,

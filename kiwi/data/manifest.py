@@ -1,9 +1,9 @@
 """Manifests: lists of edits on disk (CSV, JSONL or parquet), checked as a whole before work starts.
 
 The published columns are `src_video, tgt_video, prompt[, ref_image][, iid][, edited_type]`; RefVIE's
-parquet holds encoded images in `ref_image_bytes` instead of paths. A column `mask` of ours may say where an
-edit shows. A manifest becomes a list of `EditRecord`, whose files exist and lie inside the base folder;
-decoding them is the data set's work.
+parquet holds encoded images in `ref_image_bytes` instead of paths. Columns of ours may say where an
+edit shows (`mask`) and what its target shows (`caption`). A manifest becomes a list of `EditRecord`,
+whose files exist and lie inside the base folder; decoding them is the data set's work.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from kiwi.media.image import check_image
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("src_video", "tgt_video", "prompt", "ref_image", "ref_image_bytes", "iid", "id", "edited_type", "mask")
+_COLUMNS = (
+    "src_video", "tgt_video", "prompt", "ref_image", "ref_image_bytes", "iid", "id", "edited_type", "mask", "caption",
+)  # fmt: skip
 _SHOWN = 5  # problems told in full
 
 
@@ -46,6 +48,8 @@ class EditRecord:
     answer: str = ""
     """Of a question; manifests have edits alone."""
     mask: Path | None = None
+    caption: str = ""
+    """What the target shows, of the column `caption`; a text-to-video model learns from it."""
     where: str
 
 
@@ -114,6 +118,7 @@ class _Checker:
         references = self._references(row)
         category = self._text(row, "edited_type")
         mask = self._file(row, "mask", required=False)
+        caption = self._text(row, "caption") or ""
         if self.count == before and source is not None:
             record = EditRecord(
                 id=record_id,
@@ -123,6 +128,7 @@ class _Checker:
                 references=references,
                 category=category,
                 mask=mask,
+                caption=caption,
                 where=row.where,
             )
             self.records.append(record)

@@ -78,6 +78,8 @@ class EditSample:
     """Of the edit, or what a question is about."""
     answer: str = ""
     """Of a question, which then is the instruction; empty for edits."""
+    caption: str = ""
+    """What the target shows, where that is known."""
     mask_FHW: NDArray[np.bool_] | None = None
     """Where the edit may show, if that is known and was asked for (`EditDataset.decoded`)."""
 
@@ -104,6 +106,7 @@ class EditBatch:
     """From a cache."""
     categories: list[str] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
     silent: list[int] = field(default_factory=list)
     """Samples of which the source says nothing, whatever its latents here."""
 
@@ -126,6 +129,7 @@ def collate(samples: Sequence[EditSample]) -> EditBatch:
         target_latents=Latents.stack([s.target_latents for s in samples]),
         categories=[s.category for s in samples],
         answers=[s.answer for s in samples],
+        captions=[s.caption for s in samples],
     )
 
 

@@ -40,6 +40,7 @@ class Item(ABC):
     """That take turns by index: categories of edits, or tasks of questions."""
 
     answer: ClassVar[str] = ""
+    caption: ClassVar[str] = ""
     parts: ClassVar[tuple[Part, ...]]
 
     @property
@@ -78,7 +79,11 @@ class EditItem(Item):
 
     @property
     def words(self) -> str:
-        return _pair(self).instruction
+        return _words(self)[0]
+
+    @property
+    def caption(self) -> str:  # type: ignore[override]
+        return _words(self)[1]
 
     @property
     def has_reference(self) -> bool:
@@ -131,6 +136,13 @@ class QuestionItem(Item):
 def _pair(item: EditItem) -> EditPair:
     drawn = vars(item) | {"categories": item.kinds}
     return make_pair(**{name: value for name, value in drawn.items() if name != "kinds"})
+
+
+@lru_cache(maxsize=2**16)
+def _words(item: EditItem) -> tuple[str, str]:
+    """Instruction and caption: all that training draws an item for when a cache holds its clips."""
+    pair = _pair(item)
+    return pair.instruction, pair.caption
 
 
 @lru_cache(maxsize=4)
@@ -193,6 +205,10 @@ class WorldRecord:
     @property
     def answer(self) -> str:
         return self.item.answer
+
+    @property
+    def caption(self) -> str:
+        return self.item.caption
 
     @property
     def source(self) -> Rendered:

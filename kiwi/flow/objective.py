@@ -21,6 +21,12 @@ def velocity_target(x0: Tensor, noise: Tensor) -> Tensor:
     return noise - x0
 
 
-def velocity_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each sample, in float32, shape (B,)."""
-    return (prediction.float() - target.float()).square().flatten(1).mean(dim=1)
+def velocity_loss(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error of each sample, in float32, shape (B,).
+
+    Args:
+        prediction, target: velocities.
+        weights: of their elements, broadcast to them; all alike for none.
+    """
+    errors = (prediction.float() - target.float()).square()
+    return (errors if weights is None else errors * weights).flatten(1).mean(dim=1)

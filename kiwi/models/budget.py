@@ -89,12 +89,13 @@ def stand_in(config: KiwiConfig) -> KiwiConfig:
     Raises:
         SpecError: an MLLM of a size that only its files tell.
     """
-    sizes = {48: NewVae.wan22(), 16: NewVae.wan21()}
+    sizes = {48: NewVae.wan22(), 16: NewVae.wan21(), 24: NewVae.sandbox()}
     if isinstance(config.vae, WanVae):
         channels = config.dit.latent_channels
         config = config.replace(vae=sizes.get(channels, NewVae(z_dim=channels)))
     if isinstance(config.mllm, QwenVL):
         known = {QwenVL.qwen25_3b().path: NewQwen.qwen25_3b(), QwenVL.qwen25_7b().path: NewQwen.qwen25_7b()}
+        known["sandbox/mllm"] = NewQwen.sandbox()
         if (untrained := known.get(config.mllm.path)) is None:
             raise SpecError(
                 "the sizes of this MLLM are not known without its files",

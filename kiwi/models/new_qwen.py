@@ -124,6 +124,14 @@ class NewQwen(MllmSpec):
             hidden_size=3584, layers=28, heads=28, kv_heads=4, intermediate_size=18944, vocab_size=152064, **_TOWER_25
         )
 
+    @classmethod
+    def sandbox(cls) -> NewQwen:
+        """The shapes of the shipped reader (1.2 M parameters)."""
+        return cls(
+            hidden_size=128, layers=3, heads=4, kv_heads=2, vocab_size=648, vision_hidden_size=128, vision_heads=4,
+            vision_patch=4, vision_window=64, vision_full=(0, 1), rope_theta=3,
+        )  # fmt: skip
+
     def build(self) -> MllmEncoder:
         tokenizer = byte_tokenizer() if self.tokenizer is None else _load_tokenizer(self.tokenizer)
         if self.vocab_size is not None and self.vocab_size < len(tokenizer):

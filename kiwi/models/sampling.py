@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from kiwi.errors import SpecError
 from kiwi.flow.solvers import EulerSolver, SolverSpec
 from kiwi.keyed import normal
-from kiwi.models.kiwi import Conditions, KiwiEdit
+from kiwi.models.kiwi import KiwiEdit
+from kiwi.models.text_to_video import TextToVideo
 from kiwi.spec import Spec, require_positive
 
 
@@ -55,8 +57,8 @@ class EditingDefaults(Spec):
 
 
 def denoise(
-    model: KiwiEdit,
-    conditions: Conditions,
+    model: KiwiEdit | TextToVideo,
+    conditions: Any,
     noise_BCFHW: Tensor,
     sampling: Sampling,
     on_step: Callable[[int, Tensor], None] = lambda step, latents: None,
@@ -66,14 +68,14 @@ def denoise(
     No classifier-free guidance: the published sampler applies none.
 
     Args:
-        model: the editor; put in eval mode while it runs.
-        conditions: from `model.encode`.
+        model: the editor, or a text-to-video model; put in eval mode while it runs.
+        conditions: of the model's `encode`.
         noise_BCFHW: standard normal, of the shape of the latents.
         sampling: steps and solver.
         on_step: told the latents after each step.
     """
     with evaluating(model):
-        prepared = model.prepare(conditions, noise_BCFHW.shape)
+        prepared: Any = model.prepare(conditions, noise_BCFHW.shape)
 
         def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
             return model.velocity(latents, sigma.expand(len(latents)), prepared)

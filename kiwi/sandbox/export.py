@@ -38,7 +38,7 @@ WORLD_VERSION = 4
 CRF = 10
 
 _LISTS = ("video.csv", "image.csv", "reference.csv", "benchmark_videos.csv", "refvie_bench.yaml")
-_COLUMNS = ("src_video", "tgt_video", "prompt", "iid", "edited_type", "mask")
+_COLUMNS = ("src_video", "tgt_video", "prompt", "iid", "edited_type", "mask", "caption")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +186,7 @@ def white(mask_FHW: np.ndarray) -> np.ndarray:
 
 
 def _row(pair: EditPair, source: str, target: str, mask: str) -> dict[str, str]:
-    values = (source, target, pair.instruction, pair.id, pair.category, mask)
+    values = (source, target, pair.instruction, pair.id, pair.category, mask, pair.caption)
     return dict(zip(_COLUMNS, values, strict=True))
 
 

@@ -133,6 +133,15 @@ class EditPair:
         frames, height, width = self.source.shape[:3]
         return edit.stylise(render(edit.apply(self.scene), frames, height, width))
 
+    def instead(self, edit: Edit) -> EditPair | None:
+        """The item with another edit in the same words, such as another reference; None if it hardly shows."""
+        made = _made(self.scene, draw(self.scene, *self.source.shape[:3]), edit)
+        if made is None:
+            return None
+        target, mask, new = made
+        reference, caption = _pictured(edit, min(self.source.shape[1:3])), edit.caption(self.scene)
+        return replace(self, target=target, mask=mask, new=new, reference=reference, caption=caption, edit=edit)
+
 
 def make_pair(
     seed: int,
@@ -168,13 +177,7 @@ def make_pair(
     for attempt in range(_ATTEMPTS):
         given = dice(seed, index, CATEGORIES.index(category), attempt, level=level, split=split)
         edit = PROPOSALS[category](scene, given)
-        after = draw(edit.apply(scene), frames, height, width)
-        target = edit.stylise(after.video)
-        new, old = _only(after, before), _only(before, after)
-        if category == "global_style":
-            new = np.ones_like(new)
-        mask = new | old
-        if _shows(before.video, target, mask):
+        if (made := _made(scene, before, edit)) is not None:
             break
     else:
         raise InputError(
@@ -182,14 +185,14 @@ def make_pair(
             got=f"frames of {width}x{height}",
             wanted="frames nearer to a square",
         )
-    pictured, side = edit.reference(), min(height, width)
+    target, mask, new = made
     return EditPair(
         source=before.video,
         target=target,
         mask=mask,
         new=new,
         instruction=edit.instruction(scene, given),
-        reference=None if pictured is None else render(pictured, 1, side, side)[0],
+        reference=_pictured(edit, min(height, width)),
         category=category,
         caption=edit.caption(scene),
         id=f"{level}-{split}-{seed}-{index:06d}",
@@ -210,6 +213,23 @@ def check_categories(categories: Sequence[str] | None) -> tuple[str, ...]:
         wanted = f"some of {', '.join(CATEGORIES)}, each once"
         raise InputError("The categories cannot be used", got=", ".join(names) or "none", wanted=wanted)
     return names
+
+
+def _made(scene: Scene, before: Drawing, edit: Edit) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Target, mask and what is new of an edit of a scene; None if it hardly shows."""
+    after = draw(edit.apply(scene), *before.video.shape[:3])
+    target = edit.stylise(after.video)
+    new, old = _only(after, before), _only(before, after)
+    if edit.category == "global_style":
+        new = np.ones_like(new)
+    mask = new | old
+    return (target, mask, new) if _shows(before.video, target, mask) else None
+
+
+def _pictured(edit: Edit, side: int) -> np.ndarray | None:
+    """The reference picture of an edit, square; None where the words say everything."""
+    pictured = edit.reference()
+    return None if pictured is None else render(pictured, 1, side, side)[0]
 
 
 def _only(one: Drawing, other: Drawing) -> np.ndarray:

@@ -11,6 +11,9 @@ from kiwi.errors import CheckpointError
 SHIPPED = Path(kiwi.__file__).parent / "sandbox" / "weights"
 """The sandbox's own models, by the names `sandbox/NAME`; a folder of the same name comes first."""
 
+EDITOR = "sandbox"
+"""The name of the shipped editor."""
+
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
 
@@ -21,7 +24,7 @@ def is_hub_id(path: str) -> bool:
 
 def _shipped(path: str) -> Path | None:
     """The folder of a shipped model by its name; None if this is none."""
-    named = re.fullmatch(r"sandbox/(\w+)", path)
+    named = re.fullmatch(r"sandbox/(\w+)", "sandbox/editor" if path == EDITOR else path)
     return folder if named is not None and (folder := SHIPPED / named[1]).is_dir() else None
 
 

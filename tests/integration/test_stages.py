@@ -41,7 +41,7 @@ def test_the_published_stages_are_as_published(size, stage):
     found = read_experiment(STAGES / size / f"{stage}.yaml")
     assert found["trainer"]["max_steps"] == steps
     assert found["trainer"].get("accumulate_grad_batches", 1) == accumulation
-    assert model_of(found)["optim"]["lr"] == lr
+    assert model_of(found)["optim"] == {"class_path": "AdamW", "init_args": {"lr": lr}}
     assert found["data"]["max_pixels"] == pixels
     assert set(model_of(found)["train_parts"]) == parts
     frames = {manifest["max_frames"] for manifest in found["data"]["train"]}
@@ -59,7 +59,7 @@ def test_each_stage_starts_from_the_one_before_and_finds_all_it_needs_there(size
         assert model_of(found).get("init") == (None if home is None else f"{home}/model")
         if before is not None:
             absent = {name for name in names - before if ".lora_" not in name}
-            assert not absent or (size == "5b" and stage == "stage2a" and all(n.startswith("dit.") for n in absent))
+            assert not absent or (size != "14b" and stage == "stage2a" and all(n.startswith("dit.") for n in absent))
             assert not before - names
         before, home = names, found["trainer"]["default_root_dir"]
 

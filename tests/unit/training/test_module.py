@@ -105,12 +105,12 @@ def test_a_lone_validation_sample_is_swapped_with_an_earlier_one_and_never_with_
     data.batch_size = 1
     data.setup()
     batches = [b for b in data.train_dataloader() if b.task == "video" and b.source_BCFHW.shape[2] == 5]
-    assert module._swap_sources(batches[0]) is None
-    swapped = module._swap_sources(batches[1])
+    assert module.swapped(batches[0]) is None
+    swapped = module.swapped(batches[1])
     assert torch.equal(swapped.source_BCFHW, batches[0].source_BCFHW)
     assert (swapped.frames[0] == batches[0].frames[0]).all()
     assert swapped.instructions == batches[1].instructions
-    assert module._swap_sources(batches[1]) is None
+    assert module.swapped(batches[1]) is None
 
 
 def test_only_the_chosen_parts_learn(tiny_config, data, tmp_path):
@@ -268,7 +268,7 @@ def test_sources_are_swapped_in_every_form_that_a_batch_has_them_in(tiny_config,
     data.setup()
     samples = [data.sets["train"].decoded(index) for index in (0, 1, 2)]
     module, plain = LitKiwi(tiny_config), collate(samples)
-    swapped = module._swap_sources(plain)
+    swapped = module.swapped(plain)
     for index, other in enumerate((1, 2, 0)):
         assert (swapped.frames[index] == plain.frames[other]).all()
         assert torch.equal(swapped.source_BCFHW[index], plain.source_BCFHW[other])
@@ -278,10 +278,10 @@ def test_sources_are_swapped_in_every_form_that_a_batch_has_them_in(tiny_config,
     latents = Latents(torch.arange(3.0).view(3, 1, 1, 1, 1), torch.arange(3.0).view(3, 1, 1, 1, 1) + 10)
     nothing = plain.source_BCFHW[:, :, :0]
     cached = replace(plain, frames=seen, source_latents=latents, source_BCFHW=nothing)
-    swapped = LitKiwi(tiny_config)._swap_sources(cached)
+    swapped = LitKiwi(tiny_config).swapped(cached)
     assert [one.features_LNM[0, 0, 0].item() for one in swapped.frames] == [1, 2, 0]
     assert swapped.source_latents.mean.flatten().tolist() == [1, 2, 0]
     assert swapped.source_latents.deviation.flatten().tolist() == [11, 12, 10]
     # Without another source there is nothing to swap with: the same clip twice is no other source.
     twice = Latents(torch.zeros(3, 1, 1, 1, 1), torch.zeros(3, 1, 1, 1, 1))
-    assert LitKiwi(tiny_config)._swap_sources(replace(cached, source_latents=twice)) is None
+    assert LitKiwi(tiny_config).swapped(replace(cached, source_latents=twice)) is None

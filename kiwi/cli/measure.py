@@ -1,0 +1,185 @@
+"""`python -m kiwi sandbox measure`: what an editor is worth on items that it never saw, as tables and a picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kiwi import console
+from kiwi.environment import environment
+from kiwi.errors import InputError
+from kiwi.media.files import make_folder, write_json, write_text
+from kiwi.media.image import write_image
+from kiwi.sandbox.controls import swapped, with_reference_of, with_words_of
+from kiwi.sandbox.pairs import EditPair, make_pair
+from kiwi.tables import Table
+
+if TYPE_CHECKING:
+    from kiwi.data.scores import Editor, Scored
+    from kiwi.models.vae import VideoVae
+
+AS_ASKED, WORDS, REFERENCE, OLD_TARGET = "as asked", "other words", "other reference", "other reference, old target"
+"""What is edited and what it is held against."""
+
+SHOWN = 14
+"""Items in the picture."""
+
+
+def add_options(options: argparse.ArgumentParser) -> None:
+    """What the action takes beside the world's options."""
+    options.add_argument("out", metavar="OUT", help="folder to write to; what was cut off there is gone on with")
+    options.add_argument("--model", default="sandbox", help="model folder or hub id (default: %(default)s, shipped)")
+    options.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
+    options.add_argument("--noise", type=int, default=0, help="seed of the starting noise")
+    options.add_argument("--no-controls", action="store_true", help="leave out other words and other references")
+    options.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+
+
+def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
+    """Edit, judge, print, write."""
+    for name in ("items", "steps"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise InputError(f"--{name} must be at least 1", got=value)
+    height, width = make_pair(options.seed, 0, **world).source.shape[1:3]  # what cannot be drawn is told at once
+
+    from kiwi.data.scores import editor_of, sheet, tables
+    from kiwi.editing.editor import KiwiEditor, usable_device
+    from kiwi.weights.strict import fingerprint
+
+    editor = KiwiEditor.from_pretrained(options.model, device=usable_device(options.device))
+    if height % (multiple := editor.model.size_multiple) or width % multiple:
+        got, wanted = f"{width}x{height}", f"multiples of {multiple}"
+        raise InputError("the model cannot work at this size", got=got, wanted=wanted)
+    sampling = editor.defaults.sampling
+    sampling = sampling if options.steps is None else sampling.replace(steps=options.steps)
+    weights = fingerprint(editor.model.state_dict())
+    settings = {"weights": weights, "noise": options.noise, "steps": sampling.steps, "seed": options.seed, **world}
+    items = _Items(make_folder(options.out), settings)
+    pairs = [make_pair(options.seed, index, **world) for index in console.progress(range(options.items), "drawing")]
+    asked, edit = {pair.id: pair for pair in pairs}, editor_of(editor.model, sampling, options.noise)
+    items.fill(AS_ASKED, asked, edit, {AS_ASKED: asked}, editor.model.vae)
+    found = dict(zip(("fidelity", "oracle"), tables(items.of(AS_ASKED, asked)), strict=True))
+    if not options.no_controls:
+        told, shown = swapped(pairs, with_words_of), swapped(pairs, with_reference_of)
+        items.fill(WORDS, told, edit, {WORDS: told})
+        items.fill(REFERENCE, shown, edit, {REFERENCE: shown, OLD_TARGET: {name: asked[name] for name in shown}})
+        found["controls"] = _controls(items, told, shown)
+    out = Path(options.out)
+    for name, table in found.items():
+        write_text(out / f"{name}.csv", table.csv())
+        console.table(table.title, table.header, table.rows)
+    write_text(out / "measured.md", "\n".join(table.markdown() for table in found.values()))
+    write_image(out / "edits.png", sheet(pairs[:SHOWN], {"edit": edit}))
+    write_json(out / "environment.json", environment())
+    console.say(f"{len(pairs)} items; tables, edits.png and the numbers of each item (items.jsonl) in {out}")
+    return 0
+
+
+class _Items:
+    """The numbers of each item, a line each, added to as they come: what a killed command did is not done again."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.file = folder / "items.jsonl"
+        if self.file.exists():
+            self._require(folder / "settings.json", settings)
+        else:
+            write_json(folder / "settings.json", settings)
+            write_text(self.file, "")
+        self.found: dict[tuple[str, str], Scored] = {}
+        from kiwi.data.scores import Scored
+
+        for line in self.file.read_text(encoding="utf-8").splitlines():
+            try:
+                numbers = json.loads(line)
+                self.found[numbers.pop("what"), numbers["id"]] = Scored(**numbers)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue  # cut short by a kill
+        if self.file.stat().st_size and not self.file.read_bytes().endswith(b"\n"):
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write("\n")
+
+    @staticmethod
+    def _require(record: Path, settings: Mapping[str, Any]) -> None:
+        try:
+            before = json.loads(record.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as problem:
+            raise InputError(f"{record} cannot be read", got=problem, fix="give another folder") from None
+        if before != (now := json.loads(json.dumps(settings))):
+            before = before if isinstance(before, dict) else {}
+            differ = [name for name in now if before.get(name) != now[name]]
+            raise InputError(
+                f"{record.parent} holds measurements of other settings",
+                got=", ".join(f"{name} {now[name]}" for name in differ),
+                wanted=", ".join(f"{name} {before.get(name)}" for name in differ),
+                fix="give another folder, or the same settings to go on",
+            )
+
+    def fill(
+        self,
+        what: str,
+        pairs: Mapping[str, EditPair],
+        edit: Editor,
+        against: Mapping[str, Mapping[str, EditPair]],
+        vae: VideoVae | None = None,
+    ) -> None:
+        """Edit what is missing, and hold each edit against one target or several.
+
+        Args:
+            what: is done, for the progress bar.
+            pairs: to be edited, by id.
+            edit: does it.
+            against: items of the same ids, by the name that the numbers are kept under.
+            vae: whose round trips are to stand beside the numbers.
+        """
+        from kiwi.data.scores import in_batches, round_trips, score
+
+        missing = [pair for name, pair in pairs.items() if any((kept, name) not in self.found for kept in against)]
+        with self.file.open("a", encoding="utf-8") as file, console.bar(f"editing, {what}", len(missing)) as advance:
+            for batch in in_batches(missing):
+                trips: list[Any] = [None] * len(batch)
+                if vae is not None:
+                    both = ([pair.source for pair in batch], [pair.target for pair in batch])
+                    trips = list(zip(*(round_trips(vae, clips) for clips in both), strict=True))
+                for pair, video, trip in zip(batch, edit(batch), trips, strict=True):
+                    for kept, targets in against.items():
+                        scored = score(targets[pair.id], video, trip)
+                        self.found[kept, pair.id] = scored
+                        file.write(json.dumps({"what": kept, **asdict(scored)}) + "\n")
+                    advance()
+                file.flush()
+
+    def of(self, what: str, ids: Mapping[str, EditPair]) -> list[Scored]:
+        """The numbers of items, in their order."""
+        return [self.found[what, name] for name in ids]
+
+
+def _controls(items: _Items, told: Mapping[str, EditPair], shown: Mapping[str, EditPair]) -> Table:
+    """Overall scores as asked, and with something of another item, by category."""
+    from kiwi.data.scores import mean
+
+    columns = {
+        "as asked": (AS_ASKED, {**told, **shown}),
+        "other words": (WORDS, told),
+        "other reference, its target": (REFERENCE, shown),
+        "other reference, old target": (OLD_TARGET, shown),
+    }
+    numbers = {title: items.of(what, ids) for title, (what, ids) in columns.items()}
+    categories = dict.fromkeys(one.category for one in numbers["as asked"])
+    rows = []
+    for category in categories:
+        cells = []
+        for scored in numbers.values():
+            of = mean([one for one in scored if one.category == category], "overall")
+            cells.append("" if of is None else str(of))
+        rows.append((category, sum(one.category == category for one in numbers["as asked"]), *cells))
+    return Table(
+        "Controls: overall score with the words, or the reference, of another item of the category",
+        ("category", "items", *columns),
+        rows,
+        "Means with 95% intervals (bootstrap). An editor that reads its words fails with others'; one that reads its "
+        "reference does what another shows, and not what its own showed.",
+    )

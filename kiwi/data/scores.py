@@ -1,0 +1,208 @@
+"""What an editor is worth on items of the sandbox, where the exact target is known.
+
+Beside each number of the editor stand the copy of the source, which does nothing, and the round trip through the
+autoencoder, better than which nothing can be that works in its latents. PSNR is in dB over all pixels of a clip that
+lie inside (outside) the mask; F frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import isnan, nan
+
+import numpy as np
+import torch
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from kiwi.data.dataset import letterboxed
+from kiwi.data.edit_batch import edit_batch
+from kiwi.data.sample import EditBatch, EditSample, Pixels, TaskKind, collate, pixels, video_tensor
+from kiwi.media.image import contact_sheet, resize
+from kiwi.models.kiwi import KiwiEdit
+from kiwi.models.sampling import Sampling
+from kiwi.models.vae import VideoVae
+from kiwi.sandbox.oracle import judge
+from kiwi.sandbox.pairs import CATEGORIES, EditPair
+from kiwi.statistics.intervals import Interval, mean_of
+from kiwi.tables import Table
+
+BATCH = 16
+"""Items that are edited at once."""
+
+CELL, NOTHING = 144, 232
+"""Height of a picture's cells, and the grey of the cell where an item has no reference."""
+
+CAP = 60.0
+"""dB, of what is equal to the last bit."""
+
+Editor = Callable[[Sequence[EditPair]], list[Pixels]]
+"""From items of one kind of task to edited videos, (F, H, W, 3) each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Numbers of one item; NaN where a side of the mask has no pixels, or nothing was measured."""
+
+    id: str
+    category: str
+    inside: float
+    """dB of the edit against the target, where the edit may show."""
+    outside: float
+    copy_inside: float
+    """The same of the source."""
+    ceiling_inside: float = nan
+    """The same of the target's round trip."""
+    ceiling_outside: float = nan
+    """Of the source's round trip against the source, outside the mask."""
+    compliance: float
+    consistency: float
+    quality: float
+    overall: float
+
+
+MEASURES = ("inside", "copy_inside", "ceiling_inside", "outside", "ceiling_outside")
+SCORES = ("compliance", "consistency", "quality", "overall")
+
+
+def batch_of(pairs: Sequence[EditPair]) -> EditBatch:
+    """Items of one kind of task and one size as a batch."""
+    samples = []
+    for pair in pairs:
+        frames, height, width = pair.source.shape[:3]
+        pictures = () if pair.reference is None else (pair.reference,)
+        sample = EditSample(
+            id=pair.id,
+            task=TaskKind.of(frames, len(pictures)),
+            instruction=pair.instruction,
+            size=(frames, height, width),
+            source_FHWC=pair.source,
+            target_FHWC=pair.target,
+            pictures=pictures,
+            references_RHWC=letterboxed(pictures, height, width),
+            category=pair.category,
+        )
+        samples.append(sample)
+    return collate(samples)
+
+
+def editor_of(model: KiwiEdit, sampling: Sampling, seed: int = 0) -> Editor:
+    """A model as an editor of items; one item's edit does not depend on the others."""
+    device = next(model.parameters()).device
+
+    def edited(pairs: Sequence[EditPair]) -> list[Pixels]:
+        batch = batch_of(pairs)
+        for name in ("source_BCFHW", "target_BCFHW", "references_BRCHW"):
+            setattr(batch, name, getattr(batch, name).to(device))
+        return edit_batch(model, batch, sampling, seed)
+
+    return edited
+
+
+@torch.no_grad()
+def round_trips(vae: VideoVae, clips: Sequence[Pixels]) -> list[Pixels]:
+    """What an autoencoder leaves of clips of one size."""
+    video = video_tensor(np.stack(clips)).to(next(vae.parameters()).device)
+    return [pixels(decoded) for decoded in vae.decode(vae.encode(video))]
+
+
+def in_batches(pairs: Iterable[EditPair]) -> list[list[EditPair]]:
+    """Items grouped so that those of a group can be edited at once."""
+    kinds = [list(group) for _, group in groupby(sorted(pairs, key=_kind), key=_kind)]
+    return [kind[start : start + BATCH] for kind in kinds for start in range(0, len(kind), BATCH)]
+
+
+def score(pair: EditPair, edited: Pixels, vae: tuple[Pixels, Pixels] | None = None) -> Scored:
+    """Measure and judge an edit of an item.
+
+    Args:
+        pair: the item.
+        edited: what was made of its source, of its size and length.
+        vae: round trips of its source and its target, if they are to stand beside it.
+    """
+    scores, outside = judge(pair, edited), ~pair.mask
+    ceilings = {}
+    if vae is not None:
+        source, target = vae
+        ceilings["ceiling_inside"] = _psnr(target, pair.target, pair.mask)
+        ceilings["ceiling_outside"] = _psnr(source, pair.source, outside)
+    return Scored(
+        id=pair.id,
+        category=pair.category,
+        inside=_psnr(edited, pair.target, pair.mask),
+        outside=_psnr(edited, pair.target, outside),
+        copy_inside=_psnr(pair.source, pair.target, pair.mask),
+        **ceilings,
+        **{name: getattr(scores, name) for name in SCORES},
+    )
+
+
+def mean(scored: Iterable[Scored], name: str) -> Interval | None:
+    """A number's mean over categories of the means over their items; None where no item has it."""
+    groups: dict[str, list[float]] = {}
+    for one in scored:
+        if not isnan(value := getattr(one, name)):
+            groups.setdefault(one.category, []).append(value)
+    return mean_of(list(groups.values())) if groups else None
+
+
+def tables(scored: Sequence[Scored]) -> tuple[Table, Table]:
+    """Of fidelity and of the oracle's scores, a row a category and one of the mean over them; 95% intervals."""
+    categories = [name for name in CATEGORIES if any(one.category == name for one in scored)]
+    groups: Mapping[str, list[Scored]] = {name: [one for one in scored if one.category == name] for name in categories}
+    groups = {**groups, "mean": list(scored)}
+
+    def rows(names: Sequence[str]) -> list[tuple[object, ...]]:
+        return [
+            (title, len(group), *("" if (of := mean(group, name)) is None else of for name in names))
+            for title, group in groups.items()
+        ]
+
+    fidelity = Table(
+        "PSNR (dB) inside and outside the mask: of the edit, of the source left as it is, of the autoencoder",
+        ("category", "items", "edit in", "copy in", "ceiling in", "edit out", "ceiling out"),
+        rows(MEASURES),
+        "Means over items with 95% intervals (bootstrap); the last row is the mean over categories. Ceilings: round "
+        "trips of the target inside, of the source outside.",
+    )
+    oracle = Table(
+        "The oracle's scores, 1 to 5",
+        ("category", "items", *SCORES),
+        rows(SCORES),
+        "Means over items with 95% intervals (bootstrap); the last row is the mean over categories.",
+    )
+    return fidelity, oracle
+
+
+def sheet(pairs: Sequence[EditPair], editors: Mapping[str, Editor]) -> Pixels:
+    """A picture of edits, (H, W, 3): a row an item with its reference, source, what each editor makes of it, and target.
+
+    Args:
+        pairs: the items.
+        editors: by the title of their columns.
+    """
+    made = {title: _edited(pairs, edit) for title, edit in editors.items()}
+    rows = []
+    for pair in pairs:
+        middle = len(pair.source) // 2
+        nothing = np.full_like(pair.source[0], NOTHING)
+        clips = (pair.source, *(videos[pair.id] for videos in made.values()), pair.target)
+        cells = [nothing if pair.reference is None else pair.reference, *(clip[middle] for clip in clips)]
+        rows.append([resize(cell[None], CELL, CELL * cell.shape[1] // cell.shape[0])[0] for cell in cells])
+    return contact_sheet(rows, [pair.instruction for pair in pairs], ["reference", "source", *editors, "target"])
+
+
+def _edited(pairs: Sequence[EditPair], edit: Editor) -> dict[str, Pixels]:
+    return {pair.id: video for batch in in_batches(pairs) for pair, video in zip(batch, edit(batch), strict=True)}
+
+
+def _kind(pair: EditPair) -> tuple[bool, tuple[int, ...]]:
+    return pair.reference is not None, pair.source.shape
+
+
+def _psnr(made: Pixels, wanted: Pixels, where_FHW: np.ndarray) -> float:
+    if not where_FHW.any():
+        return nan
+    found, target = (torch.from_numpy(clip[where_FHW]).float() for clip in (made, wanted))
+    return min(CAP, float(peak_signal_noise_ratio(found, target, data_range=255.0)))

@@ -1,0 +1,181 @@
+"""TextToVideo: the base that an editor's DiT comes from, a Wan text-to-video model with a small text encoder.
+
+    caption --text encoder, text embedding--> context
+    noisy latents --patch embedding--> tokens --DiT, context--> velocity
+
+What the editor keeps of it is the DiT: `WanBase` leaves the text embedding out, as it does with the published weights.
+B samples, N tokens of a caption, T the text encoder's width, D the DiT's; latents (B, C, F, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+
+from kiwi.errors import SpecError
+from kiwi.flow.schedule import FlowSchedule
+from kiwi.keyed import forked_rng
+from kiwi.media.files import write_json
+from kiwi.models.attention import KeysValues
+from kiwi.models.connectors import Context
+from kiwi.models.dit import DiTConfig
+from kiwi.models.rope import Rope, rope_table
+from kiwi.models.vae import VaeSpec
+from kiwi.spec import Spec, require_positive, to_dict
+from kiwi.weights.files import write_weights
+from kiwi.weights.hub import locate
+from kiwi.weights.names import TEXT_EMBEDDING
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoder(Spec):
+    """An untrained UMT5 encoder, the kind that Wan reads captions with, of any size.
+
+    Args:
+        tokenizer: folder of a tokenizer, or the name of a shipped model, such as "sandbox/mllm".
+        dim: width T.
+        layers, heads: of the encoder.
+        max_tokens: of a caption; what is longer is cut.
+    """
+
+    tokenizer: str
+    dim: int = 128
+    layers: int = 2
+    heads: int = 4
+    max_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        require_positive(self, "dim", "layers", "heads", "max_tokens")
+        if self.dim % self.heads:
+            raise SpecError("text.dim must be a multiple of text.heads", got=f"{self.dim} and {self.heads}")
+
+    def build(self) -> CaptionReader:
+        """The encoder and its tokenizer."""
+        folder = locate(self.tokenizer, "tokenizer", "name a folder with tokenizer.json")
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        config = UMT5Config(
+            vocab_size=len(tokenizer),
+            d_model=self.dim,
+            d_kv=self.dim // self.heads,
+            d_ff=2 * self.dim,
+            num_layers=self.layers,
+            num_heads=self.heads,
+            dropout_rate=0.0,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        return CaptionReader(UMT5EncoderModel(config), tokenizer, self.max_tokens)
+
+
+class CaptionReader(nn.Module):
+    """Captions in, features out."""
+
+    def __init__(self, model: UMT5EncoderModel, tokenizer: object, max_tokens: int) -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
+
+    def forward(self, captions: Sequence[str]) -> Context:
+        """Features (B, N, T), and which of them are of words."""
+        device = next(self.model.parameters()).device
+        read = self.tokenizer(  # type: ignore[operator]
+            list(captions), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        ).to(device)
+        features = self.model(input_ids=read["input_ids"], attention_mask=read["attention_mask"]).last_hidden_state
+        return Context(features, read["attention_mask"].bool())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextToVideoConfig(Spec):
+    """One node a choice.
+
+    Args:
+        dit: the transformer that an editor then starts from.
+        vae: whose latents it makes.
+        text: who reads the captions.
+        schedule: of the noise.
+    """
+
+    dit: DiTConfig
+    vae: VaeSpec
+    text: TextEncoder
+    schedule: FlowSchedule = field(default_factory=FlowSchedule)
+
+
+class PreparedText(NamedTuple):
+    """What does not change from one denoising step to the next."""
+
+    context: Sequence[KeysValues]
+    rope: Rope
+    grid: tuple[int, int, int]
+
+
+class TextToVideo(nn.Module):
+    """The model. `encode` reads captions, `prepare` what all steps share, `velocity` is one step.
+
+    Args:
+        config: the choices.
+        seed: of the initial weights, drawn part by part; the DiT's are those of a new editor of this seed.
+    """
+
+    def __init__(self, config: TextToVideoConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config, self.schedule = config, config.schedule
+        with forked_rng(seed, "vae"):
+            self.vae = config.vae.build().requires_grad_(False)
+        if self.vae.channels != config.dit.latent_channels:
+            got = f"{self.vae.channels} and {config.dit.latent_channels} latent channels"
+            raise SpecError("VAE and DiT do not fit", got=got)
+        with forked_rng(seed, "text"):
+            self.text = config.text.build()
+            width = config.dit.dim
+            self.text_embedding = nn.Sequential(
+                nn.Linear(config.text.dim, width), nn.GELU(approximate="tanh"), nn.Linear(width, width)
+            )
+        with forked_rng(seed, "dit"):
+            self.dit = config.dit.build()
+        self.train()
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of a video must be multiples of this many pixels."""
+        return self.vae.spatial_factor * self.config.dit.patch_size[1]
+
+    def train(self, mode: bool = True) -> TextToVideo:
+        """As usual, except that the VAE stays in eval mode."""
+        super().train(mode)
+        self.vae.eval()
+        return self
+
+    def encode(self, captions: Sequence[str]) -> Context:
+        """Captions as the DiT's context, (B, N, D)."""
+        features, mask = self.text(captions)
+        return Context(self.text_embedding(features), mask)
+
+    def prepare(self, context: Context, latent_shape: Sequence[int]) -> PreparedText:
+        """Once a video: keys and values of every block, rotary table for latents of this shape."""
+        grid = self.dit.patch_embedding.grid(latent_shape[2:])
+        rope = rope_table(*grid, self.config.dit.head_dim, device=context.tokens_BND.device).float()
+        return PreparedText(self.dit.project_context(*context), rope, grid)
+
+    def velocity(self, latents_BCFHW: Tensor, sigma_B: Tensor, prepared: PreparedText) -> Tensor:
+        """One step: d x / d sigma of each sample at its own noise level."""
+        tokens = self.dit.patch_embedding(latents_BCFHW)
+        time = self.dit.time(self.schedule.timestep(sigma_B))
+        patches = self.dit(tokens, time, prepared.rope, prepared.context)
+        return self.dit.unpatchify(patches, prepared.grid).float()
+
+    def save(self, folder: Path) -> None:
+        """Write into an existing folder what `WanBase(path=folder)` reads, in Wan's names, and the text encoder."""
+        own = {f"{TEXT_EMBEDDING}{name}": tensor for name, tensor in self.text_embedding.state_dict().items()}
+        write_weights({**self.dit.state_dict(), **own}, folder)
+        write_json(folder / "config.json", {"kind": KIND, "config": to_dict(self.config)})
+        self.text.model.save_pretrained(folder / "text_encoder")
+        self.text.tokenizer.save_pretrained(folder / "text_encoder")  # type: ignore[attr-defined]
+
+
+KIND = "kiwi text-to-video"
+"""What config.json of a saved model says that it is."""

@@ -1,0 +1,1 @@
+"""Intervals around what was measured, without torch."""
