@@ -25,9 +25,8 @@ _NOTHING, _BORDER = 232, 160
 def main(argv: list[str]) -> int:
     """Run one of the actions; `argv[0]` is the command's own name."""
     commands = parser(argv[0], "The sandbox: a rendered world of video edits with exact ground truth.")
-    actions = commands.add_subparsers(
-        dest="action", required=True, metavar="export | preview | anchors | measure | vocabulary"
-    )
+    names = "export | preview | anchors | measure | vocabulary"
+    actions = commands.add_subparsers(dest="action", required=True, metavar=names)
     writing = actions.add_parser("export", help="write videos, pictures and manifests", description=_EXPORT)
     writing.add_argument("out", metavar="OUT", help="folder to write to; an export that was cut off is completed")
     _add_world(writing, items=64)

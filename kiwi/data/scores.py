@@ -176,7 +176,7 @@ def tables(scored: Sequence[Scored]) -> tuple[Table, Table]:
 
 
 def sheet(pairs: Sequence[EditPair], editors: Mapping[str, Editor]) -> Pixels:
-    """A picture of edits, (H, W, 3): a row an item with its reference, source, what each editor makes of it, and target.
+    """A picture of edits, (H, W, 3): a row an item, its reference, source, what each editor makes of it, and target.
 
     Args:
         pairs: the items.

@@ -46,7 +46,7 @@ def with_reference_of(pair: EditPair, donor: EditPair) -> EditPair | None:
 
 
 def swapped(pairs: Sequence[EditPair], swap: Swap) -> dict[str, EditPair]:
-    """Each item with something of the next one of its category that it can have it of; by id, without those that cannot."""
+    """Each item with something of the next one of its category that has it, by id; without those for which none has."""
     found: dict[str, EditPair] = {}
     for index, pair in enumerate(pairs):
         donors = (other for other in (*pairs[index + 1 :], *pairs[:index]) if other.category == pair.category)
