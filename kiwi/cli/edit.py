@@ -20,7 +20,12 @@ def main(argv: list[str]) -> int:
     options.add_argument(
         "--reference", type=Path, action="append", default=[], metavar="IMAGE", help="reference image; may be repeated"
     )
-    options.add_argument("--model", required=True, help="model folder (written by `kiwi fit`) or hub id")
+    options.add_argument(
+        "--model",
+        default="sandbox",
+        help="model folder (written by `kiwi fit`) or hub id (default: %(default)s, the shipped editor of the rendered "
+        "world: it knows no real videos)",
+    )
     options.add_argument(
         "--out",
         type=Path,
@@ -59,12 +64,18 @@ def main(argv: list[str]) -> int:
     references = [read_image(path) for path in arguments.reference]
 
     from kiwi.editing.editor import KiwiEditor, usable_device
+    from kiwi.editing.familiarity import unfamiliar
     from kiwi.flow.solvers import EulerSolver, UniPCSolver
     from kiwi.models.tiling import Tiling
+    from kiwi.sandbox.knowledge import ABOUT
 
     editor = KiwiEditor.from_pretrained(arguments.model, device=usable_device(arguments.device))
     if arguments.tiled:
         editor.model.vae.tiling = Tiling()
+    if editor.defaults.world == "sandbox":
+        console.note(f"{arguments.model} knows {ABOUT}.")
+    if reasons := unfamiliar(editor, video, arguments.instruction, max_pixels=arguments.max_pixels):
+        log.warning("this is outside the model's world: %s; expect no sensible edit", "; ".join(reasons))
     sampling = editor.defaults.sampling
     if arguments.steps:
         sampling = sampling.replace(steps=arguments.steps)

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
             raise InputError(f"--{name} must be at least 1", got=value)
     height, width = make_pair(options.seed, 0, **world).source.shape[1:3]  # what cannot be drawn is told at once
 
-    from kiwi.data.scores import editor_of, sheet, tables
+    from kiwi.data.scores import editor_of, edits, sheet, tables
     from kiwi.editing.editor import KiwiEditor, usable_device
     from kiwi.weights.strict import fingerprint
 
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
         write_text(out / f"{name}.csv", table.csv())
         console.table(table.title, table.header, table.rows)
     write_text(out / "measured.md", "\n".join(table.markdown() for table in found.values()))
-    write_image(out / "edits.png", sheet(pairs[:SHOWN], {"edit": edit}))
+    write_image(out / "edits.png", sheet(pairs[:SHOWN], {"edit": edits(pairs[:SHOWN], edit)}))
     write_json(out / "environment.json", environment())
     console.say(f"{len(pairs)} items; tables, edits.png and the numbers of each item (items.jsonl) in {out}")
     return 0
@@ -94,8 +94,8 @@ class _Items:
 
         for line in self.file.read_text(encoding="utf-8").splitlines():
             try:
-                numbers = json.loads(line)
-                self.found[numbers.pop("what"), numbers["id"]] = Scored(**numbers)
+                what, numbers = (read := json.loads(line)).pop("what"), read
+                self.found[what, numbers["id"]] = Scored(**numbers)
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue  # cut short by a kill
         if self.file.stat().st_size and not self.file.read_bytes().endswith(b"\n"):
@@ -159,27 +159,25 @@ class _Items:
 
 def _controls(items: _Items, told: Mapping[str, EditPair], shown: Mapping[str, EditPair]) -> Table:
     """Overall scores as asked, and with something of another item, by category."""
-    from kiwi.data.scores import mean
+    from kiwi.data.scores import cell
 
     columns = {
         "as asked": (AS_ASKED, {**told, **shown}),
         "other words": (WORDS, told),
-        "other reference, its target": (REFERENCE, shown),
-        "other reference, old target": (OLD_TARGET, shown),
+        "other picture": (REFERENCE, shown),
+        "by old target": (OLD_TARGET, shown),
     }
     numbers = {title: items.of(what, ids) for title, (what, ids) in columns.items()}
     categories = dict.fromkeys(one.category for one in numbers["as asked"])
     rows = []
     for category in categories:
-        cells = []
-        for scored in numbers.values():
-            of = mean([one for one in scored if one.category == category], "overall")
-            cells.append("" if of is None else str(of))
-        rows.append((category, sum(one.category == category for one in numbers["as asked"]), *cells))
+        own = [[one for one in scored if one.category == category] for scored in numbers.values()]
+        rows.append((category, len(own[0]), *(cell(scored, "overall") for scored in own)))
     return Table(
-        "Controls: overall score with the words, or the reference, of another item of the category",
+        "Controls: overall score with the words, or the reference picture, of another item",
         ("category", "items", *columns),
         rows,
-        "Means with 95% intervals (bootstrap). An editor that reads its words fails with others'; one that reads its "
-        "reference does what another shows, and not what its own showed.",
+        "Means with 95% intervals (bootstrap); the other item is of the same category. An editor that reads its words "
+        "fails with others'. With another picture it is held against the target that belongs to that one, and against "
+        "the old target, which it should miss.",
     )

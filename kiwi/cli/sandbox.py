@@ -1,4 +1,4 @@
-"""`python -m kiwi sandbox export|preview|anchors|measure|vocabulary`: the world as files and pictures, its oracle, words."""
+"""`python -m kiwi sandbox ACTION`: the world as files and pictures, its oracle, its words, editors measured in it."""
 
 from __future__ import annotations
 

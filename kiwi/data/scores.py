@@ -147,6 +147,12 @@ def mean(scored: Iterable[Scored], name: str) -> Interval | None:
     return mean_of(list(groups.values())) if groups else None
 
 
+def cell(scored: Iterable[Scored], name: str) -> str:
+    """A number's mean with its interval for a table, dB with one digit; empty where no item has it."""
+    of = mean(scored, name)
+    return "" if of is None else of.rounded(1 if name in MEASURES else 2)
+
+
 def tables(scored: Sequence[Scored]) -> tuple[Table, Table]:
     """Of fidelity and of the oracle's scores, a row a category and one of the mean over them; 95% intervals."""
     categories = [name for name in CATEGORIES if any(one.category == name for one in scored)]
@@ -154,17 +160,14 @@ def tables(scored: Sequence[Scored]) -> tuple[Table, Table]:
     groups = {**groups, "mean": list(scored)}
 
     def rows(names: Sequence[str]) -> list[tuple[object, ...]]:
-        return [
-            (title, len(group), *("" if (of := mean(group, name)) is None else of for name in names))
-            for title, group in groups.items()
-        ]
+        return [(title, len(group), *(cell(group, name) for name in names)) for title, group in groups.items()]
 
     fidelity = Table(
-        "PSNR (dB) inside and outside the mask: of the edit, of the source left as it is, of the autoencoder",
-        ("category", "items", "edit in", "copy in", "ceiling in", "edit out", "ceiling out"),
+        "PSNR (dB) inside and outside the mask: of edits, of the source as it is, of the VAE",
+        ("category", "items", "in", "copy in", "VAE in", "out", "VAE out"),
         rows(MEASURES),
-        "Means over items with 95% intervals (bootstrap); the last row is the mean over categories. Ceilings: round "
-        "trips of the target inside, of the source outside.",
+        "Means over items with 95% intervals (bootstrap); the last row is the mean over categories. VAE: the round trip"
+        " of the target inside, of the source outside.",
     )
     oracle = Table(
         "The oracle's scores, 1 to 5",
@@ -175,26 +178,27 @@ def tables(scored: Sequence[Scored]) -> tuple[Table, Table]:
     return fidelity, oracle
 
 
-def sheet(pairs: Sequence[EditPair], editors: Mapping[str, Editor]) -> Pixels:
-    """A picture of edits, (H, W, 3): a row an item, its reference, source, what each editor makes of it, and target.
+def edits(pairs: Sequence[EditPair], edit: Editor) -> dict[str, Pixels]:
+    """What an editor makes of items, by id."""
+    return {pair.id: video for batch in in_batches(pairs) for pair, video in zip(batch, edit(batch), strict=True)}
+
+
+def sheet(pairs: Sequence[EditPair], made: Mapping[str, Mapping[str, Pixels]], at: int | None = None) -> Pixels:
+    """A picture of edits, (H, W, 3): a row an item, its reference, source, what editors made of it, and target.
 
     Args:
         pairs: the items.
-        editors: by the title of their columns.
+        made: edited videos by id, by the title of their column.
+        at: which frame; the middle one for none.
     """
-    made = {title: _edited(pairs, edit) for title, edit in editors.items()}
     rows = []
     for pair in pairs:
-        middle = len(pair.source) // 2
+        frame = len(pair.source) // 2 if at is None else at
         nothing = np.full_like(pair.source[0], NOTHING)
         clips = (pair.source, *(videos[pair.id] for videos in made.values()), pair.target)
-        cells = [nothing if pair.reference is None else pair.reference, *(clip[middle] for clip in clips)]
+        cells = [nothing if pair.reference is None else pair.reference, *(clip[frame] for clip in clips)]
         rows.append([resize(cell[None], CELL, CELL * cell.shape[1] // cell.shape[0])[0] for cell in cells])
-    return contact_sheet(rows, [pair.instruction for pair in pairs], ["reference", "source", *editors, "target"])
-
-
-def _edited(pairs: Sequence[EditPair], edit: Editor) -> dict[str, Pixels]:
-    return {pair.id: video for batch in in_batches(pairs) for pair, video in zip(batch, edit(batch), strict=True)}
+    return contact_sheet(rows, [pair.instruction for pair in pairs], ["reference", "source", *made, "target"])
 
 
 def _kind(pair: EditPair) -> tuple[bool, tuple[int, ...]]:

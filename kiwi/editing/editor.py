@@ -114,28 +114,34 @@ class KiwiEditor:
             raise InputError("the instruction is empty", fix="say in words what to change")
         video = video if isinstance(video, Video) else read_video(video)
         pictures = [read_image(r) if isinstance(r, (str, Path)) else r for r in references]
-        frames = self._working_frames(video, self.defaults.max_pixels if max_pixels is None else max_pixels)
+        frames = self.working_frames(video, max_pixels)
+        self._tell(video, frames)
         edited = self._run(frames, instruction, pictures, sampling or self.defaults.sampling, seed, on_step)
         return Video(resize(edited[: video.frame_count], video.height, video.width), Fraction(video.fps))
 
-    def _working_frames(self, video: Video, max_pixels: int) -> Pixels:
-        """The source at the model's size and 4k + 1 frames."""
+    def working_frames(self, video: Video, max_pixels: int | None = None) -> Pixels:
+        """The source at the model's size and 4k + 1 frames, (F, H, W, 3); `max_pixels` as of `edit`."""
+        max_pixels = self.defaults.max_pixels if max_pixels is None else max_pixels
+        height, width = fit_size(video.height, video.width, max_pixels=max_pixels, multiple=self.model.size_multiple)
+        padding = -(video.frame_count - 1) % self.model.vae.temporal_factor
+        # Resized, not cropped: the result must cover all of the source.
+        frames = resize(video.frames_FHWC, height, width)
+        return np.concatenate([frames, np.repeat(frames[-1:], padding, axis=0)])
+
+    def _tell(self, video: Video, frames: Pixels) -> None:
+        """Say what is not worked on as it is."""
+        count, height, width = frames.shape[:3]
         if video.frame_count > self.defaults.max_frames:
             log.warning(
                 "the video has %d frames, the model was trained on at most %d: expect a weaker edit, and more memory",
                 video.frame_count,
                 self.defaults.max_frames,
             )
-        height, width = fit_size(video.height, video.width, max_pixels=max_pixels, multiple=self.model.size_multiple)
-        padding = -(video.frame_count - 1) % self.model.vae.temporal_factor
-        if (height, width, padding) != (video.height, video.width, 0):
+        if (count, height, width) != (video.frame_count, video.height, video.width):
             log.info(
                 "working at %dx%d, %d frames (the video: %dx%d, %d)",
-                height, width, video.frame_count + padding, video.height, video.width, video.frame_count,
+                height, width, count, video.height, video.width, video.frame_count,
             )  # fmt: skip
-        # Resized, not cropped: the result must cover all of the source.
-        frames = resize(video.frames_FHWC, height, width)
-        return np.concatenate([frames, np.repeat(frames[-1:], padding, axis=0)])
 
     def _run(
         self,

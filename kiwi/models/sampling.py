@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,11 +46,13 @@ class EditingDefaults(Spec):
         max_pixels: height x width that it was trained at; larger videos are edited at this size.
         max_frames: frames that it was trained at, 4k + 1.
         sampling: steps and solver.
+        world: "sandbox" where the model has seen nothing but the rendered world.
     """
 
     max_pixels: int = 720 * 1280
     max_frames: int = 81
     sampling: Sampling = field(default_factory=Sampling)
+    world: Literal["", "sandbox"] = ""
 
     def __post_init__(self) -> None:
         require_positive(self, "max_pixels", "max_frames")

@@ -22,7 +22,11 @@ class Interval(NamedTuple):
 
     def __str__(self) -> str:
         """Mean and half of the interval's width, such as "3.52 ± 0.08"."""
-        return f"{self.mean:.2f} ± {(self.high - self.low) / 2:.2f}"
+        return self.rounded(2)
+
+    def rounded(self, digits: int) -> str:
+        """The same with another number of digits behind the point."""
+        return f"{self.mean:.{digits}f} ± {(self.high - self.low) / 2:.{digits}f}"
 
 
 def mean_of(groups: Sequence[Sequence[float]], confidence: float = 0.95) -> Interval:

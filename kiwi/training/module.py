@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from kiwi.checkpoints.folder import foreign, load_initial, owned, save_pretrained
+from kiwi.data.datamodule import EditData
 from kiwi.data.dropout import ConditionDropout
 from kiwi.data.edit_batch import edit_batch, read
 from kiwi.data.sample import EditBatch, Latents, Pixels, pixels
+from kiwi.data.world import World
 from kiwi.errors import InputError
 from kiwi.flow.schedule import FlowSchedule
 from kiwi.models.config import TRAINABLE, KiwiConfig
@@ -177,7 +179,14 @@ class LitKiwi(LitFlow):
         return bool(owned(self.editor.config, [name.removeprefix("editor.")]))
 
     def export(self, folder: Path, max_frames: int, *, self_contained: bool) -> None:
-        defaults = EditingDefaults(max_pixels=self.max_pixels, max_frames=max_frames, sampling=self.sampling)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        rendered = isinstance(data, EditData) and all(isinstance(one, World) for one in data.train)
+        defaults = EditingDefaults(
+            max_pixels=self.max_pixels,
+            max_frames=max_frames,
+            sampling=self.sampling,
+            world="sandbox" if rendered else "",
+        )
         save_pretrained(self.editor, folder, defaults, self_contained=self_contained, dtype=self.export_dtype)
 
     def foreign(self, folder: Path) -> list[str]:

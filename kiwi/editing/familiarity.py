@@ -1,0 +1,45 @@
+"""Whether a video and an instruction are of the world that a model was trained in."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kiwi.data.sample import pixels, video_tensor
+from kiwi.editing.editor import KiwiEditor
+from kiwi.media.video import Video
+from kiwi.models.sampling import evaluating
+from kiwi.sandbox.knowledge import unknown_words
+
+FAITHFUL = 25.0
+"""dB that an autoencoder has of clips of its own world: the shipped one has 30.7 on average of 210 of split test."""
+
+
+def unfamiliar(editor: KiwiEditor, video: Video, instruction: str, *, max_pixels: int | None = None) -> list[str]:
+    """What of an edit lies outside the sandbox, a phrase each; nothing for an editor that was trained elsewhere too.
+
+    Args:
+        editor: the model.
+        video: to be edited.
+        instruction: what to do.
+        max_pixels: height x width to work at; the model's own unless given.
+    """
+    if editor.defaults.world != "sandbox":
+        return []
+    found = []
+    if words := unknown_words(instruction):
+        found.append(f"it never heard {', '.join(map(repr, words[:5]))}{' ...' if words[5:] else ''}")
+    frames = editor.working_frames(video, max_pixels)
+    with evaluating(editor.model):
+        clip = video_tensor(frames[None]).to(editor.device)
+        back = pixels(editor.model.vae.decode(editor.model.vae.encode(clip))[0])
+    error = float(np.square(back.astype(np.float32) - frames).mean())
+    if (faithful := 10 * np.log10(255.0**2 / max(error, 1e-3))) < FAITHFUL:
+        found.append(f"its autoencoder gives the video back at {faithful:.0f} dB, clips of its world at about 30")
+    height, width = frames.shape[1:3]
+    if height * width * 4 < video.height * video.width or video.frame_count > editor.defaults.max_frames:
+        size = f"{video.width}x{video.height}, {video.frame_count} frames"
+        found.append(
+            f"the video is {size}, its clips had {editor.defaults.max_pixels} pixels a frame, at most "
+            f"{editor.defaults.max_frames} frames"
+        )
+    return found

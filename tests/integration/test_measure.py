@@ -1,0 +1,98 @@
+"""`kiwi sandbox measure` and the BeforeAfter callback, on editors of a few thousand weights."""
+
+import csv
+import json
+
+import pytest
+
+from kiwi.__main__ import main
+from kiwi.media.image import read_image
+from kiwi.media.video import read_video
+
+
+@pytest.fixture(scope="module")
+def model(runs):
+    return str(runs / "editor" / "model")
+
+
+def measure(out, model, *more, items=7):
+    return main(["sandbox", "measure", str(out), "--model", model, "--items", str(items), "--steps", "2", *more])
+
+
+def test_an_editor_is_measured_with_controls_and_again_without_work(model, tmp_path, capsys):
+    out = tmp_path / "measured"
+    assert measure(out, model, items=14) == 0
+    said = capsys.readouterr().out
+    assert "14 items" in said
+    rows = list(csv.reader((out / "oracle.csv").open()))
+    assert rows[-1][:2] == ["mean", "14"]
+    assert all("±" in cell for cell in rows[-1][2:])
+    controls = list(csv.DictReader((out / "controls.csv").open()))
+    assert {row["category"] for row in controls if row["other picture"]} == {
+        "subject_reference",
+        "background_reference",
+    }
+    assert all(bool(row["other words"]) == (row["category"] != "background_reference") for row in controls)
+    assert read_image(out / "edits.png").shape[0] > 14 * 144
+    assert (out / "environment.json").exists()
+    before = (out / "items.jsonl").read_text()
+    assert measure(out, model, items=14) == 0
+    assert (out / "items.jsonl").read_text() == before
+
+
+def test_a_killed_measurement_goes_on_and_ends_the_same(model, tmp_path):
+    assert measure(tmp_path / "whole", model, "--no-controls") == 0
+    assert measure(tmp_path / "cut", model, "--no-controls") == 0
+    whole = (tmp_path / "whole" / "items.jsonl").read_text().splitlines()
+    file = tmp_path / "cut" / "items.jsonl"
+    file.write_text("\n".join(whole[:3]) + "\n" + whole[3][:40])
+    assert measure(tmp_path / "cut", model, "--no-controls") == 0
+    lines = [line for line in file.read_text().splitlines() if line.endswith("}")]
+    assert sorted(json.loads(line)["id"] for line in lines) == sorted(json.loads(line)["id"] for line in whole)
+    for name in ("oracle.csv", "fidelity.csv"):
+        assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_measurements_of_other_settings_are_not_mixed(model, tmp_path, capsys):
+    assert measure(tmp_path, model, "--no-controls") == 0
+    before = (tmp_path / "items.jsonl").read_text()
+    assert measure(tmp_path, model, "--no-controls", "--noise", "1") == 2
+    assert "noise 1" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "items.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [(["--items", "0"], "--items"), (["--size", "30"], "multiples of 8"), (["--categories", "snow"], "snow")],
+)
+def test_what_cannot_be_measured_is_told_and_leaves_nothing(model, tmp_path, capsys, options, told):
+    assert main(["sandbox", "measure", str(tmp_path / "out"), "--model", model, *options]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+CALLBACK = "[{class_path: kiwi.training.before_after.BeforeAfter, init_args: {items: 7, shown: 2}}]"
+
+
+def test_training_tells_what_was_before_and_after(model, runs, tmp_path, capsys):
+    run = tmp_path / "run"
+    config = runs / "editor" / "config.yaml"
+    options = ["fit", "--config", str(config), "--model.init", model, "--trainer.default_root_dir", str(run)]
+    options += ["--trainer.callbacks", CALLBACK]
+    assert main([*options, "--trainer.max_steps", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "edits.png" in said
+    folder = run / "before_after"
+    rows = list(csv.DictReader((folder / "scores.csv").open()))
+    assert [(row["category"], row["training"], row["items"]) for row in rows[-2:]] == [
+        ("mean", "before", "7"),
+        ("mean", "after", "7"),
+    ]
+    videos = sorted(folder.glob("*.mp4"))
+    assert len(videos) == 2
+    assert read_video(videos[0]).frame_count == 5
+    before = {row["category"]: row for row in rows if row["training"] == "before"}
+    # Going on keeps what was before all training.
+    assert main([*options, "--trainer.max_steps", "2", "--ckpt_path", "last"]) == 0
+    again = list(csv.DictReader((folder / "scores.csv").open()))
+    assert {row["category"]: row for row in again if row["training"] == "before"} == before

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from kiwi.errors import InputError
+from kiwi.statistics.intervals import Interval, mean_of
+
+
+def test_the_interval_of_many_items_is_the_normal_one():
+    values = np.random.default_rng(1).normal(3.0, 0.5, 400)
+    found = mean_of([values])
+    half = norm.ppf(0.975) * values.std() / 400**0.5
+    assert found.mean == pytest.approx(values.mean())
+    assert found.high - found.mean == pytest.approx(half, rel=0.15)
+    assert found.mean - found.low == pytest.approx(half, rel=0.15)
+
+
+def test_groups_count_alike_however_many_items_they_have():
+    found = mean_of([[1.0] * 90 + [2.0] * 10, [5.0] * 3])
+    assert found.mean == pytest.approx((1.1 + 5.0) / 2)
+    assert found.low < found.mean < found.high
+    # Between groups nothing is drawn: half the width of the one group that varies.
+    alone = mean_of([[1.0] * 90 + [2.0] * 10])
+    assert found.high - found.low == pytest.approx((alone.high - alone.low) / 2, rel=0.1)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(2)
+    inside = [low <= 1.0 <= high for _, low, high in (mean_of([rng.exponential(1.0, 40)]) for _ in range(100))]
+    assert 85 <= sum(inside) <= 99
+
+
+def test_more_confidence_is_wider_and_the_same_numbers_give_the_same_interval():
+    values = [1.0, 2.0, 4.0, 4.5, 5.0]
+    assert mean_of([values]) == mean_of([values])
+    narrow, wide = mean_of([values], 0.5), mean_of([values], 0.99)
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+@pytest.mark.parametrize("groups", [[[3.0]], [[2.0, 2.0], [4.0]]])
+def test_what_does_not_vary_has_no_width(groups):
+    found = mean_of(groups)
+    assert found.low == found.high == found.mean == 3.0
+
+
+def test_an_interval_is_read_as_mean_and_half_width():
+    assert str(Interval(3.517, 3.4, 3.6)) == "3.52 ± 0.10"
+
+
+@pytest.mark.parametrize("groups", [[], [[1.0], []]])
+def test_nothing_has_no_mean(groups):
+    with pytest.raises(InputError, match="every group"):
+        mean_of(groups)
