@@ -251,7 +251,12 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    for told in (".*module\\(s\\) in eval mode.*", ".*your dataloader is not resumable.*", ".*treespec, LeafSpec.*"):
+    for told in (
+        ".*It is recommended to use `self.log.*",
+        ".*module\\(s\\) in eval mode.*",
+        ".*your dataloader is not resumable.*",
+        ".*treespec, LeafSpec.*",
+    ):
         # Frozen parts are meant to be in eval mode, and our sampler does resume.
         warnings.filterwarnings("ignore", message=told)
     for name in ("lightning.pytorch", "lightning.fabric", "DeepSpeed"):

@@ -1,0 +1,49 @@
+"""What lies outside the world that a model was trained in is told, and nothing of models that know more."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from kiwi.editing.editor import KiwiEditor
+from kiwi.editing.familiarity import unfamiliar
+from kiwi.media.video import Video
+from kiwi.models.kiwi import KiwiEdit
+from kiwi.models.sampling import EditingDefaults
+from kiwi.models.vae import WanVae
+from kiwi.sandbox.pairs import make_pair
+
+
+@pytest.fixture(scope="module")
+def editor(tiny_config):
+    config = tiny_config.replace(vae=WanVae(path="sandbox/vae"), dit=tiny_config.dit.replace(latent_channels=24))
+    return KiwiEditor(KiwiEdit(config), EditingDefaults(max_pixels=1024, max_frames=5, world="sandbox"))
+
+
+def video(frames):
+    return Video(frames, Fraction(8))
+
+
+@pytest.mark.parametrize("level", ["easy", "full"])
+def test_items_of_the_sandbox_are_familiar(editor, level):
+    for index in range(8):
+        pair = make_pair(1, index, frames=5, height=32, width=32, level=level, split="new_both")
+        assert unfamiliar(editor, video(pair.source), pair.instruction) == []
+
+
+def test_words_pictures_and_sizes_of_elsewhere_are_each_told(editor):
+    pair = make_pair(1, 0, frames=5, height=32, width=32)
+    (told,) = unfamiliar(editor, video(pair.source), "Let it snow on the red ring.")
+    assert "'it'" in told
+    assert "'snow'" in told
+    noise = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3), np.uint8)
+    (told,) = unfamiliar(editor, video(noise), pair.instruction)
+    assert "dB" in told
+    large = make_pair(1, 0, frames=9, height=96, width=96)
+    assert any("96x96, 9 frames" in told for told in unfamiliar(editor, video(large.source), large.instruction))
+
+
+def test_of_other_models_nothing_is_told(editor):
+    elsewhere = KiwiEditor(editor.model, EditingDefaults(max_pixels=1024, max_frames=5))
+    noise = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3), np.uint8)
+    assert unfamiliar(elsewhere, video(noise), "Let it snow.") == []
