@@ -12,7 +12,7 @@ SHIPPED = Path(kiwi.__file__).parent / "sandbox" / "weights"
 """The sandbox's own models, by the names `sandbox/NAME`; a folder of the same name comes first."""
 
 EDITOR = "sandbox"
-"""The name of the shipped editor."""
+"""The name of the shipped editor; `sandbox/editor` is the same."""
 
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
@@ -42,7 +42,9 @@ def locate(path: str, what: str, fix: str, *, subfolder: str = "") -> Path:
         CheckpointError: nothing there, and no such repository could be fetched; a subfolder that leaves its folder.
     """
     local, inner = Path(path), PureWindowsPath(subfolder)
-    if not local.exists() and (shipped := _shipped(path)) is not None:
+    # A folder "sandbox" is no rare thing: only one that holds a model stands before the shipped one.
+    is_there = (local / "config.json").exists() if path == EDITOR else local.exists()
+    if not is_there and (shipped := _shipped(path)) is not None:
         local = shipped
     # By its name alone: what is in the hub's cache, or moved to a larger disk, are links to elsewhere.
     if inner.anchor or ".." in inner.parts:

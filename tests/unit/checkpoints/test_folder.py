@@ -43,6 +43,16 @@ def test_a_model_folder_gives_back_the_same_model_and_defaults(saved):
     assert (editing.max_pixels, editing.max_frames, editing.sampling.steps) == (4096, 5, 3)
 
 
+def test_weights_kept_in_half_the_space_are_loaded_in_full(saved, tmp_path):
+    model, _ = saved
+    save_pretrained(model, tmp_path / "half", EditingDefaults(), dtype=torch.float16)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.float16}
+    loaded, _ = from_pretrained(tmp_path / "half")
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    assert torch.allclose(velocity(loaded.eval()), velocity(model), atol=0.02)
+    assert model.dit.head.head.weight.dtype == torch.float32
+
+
 def test_a_model_folder_can_be_moved(saved, tmp_path):
     model, folder = saved
     moved = folder.rename(tmp_path / "elsewhere")

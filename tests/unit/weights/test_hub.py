@@ -33,3 +33,16 @@ def test_a_shipped_model_is_found_by_its_name_and_a_folder_of_that_name_comes_fi
             locate(other, "VAE", "name one")
     (tmp_path / "sandbox/vae").mkdir(parents=True)
     assert locate("sandbox/vae", "VAE", "name one") == Path("sandbox/vae")
+
+
+def test_the_shipped_editor_has_a_short_name_that_only_a_model_takes_from_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shipped/editor").mkdir(parents=True)
+    monkeypatch.setattr(hub, "SHIPPED", tmp_path / "shipped")
+    assert (
+        locate("sandbox", "model", "name one") == locate("sandbox/editor", "model", "") == tmp_path / "shipped/editor"
+    )
+    (tmp_path / "sandbox").mkdir()
+    assert locate("sandbox", "model", "name one") == tmp_path / "shipped/editor"
+    (tmp_path / "sandbox/config.json").write_text("{}")
+    assert locate("sandbox", "model", "name one") == Path("sandbox")
