@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,10 +24,14 @@ class FlowSchedule(Spec):
     Args:
         shift: above 1 spends more of the steps at high noise; 5 for the published models.
         num_train_timesteps: the timestep of pure noise, and the number of tabulated training sigmas.
+        weighting: of the training loss: the published bell around the middle timestep, or every noise level alike. Near
+            pure noise, where only the conditions tell what to make, the bell counts next to nothing: a pretrained model
+            knows that part, one from nothing has to learn it.
     """
 
     shift: float = 5.0
     num_train_timesteps: int = 1000
+    weighting: Literal["bell", "even"] = "bell"
 
     def __post_init__(self) -> None:
         if not 0 < self.shift < math.inf or self.num_train_timesteps < 1:
@@ -59,10 +64,13 @@ class FlowSchedule(Spec):
         return sigma * self.num_train_timesteps
 
     def loss_weight(self, sigma: Tensor) -> Tensor:
-        """Gaussian-shaped weight of the training loss, peaked at timestep 500, mean 1 over the training table.
+        """Weight of the training loss, with mean 1 over the training table.
 
-        At sigma 1 it is 0: the published weight subtracts the table's minimum, which is reached there.
+        The bell is Gaussian-shaped and peaks at timestep 500. At sigma 1 it is 0: the published weight subtracts the
+        table's minimum, which is reached there.
         """
+        if self.weighting == "even":
+            return torch.ones_like(sigma)
         table = self._bell(self.sigmas(self.num_train_timesteps)[:-1])
         floor = table.min()
         scale = self.num_train_timesteps / (table - floor).sum()

@@ -27,6 +27,12 @@ def test_loss_weights_have_mean_one_peak_in_the_middle_and_vanish_at_pure_noise(
     assert float(table[weights.argmax()]) == pytest.approx(0.5, abs=0.01)
 
 
+def test_even_weights_count_every_noise_level_alike_and_leave_the_schedule_as_it_is():
+    schedule = FlowSchedule(weighting="even")
+    assert torch.equal(schedule.loss_weight(torch.linspace(0, 1, 11)), torch.ones(11))
+    assert torch.equal(schedule.sigmas(10), FlowSchedule().sigmas(10))
+
+
 def test_nearest_takes_the_first_on_ties():
     assert nearest(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([2.5, 0.0])).tolist() == [0, 2]
 
