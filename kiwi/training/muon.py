@@ -6,14 +6,19 @@ without instructions for it takes longer than the rest of the step; torch's take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 STEPS = 5
 """Of the Newton-Schulz iteration."""
+
+LONG = 1.75
+"""Longer side over the shorter one from which on it saves work to leave the longer one out of the steps."""
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 
@@ -50,22 +55,28 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            update = self._orthogonal if group["orthogonal"] else self._adam
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.sub_(group["lr"] * update(parameter, group).to(parameter.dtype))
+            learning = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if group["orthogonal"]:
+                updates = _shared([partial(self._orthogonal, p, self._momentum(p, group)) for p in learning], learning)
+            else:
+                updates = [self._adam(parameter, group) for parameter in learning]
+            for parameter, update in zip(learning, updates, strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.sub_(group["lr"] * update.to(parameter.dtype))
         return loss
 
-    def _orthogonal(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
-        state = self.state[parameter]
+    def _momentum(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+        """Nesterov's, of the gradient; as a matrix (out, in)."""
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        gradient = parameter.grad
-        assert gradient is not None
         state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        matrix = orthogonalised(gradient.lerp(state["momentum"], group["momentum"]).flatten(1))
-        return (0.2 * max(matrix.shape) ** 0.5 * matrix).view_as(parameter)
+        return gradient.lerp(state["momentum"], group["momentum"]).flatten(1)
+
+    @staticmethod
+    def _orthogonal(parameter: Tensor, matrix: Tensor) -> Tensor:
+        return (0.2 * max(matrix.shape) ** 0.5 * orthogonalised(matrix)).view_as(parameter)
 
     def _adam(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
         state, (first, second) = self.state[parameter], group["betas"]
@@ -80,18 +91,47 @@ class Muon(torch.optim.Optimizer):
         return state["mean"] / (1 - first ** state["step"]) / deviation
 
 
+def _shared(makers: Sequence[Callable[[], Tensor]], like: Sequence[Tensor]) -> list[Tensor]:
+    """What the makers make, of the shapes of `like`; of several processes, which all know the same, each makes a part.
+
+    The work is that of the steps of the iteration, which go by the cube of a matrix's shorter side.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and makers):
+        return [make() for make in makers]
+    work = [0.0] * dist.get_world_size()
+    whole = torch.zeros(sum(tensor.numel() for tensor in like), device=like[0].device)
+    parts = [part.view_as(tensor) for part, tensor in zip(whole.split([t.numel() for t in like]), like, strict=True)]
+    for index in sorted(range(len(like)), key=lambda index: -_work(like[index])):
+        rank = work.index(min(work))
+        work[rank] += _work(like[index])
+        if rank == dist.get_rank():
+            parts[index].copy_(makers[index]())
+    dist.all_reduce(whole)  # of what is zero elsewhere: exact
+    return parts
+
+
+def _work(parameter: Tensor) -> float:
+    rows, columns = len(parameter), parameter[0].numel()
+    return float(min(rows, columns) ** 2 * (rows + columns))
+
+
 def orthogonalised(matrix: Tensor) -> Tensor:
     """The matrix (N, K) with all its singular values brought near 1 (0.7 to 1.2, as the iteration leaves them).
 
-    Every step of the iteration multiplies X by a polynomial of X X', so that the products are of the shorter side
-    alone, and X is multiplied once: for convolutions, which are long, less than half the work.
+    Every step of the iteration multiplies X by a polynomial of X X'. Of long matrices, such as convolutions, products
+    are made of the shorter side alone, and X is multiplied once: less than half the work.
     """
     wide = matrix.shape[0] <= matrix.shape[1]
     unit = (matrix if wide else matrix.T).float()
     unit = unit / (unit.norm() + 1e-7)
+    a, b, c = _QUINTIC
+    if unit.shape[1] < LONG * len(unit):
+        for _ in range(STEPS):
+            gram = unit @ unit.T
+            unit = a * unit + (b * gram + c * gram @ gram) @ unit
+        return (unit if wide else unit.T).to(matrix.dtype)
     gram = unit @ unit.T
     product = torch.eye(len(gram), device=gram.device)
-    a, b, c = _QUINTIC
     for _ in range(STEPS):
         now = product @ gram @ product
         product = a * product + (b * now + c * now @ now) @ product

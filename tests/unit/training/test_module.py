@@ -12,6 +12,7 @@ from kiwi.errors import CheckpointError, InputError, SpecError, TrainingError
 from kiwi.models.pictures import Seen
 from kiwi.models.vae import NewVae
 from kiwi.training.averaging import Ema
+from kiwi.training.emphasis import Even, OnChanges
 from kiwi.training.module import LitKiwi
 from kiwi.training.optim import AdamW
 from kiwi.training.pretraining import LitVae
@@ -119,6 +120,26 @@ def test_only_the_chosen_parts_learn(tiny_config, data, tmp_path):
     trainer(tmp_path, max_steps=6, enable_checkpointing=False).fit(module, data)
     changed = {name.split(".")[0] for name, p in module.editor.state_dict().items() if not torch.equal(before[name], p)}
     assert changed == {"query", "dit"}
+
+
+def test_the_loss_looks_where_the_emphasis_says(tiny_config, data):
+    data.setup()
+    batch = next(b for b in data.fresh_train_dataloader() if b.task == "video")
+    found = {}
+    for emphasis in (Even(), OnChanges(factor=8.0)):
+        module = LitKiwi(tiny_config, emphasis=emphasis)
+        module.all_gather = lambda seen: seen
+        module.log = lambda *args, **more: None
+        found[emphasis] = float(module.training_step(batch, 0).detach())
+    source, x0 = module.vae.encode(batch.source_BCFHW), module.target_latents(batch)
+    noise, sigma_B = module.draw(batch.ids, x0.shape, 0)
+    # A new editor says nothing: its error is the velocity itself.
+    squares = (noise - x0).square()
+    wanted = {spec: (squares * spec.weights(x0, source)).flatten(1).mean(1) for spec in found}
+    weights_B = module.schedule.loss_weight(sigma_B)
+    for emphasis, losses_B in wanted.items():
+        assert found[emphasis] == pytest.approx(float((losses_B * weights_B).mean()), rel=1e-4)
+    assert found[Even()] != pytest.approx(found[OnChanges(factor=8.0)], rel=1e-3)
 
 
 def test_an_unknown_part_is_refused(tiny_config):

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from kiwi.errors import SpecError
@@ -102,3 +103,27 @@ def test_a_closure_is_asked_with_gradients():
 def test_momentum_is_a_share(momentum):
     with pytest.raises(SpecError, match="momentum"):
         Muon(momentum=momentum)
+
+
+def _stepped(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+    model = network()
+    optimizer, _ = Muon(lr=0.1, warmup_steps=0).build(model.named_parameters(), 10)
+    for step in range(3):
+        for index, parameter in enumerate(model.parameters()):
+            parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(10 * step + index))
+        optimizer.step()
+    torch.save(model.state_dict(), f"{folder}/{world}-{rank}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def test_several_processes_share_the_work_and_step_as_one_does(tmp_path):
+    _stepped(0, 1, str(tmp_path))
+    torch.multiprocessing.spawn(_stepped, (3, str(tmp_path)), nprocs=3)  # one more than there are matrices
+    (alone,) = (torch.load(path, weights_only=True) for path in tmp_path.glob("1-*.pt"))
+    for rank in range(3):
+        found = torch.load(tmp_path / f"3-{rank}.pt", weights_only=True)
+        assert all(torch.equal(found[name], alone[name]) for name in alone)
