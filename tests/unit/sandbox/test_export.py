@@ -33,7 +33,8 @@ def rows(path):
 
 def test_manifests_have_the_published_columns_masks_and_all_items(folder):
     video, reference, image = (rows(folder / f"{name}.csv") for name in ("video", "reference", "image"))
-    assert list(video[0]) == list(image[0]) == ["src_video", "tgt_video", "prompt", "iid", "edited_type", "mask"]
+    columns = ["src_video", "tgt_video", "prompt", "iid", "edited_type", "mask", "caption"]
+    assert list(video[0]) == list(image[0]) == columns
     assert list(reference[0]) == [*video[0], "ref_image"]
     assert len(video) == len(image) == 10
     assert {row["iid"] for row in video + reference} == {make_pair(index=i, **SETTINGS).id for i in range(14)}
