@@ -136,9 +136,9 @@ _EXPORT = """Write items of the world as videos, reference pictures, masks and m
 
 OUT/videos/<id>_source.mp4 and <id>_target.mp4, OUT/references/<id>.png, OUT/images/ (first frames), OUT/masks/
 (white where the edit shows); video.csv, image.csv and reference.csv list them with the columns src_video,
-tgt_video, prompt, iid, edited_type, mask, caption and ref_image; benchmark_videos.csv and refvie_bench.yaml list the same
-items as OpenVE-Bench and RefVIE-Bench list theirs; world.json holds the settings. The same command again goes on where it was
-cut off."""
+tgt_video, prompt, iid, edited_type, mask, caption and ref_image; benchmark_videos.csv and refvie_bench.yaml list the
+same items as OpenVE-Bench and RefVIE-Bench list theirs; world.json holds the settings. The same command again goes on
+where it was cut off."""
 
 _PREVIEW = """Draw items of the world into one picture.
 
