@@ -83,9 +83,8 @@ def save_pretrained(
         folder: made if need be; its parent must exist.
         editing: what `kiwi edit` takes as defaults.
         self_contained: copy VAE, MLLM and the DiT's base model into the folder; else config.json names the paths they
-            came from, from the root. Parts named by hub id, and untrained ones, are not affected: the first stay names,
-            the second are always copied.
-        dtype: that the editor's own weights are written in; as they are for none. VAE and MLLM keep theirs.
+            came from, from the root. Hub ids stay names, and untrained parts are always copied.
+        dtype: that the editor's own weights are written in, if they are to be of another; VAE and MLLM keep theirs.
 
     Raises:
         InputError: a folder that cannot be written, or holds other things than a model; they stay.
@@ -94,7 +93,7 @@ def save_pretrained(
     if _is_local(config.dit.base, self_contained) or config.dit.tuning.learns(""):
         config = config.replace(dit=config.dit.replace(base=NewBase()))
     state = model.state_dict()
-    mine = {name: state[name] if dtype is None else state[name].to(dtype) for name in owned(config, state)}
+    mine = {name: state[name].to(dtype or state[name].dtype) for name in owned(config, state)}
     bases = {"vae": model.vae.fingerprint, "mllm": model.mllm.fingerprint}
     if isinstance(config.dit.base, WanBase):
         bases["dit"] = base_fingerprint(model.dit)
@@ -160,8 +159,7 @@ def from_pretrained(folder: Path | str) -> tuple[KiwiEdit, EditingDefaults]:
     state, own = read_weights(folder), model.state_dict()
     compare(shapes_of({name: own[name] for name in owned(config, own)}), shapes_of(state)).refuse(str(folder))
     # Copied: tensors mapped from a file die with it when something writes over the file.
-    copies = {n: t.float() if t.dtype == torch.float16 else t.clone() for n, t in state.items()}
-    _load(model, copies, assign=True)
+    _load(model, {n: t.float() if t.dtype == torch.float16 else t.clone() for n, t in state.items()}, assign=True)
     return model, editing
 
 

@@ -1,9 +1,8 @@
 """Manifests: lists of edits on disk (CSV, JSONL or parquet), checked as a whole before work starts.
 
-The published columns are `src_video, tgt_video, prompt[, ref_image][, iid][, edited_type]`; RefVIE's
-parquet holds encoded images in `ref_image_bytes` instead of paths. Columns of ours may say where an
-edit shows (`mask`) and what its target shows (`caption`). A manifest becomes a list of `EditRecord`,
-whose files exist and lie inside the base folder; decoding them is the data set's work.
+The published columns are `src_video, tgt_video, prompt[, ref_image][, iid][, edited_type]`; RefVIE's parquet holds encoded
+images in `ref_image_bytes` instead of paths. Columns of ours may say where an edit shows (`mask`) and what its target
+shows (`caption`). A manifest becomes a list of `EditRecord`, whose files exist and lie inside the base folder.
 """
 
 from __future__ import annotations
@@ -24,9 +23,8 @@ from kiwi.media.image import check_image
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = (
-    "src_video", "tgt_video", "prompt", "ref_image", "ref_image_bytes", "iid", "id", "edited_type", "mask", "caption",
-)  # fmt: skip
+_COLUMNS = ("src_video", "tgt_video", "prompt", "ref_image", "ref_image_bytes", "iid", "id", "edited_type")
+_COLUMNS += ("mask", "caption")
 _SHOWN = 5  # problems told in full
 
 
@@ -36,7 +34,8 @@ class EditRecord:
 
     `references` are image files or encoded images, in the manifest's order; `where` names the row in
     messages ("pairs.csv, line 7"). `id` is unique in the manifest and does not change between reads. `mask` is a
-    video as long as the target (an image for a pair of images), white where the edit may show.
+    video as long as the target (an image for a pair of images), white where the edit may show. `caption` says what the
+    target shows; `answer` is of questions.
     """
 
     id: str
@@ -46,10 +45,8 @@ class EditRecord:
     references: tuple[Path | bytes, ...] = ()
     category: str | None = None
     answer: str = ""
-    """Of a question; manifests have edits alone."""
     mask: Path | None = None
     caption: str = ""
-    """What the target shows, of the column `caption`; a text-to-video model learns from it."""
     where: str
 
 
@@ -118,7 +115,6 @@ class _Checker:
         references = self._references(row)
         category = self._text(row, "edited_type")
         mask = self._file(row, "mask", required=False)
-        caption = self._text(row, "caption") or ""
         if self.count == before and source is not None:
             record = EditRecord(
                 id=record_id,
@@ -128,7 +124,7 @@ class _Checker:
                 references=references,
                 category=category,
                 mask=mask,
-                caption=caption,
+                caption=self._text(row, "caption") or "",
                 where=row.where,
             )
             self.records.append(record)
