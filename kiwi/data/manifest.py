@@ -1,8 +1,8 @@
 """Manifests: lists of edits on disk (CSV, JSONL or parquet), checked as a whole before work starts.
 
-The published columns are `src_video, tgt_video, prompt[, ref_image][, iid][, edited_type]`; RefVIE's parquet holds encoded
-images in `ref_image_bytes` instead of paths. Columns of ours may say where an edit shows (`mask`) and what its target
-shows (`caption`). A manifest becomes a list of `EditRecord`, whose files exist and lie inside the base folder.
+The published columns are `src_video, tgt_video, prompt[, ref_image][, iid][, edited_type]`; RefVIE's parquet holds
+encoded images in `ref_image_bytes` instead of paths. Columns of ours may say where an edit shows (`mask`) and what its
+target shows (`caption`). A manifest becomes a list of `EditRecord`, whose files exist and lie inside the base folder.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from kiwi.media.image import check_image
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("src_video", "tgt_video", "prompt", "ref_image", "ref_image_bytes", "iid", "id", "edited_type")
-_COLUMNS += ("mask", "caption")
+_COLUMNS = ["src_video", "tgt_video", "prompt", "ref_image", "ref_image_bytes", "iid", "id"]
+_COLUMNS += ["edited_type", "mask", "caption"]
 _SHOWN = 5  # problems told in full
 
 
@@ -113,7 +113,6 @@ class _Checker:
         source = self._file(row, "src_video", required=True)
         target = self._file(row, "tgt_video", required=self.require_target)
         references = self._references(row)
-        category = self._text(row, "edited_type")
         mask = self._file(row, "mask", required=False)
         if self.count == before and source is not None:
             record = EditRecord(
@@ -122,7 +121,7 @@ class _Checker:
                 target=target,
                 instruction=instruction,
                 references=references,
-                category=category,
+                category=self._text(row, "edited_type"),
                 mask=mask,
                 caption=self._text(row, "caption") or "",
                 where=row.where,
