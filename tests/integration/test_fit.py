@@ -163,7 +163,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(runs, capsys):
         ("--quality.perceptual=Lpip", "one of Lpips, NoPerceptual (did you mean Lpips?)"),
         ("--quality.items=0", "at least 1"),
         ("--data.augmentation=Shrink", "one of NoAugmentation, ShrinkReferences"),
-        ("--model.class_path=LitFoo", "one of LitKiwi, LitVae"),
+        ("--model.class_path=LitFoo", "one of LitKiwi, LitBase, LitVae, LitMllm"),
         ("--model.config.dit.num_heads=5", "even multiple of dit.num_heads"),
         ("--model.optim.lr=fast", "Got value: fast"),
         ("--trainer.max_stepz=3", "no option --trainer.max_stepz"),
