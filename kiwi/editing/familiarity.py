@@ -37,7 +37,7 @@ def unfamiliar(editor: KiwiEditor, video: Video, instruction: str, *, max_pixels
         found.append(f"its autoencoder gives the video back at {faithful:.0f} dB, clips of its world at about 30")
     height, width = frames.shape[1:3]
     if height * width * 4 < video.height * video.width or video.frame_count > editor.defaults.max_frames:
-        size = f"{video.width}x{video.height}, {video.frame_count} frames"
+        size = f"{video.height}x{video.width}, {video.frame_count} frames"
         found.append(
             f"the video is {size}, its clips had {editor.defaults.max_pixels} pixels a frame, at most "
             f"{editor.defaults.max_frames} frames"
