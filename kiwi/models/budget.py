@@ -89,7 +89,7 @@ def stand_in(config: KiwiConfig) -> KiwiConfig:
     Raises:
         SpecError: an MLLM of a size that only its files tell.
     """
-    sizes = {48: NewVae.wan22(), 16: NewVae.wan21(), 24: NewVae.sandbox()}
+    sizes = {48: NewVae.wan22(), 16: NewVae.wan21()}
     if isinstance(config.vae, WanVae):
         channels = config.dit.latent_channels
         config = config.replace(vae=sizes.get(channels, NewVae(z_dim=channels)))

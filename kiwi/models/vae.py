@@ -96,11 +96,6 @@ class NewVae(VaeSpec):
         """The size of the Wan2.2 VAE (704.7 M parameters): 16 x 16 pixels a latent, 48 channels."""
         return cls.wan21().replace(z_dim=48, base_dim=160, decoder_base_dim=256, residual=True)
 
-    @classmethod
-    def sandbox(cls) -> NewVae:
-        """The size of the shipped VAE (1.9 M parameters): 4 x 4 pixels a latent, 24 channels."""
-        return cls(z_dim=24)
-
     @property
     def sizes(self) -> VaeSizes:
         """What the network is made of."""
