@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
+MARKED = 30
+"""Points of a line, at most, that are marked: more would hide it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
@@ -38,13 +41,13 @@ def curves(
         panels: lines by name, by the panel's title; a name has the same colour everywhere.
         x, y: what the axes are, units included.
         columns: panels side by side.
-        limits: of y; none for what is drawn.
+        limits: of y in all panels; none for what is drawn, in each panel.
     """
     from matplotlib.figure import Figure  # takes a second to import
 
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.1 * rows + 0.5), dpi=150, layout="constrained")
-    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    axes = figure.subplots(rows, columns, sharey=limits is not None, squeeze=False)
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
@@ -55,9 +58,8 @@ def curves(
         axis.set_xlabel(x)
         for name, line in lines.items():
             style = names.index(name) % len(COLOURS)
-            axis.plot(
-                line.x, line.y, color=COLOURS[style], marker=MARKERS[style], markersize=4, linewidth=1.4, label=name
-            )
+            marker = MARKERS[style] if len(line.x) <= MARKED else ""
+            axis.plot(line.x, line.y, color=COLOURS[style], marker=marker, markersize=4, linewidth=1.4, label=name)
             if line.low is not None and line.high is not None:
                 axis.fill_between(line.x, line.low, line.high, color=COLOURS[style], alpha=0.15, linewidth=0)
         if limits is not None:

@@ -1,0 +1,74 @@
+"""Learning curves of runs: every number where it belongs, and what cannot be drawn is told."""
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+from kiwi.__main__ import main
+
+
+@pytest.fixture
+def runs(tmp_path):
+    def run(name, lines):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return str(folder)
+
+    short = run(
+        "one/short", [{"step": step, "loss": 10.0 - step} for step in range(1, 5)] + [{"step": 4, "val/loss": 7}]
+    )
+    long = run("one/long", [{"step": 100 * step, "loss": float(step)} for step in range(1, 101)])
+    return short, long, run("two/short", [{"step": 1, "loss": 2.0}])
+
+
+def points(file):
+    return [(row["number"], row["run"], float(row["step"]), float(row["value"])) for row in csv.DictReader(file.open())]
+
+
+def test_a_point_is_the_mean_of_a_stretch(runs, tmp_path):
+    out = tmp_path / "curves.png"
+    assert main(["curves", *runs[:2], "--points", "2", "--out", str(out)]) == 0
+    assert points(tmp_path / "curves.csv") == [
+        ("loss", "short", 1.5, 8.5),
+        ("loss", "short", 3.5, 6.5),
+        ("loss", "long", 2550, 25.5),
+        ("loss", "long", 7550, 75.5),
+        ("val/loss", "short", 4, 7),
+    ]
+    with Image.open(out) as picture:
+        assert picture.size[0] > 1.2 * picture.size[1]  # two panels, side by side
+
+
+def test_few_steps_are_drawn_as_they_are_and_runs_of_one_name_told_apart(runs, tmp_path):
+    assert main(["curves", runs[0], runs[2], "--numbers", "loss", "--out", str(tmp_path / "curves.pdf")]) == 0
+    assert points(tmp_path / "curves.csv") == [
+        *(("loss", "one/short", step, 10 - step) for step in range(1, 5)),
+        ("loss", "two/short", 1, 2),
+    ]
+    assert (tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--numbers", "lose", "--out", "curves.png"], "no run has lose. Wanted: loss, val/loss"),
+        (["--out", "curves.mp4"], ".png"),
+        (["--out", "nowhere/curves.png"], "nowhere"),
+        (["--points", "0", "--out", "curves.png"], "--points"),
+        ([".", "--out", "curves.png"], "metrics.jsonl"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told_and_nothing_is_written(runs, tmp_path, monkeypatch, capsys, options, told):
+    (empty := tmp_path / "empty").mkdir()
+    monkeypatch.chdir(empty)
+    assert main(["curves", runs[0], *options]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert not list(empty.iterdir())
+
+
+def test_a_run_given_twice_is_told(runs, tmp_path, capsys):
+    assert main(["curves", runs[0], runs[0], "--out", str(tmp_path / "curves.png")]) == 2
+    assert "twice" in capsys.readouterr().err
