@@ -15,17 +15,21 @@ def model(runs):
     return str(runs / "editor" / "model")
 
 
-def measure(out, model, *more, items=7):
-    return main(["sandbox", "measure", str(out), "--model", model, "--items", str(items), "--steps", "2", *more])
+KINDS = "subject_reference,background_reference,local_change"
+
+
+def measure(out, model, *more, items=3):
+    options = ["--model", model, "--items", str(items), "--steps", "2", "--categories", KINDS]
+    return main(["sandbox", "measure", str(out), *options, *more])
 
 
 def test_an_editor_is_measured_with_controls_and_again_without_work(model, tmp_path, capsys):
     out = tmp_path / "measured"
-    assert measure(out, model, items=14) == 0
+    assert measure(out, model, items=6) == 0
     said = capsys.readouterr().out
-    assert "14 items" in said
+    assert "6 items" in said
     rows = list(csv.reader((out / "oracle.csv").open()))
-    assert rows[-1][:2] == ["mean", "14"]
+    assert rows[-1][:2] == ["mean", "6"]
     assert all("±" in cell for cell in rows[-1][2:])
     controls = list(csv.DictReader((out / "controls.csv").open()))
     assert {row["category"] for row in controls if row["other picture"]} == {
@@ -33,10 +37,10 @@ def test_an_editor_is_measured_with_controls_and_again_without_work(model, tmp_p
         "background_reference",
     }
     assert all(bool(row["other words"]) == (row["category"] != "background_reference") for row in controls)
-    assert read_image(out / "edits.png").shape[0] > 14 * 144
+    assert read_image(out / "edits.png").shape[0] > 6 * 144
     assert (out / "environment.json").exists()
     before = (out / "items.jsonl").read_text()
-    assert measure(out, model, items=14) == 0
+    assert measure(out, model, items=6) == 0
     assert (out / "items.jsonl").read_text() == before
 
 
@@ -45,7 +49,7 @@ def test_a_killed_measurement_goes_on_and_ends_the_same(model, tmp_path):
     assert measure(tmp_path / "cut", model, "--no-controls") == 0
     whole = (tmp_path / "whole" / "items.jsonl").read_text().splitlines()
     file = tmp_path / "cut" / "items.jsonl"
-    file.write_text("\n".join(whole[:3]) + "\n" + whole[3][:40])
+    file.write_text("\n".join(whole[:1]) + "\n" + whole[1][:40])
     assert measure(tmp_path / "cut", model, "--no-controls") == 0
     lines = [line for line in file.read_text().splitlines() if line.endswith("}")]
     assert sorted(json.loads(line)["id"] for line in lines) == sorted(json.loads(line)["id"] for line in whole)
@@ -71,7 +75,7 @@ def test_what_cannot_be_measured_is_told_and_leaves_nothing(model, tmp_path, cap
     assert not (tmp_path / "out").exists()
 
 
-CALLBACK = "[{class_path: kiwi.training.before_after.BeforeAfter, init_args: {items: 7, shown: 2}}]"
+CALLBACK = "[{class_path: kiwi.training.before_after.BeforeAfter, init_args: {items: 3, shown: 2, categories: [local_change, subject_reference]}}]"
 
 
 def test_training_tells_what_was_before_and_after(model, runs, tmp_path, capsys):
@@ -85,8 +89,8 @@ def test_training_tells_what_was_before_and_after(model, runs, tmp_path, capsys)
     folder = run / "before_after"
     rows = list(csv.DictReader((folder / "scores.csv").open()))
     assert [(row["category"], row["training"], row["items"]) for row in rows[-2:]] == [
-        ("mean", "before", "7"),
-        ("mean", "after", "7"),
+        ("mean", "before", "3"),
+        ("mean", "after", "3"),
     ]
     videos = sorted(folder.glob("*.mp4"))
     assert len(videos) == 2
