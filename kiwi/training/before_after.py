@@ -70,24 +70,22 @@ class BeforeAfter(L.Callback):
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Edit with what training starts from."""
         if trainer.is_global_zero and trainer.global_step == 0:
-            with atomic_path(self._kept(trainer)) as temporary, temporary.open("wb") as file:
+            make_folder(_folder(trainer))
+            with atomic_path(_kept(trainer)) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, **self._edited(module, "editing before training"))  # type: ignore[arg-type]
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Edit with what was learned, and tell."""
         if not trainer.is_global_zero:
             return
-        if not self._kept(trainer).exists():
-            log.warning("%s is missing: what was before training is not known", self._kept(trainer))
+        if not _kept(trainer).exists():
+            log.warning("%s is missing: what was before training is not known", _kept(trainer))
             return
-        with np.load(self._kept(trainer), allow_pickle=False) as kept:
+        with np.load(_kept(trainer), allow_pickle=False) as kept:
             before = dict(kept)
         with module.averaged():  # type: ignore[operator]
             after = self._edited(module, "editing after training")
         self._tell(_folder(trainer), {"before": before, "after": after})
-
-    def _kept(self, trainer: L.Trainer) -> Path:
-        return make_folder(_folder(trainer)) / "before.npz"
 
     def _edited(self, module: L.LightningModule, what: str) -> dict[str, Pixels]:
         assert isinstance(module, LitKiwi)
@@ -127,3 +125,7 @@ class BeforeAfter(L.Callback):
 
 def _folder(trainer: L.Trainer) -> Path:
     return Path(trainer.default_root_dir) / "before_after"
+
+
+def _kept(trainer: L.Trainer) -> Path:
+    return _folder(trainer) / "before.npz"
