@@ -23,6 +23,9 @@ from kiwi.training.module import LitKiwi
 
 log = logging.getLogger(__name__)
 
+MEASURES = ("inside", "outside", *SCORES)
+"""What is written of each item's edits."""
+
 FPS = 4
 """Of the videos: slower than the world's, whose clips are short."""
 
@@ -95,7 +98,7 @@ class BeforeAfter(L.Callback):
 
     def _tell(self, folder: Path, made: Mapping[str, Mapping[str, Pixels]]) -> None:
         """Write and print scores; write a picture and videos."""
-        table = self._table(made)
+        table = self._table(made, MEASURES)
         write_text(folder / "scores.md", table.markdown())
         write_text(folder / "scores.csv", table.csv())
         shown = self.pairs[: self.shown]
@@ -103,20 +106,20 @@ class BeforeAfter(L.Callback):
         for pair in shown:
             frames = np.stack([sheet([pair], made, at=frame) for frame in range(len(pair.source))])
             write_video(folder / f"{pair.id}.mp4", frames, FPS)
-        console.table(table.title, table.header, table.rows)
+        seen = self._table(made, ("inside", "outside", "overall"))
+        console.table(seen.title, seen.header, seen.rows)
         console.say(f"picture: {folder / 'edits.png'}; videos: {folder}/*.mp4; table: {folder / 'scores.md'}")
 
-    def _table(self, made: Mapping[str, Mapping[str, Pixels]]) -> Table:
+    def _table(self, made: Mapping[str, Mapping[str, Pixels]], names: Sequence[str]) -> Table:
         scored = {when: [score(pair, videos[pair.id]) for pair in self.pairs] for when, videos in made.items()}
         categories = [*dict.fromkeys(pair.category for pair in self.pairs), "mean"]
-        names = {"dB in": "inside", "dB out": "outside", **{name: name for name in SCORES}}
         rows: list[Sequence[object]] = []
         for category in categories:
             for when, found in scored.items():
                 own = [one for one in found if category in (one.category, "mean")]
-                rows.append((category, when, len(own), *(cell(own, name) for name in names.values())))
+                rows.append((category, when, len(own), *(cell(own, name) for name in names)))
         return Table(
-            "Held-out items before and after training: PSNR inside and outside the mask, the oracle's scores (1 to 5)",
+            "Held-out items before and after training: dB inside and outside the mask, oracle's scores (1 to 5)",
             ("category", "training", "items", *names),
             rows,
             "Means with 95% intervals over items (bootstrap); the last rows are means over categories.",

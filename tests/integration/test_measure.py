@@ -75,7 +75,8 @@ def test_what_cannot_be_measured_is_told_and_leaves_nothing(model, tmp_path, cap
     assert not (tmp_path / "out").exists()
 
 
-CALLBACK = "[{class_path: kiwi.training.before_after.BeforeAfter, init_args: {items: 3, shown: 2, categories: [local_change, subject_reference]}}]"
+SHOWN = "{items: 3, shown: 2, categories: [local_change, subject_reference]}"
+CALLBACK = f"[{{class_path: kiwi.training.before_after.BeforeAfter, init_args: {SHOWN}}}]"
 
 
 def test_training_tells_what_was_before_and_after(model, runs, tmp_path, capsys):

@@ -13,15 +13,18 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from kiwi.data.datamodule import EditData
 from kiwi.data.sample import pixels, video_tensor
+from kiwi.data.scores import editor_of, edits, score
 from kiwi.data.world import Questions
+from kiwi.editing.editor import KiwiEditor
 from kiwi.models.mllm import QwenVL
 from kiwi.models.pictures import VisionLimits
 from kiwi.models.vae import WanVae
+from kiwi.sandbox.controls import swapped, with_words_of
 from kiwi.sandbox.pairs import make_pair
 from kiwi.sandbox.questions import share_of_facts
 from kiwi.training.edit_quality import NoPerceptual, measure
 from kiwi.training.language import ANSWER, END, LitMllm
-from kiwi.weights.hub import locate
+from kiwi.weights.hub import SHIPPED, locate
 
 TRAINED = Path(__file__).parents[3] / "experiments/sandbox/mllm.yaml"
 
@@ -99,3 +102,29 @@ def test_transformers_sees_the_same_video_where_positions_are_the_same(reader, a
         theirs = model(**given(prompt), position_ids=reader.reader.positions(prompt)).logits
         ours = reader.logits(prompt, reader.see(prompt))
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def overall(editor, pairs):
+    """The oracle's mean score of a model's edits of items."""
+    made = edits(pairs, editor_of(editor.model, editor.defaults.sampling))
+    return np.mean([score(pair, made[pair.id]).overall for pair in pairs])
+
+
+def drawn(count, *categories):
+    """Held-out items, of the easy world."""
+    size = {"frames": 5, "height": 32, "width": 32}
+    return [make_pair(0, index, **size, categories=categories, level="easy", split="test") for index in range(count)]
+
+
+@pytest.mark.parametrize("name", ["sandbox/stage2", "sandbox"])
+def test_the_editors_do_what_they_are_told(name):
+    editor = KiwiEditor.from_pretrained(name)
+    pairs = drawn(12, "global_style", "local_remove", "background_change")
+    assert overall(editor, pairs) > 3.5
+    assert overall(editor, list(swapped(pairs, with_words_of).values())) < 2
+
+
+def test_what_is_shipped_is_small():
+    sizes = [file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()]
+    assert sum(sizes) < 40e6
+    assert max(sizes) < 16e6
