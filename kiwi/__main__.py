@@ -60,6 +60,11 @@ COMMANDS = {
     ),
     "parity": Command("kiwi.cli.parity", "compare with the published code's numbers", "tests/golden"),
     "sandbox": Command("kiwi.cli.sandbox", "the rendered world of edits and its oracle", "preview world.png"),
+    "bench": Command(
+        "kiwi.cli.bench",
+        "score an editor, or edited videos, on OpenVE-Bench, RefVIE-Bench or the sandbox",
+        "openve --data sandbox",
+    ),
     "curves": Command("kiwi.cli.curves", "draw the learning curves of runs", "runs/sandbox/base --out base.png"),
     "doctor": Command("kiwi.cli.doctor", "tell what is installed, what is missing and how to get it", "--json"),
 }

@@ -48,8 +48,8 @@ class Table:
     def latex(self) -> str:
         """A `table` with booktabs' rules; all text is escaped."""
         columns = "".join("r" if numeric else "l" for numeric in self._numeric())
-        head, *body = (" & ".join(map(_latex, line)) + r" \\" for line in (self.header, *self._cells()))
-        caption = [rf"\caption{{{_latex(' '.join(part for part in (self.title, self.note) if part))}}}"]
+        head, *body = (" & ".join(map(latex_text, line)) + r" \\" for line in (self.header, *self._cells()))
+        caption = [rf"\caption{{{latex_text(' '.join(part for part in (self.title, self.note) if part))}}}"]
         return "\n".join(
             [
                 r"\begin{table}", r"\centering", *(caption if self.title or self.note else []),
@@ -74,5 +74,6 @@ def _markdown(cell: str) -> str:
     return cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
-def _latex(text: str) -> str:
+def latex_text(text: str) -> str:
+    """Text that LaTeX sets as it is."""
     return "".join(_LATEX.get(char, char) for char in text)

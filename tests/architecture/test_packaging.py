@@ -1,6 +1,7 @@
 """What a user installs holds all of the package, and says what it is and how to cite it."""
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -19,9 +20,11 @@ def wheel(root, tree, tmp_path_factory):
     copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for path in tree:
         name = path.relative_to(root)
-        if name.parts[0] == "kiwi" or len(name.parts) == 1:
+        if name.parts[0] in ("kiwi", "benchmarks") or len(name.parts) == 1:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy / name)
+    for link in (path for path in (root / "kiwi").rglob("*") if path.is_symlink()):  # the benchmarks' definitions
+        (copy / link.relative_to(root)).symlink_to(link.readlink())
     command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out)]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -38,6 +41,25 @@ def test_the_wheel_holds_every_file_of_the_package(wheel, tree, root):
 def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel):
     tops = {name.partition("/")[0] for name in wheel.namelist()}
     assert tops == {"kiwi", f"kiwi_video-{kiwi.__version__}.dist-info"}
+
+
+def test_an_installed_wheel_finds_the_benchmarks_without_torch(wheel, tmp_path):
+    wheel.extractall(tmp_path / "installed")
+    code = (
+        "import sys; from kiwi.__main__ import main; from kiwi.bench.published import published_rows as rows; "
+        "from kiwi.bench.suites import DEFINITIONS, read_suite; "
+        "assert str(DEFINITIONS).startswith(sys.argv[1]), DEFINITIONS; "
+        "assert len(rows('openve', read_suite('openve'))) == 12; "
+        "assert not any(main(['bench', 'rubrics', 'show', name]) for name in ('openve', 'refvie', 'sandbox')); "
+        "assert 'torch' not in sys.modules"
+    )
+    installed = str(tmp_path / "installed")
+    done = subprocess.run(
+        [sys.executable, "-c", code, installed], cwd=tmp_path, env=os.environ | {"PYTHONPATH": installed},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Physical Integration & Tracking: <1 to 5>" in done.stdout
 
 
 def test_the_wheels_metadata_names_licence_version_and_command(wheel):

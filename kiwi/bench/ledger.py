@@ -1,0 +1,163 @@
+"""The ledger: every judgement, a line each, added and never changed. What is in it is not asked again."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from kiwi.errors import InputError
+
+FILE = "judgements.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a judgement is of; two judgements of the same are one.
+
+    Args:
+        item: the case's id; controls have theirs before it, such as "copy:ID".
+        repeat: which of the independent answers to the same question, from 0.
+        judge, version: who was asked, as the judge names itself.
+        media: hashes of what was shown, by input.
+        instruction: of the edit, as the judge was told.
+        rubric: hash of the rubric.
+        frames: how frames are taken from videos, as the judge names it.
+        temperature: of the judge; none where it has none.
+    """
+
+    item: str
+    repeat: int
+    judge: str
+    version: str
+    media: Mapping[str, str]
+    instruction: str
+    rubric: str
+    frames: str
+    temperature: float | None
+
+    @property
+    def key(self) -> str:
+        """The same for the same question."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """A line of the ledger.
+
+    Args:
+        asked: what was asked.
+        category: of the item.
+        reply: what the judge said; none if it did not answer.
+        scores: raw, a number a dimension; none if there is no answer that can be read.
+        reason: why there are no scores.
+        seconds: from question to answer, tries and waits included.
+        at: when, UTC.
+    """
+
+    asked: Asked
+    category: str
+    reply: str | None
+    scores: Mapping[str, float] | None
+    reason: str | None
+    seconds: float
+    at: str
+
+
+class Ledger:
+    """Judgements in a file.
+
+    A line that was cut off by a kill is passed over; a judgement without scores is kept to be looked at, and asked for
+    again by the next run.
+
+    Args:
+        file: judgements.jsonl; made if it is not there.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._lock = Lock()
+        self._done = {judgement.asked.key: judgement for judgement in read_ledger(file) if judgement.scores is not None}
+
+    def find(self, asked: Asked) -> Judgement | None:
+        """The judgement with scores of a question, if it is there."""
+        return self._done.get(asked.key)
+
+    def add(self, judgement: Judgement) -> None:
+        """Write a judgement; it is on the disk when this returns."""
+        with self._lock:
+            line = (json.dumps(asdict(judgement), ensure_ascii=False) + "\n").encode()
+            with self.file.open("ab+") as file:
+                if file.seek(0, os.SEEK_END) and not _ends_with_a_line(self.file):
+                    line = b"\n" + line  # of a run that was cut off
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+            if judgement.scores is not None:
+                self._done[judgement.asked.key] = judgement
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder, so that no other run judges into it; a run that dies lets go of it.
+
+    Raises:
+        InputError: another run holds it.
+    """
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"another run is judging into {folder}", fix="wait for it, or give another folder"
+            ) from None
+        yield
+
+
+def read_ledger(file: Path) -> list[Judgement]:
+    """All judgements of a file in their order; none if it is not there. Lines that are none are passed over."""
+    if not file.exists():
+        return []
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [judgement for line in lines if (judgement := _judgement(line)) is not None]
+
+
+def _judgement(line: str) -> Judgement | None:
+    try:
+        said: dict[str, Any] = json.loads(line)
+        judgement = Judgement(**{**said, "asked": Asked(**said["asked"])})
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return judgement if _is_sound(judgement) else None
+
+
+def _is_sound(judgement: Judgement) -> bool:
+    """Types of what is computed with, since a ledger may come from anywhere."""
+    asked, scores = judgement.asked, judgement.scores
+    texts = (asked.item, asked.judge, asked.version, asked.instruction, asked.rubric, asked.frames, judgement.category)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and type(asked.repeat) is int
+        and isinstance(asked.media, dict)
+        and (judgement.reply is None or isinstance(judgement.reply, str))
+        and (
+            scores is None
+            or (
+                isinstance(scores, dict)
+                and all(type(score) in (int, float) and 1 <= score <= 5 for score in scores.values())
+            )
+        )
+    )
+
+
+def _ends_with_a_line(file: Path) -> bool:
+    with file.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) == b"\n"

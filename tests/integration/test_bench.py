@@ -1,0 +1,267 @@
+"""`python -m kiwi bench`: from an editor or videos to a report, cut off and gone on with, compared, agreed with."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from urllib.parse import unquote
+
+import pytest
+
+from kiwi.__main__ import main
+
+CLIPS = os.environ.get("KIWI_CLIPS")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def editor(runs):
+    return str(runs / "editor" / "model")
+
+
+@pytest.fixture(scope="module")
+def run(editor, tmp_path_factory):
+    """A finished run of ten items of the sandbox."""
+    out = tmp_path_factory.mktemp("bench") / "run"
+    options = ["--data", "sandbox", "--items", "10", "--level", "easy", "--model", editor, "--steps", "2"]
+    assert main(["bench", "openve", *options, "--controls", "5", "--repeats", "2", "--out", str(out)]) == 0
+    return out
+
+
+def lines(run):
+    return [json.loads(line) for line in (run / "judgements.jsonl").read_text().splitlines()]
+
+
+def test_an_editor_is_scored(run):
+    items = [line["asked"]["item"] for line in lines(run)]
+    assert len([item for item in items if ":" not in item]) == 20
+    assert {item.partition(":")[0] for item in items if ":" in item} == {
+        "copy",
+        "wrong source",
+        "other words",
+        "degraded",
+    }
+    assert len(list((run / "videos").glob("*_edited.mp4"))) == 10
+    scores = list(csv.DictReader((run / "scores.csv").open()))
+    assert len(scores) == 30
+    assert {row["repeats"] for row in scores} == {"2"}
+    report = (run / "report.md").read_text()
+    assert "Coverage: 10 of 10" in report
+    assert "OpenVE-Bench 308" in report
+    assert json.loads((run / "run.json").read_text())["environment"]["kiwi"]
+    page = (run / "gallery.html").read_text()
+    assert page.count("<video") == 20
+    assert "Computed from the exact target." in page
+
+
+def test_a_bad_editor_is_not_above_its_controls_and_that_is_said(run):
+    assert "**Warning.** The control" in (run / "report.md").read_text()
+
+
+def test_going_on_asks_nothing_and_says_the_same(run, editor, capsys):
+    before, report = (run / "judgements.jsonl").read_bytes(), (run / "report.md").read_text()
+    options = ["--data", "sandbox", "--items", "10", "--level", "easy", "--model", editor, "--steps", "2"]
+    assert main(["bench", "openve", *options, "--controls", "5", "--repeats", "2", "--out", str(run)]) == 0
+    assert "no answer of oracle is missing" in capsys.readouterr().err
+    after = [json.loads(line) for line in (run / "judgements.jsonl").read_bytes()[len(before) :].splitlines()]
+    assert all(line["scores"] is None for line in after)  # what the oracle cannot judge is asked again
+    assert (run / "report.md").read_text() == report
+
+
+def test_parts_generate_and_a_last_run_judges(editor, tmp_path, capsys):
+    options = ["--data", "sandbox", "--items", "4", "--level", "easy", "--model", editor, "--steps", "1"]
+    options += ["--out", str(tmp_path / "run"), "--no-gallery"]
+    assert main(["bench", "openve", *options, "--part", "2/2"]) == 0
+    assert len(list((tmp_path / "run" / "videos").iterdir())) == 2
+    assert not (tmp_path / "run" / "report.md").exists()
+    assert main(["bench", "openve", *options, "--part", "1/2"]) == 0
+    assert main(["bench", "openve", *options, "--controls", "0"]) == 0
+    assert "4 of 4" in capsys.readouterr().out
+
+
+def test_videos_of_anyone_are_scored_and_what_is_missing_is_told(run, tmp_path, capsys):
+    (videos := tmp_path / "mine").mkdir()
+    for video in sorted((run / "videos").iterdir())[:7]:
+        shutil.copy(video, videos)
+    out = tmp_path / "run"
+    options = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(videos)]
+    assert main([*options, "--out", str(out)]) == 1
+    assert "3 of 10 items have no score, so there is no overall score" in capsys.readouterr().out
+    assert "there is no easy-test-0-" in (out / "report.md").read_text()
+    assert main([*options, "--out", str(out), "--allow-partial"]) == 0
+    assert "7 of 10" in (out / "report.md").read_text()
+
+
+def test_two_runs_are_compared_and_judges_agree(run, tmp_path, capsys):
+    videos = tmp_path / "targets"
+    videos.mkdir()
+    for target in (run / "data" / "videos").glob("*_target.mp4"):
+        shutil.copy(target, videos / target.name.replace("_target", "_source_edited"))
+    other = tmp_path / "other"
+    options = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(videos)]
+    assert main([*options, "--out", str(other), "--no-gallery"]) == 0
+    capsys.readouterr()
+    assert main(["bench", "compare", str(run), str(other), "--out", str(tmp_path / "compared.md")]) == 0
+    row = next(line for line in (tmp_path / "compared.md").read_text().splitlines() if line.startswith("| overall"))
+    assert float(row.split("|")[3]) > 2
+    labels = tmp_path / "labels.csv"
+    scored = list(csv.DictReader((other / "scores.csv").open()))
+    people = [f"{r['item']},{r['dimension']},{5 if 'test' in r['item'] else 1},{who}" for r in scored for who in "ab"]
+    labels.write_text("\n".join(["item,dimension,score,rater", *people]))
+    assert main(["bench", "agreement", str(other), str(run), "--labels", str(labels)]) == 0
+    assert "people, mean" in capsys.readouterr().out
+    labels.write_text("item,dimension,score\na,b,9\n")
+    assert main(["bench", "agreement", str(other), "--labels", str(labels)]) == 2
+    assert "line 2" in capsys.readouterr().err
+
+
+def test_runs_of_different_judges_are_never_compared(run, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    record = json.loads((other / "run.json").read_text())
+    record["identity"]["version"] = "world 99"
+    (other / "run.json").write_text(json.dumps(record))
+    assert main(["bench", "compare", str(run), str(other)]) == 2
+    assert "not comparable" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["openve"], "data/openve"),
+        (["openve", "--data", "{data}", "--model", "x"], "gemini-2.5-pro"),
+        (["openve", "--data", "{data}", "--judge", "oracle"], "--videos"),
+        (["openve", "--data", "{data}", "--judge", "oracle", "--videos", "nowhere"], "nowhere"),
+        (["openve", "--data", "{data}", "--judge", "gpt", "--videos", "."], "no judge 'gpt'"),
+        (["openve", "--data", "sandbox", "--part", "3/2"], "--part"),
+        (["openve", "--data", "sandbox", "--repeats", "0"], "--repeats"),
+        (["openve", "--data", "sandbox", "--concurrency", "0"], "above 0"),
+        (["compare", ".", "."], "no run"),
+        (["rubrics", "import", "nothing.py"], "nothing.py"),
+    ],
+)
+def test_what_cannot_be_done_is_told_and_leaves_nothing(run, tmp_path, monkeypatch, capsys, options, told):
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", *(option.format(data=run / "data") for option in options)]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_another_run_is_left_alone(run, tmp_path, capsys):
+    report = (run / "report.md").read_text()
+    options = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(run / "videos")]
+    assert main([*options, "--name", "another", "--out", str(run)]) == 2
+    assert "title another" in " ".join(capsys.readouterr().err.split())
+    assert (run / "report.md").read_text() == report
+
+
+@pytest.mark.skipif(CLIPS is None, reason="KIWI_CLIPS names no folder of clips")
+def test_real_clips_with_a_replayed_ledger(tmp_path, capsys):
+    data = Path(str(CLIPS)) / "openve-mini"
+    (tmp_path / "empty.jsonl").touch()
+    options = ["bench", "openve", "--data", str(data), "--videos", str(data / "edited"), "--no-gallery"]
+    out = tmp_path / "empty"
+    assert main([*options, "--judge", f"replay:{tmp_path / 'empty.jsonl'}", "--out", str(out), "--allow-partial"]) == 0
+    report = (out / "report.md").read_text()
+    assert "Coverage: 0 of 10" in report
+    assert "Not scored: 1 of creative_edit" in report
+    assert "(raw, 0 of 10) | replay | - | - | - | - | - | - |" in report
+    ledger = tmp_path / "said.jsonl"
+    said = []
+    for number, line in enumerate(lines(out)):
+        assert line["scores"] is None
+        line["asked"] |= {"judge": "gemini-2.5-pro", "version": "recorded"}
+        names = ("Instruction Compliance", "Consistency & Detail Fidelity", "Visual Quality & Stability")
+        line["reply"] = "\n".join(f"**{name}:** {1 + (number + k) % 5}/5" for k, name in enumerate(names))
+        said.append(json.dumps(line))
+    ledger.write_text("\n".join(said) + "\n")
+    assert main([*options, "--judge", f"replay:{ledger}", "--out", str(tmp_path / "said"), "--controls", "0"]) == 0
+    report = (tmp_path / "said" / "report.md").read_text()
+    assert "Coverage: 10 of 10" in report
+    assert "| edited (raw) | gemini-2.5-pro |" in report
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_the_report_compiles(run, tmp_path):
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"-output-directory={tmp_path}"]
+    done = subprocess.run([*command, str(run / "report.tex")], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+LOOK = """
+<script>
+window.addEventListener("load", async () => {
+  const at = (id) => document.getElementById(id), seen = () => [...document.querySelectorAll("article:not([hidden])")];
+  const set = (id, value, event = "change") => { at(id).value = value; at(id).dispatchEvent(new Event(event)); };
+  const sleep = (time) => new Promise((done) => setTimeout(done, time));
+  const found = {all: seen().length};
+  set("category", "local_add");
+  found.filtered = seen().map((card) => card.dataset.category);
+  set("category", "");
+  set("words", "remove", "input");
+  found.words = seen().length;
+  set("words", "", "input");
+  set("low", "1.01");
+  found.good = seen().length;
+  set("low", "1");
+  set("sort", "best");
+  found.best = seen().map((card) => Number(card.dataset.mean));
+  at("play").click();
+  await sleep(1500);
+  const videos = [...document.querySelectorAll("video")];
+  found.playing = videos.filter((video) => !video.paused && video.readyState > 1 && video.videoWidth > 0).length;
+  found.moved = videos.filter((video) => video.currentTime > 0 || video.played.length > 0).length;
+  at("play").click();
+  found.stopped = videos.filter((video) => video.paused).length;
+  location.href = "/found?" + encodeURIComponent(JSON.stringify(found));
+});
+</script>
+"""
+
+
+def looked_at(page: bytes, profile: Path) -> dict:
+    """What LOOK finds in a page in Chromium; it comes back as an address that the page goes to."""
+    found: Queue[str] = Queue()
+
+    class Pages(BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.path.startswith("/found?"):
+                found.put(unquote(self.path.partition("?")[2]))
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(page if self.path == "/" else b"")
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+        command += [f"--user-data-dir={profile}", "--remote-debugging-port=0"]
+        browser = subprocess.Popen(
+            [*command, f"http://127.0.0.1:{server.server_port}/"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            return json.loads(found.get(timeout=100))
+        finally:
+            browser.kill()
+            browser.wait()
+            server.shutdown()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_the_gallery_filters_sorts_and_plays(run, tmp_path):
+    found = looked_at(((run / "gallery.html").read_text() + LOOK).encode(), tmp_path / "profile")
+    words = [line["asked"]["instruction"] for line in lines(run) if ":" not in line["asked"]["item"]]
+    assert found["all"] == 10
+    assert found["filtered"] == ["local_add"] * 2
+    assert 2 * found["words"] >= sum("remove" in text.lower() for text in words) > 0
+    assert found["good"] < 10
+    assert found["best"] == sorted(found["best"], reverse=True)
+    assert (found["playing"], found["moved"], found["stopped"]) == (20, 20, 20)

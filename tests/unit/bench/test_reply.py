@@ -1,0 +1,127 @@
+"""A judge's reply gives the numbers that it says, or none."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kiwi.bench.reply import Unscored, capped, read_reply
+
+NAMES = ("Instruction Compliance", "Consistency & Detail Fidelity", "Visual Quality & Stability")
+OTHERS = ("Identity Consistency & Compliance", "Visual Harmony & Perspective")
+
+
+def reply(first="4", second="3", third="5"):
+    lines = zip(NAMES, (first, second, third), strict=True)
+    return "Brief reasoning: 2 of 3 birds are gone.\n" + "\n".join(f"{name}: {value}" for name, value in lines)
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        ("4", 4),
+        ("4.9", 4.9),
+        ("**4**", 4),
+        ("4/5", 4),
+        (" 4 / 5.0", 4),
+        ("4 out of 5", 4),
+        ("4.", 4),
+        ("[4]", 4),
+        ("4 (well made)", 4),
+        ("4 - well made", 4),
+        ("`4.25`", 4.25),
+    ],
+)
+def test_numbers_as_judges_write_them(said, number):
+    assert read_reply(reply(first=said), NAMES) == dict(zip(NAMES, (number, 3, 5), strict=True))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "**Visual Quality & Stability:** 5\n- Consistency & Detail Fidelity: 3\n  1. Instruction Compliance (1-5): 4/5",
+        "| dimension | score |\n|---|---|\n| Instruction Compliance | 4 |\n| Consistency and Detail Fidelity | 3 |\n"
+        "| Visual Quality & Stability | 5 |",
+        "# Instruction compliance score: 4\n> consistency & detail fidelity = 3\n### VISUAL QUALITY & STABILITY: **5**",
+        "```json\n" + json.dumps(dict(zip(NAMES, (4, 3, 5.0), strict=True))) + "\n```",
+        json.dumps(dict(zip(NAMES, ("4", "3/5", 5), strict=True)) | {"reasoning": "fine"}, indent=1),
+        "Instruction Compliance: the 2 birds are gone, as asked\n" + reply(),
+        reply().replace("\n", "\r\n"),
+    ],
+)
+def test_any_order_markdown_and_json(text):
+    assert read_reply(text, NAMES, OTHERS) == dict(zip(NAMES, (4, 3, 5), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "no score of Instruction Compliance, Consistency"),
+        (reply(first="four"), "no score of Instruction Compliance"),
+        (reply(first="4 - 5"), "cannot be read"),
+        (reply(first="4, maybe 5"), "cannot be read"),
+        (reply(first="4 (or 3)"), "cannot be read"),
+        (reply(first="4/10"), "cannot be read"),
+        (reply(first="4,5"), "cannot be read"),
+        (reply(first="4½"), "cannot be read"),
+        (reply(first="4\n.5"), "cannot be read"),
+        (reply(first="-4"), "cannot be read"),
+        (reply(first="6"), "not from 1 to 5"),
+        (reply(first="0.99"), "not from 1 to 5"),
+        (reply(first="nan"), "no score of"),
+        (reply() + "\nInstruction Compliance: 4", "more than once"),
+        (reply() + "\nVisual Harmony & Perspective: 2", "another rubric"),
+        (reply().rsplit("\n", 1)[0], "no score of Visual Quality"),
+        ('{"Instruction Compliance": true, "Consistency & Detail Fidelity": 3, "Visual Quality & Stability": 5}', "no"),
+        (
+            '{"Instruction Compliance": 4, "Instruction Compliance": 2, "Consistency & Detail Fidelity": 3, '
+            '"Visual Quality & Stability": 5}',
+            "more than once",
+        ),
+        ("[" * 100000, "no score"),
+    ],
+)
+def test_what_is_no_answer_has_a_reason(text, why):
+    found = read_reply(text, NAMES, OTHERS)
+    assert isinstance(found, Unscored)
+    assert why in found.reason
+
+
+def test_a_failed_edit_is_not_consistent():
+    scores = read_reply(reply("2", "5", "1.5"), NAMES)
+    assert capped(scores, NAMES[0]) == dict(zip(NAMES, (2, 2, 1.5), strict=True))
+
+
+numbers = st.sampled_from(["1", "2", "3", "4", "5", "1.5", "3.25", "4.9"])
+forms = st.sampled_from(["{}: {}", "**{}**: {}", "- {} = {}/5", "| {} | {} |", "{} (1-5): {} out of 5", "{}: [{}]"])
+noise = st.characters(codec="utf-8", exclude_categories=["Nd", "Cs"])
+
+
+@settings(max_examples=1000)
+@given(
+    st.lists(numbers, min_size=3, max_size=3),
+    forms,
+    st.permutations(NAMES),
+    st.lists(
+        st.tuples(st.sampled_from(["insert", "delete", "double", "drop"]), st.integers(0, 400), noise), max_size=4
+    ),
+)
+def test_mangled_replies_never_give_a_wrong_number(said, form, order, mangles):
+    """Digits stay as they are, and none come to stand beside others: nobody could tell 1.5/5 without its sign."""
+    truth = dict(zip(NAMES, said, strict=True))
+    text = "\n".join(["Reasoning: fine.", *(form.format(name, truth[name]) for name in order)])
+    for what, place, char in mangles:
+        at = place % (len(text) + 1)
+        lines = text.split("\n")
+        if what == "insert":
+            text = text[:at] + char + text[at:]
+        elif what == "delete" and not text[at : at + 1].isdigit() and not text[max(0, at - 1) : at].isdigit():
+            text = text[:at] + text[at + 1 :]
+        elif what == "double":
+            text = "\n".join([*lines, lines[place % len(lines)]])
+        elif what == "drop":
+            text = "\n".join(lines[: place % len(lines)] + lines[place % len(lines) + 1 :])
+    found = read_reply(text, NAMES, OTHERS)
+    if not isinstance(found, Unscored):
+        assert found == {name: float(truth[name]) for name in NAMES}

@@ -1,0 +1,82 @@
+"""Official rubrics are read from a script that never runs."""
+
+import pytest
+
+from kiwi.bench.rubric import official_rubrics, own_rubric, read_rubrics, write_rubrics
+from kiwi.errors import InputError
+
+NAMES = ("Instruction Compliance", "Consistency & Detail Fidelity", "Visual Quality & Stability")
+SCORES = "\n".join(f"{name}: A number from 1 to 5." for name in NAMES)
+SCRIPT = f'''
+import does_not_exist
+open("{{ran}}", "w").write("ran")
+local_add_prompt = """
+You are a rater of additions.
+{SCORES}
+"""
+PROMPTS = {{{{"local_remove": "You rate removals." + "\\n" + """{SCORES}""".strip(), "other": 3}}}}
+local_change = f"not {{{{1}}}} a constant"
+'''
+CATEGORIES = {"local_add": NAMES, "local_remove": NAMES}
+
+
+@pytest.fixture
+def script(tmp_path):
+    file = tmp_path / "eval.py"
+    file.write_text(SCRIPT.format(ran=tmp_path / "ran"))
+    return file
+
+
+def test_prompts_are_found_and_nothing_is_run(script, tmp_path):
+    found = official_rubrics(script, CATEGORIES)
+    assert found["local_add"].text.startswith("\nYou are a rater of additions.")
+    assert found["local_remove"].text == "You rate removals.\n" + SCORES
+    assert {rubric.origin for rubric in found.values()} == {"official"}
+    assert not (tmp_path / "ran").exists()
+    write_rubrics(tmp_path / "kept.json", found)
+    assert read_rubrics(tmp_path / "kept.json", CATEGORIES) == found
+
+
+@pytest.mark.parametrize(
+    ("categories", "told"), [({"local_change": NAMES}, "no prompts"), ({"local_add": ("Beauty",)}, "no prompts")]
+)
+def test_what_the_script_does_not_hold(script, categories, told):
+    with pytest.raises(InputError, match=told):
+        official_rubrics(script, categories)
+
+
+def test_two_prompts_of_a_category_are_no_answer(script):
+    script.write_text(script.read_text() + f'local_add_v2 = """Other.\n{SCORES}"""\n')
+    with pytest.raises(InputError, match="2 prompts of local_add"):
+        official_rubrics(script, CATEGORIES)
+
+
+@pytest.mark.parametrize("text", ["def (", "\0", "(" * 5000])
+def test_what_is_not_python(tmp_path, text):
+    (tmp_path / "eval.py").write_text(text)
+    with pytest.raises(InputError, match="not Python"):
+        official_rubrics(tmp_path / "eval.py", CATEGORIES)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"local_add": {"text": "a", "dimensions": ["b"]}, "local_remove": 3}', "x"]
+)
+def test_kept_rubrics_of_something_else(tmp_path, text):
+    (tmp_path / "kept.json").write_text(text)
+    with pytest.raises(InputError):
+        read_rubrics(tmp_path / "kept.json", CATEGORIES)
+
+
+def test_a_rubric_of_ours_needs_a_section_a_score(tmp_path):
+    (tmp_path / "rubric.md").write_text("What to look for.\n\n## Instruction Compliance\n\n- 5: all\n")
+    with pytest.raises(InputError, match="Visual Quality"):
+        own_rubric(tmp_path / "rubric.md", "local_add", NAMES)
+
+
+def test_the_hash_is_of_all_that_a_judge_reads(script):
+    from dataclasses import replace
+
+    rubric = official_rubrics(script, CATEGORIES)["local_add"]
+    assert rubric.hash != replace(rubric, text=rubric.text + " ").hash
+    assert rubric.hash != replace(rubric, dimensions=rubric.dimensions[::-1]).hash
+    assert rubric.hash == replace(rubric, category="x").hash
