@@ -71,7 +71,11 @@ def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
     out = Path(options.out)
     for name, table in found.items():
         write_text(out / f"{name}.csv", table.csv())
-        console.table(table.title, table.header, table.rows)
+        kept = [
+            index for index, column in enumerate(table.header) if name != "fidelity" or column != "items"
+        ]  # 80 wide
+        rows = [[row[index] for index in kept] for row in table.rows]
+        console.table(table.title, [table.header[index] for index in kept], rows)
     write_text(out / "measured.md", "\n".join(table.markdown() for table in found.values()))
     write_image(out / "edits.png", sheet(pairs[:SHOWN], {"edit": edits(pairs[:SHOWN], edit)}))
     write_json(out / "environment.json", environment())

@@ -163,7 +163,7 @@ def tables(scored: Sequence[Scored]) -> tuple[Table, Table]:
         return [(title, len(group), *(cell(group, name) for name in names)) for title, group in groups.items()]
 
     fidelity = Table(
-        "PSNR (dB) inside and outside the mask: of edits, of the source as it is, of the VAE",
+        "PSNR (dB) inside and outside the mask: edits, unedited copies, the VAE's round trip",
         ("category", "items", "in", "copy in", "VAE in", "out", "VAE out"),
         rows(MEASURES),
         "Means over items with 95% intervals (bootstrap); the last row is the mean over categories. VAE: the round trip"
