@@ -12,7 +12,7 @@ import numpy as np
 
 from kiwi import console
 from kiwi.data.sample import Pixels
-from kiwi.data.scores import SCORES, cell, editor_of, edits, score, sheet
+from kiwi.data.scores import SCORES, Scored, cell, editor_of, edits, score, sheet
 from kiwi.errors import InputError
 from kiwi.media.files import atomic_path, make_folder, write_text
 from kiwi.media.image import write_image
@@ -98,7 +98,8 @@ class BeforeAfter(L.Callback):
 
     def _tell(self, folder: Path, made: Mapping[str, Mapping[str, Pixels]]) -> None:
         """Write and print scores; write a picture and videos."""
-        table = self._table(made, MEASURES)
+        scored = {when: [score(pair, videos[pair.id]) for pair in self.pairs] for when, videos in made.items()}
+        table = self._table(scored, MEASURES)
         write_text(folder / "scores.md", table.markdown())
         write_text(folder / "scores.csv", table.csv())
         shown = self.pairs[: self.shown]
@@ -106,12 +107,11 @@ class BeforeAfter(L.Callback):
         for pair in shown:
             frames = np.stack([sheet([pair], made, at=frame) for frame in range(len(pair.source))])
             write_video(folder / f"{pair.id}.mp4", frames, FPS)
-        seen = self._table(made, ("inside", "outside", "overall"))
+        seen = self._table(scored, ("inside", "outside", "overall"))
         console.table(seen.title, seen.header, seen.rows)
         console.say(f"picture: {folder / 'edits.png'}; videos: {folder}/*.mp4; table: {folder / 'scores.md'}")
 
-    def _table(self, made: Mapping[str, Mapping[str, Pixels]], names: Sequence[str]) -> Table:
-        scored = {when: [score(pair, videos[pair.id]) for pair in self.pairs] for when, videos in made.items()}
+    def _table(self, scored: Mapping[str, Sequence[Scored]], names: Sequence[str]) -> Table:
         categories = [*dict.fromkeys(pair.category for pair in self.pairs), "mean"]
         rows: list[Sequence[object]] = []
         for category in categories:
