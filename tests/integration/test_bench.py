@@ -212,10 +212,12 @@ window.addEventListener("load", async () => {
   set("sort", "best");
   found.best = seen().map((card) => Number(card.dataset.mean));
   at("play").click();
-  await sleep(1500);
   const videos = [...document.querySelectorAll("video")];
-  found.playing = videos.filter((video) => !video.paused && video.readyState > 1 && video.videoWidth > 0).length;
-  found.moved = videos.filter((video) => video.currentTime > 0 || video.played.length > 0).length;
+  const plays = (video) => !video.paused && video.readyState > 1 && video.videoWidth > 0;
+  const moved = (video) => video.currentTime > 0 || video.played.length > 0;
+  for (let tries = 0; tries < 100 && !videos.every((video) => plays(video) && moved(video)); tries++) await sleep(300);
+  found.playing = videos.filter(plays).length;
+  found.moved = videos.filter(moved).length;
   at("play").click();
   found.stopped = videos.filter((video) => video.paused).length;
   location.href = "/found?" + encodeURIComponent(JSON.stringify(found));
