@@ -1,6 +1,7 @@
 """The folder of a run: videos, ledger, scores, reports, and what is needed to read them again without the data.
 
-OUT/run.json           the suite, what was judged, the settings and the environment
+OUT/run.json           the suite, what was judged and by whom
+    settings.json environment.json
     cases.json         the items
     videos/            edited videos that were generated here
     judgements.jsonl   the ledger
@@ -24,7 +25,8 @@ from kiwi.bench.scoring import ItemScore, item_scores
 from kiwi.bench.suites import Suite, read_suite
 from kiwi.environment import environment
 from kiwi.errors import InputError
-from kiwi.media.files import make_folder, write_json, write_text
+from kiwi.media.claim import claim, read_record
+from kiwi.media.files import write_json, write_text
 
 _RUN, _CASES = "run.json", "cases.json"
 
@@ -57,21 +59,7 @@ def begin(out: Path, identity: Identity, cases: Sequence[Case], settings: Mappin
     Raises:
         InputError: it holds a run of something else, or other things.
     """
-    record = out / _RUN
-    if record.exists():
-        before, now = _read(record).get("identity"), _plain(identity)
-        if before != now:
-            before = before if isinstance(before, dict) else {}
-            differ = [key for key in now if before.get(key) != now[key]]
-            raise InputError(
-                f"{out} holds another run",
-                got=", ".join(f"{key} {now[key]}" for key in differ),
-                wanted=", ".join(f"{key} {before.get(key)}" for key in differ),
-                fix="give another --out, or the same settings to go on",
-            )
-    elif out.exists() and (not out.is_dir() or any(path.name not in ("data", "videos") for path in out.iterdir())):
-        raise InputError(f"{out} exists and is no run of a benchmark", fix="give a new or an empty folder")
-    make_folder(out)
+    claim(out / _RUN, _plain(identity), "a run of a benchmark", beside=("data", "videos"))
     listed = [
         {
             "id": case.id,
@@ -83,7 +71,8 @@ def begin(out: Path, identity: Identity, cases: Sequence[Case], settings: Mappin
         for case in cases
     ]
     write_json(out / _CASES, listed)
-    write_json(record, {"identity": _plain(identity), "settings": dict(settings), "environment": environment()})
+    write_json(out / "settings.json", dict(settings))
+    write_json(out / "environment.json", environment())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +106,11 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Raises InputError for a folder that is none of a run."""
-    said = _read(folder / _RUN)
+    if not (folder / _RUN).is_file():
+        raise InputError(f"{folder} is no run of a benchmark", wanted=f"a folder that `kiwi bench` made, with {_RUN}")
+    said = read_record(folder / _RUN)
     try:
-        identity = Identity(**said["identity"])
+        identity = Identity(**said)
         cases = [
             Case(**{**item, "source": Path(item["source"]), "reference": item["reference"] and Path(item["reference"])})
             for item in json.loads((folder / _CASES).read_text(encoding="utf-8"))
@@ -150,13 +141,3 @@ def as_item(case: Case, item: str) -> Case:
 
 def _plain(identity: Identity) -> dict[str, Any]:
     return {**vars(identity), "rubrics": dict(identity.rubrics)}
-
-
-def _read(record: Path) -> dict[str, Any]:
-    try:
-        said = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise InputError(f"{record.parent} is no run of a benchmark", got=problem) from None
-    if not isinstance(said, dict):
-        raise InputError(f"{record} cannot be read", got=type(said).__name__)
-    return said

@@ -62,10 +62,7 @@ def compare(options: argparse.Namespace) -> int:
         "probability 0.8. A difference of 0.1 overall would take "
         f"{items_needed(overall, 0.1)} like these.",
     )
-    console.table(table.title, table.header, table.rows)
-    console.note(table.note)
-    if options.out:
-        write_text(options.out, table.markdown())
+    _tell(table, options.out)
     return 0
 
 
@@ -111,11 +108,15 @@ def agreement(options: argparse.Namespace) -> int:
         "kappa: Cohen's, quadratic weights; rank correlation: Spearman's; alpha: Krippendorff's, ordinal; shift: the "
         "second rater's mean less the first's.",
     )
+    _tell(table, options.out)
+    return 0
+
+
+def _tell(table: Table, out: Path | None) -> None:
     console.table(table.title, table.header, table.rows)
     console.note(table.note)
-    if options.out:
-        write_text(options.out, table.markdown())
-    return 0
+    if out:
+        write_text(out, table.markdown())
 
 
 def _require_alike(one: Run, other: Run) -> None:

@@ -18,6 +18,7 @@ from kiwi.errors import InputError
 
 if TYPE_CHECKING:
     from kiwi.bench.folder import Identity
+    from kiwi.bench.gallery import Shown
     from kiwi.bench.judges import Judge, JudgeSpec
     from kiwi.bench.report import Found
     from kiwi.bench.rubric import Rubric
@@ -120,8 +121,7 @@ def _judge_all(
     generate: Generate | None, data: Cases,
 ) -> int:  # fmt: skip
     from kiwi.bench.controls import anchor_tasks, control_tasks, controls_of, drift_of
-    from kiwi.bench.folder import as_item, read_run, write_reports
-    from kiwi.bench.gallery import Shown
+    from kiwi.bench.folder import as_item, write_reports
     from kiwi.bench.ledger import read_ledger
     from kiwi.bench.published import published_rows
     from kiwi.bench.report import Found
@@ -151,9 +151,18 @@ def _judge_all(
         partial=options.allow_partial,
         metrics=None if options.metrics is None else _metrics(options, data, edited),
     )
-    by_item = {item.case.id: item for item in scored}
-    held = read_run(out).judgements
-    shown = [
+    write_reports(out, found, [] if options.no_gallery else _shown(out, data, found, edited))
+    _tell(found, out)
+    return 0 if found.result.complete or options.allow_partial else 1
+
+
+def _shown(out: Path, data: Cases, found: Found, edited: dict[str, Path]) -> list[Shown]:
+    """Every item for the gallery, with all that was ever answered about it."""
+    from kiwi.bench.folder import read_run
+    from kiwi.bench.gallery import Shown
+
+    by_item, held = {item.case.id: item for item in found.scored}, read_run(out).judgements
+    return [
         Shown(
             case=case,
             edited=edited[case.id],
@@ -163,9 +172,6 @@ def _judge_all(
         )
         for case in data.scored
     ]
-    write_reports(out, found, [] if options.no_gallery else shown)
-    _tell(found, out)
-    return 0 if found.result.complete or options.allow_partial else 1
 
 
 def _tell(found: Found, out: Path) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from kiwi import console
 from kiwi.environment import environment
 from kiwi.errors import InputError
-from kiwi.media.files import make_folder, write_json, write_text
+from kiwi.media.claim import claim
+from kiwi.media.files import write_json, write_text
 from kiwi.media.image import write_image
 from kiwi.sandbox.controls import swapped, with_reference_of, with_words_of
 from kiwi.sandbox.pairs import EditPair, make_pair
@@ -58,7 +59,7 @@ def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
     sampling = sampling if options.steps is None else sampling.replace(steps=options.steps)
     weights = fingerprint(editor.model.state_dict())
     settings = {"weights": weights, "noise": options.noise, "steps": sampling.steps, "seed": options.seed, **world}
-    items = _Items(make_folder(options.out), settings)
+    items = _Items(Path(options.out), settings)
     pairs = [make_pair(options.seed, index, **world) for index in console.progress(range(options.items), "drawing")]
     asked, edit = {pair.id: pair for pair in pairs}, editor_of(editor.model, sampling, options.noise)
     items.fill(AS_ASKED, asked, edit, {AS_ASKED: asked}, editor.model.vae)
@@ -87,12 +88,8 @@ class _Items:
     """The numbers of each item, a line each, added to as they come: what a killed command did is not done again."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.file = folder / "items.jsonl"
-        if self.file.exists():
-            self._require(folder / "settings.json", settings)
-        else:
-            write_json(folder / "settings.json", settings)
-            write_text(self.file, "")
+        self.file = claim(folder / "settings.json", settings, "a folder of measurements") / "items.jsonl"
+        self.file.touch()
         self.found: dict[tuple[str, str], Scored] = {}
         from kiwi.data.scores import Scored
 
@@ -105,22 +102,6 @@ class _Items:
         if self.file.stat().st_size and not self.file.read_bytes().endswith(b"\n"):
             with self.file.open("a", encoding="utf-8") as file:
                 file.write("\n")
-
-    @staticmethod
-    def _require(record: Path, settings: Mapping[str, Any]) -> None:
-        try:
-            before = json.loads(record.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as problem:
-            raise InputError(f"{record} cannot be read", got=problem, fix="give another folder") from None
-        if before != (now := json.loads(json.dumps(settings))):
-            before = before if isinstance(before, dict) else {}
-            differ = [name for name in now if before.get(name) != now[name]]
-            raise InputError(
-                f"{record.parent} holds measurements of other settings",
-                got=", ".join(f"{name} {now[name]}" for name in differ),
-                wanted=", ".join(f"{name} {before.get(name)}" for name in differ),
-                fix="give another folder, or the same settings to go on",
-            )
 
     def fill(
         self,

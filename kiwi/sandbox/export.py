@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +26,8 @@ import yaml
 
 from kiwi.console import progress
 from kiwi.errors import InputError
-from kiwi.media.files import make_folder, write_json, write_text
+from kiwi.media.claim import claim
+from kiwi.media.files import make_folder, write_text
 from kiwi.media.image import write_image
 from kiwi.media.video import write_video
 from kiwi.sandbox.pairs import EditPair, check_categories, make_pair
@@ -105,7 +105,9 @@ def export(
         split=split,
     )
     make(0)  # settings that no item can be made with leave no folder behind
-    _claim(out, settings)
+    claim(out / "world.json", settings, "an export of the sandbox")
+    for name in ("videos", "references", "images", "masks"):
+        make_folder(out / name)
     rows: dict[str, list[dict[str, str]]] = {"video": [], "image": [], "reference": []}
     for index in progress(range(items), f"exporting to {out}", total=items):
         pair = make(index)
@@ -123,32 +125,6 @@ def export(
         else:
             (out / name).unlink(missing_ok=True)  # of an export of more items: all lists are of the same
     return Exported(folder=out, items=items, manifests={f"{k}.csv": len(v) for k, v in rows.items() if v})
-
-
-def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Make the folder with its world.json, or find that it is ours to go on with."""
-    record = out / "world.json"
-    if record.exists():
-        try:
-            found = json.loads(record.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as problem:
-            raise InputError(f"{record} cannot be read: {problem}", fix="export to another folder") from None
-        if found != settings:
-            found = found if isinstance(found, dict) else {}
-            differ = [key for key in settings if found.get(key) != settings[key]] or ["unknown settings"]
-            raise InputError(
-                f"{out} holds an export with other settings",
-                got=", ".join(f"{key} {settings.get(key)}" for key in differ),
-                wanted=", ".join(f"{key} {found.get(key)}" for key in differ),
-                fix="give the same settings to go on with it, or another folder",
-            )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is no export of the sandbox", fix="give a new or an empty folder")
-    make_folder(out)
-    if not record.exists():
-        write_json(record, settings)  # first: a folder without it is nobody's to go on with
-    for name in ("videos", "references", "images", "masks"):
-        make_folder(out / name)
 
 
 def _write_videos(out: Path, pair: EditPair, fps: float) -> dict[str, str]:

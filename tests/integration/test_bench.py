@@ -53,7 +53,7 @@ def test_an_editor_is_scored(run):
     report = (run / "report.md").read_text()
     assert "Coverage: 10 of 10" in report
     assert "OpenVE-Bench 308" in report
-    assert json.loads((run / "run.json").read_text())["environment"]["kiwi"]
+    assert json.loads((run / "environment.json").read_text())["kiwi"]
     page = (run / "gallery.html").read_text()
     assert page.count("<video") == 20
     assert "Computed from the exact target." in page
@@ -124,7 +124,7 @@ def test_runs_of_different_judges_are_never_compared(run, tmp_path, capsys):
     other = tmp_path / "other"
     shutil.copytree(run, other)
     record = json.loads((other / "run.json").read_text())
-    record["identity"]["version"] = "world 99"
+    record["version"] = "world 99"
     (other / "run.json").write_text(json.dumps(record))
     assert main(["bench", "compare", str(run), str(other)]) == 2
     assert "not comparable" in capsys.readouterr().err
