@@ -49,10 +49,10 @@ class Table:
         """A `table` with booktabs' rules; all text is escaped."""
         columns = "".join("r" if numeric else "l" for numeric in self._numeric())
         head, *body = (" & ".join(map(latex_text, line)) + r" \\" for line in (self.header, *self._cells()))
-        caption = [rf"\caption{{{latex_text(' '.join(part for part in (self.title, self.note) if part))}}}"]
+        caption = [rf"\caption{{{latex_text('. '.join(part for part in (self.title, self.note) if part))}}}"]
         return "\n".join(
             [
-                r"\begin{table}", r"\centering", *(caption if self.title or self.note else []),
+                r"\begin{table}[ht]", r"\centering", *(caption if self.title or self.note else []),
                 rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule",
                 r"\end{tabular}", r"\end{table}", "",
             ]

@@ -121,6 +121,17 @@ def controls_of(judged: Sequence[ItemScore], real: Sequence[ItemScore]) -> list[
     return found
 
 
+def unjudged(tasks: Sequence[Task], judged: Sequence[ItemScore], why: Mapping[str, str]) -> dict[str, str]:
+    """Kinds of controls without any score, with a reason: a judge may be unable to say anything of a kind."""
+    scored = {item.case.id.partition(":")[0] for item in judged}
+    found: dict[str, str] = {}
+    for task in tasks:
+        kind = task.item.partition(":")[0]
+        if kind not in scored:
+            found.setdefault(kind, why.get(task.item, "no answer could be read"))
+    return found
+
+
 def drift_of(anchors: Sequence[Judgement], earlier: Sequence[Judgement]) -> Difference | None:
     """How much higher items are judged now than when they were first; none without anchors."""
     first: dict[tuple[str, str], float] = {}

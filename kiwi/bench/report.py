@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from kiwi.bench.controls import Control
 from kiwi.bench.published import Published
@@ -25,6 +25,7 @@ class Found:
         result: the table.
         scored: items.
         controls, drift: of the judge; empty and none if they were not asked for.
+        unjudged: kinds of controls that got no score at all, and why.
         published: rows that stand beside the result.
         excluded: items of the data that are not scored, by category.
         partial: whether a headline is wanted although items are missing.
@@ -44,6 +45,7 @@ class Found:
     excluded: dict[str, int]
     partial: bool
     metrics: Table | None = None
+    unjudged: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_headline(self) -> bool:
@@ -94,6 +96,7 @@ def notes(found: Found) -> list[str]:
             f"Asked again, the judge gives another score to {result.flips:.0%} of the questions (standard deviation of "
             f"repeats {result.spread:.2f})."
         )
+    said += [f"The control '{kind}' got no score: {why}." for kind, why in found.unjudged.items()]
     if found.drift is not None:
         said.append(f"Anchors: {found.drift.items} items judged again, {found.drift.mean} to their first score.")
     rows = [row for row in found.published if row.doubt]
@@ -167,13 +170,17 @@ def markdown(found: Found) -> str:
     """report.md: warnings on top, then the tables."""
     parts = [f"# {found.suite.title}: {found.title}", *(f"**Warning.** {warning}" for warning in warnings(found))]
     parts.append(main_table(found).markdown())
-    for table in _further(found):
-        parts.append(table.markdown())
+    further = _further(found)
+    if found.result.unscored:
+        further.append(unscored_table(found))
+    parts += [table.markdown() for table in further]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
 def latex(found: Found) -> str:
-    """report.tex: a document of its own with the same tables (booktabs)."""
+    """report.tex: a document of its own with the same tables (booktabs), but for the items without a score, which
+    can be more than a page holds.
+    """
     body = [main_table(found), *_further(found)]
     warned = [rf"\textbf{{Warning.}} {latex_text(warning)}" for warning in warnings(found)]
     return "\n".join(
@@ -189,8 +196,6 @@ def _further(found: Found) -> list[Table]:
     tables = [controls_table(found.controls)] if found.controls else []
     if found.metrics is not None:
         tables.append(found.metrics)
-    if found.result.unscored:
-        tables.append(unscored_table(found))
     return tables
 
 

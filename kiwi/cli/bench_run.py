@@ -96,7 +96,7 @@ def run(options: argparse.Namespace, name: str) -> int:
         raise InputError(f"there is no folder {options.videos}", wanted="edited videos, named SOURCE_edited.mp4")
     identity = Identity(
         name=name,
-        title=options.name or (options.videos.resolve().name if options.videos else Path(str(model)).name),
+        title=options.name or _name_of(options.videos.resolve() if options.videos else Path(str(model))),
         data=str(data),
         judge=judge.name,
         version=judge.version,
@@ -120,7 +120,7 @@ def _judge_all(
     options: argparse.Namespace, out: Path, identity: Identity, runner: Runner, tasks: Sequence[Task],
     generate: Generate | None, data: Cases,
 ) -> int:  # fmt: skip
-    from kiwi.bench.controls import anchor_tasks, control_tasks, controls_of, drift_of
+    from kiwi.bench.controls import anchor_tasks, control_tasks, controls_of, drift_of, unjudged
     from kiwi.bench.folder import as_item, write_reports
     from kiwi.bench.ledger import read_ledger
     from kiwi.bench.published import published_rows
@@ -133,8 +133,8 @@ def _judge_all(
     judged, why = runner.run(tasks, generate)
     scored, unscored = item_scores(suite, data.scored, judged)
     controls = list(control_tasks(data.scored, edited, options.controls, out / "controls")) if scored else []
-    answers, _ = runner.run(controls)
-    bad, _ = item_scores(suite, [as_item(task.case, task.item) for task in controls], answers)
+    answers, unanswered = runner.run(controls)
+    bad, unread = item_scores(suite, [as_item(task.case, task.item) for task in controls], answers)
     again, _ = runner.run(anchors)
     found = Found(
         suite=suite,
@@ -145,6 +145,7 @@ def _judge_all(
         result=result_of(suite, data.scored, scored, unscored | why, judged),
         scored=scored,
         controls=controls_of(bad, scored),
+        unjudged=unjudged(controls, bad, unread | unanswered),
         drift=drift_of(again, earlier),
         published=published_rows(identity.name, suite),
         excluded=dict(data.excluded),
@@ -205,6 +206,11 @@ def _task(case: Case, videos: Path, repeats: Sequence[int]) -> Task:
     return Task(
         item=case.id, case=case, instruction=case.instruction, edited=videos / case.edited_name, repeats=list(repeats)
     )
+
+
+def _name_of(folder: Path) -> str:
+    """A folder's name; a run's for its folder `model`."""
+    return folder.parent.name if folder.name == "model" and folder.parent.name else folder.name
 
 
 def _part(text: str) -> tuple[int, int]:

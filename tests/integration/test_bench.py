@@ -52,6 +52,7 @@ def test_an_editor_is_scored(run):
     assert {row["repeats"] for row in scores} == {"2"}
     report = (run / "report.md").read_text()
     assert "Coverage: 10 of 10" in report
+    assert "The control 'other words' got no score: the oracle knows" in report
     assert "OpenVE-Bench 308" in report
     assert json.loads((run / "environment.json").read_text())["kiwi"]
     page = (run / "gallery.html").read_text()
@@ -183,6 +184,7 @@ def test_real_clips_with_a_replayed_ledger(tmp_path, capsys):
     assert main([*options, "--judge", f"replay:{ledger}", "--out", str(tmp_path / "said"), "--controls", "0"]) == 0
     report = (tmp_path / "said" / "report.md").read_text()
     assert "Coverage: 10 of 10" in report
+    assert "The control 'other words' got no score: the oracle knows" in report
     assert "| edited (raw) | gemini-2.5-pro |" in report
 
 

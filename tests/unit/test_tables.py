@@ -28,7 +28,7 @@ def test_csv_is_read_back():
 def test_latex_is_booktabs_with_everything_escaped():
     text = TABLE.latex()
     assert r"\begin{tabular}{lrl}" in text
-    assert r"\caption{Scores \& more n = 2}" in text
+    assert r"\caption{Scores \& more. n = 2}" in text
     assert r"a\textbar{}b\_c & 21.5 & 50\% so \\" in text
     assert r"\textbackslash{}x & -3 &  \\" in text
     assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 1
