@@ -1,8 +1,8 @@
 """Metrics beside the judge, of edited videos against their sources: no opinion, and no substitute for one.
 
 The one module of the room that needs torch; the command imports it where metrics are asked for. Each metric is named
-with what computed it. PSNR and SSIM are of the edit against the source, of the same size and as many frames as both
-have: they tell how much was changed, not whether it should have been.
+with what computed it. PSNR, SSIM and LPIPS are of the edit against the source, of the same size and as many frames as
+both have: they tell how much was changed, not whether it should have been.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from kiwi import console
 from kiwi.bench.case import Case
+from kiwi.data.edit_quality import Distances, Lpips, NoPerceptual
+from kiwi.data.edit_quality import measure as compare
 from kiwi.errors import CheckpointError, InputError, KiwiError
 from kiwi.media.image import read_image, resize
 from kiwi.media.video import read_video
@@ -29,8 +30,14 @@ from kiwi.tables import Table
 BATCH = 32
 """Frames that an encoder sees at once."""
 
-CAP = 60.0
-"""dB, of what is equal to the last bit."""
+LEAST_SIDE = 32
+"""Pixels: what LPIPS needs; the window of SSIM has 11."""
+
+NETS = ("alex", "vgg", "squeeze")
+"""Of LPIPS."""
+
+NOTHING = NoPerceptual().build()
+"""No perceptual distance."""
 
 Values = Mapping[str, float]
 """Metrics of an item by name."""
@@ -51,32 +58,49 @@ class Encoder:
     read: Callable[[str], Tensor] | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What is computed beside PSNR, SSIM and flicker.
+
+    Args:
+        encoders: models that see the edit.
+        distances: perceptual ones, of the edit to its source.
+        note: what computed those.
+        device: to compare frames on.
+    """
+
+    encoders: Sequence[Encoder] = ()
+    distances: Distances = NOTHING
+    note: str = ""
+    device: str | torch.device = "cpu"
+
+
 @torch.no_grad()
-def measure(case: Case, edited: Path, encoders: Sequence[Encoder] = ()) -> Values:
+def measure(case: Case, edited: Path, measures: Measures) -> Values:
     """Metrics of one edited video.
 
     Args:
         case: the item.
         edited: its video.
-        encoders: models that see it too.
+        measures: what is computed beside the basic ones.
 
     Returns:
-        psnr (dB) and ssim to the source; flicker, the mean change of the edit's change from frame to frame in grey
-        levels; of each encoder, frames (similarity of neighbours, 1 for a still), and reference (to the reference
-        picture) or words (to the instruction), where there are any.
+        psnr (dB), ssim and perceptual distances to the source; flicker, the mean change of the edit's change from frame
+        to frame in grey levels; of each encoder, frames (similarity of neighbours, 1 for a still), and reference (to
+        the reference picture) or words (to the instruction), where there are any.
+
+    Raises:
+        InputError: frames that are too small.
     """
     source, made = (read_video(path).frames_FHWC for path in (case.source, edited))
     frames, (height, width) = min(len(source), len(made)), source.shape[1:3]
     source, made = source[:frames], resize(made[:frames], height, width)
-    a, b = (torch.from_numpy(clip.transpose(0, 3, 1, 2).copy()).float() for clip in (made, source))
-    found = {"psnr": min(CAP, float(peak_signal_noise_ratio(a, b, data_range=255.0)))}
-    if min(height, width) >= 11:  # the window of SSIM
-        ssim = structural_similarity_index_measure(a, b, data_range=255.0)
-        assert isinstance(ssim, Tensor)
-        found["ssim"] = float(ssim)
+    if min(height, width) < LEAST_SIDE:
+        raise InputError("frames are too small to compare", got=f"{width}x{height}", wanted=f"{LEAST_SIDE} a side")
+    found = compare(made, source, None, measures.distances, measures.device)
     if frames > 1:
-        found["flicker"] = float((a - b).mean(1).diff(dim=0).abs().mean())
-    for encoder in encoders:
+        found["flicker"] = float(np.abs(np.diff((made.astype(float) - source).mean(-1), axis=0)).mean())
+    for encoder in measures.encoders:
         features = encoder.see(made)
         if frames > 1:
             found[f"{encoder.name} frames"] = float(cosine_similarity(features[1:], features[:-1]).mean())
@@ -88,13 +112,13 @@ def measure(case: Case, edited: Path, encoders: Sequence[Encoder] = ()) -> Value
     return found
 
 
-def measure_all(cases: Sequence[Case], edited: Mapping[str, Path], encoders: Sequence[Encoder] = ()) -> Table:
+def measure_all(cases: Sequence[Case], edited: Mapping[str, Path], measures: Measures) -> Table:
     """A row a metric: its mean over the items that have it, by category and over categories."""
     found: dict[str, dict[str, list[float]]] = {}
     categories = list(dict.fromkeys(case.category for case in cases))
     for case in console.progress([case for case in cases if edited[case.id].is_file()], "metrics"):
         try:
-            values = measure(case, edited[case.id], encoders)
+            values = measure(case, edited[case.id], measures)
         except KiwiError as problem:
             console.note(f"no metrics of {case.id}: {problem}")
             continue
@@ -108,9 +132,32 @@ def measure_all(cases: Sequence[Case], edited: Mapping[str, Path], encoders: Seq
         "Computed beside the judge",
         ("metric", "items", *categories, "mean"),
         rows,
-        "psnr (dB) and ssim: edit against source (torchmetrics), how much was changed; flicker: grey levels by which "
+        "psnr (dB) and ssim: edit against source (torchmetrics), how much was changed"
+        f"{measures.note}; flicker: grey levels by which "
         "the change changes from frame to frame. Means with 95% intervals; last column: the mean over categories.",
     )
+
+
+def load_measures(names: Sequence[str], device: str | torch.device) -> Measures:
+    """What is named: basic, lpips (=alex, vgg or squeeze), clip=FOLDER, dino=FOLDER.
+
+    Raises:
+        InputError: something else, or a network whose weights are not there.
+        CheckpointError: a folder that cannot be loaded.
+    """
+    encoders, perceptual = [], None
+    for name in names:
+        kind, _, value = name.partition("=")
+        if kind == "lpips":
+            if (net := value or "alex") not in NETS:
+                raise InputError(f"LPIPS has no network {net!r}", wanted=", ".join(NETS))
+            perceptual = Lpips(net=net)  # type: ignore[arg-type]
+        elif name != "basic":
+            encoders.append(load_encoder(kind, value, device))
+    if perceptual is None:
+        return Measures(encoders=encoders, device=device)
+    note = f"; lpips: LPIPS 0.1 to the source by {perceptual.net} (lpips)"
+    return Measures(encoders=encoders, distances=perceptual.build(device), note=note, device=device)
 
 
 def load_encoder(kind: str, folder: str, device: str | torch.device) -> Encoder:
@@ -123,7 +170,7 @@ def load_encoder(kind: str, folder: str, device: str | torch.device) -> Encoder:
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     if kind not in ("clip", "dino"):
-        raise InputError(f"there is no such metric {kind!r}", wanted="clip=FOLDER or dino=FOLDER")
+        raise InputError(f"there is no such metric {kind!r}", wanted="basic, lpips, clip=FOLDER or dino=FOLDER")
     try:
         model: Any = AutoModel.from_pretrained(folder, use_safetensors=True).to(device).eval()
         processor = AutoImageProcessor.from_pretrained(folder)

@@ -93,8 +93,8 @@ def _anchors(pairs: list[EditPair], anchors: dict[str, Anchor]) -> Table:
 
 
 def _round_trips(pairs: list[EditPair], decoded: dict[str, Pixels]) -> Table:
-    from kiwi.training.edit_quality import NoPerceptual
-    from kiwi.training.edit_quality import measure as compare
+    from kiwi.data.edit_quality import NoPerceptual
+    from kiwi.data.edit_quality import measure as compare
 
     found: dict[str, list[tuple[float, ...]]] = {category: [] for category in CATEGORIES}
     for pair in pairs:

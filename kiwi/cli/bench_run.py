@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kiwi.bench.folder import Identity
     from kiwi.bench.gallery import Shown
     from kiwi.bench.judges import Judge, JudgeSpec
+    from kiwi.bench.metrics import Measures
     from kiwi.bench.report import Found
     from kiwi.bench.rubric import Rubric
     from kiwi.tables import Table
@@ -66,8 +67,9 @@ def add_options(options: argparse.ArgumentParser, suite: str) -> None:
     options.add_argument(
         "--metrics",
         nargs="*",
-        metavar="basic|clip=FOLDER|dino=FOLDER",
-        help="computed beside the judge: PSNR, SSIM and flicker against the source, and similarities by given models",
+        metavar="basic|lpips|clip=FOLDER|dino=FOLDER",
+        help="computed beside the judge: PSNR, SSIM and flicker against the source; LPIPS (lpips=alex, vgg or squeeze);"
+        " similarities by given models",
     )
     options.add_argument("--no-gallery", action="store_true", help="leave out gallery.html")
 
@@ -103,6 +105,7 @@ def run(options: argparse.Namespace, name: str) -> int:
         rubrics={category: rubric.hash for category, rubric in rubrics.items()},
         origin=next(iter(rubrics.values())).origin,
     )
+    measures = _measures(options)
     begin(out, identity, found.scored, {key: str(value) for key, value in vars(options).items() if value is not None})
     videos = options.videos or out / "videos"
     tasks = [_task(case, videos, range(options.repeats)) for case in found.scored]
@@ -113,12 +116,12 @@ def run(options: argparse.Namespace, name: str) -> int:
         waiting, missing = runner.waiting(tasks)
         _estimate(judge, pace, waiting, missing if model else 0)
         generate = _generator(options, model, suite, out) if model and missing else None
-        return _judge_all(options, out, identity, runner, tasks, generate, found)
+        return _judge_all(options, out, identity, runner, tasks, generate, found, measures)
 
 
 def _judge_all(
     options: argparse.Namespace, out: Path, identity: Identity, runner: Runner, tasks: Sequence[Task],
-    generate: Generate | None, data: Cases,
+    generate: Generate | None, data: Cases, measures: Measures | None,
 ) -> int:  # fmt: skip
     from kiwi.bench.controls import anchor_tasks, control_tasks, controls_of, drift_of, unjudged
     from kiwi.bench.folder import as_item, write_reports
@@ -150,7 +153,7 @@ def _judge_all(
         published=published_rows(identity.name, suite),
         excluded=dict(data.excluded),
         partial=options.allow_partial,
-        metrics=None if options.metrics is None else _metrics(options, data, edited),
+        metrics=_measured(measures, data, edited),
     )
     write_reports(out, found, [] if options.no_gallery else _shown(out, data, found, edited))
     _tell(found, out)
@@ -190,16 +193,22 @@ def _tell(found: Found, out: Path) -> None:
     console.say(f"{out}: report.md, report.tex, scores.csv, gallery.html, judgements.jsonl")
 
 
-def _metrics(options: argparse.Namespace, data: Cases, edited: dict[str, Path]) -> Table:
-    from kiwi.bench.metrics import load_encoder, measure_all
+def _measures(options: argparse.Namespace) -> Measures | None:
+    """What is computed beside the judge; loaded before anything is judged, since a folder may be wrong."""
+    if options.metrics is None:
+        return None
+    from kiwi.bench.metrics import load_measures
     from kiwi.editing.editor import usable_device
 
-    encoders = []
-    for named in options.metrics:
-        kind, _, folder = named.partition("=")
-        if kind != "basic" or folder:
-            encoders.append(load_encoder(kind, folder, usable_device(options.device)))
-    return measure_all(data.scored, edited, encoders)
+    return load_measures(options.metrics, usable_device(options.device))
+
+
+def _measured(measures: Measures | None, data: Cases, edited: dict[str, Path]) -> Table | None:
+    if measures is None:
+        return None
+    from kiwi.bench.metrics import measure_all
+
+    return measure_all(data.scored, edited, measures)
 
 
 def _task(case: Case, videos: Path, repeats: Sequence[int]) -> Task:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import lightning as L
 import torch.distributed as dist
 
+from kiwi.data.edit_quality import Distances, NoPerceptual, PerceptualSpec, measure
 from kiwi.errors import InputError
 from kiwi.training.callbacks import chosen, edited, looked_at
-from kiwi.training.edit_quality import Distances, NoPerceptual, PerceptualSpec, measure
 from kiwi.training.module import LitKiwi
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kiwi.data.datamodule import EditData
+from kiwi.data.edit_quality import measure
 from kiwi.data.sample import EditBatch, pixels
 from kiwi.errors import InputError
 from kiwi.keyed import forked_rng
@@ -19,7 +20,6 @@ from kiwi.models.sampling import evaluating
 from kiwi.models.vae import NewVae, VaeSpec
 from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.base import Clips, LitModule
-from kiwi.training.edit_quality import measure
 from kiwi.training.optim import AdamW, OptimSpec
 
 

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+import torchvision
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, Dinov2Config, Dinov2Model, PreTrainedTokenizerFast
 
 from kiwi.bench.case import Case
-from kiwi.bench.metrics import load_encoder, measure, measure_all
+from kiwi.bench.metrics import Measures, load_encoder, load_measures, measure, measure_all
 from kiwi.errors import CheckpointError, InputError
 from kiwi.media.image import write_image
 from kiwi.media.video import write_video
@@ -31,8 +32,8 @@ def case(tmp_path):
 
 
 def test_known_edits_have_known_numbers(case, tmp_path):
-    assert measure(case, case.source) == pytest.approx({"psnr": 60, "ssim": 1, "flicker": 0})
-    lighter, blinking = (measure(case, tmp_path / f"{name}.mp4") for name in ("lighter", "blinking"))
+    assert measure(case, case.source, Measures()) == pytest.approx({"psnr": 60, "ssim": 1, "flicker": 0})
+    lighter, blinking = (measure(case, tmp_path / f"{name}.mp4", Measures()) for name in ("lighter", "blinking"))
     assert lighter["psnr"] == pytest.approx(20 * np.log10(255 / 20), abs=0.7)
     assert lighter["flicker"] < 0.5
     assert blinking["flicker"] == pytest.approx(20, abs=1)
@@ -40,7 +41,7 @@ def test_known_edits_have_known_numbers(case, tmp_path):
 
 def test_a_table_tells_of_how_many_items(case, tmp_path):
     missing = Case(id="x", category="local_change", instruction="-", source=case.source)
-    table = measure_all([case, missing], {"source": tmp_path / "lighter.mp4", "x": tmp_path / "none.mp4"})
+    table = measure_all([case, missing], {"source": tmp_path / "lighter.mp4", "x": tmp_path / "none.mp4"}, Measures())
     assert list(table.header) == ["metric", "items", "local_add", "local_change", "mean"]
     assert [row[1] for row in table.rows] == [1, 1, 1]
     assert {row[3] for row in table.rows} == {"-"}
@@ -68,8 +69,8 @@ def models(tmp_path_factory):
 
 
 def test_models_from_folders_see_frames_references_and_words(models, case, tmp_path):
-    encoders = [load_encoder(kind, str(models / kind), "cpu") for kind in ("clip", "dino")]
-    same, blinking = (measure(case, tmp_path / f"{name}.mp4", encoders) for name in ("source", "blinking"))
+    measures = load_measures(["basic", *(f"{kind}={models / kind}" for kind in ("clip", "dino"))], "cpu")
+    same, blinking = (measure(case, tmp_path / f"{name}.mp4", measures) for name in ("source", "blinking"))
     for name in ("CLIP (clip)", "DINO (dino)"):
         assert same[f"{name} frames"] == pytest.approx(1, abs=1e-4)
         assert same[f"{name} reference"] == pytest.approx(1, abs=1e-3)
@@ -78,9 +79,28 @@ def test_models_from_folders_see_frames_references_and_words(models, case, tmp_p
     assert "DINO (dino) words" not in same
 
 
+def test_lpips_stands_beside_them(case, tmp_path, monkeypatch):
+    alexnet = torchvision.models.alexnet  # weights that nobody trained: the real ones cannot be had everywhere
+    monkeypatch.setattr(torchvision.models, "alexnet", lambda pretrained=False: alexnet())
+    measures = load_measures(["lpips"], "cpu")
+    assert measure(case, case.source, measures)["lpips"] == pytest.approx(0, abs=1e-6)
+    assert measure(case, tmp_path / "lighter.mp4", measures)["lpips"] > 0
+    table = measure_all([case], {"source": tmp_path / "lighter.mp4"}, measures)
+    assert "LPIPS 0.1 to the source by alex" in table.note
+
+
+def test_frames_that_are_too_small(tmp_path):
+    write_video(tmp_path / "small.mp4", np.zeros((2, 16, 16, 3), np.uint8), 8)
+    small = Case(id="small", category="local_add", instruction="-", source=tmp_path / "small.mp4")
+    with pytest.raises(InputError, match="Got: 16x16"):
+        measure(small, small.source, Measures())
+
+
 def test_models_that_cannot_be_used(models, tmp_path):
     with pytest.raises(InputError, match="vmaf"):
         load_encoder("vmaf", "x", "cpu")
+    with pytest.raises(InputError, match="no network 'resnet'"):
+        load_measures(["lpips=resnet"], "cpu")
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         load_encoder("dino", str(tmp_path), "cpu")
     with pytest.raises(CheckpointError, match="dino cannot be loaded as clip"):

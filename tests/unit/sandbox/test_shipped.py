@@ -12,6 +12,7 @@ import yaml
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from kiwi.data.datamodule import EditData
+from kiwi.data.edit_quality import NoPerceptual, measure
 from kiwi.data.sample import pixels, video_tensor
 from kiwi.data.scores import editor_of, edits, score
 from kiwi.data.world import Questions
@@ -22,7 +23,6 @@ from kiwi.models.vae import WanVae
 from kiwi.sandbox.controls import swapped, with_words_of
 from kiwi.sandbox.pairs import make_pair
 from kiwi.sandbox.questions import share_of_facts
-from kiwi.training.edit_quality import NoPerceptual, measure
 from kiwi.training.language import ANSWER, END, LitMllm
 from kiwi.weights.hub import SHIPPED, locate
 

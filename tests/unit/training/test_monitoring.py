@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from kiwi.data.datamodule import EditData, Manifest
+from kiwi.data.edit_quality import Lpips, NoPerceptual, measure
 from kiwi.data.sample import collate
 from kiwi.errors import InputError
 from kiwi.models.sampling import Sampling
 from kiwi.models.vae import NewVae
 from kiwi.training.averaging import Ema
 from kiwi.training.callbacks import Previews, chosen
-from kiwi.training.edit_quality import Lpips, NoPerceptual, measure
 from kiwi.training.module import LitKiwi
 from kiwi.training.monitoring import EditQuality
 from kiwi.training.optim import AdamW

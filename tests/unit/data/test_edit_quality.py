@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from kiwi.data.edit_quality import PSNR_CAP, Lpips, NoPerceptual, measure
 from kiwi.errors import InputError
-from kiwi.training.edit_quality import PSNR_CAP, Lpips, NoPerceptual, measure
 
 PLAIN = NoPerceptual().build()
 

@@ -88,7 +88,7 @@ class Lpips(PerceptualSpec):
             raise InputError(
                 f"LPIPS needs the weights of its backbone {self.net!r}, which could not be "
                 f"{'loaded' if path.exists() else 'downloaded'} ({problem})",
-                fix=f"download {url} to {path}, or leave LPIPS out: --quality.perceptual=NoPerceptual",
+                fix=f"download {url} to {path}, or leave LPIPS out (`fit`: --quality.perceptual=NoPerceptual)",
             ) from problem
         network.to(device=device, dtype=torch.float32).requires_grad_(False)
 
