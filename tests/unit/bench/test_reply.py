@@ -1,6 +1,7 @@
 """A judge's reply gives the numbers that it says, or none."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -43,15 +44,24 @@ def test_numbers_as_judges_write_them(said, number):
         "**Visual Quality & Stability:** 5\n- Consistency & Detail Fidelity: 3\n  1. Instruction Compliance (1-5): 4/5",
         "| dimension | score |\n|---|---|\n| Instruction Compliance | 4 |\n| Consistency and Detail Fidelity | 3 |\n"
         "| Visual Quality & Stability | 5 |",
-        "# Instruction compliance score: 4\n> consistency & detail fidelity = 3\n### VISUAL QUALITY & STABILITY: **5**",
+        "# Instruction compliance score: 4\n• consistency & detail fidelity = 3\n### VISUAL QUALITY & STABILITY: **5**",
         "```json\n" + json.dumps(dict(zip(NAMES, (4, 3, 5.0), strict=True))) + "\n```",
         json.dumps(dict(zip(NAMES, ("4", "3/5", 5), strict=True)) | {"reasoning": "fine"}, indent=1),
-        "Instruction Compliance: the 2 birds are gone, as asked\n" + reply(),
+        "Instruction Compliance: both birds are gone, as asked\n" + reply(),
+        reply() + "\n\nThe 2 birds on the left went too.",
         reply().replace("\n", "\r\n"),
     ],
 )
 def test_any_order_markdown_and_json(text):
     assert read_reply(text, NAMES, OTHERS) == dict(zip(NAMES, (4, 3, 5), strict=True))
+
+
+UNREADABLE = [
+    "4.\n5", "4,\n5", "4\n\n.5", "1\n0", "05", "4_.5", "3*.5", "4*5", "4 (+\u00bd)", "4 - \u00bd", "4 - \uff15",
+    "4 (or \uff13)", "4 (\u0664)", "\uff14", "4 - no, make that two", "5 - one point for flicker", "5 (not applicable)",
+    "1 - N/A", "5 (capped to two)", "4 5", "4 | 5", "4 \u00b7 5", "4 stars", "[4", "4]", "+4", "4e0", "4 -- or so 3",
+]  # fmt: skip
+"""What may stand for another number than the first in it."""
 
 
 @pytest.mark.parametrize(
@@ -62,7 +72,7 @@ def test_any_order_markdown_and_json(text):
         (reply(first="4 - 5"), "cannot be read"),
         (reply(first="4, maybe 5"), "cannot be read"),
         (reply(first="4 (or 3)"), "cannot be read"),
-        (reply(first="4/10"), "cannot be read"),
+        (reply(first="4/10"), "another scale"),
         (reply(first="4,5"), "cannot be read"),
         (reply(first="4½"), "cannot be read"),
         (reply(first="4\n.5"), "cannot be read"),
@@ -79,13 +89,45 @@ def test_any_order_markdown_and_json(text):
             '"Visual Quality & Stability": 5}',
             "more than once",
         ),
-        ("[" * 100000, "no score"),
+        ("[" * 19000, "no score"),
+        ("[" * 100000, "characters"),
+        *((reply(first=said), "cannot be read") for said in UNREADABLE),
+        *(
+            (reply().replace("ce: 4", f"ce {said}: 4"), "elsewhere")
+            for said in ("(weight)", "(best)", "(of the source)")
+        ),
+        *((reply().replace("ce: 4", f"ce {said}: 4"), "another scale") for said in ("(1-10)", "(out of 10)", "(/100)")),
+        ("All scores are out of 10.\n" + reply(), "another scale"),
+        (reply(first="4\nout of 10"), "another scale"),
+        *(
+            (f"{reply()}\n{said}", "elsewhere")
+            for said in (
+                "Final Instruction Compliance: 1",
+                "Instruction Compliance - 2",
+                "Instruction Compliance \u2192 1",
+                "On reflection instruction compliance is 1.",
+                "> Instruction Compliance: 1",
+                "<!-- Instruction Compliance: 1 -->",
+                "Instruction Compliance: the 2 birds are gone",
+            )
+        ),
+        (reply() + "\nInstruction Compliance: \u0663", "more than once"),
+        ("I cannot see the video. The form would be:\n" + reply("1", "1", "1"), "saw nothing"),
+        (reply(third="5\n2 of these are doubtful"), "cannot be read"),
     ],
 )
 def test_what_is_no_answer_has_a_reason(text, why):
     found = read_reply(text, NAMES, OTHERS)
     assert isinstance(found, Unscored)
     assert why in found.reason
+
+
+@pytest.mark.parametrize("char", [" ", "*", "(", "[", "|", "\n", "/5", "`", "1. ", "- ", "score "])
+def test_no_reply_takes_long(char):
+    started = time.perf_counter()
+    for text in (f"The edit is fine{char * 5000}overall", f"{NAMES[0]}{char * 3000}4", f"{NAMES[0]}: 4{char * 3000}x"):
+        assert isinstance(read_reply(text, NAMES, OTHERS), Unscored)
+    assert time.perf_counter() - started < 5
 
 
 def test_a_failed_edit_is_not_consistent():
@@ -95,7 +137,30 @@ def test_a_failed_edit_is_not_consistent():
 
 numbers = st.sampled_from(["1", "2", "3", "4", "5", "1.5", "3.25", "4.9"])
 forms = st.sampled_from(["{}: {}", "**{}**: {}", "- {} = {}/5", "| {} | {} |", "{} (1-5): {} out of 5", "{}: [{}]"])
-noise = st.characters(codec="utf-8", exclude_categories=["Nd", "Cs"])
+noise = st.characters(codec="utf-8", exclude_categories=["Nd", "Cs"]) | st.sampled_from(
+    [
+        "\n",
+        "\r",
+        "\u2028",
+        " ",
+        "(",
+        ")",
+        "[",
+        "]",
+        "*",
+        "_",
+        "`",
+        "|",
+        ":",
+        ".",
+        ",",
+        "/",
+        "-",
+        "\u00bd",
+        "\uff15",
+        "\u0663",
+    ]
+)
 
 
 @settings(max_examples=1000)
