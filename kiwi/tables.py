@@ -46,15 +46,16 @@ class Table:
         return text.getvalue()
 
     def latex(self) -> str:
-        """A `table` with booktabs' rules; all text is escaped."""
+        """A `table` with booktabs' rules, no wider than the line (graphicx); all text is escaped."""
         columns = "".join("r" if numeric else "l" for numeric in self._numeric())
         head, *body = (" & ".join(map(latex_text, line)) + r" \\" for line in (self.header, *self._cells()))
         caption = [rf"\caption{{{latex_text('. '.join(part for part in (self.title, self.note) if part))}}}"]
         return "\n".join(
             [
                 r"\begin{table}[ht]", r"\centering", *(caption if self.title or self.note else []),
+                r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
                 rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule",
-                r"\end{tabular}", r"\end{table}", "",
+                r"\end{tabular}}", r"\end{table}", "",
             ]
         )  # fmt: skip
 

@@ -11,18 +11,18 @@ And anchors: items that were judged before, asked again as they are, to see whet
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 
 from kiwi.bench.case import Case
-from kiwi.bench.ledger import Judgement, Ledger, read_ledger
+from kiwi.bench.ledger import Asked, Judgement, Ledger, read_ledger
 from kiwi.bench.runner import Task
 from kiwi.bench.scoring import ItemScore
-from kiwi.errors import InputError
-from kiwi.media.files import make_folder
+from kiwi.errors import InputError, KiwiError
+from kiwi.media.files import make_folder, sha256
 from kiwi.media.image import resize
 from kiwi.media.video import read_video, write_video
 from kiwi.statistics.intervals import Interval, mean_of
@@ -32,6 +32,9 @@ COPY, WRONG_SOURCE, OTHER_WORDS, DEGRADED = "copy", "wrong source", "other words
 KINDS = (COPY, WRONG_SOURCE, OTHER_WORDS, DEGRADED)
 ANCHOR = "anchor"
 
+LEVEL = 0.05
+"""Of tests."""
+
 COARSER, NOISE = 4, 24.0
 """Of degraded edits: how many times fewer pixels a side, and grey levels (of 255) of noise."""
 
@@ -40,7 +43,7 @@ def control_tasks(cases: Sequence[Case], edited: Mapping[str, Path], items: int,
     """Controls of some items, spread over the categories; degraded videos are written, others are there.
 
     Args:
-        cases: the benchmark's items.
+        cases: items whose edits were judged.
         edited: their edited videos by id; items whose video is not there are passed over.
         items: how many of each kind, at most.
         folder: where degraded videos go.
@@ -55,7 +58,8 @@ def control_tasks(cases: Sequence[Case], edited: Mapping[str, Path], items: int,
             yield _task(WRONG_SOURCE, case, case.instruction, edited[other.id])
         if (other := _other(case, there, lambda one, case=case: one.instruction != case.instruction)) is not None:
             yield _task(OTHER_WORDS, case, other.instruction, own)
-        yield _task(DEGRADED, case, case.instruction, _degraded(own, folder / own.name))
+        if (spoilt := _degraded(own, folder)) is not None:
+            yield _task(DEGRADED, case, case.instruction, spoilt)
 
 
 def anchor_tasks(cases: Sequence[Case], edited: Mapping[str, Path], ledger: Ledger, items: int) -> list[Task]:
@@ -99,7 +103,12 @@ class Control:
     @property
     def holds(self) -> bool:
         """Whether the real edits are above, beyond what chance could give."""
-        return self.above.mean.low > 0
+        return self.above.mean.mean > 0 and self.above.p < LEVEL
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the real edits are above, but of so few items that chance could always give it."""
+        return not self.holds and self.above.mean.mean > 0 and 2 / 2**self.items >= LEVEL
 
 
 def controls_of(judged: Sequence[ItemScore], real: Sequence[ItemScore]) -> list[Control]:
@@ -137,14 +146,19 @@ def drift_of(anchors: Sequence[Judgement], earlier: Sequence[Judgement]) -> Diff
     first: dict[tuple[str, str], float] = {}
     for one in earlier:
         for name, score in (one.scores or {}).items():
-            first.setdefault((one.asked.item, name), score)
+            first.setdefault((_question(one.asked, one.asked.item), name), score)
     changes: dict[str, list[float]] = {}
     for one in anchors:
         item = one.asked.item.partition(":")[2]
         for name, score in (one.scores or {}).items():
-            if (item, name) in first:
-                changes.setdefault(item, []).append(score - first[item, name])
+            if (key := (_question(one.asked, item), name)) in first:
+                changes.setdefault(item, []).append(score - first[key])
     return paired_difference([[float(np.mean(values)) for values in changes.values()]]) if changes else None
+
+
+def _question(asked: Asked, item: str) -> str:
+    """The same for what was asked about the same edit, whichever repeat it was."""
+    return replace(asked, item=item, repeat=0).key
 
 
 def _task(kind: str, case: Case, instruction: str, edited: Path) -> Task:
@@ -170,9 +184,14 @@ def _other(case: Case, cases: Sequence[Case], fits) -> Case | None:  # type: ign
     return next((one for one in (*alike, *turned) if fits(one)), None)
 
 
-def _degraded(edited: Path, out: Path) -> Path:
+def _degraded(edited: Path, folder: Path) -> Path | None:
+    """The edit, spoilt; named by its content too, since another edit may have its name. None if it cannot be read."""
+    out = folder / f"{edited.stem}_{sha256(edited)[:12]}{edited.suffix}"
     if not out.is_file():
-        video = read_video(edited)
+        try:
+            video = read_video(edited)
+        except KiwiError:
+            return None
         frames, (height, width) = video.frames_FHWC, video.frames_FHWC.shape[1:3]
         coarse = resize(resize(frames, max(1, height // COARSER), max(1, width // COARSER)), height, width)
         noise = np.random.default_rng(crc32(edited.name.encode())).normal(0, NOISE, frames.shape)

@@ -1,6 +1,6 @@
 """The folder of a run: videos, ledger, scores, reports, and what is needed to read them again without the data.
 
-OUT/run.json           the suite, what was judged and by whom
+OUT/run.json           the suite, its items, what was judged and by whom
     settings.json environment.json
     cases.json         the items
     videos/            edited videos that were generated here
@@ -10,6 +10,9 @@ OUT/run.json           the suite, what was judged and by whom
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,16 +22,15 @@ from typing import Any
 from kiwi.bench import ledger, report
 from kiwi.bench.case import Case
 from kiwi.bench.gallery import Shown, write_gallery
-from kiwi.bench.ledger import Judgement, read_ledger
 from kiwi.bench.report import Found
-from kiwi.bench.scoring import ItemScore, item_scores
+from kiwi.bench.scoring import ItemScore
 from kiwi.bench.suites import Suite, read_suite
 from kiwi.environment import environment
 from kiwi.errors import InputError
 from kiwi.media.claim import claim, read_record
 from kiwi.media.files import write_json, write_text
 
-_RUN, _CASES = "run.json", "cases.json"
+_RUN, _CASES, _SCORES = "run.json", "cases.json", "scores.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class Identity:
     Args:
         name: of the suite.
         title: of what was judged.
-        data: folder of the benchmark's data.
+        items: fingerprint of the items.
         judge, version: who judged.
         rubrics: hash by category.
         origin: of the rubrics, "own" or "official".
@@ -46,20 +48,24 @@ class Identity:
 
     name: str
     title: str
-    data: str
+    items: str
     judge: str
     version: str
     rubrics: Mapping[str, str]
     origin: str
 
 
-def begin(out: Path, identity: Identity, cases: Sequence[Case], settings: Mapping[str, Any]) -> None:
-    """Make a run's folder, or go on with it.
+def claim_folder(out: Path, identity: Identity) -> None:
+    """Make a run's folder, or find that it is ours to go on with.
 
     Raises:
         InputError: it holds a run of something else, or other things.
     """
-    claim(out / _RUN, _plain(identity), "a run of a benchmark", beside=("data", "videos"))
+    claim(out / _RUN, _plain(identity), "a run of a benchmark", beside=("data", "videos", ledger.LOCK))
+
+
+def write_begun(out: Path, cases: Sequence[Case], settings: Mapping[str, Any]) -> None:
+    """Write what a run is of and how it was called, before it works."""
     listed = [
         {
             "id": case.id,
@@ -75,6 +81,15 @@ def begin(out: Path, identity: Identity, cases: Sequence[Case], settings: Mappin
     write_json(out / "environment.json", environment())
 
 
+def fingerprint(cases: Sequence[Case]) -> str:
+    """The same for the same items, wherever their files lie."""
+    said = [
+        [case.id, case.category, case.instruction, case.source.name, case.reference and case.reference.name]
+        for case in cases
+    ]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """A run's folder, read again.
@@ -84,24 +99,14 @@ class Run:
         identity: what it is of.
         suite: its benchmark.
         cases: its items.
-        judgements: all of its judge, of items, controls and anchors.
+        scored: items with the scores that the report has.
     """
 
     folder: Path
     identity: Identity
     suite: Suite
     cases: Sequence[Case]
-    judgements: Sequence[Judgement]
-
-    @property
-    def of_items(self) -> list[Judgement]:
-        """Judgements of the benchmark's items."""
-        known = {case.id for case in self.cases}
-        return [one for one in self.judgements if one.asked.item in known]
-
-    def scores(self) -> list[ItemScore]:
-        """Scores of the items that have any."""
-        return item_scores(self.suite, self.cases, self.of_items)[0]
+    scored: Sequence[ItemScore]
 
 
 def read_run(folder: Path) -> Run:
@@ -117,21 +122,38 @@ def read_run(folder: Path) -> Run:
         ]
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise InputError(f"{folder} is no run of a benchmark that can be read", got=problem) from None
-    judgements = [
-        one
-        for one in read_ledger(folder / ledger.FILE)
-        if (one.asked.judge, one.asked.version) == (identity.judge, identity.version)
-    ]
-    return Run(folder=folder, identity=identity, suite=read_suite(identity.name), cases=cases, judgements=judgements)
+    suite = read_suite(identity.name)
+    return Run(folder=folder, identity=identity, suite=suite, cases=cases, scored=_scored(folder, suite, cases))
 
 
-def write_reports(out: Path, found: Found, shown: Sequence[Shown]) -> None:
-    """Scores, reports and gallery."""
-    write_text(out / "scores.csv", report.items_table(found.scored).csv())
+def _scored(folder: Path, suite: Suite, cases: Sequence[Case]) -> list[ItemScore]:
+    """What the report was made of: the ledger may hold answers about other edits too."""
+    if not (file := folder / _SCORES).is_file():
+        raise InputError(f"{folder} has no scores yet", fix="finish the run: the same command goes on")
+    by_item: dict[str, dict[str, tuple[float, float, int]]] = {}
+    try:
+        for line in csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"), newline="")):
+            values = float(line["raw"]), float(line["capped"]), int(line["repeats"])
+            by_item.setdefault(line["item"], {})[line["dimension"]] = values
+        scored = []
+        for case in cases:
+            names = suite.categories[case.category].dimensions
+            if (found := by_item.get(case.id)) is not None:
+                raw, under = ({name: found[name][kind] for name in names} for kind in (0, 1))
+                scored.append(ItemScore(case=case, raw=raw, capped=under, repeats=found[names[0]][2]))
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as problem:
+        raise InputError(f"{file} cannot be read", got=problem, fix="run the same command again") from None
+    return scored
+
+
+def write_reports(out: Path, found: Found, shown: Sequence[Shown] | None) -> None:
+    """Scores, reports and, unless there is nothing to show in it, the gallery."""
+    write_text(out / _SCORES, report.items_table(found.scored).csv())
     write_text(out / "report.md", report.markdown(found))
     write_text(out / "report.tex", report.latex(found))
     title = f"{found.suite.title}: {found.title}"
-    write_gallery(out / "gallery.html", title, report.notes(found)[:1], report.warnings(found), shown)
+    if shown is not None:
+        write_gallery(out / "gallery.html", title, report.notes(found)[:1], report.warnings(found), shown)
 
 
 def as_item(case: Case, item: str) -> Case:

@@ -62,6 +62,7 @@ class Judge(ABC):
         temperature: of sampling; none where it has none.
         seconds: an answer takes about, for the estimate; none if unknown.
         dollars: an answer costs about.
+        note: what reports say of it.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Judge(ABC):
     temperature: float | None = None
     seconds: float | None = None
     dollars: float = 0.0
+    note: str = ""
 
     @abstractmethod
     def ask(self, question: Question) -> str:
@@ -160,7 +162,11 @@ class _Replay(Judge):
             raise InputError(f"{ledger} holds answers of several judges", got=sorted(judge[0] for judge in judges))
         said = next(iter(judges), ("replay", "empty ledger", "", None))
         self.name, self.version, self.frames, self.temperature = said
-        self.replies = {self._key(judgement.asked): judgement.reply for judgement in judgements}
+        self.note = f"replayed from {ledger}"
+        # What was asked again counts, but no answer without scores takes away one that has some.
+        scored_last = sorted(judgements, key=lambda one: one.scores is not None)
+        self.replies = {self._key(judgement.asked): judgement.reply for judgement in scored_last}
+        self.known = {(judgement.asked.item, judgement.asked.repeat): judgement.asked for judgement in judgements}
 
     @staticmethod
     def _key(asked: Asked) -> tuple[object, ...]:
@@ -169,8 +175,18 @@ class _Replay(Judge):
     def ask(self, question: Question) -> str:
         reply = self.replies.get(self._key(question.asked))
         if reply is None:
-            raise Unanswered("the ledger has no answer to this question", retry=False)
+            raise Unanswered(f"the ledger has no answer to this question{self._nearest(question.asked)}", retry=False)
         return reply
+
+    def _nearest(self, asked: Asked) -> str:
+        """What an answer of the ledger about the same item is of, if there is one."""
+        held = self.known.get((asked.item, asked.repeat))
+        if held is None:
+            return ""
+        other = ["rubric"] if held.rubric != asked.rubric else []
+        other += ["instruction"] if held.instruction != asked.instruction else []
+        other += [f"{name} file" for name, digest in asked.media.items() if held.media.get(name) != digest]
+        return f": it has one of another {', '.join(other)}"
 
 
 def _size(video: np.ndarray) -> str:

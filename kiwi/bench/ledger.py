@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,9 @@ from typing import Any
 
 from kiwi.errors import InputError
 
-FILE = "judgements.jsonl"
+log = logging.getLogger(__name__)
+
+FILE, LOCK = "judgements.jsonl", ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +96,7 @@ class Ledger:
     def add(self, judgement: Judgement) -> None:
         """Write a judgement; it is on the disk when this returns."""
         with self._lock:
-            line = (json.dumps(asdict(judgement), ensure_ascii=False) + "\n").encode()
+            line = (json.dumps(asdict(judgement)) + "\n").encode()  # ASCII: a reply may hold anything
             with self.file.open("ab+") as file:
                 if file.seek(0, os.SEEK_END) and not _ends_with_a_line(self.file):
                     line = b"\n" + line  # of a run that was cut off
@@ -111,7 +114,11 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another run holds it.
     """
-    with (folder / ".lock").open("w") as file:
+    try:
+        held = (folder / LOCK).open("w")
+    except OSError as problem:
+        raise InputError(f"{folder} cannot be written to", got=problem.strerror, fix="give another folder") from None
+    with held as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -122,11 +129,21 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def read_ledger(file: Path) -> list[Judgement]:
-    """All judgements of a file in their order; none if it is not there. Lines that are none are passed over."""
-    if not file.exists():
+    """All judgements of a file in their order; none if it is not there. Lines that are none are passed over, and told.
+
+    Raises:
+        InputError: a folder, or a file that may not be read.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
         return []
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [judgement for line in lines if (judgement := _judgement(line)) is not None]
+    except OSError as problem:
+        raise InputError(f"the ledger {file} cannot be read", got=problem.strerror) from None
+    found = [_judgement(line) for line in lines if line.strip()]
+    if lost := found.count(None):
+        log.warning("%s: %d of %d lines are no judgements and are passed over", file, lost, len(found))
+    return [judgement for judgement in found if judgement is not None]
 
 
 def _judgement(line: str) -> Judgement | None:
@@ -146,6 +163,8 @@ def _is_sound(judgement: Judgement) -> bool:
         all(isinstance(text, str) for text in texts)
         and type(asked.repeat) is int
         and isinstance(asked.media, dict)
+        and all(isinstance(digest, str) for digest in asked.media.values())
+        and (asked.temperature is None or type(asked.temperature) in (int, float))
         and (judgement.reply is None or isinstance(judgement.reply, str))
         and (
             scores is None

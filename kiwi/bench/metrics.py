@@ -99,7 +99,9 @@ def measure(case: Case, edited: Path, measures: Measures) -> Values:
         raise InputError("frames are too small to compare", got=f"{width}x{height}", wanted=f"{LEAST_SIDE} a side")
     found = compare(made, source, None, measures.distances, measures.device)
     if frames > 1:
-        found["flicker"] = float(np.abs(np.diff((made.astype(float) - source).mean(-1), axis=0)).mean())
+        found["flicker"] = float(
+            np.mean([_flicker(made[at : at + 2], source[at : at + 2]) for at in range(frames - 1)])
+        )
     for encoder in measures.encoders:
         features = encoder.see(made)
         if frames > 1:
@@ -110,6 +112,12 @@ def measure(case: Case, edited: Path, measures: Measures) -> Values:
         if encoder.read is not None:
             found[f"{encoder.name} words"] = float(cosine_similarity(features, encoder.read(case.instruction)).mean())
     return found
+
+
+def _flicker(made: np.ndarray, source: np.ndarray) -> float:
+    """Of two frames, (2, H, W, C)."""
+    change = (made.astype(np.float32) - source).mean(-1)
+    return float(np.abs(change[1] - change[0]).mean())
 
 
 def measure_all(cases: Sequence[Case], edited: Mapping[str, Path], measures: Measures) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kiwi.bench.controls import Control
+from kiwi.bench.controls import LEVEL, Control
 from kiwi.bench.published import Published
 from kiwi.bench.scoring import Column, ItemScore, Result
 from kiwi.bench.suites import Suite
@@ -26,6 +26,8 @@ class Found:
         scored: items.
         controls, drift: of the judge; empty and none if they were not asked for.
         unjudged: kinds of controls that got no score at all, and why.
+        answers: about items that have a score, those there are and those wanted.
+        judge_note: what is to be known of the judge.
         published: rows that stand beside the result.
         excluded: items of the data that are not scored, by category.
         partial: whether a headline is wanted although items are missing.
@@ -46,6 +48,8 @@ class Found:
     partial: bool
     metrics: Table | None = None
     unjudged: Mapping[str, str] = field(default_factory=dict)
+    answers: tuple[int, int] = (0, 0)
+    judge_note: str = ""
 
     @property
     def has_headline(self) -> bool:
@@ -65,13 +69,18 @@ def warnings(found: Found) -> list[str]:
             f"The data has {result.wanted} items that are scored, {found.suite.title} {found.suite.expected}: "
             "this is another benchmark, and its scores are not comparable."
         )
+    if found.unjudged and not found.controls:
+        said.append("No control got a score: nothing tells whether this judge can tell good edits from bad ones.")
+    if found.answers[0] < found.answers[1]:
+        missing = f"{found.answers[1] - found.answers[0]} of {found.answers[1]} answers"
+        said.append(f"Items with a score lack {missing}: some scores are the median of fewer repeats than others.")
     for control in found.controls:
-        if not control.holds:
+        if not control.holds and not control.undecided:
             said.append(
                 f"The control '{control.kind}' is not below the real edits ({control.mean} against {control.real}, "
                 f"{control.items} items): this judge's scores say little."
             )
-    if found.drift is not None and (found.drift.mean.low > 0 or found.drift.mean.high < 0):
+    if found.drift is not None and found.drift.p < LEVEL:
         said.append(
             f"The judge has moved: items judged before got {found.drift.mean} now ({found.drift.items} items, "
             "difference to their first score)."
@@ -81,9 +90,9 @@ def warnings(found: Found) -> list[str]:
 
 def notes(found: Found) -> list[str]:
     """What stands below the table."""
-    result = found.result
+    result, version = found.result, ", ".join(filter(None, (found.version, found.judge_note)))
     said = [
-        f"Judge: {found.judge} ({found.version}), {found.rubrics} rubrics. Coverage: {result.scored} of "
+        f"Judge: {found.judge} ({version}), {found.rubrics} rubrics. Coverage: {result.scored} of "
         f"{result.wanted} items. Means with 95% intervals (bootstrap over source videos, the categories each by "
         "itself); an item's score is the median of its repeats.",
         "raw: as the judge gave them, which is how the published tables were made; capped: no score of an item above "
@@ -140,14 +149,14 @@ def controls_table(controls: Iterable[Control]) -> Table:
     """Controls beside the real edits of the same items."""
     rows = [
         (one.kind, one.items, str(one.mean), str(one.real), str(one.above.mean), f"{one.above.p:.3f}",
-         "yes" if one.holds else "NO")
+         "yes" if one.holds else "too few" if one.undecided else "NO")
         for one in controls
     ]  # fmt: skip
     return Table(
         "Controls: edits that are known to be bad, and the real ones of the same items (capped)",
         ("control", "items", "its score", "real", "real above", "p", "holds"),
         rows,
-        "Means with 95% intervals; p of a paired permutation test.",
+        "Means with 95% intervals; p of a paired permutation test; too few: so few items that no p is below 0.05.",
     )
 
 
@@ -159,7 +168,7 @@ def unscored_table(found: Found) -> Table:
 def items_table(scored: Iterable[ItemScore]) -> Table:
     """A row an item and dimension."""
     rows = [
-        (item.case.id, item.case.category, name, f"{item.raw[name]:g}", f"{item.capped[name]:g}", item.repeats)
+        (item.case.id, item.case.category, name, item.raw[name], item.capped[name], item.repeats)
         for item in scored
         for name in item.raw
     ]
@@ -186,7 +195,8 @@ def latex(found: Found) -> str:
     return "\n".join(
         [
             r"\documentclass{article}", r"\usepackage[utf8]{inputenc}", r"\usepackage[T1]{fontenc}",
-            r"\usepackage{booktabs}", r"\usepackage[landscape,margin=1cm]{geometry}", r"\begin{document}", r"\small",
+            r"\usepackage{booktabs}", r"\usepackage{graphicx}",
+            r"\usepackage[landscape,margin=1cm]{geometry}", r"\begin{document}", r"\small",
             *("\n".join([line, ""]) for line in warned), *(table.latex() for table in body), r"\end{document}", "",
         ]
     )  # fmt: skip

@@ -75,16 +75,20 @@ def official_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dic
     Raises:
         InputError: not Python, or a category for which there is no prompt or more than one.
     """
-    source = require_file(file, what="script").read_text(encoding="utf-8", errors="replace")
+    source = require_file(file, what="script").read_bytes()  # Python's own rules say which encoding it is in
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as problem:
         raise InputError(f"{file} is not Python", got=problem) from None
     texts = list(_constants(tree))
+    if added := [name for name in _added_to(tree) if any(known.partition("[")[0] == name for known, _ in texts)]:
+        raise InputError(f"{file} adds to {added[0]} after it was set", wanted="texts that need no running to be known")
     found = {}
     for category, dimensions in categories.items():
         fitting = {
-            text for name, text in texts if category in name.lower() and all(score in text for score in dimensions)
+            text
+            for name, text in texts
+            if category in name.lower() and all(score in text for score in dimensions) and _is_text(text)
         }
         if len(fitting) != 1:
             raise InputError(
@@ -95,6 +99,15 @@ def official_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dic
         (text,) = fitting
         found[category] = Rubric(category=category, text=text, dimensions=tuple(dimensions), origin="official")
     return found
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written: Python's literals can hold halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _constants(tree: ast.Module) -> list[tuple[str, str]]:
@@ -114,6 +127,12 @@ def _constants(tree: ast.Module) -> list[tuple[str, str]]:
                     if isinstance(key, ast.Constant) and (text := _text(item)) is not None:
                         found.append((f"{name}[{key.value!r}]", text))
     return found
+
+
+def _added_to(tree: ast.Module) -> list[str]:
+    """Names that the script changes in place."""
+    nodes = (node.target for node in ast.walk(tree) if isinstance(node, ast.AugAssign))
+    return [node.id for node in nodes if isinstance(node, ast.Name)]
 
 
 def _text(node: ast.expr | None) -> str | None:
@@ -152,8 +171,10 @@ def read_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dict[st
             )
             for name in categories
         }
-    except (ValueError, KeyError, TypeError) as problem:
-        raise InputError(f"{file} holds no rubrics of this benchmark", got=repr(problem)) from None
+        if not all(isinstance(one.text, str) and one.text.strip() for one in found.values()):
+            raise ValueError("a rubric without text")
+    except (ValueError, KeyError, TypeError, RecursionError) as problem:
+        raise InputError(f"{file} holds no rubrics of this benchmark", got=problem) from None
     if wrong := [name for name, dimensions in categories.items() if found[name].dimensions != tuple(dimensions)]:
         raise InputError(f"{file} names the scores of {wrong[0]} otherwise", wanted=", ".join(categories[wrong[0]]))
     return found

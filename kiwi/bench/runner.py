@@ -6,6 +6,7 @@ at once. A kill loses the answers that were on their way, nothing else: the same
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,9 @@ from kiwi.media.files import sha256
 
 Generate = Callable[[Case, Path], None]
 """Edits a case's source into a file, atomically."""
+
+SLOWEST = 0.01
+"""Questions a minute, at least."""
 
 LONGEST_WAIT = 60.0
 """Seconds between tries, at most, unless the judge asks for more."""
@@ -48,8 +52,12 @@ class Pace:
     first_wait: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.concurrency < 1 or self.tries < 1 or (self.per_minute is not None and self.per_minute <= 0):
-            raise InputError("a judge is asked at least once at a time", got=self, wanted="numbers above 0")
+        if self.concurrency < 1 or self.tries < 1:
+            said = f"concurrency {self.concurrency}, tries {self.tries}"
+            raise InputError("a judge is asked at least once, one question at a time", got=said, wanted="1 or more")
+        if self.per_minute is not None and not SLOWEST <= self.per_minute < math.inf:
+            wanted = f"a number from {SLOWEST} on"
+            raise InputError("questions a minute cannot be that many", got=self.per_minute, wanted=wanted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +110,8 @@ class Runner:
             Judgements of the tasks, those that were in the ledger before too, in the tasks' order; and why tasks have
             none, by item.
         """
+        if not tasks:
+            return [], {}
         known: list[list[Judgement | Future[Judgement]]] = []
         why: dict[str, str] = {}
         pool = ThreadPoolExecutor(self.pace.concurrency)

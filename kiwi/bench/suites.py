@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,7 +140,7 @@ def read_cases(suite: Suite, data: Path) -> Cases:
     if len({case.id for case in scored}) < len(scored):
         raise ManifestError(f"items of {data} would be edited into the same file", fix="give the videos other names")
     files = [path for case in scored for path in (case.source, case.reference) if path is not None]
-    if missing := [path for path in files if not path.is_file()]:
+    if missing := [path for path in files if not os.path.isfile(path)]:  # noqa: PTH113 (it takes names that are too long)
         raise ManifestError(
             f"{len(missing)} of {len(files)} files of {data} are missing", got=", ".join(map(str, missing[:3]))
         )
@@ -161,9 +163,13 @@ def _openve(data: Path) -> Iterator[_Row]:
     if not (file := data / LISTS["openve"]).is_file():
         return
     try:
-        lines = list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines(keepends=True)))
+        reader = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline=""))
+        lines = list(reader)
     except (csv.Error, UnicodeDecodeError) as problem:
         raise ManifestError(f"{file} cannot be read", got=problem) from None
+    columns = reader.fieldnames or []
+    if twice := {name for name in columns if columns.count(name) > 1}:
+        raise ManifestError(f"{file} has columns that are there twice", got=", ".join(sorted(twice)))
     for number, line in enumerate(lines, 2):
         yield _row(f"{file} line {number}", line, ("edited_type", "prompt", "original_video"))
 
@@ -173,7 +179,7 @@ def _refvie(data: Path) -> Iterator[_Row]:
         return
     try:
         items = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:
         raise ManifestError(f"{file} cannot be read", got=str(problem).replace("\n", " ")) from None
     if not isinstance(items, list):
         raise ManifestError(f"{file} is no list of items", got=type(items).__name__)

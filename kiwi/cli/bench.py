@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kiwi import console
 from kiwi.bench.suites import SUITES
-from kiwi.cli import bench_compare, bench_run, parser
+from kiwi.cli import bench_compare, bench_inputs, bench_run, parser
 
 _DESCRIPTION = """Score an editor, or anyone's edited videos, on a benchmark, and tell how sure the scores are."""
 
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     commands = parser(argv[0], _DESCRIPTION)
     actions = commands.add_subparsers(dest="action", required=True, metavar=" | ".join([*SUITES, *_OTHERS]))
     for suite in SUITES:
-        bench_run.add_options(actions.add_parser(suite, help=f"run the benchmark {suite}", description=_RUN), suite)
+        bench_inputs.add_options(actions.add_parser(suite, help=f"run the benchmark {suite}", description=_RUN), suite)
     for name, (help_text, add_options, _) in _OTHERS.items():
         add_options(actions.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + "."))
     options = commands.parse_args(argv[1:])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,9 @@ def compare_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("one", type=Path, metavar="A", help="folder of a run")
     options.add_argument("other", type=Path, metavar="B", help="folder of another, on the same benchmark by one judge")
     options.add_argument("--capped", action="store_true", help="compare capped scores (default: raw)")
+    options.add_argument(
+        "--allow-partial", action="store_true", help="an overall difference although items are missing"
+    )
     options.add_argument("--out", type=Path, help="Markdown file to write the table to")
 
 
@@ -37,30 +41,34 @@ def compare(options: argparse.Namespace) -> int:
 
     one, other = read_run(options.one), read_run(options.other)
     _require_alike(one, other)
-    found = differences(one.suite, one.scores(), other.scores(), "capped" if options.capped else "raw")
+    found = differences(one.suite, one.scored, other.scored, "capped" if options.capped else "raw")
+    both = {item.case.id for item in one.scored} & {item.case.id for item in other.scored}
+    of = f"{len(both)} of {len(one.cases)}"
+    if not (shown := options.allow_partial or len(both) == len(one.cases)):
+        console.say(f"Warning: both runs have a score of {of} items only, so there is no overall difference.")
+        del found["overall"]
     columns = [name for name in found if name != "overall"]
     corrected = dict(zip(columns, holm([found[name].p for name in columns]), strict=True))
     rows = [
         (
             name,
-            of.items,
-            f"{of.mean.mean:+.2f}",
-            f"[{of.mean.low:+.2f}, {of.mean.high:+.2f}]",
-            f"{of.p:.4f}",
+            len(both) if name == "overall" else value.items,
+            f"{value.mean.mean:+.2f}",
+            "-" if math.isnan(value.mean.low) else f"[{value.mean.low:+.2f}, {value.mean.high:+.2f}]",
+            f"{value.p:.4f}",
             f"{corrected[name]:.4f}" if name in corrected else "",
-            f"{of.detectable:.2f}",
+            _number(value.detectable),
         )
-        for name, of in found.items()
+        for name, value in found.items()
     ]
-    overall = found["overall"]
+    needed = items_needed(found["overall"], 0.1, len(both)) if shown else None
     table = Table(
         f"{one.suite.title}: {other.identity.title} less {one.identity.title}, judged by {one.identity.judge}",
         ("", "items", "difference", "95%", "p", "p, Holm", "detectable"),
         rows,
-        f"Items that both have a score of, paired ({overall.items} numbers); p of a two-sided permutation test over "
-        "source videos; detectable: what this number of items finds with "
-        "probability 0.8. A difference of 0.1 overall would take "
-        f"{items_needed(overall, 0.1)} like these.",
+        f"Items that both have a score of, paired ({of}); p of a two-sided permutation test over source videos; "
+        "detectable: what this number of items finds with probability 0.8; -: too few items to tell."
+        + ("" if needed is None else f" A difference of 0.1 overall would take {needed} items like these."),
     )
     _tell(table, options.out)
     return 0
@@ -81,11 +89,16 @@ def agreement(options: argparse.Namespace) -> int:
     from kiwi.statistics.agreement import krippendorff_alpha, spearman, weighted_kappa
 
     raters: dict[str, Rater] = {}
+    people: dict[str, Rater] = {}
     for run in map(read_run, options.runs):
-        name = run.identity.judge if run.identity.judge not in raters else f"{run.identity.judge}, {run.folder.name}"
-        raters[name] = {(item.case.id, key): value for item in run.scores() for key, value in item.raw.items()}
+        name = run.identity.judge if run.identity.judge not in raters else f"{run.identity.judge}, {run.folder}"
+        if name in raters:
+            raise InputError("a run is given twice", got=run.folder)
+        raters[name] = {(item.case.id, key): value for item in run.scored for key, value in item.raw.items()}
     if options.labels:
-        people = _labels(options.labels)
+        people = _labels(options.labels, {key for scores in raters.values() for key in scores})
+        if same := raters.keys() & people.keys():
+            raise InputError(f"{options.labels} has a rater who is called as a judge is", got=", ".join(sorted(same)))
         raters |= people
         if len(people) > 1:
             raters["people, mean"] = _mean(list(people.values()))
@@ -96,6 +109,8 @@ def agreement(options: argparse.Namespace) -> int:
     names, rows = list(raters), []
     for index, first in enumerate(names):
         for second in names[index + 1 :]:
+            if second == "people, mean" and first in people:
+                continue  # who is part of a mean agrees with it
             shared = sorted(raters[first].keys() & raters[second].keys())
             a, b = ([raters[name][key] for key in shared] for name in (first, second))
             values = (weighted_kappa(a, b), spearman(a, b), krippendorff_alpha([a, b], "ordinal"))
@@ -121,21 +136,33 @@ def _tell(table: Table, out: Path | None) -> None:
 
 def _require_alike(one: Run, other: Run) -> None:
     """Judges are never pooled: another judge shifts the scale."""
-    for what in ("name", "judge", "version", "rubrics"):
+    for what in ("name", "items", "judge", "version", "rubrics"):
         first, second = getattr(one.identity, what), getattr(other.identity, what)
         if first != second:
             raise InputError(
-                f"runs of another {'benchmark' if what == 'name' else what} are not comparable",
-                got=f"{first} and {second}" if what != "rubrics" else "other rubrics",
-                wanted="the same benchmark, judge, version and rubrics",
+                f"runs of {'another' if what != 'items' else 'other'} {'benchmark' if what == 'name' else what} "
+                "are not comparable",
+                got=f"{first} and {second}" if what not in ("rubrics", "items") else f"other {what}",
+                wanted="the same benchmark, items, judge, version and rubrics",
             )
 
 
-def _labels(file: Path) -> dict[str, Rater]:
-    """What people gave, by rater."""
+def _labels(file: Path, known: Collection[tuple[str, str]]) -> dict[str, Rater]:
+    """What people gave, by rater.
+
+    Raises:
+        ManifestError: a file that cannot be read or is empty, a line that is no label or is about something else than
+            the runs are.
+    """
     found: dict[str, dict[tuple[str, str], float]] = {}
-    lines = require_file(file, what="file of labels").read_text(encoding="utf-8-sig").splitlines()
-    for number, line in enumerate(csv.DictReader(lines), 2):
+    try:
+        text = require_file(file, what="file of labels").read_text(encoding="utf-8-sig")
+        lines = list(csv.DictReader(io.StringIO(text, newline="")))
+    except (ValueError, csv.Error) as problem:
+        raise ManifestError(f"{file} cannot be read", got=problem, wanted="a CSV file in UTF-8") from None
+    if not lines:
+        raise ManifestError(f"{file} has no labels", wanted="lines with item, dimension, score and, if you like, rater")
+    for number, line in enumerate(lines, 2):
         try:
             score = float(line["score"])
             key = (line["item"].strip(), line["dimension"].strip())
@@ -143,6 +170,13 @@ def _labels(file: Path) -> dict[str, Rater]:
             raise ManifestError(f"{file} line {number} is no label", wanted="item, dimension, score, rater") from None
         if not 1 <= score <= 5:
             raise ManifestError(f"{file} line {number} has a score out of range", got=line["score"], wanted="1 to 5")
+        if key not in known:
+            names = sorted({name for _, name in known})
+            raise ManifestError(
+                f"{file} line {number} is of nothing that the runs scored",
+                got=", ".join(key),
+                wanted=f"an item's name as in scores.csv, and one of {', '.join(names)}",
+            )
         given = found.setdefault((line.get("rater") or "people").strip(), {})
         if key in given:
             raise ManifestError(f"{file} line {number} gives {', '.join(key)} again", fix="one line a rater")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -13,105 +12,62 @@ from typing import TYPE_CHECKING
 from kiwi import console
 from kiwi.bench.case import Case
 from kiwi.bench.runner import Generate, Pace, Runner, Task
-from kiwi.bench.suites import LISTS, Cases, Suite, own_rubrics, read_cases, read_suite
+from kiwi.bench.suites import Cases, Suite, read_cases, read_suite
+from kiwi.cli.bench_inputs import data_of, judge_of, measures_of, name_of, part_of, require_data, rubrics_of
 from kiwi.errors import InputError
 
 if TYPE_CHECKING:
     from kiwi.bench.folder import Identity
     from kiwi.bench.gallery import Shown
-    from kiwi.bench.judges import Judge, JudgeSpec
+    from kiwi.bench.judges import Judge
+    from kiwi.bench.ledger import Judgement
     from kiwi.bench.metrics import Measures
     from kiwi.bench.report import Found
-    from kiwi.bench.rubric import Rubric
     from kiwi.tables import Table
-
-SANDBOX_ITEMS = {"openve": 100, "refvie": 40, "sandbox": 140}
-"""Items of `--data sandbox`: twenty a category."""
-
-SANDBOX_CATEGORIES = {
-    "openve": ["local_change", "local_remove", "local_add", "background_change", "global_style"],
-    "refvie": ["subject_reference", "background_reference"],
-    "sandbox": None,
-}
-
-
-def add_options(options: argparse.ArgumentParser, suite: str) -> None:
-    """What the benchmark's command takes."""
-    options.add_argument(
-        "--data",
-        default="sandbox" if suite == "sandbox" else f"data/{suite}",
-        help="folder in the published layout, or 'sandbox' to render one with known answers (default: %(default)s)",
-    )
-    who = options.add_mutually_exclusive_group()
-    who.add_argument("--model", help="editor to judge: model folder or hub id (default with --data sandbox: sandbox)")
-    who.add_argument("--videos", type=Path, help="folder of edited videos to judge, named SOURCE_edited.mp4")
-    options.add_argument(
-        "--judge", help="oracle, or replay:LEDGER (default: the published judge; with --data sandbox: oracle)"
-    )
-    options.add_argument("--rubrics", type=Path, help="official rubrics, of `bench rubrics import` (default: ours)")
-    options.add_argument("--out", type=Path, help="folder of the run (default: runs/bench/SUITE-TIME)")
-    options.add_argument("--name", help="of what is judged, in the table (default: the model's or the folder's name)")
-    options.add_argument("--repeats", type=int, default=1, help="answers to each question; the median counts")
-    options.add_argument("--concurrency", type=int, default=8, help="questions to the judge at once")
-    options.add_argument("--per-minute", type=float, help="questions a minute, at most (default: no limit)")
-    options.add_argument("--tries", type=int, default=4, help="of each question")
-    options.add_argument("--controls", type=int, default=12, help="bad edits of each kind that the judge must tell")
-    options.add_argument("--anchors", type=int, default=0, help="items judged before that are asked again")
-    options.add_argument("--allow-partial", action="store_true", help="an overall score although items are missing")
-    options.add_argument("--part", default="1/1", help="of the videos to generate, such as 2/4: then judges nothing")
-    options.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
-    options.add_argument("--max-pixels", type=int, help="height x width to edit at (default: the model's own)")
-    options.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
-    options.add_argument("--items", type=int, help="of --data sandbox (default: twenty a category)")
-    options.add_argument("--level", default="full", help="of --data sandbox (default: %(default)s)")
-    options.add_argument(
-        "--metrics",
-        nargs="*",
-        metavar="basic|lpips|clip=FOLDER|dino=FOLDER",
-        help="computed beside the judge: PSNR, SSIM and flicker against the source; LPIPS (lpips=alex, vgg or squeeze);"
-        " similarities by given models",
-    )
-    options.add_argument("--no-gallery", action="store_true", help="leave out gallery.html")
 
 
 def run(options: argparse.Namespace, name: str) -> int:
     """Judge a suite; 0 when every item has a score (or partial ones were allowed), else 1."""
-    from kiwi.bench.folder import Identity, begin
+    from kiwi.bench.folder import Identity, claim_folder, fingerprint, write_begun
     from kiwi.bench.ledger import FILE, Ledger, alone
 
     suite = read_suite(name)
     pace = Pace(concurrency=options.concurrency, per_minute=options.per_minute, tries=options.tries)
-    if options.repeats < 1:
-        raise InputError("--repeats must be at least 1", got=options.repeats)
-    part, parts = _part(options.part)
-    _require_data(options, suite)
-    spec = _judge_spec(options, suite)
+    for option, least in (("repeats", 1), ("controls", 0), ("anchors", 0)):
+        if (value := getattr(options, option)) < least:
+            raise InputError(f"--{option} must be at least {least}", got=value)
+    part, parts = part_of(options.part)
+    if options.videos is not None and not options.videos.is_dir():
+        raise InputError(f"there is no folder {options.videos}", wanted="edited videos, named SOURCE_edited.mp4")
+    if options.videos is not None and parts > 1:
+        raise InputError("--part is of videos that are generated", got="--videos", wanted="--model")
+    require_data(options, suite)
+    spec, measures = judge_of(options, suite), measures_of(options)
     out = options.out or Path("runs/bench") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    data = _data(options, name, suite, out)
+    data = data_of(options, name, suite, out)
     found = read_cases(suite, data)
     _tell_counts(suite, found)
-    judge, rubrics = spec.build(data), _rubrics(options, name, suite)
+    judge, rubrics = spec.build(data), rubrics_of(options, name, suite)
     model = options.model or ("sandbox" if options.videos is None and options.data == "sandbox" else None)
     if model is None and options.videos is None:
         raise InputError("there is nothing to judge", wanted="--model to edit with, or --videos with edited videos")
-    if options.videos is not None and not options.videos.is_dir():
-        raise InputError(f"there is no folder {options.videos}", wanted="edited videos, named SOURCE_edited.mp4")
     identity = Identity(
         name=name,
-        title=options.name or _name_of(options.videos.resolve() if options.videos else Path(str(model))),
-        data=str(data),
+        title=options.name or name_of(options.videos.resolve() if options.videos else Path(str(model))),
+        items=fingerprint(found.scored),
         judge=judge.name,
         version=judge.version,
         rubrics={category: rubric.hash for category, rubric in rubrics.items()},
         origin=next(iter(rubrics.values())).origin,
     )
-    measures = _measures(options)
-    begin(out, identity, found.scored, {key: str(value) for key, value in vars(options).items() if value is not None})
+    claim_folder(out, identity)
+    settings = {key: str(value) for key, value in vars(options).items() if value is not None}
     videos = options.videos or out / "videos"
     tasks = [_task(case, videos, range(options.repeats)) for case in found.scored]
     if parts > 1:
         return _generate_part(tasks[part - 1 :: parts], _generator(options, str(model), suite, out))
     with alone(out):
+        write_begun(out, found.scored, settings)
         runner = Runner(suite, rubrics, judge, Ledger(out / FILE), pace)
         waiting, missing = runner.waiting(tasks)
         _estimate(judge, pace, waiting, missing if model else 0)
@@ -135,7 +91,8 @@ def _judge_all(
     earlier = read_ledger(runner.ledger.file)
     judged, why = runner.run(tasks, generate)
     scored, unscored = item_scores(suite, data.scored, judged)
-    controls = list(control_tasks(data.scored, edited, options.controls, out / "controls")) if scored else []
+    own = [item.case for item in scored]
+    controls = list(control_tasks(own, edited, options.controls, out / "controls")) if scored else []
     answers, unanswered = runner.run(controls)
     bad, unread = item_scores(suite, [as_item(task.case, task.item) for task in controls], answers)
     again, _ = runner.run(anchors)
@@ -148,6 +105,8 @@ def _judge_all(
         result=result_of(suite, data.scored, scored, unscored | why, judged),
         scored=scored,
         controls=controls_of(bad, scored),
+        answers=(sum(item.repeats for item in scored), len(scored) * options.repeats),
+        judge_note=runner.judge.note,
         unjudged=unjudged(controls, bad, unread | unanswered),
         drift=drift_of(again, earlier),
         published=published_rows(identity.name, suite),
@@ -155,30 +114,30 @@ def _judge_all(
         partial=options.allow_partial,
         metrics=_measured(measures, data, edited),
     )
-    write_reports(out, found, [] if options.no_gallery else _shown(out, data, found, edited))
-    _tell(found, out)
-    return 0 if found.result.complete or options.allow_partial else 1
+    write_reports(out, found, None if options.no_gallery else _shown(data, found, edited, judged))
+    _tell(found, out, options.no_gallery)
+    whole = found.result.complete and found.answers[0] == found.answers[1]
+    return 0 if whole or (options.allow_partial and scored) else 1
 
 
-def _shown(out: Path, data: Cases, found: Found, edited: dict[str, Path]) -> list[Shown]:
-    """Every item for the gallery, with all that was ever answered about it."""
-    from kiwi.bench.folder import read_run
+def _shown(data: Cases, found: Found, edited: dict[str, Path], judged: Sequence[Judgement]) -> list[Shown]:
+    """Every item for the gallery, with what was answered about it."""
     from kiwi.bench.gallery import Shown
 
-    by_item, held = {item.case.id: item for item in found.scored}, read_run(out).judgements
+    by_item = {item.case.id: item for item in found.scored}
     return [
         Shown(
             case=case,
             edited=edited[case.id],
             score=by_item.get(case.id),
-            judgements=[one for one in held if one.asked.item == case.id],
+            judgements=[one for one in judged if one.asked.item == case.id],
             why=found.result.unscored.get(case.id),
         )
         for case in data.scored
     ]
 
 
-def _tell(found: Found, out: Path) -> None:
+def _tell(found: Found, out: Path, bare: bool) -> None:
     from kiwi.bench.report import column_table, controls_table, notes, warnings
 
     table = column_table(found)
@@ -190,17 +149,8 @@ def _tell(found: Found, out: Path) -> None:
         console.note(line)
     for warning in warnings(found):
         console.say(f"Warning: {warning}")
-    console.say(f"{out}: report.md, report.tex, scores.csv, gallery.html, judgements.jsonl")
-
-
-def _measures(options: argparse.Namespace) -> Measures | None:
-    """What is computed beside the judge; loaded before anything is judged, since a folder may be wrong."""
-    if options.metrics is None:
-        return None
-    from kiwi.bench.metrics import load_measures
-    from kiwi.editing.editor import usable_device
-
-    return load_measures(options.metrics, usable_device(options.device))
+    gallery = "" if bare else "gallery.html, "
+    console.say(f"{out}: report.md, report.tex, scores.csv, {gallery}judgements.jsonl")
 
 
 def _measured(measures: Measures | None, data: Cases, edited: dict[str, Path]) -> Table | None:
@@ -217,60 +167,6 @@ def _task(case: Case, videos: Path, repeats: Sequence[int]) -> Task:
     )
 
 
-def _name_of(folder: Path) -> str:
-    """A folder's name; a run's for its folder `model`."""
-    return folder.parent.name if folder.name == "model" and folder.parent.name else folder.name
-
-
-def _part(text: str) -> tuple[int, int]:
-    read = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
-    if read is None or int(read[1]) > int(read[2]):
-        raise InputError("--part takes I/N", got=text, wanted="such as 2/4")
-    return int(read[1]), int(read[2])
-
-
-def _judge_spec(options: argparse.Namespace, suite: Suite) -> JudgeSpec:
-    from kiwi.bench.judges import Oracle, Replay
-
-    named = options.judge or ("oracle" if options.data == "sandbox" else suite.judge)
-    kind, _, ledger = named.partition(":")
-    if kind == "oracle" and not ledger:
-        return Oracle()
-    if kind == "replay" and ledger:
-        return Replay(ledger=ledger)
-    raise InputError(
-        f"there is no judge {named!r}"
-        + ("" if options.judge else f", by whom the published table of {suite.title} was scored"),
-        wanted="--judge oracle (for --data sandbox), or replay:LEDGER, a judgements.jsonl of an earlier run",
-    )
-
-
-def _require_data(options: argparse.Namespace, suite: Suite) -> None:
-    data = Path(options.data)
-    if options.data != "sandbox" and not any((data / LISTS[layout]).is_file() for layout in suite.lists):
-        lists = " or ".join(LISTS[layout] for layout in suite.lists)
-        raise InputError(
-            f"the data of {suite.title} is not at {data}",
-            wanted=f"a folder with {lists} and the videos that it names; and, to score it, --judge",
-            fix="download the published data there, name its folder with --data, or try --data sandbox, which needs "
-            "nothing else",
-        )
-
-
-def _data(options: argparse.Namespace, name: str, suite: Suite, out: Path) -> Path:
-    """The benchmark's folder, rendered if it is the sandbox."""
-    if options.data != "sandbox":
-        return Path(options.data)
-    from kiwi.sandbox.export import export
-
-    items = SANDBOX_ITEMS[name] if options.items is None else options.items
-    export(
-        out / "data", items, 0, suite.frames if name == "sandbox" else 5, 32, 32, fps=8,
-        categories=SANDBOX_CATEGORIES[name], level=options.level, split="test",
-    )  # fmt: skip
-    return out / "data"
-
-
 def _tell_counts(suite: Suite, found: Cases) -> None:
     counts = found.counts()
     parts = [
@@ -281,14 +177,6 @@ def _tell_counts(suite: Suite, found: Cases) -> None:
     console.note(f"{suite.title}: {len(found.scored)} items ({', '.join(parts)})")
     for line in left:
         console.note(f"not scored: {line}")
-
-
-def _rubrics(options: argparse.Namespace, name: str, suite: Suite) -> dict[str, Rubric]:
-    from kiwi.bench.rubric import read_rubrics
-
-    if options.rubrics is None:
-        return own_rubrics(name, suite)
-    return read_rubrics(options.rubrics, {category: of.dimensions for category, of in suite.categories.items()})
 
 
 def _estimate(judge: Judge, pace: Pace, answers: int, videos: int) -> None:

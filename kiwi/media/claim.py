@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kiwi.errors import InputError
-from kiwi.media.files import make_folder, write_json
+from kiwi.media.files import make_folder, require_name, write_json
 
 
 def claim(record: Path, settings: Mapping[str, Any], what: str, beside: Collection[str] = ()) -> Path:
@@ -28,6 +28,7 @@ def claim(record: Path, settings: Mapping[str, Any], what: str, beside: Collecti
             somebody else's.
     """
     folder, now = record.parent, json.loads(json.dumps(settings))
+    require_name(folder)
     if record.exists():
         before = read_record(record)
         if before != now:

@@ -148,8 +148,16 @@ def require_place(path: Path) -> None:
             raise InputError(
                 f"{folder} is not a folder, so {path.name} cannot be written there", fix="give another path"
             )
+    except OSError as problem:  # a folder that may not be looked into
+        raise InputError(f"{path} cannot be written", got=problem.strerror, fix="give another path") from None
+    require_name(path)
+
+
+def require_name(path: Path) -> None:
+    """Refuse a path that no file can have. Raises InputError."""
+    try:
         path.exists()
-    except OSError as problem:  # a name that is too long, a folder that may not be looked into
+    except OSError as problem:
         raise InputError(f"{path} cannot be written", got=problem.strerror, fix="give another path") from None
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isnan
 
 import numpy as np
 from scipy.stats import norm
 
 from kiwi.errors import InputError
-from kiwi.statistics.intervals import Clusters, Groups, Interval, mean_of, parts_of, resampled_means
+from kiwi.statistics.intervals import Clusters, Groups, Interval, mean_of, parts_of, resampled_means, stretch_of
 
 PERMUTATIONS = 10_000
 EXACT = 13
@@ -24,7 +24,8 @@ class Difference:
     Args:
         mean: of the differences, groups weighted alike, with its 95% interval.
         p: of a two-sided paired permutation test: how often signs drawn by chance give a difference as large.
-        detectable: the smallest difference that a study of this size would find with probability 0.8 at level 0.05.
+        detectable: the smallest difference that a study of this size would find with probability 0.8 at level 0.05; NaN
+            where the items say nothing of their spread.
         items: how many.
     """
 
@@ -47,13 +48,14 @@ def paired_difference(groups: Groups, clusters: Clusters | None = None) -> Diffe
         InputError: no groups, one without items, or clusters of another shape.
     """
     rng = np.random.default_rng(0)
-    error = float(np.std(resampled_means(groups, clusters, rng), ddof=1))
+    spread = float(np.std(resampled_means(groups, clusters, rng), ddof=1))
+    error = spread * stretch_of(groups, clusters)
     parts = parts_of(groups, clusters)
     shares = (parts[:, :, 0] / parts[:, :, 1].sum(axis=0)).mean(axis=1)  # of each cluster in the mean
     return Difference(
         mean=mean_of(groups, clusters=clusters),
         p=_permutation(shares, rng),
-        detectable=float(norm.ppf(0.975) + norm.ppf(0.8)) * error,
+        detectable=float(norm.ppf(0.975) + norm.ppf(0.8)) * error if error > 0 else float("nan"),
         items=sum(len(group) for group in groups),
     )
 
@@ -81,11 +83,22 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def items_needed(difference: Difference, wanted: float) -> int:
-    """How many items like these would find a difference of `wanted`: what can be found falls with their root."""
+def items_needed(difference: Difference, wanted: float, items: int | None = None) -> int | None:
+    """How many items like these would find a difference of `wanted`: what can be found falls with their root.
+
+    Args:
+        difference: of a study that was made.
+        wanted: to be found.
+        items: of that study, if an item has several numbers.
+
+    Returns:
+        None where the items say nothing of their spread.
+    """
     if wanted <= 0:
         raise InputError("a difference that is to be found must be above 0", got=wanted)
-    return ceil(difference.items * (difference.detectable / wanted) ** 2)
+    if isnan(difference.detectable):
+        return None
+    return ceil((items or difference.items) * (difference.detectable / wanted) ** 2)
 
 
 def within_item_spread(repeats: Sequence[Sequence[float]]) -> float | None:

@@ -98,6 +98,69 @@ def test_videos_of_anyone_are_scored_and_what_is_missing_is_told(run, tmp_path, 
     assert "7 of 10" in (out / "report.md").read_text()
 
 
+def test_an_edit_that_cannot_be_read_costs_its_own_score_alone(run, tmp_path):
+    shutil.copytree(run / "videos", videos := tmp_path / "mine")
+    broken = sorted(videos.iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:300])
+    out = tmp_path / "run"
+    options = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(videos)]
+    assert main([*options, "--out", str(out)]) == 1
+    report = (out / "report.md").read_text()
+    assert "1 of 10 items have no score" in report
+    assert f"| {broken.stem.removesuffix('_edited')} |" in report
+
+
+def test_a_comparison_is_of_what_the_reports_say(run, tmp_path, capsys):
+    """Other edits may have been judged into the same folder in between, under the same names."""
+    shutil.copytree(run / "videos", videos := tmp_path / "mine")
+    options = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(videos)]
+    options += ["--no-gallery", "--controls", "0", "--repeats", "2"]
+    assert main([*options, "--out", str(tmp_path / "a")]) == 0
+    assert main([*options, "--out", str(tmp_path / "b")]) == 0
+    for target in (run / "data" / "videos").glob("*_target.mp4"):
+        shutil.copy(target, videos / target.name.replace("_target", "_source_edited"))
+    assert main([*options, "--out", str(tmp_path / "b")]) == 0
+    shutil.rmtree(videos)
+    shutil.copytree(run / "videos", videos)
+    assert main([*options, "--out", str(tmp_path / "b")]) == 0
+    capsys.readouterr()
+    assert main(["bench", "compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c.md")]) == 0
+    row = next(line for line in (tmp_path / "c.md").read_text().splitlines() if line.startswith("| overall"))
+    assert float(row.split("|")[3]) == 0
+
+
+def test_no_overall_difference_below_full_coverage(run, tmp_path, capsys):
+    (videos := tmp_path / "mine").mkdir()
+    for video in sorted((run / "videos").iterdir())[:7]:
+        shutil.copy(video, videos)
+    options = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(videos)]
+    assert main([*options, "--no-gallery", "--out", str(tmp_path / "some")]) == 1
+    capsys.readouterr()
+    compare = ["bench", "compare", str(run), str(tmp_path / "some"), "--out", str(tmp_path / "c.md")]
+    assert main(compare) == 0
+    assert "7 of 10 items only" in capsys.readouterr().out
+    assert "| overall" not in (tmp_path / "c.md").read_text()
+    assert main([*compare, "--allow-partial"]) == 0
+    assert "| overall | 7 |" in (tmp_path / "c.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (b"", "no labels"),
+        (b"item,dimension,score\n\xe4,b,3\n", "cannot be read"),
+        (b"item,dimension,score\nnobody,Instruction Compliance,3\n", "nothing that the runs scored"),
+        (b"item,dimension,score,rater\nITEM,Instruction Compliance,3,oracle\n", "called as a judge"),
+        (b"item,dimension,score\nITEM,Instruction Compliance,nan\n", "out of range"),
+    ],
+)
+def test_labels_that_are_none(run, tmp_path, capsys, labels, told):
+    item = next(csv.DictReader((run / "scores.csv").open()))["item"]
+    (tmp_path / "labels.csv").write_bytes(labels.replace(b"ITEM", item.encode()))
+    assert main(["bench", "agreement", str(run), "--labels", str(tmp_path / "labels.csv")]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
 def test_two_runs_are_compared_and_judges_agree(run, tmp_path, capsys):
     videos = tmp_path / "targets"
     videos.mkdir()
@@ -141,7 +204,14 @@ def test_runs_of_different_judges_are_never_compared(run, tmp_path, capsys):
         (["openve", "--data", "{data}", "--judge", "gpt", "--videos", "."], "no judge 'gpt'"),
         (["openve", "--data", "sandbox", "--part", "3/2"], "--part"),
         (["openve", "--data", "sandbox", "--repeats", "0"], "--repeats"),
-        (["openve", "--data", "sandbox", "--concurrency", "0"], "above 0"),
+        (["openve", "--data", "sandbox", "--concurrency", "0"], "concurrency 0"),
+        (["openve", "--data", "sandbox", "--per-minute", "1e-320"], "a minute"),
+        (["openve", "--data", "sandbox", "--controls", "-1"], "--controls"),
+        (["openve", "--data", "sandbox", "--metrics", "bogus"], "bogus"),
+        (["openve", "--data", "sandbox", "--videos", "nowhere"], "nowhere"),
+        (["openve", "--data", "sandbox", "--judge", "replay:nope"], "nope"),
+        (["openve", "--data", "sandbox", "--out", "x" * 300], "too long"),
+        (["openve", "--data", "{data}", "--videos", ".", "--part", "1/2"], "--part"),
         (["compare", ".", "."], "no run"),
         (["rubrics", "import", "nothing.py"], "nothing.py"),
     ],
@@ -167,7 +237,7 @@ def test_real_clips_with_a_replayed_ledger(tmp_path, capsys):
     (tmp_path / "empty.jsonl").touch()
     options = ["bench", "openve", "--data", str(data), "--videos", str(data / "edited"), "--no-gallery"]
     out = tmp_path / "empty"
-    assert main([*options, "--judge", f"replay:{tmp_path / 'empty.jsonl'}", "--out", str(out), "--allow-partial"]) == 0
+    assert main([*options, "--judge", f"replay:{tmp_path / 'empty.jsonl'}", "--out", str(out), "--allow-partial"]) == 1
     report = (out / "report.md").read_text()
     assert "Coverage: 0 of 10" in report
     assert "Not scored: 1 of creative_edit" in report
@@ -184,8 +254,7 @@ def test_real_clips_with_a_replayed_ledger(tmp_path, capsys):
     assert main([*options, "--judge", f"replay:{ledger}", "--out", str(tmp_path / "said"), "--controls", "0"]) == 0
     report = (tmp_path / "said" / "report.md").read_text()
     assert "Coverage: 10 of 10" in report
-    assert "The control 'other words' got no score: the oracle knows" in report
-    assert "| edited (raw) | gemini-2.5-pro |" in report
+    assert "| openve-mini/edited (raw) | gemini-2.5-pro |" in report
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")

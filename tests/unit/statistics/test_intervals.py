@@ -37,10 +37,35 @@ def test_more_confidence_is_wider_and_the_same_numbers_give_the_same_interval():
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
-@pytest.mark.parametrize("groups", [[[3.0]], [[2.0, 2.0], [4.0]]])
-def test_what_does_not_vary_has_no_width(groups):
-    found = mean_of(groups)
+@pytest.mark.parametrize("items", [2, 3, 5, 20])
+def test_intervals_of_few_items_cover_the_truth_too(items):
+    rng = np.random.default_rng(items)
+    inside = [
+        low <= 2.0 <= high for _, low, high in (mean_of(rng.normal(2, 1, (5, items)).tolist()) for _ in range(200))
+    ]
+    assert sum(inside) >= 182  # without their stretch, 160 of two items
+    assert sum(inside) < 200 or items == 2
+
+
+def test_what_does_not_vary_has_no_width():
+    found = mean_of([[2.0, 2.0], [4.0, 4.0, 4.0]])
     assert found.low == found.high == found.mean == 3.0
+
+
+@pytest.mark.parametrize(
+    ("groups", "clusters"), [([[3.0]], None), ([[2.0, 2.0], [4.0]], None), ([[3, 3]], [["a", "a"]])]
+)
+def test_the_width_of_a_single_item_is_not_known(groups, clusters):
+    found = mean_of(groups, clusters=clusters)
+    assert found.mean == 3
+    assert np.isnan([found.low, found.high]).all()
+    assert str(found) == "3.00 ± ?"
+
+
+def test_clusters_that_are_each_in_other_groups_still_vary():
+    found = mean_of([[1.0, 5.0], [1.0, 5.0], [5.0, 1.0]], clusters=[["a", "b"], ["b", "c"], ["a", "c"]])
+    assert found.mean == 3
+    assert found.high - found.low > 1
 
 
 def test_an_interval_is_read_as_mean_and_half_width():

@@ -1,0 +1,42 @@
+"""The ledger gives back what it was given, whatever a judge says."""
+
+import logging
+
+import pytest
+
+from kiwi.bench.ledger import Asked, Judgement, Ledger, alone, read_ledger
+from kiwi.errors import InputError
+
+ASKED = Asked(
+    item="a", repeat=0, judge="told", version="1", media={"edited": "0"}, instruction="Do it.", rubric="r",
+    frames="all", temperature=None,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "reply", ["one\u2028two", "one\x85two", "one\x0ctwo", "half \ud800 a character", "\n\r\t", "✓"]
+)
+def test_replies_with_odd_characters_are_found_again(tmp_path, reply):
+    said = Judgement(asked=ASKED, category="c", reply=reply, scores={"x": 3.0}, reason=None, seconds=0, at="")
+    Ledger(tmp_path / "ledger.jsonl").add(said)
+    again = Ledger(tmp_path / "ledger.jsonl")
+    assert again.find(ASKED) == said
+    assert read_ledger(tmp_path / "ledger.jsonl") == [said]
+
+
+def test_lines_that_are_lost_are_counted(tmp_path, caplog):
+    file = tmp_path / "ledger.jsonl"
+    Ledger(file).add(Judgement(asked=ASKED, category="c", reply="", scores=None, reason="", seconds=0, at=""))
+    file.write_text(file.read_text() + "{}\n" + file.read_text().replace('"edited": "0"', '"edited": [1]'))
+    with caplog.at_level(logging.WARNING, "kiwi"):
+        assert len(read_ledger(file)) == 1
+    assert "2 of 3 lines" in caplog.text
+
+
+def test_a_folder_in_its_place_is_told(tmp_path):
+    (tmp_path / "ledger.jsonl").mkdir()
+    with pytest.raises(InputError, match="cannot be read"):
+        read_ledger(tmp_path / "ledger.jsonl")
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(InputError, match="cannot be written"), alone(tmp_path):
+        pass
