@@ -13,6 +13,9 @@ _LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "\n": " ",
 }  # fmt: skip
+_BEYOND, _KNOWN = "\u0180", "\u2013\u2014\u2018\u2019\u201c\u201d\u2026\u20ac"
+"""Where what the T1 encoding of fonts can hold ends, and what it holds beyond."""
+
 _NUMBER = re.compile(r"[+-]?[\d.,]+(e[+-]?\d+)?( ?\S{1,3})?", re.IGNORECASE)
 
 
@@ -37,7 +40,8 @@ class Table:
         rules = ["---:" if numeric else "---" for numeric in self._numeric()]
         lines = [self.header, rules, *self._cells()]
         body = "\n".join("| " + " | ".join(_markdown(cell) for cell in line) + " |" for line in lines)
-        return "\n\n".join(part for part in (f"**{self.title}**" if self.title else "", body, self.note) if part) + "\n"
+        parts = (f"**{plain(self.title)}**" if self.title else "", body, plain(self.note))
+        return "\n\n".join(part for part in parts if part) + "\n"
 
     def csv(self) -> str:
         """Header and rows alone."""
@@ -72,9 +76,14 @@ class Table:
 
 
 def _markdown(cell: str) -> str:
-    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    return plain(cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " "))
+
+
+def plain(text: str) -> str:
+    """Text in which Markdown finds no HTML."""
+    return text.replace("<", "&lt;")
 
 
 def latex_text(text: str) -> str:
-    """Text that LaTeX sets as it is."""
-    return "".join(_LATEX.get(char, char) for char in text)
+    """Text that LaTeX sets as it is; letters that its Latin fonts do not have become question marks."""
+    return "".join(_LATEX.get(char, char if char < _BEYOND or char in _KNOWN else "?") for char in text)

@@ -11,7 +11,7 @@ from kiwi.bench.scoring import Column, ItemScore, Result
 from kiwi.bench.suites import Suite
 from kiwi.statistics.intervals import Interval
 from kiwi.statistics.paired import Difference
-from kiwi.tables import Table, latex_text
+from kiwi.tables import Table, latex_text, plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ def items_table(scored: Iterable[ItemScore]) -> Table:
 
 def markdown(found: Found) -> str:
     """report.md: warnings on top, then the tables."""
-    parts = [f"# {found.suite.title}: {found.title}", *(f"**Warning.** {warning}" for warning in warnings(found))]
+    parts = [plain(f"# {found.suite.title}: {found.title}"), *(f"**Warning.** {plain(one)}" for one in warnings(found))]
     parts.append(main_table(found).markdown())
     further = _further(found)
     if found.result.unscored:

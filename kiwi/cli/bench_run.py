@@ -60,18 +60,19 @@ def run(options: argparse.Namespace, name: str) -> int:
         rubrics={category: rubric.hash for category, rubric in rubrics.items()},
         origin=next(iter(rubrics.values())).origin,
     )
-    claim_folder(out, identity)
-    settings = {key: str(value) for key, value in vars(options).items() if value is not None}
     videos = options.videos or out / "videos"
     tasks = [_task(case, videos, range(options.repeats)) for case in found.scored]
+    to_generate = model is not None and any(not task.edited.is_file() for task in tasks)
+    generate = _generator(options, str(model), suite) if to_generate else None
+    claim_folder(out, identity)
+    settings = {key: str(value) for key, value in vars(options).items() if value is not None}
     if parts > 1:
-        return _generate_part(tasks[part - 1 :: parts], _generator(options, str(model), suite, out))
+        return _generate_part(tasks[part - 1 :: parts], generate)
     with alone(out):
         write_begun(out, found.scored, settings)
         runner = Runner(suite, rubrics, judge, Ledger(out / FILE), pace)
         waiting, missing = runner.waiting(tasks)
         _estimate(judge, pace, waiting, missing if model else 0)
-        generate = _generator(options, model, suite, out) if model and missing else None
         return _judge_all(options, out, identity, runner, tasks, generate, found, measures)
 
 
@@ -196,7 +197,7 @@ def _estimate(judge: Judge, pace: Pace, answers: int, videos: int) -> None:
     console.note(", ".join(said))
 
 
-def _generator(options: argparse.Namespace, model: str, suite: Suite, out: Path) -> Generate:
+def _generator(options: argparse.Namespace, model: str, suite: Suite) -> Generate:
     """Edits with a model, at the benchmark's length and rate."""
     from kiwi.editing.editor import KiwiEditor, usable_device
     from kiwi.media.files import make_folder
@@ -207,9 +208,9 @@ def _generator(options: argparse.Namespace, model: str, suite: Suite, out: Path)
     sampling = editor.defaults.sampling
     if options.steps is not None:
         sampling = sampling.replace(steps=options.steps)
-    make_folder(out / "videos")
 
     def generate(case: Case, path: Path) -> None:
+        make_folder(path.parent)
         video = read_video(case.source)
         video = replace(video, frames_FHWC=video.frames_FHWC[: suite.frames])
         references = [] if case.reference is None else [read_image(case.reference)]
@@ -221,9 +222,10 @@ def _generator(options: argparse.Namespace, model: str, suite: Suite, out: Path)
     return generate
 
 
-def _generate_part(tasks: Sequence[Task], generate: Generate) -> int:
-    missing = [task for task in tasks if not task.edited.is_file()]
+def _generate_part(tasks: Sequence[Task], generate: Generate | None) -> int:
+    missing = [task for task in tasks if generate is not None and not task.edited.is_file()]
     for task in console.progress(missing, "generating"):
+        assert generate is not None
         generate(task.case, task.edited)
     console.say(f"{len(missing)} videos generated; judge when all parts are done, with the same command without --part")
     return 0

@@ -210,6 +210,7 @@ def test_runs_of_different_judges_are_never_compared(run, tmp_path, capsys):
         (["openve", "--data", "sandbox", "--metrics", "bogus"], "bogus"),
         (["openve", "--data", "sandbox", "--videos", "nowhere"], "nowhere"),
         (["openve", "--data", "sandbox", "--judge", "replay:nope"], "nope"),
+        (["openve", "--data", "{data}", "--judge", "oracle", "--model", "./nope"], "nope"),
         (["openve", "--data", "sandbox", "--out", "x" * 300], "too long"),
         (["openve", "--data", "{data}", "--videos", ".", "--part", "1/2"], "--part"),
         (["compare", ".", "."], "no run"),

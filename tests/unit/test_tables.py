@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from kiwi.tables import Table
+from kiwi.tables import Table, latex_text
 
 TABLE = Table("Scores & more", ("arm", "PSNR, dB", "note"), [("a|b_c", 21.5, "50%\nso"), ("\\x", -3, "")], "n = 2")
 
@@ -54,3 +54,11 @@ def test_a_table_without_rows_title_or_note_is_one():
     assert empty.markdown() == "| a | b |\n| --- | --- |\n"
     assert empty.csv() == "a,b\n"
     assert "caption" not in empty.latex()
+
+
+def test_letters_that_latex_has_not_do_not_stop_it():
+    assert latex_text("Müller \u2014 编辑 ±") == "Müller \u2014 ?? ±"
+
+
+def test_markdown_holds_no_html_from_data():
+    assert "<img" not in Table("<img src=x>", ("a",), [("<img src=x>",)], "<img>").markdown()
