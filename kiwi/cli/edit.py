@@ -49,6 +49,9 @@ def main(argv: list[str]) -> int:
         raise InputError(f"the folder {folder} for {arguments.out.name} does not exist", fix=f"mkdir -p {folder}")
     if arguments.out.suffix.lower() not in (".mp4", ".png"):
         raise InputError(f"cannot write {arguments.out}", wanted="a name ending in .mp4, or in .png for one frame")
+    read = (arguments.video, *arguments.reference)
+    if arguments.out.exists() and any(path.exists() and arguments.out.samefile(path) for path in map(Path, read)):
+        raise InputError(f"{arguments.out} is read for the edit, which would replace it", fix="give another --out")
     for name in ("steps", "max_pixels"):
         value = getattr(arguments, name)
         if value is not None and value < 1:

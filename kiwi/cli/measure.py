@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,9 @@ def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
     for name in ("items", "steps"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise InputError(f"--{name} must be at least 1", got=value)
-    height, width = make_pair(options.seed, 0, **world).source.shape[1:3]  # what cannot be drawn is told at once
+    frames, height, width = make_pair(options.seed, 0, **world).source.shape[:3]  # what cannot be drawn is told at once
+    if (frames - 1) % 4:
+        raise InputError("the model cannot work at this length", got=f"{frames} frames", wanted="4k + 1")
 
     from kiwi.data.scores import editor_of, edits, sheet, tables
     from kiwi.editing.editor import KiwiEditor, usable_device
@@ -84,6 +87,13 @@ def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
     return 0
 
 
+def _written(scored: Scored) -> dict[str, Any]:
+    """Numbers of an item for JSON, which has no NaN."""
+    return {
+        name: None if isinstance(value, float) and isnan(value) else value for name, value in asdict(scored).items()
+    }
+
+
 class _Items:
     """The numbers of each item, a line each, added to as they come: what a killed command did is not done again."""
 
@@ -95,7 +105,9 @@ class _Items:
 
         for line in self.file.read_text(encoding="utf-8").splitlines():
             try:
-                what, numbers = (read := json.loads(line)).pop("what"), read
+                numbers: dict[str, Any] = json.loads(line)
+                what = numbers.pop("what")
+                numbers |= {name: nan for name, value in numbers.items() if value is None}
                 self.found[what, numbers["id"]] = Scored(**numbers)
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue  # cut short by a kill
@@ -133,7 +145,7 @@ class _Items:
                     for kept, targets in against.items():
                         scored = score(targets[pair.id], video, trip)
                         self.found[kept, pair.id] = scored
-                        file.write(json.dumps({"what": kept, **asdict(scored)}) + "\n")
+                        file.write(json.dumps({"what": kept, **_written(scored)}) + "\n")
                     advance()
                 file.flush()
 

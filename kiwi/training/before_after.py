@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from zipfile import BadZipFile
 
 import lightning as L
 import numpy as np
@@ -14,7 +15,8 @@ from kiwi import console
 from kiwi.data.sample import Pixels
 from kiwi.data.scores import SCORES, Scored, cell, editor_of, edits, score, sheet
 from kiwi.errors import InputError
-from kiwi.media.files import atomic_path, make_folder, write_text
+from kiwi.media.claim import claim
+from kiwi.media.files import atomic_path, make_folder, write_json, write_text
 from kiwi.media.image import write_image
 from kiwi.media.video import write_video
 from kiwi.sandbox.pairs import EditPair, check_categories, make_pair
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 
 MEASURES = ("inside", "outside", *SCORES)
 """What is written of each item's edits."""
+
+_SETTINGS = "settings.json"
 
 FPS = 4
 """Of the videos: slower than the world's, whose clips are short."""
@@ -62,6 +66,10 @@ class BeforeAfter(L.Callback):
             make_pair, seed, frames=frames, height=size, width=size, categories=kinds, level=level, split=split
         )
         self.items, self.shown = items, shown
+        self.settings = {
+            "items": items, "categories": kinds, "level": level, "split": split, "seed": seed, "frames": frames,
+            "size": size,
+        }  # fmt: skip
         self.drawn(0)  # settings that nothing can be drawn with are told at once
         self.pairs: list[EditPair] = []
 
@@ -71,9 +79,19 @@ class BeforeAfter(L.Callback):
             raise InputError("before and after is of editors", got=type(module).__name__, wanted="LitKiwi")
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Edit with what training starts from."""
+        """Edit with what training starts from.
+
+        Raises:
+            InputError: a run that goes on, whose edits from before are of other items.
+        """
+        folder = _folder(trainer)
+        if trainer.is_global_zero and trainer.global_step > 0 and (folder / _SETTINGS).exists():
+            claim(folder / _SETTINGS, self.settings, "edits from before training")
         if trainer.is_global_zero and trainer.global_step == 0:
-            make_folder(_folder(trainer))
+            make_folder(folder)
+            for left in folder.glob(f".{_kept(trainer).stem}.*"):
+                left.unlink()  # of a run that was killed here
+            write_json(folder / _SETTINGS, self.settings)
             with atomic_path(_kept(trainer)) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, **self._edited(module, "editing before training"))  # type: ignore[arg-type]
 
@@ -81,11 +99,12 @@ class BeforeAfter(L.Callback):
         """Edit with what was learned, and tell."""
         if not trainer.is_global_zero:
             return
-        if not _kept(trainer).exists():
-            log.warning("%s is missing: what was before training is not known", _kept(trainer))
+        try:
+            with np.load(_kept(trainer), allow_pickle=False) as kept:
+                before = dict(kept)
+        except (OSError, ValueError, EOFError, BadZipFile) as problem:
+            log.warning("%s cannot be read (%s): what was before training is not known", _kept(trainer), problem)
             return
-        with np.load(_kept(trainer), allow_pickle=False) as kept:
-            before = dict(kept)
         with module.averaged():  # type: ignore[operator]
             after = self._edited(module, "editing after training")
         self._tell(_folder(trainer), {"before": before, "after": after})

@@ -109,15 +109,20 @@ class RunLog(L.Callback):
 
 
 def read_log(run: Path | str) -> dict[int, dict[str, float]]:
-    """Numbers by step of a run's folder, training's and validation's together; of a step done twice the later ones."""
+    """Numbers by step of a run's folder, training's and validation's together; of a step done twice the later ones.
+
+    Lines that are none, such as one that a kill cut short, are passed over.
+    """
     found: dict[int, dict[str, float]] = {}
-    for line in (Path(run) / FILE).read_text(encoding="utf-8").splitlines():
+    for line in (Path(run) / FILE).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             numbers = json.loads(line)
-        except ValueError:
-            continue  # cut short by a kill
-        step = numbers.pop("step")
-        found[step] = found.get(step, {}) | numbers
+            step = numbers.pop("step")
+            numbers = {name: float(value) for name, value in numbers.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        if type(step) is int:
+            found[step] = found.get(step, {}) | numbers
     return found
 
 

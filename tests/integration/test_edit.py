@@ -123,6 +123,7 @@ def test_an_image_is_edited_as_a_video_of_one_frame(model, tmp_path):
         ({"--instruction": "  "}, "--instruction is empty"),
         ({"--reference": "noise.mp4"}, "noise.mp4"),
         ({"--out": "nowhere/out.mp4"}, "nowhere"),
+        ({"video": "noise.mp4", "--out": "noise.mp4"}, "is read for the edit"),
         ({"--out": "out.avi"}, ".mp4"),
         ({"--out": "out.png"}, "out.png can hold one frame"),
         ({"--model": "nothing"}, "no model folder nothing"),

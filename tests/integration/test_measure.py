@@ -40,6 +40,7 @@ def test_an_editor_is_measured_with_controls_and_again_without_work(model, tmp_p
     assert read_image(out / "edits.png").shape[0] > 6 * 144
     assert (out / "environment.json").exists()
     before = (out / "items.jsonl").read_text()
+    assert "NaN" not in before
     assert measure(out, model, items=6) == 0
     assert (out / "items.jsonl").read_text() == before
 
@@ -67,7 +68,12 @@ def test_measurements_of_other_settings_are_not_mixed(model, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [(["--items", "0"], "--items"), (["--size", "30"], "multiples of 8"), (["--categories", "snow"], "snow")],
+    [
+        (["--items", "0"], "--items"),
+        (["--size", "30"], "multiples of 8"),
+        (["--frames", "4"], "4k + 1"),
+        (["--categories", "snow"], "snow"),
+    ],
 )
 def test_what_cannot_be_measured_is_told_and_leaves_nothing(model, tmp_path, capsys, options, told):
     assert main(["sandbox", "measure", str(tmp_path / "out"), "--model", model, *options]) == 2
@@ -101,3 +107,11 @@ def test_training_tells_what_was_before_and_after(model, runs, tmp_path, capsys)
     assert main([*options, "--trainer.max_steps", "2", "--ckpt_path", "last"]) == 0
     again = list(csv.DictReader((folder / "scores.csv").open()))
     assert {row["category"]: row for row in again if row["training"] == "before"} == before
+    # Of other items nobody knows what was before; a record that cannot be read costs the table, not the model.
+    options[-1] = CALLBACK.replace("items: 3", "items: 4")
+    assert main([*options, "--trainer.max_steps", "3", "--ckpt_path", "last"]) == 2
+    assert "items 4" in " ".join(capsys.readouterr().err.split())
+    options[-1] = CALLBACK
+    (folder / "before.npz").write_bytes(b"PK")
+    assert main([*options, "--trainer.max_steps", "3", "--ckpt_path", "last"]) == 0
+    assert "what was before training is not known" in " ".join(capsys.readouterr().err.split())

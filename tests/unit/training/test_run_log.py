@@ -97,6 +97,13 @@ def test_a_resumed_runs_lines_take_the_place_of_those_that_it_repeats(tmp_path):
     assert read_log(tmp_path) == {1: {"loss": 1.0}, 2: {"loss": 3.0, "val/loss": 5.0}}
 
 
+def test_lines_that_are_none_are_passed_over(tmp_path):
+    odd = ['{"step": "a", "loss": 1}', '{"step": 1, "loss": "b"}', "[1, 2]", '"x"', '{"loss": 2}', "\udcff\udcfe"]
+    text = "\n".join([*odd, '{"step": 2, "loss": 3}'])
+    (tmp_path / FILE).write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert read_log(tmp_path) == {2: {"loss": 3.0}}
+
+
 def test_a_line_that_a_kill_cut_short_does_not_spoil_the_next(tiny_config, data, tmp_path):
     (tmp_path / FILE).write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "lo')
     found = run(tmp_path, LitKiwi(tiny_config), data, max_steps=1, limit_val_batches=0)
