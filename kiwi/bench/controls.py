@@ -18,7 +18,7 @@ from zlib import crc32
 import numpy as np
 
 from kiwi.bench.case import Case
-from kiwi.bench.ledger import Asked, Judgement, Ledger, read_ledger
+from kiwi.bench.ledger import Asked, Judgement
 from kiwi.bench.runner import Task
 from kiwi.bench.scoring import ItemScore
 from kiwi.errors import InputError, KiwiError
@@ -62,22 +62,18 @@ def control_tasks(cases: Sequence[Case], edited: Mapping[str, Path], items: int,
             yield _task(DEGRADED, case, case.instruction, spoilt)
 
 
-def anchor_tasks(cases: Sequence[Case], edited: Mapping[str, Path], ledger: Ledger, items: int) -> list[Task]:
-    """Items of an earlier run, to be asked again under repeats that they never had."""
-    earlier: dict[str, int] = {}
-    for one in read_ledger(ledger.file):
+def anchor_tasks(
+    cases: Sequence[Case], edited: Mapping[str, Path], earlier: Sequence[Judgement], items: int
+) -> list[Task]:
+    """Items that were judged earlier, to be asked again under repeats that they never had."""
+    last: dict[str, int] = {}
+    for one in earlier:
         kind, _, item = one.asked.item.rpartition(":")
         if kind in ("", ANCHOR) and one.scores is not None:
-            earlier[item] = max(earlier.get(item, -1), one.asked.repeat)
-    there = [case for case in cases if case.id in earlier and edited[case.id].is_file()]
+            last[item] = max(last.get(item, -1), one.asked.repeat)
+    there = [case for case in cases if case.id in last and edited[case.id].is_file()]
     return [
-        Task(
-            item=f"{ANCHOR}:{case.id}",
-            case=case,
-            instruction=case.instruction,
-            edited=edited[case.id],
-            repeats=[earlier[case.id] + 1],
-        )
+        _task(ANCHOR, case, case.instruction, edited[case.id], repeat=last[case.id] + 1)
         for case in _spread(there, items)
     ]
 
@@ -161,8 +157,8 @@ def _question(asked: Asked, item: str) -> str:
     return replace(asked, item=item, repeat=0).key
 
 
-def _task(kind: str, case: Case, instruction: str, edited: Path) -> Task:
-    return Task(item=f"{kind}:{case.id}", case=case, instruction=instruction, edited=edited, repeats=[0])
+def _task(kind: str, case: Case, instruction: str, edited: Path, repeat: int = 0) -> Task:
+    return Task(item=f"{kind}:{case.id}", case=case, instruction=instruction, edited=edited, repeats=[repeat])
 
 
 def _spread(cases: Sequence[Case], items: int) -> list[Case]:

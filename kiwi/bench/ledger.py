@@ -82,12 +82,16 @@ class Ledger:
 
     Args:
         file: judgements.jsonl; made if it is not there.
+
+    Attributes:
+        earlier: what it held when it was opened.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self._lock = Lock()
-        self._done = {judgement.asked.key: judgement for judgement in read_ledger(file) if judgement.scores is not None}
+        self.earlier = read_ledger(file)
+        self._done = {judgement.asked.key: judgement for judgement in self.earlier if judgement.scores is not None}
 
     def find(self, asked: Asked) -> Judgement | None:
         """The judgement with scores of a question, if it is there."""

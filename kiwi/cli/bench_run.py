@@ -82,14 +82,13 @@ def _judge_all(
 ) -> int:  # fmt: skip
     from kiwi.bench.controls import anchor_tasks, control_tasks, controls_of, drift_of, unjudged
     from kiwi.bench.folder import as_item, write_reports
-    from kiwi.bench.ledger import read_ledger
     from kiwi.bench.published import published_rows
     from kiwi.bench.report import Found
     from kiwi.bench.scoring import item_scores, result_of
 
     suite, edited = runner.suite, {task.case.id: task.edited for task in tasks}
-    anchors = anchor_tasks(data.scored, edited, runner.ledger, options.anchors) if options.anchors else []
-    earlier = read_ledger(runner.ledger.file)
+    earlier = runner.ledger.earlier
+    anchors = anchor_tasks(data.scored, edited, earlier, options.anchors)
     judged, why = runner.run(tasks, generate)
     scored, unscored = item_scores(suite, data.scored, judged)
     own = [item.case for item in scored]
@@ -223,9 +222,9 @@ def _generator(options: argparse.Namespace, model: str, suite: Suite) -> Generat
 
 
 def _generate_part(tasks: Sequence[Task], generate: Generate | None) -> int:
-    missing = [task for task in tasks if generate is not None and not task.edited.is_file()]
+    missing = [task for task in tasks if not task.edited.is_file()]
     for task in console.progress(missing, "generating"):
-        assert generate is not None
+        assert generate is not None  # there is one where a video is missing
         generate(task.case, task.edited)
     console.say(f"{len(missing)} videos generated; judge when all parts are done, with the same command without --part")
     return 0

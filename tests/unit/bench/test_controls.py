@@ -99,9 +99,9 @@ def test_anchors_are_asked_again_under_new_repeats_and_held_against_the_first_an
             for one in cases
         ]
 
-    assert anchor_tasks(cases, videos, ledger, 3) == []
+    assert anchor_tasks(cases, videos, ledger.earlier, 3) == []
     first = ask((2, 2, 2), tasks([0])) + ask((5, 5, 5), tasks([1]))
-    again = anchor_tasks(cases, videos, ledger, 3)
+    again = anchor_tasks(cases, videos, Ledger(ledger.file).earlier, 3)
     assert [task.repeats for task in again] == [[2]] * 3
     answers = ask((3, 3, 3), again)
     drift = drift_of(answers, first)
