@@ -1,13 +1,14 @@
 """The command table: `python -m kiwi COMMAND ...` imports one module of kiwi.cli and hands it the arguments.
 
 Nothing heavy is imported before the command is known, so that help is instant. What ends a command early
-becomes an exit code here: a KiwiError its paragraph and 2, Ctrl-C 130; any other exception is a bug and
-keeps its traceback.
+becomes an exit code here: a KiwiError its paragraph and 2, so a full disk, Ctrl-C 130; any other exception
+is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -87,6 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone (`... | head`). What is still buffered must not be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as problem:
+        if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        fix = "make room there; most long commands go on from where they stopped if they are given again"
+        full = InputError("there is no room left on the disk", got=problem.filename, fix=fix)
+        console.error(str(full))
+        return full.exit_code
 
 
 def _run(argv: list[str]) -> int:

@@ -47,8 +47,8 @@ def error(message: str) -> None:
     err.print(f"[bold red]error:[/bold red] {escape(message)}")
 
 
-def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table to stdout; columns whose every cell is a number are set to the right."""
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], note: str = "") -> None:
+    """Print a table to stdout, and below it what is to be known of it; columns of numbers are set to the right."""
     cells = [[str(cell) for cell in row] for row in rows]
     grid = Table(title=escape(title) if title else None, title_justify="left", header_style="bold")
     widths = [max(map(cell_len, column)) for column in zip(header, *cells, strict=True)]
@@ -61,6 +61,8 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -
     for row in cells:
         grid.add_row(*(escape(cell) for cell in row))
     out.print(grid, soft_wrap=False)
+    if note:
+        out.print(escape(note), style="dim")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ OUT/run.json           the suite, its items, what was judged and by whom
     cases.json         the items
     videos/            edited videos that were generated here
     judgements.jsonl   the ledger
-    scores.csv report.md report.tex gallery.html
+    scores.csv metrics.csv report.md report.tex gallery.html
 """
 
 from __future__ import annotations
@@ -152,8 +152,11 @@ def write_reports(out: Path, found: Found, shown: Sequence[Shown] | None) -> Non
     write_text(out / "report.md", report.markdown(found))
     write_text(out / "report.tex", report.latex(found))
     title = f"{found.suite.title}: {found.title}"
+    if found.metrics is not None:
+        write_text(out / "metrics.csv", found.metrics.csv())
     if shown is not None:
-        write_gallery(out / "gallery.html", title, report.notes(found)[:1], report.warnings(found), shown)
+        about = [report.headline(found), report.notes(found)[0]]
+        write_gallery(out / "gallery.html", title, about, report.warnings(found), shown)
 
 
 def as_item(case: Case, item: str) -> Case:

@@ -36,6 +36,7 @@ class Shown:
         score: what it got; none if nothing.
         judgements: of it, all repeats.
         why: there is no score.
+        control: of which kind, if it is no edit to be scored but a control; the instruction is the case's then.
     """
 
     case: Case
@@ -43,6 +44,7 @@ class Shown:
     score: ItemScore | None
     judgements: Sequence[Judgement]
     why: str | None = None
+    control: str = ""
 
 
 def write_gallery(out: Path, title: str, about: Sequence[str], warnings: Sequence[str], items: Iterable[Shown]) -> None:
@@ -57,8 +59,9 @@ def write_gallery(out: Path, title: str, about: Sequence[str], warnings: Sequenc
     with TemporaryDirectory() as folder:
         cards = [_card(shown, Path(folder)) for shown in console.progress(list(items), "gallery")]
     categories = list(dict.fromkeys(str(card["category"]) for card in cards))
+    controls = list(dict.fromkeys(str(card["control"]) for card in cards if card["control"]))
     page = pages.get_template("gallery.html").render(
-        title=title, about=about, warnings=warnings, cards=cards, categories=categories
+        title=title, about=about, warnings=warnings, cards=cards, categories=categories, controls=controls
     )
     write_text(out, page)
 
@@ -68,6 +71,7 @@ def _card(shown: Shown, folder: Path) -> dict[str, object]:
     return {
         "id": case.id,
         "category": case.category,
+        "control": shown.control,
         "instruction": case.instruction,
         "reference": None if case.reference is None else _picture(case.reference, folder),
         "source": _video(case.source, folder),

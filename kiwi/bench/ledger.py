@@ -133,7 +133,8 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def read_ledger(file: Path) -> list[Judgement]:
-    """All judgements of a file in their order; none if it is not there. Lines that are none are passed over, and told.
+    """All judgements of a file in their order; none if it is not there. Lines that are none are passed over, and told;
+    so are questions that somebody's merging or editing gave two answers.
 
     Raises:
         InputError: a folder, or a file that may not be read.
@@ -147,7 +148,14 @@ def read_ledger(file: Path) -> list[Judgement]:
     found = [_judgement(line) for line in lines if line.strip()]
     if lost := found.count(None):
         log.warning("%s: %d of %d lines are no judgements and are passed over", file, lost, len(found))
-    return [judgement for judgement in found if judgement is not None]
+    judgements = [judgement for judgement in found if judgement is not None]
+    scored: dict[str, list[Mapping[str, float]]] = {}
+    for one in judgements:
+        if one.scores is not None:
+            scored.setdefault(one.asked.key, []).append(one.scores)
+    if differing := sum(any(other != scores[0] for other in scores) for scores in scored.values()):
+        log.warning("%s: %d questions have answers with other scores further down; the last counts", file, differing)
+    return judgements
 
 
 def _judgement(line: str) -> Judgement | None:

@@ -88,6 +88,14 @@ def warnings(found: Found) -> list[str]:
     return said
 
 
+def headline(found: Found) -> str:
+    """The overall score, and of how many items, in a line."""
+    if not found.has_headline:
+        return f"No overall score: {found.result.scored} of {found.result.wanted} items have one."
+    of = f"{found.result.scored} of {found.result.wanted} items"
+    return f"Overall {found.result.raw} (raw), {found.result.capped} (capped), {of}."
+
+
 def notes(found: Found) -> list[str]:
     """What stands below the table."""
     result, version = found.result, ", ".join(filter(None, (found.version, found.judge_note)))

@@ -60,7 +60,7 @@ def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
     write_json(out / "environment.json", environment())
     for name in ("anchors", "round_trip"):
         if name in tables:
-            console.table(tables[name].title, tables[name].header, tables[name].rows)
+            console.table(tables[name].title, tables[name].header, tables[name].rows, tables[name].note)
     console.say(f"{len(pairs)} items; tables, damage.png and damage.pdf in {out}")
     return 1 if any(row[-1] == "NO" for row in tables["anchors"].rows) else 0
 

@@ -128,8 +128,7 @@ def agreement(options: argparse.Namespace) -> int:
 
 
 def _tell(table: Table, out: Path | None) -> None:
-    console.table(table.title, table.header, table.rows)
-    console.note(table.note)
+    console.table(table.title, table.header, table.rows, table.note)
     if out:
         write_text(out, table.markdown())
 

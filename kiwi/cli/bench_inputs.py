@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 SANDBOX_ITEMS = {"openve": 100, "refvie": 40, "sandbox": 140}
 """Items of `--data sandbox`: twenty a category."""
 
+LEVEL = "full"
+"""Of `--data sandbox`, unless another is asked for."""
+
 SANDBOX_CATEGORIES = {
     "openve": ["local_change", "local_remove", "local_add", "background_change", "global_style"],
     "refvie": ["subject_reference", "background_reference"],
@@ -54,7 +57,7 @@ def add_options(options: argparse.ArgumentParser, suite: str) -> None:
     options.add_argument("--max-pixels", type=int, help="height x width to edit at (default: the model's own)")
     options.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     options.add_argument("--items", type=int, help="of --data sandbox (default: twenty a category)")
-    options.add_argument("--level", default="full", help="of --data sandbox (default: %(default)s)")
+    options.add_argument("--level", help=f"of --data sandbox (default: {LEVEL})")
     options.add_argument(
         "--metrics",
         nargs="*",
@@ -63,6 +66,24 @@ def add_options(options: argparse.ArgumentParser, suite: str) -> None:
         " similarities by given models",
     )
     options.add_argument("--no-gallery", action="store_true", help="leave out gallery.html")
+
+
+def require_fitting(options: argparse.Namespace) -> None:
+    """Raises InputError for options that would have no effect beside the others, or numbers that are none."""
+    for option, least in (("repeats", 1), ("controls", 0), ("anchors", 0)):
+        if (value := getattr(options, option)) < least:
+            raise InputError(f"--{option} must be at least {least}", got=value)
+    if options.videos is not None and not options.videos.is_dir():
+        raise InputError(f"there is no folder {options.videos}", wanted="edited videos, named SOURCE_edited.mp4")
+    generating = {"steps": options.steps, "max-pixels": options.max_pixels}
+    generating["part"] = None if options.part == "1/1" else options.part
+    rendering = {"items": options.items, "level": options.level}
+    for given, where, fits in (
+        (generating, "videos that are generated: not with --videos", options.videos is None),
+        (rendering, "--data sandbox", options.data == "sandbox"),
+    ):
+        if unfit := [f"--{name}" for name, value in given.items() if value is not None and not fits]:
+            raise InputError(f"{unfit[0]} is of {where}", fix="leave it out")
 
 
 def part_of(text: str) -> tuple[int, int]:
@@ -95,7 +116,7 @@ def data_of(options: argparse.Namespace, name: str, suite: Suite, out: Path) -> 
     items = SANDBOX_ITEMS[name] if options.items is None else options.items
     export(
         out / "data", items, 0, suite.frames if name == "sandbox" else 5, 32, 32, fps=8,
-        categories=SANDBOX_CATEGORIES[name], level=options.level, split="test",
+        categories=SANDBOX_CATEGORIES[name], level=options.level or LEVEL, split="test",
     )  # fmt: skip
     return out / "data"
 

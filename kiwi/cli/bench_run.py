@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,16 @@ from kiwi import console
 from kiwi.bench.case import Case
 from kiwi.bench.runner import Generate, Pace, Runner, Task
 from kiwi.bench.suites import Cases, Suite, read_cases, read_suite
-from kiwi.cli.bench_inputs import data_of, judge_of, measures_of, name_of, part_of, require_data, rubrics_of
+from kiwi.cli.bench_inputs import (
+    data_of,
+    judge_of,
+    measures_of,
+    name_of,
+    part_of,
+    require_data,
+    require_fitting,
+    rubrics_of,
+)
 from kiwi.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
     from kiwi.bench.ledger import Judgement
     from kiwi.bench.metrics import Measures
     from kiwi.bench.report import Found
+    from kiwi.bench.scoring import ItemScore
     from kiwi.tables import Table
 
 
@@ -33,14 +43,8 @@ def run(options: argparse.Namespace, name: str) -> int:
 
     suite = read_suite(name)
     pace = Pace(concurrency=options.concurrency, per_minute=options.per_minute, tries=options.tries)
-    for option, least in (("repeats", 1), ("controls", 0), ("anchors", 0)):
-        if (value := getattr(options, option)) < least:
-            raise InputError(f"--{option} must be at least {least}", got=value)
+    require_fitting(options)
     part, parts = part_of(options.part)
-    if options.videos is not None and not options.videos.is_dir():
-        raise InputError(f"there is no folder {options.videos}", wanted="edited videos, named SOURCE_edited.mp4")
-    if options.videos is not None and parts > 1:
-        raise InputError("--part is of videos that are generated", got="--videos", wanted="--model")
     require_data(options, suite)
     spec, measures = judge_of(options, suite), measures_of(options)
     out = options.out or Path("runs/bench") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -89,6 +93,8 @@ def _judge_all(
     suite, edited = runner.suite, {task.case.id: task.edited for task in tasks}
     earlier = runner.ledger.earlier
     anchors = anchor_tasks(data.scored, edited, earlier, options.anchors)
+    if options.anchors and not anchors:
+        console.note("no anchors: nothing here has been judged before; the same command again asks for them")
     judged, why = runner.run(tasks, generate)
     scored, unscored = item_scores(suite, data.scored, judged)
     own = [item.case for item in scored]
@@ -114,37 +120,53 @@ def _judge_all(
         partial=options.allow_partial,
         metrics=_measured(measures, data, edited),
     )
-    write_reports(out, found, None if options.no_gallery else _shown(data, found, edited, judged))
+    shown = _shown(data.scored, found.scored, edited, judged, found.result.unscored)
+    shown += _shown_controls(controls, bad, answers, unread | unanswered)
+    write_reports(out, found, None if options.no_gallery else shown)
     _tell(found, out, options.no_gallery)
     whole = found.result.complete and found.answers[0] == found.answers[1]
     return 0 if whole or (options.allow_partial and scored) else 1
 
 
-def _shown(data: Cases, found: Found, edited: dict[str, Path], judged: Sequence[Judgement]) -> list[Shown]:
+def _shown(
+    cases: Sequence[Case], scored: Sequence[ItemScore], edited: Mapping[str, Path], judged: Sequence[Judgement],
+    why: Mapping[str, str],
+) -> list[Shown]:  # fmt: skip
     """Every item for the gallery, with what was answered about it."""
     from kiwi.bench.gallery import Shown
 
-    by_item = {item.case.id: item for item in found.scored}
+    by_item = {item.case.id: item for item in scored}
+    answers: dict[str, list[Judgement]] = {}
+    for one in judged:
+        answers.setdefault(one.asked.item, []).append(one)
     return [
         Shown(
             case=case,
             edited=edited[case.id],
             score=by_item.get(case.id),
-            judgements=[one for one in judged if one.asked.item == case.id],
-            why=found.result.unscored.get(case.id),
+            judgements=answers.get(case.id, []),
+            why=why.get(case.id),
         )
-        for case in data.scored
+        for case in cases
     ]
+
+
+def _shown_controls(
+    tasks: Sequence[Task], scored: Sequence[ItemScore], judged: Sequence[Judgement], why: Mapping[str, str]
+) -> list[Shown]:
+    """The same of controls: they are looked at by kind."""
+    cases = [replace(task.case, id=task.item, instruction=task.instruction) for task in tasks]
+    shown = _shown(cases, scored, {task.item: task.edited for task in tasks}, judged, why)
+    return [replace(one, control=one.case.id.partition(":")[0]) for one in shown]
 
 
 def _tell(found: Found, out: Path, bare: bool) -> None:
     from kiwi.bench.report import column_table, controls_table, notes, warnings
 
-    table = column_table(found)
-    console.table(table.title, table.header, table.rows)
-    if found.controls:
-        controls = controls_table(found.controls)
-        console.table(controls.title, controls.header, controls.rows)
+    tables = [column_table(found), controls_table(found.controls) if found.controls else None, found.metrics]
+    for table in tables:
+        if table is not None:
+            console.table(table.title, table.header, table.rows, table.note)
     for line in notes(found):
         console.note(line)
     for warning in warnings(found):

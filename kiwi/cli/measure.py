@@ -79,7 +79,7 @@ def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
             index for index, column in enumerate(table.header) if name != "fidelity" or column != "items"
         ]  # 80 wide
         rows = [[row[index] for index in kept] for row in table.rows]
-        console.table(table.title, [table.header[index] for index in kept], rows)
+        console.table(table.title, [table.header[index] for index in kept], rows, table.note)
     write_text(out / "measured.md", "\n".join(table.markdown() for table in found.values()))
     write_image(out / "edits.png", sheet(pairs[:SHOWN], {"edit": edits(pairs[:SHOWN], edit)}))
     write_json(out / "environment.json", environment())

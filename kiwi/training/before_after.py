@@ -127,7 +127,7 @@ class BeforeAfter(L.Callback):
             frames = np.stack([sheet([pair], made, at=frame) for frame in range(len(pair.source))])
             write_video(folder / f"{pair.id}.mp4", frames, FPS)
         seen = self._table(scored, ("inside", "outside", "overall"))
-        console.table(seen.title, seen.header, seen.rows)
+        console.table(seen.title, seen.header, seen.rows, seen.note)
         console.say(f"picture: {folder / 'edits.png'}; videos: {folder}/*.mp4; table: {folder / 'scores.md'}")
 
     def _table(self, scored: Mapping[str, Sequence[Scored]], names: Sequence[str]) -> Table:

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import pytest
 
 from kiwi.__main__ import main
+from kiwi.bench.controls import KINDS
 
 CLIPS = os.environ.get("KIWI_CLIPS")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -40,12 +41,7 @@ def lines(run):
 def test_an_editor_is_scored(run):
     items = [line["asked"]["item"] for line in lines(run)]
     assert len([item for item in items if ":" not in item]) == 20
-    assert {item.partition(":")[0] for item in items if ":" in item} == {
-        "copy",
-        "wrong source",
-        "other words",
-        "degraded",
-    }
+    assert {item.partition(":")[0] for item in items if ":" in item} == set(KINDS)
     assert len(list((run / "videos").glob("*_edited.mp4"))) == 10
     scores = list(csv.DictReader((run / "scores.csv").open()))
     assert len(scores) == 30
@@ -56,7 +52,9 @@ def test_an_editor_is_scored(run):
     assert "OpenVE-Bench 308" in report
     assert json.loads((run / "environment.json").read_text())["kiwi"]
     page = (run / "gallery.html").read_text()
-    assert page.count("<video") == 20
+    edits, controls = page.count('data-control=""'), [page.count(f'data-control="{kind}"') for kind in KINDS]
+    assert (edits, controls, page.count("<video")) == (10, [5, 5, 5, 5], 60)
+    assert "Overall " in page
     assert "Computed from the exact target." in page
 
 
@@ -72,6 +70,18 @@ def test_going_on_asks_nothing_and_says_the_same(run, editor, capsys):
     after = [json.loads(line) for line in (run / "judgements.jsonl").read_bytes()[len(before) :].splitlines()]
     assert all(line["scores"] is None for line in after)  # what the oracle cannot judge is asked again
     assert (run / "report.md").read_text() == report
+
+
+def test_anchors_are_asked_for_once_there_is_something_to_ask_again(run, tmp_path, capsys):
+    options = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(run / "videos")]
+    options += ["--out", str(tmp_path / "run"), "--no-gallery", "--controls", "0", "--anchors", "3", "--metrics"]
+    assert main([*options, "basic"]) == 0
+    first = capsys.readouterr()
+    assert "no anchors: nothing here has been judged before" in " ".join(first.err.split())
+    assert "Computed beside the judge" in first.out
+    assert (tmp_path / "run" / "metrics.csv").read_text().startswith("metric,items,")
+    assert main([*options, "basic"]) == 0
+    assert "Anchors: 3 items judged again, 0.00" in " ".join(capsys.readouterr().err.split())
 
 
 def test_parts_generate_and_a_last_run_judges(editor, tmp_path, capsys):
@@ -213,6 +223,8 @@ def test_runs_of_different_judges_are_never_compared(run, tmp_path, capsys):
         (["openve", "--data", "{data}", "--judge", "oracle", "--model", "./nope"], "nope"),
         (["openve", "--data", "sandbox", "--out", "x" * 300], "too long"),
         (["openve", "--data", "{data}", "--videos", ".", "--part", "1/2"], "--part"),
+        (["openve", "--data", "{data}", "--videos", ".", "--steps", "3"], "--steps"),
+        (["openve", "--data", "{data}", "--model", "x", "--level", "easy"], "--level"),
         (["compare", ".", "."], "no run"),
         (["rubrics", "import", "nothing.py"], "nothing.py"),
     ],
@@ -283,8 +295,11 @@ window.addEventListener("load", async () => {
   set("low", "1");
   set("sort", "best");
   found.best = seen().map((card) => Number(card.dataset.mean));
+  set("control", "degraded");
+  found.controls = seen().map((card) => card.dataset.control);
+  set("control", "");
   at("play").click();
-  const videos = [...document.querySelectorAll("video")];
+  const videos = seen().flatMap((card) => [...card.querySelectorAll("video")]);
   const plays = (video) => !video.paused && video.readyState > 1 && video.videoWidth > 0;
   const moved = (video) => video.currentTime > 0 || video.played.length > 0;
   for (let tries = 0; tries < 100 && !videos.every((video) => plays(video) && moved(video)); tries++) await sleep(300);
@@ -339,5 +354,6 @@ def test_the_gallery_filters_sorts_and_plays(run, tmp_path):
     assert found["filtered"] == ["local_add"] * 2
     assert found["words"] == sum(words[0] in text for text in words) < 10
     assert found["good"] < 10
+    assert found["controls"] == ["degraded"] * 5
     assert found["best"] == sorted(found["best"], reverse=True)
     assert (found["playing"], found["moved"], found["stopped"]) == (20, 20, 20)

@@ -65,6 +65,11 @@ def test_a_column_with_one_word_stays_on_the_left(capsys):
     assert "│ 1    │" in capsys.readouterr().out
 
 
+def test_what_is_to_be_known_of_a_table_stands_below_it(capsys):
+    console.table("Scores", ("arm",), [("a",)], "Means [of] 3 items.")
+    assert capsys.readouterr().out.rstrip().endswith("\nMeans [of] 3 items.")
+
+
 def test_a_table_without_rows_still_shows_its_header(capsys):
     console.table("Empty", ("left", "right"), [])
     assert "left ┃ right" in capsys.readouterr().out

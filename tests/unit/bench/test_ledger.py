@@ -33,6 +33,17 @@ def test_lines_that_are_lost_are_counted(tmp_path, caplog):
     assert "2 of 3 lines" in caplog.text
 
 
+def test_two_answers_to_one_question_are_told(tmp_path, caplog):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    for score in (2.0, 2.0, 5.0):
+        said = Judgement(asked=ASKED, category="c", reply="", scores={"x": score}, reason=None, seconds=0, at="")
+        ledger.add(said)
+        with caplog.at_level(logging.WARNING, "kiwi"):
+            again = Ledger(tmp_path / "ledger.jsonl").find(ASKED)
+        assert again == said
+        assert ("1 questions have answers with other scores" in caplog.text) == (score == 5.0)
+
+
 def test_a_folder_in_its_place_is_told(tmp_path):
     (tmp_path / "ledger.jsonl").mkdir()
     with pytest.raises(InputError, match="cannot be read"):

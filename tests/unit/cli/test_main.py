@@ -17,6 +17,8 @@ from kiwi.errors import InputError, KiwiError
 HEAVY = {"torch", "lightning", "transformers", "diffusers", "numpy", "av"}
 
 PROBE = """
+import errno
+
 from kiwi.errors import MediaError
 
 class Grave(MediaError):
@@ -27,6 +29,8 @@ def main(argv):
         raise Grave("clip.mp4 [0] cannot be read", fix="check it")
     if argv[1] == "interrupt":
         raise KeyboardInterrupt
+    if argv[1] == "full":
+        raise OSError(errno.ENOSPC, "No space left on device", "judgements.jsonl")
     if argv[1] == "bug":
         raise RuntimeError("a bug")
     return {"none": None, "one": 1, "argv": argv}[argv[1]]
@@ -112,6 +116,12 @@ def test_a_kiwi_error_is_its_paragraph_and_its_exit_code(probe, capsys):
 def test_an_interrupt_is_one_short_line_and_130(probe, capsys):
     assert main(["probe", "interrupt"]) == 130
     assert capsys.readouterr() == ("", "error: interrupted\n")
+
+
+def test_a_full_disk_is_told(probe, capsys):
+    assert main(["probe", "full"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.startswith("error: there is no room left on the disk. Got: judgements.jsonl. Fix: make room there")
 
 
 def test_a_bug_keeps_its_traceback(probe):
