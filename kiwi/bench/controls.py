@@ -35,8 +35,8 @@ ANCHOR = "anchor"
 LEVEL = 0.05
 """Of tests."""
 
-COARSER, NOISE = 4, 24.0
-"""Of degraded edits: how many times fewer pixels a side, and grey levels (of 255) of noise."""
+COARSER, NOISE, CRF = 4, 24.0, 32
+"""Of degraded edits: how many times fewer pixels a side, grey levels (of 255) of noise, and x264's quality."""
 
 
 def control_tasks(cases: Sequence[Case], edited: Mapping[str, Path], items: int, folder: Path) -> Iterator[Task]:
@@ -187,7 +187,8 @@ def _degraded(edited: Path, folder: Path) -> Path | None:
         except KiwiError:
             return None
         frames, (height, width) = video.frames_FHWC, video.frames_FHWC.shape[1:3]
-        coarse = resize(resize(frames, max(1, height // COARSER), max(1, width // COARSER)), height, width)
-        noise = np.random.default_rng(crc32(edited.name.encode())).normal(0, NOISE, frames.shape)
-        write_video(out, np.clip(coarse + noise, 0, 255).astype(np.uint8), video.fps)
+        coarse = resize(frames, max(1, height // COARSER), max(1, width // COARSER))
+        noise = np.random.default_rng(crc32(edited.name.encode())).normal(0, NOISE, coarse.shape)
+        noisy = np.clip(coarse + noise, 0, 255).astype(np.uint8)  # of the coarse pixels: fine noise is slow to encode
+        write_video(out, resize(noisy, height, width), video.fps, crf=CRF)
     return out

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,9 @@ from kiwi.media.video import read_video, write_video
 
 HEIGHT, QUALITY = 200, 28
 """Pixels of a preview, at most, and its x264 quality."""
+
+WORKERS = 4
+"""Previews made at once: each holds a whole video in memory."""
 
 SMALL = 96
 """Videos below this height are enlarged to a multiple near HEIGHT, so that single pixels can be seen."""
@@ -56,8 +60,11 @@ def write_gallery(out: Path, title: str, about: Sequence[str], warnings: Sequenc
         items: in the order in which they are shown at first.
     """
     pages = Environment(loader=PackageLoader("kiwi.bench", "."), autoescape=select_autoescape(["html"]))
-    with TemporaryDirectory() as folder:
-        cards = [_card(shown, Path(folder)) for shown in console.progress(list(items), "gallery")]
+    items = list(items)
+    videos = {path: _video for shown in items for path in (shown.case.source, shown.edited) if path is not None}
+    pictures = {shown.case.reference: _picture for shown in items if shown.case.reference is not None}
+    previews = _previews(videos | pictures)
+    cards = [_card(shown, previews) for shown in items]
     categories = list(dict.fromkeys(str(card["category"]) for card in cards))
     controls = list(dict.fromkeys(str(card["control"]) for card in cards if card["control"]))
     page = pages.get_template("gallery.html").render(
@@ -66,16 +73,30 @@ def write_gallery(out: Path, title: str, about: Sequence[str], warnings: Sequenc
     write_text(out, page)
 
 
-def _card(shown: Shown, folder: Path) -> dict[str, object]:
+def _previews(shrink: Mapping[Path, Callable[[Path, Path], str]]) -> dict[Path, str | None]:
+    """Data URIs, of each file one, however often it is shown; none of what cannot be read."""
+
+    def made(path: Path, small: Path) -> str | None:
+        try:
+            return shrink[path](path, small)
+        except KiwiError:
+            return None
+
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(WORKERS) as pool:
+        waiting = {path: pool.submit(made, path, Path(folder) / str(number)) for number, path in enumerate(shrink)}
+        return {path: one.result() for path, one in console.progress(list(waiting.items()), "gallery")}
+
+
+def _card(shown: Shown, previews: Mapping[Path, str | None]) -> dict[str, object]:
     case, score = shown.case, shown.score
     return {
         "id": case.id,
         "category": case.category,
         "control": shown.control,
         "instruction": case.instruction,
-        "reference": None if case.reference is None else _picture(case.reference, folder),
-        "source": _video(case.source, folder),
-        "edited": None if shown.edited is None or not shown.edited.is_file() else _video(shown.edited, folder),
+        "reference": None if case.reference is None else previews.get(case.reference),
+        "source": previews.get(case.source),
+        "edited": None if shown.edited is None else previews.get(shown.edited),
         "mean": None if score is None else score.mean("raw"),
         "scores": [] if score is None else _scores(score),
         "replies": [
@@ -89,26 +110,21 @@ def _scores(score: ItemScore) -> list[Mapping[str, object]]:
     return [{"name": name, "raw": raw, "capped": score.capped[name]} for name, raw in score.raw.items()]
 
 
-def _video(path: Path, folder: Path) -> str | None:
-    """A preview as a data URI; none for what cannot be read."""
-    try:
-        video = read_video(path)
-        frames = video.frames_FHWC
-        height, width = _size(*frames.shape[1:3])
-        write_video(made := folder / "preview.mp4", resize(frames, height, width), video.fps, crf=QUALITY)
-    except KiwiError:
-        return None
-    return "data:video/mp4;base64," + base64.b64encode(made.read_bytes()).decode()
+def _video(path: Path, small: Path) -> str:
+    video = read_video(path)
+    frames = resize(video.frames_FHWC, *_size(video.height, video.width))
+    write_video(small.with_suffix(".mp4"), frames, video.fps, crf=QUALITY)
+    return _uri("video/mp4", small.with_suffix(".mp4"))
 
 
-def _picture(path: Path, folder: Path) -> str | None:
-    try:
-        picture = read_image(path)
-        height, width = _size(*picture.shape[:2])
-        write_image(made := folder / "preview.png", resize(picture[None], height, width)[0])
-    except KiwiError:
-        return None
-    return "data:image/png;base64," + base64.b64encode(made.read_bytes()).decode()
+def _picture(path: Path, small: Path) -> str:
+    picture = read_image(path)
+    write_image(small.with_suffix(".png"), resize(picture[None], *_size(*picture.shape[:2]))[0])
+    return _uri("image/png", small.with_suffix(".png"))
+
+
+def _uri(kind: str, file: Path) -> str:
+    return f"data:{kind};base64," + base64.b64encode(file.read_bytes()).decode()
 
 
 def _size(height: int, width: int) -> tuple[int, int]:

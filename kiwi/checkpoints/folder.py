@@ -243,12 +243,12 @@ def read_record(folder: Path) -> Record:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as problem:
-        raise CheckpointError(
-            f"{folder} is not a model folder", got=problem, wanted="a config.json that `kiwi fit` wrote"
-        ) from problem
+        wanted = "a config.json that `kiwi fit` wrote"
+        raise CheckpointError(f"{folder} is not a model folder", got=problem, wanted=wanted) from problem
     if not isinstance(record, dict) or record.get("format") != FORMAT or not {"config", "editing"} <= record.keys():
-        got = record.get("format") if isinstance(record, dict) else type(record).__name__
-        raise CheckpointError(f"{file} is not of a known format", got=got, wanted=f"format {FORMAT}")
+        said = record if isinstance(record, dict) else {"format": type(record).__name__}
+        got = next((said[name] for name in ("format", "_class_name", "model_type") if name in said), None)
+        raise CheckpointError(f"{folder} holds no editor", got=got, wanted=f"a config.json of format {FORMAT}")
     try:
         config: KiwiConfig = from_dict(KiwiConfig, record["config"])
         editing: EditingDefaults = from_dict(EditingDefaults, record["editing"])

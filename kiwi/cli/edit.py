@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
         editor.model.vae.tiling = Tiling()
     if editor.defaults.world == "sandbox":
         console.note(f"{arguments.model} knows {ABOUT}.")
-    if reasons := unfamiliar(editor, video, arguments.instruction, max_pixels=arguments.max_pixels):
+    if reasons := unfamiliar(editor, video, arguments.instruction, len(references), max_pixels=arguments.max_pixels):
         log.warning("this is outside the model's world: %s; expect no sensible edit", "; ".join(reasons))
     sampling = editor.defaults.sampling
     if arguments.steps:

@@ -156,7 +156,7 @@ class _Items:
 
 def _controls(items: _Items, told: Mapping[str, EditPair], shown: Mapping[str, EditPair]) -> Table:
     """Overall scores as asked, and with something of another item, by category."""
-    from kiwi.data.scores import cell
+    from kiwi.data.scores import caution, cell
 
     columns = {
         "as asked": (AS_ASKED, {**told, **shown}),
@@ -165,16 +165,20 @@ def _controls(items: _Items, told: Mapping[str, EditPair], shown: Mapping[str, E
         "by old target": (OLD_TARGET, shown),
     }
     numbers = {title: items.of(what, ids) for title, (what, ids) in columns.items()}
-    categories = dict.fromkeys(one.category for one in numbers["as asked"])
-    rows = []
-    for category in categories:
-        own = [[one for one in scored if one.category == category] for scored in numbers.values()]
-        rows.append((category, len(own[0]), *(cell(scored, "overall") for scored in own)))
+    groups: dict[str, list[list[Scored]]] = {
+        category: [[one for one in scored if one.category == category] for scored in numbers.values()]
+        for category in dict.fromkeys(one.category for one in numbers["as asked"])
+    }
+    rows = [
+        (title, len(own[0]), *(cell(scored, "overall") for scored in own))
+        for title, own in {**groups, "mean": list(numbers.values())}.items()
+    ]
     return Table(
         "Controls: overall score with the words, or the reference picture, of another item",
         ("category", "items", *columns),
         rows,
         "Means with 95% intervals (bootstrap); the other item is of the same category. An editor that reads its words "
         "fails with others'. With another picture it is held against the target that belongs to that one, and against "
-        "the old target, which it should miss.",
+        "the old target, which it should miss. The last row is the mean over the categories that a column has."
+        + caution(len(own[0]) for own in groups.values()),
     )

@@ -34,6 +34,9 @@ BATCH = 16
 CELL, NOTHING = 144, 232
 """Height of a picture's cells, and the grey of the cell where an item has no reference."""
 
+FEW = 5
+"""Items, below which an interval can be wider than the scale of the scores."""
+
 CAP = 60.0
 """dB, of what is equal to the last bit."""
 
@@ -153,6 +156,12 @@ def cell(scored: Iterable[Scored], name: str) -> str:
     return "" if of is None else of.rounded(1 if name in MEASURES else 2)
 
 
+def caution(counts: Iterable[int]) -> str:
+    """What a table's note adds if some of its means are of very few items; begins with a space, if anything."""
+    few = any(count < FEW for count in counts)
+    return f" Means of fewer than {FEW} items say next to nothing: their intervals can be wider than the scale." * few
+
+
 def tables(scored: Sequence[Scored]) -> tuple[Table, Table]:
     """Of fidelity and of the oracle's scores, a row a category and one of the mean over them; 95% intervals."""
     categories = [name for name in CATEGORIES if any(one.category == name for one in scored)]
@@ -162,18 +171,19 @@ def tables(scored: Sequence[Scored]) -> tuple[Table, Table]:
     def rows(names: Sequence[str]) -> list[tuple[object, ...]]:
         return [(title, len(group), *(cell(group, name) for name in names)) for title, group in groups.items()]
 
+    few = caution(map(len, groups.values()))
     fidelity = Table(
         "PSNR (dB) inside and outside the mask: edits, unedited copies, the VAE's round trip",
         ("category", "items", "in", "copy in", "VAE in", "out", "VAE out"),
         rows(MEASURES),
         "Means over items with 95% intervals (bootstrap); the last row is the mean over categories. VAE: the round trip"
-        " of the target inside, of the source outside.",
+        f" of the target inside, of the source outside.{few}",
     )
     oracle = Table(
         "The oracle's scores, 1 to 5",
         ("category", "items", *SCORES),
         rows(SCORES),
-        "Means over items with 95% intervals (bootstrap); the last row is the mean over categories.",
+        f"Means over items with 95% intervals (bootstrap); the last row is the mean over categories.{few}",
     )
     return fidelity, oracle
 

@@ -8,19 +8,23 @@ from kiwi.data.sample import pixels, video_tensor
 from kiwi.editing.editor import KiwiEditor
 from kiwi.media.video import Video
 from kiwi.models.sampling import evaluating
-from kiwi.sandbox.knowledge import unknown_words
+from kiwi.sandbox.knowledge import LONGEST, unknown_words
 
 FAITHFUL = 25.0
 """dB that an autoencoder has of clips of its own world: the shipped one has 30.7 on average of 210 of split test."""
 
 
-def unfamiliar(editor: KiwiEditor, video: Video, instruction: str, *, max_pixels: int | None = None) -> list[str]:
+def unfamiliar(
+    editor: KiwiEditor, video: Video, instruction: str, references: int = 0, *, max_pixels: int | None = None
+) -> list[str]:
     """What of an edit lies outside the sandbox, a phrase each; nothing for an editor that was trained elsewhere too.
 
     Args:
         editor: the model.
         video: to be edited.
         instruction: what to do.
+        references: how many pictures come with it. What they show is not looked at: the autoencoder gives photographs
+            back as faithfully as the world's own references.
         max_pixels: height x width to work at; the model's own unless given.
     """
     if editor.defaults.world != "sandbox":
@@ -28,6 +32,14 @@ def unfamiliar(editor: KiwiEditor, video: Video, instruction: str, *, max_pixels
     found = []
     if words := unknown_words(instruction):
         found.append(f"it never heard {', '.join(map(repr, words[:5]))}{' ...' if words[5:] else ''}")
+    if (length := len(instruction.split())) > LONGEST:
+        found.append(f"the instruction has {length} words, its own at most {LONGEST}")
+    spoken_of = "reference" in instruction.lower()
+    if references > 1:
+        found.append(f"there are {references} references, its edits had one at most")
+    elif spoken_of != bool(references):
+        missing = "the instruction speaks of a reference, and there is none"
+        found.append(missing if spoken_of else "there is a reference, and no word of the instruction is about it")
     frames = editor.working_frames(video, max_pixels)
     with evaluating(editor.model):
         clip = video_tensor(frames[None]).to(editor.device)

@@ -17,6 +17,9 @@ ABOUT = (
 )
 """One sentence without its full stop."""
 
+LONGEST = 20
+"""Words of the longest instructions, about."""
+
 _ELSE = "striped dotted shape black white colours gradient from to on an a and the"
 
 

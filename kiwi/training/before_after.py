@@ -13,7 +13,7 @@ import numpy as np
 
 from kiwi import console
 from kiwi.data.sample import Pixels
-from kiwi.data.scores import SCORES, Scored, cell, editor_of, edits, score, sheet
+from kiwi.data.scores import SCORES, Scored, caution, cell, editor_of, edits, score, sheet
 from kiwi.errors import InputError
 from kiwi.media.claim import claim
 from kiwi.media.files import atomic_path, make_folder, write_json, write_text
@@ -66,10 +66,7 @@ class BeforeAfter(L.Callback):
             make_pair, seed, frames=frames, height=size, width=size, categories=kinds, level=level, split=split
         )
         self.items, self.shown = items, shown
-        self.settings = {
-            "items": items, "categories": kinds, "level": level, "split": split, "seed": seed, "frames": frames,
-            "size": size,
-        }  # fmt: skip
+        self.settings = {"items": items, "seed": seed, **self.drawn.keywords}
         self.drawn(0)  # settings that nothing can be drawn with are told at once
         self.pairs: list[EditPair] = []
 
@@ -141,7 +138,8 @@ class BeforeAfter(L.Callback):
             "Held-out items before and after training: dB inside and outside the mask, oracle's scores (1 to 5)",
             ("category", "training", "items", *names),
             rows,
-            "Means with 95% intervals over items (bootstrap); the last rows are means over categories.",
+            "Means with 95% intervals over items (bootstrap); the last rows are means over categories."
+            + caution(row[2] for row in rows),  # type: ignore[misc]
         )
 
 

@@ -31,7 +31,9 @@ def test_an_editor_is_measured_with_controls_and_again_without_work(model, tmp_p
     rows = list(csv.reader((out / "oracle.csv").open()))
     assert rows[-1][:2] == ["mean", "6"]
     assert all("±" in cell for cell in rows[-1][2:])
-    controls = list(csv.DictReader((out / "controls.csv").open()))
+    *controls, mean = csv.DictReader((out / "controls.csv").open())
+    assert mean["category"] == "mean"
+    assert all("±" in mean[name] for name in ("as asked", "other words", "other picture", "by old target"))
     assert {row["category"] for row in controls if row["other picture"]} == {
         "subject_reference",
         "background_reference",

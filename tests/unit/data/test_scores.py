@@ -101,6 +101,8 @@ def test_tables_have_a_row_a_category_and_the_mean():
     assert {str(cell) for cell in oracle.rows[-1][2:]} == {"1.00 ± 0.00"}
     by_name = {row[0]: dict(zip(fidelity.header, row, strict=True)) for row in fidelity.rows}
     assert by_name["global_style"]["out"] == ""
+    assert "fewer than 5 items" in oracle.note
+    assert "fewer than 5 items" not in tables([score(pair, pair.source) for pair in pairs(35)])[1].note
     assert by_name["local_add"]["VAE in"] == ""
     assert by_name["local_add"]["in"] == by_name["local_add"]["copy in"]
 
@@ -111,6 +113,21 @@ def test_a_sheet_has_a_row_an_item_and_a_column_an_editor():
     two = sheet(items, {name: {pair.id: pair.source for pair in items} for name in ("before", "after")})
     assert two.shape[1] > one.shape[1] > 4 * 144
     assert two.shape[0] == one.shape[0] > 3 * 144
+
+
+def test_a_sheet_shows_the_middle_frame_or_the_one_asked_for():
+    (pair,) = pairs(1)
+    marked = np.zeros_like(pair.source)
+    marked[2] = 255
+    made = {"edit": {pair.id: marked}}
+    middle, first = sheet([pair], made), sheet([pair], made, at=0)
+    assert np.array_equal(middle, sheet([pair], made, at=2))
+    assert middle.sum() > first.sum()
+
+
+def test_items_of_other_sizes_are_not_batched_together():
+    items = [pair for size in (32, 48) for pair in pairs(8, height=size)]
+    assert all(len({one.source.shape for one in batch}) == 1 for batch in in_batches(items))
 
 
 def test_a_batch_edits_as_its_model_says(model):

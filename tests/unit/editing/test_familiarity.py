@@ -28,7 +28,7 @@ def video(frames):
 def test_items_of_the_sandbox_are_familiar(editor, level):
     for index in range(8):
         pair = make_pair(1, index, frames=5, height=32, width=32, level=level, split="new_both")
-        assert unfamiliar(editor, video(pair.source), pair.instruction) == []
+        assert unfamiliar(editor, video(pair.source), pair.instruction, int(pair.reference is not None)) == []
 
 
 def test_words_pictures_and_sizes_of_elsewhere_are_each_told(editor):
@@ -41,6 +41,34 @@ def test_words_pictures_and_sizes_of_elsewhere_are_each_told(editor):
     assert "dB" in told
     large = make_pair(1, 0, frames=9, height=96, width=96)
     assert any("96x96, 9 frames" in told for told in unfamiliar(editor, video(large.source), large.instruction))
+    larger = make_pair(1, 0, frames=5, height=64, width=64)  # four times the pixels are shrunk and familiar
+    assert unfamiliar(editor, video(larger.source), larger.instruction) == []
+    wider = Video(np.pad(larger.source, [(0, 0), (0, 0), (0, 32), (0, 0)], mode="edge"), Fraction(8))
+    assert any("64x96, 5 frames" in told for told in unfamiliar(editor, wider, larger.instruction))
+
+
+def test_references_and_lengths_that_no_edit_had_are_told(editor):
+    pair = make_pair(1, 0, frames=5, height=32, width=32)
+    about = "Use the reference picture as the background."
+    for text, count, expected in (
+        (about, 1, None),
+        (about, 0, "there is none"),
+        (about, 2, "2 references"),
+        (pair.instruction, 1, "no word"),
+        ("Make the red ring blue " * 5, 0, "25 words"),
+    ):
+        told = unfamiliar(editor, video(pair.source), text, count)
+        assert len(told) == (expected is not None)
+        assert expected is None or expected in told[0]
+
+
+def test_faithful_is_below_the_world_and_above_noise(editor):
+    """A little noise is still of the world, as much as the pictures have is not."""
+    pair = make_pair(1, 0, frames=5, height=32, width=32)
+    for scale, known in ((2, True), (60, False)):
+        noise = np.random.default_rng(0).normal(0, scale, pair.source.shape)
+        noisy = np.clip(pair.source + noise, 0, 255).astype(np.uint8)
+        assert (unfamiliar(editor, video(noisy), pair.instruction) == []) == known
 
 
 def test_of_other_models_nothing_is_told(editor):

@@ -5,7 +5,7 @@ import pytest
 
 from kiwi.sandbox.controls import swapped, with_reference_of, with_words_of
 from kiwi.sandbox.edits import SubjectReference
-from kiwi.sandbox.knowledge import ABOUT, unknown_words
+from kiwi.sandbox.knowledge import ABOUT, LONGEST, unknown_words
 from kiwi.sandbox.oracle import judge
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
 
@@ -45,7 +45,8 @@ def test_another_reference_comes_with_its_exact_target():
             assert judge(new, item.target).overall <= 3.0
             if isinstance(new.edit, SubjectReference):
                 assert new.edit.index == item.edit.index
-                assert all(new.edit.looks != sprite.looks for sprite in item.scene.sprites)
+                looks = new.edit.looks
+                assert (looks.colour, looks.shape) not in {(s.looks.colour, s.looks.shape) for s in item.scene.sprites}
 
 
 def test_an_item_with_its_own_edit_is_itself():
@@ -63,6 +64,17 @@ def test_an_edit_that_hardly_shows_makes_no_item():
     assert item.instead(SubjectReference(index=item.edit.index, looks=same)) is None
 
 
+def test_the_last_item_takes_from_the_first_ones():
+    items = pairs(14)
+    found = swapped(items, with_words_of)
+    for item in items:
+        if item.id in found:  # two of each category: the other one, before or behind
+            (other,) = (one for one in items if one.category == item.category and one is not item)
+            assert found[item.id].instruction == other.instruction
+    assert any(item.id in found for item in items[:7])
+    assert any(item.id in found for item in items[7:])
+
+
 def test_who_is_alone_in_its_category_has_no_control():
     assert swapped(pairs(7), with_words_of) == {}
     assert swapped(pairs(5), with_reference_of) == {}
@@ -72,6 +84,7 @@ def test_who_is_alone_in_its_category_has_no_control():
 def test_every_instruction_of_the_world_is_of_known_words(split):
     for item in pairs(140, frames=1, split=split):
         assert unknown_words(item.instruction) == []
+        assert len(item.instruction.split()) <= LONGEST
 
 
 def test_words_of_elsewhere_are_named_once_each_and_in_order():
