@@ -1,0 +1,136 @@
+"""What a number is worth that was measured on items, of models that were trained from several seeds.
+
+Two things are left to chance: which items were measured, and how training went. An interval over items alone says what
+these trained models do on other items. Trained again they would differ, and such intervals find differences where there
+are none in up to half of all studies (`tests/unit/statistics/test_seeds.py` has the rates). Here both count: a two-way
+random-effects analysis with Satterthwaite's degrees of freedom (1946). Categories are weighted alike and not left to
+chance; items of one cluster, such as edits of one video, count together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from math import nan, sqrt
+
+import numpy as np
+from scipy.stats import t as student
+
+from kiwi.errors import InputError
+from kiwi.statistics.intervals import Interval
+
+Numbers = Mapping[str, float]
+"""A number an item."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeded:
+    """A mean over items and seeds; a difference if the numbers were differences of paired runs.
+
+    Args:
+        mean: with its 95% interval for training and measuring again; of one seed it is not known, and NaN.
+        p: two-sided, of a mean of 0; NaN of one seed.
+        spread: standard deviation from seed to seed of the mean over items, as observed; NaN of one seed.
+        seeds, items: how many.
+        training, items_part, rest: variances that one seed's mean has through training, that the mean of all seeds has
+            through the items, and that one seed's mean has through how items fare from run to run.
+        freedom: degrees of freedom of the items.
+    """
+
+    mean: Interval
+    p: float
+    spread: float
+    seeds: int
+    items: int
+    training: float
+    items_part: float
+    rest: float
+    freedom: int
+
+    def detectable(self, seeds: int) -> float:
+        """The smallest mean that so many seeds on as many items would tell from 0 with probability 0.8 at level 0.05.
+
+        NaN of one seed, which leaves the spread of training unknown, and for less than two.
+        """
+        if self.seeds < 2 or seeds < 2:
+            return nan
+        error, freedom = _error(self.training, self.items_part, self.rest, seeds, self.freedom)
+        return float(student.ppf(0.975, freedom) + student.ppf(0.8, freedom)) * error
+
+
+def seeded_mean(
+    numbers: Sequence[Numbers],
+    categories: Mapping[str, str] | None = None,
+    clusters: Mapping[str, Hashable] | None = None,
+) -> Seeded:
+    """What is known of a mean.
+
+    Args:
+        numbers: a mapping a seed, all of the same items; a single item is a number of the run itself, such as its
+            validation loss, of which only training is left to chance.
+        categories: of items, which are weighted alike; one for all if not given.
+        clusters: what items belong to that are not independent; each by itself if not given.
+
+    Raises:
+        InputError: no seeds or items, other items under one seed than under another, or numbers that are not finite.
+    """
+    names = sorted(numbers[0]) if numbers else []
+    if not names or any(sorted(one) != names for one in numbers):
+        got = ", ".join(str(len(one)) for one in numbers) or "no seeds"
+        raise InputError("a mean over seeds needs the same items under each", got=f"{got} items")
+    table_SI = np.array([[one[name] for name in names] for one in numbers], dtype=float)
+    if not np.isfinite(table_SI).all():
+        raise InputError("a mean over seeds needs numbers that are finite", got=table_SI[~np.isfinite(table_SI)][0])
+    kind = _places([categories[name] if categories else "" for name in names])
+    owner = _places([clusters[name] if clusters else name for name in names])
+    sizes = np.bincount(kind)
+    weights_I = 1 / (len(sizes) * sizes[kind])
+    by_seed = table_SI @ weights_I
+    by_category_SK = np.stack([np.bincount(kind, row) for row in table_SI]) / sizes
+    deviations_SI = (table_SI - by_category_SK[:, kind]) * weights_I
+    deviations_SO = np.stack([np.bincount(owner, row) for row in deviations_SI])
+    seeds, owners = deviations_SO.shape
+    freedom = owners - len(sizes)
+    items_part = rest = 0.0
+    if freedom > 0:
+        of_owner = deviations_SO.mean(axis=0)
+        unbiased = owners / freedom
+        items_part = unbiased * float(np.sum(of_owner**2))
+        if seeds > 1:
+            rest = unbiased * float(np.sum((deviations_SO - of_owner) ** 2)) / (seeds - 1)
+    mean = float(by_seed.mean())
+    if seeds == 1:
+        return Seeded(
+            mean=Interval(mean, nan, nan), p=nan, spread=nan, seeds=1, items=len(names), training=nan,
+            items_part=items_part, rest=rest, freedom=freedom,
+        )  # fmt: skip
+    observed = float(np.var(by_seed, ddof=1))
+    training, between = max(observed - rest, 0.0), max(items_part - rest / seeds, 0.0)
+    error, degrees = _error(training, between, rest, seeds, freedom)
+    half = float(student.ppf(0.975, degrees)) * error
+    return Seeded(
+        mean=Interval(mean, mean - half, mean + half),
+        p=float(2 * student.sf(abs(mean) / error, degrees)) if error > 0 else float(mean == 0),
+        spread=sqrt(observed),
+        seeds=seeds,
+        items=len(names),
+        training=training,
+        items_part=between,
+        rest=rest,
+        freedom=freedom,
+    )
+
+
+def _error(training: float, between: float, rest: float, seeds: int, freedom: int) -> tuple[float, float]:
+    """Standard error of a mean over seeds and items, and its degrees of freedom (Satterthwaite)."""
+    variance = training / seeds + between + rest / seeds
+    by_seed, by_item, both = (training + rest) / seeds, between + rest / seeds, rest / seeds
+    parts = by_seed**2 / (seeds - 1)
+    if freedom > 0:
+        parts += by_item**2 / freedom + both**2 / (freedom * (seeds - 1))
+    return sqrt(variance), max(1.0, variance**2 / parts) if parts > 0 else 1.0
+
+
+def _places(names: Sequence[Hashable]) -> np.ndarray:
+    place = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    return np.array([place[name] for name in names])

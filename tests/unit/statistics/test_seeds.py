@@ -1,0 +1,98 @@
+"""Means over items and seeds: what is left to chance by training counts, and no more of it than there is."""
+
+import numpy as np
+import pytest
+
+from kiwi.errors import InputError
+from kiwi.statistics.paired import paired_difference
+from kiwi.statistics.seeds import seeded_mean
+
+ITEMS = 40
+
+
+def runs(rng, seeds, training, items=0.3, rest=1.0, mean=0.0):
+    """Differences of paired runs: what training, an item, and an item in a run each add."""
+    table = mean + training * rng.normal(size=(seeds, 1)) + items * rng.normal(size=(1, ITEMS))
+    table = table + rest * rng.normal(size=(seeds, ITEMS))
+    return [{str(index): float(value) for index, value in enumerate(row)} for row in table]
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("training", [0.0, 0.1, 0.5])
+def test_no_difference_is_found_as_seldom_as_the_level_says(seeds, training):
+    rng = np.random.default_rng(seeds)
+    found = [seeded_mean(runs(rng, seeds, training)) for _ in range(400)]
+    rate = np.mean([one.p <= 0.05 for one in found])
+    assert rate <= 0.08  # 400 draws of a chance of 0.05: 99.5% are below
+    covered = [one.mean.low <= 0 <= one.mean.high for one in found]
+    assert np.mean(covered) == pytest.approx(1 - rate, abs=0.003)
+
+
+def test_intervals_over_items_alone_find_differences_that_are_none():
+    """Why this module is there: training varies, and the items know nothing of it."""
+    rng = np.random.default_rng(0)
+    rate = 0.0
+    for _ in range(200):
+        of_items = np.mean([[*one.values()] for one in runs(rng, 2, 0.5)], axis=0)
+        rate += (paired_difference([of_items.tolist()]).p <= 0.05) / 200
+    assert rate > 0.3
+
+
+def test_a_difference_that_can_be_found_is_found_four_times_of_five():
+    rng = np.random.default_rng(1)
+    detectable = np.median([seeded_mean(runs(rng, 3, 0.2)).detectable(3) for _ in range(100)])
+    found = [seeded_mean(runs(rng, 3, 0.2, mean=detectable)).p <= 0.05 for _ in range(200)]
+    assert 0.6 < np.mean(found) < 0.95
+
+
+def test_more_seeds_see_smaller_differences_until_the_items_are_the_limit():
+    found = seeded_mean(runs(np.random.default_rng(2), 3, 0.5))
+    sizes = [found.detectable(seeds) for seeds in (2, 3, 5, 10, 1000)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] > 2.8 * found.items_part**0.5
+    assert np.isnan(found.detectable(1))
+
+
+def test_categories_count_alike_and_their_means_are_no_chance():
+    numbers = {f"{kind}{index}": float(kind) for kind in range(2) for index in range(3 + 5 * kind)}
+    noise = np.random.default_rng(3).normal(0, 0.01, (3, len(numbers)))
+    seeds = [{name: value + float(e) for (name, value), e in zip(numbers.items(), row, strict=True)} for row in noise]
+    found = seeded_mean(seeds, {name: name[0] for name in numbers})
+    assert found.mean.mean == pytest.approx(0.5, abs=0.01)
+    assert found.mean.high - found.mean.low < 0.05
+    assert seeded_mean(seeds).mean.mean == pytest.approx(8 / 11, abs=0.01)
+
+
+def test_edits_of_one_video_are_no_independent_items():
+    rng = np.random.default_rng(4)
+    videos = rng.normal(0.2, 1, 12)
+    names = {f"{video}-{edit}": video for video in range(12) for edit in range(10)}
+    seeds = [{name: float(videos[video] + rng.normal(0, 0.1)) for name, video in names.items()} for _ in range(3)]
+    alone, together = seeded_mean(seeds), seeded_mean(seeds, clusters=names)
+    assert together.items_part / alone.items_part == pytest.approx(10 * (12 / 11) / (120 / 119), rel=0.02)
+    assert together.freedom == 11
+
+
+def test_a_single_number_a_run_varies_by_training_alone():
+    found = seeded_mean([{"loss": value} for value in (1.0, 2.0, 3.0)])
+    assert found.spread == 1
+    assert found.mean.mean == 2
+    assert found.mean.high - 2 == pytest.approx(4.303 / 3**0.5, rel=1e-3)  # Student's t of two degrees
+
+
+def test_one_seed_tells_nothing_of_training():
+    found = seeded_mean(runs(np.random.default_rng(5), 1, 0.0))
+    assert str(found.mean).endswith("± ?")
+    assert np.isnan([found.p, found.spread, found.detectable(3)]).all()
+
+
+def test_equal_runs_have_no_difference_and_no_chance():
+    found = seeded_mean([{"a": 0.0, "b": 0.0}] * 2)
+    assert (found.p, found.mean) == (1.0, (0, 0, 0))
+    assert seeded_mean([{"a": 1.0, "b": 1.0}] * 2).p == 0
+
+
+@pytest.mark.parametrize("numbers", [[], [{}], [{"a": 1.0}, {"b": 1.0}], [{"a": 1.0}, {"a": float("nan")}]])
+def test_what_has_no_mean(numbers):
+    with pytest.raises(InputError, match="a mean over seeds needs"):
+        seeded_mean(numbers)
