@@ -118,7 +118,7 @@ def override(spec: Spec, changes: dict[str, Any]) -> Any:
         *parents, last = path.split(".")
         node = data
         for depth, key in enumerate(parents):
-            child = _filled(node.get(key))
+            child = filled(node.get(key))
             if not isinstance(child, dict):
                 where = ".".join(parents[: depth + 1])
                 raise SpecError(f"no spec at {where!r} (in {path!r})", wanted=_one_of(key, _field_names(node)))
@@ -138,6 +138,15 @@ def diff(baseline: Spec, spec: Spec) -> dict[str, tuple[Any, Any]]:
     return dict(_diff(to_dict(baseline), to_dict(spec), ""))
 
 
+def filled(value: Any) -> Any:
+    """A node given as a name or in part, with the defaults of its type; what is no node comes back as it is."""
+    node = {"type": value} if isinstance(value, str) else value
+    cls = Spec._registry.get(str(node.get("type"))) if isinstance(node, dict) else None
+    if cls is None:
+        return value
+    return {"type": cls.__name__, **_defaults(cls), **node}
+
+
 def _diff(a: Any, b: Any, path: str) -> typing.Iterator[tuple[str, tuple[Any, Any]]]:
     before = a["type"] if _is_node(a) else a
     if not _is_node(b):
@@ -148,21 +157,12 @@ def _diff(a: Any, b: Any, path: str) -> typing.Iterator[tuple[str, tuple[Any, An
             yield from _diff(a.get(key), b[key], _join(path, key))
     else:
         yield path, (before, b["type"])
-        yield from _diff(_filled(b["type"]), b, path)
+        yield from _diff(filled(b["type"]), b, path)
 
 
 def _is_node(value: Any) -> bool:
     """Whether plain data is a spec's; a mapping with a key "type" of its own is not."""
     return isinstance(value, dict) and isinstance(value.get("type"), str) and value["type"] in Spec._registry
-
-
-def _filled(value: Any) -> Any:
-    """A node given as a name or in part, with the defaults of its type; what is no node comes back as it is."""
-    node = {"type": value} if isinstance(value, str) else value
-    cls = Spec._registry.get(str(node.get("type"))) if isinstance(node, dict) else None
-    if cls is None:
-        return value
-    return {"type": cls.__name__, **_defaults(cls), **node}
 
 
 def _defaults(cls: type[Spec]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import logging
 import re
 import typing
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,13 +161,41 @@ class KiwiCLI(LightningCLI):
             raise InputError("validate needs a checkpoint", fix="--ckpt_path last, or RUN/checkpoints/last.ckpt")
 
 
+class _Understood(KiwiCLI):
+    """Reads a command line, and does nothing of what it says."""
+
+    def _parse_ckpt_path(self) -> None: ...
+
+    def _set_seed(self) -> None: ...
+
+    def instantiate_classes(self) -> None: ...
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+
 def main(argv: list[str]) -> int:
     """Run `fit` or `validate`."""
     _quieten()
+    _read(argv, KiwiCLI)
+    return 0
+
+
+def resolve(options: Sequence[str]) -> dict[str, Any]:
+    """The whole configuration that options of `kiwi fit` make, as it would stand in config.yaml; nothing is built.
+
+    Raises:
+        InputError: options that `fit` would refuse.
+    """
+    cli = _read(["fit", *options], _Understood)
+    found: dict[str, Any] = yaml.safe_load(cli._parser("fit").dump(cli.config["fit"], skip_none=False))
+    return found
+
+
+def _read(argv: Sequence[str], kind: type[KiwiCLI]) -> KiwiCLI:
     set_parsing_settings(subclasses_enabled=[*families()])
     quiet = {"exit_on_error": False}  # errors come as exceptions, to be told in our words
     try:
-        KiwiCLI(
+        return kind(
             LitModule,
             EditData,
             trainer_class=Trainer,
@@ -185,10 +214,9 @@ def main(argv: list[str]) -> int:
         if (cause := _cause(problem)) is None:
             raise
         raise cause from problem
-    return 0
 
 
-def _with_bases(argv: list[str]) -> list[str]:
+def _with_bases(argv: Sequence[str]) -> list[str]:
     """The command line, every configuration file replaced by what it and its bases say together."""
     options = iter(argv)
     found = []

@@ -1,0 +1,149 @@
+"""What a run found, in one record: numbers of items, numbers of the run, learning curves and cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from kiwi.errors import InputError
+from kiwi.media.claim import read_record
+from kiwi.training.run_log import FILE, read_log
+
+OF_SANDBOX = ("overall", "compliance", "consistency", "quality", "inside", "outside")
+"""Numbers of an item that `kiwi sandbox measure` has."""
+
+CURVES = ("loss", "val/loss")
+GAUGES = ("gamma_at_", "val/loss_at_")
+"""Numbers by noise level, sigma behind the prefix, whose last value is kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Of a finished run.
+
+    Args:
+        label, seed: which arm's, and under which seed.
+        items: numbers of items, by what they are called, such as "sandbox overall".
+        categories: of the items.
+        clusters: the source video of an item, where several share one.
+        numbers: of the last validation.
+        curves: (step, value) by name, stages after one another.
+        by_sigma: last values by noise level, by prefix.
+        cost: seconds, samples_per_second, memory_gib and steps.
+    """
+
+    label: str
+    seed: int
+    items: Mapping[str, Mapping[str, float]]
+    categories: Mapping[str, str]
+    clusters: Mapping[str, str]
+    numbers: Mapping[str, float]
+    curves: Mapping[str, Sequence[Sequence[float]]]
+    by_sigma: Mapping[str, Mapping[str, float]]
+    cost: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_result(file: Path) -> Result:
+    """Raises InputError for a file that is no result."""
+    said = read_record(file)
+    try:
+        cost = {**said.pop("cost"), "seconds": float(said.pop("seconds"))}
+        return Result(**said, cost=cost)
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        fix = "remove it, and the run is measured again"
+        raise InputError(f"{file} is no result of a run", got=problem, fix=fix) from None
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """Gather what the commands of a run left.
+
+    Raises:
+        InputError: nothing was measured, or what was cannot be read.
+    """
+    said = read_record(folder / "run.json")
+    items: dict[str, dict[str, float]] = {}
+    categories: dict[str, str] = {}
+    clusters: dict[str, str] = {}
+    if (measured := folder / "sandbox" / "items.jsonl").is_file():
+        _sandbox(measured, items, categories)
+    for bench in sorted(folder.glob("bench-*")):
+        _bench(bench, items, categories, clusters)
+    stages = [folder / stage for stage in _stages(said["commands"])]
+    logs = [read_log(stage) for stage in stages if (stage / FILE).is_file()]
+    last = _last(logs[-1]) if logs else {}
+    speeds = [one["samples_per_second"] for log in logs for one in log.values() if "samples_per_second" in one]
+    memory = [one["memory_gib"] for log in logs for one in log.values() if "memory_gib" in one]
+    return {
+        "label": said["label"],
+        "seed": said["seed"],
+        "items": items,
+        "categories": categories,
+        "clusters": clusters,
+        "numbers": {name: value for name, value in last.items() if name.startswith("val/")},
+        "curves": {name: _curve(logs, name) for name in CURVES},
+        "by_sigma": {
+            prefix: {name.removeprefix(prefix): value for name, value in last.items() if name.startswith(prefix)}
+            for prefix in GAUGES
+        },
+        "cost": {
+            "steps": float(sum(max(log, default=0) for log in logs)),
+            "samples_per_second": median(speeds) if speeds else float("nan"),
+            "memory_gib": max(memory, default=float("nan")),
+        },
+    }
+
+
+def _sandbox(file: Path, items: dict[str, dict[str, float]], categories: dict[str, str]) -> None:
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            said = json.loads(line)
+        except ValueError:
+            continue  # cut short by a kill, and measured again
+        if said.get("what") == "as asked":
+            key = f"sandbox/{said['id']}"
+            categories[key] = said["category"]
+            for name in OF_SANDBOX:
+                if said[name] is not None:
+                    items.setdefault(f"sandbox {name}", {})[key] = float(said[name])
+
+
+def _bench(
+    folder: Path, items: dict[str, dict[str, float]], categories: dict[str, str], clusters: dict[str, str]
+) -> None:
+    from kiwi.bench.folder import read_run
+
+    run = read_run(folder)
+    for item in run.scored:
+        key = f"{run.identity.name}/{item.case.id}"
+        categories[key], clusters[key] = item.case.category, item.case.source.name
+        for kind in ("raw", "capped"):
+            items.setdefault(f"{run.identity.name} {kind}", {})[key] = item.mean(kind)
+
+
+def _stages(commands: Sequence[Sequence[str]]) -> list[str]:
+    """Names of the folders that `fit` wrote into."""
+    roots = [word for one in commands if one[0] == "fit" for word in one if word.startswith(_ROOT)]
+    return [Path(root.removeprefix(_ROOT)).name for root in roots]
+
+
+_ROOT = "--trainer.default_root_dir="
+
+
+def _last(log: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+    """The last value of each number."""
+    found: dict[str, float] = {}
+    for step in sorted(log):
+        found |= log[step]
+    return found
+
+
+def _curve(logs: Sequence[Mapping[int, Mapping[str, float]]], name: str) -> list[list[float]]:
+    found, before = [], 0
+    for log in logs:
+        found += [[before + step, log[step][name]] for step in sorted(log) if name in log[step]]
+        before += max(log, default=0)
+    return found

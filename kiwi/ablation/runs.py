@@ -1,0 +1,199 @@
+"""Runs: an arm under a seed, as commands that can be killed and given again, and a record of how it ended.
+
+OUT/arms/<arm>/seed-<n>/run.json      what is run: the arm's label, the seed, the commands
+    <stage>/                          the run of each stage, as `kiwi fit` leaves it
+    sandbox/ bench-<suite>/           what was measured of the last stage's model
+    output.log                        what the commands said
+    result.json                       every number, once all is done; a study needs no other file of a finished run
+    failed.json                       why it ended, if it did
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kiwi.ablation.study import Arm, Study, options_of
+from kiwi.errors import InputError
+from kiwi.media.claim import claim, read_record
+from kiwi.media.files import write_json
+
+RUN, RESULT, FAILED, LOG = "run.json", "result.json", "failed.json", "output.log"
+
+LAST_LINES = 4
+"""Of a failed command's output that tell why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """An arm under a seed.
+
+    Args:
+        arm, seed: which.
+        folder: where all of it goes.
+        commands: of `python -m kiwi`, in order, each without those two words.
+    """
+
+    arm: Arm
+    seed: int
+    folder: Path
+    commands: Sequence[Sequence[str]]
+
+    @property
+    def state(self) -> str:
+        """done, failed, begun or waiting."""
+        if (self.folder / RESULT).exists():
+            return "done"
+        if (self.folder / FAILED).exists():
+            return "failed"
+        return "begun" if (self.folder / RUN).exists() else "waiting"
+
+
+def runs_of(study: Study, out: Path) -> list[Run]:
+    """All runs, seed by seed, so that a study that is cut off has whole pairs."""
+    return [_run(study, arm, seed, out) for seed in study.seeds for arm in study.arms]
+
+
+def claim_run(run: Run) -> None:
+    """Make a run's folder, or find that it is the same run's.
+
+    Raises:
+        InputError: it holds another run, of a study that was changed since.
+    """
+    said = {"label": run.arm.label, "seed": run.seed, "commands": [list(one) for one in run.commands]}
+    claim(run.folder / RUN, said, "a run of an arm")
+
+
+def execute(folder: Path, threads: int = 1, device: str | None = None) -> None:
+    """Do what a claimed run says, and leave result.json or failed.json; what was done before is not done again.
+
+    Args:
+        folder: of the run.
+        threads: of the CPU that each command may use: another number moves the last digits of results.
+        device: the accelerator to run on, as CUDA numbers them; all of them if not given.
+    """
+    from kiwi.ablation.results import collect  # imports torch
+
+    (folder / FAILED).unlink(missing_ok=True)
+    surroundings = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    if device is not None:
+        surroundings["CUDA_VISIBLE_DEVICES"] = device
+    began = time.time()
+    for command in read_record(folder / RUN)["commands"]:
+        code, said = _do(command, folder / LOG, surroundings)
+        if code:
+            what = " ".join(command[:2])
+            write_json(folder / FAILED, {"command": what, "code": code, "why": said, "log": str(folder / LOG)})
+            return
+    try:
+        found = collect(folder)
+    except InputError as problem:
+        write_json(folder / FAILED, {"command": "collect", "code": 2, "why": str(problem), "log": str(folder / LOG)})
+        return
+    write_json(folder / RESULT, {**found, "seconds": round(time.time() - began, 1)})
+
+
+def why_failed(folder: Path) -> str:
+    """What a failed run's record says."""
+    try:
+        said: Mapping[str, Any] = json.loads((folder / FAILED).read_text(encoding="utf-8"))
+        return f"{said['command']} ended with {said['code']}: {said['why']} (all of it: {said['log']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"see {folder / LOG}"
+
+
+def _run(study: Study, arm: Arm, seed: int, out: Path) -> Run:
+    folder = out / "arms" / arm.folder / f"seed-{seed}"
+    commands, init = [], _first_init(study, arm)
+    for stage, options in arm.options.items():
+        root = folder / stage
+        own = {"trainer.default_root_dir": str(root), "ckpt_path": "last"}
+        given = options if init is None else {**options, "model.init": init}
+        commands.append(["fit", *options_of(seed, study.stages[stage], {**given, **own})])
+        init = str(root / "model")
+    measure = study.measure
+    if measure.sandbox is not None:
+        options = {"no-controls": True, **measure.sandbox}
+        commands.append(["sandbox", "measure", str(folder / "sandbox"), "--model", str(init), *_words(options)])
+    for suite, options in measure.bench.items():
+        place = ["--model", str(init), "--out", str(folder / f"bench-{suite}"), "--name", "edited"]
+        commands.append(["bench", suite, *place, *_words({"no-gallery": True, **options})])
+    return Run(arm=arm, seed=seed, folder=folder, commands=commands)
+
+
+def _first_init(study: Study, arm: Arm) -> str | None:
+    """What the first stage that is trained starts from, if stages before it are left out: what they would have."""
+    first = next(iter(study.stages))
+    if first in arm.options:
+        return None
+    given: Any = study.arms[0].resolved[first] if study.arms else {}
+    for name in ("model", "init_args", "init"):
+        given = given.get(name) if isinstance(given, dict) else None
+    return given if isinstance(given, str) else None
+
+
+def _words(options: Mapping[str, Any]) -> list[str]:
+    """Options of a command of ours."""
+    words: list[str] = []
+    for name, value in options.items():
+        if value is False or value is None:
+            continue
+        words.append(f"--{name}")
+        if isinstance(value, list):
+            words += [",".join(map(str, value))] if name == "categories" else list(map(str, value))
+        elif value is not True:
+            words.append(str(value))
+    return words
+
+
+def _do(command: Sequence[str], log: Path, surroundings: Mapping[str, str]) -> tuple[int, str]:
+    """Run a command; its exit code, and its last words."""
+    with log.open("ab") as file:
+        file.write(f"$ python -m kiwi {' '.join(command)}\n".encode())
+        file.flush()
+        start = file.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "kiwi", *command],
+            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=dict(surroundings),
+            start_new_session=True,
+        )  # fmt: skip
+        _CHILDREN.add(process)
+        try:
+            code = process.wait()
+        finally:
+            _CHILDREN.discard(process)
+            _kill(process)
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = file.read().decode("utf-8", "replace").replace("\r", "\n").split("\n")
+    told = [line.strip() for line in lines if line.strip()]
+    errors = [line for line in told if line.startswith("error: ")]
+    return code, " ".join(errors[-1:] or told[-LAST_LINES:]).removeprefix("error: ")
+
+
+_CHILDREN: set[subprocess.Popen[bytes]] = set()
+
+
+def stop_all() -> None:
+    """Kill what is running: it goes on from its checkpoints when the study is run again."""
+    for process in list(_CHILDREN):
+        _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+Finished = Callable[[Run], None]
+"""Told of each run that ended."""

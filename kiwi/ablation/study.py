@@ -1,0 +1,194 @@
+"""Studies: a YAML file of arms, seeds and measurements, checked whole before anything starts.
+
+    title: What the components are worth
+    stages: {edit: components/edit.yaml}      # experiments of `kiwi fit`, in order; paths relative to this file
+    seeds: [0, 1, 2]
+    options: {trainer.max_steps: 1500}         # of every run, the base's too
+    arms:                                      # the base stands first by itself
+      - {model.config.source: NoSource}
+      - {edit.model.optim.lr: 0.001}           # of one stage alone
+      - {skip: [stage1]}
+    grid: {model.config.query.video: [4, 8]}   # every combination is an arm
+    measure:
+      sandbox: {items: 140, level: easy}       # of `kiwi sandbox measure`, as all below are of their commands
+      bench: {openve: {data: sandbox}}
+      validation: [val/loss]
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kiwi.ablation.labels import changes, folder_name, label
+from kiwi.errors import InputError
+from kiwi.experiment import read_experiment
+
+Resolve = Callable[[Sequence[str]], dict[str, Any]]
+"""From the options of `kiwi fit` to the configuration that it understands; raises KiwiError."""
+
+FIELDS = ("title", "stages", "seeds", "options", "arms", "grid", "measure")
+MEASURES = ("sandbox", "bench", "validation")
+SKIP = "skip"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A way of training.
+
+    Args:
+        label: how it differs from the base.
+        options: of each stage that is trained, by dotted path of `kiwi fit`.
+        resolved: configuration of each, as `kiwi fit` understands it.
+    """
+
+    label: str
+    options: Mapping[str, Mapping[str, Any]]
+    resolved: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def folder(self) -> str:
+        """Its name among the results."""
+        return folder_name(self.label)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What is measured of a trained editor.
+
+    Args:
+        sandbox: options of `kiwi sandbox measure`; none to leave it out.
+        bench: options of `kiwi bench` by suite.
+        validation: numbers of the last validation.
+    """
+
+    sandbox: Mapping[str, Any] | None = None
+    bench: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    validation: Sequence[str] = ("val/loss",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A study, its arms resolved; the first is the base."""
+
+    title: str
+    stages: Mapping[str, Path]
+    seeds: Sequence[int]
+    arms: Sequence[Arm]
+    measure: Measure
+
+
+def read_study(file: Path, resolve: Resolve) -> Study:
+    """Read a study and understand every arm of it.
+
+    Raises:
+        InputError: fields, paths or names that do not exist, with those that do; values that cannot be; two arms that
+            are the same.
+    """
+    said = read_experiment(file)
+    _require_known(said, FIELDS, file)
+    stages = {
+        str(name): file.parent / str(path) for name, path in _mapping(said.get("stages"), f"stages of {file}").items()
+    }
+    if not stages:
+        raise InputError(f"{file} names no stages", wanted="stages: {NAME: experiment.yaml}")
+    seeds = said.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise InputError(f"seeds of {file} are no whole numbers", got=seeds, wanted="a list such as [0, 1, 2]")
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"a seed of {file} is there twice", got=seeds)
+    common = _mapping(said.get("options"), f"options of {file}")
+    arms: list[Arm] = []
+    for number, changed in enumerate([{}, *_arms(said, file)]):
+        where = f"arm {number} of {file}" if number else f"the base of {file}"
+        arm = _arm(changed, common, stages, resolve, arms[0] if arms else None, where)
+        if twin := [index for index, other in enumerate(arms) if other.label == arm.label]:
+            raise InputError(f"{where} is the same as {'the base' if twin == [0] else f'arm {twin[0]}'}", got=arm.label)
+        arms.append(arm)
+    title = said.get("title", file.stem)
+    return Study(title=str(title), stages=stages, seeds=seeds, arms=arms, measure=_measure(said.get("measure"), file))
+
+
+def options_of(resolved_seed: int, experiment: Path, options: Mapping[str, Any]) -> list[str]:
+    """A command line of `kiwi fit`, without its name."""
+    given = [f"--{path}={value if isinstance(value, str) else _flow(value)}" for path, value in options.items()]
+    return ["--config", str(experiment), f"--seed_everything={resolved_seed}", *given]
+
+
+def _arm(
+    changed: Mapping[str, Any], common: Mapping[str, Any], stages: Mapping[str, Path], resolve: Resolve,
+    base: Arm | None, where: str,
+) -> Arm:  # fmt: skip
+    changed = dict(changed)
+    skipped = changed.pop(SKIP, [])
+    if not isinstance(skipped, list) or not set(skipped) < set(stages):
+        raise InputError(f"{where} skips other stages", got=skipped, wanted=f"some of {', '.join(stages)}, not all")
+    options: dict[str, dict[str, Any]] = {stage: {} for stage in stages if stage not in skipped}
+    for path, value in itertools.chain(common.items(), changed.items()):
+        first, _, rest = path.partition(".")
+        for stage in options:
+            if first not in stages:
+                options[stage][path] = value
+            elif first == stage:
+                options[stage][rest] = value
+    resolved = {}
+    for stage, given in options.items():
+        try:
+            resolved[stage] = resolve(options_of(0, stages[stage], given))
+        except InputError as problem:
+            raise InputError(f"{where}, stage {stage}: {problem}") from None
+    told = {} if base is None else {stage: changes(base.resolved[stage], resolved[stage]) for stage in resolved}
+    return Arm(label=label(told, skipped), options=options, resolved=resolved)
+
+
+def _arms(said: Mapping[str, Any], file: Path) -> Iterator[Mapping[str, Any]]:
+    listed = said.get("arms") or []
+    if not isinstance(listed, list) or not all(isinstance(arm, dict) and arm for arm in listed):
+        wanted = "a list of mappings from dotted paths to values; the base is there by itself"
+        raise InputError(f"arms of {file} cannot be read", got=listed, wanted=wanted)
+    yield from listed
+    grid = _mapping(said.get("grid"), f"grid of {file}")
+    if empty := [path for path, values in grid.items() if not isinstance(values, list) or not values]:
+        raise InputError(f"{empty[0]} in the grid of {file} has no values", got=grid[empty[0]], wanted="a list")
+    if grid:
+        for values in itertools.product(*grid.values()):
+            yield dict(zip(grid, values, strict=True))
+
+
+def _measure(said: Any, file: Path) -> Measure:
+    where = f"measure of {file}"
+    found = _mapping(said, where)
+    _require_known(found, MEASURES, where)
+    bench = {
+        str(suite): _mapping(options, f"bench.{suite} in {where}")
+        for suite, options in _mapping(found.get("bench"), f"bench in {where}").items()
+    }
+    sandbox = _mapping(found["sandbox"], f"sandbox in {where}") if "sandbox" in found else None
+    validation = found.get("validation", ["val/loss"])
+    if not isinstance(validation, list) or not all(isinstance(name, str) for name in validation):
+        raise InputError(f"validation in {where} names no numbers", got=validation, wanted="a list such as [val/loss]")
+    return Measure(sandbox=sandbox, bench=bench, validation=validation)
+
+
+def _mapping(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict | None) or not all(isinstance(key, str) for key in value or {}):
+        raise InputError(f"{what} is no mapping", got=repr(value))
+    return dict(value or {})
+
+
+def _require_known(said: Mapping[str, Any], known: Sequence[str], where: object) -> None:
+    for name in said:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise InputError(f"{where} has an unknown field {name!r}", wanted=f"some of {', '.join(known)}{hint}")
+
+
+def _flow(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
