@@ -66,6 +66,11 @@ COMMANDS = {
         "score an editor, or edited videos, on OpenVE-Bench, RefVIE-Bench or the sandbox",
         "openve --data sandbox",
     ),
+    "ablate": Command(
+        "kiwi.cli.ablate",
+        "train and measure variants of an editor under several seeds, and tell what each part is worth",
+        "experiments/ablations/components.yaml --jobs 2",
+    ),
     "curves": Command("kiwi.cli.curves", "draw the learning curves of runs", "runs/sandbox/base --out base.png"),
     "doctor": Command("kiwi.cli.doctor", "tell what is installed, what is missing and how to get it", "--json"),
 }

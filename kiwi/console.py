@@ -14,6 +14,7 @@ from typing import TypeVar
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
+from rich.live import Live
 from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import (
@@ -49,20 +50,36 @@ def error(message: str) -> None:
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], note: str = "") -> None:
     """Print a table to stdout, and below it what is to be known of it; columns of numbers are set to the right."""
+    out.print(_grid(title, header, rows, out.width), soft_wrap=False)
+    if note:
+        out.print(escape(note), style="dim")
+
+
+@contextmanager
+def live() -> Iterator[Callable[[Sequence[str], Iterable[Sequence[object]]], None]]:
+    """A table on stderr that changes: the block calls what is yielded with its header and rows."""
+    with Live(console=err, transient=True, auto_refresh=False) as shown:  # where there is no terminal, nothing
+
+        def show(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+            if err.is_terminal:
+                shown.update(_grid("", header, rows, err.width), refresh=True)
+
+        yield show
+
+
+def _grid(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], width: int) -> Table:
     cells = [[str(cell) for cell in row] for row in rows]
     grid = Table(title=escape(title) if title else None, title_justify="left", header_style="bold")
     widths = [max(map(cell_len, column)) for column in zip(header, *cells, strict=True)]
     with_lines, without = sum(widths) + 3 * len(widths) + 1, sum(widths) + len(widths) - 1
-    if without <= out.width < with_lines:  # rather no lines than broken words
+    if without <= width < with_lines:  # rather no lines than broken words
         grid.box, grid.show_edge, grid.padding = SIMPLE_HEAD, False, 0
     for column, name in enumerate(header):
         numeric = bool(cells) and all(_is_number(row[column]) for row in cells)
         grid.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         grid.add_row(*(escape(cell) for cell in row))
-    out.print(grid, soft_wrap=False)
-    if note:
-        out.print(escape(note), style="dim")
+    return grid
 
 
 @contextmanager

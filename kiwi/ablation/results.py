@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,7 +34,7 @@ class Result:
         numbers: of the last validation.
         curves: (step, value) by name, stages after one another.
         by_sigma: last values by noise level, by prefix.
-        cost: seconds, samples_per_second, memory_gib and steps.
+        cost: seconds and steps, and samples_per_second and memory_gib where a run logged them.
     """
 
     label: str
@@ -74,7 +75,7 @@ def collect(folder: Path) -> dict[str, Any]:
         _bench(bench, items, categories, clusters)
     stages = [folder / stage for stage in _stages(said["commands"])]
     logs = [read_log(stage) for stage in stages if (stage / FILE).is_file()]
-    last = _last(logs[-1]) if logs else {}
+    last = {name: value for name, value in (_last(logs[-1]) if logs else {}).items() if isfinite(value)}
     speeds = [one["samples_per_second"] for log in logs for one in log.values() if "samples_per_second" in one]
     memory = [one["memory_gib"] for log in logs for one in log.values() if "memory_gib" in one]
     return {
@@ -91,8 +92,8 @@ def collect(folder: Path) -> dict[str, Any]:
         },
         "cost": {
             "steps": float(sum(max(log, default=0) for log in logs)),
-            "samples_per_second": median(speeds) if speeds else float("nan"),
-            "memory_gib": max(memory, default=float("nan")),
+            **({"samples_per_second": median(speeds)} if speeds else {}),
+            **({"memory_gib": max(memory)} if memory else {}),
         },
     }
 
@@ -144,6 +145,6 @@ def _last(log: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
 def _curve(logs: Sequence[Mapping[int, Mapping[str, float]]], name: str) -> list[list[float]]:
     found, before = [], 0
     for log in logs:
-        found += [[before + step, log[step][name]] for step in sorted(log) if name in log[step]]
+        found += [[before + step, log[step][name]] for step in sorted(log) if isfinite(log[step].get(name, inf))]
         before += max(log, default=0)
     return found

@@ -1,18 +1,18 @@
 """Studies: a YAML file of arms, seeds and measurements, checked whole before anything starts.
 
-    title: What the components are worth
-    stages: {edit: components/edit.yaml}      # experiments of `kiwi fit`, in order; paths relative to this file
-    seeds: [0, 1, 2]
-    options: {trainer.max_steps: 1500}         # of every run, the base's too
-    arms:                                      # the base stands first by itself
-      - {model.config.source: NoSource}
-      - {edit.model.optim.lr: 0.001}           # of one stage alone
-      - {skip: [stage1]}
-    grid: {model.config.query.video: [4, 8]}   # every combination is an arm
-    measure:
-      sandbox: {items: 140, level: easy}       # of `kiwi sandbox measure`, as all below are of their commands
-      bench: {openve: {data: sandbox}}
-      validation: [val/loss]
+title: What the components are worth
+stages: {edit: components/edit.yaml}      # experiments of `kiwi fit`, in order; paths relative to this file
+seeds: [0, 1, 2]
+options: {trainer.max_steps: 1500}         # of every run, the base's too
+arms:                                      # the base stands first by itself
+  - {model.config.source: NoSource}
+  - {edit.model.optim.lr: 0.001}           # of one stage alone
+  - {skip: [stage1]}
+grid: {model.config.query.video: [4, 8]}   # every combination is an arm
+measure:
+  sandbox: {items: 140, level: easy}       # of `kiwi sandbox measure`, as all below are of their commands
+  bench: {openve: {data: sandbox}}
+  validation: [val/loss]
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from kiwi import console
@@ -15,15 +16,20 @@ _RUN = """Generate the edited videos that are missing, have each judged, and wri
 What was cut off is gone on with by the same command."""
 
 
-def main(argv: list[str]) -> int:
-    """Run one of the actions; `argv[0]` is the command's own name."""
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Read a command line; `argv[0]` is the command's own name. Raises InputError for what it does not take."""
     commands = parser(argv[0], _DESCRIPTION)
     actions = commands.add_subparsers(dest="action", required=True, metavar=" | ".join([*SUITES, *_OTHERS]))
     for suite in SUITES:
         bench_inputs.add_options(actions.add_parser(suite, help=f"run the benchmark {suite}", description=_RUN), suite)
     for name, (help_text, add_options, _) in _OTHERS.items():
         add_options(actions.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + "."))
-    options = commands.parse_args(argv[1:])
+    return commands.parse_args(argv[1:])
+
+
+def main(argv: list[str]) -> int:
+    """Run one of the actions."""
+    options = arguments(argv)
     if options.action in SUITES:
         return bench_run.run(options, options.action)
     return _OTHERS[options.action][2](options)

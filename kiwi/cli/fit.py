@@ -175,7 +175,6 @@ class _Understood(KiwiCLI):
 
 def main(argv: list[str]) -> int:
     """Run `fit` or `validate`."""
-    _quieten()
     _read(argv, KiwiCLI)
     return 0
 
@@ -192,6 +191,7 @@ def resolve(options: Sequence[str]) -> dict[str, Any]:
 
 
 def _read(argv: Sequence[str], kind: type[KiwiCLI]) -> KiwiCLI:
+    _quieten()
     set_parsing_settings(subclasses_enabled=[*families()])
     quiet = {"exit_on_error": False}  # errors come as exceptions, to be told in our words
     try:

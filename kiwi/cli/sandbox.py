@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,8 @@ _CELL = 144
 _NOTHING, _BORDER = 232, 160
 
 
-def main(argv: list[str]) -> int:
-    """Run one of the actions; `argv[0]` is the command's own name."""
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Read a command line; `argv[0]` is the command's own name. Raises InputError for what it does not take."""
     commands = parser(argv[0], "The sandbox: a rendered world of video edits with exact ground truth.")
     names = "export | preview | anchors | measure | vocabulary"
     actions = commands.add_subparsers(dest="action", required=True, metavar=names)
@@ -44,7 +45,12 @@ def main(argv: list[str]) -> int:
     speaking.add_argument("out", metavar="OUT", help="folder to write to")
     speaking.add_argument("--words", type=int, default=640, help="at most: with 256 bytes, without Qwen's own tokens")
     speaking.add_argument("--items", type=int, default=4000, help="questions and answers that are learned from")
-    options = commands.parse_args(argv[1:])
+    return commands.parse_args(argv[1:])
+
+
+def main(argv: list[str]) -> int:
+    """Run one of the actions."""
+    options = arguments(argv)
     if options.action == "vocabulary":
         return _vocabulary(options)
     width = options.size if options.width is None else options.width

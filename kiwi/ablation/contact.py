@@ -1,0 +1,77 @@
+"""The contact sheet: the same items, edited by every arm, so that the numbers can be seen."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kiwi import console
+from kiwi.ablation.runs import Run
+from kiwi.ablation.study import Study
+from kiwi.errors import KiwiError
+from kiwi.media.files import sha256, write_json
+from kiwi.media.image import write_image
+from kiwi.sandbox.pairs import EditPair, check_categories, make_pair
+
+log = logging.getLogger(__name__)
+
+SHOWN = 7
+"""Items: one a category."""
+
+DRAWN = {"frames": 5, "height": 32, "width": 32, "level": "full", "split": "test"}
+"""What `kiwi sandbox measure` draws, unless the study says otherwise."""
+
+
+def contact(study: Study, runs: Sequence[Run], out: Path) -> None:
+    """Draw the sheet from models that are there, of the first seed; nothing is drawn where the sandbox is not measured.
+
+    A sheet of the same models is not drawn again.
+    """
+    if study.measure.sandbox is None:
+        return
+    models = {
+        run.arm.label: model
+        for run in runs
+        if run.seed == study.seeds[0] and (model := _model(run)).is_dir() and run.state == "done"
+    }
+    if not models:
+        return
+    held = {label: sha256(model / "model.safetensors") for label, model in models.items()}
+    record = out.with_suffix(".json")
+    if out.is_file() and record.is_file() and record.read_text(encoding="utf-8") == _said(held):
+        return
+    from kiwi.data.scores import editor_of, edits, sheet
+    from kiwi.editing.editor import KiwiEditor
+
+    pairs, made = _pairs(study.measure.sandbox), {}
+    for label, model in console.progress(list(models.items()), "contact sheet"):
+        try:
+            editor = KiwiEditor.from_pretrained(model)
+        except KiwiError as problem:
+            log.warning("%s is not in the contact sheet: %s", label, problem)
+            continue
+        made[label] = edits(pairs, editor_of(editor.model, editor.defaults.sampling))
+    if made:
+        write_image(out, sheet(pairs, made))
+        write_json(record, held)
+
+
+def _said(held: Mapping[str, str]) -> str:
+    return json.dumps(held, indent=2) + "\n"
+
+
+def _model(run: Run) -> Path:
+    return run.folder / list(run.arm.options)[-1] / "model"
+
+
+def _pairs(options: Mapping[str, Any]) -> list[EditPair]:
+    drawn = {**DRAWN, **{name: options[name] for name in ("frames", "level", "split") if name in options}}
+    if "size" in options:
+        drawn |= {"height": options["size"], "width": options.get("width") or options["size"]}
+    chosen = options.get("categories")
+    named = chosen.split(",") if isinstance(chosen, str) else chosen
+    drawn["categories"] = check_categories(named)
+    return [make_pair(options.get("seed", 0), index, **drawn) for index in range(SHOWN)]

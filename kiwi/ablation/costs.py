@@ -1,0 +1,61 @@
+"""What an arm costs before it runs: parameters, and operations of a step, counted without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kiwi.ablation.study import Arm
+from kiwi.errors import KiwiError
+from kiwi.media.image import fit_size
+from kiwi.models.budget import Workload, count, stand_in
+from kiwi.models.config import KiwiConfig
+from kiwi.models.vae import NewVae
+from kiwi.spec import from_dict
+
+EDITOR = "LitKiwi"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of an arm's last stage.
+
+    Args:
+        parameters, learning: all, and those that are learned.
+        step_flops: of the DiT's forward pass for one sample of the longest clips, with one reference.
+    """
+
+    parameters: int
+    learning: int
+    step_flops: int
+
+
+def cost_of(arm: Arm) -> Cost | None:
+    """Count an arm; None for what is no editor, or whose sizes only its files tell."""
+    resolved = list(arm.resolved.values())[-1]
+    model = resolved.get("model", {})
+    if str(model.get("class_path")).rpartition(".")[2] != EDITOR:
+        return None
+    given = model.get("init_args", {})
+    try:
+        config = stand_in(from_dict(KiwiConfig, given["config"], "model.config"))
+        budget = count(config, _work(config, resolved))
+    except KiwiError:
+        return None
+    learned = {
+        part: size for part, size in budget.learning.items() if part in given.get("train_parts", budget.learning)
+    }
+    return Cost(
+        parameters=sum(budget.parameters.values()), learning=sum(learned.values()), step_flops=budget.step_flops
+    )
+
+
+def _work(config: KiwiConfig, resolved: Mapping[str, Any]) -> Workload:
+    assert isinstance(config.vae, NewVae)
+    data = resolved.get("data", {})
+    frames = max((one.get("max_frames") or 81 for one in data.get("train") or []), default=81)
+    multiple = config.vae.sizes.spatial_factor * config.dit.patch_size[1]
+    # 9 : 16 is the shape of the published videos; other shapes of as many pixels cost the same.
+    height, width = fit_size(9 * 512, 16 * 512, max_pixels=data.get("max_pixels") or 720 * 1280, multiple=multiple)
+    return Workload(frames=frames, height=height, width=width, reference_tokens=config.mllm.limits.max_reference_tokens)

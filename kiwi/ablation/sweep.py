@@ -1,0 +1,164 @@
+"""The whole of a study: what is still to be run, what that will take, running it, and telling what was found."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from kiwi import console
+from kiwi.ablation.analysis import Row, measures_of, plain, rows_of
+from kiwi.ablation.contact import contact
+from kiwi.ablation.costs import Cost, cost_of
+from kiwi.ablation.figures import draw
+from kiwi.ablation.launchers import Launcher
+from kiwi.ablation.report import category_table, failed_table, main_table, short_table
+from kiwi.ablation.results import Result, read_result
+from kiwi.ablation.runs import RESULT, Run, claim_run, execute, runs_of, why_failed
+from kiwi.ablation.study import Study, options_of
+from kiwi.environment import environment
+from kiwi.media.files import write_json, write_text
+from kiwi.tables import Table
+from kiwi.training.run_log import FILE, read_log
+
+PROBE = 8
+"""Steps by which a stage's pace is told before a study starts."""
+
+
+def run_all(runs: Sequence[Run], launcher: Launcher, show: Callable[[Table], None]) -> None:
+    """Run what is not done, and show after each change how far all are."""
+    waiting = [run for run in runs if run.state != "done"]
+    for run in waiting:
+        claim_run(run)
+    running: set[Path] = set()
+    by_folder = {run.folder: run for run in waiting}
+    show(progress_table(runs, running))
+    for folder, what in launcher.launch([run.folder for run in waiting]):
+        (running.add if what == "running" else running.discard)(folder)
+        if what == "ended" and by_folder[folder].state == "failed":
+            console.note(f"{by_folder[folder].arm.label}, seed {by_folder[folder].seed}: {why_failed(folder)}")
+        show(progress_table(runs, running))
+
+
+def progress_table(runs: Sequence[Run], running: set[Path]) -> Table:
+    """A row an arm, a column a seed."""
+    seeds = list(dict.fromkeys(run.seed for run in runs))
+    by_arm: dict[str, dict[int, str]] = {}
+    for run in runs:
+        state = "running" if run.folder in running else run.state
+        by_arm.setdefault(run.arm.label, {})[run.seed] = _first_score(run) if state == "done" else state
+    rows = [(label, *(of.get(seed, "") for seed in seeds)) for label, of in by_arm.items()]
+    return Table("", ("arm", *(f"seed {seed}" for seed in seeds)), rows)
+
+
+def _first_score(run: Run) -> str:
+    result = read_result(run.folder / RESULT)
+    measure = next(iter(measures_of([result])), "")
+    numbers = result.items.get(measure, {"": result.numbers.get(measure, float("nan"))})
+    return f"{sum(numbers.values()) / len(numbers):.3f}"
+
+
+def seconds_a_run(study: Study, runs: Sequence[Run]) -> tuple[float, str]:
+    """How long a run will take, and how that is known: from runs that are done, else from a few steps of the base."""
+    done = [read_result(run.folder / RESULT).cost["seconds"] for run in runs if run.state == "done"]
+    if done:
+        return float(median(done)), f"as {len(done)} finished runs took"
+    total = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for stage, options in study.arms[0].options.items():
+            root = Path(folder) / stage
+            short = {
+                **options, "trainer.max_steps": PROBE, "trainer.default_root_dir": str(root), "log.every_n_steps": 2,
+                "trainer.limit_val_batches": 0, "trainer.callbacks": [], "previews.every_n_steps": 0,
+            }  # fmt: skip
+            command = ["fit", *options_of(study.seeds[0], study.stages[stage], short)]
+            write_json(root.parent / "run.json", {"label": "probe", "seed": 0, "commands": [command]})
+            execute(root.parent)
+            speeds = [one["samples_per_second"] for one in _log(root).values() if "samples_per_second" in one]
+            resolved = study.arms[0].resolved[stage]
+            if not speeds:
+                return float("nan"), f"the first steps of {stage} failed: {why_failed(root.parent)}"
+            batch = resolved["data"]["batch_size"] * (resolved["trainer"].get("accumulate_grad_batches") or 1)
+            total += max(resolved["trainer"].get("max_steps") or 0, 0) * batch / median(speeds)
+    return total, f"by {PROBE} steps of the base; validation, measuring and starting come on top"
+
+
+def _log(root: Path) -> Mapping[int, Mapping[str, float]]:
+    return read_log(root) if (root / FILE).is_file() else {}
+
+
+def tell(study: Study, out: Path) -> tuple[Table | None, list[str]]:
+    """Analyse all results in OUT and write tables, figures, analysis.json and the contact sheet.
+
+    Returns:
+        The main table, none without results; and what is missing or failed, a line a run.
+    """
+    runs = runs_of(study, out)
+    results = [read_result(run.folder / RESULT) for run in runs if run.state == "done"]
+    failed = {_name(run): why_failed(run.folder) for run in runs if run.state == "failed"}
+    lacking = [f"{_name(run)}: {failed.get(_name(run), run.state)}" for run in runs if run.state != "done"]
+    write_json(out / "environment.json", environment())
+    write_json(out / "study.json", _settings(study))
+    labels = [arm.label for arm in study.arms]
+    wanted = [name for name in measures_of(results) if "/" not in name or name in study.measure.validation]
+    rows = {measure: rows_of(measure, results, labels) for measure in wanted}
+    if not rows:
+        return None, lacking
+    costs = {arm.label: cost_of(arm) for arm in study.arms}
+    first = next(iter(rows))
+    tables = _tables(study.title, rows, costs, results, failed)
+    write_text(out / "table.md", "\n".join(table.markdown() for table in tables))
+    write_text(out / "table.csv", _long(rows).csv())
+    write_text(out / "table.tex", _latex(tables))
+    write_json(out / "analysis.json", {"title": study.title, "measures": plain(rows), "failed": failed})
+    draw(out / "figures", first, rows[first], results, costs)
+    contact(study, runs, out / "edits.png")
+    return tables[0], lacking
+
+
+def _tables(
+    title: str, rows: Mapping[str, Sequence[Row]], costs: Mapping[str, Cost | None], results: Sequence[Result],
+    failed: Mapping[str, str],
+) -> list[Table]:  # fmt: skip
+    first = next(iter(rows))
+    tables = [main_table(title, first, rows[first], costs, results)]
+    if len(rows) > 1:
+        tables.append(short_table(title, rows))
+    if any(name for row in rows[first] for name in row.by_category):
+        tables.append(category_table(title, first, rows[first]))
+    return [*tables, *([failed_table(failed)] if failed else [])]
+
+
+def _long(rows: Mapping[str, Sequence[Row]]) -> Table:
+    """A row an arm and measure, every number with all its digits."""
+    header = ("measure", "arm", "seeds", "items", "mean", "low", "high", "spread", "difference", "difference_low",
+              "difference_high", "p", "p_models", "verdict")  # fmt: skip
+    told = []
+    for measure, of in rows.items():
+        for row in of:
+            against = row.against
+            difference = (
+                ("",) * 6 if against is None else (*against.seeded.mean, against.p, against.p_models, against.verdict)
+            )
+            told.append((measure, row.label, len(row.seeds), row.of.items, *row.of.mean, row.of.spread, *difference))
+    return Table("", header, told)
+
+
+def _latex(tables: Sequence[Table]) -> str:
+    head = [r"\documentclass{article}", r"\usepackage[utf8]{inputenc}", r"\usepackage[T1]{fontenc}",
+            r"\usepackage{booktabs}", r"\usepackage{graphicx}", r"\usepackage[landscape,margin=1cm]{geometry}",
+            r"\begin{document}", r"\small"]  # fmt: skip
+    return "\n".join([*head, *(table.latex() for table in tables), r"\end{document}", ""])
+
+
+def _settings(study: Study) -> dict[str, Any]:
+    arms = [{"label": arm.label, "options": arm.options, "resolved": arm.resolved} for arm in study.arms]
+    stages = {name: str(file) for name, file in study.stages.items()}
+    measure = {"sandbox": study.measure.sandbox, "bench": study.measure.bench, "validation": study.measure.validation}
+    return {"title": study.title, "stages": stages, "seeds": study.seeds, "arms": arms, "measure": measure}
+
+
+def _name(run: Run) -> str:
+    return f"{run.arm.label}, seed {run.seed}"

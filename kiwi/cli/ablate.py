@@ -1,0 +1,173 @@
+"""`python -m kiwi ablate STUDY.yaml`: train and measure arms under seeds, and tell what their differences are worth."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from kiwi import console
+from kiwi.cli import parser
+from kiwi.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kiwi.ablation.launchers import Launcher
+    from kiwi.ablation.runs import Run
+    from kiwi.ablation.study import Study
+
+_WHAT = """Train arms of an editor under several seeds, measure each, and tell what every arm is worth.
+
+STUDY.yaml names the stages, the seeds, the arms (options of `kiwi fit` by dotted path; the base is there by itself) and
+what is measured; experiments/ablations/ has some. All of it is checked before anything starts. Runs of one seed share
+data order, noise and initial weights. The same command goes on where it was cut off, tries failed runs again, and takes
+in arms and seeds that were added since.
+
+OUT/table.md, table.csv, table.tex, analysis.json, figures/, edits.png (the same items edited by every arm), study.json
+(the configurations), environment.json; OUT/arms/ARM/seed-N/ has each run, of which result.json alone is needed to go on
+elsewhere. The exit code is 1 if a run failed."""
+
+
+def main(argv: list[str]) -> int:
+    """Run what is not done, analyse what is."""
+    options = parser(argv[0], _WHAT)
+    options.add_argument("study", type=Path, metavar="STUDY.yaml", help="arms, seeds, stages and measurements")
+    options.add_argument("--out", type=Path, help="folder of the results (default: runs/ablations/STUDY)")
+    options.add_argument("--jobs", type=int, default=1, help="runs at once (default: %(default)s)")
+    options.add_argument(
+        "--threads", type=int, default=1,
+        help="of the CPU for each run; another number moves the last digits of results (default: %(default)s)",
+    )  # fmt: skip
+    options.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where (default: %(default)s)")
+    options.add_argument(
+        "--slurm", action="append", default=[], metavar="NAME=VALUE",
+        help="an option of submitit's executor, such as slurm_partition=gpu or timeout_min=600; may be repeated",
+    )  # fmt: skip
+    options.add_argument("--seeds", type=int, nargs="+", help="instead of the study's")
+    options.add_argument("--price", type=float, help="of an hour of a run, to tell what all will cost")
+    options.add_argument("--dry-run", action="store_true", help="check all, tell what would run, and run nothing")
+    options.add_argument("--report", action="store_true", help="run nothing, tell what was found so far")
+    arguments = options.parse_args(argv[1:])
+    if arguments.price is not None and not arguments.price >= 0:
+        raise InputError("--price cannot be negative", got=arguments.price)
+
+    from kiwi.ablation.runs import runs_of
+    from kiwi.ablation.sweep import tell
+    from kiwi.media.files import make_folder
+
+    study = _study(arguments)
+    out = arguments.out or Path("runs/ablations") / arguments.study.stem
+    runs = runs_of(study, out)
+    _check(runs)
+    if arguments.dry_run:
+        return _tell_plan(study, runs)
+    launcher = None if arguments.report else _launcher(arguments, out)
+    make_folder(out)
+    if launcher is not None:
+        _run(study, runs, launcher, arguments)
+    table, lacking = tell(study, out)
+    if table is None:
+        console.say("no run is done")
+    else:
+        console.table(table.title, table.header, table.rows, table.note)
+    for line in lacking:
+        console.note(f"not in the table: {line}")
+    console.say(
+        f"{out}: table.md, table.csv, table.tex, analysis.json, figures/" if table else f"{out}: no results yet"
+    )
+    return 1 if lacking else 0
+
+
+def _study(arguments: argparse.Namespace) -> Study:
+    from dataclasses import replace
+
+    from kiwi.ablation.study import read_study
+    from kiwi.cli.fit import resolve
+
+    study = read_study(arguments.study, resolve)
+    seeds = arguments.seeds
+    if seeds is None:
+        return study
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise InputError("--seeds takes whole numbers from 0, each once", got=seeds)
+    return replace(study, seeds=seeds)
+
+
+def _check(runs: Sequence[Run]) -> None:
+    """Every command that measures is read before anything is trained."""
+    from kiwi.cli import bench, sandbox
+
+    readers = {"sandbox": sandbox.arguments, "bench": bench.arguments}
+    for command in {tuple(command): None for run in runs for command in run.commands if command[0] in readers}:
+        readers[command[0]](command)
+
+
+def _launcher(arguments: argparse.Namespace, out: Path) -> Launcher:
+    from kiwi.ablation.launchers import Cluster, Local
+
+    given: dict[str, Any] = {}
+    for option in arguments.slurm:
+        name, equals, value = option.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError("--slurm takes NAME=VALUE", got=option, wanted="such as slurm_partition=gpu")
+        given[name] = yaml.safe_load(value)
+    if arguments.launcher == "slurm":
+        return Cluster(out / "slurm", arguments.jobs, arguments.threads, given)
+    if given:
+        raise InputError("--slurm is of --launcher slurm", got=", ".join(given))
+    return Local(arguments.jobs, arguments.threads, _accelerators())
+
+
+def _accelerators() -> list[str]:
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name]
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _run(study: Study, runs: Sequence[Run], launcher: Launcher, arguments: argparse.Namespace) -> None:
+    from kiwi.ablation.sweep import run_all, seconds_a_run
+
+    waiting = [run for run in runs if run.state != "done"]
+    console.note(
+        f"{study.title}: {len(study.arms)} arms x {len(study.seeds)} seeds, {len(runs) - len(waiting)} of {len(runs)} "
+        "runs are done"
+    )
+    if not waiting:
+        return
+    seconds, known = seconds_a_run(study, runs)
+    if isnan(seconds):
+        console.note(f"how long a run takes is not known: {known}")
+    else:
+        hours = seconds * len(waiting) / 3600
+        price = "" if arguments.price is None else f", {hours * arguments.price:.2f} at {arguments.price:g} an hour"
+        console.note(
+            f"about {seconds / 60:.1f} minutes a run ({known}): {hours:.2f} hours of runs{price}, "
+            f"{hours / min(arguments.jobs, len(waiting)):.2f} hours with {arguments.jobs} at once"
+        )
+    with console.live() as show:
+        run_all(runs, launcher, lambda table: show(table.header, table.rows))
+
+
+def _tell_plan(study: Study, runs: Sequence[Run]) -> int:
+    from kiwi.ablation.costs import cost_of
+
+    rows = []
+    for arm in study.arms:
+        cost = cost_of(arm)
+        sizes = ("", "", "") if cost is None else (
+            f"{cost.parameters / 1e6:,.2f}", f"{cost.learning / 1e6:,.2f}", f"{cost.step_flops / 1e9:,.2f}"
+        )  # fmt: skip
+        rows.append((arm.label, " ".join(arm.options), *sizes))
+    header = ("arm", "stages", "parameters (M)", "learning (M)", "GFLOP a step")
+    console.table(study.title, header, rows)
+    done = sum(run.state == "done" for run in runs)
+    console.say(f"{len(runs)} runs, {done} of them done; nothing was run")
+    return 0
