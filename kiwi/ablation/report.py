@@ -13,10 +13,10 @@ from kiwi.tables import Table
 
 NOTE = (
     "Means over items and seeds; ±: 95% intervals for other seeds and other items (two-way random effects, "
-    "Satterthwaite's degrees of freedom), of differences between runs of one seed, which share data order, noise and initial weights. "
-    "spread: standard deviation from seed to seed. p: of no difference if trained again; p models: of no difference "
-    "between these very models (permutation over items); both corrected for the number of arms (Holm). noise: p is not "
-    "below 0.05. sees: the smallest difference that so many seeds would find four times of five."
+    "Satterthwaite's degrees of freedom), of differences between runs of one seed, which share data order, noise and "
+    "initial weights. spread: standard deviation from seed to seed. p: of no difference if trained again; p models: of "
+    "no difference between these very models (permutation over items); both corrected for the number of arms (Holm). "
+    "noise: p is not below 0.05. sees: the smallest difference that so many seeds would find four times of five."
 )
 
 DIGITS = 3
@@ -52,6 +52,15 @@ def main_table(
         f"{NOTE} Parameters of the whole editor; operations of one denoising step of the DiT, one sample; step time in "
         "training, of this study's own runs.",
     )
+
+
+def brief_table(title: str, measure: str, rows: Sequence[Row]) -> Table:
+    """A measure for a terminal."""
+    told = [
+        (row.label, len(row.seeds), interval(row.of.mean), *_difference(row)[:2], _difference(row)[3]) for row in rows
+    ]
+    note = "±: 95% intervals for other seeds and other items; p corrected for the number of arms; all else in table.md."
+    return Table(f"{title}: {measure}", ("arm", "seeds", "score", "difference", "p", ""), told, note)
 
 
 def short_table(title: str, rows: Mapping[str, Sequence[Row]]) -> Table:

@@ -52,6 +52,7 @@ def read_result(file: Path) -> Result:
     """Raises InputError for a file that is no result."""
     said = read_record(file)
     try:
+        said.pop("fingerprint", None)
         cost = {**said.pop("cost"), "seconds": float(said.pop("seconds"))}
         return Result(**said, cost=cost)
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
@@ -59,13 +60,12 @@ def read_result(file: Path) -> Result:
         raise InputError(f"{file} is no result of a run", got=problem, fix=fix) from None
 
 
-def collect(folder: Path) -> dict[str, Any]:
-    """Gather what the commands of a run left.
+def collect(folder: Path, commands: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Gather what the commands of a run left; `Result`'s fields but for label and seed.
 
     Raises:
         InputError: nothing was measured, or what was cannot be read.
     """
-    said = read_record(folder / "run.json")
     items: dict[str, dict[str, float]] = {}
     categories: dict[str, str] = {}
     clusters: dict[str, str] = {}
@@ -73,14 +73,12 @@ def collect(folder: Path) -> dict[str, Any]:
         _sandbox(measured, items, categories)
     for bench in sorted(folder.glob("bench-*")):
         _bench(bench, items, categories, clusters)
-    stages = [folder / stage for stage in _stages(said["commands"])]
+    stages = [folder / stage for stage in stages_of(commands)]
     logs = [read_log(stage) for stage in stages if (stage / FILE).is_file()]
     last = {name: value for name, value in (_last(logs[-1]) if logs else {}).items() if isfinite(value)}
     speeds = [one["samples_per_second"] for log in logs for one in log.values() if "samples_per_second" in one]
     memory = [one["memory_gib"] for log in logs for one in log.values() if "memory_gib" in one]
     return {
-        "label": said["label"],
-        "seed": said["seed"],
         "items": items,
         "categories": categories,
         "clusters": clusters,
@@ -125,7 +123,7 @@ def _bench(
             items.setdefault(f"{run.identity.name} {kind}", {})[key] = item.mean(kind)
 
 
-def _stages(commands: Sequence[Sequence[str]]) -> list[str]:
+def stages_of(commands: Sequence[Sequence[str]]) -> list[str]:
     """Names of the folders that `fit` wrote into."""
     roots = [word for one in commands if one[0] == "fit" for word in one if word.startswith(_ROOT)]
     return [Path(root.removeprefix(_ROOT)).name for root in roots]

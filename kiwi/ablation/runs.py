@@ -1,6 +1,7 @@
 """Runs: an arm under a seed, as commands that can be killed and given again, and a record of how it ended.
 
-OUT/arms/<arm>/seed-<n>/run.json      what is run: the arm's label, the seed, the commands
+OUT/arms/<arm>/seed-<n>/run.json      what it is: the arm's label, the seed, a fingerprint of all that was asked for
+    commands.json                     of `python -m kiwi`
     <stage>/                          the run of each stage, as `kiwi fit` leaves it
     sandbox/ bench-<suite>/           what was measured of the last stage's model
     output.log                        what the commands said
@@ -10,13 +11,14 @@ OUT/arms/<arm>/seed-<n>/run.json      what is run: the arm's label, the seed, th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +26,11 @@ from typing import Any
 
 from kiwi.ablation.study import Arm, Study, options_of
 from kiwi.errors import InputError
+from kiwi.experiment import read_experiment
 from kiwi.media.claim import claim, read_record
 from kiwi.media.files import write_json
 
-RUN, RESULT, FAILED, LOG = "run.json", "result.json", "failed.json", "output.log"
+RUN, RESULT, FAILED, LOG, COMMANDS = "run.json", "result.json", "failed.json", "output.log", "commands.json"
 
 LAST_LINES = 4
 """Of a failed command's output that tell why."""
@@ -41,12 +44,14 @@ class Run:
         arm, seed: which.
         folder: where all of it goes.
         commands: of `python -m kiwi`, in order, each without those two words.
+        fingerprint: of experiments, options and measurements, wherever their results lie.
     """
 
     arm: Arm
     seed: int
     folder: Path
     commands: Sequence[Sequence[str]]
+    fingerprint: str
 
     @property
     def state(self) -> str:
@@ -69,37 +74,61 @@ def claim_run(run: Run) -> None:
     Raises:
         InputError: it holds another run, of a study that was changed since.
     """
-    said = {"label": run.arm.label, "seed": run.seed, "commands": [list(one) for one in run.commands]}
-    claim(run.folder / RUN, said, "a run of an arm")
+    said = {"label": run.arm.label, "seed": run.seed, "fingerprint": run.fingerprint}
+    claim(run.folder / RUN, said, "a run of an arm", beside=(RESULT,))
+    write_json(run.folder / COMMANDS, [list(one) for one in run.commands])
 
 
-def execute(folder: Path, threads: int = 1, device: str | None = None) -> None:
+def require_same(run: Run) -> None:
+    """Raises InputError if what was found is of a study that was changed since."""
+    said = read_record(run.folder / RESULT)
+    if said.get("fingerprint") != run.fingerprint:
+        raise InputError(
+            f"{run.folder} has the result of another configuration, or of other measurements",
+            got=f"fingerprint {said.get('fingerprint')}",
+            wanted=run.fingerprint,
+            fix="give another --out, or remove that folder",
+        )
+
+
+Do = Callable[[Sequence[str], Path, Mapping[str, str]], tuple[int, str]]
+"""Runs a command with a log and an environment; its exit code, and its last words."""
+
+
+def execute(folder: Path, threads: int = 1, device: str | None = None, do: Do | None = None) -> None:
     """Do what a claimed run says, and leave result.json or failed.json; what was done before is not done again.
 
     Args:
         folder: of the run.
         threads: of the CPU that each command may use: another number moves the last digits of results.
         device: the accelerator to run on, as CUDA numbers them; all of them if not given.
+        do: runs a command; in a process of its own if not given.
     """
-    from kiwi.ablation.results import collect  # imports torch
+    from kiwi.ablation.results import collect, stages_of  # imports torch
 
     (folder / FAILED).unlink(missing_ok=True)
     surroundings = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     if device is not None:
         surroundings["CUDA_VISIBLE_DEVICES"] = device
     began = time.time()
-    for command in read_record(folder / RUN)["commands"]:
-        code, said = _do(command, folder / LOG, surroundings)
+    for command in read_commands(folder):
+        code, said = (do or _do)(command, folder / LOG, surroundings)
         if code:
-            what = " ".join(command[:2])
+            what = " ".join([*(command[:1] if command[0] == "fit" else command[:2]), *stages_of([command])])
             write_json(folder / FAILED, {"command": what, "code": code, "why": said, "log": str(folder / LOG)})
             return
     try:
-        found = collect(folder)
+        found = collect(folder, read_commands(folder))
     except InputError as problem:
         write_json(folder / FAILED, {"command": "collect", "code": 2, "why": str(problem), "log": str(folder / LOG)})
         return
-    write_json(folder / RESULT, {**found, "seconds": round(time.time() - began, 1)})
+    write_json(folder / RESULT, {**read_record(folder / RUN), **found, "seconds": round(time.time() - began, 1)})
+
+
+def read_commands(folder: Path) -> list[list[str]]:
+    """The commands of a claimed run."""
+    found: list[list[str]] = json.loads((folder / COMMANDS).read_text(encoding="utf-8"))
+    return found
 
 
 def why_failed(folder: Path) -> str:
@@ -127,7 +156,13 @@ def _run(study: Study, arm: Arm, seed: int, out: Path) -> Run:
     for suite, options in measure.bench.items():
         place = ["--model", str(init), "--out", str(folder / f"bench-{suite}"), "--name", "edited"]
         commands.append(["bench", suite, *place, *_words({"no-gallery": True, **options})])
-    return Run(arm=arm, seed=seed, folder=folder, commands=commands)
+    asked = {
+        "stages": [[stage, read_experiment(study.stages[stage]), options] for stage, options in arm.options.items()],
+        "measure": [measure.sandbox, measure.bench],
+        "seed": seed,
+    }
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return Run(arm=arm, seed=seed, folder=folder, commands=commands, fingerprint=digest)
 
 
 def _first_init(study: Study, arm: Arm) -> str | None:

@@ -105,10 +105,14 @@ def read_study(file: Path, resolve: Resolve) -> Study:
         raise InputError(f"a seed of {file} is there twice", got=seeds)
     common = _mapping(said.get("options"), f"options of {file}")
     arms: list[Arm] = []
-    for number, changed in enumerate([{}, *_arms(said, file)]):
+    listed = _listed(said, file)
+    for number, changed in enumerate([{}, *listed, *_grid(said, file)]):
         where = f"arm {number} of {file}" if number else f"the base of {file}"
         arm = _arm(changed, common, stages, resolve, arms[0] if arms else None, where)
-        if twin := [index for index, other in enumerate(arms) if other.label == arm.label]:
+        twin = [index for index, other in enumerate(arms) if other.label == arm.label]
+        if twin and number > len(listed):
+            continue  # a grid may hold the base, or an arm that is listed too
+        if twin:
             raise InputError(f"{where} is the same as {'the base' if twin == [0] else f'arm {twin[0]}'}", got=arm.label)
         arms.append(arm)
     title = said.get("title", file.stem)
@@ -147,12 +151,15 @@ def _arm(
     return Arm(label=label(told, skipped), options=options, resolved=resolved)
 
 
-def _arms(said: Mapping[str, Any], file: Path) -> Iterator[Mapping[str, Any]]:
+def _listed(said: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:
     listed = said.get("arms") or []
     if not isinstance(listed, list) or not all(isinstance(arm, dict) and arm for arm in listed):
         wanted = "a list of mappings from dotted paths to values; the base is there by itself"
         raise InputError(f"arms of {file} cannot be read", got=listed, wanted=wanted)
-    yield from listed
+    return listed
+
+
+def _grid(said: Mapping[str, Any], file: Path) -> Iterator[dict[str, Any]]:
     grid = _mapping(said.get("grid"), f"grid of {file}")
     if empty := [path for path, values in grid.items() if not isinstance(values, list) or not values]:
         raise InputError(f"{empty[0]} in the grid of {file} has no values", got=grid[empty[0]], wanted="a list")

@@ -14,9 +14,9 @@ from kiwi.ablation.contact import contact
 from kiwi.ablation.costs import Cost, cost_of
 from kiwi.ablation.figures import draw
 from kiwi.ablation.launchers import Launcher
-from kiwi.ablation.report import category_table, failed_table, main_table, short_table
+from kiwi.ablation.report import brief_table, category_table, failed_table, main_table, short_table
 from kiwi.ablation.results import Result, read_result
-from kiwi.ablation.runs import RESULT, Run, claim_run, execute, runs_of, why_failed
+from kiwi.ablation.runs import COMMANDS, RESULT, RUN, Run, claim_run, execute, require_same, runs_of, why_failed
 from kiwi.ablation.study import Study, options_of
 from kiwi.environment import environment
 from kiwi.media.files import write_json, write_text
@@ -30,8 +30,8 @@ PROBE = 8
 def run_all(runs: Sequence[Run], launcher: Launcher, show: Callable[[Table], None]) -> None:
     """Run what is not done, and show after each change how far all are."""
     waiting = [run for run in runs if run.state != "done"]
-    for run in waiting:
-        claim_run(run)
+    for run in runs:
+        claim_run(run) if run in waiting else require_same(run)
     running: set[Path] = set()
     by_folder = {run.folder: run for run in waiting}
     show(progress_table(runs, running))
@@ -74,7 +74,8 @@ def seconds_a_run(study: Study, runs: Sequence[Run]) -> tuple[float, str]:
                 "trainer.limit_val_batches": 0, "trainer.callbacks": [], "previews.every_n_steps": 0,
             }  # fmt: skip
             command = ["fit", *options_of(study.seeds[0], study.stages[stage], short)]
-            write_json(root.parent / "run.json", {"label": "probe", "seed": 0, "commands": [command]})
+            write_json(root.parent / RUN, {})
+            write_json(root.parent / COMMANDS, [command])
             execute(root.parent)
             speeds = [one["samples_per_second"] for one in _log(root).values() if "samples_per_second" in one]
             resolved = study.arms[0].resolved[stage]
@@ -93,12 +94,12 @@ def tell(study: Study, out: Path) -> tuple[Table | None, list[str]]:
     """Analyse all results in OUT and write tables, figures, analysis.json and the contact sheet.
 
     Returns:
-        The main table, none without results; and what is missing or failed, a line a run.
+        The first measure in brief, none without results; and what is missing, a line a run.
     """
     runs = runs_of(study, out)
     results = [read_result(run.folder / RESULT) for run in runs if run.state == "done"]
     failed = {_name(run): why_failed(run.folder) for run in runs if run.state == "failed"}
-    lacking = [f"{_name(run)}: {failed.get(_name(run), run.state)}" for run in runs if run.state != "done"]
+    lacking = [f"{_name(run)}: {run.state}" for run in runs if run.state != "done"]
     write_json(out / "environment.json", environment())
     write_json(out / "study.json", _settings(study))
     labels = [arm.label for arm in study.arms]
@@ -115,7 +116,7 @@ def tell(study: Study, out: Path) -> tuple[Table | None, list[str]]:
     write_json(out / "analysis.json", {"title": study.title, "measures": plain(rows), "failed": failed})
     draw(out / "figures", first, rows[first], results, costs)
     contact(study, runs, out / "edits.png")
-    return tables[0], lacking
+    return brief_table(study.title, first, rows[first]), lacking
 
 
 def _tables(
