@@ -27,7 +27,7 @@ from typing import Any
 from kiwi.ablation.study import Arm, Study, options_of
 from kiwi.errors import InputError
 from kiwi.experiment import read_experiment
-from kiwi.media.claim import claim, read_record
+from kiwi.media.claim import alone, claim, read_record
 from kiwi.media.files import write_json
 
 RUN, RESULT, FAILED, LOG, COMMANDS = "run.json", "result.json", "failed.json", "output.log", "commands.json"
@@ -103,7 +103,15 @@ def execute(folder: Path, threads: int = 1, device: str | None = None, do: Do | 
         threads: of the CPU that each command may use: another number moves the last digits of results.
         device: the accelerator to run on, as CUDA numbers them; all of them if not given.
         do: runs a command; in a process of its own if not given.
+
+    Raises:
+        InputError: another process is at this run.
     """
+    with alone(folder):
+        _execute(folder, threads, device, do or _do)
+
+
+def _execute(folder: Path, threads: int, device: str | None, do: Do) -> None:
     from kiwi.ablation.results import collect, stages_of  # imports torch
 
     (folder / FAILED).unlink(missing_ok=True)
@@ -112,7 +120,7 @@ def execute(folder: Path, threads: int = 1, device: str | None = None, do: Do | 
         surroundings["CUDA_VISIBLE_DEVICES"] = device
     began = time.time()
     for command in read_commands(folder):
-        code, said = (do or _do)(command, folder / LOG, surroundings)
+        code, said = do(command, folder / LOG, surroundings)
         if code:
             what = " ".join([*(command[:1] if command[0] == "fit" else command[:2]), *stages_of([command])])
             write_json(folder / FAILED, {"command": what, "code": code, "why": said, "log": str(folder / LOG)})
@@ -197,7 +205,7 @@ def _do(command: Sequence[str], log: Path, surroundings: Mapping[str, str]) -> t
         file.flush()
         start = file.tell()
         process = subprocess.Popen(
-            [sys.executable, "-m", "kiwi", *command],
+            [sys.executable, "-m", "kiwi.ablation.tethered", *command],
             stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=dict(surroundings),
             start_new_session=True,
         )  # fmt: skip

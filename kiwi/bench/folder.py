@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kiwi.bench import ledger, report
+from kiwi.bench import report
 from kiwi.bench.case import Case
 from kiwi.bench.gallery import Shown, write_gallery
 from kiwi.bench.report import Found
@@ -61,7 +61,7 @@ def claim_folder(out: Path, identity: Identity) -> None:
     Raises:
         InputError: it holds a run of something else, or other things.
     """
-    claim(out / _RUN, _plain(identity), "a run of a benchmark", beside=("data", "videos", ledger.LOCK))
+    claim(out / _RUN, _plain(identity), "a run of a benchmark", beside=("data", "videos"))
 
 
 def write_begun(out: Path, cases: Sequence[Case], settings: Mapping[str, Any]) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
@@ -17,7 +15,7 @@ from kiwi.errors import InputError
 
 log = logging.getLogger(__name__)
 
-FILE, LOCK = "judgements.jsonl", ".lock"
+FILE = "judgements.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,27 +107,6 @@ class Ledger:
                 os.fsync(file.fileno())
             if judgement.scores is not None:
                 self._done[judgement.asked.key] = judgement
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder, so that no other run judges into it; a run that dies lets go of it.
-
-    Raises:
-        InputError: another run holds it.
-    """
-    try:
-        held = (folder / LOCK).open("w")
-    except OSError as problem:
-        raise InputError(f"{folder} cannot be written to", got=problem.strerror, fix="give another folder") from None
-    with held as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"another run is judging into {folder}", fix="wait for it, or give another folder"
-            ) from None
-        yield
 
 
 def read_ledger(file: Path) -> list[Judgement]:

@@ -58,6 +58,7 @@ def main(argv: list[str]) -> int:
 
     from kiwi.ablation.runs import runs_of
     from kiwi.ablation.sweep import tell
+    from kiwi.media.claim import alone
     from kiwi.media.files import make_folder
 
     study = _study(arguments)
@@ -68,9 +69,10 @@ def main(argv: list[str]) -> int:
         return _tell_plan(study, runs)
     launcher = None if arguments.report else _launcher(arguments, out)
     make_folder(out)
-    if launcher is not None:
-        _run(study, runs, launcher, arguments)
-    table, lacking = tell(study, out)
+    with alone(out):
+        if launcher is not None:
+            _run(study, runs, launcher, arguments)
+        table, lacking = tell(study, out)
     if table is None:
         console.say("no run is done")
     else:

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace, name: str) -> int:
     """Judge a suite; 0 when every item has a score (or partial ones were allowed), else 1."""
     from kiwi.bench.folder import Identity, claim_folder, fingerprint, write_begun
-    from kiwi.bench.ledger import FILE, Ledger, alone
+    from kiwi.bench.ledger import FILE, Ledger
+    from kiwi.media.claim import alone
 
     suite = read_suite(name)
     pace = Pace(concurrency=options.concurrency, per_minute=options.per_minute, tries=options.tries)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kiwi.errors import InputError
 from kiwi.media.files import make_folder, require_name, write_json
+
+LOCK = ".lock"
+"""A file by which a folder is held."""
 
 
 def claim(record: Path, settings: Mapping[str, Any], what: str, beside: Collection[str] = ()) -> Path:
@@ -39,12 +44,35 @@ def claim(record: Path, settings: Mapping[str, Any], what: str, beside: Collecti
                 wanted=", ".join(f"{key} {before.get(key)}" for key in differ or before.keys() - now.keys()),
                 fix="give the same settings to go on with it, or another folder",
             )
-    elif folder.exists() and (not folder.is_dir() or any(path.name not in beside for path in folder.iterdir())):
+    elif folder.exists() and (
+        not folder.is_dir() or any(path.name not in (LOCK, *beside) for path in folder.iterdir())
+    ):
         raise InputError(f"{folder} exists and is not {what}", fix="give a new or an empty folder")
     make_folder(folder)
     if not record.exists():
         write_json(record, now)
     return folder
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder, so that no other process works in it; one that dies lets go of it.
+
+    Raises:
+        InputError: another process holds it, or it cannot be written to.
+    """
+    try:
+        held = (folder / LOCK).open("w")
+    except OSError as problem:
+        raise InputError(f"{folder} cannot be written to", got=problem.strerror, fix="give another folder") from None
+    with held as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"another process is working in {folder}", fix="wait for it, or give another folder"
+            ) from None
+        yield
 
 
 def read_record(record: Path) -> dict[str, Any]:

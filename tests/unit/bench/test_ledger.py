@@ -4,8 +4,9 @@ import logging
 
 import pytest
 
-from kiwi.bench.ledger import Asked, Judgement, Ledger, alone, read_ledger
+from kiwi.bench.ledger import Asked, Judgement, Ledger, read_ledger
 from kiwi.errors import InputError
+from kiwi.media.claim import alone
 
 ASKED = Asked(
     item="a", repeat=0, judge="told", version="1", media={"edited": "0"}, instruction="Do it.", rubric="r",

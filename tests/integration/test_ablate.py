@@ -1,0 +1,251 @@
+"""`python -m kiwi ablate`: a study from YAML to a table; killed, gone on with, with an arm that fails."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from kiwi.__main__ import main
+from kiwi.ablation import runs as ablation_runs
+from kiwi.ablation.analysis import rows_of
+from kiwi.ablation.results import read_result
+from kiwi.data.scores import batch_of, editor_of, edits, score
+from kiwi.models.sampling import Sampling
+from kiwi.sandbox.pairs import make_pair
+from kiwi.statistics.seeds import seeded_mean
+from kiwi.training.module import LitKiwi
+from kiwi.training.optim import AdamW
+from kiwi.training.run_log import read_log
+
+from .conftest import editor_config, write_yaml
+
+SHIPPED = Path(__file__).parents[2] / "experiments" / "sandbox" / "quickstart.yaml"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _in_this_process():
+    """Commands of runs without a process each, which takes seconds to start; sweeps in processes are not touched."""
+
+    def do(command, log, surroundings):
+        with redirect_stdout(said := StringIO()):
+            code = main(list(command))
+        log.write_text(said.getvalue())
+        return code, "told"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablation_runs, "_do", do)
+        yield
+
+
+def write_study(folder, runs, edit_folder, **said):
+    config = editor_config(edit_folder, folder / "unused", runs / "vae" / "model")
+    config["log"] = {"every_n_steps": 1}
+    config["previews"] = {"every_n_steps": 0, "items": 1}
+    write_yaml(folder / "editor.yaml", config)
+    study = {"title": "Tiny", "stages": {"edit": "editor.yaml"}, "seeds": [0, 1], **said}
+    return write_yaml(folder / "study.yaml", study)
+
+
+@pytest.fixture(scope="module")
+def study(runs, edit_folder, tmp_path_factory):
+    """A study with an arm that works and one that fails, run once: its file and its results."""
+    folder = tmp_path_factory.mktemp("study")
+    arms = [{"model.config.source": "NoSource"}, {"model.init": str(folder / "nowhere")}]
+    measure = {"sandbox": {"items": 3, "level": "easy", "steps": 2}}
+    file = write_study(folder, runs, edit_folder, arms=arms, measure=measure)
+    assert main(["ablate", file, "--out", str(folder / "out")]) == 1
+    return file, folder / "out"
+
+
+def test_a_study_becomes_tables_figures_and_a_contact_sheet(study):
+    _, out = study
+    text = (out / "table.md").read_text()
+    assert "| source=NoSource | 2 |" in text
+    assert "Runs that failed" in text
+    assert "seed 1 | fit edit ended with 2" in text
+    rows = list(csv.DictReader((out / "table.csv").open()))
+    assert {row["arm"] for row in rows} == {"base", "source=NoSource"}
+    assert {"sandbox overall", "sandbox inside", "val/loss"} <= {row["measure"] for row in rows}
+    said = json.loads((out / "analysis.json").read_text())
+    assert said["measures"]["sandbox inside"][1]["against"]["seeded"]["seeds"] == 2
+    assert {path.name for path in (out / "figures").iterdir()} >= {"forest.png", "forest.pdf", "curves.png", "cost.png"}
+    assert (out / "edits.png").stat().st_size > 1000
+    assert json.loads((out / "environment.json").read_text())["kiwi"]
+    settings = json.loads((out / "study.json").read_text())
+    assert settings["arms"][1]["options"] == {"edit": {"model.config.source": "NoSource"}}
+
+
+def test_runs_of_a_seed_share_data_noise_and_weights_to_the_last_bit(study):
+    """Nothing of the source reaches the DiT before the first step, so that both arms begin with the same loss."""
+    _, out = study
+    first = {
+        (arm, seed): read_log(out / "arms" / arm / f"seed-{seed}" / "edit")[1]["loss"]
+        for arm in ("base", "source=NoSource") for seed in (0, 1)
+    }  # fmt: skip
+    assert first["base", 0] == first["source=NoSource", 0]
+    assert first["base", 1] == first["source=NoSource", 1]
+    assert first["base", 0] != first["base", 1]
+
+
+def test_going_on_runs_what_failed_and_nothing_else(study, capsys):
+    file, out = study
+    done = out / "arms" / "base" / "seed-0" / "result.json"
+    before, failed = done.stat().st_mtime_ns, next(out.glob("arms/init=*/seed-0/failed.json")).stat().st_mtime_ns
+    assert main(["ablate", file, "--out", str(out)]) == 1
+    assert "4 of 6 runs are done" in " ".join(capsys.readouterr().err.split())
+    assert done.stat().st_mtime_ns == before
+    assert next(out.glob("arms/init=*/seed-0/failed.json")).stat().st_mtime_ns > failed
+    assert main(["ablate", file, "--out", str(out), "--report"]) == 1
+
+
+def test_a_result_is_enough_elsewhere_and_seeds_can_be_fewer(study, tmp_path, capsys):
+    file, out = study
+    for result in out.glob("arms/*/seed-0/result.json"):
+        place = tmp_path / "there" / result.parent.relative_to(out)
+        place.mkdir(parents=True)
+        shutil.copy(result, place)
+    assert main(["ablate", file, "--out", str(tmp_path / "there"), "--report", "--seeds", "0"]) == 1
+    assert "Tiny: sandbox overall" in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "there" / "table.csv").open()))
+    assert {(row["arm"], row["seeds"]) for row in rows} == {("base", "1"), ("source=NoSource", "1")}
+
+
+def test_a_plan_runs_nothing(study, tmp_path, capsys):
+    file, _ = study
+    assert main(["ablate", file, "--out", str(tmp_path / "none"), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "6 runs, 0 of them done" in out
+    assert "source=NoSource" in out
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_the_table_compiles(study, tmp_path):
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"-output-directory={tmp_path}"]
+    done = subprocess.run([*command, str(study[1] / "table.tex")], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"arms": [{"model.config.source": "NoSorce"}]}, "did you mean NoSource?"),
+        ({"arms": [{"model.config.sorce": "NoSource"}]}, "there is no option"),
+        ({"measure": {"sandbox": {"item": 3}}}, "--item"),
+        ({"measure": {"sandbox": {"level": "hard"}}}, "hard"),
+        ({"measure": {"bench": {"opnve": {}}}}, "opnve"),
+        ({"stages": {"edit": "nowhere.yaml"}}, "nowhere.yaml"),
+    ],
+)
+def test_what_cannot_be_is_told_and_nothing_starts(runs, edit_folder, tmp_path, capsys, said, told):
+    file = write_study(tmp_path, runs, edit_folder, **said)
+    assert main(["ablate", file, "--out", str(tmp_path / "out")]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def _sweep(file, out, jobs):
+    command = [sys.executable, "-m", "kiwi", "ablate", file, "--out", str(out), "--jobs", str(jobs)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _found(out):
+    """All numbers of results but those of time."""
+    return {
+        str(file.relative_to(out)): json.loads(file.read_text()) | {"cost": None, "seconds": None}
+        for file in sorted(out.glob("arms/*/*/result.json"))
+    }  # fmt: skip
+
+
+def _at_work(out):
+    """Processes whose command line names the folder, but for the sweep itself."""
+    named = (Path(path) / "cmdline" for path in Path("/proc").iterdir() if path.name.isdigit())
+    texts = []
+    for path in named:
+        try:
+            texts.append(path.read_bytes())
+        except OSError:
+            continue
+    return [text for text in texts if str(out).encode() in text and b"tethered" in text]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_a_killed_sweep_of_two_jobs_ends_as_an_unbroken_one_of_one_job(runs, edit_folder, tmp_path):
+    file = write_study(tmp_path, runs, edit_folder)
+    assert _sweep(file, tmp_path / "one", 1).wait(300) == 0
+    killed = _sweep(file, tmp_path / "two", 2)
+    try:
+        deadline = time.time() + 120
+        while not (begun := list((tmp_path / "two").glob("arms/*/*/edit/metrics.jsonl"))) and time.time() < deadline:
+            time.sleep(0.1)
+        assert begun
+    finally:
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.wait()
+    deadline = time.time() + 20
+    while _at_work(tmp_path / "two") and time.time() < deadline:
+        time.sleep(0.1)
+    assert _at_work(tmp_path / "two") == []
+    assert _sweep(file, tmp_path / "two", 2).wait(300) == 0
+    assert _found(tmp_path / "two") == _found(tmp_path / "one")
+    assert len(_found(tmp_path / "one")) == 2
+
+
+def test_the_base_against_itself_under_other_seeds_is_seldom_found_to_differ(tiny_config):
+    """A/A: three trainings against three others of the same editor: better or worse as seldom as the level says."""
+    pairs = [make_pair(0, index, frames=1, height=32, width=32, level="easy") for index in range(14)]
+    numbers = []
+    for seed in range(24):
+        module = LitKiwi(tiny_config, optim=AdamW(lr=1e-2, warmup_steps=0), seed=seed)
+        batch = batch_of(make_pair(seed, index, frames=1, height=32, width=32) for index in range(4))
+        trainer = L.Trainer(
+            accelerator="cpu", max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module, torch.utils.data.DataLoader([batch] * 2, batch_size=None))
+        made = edits(pairs, editor_of(module.editor.eval(), Sampling(steps=1)))
+        numbers.append({pair.id: score(pair, made[pair.id]).inside for pair in pairs})
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(200):
+        seeds, items = rng.permutation(24)[:6], rng.choice(sorted(numbers[0]), 10, replace=False)
+        less = [
+            {name: numbers[one][name] - numbers[other][name] for name in items}
+            for one, other in zip(seeds[:3], seeds[3:], strict=True)
+        ]
+        found += seeded_mean(less).p <= 0.05
+    assert found <= 16  # 200 draws of a chance of 0.05: 97.5% are below
+
+
+def test_an_arm_that_is_told_nothing_comes_out_worse(tmp_path):
+    """Queries read before the first layer of the MLLM know neither words nor video: the context says nothing."""
+    options = {
+        "trainer.max_steps": 1, "trainer.callbacks": [], "data.batch_size": 2, "data.num_workers": 0,
+        "model.optim.lr": 1e-6, "trainer.limit_val_batches": 0,
+        "data.train": [{"items": 8, "level": "easy", "max_frames": 5}],
+    }  # fmt: skip
+    study = {
+        "stages": {"edit": str(SHIPPED)}, "seeds": [0, 1], "options": options,
+        "arms": [{"model.config.query.layers": [0], "model.config.latent.layers": [0]}],
+        "measure": {"sandbox": {"items": 15, "level": "easy", "steps": 4, "seed": 3,
+                                "categories": ["local_remove", "global_style", "background_change"]}},
+    }  # fmt: skip
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    assert main(["ablate", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]) == 0
+    held = [read_result(path) for path in sorted(tmp_path.glob("out/arms/*/*/result.json"))]
+    labels = ["base", "query.layers=[0]; latent.layers=[0]"]
+    _, broken = rows_of("sandbox overall", held, labels)
+    assert broken.against.verdict == "worse"
+    assert broken.against.seeded.mean.high < -0.5
