@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
+DASHES = ("-", "--", ":")
+"""Of lines beyond as many as there are colours."""
+
+IN_A_LINE = 40
+"""Letters of a legend that a panel's width holds."""
+
 MARKED = 30
 """Points of a line, at most, that are marked: more would hide it."""
 
@@ -57,9 +63,12 @@ def curves(
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_xlabel(x)
         for name, line in lines.items():
-            style = names.index(name) % len(COLOURS)
+            turn, style = divmod(names.index(name), len(COLOURS))
             marker = MARKERS[style] if len(line.x) <= MARKED else ""
-            axis.plot(line.x, line.y, color=COLOURS[style], marker=marker, markersize=4, linewidth=1.4, label=name)
+            axis.plot(
+                line.x, line.y, color=COLOURS[style], linestyle=DASHES[turn % len(DASHES)], marker=marker, markersize=4,
+                linewidth=1.4, label=name,
+            )  # fmt: skip
             if line.low is not None and line.high is not None:
                 axis.fill_between(line.x, line.low, line.high, color=COLOURS[style], alpha=0.15, linewidth=0)
         if limits is not None:
@@ -69,5 +78,6 @@ def curves(
     handles = {
         label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
+    side_by_side = max(1, min(len(handles), IN_A_LINE * columns // max(map(len, handles), default=1)))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=side_by_side, frameon=False)
     return figure

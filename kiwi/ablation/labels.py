@@ -15,6 +15,9 @@ SHORTENED = ("model.config.", "model.")
 LONGEST = 60
 """Characters of a folder's name."""
 
+LONGEST_VALUE = 48
+"""Characters of a value: longer ones are told by their beginning and a digest; study.json has them whole."""
+
 
 def changes(base: Any, other: Any) -> dict[str, Any]:
     """What another configuration has otherwise, by dotted path.
@@ -61,11 +64,16 @@ def _short(path: str) -> str:
 
 
 def _said(value: Any) -> str:
+    text = _text(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 12]}... {_digest(text)}"
+
+
+def _text(value: Any) -> str:
     if isinstance(value, list):
-        return "[" + ", ".join(map(_said, value)) + "]"
+        return "[" + ", ".join(map(_text, value)) + "]"
     if isinstance(value, dict):
         name = value.get("type", "")
-        fields = ", ".join(f"{key}={_said(item)}" for key, item in value.items() if key != "type" and item is not None)
+        fields = ", ".join(f"{key}={_text(item)}" for key, item in value.items() if key != "type" and item is not None)
         return f"{name}({fields})" if name else "{" + fields + "}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from math import nan, sqrt
+from math import isnan, nan, sqrt
 
 import numpy as np
 from scipy.stats import t as student
@@ -28,8 +28,9 @@ class Seeded:
     """A mean over items and seeds; a difference if the numbers were differences of paired runs.
 
     Args:
-        mean: with its 95% interval for training and measuring again; of one seed it is not known, and NaN.
-        p: two-sided, of a mean of 0; NaN of one seed.
+        mean: with its 95% interval for training and measuring again; not known, and NaN, of one seed, and where items (or
+            clusters) are no more than the categories.
+        p: two-sided, of a mean of 0; NaN where the interval is.
         spread: standard deviation from seed to seed of the mean over items, as observed; NaN of one seed.
         seeds, items: how many.
         training, items_part, rest: variances that one seed's mean has through training, that the mean of all seeds has
@@ -50,11 +51,13 @@ class Seeded:
     def detectable(self, seeds: int) -> float:
         """The smallest mean that so many seeds on as many items would tell from 0 with probability 0.8 at level 0.05.
 
-        NaN of one seed, which leaves the spread of training unknown, and for less than two.
+        NaN where the interval is, where all numbers are alike, and for less than two.
         """
-        if self.seeds < 2 or seeds < 2:
+        if isnan(self.p) or seeds < 2:
             return nan
         error, freedom = _error(self.training, self.items_part, self.rest, seeds, self.freedom)
+        if error == 0:
+            return nan  # all alike, as where every edit fails: nothing tells what could be seen
         return float(student.ppf(0.975, freedom) + student.ppf(0.8, freedom)) * error
 
 
@@ -99,10 +102,10 @@ def seeded_mean(
         if seeds > 1:
             rest = unbiased * float(np.sum((deviations_SO - of_owner) ** 2)) / (seeds - 1)
     mean = float(by_seed.mean())
-    if seeds == 1:
+    if seeds == 1 or (freedom < 1 and len(names) > 1):
         return Seeded(
-            mean=Interval(mean, nan, nan), p=nan, spread=nan, seeds=1, items=len(names), training=nan,
-            items_part=items_part, rest=rest, freedom=freedom,
+            mean=Interval(mean, nan, nan), p=nan, spread=float(np.std(by_seed, ddof=1)) if seeds > 1 else nan,
+            seeds=seeds, items=len(names), training=nan, items_part=items_part, rest=rest, freedom=freedom,
         )  # fmt: skip
     observed = float(np.var(by_seed, ddof=1))
     training, between = max(observed - rest, 0.0), max(items_part - rest / seeds, 0.0)

@@ -22,6 +22,8 @@ from kiwi.__main__ import main
 from kiwi.ablation import runs as ablation_runs
 from kiwi.ablation.analysis import rows_of
 from kiwi.ablation.results import read_result
+from kiwi.ablation.study import read_study
+from kiwi.cli.fit import resolve
 from kiwi.data.scores import batch_of, editor_of, edits, score
 from kiwi.models.sampling import Sampling
 from kiwi.sandbox.pairs import make_pair
@@ -32,7 +34,8 @@ from kiwi.training.run_log import read_log
 
 from .conftest import editor_config, write_yaml
 
-SHIPPED = Path(__file__).parents[2] / "experiments" / "sandbox" / "quickstart.yaml"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+SHIPPED = EXPERIMENTS / "sandbox" / "quickstart.yaml"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -130,6 +133,24 @@ def test_a_plan_runs_nothing(study, tmp_path, capsys):
     assert "6 runs, 0 of them done" in out
     assert "source=NoSource" in out
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "arms"),
+    [("components", 12), ("curriculum", 4), ("queries", 7), ("mixture", 4), ("5b/curriculum", 4), ("5b/queries", 5)],
+)
+def test_the_studies_that_come_with_kiwi_are_understood(name, arms):
+    study = read_study(EXPERIMENTS / "ablations" / f"{name}.yaml", resolve)
+    assert len(study.arms) == len({arm.folder for arm in study.arms}) == arms
+    assert len(study.seeds) == 3
+
+
+def test_a_study_of_the_published_size_is_counted_without_storage(capsys):
+    assert main(["ablate", str(EXPERIMENTS / "ablations" / "5b" / "components.yaml"), "--dry-run"]) == 0
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "18 runs, 0 of them done" in out
+    assert "9,502.37" in out  # millions of parameters, as `kiwi plan` counts them
+    assert "317,264.39" in out
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")

@@ -51,6 +51,12 @@ def test_a_list_of_choices_is_told_whole():
     assert label({"edit": changes(before, after)}) == "callbacks=[B(c=1)]"
 
 
+def test_long_values_are_cut_and_still_told_apart():
+    texts = {label({"edit": {"data.train": [{"path": "x" * 80 + end}]}}) for end in "ab"}
+    assert len(texts) == 2
+    assert all(len(text) < 70 and text.startswith("data.train=[{path=xxx") for text in texts)
+
+
 @pytest.mark.parametrize("text", ["base", "a=1; b=[2, 3]", "../../x", "a/b", "ü=1", "x" * 300, ".", "a b", "a_b"])
 def test_folder_names_are_safe_and_tell_labels_apart(text):
     name = folder_name(text)

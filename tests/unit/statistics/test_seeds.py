@@ -86,9 +86,16 @@ def test_one_seed_tells_nothing_of_training():
     assert np.isnan([found.p, found.spread, found.detectable(3)]).all()
 
 
+def test_an_item_a_category_leaves_the_items_chance_unknown():
+    found = seeded_mean([{"a": 1.0, "b": 2.0}, {"a": 1.5, "b": 2.0}], {"a": "one", "b": "two"})
+    assert np.isnan([found.p, found.mean.low, found.detectable(3)]).all()
+    assert found.spread > 0
+
+
 def test_equal_runs_have_no_difference_and_no_chance():
     found = seeded_mean([{"a": 0.0, "b": 0.0}] * 2)
     assert (found.p, found.mean) == (1.0, (0, 0, 0))
+    assert np.isnan(found.detectable(5))
     assert seeded_mean([{"a": 1.0, "b": 1.0}] * 2).p == 0
 
 
