@@ -28,8 +28,8 @@ class Seeded:
     """A mean over items and seeds; a difference if the numbers were differences of paired runs.
 
     Args:
-        mean: with its 95% interval for training and measuring again; not known, and NaN, of one seed, and where items (or
-            clusters) are no more than the categories.
+        mean: with its 95% interval for training and measuring again; not known, and NaN, of one seed, and where items
+            (or clusters) are no more than the categories.
         p: two-sided, of a mean of 0; NaN where the interval is.
         spread: standard deviation from seed to seed of the mean over items, as observed; NaN of one seed.
         seeds, items: how many.
