@@ -23,6 +23,8 @@ SEEDS = (3, 5)
 """Numbers of seeds for which is told what they would see."""
 
 LOWER_IS_BETTER = ("loss",)
+NEITHER = ("swapped", "blind")
+"""In names of losses under conditions that are wrong on purpose: their rise or fall is no merit by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,8 @@ class Against:
         p: of that, corrected.
         p_models: of these models, corrected; NaN without items.
         detectable: the smallest difference that so many seeds would find, by their number.
-        verdict: better, worse, noise (inside what chance does), or unknown (one seed).
+        verdict: better, worse, differs (a number of which neither is better), noise (inside what chance does), or
+            unknown (one seed).
     """
 
     seeded: Seeded
@@ -181,6 +184,8 @@ def _verdict(measure: str, found: Seeded, p: float) -> str:
         return "unknown"
     if p >= LEVEL:
         return "noise"
+    if any(word in measure for word in NEITHER):
+        return "differs"
     up = found.mean.mean > 0
     return "better" if up != any(word in measure for word in LOWER_IS_BETTER) else "worse"
 

@@ -17,7 +17,7 @@ from kiwi.media.files import atomic_path, make_folder
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-VERDICTS = {"better": COLOURS[0], "worse": COLOURS[1], "noise": "#888888", "unknown": "#888888"}
+VERDICTS = {"better": COLOURS[0], "worse": COLOURS[1], "differs": COLOURS[2], "noise": "#888888", "unknown": "#888888"}
 
 
 def draw(

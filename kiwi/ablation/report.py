@@ -113,7 +113,7 @@ def _difference(row: Row) -> tuple[str, ...]:
 def _short(row: Row) -> str:
     if row.against is None:
         return number(row.of.mean.mean)
-    star = "*" if row.against.verdict in ("better", "worse") else ""
+    star = "*" if row.against.verdict in ("better", "worse", "differs") else ""
     return f"{number(row.of.mean.mean)} ({interval(row.against.seeded.mean)}{star})"
 
 

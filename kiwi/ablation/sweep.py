@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -66,12 +67,14 @@ def seconds_a_run(study: Study, runs: Sequence[Run]) -> tuple[float, str]:
     if done:
         return float(median(done)), f"as {len(done)} finished runs took"
     total = 0.0
+    init: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for stage, options in study.arms[0].options.items():
             root = Path(folder) / stage
             short = {
-                **options, "trainer.max_steps": PROBE, "trainer.default_root_dir": str(root), "log.every_n_steps": 2,
+                **options, **init, "trainer.max_steps": PROBE, "trainer.default_root_dir": str(root),
                 "trainer.limit_val_batches": 0, "trainer.callbacks": [], "previews.every_n_steps": 0,
+                "log.every_n_steps": 2,
             }  # fmt: skip
             command = ["fit", *options_of(study.seeds[0], study.stages[stage], short)]
             write_json(root.parent / RUN, {})
@@ -81,9 +84,19 @@ def seconds_a_run(study: Study, runs: Sequence[Run]) -> tuple[float, str]:
             resolved = study.arms[0].resolved[stage]
             if not speeds:
                 return float("nan"), f"the first steps of {stage} failed: {why_failed(root.parent)}"
-            batch = resolved["data"]["batch_size"] * (resolved["trainer"].get("accumulate_grad_batches") or 1)
-            total += max(resolved["trainer"].get("max_steps") or 0, 0) * batch / median(speeds)
+            total += _samples(resolved) / median(speeds)
+            init = {"model.init": str(root / "model")}
     return total, f"by {PROBE} steps of the base; validation, measuring and starting come on top"
+
+
+def _samples(resolved: Mapping[str, Any]) -> float:
+    """That a stage sees, on all of its processes."""
+    trainer = resolved["trainer"]
+    processes = [
+        size for size in (trainer.get("devices"), trainer.get("num_nodes")) if isinstance(size, int) and size > 0
+    ]
+    at_once = resolved["data"]["batch_size"] * (trainer.get("accumulate_grad_batches") or 1) * prod(processes)
+    return float(max(trainer.get("max_steps") or 0, 0) * at_once)
 
 
 def _log(root: Path) -> Mapping[int, Mapping[str, float]]:
@@ -103,7 +116,10 @@ def tell(study: Study, out: Path) -> tuple[Table | None, list[str]]:
     write_json(out / "environment.json", environment())
     write_json(out / "study.json", _settings(study))
     labels = [arm.label for arm in study.arms]
-    wanted = [name for name in measures_of(results) if "/" not in name or name in study.measure.validation]
+    held = measures_of(results)
+    wanted = [name for name in held if "/" not in name] + [name for name in study.measure.validation if name in held]
+    if results and (absent := [name for name in study.measure.validation if name not in held]):
+        console.note(f"no run has {', '.join(absent)}; there are {', '.join(name for name in held if '/' in name)}")
     rows = {measure: rows_of(measure, results, labels) for measure in wanted}
     if not rows:
         return None, lacking

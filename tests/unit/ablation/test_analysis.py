@@ -54,6 +54,13 @@ def test_a_lower_loss_is_better():
     assert up.of.items == 1
 
 
+def test_a_loss_under_wrong_conditions_is_neither_better_nor_worse():
+    found = results({"base": 0.0, "up": 0.6})
+    for one in found:
+        one.numbers["val/loss_swapped"] = one.numbers["val/loss"]
+    assert rows_of("val/loss_swapped", found, ["base", "up"])[1].against.verdict == "differs"
+
+
 def test_only_seeds_that_both_have_are_compared():
     found = [one for one in results({"base": 0.0, "up": 0.6}) if (one.label, one.seed) not in {("base", 0), ("up", 1)}]
     base, up = rows_of(MEASURE, found, ["base", "up"])
