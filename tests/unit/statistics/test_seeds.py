@@ -38,6 +38,19 @@ def test_intervals_over_items_alone_find_differences_that_are_none():
     assert rate > 0.3
 
 
+@pytest.mark.parametrize(("seeds", "least"), [(2, 0.15), (3, 0.15)])
+def test_a_bootstrap_over_items_and_few_seeds_does_too(seeds, least):
+    rng = np.random.default_rng(0)
+    rate = 0.0
+    for _ in range(200):
+        table = np.array([[*one.values()] for one in runs(rng, seeds, 0.5)])
+        drawn = rng.multinomial(seeds, [1 / seeds] * seeds, 300) / seeds
+        items = rng.multinomial(ITEMS, [1 / ITEMS] * ITEMS, 300) / ITEMS
+        low, high = np.percentile(np.einsum("bs,si,bi->b", drawn, table, items), [2.5, 97.5])
+        rate += (low > 0 or high < 0) / 200
+    assert rate > least
+
+
 def test_a_difference_that_can_be_found_is_found_four_times_of_five():
     rng = np.random.default_rng(1)
     detectable = np.median([seeded_mean(runs(rng, 3, 0.2)).detectable(3) for _ in range(100)])
