@@ -4,10 +4,9 @@ A study that is killed leaves nothing behind that trains on and writes where the
 """
 
 import ctypes
+import runpy
 import signal
 import sys
-
-from kiwi.__main__ import main
 
 PR_SET_PDEATHSIG = 1
 """Of prctl(2)."""
@@ -15,4 +14,4 @@ PR_SET_PDEATHSIG = 1
 if __name__ == "__main__":
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    sys.exit(main())
+    runpy.run_module("kiwi", run_name="__main__", alter_sys=True)
