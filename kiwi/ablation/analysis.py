@@ -95,7 +95,7 @@ def rows_of(measure: str, results: Sequence[Result], labels: Sequence[str]) -> l
         common = [seed for seed in by_arm[label] if seed in base]
         pairs = [_less(by_arm[label][seed], base[seed]) for seed in common]
         pairs = _shared([pair for pair in pairs if pair])
-        if pairs:
+        if pairs and pairs[0]:
             found[label] = seeded_mean(pairs, categories, clusters), _p_models(pairs, categories, clusters)
     again = dict(zip(found, _holm([seeded.p for seeded, _ in found.values()]), strict=True))
     models = dict(zip(found, _holm([p for _, p in found.values()]), strict=True))
@@ -112,7 +112,8 @@ def rows_of(measure: str, results: Sequence[Result], labels: Sequence[str]) -> l
                 detectable={seeds: pair[0].detectable(seeds) for seeds in SEEDS},
                 verdict=_verdict(measure, pair[0], again[label]),
             )
-        of_seeds = _shared(list(held.values()))
+        if not (of_seeds := _shared(list(held.values())))[0]:
+            continue  # seeds without an item in common
         own = seeded_mean(of_seeds, categories, clusters)
         rows.append(
             Row(label=label, seeds=list(held), of=own, by_category=_by_category(of_seeds, categories), against=against)

@@ -12,17 +12,18 @@ from kiwi import console
 from kiwi.ablation.runs import Run
 from kiwi.ablation.study import Study
 from kiwi.errors import KiwiError
+from kiwi.media.claim import read_record
 from kiwi.media.files import sha256, write_json
 from kiwi.media.image import write_image
-from kiwi.sandbox.pairs import EditPair, check_categories, make_pair
+from kiwi.sandbox.pairs import make_pair
 
 log = logging.getLogger(__name__)
 
 SHOWN = 7
 """Items: one a category."""
 
-DRAWN = {"frames": 5, "height": 32, "width": 32, "level": "full", "split": "test"}
-"""What `kiwi sandbox measure` draws, unless the study says otherwise."""
+DRAWN = ("frames", "height", "width", "categories", "level", "split")
+"""Settings of the world."""
 
 
 def contact(study: Study, runs: Sequence[Run], out: Path) -> None:
@@ -32,13 +33,11 @@ def contact(study: Study, runs: Sequence[Run], out: Path) -> None:
     """
     if study.measure.sandbox is None:
         return
-    models = {
-        run.arm.label: model
-        for run in runs
-        if run.seed == study.seeds[0] and (model := _model(run)).is_dir() and run.state == "done"
-    }
-    if not models:
+    there = [run for run in runs if run.seed == study.seeds[0] and run.state == "done" and _model(run).is_dir()]
+    there = [run for run in there if (run.folder / "sandbox" / "settings.json").is_file()]
+    if not there:
         return
+    models = {run.arm.label: _model(run) for run in there}
     held = {label: sha256(model / "model.safetensors") for label, model in models.items()}
     record = out.with_suffix(".json")
     if out.is_file() and record.is_file() and record.read_text(encoding="utf-8") == _said(held):
@@ -46,14 +45,19 @@ def contact(study: Study, runs: Sequence[Run], out: Path) -> None:
     from kiwi.data.scores import editor_of, edits, sheet
     from kiwi.editing.editor import KiwiEditor
 
-    pairs, made = _pairs(study.measure.sandbox), {}
+    settings = _drawn(there[0])
+    world = {name: settings[name] for name in DRAWN}
+    pairs = [make_pair(settings["seed"], index, **world) for index in range(SHOWN)]
+    made = {}
     for label, model in console.progress(list(models.items()), "contact sheet"):
         try:
             editor = KiwiEditor.from_pretrained(model)
         except KiwiError as problem:
             log.warning("%s is not in the contact sheet: %s", label, problem)
             continue
-        made[label] = edits(pairs, editor_of(editor.model, editor.defaults.sampling))
+        made[label] = edits(
+            pairs, editor_of(editor.model, editor.defaults.sampling.replace(steps=settings["steps"]), settings["noise"])
+        )
     if made:
         write_image(out, sheet(pairs, made))
         write_json(record, held)
@@ -67,11 +71,6 @@ def _model(run: Run) -> Path:
     return run.folder / list(run.arm.options)[-1] / "model"
 
 
-def _pairs(options: Mapping[str, Any]) -> list[EditPair]:
-    drawn = {**DRAWN, **{name: options[name] for name in ("frames", "level", "split") if name in options}}
-    if "size" in options:
-        drawn |= {"height": options["size"], "width": options.get("width") or options["size"]}
-    chosen = options.get("categories")
-    named = chosen.split(",") if isinstance(chosen, str) else chosen
-    drawn["categories"] = check_categories(named)
-    return [make_pair(options.get("seed", 0), index, **drawn) for index in range(SHOWN)]
+def _drawn(run: Run) -> dict[str, Any]:
+    """What the run was measured on, as `kiwi sandbox measure` wrote it."""
+    return read_record(run.folder / "sandbox" / "settings.json")

@@ -67,11 +67,18 @@ def _forest(measure: str, rows: Sequence[Row]) -> Figure | None:
         colour = VERDICTS[against.verdict]
         if np.isfinite([low, high]).all():
             axis.plot([low, high], [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
-        axis.plot([mean], [place], "s", color=colour, markersize=5)
+        axis.plot(
+            [mean],
+            [place],
+            "s",
+            color=colour,
+            markersize=5,
+            fillstyle="none" if against.verdict == "unknown" else "full",
+        )
     axis.set_yticks(range(len(told)), [label for label, _ in told], fontsize=8)
     axis.set_ylim(len(told) - 0.5, -0.5)
     axis.set_xlabel(
-        f"{measure}: difference to the base, 95% interval for training again (grey: inside the noise)", fontsize=8
+        f"{measure}: difference to the base, 95% interval\n(grey: inside the noise; hollow: not known)", fontsize=8
     )
     axis.grid(axis="x", alpha=0.25, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)

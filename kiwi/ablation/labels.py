@@ -75,7 +75,9 @@ def _text(value: Any) -> str:
         name = value.get("type", "")
         fields = ", ".join(f"{key}={_text(item)}" for key, item in value.items() if key != "type" and item is not None)
         return f"{name}({fields})" if name else "{" + fields + "}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value)
 
 
 def _changes(a: Any, b: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from kiwi.ablation.runs import execute, stop_all
+from kiwi.ablation.runs import execute, start_anew, stop_all
 from kiwi.errors import InputError
 
 POLL = 10.0
@@ -44,6 +44,7 @@ class Local:
     def launch(self, folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
         """As `Launcher`; what is running dies with whoever waits for it."""
         told: SimpleQueue[tuple[Path, str]] = SimpleQueue()
+        start_anew()
         pool = ThreadPoolExecutor(self.jobs)
         waiting = [pool.submit(self._run, folder, told) for folder in folders]
         try:

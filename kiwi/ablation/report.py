@@ -16,7 +16,8 @@ NOTE = (
     "Satterthwaite's degrees of freedom), of differences between runs of one seed, which share data order, noise and "
     "initial weights. spread: standard deviation from seed to seed. p: of no difference if trained again; p models: of "
     "no difference between these very models (permutation over items); both corrected for the number of arms (Holm). "
-    "noise: p is not below 0.05. sees: the smallest difference that so many seeds would find four times of five."
+    "noise: p is not below 0.05; unknown, and ?: one seed in common with the base, or one item in a category. sees: "
+    "about the smallest difference that so many seeds would find four times of five (a rough guess from few seeds)."
 )
 
 DIGITS = 3
@@ -99,7 +100,12 @@ def interval(value: Interval) -> str:
 
 def number(value: float) -> str:
     """A number, or nothing where it is not known."""
-    return "" if isnan(value) else f"{value:.{DIGITS}f}"
+    return "" if isnan(value) else f"{value:.{DIGITS}f}".replace("-0.000", "0.000")
+
+
+def chance(p: float) -> str:
+    """A p value: never a plain 0."""
+    return "" if isnan(p) else f"{p:.{DIGITS}f}" if p >= 0.001 else "< 0.001"
 
 
 def _difference(row: Row) -> tuple[str, ...]:
@@ -107,7 +113,7 @@ def _difference(row: Row) -> tuple[str, ...]:
     if found is None:
         return ("", "", "", "", *("" for _ in SEEDS))
     seen = (number(found.detectable.get(seeds, float("nan"))) for seeds in SEEDS)
-    return (interval(found.seeded.mean), number(found.p), number(found.p_models), found.verdict, *seen)
+    return (interval(found.seeded.mean), chance(found.p), chance(found.p_models), found.verdict, *seen)
 
 
 def _short(row: Row) -> str:

@@ -50,14 +50,22 @@ class Result:
 
 def read_result(file: Path) -> Result:
     """Raises InputError for a file that is no result."""
-    said = read_record(file)
+    fix = "remove it, and the run is measured again"
     try:
+        said = read_record(file)
         said.pop("fingerprint", None)
         cost = {**said.pop("cost"), "seconds": float(said.pop("seconds"))}
-        return Result(**said, cost=cost)
+        found = Result(**said, cost=cost)
+        numbers = [found.numbers, *found.items.values()]
+        if not all(isfinite(value) for one in numbers for value in one.values()) or not all(found.items.values()):
+            raise ValueError("numbers that are none, or no items")
+        if not all(name in found.categories for of in found.items.values() for name in of):
+            raise ValueError("items without a category")
+    except InputError as problem:
+        raise InputError(f"{file} cannot be read", got=problem.got, fix=fix) from None
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
-        fix = "remove it, and the run is measured again"
         raise InputError(f"{file} is no result of a run", got=problem, fix=fix) from None
+    return found
 
 
 def collect(folder: Path, commands: Sequence[Sequence[str]]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from kiwi.ablation.study import Arm, Study, options_of
@@ -31,6 +32,9 @@ from kiwi.media.claim import alone, claim, read_record
 from kiwi.media.files import write_json
 
 RUN, RESULT, FAILED, LOG, COMMANDS = "run.json", "result.json", "failed.json", "output.log", "commands.json"
+
+TETHER = "KIWI_TETHERED_TO"
+"""Environment variable that names the process with which a run's commands end."""
 
 LAST_LINES = 4
 """Of a failed command's output that tell why."""
@@ -82,11 +86,12 @@ def claim_run(run: Run) -> None:
 def require_same(run: Run) -> None:
     """Raises InputError if what was found is of a study that was changed since."""
     said = read_record(run.folder / RESULT)
-    if said.get("fingerprint") != run.fingerprint:
+    own = {"label": run.arm.label, "seed": run.seed, "fingerprint": run.fingerprint}
+    if differ := [name for name, value in own.items() if said.get(name) != value]:
         raise InputError(
             f"{run.folder} has the result of another configuration, or of other measurements",
-            got=f"fingerprint {said.get('fingerprint')}",
-            wanted=run.fingerprint,
+            got=", ".join(f"{name} {said.get(name)}" for name in differ),
+            wanted=", ".join(f"{name} {own[name]}" for name in differ),
             fix="give another --out, or remove that folder",
         )
 
@@ -116,11 +121,14 @@ def _execute(folder: Path, threads: int, device: str | None, do: Do) -> None:
 
     (folder / FAILED).unlink(missing_ok=True)
     surroundings = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    surroundings[TETHER] = str(os.getpid())
     if device is not None:
         surroundings["CUDA_VISIBLE_DEVICES"] = device
     began = time.time()
     for command in read_commands(folder):
         code, said = do(command, folder / LOG, surroundings)
+        if code and _STOPPING.is_set():
+            return  # not its own fault: it goes on when the study does
         if code:
             what = " ".join([*(command[:1] if command[0] == "fit" else command[:2]), *stages_of([command])])
             write_json(folder / FAILED, {"command": what, "code": code, "why": said, "log": str(folder / LOG)})
@@ -150,22 +158,27 @@ def why_failed(folder: Path) -> str:
 
 def _run(study: Study, arm: Arm, seed: int, out: Path) -> Run:
     folder = out / "arms" / arm.folder / f"seed-{seed}"
-    commands, init = [], _first_init(study, arm)
+    commands: list[list[str]] = []
+    start = _first_init(study, arm)
+    init = start
     for stage, options in arm.options.items():
         root = folder / stage
         own = {"trainer.default_root_dir": str(root), "ckpt_path": "last"}
-        given = options if init is None else {**options, "model.init": init}
+        given = {**init, **options}
         commands.append(["fit", *options_of(seed, study.stages[stage], {**given, **own})])
-        init = str(root / "model")
+        init = {"model.init": str(root / "model")}
     measure = study.measure
     if measure.sandbox is not None:
         options = {"no-controls": True, **measure.sandbox}
-        commands.append(["sandbox", "measure", str(folder / "sandbox"), "--model", str(init), *_words(options)])
+        commands.append(
+            ["sandbox", "measure", str(folder / "sandbox"), "--model", init["model.init"], *_words(options)]
+        )
     for suite, options in measure.bench.items():
-        place = ["--model", str(init), "--out", str(folder / f"bench-{suite}"), "--name", "edited"]
+        place = ["--model", init["model.init"], "--out", str(folder / f"bench-{suite}"), "--name", "edited"]
         commands.append(["bench", suite, *place, *_words({"no-gallery": True, **options})])
     asked = {
         "stages": [[stage, read_experiment(study.stages[stage]), options] for stage, options in arm.options.items()],
+        "start": start,
         "measure": [measure.sandbox, measure.bench],
         "seed": seed,
     }
@@ -173,15 +186,15 @@ def _run(study: Study, arm: Arm, seed: int, out: Path) -> Run:
     return Run(arm=arm, seed=seed, folder=folder, commands=commands, fingerprint=digest)
 
 
-def _first_init(study: Study, arm: Arm) -> str | None:
+def _first_init(study: Study, arm: Arm) -> dict[str, Any]:
     """What the first stage that is trained starts from, if stages before it are left out: what they would have."""
     first = next(iter(study.stages))
     if first in arm.options:
-        return None
+        return {}
     given: Any = study.arms[0].resolved[first] if study.arms else {}
     for name in ("model", "init_args", "init"):
         given = given.get(name) if isinstance(given, dict) else None
-    return given if isinstance(given, str) else None
+    return {"model.init": given}
 
 
 def _words(options: Mapping[str, Any]) -> list[str]:
@@ -224,12 +237,19 @@ def _do(command: Sequence[str], log: Path, surroundings: Mapping[str, str]) -> t
 
 
 _CHILDREN: set[subprocess.Popen[bytes]] = set()
+_STOPPING = Event()
 
 
 def stop_all() -> None:
     """Kill what is running: it goes on from its checkpoints when the study is run again."""
+    _STOPPING.set()
     for process in list(_CHILDREN):
         _kill(process)
+
+
+def start_anew() -> None:
+    """Let runs begin, after others were stopped."""
+    _STOPPING.clear()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

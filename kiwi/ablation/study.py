@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,17 @@ Resolve = Callable[[Sequence[str]], dict[str, Any]]
 """From the options of `kiwi fit` to the configuration that it understands; raises KiwiError."""
 
 FIELDS = ("title", "stages", "seeds", "options", "arms", "grid", "measure")
+PROTECTED = ("seed_everything", "trainer.default_root_dir", "ckpt_path")
+"""Options that a study sets itself."""
+
+OURS = ("model", "out", "name", "help", "no-gallery", "videos", "part")
+"""Options of measurements that a study sets itself, or that mean nothing in one."""
+
+RESERVED = re.compile(
+    r"sandbox|bench-.*|model|trainer|data|checkpoint|export|previews|quality|log|optimizer|lr_scheduler"
+)
+"""Names that a stage cannot have: of other folders of a run, and of groups of options."""
+
 MEASURES = ("sandbox", "bench", "validation")
 SKIP = "skip"
 
@@ -98,8 +110,12 @@ def read_study(file: Path, resolve: Resolve) -> Study:
     }
     if not stages:
         raise InputError(f"{file} names no stages", wanted="stages: {NAME: experiment.yaml}")
+    for name in stages:
+        if not re.fullmatch(r"[A-Za-z][\w-]{0,40}", name, re.ASCII) or RESERVED.fullmatch(name):
+            wanted = "letters, digits, - and _, and no group of options of `kiwi fit`"
+            raise InputError(f"{file} has a stage that cannot be called {name!r}", wanted=wanted)
     seeds = said.get("seeds", [0])
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds):
         raise InputError(f"seeds of {file} are no whole numbers", got=seeds, wanted="a list such as [0, 1, 2]")
     if len(set(seeds)) < len(seeds):
         raise InputError(f"a seed of {file} is there twice", got=seeds)
@@ -109,7 +125,9 @@ def read_study(file: Path, resolve: Resolve) -> Study:
     for number, changed in enumerate([{}, *listed, *_grid(said, file)]):
         where = f"arm {number} of {file}" if number else f"the base of {file}"
         arm = _arm(changed, common, stages, resolve, arms[0] if arms else None, where)
-        twin = [index for index, other in enumerate(arms) if other.label == arm.label]
+        twin = [index for index, other in enumerate(arms) if other.resolved == arm.resolved]
+        if not twin and any(other.label == arm.label for other in arms):
+            raise InputError(f"{where} cannot be told from another arm by its label", got=arm.label)
         if twin and number > len(listed):
             continue  # a grid may hold the base, or an arm that is listed too
         if twin:
@@ -131,16 +149,30 @@ def _arm(
 ) -> Arm:  # fmt: skip
     changed = dict(changed)
     skipped = changed.pop(SKIP, [])
-    if not isinstance(skipped, list) or not set(skipped) < set(stages):
+    if (
+        not isinstance(skipped, list)
+        or not all(isinstance(stage, str) for stage in skipped)
+        or not set(skipped) < set(stages)
+        or len(set(skipped)) < len(skipped)
+    ):
         raise InputError(f"{where} skips other stages", got=skipped, wanted=f"some of {', '.join(stages)}, not all")
     options: dict[str, dict[str, Any]] = {stage: {} for stage in stages if stage not in skipped}
     for path, value in itertools.chain(common.items(), changed.items()):
-        first, _, rest = path.partition(".")
+        start, _, rest = path.partition(".")
         for stage in options:
-            if first not in stages:
+            if start not in stages:
                 options[stage][path] = value
-            elif first == stage:
+            elif start == stage:
                 options[stage][rest] = value
+    first = next(iter(options))
+    for stage, given in options.items():
+        if taken := [path for path in given if path in PROTECTED or (path == "model.init" and stage != first)]:
+            why = (
+                "each stage starts from the one before it"
+                if taken == ["model.init"]
+                else "a study sets it for each run"
+            )
+            raise InputError(f"{where}, stage {stage}: {taken[0]} is not to be set", fix=f"leave it out: {why}")
     resolved = {}
     for stage, given in options.items():
         try:
@@ -153,7 +185,9 @@ def _arm(
 
 def _listed(said: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:
     listed = said.get("arms") or []
-    if not isinstance(listed, list) or not all(isinstance(arm, dict) and arm for arm in listed):
+    if not isinstance(listed, list) or not all(
+        isinstance(arm, dict) and arm and all(isinstance(path, str) for path in arm) for arm in listed
+    ):
         wanted = "a list of mappings from dotted paths to values; the base is there by itself"
         raise InputError(f"arms of {file} cannot be read", got=listed, wanted=wanted)
     return listed
@@ -177,6 +211,11 @@ def _measure(said: Any, file: Path) -> Measure:
         for suite, options in _mapping(found.get("bench"), f"bench in {where}").items()
     }
     sandbox = _mapping(found["sandbox"], f"sandbox in {where}") if "sandbox" in found else None
+    for options in (sandbox or {}, *bench.values()):
+        if taken := [name for name in options if name in OURS]:
+            raise InputError(
+                f"{taken[0]} in {where} is not to be set", fix="leave it out: a study sets it for each run"
+            )
     validation = found.get("validation", ["val/loss"])
     if not isinstance(validation, list) or not all(isinstance(name, str) for name in validation):
         raise InputError(f"validation in {where} names no numbers", got=validation, wanted="a list such as [val/loss]")

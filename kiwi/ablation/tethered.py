@@ -4,6 +4,7 @@ A study that is killed leaves nothing behind that trains on and writes where the
 """
 
 import ctypes
+import os
 import runpy
 import signal
 import sys
@@ -14,4 +15,6 @@ PR_SET_PDEATHSIG = 1
 if __name__ == "__main__":
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.environ.get("KIWI_TETHERED_TO", str(os.getppid())) != str(os.getppid()):
+            sys.exit(1)  # it was gone before
     runpy.run_module("kiwi", run_name="__main__", alter_sys=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from math import isnan
+from math import inf, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +53,10 @@ def main(argv: list[str]) -> int:
     options.add_argument("--dry-run", action="store_true", help="check all, tell what would run, and run nothing")
     options.add_argument("--report", action="store_true", help="run nothing, tell what was found so far")
     arguments = options.parse_args(argv[1:])
-    if arguments.price is not None and not arguments.price >= 0:
-        raise InputError("--price cannot be negative", got=arguments.price)
+    if arguments.price is not None and not 0 <= arguments.price < inf:
+        raise InputError("--price is no price", got=arguments.price, wanted="a number from 0")
 
-    from kiwi.ablation.runs import runs_of
+    from kiwi.ablation.runs import require_same, runs_of
     from kiwi.ablation.sweep import tell
     from kiwi.media.claim import alone
     from kiwi.media.files import make_folder
@@ -65,6 +65,9 @@ def main(argv: list[str]) -> int:
     out = arguments.out or Path("runs/ablations") / arguments.study.stem
     runs = runs_of(study, out)
     _check(runs)
+    for run in runs:
+        if run.state == "done":
+            require_same(run)
     if arguments.dry_run:
         return _tell_plan(study, runs)
     launcher = None if arguments.report else _launcher(arguments, out)
@@ -117,7 +120,10 @@ def _launcher(arguments: argparse.Namespace, out: Path) -> Launcher:
         name, equals, value = option.partition("=")
         if not equals or not name.isidentifier():
             raise InputError("--slurm takes NAME=VALUE", got=option, wanted="such as slurm_partition=gpu")
-        given[name] = yaml.safe_load(value)
+        try:
+            given[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError("--slurm takes NAME=VALUE", got=option, wanted="a value such as gpu or 600") from None
     if arguments.launcher == "slurm":
         return Cluster(out / "slurm", arguments.jobs, arguments.threads, given)
     if given:

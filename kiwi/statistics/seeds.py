@@ -46,7 +46,7 @@ class Seeded:
     training: float
     items_part: float
     rest: float
-    freedom: int
+    freedom: float
 
     def detectable(self, seeds: int) -> float:
         """The smallest mean that so many seeds on as many items would tell from 0 with probability 0.8 at level 0.05.
@@ -90,19 +90,14 @@ def seeded_mean(
     weights_I = 1 / (len(sizes) * sizes[kind])
     by_seed = table_SI @ weights_I
     by_category_SK = np.stack([np.bincount(kind, row) for row in table_SI]) / sizes
-    deviations_SI = (table_SI - by_category_SK[:, kind]) * weights_I
-    deviations_SO = np.stack([np.bincount(owner, row) for row in deviations_SI])
-    seeds, owners = deviations_SO.shape
-    freedom = owners - len(sizes)
-    items_part = rest = 0.0
-    if freedom > 0:
-        of_owner = deviations_SO.mean(axis=0)
-        unbiased = owners / freedom
-        items_part = unbiased * float(np.sum(of_owner**2))
-        if seeds > 1:
-            rest = unbiased * float(np.sum((deviations_SO - of_owner) ** 2)) / (seeds - 1)
+    parts_SO, freedom = _by_owner(table_SI - by_category_SK[:, kind], weights_I, kind, owner)
+    seeds = len(table_SI)
+    items_part = float(np.sum(parts_SO.mean(axis=0) ** 2))
+    rest = float(np.sum((parts_SO - parts_SO.mean(axis=0)) ** 2)) / (seeds - 1) if seeds > 1 else nan
+    if len(names) == 1:
+        items_part, rest, freedom = 0.0, 0.0, 0.0  # a number of the run itself
     mean = float(by_seed.mean())
-    if seeds == 1 or (freedom < 1 and len(names) > 1):
+    if seeds == 1 or isnan(items_part):
         return Seeded(
             mean=Interval(mean, nan, nan), p=nan, spread=float(np.std(by_seed, ddof=1)) if seeds > 1 else nan,
             seeds=seeds, items=len(names), training=nan, items_part=items_part, rest=rest, freedom=freedom,
@@ -124,7 +119,7 @@ def seeded_mean(
     )
 
 
-def _error(training: float, between: float, rest: float, seeds: int, freedom: int) -> tuple[float, float]:
+def _error(training: float, between: float, rest: float, seeds: int, freedom: float) -> tuple[float, float]:
     """Standard error of a mean over seeds and items, and its degrees of freedom (Satterthwaite)."""
     variance = training / seeds + between + rest / seeds
     by_seed, by_item, both = (training + rest) / seeds, between + rest / seeds, rest / seeds
@@ -132,6 +127,43 @@ def _error(training: float, between: float, rest: float, seeds: int, freedom: in
     if freedom > 0:
         parts += by_item**2 / freedom + both**2 / (freedom * (seeds - 1))
     return sqrt(variance), max(1.0, variance**2 / parts) if parts > 0 else 1.0
+
+
+def _by_owner(
+    deviations_SI: np.ndarray, weights_I: np.ndarray, kind: np.ndarray, owner: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """What each owner adds to the deviation of a mean, (seeds, owners), and the degrees of freedom of their squares.
+
+    An owner is in the mean that its deviation is from, the more the larger its share; each is scaled so that its square
+    is right where owners differ by chance alone (shares h: 1 - 2 h + sum h^2). NaN where a category has one owner.
+    Freedom: owners less one, of owners that share categories; smaller where some weigh more than others, and where
+    groups of owners add unequal parts (Satterthwaite).
+    """
+    owners, kinds = int(owner.max()) + 1, int(kind.max()) + 1
+    weight_KO = np.zeros((kinds, owners))
+    np.add.at(weight_KO, (kind, owner), weights_I)
+    share_KO = weight_KO / weight_KO.sum(axis=1, keepdims=True)
+    left_KO = 1 - 2 * share_KO + (share_KO**2).sum(axis=1, keepdims=True)
+    scale_KO = 1 / np.sqrt(np.where(left_KO > 1e-9, left_KO, nan))
+    scaled_SI = deviations_SI * weights_I * scale_KO[kind, owner]
+    parts_SO = np.stack([np.bincount(owner, row, minlength=owners) for row in scaled_SI])
+    of_owner = parts_SO.mean(axis=0) ** 2
+    variances, degrees = [], []
+    for group in _connected(weight_KO > 0):
+        weights = weight_KO[:, group].sum(axis=0) ** 2
+        degrees.append(max(weights.sum() ** 2 / (weights**2).sum() - 1, 1.0))
+        variances.append(of_owner[group].sum())
+    squares = sum(variance**2 / degree for variance, degree in zip(variances, degrees, strict=True))
+    return parts_SO, float(sum(variances) ** 2 / squares) if squares > 0 else float(sum(degrees))
+
+
+def _connected(there_KO: np.ndarray) -> list[np.ndarray]:
+    """Owners in groups that share categories, directly or through others."""
+    label = np.arange(there_KO.shape[1])
+    for _ in range(there_KO.shape[0]):
+        for row in there_KO:
+            label[np.isin(label, label[row])] = label[row].min()
+    return [np.flatnonzero(label == one) for one in np.unique(label)]
 
 
 def _places(names: Sequence[Hashable]) -> np.ndarray:

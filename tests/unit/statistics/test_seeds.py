@@ -76,6 +76,30 @@ def test_categories_count_alike_and_their_means_are_no_chance():
     assert seeded_mean(seeds).mean.mean == pytest.approx(8 / 11, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "videos"),
+    [([8] * 7, None), ([3, 3, 60], None), ([28, 28, 28, 7], None), ([10] * 5, 10), ([7] * 7, 7), ([40], "one large")],
+)
+def test_categories_and_clusters_of_all_sizes_keep_the_level(sizes, videos):
+    names = [f"{kind}-{index}" for kind, count in enumerate(sizes) for index in range(count)]
+    categories = {name: name.partition("-")[0] for name in names}
+    number = {name: int(name.partition("-")[2]) for name in names}
+    owners = {name: name if videos is None else number[name] for name in names}
+    if videos == "one large":
+        owners = {name: max(0, number[name] - 30) for name in names}
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(200):
+        chance = {owner: rng.normal(0, 0.5) for owner in sorted(set(owners.values()), key=str)}
+        numbers = []
+        for _ in range(3):
+            moved = rng.normal(0, 0.1)
+            numbers.append({name: float(moved + chance[owners[name]] + rng.normal(0, 0.3)) for name in names})
+        found.append(seeded_mean(numbers, categories, owners).p)
+    assert not np.isnan(found).any()
+    assert np.mean(np.array(found) <= 0.05) <= 0.09  # 200 draws of a chance of 0.05: 99.5% are below
+
+
 def test_edits_of_one_video_are_no_independent_items():
     rng = np.random.default_rng(4)
     videos = rng.normal(0.2, 1, 12)
@@ -83,7 +107,7 @@ def test_edits_of_one_video_are_no_independent_items():
     seeds = [{name: float(videos[video] + rng.normal(0, 0.1)) for name, video in names.items()} for _ in range(3)]
     alone, together = seeded_mean(seeds), seeded_mean(seeds, clusters=names)
     assert together.items_part / alone.items_part == pytest.approx(10 * (12 / 11) / (120 / 119), rel=0.02)
-    assert together.freedom == 11
+    assert together.freedom == pytest.approx(11)
 
 
 def test_a_single_number_a_run_varies_by_training_alone():
