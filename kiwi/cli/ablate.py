@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _WHAT = """Train arms of an editor under several seeds, measure each, and tell what every arm is worth.
 
 STUDY.yaml names the stages, the seeds, the arms (options of `kiwi fit` by dotted path; the base is there by itself) and
-what is measured; experiments/ablations/ has some. All of it is checked before anything starts. Runs of one seed share
+what is measured; experiments/ablations/ has some. Paths, names and seeds are checked before anything starts. Runs of one seed share
 data order, noise and initial weights. The same command goes on where it was cut off, tries failed runs again, and takes
 in arms and seeds that were added since.
 
@@ -50,6 +50,9 @@ def main(argv: list[str]) -> int:
     )  # fmt: skip
     options.add_argument("--seeds", type=int, nargs="+", help="instead of the study's")
     options.add_argument("--price", type=float, help="of an hour of a run, to tell what all will cost")
+    options.add_argument(
+        "--no-estimate", action="store_true", help="do not try a few steps of the base first to tell how long all takes"
+    )
     options.add_argument("--dry-run", action="store_true", help="check all, tell what would run, and run nothing")
     options.add_argument("--report", action="store_true", help="run nothing, tell what was found so far")
     arguments = options.parse_args(argv[1:])
@@ -141,7 +144,7 @@ def _accelerators() -> list[str]:
 
 
 def _run(study: Study, runs: Sequence[Run], launcher: Launcher, arguments: argparse.Namespace) -> None:
-    from kiwi.ablation.sweep import run_all, seconds_a_run
+    from kiwi.ablation.sweep import run_all
 
     waiting = [run for run in runs if run.state != "done"]
     console.note(
@@ -150,6 +153,15 @@ def _run(study: Study, runs: Sequence[Run], launcher: Launcher, arguments: argpa
     )
     if not waiting:
         return
+    if not arguments.no_estimate:
+        _tell_estimate(study, runs, waiting, arguments)
+    with console.live() as show:
+        run_all(runs, launcher, lambda table: show(table.header, table.rows))
+
+
+def _tell_estimate(study: Study, runs: Sequence[Run], waiting: Sequence[Run], arguments: argparse.Namespace) -> None:
+    from kiwi.ablation.sweep import seconds_a_run
+
     seconds, known = seconds_a_run(study, runs)
     if isnan(seconds):
         console.note(f"how long a run takes is not known: {known}")
@@ -160,8 +172,6 @@ def _run(study: Study, runs: Sequence[Run], launcher: Launcher, arguments: argpa
             f"about {seconds / 60:.1f} minutes a run ({known}): {hours:.2f} hours of runs{price}, "
             f"{hours / min(arguments.jobs, len(waiting)):.2f} hours with {arguments.jobs} at once"
         )
-    with console.live() as show:
-        run_all(runs, launcher, lambda table: show(table.header, table.rows))
 
 
 def _tell_plan(study: Study, runs: Sequence[Run]) -> int:

@@ -1,13 +1,28 @@
 """Runs can be killed, fail and be tried again; what is done is not done twice, nor are other results taken for it."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from kiwi.ablation.launchers import Cluster, Local
 from kiwi.ablation.results import read_result
-from kiwi.ablation.runs import FAILED, LOG, RESULT, Run, claim_run, execute, require_same, why_failed
+from kiwi.ablation.runs import (
+    FAILED,
+    LOG,
+    RESULT,
+    TETHER,
+    Run,
+    claim_run,
+    execute,
+    require_same,
+    start_anew,
+    stop_all,
+    why_failed,
+)
 from kiwi.ablation.study import Arm
 from kiwi.errors import InputError
 
@@ -76,6 +91,37 @@ def test_a_changed_study_takes_no_other_results(tmp_path):
         claim_run(other)
 
 
+def test_another_arms_result_is_not_taken(tmp_path):
+    one = run(tmp_path / "a")
+    claim_run(one)
+    execute(one.folder)
+    with pytest.raises(InputError, match="seed 0"):
+        require_same(run(tmp_path / "a", seed=1))
+
+
+def test_a_run_that_was_stopped_has_not_failed(tmp_path):
+    one = run(tmp_path / "a")
+    claim_run(one)
+
+    def stopped(command, log, surroundings):
+        stop_all()
+        return -9, ""
+
+    execute(one.folder, do=stopped)
+    assert one.state == "begun"
+    start_anew()
+    execute(one.folder, do=lambda command, log, surroundings: (0, ""))
+    assert one.state == "done"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by prctl of Linux")
+def test_a_command_whose_study_is_gone_does_not_begin():
+    command = [sys.executable, "-m", "kiwi.ablation.tethered", "--version"]
+    for tether, code in ((str(os.getpid()), 0), ("1", 1)):
+        done = subprocess.run(command, env={**os.environ, TETHER: tether}, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, bool(done.stdout)) == (code, code == 0)
+
+
 def test_a_result_alone_is_enough_to_go_on_elsewhere(tmp_path):
     one = run(tmp_path / "a")
     claim_run(one)
@@ -87,10 +133,25 @@ def test_a_result_alone_is_enough_to_go_on_elsewhere(tmp_path):
     require_same(there)
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"label": 3}', "\0"])
+SOUND = {
+    "label": "base", "seed": 0, "fingerprint": "f", "items": {"x": {"a": 1.0}}, "categories": {"a": "k"},
+    "clusters": {}, "numbers": {}, "curves": {}, "by_sigma": {}, "cost": {}, "seconds": 1.0,
+}  # fmt: skip
+
+
+def test_a_sound_result_is_read(tmp_path):
+    (tmp_path / RESULT).write_text(json.dumps(SOUND))
+    assert read_result(tmp_path / RESULT).items == {"x": {"a": 1.0}}
+
+
+SPOILT = [{"items": []}, {"items": {"x": {}}}, {"items": {"x": {"a": "1"}}}, {"items": {"x": {"a": float("nan")}}},
+          {"numbers": None}, {"numbers": {"x": float("inf")}}, {"categories": {}}]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"label": 3}', "\0", *(json.dumps(SOUND | one) for one in SPOILT)])
 def test_a_spoilt_result_is_told(tmp_path, text):
     (tmp_path / RESULT).write_text(text)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="remove it"):
         read_result(tmp_path / RESULT)
 
 

@@ -65,6 +65,21 @@ def test_stages_follow_each_other_and_a_skipped_one_leaves_its_start(tmp_path):
     assert len({run.folder for run in runs}) == len({run.fingerprint for run in runs}) == 6
 
 
+def test_a_skipped_stage_that_starts_from_nothing_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setitem(DEFAULTS, "model", {"init_args": {"init": None}})
+    found = study(tmp_path, arms=[{"skip": ["one"]}])
+    (alone,) = runs_of(found, tmp_path)[1].commands
+    assert words(alone)["model.init"] == "null"
+    before = runs_of(found, tmp_path)[1].fingerprint
+    monkeypatch.setitem(DEFAULTS, "model", {"init_args": {"init": "other"}})
+    assert runs_of(study(tmp_path, arms=[{"skip": ["one"]}]), tmp_path)[1].fingerprint != before
+
+
+def test_numbers_that_are_nearly_alike_are_arms_of_their_own(tmp_path):
+    found = study(tmp_path, grid={"a": [0.0123456, 0.01234561, 0.01234562]})
+    assert [arm.label for arm in found.arms] == ["base", "a=0.0123456", "a=0.01234561", "a=0.01234562"]
+
+
 def test_results_are_known_again_wherever_they_lie(tmp_path):
     found = study(tmp_path, arms=[{"a": 2}])
     here, there = runs_of(found, tmp_path / "here"), runs_of(found, tmp_path / "there")
@@ -102,6 +117,20 @@ def test_measurements_are_commands_of_ours(tmp_path):
         ({"arms": [{"skip": "one"}]}, "skips other stages"),
         ({"arms": {"a": 2}}, "cannot be read"),
         ({"arms": [{}]}, "cannot be read"),
+        ({"arms": [{1: 2}]}, "cannot be read"),
+        ({"arms": [{"skip": [["one"]]}]}, "skips other stages"),
+        ({"arms": [{"skip": ["one", "one"]}]}, "skips other stages"),
+        ({"arms": [{"two.model.init": "x"}]}, "model.init is not to be set"),
+        ({"options": {"seed_everything": 7}}, "seed_everything is not to be set"),
+        ({"arms": [{"ckpt_path": "x"}]}, "ckpt_path is not to be set"),
+        ({"arms": [{"one.trainer.default_root_dir": "x"}]}, "default_root_dir is not to be set"),
+        ({"measure": {"sandbox": {"model": "x"}}}, "model in .* is not to be set"),
+        ({"measure": {"bench": {"openve": {"out": "x"}}}}, "out in .* is not to be set"),
+        ({"stages": {"sandbox": "one.yaml"}}, "cannot be called 'sandbox'"),
+        ({"stages": {"../x": "one.yaml"}}, "cannot be called"),
+        ({"stages": {"model": "one.yaml"}}, "cannot be called"),
+        ({"stages": {"result.json": "one.yaml"}}, "cannot be called"),
+        ({"seeds": [2**32]}, "whole numbers"),
         ({"grid": {"a": 2}}, "has no values"),
         ({"grid": {"a": []}}, "has no values"),
         ({"seeds": []}, "whole numbers"),
