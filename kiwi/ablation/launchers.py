@@ -44,7 +44,6 @@ class Local:
     def launch(self, folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
         """As `Launcher`; what is running dies with whoever waits for it."""
         told: SimpleQueue[tuple[Path, str]] = SimpleQueue()
-        start_anew()
         pool = ThreadPoolExecutor(self.jobs)
         waiting = [pool.submit(self._run, folder, told) for folder in folders]
         try:
@@ -57,6 +56,7 @@ class Local:
                 one.cancel()
             stop_all()
             pool.shutdown(wait=True, cancel_futures=True)
+            start_anew()
 
     def _run(self, folder: Path, told: SimpleQueue[tuple[Path, str]]) -> None:
         told.put((folder, "running"))
