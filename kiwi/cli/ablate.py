@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 _WHAT = """Train arms of an editor under several seeds, measure each, and tell what every arm is worth.
 
-STUDY.yaml names the stages, the seeds, the arms (options of `kiwi fit` by dotted path; the base is there by itself) and
-what is measured; experiments/ablations/ has some. Paths, names and seeds are checked before anything starts. Runs of one
-seed share data order, noise and initial weights. The same command goes on where it was cut off, tries failed runs again,
-and takes in arms and seeds that were added since. A category of which fewer than two items are measured has no interval,
-and neither has a study of one seed.
+STUDY.yaml names the stages, the seeds, the arms (options of `kiwi fit` by dotted path; the base is there by itself)
+and what is measured; experiments/ablations/ has some. Paths, names and seeds are checked before anything starts. Runs
+of one seed share data order, noise and initial weights. The same command goes on where it was cut off, tries failed
+runs again, and takes in arms and seeds that were added since. A category of which fewer than two items are measured
+has no interval, and neither has a study of one seed.
 
 OUT/table.md, table.csv, table.tex, analysis.json, figures/, edits.png (the same items edited by every arm), study.json
 (the configurations), environment.json; OUT/arms/ARM/seed-N/ has each run, of which result.json alone is needed to go on
