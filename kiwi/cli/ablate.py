@@ -109,11 +109,17 @@ def _study(arguments: argparse.Namespace) -> Study:
 
 def _check(runs: Sequence[Run]) -> None:
     """Every command that measures is read before anything is trained."""
-    from kiwi.cli import bench, sandbox
+    from kiwi.bench.suites import read_suite
+    from kiwi.cli import bench, bench_inputs, measure, sandbox
 
-    readers = {"sandbox": sandbox.arguments, "bench": bench.arguments}
-    for command in {tuple(command): None for run in runs for command in run.commands if command[0] in readers}:
-        readers[command[0]](command)
+    for command in {tuple(command): None for run in runs for command in run.commands}:
+        if command[0] == "sandbox":
+            read = sandbox.arguments(command)
+            measure.require_measurable(read, sandbox.world_of(read))
+        elif command[0] == "bench":
+            read = bench.arguments(command)
+            bench_inputs.require_fitting(read)
+            bench_inputs.require_data(read, read_suite(read.action))
 
 
 def _launcher(arguments: argparse.Namespace, out: Path) -> Launcher:

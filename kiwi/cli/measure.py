@@ -41,15 +41,20 @@ def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
 
 
-def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
-    """Edit, judge, print, write."""
+def require_measurable(options: argparse.Namespace, world: dict[str, Any]) -> tuple[int, int]:
+    """Height and width of the items. Raises InputError for what cannot be drawn or edited by any editor."""
     for name in ("items", "steps"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise InputError(f"--{name} must be at least 1", got=value)
     frames, height, width = make_pair(options.seed, 0, **world).source.shape[:3]  # what cannot be drawn is told at once
     if (frames - 1) % 4:
         raise InputError("the model cannot work at this length", got=f"{frames} frames", wanted="4k + 1")
+    return height, width
 
+
+def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
+    """Edit, judge, print, write."""
+    height, width = require_measurable(options, world)
     from kiwi.data.scores import editor_of, edits, sheet, tables
     from kiwi.editing.editor import KiwiEditor, usable_device
     from kiwi.weights.strict import fingerprint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,30 +49,35 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     return commands.parse_args(argv[1:])
 
 
+def world_of(options: argparse.Namespace) -> dict[str, Any]:
+    """How items are drawn."""
+    width = options.size if options.width is None else options.width
+    kinds = None if options.categories is None else [name.strip() for name in options.categories.split(",")]
+    size = {"frames": options.frames, "height": options.size, "width": width}
+    return {**size, "categories": kinds, "level": options.level, "split": options.split}
+
+
 def main(argv: list[str]) -> int:
     """Run one of the actions."""
     options = arguments(argv)
     if options.action == "vocabulary":
         return _vocabulary(options)
-    width = options.size if options.width is None else options.width
-    kinds = None if options.categories is None else [name.strip() for name in options.categories.split(",")]
-    size = {"frames": options.frames, "height": options.size, "width": width}
-    kept = {"categories": kinds, "level": options.level, "split": options.split}
+    world = world_of(options)
     if options.action == "export":
-        done = export(options.out, options.items, options.seed, fps=options.fps, **size, **kept)
+        done = export(options.out, options.items, options.seed, fps=options.fps, **world)
         listed = ", ".join(f"{name} ({rows})" for name, rows in done.manifests.items())
         console.say(f"{done.items} items in {done.folder}: {listed}")
         return 0
     if options.action == "anchors":
-        return anchors.run(options, size | kept)
+        return anchors.run(options, world)
     if options.action == "measure":
-        return measure.run(options, size | kept)
+        return measure.run(options, world)
     out = Path(options.out)
     if out.suffix.lower() != ".png":
         raise InputError("The preview is a PNG picture", got=options.out, wanted="a path that ends in .png")
     if options.items < 1:
         raise InputError("A preview shows at least one item", got=options.items)
-    pairs = [make_pair(options.seed, index, **size, **kept) for index in range(options.items)]
+    pairs = [make_pair(options.seed, index, **world) for index in range(options.items)]
     write_image(out, preview(pairs))
     console.say(f"{len(pairs)} items in {out}")
     return 0

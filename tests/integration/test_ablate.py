@@ -179,6 +179,10 @@ def test_the_table_compiles(study, tmp_path):
         ({"measure": {"sandbox": {"item": 3}}}, "--item"),
         ({"measure": {"sandbox": {"level": "hard"}}}, "hard"),
         ({"measure": {"bench": {"opnve": {}}}}, "opnve"),
+        ({"measure": {"bench": {"openve": {"data": "nowhere"}}}}, "nowhere"),
+        ({"measure": {"sandbox": {"items": 0}}}, "--items"),
+        ({"measure": {"sandbox": {"frames": 4}}}, "4k + 1"),
+        ({"measure": {"sandbox": {"categories": ["snow"]}}}, "snow"),
         ({"stages": {"edit": "nowhere.yaml"}}, "nowhere.yaml"),
     ],
 )
