@@ -25,11 +25,12 @@ DIGITS = 3
 
 
 def main_table(
-    title: str, measure: str, rows: Sequence[Row], costs: Mapping[str, Cost | None], results: Sequence[Result]
-) -> Table:
+    title: str, measure: str, rows: Sequence[Row], costs: Mapping[str, Cost | None], results: Sequence[Result],
+    base: str = "base",
+) -> Table:  # fmt: skip
     """A measure with everything that stands beside it."""
     speeds = {row.label: _speed(row.label, results) for row in rows}
-    first = speeds[rows[0].label]
+    first = speeds.get(base, 0.0)
     header = ("arm", "seeds", measure, "spread", "difference", "p", "p models", "", *(f"sees ({n})" for n in SEEDS))
     told = []
     for row in rows:

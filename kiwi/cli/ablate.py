@@ -81,7 +81,8 @@ def main(argv: list[str]) -> int:
             _run(study, runs, launcher, arguments)
         table, lacking = tell(study, out)
     if table is None:
-        console.say("no run is done")
+        done = sum(run.state == "done" for run in runs)
+        console.say(f"{done} runs are done, and none of them has what the study measures" if done else "no run is done")
     else:
         console.table(table.title, table.header, table.rows, table.note)
     for line in lacking:

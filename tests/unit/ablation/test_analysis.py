@@ -100,6 +100,8 @@ def test_tables_show_what_is_known_and_nothing_else():
     assert (base["difference"], base["p"], base["parameters (M)"]) == ("", "", "")
     assert (base["step time, base 1"], up["step time, base 1"]) == ("1.00", "0.50")
     assert up[""] == "better"
+    alone = main_table("Try", MEASURE, rows_of(MEASURE, found, ["up"]), {}, found)
+    assert alone.rows[0][-1] == ""  # the base has no result
     assert "*" in short_table("Try", rows).rows[1][1]
     assert category_table("Try", MEASURE, rows[MEASURE]).header == ("arm", "kind0", "kind1", "kind2", "kind3")
     assert brief_table("Try", MEASURE, rows[MEASURE]).rows[1][5] == "better"
