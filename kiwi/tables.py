@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _LATEX = {
@@ -82,6 +82,17 @@ def _markdown(cell: str) -> str:
 def plain(text: str) -> str:
     """Text in which Markdown finds no HTML."""
     return text.replace("<", "&lt;")
+
+
+def latex_document(tables: Iterable[Table], before: Iterable[str] = ()) -> str:
+    """Tables as a document of its own, lines of LaTeX before them."""
+    return "\n".join(
+        [
+            r"\documentclass{article}", r"\usepackage[utf8]{inputenc}", r"\usepackage[T1]{fontenc}",
+            r"\usepackage{booktabs}", r"\usepackage{graphicx}", r"\usepackage[landscape,margin=1cm]{geometry}",
+            r"\begin{document}", r"\small", *before, *(table.latex() for table in tables), r"\end{document}", "",
+        ]
+    )  # fmt: skip
 
 
 def latex_text(text: str) -> str:

@@ -17,11 +17,11 @@ from kiwi.ablation.figures import draw
 from kiwi.ablation.launchers import Launcher
 from kiwi.ablation.report import brief_table, category_table, failed_table, main_table, short_table
 from kiwi.ablation.results import Result, read_result
-from kiwi.ablation.runs import COMMANDS, RESULT, RUN, Run, claim_run, execute, require_same, runs_of, why_failed
+from kiwi.ablation.runs import COMMANDS, RESULT, RUN, Run, claim_run, execute, runs_of, why_failed
 from kiwi.ablation.study import Study, options_of
 from kiwi.environment import environment
 from kiwi.media.files import write_json, write_text
-from kiwi.tables import Table
+from kiwi.tables import Table, latex_document
 from kiwi.training.run_log import FILE, read_log
 
 PROBE = 8
@@ -29,10 +29,10 @@ PROBE = 8
 
 
 def run_all(runs: Sequence[Run], launcher: Launcher, show: Callable[[Table], None]) -> None:
-    """Run what is not done, and show after each change how far all are."""
+    """Run what is not done, and show after each change how far all are; results that are there were checked before."""
     waiting = [run for run in runs if run.state != "done"]
-    for run in runs:
-        claim_run(run) if run in waiting else require_same(run)
+    for run in waiting:
+        claim_run(run)
     running: set[Path] = set()
     by_folder = {run.folder: run for run in waiting}
     show(progress_table(runs, running))
@@ -128,7 +128,7 @@ def tell(study: Study, out: Path) -> tuple[Table | None, list[str]]:
     tables = _tables(study.title, rows, costs, results, failed)
     write_text(out / "table.md", "\n".join(table.markdown() for table in tables))
     write_text(out / "table.csv", _long(rows).csv())
-    write_text(out / "table.tex", _latex(tables))
+    write_text(out / "table.tex", latex_document(tables))
     write_json(out / "analysis.json", {"title": study.title, "measures": plain(rows), "failed": failed})
     draw(out / "figures", first, rows[first], results, costs)
     contact(study, runs, out / "edits.png")
@@ -161,13 +161,6 @@ def _long(rows: Mapping[str, Sequence[Row]]) -> Table:
             )
             told.append((measure, row.label, len(row.seeds), row.of.items, *row.of.mean, row.of.spread, *difference))
     return Table("", header, told)
-
-
-def _latex(tables: Sequence[Table]) -> str:
-    head = [r"\documentclass{article}", r"\usepackage[utf8]{inputenc}", r"\usepackage[T1]{fontenc}",
-            r"\usepackage{booktabs}", r"\usepackage{graphicx}", r"\usepackage[landscape,margin=1cm]{geometry}",
-            r"\begin{document}", r"\small"]  # fmt: skip
-    return "\n".join([*head, *(table.latex() for table in tables), r"\end{document}", ""])
 
 
 def _settings(study: Study) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from kiwi.bench.scoring import Column, ItemScore, Result
 from kiwi.bench.suites import Suite
 from kiwi.statistics.intervals import Interval
 from kiwi.statistics.paired import Difference
-from kiwi.tables import Table, latex_text, plain
+from kiwi.tables import Table, latex_document, latex_text, plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,14 +200,7 @@ def latex(found: Found) -> str:
     """
     body = [main_table(found), *_further(found)]
     warned = [rf"\textbf{{Warning.}} {latex_text(warning)}" for warning in warnings(found)]
-    return "\n".join(
-        [
-            r"\documentclass{article}", r"\usepackage[utf8]{inputenc}", r"\usepackage[T1]{fontenc}",
-            r"\usepackage{booktabs}", r"\usepackage{graphicx}",
-            r"\usepackage[landscape,margin=1cm]{geometry}", r"\begin{document}", r"\small",
-            *("\n".join([line, ""]) for line in warned), *(table.latex() for table in body), r"\end{document}", "",
-        ]
-    )  # fmt: skip
+    return latex_document(body, before=["\n".join([line, ""]) for line in warned])
 
 
 def _further(found: Found) -> list[Table]:
