@@ -17,6 +17,9 @@ from kiwi.training.run_log import FILE, read_log
 OF_SANDBOX = ("overall", "compliance", "consistency", "quality", "inside", "outside")
 """Numbers of an item that `kiwi sandbox measure` has."""
 
+OF_BENCH = ("raw", "capped")
+"""Numbers of an item that `kiwi bench` has."""
+
 CURVES = ("loss", "val/loss")
 GAUGES = ("gamma_at_", "val/loss_at_")
 """Numbers by noise level, sigma behind the prefix, whose last value is kept."""
@@ -127,7 +130,7 @@ def _bench(
     for item in run.scored:
         key = f"{run.identity.name}/{item.case.id}"
         categories[key], clusters[key] = item.case.category, item.case.source.name
-        for kind in ("raw", "capped"):
+        for kind in OF_BENCH:
             items.setdefault(f"{run.identity.name} {kind}", {})[key] = item.mean(kind)
 
 

@@ -13,6 +13,7 @@ measure:
   sandbox: {items: 140, level: easy}       # of `kiwi sandbox measure`, as all below are of their commands
   bench: {openve: {data: sandbox}}
   validation: [val/loss]
+  primary: sandbox inside                  # what decides, said before anything runs; the first measure if left out
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 import yaml
 
 from kiwi.ablation.labels import changes, folder_name, label
+from kiwi.ablation.results import OF_BENCH, OF_SANDBOX
 from kiwi.errors import InputError
 from kiwi.experiment import read_experiment
 
@@ -46,7 +48,7 @@ RESERVED = re.compile(
 )
 """Names that a stage cannot have: of other folders of a run, and of groups of options."""
 
-MEASURES = ("sandbox", "bench", "validation")
+MEASURES = ("sandbox", "bench", "validation", "primary")
 SKIP = "skip"
 
 
@@ -78,11 +80,17 @@ class Measure:
         sandbox: options of `kiwi sandbox measure`; none to leave it out.
         bench: options of `kiwi bench` by suite.
         validation: numbers of the last validation.
+        primary: the measure of the first table and of the figures; the first one if none is named.
     """
 
     sandbox: Mapping[str, Any] | None = None
     bench: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     validation: Sequence[str] = ("val/loss",)
+    primary: str | None = None
+
+    def order(self, measures: Sequence[str]) -> list[str]:
+        """Measures that runs have, the primary one first."""
+        return sorted(measures, key=lambda name: name != self.primary)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +227,12 @@ def _measure(said: Any, file: Path) -> Measure:
     validation = found.get("validation", ["val/loss"])
     if not isinstance(validation, list) or not all(isinstance(name, str) for name in validation):
         raise InputError(f"validation in {where} names no numbers", got=validation, wanted="a list such as [val/loss]")
-    return Measure(sandbox=sandbox, bench=bench, validation=validation)
+    names = [*(f"sandbox {name}" for name in OF_SANDBOX if sandbox is not None), *validation]
+    names += [f"{suite} {kind}" for suite in bench for kind in OF_BENCH]
+    primary = found.get("primary")
+    if primary is not None and primary not in names:
+        raise InputError(f"primary in {where} is not measured", got=primary, wanted=f"one of {', '.join(names)}")
+    return Measure(sandbox=sandbox, bench=bench, validation=validation, primary=primary)
 
 
 def _mapping(value: Any, what: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from statistics import median
@@ -28,35 +29,36 @@ PROBE = 8
 """Steps by which a stage's pace is told before a study starts."""
 
 
-def run_all(runs: Sequence[Run], launcher: Launcher, show: Callable[[Table], None]) -> None:
+def run_all(study: Study, runs: Sequence[Run], launcher: Launcher, show: Callable[[Table], None]) -> None:
     """Run what is not done, and show after each change how far all are; results that are there were checked before."""
     waiting = [run for run in runs if run.state != "done"]
     for run in waiting:
         claim_run(run)
     running: set[Path] = set()
     by_folder = {run.folder: run for run in waiting}
-    show(progress_table(runs, running))
+    show(progress_table(study, runs, running))
     for folder, what in launcher.launch([run.folder for run in waiting]):
         (running.add if what == "running" else running.discard)(folder)
         if what == "ended" and by_folder[folder].state == "failed":
             console.note(f"{by_folder[folder].arm.label}, seed {by_folder[folder].seed}: {why_failed(folder)}")
-        show(progress_table(runs, running))
+        show(progress_table(study, runs, running))
 
 
-def progress_table(runs: Sequence[Run], running: set[Path]) -> Table:
-    """A row an arm, a column a seed."""
+def progress_table(study: Study, runs: Sequence[Run], running: set[Path]) -> Table:
+    """A row an arm, a column a seed; of finished runs the mean of the primary measure."""
     seeds = list(dict.fromkeys(run.seed for run in runs))
     by_arm: dict[str, dict[int, str]] = {}
     for run in runs:
         state = "running" if run.folder in running else run.state
-        by_arm.setdefault(run.arm.label, {})[run.seed] = _first_score(run) if state == "done" else state
+        told = _score(study, run) if state == "done" else state
+        by_arm.setdefault(run.arm.label, {})[run.seed] = told
     rows = [(label, *(of.get(seed, "") for seed in seeds)) for label, of in by_arm.items()]
     return Table("", ("arm", *(f"seed {seed}" for seed in seeds)), rows)
 
 
-def _first_score(run: Run) -> str:
+def _score(study: Study, run: Run) -> str:
     result = read_result(run.folder / RESULT)
-    measure = next(iter(measures_of([result])), "")
+    measure = next(iter(study.measure.order(measures_of([result]))), "")
     numbers = result.items.get(measure, {"": result.numbers.get(measure, float("nan"))})
     return f"{sum(numbers.values()) / len(numbers):.3f}"
 
@@ -120,7 +122,7 @@ def tell(study: Study, out: Path) -> tuple[Table | None, list[str]]:
     wanted = [name for name in held if "/" not in name] + [name for name in study.measure.validation if name in held]
     if results and (absent := [name for name in study.measure.validation if name not in held]):
         console.note(f"no run has {', '.join(absent)}; there are {', '.join(name for name in held if '/' in name)}")
-    rows = {measure: rows_of(measure, results, labels) for measure in wanted}
+    rows = {measure: rows_of(measure, results, labels) for measure in study.measure.order(wanted)}
     if not rows:
         return None, lacking
     costs = {arm.label: cost_of(arm) for arm in study.arms}
@@ -166,7 +168,7 @@ def _long(rows: Mapping[str, Sequence[Row]]) -> Table:
 def _settings(study: Study) -> dict[str, Any]:
     arms = [{"label": arm.label, "options": arm.options, "resolved": arm.resolved} for arm in study.arms]
     stages = {name: str(file) for name, file in study.stages.items()}
-    measure = {"sandbox": study.measure.sandbox, "bench": study.measure.bench, "validation": study.measure.validation}
+    measure = asdict(study.measure)
     return {"title": study.title, "stages": stages, "seeds": study.seeds, "arms": arms, "measure": measure}
 
 

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 _WHAT = """Train arms of an editor under several seeds, measure each, and tell what every arm is worth.
 
 STUDY.yaml names the stages, the seeds, the arms (options of `kiwi fit` by dotted path; the base is there by itself)
-and what is measured; experiments/ablations/ has some. Paths, names and seeds are checked before anything starts. Runs
-of one seed share data order, noise and initial weights. The same command goes on where it was cut off, tries failed
-runs again, and takes in arms and seeds that were added since. A category of which fewer than two items are measured
-has no interval, and neither has a study of one seed.
+and what is measured; experiments/ablations/ has some. Paths, names and seeds are checked before anything starts. A
+cache of features that the arms read (data.cache) is filled first. Runs of one seed share data order, noise and initial
+weights. The same command goes on where it was cut off, tries failed runs again, and takes in arms and seeds that were
+added since. A category of which fewer than two items are measured has no interval, and neither has a study of one seed.
 
 OUT/table.md, table.csv, table.tex, analysis.json, figures/, edits.png (the same items edited by every arm), study.json
 (the configurations), environment.json; OUT/arms/ARM/seed-N/ has each run, of which result.json alone is needed to go on
@@ -161,10 +161,31 @@ def _run(study: Study, runs: Sequence[Run], launcher: Launcher, arguments: argpa
     )
     if not waiting:
         return
+    _fill_caches(study)
     if not arguments.no_estimate:
         _tell_estimate(study, runs, waiting, arguments)
     with console.live() as show:
-        run_all(runs, launcher, lambda table: show(table.header, table.rows))
+        run_all(study, runs, launcher, lambda table: show(table.header, table.rows))
+
+
+def _fill_caches(study: Study) -> None:
+    """What frozen encoders say about the arms' data, before the runs that read it begin."""
+    from kiwi.cli.cache import fill_cache
+    from kiwi.cli.experiments import EditorExperiment, editor_of
+    from kiwi.editing.editor import usable_device
+    from kiwi.media.files import make_folder
+
+    wanted: dict[str, tuple[EditorExperiment, Path]] = {}
+    for arm in study.arms:
+        for stage, resolved in arm.resolved.items():
+            if folder := resolved["data"].get("cache"):
+                experiment = editor_of(dict(resolved), f"{arm.label}, stage {stage}")
+                config = experiment.config
+                wanted.setdefault(repr((folder, experiment.data, config.vae, config.mllm)), (experiment, Path(folder)))
+    for experiment, folder in wanted.values():
+        make_folder(folder.parent)
+        if encoded := fill_cache(experiment, folder, usable_device(None)):
+            console.note(f"{folder}: {encoded} clips and pictures encoded for all runs")
 
 
 def _tell_estimate(study: Study, runs: Sequence[Run], waiting: Sequence[Run], arguments: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from kiwi.ablation.results import read_result
 from kiwi.ablation.runs import runs_of
 from kiwi.ablation.study import read_study
 from kiwi.cli.fit import resolve
+from kiwi.data.feature_cache import FeatureCache
 from kiwi.data.scores import batch_of, editor_of, edits, score
 from kiwi.models.sampling import Sampling
 from kiwi.sandbox.pairs import make_pair
@@ -69,7 +70,7 @@ def study(runs, edit_folder, tmp_path_factory):
     """A study with an arm that works and one that fails, run once: its file and its results."""
     folder = tmp_path_factory.mktemp("study")
     arms = [{"model.config.source": "NoSource"}, {"model.init": str(folder / "nowhere")}]
-    measure = {"sandbox": {"items": 3, "level": "easy", "steps": 2}}
+    measure = {"sandbox": {"items": 3, "level": "easy", "steps": 2}, "primary": "sandbox inside"}
     file = write_study(folder, runs, edit_folder, arms=arms, measure=measure)
     assert main(["ablate", file, "--out", str(folder / "out")]) == 1
     return file, folder / "out"
@@ -78,6 +79,7 @@ def study(runs, edit_folder, tmp_path_factory):
 def test_a_study_becomes_tables_figures_and_a_contact_sheet(study):
     _, out = study
     text = (out / "table.md").read_text()
+    assert text.startswith("**Tiny: sandbox inside**")  # the primary measure
     assert "| source=NoSource | 2 |" in text
     assert "Runs that failed" in text
     assert "seed 1 | fit edit ended with 2" in text
@@ -123,7 +125,7 @@ def test_a_result_is_enough_elsewhere_and_seeds_can_be_fewer(study, tmp_path, ca
         place.mkdir(parents=True)
         shutil.copy(result, place)
     assert main(["ablate", file, "--out", str(tmp_path / "there"), "--report", "--seeds", "0"]) == 1
-    assert "Tiny: sandbox overall" in capsys.readouterr().out
+    assert "Tiny: sandbox inside" in capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "there" / "table.csv").open()))
     assert {(row["arm"], row["seeds"]) for row in rows} == {("base", "1"), ("source=NoSource", "1")}
 
@@ -179,6 +181,7 @@ def test_the_table_compiles(study, tmp_path):
         ({"measure": {"sandbox": {"item": 3}}}, "--item"),
         ({"measure": {"sandbox": {"level": "hard"}}}, "hard"),
         ({"measure": {"bench": {"opnve": {}}}}, "opnve"),
+        ({"measure": {"primary": "sandbox inside"}}, "one of val/loss"),
         ({"measure": {"bench": {"openve": {"data": "nowhere"}}}}, "nowhere"),
         ({"measure": {"sandbox": {"items": 0}}}, "--items"),
         ({"measure": {"sandbox": {"frames": 4}}}, "4k + 1"),
@@ -191,6 +194,17 @@ def test_what_cannot_be_is_told_and_nothing_starts(runs, edit_folder, tmp_path, 
     assert main(["ablate", file, "--out", str(tmp_path / "out")]) == 2
     assert told in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_cache_is_filled_before_the_runs_that_read_it(runs, edit_folder, tmp_path, capsys):
+    cache = tmp_path / "new" / "cache"
+    file = write_study(tmp_path, runs, edit_folder, seeds=[0], options={"data.cache": str(cache)})
+    assert main(["ablate", file, "--out", str(tmp_path / "out"), "--no-estimate"]) == 0
+    assert "clips and pictures encoded for all runs" in " ".join(capsys.readouterr().err.split())
+    filled = FeatureCache(cache)
+    assert len(filled) > 0
+    assert main(["ablate", file, "--out", str(tmp_path / "out"), "--no-estimate"]) == 0
+    assert len(FeatureCache(cache)) == len(filled)
 
 
 def _sweep(file, out, jobs):
