@@ -7,7 +7,6 @@ is a bug and keeps its traceback.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib
 import os
@@ -17,7 +16,7 @@ from typing import NamedTuple
 
 from kiwi import __doc__ as purpose
 from kiwi import __version__, console
-from kiwi.errors import InputError, KiwiError
+from kiwi.errors import InputError, KiwiError, one_of
 
 
 class Command(NamedTuple):
@@ -111,10 +110,9 @@ def _run(argv: list[str]) -> int:
         console.say(f"kiwi {__version__}")
         return 0
     if argv[0] not in COMMANDS:
-        close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         raise InputError(
             f"there is no command {argv[0]!r}",
-            wanted=f"one of {', '.join(COMMANDS)}" + (f" (did you mean {close[0]}?)" if close else ""),
+            wanted=one_of(COMMANDS, argv[0]),
             fix="`python -m kiwi --help` says what each does",
         )
     module = importlib.import_module(COMMANDS[argv[0]].module)

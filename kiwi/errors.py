@@ -6,6 +6,9 @@ one paragraph on stderr and exit code 2; anything else is a bug and keeps its tr
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class KiwiError(Exception):
     """A problem that the user can mend.
@@ -29,6 +32,13 @@ class KiwiError(Exception):
             parts.append(f"Fix: {fix.rstrip('.')}.")
         super().__init__(" ".join(parts))
         self.problem, self.got, self.wanted, self.fix = problem, got, wanted, fix
+
+
+def one_of(allowed: Iterable[str], given: object) -> str:
+    """What is wanted instead of a name that is not known: all that are, and the one that was probably meant."""
+    names = list(allowed)
+    close = difflib.get_close_matches(str(given), names, n=1)
+    return f"one of {', '.join(names)}" + (f" (did you mean {close[0]}?)" if close else "")
 
 
 class InputError(KiwiError, ValueError):

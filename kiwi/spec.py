@@ -8,7 +8,6 @@ so that data cannot name code to run), overrides by dotted path, and a diff agai
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import math
 import types
@@ -16,7 +15,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from kiwi.errors import SpecError
+from kiwi.errors import SpecError, one_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,8 +267,7 @@ def _is_number(value: object) -> bool:
 def _one_of(given: object, allowed: list[str]) -> str:
     if not allowed:
         return "nothing: it has no fields"
-    close = difflib.get_close_matches(str(given), allowed, n=1)
-    return f"one of {', '.join(allowed)}" + (f" (did you mean {close[0]}?)" if close else "")
+    return one_of(allowed, given)
 
 
 def _join(path: str, key: str) -> str:

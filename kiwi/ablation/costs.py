@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from kiwi.ablation.study import Arm
 from kiwi.errors import KiwiError
-from kiwi.media.image import fit_size
 from kiwi.models.budget import Workload, count, stand_in
 from kiwi.models.config import KiwiConfig
-from kiwi.models.vae import NewVae
 from kiwi.spec import from_dict
 
 EDITOR = "LitKiwi"
@@ -40,7 +36,9 @@ def cost_of(arm: Arm) -> Cost | None:
     given = model.get("init_args", {})
     try:
         config = stand_in(from_dict(KiwiConfig, given["config"], "model.config"))
-        budget = count(config, _work(config, resolved))
+        data = resolved.get("data", {})
+        frames = [one.get("max_frames") or 81 for one in data.get("train") or []]
+        budget = count(config, Workload.of_training(config, frames, data.get("max_pixels")))
     except KiwiError:
         return None
     learned = {
@@ -49,13 +47,3 @@ def cost_of(arm: Arm) -> Cost | None:
     return Cost(
         parameters=sum(budget.parameters.values()), learning=sum(learned.values()), step_flops=budget.step_flops
     )
-
-
-def _work(config: KiwiConfig, resolved: Mapping[str, Any]) -> Workload:
-    assert isinstance(config.vae, NewVae)
-    data = resolved.get("data", {})
-    frames = max((one.get("max_frames") or 81 for one in data.get("train") or []), default=81)
-    multiple = config.vae.sizes.spatial_factor * config.dit.patch_size[1]
-    # 9 : 16 is the shape of the published videos; other shapes of as many pixels cost the same.
-    height, width = fit_size(9 * 512, 16 * 512, max_pixels=data.get("max_pixels") or 720 * 1280, multiple=multiple)
-    return Workload(frames=frames, height=height, width=width, reference_tokens=config.mllm.limits.max_reference_tokens)

@@ -18,7 +18,6 @@ measure:
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ import yaml
 
 from kiwi.ablation.labels import changes, folder_name, label
 from kiwi.ablation.results import OF_BENCH, OF_SANDBOX
-from kiwi.errors import InputError
+from kiwi.errors import InputError, one_of
 from kiwi.experiment import read_experiment
 
 Resolve = Callable[[Sequence[str]], dict[str, Any]]
@@ -244,9 +243,7 @@ def _mapping(value: Any, what: str) -> dict[str, Any]:
 def _require_known(said: Mapping[str, Any], known: Sequence[str], where: object) -> None:
     for name in said:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise InputError(f"{where} has an unknown field {name!r}", wanted=f"some of {', '.join(known)}{hint}")
+            raise InputError(f"{where} has an unknown field {name!r}", wanted=one_of(known, name))
 
 
 def _flow(value: Any) -> str:

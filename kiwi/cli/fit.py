@@ -6,7 +6,6 @@ Every field of the model's specs, of the data, of the trainer and of the standar
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 import typing
@@ -25,7 +24,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from kiwi.data.datamodule import EditData
 from kiwi.environment import environment
-from kiwi.errors import InputError, KiwiError
+from kiwi.errors import InputError, KiwiError, one_of
 from kiwi.experiment import read_experiment
 from kiwi.media.files import write_json, write_text
 from kiwi.spec import Spec, choices, families
@@ -257,9 +256,7 @@ def _explain(message: str) -> str:
     path = ".".join(keys[1:] or keys)
     if unknown := re.search(r"Expected a dot import path string: ([\w.]+)", flat):
         names = choices(family) if (family := _family(path)) else [module.__name__ for module in MODULES]
-        close = difflib.get_close_matches(unknown[1], names, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        return f"{path} has no choice named {unknown[1]!r}. Wanted: one of {', '.join(names)}{hint}"
+        return f"{path} has no choice named {unknown[1]!r}. Wanted: {one_of(names, unknown[1])}"
     if unrecognised := re.search(r"[Uu]nrecognized arguments: (\S+)", flat):
         return f"there is no option {unrecognised[1]}"
     # The last complaint of the innermost option is the one that tells; what follows repeats the input.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from kiwi.models.config import KiwiConfig
 
 SIZES = ("5b", "14b", "1.3b")
+SIDES = ("frames", "height", "width")
 
 _WHAT = """Count the parameters and floating-point operations of an editor; no weights are needed.
 
@@ -51,13 +53,11 @@ def main(argv: list[str]) -> int:
     from kiwi.models.config import KiwiConfig
     from kiwi.spec import override
 
-    if arguments.config is None:
-        config, parts, size = KiwiConfig.untrained(arguments.size), None, (81, 704, 1280)
-    else:
-        config, parts, size = _experiment(arguments.config)
+    found = None if arguments.config is None else read_editor(arguments.config)
+    config, parts = (KiwiConfig.untrained(arguments.size), None) if found is None else (found.config, found.parts)
     # Changes come first: they may exchange what could not be counted.
     baseline = stand_in(override(config, changes(arguments.set)))
-    work = _workload(arguments, baseline, size)
+    work = _workload(arguments, baseline, None if found is None else found.data)
     configs = [override(baseline, variant) for variant in variants]
     if arguments.variants is None:
         _by_part(baseline, work, parts)
@@ -66,39 +66,27 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _experiment(file: Path) -> tuple[KiwiConfig, Sequence[str], tuple[int, int, int]]:
-    """The editor of an experiment, which of its parts learn, and frames, height and width of its largest batch."""
-    from kiwi.media.image import fit_size
-
-    found = read_editor(file)
-    frames = max((manifest.max_frames for manifest in found.data["train"]), default=81)
-    # 9 : 16 is the shape of the published videos; other shapes of as many pixels cost the same.
-    pixels = found.data.get("max_pixels", 720 * 1280)
-    height, width = fit_size(9 * 512, 16 * 512, max_pixels=pixels, multiple=32)
-    return found.config, found.parts, (frames, height, width)
-
-
-def _workload(arguments: Any, config: KiwiConfig, size: tuple[int, int, int]) -> Workload:
+def _workload(arguments: Any, config: KiwiConfig, data: Mapping[str, Any] | None) -> Workload:
+    """The largest sample of the data, or the published size, unless another one is asked for."""
     from kiwi.models.budget import Workload
     from kiwi.models.vae import NewVae
 
     assert isinstance(config.vae, NewVae)
+    if data is None:
+        work = Workload(reference_tokens=config.mllm.limits.max_reference_tokens)
+    else:
+        work = Workload.of_training(config, [one.max_frames for one in data["train"]], data.get("max_pixels"))
+    given = {name: value for name in SIDES if (value := getattr(arguments, name)) is not None}
+    work = replace(work, **given, references=arguments.references)
     multiple = config.vae.sizes.spatial_factor * config.dit.patch_size[1]
-    given = (arguments.frames, arguments.height, arguments.width)
-    frames, height, width = (default if value is None else value for value, default in zip(given, size, strict=True))
-    if frames < 1 or (frames - 1) % 4 or min(height, width) < 1 or height % multiple or width % multiple:
+    whole = all(side > 0 and side % multiple == 0 for side in (work.height, work.width))
+    if work.frames < 1 or (work.frames - 1) % 4 or not whole:
         raise InputError(
             "the video does not fit the model",
-            got=f"{frames} frames of {height}x{width}",
+            got=f"{work.frames} frames of {work.height}x{work.width}",
             wanted=f"4k + 1 frames, height and width multiples of {multiple}",
         )
-    return Workload(
-        frames=frames,
-        height=height,
-        width=width,
-        references=arguments.references,
-        reference_tokens=config.mllm.limits.max_reference_tokens,
-    )
+    return work
 
 
 def _by_part(config: KiwiConfig, work: Workload, parts: Sequence[str] | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kiwi.errors import SpecError
+from kiwi.media.image import fit_size
 from kiwi.models.base import NewBase
 from kiwi.models.config import PARTS, KiwiConfig
 from kiwi.models.connectors import Context
@@ -35,6 +36,22 @@ class Workload:
     width: int = 1280
     references: int = 1
     reference_tokens: int = 768
+
+    @classmethod
+    def of_training(cls, config: KiwiConfig, max_frames: Iterable[int], max_pixels: int | None = None) -> Workload:
+        """The largest sample that an experiment trains on, with one reference.
+
+        Args:
+            config: of its editor, as `stand_in` left it.
+            max_frames: of its data sets; the published 81 if there are none.
+            max_pixels: of a frame; the published 720 x 1280 if not given.
+        """
+        assert isinstance(config.vae, NewVae)
+        # 9 : 16 is the shape of the published videos; other shapes of as many pixels cost the same.
+        multiple = config.vae.sizes.spatial_factor * config.dit.patch_size[1]
+        height, width = fit_size(9 * 512, 16 * 512, max_pixels=max_pixels or 720 * 1280, multiple=multiple)
+        tokens = config.mllm.limits.max_reference_tokens
+        return cls(frames=max(max_frames, default=81), height=height, width=width, reference_tokens=tokens)
 
 
 @dataclass(frozen=True)
