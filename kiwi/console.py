@@ -101,6 +101,8 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
     """Iterate with a progress bar on stderr."""
     if total is None and isinstance(items, Sized):
         total = len(items)
+    if total == 0:
+        return
     with bar(description, total) as advance:
         for item in items:
             yield item

@@ -16,13 +16,13 @@ from typing import Any
 
 from kiwi.ablation.results import Result
 from kiwi.statistics.paired import holm, paired_difference
-from kiwi.statistics.seeds import Seeded, seeded_mean
+from kiwi.statistics.seeds import Seeded, pooled_training, seeded_mean
 
 LEVEL = 0.05
 SEEDS = (3, 5)
 """Numbers of seeds for which is told what they would see."""
 
-LOWER_IS_BETTER = ("loss",)
+LOWER_IS_BETTER = ("loss", "lpips")
 NEITHER = ("swapped", "blind")
 """In names of losses under conditions that are wrong on purpose: their rise or fall is no merit by itself."""
 
@@ -35,7 +35,8 @@ class Against:
         seeded: trained again.
         p: of that, corrected.
         p_models: of these models, corrected; NaN without items.
-        detectable: the smallest difference that so many seeds would find, by their number.
+        detectable: the smallest difference that so many seeds would find, by their number; what training adds to
+            chance is taken from all arms together.
         verdict: better, worse, differs (a number of which neither is better), noise (inside what chance does), or
             unknown (one seed).
     """
@@ -97,6 +98,7 @@ def rows_of(measure: str, results: Sequence[Result], labels: Sequence[str]) -> l
         pairs = _shared([pair for pair in pairs if pair])
         if pairs and pairs[0]:
             found[label] = seeded_mean(pairs, categories, clusters), _p_models(pairs, categories, clusters)
+    training = pooled_training([seeded for seeded, _ in found.values()])
     again = dict(zip(found, _holm([seeded.p for seeded, _ in found.values()]), strict=True))
     models = dict(zip(found, _holm([p for _, p in found.values()]), strict=True))
     rows = []
@@ -109,7 +111,7 @@ def rows_of(measure: str, results: Sequence[Result], labels: Sequence[str]) -> l
                 seeded=pair[0],
                 p=again[label],
                 p_models=models[label],
-                detectable={seeds: pair[0].detectable(seeds) for seeds in SEEDS},
+                detectable={seeds: pair[0].detectable(seeds, training) for seeds in SEEDS},
                 verdict=_verdict(measure, pair[0], again[label]),
             )
         if not (of_seeds := _shared(list(held.values())))[0]:

@@ -115,8 +115,8 @@ def _panels(panels: Mapping[str, Mapping[str, Curve]], x: str, y: str) -> Figure
 
 
 def _over_seeds(label: str, name: str, results: Sequence[Result]) -> Curve | None:
-    """A number's mean over an arm's seeds at each step that all have."""
-    of_arm = [one.curves.get(name, ()) for one in results if one.label == label]
+    """A number's mean over an arm's seeds at each step that all have, of those that logged it."""
+    of_arm = [curve for one in results if one.label == label and (curve := one.curves.get(name))]
     by_seed = [{int(point[0]): point[1] for point in curve} for curve in of_arm]
     steps = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
     if not steps:

@@ -17,7 +17,8 @@ NOTE = (
     "initial weights. spread: standard deviation from seed to seed. p: of no difference if trained again; p models: of "
     "no difference between these very models (permutation over items); both corrected for the number of arms (Holm). "
     "noise: p is not below 0.05; unknown, and ?: one seed in common with the base, or one item in a category. sees: "
-    "about the smallest difference that so many seeds would find four times of five (a rough guess from few seeds)."
+    "about the smallest difference that so many seeds would find four times of five; the variance through training is "
+    "taken from all arms together."
 )
 
 DIGITS = 3

@@ -86,7 +86,10 @@ def collect(folder: Path, commands: Sequence[Sequence[str]]) -> dict[str, Any]:
         _bench(bench, items, categories, clusters)
     stages = [folder / stage for stage in stages_of(commands)]
     logs = [read_log(stage) for stage in stages if (stage / FILE).is_file()]
-    last = {name: value for name, value in (_last(logs[-1]) if logs else {}).items() if isfinite(value)}
+    said = _last(logs[-1]) if logs else {}
+    if not isfinite(said.get(CURVES[-1], 0.0)):
+        raise InputError(f"the last {CURVES[-1]} is no number: training diverged", got=said[CURVES[-1]])
+    last = {name: value for name, value in said.items() if isfinite(value)}
     speeds = [one["samples_per_second"] for log in logs for one in log.values() if "samples_per_second" in one]
     memory = [one["memory_gib"] for log in logs for one in log.values() if "memory_gib" in one]
     return {

@@ -39,8 +39,11 @@ def run_all(study: Study, runs: Sequence[Run], launcher: Launcher, show: Callabl
     show(progress_table(study, runs, running))
     for folder, what in launcher.launch([run.folder for run in waiting]):
         (running.add if what == "running" else running.discard)(folder)
-        if what == "ended" and by_folder[folder].state == "failed":
-            console.note(f"{by_folder[folder].arm.label}, seed {by_folder[folder].seed}: {why_failed(folder)}")
+        if what == "ended":  # a log that is no terminal has no table that changes
+            run = by_folder[folder]
+            state = run.state
+            told = why_failed(folder) if state == "failed" else _score(study, run) if state == "done" else state
+            console.note(f"{_name(run)}: {told}")
         show(progress_table(study, runs, running))
 
 

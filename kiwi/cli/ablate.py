@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from math import inf, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from kiwi import console
 from kiwi.cli import parser
@@ -59,6 +58,10 @@ def main(argv: list[str]) -> int:
     arguments = options.parse_args(argv[1:])
     if arguments.price is not None and not 0 <= arguments.price < inf:
         raise InputError("--price is no price", got=arguments.price, wanted="a number from 0")
+    without = [name for name in ("dry_run", "report", "no_estimate") if getattr(arguments, name)]
+    if arguments.price is not None and without:
+        got = f"--price and --{without[0].replace('_', '-')}"
+        raise InputError("a price is of the time that an estimate tells", got=got, fix="leave one of them out")
 
     from kiwi.ablation.runs import require_same, runs_of
     from kiwi.ablation.sweep import tell
@@ -126,20 +129,26 @@ def _check(runs: Sequence[Run]) -> None:
 def _launcher(arguments: argparse.Namespace, out: Path) -> Launcher:
     from kiwi.ablation.launchers import Cluster, Local
 
-    given: dict[str, Any] = {}
-    for option in arguments.slurm:
-        name, equals, value = option.partition("=")
-        if not equals or not name.isidentifier():
-            raise InputError("--slurm takes NAME=VALUE", got=option, wanted="such as slurm_partition=gpu")
-        try:
-            given[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError("--slurm takes NAME=VALUE", got=option, wanted="a value such as gpu or 600") from None
+    given = executor_options(arguments.slurm)
     if arguments.launcher == "slurm":
         return Cluster(out / "slurm", arguments.jobs, arguments.threads, given)
     if given:
         raise InputError("--slurm is of --launcher slurm", got=", ".join(given))
     return Local(arguments.jobs, arguments.threads, _accelerators())
+
+
+def executor_options(words: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE as submitit's executor takes them: a number, true, or a word such as 1:30:00."""
+    given: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError("--slurm takes NAME=VALUE", got=word, wanted="such as slurm_partition=gpu")
+        try:
+            given[name] = json.loads(value)
+        except ValueError:
+            given[name] = value
+    return given
 
 
 def _accelerators() -> list[str]:

@@ -48,14 +48,17 @@ class Seeded:
     rest: float
     freedom: float
 
-    def detectable(self, seeds: int) -> float:
+    def detectable(self, seeds: int, training: float | None = None) -> float:
         """The smallest mean that so many seeds on as many items would tell from 0 with probability 0.8 at level 0.05.
 
-        NaN where the interval is, where all numbers are alike, and for less than two.
+        Args:
+            seeds: how many. NaN for less than two, where the interval is, and where all numbers are alike.
+            training: variance through training, where more is known of it than these seeds tell (`pooled_training`).
         """
         if isnan(self.p) or seeds < 2:
             return nan
-        error, freedom = _error(self.training, self.items_part, self.rest, seeds, self.freedom)
+        adds = self.training if training is None else training
+        error, freedom = _error(adds, self.items_part, self.rest, seeds, self.freedom)
         if error == 0:
             return nan  # all alike, as where every edit fails: nothing tells what could be seen
         return float(student.ppf(0.975, freedom) + student.ppf(0.8, freedom)) * error
@@ -117,6 +120,17 @@ def seeded_mean(
         rest=rest,
         freedom=freedom,
     )
+
+
+def pooled_training(found: Sequence[Seeded]) -> float:
+    """Variance of one seed's mean through training, of the arms of a study together.
+
+    Two or three seeds of one arm say next to nothing of it, those of ten arms do; what of it differs from arm to arm
+    is lost. NaN if no arm has two seeds.
+    """
+    known = [(one.seeds - 1, one.spread**2 - one.rest) for one in found if one.seeds > 1 and not isnan(one.rest)]
+    degrees = sum(degree for degree, _ in known)
+    return max(0.0, sum(degree * adds for degree, adds in known) / degrees) if degrees else nan
 
 
 def _error(training: float, between: float, rest: float, seeds: int, freedom: float) -> tuple[float, float]:

@@ -5,7 +5,7 @@ import pytest
 
 from kiwi.errors import InputError
 from kiwi.statistics.paired import paired_difference
-from kiwi.statistics.seeds import seeded_mean
+from kiwi.statistics.seeds import pooled_training, seeded_mean
 
 ITEMS = 40
 
@@ -56,6 +56,48 @@ def test_a_difference_that_can_be_found_is_found_four_times_of_five():
     detectable = np.median([seeded_mean(runs(rng, 3, 0.2)).detectable(3) for _ in range(100)])
     found = [seeded_mean(runs(rng, 3, 0.2, mean=detectable)).p <= 0.05 for _ in range(200)]
     assert 0.6 < np.mean(found) < 0.95
+
+
+def test_a_pilot_of_two_seeds_and_ten_arms_tells_what_three_seeds_find():
+    """The variance through training is taken from all arms: two seeds of one alone tell next to nothing of it."""
+    rng = np.random.default_rng(6)
+    power = []
+    for _ in range(20):
+        arms = [seeded_mean(runs(rng, 2, 0.2)) for _ in range(10)]
+        detectable = np.median([arm.detectable(3, pooled_training(arms)) for arm in arms])
+        power.append(np.mean([seeded_mean(runs(rng, 3, 0.2, mean=detectable)).p <= 0.05 for _ in range(50)]))
+    assert 0.7 < np.mean(power) < 0.9
+    assert np.isnan(pooled_training([seeded_mean([{"a": 1.0, "b": 2.0}])]))
+
+
+def test_what_training_adds_is_never_less_than_nothing():
+    alike = seeded_mean([{"a": 1.0, "b": -1.0, "c": 0.0}, {"a": -1.0, "b": 1.0, "c": 0.0}])
+    assert pooled_training([alike]) == 0
+    apart = seeded_mean([{"loss": 1.0}, {"loss": 3.0}])
+    assert pooled_training([apart, seeded_mean([{"loss": 1.0}] * 3)]) == pytest.approx(2 / 3)
+
+
+def test_degrees_of_freedom_are_those_of_what_varies():
+    """By hand, from Student's t: of runs that are alike the items', of pure noise less than one, so one."""
+    items = {"a": 1.0, "b": 2.0, "c": 4.0, "d": 5.0}
+    alike = seeded_mean([items] * 50)
+    deviation = np.std(list(items.values()), ddof=1)
+    assert alike.mean.high - alike.mean.mean == pytest.approx(3.182 * deviation / 2, rel=1e-3)  # t of three degrees
+    noise = seeded_mean([{"a": 1.0, "b": -1.0, "c": 1.0, "d": -1.0}, {"a": -1.0, "b": 1.0, "c": -1.0, "d": 1.0}])
+    # The item's variance in a run is 2 x 4 / 3; of a mean over 4 items and 2 seeds an eighth of it.
+    assert noise.mean.high == pytest.approx(12.706 * (8 / 3 / 8) ** 0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("owners", "kinds", "freedom"),
+    [("aaaaaaaaab", "x" * 10, 1), ("abcdef", "xxxyyy", 4), ("abcdabcd", "xxxxyyyy", 3)],
+)
+def test_freedom_of_items(owners, kinds, freedom):
+    """One large owner beside a small one is worth one; categories of their own owners add; shared owners count once."""
+    names = [str(index) for index in range(len(owners))]
+    values = dict(zip(names, [0.0, 1.0, 2.0, 0.0, 1.0, 2.0, 0.0, 1.0, 2.0, 5.0], strict=False))
+    found = seeded_mean([values] * 2, dict(zip(names, kinds, strict=True)), dict(zip(names, owners, strict=True)))
+    assert found.freedom == pytest.approx(freedom)
 
 
 def test_more_seeds_see_smaller_differences_until_the_items_are_the_limit():
