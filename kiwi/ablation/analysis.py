@@ -35,8 +35,8 @@ class Against:
         seeded: trained again.
         p: of that, corrected.
         p_models: of these models, corrected; NaN without items.
-        detectable: the smallest difference that so many seeds would find, by their number; what training adds to
-            chance is taken from all arms together.
+        detectable: the smallest difference that so many seeds would find, by their number, after correction for the
+            number of arms, if no other arm differs; what training adds to chance is taken from all arms together.
         verdict: better, worse, differs (a number of which neither is better), noise (inside what chance does), or
             unknown (one seed).
     """
@@ -111,7 +111,7 @@ def rows_of(measure: str, results: Sequence[Result], labels: Sequence[str]) -> l
                 seeded=pair[0],
                 p=again[label],
                 p_models=models[label],
-                detectable={seeds: pair[0].detectable(seeds, training) for seeds in SEEDS},
+                detectable={seeds: pair[0].detectable(seeds, training, LEVEL / len(found)) for seeds in SEEDS},
                 verdict=_verdict(measure, pair[0], again[label]),
             )
         if not (of_seeds := _shared(list(held.values())))[0]:

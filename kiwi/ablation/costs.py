@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kiwi.ablation.study import Arm
 from kiwi.errors import KiwiError
@@ -27,23 +29,29 @@ class Cost:
     step_flops: int
 
 
-def cost_of(arm: Arm) -> Cost | None:
-    """Count an arm; None for what is no editor, or whose sizes only its files tell."""
-    resolved = list(arm.resolved.values())[-1]
+def config_of(resolved: Mapping[str, Any]) -> KiwiConfig | None:
+    """The editor that a stage trains; none if it trains something else."""
     model = resolved.get("model", {})
     if str(model.get("class_path")).rpartition(".")[2] != EDITOR:
         return None
-    given = model.get("init_args", {})
+    config: KiwiConfig = from_dict(KiwiConfig, model["init_args"]["config"], "model.config")
+    return config
+
+
+def cost_of(arm: Arm) -> Cost | None:
+    """Count an arm; None for what is no editor, or whose sizes only its files tell."""
+    resolved = list(arm.resolved.values())[-1]
     try:
-        config = stand_in(from_dict(KiwiConfig, given["config"], "model.config"))
-        data = resolved.get("data", {})
+        found = config_of(resolved)
+        if found is None:
+            return None
+        config, data = stand_in(found), resolved.get("data", {})
         frames = [one.get("max_frames") or 81 for one in data.get("train") or []]
         budget = count(config, Workload.of_training(config, frames, data.get("max_pixels")))
     except KiwiError:
         return None
-    learned = {
-        part: size for part, size in budget.learning.items() if part in given.get("train_parts", budget.learning)
-    }
+    parts = resolved["model"]["init_args"].get("train_parts", budget.learning)
+    learned = {part: size for part, size in budget.learning.items() if part in parts}
     return Cost(
         parameters=sum(budget.parameters.values()), learning=sum(learned.values()), step_flops=budget.step_flops
     )

@@ -1,4 +1,4 @@
-"""A study's tables: the first measure whole, the others short, categories, and what failed."""
+"""A study's tables: the first measure whole, the others short, categories, and what is missing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NOTE = (
     "initial weights. spread: standard deviation from seed to seed. p: of no difference if trained again; p models: of "
     "no difference between these very models (permutation over items); both corrected for the number of arms (Holm). "
     "noise: p is not below 0.05; unknown, and ?: one seed in common with the base, or one item in a category. sees: "
-    "about the smallest difference that so many seeds would find four times of five; the variance through training is "
-    "taken from all arms together."
+    "about the smallest difference that so many seeds would find four times of five, if it is the only one among the "
+    "arms (a rough guess: what training adds to chance is taken from all arms, which share the base's few seeds)."
 )
 
 DIGITS = 3
@@ -90,9 +90,15 @@ def category_table(title: str, measure: str, rows: Sequence[Row]) -> Table:
     )
 
 
-def failed_table(failed: Mapping[str, str]) -> Table:
-    """Runs that ended early."""
-    return Table("Runs that failed", ("run", "why"), list(failed.items()), "The same command tries them again.")
+def notes_on(failed: Mapping[str, str], gaps: Mapping[str, str]) -> list[Table]:
+    """Runs that ended early, and those that ended without a number, where there are such."""
+    again = "The same command tries them again."
+    without = "No number, or none that is finite, as where training diverges; the arm's means are of its other seeds."
+    found = [
+        Table("Runs that failed", ("run", "why"), list(failed.items()), again),
+        Table("Runs without a number", ("run", "measure"), list(gaps.items()), without),
+    ]
+    return [table for table in found if table.rows]
 
 
 def interval(value: Interval) -> str:

@@ -10,15 +10,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from kiwi.ablation.study import OF_BENCH, OF_SANDBOX
 from kiwi.errors import InputError
 from kiwi.media.claim import read_record
 from kiwi.training.run_log import FILE, read_log
-
-OF_SANDBOX = ("overall", "compliance", "consistency", "quality", "inside", "outside")
-"""Numbers of an item that `kiwi sandbox measure` has."""
-
-OF_BENCH = ("raw", "capped")
-"""Numbers of an item that `kiwi bench` has."""
 
 CURVES = ("loss", "val/loss")
 GAUGES = ("gamma_at_", "val/loss_at_")
@@ -86,10 +81,7 @@ def collect(folder: Path, commands: Sequence[Sequence[str]]) -> dict[str, Any]:
         _bench(bench, items, categories, clusters)
     stages = [folder / stage for stage in stages_of(commands)]
     logs = [read_log(stage) for stage in stages if (stage / FILE).is_file()]
-    said = _last(logs[-1]) if logs else {}
-    if not isfinite(said.get(CURVES[-1], 0.0)):
-        raise InputError(f"the last {CURVES[-1]} is no number: training diverged", got=said[CURVES[-1]])
-    last = {name: value for name, value in said.items() if isfinite(value)}
+    last = {name: value for name, value in (_last(logs[-1]) if logs else {}).items() if isfinite(value)}
     speeds = [one["samples_per_second"] for log in logs for one in log.values() if "samples_per_second" in one]
     memory = [one["memory_gib"] for log in logs for one in log.values() if "memory_gib" in one]
     return {

@@ -28,7 +28,6 @@ from typing import Any
 import yaml
 
 from kiwi.ablation.labels import changes, folder_name, label
-from kiwi.ablation.results import OF_BENCH, OF_SANDBOX
 from kiwi.errors import InputError, one_of
 from kiwi.experiment import read_experiment
 
@@ -46,6 +45,12 @@ RESERVED = re.compile(
     r"sandbox|bench-.*|model|trainer|data|checkpoint|export|previews|quality|log|optimizer|lr_scheduler"
 )
 """Names that a stage cannot have: of other folders of a run, and of groups of options."""
+
+OF_SANDBOX = ("overall", "compliance", "consistency", "quality", "inside", "outside")
+"""Numbers of an item that `kiwi sandbox measure` has."""
+
+OF_BENCH = ("raw", "capped")
+"""Numbers of an item that `kiwi bench` has."""
 
 MEASURES = ("sandbox", "bench", "validation", "primary")
 SKIP = "skip"
@@ -230,7 +235,7 @@ def _measure(said: Any, file: Path) -> Measure:
     names += [f"{suite} {kind}" for suite in bench for kind in OF_BENCH]
     primary = found.get("primary")
     if primary is not None and primary not in names:
-        raise InputError(f"primary in {where} is not measured", got=primary, wanted=f"one of {', '.join(names)}")
+        raise InputError(f"primary in {where} is not measured", got=primary, wanted=one_of(names, primary))
     return Measure(sandbox=sandbox, bench=bench, validation=validation, primary=primary)
 
 

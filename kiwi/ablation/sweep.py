@@ -16,7 +16,7 @@ from kiwi.ablation.contact import contact
 from kiwi.ablation.costs import Cost, cost_of
 from kiwi.ablation.figures import draw
 from kiwi.ablation.launchers import Launcher
-from kiwi.ablation.report import brief_table, category_table, failed_table, main_table, short_table
+from kiwi.ablation.report import brief_table, category_table, main_table, notes_on, short_table
 from kiwi.ablation.results import Result, read_result
 from kiwi.ablation.runs import COMMANDS, RESULT, RUN, Run, claim_run, execute, runs_of, why_failed
 from kiwi.ablation.study import Study, options_of
@@ -130,7 +130,14 @@ def tell(study: Study, out: Path) -> tuple[Table | None, list[str]]:
         return None, lacking
     costs = {arm.label: cost_of(arm) for arm in study.arms}
     first = next(iter(rows))
-    tables = _tables(study.title, rows, costs, results, failed)
+    gaps = {
+        f"{one.label}, seed {one.seed}": ", ".join(absent)
+        for one in results
+        if (absent := [name for name in wanted if name not in one.items and name not in one.numbers])
+    }
+    for name, absent in gaps.items():
+        console.note(f"{name} has no {absent}: an arm that diverges is judged by its other seeds alone")
+    tables = [*_tables(study.title, rows, costs, results), *notes_on(failed, gaps)]
     write_text(out / "table.md", "\n".join(table.markdown() for table in tables))
     write_text(out / "table.csv", _long(rows).csv())
     write_text(out / "table.tex", latex_document(tables))
@@ -141,16 +148,15 @@ def tell(study: Study, out: Path) -> tuple[Table | None, list[str]]:
 
 
 def _tables(
-    title: str, rows: Mapping[str, Sequence[Row]], costs: Mapping[str, Cost | None], results: Sequence[Result],
-    failed: Mapping[str, str],
-) -> list[Table]:  # fmt: skip
+    title: str, rows: Mapping[str, Sequence[Row]], costs: Mapping[str, Cost | None], results: Sequence[Result]
+) -> list[Table]:
     first = next(iter(rows))
     tables = [main_table(title, first, rows[first], costs, results)]
     if len(rows) > 1:
         tables.append(short_table(title, rows))
     if any(name for row in rows[first] for name in row.by_category):
         tables.append(category_table(title, first, rows[first]))
-    return [*tables, *([failed_table(failed)] if failed else [])]
+    return tables
 
 
 def _long(rows: Mapping[str, Sequence[Row]]) -> Table:

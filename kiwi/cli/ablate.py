@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import re
 from math import inf, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from kiwi.ablation.launchers import Launcher
     from kiwi.ablation.runs import Run
-    from kiwi.ablation.study import Study
+    from kiwi.ablation.study import Arm, Study
 
 _WHAT = """Train arms of an editor under several seeds, measure each, and tell what every arm is worth.
 
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     study = _study(arguments)
     out = arguments.out or Path("runs/ablations") / arguments.study.stem
     runs = runs_of(study, out)
-    _check(runs)
+    _check(study, runs)
     for run in runs:
         if run.state == "done":
             require_same(run)
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     make_folder(out)
     with alone(out):
         if launcher is not None:
-            _run(study, runs, launcher, arguments)
+            _run(study, runs, launcher, arguments, out)
         table, lacking = tell(study, out)
     if table is None:
         done = sum(run.state == "done" for run in runs)
@@ -111,11 +111,13 @@ def _study(arguments: argparse.Namespace) -> Study:
     return replace(study, seeds=seeds)
 
 
-def _check(runs: Sequence[Run]) -> None:
-    """Every command that measures is read before anything is trained."""
+def _check(study: Study, runs: Sequence[Run]) -> None:
+    """Caches must fit their arms, and every command that measures is read, before anything is trained."""
+    from kiwi.ablation.caches import caches_of
     from kiwi.bench.suites import read_suite
     from kiwi.cli import bench, bench_inputs, measure, sandbox
 
+    caches_of(study.arms, study.seeds)
     for command in {tuple(command): None for run in runs for command in run.commands}:
         if command[0] == "sandbox":
             read = sandbox.arguments(command)
@@ -138,16 +140,17 @@ def _launcher(arguments: argparse.Namespace, out: Path) -> Launcher:
 
 
 def executor_options(words: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE as submitit's executor takes them: a number, true, or a word such as 1:30:00."""
+    """NAME=VALUE as submitit's executor takes them: a number, true or false, none, or a word such as 1:30:00."""
+    plain: dict[str, bool | None] = {"true": True, "false": False, "null": None, "none": None}
     given: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name.isidentifier():
             raise InputError("--slurm takes NAME=VALUE", got=word, wanted="such as slurm_partition=gpu")
-        try:
-            given[name] = json.loads(value)
-        except ValueError:
-            given[name] = value
+        if re.fullmatch(r"-?\d+(\.\d+)?", value):
+            given[name] = float(value) if "." in value else int(value)
+        else:
+            given[name] = plain.get(value.lower(), value)
     return given
 
 
@@ -160,7 +163,14 @@ def _accelerators() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def _run(study: Study, runs: Sequence[Run], launcher: Launcher, arguments: argparse.Namespace) -> None:
+def _arms(runs: Sequence[Run]) -> list[Arm]:
+    return list({run.arm.label: run.arm for run in runs}.values())
+
+
+def _run(
+    study: Study, runs: Sequence[Run], launcher: Launcher, arguments: argparse.Namespace, out: Path
+) -> None:  # fmt: skip
+    from kiwi.ablation.caches import caches_of, fill
     from kiwi.ablation.sweep import run_all
 
     waiting = [run for run in runs if run.state != "done"]
@@ -170,31 +180,11 @@ def _run(study: Study, runs: Sequence[Run], launcher: Launcher, arguments: argpa
     )
     if not waiting:
         return
-    _fill_caches(study)
+    fill(caches_of(_arms(waiting), study.seeds), out)
     if not arguments.no_estimate:
         _tell_estimate(study, runs, waiting, arguments)
     with console.live() as show:
         run_all(study, runs, launcher, lambda table: show(table.header, table.rows))
-
-
-def _fill_caches(study: Study) -> None:
-    """What frozen encoders say about the arms' data, before the runs that read it begin."""
-    from kiwi.cli.cache import fill_cache
-    from kiwi.cli.experiments import EditorExperiment, editor_of
-    from kiwi.editing.editor import usable_device
-    from kiwi.media.files import make_folder
-
-    wanted: dict[str, tuple[EditorExperiment, Path]] = {}
-    for arm in study.arms:
-        for stage, resolved in arm.resolved.items():
-            if folder := resolved["data"].get("cache"):
-                experiment = editor_of(dict(resolved), f"{arm.label}, stage {stage}")
-                config = experiment.config
-                wanted.setdefault(repr((folder, experiment.data, config.vae, config.mllm)), (experiment, Path(folder)))
-    for experiment, folder in wanted.values():
-        make_folder(folder.parent)
-        if encoded := fill_cache(experiment, folder, usable_device(None)):
-            console.note(f"{folder}: {encoded} clips and pictures encoded for all runs")
 
 
 def _tell_estimate(study: Study, runs: Sequence[Run], waiting: Sequence[Run], arguments: argparse.Namespace) -> None:

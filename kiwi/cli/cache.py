@@ -11,15 +11,10 @@ from kiwi.cli.experiments import EditorExperiment, read_editor
 from kiwi.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from kiwi.data.dataset import Encodable
     from kiwi.data.feature_cache import Dtype, Entry, FeatureCache
     from kiwi.models.mllm import MllmEncoder
     from kiwi.models.vae import VideoVae
-
-CLIPS = 64
-"""And pictures, a shard."""
 
 _WHAT = """Keep what the frozen encoders say about an experiment's data.
 
@@ -39,7 +34,7 @@ def main(argv: list[str]) -> int:
     options.add_argument("--only", choices=("latents", "features"), help="of the VAE, or of the tower (default: both)")
     options.add_argument("--part", default="1/1", metavar="I/N", help="of N processes, this is number I")
     options.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="numbers are kept in this")
-    options.add_argument("--clips", type=int, default=CLIPS, help="clips or pictures a shard")
+    options.add_argument("--clips", type=int, default=64, help="clips or pictures a shard")
     options.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     options.add_argument("--verify", action="store_true", help="only read all of the cache, deleting damaged shards")
     arguments = options.parse_args(argv[1:])
@@ -60,16 +55,10 @@ def main(argv: list[str]) -> int:
     encoders = _Encoders(experiment, arguments.only)
     cache, wanted = encoders.cache(arguments.out, arguments.dtype)
     own = {name: item for name, item in wanted.items() if int(name[:8], 16) % parts == number - 1}
-    encoded = encoders.fill(cache, own.values(), arguments.clips, device)
-    console.say(f"{arguments.out}: {encoded} clips and pictures encoded, {len(cache)} entries in all")
+    missing = [item for item in own.values() if any(key and key not in cache for key in (item.latents, item.seen))]
+    encoders.fill(cache, missing, arguments.clips, device)
+    console.say(f"{arguments.out}: {len(missing)} clips and pictures encoded, {len(cache)} entries in all")
     return 0
-
-
-def fill_cache(experiment: EditorExperiment, folder: Path, device: str) -> int:
-    """Keep what is missing of an experiment's data, at float16; how many clips and pictures were encoded."""
-    encoders = _Encoders(experiment, None)
-    cache, wanted = encoders.cache(folder, "float16")
-    return encoders.fill(cache, wanted.values(), CLIPS, device)
 
 
 def _verify(folder: Path) -> int:
@@ -117,9 +106,8 @@ class _Encoders:
         cache.encoders = encoders  # what another command keeps there is not this one's to add to
         return cache, {name: item for each in data.sets.values() for name, item in each.encodable(cache).items()}
 
-    def fill(self, cache: FeatureCache, wanted: Iterable[Encodable], clips: int, device: str) -> int:
-        """Encode what is missing, and write shards of as many clips; how many were encoded."""
-        missing = [item for item in wanted if any(key and key not in cache for key in (item.latents, item.seen))]
+    def fill(self, cache: FeatureCache, missing: list[Encodable], clips: int, device: str) -> None:
+        """Encode, and write shards of as many clips."""
         self.vae.to(device)
         if self.mllm is not None:
             self.mllm.model.visual.to(device)
@@ -130,7 +118,6 @@ class _Encoders:
                 cache.write(pending)
                 pending = {}
         cache.write(pending)
-        return len(missing)
 
     def _encoded(self, item: Encodable) -> dict[str, Entry]:
         import torch

@@ -29,23 +29,12 @@ def read_editor(file: Path) -> EditorExperiment:
     Raises:
         InputError: it cannot be read, trains no editor, or holds values of another type.
     """
-    from kiwi.experiment import read_experiment
-
-    return editor_of(read_experiment(file), file)
-
-
-def editor_of(found: dict[str, Any], file: Path | str) -> EditorExperiment:
-    """As `read_editor`, of an experiment that was read.
-
-    Args:
-        found: what it says.
-        file: what to call it in messages.
-    """
     from kiwi.data.datamodule import data_sets_of
-    from kiwi.experiment import section
+    from kiwi.experiment import read_experiment, section
     from kiwi.models.config import TRAINABLE, KiwiConfig
     from kiwi.spec import from_dict
 
+    found = read_experiment(file)
     model, said, given = (section(found, path, file) for path in ("model", "data", "model.init_args"))
     if str(model.get("class_path")).rpartition(".")[2] != "LitKiwi" or "config" not in given:
         raise InputError(f"{file} trains no editor", got=model.get("class_path"), wanted="model.class_path: LitKiwi")

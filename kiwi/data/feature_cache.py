@@ -301,6 +301,9 @@ def _alone(folder: Path) -> Iterator[None]:
     try:
         file = (folder / _LOCK).open("w")
     except OSError as problem:
+        if (folder / "cache.json").exists():  # on a disk that is only read, where nobody else writes either
+            yield
+            return
         raise InputError(f"{folder} cannot be written to", got=problem.strerror) from problem
     with file:
         with suppress(OSError):  # a file system without locks

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from math import isnan, nan, sqrt
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import chi2, nct
 from scipy.stats import t as student
 
 from kiwi.errors import InputError
@@ -48,12 +50,13 @@ class Seeded:
     rest: float
     freedom: float
 
-    def detectable(self, seeds: int, training: float | None = None) -> float:
-        """The smallest mean that so many seeds on as many items would tell from 0 with probability 0.8 at level 0.05.
+    def detectable(self, seeds: int, training: float | None = None, level: float = 0.05) -> float:
+        """The smallest mean that so many seeds on as many items would tell from 0 with probability 0.8.
 
         Args:
             seeds: how many. NaN for less than two, where the interval is, and where all numbers are alike.
             training: variance through training, where more is known of it than these seeds tell (`pooled_training`).
+            level: of the test, two-sided.
         """
         if isnan(self.p) or seeds < 2:
             return nan
@@ -61,7 +64,8 @@ class Seeded:
         error, freedom = _error(adds, self.items_part, self.rest, seeds, self.freedom)
         if error == 0:
             return nan  # all alike, as where every edit fails: nothing tells what could be seen
-        return float(student.ppf(0.975, freedom) + student.ppf(0.8, freedom)) * error
+        critical = float(student.ppf(1 - level / 2, freedom))
+        return float(brentq(lambda mean: nct.sf(critical, freedom, mean) - 0.8, 0.0, 5 * critical)) * error
 
 
 def seeded_mean(
@@ -123,14 +127,18 @@ def seeded_mean(
 
 
 def pooled_training(found: Sequence[Seeded]) -> float:
-    """Variance of one seed's mean through training, of the arms of a study together.
+    """Variance of one seed's mean through training, as the median arm of a study has it; NaN if none has two seeds.
 
-    Two or three seeds of one arm say next to nothing of it, those of ten arms do; what of it differs from arm to arm
-    is lost. NaN if no arm has two seeds.
+    Two or three seeds of one arm say next to nothing of it; all arms say more, if not as much as their number promises,
+    since they share the base's runs (ten arms of two seeds: three degrees of freedom). The median leaves out arms
+    that train otherwise, such as one that collapses under one of its seeds.
     """
-    known = [(one.seeds - 1, one.spread**2 - one.rest) for one in found if one.seeds > 1 and not isnan(one.rest)]
-    degrees = sum(degree for degree, _ in known)
-    return max(0.0, sum(degree * adds for degree, adds in known) / degrees) if degrees else nan
+    known = [one for one in found if one.seeds > 1 and not isnan(one.rest)]
+    if not known:
+        return nan
+    # The median of a variance lies below its mean, the more the fewer seeds it is from.
+    observed = [one.spread**2 * (one.seeds - 1) / float(chi2.ppf(0.5, one.seeds - 1)) for one in known]
+    return max(0.0, float(np.median(observed) - np.median([one.rest for one in known])))
 
 
 def _error(training: float, between: float, rest: float, seeds: int, freedom: float) -> tuple[float, float]:

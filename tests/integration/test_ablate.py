@@ -187,6 +187,11 @@ def test_the_table_compiles(study, tmp_path):
         ({"measure": {"sandbox": {"frames": 4}}}, "4k + 1"),
         ({"measure": {"sandbox": {"categories": ["snow"]}}}, "snow"),
         ({"stages": {"edit": "nowhere.yaml"}}, "nowhere.yaml"),
+        ({"options": {"data.cache": "cache"}}, "under more than one seed"),
+        (
+            {"options": {"data.cache": "c"}, "seeds": [0], "arms": [{"model.config.mllm.limits.max_frames": 1}]},
+            "cannot serve base, stage edit and mllm.limits.max_frames=1",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_and_nothing_starts(runs, edit_folder, tmp_path, capsys, said, told):
@@ -196,15 +201,29 @@ def test_what_cannot_be_is_told_and_nothing_starts(runs, edit_folder, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_cache_is_filled_before_the_runs_that_read_it(runs, edit_folder, tmp_path, capsys):
+def test_a_cache_is_filled_before_the_runs_that_read_it(runs, edit_folder, tmp_path):
     cache = tmp_path / "new" / "cache"
-    file = write_study(tmp_path, runs, edit_folder, seeds=[0], options={"data.cache": str(cache)})
+    arms = [{"model.config.source": "NoSource"}]
+    file = write_study(tmp_path, runs, edit_folder, seeds=[0], arms=arms, options={"data.cache": str(cache)})
     assert main(["ablate", file, "--out", str(tmp_path / "out"), "--no-estimate"]) == 0
-    assert "clips and pictures encoded for all runs" in " ".join(capsys.readouterr().err.split())
+    assert len(list((tmp_path / "out" / "caches").iterdir())) == 1  # arms that see the same are filled for once
     filled = FeatureCache(cache)
-    assert len(filled) > 0
+    assert all(filled.encoders)
+    (tmp_path / "out" / "arms" / "base" / "seed-0" / "result.json").unlink()
+    shards = {path: path.stat().st_mtime_ns for path in cache.glob("shards/*")}
     assert main(["ablate", file, "--out", str(tmp_path / "out"), "--no-estimate"]) == 0
-    assert len(FeatureCache(cache)) == len(filled)
+    assert {path: path.stat().st_mtime_ns for path in cache.glob("shards/*")} == shards
+
+
+def test_a_cache_that_is_there_keeps_what_it_kept(runs, edit_folder, tmp_path):
+    """Of latents alone and at another format: it serves seeds under which the MLLM has other weights."""
+    cache = tmp_path / "cache"
+    file = write_study(tmp_path, runs, edit_folder, options={"data.cache": str(cache)})
+    command = ["cache", "--config", str(tmp_path / "editor.yaml"), "--out", str(cache)]
+    assert main([*command, "--only", "latents", "--dtype", "float32"]) == 0
+    before = (cache / "cache.json").read_bytes()
+    assert main(["ablate", file, "--out", str(tmp_path / "out"), "--no-estimate"]) == 0
+    assert (cache / "cache.json").read_bytes() == before
 
 
 def _sweep(file, out, jobs):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kiwi.ablation.launchers import Cluster, Local
-from kiwi.ablation.results import collect, read_result
+from kiwi.ablation.results import read_result
 from kiwi.ablation.runs import (
     FAILED,
     LOG,
@@ -25,7 +25,6 @@ from kiwi.ablation.runs import (
 )
 from kiwi.ablation.study import Arm
 from kiwi.errors import InputError
-from kiwi.training.run_log import FILE
 
 ARM = Arm(label="base", options={}, resolved={})
 
@@ -143,13 +142,6 @@ SOUND = {
 def test_a_sound_result_is_read(tmp_path):
     (tmp_path / RESULT).write_text(json.dumps(SOUND))
     assert read_result(tmp_path / RESULT).items == {"x": {"a": 1.0}}
-
-
-def test_a_run_whose_validation_diverged_is_no_result(tmp_path):
-    (tmp_path / "edit").mkdir()
-    (tmp_path / "edit" / FILE).write_text('{"step": 1, "loss": 1.0, "val/loss": 1.0}\n{"step": 2, "val/loss": NaN}\n')
-    with pytest.raises(InputError, match="diverged"):
-        collect(tmp_path, [["fit", f"--trainer.default_root_dir={tmp_path / 'edit'}"]])
 
 
 SPOILT = [{"items": []}, {"items": {"x": {}}}, {"items": {"x": {"a": "1"}}}, {"items": {"x": {"a": float("nan")}}},

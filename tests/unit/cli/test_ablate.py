@@ -12,12 +12,13 @@ def test_options_of_a_cluster_are_numbers_or_words():
         "timeout_min=600",
         "slurm_partition=gpu",
         "slurm_time=1:30:00",
-        "slurm_exclusive=true",
+        "slurm_exclusive=True",
+        "slurm_account=1e3",
         "slurm_comment=a=b",
     ]
     assert executor_options(words) == {
         "timeout_min": 600, "slurm_partition": "gpu", "slurm_time": "1:30:00", "slurm_exclusive": True,
-        "slurm_comment": "a=b",
+        "slurm_account": "1e3", "slurm_comment": "a=b",
     }  # fmt: skip
 
 
