@@ -135,8 +135,8 @@ def tell(study: Study, out: Path) -> tuple[Table | None, list[str]]:
         for one in results
         if (absent := [name for name in wanted if name not in one.items and name not in one.numbers])
     }
-    for name, absent in gaps.items():
-        console.note(f"{name} has no {absent}: an arm that diverges is judged by its other seeds alone")
+    for name, names in gaps.items():
+        console.note(f"{name} has no {names}: an arm that diverges is judged by its other seeds alone")
     tables = [*_tables(study.title, rows, costs, results), *notes_on(failed, gaps)]
     write_text(out / "table.md", "\n".join(table.markdown() for table in tables))
     write_text(out / "table.csv", _long(rows).csv())
