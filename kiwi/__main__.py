@@ -1,8 +1,8 @@
 """The command table: `python -m kiwi COMMAND ...` imports one module of kiwi.cli and hands it the arguments.
 
 Nothing heavy is imported before the command is known, so that help is instant. What ends a command early
-becomes an exit code here: a KiwiError its paragraph and 2, so a full disk, Ctrl-C 130; any other exception
-is a bug and keeps its traceback.
+becomes an exit code here: a KiwiError its paragraph and 2, so a full disk, Ctrl-C 130; any other exception is a bug
+and keeps its traceback.
 """
 
 from __future__ import annotations

@@ -36,6 +36,9 @@ RUN, RESULT, FAILED, LOG, COMMANDS = "run.json", "result.json", "failed.json", "
 TETHER = "KIWI_TETHERED_TO"
 """Environment variable that names the process with which a run's commands end."""
 
+STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM)
+"""Exit codes of a command that was told to end, as a cluster does when a job's time is over."""
+
 LAST_LINES = 4
 """Of a failed command's output that tell why."""
 
@@ -127,7 +130,7 @@ def _execute(folder: Path, threads: int, device: str | None, do: Do) -> None:
     began = time.time()
     for command in read_commands(folder):
         code, said = do(command, folder / LOG, surroundings)
-        if code and _STOPPING.is_set():
+        if code and (_STOPPING.is_set() or code in STOPPED):
             return  # not its own fault: it goes on when the study does
         if code:
             what = " ".join([*(command[:1] if command[0] == "fit" else command[:2]), *stages_of([command])])

@@ -40,10 +40,7 @@ def run_all(study: Study, runs: Sequence[Run], launcher: Launcher, show: Callabl
     for folder, what in launcher.launch([run.folder for run in waiting]):
         (running.add if what == "running" else running.discard)(folder)
         if what == "ended":  # a log that is no terminal has no table that changes
-            run = by_folder[folder]
-            state = run.state
-            told = why_failed(folder) if state == "failed" else _score(study, run) if state == "done" else state
-            console.note(f"{_name(run)}: {told}")
+            console.note(f"{_name(by_folder[folder])}: {_ended(study, by_folder[folder])}")
         show(progress_table(study, runs, running))
 
 
@@ -57,6 +54,12 @@ def progress_table(study: Study, runs: Sequence[Run], running: set[Path]) -> Tab
         by_arm.setdefault(run.arm.label, {})[run.seed] = told
     rows = [(label, *(of.get(seed, "") for seed in seeds)) for label, of in by_arm.items()]
     return Table("", ("arm", *(f"seed {seed}" for seed in seeds)), rows)
+
+
+def _ended(study: Study, run: Run) -> str:
+    if run.state == "done":
+        return _score(study, run)
+    return why_failed(run.folder) if run.state == "failed" else "stopped; the same command goes on with it"
 
 
 def _score(study: Study, run: Run) -> str:
@@ -124,7 +127,8 @@ def tell(study: Study, out: Path) -> tuple[Table | None, list[str]]:
     held = measures_of(results)
     wanted = [name for name in held if "/" not in name] + [name for name in study.measure.validation if name in held]
     if results and (absent := [name for name in study.measure.validation if name not in held]):
-        console.note(f"no run has {', '.join(absent)}; there are {', '.join(name for name in held if '/' in name)}")
+        there = ", ".join(name for name in held if "/" in name) or "none"
+        console.note(f"no run has {', '.join(absent)}; numbers of validation: {there}")
     rows = {measure: rows_of(measure, results, labels) for measure in study.measure.order(wanted)}
     if not rows:
         return None, lacking

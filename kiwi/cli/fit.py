@@ -20,8 +20,9 @@ from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor, Mod
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
+from kiwi import console
 from kiwi.data.datamodule import EditData
 from kiwi.environment import environment
 from kiwi.errors import InputError, KiwiError, one_of
@@ -49,6 +50,9 @@ log = logging.getLogger(__name__)
 
 MODULES: tuple[type[LitModule], ...] = (LitKiwi, LitBase, LitVae, LitMllm)
 """What can be trained: `model.class_path` names one."""
+
+STOPPED = 143
+"""Exit code of a run that SIGTERM ended: 128 and the signal's number, as shells have it."""
 
 GROUPS: dict[str, type] = {"data": EditData, "quality": EditQuality}
 """Groups of options beside the model's in which specs are chosen."""
@@ -184,7 +188,11 @@ class _Understood(KiwiCLI):
 
 def main(argv: list[str]) -> int:
     """Run `fit` or `validate`."""
-    _read(argv, KiwiCLI)
+    try:
+        _read(argv, KiwiCLI)
+    except SIGTERMException:  # which would end as if all had been done
+        console.error("stopped by SIGTERM; with --ckpt_path last the same command goes on from the last checkpoint")
+        return STOPPED
     return 0
 
 

@@ -1,6 +1,8 @@
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kiwi.__main__ import main
 from kiwi.media.image import read_image
 from kiwi.media.video import probe
+from kiwi.training.module import LitKiwi
 from kiwi.training.run_log import read_log
 from tests.integration.conftest import editor_config, write_yaml
 
@@ -71,6 +74,14 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(runs, tmp_path, edit_folder):
     assert resumed["global_step"] == unbroken["global_step"] == 3
     for name, tensor in unbroken["state_dict"].items():
         assert torch.equal(tensor, resumed["state_dict"][name]), name
+
+
+def test_a_run_that_a_cluster_ends_does_not_end_as_if_all_were_done(runs, tmp_path, edit_folder, capsys, monkeypatch):
+    monkeypatch.setattr(LitKiwi, "on_train_batch_end", lambda *_: os.kill(os.getpid(), signal.SIGTERM), raising=False)
+    file = write_yaml(tmp_path / "e.yaml", editor_config(edit_folder, tmp_path / "run", runs / "vae" / "model"))
+    assert main(["fit", "--config", file]) == 143
+    assert "stopped by SIGTERM; with --ckpt_path last" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run" / "model").exists()
 
 
 def test_a_run_whose_last_checkpoint_was_damaged_goes_on_from_the_one_before(runs, tmp_path, capsys):

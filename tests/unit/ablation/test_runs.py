@@ -99,6 +99,14 @@ def test_another_arms_result_is_not_taken(tmp_path):
         require_same(run(tmp_path / "a", seed=1))
 
 
+@pytest.mark.parametrize("code", [-15, 143])
+def test_a_run_that_was_told_to_end_has_not_failed(tmp_path, code):
+    one = run(tmp_path / "a")
+    claim_run(one)
+    execute(one.folder, do=lambda command, log, surroundings: (code, "stopped by SIGTERM"))
+    assert one.state == "begun"
+
+
 def test_a_run_that_was_stopped_has_not_failed(tmp_path):
     one = run(tmp_path / "a")
     claim_run(one)
