@@ -1,12 +1,19 @@
-"""Lightning's Trainer, with one precision more: `auto`, the fastest that this machine trains well in."""
+"""Lightning's Trainer with the precision `auto`, the fastest that this machine trains well in, and a bar of steps."""
 
 from __future__ import annotations
 
 import logging
+import time
+from datetime import timedelta
 from typing import Any, Literal
 
 import lightning.pytorch as lightning
 from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.callbacks import Callback, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn
+from rich.progress import ProgressColumn, Task
+from rich.table import Column
+from rich.text import Text
 
 from kiwi.environment import devices
 from kiwi.models.precision import processor_multiplies_bf16
@@ -41,7 +48,45 @@ class Trainer(lightning.Trainer):
                 "--trainer.precision auto takes what is fast",
                 precision,
             )
+        if kwargs.get("enable_progress_bar") is not False:
+            kwargs["callbacks"] = _with_bar(kwargs.get("callbacks"))
         super().__init__(accelerator=accelerator, precision=precision, **kwargs)  # type: ignore[arg-type]
+
+
+class StepsBar(RichProgressBar):
+    """Lightning's bar of an epoch, headed by how far the whole run is: epochs mean little to one that counts steps."""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Begin to count; steps of before a checkpoint tell nothing of the pace."""
+        self.began, self.first = time.monotonic(), trainer.global_step
+        super().on_train_start(trainer, pl_module)
+
+    def configure_columns(self, trainer: lightning.Trainer) -> list[Any]:
+        """As Lightning's, but for heading and time."""
+        columns = super().configure_columns(trainer)[1:]
+        return [_Heading(self, trainer), *(one for one in columns if not isinstance(one, CustomTimeColumn))]
+
+    def heading(self, trainer: lightning.Trainer) -> str:
+        """Steps done and wanted, and the time that the rest will take."""
+        done, wanted = trainer.global_step, trainer.max_steps
+        here = done - self.first
+        left = timedelta(seconds=round((time.monotonic() - self.began) / here * (wanted - done))) if here else "?"
+        return f"step {done}/{wanted} ({left} left)"
+
+
+class _Heading(ProgressColumn):
+    def __init__(self, steps: StepsBar, trainer: lightning.Trainer) -> None:
+        super().__init__(Column(no_wrap=True))
+        self.steps, self.trainer = steps, trainer
+
+    def render(self, task: Task) -> Text:
+        of_steps = task.description.startswith("Epoch") and self.trainer.max_steps > 0
+        return Text(self.steps.heading(self.trainer) if of_steps else task.description)
+
+
+def _with_bar(callbacks: list[Callback] | Callback | None) -> list[Callback]:
+    given = callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
+    return given if any(isinstance(one, ProgressBar) for one in given) else [*given, StepsBar()]
 
 
 def multiplies_bf16(*, on_cpu: bool = False) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
 from kiwi.models import precision as precisions
 from kiwi.models.precision import processor_multiplies_bf16
 from kiwi.training import trainer
-from kiwi.training.trainer import Trainer, multiplies_bf16
+from kiwi.training.trainer import StepsBar, Trainer, multiplies_bf16
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -74,3 +76,26 @@ def test_what_is_named_is_taken_without_a_word(machine, caplog, precision):
     machine(True)
     assert Trainer(precision=precision, **QUIET).precision == (precision or "32-true")
     assert not [record for record in caplog.records if record.name.startswith("kiwi")]
+
+
+@pytest.mark.parametrize(
+    ("first", "done", "told"),
+    [(0, 10, "step 10/40 (0:05:00 left)"), (30, 30, "step 30/40 (? left)"), (20, 30, "step 30/40 (0:01:40 left)")],
+)
+def test_the_bar_tells_how_far_the_run_is_by_the_pace_since_it_began(monkeypatch, first, done, told):
+    bar = StepsBar()
+    bar.began, bar.first = 0.0, first
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)
+    run = SimpleNamespace(global_step=done, max_steps=40)
+    assert bar.heading(run) == told
+    column = bar.configure_columns(run)[0]
+    assert column.render(SimpleNamespace(description="Epoch 3/-2")).plain == told
+    assert column.render(SimpleNamespace(description="Validation")).plain == "Validation"
+
+
+def test_a_bar_of_ones_own_is_kept_and_none_is_none():
+    own = TQDMProgressBar()
+    for bars, options in (([own], {"callbacks": own}), ([], {}), ([StepsBar], {"enable_progress_bar": True})):
+        made = Trainer(**{**QUIET, "enable_progress_bar": bool(bars), **options})
+        found = [one for one in made.callbacks if isinstance(one, ProgressBar)]
+        assert [type(one) if isinstance(bars[0], type) else one for one in found] == bars
