@@ -19,6 +19,9 @@ DASHES = ("-", "--", ":")
 IN_A_LINE = 40
 """Letters of a legend that a panel's width holds."""
 
+LINE = 0.22
+"""Inches of a legend's line."""
+
 MARKED = 30
 """Points of a line, at most, that are marked: more would hide it."""
 
@@ -52,9 +55,11 @@ def curves(
     from matplotlib.figure import Figure  # takes a second to import
 
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.1 * rows + 0.5), dpi=150, layout="constrained")
-    axes = figure.subplots(rows, columns, sharey=limits is not None, squeeze=False)
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    side_by_side = max(1, min(len(names), IN_A_LINE * columns // max(map(len, names), default=1)))
+    legend = LINE * -(-len(names) // side_by_side)
+    figure = Figure(figsize=(4.2 * columns, 3.1 * rows + 0.3 + legend), dpi=150, layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=limits is not None, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
@@ -78,6 +83,5 @@ def curves(
     handles = {
         label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    side_by_side = max(1, min(len(handles), IN_A_LINE * columns // max(map(len, handles), default=1)))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=side_by_side, frameon=False)
     return figure

@@ -38,7 +38,7 @@ def draw(
     }
     found: dict[str, Figure | None] = {
         "forest": _forest(measure, rows),
-        "curves": _panels(by_steps, "optimizer steps", "mean over seeds, band from least to most"),
+        "curves": _panels(by_steps, "optimizer steps", "mean (band: all seeds)"),
         "gamma": _panels({"scale of the source": _by_sigma("gamma_at_", labels, results)}, "sigma", "gamma"),
         "sigma": _panels({"validation by noise level": _by_sigma("val/loss_at_", labels, results)}, "sigma", "loss"),
         "cost": _cost(measure, rows, costs),

@@ -140,13 +140,21 @@ def test_a_plan_runs_nothing(study, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "arms"),
-    [("components", 12), ("curriculum", 4), ("queries", 7), ("mixture", 4)],
+    ("name", "arms", "seeds"),
+    [("components", 12, 5), ("curriculum", 4, 3), ("queries", 7, 3), ("mixture", 4, 3)],
 )
-def test_the_studies_that_come_with_kiwi_are_understood(name, arms):
+def test_the_studies_that_come_with_kiwi_are_understood(name, arms, seeds):
     study = read_study(EXPERIMENTS / "ablations" / f"{name}.yaml", resolve)
     assert len(study.arms) == len({arm.folder for arm in study.arms}) == arms
-    assert len(study.seeds) == 3
+    assert len(study.seeds) == seeds
+
+
+def test_the_pilots_results_are_those_of_its_study(tmp_path):
+    """They came from other files than these if a result has another fingerprint."""
+    pilot = EXPERIMENTS / "ablations" / "components-pilot.yaml"
+    copy = shutil.copytree(EXPERIMENTS / "ablations" / "pilot", tmp_path / "pilot")
+    assert main(["ablate", str(pilot), "--out", str(copy), "--report"]) == 0
+    assert (copy / "table.md").read_text() == (EXPERIMENTS / "ablations" / "pilot" / "table.md").read_text()
 
 
 def test_a_study_of_the_published_size_is_counted_without_storage():
