@@ -79,7 +79,7 @@ def test_a_variant_that_names_no_path_is_told(tmp_path, capsys):
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 FILES = [p for p in sorted(EXPERIMENTS.glob("*/**/*.yaml")) if p.stem not in ("base", "model", "variants")]
-FILES = [file for file in FILES if "stages" not in yaml.safe_load(file.read_text())]  # not of `kiwi ablate`
+FILES = [file for file in FILES if "stages" not in read_experiment(file)]  # not of `kiwi ablate`
 PARTS = {"vae": VaeSpec, "mllm": MllmSpec}
 """Experiments that train a part alone, by how their names begin."""
 EDITORS = [file for file in FILES if file.stem.partition("_")[0] not in PARTS]
