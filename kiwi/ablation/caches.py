@@ -22,6 +22,9 @@ from kiwi.models.mllm import QwenVL
 from kiwi.models.new_qwen import NewQwen
 from kiwi.models.tuning import Frozen
 
+ENCODED = ("root", "train", "validation", "max_pixels", "holdout")
+"""Options of the data that say which clips are encoded, and at which size."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -68,10 +71,7 @@ def caches_of(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Wanted]:
                     got="an MLLM without weights, which sees otherwise under each",
                     fix="leave data.cache out, or fill it with `kiwi cache --only latents` first",
                 )
-            shown = {
-                name: value for name, value in data.items() if name in ("root", "train", "validation", "max_pixels")
-            }
-            key = repr((folder, shown, data.get("holdout"), config.dit.patch_size))
+            key = repr((folder, config.dit.patch_size, *(data.get(name) for name in ENCODED)))
             experiment = {**resolved, "seed_everything": seeds[0]}
             found.setdefault(key, Wanted(folder=folder, experiment=experiment, where=where))
     return list(found.values())

@@ -167,9 +167,7 @@ def _arms(runs: Sequence[Run]) -> list[Arm]:
     return list({run.arm.label: run.arm for run in runs}.values())
 
 
-def _run(
-    study: Study, runs: Sequence[Run], launcher: Launcher, arguments: argparse.Namespace, out: Path
-) -> None:  # fmt: skip
+def _run(study: Study, runs: Sequence[Run], launcher: Launcher, arguments: argparse.Namespace, out: Path) -> None:
     from kiwi.ablation.caches import caches_of, fill
     from kiwi.ablation.sweep import run_all
 

@@ -62,9 +62,11 @@ class StepsBar(RichProgressBar):
         super().on_train_start(trainer, pl_module)
 
     def configure_columns(self, trainer: lightning.Trainer) -> list[Any]:
-        """As Lightning's, but for heading and time."""
-        columns = super().configure_columns(trainer)[1:]
-        return [_Heading(self, trainer), *(one for one in columns if not isinstance(one, CustomTimeColumn))]
+        """As Lightning's, but for heading and time; of a run that counts epochs just as Lightning's."""
+        columns = super().configure_columns(trainer)
+        if trainer.max_steps <= 0:
+            return columns
+        return [_Heading(self, trainer), *(one for one in columns[1:] if not isinstance(one, CustomTimeColumn))]
 
     def heading(self, trainer: lightning.Trainer) -> str:
         """Steps done and wanted, and the time that the rest will take."""
@@ -80,8 +82,8 @@ class _Heading(ProgressColumn):
         self.steps, self.trainer = steps, trainer
 
     def render(self, task: Task) -> Text:
-        of_steps = task.description.startswith("Epoch") and self.trainer.max_steps > 0
-        return Text(self.steps.heading(self.trainer) if of_steps else task.description)
+        training = task.description.startswith("Epoch")
+        return Text(self.steps.heading(self.trainer) if training else task.description)
 
 
 def _with_bar(callbacks: list[Callback] | Callback | None) -> list[Callback]:

@@ -6,7 +6,7 @@ import logging
 from types import SimpleNamespace
 
 import pytest
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 
 from kiwi.models import precision as precisions
 from kiwi.models.precision import processor_multiplies_bf16
@@ -91,6 +91,12 @@ def test_the_bar_tells_how_far_the_run_is_by_the_pace_since_it_began(monkeypatch
     column = bar.configure_columns(run)[0]
     assert column.render(SimpleNamespace(description="Epoch 3/-2")).plain == told
     assert column.render(SimpleNamespace(description="Validation")).plain == "Validation"
+
+
+def test_a_run_that_counts_epochs_has_the_bar_of_lightning():
+    run = SimpleNamespace(max_steps=-1)
+    columns = [type(one) for one in StepsBar().configure_columns(run)]
+    assert columns == [type(one) for one in RichProgressBar().configure_columns(run)]
 
 
 def test_a_bar_of_ones_own_is_kept_and_none_is_none():
