@@ -104,10 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     console.setup_logging()
     if not argv or argv[0] in ("-h", "--help", "help"):
-        console.say(_help())
+        console.print(_help())
         return 0 if argv else 2
     if argv[0] == "--version":
-        console.say(f"kiwi {__version__}")
+        console.print(f"kiwi {__version__}")
         return 0
     if argv[0] not in COMMANDS:
         raise InputError(

@@ -33,7 +33,7 @@ err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 T = TypeVar("T")
 
 
-def say(message: str) -> None:
+def print(message: str) -> None:
     """Write one line of result to stdout; the text is taken literally, not as markup."""
     out.print(escape(message))
 

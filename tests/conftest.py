@@ -47,10 +47,10 @@ def clips() -> Path:
 def tiny_config() -> Any:
     """A whole editor of a few thousand weights: Wan VAE, Qwen2.5-VL, both connectors, DiT, source and reference."""
     from kiwi.models.connectors import QueryConnector
-    from kiwi.models.dit import DiTConfig
+    from kiwi.models.dit.transformer import DiTConfig
     from kiwi.models.kiwi import KiwiConfig
-    from kiwi.models.new_qwen import NewQwen
-    from kiwi.models.vae import NewVae
+    from kiwi.models.mllm.new_qwen import NewQwen
+    from kiwi.models.vae.wan import NewVae
 
     return KiwiConfig(
         dit=DiTConfig(dim=48, ffn_dim=96, num_heads=2, num_layers=2, freq_dim=32, latent_channels=4),

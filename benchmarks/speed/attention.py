@@ -1,7 +1,7 @@
 """Attention on this machine: torch's fused kernel against plain products of matrices, forward and backward.
 
-Ratios above 1: plain is the faster one. kiwi.models.attention.attend takes the plain way for bf16 on a processor that
-multiplies it and up to SHORT keys, and the fused kernel everywhere else.
+Ratios above 1: plain is the faster one. kiwi.models.dit.attention.attend takes the plain way for bf16 on a processor
+that multiplies it and up to SHORT keys, and the fused kernel everywhere else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kiwi import console
-from kiwi.models.attention import attend_plainly
+from kiwi.models.dit.attention import attend_plainly
 
 
 def seconds(way: Callable[..., Tensor], qkv: list[Tensor], repeats: int) -> float:

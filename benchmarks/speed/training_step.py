@@ -22,19 +22,20 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from kiwi import console
-from kiwi.data.edit_batch import read
-from kiwi.data.sample import EditBatch, EditSample, Latents, TaskKind, collate
+from kiwi.data.sample import EditBatch, EditSample, collate
+from kiwi.encoded import TaskKind
+from kiwi.evaluation.edit_batch import read
 from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
 from kiwi.models import mllm
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import QueryConnector
-from kiwi.models.dit import DiTConfig
-from kiwi.models.new_qwen import NewQwen
-from kiwi.models.pictures import VisionLimits
-from kiwi.models.reading import read_whole
+from kiwi.models.dit.transformer import DiTConfig
+from kiwi.models.mllm.new_qwen import NewQwen
+from kiwi.models.mllm.prefix_cache import read_whole
+from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.tuning import Frozen, Lora, TuningSpec
-from kiwi.models.vae import NewVae
-from kiwi.training.module import LitKiwi
+from kiwi.models.vae.wan import NewVae
+from kiwi.training.editor import LitKiwi
 
 Step = Callable[[], None]
 
@@ -89,10 +90,12 @@ def ways(module: LitKiwi, batch: EditBatch) -> dict[str, Step]:
     with torch.no_grad():
         seen = replace(
             batch,
-            frames=[encoder.see(encoder.pictures.source(frames)) for frames in batch.frames],
-            pictures=[tuple(encoder.see(encoder.pictures.reference(p)) for p in some) for some in batch.pictures],
+            source_frames=[encoder.see(encoder.preprocessor.source(frames)) for frames in batch.source_frames],
+            reference_images=[
+                tuple(encoder.see(encoder.preprocessor.reference(p)) for p in some) for some in batch.reference_images
+            ],
         )
-        source, target = (Latents(*vae.posterior(clips)) for clips in (batch.source_BCFHW, batch.target_BCFHW))
+        source, target = (vae.posterior(clips) for clips in (batch.source_BCFHW, batch.target_BCFHW))
     cached = replace(seen, source_latents=source, target_latents=target)
     given = {"cached vision": seen, "cached vision and latents": cached}
     own: dict[str, Step] = {name: partial(step, module, one) for name, one in given.items()}

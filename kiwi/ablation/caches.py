@@ -18,8 +18,8 @@ from kiwi.ablation.study import Arm
 from kiwi.data.feature_cache import FeatureCache
 from kiwi.errors import InputError
 from kiwi.media.files import make_folder, write_text
-from kiwi.models.mllm import QwenVL
-from kiwi.models.new_qwen import NewQwen
+from kiwi.models.mllm.encoder import QwenVL
+from kiwi.models.mllm.new_qwen import NewQwen
 from kiwi.models.tuning import Frozen
 
 ENCODED = ("root", "train", "validation", "max_pixels", "holdout")
@@ -97,7 +97,7 @@ def fill(caches: Sequence[Wanted], out: Path) -> None:
         if only := _keeps(wanted.folder):
             command += ["--only", only] if only != "both" else []
             command += ["--dtype", str(FeatureCache(wanted.folder).dtype).removeprefix("torch.")]
-        process = [sys.executable, "-m", "kiwi.ablation.tethered", *command]
+        process = [sys.executable, "-m", "kiwi.ablation.child_process", *command]
         if code := subprocess.run(process, stdin=subprocess.DEVNULL, env=surroundings).returncode:
             raise InputError(
                 f"the cache {wanted.folder} could not be filled for {wanted.where}",

@@ -12,9 +12,9 @@ from kiwi import console
 from kiwi.ablation.runs import Run
 from kiwi.ablation.study import Study
 from kiwi.errors import KiwiError
-from kiwi.media.claim import read_record
 from kiwi.media.files import sha256, write_json
 from kiwi.media.image import write_image
+from kiwi.media.run_dir import read_record
 from kiwi.sandbox.pairs import make_pair
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,8 @@ def contact(study: Study, runs: Sequence[Run], out: Path) -> None:
     record = out.with_suffix(".json")
     if out.is_file() and record.is_file() and record.read_text(encoding="utf-8") == _said(held):
         return
-    from kiwi.data.scores import editor_of, edits, sheet
     from kiwi.editing.editor import KiwiEditor
+    from kiwi.evaluation.sandbox import editor_of, edits, sheet
 
     settings = _drawn(there[0])
     world = {name: settings[name] for name in DRAWN}

@@ -12,7 +12,7 @@ from typing import Any
 
 from kiwi.ablation.study import OF_BENCH, OF_SANDBOX
 from kiwi.errors import InputError
-from kiwi.media.claim import read_record
+from kiwi.media.run_dir import read_record
 from kiwi.training.run_log import FILE, read_log
 
 CURVES = ("loss", "val/loss")
@@ -119,7 +119,7 @@ def _sandbox(file: Path, items: dict[str, dict[str, float]], categories: dict[st
 def _bench(
     folder: Path, items: dict[str, dict[str, float]], categories: dict[str, str], clusters: dict[str, str]
 ) -> None:
-    from kiwi.bench.folder import read_run
+    from kiwi.bench.run_folder import read_run
 
     run = read_run(folder)
     for item in run.scored:

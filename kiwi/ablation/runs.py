@@ -28,8 +28,8 @@ from typing import Any
 from kiwi.ablation.study import Arm, Study, options_of
 from kiwi.errors import InputError
 from kiwi.experiment import read_experiment
-from kiwi.media.claim import alone, claim, read_record
 from kiwi.media.files import write_json
+from kiwi.media.run_dir import exclusive_lock, open_run_dir, read_record
 
 RUN, RESULT, FAILED, LOG, COMMANDS = "run.json", "result.json", "failed.json", "output.log", "commands.json"
 
@@ -82,7 +82,7 @@ def claim_run(run: Run) -> None:
         InputError: it holds another run, of a study that was changed since.
     """
     said = {"label": run.arm.label, "seed": run.seed, "fingerprint": run.fingerprint}
-    claim(run.folder / RUN, said, "a run of an arm", beside=(RESULT,))
+    open_run_dir(run.folder / RUN, said, "a run of an arm", beside=(RESULT,))
     write_json(run.folder / COMMANDS, [list(one) for one in run.commands])
 
 
@@ -115,7 +115,7 @@ def execute(folder: Path, threads: int = 1, device: str | None = None, do: Do | 
     Raises:
         InputError: another process is at this run.
     """
-    with alone(folder):
+    with exclusive_lock(folder):
         _execute(folder, threads, device, do or _do)
 
 
@@ -221,7 +221,7 @@ def _do(command: Sequence[str], log: Path, surroundings: Mapping[str, str]) -> t
         file.flush()
         start = file.tell()
         process = subprocess.Popen(
-            [sys.executable, "-m", "kiwi.ablation.tethered", *command],
+            [sys.executable, "-m", "kiwi.ablation.child_process", *command],
             stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=dict(surroundings),
             start_new_session=True,
         )  # fmt: skip

@@ -19,9 +19,9 @@ from torch.nn.functional import cosine_similarity
 
 from kiwi import console
 from kiwi.bench.case import Case
-from kiwi.data.edit_quality import Distances, Lpips, NoPerceptual
-from kiwi.data.edit_quality import measure as compare
 from kiwi.errors import CheckpointError, InputError, KiwiError
+from kiwi.evaluation.fidelity import Distances, Lpips, NoPerceptual
+from kiwi.evaluation.fidelity import measure as compare
 from kiwi.media.image import read_image, resize
 from kiwi.media.video import read_video
 from kiwi.statistics.intervals import mean_of

@@ -19,15 +19,15 @@ from torch import Tensor
 from kiwi.checkpoints.folder import owned, write_folder
 from kiwi.errors import CheckpointError, SpecError
 from kiwi.keyed import forked_rng
-from kiwi.models.base import NewBase, WanBase, read_wan
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import QueryConnector
-from kiwi.models.dit import DiTConfig
+from kiwi.models.dit.base import NewBase, WanBase, read_wan
+from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.injection import AppendReference, NoReference
-from kiwi.models.mllm import ADAPTED, MllmEncoder, MllmSpec
+from kiwi.models.mllm.encoder import ADAPTED, MllmEncoder, MllmSpec
 from kiwi.models.sampling import EditingDefaults
 from kiwi.models.tuning import Lora
-from kiwi.models.vae import VaeSpec
+from kiwi.models.vae.wan import VaeSpec
 from kiwi.spec import from_dict, override
 from kiwi.weights.adapters import is_adapter, merge, rank_and_targets, with_base_layer
 from kiwi.weights.files import Shapes, State

@@ -31,12 +31,12 @@ from kiwi.checkpoints.folder import foreign, read_record
 from kiwi.checkpoints.published import require_expressible, text_embedding
 from kiwi.errors import CheckpointError, KiwiError
 from kiwi.media.files import atomic_folder, write_json
-from kiwi.models.base import WanBase, read_wan
 from kiwi.models.config import KiwiConfig
-from kiwi.models.mllm import MllmEncoder, QwenVL
+from kiwi.models.dit.base import WanBase, read_wan
+from kiwi.models.mllm.encoder import MllmEncoder, QwenVL
 from kiwi.models.sampling import EditingDefaults, Sampling
 from kiwi.models.tuning import Frozen
-from kiwi.models.vae import WanVae, published_config, raw_state
+from kiwi.models.vae.wan import WanVae, published_config, raw_state
 from kiwi.weights.adapters import is_adapter, merge, without_base_layer
 from kiwi.weights.files import State, read_json, read_weights, saved_dtype, write_weights
 from kiwi.weights.hub import locate

@@ -16,7 +16,7 @@ from kiwi.errors import CheckpointError, SpecError
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import QueryConnector
 from kiwi.models.injection import PrependReference
-from kiwi.models.pictures import VisionLimits
+from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.weights.files import State
 from kiwi.weights.names import TEXT_EMBEDDING, dit_from_diffusers, dit_to_diffusers, rename, replaced_prefix
 

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from kiwi import __version__
 from kiwi.errors import CheckpointError, KiwiError
 from kiwi.media.files import atomic_folder, resolve_inside, write_json
-from kiwi.models.base import NewBase, WanBase
 from kiwi.models.config import PARTS, KiwiConfig
+from kiwi.models.dit.base import NewBase, WanBase
 from kiwi.models.kiwi import KiwiEdit
-from kiwi.models.mllm import QwenVL
+from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.sampling import EditingDefaults
-from kiwi.models.vae import WanVae
+from kiwi.models.vae.wan import WanVae
 from kiwi.spec import diff, from_dict, to_dict
 from kiwi.weights.adapters import is_adapter, without_base_layer
 from kiwi.weights.files import read_weights, write_weights

@@ -17,12 +17,12 @@ from kiwi.checkpoints.folder import read_record
 from kiwi.errors import CheckpointError
 from kiwi.flow.schedule import FlowSchedule
 from kiwi.media.files import atomic_path
-from kiwi.models.base import WanBase
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import LatentConnector, QueryConnector
-from kiwi.models.dit import DiTConfig
+from kiwi.models.dit.base import WanBase
+from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.injection import AddSource, AppendReference, NoReference, NoSource, PrependReference
-from kiwi.models.pictures import VisionLimits
+from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.scaling import SigmaScale
 from kiwi.spec import diff
 from kiwi.weights.adapters import is_adapter, without_base_layer

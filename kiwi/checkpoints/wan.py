@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kiwi.checkpoints.assemble import Origin, Report, assemble
-from kiwi.models.base import read_wan
+from kiwi.models.dit.base import read_wan
 from kiwi.weights.files import State
 
 

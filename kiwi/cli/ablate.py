@@ -65,8 +65,8 @@ def main(argv: list[str]) -> int:
 
     from kiwi.ablation.runs import require_same, runs_of
     from kiwi.ablation.sweep import tell
-    from kiwi.media.claim import alone
     from kiwi.media.files import make_folder
+    from kiwi.media.run_dir import exclusive_lock
 
     study = _study(arguments)
     out = arguments.out or Path("runs/ablations") / arguments.study.stem
@@ -79,18 +79,20 @@ def main(argv: list[str]) -> int:
         return _tell_plan(study, runs)
     launcher = None if arguments.report else _launcher(arguments, out)
     make_folder(out)
-    with alone(out):
+    with exclusive_lock(out):
         if launcher is not None:
             _run(study, runs, launcher, arguments, out)
         table, lacking = tell(study, out)
     if table is None:
         done = sum(run.state == "done" for run in runs)
-        console.say(f"{done} runs are done, and none of them has what the study measures" if done else "no run is done")
+        console.print(
+            f"{done} runs are done, and none of them has what the study measures" if done else "no run is done"
+        )
     else:
         console.table(table.title, table.header, table.rows, table.note)
     for line in lacking:
         console.note(f"not in the table: {line}")
-    console.say(
+    console.print(
         f"{out}: table.md, table.csv, table.tex, analysis.json, figures/" if table else f"{out}: no results yet"
     )
     return 1 if lacking else 0
@@ -213,5 +215,5 @@ def _tell_plan(study: Study, runs: Sequence[Run]) -> int:
     header = ("arm", "stages", "parameters (M)", "learning (M)", "GFLOP a step")
     console.table(study.title, header, rows)
     done = sum(run.state == "done" for run in runs)
-    console.say(f"{len(runs)} runs, {done} of them done; nothing was run")
+    console.print(f"{len(runs)} runs, {done} of them done; nothing was run")
     return 0

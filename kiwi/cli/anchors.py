@@ -61,7 +61,7 @@ def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
     for name in ("anchors", "round_trip"):
         if name in tables:
             console.table(tables[name].title, tables[name].header, tables[name].rows, tables[name].note)
-    console.say(f"{len(pairs)} items; tables, damage.png and damage.pdf in {out}")
+    console.print(f"{len(pairs)} items; tables, damage.png and damage.pdf in {out}")
     return 1 if any(row[-1] == "NO" for row in tables["anchors"].rows) else 0
 
 
@@ -69,7 +69,7 @@ def _autoencoder(path: str, size: int) -> Callable[[Pixels], Pixels]:
     import torch
 
     from kiwi.data.sample import pixels, video_tensor
-    from kiwi.models.vae import WanVae
+    from kiwi.models.vae.wan import WanVae
 
     vae = WanVae(path=path).build()
 
@@ -93,8 +93,8 @@ def _anchors(pairs: list[EditPair], anchors: dict[str, Anchor]) -> Table:
 
 
 def _round_trips(pairs: list[EditPair], decoded: dict[str, Pixels]) -> Table:
-    from kiwi.data.edit_quality import NoPerceptual
-    from kiwi.data.edit_quality import measure as compare
+    from kiwi.evaluation.fidelity import NoPerceptual
+    from kiwi.evaluation.fidelity import measure as compare
 
     found: dict[str, list[tuple[float, ...]]] = {category: [] for category in CATEGORIES}
     for pair in pairs:

@@ -48,13 +48,13 @@ def _rubrics(options: argparse.Namespace) -> int:
 
     if options.do == "show":
         for rubric in own_rubrics(options.what, read_suite(options.what)).values():
-            console.say(f"--- {rubric.category} ({rubric.hash}) ---\n{rubric.text}")
+            console.print(f"--- {rubric.category} ({rubric.hash}) ---\n{rubric.text}")
         return 0
     suite = read_suite(options.suite)
     found = official_rubrics(Path(options.what), {name: of.dimensions for name, of in suite.categories.items()})
     out = options.out or Path(f"{options.suite}-official.json")
     write_rubrics(out, found)
-    console.say(f"{out}: {len(found)} official rubrics ({', '.join(found)}); use them with --rubrics {out}")
+    console.print(f"{out}: {len(found)} official rubrics ({', '.join(found)}); use them with --rubrics {out}")
     return 0
 
 

@@ -16,7 +16,7 @@ from kiwi.media.files import require_file, write_text
 from kiwi.tables import Table
 
 if TYPE_CHECKING:
-    from kiwi.bench.folder import Run
+    from kiwi.bench.run_folder import Run
 
 Rater = Mapping[tuple[str, str], float]
 """A score by item and dimension."""
@@ -35,7 +35,7 @@ def compare_options(options: argparse.ArgumentParser) -> None:
 
 def compare(options: argparse.Namespace) -> int:
     """B less A."""
-    from kiwi.bench.folder import read_run
+    from kiwi.bench.run_folder import read_run
     from kiwi.bench.scoring import compare as differences
     from kiwi.statistics.paired import holm, items_needed
 
@@ -45,7 +45,7 @@ def compare(options: argparse.Namespace) -> int:
     both = {item.case.id for item in one.scored} & {item.case.id for item in other.scored}
     of = f"{len(both)} of {len(one.cases)}"
     if not (shown := options.allow_partial or len(both) == len(one.cases)):
-        console.say(f"Warning: both runs have a score of {of} items only, so there is no overall difference.")
+        console.print(f"Warning: both runs have a score of {of} items only, so there is no overall difference.")
         del found["overall"]
     columns = [name for name in found if name != "overall"]
     corrected = dict(zip(columns, holm([found[name].p for name in columns]), strict=True))
@@ -85,7 +85,7 @@ def agreement_options(options: argparse.ArgumentParser) -> None:
 
 def agreement(options: argparse.Namespace) -> int:
     """Of every two raters, and of all."""
-    from kiwi.bench.folder import read_run
+    from kiwi.bench.run_folder import read_run
     from kiwi.statistics.agreement import krippendorff_alpha, spearman, weighted_kappa
 
     raters: dict[str, Rater] = {}

@@ -26,21 +26,21 @@ from kiwi.cli.bench_inputs import (
 from kiwi.errors import InputError
 
 if TYPE_CHECKING:
-    from kiwi.bench.folder import Identity
     from kiwi.bench.gallery import Shown
     from kiwi.bench.judges import Judge
     from kiwi.bench.ledger import Judgement
     from kiwi.bench.metrics import Measures
     from kiwi.bench.report import Found
+    from kiwi.bench.run_folder import Identity
     from kiwi.bench.scoring import ItemScore
     from kiwi.tables import Table
 
 
 def run(options: argparse.Namespace, name: str) -> int:
     """Judge a suite; 0 when every item has a score (or partial ones were allowed), else 1."""
-    from kiwi.bench.folder import Identity, claim_folder, fingerprint, write_begun
     from kiwi.bench.ledger import FILE, Ledger
-    from kiwi.media.claim import alone
+    from kiwi.bench.run_folder import Identity, claim_folder, fingerprint, write_begun
+    from kiwi.media.run_dir import exclusive_lock
 
     suite = read_suite(name)
     pace = Pace(concurrency=options.concurrency, per_minute=options.per_minute, tries=options.tries)
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace, name: str) -> int:
     settings = {key: str(value) for key, value in vars(options).items() if value is not None}
     if parts > 1:
         return _generate_part(tasks[part - 1 :: parts], generate)
-    with alone(out):
+    with exclusive_lock(out):
         write_begun(out, found.scored, settings)
         runner = Runner(suite, rubrics, judge, Ledger(out / FILE), pace)
         waiting, missing = runner.waiting(tasks)
@@ -86,9 +86,9 @@ def _judge_all(
     generate: Generate | None, data: Cases, measures: Measures | None,
 ) -> int:  # fmt: skip
     from kiwi.bench.controls import anchor_tasks, control_tasks, controls_of, drift_of, unjudged
-    from kiwi.bench.folder import as_item, write_reports
     from kiwi.bench.published import published_rows
     from kiwi.bench.report import Found
+    from kiwi.bench.run_folder import as_item, write_reports
     from kiwi.bench.scoring import item_scores, result_of
 
     suite, edited = runner.suite, {task.case.id: task.edited for task in tasks}
@@ -171,9 +171,9 @@ def _tell(found: Found, out: Path, bare: bool) -> None:
     for line in notes(found):
         console.note(line)
     for warning in warnings(found):
-        console.say(f"Warning: {warning}")
+        console.print(f"Warning: {warning}")
     gallery = "" if bare else "gallery.html, "
-    console.say(f"{out}: report.md, report.tex, scores.csv, {gallery}judgements.jsonl")
+    console.print(f"{out}: report.md, report.tex, scores.csv, {gallery}judgements.jsonl")
 
 
 def _measured(measures: Measures | None, data: Cases, edited: dict[str, Path]) -> Table | None:
@@ -249,5 +249,7 @@ def _generate_part(tasks: Sequence[Task], generate: Generate | None) -> int:
     for task in console.progress(missing, "generating"):
         assert generate is not None  # there is one where a video is missing
         generate(task.case, task.edited)
-    console.say(f"{len(missing)} videos generated; judge when all parts are done, with the same command without --part")
+    console.print(
+        f"{len(missing)} videos generated; judge when all parts are done, with the same command without --part"
+    )
     return 0

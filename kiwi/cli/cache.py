@@ -13,8 +13,8 @@ from kiwi.errors import InputError
 if TYPE_CHECKING:
     from kiwi.data.dataset import Encodable
     from kiwi.data.feature_cache import Dtype, Entry, FeatureCache
-    from kiwi.models.mllm import MllmEncoder
-    from kiwi.models.vae import VideoVae
+    from kiwi.models.mllm.encoder import MllmEncoder
+    from kiwi.models.vae.wan import VideoVae
 
 _WHAT = """Keep what the frozen encoders say about an experiment's data.
 
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     own = {name: item for name, item in wanted.items() if int(name[:8], 16) % parts == number - 1}
     missing = [item for item in own.values() if any(key and key not in cache for key in (item.latents, item.seen))]
     encoders.fill(cache, missing, arguments.clips, device)
-    console.say(f"{arguments.out}: {len(missing)} clips and pictures encoded, {len(cache)} entries in all")
+    console.print(f"{arguments.out}: {len(missing)} clips and pictures encoded, {len(cache)} entries in all")
     return 0
 
 
@@ -67,8 +67,8 @@ def _verify(folder: Path) -> int:
     cache = FeatureCache(folder)
     damaged = cache.verify()
     for path in damaged:
-        console.say(f"{path} was damaged and is deleted: run `kiwi cache` again")
-    console.say(f"{folder}: {len(cache)} entries, all of them whole")
+        console.print(f"{path} was damaged and is deleted: run `kiwi cache` again")
+    console.print(f"{folder}: {len(cache)} entries, all of them whole")
     return 1 if damaged else 0
 
 
@@ -122,7 +122,8 @@ class _Encoders:
     def _encoded(self, item: Encodable) -> dict[str, Entry]:
         import torch
 
-        from kiwi.data.sample import Latents, video_tensor
+        from kiwi.data.sample import video_tensor
+        from kiwi.encoded import LatentDistribution
 
         frames = item.load()
         found: dict[str, Entry] = {}
@@ -130,10 +131,10 @@ class _Encoders:
             if item.latents:
                 clip = video_tensor(frames[None]).to(next(self.vae.parameters()).device)
                 posterior = self.vae.posterior(clip)
-                found[item.latents] = Latents(posterior.mean_BCFHW[0], posterior.deviation_BCFHW[0])
+                found[item.latents] = LatentDistribution(posterior.mean[0], posterior.deviation[0])
             if item.seen:
                 assert self.mllm is not None
-                pictures = self.mllm.pictures
+                pictures = self.mllm.preprocessor
                 shown = pictures.reference(frames[0]) if item.is_reference else pictures.source(frames)
                 found[item.seen] = self.mllm.see(shown)
         return found

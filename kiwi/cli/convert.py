@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
     run = _export if exporting else _import
     run(arguments, lambda part, text: rows.append((part, text)))
     console.table("", ("part", "what became of it"), rows)
-    console.say(f"{arguments.dst} written")
+    console.print(f"{arguments.dst} written")
     return 0
 
 
@@ -156,9 +156,9 @@ def _dtype(arguments: Any) -> Any:
 
 def _origin(arguments: Any) -> Origin:
     from kiwi.checkpoints.assemble import Origin
-    from kiwi.models.base import WanBase
-    from kiwi.models.mllm import QwenVL
-    from kiwi.models.vae import WanVae
+    from kiwi.models.dit.base import WanBase
+    from kiwi.models.mllm.encoder import QwenVL
+    from kiwi.models.vae.wan import WanVae
     from kiwi.weights.files import saved_dtype
     from kiwi.weights.hub import locate
 

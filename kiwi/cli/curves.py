@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     with atomic_path(arguments.out) as temporary:
         figure.savefig(temporary, format=arguments.out.suffix[1:].lower())
     write_text(arguments.out.with_suffix(".csv"), Table("", ("number", "run", "step", "value"), rows).csv())
-    console.say(f"{arguments.out} and {arguments.out.with_suffix('.csv')}")
+    console.print(f"{arguments.out} and {arguments.out.with_suffix('.csv')}")
     return 0
 
 

@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     as_json = options.parse_args(argv[1:]).json
     record = examine()
     if as_json:
-        console.say(json.dumps(record, indent=2))
+        console.print(json.dumps(record, indent=2))
     else:
         _show(record)
     return 0 if record["fits"] else 1
@@ -175,9 +175,9 @@ def _show(record: dict[str, Any]) -> None:
     ] or [("accelerator", "none: everything runs on the CPU")]
     console.table("Machine", ("what", "found"), found)
     for what, command in record["fixes"].items():
-        console.say(f"{what}: {command}")
+        console.print(f"{what}: {command}")
     if record["fits"]:
-        console.say("Every required part fits.")
+        console.print("Every required part fits.")
     else:
         console.error("a required part is missing or does not fit; the commands above bring what is missing.")
 

@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
     from kiwi.editing.editor import KiwiEditor, usable_device
     from kiwi.editing.familiarity import unfamiliar
     from kiwi.flow.solvers import EulerSolver, UniPCSolver
-    from kiwi.models.tiling import Tiling
+    from kiwi.models.vae.tiling import Tiling
     from kiwi.sandbox.knowledge import ABOUT
 
     editor = KiwiEditor.from_pretrained(arguments.model, device=usable_device(arguments.device))
@@ -99,5 +99,5 @@ def main(argv: list[str]) -> int:
     else:
         write_video(arguments.out, edited.frames_FHWC, edited.fps)
     size = f"{edited.height}x{edited.width}, {edited.frame_count} frames at {float(edited.fps):g} fps"
-    console.say(f"{arguments.out} ({size})")
+    console.print(f"{arguments.out} ({size})")
     return 0

@@ -38,13 +38,13 @@ from kiwi.training.checkpointing import (
     remove_halves,
     require_checkpoint,
 )
-from kiwi.training.language import LitMllm
-from kiwi.training.module import LitKiwi
-from kiwi.training.monitoring import EditQuality
-from kiwi.training.pretraining import LitVae
+from kiwi.training.edit_quality import EditQuality
+from kiwi.training.editor import LitKiwi
+from kiwi.training.mllm import LitMllm
 from kiwi.training.run_log import RunLog
 from kiwi.training.text_to_video import LitBase
 from kiwi.training.trainer import Trainer
+from kiwi.training.vae import LitVae
 
 log = logging.getLogger(__name__)
 

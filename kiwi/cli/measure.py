@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 from kiwi import console
 from kiwi.environment import environment
 from kiwi.errors import InputError
-from kiwi.media.claim import claim
 from kiwi.media.files import write_json, write_text
 from kiwi.media.image import write_image
+from kiwi.media.run_dir import open_run_dir
 from kiwi.sandbox.controls import swapped, with_reference_of, with_words_of
 from kiwi.sandbox.pairs import EditPair, make_pair
 from kiwi.tables import Table
 
 if TYPE_CHECKING:
-    from kiwi.data.scores import Editor, Scored
-    from kiwi.models.vae import VideoVae
+    from kiwi.evaluation.sandbox import Editor, Scored
+    from kiwi.models.vae.wan import VideoVae
 
 AS_ASKED, WORDS, REFERENCE, OLD_TARGET = "as asked", "other words", "other reference", "other reference, old target"
 """What is edited and what it is held against."""
@@ -55,8 +55,8 @@ def require_measurable(options: argparse.Namespace, world: dict[str, Any]) -> tu
 def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
     """Edit, judge, print, write."""
     height, width = require_measurable(options, world)
-    from kiwi.data.scores import editor_of, edits, sheet, tables
     from kiwi.editing.editor import KiwiEditor, usable_device
+    from kiwi.evaluation.sandbox import editor_of, edits, sheet, tables
     from kiwi.weights.strict import fingerprint
 
     editor = KiwiEditor.from_pretrained(options.model, device=usable_device(options.device))
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
     write_text(out / "measured.md", "\n".join(table.markdown() for table in found.values()))
     write_image(out / "edits.png", sheet(pairs[:SHOWN], {"edit": edits(pairs[:SHOWN], edit)}))
     write_json(out / "environment.json", environment())
-    console.say(f"{len(pairs)} items; tables, edits.png and the numbers of each item (items.jsonl) in {out}")
+    console.print(f"{len(pairs)} items; tables, edits.png and the numbers of each item (items.jsonl) in {out}")
     return 0
 
 
@@ -103,10 +103,10 @@ class _Items:
     """The numbers of each item, a line each, added to as they come: what a killed command did is not done again."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.file = claim(folder / "settings.json", settings, "a folder of measurements") / "items.jsonl"
+        self.file = open_run_dir(folder / "settings.json", settings, "a folder of measurements") / "items.jsonl"
         self.file.touch()
         self.found: dict[tuple[str, str], Scored] = {}
-        from kiwi.data.scores import Scored
+        from kiwi.evaluation.sandbox import Scored
 
         for line in self.file.read_text(encoding="utf-8").splitlines():
             try:
@@ -137,7 +137,7 @@ class _Items:
             against: items of the same ids, by the name that the numbers are kept under.
             vae: whose round trips are to stand beside the numbers.
         """
-        from kiwi.data.scores import in_batches, round_trips, score
+        from kiwi.evaluation.sandbox import in_batches, round_trips, score
 
         missing = [pair for name, pair in pairs.items() if any((kept, name) not in self.found for kept in against)]
         with self.file.open("a", encoding="utf-8") as file, console.bar(f"editing, {what}", len(missing)) as advance:
@@ -161,7 +161,7 @@ class _Items:
 
 def _controls(items: _Items, told: Mapping[str, EditPair], shown: Mapping[str, EditPair]) -> Table:
     """Overall scores as asked, and with something of another item, by category."""
-    from kiwi.data.scores import caution, cell
+    from kiwi.evaluation.sandbox import caution, cell
 
     columns = {
         "as asked": (AS_ASKED, {**told, **shown}),

@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
 def _workload(arguments: Any, config: KiwiConfig, data: Mapping[str, Any] | None) -> Workload:
     """The largest sample of the data, or the published size, unless another one is asked for."""
     from kiwi.models.budget import Workload
-    from kiwi.models.vae import NewVae
+    from kiwi.models.vae.wan import NewVae
 
     assert isinstance(config.vae, NewVae)
     if data is None:
@@ -97,7 +97,7 @@ def _by_part(config: KiwiConfig, work: Workload, parts: Sequence[str] | None) ->
     rows = [(part, _millions(size), _millions(learning[part])) for part, size in budget.parameters.items()]
     rows.append(("all", _millions(sum(budget.parameters.values())), _millions(sum(learning.values()))))
     console.table("", ("part", "parameters (M)", "learning (M)"), rows)
-    console.say(
+    console.print(
         f"{work.frames} frames of {work.height}x{work.width}: {budget.tokens:,} tokens, {budget.context:,} of context, "
         f"{budget.step_flops / 1e12:,.1f} TFLOP a step, {budget.edit_flops / 1e12:,.2f} TFLOP once an edit"
     )

@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     if options.action == "export":
         done = export(options.out, options.items, options.seed, fps=options.fps, **world)
         listed = ", ".join(f"{name} ({rows})" for name, rows in done.manifests.items())
-        console.say(f"{done.items} items in {done.folder}: {listed}")
+        console.print(f"{done.items} items in {done.folder}: {listed}")
         return 0
     if options.action == "anchors":
         return anchors.run(options, world)
@@ -79,13 +79,13 @@ def main(argv: list[str]) -> int:
         raise InputError("A preview shows at least one item", got=options.items)
     pairs = [make_pair(options.seed, index, **world) for index in range(options.items)]
     write_image(out, preview(pairs))
-    console.say(f"{len(pairs)} items in {out}")
+    console.print(f"{len(pairs)} items in {out}")
     return 0
 
 
 def _vocabulary(options: argparse.Namespace) -> int:
     from kiwi.media.files import atomic_folder, make_folder, write_json
-    from kiwi.models.new_qwen import learned_tokenizer
+    from kiwi.models.mllm.new_qwen import learned_tokenizer
     from kiwi.sandbox.questions import PROMPTS, sentences
 
     if options.words < 256 or options.items < 1:
@@ -100,7 +100,7 @@ def _vocabulary(options: argparse.Namespace) -> int:
     with atomic_folder(Path(options.out), foreign) as new:
         tokenizer.save_pretrained(new)
         write_json(new / "prompt.json", PROMPTS)
-    console.say(f"{len(tokenizer)} words in {options.out}")
+    console.print(f"{len(tokenizer)} words in {options.out}")
     return 0
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kiwi.data.manifest import EditRecord
-from kiwi.data.sample import TaskKind
 from kiwi.data.world import Rendered, WorldRecord
+from kiwi.encoded import TaskKind
 from kiwi.errors import ManifestError
 from kiwi.media.image import fit_size, snap_frames
 from kiwi.media.video import VideoInfo, probe

@@ -15,9 +15,10 @@ from torch.utils.data import Dataset
 from kiwi.data.augmentation import AugmentationSpec, NoAugmentation
 from kiwi.data.buckets import Bucket, Record
 from kiwi.data.feature_cache import FeatureCache
-from kiwi.data.sample import EditSample, Pixels
+from kiwi.data.sample import EditSample
 from kiwi.data.sampler import Draw
 from kiwi.data.world import Rendered
+from kiwi.encoded import Pixels
 from kiwi.errors import KiwiError, ManifestError
 from kiwi.media.image import crop_resize, letterbox, read_image
 from kiwi.media.video import read_video
@@ -28,12 +29,12 @@ class Keys(NamedTuple):
 
     source: str
     target: str
-    seen_source: str
-    seen_references: tuple[str, ...]
+    source_features: str
+    reference_features: tuple[str, ...]
 
     def all(self) -> Iterator[str]:
         """Those that are not empty."""
-        yield from filter(None, (*self[:3], *self.seen_references))
+        yield from filter(None, (*self[:3], *self.reference_features))
 
 
 class Encodable(NamedTuple):
@@ -89,13 +90,13 @@ class EditDataset(Dataset[EditSample]):
         if self.cache is None:
             return self._sample(index, drawn)
         cache, keys = self.cache, self.keys[index]
-        sample = self._sample(index, drawn, source=not (keys.source and keys.seen_source), target=not keys.target)
+        sample = self._sample(index, drawn, source=not (keys.source and keys.source_features), target=not keys.target)
         return replace(
             sample,
             source_latents=cache.latents(keys.source) if keys.source else None,
             target_latents=cache.latents(keys.target) if keys.target else None,
-            seen_source=cache.seen(keys.seen_source) if keys.seen_source else None,
-            seen_pictures=tuple(map(cache.seen, keys.seen_references)) if keys.seen_source else None,
+            source_features=cache.seen(keys.source_features) if keys.source_features else None,
+            reference_features=tuple(map(cache.seen, keys.reference_features)) if keys.source_features else None,
         )
 
     def decoded(self, index: int) -> EditSample:
@@ -108,12 +109,12 @@ class EditDataset(Dataset[EditSample]):
         found: dict[str, Encodable] = {}
         for record, bucket, keys in zip(self.records, self.buckets, self._keys(cache), strict=True):
             # A clip is decoded once for both encoders, and once for all samples that it is in.
-            found[keys.source or keys.seen_source] = Encodable(
-                partial(_clip, record.source, bucket), keys.source, keys.seen_source, False
+            found[keys.source or keys.source_features] = Encodable(
+                partial(_clip, record.source, bucket), keys.source, keys.source_features, False
             )
             if keys.target and record.target is not None:
                 found.setdefault(keys.target, Encodable(partial(_clip, record.target, bucket), keys.target, "", False))
-            for reference, key in zip(record.references, keys.seen_references, strict=bool(keys.seen_references)):
+            for reference, key in zip(record.references, keys.reference_features, strict=bool(keys.reference_features)):
                 found[key] = Encodable(partial(_picture, reference, record.where), "", key, True)
         return found
 
@@ -125,8 +126,8 @@ class EditDataset(Dataset[EditSample]):
             Keys(
                 source=cache.latents_key(contents[record.source], bucket),
                 target="" if record.target is None else cache.latents_key(contents[record.target], bucket),
-                seen_source=cache.seen_key(contents[record.source], bucket),
-                seen_references=tuple(filter(None, (cache.seen_key(contents[r], None) for r in record.references))),
+                source_features=cache.seen_key(contents[record.source], bucket),
+                reference_features=tuple(filter(None, (cache.seen_key(contents[r], None) for r in record.references))),
             )
             for record, bucket in zip(self.records, self.buckets, strict=True)
         ]
@@ -162,7 +163,7 @@ class EditDataset(Dataset[EditSample]):
             caption=record.caption,
             source_FHWC=source_FHWC,
             target_FHWC=target_FHWC,
-            pictures=pictures,
+            reference_images=pictures,
             references_RHWC=letterboxed(pictures, bucket.height, bucket.width, shrinks),
         )
 

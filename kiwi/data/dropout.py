@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kiwi.data.sample import EditBatch, Pixels
+from kiwi.data.sample import EditBatch
+from kiwi.encoded import Pixels, Size, VisionFeatures
 from kiwi.errors import SpecError
 from kiwi.keyed import uniform
-from kiwi.models.pictures import Seen, Size
 from kiwi.spec import Spec
 
 GREY, WHITE = 128, 255
@@ -71,15 +71,17 @@ def without(
     return replace(
         batch,
         instructions=["" if off else text for text, off in zip(batch.instructions, instruction, strict=True)],
-        frames=[_flat(batch.size, GREY) if off else f for f, off in zip(batch.frames, source, strict=True)],
-        pictures=[
+        source_frames=[
+            _flat(batch.size, GREY) if off else f for f, off in zip(batch.source_frames, source, strict=True)
+        ],
+        reference_images=[
             tuple(_flat(_size(picture), WHITE)[0] for picture in pictures) if off else pictures
-            for pictures, off in zip(batch.pictures, reference, strict=True)
+            for pictures, off in zip(batch.reference_images, reference, strict=True)
         ],
         source_BCFHW=sources,
         references_BRCHW=references,
         # A cache has no latents of nothing; whoever reads it makes them.
-        silent=[index for index, off in enumerate(source) if off and cached],
+        source_dropped=[index for index, off in enumerate(source) if off and cached],
     )
 
 
@@ -87,6 +89,6 @@ def _flat(size: Size, level: int) -> Pixels:
     return np.full((*size, 3), level, np.uint8)
 
 
-def _size(picture: Pixels | Seen) -> Size:
+def _size(picture: Pixels | VisionFeatures) -> Size:
     # What was seen is as large as it was read: as many visual tokens as the picture itself.
-    return picture.size if isinstance(picture, Seen) else (1, *picture.shape[:2])
+    return picture.size if isinstance(picture, VisionFeatures) else (1, *picture.shape[:2])

@@ -31,11 +31,10 @@ from torch import Tensor
 
 from kiwi import console
 from kiwi.data.buckets import Bucket
-from kiwi.data.sample import Latents
 from kiwi.data.world import Rendered
+from kiwi.encoded import LatentDistribution, VisionFeatures
 from kiwi.errors import InputError
 from kiwi.media.files import atomic_path, require_place, sha256, write_json
-from kiwi.models.pictures import Seen
 
 FORMAT = 2
 """Of the folder, and of how a clip is brought to its size: a change of either makes another cache."""
@@ -45,7 +44,7 @@ Dtype = Literal["float16", "float32"]
 Place = Path | bytes | Rendered
 """Where a clip or picture comes from."""
 
-Entry = Latents | Seen
+Entry = LatentDistribution | VisionFeatures
 """What the VAE says about a clip, or what the vision tower saw of one."""
 
 
@@ -152,16 +151,16 @@ class FeatureCache:
         """The key of what the vision tower saw of a source, or of a reference (without a bucket), likewise."""
         return _key("seen", self.encoders.mllm, content, bucket)
 
-    def latents(self, key: str) -> Latents:
+    def latents(self, key: str) -> LatentDistribution:
         """What the VAE says about a clip, float32.
 
         Raises:
             InputError: it is not there, or damaged.
         """
         mean, deviation = self._read(key, _LATENTS)
-        return Latents(mean.float(), deviation.float())
+        return LatentDistribution(mean.float(), deviation.float())
 
-    def seen(self, key: str) -> Seen:
+    def seen(self, key: str) -> VisionFeatures:
         """What the vision tower saw of a picture, as it was kept.
 
         Raises:
@@ -169,7 +168,7 @@ class FeatureCache:
         """
         features, read = self._read(key, _SEEN)
         kind, frames, height, width = read.tolist()
-        return Seen(kind, (frames, height, width), features)
+        return VisionFeatures(kind, (frames, height, width), features)
 
     def _read(self, key: str, names: tuple[str, ...]) -> list[Tensor]:
         if key not in self.shards:
@@ -217,7 +216,7 @@ class FeatureCache:
 
     def _stored(self, entry: Entry) -> dict[str, Tensor]:
         """The tensors of an entry, by the names that they are kept under."""
-        if isinstance(entry, Latents):
+        if isinstance(entry, LatentDistribution):
             kept = zip(_LATENTS, entry, strict=True)
             return {name: tensor.cpu().to(self.dtype).contiguous() for name, tensor in kept}
         features = entry.features_LNM.cpu()
@@ -268,7 +267,7 @@ class FeatureCache:
 
 
 _LOCK = ".lock"
-_LATENTS, _SEEN = Latents._fields, ("features", "read")
+_LATENTS, _SEEN = LatentDistribution._fields, ("features", "read")
 """Names of an entry's tensors."""
 
 

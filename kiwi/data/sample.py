@@ -8,48 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kiwi.encoded import LatentDistribution, Pixels, Size, TaskKind, VisionFeatures
 from kiwi.media.video import to_uint8
-from kiwi.models.pictures import Seen, Size
-
-Pixels = NDArray[np.uint8]
-
-
-class TaskKind(StrEnum):
-    """What an edit is asked with; decides the query table and the prompt."""
-
-    image = "image"
-    video = "video"
-    reference = "reference"
-
-    @classmethod
-    def of(cls, frames: int, references: int) -> TaskKind:
-        """The kind of an edit of this many frames with this many reference images."""
-        return cls.reference if references else cls.image if frames == 1 else cls.video
-
-
-class Latents(NamedTuple):
-    """What the VAE's encoder says about a clip: mean and deviation of each latent, normalised, float32.
-
-    Shape (C, F, h, w) of a clip, (B, C, F, h, w) of a batch: latent channels, frames, height and width.
-    """
-
-    mean: Tensor
-    deviation: Tensor
-
-    @classmethod
-    def stack(cls, clips: Sequence[Latents | None]) -> Latents | None:
-        """A batch's of its clips'; none of none. A batch comes from a cache as a whole."""
-        given = [one for one in clips if one is not None]
-        assert len(given) in (0, len(clips))
-        return cls(*(torch.stack(parts) for parts in zip(*given, strict=True))) if given else None
 
 
 @dataclass(frozen=True)
@@ -65,14 +31,14 @@ class EditSample:
     """Empty (zero frames) when a cache holds all that is asked of it."""
     target_FHWC: Pixels
     """Empty when there is nothing to learn from, or when a cache holds it."""
-    pictures: tuple[Pixels, ...]
+    reference_images: tuple[Pixels, ...]
     """Reference images as they are, (H, W, 3) of any size; the MLLM reads these, unless they were seen before."""
     references_RHWC: Pixels
     """The same letter-boxed to the video's size; the VAE reads these."""
-    source_latents: Latents | None = None
-    target_latents: Latents | None = None
-    seen_source: Seen | None = None
-    seen_pictures: tuple[Seen, ...] | None = None
+    source_latents: LatentDistribution | None = None
+    target_latents: LatentDistribution | None = None
+    source_features: VisionFeatures | None = None
+    reference_features: tuple[VisionFeatures, ...] | None = None
     """From a cache, each."""
     category: str = "none"
     """Of the edit, or what a question is about."""
@@ -93,21 +59,21 @@ class EditBatch:
     instructions: list[str]
     size: Size
     """Frames, height and width of sources and targets."""
-    frames: list[Pixels | Seen]
+    source_frames: list[Pixels | VisionFeatures]
     """Each sample's source for the MLLM: uint8 frames, or what the tower saw of them."""
-    pictures: list[tuple[Pixels | Seen, ...]]
+    reference_images: list[tuple[Pixels | VisionFeatures, ...]]
     source_BCFHW: Tensor
     """Without frames when a cache holds all that is asked of the sources."""
     target_BCFHW: Tensor
     """Without frames when a cache holds them."""
     references_BRCHW: Tensor
-    source_latents: Latents | None = None
-    target_latents: Latents | None = None
+    source_latents: LatentDistribution | None = None
+    target_latents: LatentDistribution | None = None
     """From a cache."""
     categories: list[str] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
-    silent: list[int] = field(default_factory=list)
+    source_dropped: list[int] = field(default_factory=list)
     """Samples of which the source says nothing, whatever its latents here."""
 
 
@@ -120,13 +86,15 @@ def collate(samples: Sequence[EditSample]) -> EditBatch:
         task=first.task,
         instructions=[s.instruction for s in samples],
         size=first.size,
-        frames=[s.source_FHWC if s.seen_source is None else s.seen_source for s in samples],
-        pictures=[s.pictures if s.seen_pictures is None else s.seen_pictures for s in samples],
+        source_frames=[s.source_FHWC if s.source_features is None else s.source_features for s in samples],
+        reference_images=[
+            s.reference_images if s.reference_features is None else s.reference_features for s in samples
+        ],
         source_BCFHW=video_tensor(np.stack([s.source_FHWC for s in samples])),
         target_BCFHW=video_tensor(np.stack([s.target_FHWC for s in samples])),
         references_BRCHW=video_tensor(np.stack([s.references_RHWC for s in samples])).transpose(1, 2),
-        source_latents=Latents.stack([s.source_latents for s in samples]),
-        target_latents=Latents.stack([s.target_latents for s in samples]),
+        source_latents=LatentDistribution.stack([s.source_latents for s in samples]),
+        target_latents=LatentDistribution.stack([s.target_latents for s in samples]),
         categories=[s.category for s in samples],
         answers=[s.answer for s in samples],
         captions=[s.caption for s in samples],

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from kiwi.data.sample import Pixels
+from kiwi.encoded import Pixels
 from kiwi.errors import InputError
 from kiwi.media.video import VideoInfo
 from kiwi.sandbox.export import WORLD_VERSION

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from kiwi.checkpoints.folder import from_pretrained, save_pretrained
 from kiwi.data.dataset import letterboxed
-from kiwi.data.sample import TaskKind, pixels, video_tensor
+from kiwi.data.sample import pixels, video_tensor
+from kiwi.encoded import TaskKind
 from kiwi.errors import InputError
 from kiwi.media.image import fit_size, read_image, resize
 from kiwi.media.video import Video, read_video
@@ -157,7 +158,7 @@ class KiwiEditor:
         source = video_tensor(frames[None]).to(self.device)
         references = video_tensor(letterboxed(pictures, height, width)[None]).transpose(1, 2).to(self.device)
         with evaluating(model):
-            conditions = model.encode(task.value, [frames], [instruction], [pictures], source, references)
+            conditions = model.encode(task, [frames], [instruction], [pictures], source, references)
             noise = make_noise(tuple(conditions.source_BCFHW.shape), seed, ["edit"], self.device)
             latents = denoise(model, conditions, noise, sampling, on_step)
             return pixels(model.vae.decode(latents)[0])

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kiwi.encoded import TaskKind
 from kiwi.errors import SpecError
 from kiwi.media.image import fit_size
-from kiwi.models.base import NewBase
 from kiwi.models.config import PARTS, KiwiConfig
 from kiwi.models.connectors import Context
+from kiwi.models.dit.base import NewBase
 from kiwi.models.kiwi import Conditions, KiwiEdit
-from kiwi.models.mllm import QwenVL
-from kiwi.models.new_qwen import NewQwen
-from kiwi.models.prompting import Mode
-from kiwi.models.vae import NewVae, WanVae
+from kiwi.models.mllm.encoder import QwenVL
+from kiwi.models.mllm.new_qwen import NewQwen
+from kiwi.models.vae.wan import NewVae, WanVae
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ def stand_in(config: KiwiConfig) -> KiwiConfig:
     return config.replace(dit=config.dit.replace(base=NewBase()))
 
 
-TASK: dict[bool, Mode] = {True: "reference", False: "video"}
+TASK: dict[bool, TaskKind] = {True: TaskKind.reference, False: TaskKind.video}
 """The mode of an edit with references, and without."""
 
 

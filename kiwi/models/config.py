@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from kiwi.flow.schedule import FlowSchedule
-from kiwi.models.base import WanBase
 from kiwi.models.connectors import LatentConnector, LatentSpec, QueryConnector, QuerySpec
-from kiwi.models.dit import DiTConfig
+from kiwi.models.dit.base import WanBase
+from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.injection import AddSource, AppendReference, ReferenceSpec, SourceSpec
-from kiwi.models.mllm import MllmSpec, QwenVL
-from kiwi.models.new_qwen import NewQwen
-from kiwi.models.pictures import VisionLimits
+from kiwi.models.mllm.encoder import MllmSpec, QwenVL
+from kiwi.models.mllm.new_qwen import NewQwen
+from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.tuning import Lora
-from kiwi.models.vae import NewVae, VaeSpec, WanVae
+from kiwi.models.vae.wan import NewVae, VaeSpec, WanVae
 from kiwi.spec import Spec
 
 PARTS = ("dit", "query", "latent", "source", "reference")

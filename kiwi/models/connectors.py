@@ -14,8 +14,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kiwi.encoded import TaskKind
 from kiwi.errors import SpecError
-from kiwi.models.prompting import Mode, Prompt, gather_tokens
+from kiwi.models.mllm.prompting import Prompt, gather_tokens
 from kiwi.spec import Spec
 
 HiddenStates = Mapping[int, Tensor]
@@ -50,8 +51,8 @@ class QueryWay(Connector):
     """A connector that also brings the queries which the MLLM reads."""
 
     @abstractmethod
-    def table(self, mode: Mode) -> Tensor:
-        """The learnable queries of a mode, (Q, M)."""
+    def table(self, task: TaskKind) -> Tensor:
+        """The learnable queries of a task kind, (Q, M)."""
 
 
 # --- queries ------------------------------------------------------------------------------------------
@@ -105,8 +106,8 @@ class QueryModule(QueryWay):
         self.connector = perceptron(len(spec.layers) * mllm_dim, dit_dim)
         self.layers, self.read_out = spec.layers, READ_OUTS[spec.readout]
 
-    def table(self, mode: Mode) -> Tensor:
-        return self.queries[mode]
+    def table(self, task: TaskKind) -> Tensor:
+        return self.queries[task]
 
     def forward(self, states: HiddenStates, prompt: Prompt) -> Context:
         # Every sample of a batch has the same number of queries, so that they stack without padding.
@@ -177,7 +178,7 @@ class NoConnectorModule(QueryWay):
         super().__init__()
         self.mllm_dim, self.dit_dim = mllm_dim, dit_dim
 
-    def table(self, mode: Mode) -> Tensor:
+    def table(self, task: TaskKind) -> Tensor:
         return torch.zeros(0, self.mllm_dim)
 
     def forward(self, states: HiddenStates, prompt: Prompt) -> Context:

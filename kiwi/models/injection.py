@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kiwi.models.dit import DiTConfig, PatchEmbedding
+from kiwi.models.dit.transformer import DiTConfig, PatchEmbedding
 from kiwi.models.scaling import ConstantScale, ScaleSpec, SigmaScale
 from kiwi.spec import Spec
 

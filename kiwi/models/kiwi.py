@@ -16,16 +16,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kiwi.encoded import Pixels, TaskKind, VisionFeatures
 from kiwi.errors import SpecError
 from kiwi.keyed import forked_rng
-from kiwi.models.attention import KeysValues
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import Connector, Context, QueryWay, join_contexts
-from kiwi.models.dit import DiT
+from kiwi.models.dit.attention import KeysValues
+from kiwi.models.dit.rope import Rope, rope_table
+from kiwi.models.dit.transformer import DiT
 from kiwi.models.injection import Injection
-from kiwi.models.pictures import Frames, Seen
-from kiwi.models.prompting import Mode
-from kiwi.models.rope import Rope, rope_table
 
 
 class Conditions(NamedTuple):
@@ -93,10 +92,10 @@ class KiwiEdit(nn.Module):
 
     def encode(
         self,
-        mode: Mode,
-        frames: Sequence[Frames | Seen],
+        task: TaskKind,
+        source_frames: Sequence[Pixels | VisionFeatures],
         instructions: Sequence[str],
-        pictures: Sequence[Sequence[Frames | Seen]],
+        reference_images: Sequence[Sequence[Pixels | VisionFeatures]],
         source_BCFHW: Tensor,
         references_BRCHW: Tensor,
         source_latents_BCFHW: Tensor | None = None,
@@ -104,16 +103,18 @@ class KiwiEdit(nn.Module):
         """Read edits: the MLLM's features through the connectors, and the latents of source and references.
 
         Args:
-            mode: whose queries are read.
-            frames: each sample's source video for the MLLM: uint8 (F, H, W, 3), or what its tower saw before.
+            task: whose queries are read.
+            source_frames: each sample's source video for the MLLM: uint8 (F, H, W, 3), or its vision features.
             instructions: what to do.
-            pictures: each sample's reference images for the MLLM: uint8 (H, W, 3), or what its tower saw before.
+            reference_images: each sample's reference images for the MLLM: uint8 (H, W, 3), or their vision features.
             source_BCFHW: source video in [-1, 1], for the VAE; not looked at where there are latents.
             references_BRCHW: letter-boxed reference images in [-1, 1], for the VAE; R = 0 for none.
             source_latents_BCFHW: of the source, where the VAE has read it before.
         """
-        queries_QM = self.query.table(mode)
-        prompt = self.mllm.prompter(frames, instructions, pictures, mode, len(queries_QM)).to(source_BCFHW.device)
+        queries_QM = self.query.table(task)
+        prompt = self.mllm.prompter(source_frames, instructions, reference_images, task, len(queries_QM)).to(
+            source_BCFHW.device
+        )
         states = self.mllm(prompt, queries_QM, self.query.layers + self.latent.layers)
         context = join_contexts(self.latent(states, prompt), self.query(states, prompt))
         with torch.no_grad():

@@ -65,7 +65,7 @@ def denoise(
     sampling: Sampling,
     on_step: Callable[[int, Tensor], None] = lambda step, latents: None,
 ) -> Tensor:
-    """Latents of the edited video, from noise at sigma 1 along the schedule's grid down to 0.
+    """LatentDistribution of the edited video, from noise at sigma 1 along the schedule's grid down to 0.
 
     No classifier-free guidance: the published sampler applies none.
 

@@ -12,12 +12,12 @@ from kiwi.flow.schedule import FlowSchedule, nearest
 from kiwi.flow.solvers import EulerSolver
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import Context, join_contexts, perceptron
-from kiwi.models.dit import DiTConfig
+from kiwi.models.dit.rope import rope_table
+from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.injection import AddSource, AppendReference, NoReference, NoSource, PrependReference
 from kiwi.models.kiwi import Conditions, KiwiEdit, Prepared
-from kiwi.models.new_qwen import NewQwen
-from kiwi.models.rope import rope_table
-from kiwi.models.vae import NewVae
+from kiwi.models.mllm.new_qwen import NewQwen
+from kiwi.models.vae.wan import NewVae
 from kiwi.parity.golden import Case, Compute
 from kiwi.parity.mllm_cases import mllm, mllm_preprocess
 from kiwi.parity.vae_cases import vae_wan21, vae_wan22

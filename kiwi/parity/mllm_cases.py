@@ -10,13 +10,14 @@ from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel, Qwen2VLImageProcessor
 
 from kiwi.checkpoints.published import from_published_state
+from kiwi.encoded import TaskKind
 from kiwi.media.image import letterbox
 from kiwi.models.connectors import LatentConnector, QueryConnector, join_contexts
-from kiwi.models.mllm import MllmEncoder
-from kiwi.models.new_qwen import NewQwen, byte_tokenizer
-from kiwi.models.pictures import Shown, VisionLimits
-from kiwi.models.positions import VIDEO
-from kiwi.models.prompting import DEFAULT_TEMPLATE, Mode, Prompt, gather_tokens, load_template
+from kiwi.models.mllm.encoder import MllmEncoder
+from kiwi.models.mllm.new_qwen import NewQwen, byte_tokenizer
+from kiwi.models.mllm.positions import VIDEO
+from kiwi.models.mllm.prompting import DEFAULT_TEMPLATE, Prompt, gather_tokens, load_template
+from kiwi.models.mllm.vision_input import VisionInput, VisionLimits
 from kiwi.parity.golden import Case
 from kiwi.weights.strict import load_strict
 
@@ -29,7 +30,7 @@ def mllm(case: Case) -> dict[str, Tensor]:
     weights, sizes = from_published_state(case.group("weights/")), case.meta["config"]
     encoder = _encoder(case.meta)
     load_strict(encoder, {n.removeprefix("mllm."): t for n, t in weights.items() if n.startswith("mllm.")}, case.name)
-    counts: dict[Mode, str] = {"image": "image", "video": "video", "reference": "ref"}
+    counts: dict[TaskKind, str] = {TaskKind.image: "image", TaskKind.video: "video", TaskKind.reference: "ref"}
     spec = QueryConnector(**{mode: sizes["num_queries"][name] for mode, name in counts.items()}, readout="tail")
     query = spec.build(encoder.hidden_size, sizes["dit_dim"])
     latent = LatentConnector().build(encoder.hidden_size, sizes["dit_dim"])
@@ -48,7 +49,7 @@ def mllm(case: Case) -> dict[str, Tensor]:
         out[f"{mode}/context"] = join_contexts(latent(states, prompt), query(states, prompt)).tokens_BND
         if mode == "reference":
             out["reference/ref_features"] = gather_tokens(states[-1], prompt.references_BS)[0]
-    video, image, reference = (_prompt(case, "video"), _prompt(case, "image"), _prompt(case, "reference"))
+    video, image, reference = (_prompt(case, kind) for kind in (TaskKind.video, TaskKind.image, TaskKind.reference))
     for seconds in SECONDS:
         told = 1 if seconds == "missing" else int(float(seconds))
         out[f"position_ids_video_second_per_grid_{seconds}"] = encoder.positions(video, told)
@@ -61,11 +62,11 @@ def mllm(case: Case) -> dict[str, Tensor]:
 def mllm_preprocess(case: Case) -> dict[str, Tensor]:
     """Pixels and grids of an image and a video, a resized clip, and a letter-boxed reference."""
     pixels = case.meta["pixels"]
-    reader = _encoder(None).pictures
+    reader = _encoder(None).preprocessor
     image, video = _pattern(pixels["image"]), _pattern(pixels["video"])
     picture = reader.source(image)
     # This vector starts behind the resizing.
-    clip = Shown(VIDEO, video)
+    clip = VisionInput(VIDEO, video)
     small = reader.resize_video(_pattern(pixels["resized_clip"]))
     samples = torch.from_numpy(small).permute(0, 3, 1, 2).float().flatten()
     width, height = pixels["ref_padded"]["target_w_h"]
@@ -98,7 +99,7 @@ def _encoder(meta: dict[str, Any] | None) -> MllmEncoder:
     return MllmEncoder(Qwen2_5_VLModel(config).eval(), byte_tokenizer(), Qwen2VLImageProcessor(), limits, template)
 
 
-def _prompt(case: Case, mode: Mode) -> Prompt:
+def _prompt(case: Case, mode: TaskKind) -> Prompt:
     """The hand-made token sequence of a mode."""
     given, special = case.group("in/"), case.meta["compact_special_ids"]
     ids = given[f"{mode}/input_ids_compact"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kiwi.models.tiling import Tiling
-from kiwi.models.vae import VideoVae
-from kiwi.models.vae_formats import network_of
+from kiwi.models.vae.formats import network_of
+from kiwi.models.vae.tiling import Tiling
+from kiwi.models.vae.wan import VideoVae
 from kiwi.parity.golden import Case
 
 

@@ -26,9 +26,9 @@ import yaml
 
 from kiwi.console import progress
 from kiwi.errors import InputError
-from kiwi.media.claim import claim
 from kiwi.media.files import make_folder, write_text
 from kiwi.media.image import write_image
+from kiwi.media.run_dir import open_run_dir
 from kiwi.media.video import write_video
 from kiwi.sandbox.pairs import EditPair, check_categories, make_pair
 
@@ -105,7 +105,7 @@ def export(
         split=split,
     )
     make(0)  # settings that no item can be made with leave no folder behind
-    claim(out / "world.json", settings, "an export of the sandbox")
+    open_run_dir(out / "world.json", settings, "an export of the sandbox")
     for name in ("videos", "references", "images", "masks"):
         make_folder(out / name)
     rows: dict[str, list[dict[str, str]]] = {"video": [], "image": [], "reference": []}

@@ -92,8 +92,8 @@ TASKS = tuple(WORDINGS)
 
 _TURN = "<|im_start|>user\n{source}{instruction}%s{queries}<|im_end|>\n"
 PROMPTS = {"image": _TURN % "", "video": _TURN % "", "reference": _TURN % "{references}"}
-"""What a reader of the world is given, by mode (kiwi.models.prompting): no more words than it knows, since those of
-the standard wording would be most of what it reads."""
+"""Prompt templates of an MLLM of the sandbox, by task kind: no more words than it knows, since those of the standard
+wording would be most of what it reads."""
 
 FREE = frozenset(["a", "an", "and", "at", "from", "in", "object", "objects", "of", "on", "over", "the", "to"])
 """Words of answers that anyone can say who has seen nothing."""

@@ -12,16 +12,16 @@ import lightning as L
 import numpy as np
 
 from kiwi import console
-from kiwi.data.sample import Pixels
-from kiwi.data.scores import SCORES, Scored, caution, cell, editor_of, edits, score, sheet
+from kiwi.encoded import Pixels
 from kiwi.errors import InputError
-from kiwi.media.claim import claim
+from kiwi.evaluation.sandbox import SCORES, Scored, caution, cell, editor_of, edits, score, sheet
 from kiwi.media.files import atomic_path, make_folder, write_json, write_text
 from kiwi.media.image import write_image
+from kiwi.media.run_dir import open_run_dir
 from kiwi.media.video import write_video
 from kiwi.sandbox.pairs import EditPair, check_categories, make_pair
 from kiwi.tables import Table
-from kiwi.training.module import LitKiwi
+from kiwi.training.editor import LitKiwi
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class BeforeAfter(L.Callback):
         """
         folder = _folder(trainer)
         if trainer.is_global_zero and trainer.global_step > 0 and (folder / _SETTINGS).exists():
-            claim(folder / _SETTINGS, self.settings, "edits from before training")
+            open_run_dir(folder / _SETTINGS, self.settings, "edits from before training")
         if trainer.is_global_zero and trainer.global_step == 0:
             make_folder(folder)
             for left in folder.glob(f".{_kept(trainer).stem}.*"):
@@ -125,7 +125,7 @@ class BeforeAfter(L.Callback):
             write_video(folder / f"{pair.id}.mp4", frames, FPS)
         seen = self._table(scored, ("inside", "outside", "overall"))
         console.table(seen.title, seen.header, seen.rows, seen.note)
-        console.say(f"picture: {folder / 'edits.png'}; videos: {folder}/*.mp4; table: {folder / 'scores.md'}")
+        console.print(f"picture: {folder / 'edits.png'}; videos: {folder}/*.mp4; table: {folder / 'scores.md'}")
 
     def _table(self, scored: Mapping[str, Sequence[Scored]], names: Sequence[str]) -> Table:
         categories = [*dict.fromkeys(pair.category for pair in self.pairs), "mean"]

@@ -17,7 +17,8 @@ from PIL import Image
 
 from kiwi.data.datamodule import EditData
 from kiwi.data.dataset import EditDataset
-from kiwi.data.sample import TaskKind, collate
+from kiwi.data.sample import collate
+from kiwi.encoded import TaskKind
 from kiwi.media.files import require_replaceable
 from kiwi.media.image import contact_sheet, resize, write_image
 from kiwi.media.video import write_video

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from kiwi.data.datamodule import EditData
-from kiwi.data.sample import EditBatch, TaskKind
+from kiwi.data.sample import EditBatch
+from kiwi.encoded import LatentDistribution, TaskKind
 from kiwi.errors import InputError
 from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
 from kiwi.flow.schedule import FlowSchedule
 from kiwi.keyed import normal, uniform
-from kiwi.models.vae import Posterior, VideoVae
+from kiwi.models.vae.wan import VideoVae
 from kiwi.training.averaging import AveragingSpec
 from kiwi.training.base import LitModule
 from kiwi.training.optim import OptimSpec
@@ -115,10 +116,10 @@ class LitFlow(LitModule):
     # --- one step -------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def posterior(self, batch: EditBatch) -> Posterior:
+    def posterior(self, batch: EditBatch) -> LatentDistribution:
         """What the VAE says about the targets, now or when they were cached."""
         if batch.target_latents is not None:
-            return Posterior(*batch.target_latents)
+            return LatentDistribution(*batch.target_latents)
         return self.vae.posterior(batch.target_BCFHW)
 
     def target_latents(self, batch: EditBatch) -> Tensor:
@@ -126,9 +127,9 @@ class LitFlow(LitModule):
         posterior = self.posterior(batch)
         if self.targets == "mode":
             return posterior.mode()
-        shape = posterior.mean_BCFHW.shape[1:]
+        shape = posterior.mean.shape[1:]
         noise = [normal(shape, self.seed, "target", self.global_step, name) for name in batch.ids]
-        return posterior.sample(torch.stack(noise).to(posterior.mean_BCFHW))
+        return posterior.sample(torch.stack(noise).to(posterior.mean))
 
     def draw(self, ids: list[str], shape: torch.Size, *where: str | int) -> tuple[Tensor, Tensor]:
         """Noise (B, ...) and noise levels (B,) of samples, keyed by (seed, where, id)."""

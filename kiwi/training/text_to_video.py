@@ -15,7 +15,7 @@ from kiwi.flow.schedule import FlowSchedule
 from kiwi.media.files import atomic_folder
 from kiwi.models.sampling import Sampling, denoise, evaluating, make_noise
 from kiwi.models.text_to_video import KIND, TextToVideo, TextToVideoConfig
-from kiwi.models.vae import VideoVae
+from kiwi.models.vae.wan import VideoVae
 from kiwi.spec import to_dict
 from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.base import Clips

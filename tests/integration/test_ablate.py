@@ -27,11 +27,11 @@ from kiwi.ablation.runs import runs_of
 from kiwi.ablation.study import read_study
 from kiwi.cli.fit import resolve
 from kiwi.data.feature_cache import FeatureCache
-from kiwi.data.scores import batch_of, editor_of, edits, score
+from kiwi.evaluation.sandbox import batch_of, editor_of, edits, score
 from kiwi.models.sampling import Sampling
 from kiwi.sandbox.pairs import make_pair
 from kiwi.statistics.seeds import seeded_mean
-from kiwi.training.module import LitKiwi
+from kiwi.training.editor import LitKiwi
 from kiwi.training.optim import AdamW
 from kiwi.training.run_log import read_log
 

@@ -14,7 +14,7 @@ import yaml
 
 from kiwi.__main__ import main
 from kiwi.data.feature_cache import FeatureCache
-from kiwi.models.pictures import Pictures
+from kiwi.models.mllm.vision_input import VisionPreprocessor
 from kiwi.training.run_log import read_log
 from tests.integration.conftest import editor_config, write_yaml
 
@@ -65,7 +65,7 @@ def test_training_from_a_cache_is_training_without_and_decodes_no_clip(
 
     plain, weights = fit("plain")
     decoded = []
-    monkeypatch.setattr("kiwi.models.pictures.Pictures.patches", _only_nothing(decoded))
+    monkeypatch.setattr("kiwi.models.mllm.vision_input.VisionPreprocessor.patches", _only_nothing(decoded))
     clip = sys.modules["kiwi.data.dataset"]._clip
     monkeypatch.setattr("kiwi.data.dataset._clip", lambda path, bucket: decoded.append(path.name) or clip(path, bucket))
     cached, same = fit("cached", f"--data.cache={cache}")
@@ -167,8 +167,8 @@ def test_a_cache_that_does_not_fit_is_refused_before_training(experiment, cache,
 
 
 def _only_nothing(decoded):
-    """`Pictures.patches`, noting pictures that show something: those that are dropped are looked at anew."""
-    patches = Pictures.patches
+    """`VisionPreprocessor.patches`, noting pictures that show something: those that are dropped are looked at anew."""
+    patches = VisionPreprocessor.patches
 
     def noting(self, shown):
         decoded.extend([] if shown.frames.min() == shown.frames.max() else [shown.size])

@@ -8,7 +8,7 @@ from kiwi.errors import InputError, SpecError
 from kiwi.media.image import read_image, write_image
 from kiwi.media.video import probe, read_video, write_video
 from kiwi.models.sampling import Sampling
-from kiwi.models.tiling import Tiling
+from kiwi.models.vae.tiling import Tiling
 
 
 @pytest.fixture(scope="module")

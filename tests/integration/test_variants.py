@@ -9,15 +9,16 @@ import pytest
 import torch
 import yaml
 
-from kiwi.data.sample import EditSample, TaskKind, collate
+from kiwi.data.sample import EditSample, collate
 from kiwi.editing.editor import KiwiEditor
+from kiwi.encoded import TaskKind
 from kiwi.media.video import Video
 from kiwi.models.injection import AddSource, ChannelConcatSource, NoSource, SharedEmbeddingSource, TokenConcatSource
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.sampling import EditingDefaults, Sampling
 from kiwi.models.scaling import ConstantScale, FunctionScale, LearnableScale
 from kiwi.spec import diff, override
-from kiwi.training.module import LitKiwi
+from kiwi.training.editor import LitKiwi
 from kiwi.training.optim import AdamW
 from kiwi.weights.adapters import without_base_layer
 
@@ -106,7 +107,12 @@ def velocity(model):
     batch = batches()[2]
     with torch.no_grad():
         conditions = model.encode(
-            "reference", batch.frames, batch.instructions, batch.pictures, batch.source_BCFHW, batch.references_BRCHW
+            "reference",
+            batch.source_frames,
+            batch.instructions,
+            batch.reference_images,
+            batch.source_BCFHW,
+            batch.references_BRCHW,
         )
         latents = torch.randn(conditions.source_BCFHW.shape, generator=torch.Generator().manual_seed(0))
         return model(latents, torch.tensor([0.8, 0.4]), conditions)

@@ -11,8 +11,8 @@ from transformers import (
 )
 from transformers.video_utils import VideoMetadata
 
-from kiwi.models.new_qwen import NewQwen
-from kiwi.models.pictures import VisionLimits
+from kiwi.models.mllm.new_qwen import NewQwen
+from kiwi.models.mllm.vision_input import VisionLimits
 
 LIMITS = VisionLimits(
     max_frames=6, max_pixels_per_frame=224 * 448, min_pixels_per_frame=28 * 28, max_reference_tokens=16
@@ -70,7 +70,7 @@ def test_a_padded_batch_has_the_states_that_the_library_gives_each_sample(encode
 
 def library_processor(encoder):
     """The library's own processor of the generation, around our tokenizer and settings."""
-    prompter, settings = encoder.prompter, encoder.pictures.image_processor
+    prompter, settings = encoder.prompter, encoder.preprocessor.image_processor
     names = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
     same = {name: getattr(settings, name) for name in names}
     third = encoder.config.model_type == "qwen3_vl"
@@ -81,7 +81,7 @@ def library_processor(encoder):
 
 
 def test_pictures_become_the_tokens_and_pixels_of_the_librarys_processor(encoder):
-    side = encoder.pictures.factor * 2
+    side = encoder.preprocessor.factor * 2
     source, picture = clip(4, side, 2 * side, 0), clip(1, side, side, 1)[0]
     ours = encoder.prompter([source], ["Use it."], [(picture,)], "reference", 2)
     third = encoder.config.model_type == "qwen3_vl"

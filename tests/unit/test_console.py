@@ -21,25 +21,25 @@ def logs():
 
 
 def test_results_go_to_stdout_and_notes_and_errors_to_stderr(capsys):
-    console.say("result")
+    console.print("result")
     console.note("note")
     console.error("problem")
     assert capsys.readouterr() == ("result\n", "note\nerror: problem\n")
 
 
-@pytest.mark.parametrize("speak", [console.say, console.note, console.error])
+@pytest.mark.parametrize("speak", [console.print, console.note, console.error])
 def test_markup_in_a_message_is_taken_literally(speak, capsys):
     speak(LITERAL)
     assert LITERAL in "".join(capsys.readouterr())
 
 
 def test_colons_in_a_message_are_taken_literally(capsys):
-    console.say("frames:100:200")
+    console.print("frames:100:200")
     assert capsys.readouterr().out == "frames:100:200\n"
 
 
 def test_a_long_line_is_not_broken_so_that_output_can_be_piped(capsys):
-    console.say("word " * 100)
+    console.print("word " * 100)
     assert capsys.readouterr().out.count("\n") == 1
 
 

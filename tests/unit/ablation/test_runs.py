@@ -124,7 +124,7 @@ def test_a_run_that_was_stopped_has_not_failed(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="by prctl of Linux")
 def test_a_command_whose_study_is_gone_does_not_begin():
-    command = [sys.executable, "-m", "kiwi.ablation.tethered", "--version"]
+    command = [sys.executable, "-m", "kiwi.ablation.child_process", "--version"]
     for tether, code in ((str(os.getpid()), 0), ("1", 1)):
         done = subprocess.run(command, env={**os.environ, TETHER: tether}, capture_output=True, text=True, timeout=60)
         assert (done.returncode, bool(done.stdout)) == (code, code == 0)

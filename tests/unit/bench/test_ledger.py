@@ -6,7 +6,7 @@ import pytest
 
 from kiwi.bench.ledger import Asked, Judgement, Ledger, read_ledger
 from kiwi.errors import InputError
-from kiwi.media.claim import alone
+from kiwi.media.run_dir import exclusive_lock
 
 ASKED = Asked(
     item="a", repeat=0, judge="told", version="1", media={"edited": "0"}, instruction="Do it.", rubric="r",
@@ -50,5 +50,5 @@ def test_a_folder_in_its_place_is_told(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_ledger(tmp_path / "ledger.jsonl")
     (tmp_path / ".lock").mkdir()
-    with pytest.raises(InputError, match="cannot be written"), alone(tmp_path):
+    with pytest.raises(InputError, match="cannot be written"), exclusive_lock(tmp_path):
         pass

@@ -10,7 +10,7 @@ from kiwi.bench.ledger import Ledger, read_ledger
 from kiwi.bench.runner import Pace, Runner, Task
 from kiwi.bench.suites import read_cases
 from kiwi.errors import InputError, MediaError
-from kiwi.media.claim import alone
+from kiwi.media.run_dir import exclusive_lock
 from tests.unit.bench.conftest import Told, copies
 
 FAST = Pace(concurrency=4, first_wait=0.01)
@@ -164,7 +164,7 @@ def test_lines_that_are_no_judgements_are_passed_over(suite, rubrics, tasks, tmp
 
 
 def test_one_run_at_a_time_judges_into_a_folder(tmp_path):
-    with alone(tmp_path), pytest.raises(InputError, match="another process"), alone(tmp_path):
+    with exclusive_lock(tmp_path), pytest.raises(InputError, match="another process"), exclusive_lock(tmp_path):
         pass
-    with alone(tmp_path):
+    with exclusive_lock(tmp_path):
         pass

@@ -7,13 +7,13 @@ from safetensors.torch import load_file, save_file
 import kiwi.weights.files
 from kiwi.checkpoints.folder import from_pretrained, is_model_folder, read_record, save_pretrained, write_folder
 from kiwi.errors import CheckpointError, InputError
-from kiwi.models.base import WanBase
 from kiwi.models.connectors import Context
+from kiwi.models.dit.base import WanBase
 from kiwi.models.kiwi import Conditions, KiwiEdit
-from kiwi.models.mllm import QwenVL
+from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.sampling import EditingDefaults, Sampling
 from kiwi.models.tuning import Full, Lora
-from kiwi.models.vae import WanVae
+from kiwi.models.vae.wan import WanVae
 
 
 @pytest.fixture

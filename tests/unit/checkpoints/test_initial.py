@@ -8,15 +8,15 @@ from safetensors.torch import load_file, save_file
 
 from kiwi.checkpoints.folder import load_initial, save_pretrained
 from kiwi.errors import CheckpointError
-from kiwi.models.base import WanBase
 from kiwi.models.connectors import NoConnector
+from kiwi.models.dit.base import WanBase
 from kiwi.models.injection import AddSource
 from kiwi.models.kiwi import KiwiEdit
-from kiwi.models.mllm import QwenVL
+from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.sampling import EditingDefaults
 from kiwi.models.scaling import ConstantScale
 from kiwi.models.tuning import Frozen, Full, Lora
-from kiwi.models.vae import WanVae
+from kiwi.models.vae.wan import WanVae
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from kiwi.errors import CheckpointError
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import QueryConnector
 from kiwi.models.kiwi import KiwiEdit
-from kiwi.models.vae_formats import sizes_of
+from kiwi.models.vae.formats import sizes_of
 from kiwi.weights.strict import shapes_of
 from kiwi.weights.vae_names import is_original, read_sizes, to_diffusers, to_original
 

@@ -7,11 +7,11 @@ from safetensors.torch import load_file, save_file
 from kiwi.__main__ import main
 from kiwi.checkpoints.folder import from_pretrained, read_record, save_pretrained
 from kiwi.checkpoints.published import NOTED, unsaid
-from kiwi.models.base import WanBase
 from kiwi.models.config import KiwiConfig
+from kiwi.models.dit.base import WanBase
 from kiwi.models.injection import AppendReference, NoSource, PrependReference
 from kiwi.models.kiwi import KiwiEdit
-from kiwi.models.pictures import VisionLimits
+from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.sampling import EditingDefaults
 from kiwi.models.tuning import Lora
 from kiwi.weights.adapters import is_adapter

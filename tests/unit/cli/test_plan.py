@@ -8,9 +8,9 @@ from rich.console import Console
 from kiwi import console
 from kiwi.__main__ import main
 from kiwi.experiment import read_experiment
-from kiwi.models.mllm import MllmSpec
-from kiwi.models.new_qwen import byte_tokenizer
-from kiwi.models.vae import VaeSpec
+from kiwi.models.mllm.encoder import MllmSpec
+from kiwi.models.mllm.new_qwen import byte_tokenizer
+from kiwi.models.vae.wan import VaeSpec
 from kiwi.spec import from_dict
 
 

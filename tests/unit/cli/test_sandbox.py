@@ -11,8 +11,8 @@ from kiwi.__main__ import main
 from kiwi.cli.sandbox import preview
 from kiwi.errors import InputError, SpecError
 from kiwi.media.image import read_image
-from kiwi.models.new_qwen import NewQwen, byte_tokenizer, learned_tokenizer
-from kiwi.models.vae import NewVae
+from kiwi.models.mllm.new_qwen import NewQwen, byte_tokenizer, learned_tokenizer
+from kiwi.models.vae.wan import NewVae
 from kiwi.sandbox.anchors import ANCHORS, DAMAGES, LEVELS
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
 from kiwi.sandbox.questions import PROMPTS

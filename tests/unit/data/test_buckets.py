@@ -5,7 +5,7 @@ import pytest
 
 from kiwi.data.buckets import Bucket, assign
 from kiwi.data.manifest import read_manifest
-from kiwi.data.sample import TaskKind
+from kiwi.encoded import TaskKind
 from kiwi.errors import ManifestError
 from kiwi.media.video import write_video
 

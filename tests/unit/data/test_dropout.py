@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from kiwi.data.dropout import ConditionDropout, without
-from kiwi.data.sample import EditSample, Latents, TaskKind, collate
+from kiwi.data.sample import EditSample, collate
+from kiwi.encoded import LatentDistribution, TaskKind, VisionFeatures
 from kiwi.errors import SpecError
-from kiwi.models.pictures import Seen
 
 
 def batch(count=2):
@@ -25,9 +25,9 @@ def test_what_is_taken_says_nothing_and_the_rest_stays():
     found = without(given, instruction=[True, False], source=[False, True], reference=[True, False])
     assert found.instructions == ["", "Make it snow."]
     assert (found.source_BCFHW[1] == 0).all()
-    assert (found.frames[1] == 128).all()
+    assert (found.source_frames[1] == 128).all()
     assert (found.references_BRCHW[0] == 1).all()
-    assert (found.pictures[0][0] == 255).all()
+    assert (found.reference_images[0][0] == 255).all()
     assert torch.equal(found.source_BCFHW[0], given.source_BCFHW[0])
     assert torch.equal(found.references_BRCHW[1], given.references_BRCHW[1])
     assert torch.equal(found.target_BCFHW, given.target_BCFHW)
@@ -38,19 +38,22 @@ def test_what_is_taken_says_nothing_and_the_rest_stays():
 def test_nothing_takes_the_place_of_what_a_cache_holds_too():
     """As large as what the tower read, so that there are as many visual tokens."""
     given = batch()
-    seen = Seen(2, (4, 56, 56), torch.zeros(1, 8, 4)), Seen(1, (1, 28, 56), torch.zeros(1, 2, 4))
-    given.frames, given.pictures = [seen[0]] * 2, [seen[1:]] * 2
-    given.source_BCFHW, given.source_latents = torch.zeros(2, 3, 0, 8, 8), Latents(torch.ones(2, 4), torch.ones(2, 4))
+    seen = VisionFeatures(2, (4, 56, 56), torch.zeros(1, 8, 4)), VisionFeatures(1, (1, 28, 56), torch.zeros(1, 2, 4))
+    given.source_frames, given.reference_images = [seen[0]] * 2, [seen[1:]] * 2
+    given.source_BCFHW, given.source_latents = (
+        torch.zeros(2, 3, 0, 8, 8),
+        LatentDistribution(torch.ones(2, 4), torch.ones(2, 4)),
+    )
     found = without(given, instruction=[False] * 2, source=[False, True], reference=[True, False])
-    assert found.silent == [1]
-    assert found.frames[0] is seen[0]
-    assert found.frames[1].shape == (5, 8, 8, 3)
-    assert (found.frames[1] == 128).all()
-    assert found.pictures[0][0].shape == (28, 56, 3)
-    assert (found.pictures[0][0] == 255).all()
-    assert found.pictures[1] == seen[1:]
+    assert found.source_dropped == [1]
+    assert found.source_frames[0] is seen[0]
+    assert found.source_frames[1].shape == (5, 8, 8, 3)
+    assert (found.source_frames[1] == 128).all()
+    assert found.reference_images[0][0].shape == (28, 56, 3)
+    assert (found.reference_images[0][0] == 255).all()
+    assert found.reference_images[1] == seen[1:]
     assert found.source_latents is given.source_latents
-    assert without(batch(), instruction=[False] * 2, source=[True] * 2, reference=[False] * 2).silent == []
+    assert without(batch(), instruction=[False] * 2, source=[True] * 2, reference=[False] * 2).source_dropped == []
 
 
 def test_each_condition_is_taken_by_itself_as_often_as_asked_and_keyed():

@@ -9,9 +9,8 @@ from safetensors import SafetensorError
 
 from kiwi.data.buckets import Bucket
 from kiwi.data.feature_cache import Encoders, FeatureCache
-from kiwi.data.sample import Latents, TaskKind
+from kiwi.encoded import LatentDistribution, TaskKind, VisionFeatures
 from kiwi.errors import InputError
-from kiwi.models.pictures import Seen
 
 BUCKET = Bucket(TaskKind.video, 32, 48, 5, 0)
 
@@ -23,7 +22,7 @@ def cache(tmp_path):
 
 def entry(seed=0):
     torch.manual_seed(seed)
-    return Latents(torch.randn(4, 2, 4, 6), torch.rand(4, 2, 4, 6))
+    return LatentDistribution(torch.randn(4, 2, 4, 6), torch.rand(4, 2, 4, 6))
 
 
 def test_what_was_written_is_read_back_by_another_process_of_the_same_cache(cache):
@@ -65,8 +64,8 @@ def test_a_key_tells_content_size_length_and_vae_apart(cache, tmp_path):
 def test_what_a_tower_saw_is_kept_as_it_was_read(tmp_path):
     cache = FeatureCache.create(tmp_path / "cache", Encoders("vae", "tower"), "float16")
     torch.manual_seed(0)
-    exact = Seen(2, (4, 56, 84), torch.randn(1, 12, 8).bfloat16())
-    rounded = Seen(1, (1, 28, 56), torch.randn(4, 2, 8))
+    exact = VisionFeatures(2, (4, 56, 84), torch.randn(1, 12, 8).bfloat16())
+    rounded = VisionFeatures(1, (1, 28, 56), torch.randn(4, 2, 8))
     cache.write({"a": exact, "b": rounded, "c": entry()})
     again = FeatureCache(cache.folder)
     assert again.encoders == ("vae", "tower")
@@ -249,10 +248,10 @@ def test_two_writers_fill_one_cache(cache):
     code = (
         "import sys, torch\n"
         "from kiwi.data.feature_cache import FeatureCache\n"
-        "from kiwi.data.sample import Latents\n"
+        "from kiwi.encoded import LatentDistribution\n"
         "cache = FeatureCache(sys.argv[1])\n"
         "for i in range(20):\n"
-        "    cache.write({f'{sys.argv[2]}{i}': Latents(torch.ones(1), torch.ones(1))})\n"
+        "    cache.write({f'{sys.argv[2]}{i}': LatentDistribution(torch.ones(1), torch.ones(1))})\n"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(cache.folder), name]) for name in ("a", "b")]
     assert [writer.wait() for writer in writers] == [0, 0]

@@ -5,8 +5,8 @@ import pytest
 
 from kiwi.data.buckets import Bucket
 from kiwi.data.mixture import shares
-from kiwi.data.sample import TaskKind
 from kiwi.data.sampler import MixtureSampler, OnceSampler
+from kiwi.encoded import TaskKind
 
 VIDEO, WIDE = Bucket(TaskKind.video, 32, 32, 5, 0), Bucket(TaskKind.video, 32, 64, 5, 0)
 REFERENCE = Bucket(TaskKind.reference, 32, 32, 5, 1)

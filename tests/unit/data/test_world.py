@@ -8,8 +8,8 @@ import pytest
 from kiwi.__main__ import main
 from kiwi.data.datamodule import EditData, Manifest, data_sets_of
 from kiwi.data.feature_cache import Encoders, FeatureCache
-from kiwi.data.sample import TaskKind
 from kiwi.data.world import Questions, Rendered, World
+from kiwi.encoded import TaskKind
 from kiwi.errors import InputError
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
 
@@ -34,9 +34,9 @@ def test_a_sample_shows_the_item_to_the_last_bit():
         assert sample.instruction == pair.instruction
         assert sample.id == f"{pair.id}/5f"
         assert sample.task == (TaskKind.video if pair.reference is None else TaskKind.reference)
-        assert len(sample.pictures) == (pair.reference is not None)
+        assert len(sample.reference_images) == (pair.reference is not None)
         if pair.reference is not None:
-            assert (sample.pictures[0] == pair.reference).all()
+            assert (sample.reference_images[0] == pair.reference).all()
 
 
 def test_nothing_is_drawn_but_what_is_asked_for(monkeypatch):

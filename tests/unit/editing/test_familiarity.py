@@ -10,7 +10,7 @@ from kiwi.editing.familiarity import unfamiliar
 from kiwi.media.video import Video
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.sampling import EditingDefaults
-from kiwi.models.vae import WanVae
+from kiwi.models.vae.wan import WanVae
 from kiwi.sandbox.pairs import make_pair
 
 

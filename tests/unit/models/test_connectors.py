@@ -3,7 +3,7 @@ import torch
 
 from kiwi.errors import SpecError
 from kiwi.models.connectors import Context, LatentConnector, NoConnector, QueryConnector, join_contexts
-from kiwi.models.prompting import Prompt
+from kiwi.models.mllm.prompting import Prompt
 
 QUERIES, REFERENCES, LENGTHS = slice(5, 8), slice(1, 4), (10, 8)
 

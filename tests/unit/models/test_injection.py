@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kiwi.models.dit import DiTConfig, PatchEmbedding
+from kiwi.models.dit.transformer import DiTConfig, PatchEmbedding
 from kiwi.models.injection import (
     AddSource,
     AppendReference,

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from kiwi.errors import InputError, SpecError
-from kiwi.models.activations import RecomputeActivations
 from kiwi.models.connectors import Context
+from kiwi.models.dit.activations import RecomputeActivations
 from kiwi.models.injection import NoReference, NoSource, PrependReference
 from kiwi.models.kiwi import Conditions, KiwiEdit
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kiwi.errors import SpecError
-from kiwi.models.dit import DiTConfig
+from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.tuning import Frozen, Full, Lora
 from kiwi.weights.adapters import is_adapter, merge, without_base_layer
 

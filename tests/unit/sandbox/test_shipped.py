@@ -12,18 +12,18 @@ import yaml
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from kiwi.data.datamodule import EditData
-from kiwi.data.edit_quality import NoPerceptual, measure
 from kiwi.data.sample import pixels, video_tensor
-from kiwi.data.scores import editor_of, edits, score
 from kiwi.data.world import Questions
 from kiwi.editing.editor import KiwiEditor
-from kiwi.models.mllm import QwenVL
-from kiwi.models.pictures import VisionLimits
-from kiwi.models.vae import WanVae
+from kiwi.evaluation.fidelity import NoPerceptual, measure
+from kiwi.evaluation.sandbox import editor_of, edits, score
+from kiwi.models.mllm.encoder import QwenVL
+from kiwi.models.mllm.vision_input import VisionLimits
+from kiwi.models.vae.wan import WanVae
 from kiwi.sandbox.controls import swapped, with_words_of
 from kiwi.sandbox.pairs import make_pair
 from kiwi.sandbox.questions import share_of_facts
-from kiwi.training.language import ANSWER, END, LitMllm
+from kiwi.training.mllm import ANSWER, END, LitMllm
 from kiwi.weights.hub import SHIPPED, locate
 
 TRAINED = Path(__file__).parents[3] / "experiments/sandbox/mllm.yaml"

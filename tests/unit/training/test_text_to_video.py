@@ -10,12 +10,12 @@ import torch
 from kiwi.data.datamodule import EditData, Manifest
 from kiwi.data.world import World
 from kiwi.errors import InputError, SpecError
-from kiwi.models.base import WanBase
-from kiwi.models.dit import DiTConfig
+from kiwi.models.dit.base import WanBase
+from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.kiwi import KiwiConfig, KiwiEdit
-from kiwi.models.new_qwen import NewQwen
+from kiwi.models.mllm.new_qwen import NewQwen
 from kiwi.models.text_to_video import TextEncoder, TextToVideo, TextToVideoConfig
-from kiwi.models.vae import NewVae
+from kiwi.models.vae.wan import NewVae
 from kiwi.training.optim import AdamW
 from kiwi.training.text_to_video import LitBase
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kiwi.models.connectors import LatentConnector, QueryConnector
-from kiwi.models.dit import DiTConfig
+from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.injection import AddSource, AppendReference
 from kiwi.models.tuning import Lora
 from kiwi.weights.adapters import is_adapter

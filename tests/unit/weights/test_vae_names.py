@@ -10,8 +10,8 @@ from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from safetensors import safe_open
 
 from kiwi.errors import CheckpointError
-from kiwi.models.vae import NewVae
-from kiwi.models.vae_formats import sizes_of
+from kiwi.models.vae.formats import sizes_of
+from kiwi.models.vae.wan import NewVae
 from kiwi.weights.strict import shapes_of
 from kiwi.weights.vae_names import is_original, read_sizes, to_diffusers, to_original, without_prefix
 

@@ -1,0 +1,70 @@
+"""What data and models share: kinds of task, sizes, the latents' distribution, vision features.
+
+A ground file, so that `kiwi.data` and `kiwi.models` know each other only through it. B samples, C latent channels,
+F frames, h w latent height and width; L levels of features, N visual tokens, M the MLLM's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Pixels = NDArray[np.uint8]
+"""uint8 RGB: frames (F, H, W, 3), or one image (H, W, 3) where the text says so."""
+
+Size = tuple[int, int, int]
+"""Frames, height and width."""
+
+
+class TaskKind(StrEnum):
+    """What an edit is conditioned on; selects the query table and the prompt."""
+
+    image = "image"
+    video = "video"
+    reference = "reference"
+
+    @classmethod
+    def of(cls, frames: int, references: int) -> TaskKind:
+        """The kind of an edit of this many frames with this many reference images."""
+        return cls.reference if references else cls.image if frames == 1 else cls.video
+
+
+class LatentDistribution(NamedTuple):
+    """The VAE encoder's posterior: a Gaussian for every latent, in normalised units, float32.
+
+    Shape (C, F, h, w) of a clip, (B, C, F, h, w) of a batch.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def mode(self) -> Tensor:
+        """The likeliest latents."""
+        return self.mean
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """LatentDistribution drawn with standard normal noise of their shape."""
+        return self.mean + self.deviation * noise
+
+    @classmethod
+    def stack(cls, clips: Sequence[LatentDistribution | None]) -> LatentDistribution | None:
+        """The distribution of a batch from those of its clips; None if no clip has one. All clips have one, or none."""
+        given = [clip for clip in clips if clip is not None]
+        assert len(given) in (0, len(clips))
+        return cls(*(torch.stack(parts) for parts in zip(*given, strict=True))) if given else None
+
+
+class VisionFeatures(NamedTuple):
+    """Output of the MLLM's vision tower for one image or video; stands for it wherever the MLLM would read it."""
+
+    kind: int
+    """IMAGE or VIDEO of `kiwi.models.mllm.positions`."""
+    size: Size
+    """The size that it was read at."""
+    features_LNM: Tensor

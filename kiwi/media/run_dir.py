@@ -1,0 +1,86 @@
+"""A folder that a resumable command fills: a record of its settings, written first, says whose it is."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kiwi.errors import InputError
+from kiwi.media.files import make_folder, require_name, write_json
+
+LOCK = ".lock"
+"""A file by which a folder is held."""
+
+
+def open_run_dir(record: Path, settings: Mapping[str, Any], what: str, beside: Collection[str] = ()) -> Path:
+    """Make the folder of `record`, or find that it is ours to go on with.
+
+    Args:
+        record: JSON file in the folder that holds the settings.
+        settings: what may not change between the calls that fill the folder; plain data.
+        what: the folder is, with its article, such as "an export".
+        beside: names that may lie in a folder that has no record yet.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: it was begun with other settings (those that differ are told), its record cannot be read, or it is
+            somebody else's.
+    """
+    folder, now = record.parent, json.loads(json.dumps(settings))
+    require_name(folder)
+    if record.exists():
+        before = read_record(record)
+        if before != now:
+            differ = [key for key in now if key not in before or before[key] != now[key]]
+            raise InputError(
+                f"{folder} holds {what} with other settings",
+                got=", ".join(f"{key} {now[key]}" for key in differ) or "none of some that it has",
+                wanted=", ".join(f"{key} {before.get(key)}" for key in differ or before.keys() - now.keys()),
+                fix="give the same settings to go on with it, or another folder",
+            )
+    elif folder.exists() and (
+        not folder.is_dir() or any(path.name not in (LOCK, *beside) for path in folder.iterdir())
+    ):
+        raise InputError(f"{folder} exists and is not {what}", fix="give a new or an empty folder")
+    make_folder(folder)
+    if not record.exists():
+        write_json(record, now)
+    return folder
+
+
+@contextmanager
+def exclusive_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder, so that no other process works in it; one that dies lets go of it.
+
+    Raises:
+        InputError: another process holds it, or it cannot be written to.
+    """
+    try:
+        held = (folder / LOCK).open("w")
+    except OSError as problem:
+        raise InputError(f"{folder} cannot be written to", got=problem.strerror, fix="give another folder") from None
+    with held as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"another process is working in {folder}", fix="wait for it, or give another folder"
+            ) from None
+        yield
+
+
+def read_record(record: Path) -> dict[str, Any]:
+    """The settings that a record holds. Raises InputError if it cannot be read."""
+    try:
+        said = json.loads(record.read_text(encoding="utf-8"))
+        if not isinstance(said, dict):
+            raise ValueError(f"a {type(said).__name__}, not an object")
+    except (OSError, ValueError) as problem:
+        raise InputError(f"{record} cannot be read", got=problem, fix="give another folder") from None
+    return said

@@ -1,0 +1,1 @@
+"""The diffusion transformer: blocks, attention, rotary positions, activation checkpointing, base weights."""

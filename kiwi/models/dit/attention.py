@@ -1,0 +1,106 @@
+"""Self- and cross-attention of the DiT, with RMS-normalised queries and keys.
+
+B batch, L tokens, N context tokens, D width, H heads, E = D / H.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from kiwi.models.dit.rope import Rope, rotate
+from kiwi.models.precision import processor_multiplies_bf16
+
+
+class RMSNorm(nn.Module):
+    """RMS norm over the last axis in float32, scaled by a learned weight; all heads together, as Wan has it."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise; any leading shape."""
+        return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight.to(x.dtype)
+
+
+class KeysValues(NamedTuple):
+    """Keys and values of the context for one block, computed once an edit; shape (B, H, N, E) each."""
+
+    keys_BHNE: Tensor
+    values_BHNE: Tensor
+    mask_B11N: Tensor | None
+    """True where a context token may be attended to; None when none is padding."""
+
+
+SHORT = 1024
+"""Keys up to which a processor's bf16 attention is computed without the fused kernel."""
+
+
+def attend(q_BHLE: Tensor, keys_BHNE: Tensor, values_BHNE: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention, (B, H, L, E), by the fastest way there is on the device.
+
+    Args:
+        q_BHLE, keys_BHNE, values_BHNE: queries, keys and values.
+        mask: True where a key may be attended to; broadcasts to (B, H, L, N).
+    """
+    # torch's fused kernel for processors is slow in bf16, the backward pass above all: without it a DiT of 1.15 M
+    # parameters trained at 72 instead of 25 samples/s on one core with avx512_bf16. In float32, and where bf16 is not
+    # multiplied natively, the kernel is the faster one (benchmarks/speed/attention.py tells what holds on a machine).
+    on_processor = q_BHLE.device.type == "cpu" and q_BHLE.dtype == torch.bfloat16
+    if on_processor and keys_BHNE.shape[2] <= SHORT and processor_multiplies_bf16():
+        return attend_plainly(q_BHLE, keys_BHNE, values_BHNE, mask)
+    return F.scaled_dot_product_attention(q_BHLE, keys_BHNE, values_BHNE, attn_mask=mask)
+
+
+def attend_plainly(q_BHLE: Tensor, keys_BHNE: Tensor, values_BHNE: Tensor, mask: Tensor | None) -> Tensor:
+    """As `attend`, by two products of matrices and a softmax in float32; all scores are held at once."""
+    scores_BHLN = (q_BHLE @ keys_BHNE.transpose(-1, -2)).float() * q_BHLE.shape[-1] ** -0.5
+    if mask is not None:
+        scores_BHLN = scores_BHLN.masked_fill(~mask, float("-inf"))
+    return scores_BHLN.softmax(dim=-1).to(values_BHNE.dtype) @ values_BHNE
+
+
+class _Attention(nn.Module):
+    def __init__(self, dim: int, num_heads: int, eps: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
+        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b l (h e) -> b h l e", h=self.num_heads)
+
+    def _attend(self, q_BHLE: Tensor, kv: KeysValues) -> Tensor:
+        keys, values = kv.keys_BHNE.to(q_BHLE.dtype), kv.values_BHNE.to(q_BHLE.dtype)
+        attended = attend(q_BHLE, keys, values, kv.mask_B11N)
+        return self.o(rearrange(attended, "b h l e -> b l (h e)"))
+
+
+class SelfAttention(_Attention):
+    """Attention among the video's (and the reference's) tokens, positions by rotary embedding."""
+
+    def forward(self, x_BLD: Tensor, rope: Rope) -> Tensor:
+        """Attend; shape kept."""
+        q = rotate(self._heads(self.norm_q(self.q(x_BLD))), rope)
+        k = rotate(self._heads(self.norm_k(self.k(x_BLD))), rope)
+        return self._attend(q, KeysValues(k, self._heads(self.v(x_BLD)), None))
+
+
+class CrossAttention(_Attention):
+    """Attention from the video's tokens to the context that the connectors made."""
+
+    def project(self, context_BND: Tensor, mask_BN: Tensor | None) -> KeysValues:
+        """Keys and values of the context: they do not change between denoising steps."""
+        context_BND = context_BND.to(self.k.weight.dtype)  # connectors may be kept in another type than the DiT
+        keys, values = self._heads(self.norm_k(self.k(context_BND))), self._heads(self.v(context_BND))
+        return KeysValues(keys, values, None if mask_BN is None else mask_BN[:, None, None, :])
+
+    def forward(self, x_BLD: Tensor, context: KeysValues) -> Tensor:
+        """Attend to the projected context; shape kept."""
+        return self._attend(self._heads(self.norm_q(self.q(x_BLD))), context)

@@ -1,0 +1,279 @@
+"""The video diffusion transformer of Wan2.1 / Wan2.2: tokens in, tokens out.
+
+B batch, C latent channels, F H W latent frames, height and width, L tokens, D width, N context tokens.
+Parameter names are those of the published Wan files. Norms, modulation and time embedding run in
+float32 whatever the type of the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from kiwi.errors import InputError, SpecError
+from kiwi.models.dit.activations import ActivationSpec, KeepActivations
+from kiwi.models.dit.attention import CrossAttention, KeysValues, SelfAttention
+from kiwi.models.dit.base import BaseSpec, NewBase
+from kiwi.models.dit.rope import Rope
+from kiwi.models.precision import full_precision
+from kiwi.models.tuning import Full, TuningSpec
+from kiwi.spec import Spec, require_positive
+
+ADAPTED = ("q", "k", "v", "o", "ffn.0", "ffn.2")
+"""Linear layers of a block that adapters go to (the published 14B training)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTConfig(Spec):
+    """Sizes of the transformer; the defaults are Wan2.2-TI2V-5B. What it starts with and how it learns.
+
+    Args:
+        dim: width D.
+        ffn_dim: width of the feed-forward layers.
+        num_heads: attention heads; dim / num_heads must be even.
+        num_layers: blocks.
+        freq_dim: channels of the sinusoidal timestep embedding, even.
+        latent_channels: channels C of the VAE's latents, in and out.
+        patch_size: latent frames, rows and columns of one token.
+        eps: of all norms.
+        activations: what the blocks keep for the backward pass.
+        base: the weights it starts with.
+        tuning: how it learns: in full, by adapters (the published 14B: `Lora(rank=128)`), or not at all.
+    """
+
+    dim: int = 3072
+    ffn_dim: int = 14336
+    num_heads: int = 24
+    num_layers: int = 30
+    freq_dim: int = 256
+    latent_channels: int = 48
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    eps: float = 1e-6
+    activations: ActivationSpec = field(default_factory=KeepActivations)
+    base: BaseSpec = field(default_factory=NewBase)
+    tuning: TuningSpec = field(default_factory=Full)
+
+    def __post_init__(self) -> None:
+        require_positive(self, "dim", "ffn_dim", "num_heads", "num_layers", "freq_dim", "latent_channels", "patch_size")
+        if not 0 < self.eps < math.inf:
+            raise SpecError("dit.eps must be above 0 and finite", got=self.eps)
+        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+            raise SpecError("dit.dim must be an even multiple of dit.num_heads", got=f"{self.dim} and {self.num_heads}")
+        # Each axis of the rotary embedding needs whole pairs: d - 2 (d // 3) and d // 3 both even.
+        if ((self.dim // self.num_heads) // 3) % 2:
+            raise SpecError(
+                "the head width cannot be split in three even parts for the rotary embedding",
+                got=self.dim // self.num_heads,
+                wanted="a head width h with h // 3 even, such as 24, 32, 48, 96 or 128",
+            )
+        if self.freq_dim % 2 or self.patch_size[0] != 1:
+            got = f"{self.freq_dim} and {self.patch_size}"
+            raise SpecError("dit.freq_dim must be even and dit.patch_size[0] 1", got=got)
+
+    @classmethod
+    def wan22_5b(cls) -> DiTConfig:
+        """Wan2.2-TI2V-5B, the published 5B editor."""
+        return cls()
+
+    @classmethod
+    def wan21_14b(cls) -> DiTConfig:
+        """Wan2.1-T2V-14B."""
+        return cls(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, latent_channels=16)
+
+    @classmethod
+    def wan21_1_3b(cls) -> DiTConfig:
+        """Wan2.1-T2V-1.3B."""
+        return cls(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, latent_channels=16)
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.dim // self.num_heads
+
+    def build(self) -> DiT:
+        """The transformer, base weights and adapters included."""
+        dit = self.base.build(lambda: DiT(self))
+        self.tuning.apply(dit, ADAPTED)
+        return dit
+
+
+class Modulation(NamedTuple):
+    """Shift, scale and gate of one sub-layer, each of shape (B, 1, D)."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+
+
+class TimeModulation(NamedTuple):
+    """What the blocks and the head are told about the timestep: (B, D) and (B, 6, D), float32."""
+
+    vector_BD: Tensor
+    blocks_B6D: Tensor
+
+
+class PatchEmbedding(nn.Module):
+    """LatentDistribution to tokens: a 3D convolution whose kernel is its stride, done as one matrix product.
+
+    Written as a product it also takes zero frames (no reference: no tokens), which a convolution does not.
+    Weight (D, C, pf, ph, pw) and bias (D,), as `nn.Conv3d` stores them.
+    """
+
+    def __init__(
+        self, channels: int, dim: int, patch_size: Sequence[int], *, zero_init: bool = False, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.patch_size = tuple(patch_size)
+        self.weight = nn.Parameter(torch.zeros(dim, channels, *patch_size))
+        self.bias = nn.Parameter(torch.zeros(dim)) if bias else None
+        if not zero_init:
+            nn.init.xavier_uniform_(self.weight.flatten(1))
+
+    def grid(self, sizes: Sequence[int]) -> tuple[int, int, int]:
+        """Token grid of latents of these sizes, both (frames, height, width).
+
+        Raises:
+            InputError: a size that the patch does not divide (the published code crops it silently).
+        """
+        if any(size % patch for size, patch in zip(sizes, self.patch_size, strict=True)):
+            raise InputError(
+                "the latents cannot be cut into whole patches",
+                got=f"frames x height x width {tuple(sizes)}",
+                wanted=f"multiples of {self.patch_size}",
+                fix="resize the video to a multiple of the model's size (KiwiEdit.size_multiple)",
+            )
+        f, h, w = (size // patch for size, patch in zip(sizes, self.patch_size, strict=True))
+        return f, h, w
+
+    def forward(self, latents_BCFHW: Tensor) -> Tensor:
+        """Tokens (B, L, D) in row-major (frame, row, column) order."""
+        self.grid(latents_BCFHW.shape[2:])
+        pf, ph, pw = self.patch_size
+        patches = rearrange(latents_BCFHW, "b c (f pf) (h ph) (w pw) -> b (f h w) (c pf ph pw)", pf=pf, ph=ph, pw=pw)
+        return F.linear(patches.to(self.weight.dtype), self.weight.flatten(1), self.bias)
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention to the context, feed-forward; the first and last modulated by time."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
+        self.self_attn = SelfAttention(config.dim, config.num_heads, config.eps)
+        self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
+        self.cross_attn = CrossAttention(config.dim, config.num_heads, config.eps)
+        self.ffn = nn.Sequential(
+            nn.Linear(config.dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, config.dim)
+        )
+
+    def forward(self, x_BLD: Tensor, time_B6D: Tensor, rope: Rope, context: KeysValues) -> Tensor:
+        """One block; shape kept."""
+        parts = (self.modulation.float() + time_B6D).chunk(6, dim=1)
+        attention, ffn = Modulation(*parts[:3]), Modulation(*parts[3:])
+        x = x_BLD + self._gated(self.self_attn(modulate(x_BLD, attention, self.eps), rope), attention)
+        x = x + self.cross_attn(norm(x, self.eps, self.norm3), context)
+        return x + self._gated(self.ffn(modulate(x, ffn, self.eps)), ffn)
+
+    @staticmethod
+    def _gated(x: Tensor, modulation: Modulation) -> Tensor:
+        return (x.float() * modulation.gate).to(x.dtype)
+
+
+class Head(nn.Module):
+    """Tokens to patches of velocity, modulated by the time vector itself."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+        self.head = nn.Linear(config.dim, config.latent_channels * math.prod(config.patch_size))
+
+    def forward(self, x_BLD: Tensor, vector_BD: Tensor) -> Tensor:
+        """Patches (B, L, pf ph pw C); the modulation is each sample's own, whatever the batch."""
+        shift, scale = (self.modulation.float() + vector_BD[:, None, :]).chunk(2, dim=1)
+        return self.head(modulate(x_BLD, Modulation(shift, scale, shift), self.eps))
+
+
+class DiT(nn.Module):
+    """The transformer. `KiwiEdit` adds source and reference tokens between `patch_embedding` and `forward`."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = PatchEmbedding(config.latent_channels, config.dim, config.patch_size)
+        self.time_embedding = nn.Sequential(
+            nn.Linear(config.freq_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
+        )
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.head = Head(config)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for weight in (p for p in self.time_embedding.parameters() if p.ndim == 2):
+            nn.init.normal_(weight, std=0.02)
+        nn.init.zeros_(self.head.head.weight)
+
+    def time(self, timestep_B: Tensor) -> TimeModulation:
+        """Embed one timestep (0 to 1000, fractions allowed) a sample; once a denoising step."""
+        vector = _linear32(self.time_embedding[0], timestep_embedding(timestep_B, self.config.freq_dim))
+        vector = _linear32(self.time_embedding[2], F.silu(vector))
+        blocks = _linear32(self.time_projection[1], F.silu(vector))
+        return TimeModulation(vector, blocks.unflatten(1, (6, self.config.dim)))
+
+    def project_context(self, context_BND: Tensor, mask_BN: Tensor | None) -> list[KeysValues]:
+        """Keys and values of the context for every block; once an edit."""
+        return [cast(Block, block).cross_attn.project(context_BND, mask_BN) for block in self.blocks]
+
+    def forward(self, x_BLD: Tensor, time: TimeModulation, rope: Rope, context: Sequence[KeysValues]) -> Tensor:
+        """Tokens (B, L, D) to velocity patches (B, L, pf ph pw C)."""
+        for index, (block, kv) in enumerate(zip(self.blocks, context, strict=True)):
+            x_BLD = self.config.activations.run(index, block, x_BLD, time.blocks_B6D, rope, kv)
+        return self.head(x_BLD, time.vector_BD)
+
+    def unpatchify(self, patches_BLP: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Velocity patches of the video's tokens as latents (B, C, F, H, W)."""
+        f, h, w = grid
+        pf, ph, pw = self.config.patch_size
+        return rearrange(
+            patches_BLP, "b (f h w) (pf ph pw c) -> b c (f pf) (h ph) (w pw)", f=f, h=h, w=w, pf=pf, ph=ph, pw=pw
+        )
+
+
+def norm(x: Tensor, eps: float, affine: nn.LayerNorm | None = None) -> Tensor:
+    """Layer norm over the last axis in float32, back to x's type."""
+    weight, bias = (affine.weight.float(), affine.bias.float()) if affine is not None else (None, None)
+    return F.layer_norm(x.float(), x.shape[-1:], weight, bias, eps).to(x.dtype)
+
+
+def modulate(x: Tensor, modulation: Modulation, eps: float) -> Tensor:
+    """Layer norm without weights, then (1 + scale) and shift, in float32."""
+    normed = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
+    return (normed * (1 + modulation.scale) + modulation.shift).to(x.dtype)
+
+
+def timestep_embedding(timestep_B: Tensor, channels: int) -> Tensor:
+    """Sinusoids of the timestep, cosines first; computed in float64, returned as float32 (B, channels)."""
+    half = channels // 2
+    frequency = 10000.0 ** -(torch.arange(half, dtype=torch.float64, device=timestep_B.device) / half)
+    angle = timestep_B.double()[:, None] * frequency[None, :]
+    return torch.cat((angle.cos(), angle.sin()), dim=1).float()
+
+
+def _linear32(layer: nn.Module, x: Tensor) -> Tensor:
+    """A linear layer in float32 even under autocast: rounding here would round the timestep."""
+    assert isinstance(layer, nn.Linear)
+    with full_precision(x.device):
+        return F.linear(x.float(), layer.weight.float(), layer.bias.float())

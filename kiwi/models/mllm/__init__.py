@@ -1,0 +1,1 @@
+"""The multimodal LLM: vision input and features, prompts, positions, prefix cache."""

@@ -1,0 +1,313 @@
+"""The multimodal LLM that reads video, instruction, references and the learnable queries.
+
+transformers' Qwen2.5-VL or Qwen3-VL, run without its language head. B samples, S tokens, Q queries, M the MLLM's
+width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+    Qwen2_5_VLModel,
+    Qwen2VLVideoProcessor,
+    Qwen3VLModel,
+)
+
+from kiwi.encoded import VisionFeatures
+from kiwi.errors import CheckpointError, KiwiError, SpecError
+from kiwi.media.files import write_json
+from kiwi.models.mllm.positions import IMAGE, VIDEO, a_grid_a_patch, positions_of
+from kiwi.models.mllm.prefix_cache import Embedded, Reading, read_prefix_once, read_whole
+from kiwi.models.mllm.prompting import Prompt, Prompter, VideoSpans, load_template, one_span, span_a_patch, template_of
+from kiwi.models.mllm.vision import Vision, look
+from kiwi.models.mllm.vision_input import VisionInput, VisionLimits, VisionPreprocessor
+from kiwi.models.tuning import Frozen, TuningSpec
+from kiwi.spec import Spec, to_dict
+from kiwi.weights.adapters import is_adapter, without_base_layer
+from kiwi.weights.files import weight_files, write_weights
+from kiwi.weights.hub import locate
+from kiwi.weights.strict import Mismatch, fingerprint
+
+ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""Linear layers of the language model that adapters go to (the published training)."""
+
+
+class Generation(NamedTuple):
+    """What differs between the generations of Qwen-VL."""
+
+    model: type[PreTrainedModel]
+    spans: VideoSpans
+    """How the prompt divides a video's tokens."""
+    video_grids: Callable[[Tensor], Tensor]
+    """The grids of those spans."""
+
+
+GENERATIONS = {
+    "qwen2_5_vl": Generation(Qwen2_5_VLModel, one_span, lambda grids_V3: grids_V3),
+    "qwen3_vl": Generation(Qwen3VLModel, span_a_patch, a_grid_a_patch),
+}
+"""By the `model_type` of their configurations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MllmSpec(Spec, ABC):
+    """The family of multimodal LLMs.
+
+    Args:
+        limits: how much of the pictures it reads.
+        tuning: how its language model learns; the vision tower never does.
+    """
+
+    limits: VisionLimits = field(default_factory=VisionLimits)
+    tuning: TuningSpec = field(default_factory=Frozen)
+
+    @abstractmethod
+    def build(self) -> MllmEncoder:
+        """The encoder, weights and adapters included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QwenVL(MllmSpec):
+    """A trained Qwen2.5-VL or Qwen3-VL; which one its configuration says.
+
+    Args:
+        path: folder with config, weights, tokenizer and preprocessor settings, or a hub id. A file prompt.json in
+            the folder replaces the standard wording.
+        dtype: type its weights are kept in; while frozen, bfloat16 halves the memory at no cost to training.
+    """
+
+    path: str
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+
+    @classmethod
+    def qwen25_3b(cls) -> QwenVL:
+        """Qwen2.5-VL-3B, the published reader."""
+        return cls(path="Qwen/Qwen2.5-VL-3B-Instruct")
+
+    @classmethod
+    def qwen25_7b(cls) -> QwenVL:
+        """Qwen2.5-VL-7B."""
+        return cls(path="Qwen/Qwen2.5-VL-7B-Instruct")
+
+    @classmethod
+    def qwen3_4b(cls) -> QwenVL:
+        """Qwen3-VL-4B."""
+        return cls(path="Qwen/Qwen3-VL-4B-Instruct")
+
+    @classmethod
+    def qwen3_8b(cls) -> QwenVL:
+        """Qwen3-VL-8B."""
+        return cls(path="Qwen/Qwen3-VL-8B-Instruct")
+
+    def build(self) -> MllmEncoder:
+        folder = locate(self.path, "MLLM", "name a folder with a Qwen-VL, or a hub id")
+        weight_files(folder)  # only to refuse what is wrong: transformers follows an index out of its folder
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            if config.model_type not in GENERATIONS:
+                raise CheckpointError(
+                    f"the MLLM {self.path!r} is of an unknown kind", got=config.model_type, wanted=list(GENERATIONS)
+                )
+            model, info = GENERATIONS[config.model_type].model.from_pretrained(
+                folder,
+                dtype=getattr(torch, self.dtype),
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            images = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        except KiwiError:
+            raise
+        except (
+            Exception
+        ) as problem:  # a damaged file: the libraries raise whatever they stumble over, plain Exception too
+            first = next(iter(str(problem).strip().splitlines()), "")
+            first = first if isinstance(problem, (OSError, ValueError)) else f"{type(problem).__name__} {first}"
+            raise CheckpointError(f"the MLLM {self.path!r} cannot be loaded", got=first) from problem
+        _require_all(model, info, self.path)
+        encoder = MllmEncoder(model, tokenizer, images, self.limits, load_template(template_of(folder)))
+        encoder.fingerprint = fingerprint(model.state_dict())
+        return encoder.tuned(self.tuning)
+
+
+_FORM = ("num_heads", "window_size", "fullatt_block_indexes", "deepstack_visual_indexes", "hidden_act")
+"""Fields of a vision tower's configuration that its features depend on and its weights do not show."""
+
+
+class MllmEncoder(nn.Module):
+    """Prompt and queries in, hidden states out."""
+
+    fingerprint = ""
+    """Of the weights that were loaded; none for new ones."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        image_processor: Any,
+        limits: VisionLimits,
+        template: dict[str, str],
+    ) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.hidden_size = int(model.config.text_config.hidden_size)
+        sizes = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
+        # Frames arrive at their final size (see VisionPreprocessor.resize_video), so the library's cap is off.
+        settings = {name: getattr(image_processor, name) for name in sizes}
+        video_processor = Qwen2VLVideoProcessor(**settings, cap_pixels_per_frame=False)
+        self.generation = GENERATIONS[model.config.model_type]
+        self.settings = settings
+        self.preprocessor = VisionPreprocessor(image_processor, video_processor, limits)
+        self.prompter = Prompter(tokenizer, self.preprocessor, template, self.generation.spans)
+
+    def tuned(self, tuning: TuningSpec) -> MllmEncoder:
+        """Itself, the language model prepared to learn as the spec says."""
+        tuning.apply(self.model.language_model, ADAPTED)
+        return self
+
+    @property
+    def config(self) -> Any:
+        """The library's configuration of the model."""
+        return self.model.config
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Refuse layers that the language model does not have.
+
+        Raises:
+            SpecError: with the range there is.
+        """
+        depth = int(self.config.text_config.num_hidden_layers)
+        if wrong := [layer for layer in layers if not -depth - 1 <= layer <= depth]:
+            raise SpecError(
+                "the MLLM has no such layers",
+                got=wrong,
+                wanted=f"{-depth - 1} to {depth} (0: embeddings, -1: the last)",
+            )
+
+    def positions(self, prompt: Prompt, seconds: int = 1) -> Tensor:
+        """Qwen's multimodal position ids (3, B, S), 0 at padding.
+
+        Args:
+            prompt: the batch.
+            seconds: length of a temporal patch, two frames. The published code never tells the frame rate: 1.
+        """
+        vision = self.config.vision_config
+        images, videos = prompt.image_grid_thw, prompt.video_grid_thw
+        grids: dict[int, Iterator[Tensor]] = {
+            IMAGE: iter([] if images is None else images),
+            VIDEO: iter([] if videos is None else self.generation.video_grids(videos)),
+        }
+        step = seconds * int(getattr(vision, "tokens_per_second", 1))
+        positions = torch.zeros(3, *prompt.input_ids_BS.shape, dtype=torch.long, device=prompt.input_ids_BS.device)
+        for row, length in enumerate(prompt.attention_mask_BS.sum(dim=1).tolist()):
+            types_S = prompt.token_types_BS[row, :length]
+            positions[:, row, :length] = positions_of(types_S, grids, vision.spatial_merge_size, step)
+        return positions
+
+    @torch.no_grad()
+    def see(self, picture: VisionInput) -> VisionFeatures:
+        """What the tower sees of one picture (from `pictures`), to be read in its place; on the tower's device."""
+        device = next(self.model.visual.parameters()).device
+        patches = self.preprocessor.patches(picture).to(device)
+        (features,) = look(
+            self.model.visual, patches, torch.tensor([self.preprocessor.grid(picture.size)], device=device)
+        )
+        return VisionFeatures(picture.kind, picture.size, features)
+
+    @torch.no_grad()
+    def look(self, prompt: Prompt) -> Vision:
+        """Features of all of a prompt's pictures and videos; those seen before are not looked at again.
+
+        No gradient ever reaches the tower.
+        """
+        tower = self.model.visual
+        return Vision(
+            look(tower, prompt.pixel_values, prompt.image_grid_thw, prompt.seen_images),
+            look(tower, prompt.pixel_values_videos, prompt.video_grid_thw, prompt.seen_videos),
+        )
+
+    def sight(self) -> str:
+        """A fingerprint of everything that decides what `see` sees: the tower's weights, its settings, the limits."""
+        tower, pictures = self.model.visual, self.preprocessor
+        # What its weights' names and shapes do not tell.
+        form = {name: getattr(self.config.vision_config, name, None) for name in _FORM}
+        facts = (self.config.model_type, str(tower.dtype), fingerprint(tower.state_dict()), self.settings, form)
+        return hashlib.sha256(repr((*facts, to_dict(pictures.limits))).encode()).hexdigest()
+
+    def embed(self, prompt: Prompt, vision: Vision, queries_QM: Tensor) -> Embedded:
+        """Word embeddings, with visual features and query vectors in the place of their placeholders'."""
+        # Not left to the library's model: versions that take features from before (`mm_encoder_outputs`) are new, and
+        # older ones pass over them without a word.
+        embeds_BSM = self.model.get_input_embeddings()(prompt.input_ids_BS)
+        visual_LVM = vision.in_order(prompt.token_types_BS).to(embeds_BSM)
+        queries = queries_QM.to(embeds_BSM).expand(len(embeds_BSM), *queries_QM.shape)
+        embeds_BSM = embeds_BSM.masked_scatter((prompt.token_types_BS > 0)[..., None], visual_LVM[0])
+        embeds_BSM = embeds_BSM.masked_scatter(prompt.queries_BS[..., None], queries)
+        return Embedded(prompt, embeds_BSM, self.positions(prompt), visual_LVM[1:])
+
+    @property
+    def reading(self) -> Reading:
+        """How the language model is run."""
+        # Asked at every call, because what learns may change after construction: adapters are put in, a run freezes
+        # parts. What requires gradients now is what counts, and to look at it costs nothing beside the run itself.
+        learns = any(parameter.requires_grad for parameter in self.model.language_model.parameters())
+        return read_whole if learns else read_prefix_once
+
+    def forward(self, prompt: Prompt, queries_QM: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+        """Hidden states (B, S, M) by layer: -1 after the last one's norm, 0 the embeddings, 1 after the first, ...
+
+        Attention is causal, so that the queries, which come last, see everything, and padding on the right is seen by
+        nothing. Without layers to read, nothing is run.
+
+        Args:
+            prompt: the batch.
+            queries_QM: vectors of the queries.
+            layers: which states are wanted.
+        """
+        if not layers:
+            return {}
+        return self.reading(self.model.language_model, self.embed(prompt, self.look(prompt), queries_QM), layers)
+
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write base weights, tokenizer, preprocessor settings and prompt template, for `QwenVL(path=folder)`.
+
+        The weights are written as another type if one is given. Adapters are not among them: whoever saves the editor
+        keeps those.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.save_pretrained(folder)
+        state = self.model.state_dict()
+        base = {without_base_layer(name): state[name] for name in state if not is_adapter(name)}
+        base = base if dtype is None else {name: tensor.to(dtype) for name, tensor in base.items()}
+        write_weights(base, folder)
+        self.save_processor(folder)
+
+    def save_processor(self, folder: Path) -> None:
+        """Write tokenizer, preprocessor settings and prompt template."""
+        self.prompter.tokenizer.save_pretrained(folder)
+        self.preprocessor.image_processor.save_pretrained(folder)
+        write_json(folder / "prompt.json", self.prompter.template)
+
+
+def _require_all(model: nn.Module, info: dict[str, Any], path: str) -> None:
+    """transformers only logs what it did not find; here that is an error (but for the language head, never used)."""
+    mismatch = Mismatch(
+        wanted=len(model.state_dict()),
+        missing=sorted(info["missing_keys"]),
+        unexpected=sorted(name for name in info["unexpected_keys"] if not name.startswith("lm_head.")),
+        misshapen=[str(item) for item in sorted(info["mismatched_keys"], key=str)],
+    )
+    mismatch.refuse(f"the MLLM {path}")

@@ -1,0 +1,274 @@
+"""A Qwen-VL made from nothing, of any size: configuration, byte-level tokenizer, image processor, random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2VLImageProcessor, Qwen3VLConfig
+
+from kiwi.errors import SpecError
+from kiwi.models.mllm.encoder import GENERATIONS, MllmEncoder, MllmSpec
+from kiwi.models.mllm.prompting import DEFAULT_TEMPLATE, load_template, template_of
+from kiwi.models.mllm.vision_input import VisionLimits
+from kiwi.spec import require_positive
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+
+WORDS = 256 + len(SPECIAL_TOKENS)
+"""Of the byte-level tokenizer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewQwen(MllmSpec):
+    """An untrained Qwen-VL with a byte-level tokenizer: the code path of a trained one, random features.
+
+    Args:
+        generation: "2.5" or "3".
+        hidden_size: the language model's width M.
+        layers: of the language model.
+        heads, kv_heads: of its attention; None for heads of 16 channels, half as many for keys and values.
+        intermediate_size: width of its feed-forward layers; None for 2 M.
+        vocab_size: rows of the embedding table; None for as many as the tokenizer has.
+        tokenizer: folder of a tokenizer with Qwen's special tokens, such as `kiwi sandbox vocabulary` writes; None for
+            one whose words are bytes. A file prompt.json in it replaces the standard wording.
+        vision_hidden_size, vision_layers, vision_heads, vision_intermediate_size: of the vision tower; None for M / 2
+            (32 at least), heads of 16 channels and feed-forward layers twice as wide.
+        vision_patch: side of a patch in pixels, half that of a visual token; None for the published one, 14 of the 2.5
+            and 16 of the 3. Small patches let small pictures be read as they are, without enlarging them.
+        vision_window, vision_full: of the 2.5's tower, the window in pixels and the blocks without one.
+        rope_theta: base of the language model's rotary embedding. The slowest channels are those of columns: with the
+            published 1e6 and heads of 32 channels they turn by less than 2e-4 a visual token, so that frames of a few
+            tokens a side look the same from left and right. There a base below 10 serves.
+        init_std: deviation of all first weights. The published one is small for narrow models, whose attention then
+            takes long to tell one token from another; there M^-0.5 is of the right size.
+    """
+
+    generation: Literal["2.5", "3"] = "2.5"
+    hidden_size: int = 64
+    layers: int = 2
+    heads: int | None = None
+    kv_heads: int | None = None
+    intermediate_size: int | None = None
+    vocab_size: int | None = None
+    tokenizer: str | None = None
+    vision_hidden_size: int | None = None
+    vision_layers: int = 2
+    vision_heads: int | None = None
+    vision_intermediate_size: int | None = None
+    vision_patch: int | None = None
+    vision_window: int = 56
+    vision_full: tuple[int, ...] = (-1,)
+    rope_theta: float = 1e6
+    init_std: float = 0.02
+    limits: VisionLimits = field(
+        default_factory=lambda: VisionLimits(
+            max_frames=4, max_pixels_per_frame=84 * 84, min_pixels_per_frame=28 * 28, max_reference_tokens=16
+        )
+    )
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self, "hidden_size", "layers", "heads", "kv_heads", "intermediate_size", "vocab_size", "vision_layers",
+            "vision_hidden_size", "vision_heads", "vision_intermediate_size", "vision_patch",
+        )  # fmt: skip
+        (heads, kv_heads), (width, vision_heads) = _heads(self), _tower(self)
+        if self.hidden_size % (2 * heads) or heads % kv_heads:
+            raise SpecError(
+                "the language model's heads do not fit its width",
+                got=f"hidden_size {self.hidden_size}, {heads} heads, {kv_heads} of keys and values",
+                wanted="heads of an even number of channels, and a multiple of those of keys and values",
+            )
+        if width % (4 * vision_heads):
+            raise SpecError(
+                "the vision tower's heads do not fit its width",
+                got=f"width {width}, {vision_heads} heads",
+                wanted="heads of a multiple of 4 channels, for the rotary embedding of rows and columns",
+            )
+        if self.vocab_size is not None and self.vocab_size < WORDS:
+            raise SpecError(
+                "the tokenizer has more words than vocab_size", got=self.vocab_size, wanted=f"{WORDS} or more"
+            )
+        if self.rope_theta <= 1:
+            raise SpecError("rope_theta is not the base of a rotary embedding", got=self.rope_theta, wanted="above 1")
+        if not 0 < self.init_std < 1:
+            raise SpecError("init_std is not a deviation of weights", got=self.init_std, wanted="between 0 and 1")
+        if self.vision_window < (token := 2 * _patch(self)):
+            raise SpecError(
+                "vision_window is smaller than a visual token", got=self.vision_window, wanted=f"{token} or more"
+            )
+
+    @classmethod
+    def qwen25_3b(cls) -> NewQwen:
+        """The shapes of Qwen2.5-VL-3B."""
+        return cls(
+            hidden_size=2048, layers=36, heads=16, kv_heads=2, intermediate_size=11008, vocab_size=151936, **_TOWER_25
+        )
+
+    @classmethod
+    def qwen25_7b(cls) -> NewQwen:
+        """The shapes of Qwen2.5-VL-7B."""
+        return cls(
+            hidden_size=3584, layers=28, heads=28, kv_heads=4, intermediate_size=18944, vocab_size=152064, **_TOWER_25
+        )
+
+    @classmethod
+    def sandbox(cls) -> NewQwen:
+        """The shapes of the shipped reader (1.2 M parameters)."""
+        return cls(
+            hidden_size=128, layers=3, heads=4, kv_heads=2, vocab_size=648, vision_hidden_size=128, vision_heads=4,
+            vision_patch=4, vision_window=64, vision_full=(0, 1), rope_theta=3,
+        )  # fmt: skip
+
+    def build(self) -> MllmEncoder:
+        tokenizer = byte_tokenizer() if self.tokenizer is None else _load_tokenizer(self.tokenizer)
+        if self.vocab_size is not None and self.vocab_size < len(tokenizer):
+            raise SpecError(
+                "the tokenizer has more words than vocab_size", got=self.vocab_size, wanted=f"{len(tokenizer)} or more"
+            )
+        config = (_config_25 if self.generation == "2.5" else _config_3)(self, tokenizer)
+        colours = {} if self.generation == "2.5" else {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        processor = Qwen2VLImageProcessor(patch_size=_patch(self), **colours)
+        model = GENERATIONS[config.model_type].model(config)
+        template = DEFAULT_TEMPLATE if self.tokenizer is None else template_of(Path(self.tokenizer))
+        encoder = MllmEncoder(model, tokenizer, processor, self.limits, load_template(template))
+        return encoder.tuned(self.tuning)
+
+
+_TOWER_25: dict[str, Any] = {
+    "vision_hidden_size": 1280,
+    "vision_layers": 32,
+    "vision_heads": 16,
+    "vision_intermediate_size": 3420,
+    "vision_window": 112,
+    "vision_full": (7, 15, 23, 31),
+    "limits": VisionLimits(),
+}
+"""The vision tower of every published Qwen2.5-VL."""
+
+
+def byte_tokenizer() -> Any:
+    """A tokenizer whose words are bytes, with Qwen's special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
+    return _finished(raw)
+
+
+def learned_tokenizer(texts: Iterable[str], words: int) -> Any:
+    """A byte-pair tokenizer of the words of some texts, with Qwen's special tokens; other text is spelled in bytes.
+
+    Args:
+        texts: to learn from; the same ones give the same tokenizer.
+        words: of its vocabulary at most, special tokens not counted; 256 are bytes.
+    """
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=words, initial_alphabet=alphabet, show_progress=False)
+    raw.train_from_iterator(texts, trainer)
+    return _finished(raw)
+
+
+def _finished(raw: Tokenizer) -> Any:
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<|endoftext|>", eos_token="<|im_end|>")
+
+
+def _load_tokenizer(folder: str) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(Path(folder).resolve(strict=True), trust_remote_code=False)
+    except (OSError, ValueError) as problem:
+        first = next(iter(str(problem).strip().splitlines()), "")
+        raise SpecError(f"the tokenizer {folder} cannot be loaded", got=first) from problem
+    if missing := [token for token in SPECIAL_TOKENS if token not in tokenizer.get_vocab()]:
+        raise SpecError(f"the tokenizer {folder} lacks tokens", got=", ".join(missing))
+    return tokenizer
+
+
+def _config_25(spec: NewQwen, tokenizer: Any) -> Qwen2_5_VLConfig:
+    vision = _vision(spec) | {
+        "window_size": spec.vision_window,
+        "fullatt_block_indexes": [index % spec.vision_layers for index in spec.vision_full],
+        "tokens_per_second": 2,
+    }
+    return Qwen2_5_VLConfig(text_config=_text(spec, tokenizer), vision_config=vision, **_shared(tokenizer))
+
+
+def _config_3(spec: NewQwen, tokenizer: Any) -> Qwen3VLConfig:
+    text = _text(spec, tokenizer)
+    # Here the width of a head is a size of its own; features of early vision blocks join the first text layers.
+    text["head_dim"] = spec.hidden_size // text["num_attention_heads"]
+    vision = _vision(spec) | {"num_position_embeddings": 2304, "deepstack_visual_indexes": [0]}
+    return Qwen3VLConfig(text_config=text, vision_config=vision, **_shared(tokenizer))
+
+
+def _heads(spec: NewQwen) -> tuple[int, int]:
+    """Of the language model: attention heads, and those of keys and values."""
+    heads = spec.heads or max(1, spec.hidden_size // 16)
+    return heads, spec.kv_heads or max(1, heads // 2)
+
+
+def _tower(spec: NewQwen) -> tuple[int, int]:
+    """Of the vision tower: width and heads."""
+    width = spec.vision_hidden_size or max(32, spec.hidden_size // 2)
+    return width, spec.vision_heads or max(1, width // 16)
+
+
+def _patch(spec: NewQwen) -> int:
+    """Side of a vision patch in pixels."""
+    return spec.vision_patch or {"2.5": 14, "3": 16}[spec.generation]
+
+
+def _text(spec: NewQwen, tokenizer: Any) -> dict[str, Any]:
+    heads, kv_heads = _heads(spec)
+    half = spec.hidden_size // heads // 2
+    # The rotary channels of frame, row and column, in the published proportion of 16 : 24 : 24.
+    sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
+    return {
+        "hidden_size": spec.hidden_size,
+        "intermediate_size": spec.intermediate_size or 2 * spec.hidden_size,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": spec.vocab_size or len(tokenizer),
+        "initializer_range": spec.init_std,
+        "max_position_embeddings": 4096 if spec.vocab_size is None else 128000,
+        "rope_parameters": {"rope_type": "default", "mrope_section": sections, "rope_theta": spec.rope_theta},
+        "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
+    }
+
+
+def _vision(spec: NewQwen) -> dict[str, Any]:
+    width, heads = _tower(spec)
+    return {
+        "initializer_range": spec.init_std,
+        "depth": spec.vision_layers,
+        "hidden_size": width,
+        "intermediate_size": spec.vision_intermediate_size or 2 * width,
+        "num_heads": heads,
+        "out_hidden_size": spec.hidden_size,
+        "patch_size": _patch(spec),
+    }
+
+
+def _shared(tokenizer: Any) -> dict[str, Any]:
+    """Words that stand for pictures; and the head is the embeddings of the words, as LitMllm trains it."""
+    names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
+    names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+    return {"tie_word_embeddings": True, **ids}

@@ -1,0 +1,139 @@
+"""VisionPreprocessor and videos as the MLLM reads them: how much of them, at which size, as which patches.
+
+F frames, H height, W width; L levels of features, N visual tokens, M the MLLM's width (see kiwi/models/vision.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kiwi.encoded import Pixels, Size
+from kiwi.errors import SpecError
+from kiwi.media.image import resize, smart_resize
+from kiwi.models.mllm.positions import IMAGE, VIDEO
+from kiwi.spec import Spec, require_positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionLimits(Spec):
+    """How much of the pictures the MLLM reads; defaults as published.
+
+    Args:
+        max_frames: frames sampled evenly from the source video.
+        max_pixels_per_frame: height x width of a frame at most.
+        min_pixels_per_frame: at least; smaller videos are enlarged.
+        max_reference_tokens: visual tokens (28 x 28 pixels for Qwen2.5-VL) of a reference image at most.
+    """
+
+    max_frames: int = 16
+    max_pixels_per_frame: int = 512 * 512
+    min_pixels_per_frame: int = 128 * 28 * 28
+    max_reference_tokens: int = 768
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_frames", "min_pixels_per_frame", "max_reference_tokens")
+        if self.max_pixels_per_frame < 1.05 * self.min_pixels_per_frame:
+            raise SpecError("the MLLM's limits need max_pixels_per_frame above min_pixels_per_frame", got=self)
+
+
+class VisionInput(NamedTuple):
+    """A picture or video at the size it is read at."""
+
+    kind: int
+    """IMAGE or VIDEO."""
+    frames: Pixels
+
+    @property
+    def size(self) -> Size:
+        """Pixels, height and width."""
+        frames, height, width = self.frames.shape[:3]
+        return frames, height, width
+
+
+class VisionPreprocessor:
+    """Sizes pictures as the published reader does, and cuts them into patches.
+
+    Args:
+        image_processor, video_processor: transformers', with the MLLM's settings.
+        limits: how much is read.
+    """
+
+    def __init__(self, image_processor: Any, video_processor: Any, limits: VisionLimits) -> None:
+        self.image_processor, self.video_processor, self.limits = image_processor, video_processor, limits
+        self.factor: int = image_processor.patch_size * image_processor.merge_size
+
+    def source(self, frames: Pixels) -> VisionInput:
+        """A source video as it is read; one frame is an image."""
+        if len(frames) == 1:
+            return VisionInput(IMAGE, self.resize_image(frames[0])[None])
+        return VisionInput(VIDEO, self.resize_video(frames))
+
+    def reference(self, image: Pixels) -> VisionInput:
+        """A reference image (H, W, 3) as it is read."""
+        return VisionInput(IMAGE, self.resize_image(image, self.limits.max_reference_tokens * self.factor**2)[None])
+
+    def tokens(self, size: Size) -> int:
+        """Visual tokens of a picture or video of the size it is read at."""
+        frames, rows, columns = self.grid(size)
+        return frames * rows * columns // int(self.image_processor.merge_size) ** 2
+
+    def grid(self, size: Size) -> Size:
+        """The same in vision patches."""
+        frames, height, width = size
+        patch = int(self.image_processor.patch_size)
+        return -(-frames // int(self.video_processor.temporal_patch_size)), height // patch, width // patch
+
+    def patches(self, shown: VisionInput) -> Tensor:
+        """The pixels of all patches, in the order in which the vision tower takes them."""
+        if shown.kind == IMAGE:
+            images = [shown.frames[0]]
+            found = self.image_processor(images=images, return_tensors="pt", do_resize=False)["pixel_values"]
+        else:
+            videos = [torch.from_numpy(shown.frames).permute(0, 3, 1, 2)]
+            found = self.video_processor(videos=videos, return_tensors="pt", do_sample_frames=False, do_resize=False)[
+                "pixel_values_videos"
+            ]
+        assert isinstance(found, Tensor)
+        return found
+
+    def resize_image(self, image: Pixels, max_pixels: int | None = None) -> Pixels:
+        """An image at the size the MLLM reads it: sides multiples of the vision token, 4 tokens at least."""
+        area = self.factor**2
+        limit = 16384 * area if max_pixels is None else max_pixels
+        size = smart_resize(*image.shape[:2], factor=self.factor, min_pixels=4 * area, max_pixels=limit)
+        return resize(image[None], *size)[0]
+
+    def resize_video(self, frames: Pixels) -> Pixels:
+        """At most `max_frames` frames, evenly sampled, resized in the two steps of the published reader."""
+        if len(frames) > self.limits.max_frames:
+            frames = frames[np.linspace(0, len(frames) - 1, self.limits.max_frames).round().astype(int)]
+        limits, factor = self.limits, self.factor
+        coarse = smart_resize(
+            *frames.shape[1:3],
+            factor=2 * factor,
+            min_pixels=min(4 * (2 * factor) ** 2, limits.min_pixels_per_frame),
+            max_pixels=limits.max_pixels_per_frame,
+        )
+        # The reader's own budget: 768 visual tokens a frame, less when many frames share the total of 115200.
+        budget = min(768 * factor**2, 115200 * factor**2 / len(frames) * 2)
+        fine = smart_resize(
+            *coarse,
+            factor=factor,
+            min_pixels=limits.min_pixels_per_frame,
+            max_pixels=int(min(limits.max_pixels_per_frame, max(budget, int(1.05 * limits.min_pixels_per_frame)))),
+        )
+        return _resize_at_float(resize(frames, *coarse), *fine)
+
+
+def _resize_at_float(frames: Pixels, height: int, width: int) -> Pixels:
+    """The published reader's second resize: bicubic at float32, where the first (and every image's) is Pillow's."""
+    if frames.shape[1:3] == (height, width):
+        return frames
+    pixels_FCHW = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+    resized = torch.nn.functional.interpolate(pixels_FCHW, (height, width), mode="bicubic", antialias=True)
+    return resized.clamp(0, 255).round().byte().permute(0, 2, 3, 1).numpy()

@@ -1,0 +1,1 @@
+"""The video autoencoder: Wan's, its formats and tiling."""

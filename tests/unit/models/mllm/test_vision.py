@@ -1,0 +1,149 @@
+"""Vision features: computed once they serve many readings, and no gradient reaches the tower."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from kiwi.errors import InputError
+from kiwi.models.mllm.new_qwen import NewQwen
+from kiwi.models.mllm.positions import IMAGE, VIDEO
+from kiwi.models.mllm.vision import Vision
+from kiwi.models.mllm.vision_input import VisionLimits
+from kiwi.models.tuning import Frozen, Lora
+
+SIZES = [(4, 32, 48), (2, 64, 64), (1, 48, 96)]
+
+
+def build(generation, tuning):
+    torch.manual_seed(0)
+    encoder = NewQwen(generation=generation, hidden_size=32, tuning=tuning).build().eval()
+    for name, parameter in encoder.named_parameters():
+        torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.15)
+    return encoder
+
+
+@pytest.fixture(params=["2.5", "3"])
+def generation(request):
+    return request.param
+
+
+@pytest.fixture(params=[Frozen(), Lora(rank=2)], ids=["frozen", "lora"])
+def encoder(request, generation):
+    return build(generation, request.param)
+
+
+def samples():
+    rng = np.random.default_rng(0)
+    sources = [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
+    pictures = [[rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(n)] for n in (1, 2, 1)]
+    return sources, ["Use it.", "Use both of them.", "Use."], pictures
+
+
+def prompt_of(encoder, rows=slice(None), known=lambda place: False):
+    """The prompt of the samples; pictures at known places, numbered through, are replaced by what the tower saw."""
+    sources, words, pictures = samples()
+    reader, place = encoder.preprocessor, itertools.count()
+    for row, source in enumerate(sources):
+        if known(next(place)):
+            sources[row] = encoder.see(reader.source(source))
+        for index, picture in enumerate(pictures[row]):
+            if known(next(place)):
+                pictures[row][index] = encoder.see(reader.reference(picture))
+    return encoder.prompter(sources[rows], words[rows], pictures[rows], "reference", 3)
+
+
+@pytest.mark.parametrize("known", [lambda place: True, lambda place: place % 2, lambda place: place % 3 == 0])
+def test_pictures_seen_before_give_the_states_and_gradients_of_those_seen_on_the_way(encoder, known):
+    queries = torch.randn(3, 32, requires_grad=True)
+    results = []
+    for prompt in (prompt_of(encoder), prompt_of(encoder, known=known)):
+        states = encoder(prompt, queries, (0, 1, -1))
+        (gradient,) = torch.autograd.grad(states[-1][prompt.queries_BS].pow(3).sum(), queries)
+        results.append((prompt, states, gradient))
+    (prompt, states, gradient), (half, again, same) = results
+    for name in ("input_ids_BS", "token_types_BS", "references_BS", "image_grid_thw", "video_grid_thw"):
+        assert torch.equal(getattr(prompt, name), getattr(half, name))
+    assert torch.equal(encoder.positions(prompt), encoder.positions(half))
+    real = prompt.attention_mask_BS.bool()
+    for layer in states:
+        torch.testing.assert_close(states[layer][real], again[layer][real], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradient, same, atol=1e-5, rtol=1e-4)
+    assert gradient.abs().max() > 1e-3
+
+
+def test_the_tower_is_not_run_for_what_was_seen_before(encoder):
+    plain, queries = prompt_of(encoder), torch.randn(3, 32)
+    prompt = prompt_of(encoder, known=lambda place: True).to("cpu")
+    assert prompt.pixel_values is prompt.pixel_values_videos is None
+    states = encoder(plain, queries, (-1,))[-1]
+    encoder.model.visual.forward = None
+    real = prompt.attention_mask_BS.bool()
+    torch.testing.assert_close(encoder(prompt, queries, (-1,))[-1][real], states[real], atol=1e-5, rtol=1e-5)
+    # It is really read: other features, other states.
+    other = dataclasses.replace(prompt, seen_images=tuple(features + 1 for features in prompt.seen_images))
+    assert (encoder(other, queries, (-1,))[-1] - states)[prompt.queries_BS].abs().max() > 1e-2
+
+
+def test_what_was_seen_is_one_picture_in_memory_of_its_own(encoder):
+    levels = 1 if encoder.config.model_type == "qwen2_5_vl" else 2
+    sources, _, pictures = samples()
+    shown = [encoder.preprocessor.source(s) for s in sources] + [encoder.preprocessor.reference(p) for p in pictures[1]]
+    assert [one.kind for one in shown] == [VIDEO, VIDEO, IMAGE, IMAGE, IMAGE]
+    for one in shown:
+        seen = encoder.see(one)
+        assert (seen.kind, seen.size) == (one.kind, one.frames.shape[:3])
+        assert seen.features_LNM.shape == (levels, encoder.preprocessor.tokens(seen.size), 32)
+    for one in (*(vision := encoder.look(prompt_of(encoder))).images, *vision.videos):
+        assert one.untyped_storage().nbytes() == one.numel() * one.element_size()
+
+
+def test_a_video_of_which_one_frame_is_read_stays_a_video():
+    """With max_frames 1 its size alone would not tell."""
+    limits = VisionLimits(max_frames=1, max_pixels_per_frame=84 * 84, min_pixels_per_frame=28 * 28)
+    encoder = NewQwen(hidden_size=32, limits=limits).build().eval()
+    (video, _, _), words, _ = samples()
+    seen = encoder.see(encoder.preprocessor.source(video))
+    assert (seen.kind, seen.size[0]) == (VIDEO, 1)
+    plain, known = (encoder.prompter([source], words[:1], [()], "video", 3) for source in (video, seen))
+    assert torch.equal(plain.input_ids_BS, known.input_ids_BS)
+    assert torch.equal(encoder.look(plain).videos[0], encoder.look(known).videos[0])
+
+
+def test_a_fingerprint_tells_what_decides_the_features_apart(generation):
+    plain = build(generation, Frozen())
+    wider = NewQwen(generation=generation, hidden_size=32, limits=VisionLimits()).build().eval()
+    wider.load_state_dict(plain.state_dict())
+    other = build(generation, Frozen())
+    with torch.no_grad():
+        next(other.model.visual.parameters()).add_(0.5)
+    half = build(generation, Frozen())
+    half.model.visual.bfloat16()
+    form = build(generation, Frozen())
+    form.config.vision_config.num_heads *= 2
+    assert len({encoder.sight() for encoder in (plain, wider, other, half, form)}) == 5
+    # The language model has no part in it, however it learns.
+    adapted = build(generation, Lora(rank=2))
+    adapted.model.visual.load_state_dict(plain.model.visual.state_dict())
+    assert adapted.sight() == plain.sight()
+
+
+def test_no_gradient_reaches_the_tower_even_if_its_weights_ask_for_one(encoder):
+    """Language adapters learn all the same."""
+    encoder.model.visual.requires_grad_(True)
+    prompt = prompt_of(encoder)
+    assert not any(x.requires_grad for part in encoder.look(prompt) for x in part)
+    states = encoder(prompt, torch.randn(3, 32, requires_grad=True), (-1,))[-1]
+    states[prompt.queries_BS].pow(3).sum().backward()
+    assert all(p.grad is None for p in encoder.model.visual.parameters())
+    language = [p for p in encoder.model.language_model.parameters() if p.requires_grad]
+    assert all(p.grad is not None for p in language)
+
+
+def test_features_of_another_prompt_are_refused(encoder):
+    prompt, queries = prompt_of(encoder), torch.randn(3, 32)
+    vision = encoder.look(prompt)
+    with pytest.raises(InputError, match="not those of this prompt"):
+        encoder.embed(prompt, Vision(vision.images[:-1], vision.videos), queries)

@@ -1,0 +1,237 @@
+"""Every file format of a Wan VAE, strictly: the same weights encode alike from each, and none loads in part."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from safetensors.torch import load_file, save_file
+
+from kiwi.errors import CheckpointError
+from kiwi.models.vae.formats import STATISTICS
+from kiwi.models.vae.wan import NewVae, WanVae, published_config, raw_state
+from kiwi.weights.files import read_weights
+
+GOLDEN = Path(__file__).parents[3] / "golden"
+SPECS = {
+    "wan21": NewVae(z_dim=16, base_dim=4, decoder_base_dim=8, num_res_blocks=2),
+    "wan22": NewVae(z_dim=48, base_dim=4, decoder_base_dim=8, dim_mult=(1, 2, 2), residual=True),
+}
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def statistics(form):
+    found = next(
+        f for f in json.loads(STATISTICS.read_text())["forms"] if f["name"].lower() == f"wan{form[3]}.{form[4]}"
+    )
+    return torch.tensor(found["latents_mean"]), torch.tensor(found["latents_std"])
+
+
+@pytest.fixture(scope="module", params=SPECS)
+def form(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def vae(form):
+    """A VAE whose every weight has a part in the result, normalised as the published one of its form."""
+    torch.manual_seed(3)
+    vae = SPECS[form].build()
+    for parameter in vae.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    vae.normalise_by(*statistics(form))
+    return vae
+
+
+def write(vae, layout, folder):
+    """The VAE in one of the formats; returns what `WanVae.path` should name."""
+    state = {name: tensor.detach().clone() for name, tensor in raw_state(vae).items()}
+    if layout == "diffusers folder":
+        vae.save(folder)
+        return folder
+    if layout == "published folder":
+        save_file(state, folder / WEIGHTS)
+        (folder / "config.json").write_text(json.dumps(published_config(vae)))
+        return folder
+    if layout == "raw safetensors":
+        save_file(state, folder / "vae.safetensors")
+        return folder / "vae.safetensors"
+    prefixed = {f"model.{name}": tensor for name, tensor in state.items()}
+    content = {"raw pth": state, "prefixed pth": prefixed, "wrapped pth": {"model_state": prefixed}}[layout]
+    torch.save(content, folder / "vae.pth")
+    return folder / "vae.pth"
+
+
+LAYOUTS = ["diffusers folder", "published folder", "raw safetensors", "raw pth", "prefixed pth", "wrapped pth"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_same_weights_encode_and_decode_the_same_from_every_format(vae, tmp_path, layout):
+    loaded = WanVae(path=str(write(vae, layout, tmp_path))).build()
+    video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
+    with torch.no_grad():
+        latents = vae.encode(video)
+        assert latents.std() > 0.01
+        assert torch.equal(loaded.encode(video), latents)
+        assert torch.equal(loaded.decode(latents), vae.decode(latents))
+    assert (loaded.spatial_factor, loaded.channels) == (vae.spatial_factor, vae.channels)
+
+
+def test_a_subfolder_may_be_a_folder_or_a_file(vae, tmp_path):
+    (tmp_path / "vae").mkdir()
+    write(vae, "diffusers folder", tmp_path / "vae")
+    write(vae, "raw pth", tmp_path)
+    built = [WanVae(path=str(tmp_path), subfolder=name).build() for name in ("vae", "vae.pth")]
+    assert built[0].fingerprint == built[1].fingerprint
+
+
+def test_the_fingerprint_follows_the_weights_not_the_format(vae, tmp_path):
+    assert vae.fingerprint == ""
+    first = WanVae(path=str(write(vae, "diffusers folder", tmp_path))).build().fingerprint
+    second = WanVae(path=str(write(vae, "raw pth", tmp_path))).build().fingerprint
+    assert len(first) == 64
+    assert first == second
+    state = raw_state(vae)
+    state = {**state, "decoder.head.2.bias": state["decoder.head.2.bias"] + 1}
+    torch.save(state, tmp_path / "vae.pth")
+    assert WanVae(path=str(tmp_path / "vae.pth")).build().fingerprint != first
+
+
+@pytest.mark.parametrize("spoil", ["missing", "unexpected", "misshapen"])
+@pytest.mark.parametrize("layout", ["diffusers folder", "published folder", "raw pth"])
+def test_one_tensor_that_does_not_fit_is_refused_by_the_name_it_has_in_the_file(vae, tmp_path, layout, spoil):
+    path = write(vae, layout, tmp_path)
+    file = path / WEIGHTS if path.is_dir() else path
+    state = {name: tensor.clone() for name, tensor in read_weights(file).items()}
+    name = "decoder.mid_block.resnets.1.conv2.bias" if layout.startswith("diff") else "decoder.middle.2.residual.6.bias"
+    if spoil == "unexpected":
+        state[name := name.replace("bias", "gain")] = torch.ones(1)
+    elif spoil == "misshapen":
+        state[name] = torch.ones(7)
+    else:
+        del state[name]
+    (save_file if file.suffix == ".safetensors" else torch.save)(state, file)
+    told = {"missing": "1 missing", "unexpected": "1 unexpected", "misshapen": "1 of another shape"}[spoil]
+    with pytest.raises(CheckpointError) as problem:
+        WanVae(path=str(path)).build()
+    assert f"{told} ({name}" in str(problem.value)
+    assert str(path) in str(problem.value)
+
+
+class Bomb:
+    """What unpickling would execute."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return (Path.touch, (self.target,))
+
+
+@pytest.mark.parametrize("write_file", [torch.save, lambda content, file: file.write_bytes(pickle.dumps(content))])
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, write_file):
+    write_file({"conv1.weight": Bomb(tmp_path / "ran")}, tmp_path / "vae.pth")
+    with pytest.raises(CheckpointError, match=r"vae\.pth cannot be read"):
+        WanVae(path=str(tmp_path / "vae.pth")).build()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_size_without_published_statistics_needs_a_config_that_holds_them(tmp_path):
+    vae = NewVae(z_dim=4, base_dim=4).build()
+    vae.normalise_by(torch.arange(4.0), torch.arange(4.0) + 1)
+    state = {name: tensor.detach().clone() for name, tensor in raw_state(vae).items()}
+    save_file(state, tmp_path / WEIGHTS)
+    with pytest.raises(
+        CheckpointError, match=r"4 latent channels in the Wan2\.1 form.*16 channels \(Wan2\.1\)"
+    ) as told:
+        WanVae(path=str(tmp_path / WEIGHTS)).build()
+    assert "latents_mean and latents_std" in str(told.value)
+    (tmp_path / "config.json").write_text(json.dumps(published_config(vae)))
+    loaded = WanVae(path=str(tmp_path)).build()
+    assert loaded.vae.config.latents_mean == [0.0, 1.0, 2.0, 3.0]
+    for spoiled in ({"latents_mean": [0.0]}, {"latents_std": [1.0] * 5}):
+        (tmp_path / "config.json").write_text(json.dumps(published_config(vae) | spoiled))
+        with pytest.raises(CheckpointError, match="cannot be normalised"):
+            WanVae(path=str(tmp_path)).build()
+
+
+def test_other_statistics_beside_original_names_win_over_the_published_ones(vae, tmp_path):
+    path = write(vae, "published folder", tmp_path)
+    moved = [value + 0.5 for value in vae.vae.config.latents_mean]
+    (path / "config.json").write_text(json.dumps(published_config(vae) | {"latents_mean": moved}))
+    video, deviation = torch.rand(1, 3, 1, 16, 16), torch.tensor(vae.vae.config.latents_std)
+    with torch.no_grad():
+        difference = vae.encode(video) - WanVae(path=str(path)).build().encode(video)
+    assert torch.allclose(difference, (0.5 / deviation)[:, None, None, None].expand_as(difference), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", SPECS)
+def test_the_published_statistics_are_those_of_the_golden_vectors(form):
+    golden = load_file(GOLDEN / f"vae_{form}.safetensors")
+    mean, deviation = statistics(form)
+    assert torch.equal(mean, golden["in/latents_mean"])
+    assert torch.equal(deviation, golden["in/latents_std"])
+    if form == "wan21":  # diffusers' defaults are this form's
+        with torch.device("meta"):
+            config = AutoencoderKLWan(base_dim=4).config
+        assert torch.equal(torch.tensor([config.latents_mean, config.latents_std]), torch.stack((mean, deviation)))
+
+
+def test_weights_are_float32_and_apart_from_the_file(vae, tmp_path):
+    state = {name: tensor.detach().bfloat16() for name, tensor in raw_state(vae).items()}
+    save_file(state, tmp_path / "vae.safetensors")
+    assert {p.dtype for p in WanVae(path=str(tmp_path / "vae.safetensors")).build().parameters()} == {torch.float32}
+    path = write(vae, "diffusers folder", tmp_path)
+    loaded = WanVae(path=str(path)).build()
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    (path / WEIGHTS).write_bytes(bytes((path / WEIGHTS).stat().st_size))  # what is only mapped turns to zeros
+    assert all(torch.equal(found, mine) for found, mine in zip(loaded.parameters(), vae.parameters(), strict=True))
+
+
+def test_what_is_no_vae_is_refused_with_what_it_holds(tmp_path):
+    save_file({"blocks.0.ffn.0.weight": torch.ones(1)}, tmp_path / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"does not hold a Wan VAE. Got: blocks\.0\.ffn\.0\.weight"):
+        WanVae(path=str(tmp_path)).build()
+    (tmp_path / "config.json").write_text('{"_class_name": "WanTransformer3DModel"}')
+    with pytest.raises(CheckpointError, match="does not hold a Wan VAE"):
+        WanVae(path=str(tmp_path)).build()
+    for text in ("{", "[1]"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+            WanVae(path=str(tmp_path)).build()
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        {"dim_mult": "1, 2"}, {"dim_mult": []}, {"temperal_downsample": [True]}, {"patch_size": 7}, {"z_dim": None},
+        {"latents_mean": None}, {"latents_mean": ["x"] * 48}, {"latents_std": [0.0] * 48}, {"latents_std": "x" * 48},
+    ],
+)  # fmt: skip
+def test_a_config_that_no_vae_can_have_is_refused(vae, tmp_path, spoiled):
+    path = write(vae, "diffusers folder", tmp_path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | spoiled))
+    with pytest.raises(CheckpointError, match=r"sizes that no Wan VAE can have|cannot be normalised"):
+        WanVae(path=str(path)).build()
+
+
+def test_diffusers_own_class_loads_what_is_saved(vae, tmp_path):
+    vae.save(tmp_path)
+    theirs, info = AutoencoderKLWan.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert torch.equal(theirs.decoder.conv_out.weight, vae.vae.decoder.conv_out.weight)
+
+
+def test_the_published_config_has_the_published_fields():
+    with torch.device("meta"):
+        config = published_config(NewVae.wan22().build())
+    assert config.keys() == {
+        "_class_name", "z_dim", "dim", "dim_mult", "num_res_blocks", "attn_scales", "temperal_downsample", "dropout",
+        "latents_mean", "latents_std", "vae_pth",
+    }  # fmt: skip
+    assert (config["z_dim"], config["dim"], config["dim_mult"]) == (48, 160, [1, 2, 4, 4])
+    assert config["temperal_downsample"] == [False, True, True]

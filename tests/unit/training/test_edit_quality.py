@@ -1,0 +1,149 @@
+import functools
+import math
+
+import lightning as L
+import lpips
+import numpy as np
+import pytest
+import torch
+
+from kiwi.data.datamodule import EditData, Manifest
+from kiwi.data.sample import collate
+from kiwi.errors import InputError
+from kiwi.evaluation.fidelity import Lpips, NoPerceptual, measure
+from kiwi.models.sampling import Sampling
+from kiwi.models.vae.wan import NewVae
+from kiwi.training.averaging import Ema
+from kiwi.training.callbacks import Previews, chosen
+from kiwi.training.edit_quality import EditQuality
+from kiwi.training.editor import LitKiwi
+from kiwi.training.optim import AdamW
+from kiwi.training.vae import LitVae
+
+
+@pytest.fixture
+def data(edit_folder):
+    """Validates on two videos, which have masks, and on one of them with a reference, without a mask."""
+    manifests = [Manifest(path="video.csv", max_frames=5), Manifest(path="reference.csv", max_frames=5)]
+    return EditData(
+        train=manifests, root=str(edit_folder), max_pixels=4096, multiple=8, batch_size=2, holdout=2, seed=1,
+        num_workers=0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """LPIPS with a random backbone: nothing is downloaded."""
+    monkeypatch.setattr(lpips, "LPIPS", functools.partial(lpips.LPIPS, pnet_rand=True))
+
+
+def kiwi(config):
+    return LitKiwi(config, optim=AdamW(lr=1e-2, warmup_steps=1), averaging=Ema(decay=0.5), sampling=Sampling(steps=2))
+
+
+def trainer(folder, *callbacks, **options):
+    options = {"max_steps": 2, "num_sanity_val_steps": 0, "check_val_every_n_epoch": None} | options
+    return L.Trainer(
+        default_root_dir=folder, accelerator="cpu", use_distributed_sampler=False, enable_model_summary=False,
+        logger=False, enable_progress_bar=False, enable_checkpointing=False, callbacks=list(callbacks), **options,
+    )  # fmt: skip
+
+
+def validated(folder, module, data, *callbacks):
+    return trainer(folder, *callbacks).validate(module, data, verbose=False)[0]
+
+
+def test_validation_tells_the_means_of_edits_and_of_the_copied_source_and_how_many_they_are(
+    tiny_config, data, tmp_path
+):
+    module = kiwi(tiny_config)
+    found = validated(tmp_path, module, data, EditQuality())
+    dataset, plain = data.sets["validation"], NoPerceptual().build()
+    samples = [dataset.decoded(index) for index in range(len(dataset))]
+    masked = [sample.mask_FHW is not None for sample in samples]
+    assert (found["val/edits"], found["val/edits_inside"], found["val/edits_outside"]) == (3, 2, 2)
+    assert (len(masked), sum(masked)) == (3, 2)
+    edits = [module.preview(collate([sample]), seed=0)["edit"] for sample in samples]
+    for kind, made in (("edit", edits), ("copy", [sample.source_FHWC for sample in samples])):
+        rows = [measure(m, s.target_FHWC, s.mask_FHW, plain) for m, s in zip(made, samples, strict=True)]
+        for name in ("psnr", "ssim", "psnr_inside", "psnr_outside", "ssim_inside", "ssim_outside"):
+            mean = np.mean([row[name] for row in rows if name in row])
+            assert found[f"val/{kind}_{name}"] == pytest.approx(mean, rel=1e-5), (kind, name)
+    # The copy is wrong inside and right outside, as far as the codec lets it be.
+    assert found["val/copy_psnr_outside"] > found["val/copy_psnr_inside"] + 15
+
+
+def test_the_average_is_measured_not_the_weights(tiny_config, data, tmp_path):
+    module = kiwi(tiny_config)
+    trainer(tmp_path, limit_val_batches=0).fit(module, data)
+    with module.averaged():
+        average = {name: value.clone() for name, value in module.state_dict().items()}
+    first = validated(tmp_path, module, data, EditQuality())
+    plain = LitKiwi(tiny_config, sampling=Sampling(steps=2))
+    untrained = validated(tmp_path, plain, data, EditQuality())
+    plain.load_state_dict(module.state_dict())
+    weights = validated(tmp_path, plain, data, EditQuality())
+    plain.load_state_dict(average)
+    second = validated(tmp_path, plain, data, EditQuality())
+    assert first["val/edit_psnr"] == second["val/edit_psnr"]
+    assert len({found["val/edit_psnr"] for found in (untrained, weights, first)}) == 3
+
+
+def test_fewer_items_are_taken_from_every_kind_of_task(tiny_config, data, tmp_path):
+    found = validated(tmp_path, kiwi(tiny_config), data, EditQuality(items=2))
+    assert (found["val/edits"], found["val/edits_inside"]) == (2, 1)
+
+
+def test_lpips_is_told_where_it_is_asked_for(tiny_config, data, tmp_path, untrained):
+    found = validated(tmp_path, kiwi(tiny_config), data, EditQuality(perceptual=Lpips()))
+    names = {f"val/{kind}_lpips{side}" for kind in ("edit", "copy") for side in ("", "_inside", "_outside")}
+    assert all(math.isfinite(found[name]) and found[name] > 0 for name in names)
+    assert found["val/copy_lpips_inside"] > found["val/copy_lpips_outside"]
+
+
+def test_frames_below_what_lpips_can_read_are_refused_before_anything_runs(tiny_config, data, tmp_path, untrained):
+    data.max_pixels = 1024
+    with pytest.raises(InputError, match=r"too small for Lpips. Got: \d\d pixels. Wanted: 32"):
+        validated(tmp_path, kiwi(tiny_config), data, EditQuality(perceptual=Lpips()))
+
+
+def test_no_items_no_autoencoder_and_no_sanity_check_make_edits(tiny_config, data, tmp_path, monkeypatch):
+    assert not any("edit" in name for name in validated(tmp_path, kiwi(tiny_config), data, EditQuality(items=None)))
+    vae = LitVae(NewVae(z_dim=4, base_dim=4))
+    assert not any("edit" in name for name in validated(tmp_path, vae, data, EditQuality()))
+    monkeypatch.setattr(LitKiwi, "preview", None)
+    trainer(tmp_path, EditQuality(), num_sanity_val_steps=2, max_steps=1).fit(kiwi(tiny_config), data)
+    with pytest.raises(InputError, match="items must be at least 1"):
+        EditQuality(items=0)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_previews_show_is_not_edited_again_at_the_same_step(tiny_config, data, tmp_path, monkeypatch, seed):
+    edits, preview = [], LitKiwi.preview
+
+    def counted(module, batch, seed):
+        edits.append((module.global_step, batch.ids[0], seed))
+        return preview(module, batch, seed)
+
+    monkeypatch.setattr(LitKiwi, "preview", counted)
+    callbacks = Previews(every_n_steps=1, items=2), EditQuality(items=2, seed=seed)
+    trainer(tmp_path, *callbacks, val_check_interval=1).fit(kiwi(tiny_config), data)
+    assert len(edits) == len(set(edits)) == 2 * 2 * (1 + seed)  # both steps; of another noise everything is made anew
+    assert len(chosen(data.sets["validation"], 2)) == 2
+
+
+def test_a_run_learns_the_same_wherever_it_is_measured(tiny_config, data, tmp_path, untrained):
+    class Watched(EditQuality):
+        def on_validation_epoch_end(self, trainer, module):
+            before = torch.random.get_rng_state()
+            super().on_validation_epoch_end(trainer, module)
+            assert torch.equal(torch.random.get_rng_state(), before)
+
+    ends = []
+    for options in ({"val_check_interval": 1}, {"limit_val_batches": 0}):
+        torch.manual_seed(0)
+        module, end = kiwi(tiny_config), trainer(tmp_path, Watched(perceptual=Lpips()), max_steps=3, **options)
+        end.fit(module, data)
+        assert ("val/edit_lpips" in end.callback_metrics) == ("val_check_interval" in options)
+        ends.append(module.state_dict())
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())

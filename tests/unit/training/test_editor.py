@@ -1,0 +1,308 @@
+from dataclasses import replace
+
+import lightning as L
+import pytest
+import torch
+
+from kiwi.data.datamodule import EditData, Manifest
+from kiwi.data.dropout import ConditionDropout
+from kiwi.data.feature_cache import Encoders, FeatureCache
+from kiwi.data.sample import collate
+from kiwi.encoded import LatentDistribution, VisionFeatures
+from kiwi.errors import CheckpointError, InputError, SpecError, TrainingError
+from kiwi.models.vae.wan import NewVae
+from kiwi.training.averaging import Ema
+from kiwi.training.editor import LitKiwi
+from kiwi.training.loss_weighting import Even, OnChanges
+from kiwi.training.optim import AdamW
+from kiwi.training.vae import LitVae
+
+
+@pytest.fixture
+def data(edit_folder):
+    manifests = [Manifest(path="video.csv", max_frames=5), Manifest(path="reference.csv", max_frames=5)]
+    return EditData(
+        train=[*manifests, Manifest(path="video.csv", max_frames=1)],
+        root=str(edit_folder), max_pixels=1024, multiple=8, batch_size=2, holdout=2, num_workers=0,
+    )  # fmt: skip
+
+
+def trainer(folder, **options):
+    options = {"max_steps": 4, "limit_val_batches": 0, "enable_progress_bar": False, "logger": False} | options
+    return L.Trainer(
+        default_root_dir=folder, accelerator="cpu", use_distributed_sampler=False, enable_model_summary=False, **options
+    )
+
+
+class Recorder(L.Callback):
+    """Keeps each step's loss and batch."""
+
+    def __init__(self):
+        self.losses, self.batches = [], []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.losses.append(float(outputs["loss"]))
+        self.batches.append(batch.ids)
+
+
+def test_every_task_kind_trains_and_the_loss_falls(tiny_config, data, tmp_path):
+    recorder = Recorder()
+    module = LitKiwi(tiny_config, optim=AdamW(lr=3e-3, warmup_steps=2))
+
+    def validated():  # at fixed noise levels, where one step's loss depends most on its own
+        return trainer(tmp_path, limit_val_batches=1.0).validate(module, data, verbose=False)[0]["val/loss"]
+
+    before = validated()
+    trainer(tmp_path, max_steps=40, callbacks=[recorder], enable_checkpointing=False).fit(module, data)
+    kinds = {name.rsplit("/", 1)[1] + name.split(":")[0] for batch in recorder.batches for name in batch}
+    assert kinds == {"5fvideo", "5freference", "1fvideo"}
+    assert validated() < 0.9 * before
+
+
+def test_two_runs_see_the_same_numbers(tiny_config, data, tmp_path):
+    def losses():
+        recorder = Recorder()
+        module = LitKiwi(tiny_config, optim=AdamW(lr=1e-3, warmup_steps=0))
+        torch.manual_seed(len(list(tmp_path.iterdir())))  # the global generator must not matter
+        trainer(tmp_path, callbacks=[recorder], enable_checkpointing=False).fit(module, data)
+        return recorder.losses
+
+    first = losses()
+    (tmp_path / "other").mkdir()
+    assert losses() == first
+
+
+def test_noise_is_keyed_by_seed_step_and_sample(tiny_config):
+    module = LitKiwi(tiny_config, seed=1)
+    shape = torch.Size((2, 4, 2, 4, 4))
+    noise, sigma = module.draw(["a", "b"], shape, 7)
+    swapped_noise, swapped_sigma = module.draw(["b", "a"], shape, 7)
+    assert torch.equal(noise, swapped_noise.flip(0))
+    assert torch.equal(sigma, swapped_sigma.flip(0))
+    assert not torch.equal(noise, module.draw(["a", "b"], shape, 8)[0])
+    assert not torch.equal(noise, LitKiwi(tiny_config, seed=2).draw(["a", "b"], shape, 7)[0])
+
+
+def test_noise_levels_fill_the_whole_schedule(tiny_config):
+    """The published code rounds timesteps to bf16 first and so draws only 294 of 1000 levels."""
+    module = LitKiwi(tiny_config)
+    drawn = torch.cat([module.draw([str(i)], torch.Size((1, 1)), step)[1] for i in range(40) for step in range(50)])
+    assert len(drawn.unique()) == len(drawn)
+    assert float(drawn.min()) < 0.1
+    assert float(drawn.max()) > 0.999
+    assert float(drawn.median()) == pytest.approx(float(module.editor.schedule.sigma(torch.tensor(0.5))), abs=0.02)
+
+
+def test_noise_levels_are_not_rounded_when_training_in_bf16(tiny_config):
+    module = LitKiwi(tiny_config)
+    full = torch.cat([module.draw([str(i)], torch.Size((1, 1)), 0)[1] for i in range(200)])
+    with L.pytorch.plugins.HalfPrecision("bf16-true").train_step_context():
+        short = torch.cat([module.draw([str(i)], torch.Size((1, 1)), 0)[1] for i in range(200)])
+    assert torch.equal(full, short)
+
+
+def test_a_lone_validation_sample_is_swapped_with_an_earlier_one_and_never_with_itself(tiny_config, data):
+    module = LitKiwi(tiny_config)
+    data.batch_size = 1
+    data.setup()
+    batches = [b for b in data.train_dataloader() if b.task == "video" and b.source_BCFHW.shape[2] == 5]
+    assert module.swapped(batches[0]) is None
+    swapped = module.swapped(batches[1])
+    assert torch.equal(swapped.source_BCFHW, batches[0].source_BCFHW)
+    assert (swapped.source_frames[0] == batches[0].source_frames[0]).all()
+    assert swapped.instructions == batches[1].instructions
+    assert module.swapped(batches[1]) is None
+
+
+def test_only_the_chosen_parts_learn(tiny_config, data, tmp_path):
+    module = LitKiwi(tiny_config, optim=AdamW(lr=1e-2, warmup_steps=0), train_parts=("query", "dit"))
+    before = {name: p.clone() for name, p in module.editor.state_dict().items()}
+    trainer(tmp_path, max_steps=6, enable_checkpointing=False).fit(module, data)
+    changed = {name.split(".")[0] for name, p in module.editor.state_dict().items() if not torch.equal(before[name], p)}
+    assert changed == {"query", "dit"}
+
+
+def test_the_loss_looks_where_the_emphasis_says(tiny_config, data):
+    data.setup()
+    batch = next(b for b in data.fresh_train_dataloader() if b.task == "video")
+    found = {}
+    for emphasis in (Even(), OnChanges(factor=8.0)):
+        module = LitKiwi(tiny_config, emphasis=emphasis)
+        module.all_gather = lambda seen: seen
+        module.log = lambda *args, **more: None
+        found[emphasis] = float(module.training_step(batch, 0).detach())
+    source, x0 = module.vae.encode(batch.source_BCFHW), module.target_latents(batch)
+    noise, sigma_B = module.draw(batch.ids, x0.shape, 0)
+    # A new editor says nothing: its error is the velocity itself.
+    squares = (noise - x0).square()
+    wanted = {spec: (squares * spec.weights(x0, source)).flatten(1).mean(1) for spec in found}
+    weights_B = module.schedule.loss_weight(sigma_B)
+    for emphasis, losses_B in wanted.items():
+        assert found[emphasis] == pytest.approx(float((losses_B * weights_B).mean()), rel=1e-4)
+    assert found[Even()] != pytest.approx(found[OnChanges(factor=8.0)], rel=1e-3)
+
+
+def test_an_unknown_part_is_refused(tiny_config):
+    with pytest.raises(InputError, match=r"dit.*query.*latent"):
+        LitKiwi(tiny_config, train_parts=("vae",))
+
+
+def test_a_cosine_without_an_end_is_refused(tiny_config, data, tmp_path):
+    module = LitKiwi(tiny_config, optim=AdamW(schedule="cosine"))
+    with pytest.raises(SpecError, match="needs to know its end"):
+        trainer(tmp_path, max_steps=-1, max_epochs=-1, max_time="00:00:00:01").fit(module, data)
+
+
+class Poison(L.Callback):
+    """Spoils the third batch."""
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == 2:
+            batch.target_BCFHW[:] = float("nan")
+            self.ids = batch.ids
+
+
+def test_a_loss_that_is_not_finite_stops_names_the_batch_and_keeps_the_last_good_checkpoint(
+    tiny_config, data, tmp_path
+):
+    poison = Poison()
+    keep = L.pytorch.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=1, save_last=True)
+    module = LitKiwi(tiny_config, optim=AdamW(lr=1e-3, warmup_steps=0))
+    with pytest.raises(TrainingError) as problem:
+        trainer(tmp_path, callbacks=[poison, keep]).fit(module, data)
+    told = str(problem.value)
+    assert "the loss is not finite at step 2" in told
+    assert ", ".join(poison.ids) in told
+    assert str(keep.last_model_path) in told
+    kept = torch.load(keep.last_model_path, weights_only=True)
+    assert kept["global_step"] == 2
+    assert all(torch.isfinite(tensor).all() for tensor in kept["state_dict"].values())
+    assert all(torch.isfinite(p).all() for p in module.parameters())
+
+
+def test_checkpoints_hold_the_trained_parts_only_and_load_without_pickle(tiny_config, data, tmp_path):
+    run = trainer(tmp_path)
+    module = LitKiwi(tiny_config)
+    run.fit(module, data)
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    state = torch.load(tmp_path / "x.ckpt", weights_only=True)["state_dict"]
+    assert {name.split(".")[1] for name in state} == {"dit", "query", "latent", "source", "reference"}
+
+
+@pytest.mark.parametrize("stop", [4, 6])
+def test_resuming_goes_on_as_if_never_stopped(tiny_config, data, tmp_path, stop):
+    """In the middle of an epoch of six batches, and at its end."""
+
+    def run(steps, checkpoint=None):
+        recorder = Recorder()
+        module = LitKiwi(tiny_config, optim=AdamW(lr=1e-3, warmup_steps=0), averaging=Ema(decay=0.9))
+        runner = trainer(tmp_path, max_steps=steps, callbacks=[recorder], enable_checkpointing=False)
+        runner.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        averages = {f"average {name}": value for name, value in module.average.values.items()}
+        assert module.average.updates == steps
+        return runner, recorder, module.editor.state_dict() | averages
+
+    data.setup()
+    assert len(data.train_dataloader()) == 6
+    _, unbroken, weights = run(13)
+    runner, first, _ = run(stop)
+    runner.save_checkpoint(tmp_path / "stopped.ckpt")
+    _, second, resumed = run(13, str(tmp_path / "stopped.ckpt"))
+    assert first.batches + second.batches == unbroken.batches
+    assert first.losses + second.losses == unbroken.losses
+    assert all(torch.equal(weights[name], tensor) for name, tensor in resumed.items())
+
+
+def test_a_checkpoint_of_another_model_is_refused_before_training(tiny_config, data, tmp_path):
+    run = trainer(tmp_path)
+    run.fit(LitKiwi(tiny_config), data)
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    wider = tiny_config.replace(dit=tiny_config.dit.replace(ffn_dim=64))
+    with pytest.raises(CheckpointError, match=r"another model.*ffn.*\(96"):
+        trainer(tmp_path).fit(LitKiwi(wider), data, ckpt_path=str(tmp_path / "x.ckpt"), weights_only=True)
+
+
+def test_validation_tells_right_swapped_and_blind_losses(tiny_config, data, tmp_path):
+    run = trainer(tmp_path, limit_val_batches=1.0)
+    (found,) = run.validate(LitKiwi(tiny_config), data, verbose=False)
+    assert {"val/loss", "val/loss_swapped", "val/loss_blind", "val/loss_at_0.9"} <= found.keys()
+    # An untrained model with zero-initialised source cannot tell two sources apart, and is worse than the blind one.
+    assert found["val/loss"] == pytest.approx(found["val/loss_swapped"], rel=1e-5)
+    assert found["val/loss"] > found["val/loss_blind"] > 0
+
+
+def test_a_cache_is_neither_for_autoencoders_nor_for_editors_with_another(tiny_config, data, tmp_path):
+    data.multiple = 4
+    data.setup()
+    cache = FeatureCache.create(tmp_path / "cache", Encoders("vae"), "float16")
+    keys = [key for dataset in data.sets.values() for key in dataset.encodable(cache)]
+    cache.write(dict.fromkeys(keys, LatentDistribution(torch.zeros(1), torch.zeros(1))))
+    data.cache, data.sets = str(tmp_path / "cache"), {}
+    for module, told in (
+        (LitVae(NewVae(z_dim=4, base_dim=4)), "trained on pixels"),
+        (LitKiwi(tiny_config), "another VAE"),
+    ):
+        for command in ("fit", "validate"):
+            with pytest.raises(InputError, match=told):
+                getattr(trainer(tmp_path), command)(module, data)
+    other = FeatureCache.create(tmp_path / "other", Encoders(mllm="another"), "float16")
+    seen = [item.seen for dataset in data.sets.values() for item in dataset.encodable(other).values()]
+    other.write(dict.fromkeys(seen, VisionFeatures(1, (1, 28, 28), torch.zeros(1))))
+    data.cache, data.sets = str(other.folder), {}
+    with pytest.raises(InputError, match="another MLLM or its limits"):
+        trainer(tmp_path).fit(LitKiwi(tiny_config), data)
+
+
+def test_a_source_that_says_nothing_is_grey_whatever_latents_the_cache_has_of_it(tiny_config, data):
+    data.multiple = 4
+    data.setup()
+    module, batch = LitKiwi(tiny_config), collate([data.sets["train"].decoded(0)])
+    assert module.source_latents(batch) is None
+    x = module.posterior(batch).mode()
+    batch.source_latents = LatentDistribution(x, torch.zeros_like(x))
+    assert torch.equal(module.source_latents(batch), x)
+    batch.source_dropped = [0]
+    grey = module.editor.vae.encode(torch.zeros(1, 3, *batch.size))
+    assert torch.equal(module.source_latents(batch), grey)
+    assert not torch.equal(grey, x)
+    assert torch.equal(batch.source_latents.mean, x)
+
+
+def test_a_run_goes_on_with_the_choices_that_it_was_started_with_or_not_at_all(tiny_config, data, tmp_path):
+    run = trainer(tmp_path)
+    run.fit(LitKiwi(tiny_config), data)
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    changes = {
+        "model.optim.lr": {"optim": AdamW(lr=0.5)},
+        "model.config.dit.num_heads": {"config": tiny_config.replace(dit=tiny_config.dit.replace(num_heads=1))},
+        "model.dropout.source": {"dropout": ConditionDropout(source=0.5)},
+        "model.train_parts": {"train_parts": ("dit", "source")},
+        "model.targets": {"targets": "sample"},
+    }
+    for told, change in changes.items():
+        with pytest.raises(CheckpointError, match=told):
+            trainer(tmp_path).fit(LitKiwi(**{"config": tiny_config} | change), data, ckpt_path=str(tmp_path / "x.ckpt"))
+
+
+def test_sources_are_swapped_in_every_form_that_a_batch_has_them_in(tiny_config, data):
+    data.multiple = 4
+    data.setup()
+    samples = [data.sets["train"].decoded(index) for index in (0, 1, 2)]
+    module, plain = LitKiwi(tiny_config), collate(samples)
+    swapped = module.swapped(plain)
+    for index, other in enumerate((1, 2, 0)):
+        assert (swapped.source_frames[index] == plain.source_frames[other]).all()
+        assert torch.equal(swapped.source_BCFHW[index], plain.source_BCFHW[other])
+    assert swapped.source_latents is None
+    assert torch.equal(swapped.target_BCFHW, plain.target_BCFHW)
+    seen = [VisionFeatures(2, (4, 28, 28), torch.full((1, 2, 8), float(index))) for index in range(3)]
+    latents = LatentDistribution(torch.arange(3.0).view(3, 1, 1, 1, 1), torch.arange(3.0).view(3, 1, 1, 1, 1) + 10)
+    nothing = plain.source_BCFHW[:, :, :0]
+    cached = replace(plain, frames=seen, source_latents=latents, source_BCFHW=nothing)
+    swapped = LitKiwi(tiny_config).swapped(cached)
+    assert [one.features_LNM[0, 0, 0].item() for one in swapped.source_frames] == [1, 2, 0]
+    assert swapped.source_latents.mean.flatten().tolist() == [1, 2, 0]
+    assert swapped.source_latents.deviation.flatten().tolist() == [11, 12, 10]
+    # Without another source there is nothing to swap with: the same clip twice is no other source.
+    twice = LatentDistribution(torch.zeros(3, 1, 1, 1, 1), torch.zeros(3, 1, 1, 1, 1))
+    assert LitKiwi(tiny_config).swapped(replace(cached, source_latents=twice)) is None

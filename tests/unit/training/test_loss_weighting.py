@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+from kiwi.errors import SpecError
+from kiwi.training.loss_weighting import Even, OnChanges
+
+
+def latents(changed):
+    """Targets that differ from their sources by one deviation in the first columns of every frame."""
+    source = torch.randn(2, 3, 2, 4, 8)
+    target = source.clone()
+    target[..., :changed] += 1.0
+    return target, source
+
+
+def test_even_weights_are_all_one():
+    target, source = latents(2)
+    assert torch.equal(Even().weights(target, source), torch.ones(2, 1, 2, 4, 8))
+
+
+@pytest.mark.parametrize("changed", [1, 4, 8])
+def test_what_changed_counts_more_and_each_sample_counts_as_much(changed):
+    target, source = latents(changed)
+    weights = OnChanges(factor=8.0, half=0.1).weights(target, source)
+    assert weights.mean(dim=(1, 2, 3, 4)) == pytest.approx(torch.ones(2))
+    if changed < 8:
+        # A squared difference of 1 is 10/11 of the way from 1 to 8.
+        ratio = weights[..., :changed].mean() / weights[..., changed:].mean()
+        assert float(ratio) == pytest.approx(1 + 7 / 1.1, rel=1e-5)
+    else:
+        assert torch.allclose(weights, torch.ones_like(weights))
+
+
+def test_a_factor_of_one_is_even():
+    target, source = latents(3)
+    assert torch.allclose(OnChanges(factor=1.0).weights(target, source), torch.ones(2, 1, 2, 4, 8))
+
+
+@pytest.mark.parametrize("wrong", [{"factor": 0.5}, {"half": 0.0}])
+def test_weights_that_turn_it_round_are_refused(wrong):
+    with pytest.raises(SpecError, match="factor of 1 or more"):
+        OnChanges(**wrong)
