@@ -201,7 +201,7 @@ class Prompter:
         num_queries: int,
     ) -> _Row:
         if (task == TaskKind.reference) != bool(references):
-            raise InputError(f"the task {task.value!r} does not go with {len(references)} reference images")
+            raise InputError(f"the task '{task}' does not go with {len(references)} reference images")
         if any("\ud800" <= char <= "\udfff" for char in instruction):
             # Half of a pair, as broken JSON or a wrongly decoded command line has it: no tokeniser takes it.
             raise InputError("the instruction holds a lone surrogate, which is no character", got=ascii(instruction))

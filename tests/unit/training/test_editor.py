@@ -298,7 +298,7 @@ def test_sources_are_swapped_in_every_form_that_a_batch_has_them_in(tiny_config,
     seen = [VisionFeatures(2, (4, 28, 28), torch.full((1, 2, 8), float(index))) for index in range(3)]
     latents = LatentDistribution(torch.arange(3.0).view(3, 1, 1, 1, 1), torch.arange(3.0).view(3, 1, 1, 1, 1) + 10)
     nothing = plain.source_BCFHW[:, :, :0]
-    cached = replace(plain, frames=seen, source_latents=latents, source_BCFHW=nothing)
+    cached = replace(plain, source_frames=seen, source_latents=latents, source_BCFHW=nothing)
     swapped = LitKiwi(tiny_config).swapped(cached)
     assert [one.features_LNM[0, 0, 0].item() for one in swapped.source_frames] == [1, 2, 0]
     assert swapped.source_latents.mean.flatten().tolist() == [1, 2, 0]

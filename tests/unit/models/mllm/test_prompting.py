@@ -81,7 +81,7 @@ def test_an_instruction_that_was_left_out_leaves_the_template(encoder, empty):
     assert nothing.input_ids_BS.shape[1] == words.input_ids_BS.shape[1] - len("Make it snow.")
 
 
-def test_references_must_fit_the_mode(encoder):
+def test_references_must_fit_the_task(encoder):
     with pytest.raises(InputError, match="'video' does not go with 1 reference"):
         encoder.prompter([frames()], ["x"], [(frames(1)[0],)], "video", 4)
     with pytest.raises(InputError, match="'reference' does not go with 0"):
