@@ -15,6 +15,7 @@ class KiwiError(Exception):
 
     Args:
         problem: one sentence on what is wrong, naming the file, option or item.
+        code: stable name of the kind of problem in kebab-case, such as "unknown-option"; for programs and tests.
         got: what came, if that is not in the sentence already.
         wanted: what would have been right.
         fix: what to do now.
@@ -22,7 +23,9 @@ class KiwiError(Exception):
 
     exit_code = 2
 
-    def __init__(self, problem: str, *, got: object = None, wanted: object = None, fix: str | None = None) -> None:
+    def __init__(
+        self, problem: str, *, code: str = "", got: object = None, wanted: object = None, fix: str | None = None
+    ) -> None:
         parts = [problem.rstrip(".") + "."]
         if got is not None:
             parts.append(f"Got: {str(got).rstrip('.')}.")
@@ -31,7 +34,7 @@ class KiwiError(Exception):
         if fix is not None:
             parts.append(f"Fix: {fix.rstrip('.')}.")
         super().__init__(" ".join(parts))
-        self.problem, self.got, self.wanted, self.fix = problem, got, wanted, fix
+        self.problem, self.code, self.got, self.wanted, self.fix = problem, code, got, wanted, fix
 
 
 def one_of(allowed: Iterable[str], given: object) -> str:

@@ -8,14 +8,19 @@ so that data cannot name code to run), overrides by dotted path, and a diff agai
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
+import logging
 import math
 import types
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from kiwi.errors import SpecError, one_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +28,17 @@ class Spec:
     """Base of all specs. A subclass is a frozen dataclass; a family is a direct subclass of Spec."""
 
     _registry: ClassVar[dict[str, type[Spec]]] = {}
+    _former: ClassVar[dict[str, str]] = {}
+    """Names of specs before they were renamed, and what they are called now."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, formerly: tuple[str, ...] = (), **kwargs: Any) -> None:
+        """Register a spec under its name.
+
+        Args:
+            formerly: names that it had in the release before, which files may still use.
+        """
         super().__init_subclass__(**kwargs)
+        Spec._former.update(dict.fromkeys(formerly, cls.__name__))
         known = Spec._registry.setdefault(cls.__name__, cls)
         assert known.__module__ == cls.__module__, f"two specs are named {cls.__name__}"
         Spec._registry[cls.__name__] = cls
@@ -33,6 +46,21 @@ class Spec:
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+def renamed_from(former: str, **arguments: Any) -> Any:
+    """A field that files of the previous release call by another name.
+
+    Args:
+        former: the old name, still read with a warning.
+        arguments: of `dataclasses.field`, such as `default`.
+    """
+    return dataclasses.field(metadata={"formerly": former}, **arguments)
+
+
+@functools.cache
+def _warn_renamed(former: str, now: str) -> None:
+    log.warning("%s is now called %s; the old name will not be read by the next release", former, now)
 
 
 def require_positive(spec: Spec, *names: str) -> None:
@@ -83,15 +111,22 @@ def from_dict(family: type[Spec], data: Any, path: str = "") -> Any:
     name = data.get("type", allowed[0] if len(allowed) == 1 else None)
     if name is None:
         raise SpecError(f"{path or family.__name__} does not say its type", got=data, wanted=_one_of("", allowed))
+    if isinstance(name, str) and name in Spec._former:
+        _warn_renamed(name, Spec._former[name])
+        name = Spec._former[name]
     if name not in allowed:
         raise SpecError(f"{path or family.__name__} has no choice named {name!r}", wanted=_one_of(name, allowed))
     cls = Spec._registry[name]
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}
+    former = {f.metadata["formerly"]: f.name for f in known.values() if "formerly" in f.metadata}
     values = {}
     for key, value in data.items():
         if key == "type":
             continue
+        if key in former:
+            _warn_renamed(f"{name}.{key}", f"{name}.{former[key]}")
+            key = former[key]
         if key not in known:
             raise SpecError(f"{name} has no field {_join(path, key)!r}", wanted=_one_of(key, sorted(known)))
         values[key] = _typed(hints[key], _upon(known[key], hints[key], value), _join(path, key))
@@ -188,6 +223,8 @@ def _field_names(node: dict[str, Any]) -> list[str]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Spec):
         return to_dict(value)
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
@@ -219,6 +256,8 @@ def _typed(hint: Any, value: Any, path: str) -> Any:
         return from_dict(hint, value, path)
     if hint is float and type(value) is int:
         return float(value)
+    if hint is Path and isinstance(value, (str, Path)):
+        return Path(value)
     if isinstance(hint, type) and type(value) is not hint:
         # YAML 1.1 reads 1e-6, which has no point, as text.
         is_number = hint is float and _is_number(value)

@@ -1,32 +1,88 @@
 """The commands: one small file each, with `main(argv)` where `argv[0]` is the command's own name.
 
-Here lives what they share: an argument parser that speaks like the rest of kiwi.
+A command is an options dataclass (`kiwi.options.Options`) and one function that Python users call too; here lives what
+turns a command line into the dataclass. argparse, because options are given once a value, with dashes and without
+one (`--reference A --reference B --dry-run`), which jsonargparse's typed options are not.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import Any, NoReturn
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
+import docstring_parser
 import yaml
 
-from kiwi.errors import InputError
+from kiwi import console
+from kiwi.errors import InputError, one_of
+from kiwi.options import Options
+from kiwi.spec import from_dict
+
+OptionsT = TypeVar("OptionsT", bound=Options)
 
 
-def parser(command: str, description: str, **kwargs: Any) -> argparse.ArgumentParser:
-    """An argument parser for `python -m kiwi COMMAND`.
+class Action(NamedTuple):
+    """One action of a command that has several, such as `bench compare`."""
 
-    Its errors are an InputError (one paragraph, exit code 2), its help shows defaults, options cannot be
-    abbreviated. Values that need a better message than argparse's are converted after parsing: argparse
-    swallows every ValueError that a `type=` function raises.
+    options: type[Options]
+    run: Callable[[Any], int]
+    """The exit code."""
+
+
+def parse(options: type[OptionsT], command: str, argv: Sequence[str]) -> OptionsT:
+    """Options from a command line.
 
     Args:
-        command: the command's name, as in the command table.
-        description: what it does; line breaks stay as they are.
-        kwargs: further arguments of argparse.ArgumentParser, such as `epilog`.
+        options: their dataclass; its docstring is the help.
+        command: as it stands after `python -m kiwi`.
+        argv: what follows the command.
+
+    Raises:
+        InputError: unknown or missing options, or values that the options refuse.
     """
-    return _Parser(prog=f"python -m kiwi {command}", description=description, **kwargs)
+    parser = parser_of(options, command)
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    return typing.cast(OptionsT, from_dict(options, given))
+
+
+def dispatch(actions: Mapping[str, Action], command: str, description: str, argv: Sequence[str]) -> int:
+    """Run one of a command's actions, named by the first word of `argv`; the exit code.
+
+    Raises:
+        InputError: no such action.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        width = max(map(len, actions))
+        lines = [f"usage: python -m kiwi {command} ACTION ...", "", description, "", "actions:"]
+        lines += [f"  {name:<{width}}  {_summary(action.options)}" for name, action in actions.items()]
+        console.print("\n".join([*lines, "", f"`python -m kiwi {command} ACTION --help` shows an action's options."]))
+        return 0 if argv else 2
+    if argv[0] not in actions:
+        raise InputError(
+            f"`kiwi {command}` has no action {argv[0]!r}", code="unknown-action", wanted=one_of(actions, argv[0])
+        )
+    action = actions[argv[0]]
+    return action.run(parse(action.options, f"{command} {argv[0]}", argv[1:]))
+
+
+def parser_of(options: type[Options], command: str) -> argparse.ArgumentParser:
+    """The argparse parser of a command's options."""
+    documented = docstring_parser.parse(options.__doc__ or "")
+    described = {entry.arg_name: " ".join((entry.description or "").split()) for entry in documented.params}
+    text = "\n\n".join(filter(None, (documented.short_description, documented.long_description)))
+    parser = _Parser(prog=f"python -m kiwi {command}", description=text)
+    hints = typing.get_type_hints(options)
+    for field in dataclasses.fields(options):
+        help_text = described.get(field.name) or next(
+            (text for group, text in described.items() if field.name in group.split(", ")), None
+        )
+        assert help_text, f"{options.__name__}.{field.name} is not described in the docstring"
+        _add(parser, field, hints[field.name], help_text)
+    return parser
 
 
 def changes(texts: Sequence[str]) -> dict[str, Any]:
@@ -35,16 +91,71 @@ def changes(texts: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: a text without `=`, or a value that is not YAML.
     """
-    found = {}
+    parsed = {}
     for text in texts:
         path, given, value = text.partition("=")
         if not given or not path:
-            raise InputError("--set takes PATH=VALUE", got=text, wanted="such as source=NoSource")
+            raise InputError(
+                "--set takes PATH=VALUE", code="malformed-assignment", got=text, wanted="such as source=NoSource"
+            )
         try:
-            found[path] = yaml.safe_load(value)
+            parsed[path] = yaml.safe_load(value)
         except yaml.YAMLError as problem:
-            raise InputError(f"the value of {path} cannot be read", got=value) from problem
-    return found
+            raise InputError(f"the value of {path} is not valid YAML", code="invalid-yaml", got=value) from problem
+    return parsed
+
+
+def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any, help_text: str) -> None:
+    flag = field.metadata.get("flag") or "--" + field.name.replace("_", "-")
+    required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    default = None if required or field.default in (None, (), dataclasses.MISSING) else field.default
+    text = help_text if default is None or isinstance(default, bool) else f"{help_text} (default: {_shown(default)})"
+    text = text.replace("%", "%%")
+    if hint is bool:
+        # `gallery: bool = True` is switched off by --no-gallery; every other switch is off unless it is given.
+        name = f"--no-{field.name.replace('_', '-')}" if default else flag
+        action = "store_false" if default else "store_true"
+        parser.add_argument(name, dest=field.name, action=action, default=None, help=text)
+        return
+    kind, many = _value_type(hint)
+    more: dict[str, Any] = {"help": text, "type": kind if kind in (int, float) else str}
+    if field.metadata.get("metavar"):
+        more["metavar"] = field.metadata["metavar"]
+    if typing.get_origin(kind) is typing.Literal:
+        more["choices"] = typing.get_args(kind)
+        more["type"] = type(more["choices"][0])
+    if many and field.metadata.get("repeat"):
+        more["action"] = "append"
+    elif many:
+        more["nargs"] = "+"
+    if field.metadata.get("positional"):
+        more.setdefault("metavar", field.name.upper())
+        more.setdefault("nargs", None if required else "?")
+        parser.add_argument(field.name, **more)
+    else:
+        parser.add_argument(flag, dest=field.name, required=required, **more)
+
+
+def _value_type(hint: Any) -> tuple[Any, bool]:
+    """The type of one value, and whether there may be several: of `int | None`, `tuple[str, ...]` and so on."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) in (tuple, list):
+        return typing.get_args(hint)[0], True
+    return hint, False
+
+
+def _shown(default: Any) -> str:
+    return " ".join(map(str, default)) if isinstance(default, (tuple, list)) else str(default)
+
+
+def _summary(options: type[Options]) -> str:
+    return (docstring_parser.parse(options.__doc__ or "").short_description or "").rstrip(".")
+
+
+def parser(command: str, description: str, **kwargs: Any) -> argparse.ArgumentParser:
+    """An argument parser for `python -m kiwi COMMAND`, for commands that have no options dataclass yet."""
+    return _Parser(prog=f"python -m kiwi {command}", description=description, **kwargs)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -57,10 +168,10 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
 
 class _Parser(argparse.ArgumentParser):
-    """Also the class of subparsers, so that all of it holds for them too."""
+    """Errors are an InputError (one paragraph, exit code 2); options cannot be abbreviated."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"formatter_class": _Help, "allow_abbrev": False, **kwargs})
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{self.prog}: {message}", fix=f"`{self.prog} --help` shows every option")
+        raise InputError(f"{self.prog}: {message}", code="command-line", fix=f"`{self.prog} --help` shows every option")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from kiwi.errors import InputError
 from kiwi.media.files import make_folder, require_name, write_json
@@ -61,18 +62,23 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds it, or it cannot be written to.
     """
+    lock = FileLock(folder / LOCK)
     try:
-        held = (folder / LOCK).open("w")
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(
+            f"another process is working in {folder}",
+            code="locked-folder",
+            fix="wait for it to finish, or give another folder",
+        ) from None
     except OSError as problem:
-        raise InputError(f"{folder} cannot be written to", got=problem.strerror, fix="give another folder") from None
-    with held as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"another process is working in {folder}", fix="wait for it, or give another folder"
-            ) from None
+        raise InputError(
+            f"{folder} cannot be written to", code="unwritable-folder", got=problem.strerror, fix="give another folder"
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def read_record(record: Path) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""Options of a command: a frozen dataclass that the command line, a study's file and Python all build.
+
+`Options` is a `Spec`, so that it has a dict round trip, typed values and refusals that name the choices. The
+`Args` section of its docstring is the help text; `kiwi.cli.parse` makes the command line from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from kiwi.spec import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Spec):
+    """Base of all commands' options. `__post_init__` of a subclass refuses values that cannot be used."""
+
+
+def positional(default: Any = dataclasses.MISSING, *, metavar: str | None = None) -> Any:
+    """An option that the command line takes by its place.
+
+    Args:
+        default: without one it is required.
+        metavar: name in the help; the field's in capitals unless given.
+    """
+    return dataclasses.field(default=default, metadata={"positional": True, "metavar": metavar})
+
+
+def option(
+    default: Any = dataclasses.MISSING, *, metavar: str | None = None, repeat: bool = False, flag: str | None = None
+) -> Any:
+    """An option with more to say about itself than its type and its default.
+
+    Args:
+        default: without one it is required.
+        metavar: name of its value in the help.
+        repeat: of a tuple: the option is given once a value (`--reference A --reference B`), not with all of them.
+        flag: its name on the command line, where that is not the field's with dashes.
+    """
+    return dataclasses.field(default=default, metadata={"metavar": metavar, "repeat": repeat, "flag": flag})

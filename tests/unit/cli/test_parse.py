@@ -1,0 +1,110 @@
+"""A command's options dataclass is its command line: names, types, defaults, help and refusals."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from kiwi.cli import Action, dispatch, parse, parser_of
+from kiwi.errors import InputError, SpecError
+from kiwi.options import Options, option, positional
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaintOptions(Options):
+    """Paint a picture.
+
+    Args:
+        out: file to write.
+        colour: what with.
+        reference: picture to look at; may be repeated.
+        layers: thicknesses in micrometres.
+        coats: how many coats; 100% dry before the next.
+        frame: without a frame.
+        dry_run: paint nothing.
+    """
+
+    out: Path = positional()
+    colour: Literal["red", "blue"] = "red"
+    reference: tuple[Path, ...] = option((), repeat=True, metavar="IMAGE")
+    layers: tuple[int, ...] = (1, 2)
+    coats: int | None = None
+    frame: bool = True
+    dry_run: bool = False
+
+    def __post_init__(self):
+        if self.coats is not None and self.coats < 1:
+            raise InputError("--coats must be at least 1", code="too-few-coats", got=self.coats)
+
+
+def test_every_kind_of_option_arrives_typed():
+    words = "x.png --colour blue --reference a --reference b --layers 3 4 --coats 2 --no-frame --dry-run"
+    options = parse(PaintOptions, "paint", words.split(" "))
+    assert (options.out, options.colour, options.coats) == (Path("x.png"), "blue", 2)
+    assert (options.reference, options.layers) == ((Path("a"), Path("b")), (3, 4))
+    assert (options.frame, options.dry_run) == (False, True)
+
+
+def test_what_is_not_given_has_its_default():
+    assert parse(PaintOptions, "paint", ["x.png"]) == PaintOptions(out=Path("x.png"))
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["x", "--coats", "two"], ["x", "--colour", "green"], ["x", "--col", "red"], ["x", "--unknown"]]
+)
+def test_a_wrong_command_line_is_one_error_with_the_way_to_the_help(words):
+    with pytest.raises(InputError) as caught:
+        parse(PaintOptions, "paint", words)
+    assert caught.value.code == "command-line"
+    assert "python -m kiwi paint --help" in str(caught.value)
+
+
+def test_values_are_refused_by_the_dataclass_whoever_builds_it():
+    from_words = partial(parse, PaintOptions, "paint", ["x", "--coats", "0"])
+    for build in (from_words, partial(PaintOptions, out=Path("x"), coats=0)):
+        with pytest.raises(InputError) as caught:
+            build()
+        assert caught.value.code == "too-few-coats"
+
+
+def test_the_help_has_the_docstrings_words_and_the_defaults():
+    text = " ".join(parser_of(PaintOptions, "paint").format_help().split())
+    assert "Paint a picture." in text
+    assert "what with. (default: red)" in text
+    assert "thicknesses in micrometres. (default: 1 2)" in text
+    assert "100% dry" in text
+    assert "--no-frame" in text
+
+
+def test_an_option_without_a_description_is_a_mistake_of_ours():
+    @dataclass(frozen=True, kw_only=True)
+    class BareOptions(Options):
+        """Nothing said."""
+
+        secret: int = 1
+
+    with pytest.raises(AssertionError, match="secret"):
+        parser_of(BareOptions, "bare")
+
+
+def test_actions_are_dispatched_by_name_and_unknown_ones_refused(capsys):
+    seen = []
+    actions = {"paint": Action(PaintOptions, lambda options: seen.append(options) or 0)}
+    assert dispatch(actions, "studio", "A studio.", ["paint", "x.png"]) == 0
+    assert seen == [PaintOptions(out=Path("x.png"))]
+    assert dispatch(actions, "studio", "A studio.", ["--help"]) == 0
+    assert "Paint a picture" in capsys.readouterr().out
+    with pytest.raises(InputError) as caught:
+        dispatch(actions, "studio", "A studio.", ["pant"])
+    assert caught.value.code == "unknown-action"
+    assert "did you mean paint" in str(caught.value)
+
+
+def test_options_from_a_file_are_typed_and_unknown_names_refused():
+    from kiwi.spec import from_dict
+
+    assert from_dict(PaintOptions, {"out": "x.png", "reference": ["a"]}).reference == (Path("a"),)
+    with pytest.raises(SpecError, match="coats"):
+        from_dict(PaintOptions, {"out": "x.png", "coat": 2})
