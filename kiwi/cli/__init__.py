@@ -72,7 +72,11 @@ def dispatch(actions: Mapping[str, Action], command: str, description: str, argv
 def parser_of(options: type[Options], command: str) -> argparse.ArgumentParser:
     """The argparse parser of a command's options."""
     documented = docstring_parser.parse(options.__doc__ or "")
-    described = {entry.arg_name: " ".join((entry.description or "").split()) for entry in documented.params}
+    described = {
+        entry.arg_name: " ".join((entry.description or "").split())
+        for base in reversed(options.__mro__)  # fields that several commands share are described in their base
+        for entry in docstring_parser.parse(base.__doc__ or "").params
+    }
     text = "\n\n".join(filter(None, (documented.short_description, documented.long_description)))
     parser = _Parser(prog=f"python -m kiwi {command}", description=text)
     hints = typing.get_type_hints(options)

@@ -152,7 +152,7 @@ def measures_of(options: argparse.Namespace) -> Measures | None:
     if options.metrics is None:
         return None
     from kiwi.bench.metrics import load_measures
-    from kiwi.editing.editor import usable_device
+    from kiwi.models.device import usable_device
 
     return load_measures(options.metrics, usable_device(options.device))
 

@@ -221,7 +221,8 @@ def _estimate(judge: Judge, pace: Pace, answers: int, videos: int) -> None:
 
 def _generator(options: argparse.Namespace, model: str, suite: Suite) -> Generate:
     """Edits with a model, at the benchmark's length and rate."""
-    from kiwi.editing.editor import KiwiEditor, usable_device
+    from kiwi.editing.editor import KiwiEditor
+    from kiwi.models.device import usable_device
     from kiwi.media.files import make_folder
     from kiwi.media.image import read_image
     from kiwi.media.video import read_video, write_video

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     if arguments.clips < 1:
         raise InputError("--clips must be at least 1", got=arguments.clips)
 
-    from kiwi.editing.editor import usable_device
+    from kiwi.models.device import usable_device
 
     device = usable_device(arguments.device)
     experiment = read_editor(arguments.config)

@@ -66,7 +66,8 @@ def main(argv: list[str]) -> int:
         raise InputError(f"{arguments.out} can hold one frame", got=f"{video.frame_count} frames", fix="use .mp4")
     references = [read_image(path) for path in arguments.reference]
 
-    from kiwi.editing.editor import KiwiEditor, usable_device
+    from kiwi.editing.editor import KiwiEditor
+    from kiwi.models.device import usable_device
     from kiwi.editing.familiarity import unfamiliar
     from kiwi.flow.solvers import EulerSolver, UniPCSolver
     from kiwi.models.vae.tiling import Tiling

@@ -20,30 +20,13 @@ from kiwi.encoded import TaskKind
 from kiwi.errors import InputError
 from kiwi.media.image import fit_size, read_image, resize
 from kiwi.media.video import Video, read_video
+from kiwi.models.device import usable_device
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.sampling import EditingDefaults, Sampling, denoise, evaluating, make_noise
 
 log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
-
-
-def usable_device(device: str | None) -> str:
-    """The device of this name, or the accelerator if there is one.
-
-    Raises:
-        InputError: torch knows no such device, or this machine has none.
-    """
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError) as problem:
-        first = str(problem).splitlines()[0]
-        raise InputError(
-            f"the device {device!r} cannot be used", got=first, fix="`python -m kiwi doctor` lists them"
-        ) from None
-    return device
 
 
 class KiwiEditor:

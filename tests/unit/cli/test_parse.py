@@ -108,3 +108,20 @@ def test_options_from_a_file_are_typed_and_unknown_names_refused():
     assert from_dict(PaintOptions, {"out": "x.png", "reference": ["a"]}).reference == (Path("a"),)
     with pytest.raises(SpecError, match="coats"):
         from_dict(PaintOptions, {"out": "x.png", "coat": 2})
+
+
+def test_options_that_commands_share_are_described_once_in_their_base():
+    @dataclass(frozen=True, kw_only=True)
+    class FramedOptions(PaintOptions):
+        """Paint a framed picture.
+
+        Args:
+            wood: of the frame.
+        """
+
+        wood: str = "oak"
+
+    text = " ".join(parser_of(FramedOptions, "frame").format_help().split())
+    assert "Paint a framed picture." in text
+    assert "of the frame. (default: oak)" in text
+    assert "what with. (default: red)" in text
