@@ -222,10 +222,10 @@ def _estimate(judge: Judge, pace: Pace, answers: int, videos: int) -> None:
 def _generator(options: argparse.Namespace, model: str, suite: Suite) -> Generate:
     """Edits with a model, at the benchmark's length and rate."""
     from kiwi.editing.editor import KiwiEditor
-    from kiwi.models.device import usable_device
     from kiwi.media.files import make_folder
     from kiwi.media.image import read_image
     from kiwi.media.video import read_video, write_video
+    from kiwi.models.device import usable_device
 
     editor = KiwiEditor.from_pretrained(model, device=usable_device(options.device))
     sampling = editor.defaults.sampling

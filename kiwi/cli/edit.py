@@ -67,9 +67,9 @@ def main(argv: list[str]) -> int:
     references = [read_image(path) for path in arguments.reference]
 
     from kiwi.editing.editor import KiwiEditor
-    from kiwi.models.device import usable_device
     from kiwi.editing.familiarity import unfamiliar
     from kiwi.flow.solvers import EulerSolver, UniPCSolver
+    from kiwi.models.device import usable_device
     from kiwi.models.vae.tiling import Tiling
     from kiwi.sandbox.knowledge import ABOUT
 
