@@ -29,7 +29,12 @@ def positional(default: Any = dataclasses.MISSING, *, metavar: str | None = None
 
 
 def option(
-    default: Any = dataclasses.MISSING, *, metavar: str | None = None, repeat: bool = False, flag: str | None = None
+    default: Any = dataclasses.MISSING,
+    *,
+    metavar: str | None = None,
+    repeat: bool = False,
+    comma_separated: bool = False,
+    flag: str | None = None,
 ) -> Any:
     """An option with more to say about itself than its type and its default.
 
@@ -37,6 +42,8 @@ def option(
         default: without one it is required.
         metavar: name of its value in the help.
         repeat: of a tuple: the option is given once a value (`--reference A --reference B`), not with all of them.
+        comma_separated: of a tuple of strings: its values are one word, separated by commas (`--categories a,b`).
         flag: its name on the command line, where that is not the field's with dashes.
     """
-    return dataclasses.field(default=default, metadata={"metavar": metavar, "repeat": repeat, "flag": flag})
+    metadata = {"metavar": metavar, "repeat": repeat, "comma_separated": comma_separated, "flag": flag}
+    return dataclasses.field(default=default, metadata=metadata)

@@ -73,17 +73,16 @@ def parser_of(options: type[Options], command: str) -> argparse.ArgumentParser:
     """The argparse parser of a command's options."""
     documented = docstring_parser.parse(options.__doc__ or "")
     described = {
-        entry.arg_name: " ".join((entry.description or "").split())
+        name: " ".join((entry.description or "").split())
         for base in reversed(options.__mro__)  # fields that several commands share are described in their base
         for entry in docstring_parser.parse(base.__doc__ or "").params
+        for name in entry.arg_name.split(", ")
     }
     text = "\n\n".join(filter(None, (documented.short_description, documented.long_description)))
     parser = _Parser(prog=f"python -m kiwi {command}", description=text)
     hints = typing.get_type_hints(options)
     for field in dataclasses.fields(options):
-        help_text = described.get(field.name) or next(
-            (text for group, text in described.items() if field.name in group.split(", ")), None
-        )
+        help_text = described.get(field.name)
         assert help_text, f"{options.__name__}.{field.name} is not described in the docstring"
         _add(parser, field, hints[field.name], help_text)
     return parser
@@ -130,6 +129,8 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
         more["type"] = type(more["choices"][0])
     if many and field.metadata.get("repeat"):
         more["action"] = "append"
+    elif many and field.metadata.get("comma_separated"):
+        more["type"] = _split_at_commas
     elif many:
         more["nargs"] = "+"
     if field.metadata.get("positional"):
@@ -147,6 +148,10 @@ def _value_type(hint: Any) -> tuple[Any, bool]:
     if typing.get_origin(hint) in (tuple, list):
         return typing.get_args(hint)[0], True
     return hint, False
+
+
+def _split_at_commas(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(","))
 
 
 def _shown(default: Any) -> str:

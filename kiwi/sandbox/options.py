@@ -1,29 +1,30 @@
-"""Options of all commands that draw items of the sandbox: how many items, of which world, and how large."""
+"""The options that all commands on the sandbox share: which items of which world they render, and how large."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from kiwi.console import progress
 from kiwi.errors import InputError
 from kiwi.options import Options, option
-from kiwi.sandbox.pairs import EditPair, make_pair
+from kiwi.sandbox.pairs import EditPair, check_categories, make_pair
+from kiwi.sandbox.sampling import LevelName, SplitName
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorldOptions(Options):
-    """Items of the sandbox.
+    """Which items of the sandbox to render.
 
     Args:
-        items: number of items, counted from the first of the world.
+        items: number of items, from the first of the world.
         seed: seed of the world.
         frames: frames of each video.
         size: height in pixels.
-        width: width in pixels; the height unless given.
-        level: how much a scene may hold.
-        split: which objects and wordings are drawn; new_things, new_words and new_both hold those that train never has.
-        categories: kinds of edit, separated by commas: local_change, local_add, local_remove, background_change,
-            global_style, subject_reference, background_reference; all of them unless given.
+        width: width in pixels (default: the height).
+        level: how complex the scenes may be.
+        split: which objects and wordings are drawn; new_things, new_words and new_both use what train never shows.
+        categories: kinds of edit, separated by commas, such as local_add,global_style (default: all).
     """
 
     items: int = 64
@@ -31,19 +32,19 @@ class WorldOptions(Options):
     frames: int = 9
     size: int = 48
     width: int | None = None
-    level: Literal["single", "easy", "middle", "full"] = "full"
-    split: Literal["train", "test", "new_words", "new_things", "new_both"] = "train"
-    categories: tuple[str, ...] = option((), repeat=True)
+    level: LevelName = "full"
+    split: SplitName = "train"
+    categories: tuple[str, ...] = option((), comma_separated=True)
 
     def __post_init__(self) -> None:
-        if self.items < 1:
-            raise InputError("--items must be at least 1", code="out-of-range", got=self.items)
-        names = tuple(name.strip() for entry in self.categories for name in entry.split(","))
-        object.__setattr__(self, "categories", names)
+        for name in ("items", "frames", "size", "width"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"--{name} must be at least 1", code="out-of-range", got=value)
+        check_categories(self.categories or None)
 
     @property
     def world(self) -> dict[str, Any]:
-        """How items are drawn: the keyword arguments of `make_pair`, as plain data."""
+        """The arguments of `make_pair` besides seed and index, as plain data."""
         return {
             "frames": self.frames,
             "height": self.size,
@@ -54,9 +55,9 @@ class WorldOptions(Options):
         }
 
     def pair(self, index: int) -> EditPair:
-        """Draw one item.
-
-        Raises:
-            InputError: settings that no item can be drawn with.
-        """
+        """Render one item. Raises InputError as `make_pair`."""
         return make_pair(self.seed, index, **self.world)
+
+    def pairs(self) -> list[EditPair]:
+        """Render all items, with a progress bar. Raises InputError as `make_pair`."""
+        return [self.pair(index) for index in progress(range(self.items), "rendering", total=self.items)]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import product
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -58,7 +58,10 @@ _EASY = Level(
     camera=0.0,
 )
 
-LEVELS = {
+LevelName = Literal["single", "easy", "middle", "full"]
+SplitName = Literal["train", "test", "new_words", "new_things", "new_both"]
+
+LEVELS: dict[LevelName, Level] = {
     "single": replace(_EASY, sprites=(1, 1)),
     "easy": _EASY,
     "middle": Level(sprites=(1, 2), size=(0.34, 0.46), patterns=("plain", "stripes"), camera=0.3),

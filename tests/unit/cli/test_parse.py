@@ -116,12 +116,17 @@ def test_options_that_commands_share_are_described_once_in_their_base():
         """Paint a framed picture.
 
         Args:
-            wood: of the frame.
+            wood, finish: of the frame.
+            rooms: where it hangs.
         """
 
         wood: str = "oak"
+        finish: str = "oil"
+        rooms: tuple[str, ...] = option((), comma_separated=True)
 
     text = " ".join(parser_of(FramedOptions, "frame").format_help().split())
     assert "Paint a framed picture." in text
     assert "of the frame. (default: oak)" in text
+    assert "of the frame. (default: oil)" in text
     assert "what with. (default: red)" in text
+    assert parse(FramedOptions, "frame", ["x.png", "--rooms", "hall, attic"]).rooms == ("hall", "attic")
