@@ -1,0 +1,66 @@
+"""Options of measurements come typed out of files, and cannot set what a study decides."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from kiwi.errors import InputError, SpecError
+from kiwi.evaluation.measurement import typed_options
+from kiwi.options import Options
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeighOptions(Options):
+    """Weigh a model.
+
+    Args:
+        model: folder of the model.
+        scale: which scale.
+        max_pixels: size of the label.
+        gallery: write no gallery.
+    """
+
+    model: Path
+    scale: Literal["kitchen", "letter"] = "kitchen"
+    max_pixels: int | None = None
+    gallery: bool = True
+
+
+def weigh(settings, **more):
+    return typed_options(WeighOptions, settings, "weigh", decided={"model": "m"}, **more)
+
+
+@pytest.mark.parametrize("settings", [{"max-pixels": 4, "no-gallery": True}, {"max_pixels": 4, "gallery": False}])
+def test_options_are_spelled_as_on_the_command_line_or_as_in_python(settings):
+    assert weigh(settings) == WeighOptions(model=Path("m"), max_pixels=4, gallery=False)
+
+
+def test_no_settings_are_the_defaults():
+    assert weigh(None) == weigh({}) == WeighOptions(model=Path("m"))
+
+
+@pytest.mark.parametrize("name", ["model", "scale"])
+def test_what_is_decided_for_each_run_cannot_be_set_in_a_file(name):
+    with pytest.raises(InputError, match=f"cannot set {name}") as caught:
+        weigh({name: "letter"}, refused=["scale"])
+    assert caught.value.code == "reserved-option"
+
+
+@pytest.mark.parametrize(
+    ("settings", "value"),
+    [
+        ({"scales": "letter"}, "did you mean scale?"),
+        ({"scale": "bathroom"}, "bathroom"),
+        ({"max_pixels": "many"}, "many"),
+        ({"model=other": 1}, "model=other"),
+        ({"scale": "letter --model other"}, "letter --model other"),
+        (["scale"], "scale"),
+        ({1: 2}, "'weigh.1'"),
+    ],
+)
+def test_unknown_names_and_values_are_refused(settings, value):
+    with pytest.raises((InputError, SpecError)) as caught:
+        weigh(settings)
+    assert value in str(caught.value)
