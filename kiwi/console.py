@@ -56,7 +56,7 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], n
 
 
 @contextmanager
-def live() -> Iterator[Callable[[Sequence[str], Iterable[Sequence[object]]], None]]:
+def live_table() -> Iterator[Callable[[Sequence[str], Iterable[Sequence[object]]], None]]:
     """A table on stderr that changes: the block calls what is yielded with its header and rows."""
     with Live(console=err, transient=True, auto_refresh=False) as shown:  # where there is no terminal, nothing
 
@@ -83,7 +83,7 @@ def _grid(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], w
 
 
 @contextmanager
-def bar(description: str, total: int | None) -> Iterator[Callable[[], None]]:
+def progress_bar(description: str, total: int | None) -> Iterator[Callable[[], None]]:
     """A progress bar on stderr (count, elapsed and remaining time); the block calls what is yielded once a step."""
     columns = (
         TextColumn("{task.description}"),
@@ -103,7 +103,7 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
         total = len(items)
     if total == 0:
         return
-    with bar(description, total) as advance:
+    with progress_bar(description, total) as advance:
         for item in items:
             yield item
             advance()

@@ -60,15 +60,15 @@ def environment(command: Sequence[str] | None = None) -> dict[str, Any]:
         "kiwi": kiwi.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: version for name in PACKAGES if (version := installed(name)) is not None},
+        "packages": {name: version for name in PACKAGES if (version := installed_version(name)) is not None},
         "hardware": hardware(),
         "devices": devices(),
         "git": _git(),
-        "command": public_command(sys.argv if command is None else command),
+        "command": redact_command(sys.argv if command is None else command),
     }
 
 
-def installed(distribution: str) -> str | None:
+def installed_version(distribution: str) -> str | None:
     """The version of an installed distribution, None if there is none."""
     try:
         return importlib.metadata.version(distribution)
@@ -76,7 +76,7 @@ def installed(distribution: str) -> str | None:
         return None
 
 
-def checkout() -> Path | None:
+def source_root() -> Path | None:
     """The root of the source tree that the package is imported from, None for an installed wheel."""
     root = Path(kiwi.__file__).resolve().parent.parent
     return root if (root / "setup.cfg").is_file() else None
@@ -123,7 +123,7 @@ def devices() -> list[dict[str, Any]]:
     return found
 
 
-def public_command(argv: Sequence[str]) -> str:
+def redact_command(argv: Sequence[str]) -> str:
     """A command line that may be shown: `~` for home folders, `***` for the values of options that hold secrets."""
     program = Path(argv[0])
     words = ["python", "-m", "kiwi"] if program.parts[-2:] == ("kiwi", "__main__.py") else [program.name]
@@ -149,7 +149,7 @@ def _public(text: str) -> str:
 
 
 def _git() -> dict[str, Any] | None:
-    root = checkout()
+    root = source_root()
     if root is None or not (root / ".git").exists():
         return None
     commit = _git_says(root, "rev-parse", "HEAD")

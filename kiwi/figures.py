@@ -41,7 +41,7 @@ class Curve:
     high: Sequence[float] | None = None
 
 
-def curves(
+def plot_curves(
     panels: Mapping[str, Mapping[str, Curve]], *, x: str, y: str, columns: int = 2, limits: tuple[float, float] | None
 ) -> Figure:
     """Panels of lines side by side, with one legend.

@@ -40,7 +40,7 @@ class Table:
         rules = ["---:" if numeric else "---" for numeric in self._numeric()]
         lines = [self.header, rules, *self._cells()]
         body = "\n".join("| " + " | ".join(_markdown(cell) for cell in line) + " |" for line in lines)
-        parts = (f"**{plain(self.title)}**" if self.title else "", body, plain(self.note))
+        parts = (f"**{escape_html(self.title)}**" if self.title else "", body, escape_html(self.note))
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def csv(self) -> str:
@@ -52,8 +52,8 @@ class Table:
     def latex(self) -> str:
         """A `table` with booktabs' rules, no wider than the line (graphicx); all text is escaped."""
         columns = "".join("r" if numeric else "l" for numeric in self._numeric())
-        head, *body = (" & ".join(map(latex_text, line)) + r" \\" for line in (self.header, *self._cells()))
-        caption = [rf"\caption{{{latex_text('. '.join(part for part in (self.title, self.note) if part))}}}"]
+        head, *body = (" & ".join(map(escape_latex, line)) + r" \\" for line in (self.header, *self._cells()))
+        caption = [rf"\caption{{{escape_latex('. '.join(part for part in (self.title, self.note) if part))}}}"]
         return "\n".join(
             [
                 r"\begin{table}[ht]", r"\centering", *(caption if self.title or self.note else []),
@@ -76,10 +76,10 @@ class Table:
 
 
 def _markdown(cell: str) -> str:
-    return plain(cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " "))
+    return escape_html(cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " "))
 
 
-def plain(text: str) -> str:
+def escape_html(text: str) -> str:
     """Text in which Markdown finds no HTML."""
     return text.replace("<", "&lt;")
 
@@ -95,6 +95,6 @@ def latex_document(tables: Iterable[Table], before: Iterable[str] = ()) -> str:
     )  # fmt: skip
 
 
-def latex_text(text: str) -> str:
+def escape_latex(text: str) -> str:
     """Text that LaTeX sets as it is; letters that its Latin fonts do not have become question marks."""
     return "".join(_LATEX.get(char, char if char < _BEYOND or char in _KNOWN else "?") for char in text)

@@ -11,7 +11,7 @@ import numpy as np
 from kiwi.ablation.analysis import Row
 from kiwi.ablation.costs import Cost
 from kiwi.ablation.results import Result
-from kiwi.figures import COLOURS, MARKERS, Curve, curves
+from kiwi.figures import COLOURS, MARKERS, Curve, plot_curves
 from kiwi.media.files import atomic_path, make_folder
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _cost(measure: str, rows: Sequence[Row], costs: Mapping[str, Cost | None]) -
 
 def _panels(panels: Mapping[str, Mapping[str, Curve]], x: str, y: str) -> Figure | None:
     kept = {title: lines for title, lines in panels.items() if lines}
-    return curves(kept, x=x, y=y, limits=None, columns=min(2, len(kept))) if kept else None
+    return plot_curves(kept, x=x, y=y, limits=None, columns=min(2, len(kept))) if kept else None
 
 
 def _over_seeds(label: str, name: str, results: Sequence[Result]) -> Curve | None:

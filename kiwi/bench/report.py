@@ -11,7 +11,7 @@ from kiwi.bench.scoring import Column, ItemScore, Result
 from kiwi.bench.suites import Suite
 from kiwi.statistics.intervals import Interval
 from kiwi.statistics.paired import Difference
-from kiwi.tables import Table, latex_document, latex_text, plain
+from kiwi.tables import Table, escape_html, escape_latex, latex_document
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,10 @@ def items_table(scored: Iterable[ItemScore]) -> Table:
 
 def markdown(found: Found) -> str:
     """report.md: warnings on top, then the tables."""
-    parts = [plain(f"# {found.suite.title}: {found.title}"), *(f"**Warning.** {plain(one)}" for one in warnings(found))]
+    parts = [
+        escape_html(f"# {found.suite.title}: {found.title}"),
+        *(f"**Warning.** {escape_html(one)}" for one in warnings(found)),
+    ]
     parts.append(main_table(found).markdown())
     further = _further(found)
     if found.result.unscored:
@@ -199,7 +202,7 @@ def latex(found: Found) -> str:
     can be more than a page holds.
     """
     body = [main_table(found), *_further(found)]
-    warned = [rf"\textbf{{Warning.}} {latex_text(warning)}" for warning in warnings(found)]
+    warned = [rf"\textbf{{Warning.}} {escape_latex(warning)}" for warning in warnings(found)]
     return latex_document(body, before=["\n".join([line, ""]) for line in warned])
 
 

@@ -116,7 +116,9 @@ class Runner:
         why: dict[str, str] = {}
         pool = ThreadPoolExecutor(self.pace.concurrency)
         try:
-            with console.bar(f"judging by {self.judge.name}", sum(len(task.repeats) for task in tasks)) as advance:
+            with console.progress_bar(
+                f"judging by {self.judge.name}", sum(len(task.repeats) for task in tasks)
+            ) as advance:
                 for task in tasks:
                     found: list[Judgement | Future[Judgement]] = []
                     known.append(found)

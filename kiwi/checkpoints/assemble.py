@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kiwi.checkpoints.folder import owned, write_folder
+from kiwi.checkpoints.folder import names_to_save, write_folder
 from kiwi.errors import CheckpointError, SpecError
 from kiwi.keyed import forked_rng
 from kiwi.models.config import KiwiConfig
@@ -29,10 +29,10 @@ from kiwi.models.sampling import EditingDefaults
 from kiwi.models.tuning import Lora
 from kiwi.models.vae.wan import VaeSpec
 from kiwi.spec import from_dict, override
-from kiwi.weights.adapters import is_adapter, merge, rank_and_targets, with_base_layer
+from kiwi.weights.adapters import is_adapter, merge_adapters, rank_and_targets, with_base_layer
 from kiwi.weights.files import Shapes, State
 from kiwi.weights.hub import is_hub_id
-from kiwi.weights.strict import compare, fingerprint, load_strict, require_usable, shapes_of
+from kiwi.weights.strict import compare_shapes, fingerprint, load_strict, require_finite_floats, shapes_of
 
 FILLED = (
     "query.queries.image",
@@ -68,7 +68,7 @@ Report = Callable[[str, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class ImportSettings:
     """Where the parts come from that a checkpoint does not hold, and what it does not say.
 
     Args:
@@ -97,7 +97,7 @@ class Origin:
     seed: int = 0
 
 
-def assemble(state: Mapping[str, Tensor], origin: Origin, folder: Path, report: Report) -> None:
+def assemble(state: Mapping[str, Tensor], origin: ImportSettings, folder: Path, report: Report) -> None:
     """Write the model folder of a checkpoint.
 
     Args:
@@ -112,7 +112,7 @@ def assemble(state: Mapping[str, Tensor], origin: Origin, folder: Path, report: 
         SpecError: a choice that is not free, or out of range.
     """
     _require_free(origin.changes, state)
-    require_usable(state, "the checkpoint")
+    require_finite_floats(state, "the checkpoint")
     mllm, vae = origin.mllm.build(), origin.vae.build()
     dit, dit_state, base = _dit(_within(state, "dit."), origin, report)
     mllm_spec, mllm_state, mllm_merged = _mllm(_within(state, "mllm."), mllm, origin, report)
@@ -132,7 +132,7 @@ def assemble(state: Mapping[str, Tensor], origin: Origin, folder: Path, report: 
     own |= {f"mllm.{name}": tensor for name, tensor in mllm_state.items()}
     own = _of_one_type(own, origin.dtype, report)
     own |= _filled(config, mllm.hidden_size, own, origin.seed, report)
-    compare(expected(config, mllm), shapes_of(own)).refuse("the checkpoint")
+    compare_shapes(expected(config, mllm), shapes_of(own)).raise_if_any("the checkpoint")
 
     bases, saves = {"vae": vae.fingerprint, "mllm": mllm.fingerprint}, {}
     if isinstance(config.dit.base, WanBase):
@@ -157,7 +157,7 @@ def expected(config: KiwiConfig, mllm: MllmEncoder) -> Shapes:
         language = type(mllm.model)(mllm.model.config).language_model
     config.mllm.tuning.apply(language, ADAPTED)
     shapes |= {f"mllm.model.language_model.{name}": shape for name, shape in shapes_of(language.state_dict()).items()}
-    return {name: shapes[name] for name in owned(config, shapes)}
+    return {name: shapes[name] for name in names_to_save(config, shapes)}
 
 
 def dit_config(shapes: Shapes, changes: Mapping[str, Any], report: Report) -> DiTConfig:
@@ -223,7 +223,7 @@ def _require_free(changes: Mapping[str, Any], state: Mapping[str, Tensor]) -> No
         )
 
 
-def _dit(state: State, origin: Origin, report: Report) -> tuple[DiTConfig, State, str]:
+def _dit(state: State, origin: ImportSettings, report: Report) -> tuple[DiTConfig, State, str]:
     """The DiT's sizes, what model.safetensors holds of it, and the fingerprint of a base model that stays outside."""
     adapters = {name: tensor for name, tensor in state.items() if is_adapter(name)}
     weights = {name: tensor for name, tensor in state.items() if not is_adapter(name)}
@@ -237,15 +237,15 @@ def _dit(state: State, origin: Origin, report: Report) -> tuple[DiTConfig, State
                 fix="give it with --base: a folder or file of Wan weights, or a hub id",
             )
         weights = read_wan(origin.base.path, origin.base.subfolder)
-        require_usable(weights, f"the base model {origin.base.path}")
+        require_finite_floats(weights, f"the base model {origin.base.path}")
         report("dit", f"weights of the base model {origin.base.path}")
     config = dit_config(shapes_of(weights), origin.changes, report)
     if not adapters:
         return config, weights, ""
     report("dit", f"{_counted(adapters)}: {origin.adapters}")
     if origin.adapters == "merge":
-        return config, merge(weights, adapters), ""
-    merge(_meta(weights), _meta(adapters))  # only to refuse what does not fit
+        return config, merge_adapters(weights, adapters), ""
+    merge_adapters(_meta(weights), _meta(adapters))  # only to refuse what does not fit
     rank, targets = rank_and_targets(weights, adapters)
     config = config.replace(tuning=Lora(rank=rank, targets=targets))
     if from_base and origin.base is not None and is_hub_id(origin.base.path) and not Path(origin.base.path).exists():
@@ -253,7 +253,7 @@ def _dit(state: State, origin: Origin, report: Report) -> tuple[DiTConfig, State
     return config, {with_base_layer(name, adapters): tensor for name, tensor in weights.items()} | adapters, ""
 
 
-def _mllm(state: State, mllm: MllmEncoder, origin: Origin, report: Report) -> tuple[MllmSpec, State, bool]:
+def _mllm(state: State, mllm: MllmEncoder, origin: ImportSettings, report: Report) -> tuple[MllmSpec, State, bool]:
     """The MLLM's spec, what model.safetensors holds of it, and whether its own weights were changed."""
     adapters = {name: tensor for name, tensor in state.items() if is_adapter(name)}
     learned = {name: tensor for name, tensor in state.items() if not is_adapter(name)}
@@ -265,9 +265,9 @@ def _mllm(state: State, mllm: MllmEncoder, origin: Origin, report: Report) -> tu
     if adapters:
         report("mllm", f"{_counted(adapters)}: {origin.adapters}")
         if origin.adapters == "merge":
-            weights = merge(weights, adapters)
+            weights = merge_adapters(weights, adapters)
         else:
-            merge(_meta(weights), _meta(adapters))  # only to refuse what does not fit
+            merge_adapters(_meta(weights), _meta(adapters))  # only to refuse what does not fit
             # The vision tower never learns, though some of its layers have the language model's names.
             language = {name: weights[name] for name in weights if name.startswith("model.language_model.")}
             rank, targets = rank_and_targets(language, adapters)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from kiwi.checkpoints.assemble import Origin, Report, assemble
+from kiwi.checkpoints.assemble import ImportSettings, Report, assemble
 from kiwi.checkpoints.diffusers_layout import (
     EMBEDDERS,
     PARTS,
@@ -27,7 +27,7 @@ from kiwi.checkpoints.diffusers_layout import (
     theirs,
     transformer_config,
 )
-from kiwi.checkpoints.folder import foreign, read_record
+from kiwi.checkpoints.folder import read_folder_config, unexpected_files
 from kiwi.checkpoints.published import require_expressible, text_embedding
 from kiwi.errors import CheckpointError, KiwiError
 from kiwi.media.files import atomic_folder, write_json
@@ -37,10 +37,10 @@ from kiwi.models.mllm.encoder import MllmEncoder, QwenVL
 from kiwi.models.sampling import EditingDefaults, Sampling
 from kiwi.models.tuning import Frozen
 from kiwi.models.vae.wan import WanVae, published_config, raw_state
-from kiwi.weights.adapters import is_adapter, merge, without_base_layer
+from kiwi.weights.adapters import is_adapter, merge_adapters, without_base_layer
 from kiwi.weights.files import State, read_json, read_weights, saved_dtype, write_weights
 from kiwi.weights.hub import locate
-from kiwi.weights.strict import require_usable
+from kiwi.weights.strict import require_finite_floats
 
 WEIGHTS = "diffusion_pytorch_model"
 
@@ -97,7 +97,7 @@ def import_diffusers(
     with tempfile.TemporaryDirectory() as temporary, _naming(root / "mllm_encoder", temporary, report) as told:
         mllm = _hub_layout(root, Path(temporary))
         limits = limits_of(read_json(root / "mllm_encoder/config.json"))
-        origin = Origin(
+        origin = ImportSettings(
             vae=WanVae(path=str(root / "vae")),
             mllm=QwenVL(path=str(mllm), limits=limits, dtype=saved_dtype(mllm)),
             changes={**{path: value for path, value in said.items() if value is not None}, **changes},
@@ -122,19 +122,19 @@ def export_diffusers(folder: Path, target: Path, report: Report, dtype: torch.dt
         CheckpointError: choices that the published code does not have, or an MLLM that is no Qwen2.5-VL.
         InputError: a folder that cannot be written, or holds other things than a model.
     """
-    record = read_record(folder)
+    record = read_folder_config(folder)
     config = record.config
     require_expressible(config)
     mllm, vae = config.mllm.replace(tuning=Frozen()).build(), config.vae.build()
     if mllm.config.model_type != "qwen2_5_vl":
         raise CheckpointError("the published folder holds a Qwen2.5-VL", got=mllm.config.model_type)
     state = read_weights(folder)
-    require_usable(state, str(folder))
+    require_finite_floats(state, str(folder))
     own = {name: tensor for name, tensor in state.items() if not name.startswith(("dit.", "mllm."))}
     own |= {f"dit.{name}": tensor for name, tensor in _whole_dit(config, state, report).items()}
     parts = theirs({name: tensor.to(dtype or tensor.dtype) for name, tensor in own.items()})
     settings = {"transformer": transformer_config(config), "mllm_encoder": encoder_config(config, mllm.hidden_size)}
-    with atomic_folder(target, foreign) as new:
+    with atomic_folder(target, unexpected_files) as new:
         _write(new / "vae", raw_state(vae), published_config(vae))
         for part, weights in parts.items():
             _write(new / part, weights, settings.get(part, embedder_config(config)))
@@ -158,7 +158,7 @@ def _whole_dit(config: KiwiConfig, state: State, report: Report) -> State:
         weights = read_wan(config.dit.base.path, config.dit.base.subfolder)
     if adapters:
         report("dit", f"{len(adapters) // 2} adapters merged")
-    return merge(weights, adapters) | text_embedding(config.dit.dim, weights["patch_embedding.weight"].dtype)
+    return merge_adapters(weights, adapters) | text_embedding(config.dit.dim, weights["patch_embedding.weight"].dtype)
 
 
 def _whole_mllm(mllm: MllmEncoder, state: State, report: Report) -> State:
@@ -168,7 +168,7 @@ def _whole_mllm(mllm: MllmEncoder, state: State, report: Report) -> State:
     if adapters:
         report("mllm", f"{len(adapters) // 2} adapters merged")
     learned = {name: tensor for name, tensor in own.items() if not is_adapter(name)}
-    return merge({**mllm.model.state_dict(), **learned}, adapters)
+    return merge_adapters({**mllm.model.state_dict(), **learned}, adapters)
 
 
 def _hub_layout(root: Path, folder: Path) -> Path:

@@ -18,7 +18,7 @@ from kiwi.models.connectors import QueryConnector
 from kiwi.models.injection import PrependReference
 from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.weights.files import State
-from kiwi.weights.names import TEXT_EMBEDDING, dit_from_diffusers, dit_to_diffusers, rename, replaced_prefix
+from kiwi.weights.names import TEXT_EMBEDDING, dit_from_diffusers, dit_to_diffusers, rename, replace_prefix
 
 VERSION = "0.32.0"
 """Of diffusers, as the published model_index.json names it."""
@@ -66,7 +66,7 @@ def theirs(state: Mapping[str, Tensor]) -> dict[str, State]:
             case "dit":
                 parts.setdefault("transformer", {})[dit_to_diffusers(rest)] = tensor
             case "query" | "latent":
-                parts.setdefault("mllm_encoder", {})[replaced_prefix(name, _ENCODER_NAMES)] = tensor
+                parts.setdefault("mllm_encoder", {})[replace_prefix(name, _ENCODER_NAMES)] = tensor
             case _:
                 parts.setdefault(embedders[part], {})[rest] = tensor
     return parts
@@ -176,6 +176,6 @@ def _our_name(name: str) -> str:
         case "transformer":
             return f"dit.{dit_from_diffusers(rest)}"
         case "mllm_encoder":
-            return replaced_prefix(rest, _ENCODER)
+            return replace_prefix(rest, _ENCODER)
         case _:
             return f"{EMBEDDERS[part]}.{rest}"

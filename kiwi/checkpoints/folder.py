@@ -30,7 +30,7 @@ from kiwi.spec import diff, from_dict, to_dict
 from kiwi.weights.adapters import is_adapter, without_base_layer
 from kiwi.weights.files import read_weights, write_weights
 from kiwi.weights.hub import locate
-from kiwi.weights.strict import compare, fingerprint, shapes_of
+from kiwi.weights.strict import compare_shapes, fingerprint, shapes_of
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ _OF_A_FOLDER = re.compile(
 _OF_A_PART = re.compile(r".+\.(json|safetensors|jinja)|merges\.txt")
 
 
-class Record(NamedTuple):
+class FolderConfig(NamedTuple):
     """What config.json of a model folder says."""
 
     config: KiwiConfig
@@ -54,7 +54,7 @@ class Record(NamedTuple):
     """Fingerprint of each pretrained part that lies outside the folder."""
 
 
-def owned(config: KiwiConfig, names: Iterable[str]) -> list[str]:
+def names_to_save(config: KiwiConfig, names: Iterable[str]) -> list[str]:
     """Which of a KiwiEdit's tensors are not in the pretrained models that its configuration names."""
 
     def is_owned(name: str) -> bool:
@@ -93,7 +93,7 @@ def save_pretrained(
     if _is_local(config.dit.base, self_contained) or config.dit.tuning.learns(""):
         config = config.replace(dit=config.dit.replace(base=NewBase()))
     state = model.state_dict()
-    mine = {name: state[name].to(dtype or state[name].dtype) for name in owned(config, state)}
+    mine = {name: state[name].to(dtype or state[name].dtype) for name in names_to_save(config, state)}
     bases = {"vae": model.vae.fingerprint, "mllm": model.mllm.fingerprint}
     if isinstance(config.dit.base, WanBase):
         bases["dit"] = base_fingerprint(model.dit)
@@ -127,7 +127,7 @@ def write_folder(
         InputError: a folder that cannot be written, or holds other things than a model; they stay.
     """
     config = _with_paths(config, _from_root)
-    with atomic_folder(folder, foreign) as new:
+    with atomic_folder(folder, unexpected_files) as new:
         for part, save in saves.items():
             save(new / part)
         if "vae" in saves:
@@ -153,17 +153,19 @@ def from_pretrained(folder: Path | str) -> tuple[KiwiEdit, EditingDefaults]:
             part that is not the one it was made with.
     """
     folder = locate(str(folder), "model folder", "name a folder with config.json and model.safetensors")
-    config, editing, bases = read_record(folder)
+    config, editing, bases = read_folder_config(folder)
     model = KiwiEdit(config, empty=True)
     _require_bases(model, bases, folder)
     state, own = read_weights(folder), model.state_dict()
-    compare(shapes_of({name: own[name] for name in owned(config, own)}), shapes_of(state)).refuse(str(folder))
+    compare_shapes(shapes_of({name: own[name] for name in names_to_save(config, own)}), shapes_of(state)).raise_if_any(
+        str(folder)
+    )
     # Copied: tensors mapped from a file die with it when something writes over the file.
     _load(model, {n: t.float() if t.dtype == torch.float16 else t.clone() for n, t in state.items()}, assign=True)
     return model, editing
 
 
-def load_initial(model: KiwiEdit, folder: Path | str) -> None:
+def load_initial_weights(model: KiwiEdit, folder: Path | str) -> None:
     """Load what a model folder holds into a model that goes on learning from it, another stage of training say.
 
     All of the folder's tensors must have their place. Of the model's own, those may be absent that are adapters, which
@@ -177,7 +179,7 @@ def load_initial(model: KiwiEdit, folder: Path | str) -> None:
         CheckpointError: weights that cannot be read or do not fit, or a pretrained part that is another one.
     """
     folder = locate(str(folder), "model folder", "name a folder with config.json and model.safetensors")
-    record, state, own = read_record(folder), read_weights(folder), model.state_dict()
+    record, state, own = read_folder_config(folder), read_weights(folder), model.state_dict()
     _require_bases(model, record.bases, folder)
     _tell_differences(record.config, model.config, folder)
     places = {without_base_layer(name): name for name in own if not is_adapter(name)} | {n: n for n in own}
@@ -188,8 +190,8 @@ def load_initial(model: KiwiEdit, folder: Path | str) -> None:
         for name in own.keys() - state.keys()
         if is_adapter(name) or (same_base and name.startswith("dit.")) or name.startswith("mllm.")
     }
-    wanted = [name for name in {*owned(model.config, own), *(state.keys() & own.keys())} if name not in absent]
-    compare(shapes_of({name: own[name] for name in wanted}), shapes_of(state)).refuse(str(folder))
+    wanted = [name for name in {*names_to_save(model.config, own), *(state.keys() & own.keys())} if name not in absent]
+    compare_shapes(shapes_of({name: own[name] for name in wanted}), shapes_of(state)).raise_if_any(str(folder))
     _load(model, state, assign=False)
 
 
@@ -233,7 +235,7 @@ def _require_bases(model: KiwiEdit, bases: Mapping[str, str], folder: Path) -> N
             )
 
 
-def read_record(folder: Path) -> Record:
+def read_folder_config(folder: Path) -> FolderConfig:
     """Read config.json of a model folder; paths in it that start with ./ become absolute.
 
     Raises:
@@ -265,12 +267,12 @@ def read_record(folder: Path) -> Record:
         raise CheckpointError(f"{file} does not describe a model: its bases are wrong", wanted=wanted)
     inside = f"path in {file}"
     config = _with_paths(config, lambda p: str(resolve_inside(folder, p, inside)) if p.startswith("./") else p)
-    return Record(config, editing, bases)
+    return FolderConfig(config, editing, bases)
 
 
-def named_paths(folder: Path | str) -> list[Path]:
+def pretrained_paths(folder: Path | str) -> list[Path]:
     """Where the pretrained parts lie that a model folder names, those in itself among them."""
-    config = read_record(Path(folder)).config
+    config = read_folder_config(Path(folder)).config
     specs = (config.vae, config.mllm, config.dit.base)
     return [
         Path(spec.path) / getattr(spec, "subfolder", "")
@@ -281,11 +283,11 @@ def named_paths(folder: Path | str) -> list[Path]:
 
 def is_model_folder(path: Path | str) -> bool:
     """Whether a path looks like a model folder of this package."""
-    config = said_by(Path(path) / "config.json").get("config")
+    config = read_json_or_empty(Path(path) / "config.json").get("config")
     return isinstance(config, dict) and config.get("type") == "KiwiConfig"
 
 
-def foreign(folder: Path) -> list[str]:
+def unexpected_files(folder: Path) -> list[str]:
     """What is lost if a folder makes way for a model: all that is no part of a model folder or a published one.
 
     Args:
@@ -296,7 +298,7 @@ def foreign(folder: Path) -> list[str]:
     """
     items = sorted(folder.iterdir())
     if not is_model_folder(folder) and "KiwiEditPipeline" not in str(
-        said_by(folder / "model_index.json").get("_class_name")
+        read_json_or_empty(folder / "model_index.json").get("_class_name")
     ):
         return [item.name for item in items]
     found = []
@@ -309,7 +311,7 @@ def foreign(folder: Path) -> list[str]:
     return found
 
 
-def said_by(file: Path) -> dict[str, Any]:
+def read_json_or_empty(file: Path) -> dict[str, Any]:
     """What a JSON file says; nothing if it is not one."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kiwi.checkpoints.assemble import Origin, Report, assemble
-from kiwi.checkpoints.folder import read_record
+from kiwi.checkpoints.assemble import ImportSettings, Report, assemble
+from kiwi.checkpoints.folder import read_folder_config
 from kiwi.errors import CheckpointError
 from kiwi.flow.schedule import FlowSchedule
 from kiwi.media.files import atomic_path
@@ -27,8 +27,8 @@ from kiwi.models.scaling import SigmaScale
 from kiwi.spec import diff
 from kiwi.weights.adapters import is_adapter, without_base_layer
 from kiwi.weights.files import State, read_metadata, read_weights
-from kiwi.weights.names import TEXT_EMBEDDING, from_published, rename, to_published, without_prefix
-from kiwi.weights.strict import require_usable
+from kiwi.weights.names import TEXT_EMBEDDING, from_published, rename, strip_checkpoint_prefixes, to_published
+from kiwi.weights.strict import require_finite_floats
 
 TEXT_DIM = 4096
 """Width of Wan's text features; the published files hold a text embedding that is never applied."""
@@ -37,7 +37,7 @@ NOTED = "kiwi_choices"
 """Where in the metadata of a file that was written here `unsaid` stands, as JSON; other files have none."""
 
 
-def import_published(file: Path, origin: Origin, folder: Path, report: Report) -> None:
+def import_published(file: Path, origin: ImportSettings, folder: Path, report: Report) -> None:
     """A published training checkpoint as a model folder.
 
     Raises:
@@ -63,7 +63,7 @@ def import_published(file: Path, origin: Origin, folder: Path, report: Report) -
 
 def from_published_state(state: Mapping[str, Tensor], report: Report = lambda part, text: None) -> State:
     """Tensors of a training checkpoint under our names, whatever prefix it kept; `text_embedding` is left out."""
-    short = without_prefix(state)
+    short = strip_checkpoint_prefixes(state)
     renamed = rename(state, lambda name: from_published(short[name]), "the checkpoint")
     kept = {name: tensor for name, tensor in renamed.items() if not name.startswith(f"dit.{TEXT_EMBEDDING}")}
     if len(kept) < len(renamed):
@@ -86,10 +86,10 @@ def export_published(folder: Path, file: Path, report: Report, dtype: torch.dtyp
     """
     if file.suffix != ".safetensors":
         raise CheckpointError(f"cannot write {file}", wanted="a name ending in .safetensors")
-    record = read_record(folder)
+    record = read_folder_config(folder)
     require_expressible(record.config)
     state = read_weights(folder)
-    require_usable(state, str(folder))
+    require_finite_floats(state, str(folder))
     named = {f"pipe.{to_published(without_base_layer(name))}": tensor for name, tensor in state.items()}
     if isinstance(record.config.dit.base, WanBase):
         report("dit", f"adapters only: whoever loads the file needs {record.config.dit.base.path}")

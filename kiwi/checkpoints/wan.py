@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from kiwi.checkpoints.assemble import Origin, Report, assemble
+from kiwi.checkpoints.assemble import ImportSettings, Report, assemble
 from kiwi.models.dit.base import read_wan
 from kiwi.weights.files import State
 
 
-def import_wan(source: str, origin: Origin, folder: Path, report: Report, *, subfolder: str = "") -> None:
+def import_wan(source: str, origin: ImportSettings, folder: Path, report: Report, *, subfolder: str = "") -> None:
     """The transformer of a Wan model, original or diffusers names, as a model folder.
 
     The source embedding starts at zero, so that the first step of training sees the base model. There is a reference

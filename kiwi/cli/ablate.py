@@ -183,7 +183,7 @@ def _run(study: Study, runs: Sequence[Run], launcher: Launcher, arguments: argpa
     fill(caches_of(_arms(waiting), study.seeds), out)
     if not arguments.no_estimate:
         _tell_estimate(study, runs, waiting, arguments)
-    with console.live() as show:
+    with console.live_table() as show:
         run_all(study, runs, launcher, lambda table: show(table.header, table.rows))
 
 

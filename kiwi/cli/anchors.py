@@ -11,7 +11,7 @@ import numpy as np
 from kiwi import console
 from kiwi.environment import environment
 from kiwi.errors import InputError
-from kiwi.figures import Curve, curves
+from kiwi.figures import Curve, plot_curves
 from kiwi.media.files import atomic_path, make_folder, write_json, write_text
 from kiwi.sandbox.anchors import ANCHORS, Anchor, Pixels, damaged, measure, round_trip
 from kiwi.sandbox.oracle import Scores, judge
@@ -143,4 +143,4 @@ def _figure(levels: Iterable[Level]) -> Any:
         }
         for damage, lines in points.items()
     }
-    return curves(panels, x="damage", y="score (mean, 95% interval)", limits=(0.9, 5.1))
+    return plot_curves(panels, x="damage", y="score (mean, 95% interval)", limits=(0.9, 5.1))

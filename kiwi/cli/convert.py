@@ -10,7 +10,7 @@ from kiwi.cli import changes, parser
 from kiwi.errors import InputError
 
 if TYPE_CHECKING:
-    from kiwi.checkpoints.assemble import Origin
+    from kiwi.checkpoints.assemble import ImportSettings
 
 _MEANT = {
     "wan": {"dtype", "vae", "mllm", "by_name", "set", "seed"},
@@ -107,17 +107,17 @@ def _require_meant(said: set[str], format: str, exporting: bool) -> None:
 
 def _require_target(arguments: Any, exporting: bool) -> None:
     """Refuse, before the work, a DST that cannot be written or where something would be lost."""
-    from kiwi.checkpoints.folder import foreign, named_paths
+    from kiwi.checkpoints.folder import pretrained_paths, unexpected_files
     from kiwi.media.files import require_apart, require_place, require_replaceable
 
     if exporting and arguments.format == "kiwi-upstream":  # a file; the rest is told when it is opened, before the work
         require_place(arguments.dst)
     else:
-        require_replaceable(arguments.dst, foreign)
+        require_replaceable(arguments.dst, unexpected_files)
     for source in (arguments.src, arguments.vae, arguments.mllm, arguments.base):
         if source:
             require_apart(arguments.dst, Path(*_split(source)))
-    for path in named_paths(arguments.src) if exporting else []:
+    for path in pretrained_paths(arguments.src) if exporting else []:
         require_apart(arguments.dst, path)
     if arguments.dst.exists() and not arguments.force:
         raise InputError(f"{arguments.dst} exists", fix="give another name, or --force to replace it")
@@ -154,8 +154,8 @@ def _dtype(arguments: Any) -> Any:
     return None if arguments.dtype == "keep" else getattr(torch, arguments.dtype)
 
 
-def _origin(arguments: Any) -> Origin:
-    from kiwi.checkpoints.assemble import Origin
+def _origin(arguments: Any) -> ImportSettings:
+    from kiwi.checkpoints.assemble import ImportSettings
     from kiwi.models.dit.base import WanBase
     from kiwi.models.mllm.encoder import QwenVL
     from kiwi.models.vae.wan import WanVae
@@ -170,7 +170,7 @@ def _origin(arguments: Any) -> Origin:
         )
     (vae, subfolder), (base, base_subfolder) = _split(arguments.vae), _split(arguments.base or "")
     mllm = locate(arguments.mllm, "MLLM", "name a folder with a Qwen-VL, or a hub id")
-    return Origin(
+    return ImportSettings(
         vae=WanVae(path=vae, subfolder=subfolder),
         mllm=QwenVL(path=arguments.mllm, dtype=saved_dtype(mllm)),
         base=WanBase(path=base, subfolder=base_subfolder) if base else None,

@@ -10,7 +10,7 @@ import numpy as np
 from kiwi import console
 from kiwi.cli import parser
 from kiwi.errors import InputError
-from kiwi.figures import Curve, curves
+from kiwi.figures import Curve, plot_curves
 from kiwi.media.files import atomic_path, write_text
 from kiwi.tables import Table
 
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
         for run, line in lines.items()
         for step, value in zip(line.x, line.y, strict=True)
     ]
-    figure = curves(panels, x="optimizer steps", y="mean of what was logged in a stretch", limits=None)
+    figure = plot_curves(panels, x="optimizer steps", y="mean of what was logged in a stretch", limits=None)
     with atomic_path(arguments.out) as temporary:
         figure.savefig(temporary, format=arguments.out.suffix[1:].lower())
     write_text(arguments.out.with_suffix(".csv"), Table("", ("number", "run", "step", "value"), rows).csv())

@@ -19,7 +19,7 @@ from packaging.specifiers import SpecifierSet
 
 from kiwi import console
 from kiwi.cli import parser
-from kiwi.environment import checkout, devices, hardware, installed
+from kiwi.environment import devices, hardware, installed_version, source_root
 from kiwi.errors import InputError
 
 DISTRIBUTION = "kiwi-video"
@@ -113,12 +113,12 @@ def fixes(parts: Iterable[Part]) -> dict[str, str]:
     elif any(part.name == ENCODER for part in missing):  # another build of av, such as a distribution's
         commands[ENCODER] = "pip install --force-reinstall --only-binary=:all: av"
     for extra in sorted({part.extra for part in missing if part.extra is not None}):
-        commands[extra] = f'pip install -e ".[{extra}]"' if checkout() else f'pip install "{DISTRIBUTION}[{extra}]"'
+        commands[extra] = f'pip install -e ".[{extra}]"' if source_root() else f'pip install "{DISTRIBUTION}[{extra}]"'
     return commands
 
 
 def _part(requirement: Requirement, extra: str | None) -> Part:
-    version = installed(requirement.name)
+    version = installed_version(requirement.name)
     problem = None if version is None else _import_problem(requirement.name)
     if version is None:
         state = "missing"

@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
         sampling = sampling.replace(steps=arguments.steps)
     if arguments.solver:
         sampling = sampling.replace(solver={"euler": EulerSolver(), "unipc": UniPCSolver()}[arguments.solver])
-    with console.bar("denoising", sampling.steps) as advance:
+    with console.progress_bar("denoising", sampling.steps) as advance:
         edited = editor.edit(
             video,
             arguments.instruction,

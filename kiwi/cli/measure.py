@@ -140,7 +140,10 @@ class _Items:
         from kiwi.evaluation.sandbox import in_batches, round_trips, score
 
         missing = [pair for name, pair in pairs.items() if any((kept, name) not in self.found for kept in against)]
-        with self.file.open("a", encoding="utf-8") as file, console.bar(f"editing, {what}", len(missing)) as advance:
+        with (
+            self.file.open("a", encoding="utf-8") as file,
+            console.progress_bar(f"editing, {what}", len(missing)) as advance,
+        ):
             for batch in in_batches(missing):
                 trips: list[Any] = [None] * len(batch)
                 if vae is not None:

@@ -23,14 +23,14 @@ def main(argv: list[str]) -> int:
     arguments = options.parse_args(argv[1:])
 
     from kiwi.parity.cases import CASES
-    from kiwi.parity.golden import TOLERANCE, judge, load_case
+    from kiwi.parity.golden import TOLERANCE, compare_case, load_case
 
     found = sorted(file.stem for file in arguments.dir.glob("*.json") if file.with_suffix(".safetensors").exists())
     wanted = arguments.case or found
     if not found or not set(wanted) <= set(found):
         raise InputError(f"no such golden cases in {arguments.dir}", got=", ".join(found) or "none", wanted="NAME.json")
     chosen = [name for name in CASES if name in wanted]
-    verdicts = [judge(load_case(arguments.dir / f"{name}.json"), CASES[name]) for name in chosen]
+    verdicts = [compare_case(load_case(arguments.dir / f"{name}.json"), CASES[name]) for name in chosen]
     if arguments.all_outputs:
         each = [(v.case, name, f"{d:.1e}") for v in verdicts for name, d in v.differences.items()]
         console.table("", ("case", "output", "difference"), each)

@@ -11,7 +11,7 @@ from torch import nn
 
 from kiwi.errors import SpecError
 from kiwi.spec import Spec
-from kiwi.weights.adapters import has_ending, is_adapter
+from kiwi.weights.adapters import is_adapter, matches_target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Lora(TuningSpec):
         wanted = list(self.targets or targets)
         modules = dict(module.named_modules())
         # Every module that peft will take for a target, which must all be linear: "head" also ends "head.head".
-        meant = {t: [child for name, child in modules.items() if has_ending(name, (t,))] for t in wanted}
+        meant = {t: [child for name, child in modules.items() if matches_target(name, (t,))] for t in wanted}
         if wrong := [t for t, found in meant.items() if not found or not all(isinstance(m, nn.Linear) for m in found)]:
             linear = (name for name, child in modules.items() if isinstance(child, nn.Linear))
             endings = sorted({".".join(name.split(".")[-2:]) for name in linear})

@@ -23,7 +23,7 @@ TOLERANCE = 1e-4
 """Largest absolute difference that counts as equal."""
 
 
-class Named(dict[str, Any]):
+class RequiredEntries(dict[str, Any]):
     """What a file holds by name; a name that it lacks is told with the file, since whoever made it can mend it."""
 
     def __init__(self, found: Mapping[str, Any], where: str) -> None:
@@ -45,11 +45,11 @@ class Case:
     def group(self, prefix: str) -> dict[str, Tensor]:
         """The tensors under a prefix ("in/", "weights/" or "out/"), without it; asking for another is an InputError."""
         found = {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
-        return Named(found, f"{self.name}.safetensors, {prefix}")
+        return RequiredEntries(found, f"{self.name}.safetensors, {prefix}")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CaseResult:
     """How far ours is from the published numbers."""
 
     case: str
@@ -78,7 +78,7 @@ def load_case(file: Path) -> Case:
         InputError: either file is missing or cannot be read, or there is no output to compare.
     """
     try:
-        meta = json.loads(file.read_text(encoding="utf-8"), object_hook=lambda found: Named(found, file.name))
+        meta = json.loads(file.read_text(encoding="utf-8"), object_hook=lambda found: RequiredEntries(found, file.name))
         tensors = load_file(file.with_suffix(".safetensors"))
     except (OSError, ValueError, SafetensorError) as problem:
         raise InputError(f"the golden case {file} cannot be read", got=problem) from problem
@@ -88,11 +88,11 @@ def load_case(file: Path) -> Case:
     return Case(file.stem, meta, tensors)
 
 
-def judge(case: Case, compute: Compute) -> Verdict:
+def compare_case(case: Case, compute: Compute) -> CaseResult:
     """Compute a case and compare every output."""
     with torch.no_grad():
         ours = compute(case)
-    return Verdict(case.name, {name: _difference(ours.get(name), want) for name, want in case.group("out/").items()})
+    return CaseResult(case.name, {name: _difference(ours.get(name), want) for name, want in case.group("out/").items()})
 
 
 def _difference(ours: Tensor | None, want: Tensor) -> float:

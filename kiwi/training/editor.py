@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from kiwi.checkpoints.folder import foreign, load_initial, owned, save_pretrained
+from kiwi.checkpoints.folder import load_initial_weights, names_to_save, save_pretrained, unexpected_files
 from kiwi.data.datamodule import EditData
 from kiwi.data.dropout import ConditionDropout
 from kiwi.data.sample import EditBatch, pixels
@@ -80,7 +80,7 @@ class LitKiwi(LitFlow):
         self.export_dtype = None if export_dtype is None else getattr(torch, export_dtype)
         self.editor = KiwiEdit(config, seed=seed)
         if init is not None:
-            load_initial(self.editor, init)
+            load_initial_weights(self.editor, init)
         for part in set(TRAINABLE) - set(train_parts):
             getattr(self.editor, part).requires_grad_(False)
         self.sampling, self.dropout, self.looking = sampling, dropout, emphasis
@@ -178,7 +178,7 @@ class LitKiwi(LitFlow):
         }
 
     def is_saved(self, name: str) -> bool:
-        return bool(owned(self.editor.config, [name.removeprefix("editor.")]))
+        return bool(names_to_save(self.editor.config, [name.removeprefix("editor.")]))
 
     def export(self, folder: Path, max_frames: int, *, self_contained: bool) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -192,7 +192,7 @@ class LitKiwi(LitFlow):
         save_pretrained(self.editor, folder, defaults, self_contained=self_contained, dtype=self.export_dtype)
 
     def foreign(self, folder: Path) -> list[str]:
-        return foreign(folder)
+        return unexpected_files(folder)
 
     def preview(self, batch: EditBatch, seed: int) -> Clips:
         """Edit one sample: its reference (if any), source, edit and target."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from kiwi.checkpoints.folder import said_by
+from kiwi.checkpoints.folder import read_json_or_empty
 from kiwi.data.sample import EditBatch, pixels
 from kiwi.errors import InputError
 from kiwi.flow.schedule import FlowSchedule
@@ -103,7 +103,7 @@ class LitBase(LitFlow):
     def foreign(self, folder: Path) -> list[str]:
         """What an earlier export did not write into a folder."""
         names = sorted(item.name for item in folder.iterdir())
-        if said_by(folder / "config.json").get("kind") != KIND:
+        if read_json_or_empty(folder / "config.json").get("kind") != KIND:
             return names
         return [name for name in names if name not in ("config.json", "model.safetensors", "text_encoder")]
 

@@ -33,7 +33,7 @@ def with_base_layer(name: str, adapters: Iterable[str]) -> str:
     return f"{stem}.base_layer.{last}" if f"{stem}{A}" in adapters else name
 
 
-def has_ending(layer: str, targets: Iterable[str]) -> bool:
+def matches_target(layer: str, targets: Iterable[str]) -> bool:
     """Whether a layer is one of those that adapters' targets name: by its whole name, or by how it ends."""
     return any(layer == target or layer.endswith(f".{target}") for target in targets)
 
@@ -57,7 +57,7 @@ def adapted_layers(adapters: Mapping[str, Tensor]) -> list[str]:
     return [name.removesuffix(A) for name in adapters if name.endswith(A)]
 
 
-def merge(weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor]) -> State:
+def merge_adapters(weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor]) -> State:
     """Plain weights with the adapters merged in; the result has the names and types of `weights`.
 
     Raises:
@@ -95,7 +95,7 @@ def rank_and_targets(weights: Mapping[str, Tensor], adapters: Mapping[str, Tenso
     ranks = {adapters[layer + A].shape[0] for layer in layers}
     targets = tuple(sorted({_ending(layer) for layer in layers}))
     named = {name.removesuffix(".weight") for name, tensor in weights.items() if tensor.ndim == 2}
-    without = sorted(layer for layer in named - set(layers) if has_ending(layer, targets))
+    without = sorted(layer for layer in named - set(layers) if matches_target(layer, targets))
     outside = sorted(set(layers) - named)
     if len(ranks) > 1 or without or outside:
         got = f"ranks {sorted(ranks)}" if len(ranks) > 1 else f"none for {without[0]}" if without else outside[0]

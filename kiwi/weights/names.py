@@ -71,15 +71,15 @@ def rename(tensors: Mapping[str, T], new_name: Callable[[str], str], what: str) 
 
 def from_published(name: str) -> str:
     """Our name of a tensor of the training checkpoint (its prefix already removed)."""
-    return replaced_prefix(name, _PUBLISHED)
+    return replace_prefix(name, _PUBLISHED)
 
 
 def to_published(name: str) -> str:
     """The training checkpoint's name of one of our tensors, without `pipe.`."""
-    return replaced_prefix(name, _OURS)
+    return replace_prefix(name, _OURS)
 
 
-def without_prefix(names: Iterable[str]) -> dict[str, str]:
+def strip_checkpoint_prefixes(names: Iterable[str]) -> dict[str, str]:
     """Each name of a training checkpoint, to the name without `pipe.`, `pipe.dit.` or no prefix at all.
 
     A file whose DiT lost its whole prefix ("blocks.0...") is told by its names; `dit.` is given back to them.
@@ -107,7 +107,7 @@ def is_diffusers_dit(names: Iterable[str]) -> bool:
     return any(name.startswith("condition_embedder.") for name in names)
 
 
-def replaced_prefix(name: str, table: Mapping[str, str]) -> str:
+def replace_prefix(name: str, table: Mapping[str, str]) -> str:
     """The name with its beginning exchanged by a table; a name with none of its beginnings stays."""
     old = next((old for old in table if name.startswith(old)), None)
     return name if old is None else table[old] + name.removeprefix(old)

@@ -23,37 +23,37 @@ USABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 class Mismatch:
     """How the names and shapes found differ from those wanted; empty lists when they do not."""
 
-    wanted: int
+    num_expected: int
     missing: list[str]
     unexpected: list[str]
-    misshapen: list[str]
+    mismatched: list[str]
 
     def __str__(self) -> str:
-        kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.misshapen}
+        kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.mismatched}
         return "; ".join(f"{len(names)} {kind} ({_listed(names)})" for kind, names in kinds.items() if names)
 
     def __bool__(self) -> bool:
-        return bool(self.missing or self.unexpected or self.misshapen)
+        return bool(self.missing or self.unexpected or self.mismatched)
 
-    def refuse(self, what: str) -> None:
+    def raise_if_any(self, what: str) -> None:
         """Raise CheckpointError with every kind of difference, if there is any."""
         if self:
             raise CheckpointError(
                 f"the weights of {what} do not fit the model",
                 got=self,
-                wanted=f"{self.wanted} tensors, all of them and no others",
+                wanted=f"{self.num_expected} tensors, all of them and no others",
                 fix="build the model with the configuration that the weights were saved with (config.json beside them)",
             )
 
 
-def compare(wanted: Shapes, found: Shapes) -> Mismatch:
+def compare_shapes(wanted: Shapes, found: Shapes) -> Mismatch:
     """Hold the names and shapes found against those wanted."""
     both = sorted(wanted.keys() & found.keys())
     return Mismatch(
-        wanted=len(wanted),
+        num_expected=len(wanted),
         missing=sorted(wanted.keys() - found.keys()),
         unexpected=sorted(found.keys() - wanted.keys()),
-        misshapen=[f"{name} is {found[name]}, not {wanted[name]}" for name in both if found[name] != wanted[name]],
+        mismatched=[f"{name} is {found[name]}, not {wanted[name]}" for name in both if found[name] != wanted[name]],
     )
 
 
@@ -62,7 +62,7 @@ def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def require_usable(state: Mapping[str, Tensor], what: str) -> None:
+def require_finite_floats(state: Mapping[str, Tensor], what: str) -> None:
     """Refuse tensors that no model can calculate with.
 
     Raises:
@@ -94,7 +94,7 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str, *, as
     Raises:
         CheckpointError: with every missing, unexpected and misshapen name (the first ten of each kind).
     """
-    compare(shapes_of(module.state_dict()), shapes_of(state)).refuse(what)
+    compare_shapes(shapes_of(module.state_dict()), shapes_of(state)).raise_if_any(what)
     trained = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
     module.load_state_dict(dict(state), assign=assign)
     for name, parameter in module.named_parameters():

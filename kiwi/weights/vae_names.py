@@ -57,18 +57,18 @@ def to_original(tensors: Mapping[str, T], sizes: VaeSizes) -> dict[str, T]:
     return {_renamed(name, table): tensor for name, tensor in tensors.items()}
 
 
-def without_prefix(tensors: Mapping[str, T]) -> dict[str, T]:
+def strip_model_prefix(tensors: Mapping[str, T]) -> dict[str, T]:
     """The same without the prefix `model.`, which the original code's module puts before all of its names."""
     prefixed = all(name.startswith("model.") for name in tensors)
     return {name.removeprefix("model.") if prefixed else name: tensor for name, tensor in tensors.items()}
 
 
-def is_original(shapes: Mapping[str, object]) -> bool:
+def has_original_names(shapes: Mapping[str, object]) -> bool:
     """Whether these are a Wan VAE's tensors under the original names."""
     return any(name.startswith("encoder.downsamples.") for name in shapes)
 
 
-def read_sizes(shapes: _Shapes) -> VaeSizes:
+def infer_sizes(shapes: _Shapes) -> VaeSizes:
     """The sizes of a VAE from its original names and shapes.
 
     Raises:

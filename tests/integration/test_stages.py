@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kiwi.checkpoints.folder import owned
+from kiwi.checkpoints.folder import names_to_save
 from kiwi.experiment import read_experiment
 from kiwi.models.budget import stand_in
 from kiwi.models.config import PARTS, KiwiConfig
@@ -55,7 +55,7 @@ def test_each_stage_starts_from_the_one_before_and_finds_all_it_needs_there(size
     for stage in ORDER:
         found = read_experiment(STAGES / size / f"{stage}.yaml")
         config = from_dict(KiwiConfig, model_of(found)["config"])
-        names = set(owned(config, built(config).state_dict()))
+        names = set(names_to_save(config, built(config).state_dict()))
         assert model_of(found).get("init") == (None if home is None else f"{home}/model")
         if before is not None:
             absent = {name for name in names - before if ".lora_" not in name}

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from kiwi.__main__ import main
 from kiwi.parity.cases import CASES
-from kiwi.parity.golden import TOLERANCE, judge, load_case
+from kiwi.parity.golden import TOLERANCE, compare_case, load_case
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 @pytest.mark.parametrize("name", CASES)
 def test_every_output_agrees_with_the_published_numbers(name):
     case = load_case(GOLDEN / f"{name}.json")
-    verdict = judge(case, CASES[name])
+    verdict = compare_case(case, CASES[name])
     assert len(verdict.differences) == len(case.group("out/")) > 0
     assert verdict.worst[1] <= TOLERANCE / 10, verdict.worst
 

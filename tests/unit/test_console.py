@@ -89,7 +89,7 @@ def test_progress_without_a_length_counts_to_the_given_total(capsys):
 
 
 def test_a_bar_advances_when_told(capsys):
-    with console.bar("sampling", total=4) as advance:
+    with console.progress_bar("sampling", total=4) as advance:
         advance()
         advance()
     assert "2/4" in capsys.readouterr().err

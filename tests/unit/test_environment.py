@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import kiwi
-from kiwi.environment import checkout, environment, public_command
+from kiwi.environment import environment, redact_command, source_root
 
 
 def test_the_record_is_json_with_the_versions_that_are_installed():
@@ -25,7 +25,7 @@ def test_the_record_is_json_with_the_versions_that_are_installed():
 
 
 def test_the_commit_is_that_of_the_checkout():
-    root = checkout()
+    root = source_root()
     if root is None or not (root / ".git").exists():
         pytest.skip("not a git checkout")
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True)
@@ -67,4 +67,4 @@ def test_the_record_loads_no_library():
     ],
 )
 def test_a_command_line_is_shown_without_homes_and_secrets(argv, shown):
-    assert public_command(argv) == shown
+    assert redact_command(argv) == shown

@@ -5,13 +5,13 @@ import io
 import numpy as np
 from PIL import Image
 
-from kiwi.figures import COLOURS, Curve, curves
+from kiwi.figures import COLOURS, Curve, plot_curves
 
 
 def drawn(**options):
     one, two = Curve(x=[0, 1], y=[1, 2]), Curve(x=[0, 1], y=[3, 5], low=[2.5, 4.5], high=[3.5, 5.5])
     panels = {"left": {"one": one, "two": two}, "right": {"two": two}, "third": {"one": one}}
-    return curves(panels, x="step", y="score", limits=(0, 6), **options)
+    return plot_curves(panels, x="step", y="score", limits=(0, 6), **options)
 
 
 def test_lines_have_the_same_colour_in_every_panel_and_one_legend():

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from kiwi.tables import Table, latex_text
+from kiwi.tables import Table, escape_latex
 
 TABLE = Table("Scores & more", ("arm", "PSNR, dB", "note"), [("a|b_c", 21.5, "50%\nso"), ("\\x", -3, "")], "n = 2")
 
@@ -57,7 +57,7 @@ def test_a_table_without_rows_title_or_note_is_one():
 
 
 def test_letters_that_latex_has_not_do_not_stop_it():
-    assert latex_text("Müller \u2014 编辑 ±") == "Müller \u2014 ?? ±"
+    assert escape_latex("Müller \u2014 编辑 ±") == "Müller \u2014 ?? ±"
 
 
 def test_markdown_holds_no_html_from_data():

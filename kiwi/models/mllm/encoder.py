@@ -305,9 +305,9 @@ class MllmEncoder(nn.Module):
 def _require_all(model: nn.Module, info: dict[str, Any], path: str) -> None:
     """transformers only logs what it did not find; here that is an error (but for the language head, never used)."""
     mismatch = Mismatch(
-        wanted=len(model.state_dict()),
+        num_expected=len(model.state_dict()),
         missing=sorted(info["missing_keys"]),
         unexpected=sorted(name for name in info["unexpected_keys"] if not name.startswith("lm_head.")),
-        misshapen=[str(item) for item in sorted(info["mismatched_keys"], key=str)],
+        mismatched=[str(item) for item in sorted(info["mismatched_keys"], key=str)],
     )
-    mismatch.refuse(f"the MLLM {path}")
+    mismatch.raise_if_any(f"the MLLM {path}")

@@ -17,8 +17,15 @@ from diffusers import AutoencoderKLWan
 
 from kiwi.errors import CheckpointError, SpecError
 from kiwi.weights.files import State, read_json, read_weights
-from kiwi.weights.strict import compare, load_strict, shapes_of
-from kiwi.weights.vae_names import VaeSizes, is_original, read_sizes, to_diffusers, to_original, without_prefix
+from kiwi.weights.strict import compare_shapes, load_strict, shapes_of
+from kiwi.weights.vae_names import (
+    VaeSizes,
+    has_original_names,
+    infer_sizes,
+    strip_model_prefix,
+    to_diffusers,
+    to_original,
+)
 
 STATISTICS = Path(__file__).with_name("wan_vae_statistics.json")
 """Mean and deviation of the published VAEs' latents, which their files do not hold."""
@@ -104,8 +111,8 @@ def network_of(state: State, config: Mapping[str, Any], what: str) -> Autoencode
         CheckpointError: not a Wan VAE, tensors that do not fit (every name is told), latents that nothing says how to
             normalise.
     """
-    state = without_prefix(state)
-    original = is_original(state)
+    state = strip_model_prefix(state)
+    original = has_original_names(state)
     if not original and config.get("_class_name") != "AutoencoderKLWan":
         raise CheckpointError(
             f"{what} does not hold a Wan VAE",
@@ -123,7 +130,7 @@ def network_of(state: State, config: Mapping[str, Any], what: str) -> Autoencode
     if original:
         sizes = sizes_of(network)
         # Held against the file's own names first: those are the ones that its owner can look for.
-        compare(to_original(shapes_of(network.state_dict()), sizes), shapes_of(state)).refuse(what)
+        compare_shapes(to_original(shapes_of(network.state_dict()), sizes), shapes_of(state)).raise_if_any(what)
         state = to_diffusers(state, sizes)
     # Pixels depend on every digit, and the network is small beside the editor: float32 however it was saved, and
     # copied, since a mapped file that is written over takes the process with it.
@@ -174,7 +181,7 @@ def original_state(network: AutoencoderKLWan) -> State:
 
 
 def _sized_by(state: State, config: Mapping[str, Any], what: str) -> AutoencoderKLWan:
-    sizes = read_sizes(shapes_of(state))
+    sizes = infer_sizes(shapes_of(state))
     if {"latents_mean", "latents_std"} <= config.keys():
         return new_network(sizes, config["latents_mean"], config["latents_std"])
     forms = json.loads(STATISTICS.read_text(encoding="utf-8"))["forms"]

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 import kiwi.checkpoints.assemble
 from kiwi.__main__ import main
-from kiwi.checkpoints.folder import from_pretrained, read_record
+from kiwi.checkpoints.folder import from_pretrained, read_folder_config
 from kiwi.keyed import forked_rng
 from kiwi.models.connectors import LatentConnector
 from kiwi.models.injection import NoReference
@@ -42,7 +42,7 @@ def test_what_an_earlier_stage_did_not_have_is_filled_and_told(checkpoint, confi
     assert 0.01 < found["query.queries.reference"].std() < 0.03
     assert found["latent.connector.2.weight"].abs().max() == 0
     assert (found["source.patch_embedding.weight"].abs().max() == 0) == (stage == 1)
-    assert read_record(tmp_path / "a").config.reference == NoReference()
+    assert read_folder_config(tmp_path / "a").config.reference == NoReference()
     for part in ("query.queries.reference", "latent.connector"):
         assert f"{part} │ not in the checkpoint: initial values" in told
 
@@ -140,7 +140,7 @@ def test_choices_that_contradict_a_checkpoint_or_cannot_be_are_refused(checkpoin
 def test_a_part_that_a_checkpoint_lacks_may_be_chosen(checkpoint, tmp_path, capsys):
     state = {n: t for n, t in load_file(checkpoint / "c.safetensors").items() if not n.startswith("pipe.vae_cond")}
     assert convert(checkpoint, tmp_path, state, "--set", "source.scale=LearnableScale") == 0
-    assert read_record(tmp_path / "a").config.source.scale == LearnableScale()
+    assert read_folder_config(tmp_path / "a").config.source.scale == LearnableScale()
     dit = {name: tensor for name, tensor in state.items() if name.startswith("pipe.dit.")}
     assert convert(checkpoint, tmp_path, dit, "--set", "query.layers=[99]") == 2
     assert "no such layers" in capsys.readouterr().err
@@ -212,5 +212,5 @@ def test_a_base_model_that_stays_outside_is_read_once_and_told_by_its_fingerprin
     monkeypatch.setattr(kiwi.checkpoints.assemble, "read_wan", read)
     assert convert(checkpoint, tmp_path, state, "--base", "someone/wan", "--adapters", "keep") == 0
     assert reads == ["someone/wan"]
-    record = read_record(tmp_path / "a")
+    record = read_folder_config(tmp_path / "a")
     assert (record.config.dit.base.path, record.bases["dit"]) == ("someone/wan", fingerprint(base))

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import kiwi.weights.files
-from kiwi.checkpoints.folder import from_pretrained, is_model_folder, read_record, save_pretrained, write_folder
+from kiwi.checkpoints.folder import from_pretrained, is_model_folder, read_folder_config, save_pretrained, write_folder
 from kiwi.errors import CheckpointError, InputError
 from kiwi.models.connectors import Context
 from kiwi.models.dit.base import WanBase
@@ -165,7 +165,7 @@ def test_parts_named_by_hub_id_keep_it(tiny_config, tmp_path, monkeypatch):
         dit=tiny_config.dit.replace(base=WanBase(path="Wan-AI/Wan2.2-TI2V-5B-Diffusers")),
     )
     write_folder("named", config, EditingDefaults(), {"x": torch.zeros(1)}, {}, {})
-    assert read_record(tmp_path / "named").config == config
+    assert read_folder_config(tmp_path / "named").config == config
 
 
 def test_only_a_model_makes_way_for_a_model(saved, tmp_path):

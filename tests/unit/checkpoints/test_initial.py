@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kiwi.checkpoints.folder import load_initial, save_pretrained
+from kiwi.checkpoints.folder import load_initial_weights, save_pretrained
 from kiwi.errors import CheckpointError
 from kiwi.models.connectors import NoConnector
 from kiwi.models.dit.base import WanBase
@@ -54,7 +54,7 @@ def test_stage_after_stage_takes_over_what_was_learned_and_the_base_where_nothin
     first = learned(pretrained, tmp_path / "1", 1)
     for tuning in (Full(), Lora(rank=3)):
         model = KiwiEdit(tuned(pretrained, tuning), seed=2)
-        load_initial(model, tmp_path / "1")
+        load_initial_weights(model, tmp_path / "1")
         found = model.state_dict()
         shared = first.keys() & found.keys()
         assert all(torch.equal(found[name], first[name]) for name in shared)
@@ -65,7 +65,7 @@ def test_stage_after_stage_takes_over_what_was_learned_and_the_base_where_nothin
         assert weight.weight.requires_grad == isinstance(tuning, Full)
     second = learned(tuned(pretrained, Full()), tmp_path / "2", 2)
     model = KiwiEdit(tuned(pretrained, Full()), seed=3)
-    load_initial(model, tmp_path / "2")
+    load_initial_weights(model, tmp_path / "2")
     assert all(torch.equal(tensor, second[name]) for name, tensor in model.state_dict().items())
 
 
@@ -74,14 +74,14 @@ def test_a_stage_goes_on_with_the_same_base_model_whatever_path_names_it(pretrai
     wan = Path(pretrained.dit.base.path)
     monkeypatch.chdir(wan.parent)
     model = KiwiEdit(pretrained.replace(dit=pretrained.dit.replace(base=WanBase(path=wan.name), tuning=Full())))
-    load_initial(model, tmp_path / "1")
+    load_initial_weights(model, tmp_path / "1")
     assert torch.equal(model.query.queries["image"], load_file(tmp_path / "1/model.safetensors")["query.queries.image"])
 
 
 def test_adapters_go_on_top_of_a_dit_that_learned_in_full(pretrained, tmp_path):
     state = learned(tuned(pretrained, Full()), tmp_path / "full", 1)
     model = KiwiEdit(tuned(pretrained, Lora(rank=2)), seed=2)
-    load_initial(model, tmp_path / "full")
+    load_initial_weights(model, tmp_path / "full")
     layer = model.dit.blocks[1].self_attn.q
     assert torch.equal(layer.base_layer.weight, state["dit.blocks.1.self_attn.q.weight"])
     assert not layer.base_layer.weight.requires_grad
@@ -91,16 +91,16 @@ def test_adapters_go_on_top_of_a_dit_that_learned_in_full(pretrained, tmp_path):
 def test_learned_adapters_are_not_lost_in_a_model_without_them(pretrained, tmp_path):
     learned(tuned(pretrained, Lora(rank=2)), tmp_path / "lora", 1)
     with pytest.raises(CheckpointError, match=r"unexpected.*lora_"):
-        load_initial(KiwiEdit(tuned(pretrained, Full())), tmp_path / "lora")
+        load_initial_weights(KiwiEdit(tuned(pretrained, Full())), tmp_path / "lora")
 
 
 def test_a_part_that_the_folder_has_and_the_model_has_not_is_refused(pretrained, tmp_path):
     learned(pretrained, tmp_path / "1", 1)
     with pytest.raises(CheckpointError, match=r"unexpected \(latent"):
-        load_initial(KiwiEdit(pretrained.replace(latent=NoConnector())), tmp_path / "1")
+        load_initial_weights(KiwiEdit(pretrained.replace(latent=NoConnector())), tmp_path / "1")
     learned(pretrained.replace(latent=NoConnector()), tmp_path / "without", 1)
     with pytest.raises(CheckpointError, match=r"missing \(latent"):
-        load_initial(KiwiEdit(pretrained), tmp_path / "without")
+        load_initial_weights(KiwiEdit(pretrained), tmp_path / "without")
 
 
 def test_another_base_model_is_refused(pretrained, tiny_config, tmp_path):
@@ -111,9 +111,9 @@ def test_another_base_model_is_refused(pretrained, tiny_config, tmp_path):
         dit=pretrained.dit.replace(base=WanBase(path=str(tmp_path / "other.safetensors")), tuning=Full())
     )
     with pytest.raises(CheckpointError, match=r"dit .* is not the one"):
-        load_initial(KiwiEdit(config), tmp_path / "1")
+        load_initial_weights(KiwiEdit(config), tmp_path / "1")
     with pytest.raises(CheckpointError, match="is not the one"):
-        load_initial(KiwiEdit(config.replace(dit=tiny_config.dit)), tmp_path / "1")
+        load_initial_weights(KiwiEdit(config.replace(dit=tiny_config.dit)), tmp_path / "1")
 
 
 def test_sizes_that_leave_no_trace_in_shapes_are_held_against_the_folders_and_other_changes_told(
@@ -122,6 +122,6 @@ def test_sizes_that_leave_no_trace_in_shapes_are_held_against_the_folders_and_ot
     learned(tuned(pretrained, Full()), tmp_path / "full", 1)
     config = tuned(pretrained, Full())
     with pytest.raises(CheckpointError, match=r"another dit\.num_heads.*Got: 1.*Wanted: 2"):
-        load_initial(KiwiEdit(config.replace(dit=config.dit.replace(num_heads=1))), tmp_path / "full")
-    load_initial(KiwiEdit(config.replace(source=AddSource(scale=ConstantScale()))), tmp_path / "full")
+        load_initial_weights(KiwiEdit(config.replace(dit=config.dit.replace(num_heads=1))), tmp_path / "full")
+    load_initial_weights(KiwiEdit(config.replace(source=AddSource(scale=ConstantScale()))), tmp_path / "full")
     assert "source.scale = SigmaScale and goes on with ConstantScale" in caplog.text

@@ -11,7 +11,7 @@ from kiwi.models.connectors import QueryConnector
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.vae.formats import sizes_of
 from kiwi.weights.strict import shapes_of
-from kiwi.weights.vae_names import is_original, read_sizes, to_diffusers, to_original
+from kiwi.weights.vae_names import has_original_names, infer_sizes, to_diffusers, to_original
 
 SIZES = {"5b": ({}, 825, 196), "14b": ({"query": QueryConnector(reference=384)}, 1095, 194)}
 
@@ -62,10 +62,10 @@ def test_the_encoders_file_has_the_published_names_and_shapes(full):
 def test_the_vaes_names_are_the_original_ones_and_come_back(full):
     model, *_, count = full
     network = {name.removeprefix("vae."): t for name, t in model.vae.state_dict().items()}
-    sizes = read_sizes({name: tuple(t.shape) for name, t in to_original(network, sizes_of(model.vae.vae)).items()})
+    sizes = infer_sizes({name: tuple(t.shape) for name, t in to_original(network, sizes_of(model.vae.vae)).items()})
     original = to_original(network, sizes)
     assert len(original) == count
-    assert is_original(original)
+    assert has_original_names(original)
     assert to_diffusers(original, sizes).keys() == network.keys()
 
 

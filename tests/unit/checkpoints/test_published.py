@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kiwi.__main__ import main
-from kiwi.checkpoints.folder import from_pretrained, read_record, save_pretrained
+from kiwi.checkpoints.folder import from_pretrained, read_folder_config, save_pretrained
 from kiwi.checkpoints.published import NOTED, unsaid
 from kiwi.models.config import KiwiConfig
 from kiwi.models.dit.base import WanBase
@@ -104,12 +104,12 @@ def test_choices_that_tensors_do_not_say_are_told_and_noted_in_the_file(config, 
     parts = ["--vae", f"{tmp_path}/m:vae", "--mllm", f"{tmp_path}/m/mllm"]
     back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *parts]
     assert main(back) == 0
-    found = read_record(tmp_path / "a").config
+    found = read_folder_config(tmp_path / "a").config
     assert found.replace(vae=config.vae, mllm=config.mllm) == config
     assert found.mllm.limits == limits
     given = ["--set", "mllm.limits={max_frames: 7}", "--set", "reference=AppendReference", "--force"]
     assert main([*back, *given]) == 0
-    found = read_record(tmp_path / "a").config
+    found = read_folder_config(tmp_path / "a").config
     assert found.reference == AppendReference()
     assert found.mllm.limits == VisionLimits(max_frames=7)
 

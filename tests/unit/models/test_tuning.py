@@ -4,7 +4,7 @@ import torch
 from kiwi.errors import SpecError
 from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.tuning import Frozen, Full, Lora
-from kiwi.weights.adapters import is_adapter, merge, without_base_layer
+from kiwi.weights.adapters import is_adapter, merge_adapters, without_base_layer
 
 SMALL = DiTConfig(dim=48, ffn_dim=64, num_heads=2, num_layers=2, freq_dim=16, latent_channels=4)
 
@@ -51,7 +51,7 @@ def test_merged_adapters_give_what_adapters_beside_the_weights_give():
         if is_adapter(name):
             torch.nn.init.normal_(parameter)
     state = adapted.state_dict()
-    merged = merge(
+    merged = merge_adapters(
         {without_base_layer(n): t for n, t in state.items() if not is_adapter(n)},
         {n: t for n, t in state.items() if is_adapter(n)},
     )

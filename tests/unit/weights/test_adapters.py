@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kiwi.errors import CheckpointError
-from kiwi.weights.adapters import merge, rank_and_targets, with_base_layer, without_base_layer
+from kiwi.weights.adapters import merge_adapters, rank_and_targets, with_base_layer, without_base_layer
 
 
 def adapters(layer="x.q", rank=2, out=3, into=4):
@@ -14,11 +14,11 @@ def adapters(layer="x.q", rank=2, out=3, into=4):
 
 def test_merging_is_the_weight_plus_b_times_a():
     weights, own = {"x.q.weight": torch.randn(3, 4), "x.q.bias": torch.randn(3)}, adapters()
-    merged = merge(weights, own)
+    merged = merge_adapters(weights, own)
     product = own["x.q.lora_B.default.weight"] @ own["x.q.lora_A.default.weight"]
     assert torch.allclose(merged["x.q.weight"], weights["x.q.weight"] + product, atol=1e-6)
     assert torch.equal(merged["x.q.bias"], weights["x.q.bias"])
-    assert merge({n: t.bfloat16() for n, t in weights.items()}, own)["x.q.weight"].dtype == torch.bfloat16
+    assert merge_adapters({n: t.bfloat16() for n, t in weights.items()}, own)["x.q.weight"].dtype == torch.bfloat16
 
 
 def test_an_update_smaller_than_what_bf16_tells_apart_is_not_lost_before_the_sum():
@@ -26,7 +26,7 @@ def test_an_update_smaller_than_what_bf16_tells_apart_is_not_lost_before_the_sum
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(64, 64, generator=generator).bfloat16()
     own = {f"x.{n}": t for n, t in adapters("q", rank=8, out=64, into=64).items()}
-    merged = merge({"x.q.weight": weight}, own)["x.q.weight"]
+    merged = merge_adapters({"x.q.weight": weight}, own)["x.q.weight"]
     b, a = (own[f"x.q.lora_{n}.default.weight"].double() for n in "BA")
     wanted = (weight.double() + b @ a).bfloat16()
     assert (merged != wanted).double().mean() < 1e-3  # anything in bf16 before the sum makes a quarter differ
@@ -45,19 +45,19 @@ def test_an_update_smaller_than_what_bf16_tells_apart_is_not_lost_before_the_sum
 def test_what_is_no_whole_adapter_is_refused_by_name(spoil, told):
     own, weights = adapters(), {"x.q.weight": torch.randn(3, 4)}
     spoil(own)
-    for use in (merge, rank_and_targets):
+    for use in (merge_adapters, rank_and_targets):
         with pytest.raises(CheckpointError, match=told):
             use(weights, own)
 
 
 def test_an_adapter_without_a_weight_is_refused():
     with pytest.raises(CheckpointError, match="no such weight"):
-        merge({"x.k.weight": torch.randn(3, 4)}, adapters())
+        merge_adapters({"x.k.weight": torch.randn(3, 4)}, adapters())
 
 
 def test_an_adapter_of_another_shape_is_refused():
     with pytest.raises(CheckpointError, match=r"A \(2, 4\), B \(3, 2\), weight \(3, 5\)"):
-        merge({"x.q.weight": torch.randn(3, 5)}, adapters())
+        merge_adapters({"x.q.weight": torch.randn(3, 5)}, adapters())
 
 
 def test_rank_and_targets_are_read_off_the_names():

@@ -13,8 +13,8 @@ from kiwi.weights.names import (
     dit_from_diffusers,
     dit_to_diffusers,
     from_published,
+    strip_checkpoint_prefixes,
     to_published,
-    without_prefix,
 )
 from kiwi.weights.strict import shapes_of
 
@@ -134,10 +134,10 @@ def test_our_name_of_an_mllm_adapter_goes_to_the_published_one_and_back():
 def test_every_prefix_that_a_training_checkpoint_may_keep_is_taken(kept):
     names = ["dit.blocks.0.ffn.0.weight", "vae_condition.patch_embedding.bias", "mllm.connetor.0.bias"]
     given = [kept.format(part=name.split(".")[0]) + name.split(".", 1)[1] for name in names]
-    assert list(without_prefix(given).values()) == names
+    assert list(strip_checkpoint_prefixes(given).values()) == names
 
 
 def test_a_dit_that_lost_its_whole_prefix_beside_parts_that_kept_theirs_is_taken():
     given = ["blocks.0.ffn.0.weight", "patch_embedding.bias", "pipe.mllm.connetor.0.bias", "pipe.vae_condition.x"]
     wanted = ["dit.blocks.0.ffn.0.weight", "dit.patch_embedding.bias", "mllm.connetor.0.bias", "vae_condition.x"]
-    assert list(without_prefix(given).values()) == wanted
+    assert list(strip_checkpoint_prefixes(given).values()) == wanted

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kiwi.errors import CheckpointError
-from kiwi.weights.strict import compare, fingerprint, load_strict
+from kiwi.weights.strict import compare_shapes, fingerprint, load_strict
 
 
 def test_every_missing_unexpected_and_misshapen_name_is_told():
@@ -25,7 +25,7 @@ def test_nothing_is_loaded_when_something_does_not_fit():
 
 
 def test_long_lists_are_cut_and_counted():
-    told = str(compare({}, {f"t{i:02d}": (1,) for i in range(25)}))
+    told = str(compare_shapes({}, {f"t{i:02d}": (1,) for i in range(25)}))
     assert told == "25 unexpected (" + ", ".join(f"t{i:02d}" for i in range(10)) + ", ...)"
 
 

@@ -13,7 +13,7 @@ from kiwi.errors import CheckpointError
 from kiwi.models.vae.formats import sizes_of
 from kiwi.models.vae.wan import NewVae
 from kiwi.weights.strict import shapes_of
-from kiwi.weights.vae_names import is_original, read_sizes, to_diffusers, to_original, without_prefix
+from kiwi.weights.vae_names import has_original_names, infer_sizes, strip_model_prefix, to_diffusers, to_original
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FULL = {"wan21": (NewVae.wan21(), 194, 126.9), "wan22": (NewVae.wan22(), 196, 704.7)}
@@ -34,9 +34,9 @@ def test_the_full_size_vae_has_the_published_count_of_tensors_and_parameters(for
     assert len(original) == tensors
     assert round(sum(map(math.prod, original.values())) / 1e6, 1) == millions
     assert to_diffusers(original, sizes) == theirs
-    assert read_sizes(original) == sizes
-    assert is_original(original)
-    assert not is_original(theirs)
+    assert infer_sizes(original) == sizes
+    assert has_original_names(original)
+    assert not has_original_names(theirs)
 
 
 def test_names_at_full_size_stand_where_the_files_have_them():
@@ -74,7 +74,7 @@ def test_any_number_of_blocks_and_levels_goes_both_ways_and_is_read_back(residua
     original = to_original(theirs, sizes)
     assert to_diffusers(original, sizes) == theirs
     assert not any(".resnets." in name or "_block" in name or "quant" in name for name in original)
-    assert read_sizes(original) == sizes
+    assert infer_sizes(original) == sizes
     assert (sizes.num_res_blocks, sizes.decoder_base_dim, sizes.temporal_downsample) == (blocks, 6, temporal)
 
 
@@ -87,7 +87,7 @@ def test_the_golden_weights_have_exactly_these_names_and_shapes(case):
             for name in file.keys()  # noqa: SIM118
             if name.startswith("weights/")
         }
-    sizes = read_sizes(found)
+    sizes = infer_sizes(found)
     assert (sizes.z_dim, sizes.base_dim, sizes.decoder_base_dim) == (config["z_dim"], config["dim"], config["dec_dim"])
     assert (sizes.dim_mult, sizes.num_res_blocks) == (tuple(config["dim_mult"]), config["num_res_blocks"])
     assert sizes.temporal_downsample == tuple(config["temperal_downsample"])
@@ -97,8 +97,8 @@ def test_the_golden_weights_have_exactly_these_names_and_shapes(case):
 
 
 def test_a_prefix_goes_only_when_every_name_has_it():
-    assert without_prefix({"model.conv1.bias": 1, "model.conv2.bias": 2}) == {"conv1.bias": 1, "conv2.bias": 2}
-    assert without_prefix({"model.conv1.bias": 1, "conv2.bias": 2}) == {"model.conv1.bias": 1, "conv2.bias": 2}
+    assert strip_model_prefix({"model.conv1.bias": 1, "model.conv2.bias": 2}) == {"conv1.bias": 1, "conv2.bias": 2}
+    assert strip_model_prefix({"model.conv1.bias": 1, "conv2.bias": 2}) == {"model.conv1.bias": 1, "conv2.bias": 2}
 
 
 @pytest.mark.parametrize(
@@ -110,10 +110,10 @@ def test_a_missing_tensor_that_tells_a_size_is_named(name):
     original = to_original(theirs, sizes)
     del original[name]
     with pytest.raises(CheckpointError, match=f"{name} does not tell.*it is missing"):
-        read_sizes(original)
+        infer_sizes(original)
 
 
 def test_widths_that_no_multiplier_gives_are_refused():
     original = to_original(*shapes_and_sizes(NewVae(base_dim=4)))
     with pytest.raises(CheckpointError, match=r"\[4, 8, 16\] channels, encoder.conv1.weight with 3"):
-        read_sizes({**original, "encoder.conv1.weight": (3, 3, 3, 3, 3)})
+        infer_sizes({**original, "encoder.conv1.weight": (3, 3, 3, 3, 3)})
