@@ -1,7 +1,7 @@
-"""Errors a user can cause. Each says what came, what was wanted and how to fix it, in one paragraph.
+"""Errors that a user can cause: one paragraph with the problem, what was given, what was expected and how to fix it.
 
-The lowest room of the house: imports nothing of kiwi. The command line turns every KiwiError into
-one paragraph on stderr and exit code 2; anything else is a bug and keeps its traceback.
+This module imports nothing else of the package. The command line prints every KiwiError as one paragraph on stderr
+and exits with code 2; any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Iterable
 
 
 class KiwiError(Exception):
-    """A problem that the user can mend.
+    """A problem that the user can fix.
 
     Args:
         problem: one sentence on what is wrong, naming the file, option or item.
-        code: stable name of the kind of problem in kebab-case, such as "unknown-option"; for programs and tests.
-        got: what came, if that is not in the sentence already.
-        wanted: what would have been right.
+        code: stable kebab-case name of the kind of problem, such as "unknown-option", for programs and tests.
+        got: the value that was given, if the sentence does not name it already.
+        wanted: the values that would have been accepted.
         fix: what to do now.
     """
 
@@ -30,7 +30,7 @@ class KiwiError(Exception):
         if got is not None:
             parts.append(f"Got: {str(got).rstrip('.')}.")
         if wanted is not None:
-            parts.append(f"Wanted: {wanted}.")
+            parts.append(f"Expected: {wanted}.")
         if fix is not None:
             parts.append(f"Fix: {fix.rstrip('.')}.")
         super().__init__(" ".join(parts))
@@ -38,7 +38,7 @@ class KiwiError(Exception):
 
 
 def one_of(allowed: Iterable[str], given: object) -> str:
-    """What is wanted instead of a name that is not known: all that are, and the one that was probably meant."""
+    """The choices for an unknown name, with the closest of them as a suggestion, for `wanted` of an error."""
     names = list(allowed)
     close = difflib.get_close_matches(str(given), names, n=1)
     return f"one of {', '.join(names)}" + (f" (did you mean {close[0]}?)" if close else "")
@@ -53,7 +53,7 @@ class MediaError(KiwiError):
 
 
 class ManifestError(KiwiError):
-    """A manifest that is malformed; the message names file and line."""
+    """A malformed manifest; the message names the file and the line."""
 
 
 class SpecError(KiwiError, ValueError):
@@ -61,8 +61,8 @@ class SpecError(KiwiError, ValueError):
 
 
 class CheckpointError(KiwiError):
-    """Weights or a model folder that do not fit the model."""
+    """Weights or a model folder that cannot be read or do not match the model."""
 
 
 class TrainingError(KiwiError):
-    """Training that cannot go on, such as a loss that is not finite."""
+    """Training that cannot continue, for example because the loss is not finite."""

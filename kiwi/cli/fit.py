@@ -264,7 +264,7 @@ def _explain(message: str) -> str:
     path = ".".join(keys[1:] or keys)
     if unknown := re.search(r"Expected a dot import path string: ([\w.]+)", flat):
         names = choices(family) if (family := _family(path)) else [module.__name__ for module in MODULES]
-        return f"{path} has no choice named {unknown[1]!r}. Wanted: {one_of(names, unknown[1])}"
+        return f"{path} has no choice named {unknown[1]!r}. Expected: {one_of(names, unknown[1])}"
     if unrecognised := re.search(r"[Uu]nrecognized arguments: (\S+)", flat):
         return f"there is no option {unrecognised[1]}"
     # The last complaint of the innermost option is the one that tells; what follows repeats the input.

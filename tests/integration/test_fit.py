@@ -168,7 +168,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(runs, capsys):
         ("--model.config.source=NoSorce", "(did you mean NoSource?)"),
         (
             "--model.config.source.scale=Sigma",
-            "config.source.scale has no choice named 'Sigma'. Wanted: one of ConstantScale, ",
+            "config.source.scale has no choice named 'Sigma'. Expected: one of ConstantScale, ",
         ),
         ("--model.config.dit.activations=Recompute", "one of KeepActivations, RecomputeActivations"),
         ("--quality.perceptual=Lpip", "one of Lpips, NoPerceptual (did you mean Lpips?)"),

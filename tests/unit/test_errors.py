@@ -10,7 +10,7 @@ KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and is
 
 def test_message_is_one_paragraph_of_problem_got_wanted_and_fix():
     problem = KiwiError("clip.mp4 is too short", got="3 frames", wanted="5 or more", fix="cut a longer clip")
-    assert str(problem) == "clip.mp4 is too short. Got: 3 frames. Wanted: 5 or more. Fix: cut a longer clip."
+    assert str(problem) == "clip.mp4 is too short. Got: 3 frames. Expected: 5 or more. Fix: cut a longer clip."
 
 
 def test_parts_that_are_not_given_are_not_mentioned():
@@ -22,7 +22,7 @@ def test_a_full_stop_is_not_doubled():
 
 
 def test_falsy_values_are_still_told():
-    assert str(KiwiError("no frames", got=0, wanted=False)) == "no frames. Got: 0. Wanted: False."
+    assert str(KiwiError("no frames", got=0, wanted=False)) == "no frames. Got: 0. Expected: False."
 
 
 @pytest.mark.parametrize("kind", KINDS)

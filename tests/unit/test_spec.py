@@ -157,7 +157,7 @@ def test_an_unknown_name_lists_the_choices_and_the_nearest():
         from_dict(Bicycle, {"front": "DiskWheel"})
     assert str(caught.value) == (
         "front has no choice named 'DiskWheel'. "
-        "Wanted: one of DiscWheel, NoWheel, SpokedWheel (did you mean DiscWheel?)."
+        "Expected: one of DiscWheel, NoWheel, SpokedWheel (did you mean DiscWheel?)."
     )
 
 
@@ -206,28 +206,28 @@ def test_a_field_without_default_must_be_given():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": 3}, "name has the wrong type. Got: 3. Wanted: str."),
-        ({"name": None}, "name has the wrong type. Got: None. Wanted: str."),
+        ({"name": 3}, "name has the wrong type. Got: 3. Expected: str."),
+        ({"name": None}, "name has the wrong type. Got: None. Expected: str."),
         (
             {"front": {"type": "SpokedWheel", "spokes": True}},
-            "front.spokes has the wrong type. Got: True. Wanted: int.",
+            "front.spokes has the wrong type. Got: True. Expected: int.",
         ),
-        ({"front": {"type": "SpokedWheel", "spokes": 3.0}}, "front.spokes has the wrong type. Got: 3.0. Wanted: int."),
-        ({"front": {"type": "DiscWheel", "depth": "3"}}, "front.depth has the wrong type. Got: '3'. Wanted: float."),
+        ({"front": {"type": "SpokedWheel", "spokes": 3.0}}, "front.spokes has the wrong type. Got: 3.0. Expected: int."),
+        ({"front": {"type": "DiscWheel", "depth": "3"}}, "front.depth has the wrong type. Got: '3'. Expected: float."),
         ({"front": {"type": "DiscWheel", "depth": "1e-6"}}, "Fix: write it with a point and without quotes, such as 1"),
         ({"front": {"type": "DiscWheel", "depth": float("nan")}}, "front.depth is not a number. Got: nan."),
-        ({"front": {"type": "NoWheel", "rim": "alloy"}}, "no field 'front.rim'. Wanted: nothing: it has no fields."),
+        ({"front": {"type": "NoWheel", "rim": "alloy"}}, "no field 'front.rim'. Expected: nothing: it has no fields."),
         ({"front": {"type": "SpokedWheel", "rim": "carbn"}}, "one of alloy, carbon (did you mean carbon?)"),
         ({"front": None}, "front is not a spec. Got: None."),
         ({"gears": 11}, "gears is not a list. Got: 11."),
         ({"gears": "11"}, "gears is not a list. Got: '11'."),
-        ({"gears": [11, "x"]}, "gears[1] has the wrong type. Got: 'x'. Wanted: int."),
-        ({"seat": [1.0]}, "seat has the wrong length. Got: 1. Wanted: 2."),
+        ({"gears": [11, "x"]}, "gears[1] has the wrong type. Got: 'x'. Expected: int."),
+        ({"seat": [1.0]}, "seat has the wrong length. Got: 1. Expected: 2."),
         ({"spares": ["NoWheel", "Wheal"]}, "spares[1] has no choice named 'Wheal'"),
         ({"notes": ["a"]}, "notes is not a mapping. Got: ['a']."),
-        ({"notes": {"a": "b"}}, "notes.a has the wrong type. Got: 'b'. Wanted: int."),
-        ({"notes": {1: 1}}, "notes's key has the wrong type. Got: 1. Wanted: str."),
-        ({"lamp": {"lumen": "x"}}, "lamp.lumen has the wrong type. Got: 'x'. Wanted: int."),
+        ({"notes": {"a": "b"}}, "notes.a has the wrong type. Got: 'b'. Expected: int."),
+        ({"notes": {1: 1}}, "notes's key has the wrong type. Got: 1. Expected: str."),
+        ({"lamp": {"lumen": "x"}}, "lamp.lumen has the wrong type. Got: 'x'. Expected: int."),
         ({"width": "wide"}, "width fits nothing that it may be. Got: 'wide'."),
     ],
 )
@@ -245,7 +245,7 @@ def test_literals_are_compared_with_their_type():
     assert from_dict(Stand, {"legs": 2}) == Stand(legs=2)
     with pytest.raises(SpecError, match="legs cannot be True"):
         from_dict(Stand, {"legs": True})
-    with pytest.raises(SpecError, match=r"legs cannot be '2'. Wanted: one of 1, 2. Fix: mind the quotes"):
+    with pytest.raises(SpecError, match=r"legs cannot be '2'. Expected: one of 1, 2. Fix: mind the quotes"):
         from_dict(Stand, {"legs": "2"})
 
 
@@ -288,10 +288,10 @@ def test_override_reaches_into_a_node_given_in_part():
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("reer", "no field at 'reer'. Wanted: one of anything, frame, front, gears, lamp, name, notes, rear,"),
-        ("rear.spoks", "no field at 'rear.spoks'. Wanted: one of rim, spokes (did you mean spokes?)."),
+        ("reer", "no field at 'reer'. Expected: one of anything, frame, front, gears, lamp, name, notes, rear,"),
+        ("rear.spoks", "no field at 'rear.spoks'. Expected: one of rim, spokes (did you mean spokes?)."),
         ("reer.spokes", "no spec at 'reer' (in 'reer.spokes')"),
-        ("frame.frunt.spokes", "no spec at 'frame.frunt' (in 'frame.frunt.spokes'). Wanted: one of front, size"),
+        ("frame.frunt.spokes", "no spec at 'frame.frunt' (in 'frame.frunt.spokes'). Expected: one of front, size"),
         ("name.first", "no spec at 'name' (in 'name.first')"),
         ("lamp.lumen", "no spec at 'lamp' (in 'lamp.lumen')"),
         ("rear.type", "no field at 'rear.type'"),

@@ -49,7 +49,7 @@ def test_diffusers_own_class_loads_the_transformer(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("file", "change", "told"),
     [
-        ("ref_embedder", {"ref_pad_first": "false"}, "Got: 'false'. Wanted: true or false"),
+        ("ref_embedder", {"ref_pad_first": "false"}, "Got: 'false'. Expected: true or false"),
         ("transformer", {"num_attention_heads": "x"}, "dit.num_heads has the wrong type"),
         ("mllm_encoder", {"max_frames": "x"}, "mllm_encoder/config.json is wrong. Got: {'max_frames': 'x'}"),
         ("mllm_encoder", {"max_object_token": 0}, "max_reference_tokens must be at least 1"),

@@ -121,7 +121,7 @@ def test_sizes_that_leave_no_trace_in_shapes_are_held_against_the_folders_and_ot
 ):
     learned(tuned(pretrained, Full()), tmp_path / "full", 1)
     config = tuned(pretrained, Full())
-    with pytest.raises(CheckpointError, match=r"another dit\.num_heads.*Got: 1.*Wanted: 2"):
+    with pytest.raises(CheckpointError, match=r"another dit\.num_heads.*Got: 1.*Expected: 2"):
         load_initial_weights(KiwiEdit(config.replace(dit=config.dit.replace(num_heads=1))), tmp_path / "full")
     load_initial_weights(KiwiEdit(config.replace(source=AddSource(scale=ConstantScale()))), tmp_path / "full")
     assert "source.scale = SigmaScale and goes on with ConstantScale" in caplog.text

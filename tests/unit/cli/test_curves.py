@@ -54,7 +54,7 @@ def test_few_steps_are_drawn_as_they_are_and_runs_of_one_name_told_apart(runs, t
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--numbers", "lose", "--out", "curves.png"], "no run has lose. Wanted: loss, val/loss"),
+        (["--numbers", "lose", "--out", "curves.png"], "no run has lose. Expected: loss, val/loss"),
         (["--out", "curves.mp4"], ".png"),
         (["--out", "nowhere/curves.png"], "nowhere"),
         (["--points", "0", "--out", "curves.png"], "--points"),

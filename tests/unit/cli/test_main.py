@@ -98,7 +98,7 @@ def test_an_unknown_command_is_one_paragraph_with_choices_and_the_nearest(capsys
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert err.startswith("error: there is no command 'edti'. Wanted: one of fit, validate, cache, ")
+    assert err.startswith("error: there is no command 'edti'. Expected: one of fit, validate, cache, ")
     assert "(did you mean edit?)" in err
 
 

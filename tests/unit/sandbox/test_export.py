@@ -113,7 +113,7 @@ def test_frames_too_wide_for_anything_to_be_seen_are_refused(tmp_path):
 
 
 def test_other_settings_in_the_same_folder_are_refused(folder):
-    with pytest.raises(InputError, match=r"Got: seed 3, frames 9\. Wanted: seed 2, frames 5"):
+    with pytest.raises(InputError, match=r"Got: seed 3, frames 9\. Expected: seed 2, frames 5"):
         export(folder, 14, **{**SETTINGS, "seed": 3, "frames": 9})
     assert json.loads((folder / "world.json").read_text())["seed"] == 2
 

@@ -103,7 +103,7 @@ def test_lpips_is_told_where_it_is_asked_for(tiny_config, data, tmp_path, untrai
 
 def test_frames_below_what_lpips_can_read_are_refused_before_anything_runs(tiny_config, data, tmp_path, untrained):
     data.max_pixels = 1024
-    with pytest.raises(InputError, match=r"too small for Lpips. Got: \d\d pixels. Wanted: 32"):
+    with pytest.raises(InputError, match=r"too small for Lpips. Got: \d\d pixels. Expected: 32"):
         validated(tmp_path, kiwi(tiny_config), data, EditQuality(perceptual=Lpips()))
 
 
