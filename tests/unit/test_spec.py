@@ -212,7 +212,10 @@ def test_a_field_without_default_must_be_given():
             {"front": {"type": "SpokedWheel", "spokes": True}},
             "front.spokes has the wrong type. Got: True. Expected: int.",
         ),
-        ({"front": {"type": "SpokedWheel", "spokes": 3.0}}, "front.spokes has the wrong type. Got: 3.0. Expected: int."),
+        (
+            {"front": {"type": "SpokedWheel", "spokes": 3.0}},
+            "front.spokes has the wrong type. Got: 3.0. Expected: int.",
+        ),
         ({"front": {"type": "DiscWheel", "depth": "3"}}, "front.depth has the wrong type. Got: '3'. Expected: float."),
         ({"front": {"type": "DiscWheel", "depth": "1e-6"}}, "Fix: write it with a point and without quotes, such as 1"),
         ({"front": {"type": "DiscWheel", "depth": float("nan")}}, "front.depth is not a number. Got: nan."),
