@@ -1,58 +1,54 @@
-"""Where pretrained parts lie: a local folder, what is shipped with this package, or a repository of the model hub."""
+"""Where pretrained models lie: a local folder, a model shipped with the package, or a repository of the hub."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path, PureWindowsPath
 
-import kiwi
+from kiwi import shipped
 from kiwi.errors import CheckpointError
-
-SHIPPED = Path(kiwi.__file__).parent / "sandbox" / "weights"
-"""The sandbox's own models, by the names `sandbox/NAME`; a folder of the same name comes first."""
-
-EDITOR = "sandbox"
-"""The name of the shipped editor; `sandbox/editor` is the same."""
 
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a path that is no local folder can be a hub id (owner/name)."""
+    """Whether a path that is not a local folder can be a hub id (owner/name)."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) is not None
 
 
-def _shipped(path: str) -> Path | None:
-    """The folder of a shipped model by its name; None if this is none."""
-    named = re.fullmatch(r"sandbox/(\w+)", "sandbox/editor" if path == EDITOR else path)
-    return folder if named is not None and (folder := SHIPPED / named[1]).is_dir() else None
-
-
-def locate(path: str, what: str, fix: str, *, subfolder: str = "") -> Path:
-    """The local folder (or file) of a path, name or hub id; a repository is fetched, or taken from the hub's cache.
+def locate(path: str, kind: str, fix: str, *, subfolder: str = "") -> Path:
+    """Find the local folder (or file) of a model; a hub repository is downloaded unless the hub's cache has it.
 
     Args:
-        path: a folder, a file, the name of a shipped model such as "sandbox/vae", or an id such as
+        path: a folder, a file, the name of a shipped model (`kiwi.shipped`), or a hub id such as
             "Wan-AI/Wan2.2-TI2V-5B-Diffusers".
-        what: what is looked for, for the message.
-        fix: what to do when it is not there.
-        subfolder: where in it the part lies; only this much of a repository is fetched.
+        kind: what is looked for, such as "VAE", for the error message.
+        fix: what to do when it is not there, for the error message.
+        subfolder: the folder inside it that holds the model; nothing else of a repository is downloaded.
 
     Raises:
-        CheckpointError: nothing there, and no such repository could be fetched; a subfolder that leaves its folder.
+        CheckpointError: nothing is there and no such repository could be downloaded, or the subfolder leaves `path`.
     """
     local, inner = Path(path), PureWindowsPath(subfolder)
-    # A folder "sandbox" is no rare thing: only one that holds a model stands before the shipped one.
-    is_there = (local / "config.json").exists() if path == EDITOR else local.exists()
-    if not is_there and (shipped := _shipped(path)) is not None:
-        local = shipped
-    # By its name alone: what is in the hub's cache, or moved to a larger disk, are links to elsewhere.
+    # A folder called "sandbox" is common: it takes precedence over the shipped model only if it holds a model.
+    exists = local.exists() if "/" in path else (local / "config.json").exists()
+    if path in shipped.FOLDERS and not exists:
+        local = shipped.FOLDERS[path]
+    # Only the name is checked: files in the hub's cache, or moved to a larger disk, are links to other places.
     if inner.anchor or ".." in inner.parts:
-        raise CheckpointError(f"the subfolder {subfolder!r} leaves {path}", wanted=f"a folder in {path}")
+        raise CheckpointError(
+            f"the subfolder {subfolder!r} leaves {path}", code="path-outside-folder", wanted=f"a folder in {path}"
+        )
     if (local / subfolder).exists():
         return local / subfolder
     if local.exists() or not is_hub_id(path):
-        raise CheckpointError(f"there is no {what} {local / subfolder}", wanted="a folder, or a hub id", fix=fix)
+        raise CheckpointError(
+            f"there is no {kind} {local / subfolder}", code="missing-model", wanted="a folder, or a hub id", fix=fix
+        )
+    return _download(path, kind, fix, subfolder)
+
+
+def _download(repository: str, kind: str, fix: str, subfolder: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -63,13 +59,14 @@ def locate(path: str, what: str, fix: str, *, subfolder: str = "") -> Path:
 
     patterns = [f"{subfolder}/{pattern}" for pattern in _PATTERNS] if subfolder else _PATTERNS
     try:
-        fetched = Path(snapshot_download(path, allow_patterns=patterns)) / subfolder
+        folder = Path(snapshot_download(repository, allow_patterns=patterns)) / subfolder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as problem:
         raise CheckpointError(
-            f"there is no {what} {path}, and no such repository could be fetched from the hub",
+            f"there is no {kind} {repository}, and no such repository could be downloaded from the hub",
+            code="missing-model",
             got=str(problem).strip().splitlines()[0],
             fix=f"check the path, or the id and the network; or {fix}",
         ) from problem
-    if not fetched.is_dir():
-        raise CheckpointError(f"the repository {path} has no folder {subfolder}", fix=fix)
-    return fetched
+    if not folder.is_dir():
+        raise CheckpointError(f"the repository {repository} has no folder {subfolder}", code="missing-model", fix=fix)
+    return folder

@@ -11,6 +11,7 @@ import torch
 import yaml
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
+from kiwi import shipped
 from kiwi.data.datamodule import EditData
 from kiwi.data.sample import pixels, video_tensor
 from kiwi.data.world import Questions
@@ -24,7 +25,7 @@ from kiwi.sandbox.controls import swapped, with_words_of
 from kiwi.sandbox.pairs import make_pair
 from kiwi.sandbox.questions import share_of_facts
 from kiwi.training.mllm import ANSWER, END, LitMllm
-from kiwi.weights.hub import SHIPPED, locate
+from kiwi.weights.hub import locate
 
 TRAINED = Path(__file__).parents[3] / "experiments/sandbox/mllm.yaml"
 
@@ -125,6 +126,6 @@ def test_the_editors_do_what_they_are_told(name):
 
 
 def test_what_is_shipped_is_small():
-    sizes = [file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()]
+    sizes = [file.stat().st_size for file in shipped.ROOT.rglob("*") if file.is_file()]
     assert sum(sizes) < 40e6
     assert max(sizes) < 16e6

@@ -2,43 +2,44 @@ from pathlib import Path
 
 import pytest
 
+from kiwi import shipped
 from kiwi.errors import CheckpointError
-from kiwi.weights import hub
 from kiwi.weights.hub import locate
 
 
 @pytest.mark.parametrize("subfolder", ["../other", "a/../../other", "/etc", "..", "C:/x", "..\\other"])
-def test_a_subfolder_may_not_leave_its_folder(tmp_path, subfolder):
+def test_a_subfolder_outside_its_folder_is_refused(tmp_path, subfolder):
     (tmp_path / "model").mkdir()
     (tmp_path / "other").mkdir()
     for path in (str(tmp_path / "model"), "owner/name"):
-        with pytest.raises(CheckpointError, match="leaves"):
+        with pytest.raises(CheckpointError, check=lambda error: error.code == "path-outside-folder"):
             locate(path, "VAE", "name one", subfolder=subfolder)
 
 
-def test_a_subfolder_may_be_a_link(tmp_path):
+def test_a_subfolder_that_is_a_link_is_accepted(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/vae").symlink_to(tmp_path)
     assert locate(str(tmp_path / "model"), "VAE", "name one", subfolder="vae") == tmp_path / "model/vae"
 
 
-def test_a_shipped_model_is_found_by_its_name_and_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
+def test_a_shipped_model_is_found_by_its_name_unless_a_local_folder_has_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "shipped/vae").mkdir(parents=True)
-    monkeypatch.setattr(hub, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(shipped, "FOLDERS", {"sandbox/vae": tmp_path / "shipped/vae"})
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert locate("sandbox/vae", "VAE", "name one") == tmp_path / "shipped/vae"
     for other in ("sandbox/other", "sandbox/..", "sandbox/vae/..", "sandbox", "other/vae"):
-        with pytest.raises(CheckpointError, match="there is no VAE"):
+        with pytest.raises(CheckpointError, check=lambda error: error.code == "missing-model"):
             locate(other, "VAE", "name one")
     (tmp_path / "sandbox/vae").mkdir(parents=True)
     assert locate("sandbox/vae", "VAE", "name one") == Path("sandbox/vae")
 
 
-def test_the_shipped_editor_has_a_short_name_that_only_a_model_takes_from_it(tmp_path, monkeypatch):
+def test_a_local_folder_called_sandbox_replaces_the_shipped_editor_only_if_it_holds_a_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "shipped/editor").mkdir(parents=True)
-    monkeypatch.setattr(hub, "SHIPPED", tmp_path / "shipped")
+    folders = dict.fromkeys(("sandbox", "sandbox/editor"), tmp_path / "shipped/editor")
+    monkeypatch.setattr(shipped, "FOLDERS", folders)
     assert (
         locate("sandbox", "model", "name one") == locate("sandbox/editor", "model", "") == tmp_path / "shipped/editor"
     )
@@ -46,3 +47,7 @@ def test_the_shipped_editor_has_a_short_name_that_only_a_model_takes_from_it(tmp
     assert locate("sandbox", "model", "name one") == tmp_path / "shipped/editor"
     (tmp_path / "sandbox/config.json").write_text("{}")
     assert locate("sandbox", "model", "name one") == Path("sandbox")
+
+
+def test_every_shipped_folder_is_in_the_registry():
+    assert {path for path in shipped.ROOT.iterdir() if path.is_dir()} == set(shipped.FOLDERS.values())
