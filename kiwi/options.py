@@ -47,3 +47,14 @@ def option(
     """
     metadata = {"metavar": metavar, "repeat": repeat, "comma_separated": comma_separated, "flag": flag}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions(Options):
+    """Base of the options of a command that runs a model.
+
+    Args:
+        device: cpu, cuda, cuda:1 ... (default: cuda if there is one)
+    """
+
+    device: str | None = None

@@ -31,7 +31,7 @@ from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import QueryConnector
 from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.mllm.new_qwen import NewQwen
-from kiwi.models.mllm.prefix_cache import read_whole
+from kiwi.models.mllm.prefix_cache import full_forward
 from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.tuning import Frozen, Lora, TuningSpec
 from kiwi.models.vae.wan import NewVae
@@ -88,18 +88,20 @@ def ways(module: LitKiwi, batch: EditBatch) -> dict[str, Step]:
     """From the naive step on, each with one more thing done before."""
     encoder, vae = module.editor.mllm, module.editor.vae
     with torch.no_grad():
+        prepare = encoder.preprocessor
         seen = replace(
             batch,
-            source_frames=[encoder.see(encoder.preprocessor.source(frames)) for frames in batch.source_frames],
+            source_frames=[encoder.encode_image(prepare.prepare_source(frames)) for frames in batch.source_frames],
             reference_images=[
-                tuple(encoder.see(encoder.preprocessor.reference(p)) for p in some) for some in batch.reference_images
+                tuple(encoder.encode_image(prepare.prepare_reference(image)) for image in images)
+                for images in batch.reference_images
             ],
         )
         source, target = (vae.posterior(clips) for clips in (batch.source_BCFHW, batch.target_BCFHW))
     cached = replace(seen, source_latents=source, target_latents=target)
     given = {"cached vision": seen, "cached vision and latents": cached}
     own: dict[str, Step] = {name: partial(step, module, one) for name, one in given.items()}
-    if encoder.reading is read_whole:
+    if encoder.language_model_forward is full_forward:
         return {"naive": partial(step, module, batch), **own}
     query_only = {f"query-only, {name}": way for name, way in own.items()}
     return {"naive": partial(naive, module, batch), "query-only": partial(step, module, batch), **query_only}
@@ -117,11 +119,11 @@ def step(module: LitKiwi, batch: EditBatch) -> None:
 
 def naive(module: LitKiwi, batch: EditBatch) -> None:
     """The same, every token of the frozen language model differentiated."""
-    own, mllm.read_prefix_once = mllm.read_prefix_once, read_whole
+    own, mllm.prefix_cached_forward = mllm.prefix_cached_forward, full_forward
     try:
         step(module, batch)
     finally:
-        mllm.read_prefix_once = own
+        mllm.prefix_cached_forward = own
 
 
 def seconds(way: Step, device: torch.device) -> float:

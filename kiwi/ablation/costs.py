@@ -8,7 +8,7 @@ from typing import Any
 
 from kiwi.ablation.study import Arm
 from kiwi.errors import KiwiError
-from kiwi.models.budget import Workload, count, stand_in
+from kiwi.models.budget import Workload, count_budget, with_untrained_parts
 from kiwi.models.config import KiwiConfig
 from kiwi.spec import from_dict
 
@@ -45,13 +45,13 @@ def cost_of(arm: Arm) -> Cost | None:
         found = config_of(resolved)
         if found is None:
             return None
-        config, data = stand_in(found), resolved.get("data", {})
+        config, data = with_untrained_parts(found), resolved.get("data", {})
         frames = [one.get("max_frames") or 81 for one in data.get("train") or []]
-        budget = count(config, Workload.of_training(config, frames, data.get("max_pixels")))
+        budget = count_budget(config, Workload.of_training(config, frames, data.get("max_pixels")))
     except KiwiError:
         return None
-    parts = resolved["model"]["init_args"].get("train_parts", budget.learning)
-    learned = {part: size for part, size in budget.learning.items() if part in parts}
+    parts = resolved["model"]["init_args"].get("train_parts", budget.trainable)
+    learned = {part: size for part, size in budget.trainable.items() if part in parts}
     return Cost(
         parameters=sum(budget.parameters.values()), learning=sum(learned.values()), step_flops=budget.step_flops
     )

@@ -21,10 +21,10 @@ from kiwi.errors import CheckpointError, SpecError
 from kiwi.keyed import forked_rng
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import QueryConnector
-from kiwi.models.dit.base import NewBase, WanBase, read_wan
+from kiwi.models.dit.base import NewBase, WanBase, read_wan_transformer
 from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.injection import AppendReference, NoReference
-from kiwi.models.mllm.encoder import ADAPTED, MllmEncoder, MllmSpec
+from kiwi.models.mllm.encoder import LORA_TARGETS, MllmEncoder, MllmSpec
 from kiwi.models.sampling import EditingDefaults
 from kiwi.models.tuning import Lora
 from kiwi.models.vae.wan import VaeSpec
@@ -155,7 +155,7 @@ def expected(config: KiwiConfig, mllm: MllmEncoder) -> Shapes:
         for part, build in bare.builders(mllm.hidden_size).items():
             shapes |= {f"{part}.{name}": shape for name, shape in shapes_of(build().state_dict()).items()}
         language = type(mllm.model)(mllm.model.config).language_model
-    config.mllm.tuning.apply(language, ADAPTED)
+    config.mllm.tuning.apply(language, LORA_TARGETS)
     shapes |= {f"mllm.model.language_model.{name}": shape for name, shape in shapes_of(language.state_dict()).items()}
     return {name: shapes[name] for name in names_to_save(config, shapes)}
 
@@ -236,7 +236,7 @@ def _dit(state: State, origin: ImportSettings, report: Report) -> tuple[DiTConfi
                 got=holds,
                 fix="give it with --base: a folder or file of Wan weights, or a hub id",
             )
-        weights = read_wan(origin.base.path, origin.base.subfolder)
+        weights = read_wan_transformer(origin.base.path, origin.base.subfolder)
         require_finite_floats(weights, f"the base model {origin.base.path}")
         report("dit", f"weights of the base model {origin.base.path}")
     config = dit_config(shapes_of(weights), origin.changes, report)

@@ -32,11 +32,12 @@ from kiwi.checkpoints.published import require_expressible, text_embedding
 from kiwi.errors import CheckpointError, KiwiError
 from kiwi.media.files import atomic_folder, write_json
 from kiwi.models.config import KiwiConfig
-from kiwi.models.dit.base import WanBase, read_wan
+from kiwi.models.dit.base import WanBase, read_wan_transformer
 from kiwi.models.mllm.encoder import MllmEncoder, QwenVL
 from kiwi.models.sampling import EditingDefaults, Sampling
 from kiwi.models.tuning import Frozen
-from kiwi.models.vae.wan import WanVae, published_config, raw_state
+from kiwi.models.vae.formats import original_state
+from kiwi.models.vae.wan import WanVae, published_config
 from kiwi.weights.adapters import is_adapter, merge_adapters, without_base_layer
 from kiwi.weights.files import State, read_json, read_weights, saved_dtype, write_weights
 from kiwi.weights.hub import locate
@@ -135,7 +136,7 @@ def export_diffusers(folder: Path, target: Path, report: Report, dtype: torch.dt
     parts = theirs({name: tensor.to(dtype or tensor.dtype) for name, tensor in own.items()})
     settings = {"transformer": transformer_config(config), "mllm_encoder": encoder_config(config, mllm.hidden_size)}
     with atomic_folder(target, unexpected_files) as new:
-        _write(new / "vae", raw_state(vae), published_config(vae))
+        _write(new / "vae", original_state(vae.vae), published_config(vae))
         for part, weights in parts.items():
             _write(new / part, weights, settings.get(part, embedder_config(config)))
         language = _whole_mllm(mllm, state, report)
@@ -155,7 +156,7 @@ def _whole_dit(config: KiwiConfig, state: State, report: Report) -> State:
     adapters = {name: tensor for name, tensor in own.items() if is_adapter(name)}
     weights = {name: tensor for name, tensor in own.items() if not is_adapter(name)}
     if isinstance(config.dit.base, WanBase):
-        weights = read_wan(config.dit.base.path, config.dit.base.subfolder)
+        weights = read_wan_transformer(config.dit.base.path, config.dit.base.subfolder)
     if adapters:
         report("dit", f"{len(adapters) // 2} adapters merged")
     return merge_adapters(weights, adapters) | text_embedding(config.dit.dim, weights["patch_embedding.weight"].dtype)

@@ -60,9 +60,9 @@ def names_to_save(config: KiwiConfig, names: Iterable[str]) -> list[str]:
     def is_owned(name: str) -> bool:
         part, _, rest = name.partition(".")
         if part == "dit":
-            return isinstance(config.dit.base, NewBase) or config.dit.tuning.learns(rest)
+            return isinstance(config.dit.base, NewBase) or config.dit.tuning.is_trainable(rest)
         if part == "mllm":
-            return rest.startswith("model.language_model.") and config.mllm.tuning.learns(rest)
+            return rest.startswith("model.language_model.") and config.mllm.tuning.is_trainable(rest)
         return part in PARTS
 
     return [name for name in names if is_owned(name)]
@@ -90,7 +90,7 @@ def save_pretrained(
         InputError: a folder that cannot be written, or holds other things than a model; they stay.
     """
     config = model.config
-    if _is_local(config.dit.base, self_contained) or config.dit.tuning.learns(""):
+    if _is_local(config.dit.base, self_contained) or config.dit.tuning.is_trainable(""):
         config = config.replace(dit=config.dit.replace(base=NewBase()))
     state = model.state_dict()
     mine = {name: state[name].to(dtype or state[name].dtype) for name in names_to_save(config, state)}

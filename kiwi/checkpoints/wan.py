@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kiwi.checkpoints.assemble import ImportSettings, Report, assemble
-from kiwi.models.dit.base import read_wan
+from kiwi.models.dit.base import read_wan_transformer
 from kiwi.weights.files import State
 
 
@@ -19,6 +19,6 @@ def import_wan(source: str, origin: ImportSettings, folder: Path, report: Report
     Raises:
         CheckpointError: not a Wan transformer, or tensors that do not fit; see `assemble`.
     """
-    state: State = {f"dit.{name}": tensor for name, tensor in read_wan(source, subfolder).items()}
+    state: State = {f"dit.{name}": tensor for name, tensor in read_wan_transformer(source, subfolder).items()}
     new = {"query.readout": "queries", "reference": "AppendReference"}
     assemble(state, replace(origin, changes={**new, **origin.changes}), folder, report)

@@ -100,7 +100,7 @@ class _Encoders:
         data.setup()
         encoders = Encoders(
             vae=self.vae.fingerprint if self.keeps_latents else "",
-            mllm="" if self.mllm is None else self.mllm.sight(),
+            mllm="" if self.mllm is None else self.mllm.vision_fingerprint(),
         )
         cache = FeatureCache.create(folder, encoders, dtype)
         cache.encoders = encoders  # what another command keeps there is not this one's to add to
@@ -135,8 +135,8 @@ class _Encoders:
             if item.seen:
                 assert self.mllm is not None
                 pictures = self.mllm.preprocessor
-                shown = pictures.reference(frames[0]) if item.is_reference else pictures.source(frames)
-                found[item.seen] = self.mllm.see(shown)
+                shown = pictures.prepare_reference(frames[0]) if item.is_reference else pictures.prepare_source(frames)
+                found[item.seen] = self.mllm.encode_image(shown)
         return found
 
 

@@ -66,8 +66,8 @@ def main(argv: list[str]) -> int:
         raise InputError(f"{arguments.out} can hold one frame", got=f"{video.frame_count} frames", fix="use .mp4")
     references = [read_image(path) for path in arguments.reference]
 
+    from kiwi.editing.domain import out_of_domain_reasons
     from kiwi.editing.editor import KiwiEditor
-    from kiwi.editing.familiarity import unfamiliar
     from kiwi.flow.solvers import EulerSolver, UniPCSolver
     from kiwi.models.device import usable_device
     from kiwi.models.vae.tiling import Tiling
@@ -76,9 +76,11 @@ def main(argv: list[str]) -> int:
     editor = KiwiEditor.from_pretrained(arguments.model, device=usable_device(arguments.device))
     if arguments.tiled:
         editor.model.vae.tiling = Tiling()
-    if editor.defaults.world == "sandbox":
+    if editor.defaults.domain == "sandbox":
         console.note(f"{arguments.model} knows {ABOUT}.")
-    if reasons := unfamiliar(editor, video, arguments.instruction, len(references), max_pixels=arguments.max_pixels):
+    if reasons := out_of_domain_reasons(
+        editor, video, arguments.instruction, len(references), max_pixels=arguments.max_pixels
+    ):
         log.warning("this is outside the model's world: %s; expect no sensible edit", "; ".join(reasons))
     sampling = editor.defaults.sampling
     if arguments.steps:

@@ -55,8 +55,9 @@ def require_measurable(options: argparse.Namespace, world: dict[str, Any]) -> tu
 def run(options: argparse.Namespace, world: dict[str, Any]) -> int:
     """Edit, judge, print, write."""
     height, width = require_measurable(options, world)
-    from kiwi.editing.editor import KiwiEditor, usable_device
+    from kiwi.editing.editor import KiwiEditor
     from kiwi.evaluation.sandbox import editor_of, edits, sheet, tables
+    from kiwi.models.device import usable_device
     from kiwi.weights.strict import fingerprint
 
     editor = KiwiEditor.from_pretrained(options.model, device=usable_device(options.device))

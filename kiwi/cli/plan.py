@@ -49,14 +49,14 @@ def main(argv: list[str]) -> int:
         raise InputError("--references cannot be negative", got=arguments.references)
     variants = [{}] if arguments.variants is None else _read_variants(arguments.variants)
 
-    from kiwi.models.budget import stand_in
+    from kiwi.models.budget import with_untrained_parts
     from kiwi.models.config import KiwiConfig
     from kiwi.spec import override
 
     found = None if arguments.config is None else read_editor(arguments.config)
     config, parts = (KiwiConfig.untrained(arguments.size), None) if found is None else (found.config, found.parts)
     # Changes come first: they may exchange what could not be counted.
-    baseline = stand_in(override(config, changes(arguments.set)))
+    baseline = with_untrained_parts(override(config, changes(arguments.set)))
     work = _workload(arguments, baseline, None if found is None else found.data)
     configs = [override(baseline, variant) for variant in variants]
     if arguments.variants is None:
@@ -90,10 +90,10 @@ def _workload(arguments: Any, config: KiwiConfig, data: Mapping[str, Any] | None
 
 
 def _by_part(config: KiwiConfig, work: Workload, parts: Sequence[str] | None) -> None:
-    from kiwi.models.budget import count
+    from kiwi.models.budget import count_budget
 
-    budget = count(config, work)
-    learning = {part: size * (parts is None or part in parts) for part, size in budget.learning.items()}
+    budget = count_budget(config, work)
+    learning = {part: size * (parts is None or part in parts) for part, size in budget.trainable.items()}
     rows = [(part, _millions(size), _millions(learning[part])) for part, size in budget.parameters.items()]
     rows.append(("all", _millions(sum(budget.parameters.values())), _millions(sum(learning.values()))))
     console.table("", ("part", "parameters (M)", "learning (M)"), rows)
@@ -104,10 +104,10 @@ def _by_part(config: KiwiConfig, work: Workload, parts: Sequence[str] | None) ->
 
 
 def _by_variant(baseline: KiwiConfig, configs: list[KiwiConfig], work: Workload) -> None:
-    from kiwi.models.budget import count
+    from kiwi.models.budget import count_budget
     from kiwi.spec import diff
 
-    budgets = [count(config, work) for config in console.progress(configs, "counting")]
+    budgets = [count_budget(config, work) for config in console.progress(configs, "counting")]
     first, rows = budgets[0], []
     for config, budget in zip(configs, budgets, strict=True):
         changed = [f"{path} = {new}" for path, (_, new) in diff(baseline, config).items()]
@@ -117,7 +117,7 @@ def _by_variant(baseline: KiwiConfig, configs: list[KiwiConfig], work: Workload)
                 ", ".join(changed) or "(as published)",
                 _millions(total),
                 f"{total - before:+,}",
-                _millions(sum(budget.learning.values())),
+                _millions(sum(budget.trainable.values())),
                 f"{budget.tokens:,}",
                 f"{budget.context:,}",
                 f"{budget.step_flops / 1e12:,.2f}",

@@ -85,14 +85,14 @@ def main(argv: list[str]) -> int:
 
 def _vocabulary(options: argparse.Namespace) -> int:
     from kiwi.media.files import atomic_folder, make_folder, write_json
-    from kiwi.models.mllm.new_qwen import learned_tokenizer
+    from kiwi.models.mllm.new_qwen import train_tokenizer
     from kiwi.sandbox.questions import PROMPTS, sentences
 
     if options.words < 256 or options.items < 1:
         got = f"{options.words} words, {options.items} items"
         raise InputError("a vocabulary needs items, and at least the 256 bytes", got=got)
     make_folder(Path(options.out).parent)
-    tokenizer = learned_tokenizer(sentences(options.items), options.words)
+    tokenizer = train_tokenizer(sentences(options.items), options.words)
 
     def foreign(folder: Path) -> list[str]:
         return sorted({item.name for item in folder.iterdir()} - _TOKENIZER)

@@ -53,7 +53,7 @@ class Encoders(NamedTuple):
 
     vae: str = ""
     mllm: str = ""
-    """Of the vision tower, its settings and the limits (`MllmEncoder.sight`)."""
+    """Of the vision tower, its settings and the limits (`MllmEncoder.vision_fingerprint`)."""
 
 
 class FeatureCache:

@@ -21,7 +21,7 @@ from kiwi.media.image import fit_size, read_image, resize
 from kiwi.media.video import Video, read_video
 from kiwi.models.device import usable_device
 from kiwi.models.kiwi import KiwiEdit
-from kiwi.models.sampling import EditingDefaults, Sampling, denoise, evaluating, make_noise
+from kiwi.models.sampling import EditingDefaults, Sampling, denoise, eval_mode, make_noise
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class KiwiEditor:
         task = TaskKind.of(len(frames), len(pictures))
         source = video_tensor(frames[None]).to(self.device)
         references = video_tensor(letterboxed(pictures, height, width)[None]).transpose(1, 2).to(self.device)
-        with evaluating(model):
+        with eval_mode(model):
             conditions = model.encode(task, [frames], [instruction], [pictures], source, references)
             noise = make_noise(tuple(conditions.source_BCFHW.shape), seed, ["edit"], self.device)
             latents = denoise(model, conditions, noise, sampling, on_step)

@@ -7,7 +7,7 @@ import torch
 from kiwi.data.sample import EditBatch, pixels
 from kiwi.encoded import Pixels
 from kiwi.models.kiwi import Conditions, KiwiEdit
-from kiwi.models.sampling import Sampling, denoise, evaluating, make_noise
+from kiwi.models.sampling import Sampling, denoise, eval_mode, make_noise
 
 
 def read(model: KiwiEdit, batch: EditBatch, source_latents: torch.Tensor | None = None) -> Conditions:
@@ -31,7 +31,7 @@ def read(model: KiwiEdit, batch: EditBatch, source_latents: torch.Tensor | None 
 
 def edit_batch(model: KiwiEdit, batch: EditBatch, sampling: Sampling, seed: int) -> list[Pixels]:
     """The edited videos, (F, H, W, 3) each; the starting noise is a function of (seed, sample id) alone."""
-    with evaluating(model):
+    with eval_mode(model):
         conditions = read(model, batch)
         noise = make_noise(tuple(conditions.source_BCFHW.shape), seed, batch.ids, batch.source_BCFHW.device)
         latents = denoise(model, conditions, noise, sampling)

@@ -42,7 +42,7 @@ class Workload:
         """The largest sample that an experiment trains on, with one reference.
 
         Args:
-            config: of its editor, as `stand_in` left it.
+            config: of its editor, as `with_untrained_parts` left it.
             max_frames: of its data sets; the published 81 if there are none.
             max_pixels: of a frame; the published 720 x 1280 if not given.
         """
@@ -60,7 +60,7 @@ class Budget:
 
     parameters: dict[str, int]
     """Of each part."""
-    learning: dict[str, int]
+    trainable: dict[str, int]
     """Of each part, those that learn."""
     context: int
     """Tokens that cross-attention sees."""
@@ -72,7 +72,7 @@ class Budget:
     """Of what is computed once an edit: tokens of the conditions, keys and values of the context."""
 
 
-def count(config: KiwiConfig, work: Workload) -> Budget:
+def count_budget(config: KiwiConfig, work: Workload) -> Budget:
     """Count an editor on the meta device.
 
     Args:
@@ -88,11 +88,14 @@ def count(config: KiwiConfig, work: Workload) -> Budget:
         with torch.no_grad(), FlopCounterMode(display=False) as step:
             model.velocity(latents, sigma, prepared)
     modules = {part: getattr(model, part) for part in (*PARTS, "mllm", "vae")}
-    added = model.source.added(prepared.source_BLD) + model.reference.added(prepared.reference_BRD)
+    added = model.source.num_added_tokens(prepared.source_BLD)
+    added += model.reference.num_added_tokens(prepared.reference_BRD)
     frames, height, width = prepared.grid
     return Budget(
         parameters={part: _size(list(module.parameters())) for part, module in modules.items()},
-        learning={part: _size([p for p in module.parameters() if p.requires_grad]) for part, module in modules.items()},
+        trainable={
+            part: _size([p for p in module.parameters() if p.requires_grad]) for part, module in modules.items()
+        },
         context=conditions.context.tokens_BND.shape[1],
         tokens=frames * height * width + added,
         step_flops=step.get_total_flops(),
@@ -100,7 +103,7 @@ def count(config: KiwiConfig, work: Workload) -> Budget:
     )
 
 
-def stand_in(config: KiwiConfig) -> KiwiConfig:
+def with_untrained_parts(config: KiwiConfig) -> KiwiConfig:
     """The same editor with untrained parts in the place of pretrained ones, so that it can be counted without files.
 
     Raises:

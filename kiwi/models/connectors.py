@@ -47,7 +47,7 @@ class Connector(nn.Module, ABC):
         """Its part of the context."""
 
 
-class QueryWay(Connector):
+class QueryConnectorModule(Connector):
     """A connector that also brings the queries which the MLLM reads."""
 
     @abstractmethod
@@ -63,7 +63,7 @@ class QuerySpec(Spec, ABC):
     """The family of the instruction's way into the context."""
 
     @abstractmethod
-    def build(self, mllm_dim: int, dit_dim: int) -> QueryWay:
+    def build(self, mllm_dim: int, dit_dim: int) -> QueryConnectorModule:
         """The module between an MLLM and a DiT of these widths."""
 
 
@@ -90,11 +90,11 @@ class QueryConnector(QuerySpec):
             raise SpecError("every mode needs at least one query", got=self)
         _require_layers(self.layers, self)
 
-    def build(self, mllm_dim: int, dit_dim: int) -> QueryWay:
+    def build(self, mllm_dim: int, dit_dim: int) -> QueryConnectorModule:
         return QueryModule(self, mllm_dim, dit_dim)
 
 
-class QueryModule(QueryWay):
+class QueryModule(QueryConnectorModule):
     """The query tables and their connector."""
 
     def __init__(self, spec: QueryConnector, mllm_dim: int, dit_dim: int) -> None:
@@ -103,7 +103,7 @@ class QueryModule(QueryWay):
         self.queries = nn.ParameterDict(
             {mode: nn.Parameter(0.02 * torch.randn(count, mllm_dim)) for mode, count in counts.items()}
         )
-        self.connector = perceptron(len(spec.layers) * mllm_dim, dit_dim)
+        self.connector = mlp(len(spec.layers) * mllm_dim, dit_dim)
         self.layers, self.read_out = spec.layers, READ_OUTS[spec.readout]
 
     def table(self, task: TaskKind) -> Tensor:
@@ -112,7 +112,7 @@ class QueryModule(QueryWay):
     def forward(self, states: HiddenStates, prompt: Prompt) -> Context:
         # Every sample of a batch has the same number of queries, so that they stack without padding.
         where = self.read_out(prompt, int(prompt.queries_BS[0].sum()))
-        features, _ = gather_tokens(_side_by_side(states, self.layers), where)
+        features, _ = gather_tokens(_concat_layers(states, self.layers), where)
         return Context(self.connector(features.to(dtype_of(self.connector))), None)
 
 
@@ -150,11 +150,11 @@ class LatentModule(Connector):
 
     def __init__(self, spec: LatentConnector, mllm_dim: int, dit_dim: int) -> None:
         super().__init__()
-        self.connector = perceptron(len(spec.layers) * mllm_dim, dit_dim)
+        self.connector = mlp(len(spec.layers) * mllm_dim, dit_dim)
         self.layers = spec.layers
 
     def forward(self, states: HiddenStates, prompt: Prompt) -> Context:
-        features, mask = gather_tokens(_side_by_side(states, self.layers), prompt.references_BS)
+        features, mask = gather_tokens(_concat_layers(states, self.layers), prompt.references_BS)
         return Context(self.connector(features.to(dtype_of(self.connector))), mask)
 
 
@@ -169,7 +169,7 @@ class NoConnector(QuerySpec, LatentSpec):
         return NoConnectorModule(mllm_dim, dit_dim)
 
 
-class NoConnectorModule(QueryWay):
+class NoConnectorModule(QueryConnectorModule):
     """Nothing is asked and nothing is told."""
 
     layers = ()
@@ -194,7 +194,7 @@ def join_contexts(references: Context, queries: Context) -> Context:
     return Context(tokens, torch.cat((_mask(references), _mask(queries)), dim=1))
 
 
-def perceptron(in_dim: int, out_dim: int) -> nn.Sequential:
+def mlp(in_dim: int, out_dim: int) -> nn.Sequential:
     """Linear, tanh-GELU, Linear; the last starts at zero, so that training starts from an empty context."""
     last = nn.Linear(out_dim, out_dim)
     nn.init.zeros_(last.weight)
@@ -207,7 +207,7 @@ def dtype_of(module: nn.Module) -> torch.dtype:
     return next(module.parameters()).dtype
 
 
-def _side_by_side(states: HiddenStates, layers: Sequence[int]) -> Tensor:
+def _concat_layers(states: HiddenStates, layers: Sequence[int]) -> Tensor:
     return torch.cat([states[layer] for layer in layers], dim=-1)
 
 

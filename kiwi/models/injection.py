@@ -35,7 +35,7 @@ class Injection(nn.Module, ABC):
     def join(self, tokens_BLD: Tensor, own_BRD: Tensor, sigma_B: Tensor) -> Tensor:
         """The sequence with the condition in it."""
 
-    def added(self, own_BRD: Tensor) -> int:
+    def num_added_tokens(self, own_BRD: Tensor) -> int:
         """How many tokens longer `join` makes the sequence; whole frames."""
         return 0
 
@@ -207,7 +207,7 @@ class AppendModule(Injection):
     def join(self, tokens_BLD: Tensor, own_BRD: Tensor, sigma_B: Tensor) -> Tensor:
         return torch.cat((tokens_BLD, own_BRD.to(tokens_BLD.dtype)), dim=1)
 
-    def added(self, own_BRD: Tensor) -> int:
+    def num_added_tokens(self, own_BRD: Tensor) -> int:
         return own_BRD.shape[1]
 
     def drop(self, tokens_BLP: Tensor, own_BRD: Tensor) -> Tensor:

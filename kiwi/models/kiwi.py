@@ -20,7 +20,7 @@ from kiwi.encoded import Pixels, TaskKind, VisionFeatures
 from kiwi.errors import SpecError
 from kiwi.keyed import forked_rng
 from kiwi.models.config import KiwiConfig
-from kiwi.models.connectors import Connector, Context, QueryWay, join_contexts
+from kiwi.models.connectors import Connector, Context, QueryConnectorModule, join_contexts
 from kiwi.models.dit.attention import KeysValues
 from kiwi.models.dit.rope import Rope, rope_table
 from kiwi.models.dit.transformer import DiT
@@ -56,7 +56,7 @@ class KiwiEdit(nn.Module):
     """
 
     dit: DiT
-    query: QueryWay
+    query: QueryConnectorModule
     latent: Connector
     source: Injection
     reference: Injection
@@ -133,7 +133,8 @@ class KiwiEdit(nn.Module):
         source = self.source.embed(conditions.source_BCFHW, self.dit.patch_embedding)
         reference = self.reference.embed(conditions.reference_BCRHW, self.dit.patch_embedding)
         # Added tokens are whole frames on the video's own grid; positions follow the order of the sequence.
-        frames += (self.source.added(source) + self.reference.added(reference)) // (height * width)
+        added = self.source.num_added_tokens(source) + self.reference.num_added_tokens(reference)
+        frames += added // (height * width)
         rope = rope_table(frames, height, width, self.config.dit.head_dim, device=source.device).float()
         return Prepared(self.dit.project_context(*conditions.context), source, reference, rope, grid)
 

@@ -15,7 +15,7 @@ from kiwi.flow.solvers import EulerSolver, SolverSpec
 from kiwi.keyed import normal
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.text_to_video import TextToVideo
-from kiwi.spec import Spec, require_positive
+from kiwi.spec import Spec, renamed_from, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +46,13 @@ class EditingDefaults(Spec):
         max_pixels: height x width that it was trained at; larger videos are edited at this size.
         max_frames: frames that it was trained at, 4k + 1.
         sampling: steps and solver.
-        world: "sandbox" where the model has seen nothing but the rendered world.
+        domain: "sandbox" for a model that was trained on nothing but the rendered world.
     """
 
     max_pixels: int = 720 * 1280
     max_frames: int = 81
     sampling: Sampling = field(default_factory=Sampling)
-    world: Literal["", "sandbox"] = ""
+    domain: Literal["", "sandbox"] = renamed_from("world", default="")
 
     def __post_init__(self) -> None:
         require_positive(self, "max_pixels", "max_frames")
@@ -76,7 +76,7 @@ def denoise(
         sampling: steps and solver.
         on_step: told the latents after each step.
     """
-    with evaluating(model):
+    with eval_mode(model):
         prepared: Any = model.prepare(conditions, noise_BCFHW.shape)
 
         def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def make_noise(shape: tuple[int, ...], seed: int, ids: list[str], device: torch.
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Run a block in eval mode without gradients, then go back to the mode before."""
     training = model.training
     model.eval()

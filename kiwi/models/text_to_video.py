@@ -54,7 +54,7 @@ class TextEncoder(Spec):
         if self.dim % self.heads:
             raise SpecError("text.dim must be a multiple of text.heads", got=f"{self.dim} and {self.heads}")
 
-    def build(self) -> CaptionReader:
+    def build(self) -> CaptionEncoder:
         """The encoder and its tokenizer."""
         folder = locate(self.tokenizer, "tokenizer", "name a folder with tokenizer.json")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -68,10 +68,10 @@ class TextEncoder(Spec):
             dropout_rate=0.0,
             pad_token_id=tokenizer.pad_token_id,
         )
-        return CaptionReader(UMT5EncoderModel(config), tokenizer, self.max_tokens)
+        return CaptionEncoder(UMT5EncoderModel(config), tokenizer, self.max_tokens)
 
 
-class CaptionReader(nn.Module):
+class CaptionEncoder(nn.Module):
     """Captions in, features out."""
 
     def __init__(self, model: UMT5EncoderModel, tokenizer: object, max_tokens: int) -> None:
@@ -172,10 +172,10 @@ class TextToVideo(nn.Module):
         """Write into an existing folder what `WanBase(path=folder)` reads, in Wan's names, and the text encoder."""
         own = {f"{TEXT_EMBEDDING}{name}": tensor for name, tensor in self.text_embedding.state_dict().items()}
         write_weights({**self.dit.state_dict(), **own}, folder)
-        write_json(folder / "config.json", {"kind": KIND, "config": to_dict(self.config)})
+        write_json(folder / "config.json", {"kind": MODEL_KIND, "config": to_dict(self.config)})
         self.text.model.save_pretrained(folder / "text_encoder")
         self.text.tokenizer.save_pretrained(folder / "text_encoder")  # type: ignore[attr-defined]
 
 
-KIND = "kiwi text-to-video"
+MODEL_KIND = "kiwi text-to-video"
 """What config.json of a saved model says that it is."""

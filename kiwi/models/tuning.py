@@ -28,7 +28,7 @@ class TuningSpec(Spec, ABC):
         """
 
     @abstractmethod
-    def learns(self, name: str) -> bool:
+    def is_trainable(self, name: str) -> bool:
         """Whether a tensor of the prepared module may differ from the pretrained one, by its name."""
 
 
@@ -39,7 +39,7 @@ class Frozen(TuningSpec):
     def apply(self, module: nn.Module, targets: Sequence[str]) -> None:
         module.requires_grad_(False)
 
-    def learns(self, name: str) -> bool:
+    def is_trainable(self, name: str) -> bool:
         return False
 
 
@@ -50,7 +50,7 @@ class Full(TuningSpec):
     def apply(self, module: nn.Module, targets: Sequence[str]) -> None:
         module.requires_grad_(True)
 
-    def learns(self, name: str) -> bool:
+    def is_trainable(self, name: str) -> bool:
         return True
 
 
@@ -92,5 +92,5 @@ class Lora(TuningSpec):
                 parameter.data = parameter.data.float()
                 parameter.requires_grad_(True)
 
-    def learns(self, name: str) -> bool:
+    def is_trainable(self, name: str) -> bool:
         return is_adapter(name)

@@ -11,7 +11,7 @@ from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
 from kiwi.flow.schedule import FlowSchedule, nearest
 from kiwi.flow.solvers import EulerSolver
 from kiwi.models.config import KiwiConfig
-from kiwi.models.connectors import Context, join_contexts, perceptron
+from kiwi.models.connectors import Context, join_contexts, mlp
 from kiwi.models.dit.rope import rope_table
 from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.injection import AddSource, AppendReference, NoReference, NoSource, PrependReference
@@ -68,7 +68,7 @@ def scheduler(case: Case) -> dict[str, Tensor]:
 def connectors(case: Case) -> dict[str, Tensor]:
     """Both connectors and the context they make together."""
     given, config = case.group("in/"), case.meta["config"]
-    query, latent = (nn.ModuleDict({"connector": perceptron(config["hidden"], config["dit_dim"])}) for _ in range(2))
+    query, latent = (nn.ModuleDict({"connector": mlp(config["hidden"], config["dit_dim"])}) for _ in range(2))
     own = nn.ModuleDict({"query": query, "latent": latent})
     load_strict(own, from_published_state(case.group("weights/")), case.name)
     queries, references = query["connector"](given["query_features"]), latent["connector"](given["ref_features"])

@@ -16,7 +16,7 @@ from kiwi.models.connectors import LatentConnector, QueryConnector, join_context
 from kiwi.models.mllm.encoder import MllmEncoder
 from kiwi.models.mllm.new_qwen import NewQwen, byte_tokenizer
 from kiwi.models.mllm.positions import VIDEO
-from kiwi.models.mllm.prompting import DEFAULT_TEMPLATE, Prompt, gather_tokens, load_template
+from kiwi.models.mllm.prompting import DEFAULT_TEMPLATE, Prompt, gather_tokens, read_template
 from kiwi.models.mllm.vision_input import VisionInput, VisionLimits
 from kiwi.parity.golden import Case
 from kiwi.weights.strict import load_strict
@@ -42,8 +42,9 @@ def mllm(case: Case) -> dict[str, Tensor]:
         prompt = _prompt(case, mode)
         states = encoder(prompt, query.table(mode), query.layers + latent.layers)
         count = len(query.table(mode))
-        out[f"{mode}/inputs_embeds"] = encoder.embed(prompt, encoder.look(prompt), query.table(mode)).embeds_BSM
-        out[f"{mode}/position_ids"] = encoder.positions(prompt)
+        vision = encoder.vision_features(prompt)
+        out[f"{mode}/inputs_embeds"] = encoder.embed(prompt, vision, query.table(mode)).embeds_BSM
+        out[f"{mode}/position_ids"] = encoder.position_ids(prompt)
         out[f"{mode}/hidden_states"] = states[-1]
         out[f"{mode}/query_features"] = gather_tokens(states[-1], prompt.tail_BS(count))[0]
         out[f"{mode}/context"] = join_contexts(latent(states, prompt), query(states, prompt)).tokens_BND
@@ -52,9 +53,9 @@ def mllm(case: Case) -> dict[str, Tensor]:
     video, image, reference = (_prompt(case, kind) for kind in (TaskKind.video, TaskKind.image, TaskKind.reference))
     for seconds in SECONDS:
         told = 1 if seconds == "missing" else int(float(seconds))
-        out[f"position_ids_video_second_per_grid_{seconds}"] = encoder.positions(video, told)
-    seen = {"image": encoder.look(image).images, "ref": encoder.look(reference).images}
-    for name, pictures in {**seen, "video": encoder.look(video).videos}.items():
+        out[f"position_ids_video_second_per_grid_{seconds}"] = encoder.position_ids(video, told)
+    seen = {"image": encoder.vision_features(image).images, "ref": encoder.vision_features(reference).images}
+    for name, pictures in {**seen, "video": encoder.vision_features(video).videos}.items():
         out[f"vision_{name}"] = torch.cat(pictures, dim=1)[0]
     return out
 
@@ -64,17 +65,17 @@ def mllm_preprocess(case: Case) -> dict[str, Tensor]:
     pixels = case.meta["pixels"]
     reader = _encoder(None).preprocessor
     image, video = _pattern(pixels["image"]), _pattern(pixels["video"])
-    picture = reader.source(image)
+    picture = reader.prepare_source(image)
     # This vector starts behind the resizing.
     clip = VisionInput(VIDEO, video)
     small = reader.resize_video(_pattern(pixels["resized_clip"]))
     samples = torch.from_numpy(small).permute(0, 3, 1, 2).float().flatten()
     width, height = pixels["ref_padded"]["target_w_h"]
     return {
-        "image_pixel_values": reader.patches(picture),
-        "image_grid_thw": torch.tensor([reader.grid(picture.size)]),
-        "video_pixel_values": reader.patches(clip),
-        "video_grid_thw": torch.tensor([reader.grid(clip.size)]),
+        "image_pixel_values": reader.to_patches(picture),
+        "image_grid_thw": torch.tensor([reader.patch_grid(picture.size)]),
+        "video_pixel_values": reader.to_patches(clip),
+        "video_grid_thw": torch.tensor([reader.patch_grid(clip.size)]),
         "resized_clip_samples": samples[case.group("in/")["resized_clip_sample_index"]],
         "ref_padded_96x64": torch.from_numpy(letterbox(_pattern(pixels["ref_padded"])[0], height, width)),
     }
@@ -82,7 +83,7 @@ def mllm_preprocess(case: Case) -> dict[str, Tensor]:
 
 def _encoder(meta: dict[str, Any] | None) -> MllmEncoder:
     """An encoder of the case's size, in the compact numbering of its vocabulary; or, without a case, a small one."""
-    limits, template = VisionLimits(), load_template(DEFAULT_TEMPLATE)
+    limits, template = VisionLimits(), read_template(DEFAULT_TEMPLATE)
     if meta is None:
         return NewQwen(limits=limits).build()
     ids, text = meta["compact_special_ids"], dict(meta["config"]["text"])

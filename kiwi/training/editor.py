@@ -87,7 +87,7 @@ class LitKiwi(LitFlow):
         self.donors: dict[Size, list[_Source]] = {}
 
     def encoders(self) -> tuple[str, str | None]:
-        return self.vae.fingerprint, self.editor.mllm.sight()
+        return self.vae.fingerprint, self.editor.mllm.vision_fingerprint()
 
     # --- one step -------------------------------------------------------------------------------------
 
@@ -187,7 +187,7 @@ class LitKiwi(LitFlow):
             max_pixels=self.max_pixels,
             max_frames=max_frames,
             sampling=self.sampling,
-            world="sandbox" if rendered else "",
+            domain="sandbox" if rendered else "",
         )
         save_pretrained(self.editor, folder, defaults, self_contained=self_contained, dtype=self.export_dtype)
 

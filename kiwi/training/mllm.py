@@ -24,10 +24,10 @@ from kiwi.keyed import forked_rng
 from kiwi.media.files import atomic_folder
 from kiwi.models.mllm.encoder import MllmEncoder, MllmSpec
 from kiwi.models.mllm.new_qwen import NewQwen
-from kiwi.models.mllm.prefix_cache import read_whole
+from kiwi.models.mllm.prefix_cache import full_forward
 from kiwi.models.mllm.prompting import Prompt
-from kiwi.models.mllm.vision import Vision, look
-from kiwi.models.sampling import evaluating
+from kiwi.models.mllm.vision import PromptVisionFeatures, encode_vision
+from kiwi.models.sampling import eval_mode
 from kiwi.sandbox.questions import share_of_facts
 from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.base import Clips, LitModule
@@ -112,17 +112,17 @@ class LitMllm(LitModule):
         prompter = self.reader.prompter
         return prompter(batch.source_frames, batch.instructions, batch.reference_images, batch.task, 0).to(self.device)
 
-    def see(self, prompt: Prompt) -> Vision:
-        """As the reader's `look`, with gradients."""
+    def see(self, prompt: Prompt) -> PromptVisionFeatures:
+        """As the reader's `vision_features`, with gradients."""
         tower = self.reader.model.visual
-        images = look(tower, prompt.pixel_values, prompt.image_grid_thw)
-        return Vision(images, look(tower, prompt.pixel_values_videos, prompt.video_grid_thw))
+        images = encode_vision(tower, prompt.pixel_values, prompt.image_grid_thw)
+        return PromptVisionFeatures(images, encode_vision(tower, prompt.pixel_values_videos, prompt.video_grid_thw))
 
-    def logits(self, prompt: Prompt, vision: Vision) -> Tensor:
+    def logits(self, prompt: Prompt, vision: PromptVisionFeatures) -> Tensor:
         """Of the token after each, (B, S, W)."""
         model = self.reader.model
         nothing = torch.zeros(0, self.reader.hidden_size, device=self.device)
-        states = read_whole(model.language_model, self.reader.embed(prompt, vision, nothing), (-1,))[-1]
+        states = full_forward(model.language_model, self.reader.embed(prompt, vision, nothing), (-1,))[-1]
         return F.linear(states, model.get_input_embeddings().weight)
 
     def continued(self, prompt: Prompt, rows: Sequence[Sequence[int]]) -> tuple[Prompt, Tensor]:
@@ -223,7 +223,7 @@ class LitMllm(LitModule):
 
     def caption(self, batch: EditBatch) -> str:
         """The question, what is said, and what is right."""
-        with evaluating(self):
+        with eval_mode(self):
             (said,) = self.answer(batch)
         return f"{batch.instructions[0]}\nsaid: {said}\nright: {batch.answers[0]}"
 

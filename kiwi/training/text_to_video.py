@@ -13,8 +13,8 @@ from kiwi.data.sample import EditBatch, pixels
 from kiwi.errors import InputError
 from kiwi.flow.schedule import FlowSchedule
 from kiwi.media.files import atomic_folder
-from kiwi.models.sampling import Sampling, denoise, evaluating, make_noise
-from kiwi.models.text_to_video import KIND, TextToVideo, TextToVideoConfig
+from kiwi.models.sampling import Sampling, denoise, eval_mode, make_noise
+from kiwi.models.text_to_video import MODEL_KIND, TextToVideo, TextToVideoConfig
 from kiwi.models.vae.wan import VideoVae
 from kiwi.spec import to_dict
 from kiwi.training.averaging import AveragingSpec, NoAveraging
@@ -103,7 +103,7 @@ class LitBase(LitFlow):
     def foreign(self, folder: Path) -> list[str]:
         """What an earlier export did not write into a folder."""
         names = sorted(item.name for item in folder.iterdir())
-        if read_json_or_empty(folder / "config.json").get("kind") != KIND:
+        if read_json_or_empty(folder / "config.json").get("kind") != MODEL_KIND:
             return names
         return [name for name in names if name not in ("config.json", "model.safetensors", "text_encoder")]
 
@@ -112,7 +112,7 @@ class LitBase(LitFlow):
 
     def preview(self, batch: EditBatch, seed: int) -> Clips:
         """What is made of a caption, beside a clip that it is true of."""
-        with evaluating(self):
+        with eval_mode(self):
             latents = self.vae.encode(batch.target_BCFHW)
             noise = make_noise(tuple(latents.shape), seed, batch.ids, self.device)
             made = denoise(self.model, self.model.encode(batch.captions), noise, self.sampling)

@@ -16,7 +16,7 @@ from rich.table import Column
 from rich.text import Text
 
 from kiwi.environment import devices
-from kiwi.models.precision import processor_multiplies_bf16
+from kiwi.models.precision import cpu_has_bf16_matmul
 
 log = logging.getLogger(__name__)
 
@@ -100,4 +100,4 @@ def multiplies_bf16(*, on_cpu: bool = False) -> bool:
     found = [] if on_cpu else devices()
     if found:
         return all(device["bf16"] for device in found)
-    return processor_multiplies_bf16()
+    return cpu_has_bf16_matmul()

@@ -16,7 +16,7 @@ from kiwi.errors import InputError
 from kiwi.evaluation.fidelity import measure
 from kiwi.keyed import forked_rng
 from kiwi.media.files import atomic_folder
-from kiwi.models.sampling import evaluating
+from kiwi.models.sampling import eval_mode
 from kiwi.models.vae.wan import NewVae, VaeSpec
 from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.base import Clips, LitModule
@@ -113,13 +113,13 @@ class LitVae(LitModule):
 
     def preview(self, batch: EditBatch, seed: int) -> Clips:
         """A clip and what is left of it after encoding and decoding."""
-        with evaluating(self):
+        with eval_mode(self):
             decoded = self.autoencoder.decode(self.autoencoder.encode(batch.target_BCFHW))
         return {"clip": pixels(batch.target_BCFHW[0]), "reconstruction": pixels(decoded[0])}
 
     def export(self, folder: Path, max_frames: int, *, self_contained: bool) -> None:
         mean, deviation = self._latent_statistics()
-        self.autoencoder.normalise_by(mean, deviation)
+        self.autoencoder.set_normalisation(mean, deviation)
         with atomic_folder(folder, _foreign) as new:
             self.autoencoder.save(new, self.export_dtype)
 
@@ -127,7 +127,7 @@ class LitVae(LitModule):
         """Mean and deviation of each latent channel over training clips, unnormalised."""
         total, squares, count = torch.zeros(()), torch.zeros(()), 0
         data = cast(EditData, self.trainer.datamodule)  # type: ignore[attr-defined]
-        with evaluating(self):
+        with eval_mode(self):
             for batch in islice(data.fresh_train_dataloader(), self.statistics_batches):
                 clips = _clips(self.transfer_batch_to_device(batch, self.device, 0))
                 latents = (

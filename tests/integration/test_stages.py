@@ -7,7 +7,7 @@ import torch
 
 from kiwi.checkpoints.folder import names_to_save
 from kiwi.experiment import read_experiment
-from kiwi.models.budget import stand_in
+from kiwi.models.budget import with_untrained_parts
 from kiwi.models.config import PARTS, KiwiConfig
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.spec import from_dict
@@ -31,7 +31,7 @@ def model_of(experiment):
 
 def built(config):
     with torch.device("meta"):
-        return KiwiEdit(stand_in(config))
+        return KiwiEdit(with_untrained_parts(config))
 
 
 @pytest.mark.parametrize("stage", ORDER)

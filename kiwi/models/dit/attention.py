@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from kiwi.models.dit.rope import Rope, rotate
-from kiwi.models.precision import processor_multiplies_bf16
+from kiwi.models.precision import cpu_has_bf16_matmul
 
 
 class RMSNorm(nn.Module):
@@ -53,12 +53,12 @@ def attend(q_BHLE: Tensor, keys_BHNE: Tensor, values_BHNE: Tensor, mask: Tensor 
     # parameters trained at 72 instead of 25 samples/s on one core with avx512_bf16. In float32, and where bf16 is not
     # multiplied natively, the kernel is the faster one (benchmarks/speed/attention.py tells what holds on a machine).
     on_processor = q_BHLE.device.type == "cpu" and q_BHLE.dtype == torch.bfloat16
-    if on_processor and keys_BHNE.shape[2] <= SHORT and processor_multiplies_bf16():
-        return attend_plainly(q_BHLE, keys_BHNE, values_BHNE, mask)
+    if on_processor and keys_BHNE.shape[2] <= SHORT and cpu_has_bf16_matmul():
+        return attend_unfused(q_BHLE, keys_BHNE, values_BHNE, mask)
     return F.scaled_dot_product_attention(q_BHLE, keys_BHNE, values_BHNE, attn_mask=mask)
 
 
-def attend_plainly(q_BHLE: Tensor, keys_BHNE: Tensor, values_BHNE: Tensor, mask: Tensor | None) -> Tensor:
+def attend_unfused(q_BHLE: Tensor, keys_BHNE: Tensor, values_BHNE: Tensor, mask: Tensor | None) -> Tensor:
     """As `attend`, by two products of matrices and a softmax in float32; all scores are held at once."""
     scores_BHLN = (q_BHLE @ keys_BHNE.transpose(-1, -2)).float() * q_BHLE.shape[-1] ** -0.5
     if mask is not None:

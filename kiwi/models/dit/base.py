@@ -54,14 +54,14 @@ class WanBase(BaseSpec):
     def build(self, make: Callable[[], Module]) -> Module:
         with torch.device("meta"):
             module = make()
-        state = read_wan(self.path, self.subfolder)
+        state = read_wan_transformer(self.path, self.subfolder)
         # Copied: tensors mapped from a file die with it when something writes over the file.
         typed = {name: tensor.to(getattr(torch, self.dtype), copy=True) for name, tensor in state.items()}
         load_strict(module, typed, f"the Wan base model {self.path}", assign=True)
         return module
 
 
-def read_wan(path: str, subfolder: str = "") -> State:
+def read_wan_transformer(path: str, subfolder: str = "") -> State:
     """A Wan transformer's weights under the original names, without the text embedding (it is never applied).
 
     Raises:

@@ -26,7 +26,7 @@ from kiwi.models.precision import full_precision
 from kiwi.models.tuning import Full, TuningSpec
 from kiwi.spec import Spec, require_positive
 
-ADAPTED = ("q", "k", "v", "o", "ffn.0", "ffn.2")
+LORA_TARGETS = ("q", "k", "v", "o", "ffn.0", "ffn.2")
 """Linear layers of a block that adapters go to (the published 14B training)."""
 
 
@@ -100,7 +100,7 @@ class DiTConfig(Spec):
     def build(self) -> DiT:
         """The transformer, base weights and adapters included."""
         dit = self.base.build(lambda: DiT(self))
-        self.tuning.apply(dit, ADAPTED)
+        self.tuning.apply(dit, LORA_TARGETS)
         return dit
 
 

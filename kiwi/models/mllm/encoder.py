@@ -28,10 +28,18 @@ from transformers import (
 from kiwi.encoded import VisionFeatures
 from kiwi.errors import CheckpointError, KiwiError, SpecError
 from kiwi.media.files import write_json
-from kiwi.models.mllm.positions import IMAGE, VIDEO, a_grid_a_patch, positions_of
-from kiwi.models.mllm.prefix_cache import Embedded, Reading, read_prefix_once, read_whole
-from kiwi.models.mllm.prompting import Prompt, Prompter, VideoSpans, load_template, one_span, span_a_patch, template_of
-from kiwi.models.mllm.vision import Vision, look
+from kiwi.models.mllm.positions import IMAGE, VIDEO, grids_per_temporal_patch, position_ids
+from kiwi.models.mllm.prefix_cache import LanguageModelForward, LanguageModelInput, full_forward, prefix_cached_forward
+from kiwi.models.mllm.prompting import (
+    Prompt,
+    Prompter,
+    VideoSpans,
+    read_template,
+    single_span,
+    span_per_temporal_patch,
+    template_path,
+)
+from kiwi.models.mllm.vision import PromptVisionFeatures, encode_vision
 from kiwi.models.mllm.vision_input import VisionInput, VisionLimits, VisionPreprocessor
 from kiwi.models.tuning import Frozen, TuningSpec
 from kiwi.spec import Spec, to_dict
@@ -40,7 +48,7 @@ from kiwi.weights.files import weight_files, write_weights
 from kiwi.weights.hub import locate
 from kiwi.weights.strict import Mismatch, fingerprint
 
-ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj")
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 """Linear layers of the language model that adapters go to (the published training)."""
 
 
@@ -55,8 +63,8 @@ class Generation(NamedTuple):
 
 
 GENERATIONS = {
-    "qwen2_5_vl": Generation(Qwen2_5_VLModel, one_span, lambda grids_V3: grids_V3),
-    "qwen3_vl": Generation(Qwen3VLModel, span_a_patch, a_grid_a_patch),
+    "qwen2_5_vl": Generation(Qwen2_5_VLModel, single_span, lambda grids_V3: grids_V3),
+    "qwen3_vl": Generation(Qwen3VLModel, span_per_temporal_patch, grids_per_temporal_patch),
 }
 """By the `model_type` of their configurations."""
 
@@ -138,9 +146,9 @@ class QwenVL(MllmSpec):
             first = first if isinstance(problem, (OSError, ValueError)) else f"{type(problem).__name__} {first}"
             raise CheckpointError(f"the MLLM {self.path!r} cannot be loaded", got=first) from problem
         _require_all(model, info, self.path)
-        encoder = MllmEncoder(model, tokenizer, images, self.limits, load_template(template_of(folder)))
+        encoder = MllmEncoder(model, tokenizer, images, self.limits, read_template(template_path(folder)))
         encoder.fingerprint = fingerprint(model.state_dict())
-        return encoder.tuned(self.tuning)
+        return encoder.apply_tuning(self.tuning)
 
 
 _FORM = ("num_heads", "window_size", "fullatt_block_indexes", "deepstack_visual_indexes", "hidden_act")
@@ -173,9 +181,9 @@ class MllmEncoder(nn.Module):
         self.preprocessor = VisionPreprocessor(image_processor, video_processor, limits)
         self.prompter = Prompter(tokenizer, self.preprocessor, template, self.generation.spans)
 
-    def tuned(self, tuning: TuningSpec) -> MllmEncoder:
+    def apply_tuning(self, tuning: TuningSpec) -> MllmEncoder:
         """Itself, the language model prepared to learn as the spec says."""
-        tuning.apply(self.model.language_model, ADAPTED)
+        tuning.apply(self.model.language_model, LORA_TARGETS)
         return self
 
     @property
@@ -197,7 +205,7 @@ class MllmEncoder(nn.Module):
                 wanted=f"{-depth - 1} to {depth} (0: embeddings, -1: the last)",
             )
 
-    def positions(self, prompt: Prompt, seconds: int = 1) -> Tensor:
+    def position_ids(self, prompt: Prompt, seconds: int = 1) -> Tensor:
         """Qwen's multimodal position ids (3, B, S), 0 at padding.
 
         Args:
@@ -214,32 +222,32 @@ class MllmEncoder(nn.Module):
         positions = torch.zeros(3, *prompt.input_ids_BS.shape, dtype=torch.long, device=prompt.input_ids_BS.device)
         for row, length in enumerate(prompt.attention_mask_BS.sum(dim=1).tolist()):
             types_S = prompt.token_types_BS[row, :length]
-            positions[:, row, :length] = positions_of(types_S, grids, vision.spatial_merge_size, step)
+            positions[:, row, :length] = position_ids(types_S, grids, vision.spatial_merge_size, step)
         return positions
 
     @torch.no_grad()
-    def see(self, picture: VisionInput) -> VisionFeatures:
+    def encode_image(self, picture: VisionInput) -> VisionFeatures:
         """What the tower sees of one picture (from `pictures`), to be read in its place; on the tower's device."""
         device = next(self.model.visual.parameters()).device
-        patches = self.preprocessor.patches(picture).to(device)
-        (features,) = look(
-            self.model.visual, patches, torch.tensor([self.preprocessor.grid(picture.size)], device=device)
+        patches = self.preprocessor.to_patches(picture).to(device)
+        (features,) = encode_vision(
+            self.model.visual, patches, torch.tensor([self.preprocessor.patch_grid(picture.size)], device=device)
         )
         return VisionFeatures(picture.kind, picture.size, features)
 
     @torch.no_grad()
-    def look(self, prompt: Prompt) -> Vision:
+    def vision_features(self, prompt: Prompt) -> PromptVisionFeatures:
         """Features of all of a prompt's pictures and videos; those seen before are not looked at again.
 
         No gradient ever reaches the tower.
         """
         tower = self.model.visual
-        return Vision(
-            look(tower, prompt.pixel_values, prompt.image_grid_thw, prompt.seen_images),
-            look(tower, prompt.pixel_values_videos, prompt.video_grid_thw, prompt.seen_videos),
+        return PromptVisionFeatures(
+            encode_vision(tower, prompt.pixel_values, prompt.image_grid_thw, prompt.cached_image_features),
+            encode_vision(tower, prompt.pixel_values_videos, prompt.video_grid_thw, prompt.cached_video_features),
         )
 
-    def sight(self) -> str:
+    def vision_fingerprint(self) -> str:
         """A fingerprint of everything that decides what `see` sees: the tower's weights, its settings, the limits."""
         tower, pictures = self.model.visual, self.preprocessor
         # What its weights' names and shapes do not tell.
@@ -247,7 +255,7 @@ class MllmEncoder(nn.Module):
         facts = (self.config.model_type, str(tower.dtype), fingerprint(tower.state_dict()), self.settings, form)
         return hashlib.sha256(repr((*facts, to_dict(pictures.limits))).encode()).hexdigest()
 
-    def embed(self, prompt: Prompt, vision: Vision, queries_QM: Tensor) -> Embedded:
+    def embed(self, prompt: Prompt, vision: PromptVisionFeatures, queries_QM: Tensor) -> LanguageModelInput:
         """Word embeddings, with visual features and query vectors in the place of their placeholders'."""
         # Not left to the library's model: versions that take features from before (`mm_encoder_outputs`) are new, and
         # older ones pass over them without a word.
@@ -256,15 +264,15 @@ class MllmEncoder(nn.Module):
         queries = queries_QM.to(embeds_BSM).expand(len(embeds_BSM), *queries_QM.shape)
         embeds_BSM = embeds_BSM.masked_scatter((prompt.token_types_BS > 0)[..., None], visual_LVM[0])
         embeds_BSM = embeds_BSM.masked_scatter(prompt.queries_BS[..., None], queries)
-        return Embedded(prompt, embeds_BSM, self.positions(prompt), visual_LVM[1:])
+        return LanguageModelInput(prompt, embeds_BSM, self.position_ids(prompt), visual_LVM[1:])
 
     @property
-    def reading(self) -> Reading:
+    def language_model_forward(self) -> LanguageModelForward:
         """How the language model is run."""
         # Asked at every call, because what learns may change after construction: adapters are put in, a run freezes
         # parts. What requires gradients now is what counts, and to look at it costs nothing beside the run itself.
         learns = any(parameter.requires_grad for parameter in self.model.language_model.parameters())
-        return read_whole if learns else read_prefix_once
+        return full_forward if learns else prefix_cached_forward
 
     def forward(self, prompt: Prompt, queries_QM: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
         """Hidden states (B, S, M) by layer: -1 after the last one's norm, 0 the embeddings, 1 after the first, ...
@@ -279,7 +287,8 @@ class MllmEncoder(nn.Module):
         """
         if not layers:
             return {}
-        return self.reading(self.model.language_model, self.embed(prompt, self.look(prompt), queries_QM), layers)
+        embedded = self.embed(prompt, self.vision_features(prompt), queries_QM)
+        return self.language_model_forward(self.model.language_model, embedded, layers)
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write base weights, tokenizer, preprocessor settings and prompt template, for `QwenVL(path=folder)`.

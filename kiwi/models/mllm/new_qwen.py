@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2_5_VLConfi
 
 from kiwi.errors import SpecError
 from kiwi.models.mllm.encoder import GENERATIONS, MllmEncoder, MllmSpec
-from kiwi.models.mllm.prompting import DEFAULT_TEMPLATE, load_template, template_of
+from kiwi.models.mllm.prompting import DEFAULT_TEMPLATE, read_template, template_path
 from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.spec import require_positive
 
@@ -27,7 +27,7 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
 )
 
-WORDS = 256 + len(SPECIAL_TOKENS)
+BYTE_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 """Of the byte-level tokenizer."""
 
 
@@ -97,9 +97,9 @@ class NewQwen(MllmSpec):
                 got=f"width {width}, {vision_heads} heads",
                 wanted="heads of a multiple of 4 channels, for the rotary embedding of rows and columns",
             )
-        if self.vocab_size is not None and self.vocab_size < WORDS:
+        if self.vocab_size is not None and self.vocab_size < BYTE_VOCAB_SIZE:
             raise SpecError(
-                "the tokenizer has more words than vocab_size", got=self.vocab_size, wanted=f"{WORDS} or more"
+                "the tokenizer has more words than vocab_size", got=self.vocab_size, wanted=f"{BYTE_VOCAB_SIZE} or more"
             )
         if self.rope_theta <= 1:
             raise SpecError("rope_theta is not the base of a rotary embedding", got=self.rope_theta, wanted="above 1")
@@ -142,9 +142,9 @@ class NewQwen(MllmSpec):
         colours = {} if self.generation == "2.5" else {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         processor = Qwen2VLImageProcessor(patch_size=_patch(self), **colours)
         model = GENERATIONS[config.model_type].model(config)
-        template = DEFAULT_TEMPLATE if self.tokenizer is None else template_of(Path(self.tokenizer))
-        encoder = MllmEncoder(model, tokenizer, processor, self.limits, load_template(template))
-        return encoder.tuned(self.tuning)
+        template = DEFAULT_TEMPLATE if self.tokenizer is None else template_path(Path(self.tokenizer))
+        encoder = MllmEncoder(model, tokenizer, processor, self.limits, read_template(template))
+        return encoder.apply_tuning(self.tuning)
 
 
 _TOWER_25: dict[str, Any] = {
@@ -163,10 +163,10 @@ def byte_tokenizer() -> Any:
     """A tokenizer whose words are bytes, with Qwen's special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
-    return _finished(raw)
+    return _with_special_tokens(raw)
 
 
-def learned_tokenizer(texts: Iterable[str], words: int) -> Any:
+def train_tokenizer(texts: Iterable[str], words: int) -> Any:
     """A byte-pair tokenizer of the words of some texts, with Qwen's special tokens; other text is spelled in bytes.
 
     Args:
@@ -178,10 +178,10 @@ def learned_tokenizer(texts: Iterable[str], words: int) -> Any:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=words, initial_alphabet=alphabet, show_progress=False)
     raw.train_from_iterator(texts, trainer)
-    return _finished(raw)
+    return _with_special_tokens(raw)
 
 
-def _finished(raw: Tokenizer) -> Any:
+def _with_special_tokens(raw: Tokenizer) -> Any:
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     raw.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])

@@ -16,7 +16,7 @@ IMAGE, VIDEO = 1, 2
 """Types of tokens beside text (0)."""
 
 
-def positions_of(types_S: Tensor, grids: dict[int, Iterator[Tensor]], merge_size: int, step: int) -> Tensor:
+def position_ids(types_S: Tensor, grids: dict[int, Iterator[Tensor]], merge_size: int, step: int) -> Tensor:
     """Position ids (3, S) of one sample without padding.
 
     Text advances all three axes together. The tokens of a picture or video stand at offsets (time, row, column) of
@@ -42,7 +42,7 @@ def positions_of(types_S: Tensor, grids: dict[int, Iterator[Tensor]], merge_size
     return torch.cat(parts, dim=1).to(types_S.device)
 
 
-def a_grid_a_patch(grids_V3: Tensor) -> Tensor:
+def grids_per_temporal_patch(grids_V3: Tensor) -> Tensor:
     """The grids of videos whose temporal patches stand in spans of their own (Qwen3-VL): one frame each."""
     single = grids_V3.repeat_interleave(grids_V3[:, 0], dim=0).clone()
     single[:, 0] = 1

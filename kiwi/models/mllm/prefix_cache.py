@@ -15,7 +15,7 @@ from transformers import Cache, DynamicCache
 from kiwi.models.mllm.prompting import Prompt
 
 
-class Embedded(NamedTuple):
+class LanguageModelInput(NamedTuple):
     """A prompt as the language model gets it."""
 
     prompt: Prompt
@@ -26,11 +26,11 @@ class Embedded(NamedTuple):
     """What is added at the V visual tokens after each of the first D layers; D is 0 in Qwen2.5-VL."""
 
 
-Reading = Callable[[nn.Module, Embedded, Sequence[int]], dict[int, Tensor]]
+LanguageModelForward = Callable[[nn.Module, LanguageModelInput, Sequence[int]], dict[int, Tensor]]
 """From the language model, its input and the layers asked for to hidden states (B, S, M) by layer."""
 
 
-def read_whole(language_model: nn.Module, given: Embedded, layers: Sequence[int]) -> dict[int, Tensor]:
+def full_forward(language_model: nn.Module, given: LanguageModelInput, layers: Sequence[int]) -> dict[int, Tensor]:
     """All tokens in one pass: what weights that learn need."""
     prompt = given.prompt
     return _run(
@@ -43,7 +43,9 @@ def read_whole(language_model: nn.Module, given: Embedded, layers: Sequence[int]
     )
 
 
-def read_prefix_once(language_model: nn.Module, given: Embedded, layers: Sequence[int]) -> dict[int, Tensor]:
+def prefix_cached_forward(
+    language_model: nn.Module, given: LanguageModelInput, layers: Sequence[int]
+) -> dict[int, Tensor]:
     """What stands before the queries without gradients, into a cache of keys and values; then queries and what follows.
 
     Exact while no weight of the language model learns: attention is causal, so that nothing before the queries depends

@@ -49,9 +49,9 @@ class Prompt:
     image_grid_thw: Tensor | None
     pixel_values_videos: Tensor | None
     video_grid_thw: Tensor | None
-    seen_images: tuple[Tensor | None, ...] = ()
+    cached_image_features: tuple[Tensor | None, ...] = ()
     """Features (L, N, M) of each image, None for one that is still to be seen; nothing at all if none was."""
-    seen_videos: tuple[Tensor | None, ...] = ()
+    cached_video_features: tuple[Tensor | None, ...] = ()
 
     def tail_BS(self, count: int) -> Tensor:
         """True at the last `count` tokens of each sample, padding not counted."""
@@ -70,7 +70,7 @@ class Prompt:
         return type(self)(**{f.name: moved(getattr(self, f.name)) for f in fields(self)})
 
 
-def load_template(path: Path) -> dict[str, str]:
+def read_template(path: Path) -> dict[str, str]:
     """Read a template file: one text a mode, with each of its slots exactly once.
 
     Raises:
@@ -95,7 +95,7 @@ def load_template(path: Path) -> dict[str, str]:
 DEFAULT_TEMPLATE = Path(__file__).with_name("prompt.json")
 
 
-def template_of(folder: Path) -> Path:
+def template_path(folder: Path) -> Path:
     """The template file of a model's or tokenizer's folder: its own prompt.json, or else the standard wording."""
     return own if (own := folder / "prompt.json").is_file() else DEFAULT_TEMPLATE
 
@@ -104,12 +104,12 @@ VideoSpans = Callable[[int], list[str]]
 """From a number of frames to the texts that lead the spans its visual tokens are divided into."""
 
 
-def one_span(frames: int) -> list[str]:
+def single_span(frames: int) -> list[str]:
     """Qwen2.5-VL: all of a video's tokens in one span, time told by position ids."""
     return [""]
 
 
-def span_a_patch(frames: int) -> list[str]:
+def span_per_temporal_patch(frames: int) -> list[str]:
     """Qwen3-VL: a span for every two frames, led by its time in seconds.
 
     The frame rate is not told to the prompter. Two frames a second are assumed, the rate at which Qwen3-VL samples
@@ -180,17 +180,17 @@ class Prompter:
             image_grid_thw=self._grids(images),
             pixel_values_videos=self._patches(videos),
             video_grid_thw=self._grids(videos),
-            seen_images=_features(images),
-            seen_videos=_features(videos),
+            cached_image_features=_features(images),
+            cached_video_features=_features(videos),
         )
 
     def _patches(self, pictures: Sequence[VisionInput | VisionFeatures]) -> Tensor | None:
         # One call a picture: the library stacks pictures of equal size, which mixes up their order no more than ours.
-        found = [self.preprocessor.patches(picture) for picture in pictures if isinstance(picture, VisionInput)]
+        found = [self.preprocessor.to_patches(picture) for picture in pictures if isinstance(picture, VisionInput)]
         return torch.cat(found) if found else None
 
     def _grids(self, pictures: Sequence[VisionInput | VisionFeatures]) -> Tensor | None:
-        return torch.tensor([self.preprocessor.grid(picture.size) for picture in pictures]) if pictures else None
+        return torch.tensor([self.preprocessor.patch_grid(picture.size) for picture in pictures]) if pictures else None
 
     def _row(
         self,
@@ -209,7 +209,9 @@ class Prompter:
         for part in re.split(r"(\{\w+\})", self.template[task]):
             match part:
                 case "{source}":
-                    self._add(row, source if isinstance(source, VisionFeatures) else self.preprocessor.source(source))
+                    self._add(
+                        row, source if isinstance(source, VisionFeatures) else self.preprocessor.prepare_source(source)
+                    )
                 case "{instruction}":
                     # Never parsed for special tokens: an instruction is data.
                     row.add(
@@ -220,7 +222,7 @@ class Prompter:
                         shown = (
                             reference
                             if isinstance(reference, VisionFeatures)
-                            else self.preprocessor.reference(reference)
+                            else self.preprocessor.prepare_reference(reference)
                         )
                         self._add(row, shown, is_reference=True)
                 case "{queries}":
@@ -232,7 +234,7 @@ class Prompter:
     def _add(self, row: _Row, picture: VisionInput | VisionFeatures, is_reference: bool = False) -> None:
         row.images.append(picture)
         leads, kind = (self.spans(picture.size[0]), "video") if picture.kind == VIDEO else ([""], "image")
-        tokens = self.preprocessor.tokens(picture.size) // len(leads)
+        tokens = self.preprocessor.num_tokens(picture.size) // len(leads)
         for lead in leads:
             row.add(self.tokenizer.encode(lead, add_special_tokens=False))
             row.add([self.ids["start"]])

@@ -16,7 +16,7 @@ from kiwi.errors import InputError
 from kiwi.models.mllm.positions import IMAGE, VIDEO
 
 
-class Vision(NamedTuple):
+class PromptVisionFeatures(NamedTuple):
     """Features (L, N, M) of pictures, in the order in which a prompt's samples show them."""
 
     images: tuple[Tensor, ...] = ()
@@ -51,7 +51,7 @@ class Vision(NamedTuple):
         return features_LVM
 
 
-def look(
+def encode_vision(
     tower: Any, pixels: Tensor | None, grids_P3: Tensor | None, seen: tuple[Tensor | None, ...] = ()
 ) -> tuple[Tensor, ...]:
     """Features (L, N, M) of each picture or video.

@@ -67,28 +67,28 @@ class VisionPreprocessor:
         self.image_processor, self.video_processor, self.limits = image_processor, video_processor, limits
         self.factor: int = image_processor.patch_size * image_processor.merge_size
 
-    def source(self, frames: Pixels) -> VisionInput:
+    def prepare_source(self, frames: Pixels) -> VisionInput:
         """A source video as it is read; one frame is an image."""
         if len(frames) == 1:
             return VisionInput(IMAGE, self.resize_image(frames[0])[None])
         return VisionInput(VIDEO, self.resize_video(frames))
 
-    def reference(self, image: Pixels) -> VisionInput:
+    def prepare_reference(self, image: Pixels) -> VisionInput:
         """A reference image (H, W, 3) as it is read."""
         return VisionInput(IMAGE, self.resize_image(image, self.limits.max_reference_tokens * self.factor**2)[None])
 
-    def tokens(self, size: Size) -> int:
+    def num_tokens(self, size: Size) -> int:
         """Visual tokens of a picture or video of the size it is read at."""
-        frames, rows, columns = self.grid(size)
+        frames, rows, columns = self.patch_grid(size)
         return frames * rows * columns // int(self.image_processor.merge_size) ** 2
 
-    def grid(self, size: Size) -> Size:
+    def patch_grid(self, size: Size) -> Size:
         """The same in vision patches."""
         frames, height, width = size
         patch = int(self.image_processor.patch_size)
         return -(-frames // int(self.video_processor.temporal_patch_size)), height // patch, width // patch
 
-    def patches(self, shown: VisionInput) -> Tensor:
+    def to_patches(self, shown: VisionInput) -> Tensor:
         """The pixels of all patches, in the order in which the vision tower takes them."""
         if shown.kind == IMAGE:
             images = [shown.frames[0]]

@@ -57,7 +57,7 @@ def new_network(sizes: VaeSizes, mean: Sequence[float], deviation: Sequence[floa
     )
 
 
-def require_possible(sizes: VaeSizes) -> None:
+def require_valid_sizes(sizes: VaeSizes) -> None:
     """Refuse sizes that no Wan VAE can have.
 
     Raises:
@@ -92,13 +92,13 @@ def load_network(path: Path) -> AutoencoderKLWan:
     """The network with the weights of a folder or file.
 
     Raises:
-        CheckpointError: nothing to read there, or as `network_of`.
+        CheckpointError: nothing to read there, or as `build_network`.
     """
     config = read_json(file) if (file := path / "config.json").is_file() else {}
-    return network_of(read_weights(path), config, str(path))
+    return build_network(read_weights(path), config, str(path))
 
 
-def network_of(state: State, config: Mapping[str, Any], what: str) -> AutoencoderKLWan:
+def build_network(state: State, config: Mapping[str, Any], what: str) -> AutoencoderKLWan:
     """The network with these weights, all of them and no others, as float32.
 
     Args:
@@ -128,7 +128,7 @@ def network_of(state: State, config: Mapping[str, Any], what: str) -> Autoencode
     except Exception as problem:  # whatever the library stumbles over in a config.json that nobody checked
         raise CheckpointError(f"{what} is of sizes that no Wan VAE can have", got=problem) from problem
     if original:
-        sizes = sizes_of(network)
+        sizes = network_sizes(network)
         # Held against the file's own names first: those are the ones that its owner can look for.
         compare_shapes(to_original(shapes_of(network.state_dict()), sizes), shapes_of(state)).raise_if_any(what)
         state = to_diffusers(state, sizes)
@@ -149,7 +149,7 @@ def network_of(state: State, config: Mapping[str, Any], what: str) -> Autoencode
 def _require_sound(network: AutoencoderKLWan) -> None:
     """Refuse a network of the library that could be made, but not run."""
     config = network.config
-    require_possible(sizes_of(network))
+    require_valid_sizes(network_sizes(network))
     if config.patch_size not in (None, 2) or config.in_channels != 3 * (config.patch_size or 1) ** 2:
         raise SpecError("patches do not fit the channels", got=f"{config.patch_size} and {config.in_channels}")
 
@@ -161,7 +161,7 @@ def _are_numbers(values: object, count: int, above: float = -math.inf) -> bool:
     return all(type(value) in (int, float) and above < value < math.inf for value in values)
 
 
-def sizes_of(network: AutoencoderKLWan) -> VaeSizes:
+def network_sizes(network: AutoencoderKLWan) -> VaeSizes:
     """What a network is made of."""
     config = network.config
     return VaeSizes(
@@ -177,7 +177,7 @@ def sizes_of(network: AutoencoderKLWan) -> VaeSizes:
 
 def original_state(network: AutoencoderKLWan) -> State:
     """The network's tensors under the original names."""
-    return to_original(network.state_dict(), sizes_of(network))
+    return to_original(network.state_dict(), network_sizes(network))
 
 
 def _sized_by(state: State, config: Mapping[str, Any], what: str) -> AutoencoderKLWan:

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from kiwi.encoded import LatentDistribution
 from kiwi.errors import InputError
-from kiwi.models.vae.formats import load_network, new_network, original_state, require_possible, sizes_of
+from kiwi.models.vae.formats import load_network, network_sizes, new_network, require_valid_sizes
 from kiwi.models.vae.tiling import NoTiling, TilingSpec
 from kiwi.spec import Spec
-from kiwi.weights.files import State
 from kiwi.weights.hub import locate
 from kiwi.weights.strict import fingerprint
 from kiwi.weights.vae_names import VaeSizes
@@ -85,7 +84,7 @@ class NewVae(VaeSpec):
     residual: bool = False
 
     def __post_init__(self) -> None:
-        require_possible(self.sizes)
+        require_valid_sizes(self.sizes)
 
     @classmethod
     def wan21(cls) -> NewVae:
@@ -181,7 +180,7 @@ class VideoVae(nn.Module):
 
     def decode(self, latents_BCFHW: Tensor) -> Tensor:
         """Video in [-1, 1], float32."""
-        latents = self.unnormalised(latents_BCFHW).to(self.vae.dtype)
+        latents = self.denormalise(latents_BCFHW).to(self.vae.dtype)
         return self.tiling.decode(self.decode_unclamped, latents, self.spatial_factor).clamp(-1.0, 1.0).float()
 
     def decode_unclamped(self, latents_BCFHW: Tensor) -> Tensor:
@@ -201,12 +200,12 @@ class VideoVae(nn.Module):
         video = torch.cat(frames, dim=2)
         return video if vae.config.patch_size is None else unpatchify(video, vae.config.patch_size)
 
-    def unnormalised(self, latents_BCFHW: Tensor) -> Tensor:
+    def denormalise(self, latents_BCFHW: Tensor) -> Tensor:
         """LatentDistribution in the network's own units, float32, as `decode_unclamped` takes them."""
         mean, deviation = self._statistics(latents_BCFHW.device)
         return latents_BCFHW.float() * deviation + mean
 
-    def normalise_by(self, mean_C: Tensor, std_C: Tensor) -> None:
+    def set_normalisation(self, mean_C: Tensor, std_C: Tensor) -> None:
         """Set the mean and deviation that latents are normalised by, each channel its own."""
         self.vae.register_to_config(latents_mean=mean_C.tolist(), latents_std=std_C.tolist())
 
@@ -226,14 +225,9 @@ class VideoVae(nn.Module):
         vae.save_pretrained(folder, safe_serialization=True)
 
 
-def raw_state(vae: VideoVae) -> State:
-    """The tensors under the names of the original files."""
-    return original_state(vae.vae)
-
-
 def published_config(vae: VideoVae) -> dict[str, Any]:
     """What config.json of a published editor's vae/ says; it has no field for the decoder's width."""
-    config, sizes = vae.vae.config, sizes_of(vae.vae)
+    config, sizes = vae.vae.config, network_sizes(vae.vae)
     return {
         "_class_name": "VAE",
         "z_dim": sizes.z_dim,

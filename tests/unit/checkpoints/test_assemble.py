@@ -209,7 +209,7 @@ def test_a_base_model_that_stays_outside_is_read_once_and_told_by_its_fingerprin
         reads.append(path)
         return base
 
-    monkeypatch.setattr(kiwi.checkpoints.assemble, "read_wan", read)
+    monkeypatch.setattr(kiwi.checkpoints.assemble, "read_wan_transformer", read)
     assert convert(checkpoint, tmp_path, state, "--base", "someone/wan", "--adapters", "keep") == 0
     assert reads == ["someone/wan"]
     record = read_folder_config(tmp_path / "a")

@@ -9,7 +9,7 @@ from kiwi.errors import CheckpointError
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import QueryConnector
 from kiwi.models.kiwi import KiwiEdit
-from kiwi.models.vae.formats import sizes_of
+from kiwi.models.vae.formats import network_sizes
 from kiwi.weights.strict import shapes_of
 from kiwi.weights.vae_names import has_original_names, infer_sizes, to_diffusers, to_original
 
@@ -62,7 +62,9 @@ def test_the_encoders_file_has_the_published_names_and_shapes(full):
 def test_the_vaes_names_are_the_original_ones_and_come_back(full):
     model, *_, count = full
     network = {name.removeprefix("vae."): t for name, t in model.vae.state_dict().items()}
-    sizes = infer_sizes({name: tuple(t.shape) for name, t in to_original(network, sizes_of(model.vae.vae)).items()})
+    sizes = infer_sizes(
+        {name: tuple(t.shape) for name, t in to_original(network, network_sizes(model.vae.vae)).items()}
+    )
     original = to_original(network, sizes)
     assert len(original) == count
     assert has_original_names(original)

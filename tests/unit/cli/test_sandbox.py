@@ -11,7 +11,7 @@ from kiwi.__main__ import main
 from kiwi.cli.sandbox import preview
 from kiwi.errors import InputError, SpecError
 from kiwi.media.image import read_image
-from kiwi.models.mllm.new_qwen import NewQwen, byte_tokenizer, learned_tokenizer
+from kiwi.models.mllm.new_qwen import NewQwen, byte_tokenizer, train_tokenizer
 from kiwi.models.vae.wan import NewVae
 from kiwi.sandbox.anchors import ANCHORS, DAMAGES, LEVELS
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
@@ -102,7 +102,7 @@ def test_a_tokenizer_that_cannot_serve_is_told(tmp_path):
     with pytest.raises(SpecError, match="cannot be loaded"):
         NewQwen(tokenizer=str(tmp_path / "nothing")).build()
     byte_tokenizer().save_pretrained(tmp_path / "bytes")
-    learned_tokenizer(["one two three"] * 9, 262).save_pretrained(tmp_path / "learned")
+    train_tokenizer(["one two three"] * 9, 262).save_pretrained(tmp_path / "learned")
     small = NewQwen(tokenizer=str(tmp_path / "learned"), vocab_size=265)
     with pytest.raises(SpecError, match="more words than vocab_size"):
         small.build()

@@ -83,7 +83,7 @@ def test_concatenated_tokens_stand_where_they_say_and_are_dropped_again(noisy, s
     torch.nn.init.normal_(module.patch_embedding.weight)
     own = module.embed(source, embedding)
     joined = module.join(embedding(latents), own, SIGMA)
-    assert joined.shape[1] == 18 + module.added(own) == 36
+    assert joined.shape[1] == 18 + module.num_added_tokens(own) == 36
     assert torch.equal(joined[:, at : at + 18], own)
     assert torch.equal(module.drop(joined, own), embedding(latents))
 
@@ -94,5 +94,5 @@ def test_off_leaves_the_sequence_as_it_is(noisy):
     own = module.embed(source, embedding)
     assert module.join(tokens, own, SIGMA) is tokens
     assert module.drop(tokens, own) is tokens
-    assert module.added(own) == 0
+    assert module.num_added_tokens(own) == 0
     assert not list(module.parameters())

@@ -20,7 +20,7 @@ def test_frozen_full_and_adapters_learn_nothing_all_and_the_adapters():
     dit = SMALL.replace(tuning=Lora(rank=3)).build()
     assert learning(dit) == {name for name in dit.state_dict() if is_adapter(name)}
     for spec, module in ((Frozen(), full), (Full(), full), (Lora(rank=3), dit)):
-        assert {name for name in module.state_dict() if spec.learns(name)} == learning(
+        assert {name for name in module.state_dict() if spec.is_trainable(name)} == learning(
             SMALL.replace(tuning=spec).build()
         )
 

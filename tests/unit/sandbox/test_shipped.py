@@ -100,7 +100,7 @@ def test_transformers_sees_the_same_video_where_positions_are_the_same(reader, a
     model, tokenizer = alone
     for batch in asked(8, batch_size=1):
         prompt, _ = reader.continued(reader.prompt(batch), [tokenizer.encode(ANSWER)])
-        theirs = model(**given(prompt), position_ids=reader.reader.positions(prompt)).logits
+        theirs = model(**given(prompt), position_ids=reader.reader.position_ids(prompt)).logits
         ours = reader.logits(prompt, reader.see(prompt))
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 

@@ -9,7 +9,7 @@ import pytest
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 
 from kiwi.models import precision as precisions
-from kiwi.models.precision import processor_multiplies_bf16
+from kiwi.models.precision import cpu_has_bf16_matmul
 from kiwi.training import trainer
 from kiwi.training.trainer import StepsBar, Trainer, multiplies_bf16
 
@@ -21,7 +21,7 @@ def machine(monkeypatch):
     """Sets what the processor and the accelerators can do."""
 
     def set_to(processor, *cards):
-        monkeypatch.setattr(trainer, "processor_multiplies_bf16", lambda: processor)
+        monkeypatch.setattr(trainer, "cpu_has_bf16_matmul", lambda: processor)
         monkeypatch.setattr(trainer, "devices", lambda: [{"bf16": bf16} for bf16 in cards])
 
     return set_to
@@ -64,11 +64,11 @@ def test_slow_bf16_is_told_and_not_forbidden(machine, caplog):
 
 @pytest.mark.parametrize(("told", "expected"), [(True, True), (False, False), (None, False)])
 def test_a_processor_whose_instructions_are_not_told_has_none(monkeypatch, told, expected):
-    processor_multiplies_bf16.cache_clear()
+    cpu_has_bf16_matmul.cache_clear()
     monkeypatch.setattr(precisions, "hardware", lambda: {"avx512_bf16": told})
     monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: True)
-    assert processor_multiplies_bf16() is expected
-    processor_multiplies_bf16.cache_clear()
+    assert cpu_has_bf16_matmul() is expected
+    cpu_has_bf16_matmul.cache_clear()
 
 
 @pytest.mark.parametrize("precision", [None, "32-true", "64-true"])

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from kiwi.models.dit import attention
-from kiwi.models.dit.attention import SHORT, attend, attend_plainly
+from kiwi.models.dit.attention import SHORT, attend, attend_unfused
 
 
 def given(dtype, keys):
@@ -23,7 +23,7 @@ def test_bf16_on_a_processor_is_as_near_to_the_exact_result_as_the_fused_kernel(
     *qkv, mask = given(torch.bfloat16, 9)
     mask = mask if masked else None
     exact = F.scaled_dot_product_attention(*(x.double() for x in qkv), attn_mask=mask)
-    plain, fused = attend_plainly(*qkv, mask), F.scaled_dot_product_attention(*qkv, attn_mask=mask)
+    plain, fused = attend_unfused(*qkv, mask), F.scaled_dot_product_attention(*qkv, attn_mask=mask)
     assert plain.dtype == torch.bfloat16
     assert (plain.double() - exact).abs().max() <= 2 * (fused.double() - exact).abs().max() + 1e-3
     wanted = torch.autograd.grad(exact.sum(), qkv)
@@ -42,7 +42,7 @@ def test_bf16_on_a_processor_is_as_near_to_the_exact_result_as_the_fused_kernel(
 )
 def test_the_fused_kernel_runs_wherever_it_is_the_faster(monkeypatch, dtype, keys, native, fused):
     calls = []
-    monkeypatch.setattr(attention, "processor_multiplies_bf16", lambda: native)
+    monkeypatch.setattr(attention, "cpu_has_bf16_matmul", lambda: native)
     kernel = F.scaled_dot_product_attention
     monkeypatch.setattr(attention.F, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or kernel(*a, **k))
     attend(*given(dtype, keys))

@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kiwi.errors import CheckpointError
-from kiwi.models.dit.base import WanBase, read_wan
+from kiwi.models.dit.base import WanBase, read_wan_transformer
 from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.tuning import Lora
 from kiwi.weights.adapters import is_adapter
@@ -48,7 +48,7 @@ def test_two_names_of_one_tensor_are_refused(wan):
     file = path / "transformer/diffusion_pytorch_model.safetensors"
     save_file(load_file(file) | {"blocks.0.self_attn.q.weight": state["blocks.0.ffn.0.weight"]}, file)
     with pytest.raises(CheckpointError, match=r"names a tensor twice. Got: .*(attn1\.to_q|self_attn\.q)\.weight and"):
-        read_wan(str(path), "transformer")
+        read_wan_transformer(str(path), "transformer")
 
 
 def test_a_base_of_another_size_or_kind_is_refused(wan, tmp_path):

@@ -178,13 +178,13 @@ def test_small_patches_read_small_pictures_as_they_are(tmp_path):
     limits = VisionLimits(max_frames=5, min_pixels_per_frame=1024, max_pixels_per_frame=9216, max_reference_tokens=16)
     encoder = NewQwen(vision_patch=4, vision_window=16, limits=limits).build()
     frames = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
-    shown = encoder.preprocessor.source(frames)
+    shown = encoder.preprocessor.prepare_source(frames)
     assert (shown.frames == frames).all()
-    assert encoder.preprocessor.tokens(shown.size) == 3 * 4 * 4
-    assert encoder.see(shown).features_LNM.shape == (1, 48, 64)
+    assert encoder.preprocessor.num_tokens(shown.size) == 3 * 4 * 4
+    assert encoder.encode_image(shown).features_LNM.shape == (1, 48, 64)
     encoder.save(tmp_path / "mllm")
     again = QwenVL(path=str(tmp_path / "mllm"), dtype="float32", limits=limits).build()
-    assert (again.see(shown).features_LNM == encoder.see(shown).features_LNM).all()
+    assert (again.encode_image(shown).features_LNM == encoder.encode_image(shown).features_LNM).all()
     with pytest.raises(SpecError, match="8 or more"):
         NewQwen(vision_patch=4, vision_window=7)
 

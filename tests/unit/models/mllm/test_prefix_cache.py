@@ -7,7 +7,7 @@ import torch
 from kiwi.models.connectors import LatentConnector, NoConnector, QueryConnector, join_contexts
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.mllm.new_qwen import NewQwen
-from kiwi.models.mllm.prefix_cache import read_prefix_once, read_whole
+from kiwi.models.mllm.prefix_cache import full_forward, prefix_cached_forward
 from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.tuning import Full, Lora
 from kiwi.training.editor import LitKiwi
@@ -54,7 +54,9 @@ def prompt_of(encoder, mode, queries=4):
 
 
 def read(encoder, reading, prompt, queries, layers=LAYERS):
-    return reading(encoder.model.language_model, encoder.embed(prompt, encoder.look(prompt), queries), layers)
+    return reading(
+        encoder.model.language_model, encoder.embed(prompt, encoder.vision_features(prompt), queries), layers
+    )
 
 
 @pytest.mark.parametrize("learning", [True, False])
@@ -63,7 +65,7 @@ def test_both_ways_give_the_same_states_at_every_layer(encoder, mode, learning):
     prompt = prompt_of(encoder, mode)
     real = prompt.attention_mask_BS.bool()
     queries = torch.randn(4, 32, requires_grad=learning)
-    whole = read(encoder, read_whole, prompt, queries)
+    whole = read(encoder, full_forward, prompt, queries)
     found = encoder(prompt, queries, LAYERS)
     assert whole.keys() == found.keys() == set(LAYERS)
     for layer in LAYERS:
@@ -83,7 +85,7 @@ def test_both_ways_give_queries_and_connectors_the_same_gradients(encoder, mode)
     for parameter in modules.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     gradients = []
-    for reading in (read_whole, read_prefix_once):
+    for reading in (full_forward, prefix_cached_forward):
         modules.zero_grad()
         states = read(encoder, reading, prompt, query.table(mode), query.layers + latent.layers)
         context = join_contexts(latent(states, prompt), query(states, prompt))
@@ -124,27 +126,27 @@ def test_a_prompt_without_queries_is_read_too(encoder):
     prompt = prompt_of(encoder, "reference", 0)
     queries = NoConnector().build(32, 24).table("reference")
     real = prompt.attention_mask_BS.bool()
-    whole, found = (read(encoder, way, prompt, queries)[-1][real] for way in (read_whole, read_prefix_once))
+    whole, found = (read(encoder, way, prompt, queries)[-1][real] for way in (full_forward, prefix_cached_forward))
     torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("tuning", [Lora(rank=2), Full()])
 def test_weights_that_learn_are_read_whole_until_they_are_frozen(tuning):
     encoder = build("2.5", tuning=tuning)
-    assert encoder.reading is read_whole
+    assert encoder.language_model_forward is full_forward
     prompt = prompt_of(encoder, "video")
     whole = encoder(prompt, torch.zeros(4, 32), (-1,))[-1]
     whole[prompt.queries_BS].pow(3).mean().backward()
     learning = [p for p in encoder.parameters() if p.requires_grad]
     assert sum(p.grad is not None and bool(p.grad.any()) for p in learning) > 0.9 * len(learning)
     encoder.requires_grad_(False)
-    assert encoder.reading is read_prefix_once
+    assert encoder.language_model_forward is prefix_cached_forward
     found = encoder(prompt, torch.zeros(4, 32), (-1,))[-1]
     torch.testing.assert_close(found[prompt.queries_BS], whole[prompt.queries_BS], atol=1e-5, rtol=1e-5)
 
 
 def test_an_mllm_that_a_run_does_not_train_is_differentiated_in_the_queries_only(tiny_config):
-    assert KiwiEdit(tiny_config).mllm.reading is read_prefix_once
+    assert KiwiEdit(tiny_config).mllm.language_model_forward is prefix_cached_forward
     adapted = tiny_config.replace(mllm=tiny_config.mllm.replace(tuning=Lora(rank=2)))
-    assert LitKiwi(adapted).editor.mllm.reading is read_whole
-    assert LitKiwi(adapted, train_parts=("dit", "query")).editor.mllm.reading is read_prefix_once
+    assert LitKiwi(adapted).editor.mllm.language_model_forward is full_forward
+    assert LitKiwi(adapted, train_parts=("dit", "query")).editor.mllm.language_model_forward is prefix_cached_forward

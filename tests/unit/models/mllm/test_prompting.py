@@ -8,7 +8,7 @@ import torch
 
 from kiwi.errors import CheckpointError, InputError, SpecError
 from kiwi.models.mllm.new_qwen import NewQwen
-from kiwi.models.mllm.prompting import DEFAULT_TEMPLATE, gather_tokens, load_template, span_a_patch
+from kiwi.models.mllm.prompting import DEFAULT_TEMPLATE, gather_tokens, read_template, span_per_temporal_patch
 from kiwi.models.mllm.vision_input import VisionLimits
 
 GEOMETRY = json.loads((Path(__file__).parents[3] / "golden" / "mllm_preprocess.json").read_text())["geometry"]
@@ -139,8 +139,8 @@ def test_pictures_are_read_at_the_published_frames_and_sizes(row):
         read = reader.resize_image(numbered[0], row["max_pixels"])[None]
         assert read.shape[1:3] == tuple(row["resize_h_w"])
         grid = "image_grid_thw"
-    assert row[grid] == list(reader.grid(read.shape[:3]))
-    assert row["tokens"] == reader.tokens(read.shape[:3])
+    assert row[grid] == list(reader.patch_grid(read.shape[:3]))
+    assert row["tokens"] == reader.num_tokens(read.shape[:3])
 
 
 def test_a_template_with_wrong_slots_is_refused(tmp_path):
@@ -148,14 +148,14 @@ def test_a_template_with_wrong_slots_is_refused(tmp_path):
     template["video"] = template["video"].replace("{queries}", "")
     (tmp_path / "prompt.json").write_text(json.dumps(template))
     with pytest.raises(CheckpointError, match=r"mode 'video'.*'queries'"):
-        load_template(tmp_path / "prompt.json")
+        read_template(tmp_path / "prompt.json")
 
 
 @pytest.mark.parametrize("spoiled", [{"video": 3}, {"image": None}, {"reference": ["x"]}])
 def test_a_template_whose_texts_are_none_is_refused(tmp_path, spoiled):
     (tmp_path / "prompt.json").write_text(json.dumps(json.loads(DEFAULT_TEMPLATE.read_text()) | spoiled))
     with pytest.raises(CheckpointError, match=f"wrong for mode {next(iter(spoiled))!r}"):
-        load_template(tmp_path / "prompt.json")
+        read_template(tmp_path / "prompt.json")
 
 
 def test_half_a_surrogate_pair_in_an_instruction_is_refused(encoder):
@@ -212,8 +212,8 @@ def test_a_prompt_may_hold_no_queries(encoder):
 
 
 def test_qwen3_tells_the_time_of_every_two_frames():
-    assert span_a_patch(4) == ["<0.2 seconds>", "<1.2 seconds>"]
-    assert span_a_patch(5) == ["<0.2 seconds>", "<1.2 seconds>", "<2.0 seconds>"]
+    assert span_per_temporal_patch(4) == ["<0.2 seconds>", "<1.2 seconds>"]
+    assert span_per_temporal_patch(5) == ["<0.2 seconds>", "<1.2 seconds>", "<2.0 seconds>"]
     prompter = NewQwen(generation="3").build().prompter
     prompt = prompter([frames(4, 64, 64)], ["x"], [()], "video", 2)
     text = prompter.tokenizer.decode(prompt.input_ids_BS[0])

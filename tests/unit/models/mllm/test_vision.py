@@ -10,7 +10,7 @@ import torch
 from kiwi.errors import InputError
 from kiwi.models.mllm.new_qwen import NewQwen
 from kiwi.models.mllm.positions import IMAGE, VIDEO
-from kiwi.models.mllm.vision import Vision
+from kiwi.models.mllm.vision import PromptVisionFeatures
 from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.tuning import Frozen, Lora
 
@@ -48,10 +48,10 @@ def prompt_of(encoder, rows=slice(None), known=lambda place: False):
     reader, place = encoder.preprocessor, itertools.count()
     for row, source in enumerate(sources):
         if known(next(place)):
-            sources[row] = encoder.see(reader.source(source))
+            sources[row] = encoder.encode_image(reader.prepare_source(source))
         for index, picture in enumerate(pictures[row]):
             if known(next(place)):
-                pictures[row][index] = encoder.see(reader.reference(picture))
+                pictures[row][index] = encoder.encode_image(reader.prepare_reference(picture))
     return encoder.prompter(sources[rows], words[rows], pictures[rows], "reference", 3)
 
 
@@ -66,7 +66,7 @@ def test_pictures_seen_before_give_the_states_and_gradients_of_those_seen_on_the
     (prompt, states, gradient), (half, again, same) = results
     for name in ("input_ids_BS", "token_types_BS", "references_BS", "image_grid_thw", "video_grid_thw"):
         assert torch.equal(getattr(prompt, name), getattr(half, name))
-    assert torch.equal(encoder.positions(prompt), encoder.positions(half))
+    assert torch.equal(encoder.position_ids(prompt), encoder.position_ids(half))
     real = prompt.attention_mask_BS.bool()
     for layer in states:
         torch.testing.assert_close(states[layer][real], again[layer][real], atol=1e-5, rtol=1e-5)
@@ -83,20 +83,23 @@ def test_the_tower_is_not_run_for_what_was_seen_before(encoder):
     real = prompt.attention_mask_BS.bool()
     torch.testing.assert_close(encoder(prompt, queries, (-1,))[-1][real], states[real], atol=1e-5, rtol=1e-5)
     # It is really read: other features, other states.
-    other = dataclasses.replace(prompt, seen_images=tuple(features + 1 for features in prompt.seen_images))
+    other = dataclasses.replace(
+        prompt, cached_image_features=tuple(features + 1 for features in prompt.cached_image_features)
+    )
     assert (encoder(other, queries, (-1,))[-1] - states)[prompt.queries_BS].abs().max() > 1e-2
 
 
 def test_what_was_seen_is_one_picture_in_memory_of_its_own(encoder):
     levels = 1 if encoder.config.model_type == "qwen2_5_vl" else 2
     sources, _, pictures = samples()
-    shown = [encoder.preprocessor.source(s) for s in sources] + [encoder.preprocessor.reference(p) for p in pictures[1]]
+    prepare = encoder.preprocessor
+    shown = [prepare.prepare_source(s) for s in sources] + [prepare.prepare_reference(p) for p in pictures[1]]
     assert [one.kind for one in shown] == [VIDEO, VIDEO, IMAGE, IMAGE, IMAGE]
     for one in shown:
-        seen = encoder.see(one)
+        seen = encoder.encode_image(one)
         assert (seen.kind, seen.size) == (one.kind, one.frames.shape[:3])
-        assert seen.features_LNM.shape == (levels, encoder.preprocessor.tokens(seen.size), 32)
-    for one in (*(vision := encoder.look(prompt_of(encoder))).images, *vision.videos):
+        assert seen.features_LNM.shape == (levels, encoder.preprocessor.num_tokens(seen.size), 32)
+    for one in (*(vision := encoder.vision_features(prompt_of(encoder))).images, *vision.videos):
         assert one.untyped_storage().nbytes() == one.numel() * one.element_size()
 
 
@@ -105,11 +108,11 @@ def test_a_video_of_which_one_frame_is_read_stays_a_video():
     limits = VisionLimits(max_frames=1, max_pixels_per_frame=84 * 84, min_pixels_per_frame=28 * 28)
     encoder = NewQwen(hidden_size=32, limits=limits).build().eval()
     (video, _, _), words, _ = samples()
-    seen = encoder.see(encoder.preprocessor.source(video))
+    seen = encoder.encode_image(encoder.preprocessor.prepare_source(video))
     assert (seen.kind, seen.size[0]) == (VIDEO, 1)
     plain, known = (encoder.prompter([source], words[:1], [()], "video", 3) for source in (video, seen))
     assert torch.equal(plain.input_ids_BS, known.input_ids_BS)
-    assert torch.equal(encoder.look(plain).videos[0], encoder.look(known).videos[0])
+    assert torch.equal(encoder.vision_features(plain).videos[0], encoder.vision_features(known).videos[0])
 
 
 def test_a_fingerprint_tells_what_decides_the_features_apart(generation):
@@ -123,18 +126,18 @@ def test_a_fingerprint_tells_what_decides_the_features_apart(generation):
     half.model.visual.bfloat16()
     form = build(generation, Frozen())
     form.config.vision_config.num_heads *= 2
-    assert len({encoder.sight() for encoder in (plain, wider, other, half, form)}) == 5
+    assert len({encoder.vision_fingerprint() for encoder in (plain, wider, other, half, form)}) == 5
     # The language model has no part in it, however it learns.
     adapted = build(generation, Lora(rank=2))
     adapted.model.visual.load_state_dict(plain.model.visual.state_dict())
-    assert adapted.sight() == plain.sight()
+    assert adapted.vision_fingerprint() == plain.vision_fingerprint()
 
 
 def test_no_gradient_reaches_the_tower_even_if_its_weights_ask_for_one(encoder):
     """Language adapters learn all the same."""
     encoder.model.visual.requires_grad_(True)
     prompt = prompt_of(encoder)
-    assert not any(x.requires_grad for part in encoder.look(prompt) for x in part)
+    assert not any(x.requires_grad for part in encoder.vision_features(prompt) for x in part)
     states = encoder(prompt, torch.randn(3, 32, requires_grad=True), (-1,))[-1]
     states[prompt.queries_BS].pow(3).sum().backward()
     assert all(p.grad is None for p in encoder.model.visual.parameters())
@@ -144,6 +147,6 @@ def test_no_gradient_reaches_the_tower_even_if_its_weights_ask_for_one(encoder):
 
 def test_features_of_another_prompt_are_refused(encoder):
     prompt, queries = prompt_of(encoder), torch.randn(3, 32)
-    vision = encoder.look(prompt)
+    vision = encoder.vision_features(prompt)
     with pytest.raises(InputError, match="not those of this prompt"):
-        encoder.embed(prompt, Vision(vision.images[:-1], vision.videos), queries)
+        encoder.embed(prompt, PromptVisionFeatures(vision.images[:-1], vision.videos), queries)

@@ -10,8 +10,8 @@ from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 
 from kiwi.errors import CheckpointError
-from kiwi.models.vae.formats import STATISTICS
-from kiwi.models.vae.wan import NewVae, WanVae, published_config, raw_state
+from kiwi.models.vae.formats import STATISTICS, original_state
+from kiwi.models.vae.wan import NewVae, WanVae, published_config
 from kiwi.weights.files import read_weights
 
 GOLDEN = Path(__file__).parents[3] / "golden"
@@ -41,13 +41,13 @@ def vae(form):
     vae = SPECS[form].build()
     for parameter in vae.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    vae.normalise_by(*statistics(form))
+    vae.set_normalisation(*statistics(form))
     return vae
 
 
 def write(vae, layout, folder):
     """The VAE in one of the formats; returns what `WanVae.path` should name."""
-    state = {name: tensor.detach().clone() for name, tensor in raw_state(vae).items()}
+    state = {name: tensor.detach().clone() for name, tensor in original_state(vae.vae).items()}
     if layout == "diffusers folder":
         vae.save(folder)
         return folder
@@ -93,7 +93,7 @@ def test_the_fingerprint_follows_the_weights_not_the_format(vae, tmp_path):
     second = WanVae(path=str(write(vae, "raw pth", tmp_path))).build().fingerprint
     assert len(first) == 64
     assert first == second
-    state = raw_state(vae)
+    state = original_state(vae.vae)
     state = {**state, "decoder.head.2.bias": state["decoder.head.2.bias"] + 1}
     torch.save(state, tmp_path / "vae.pth")
     assert WanVae(path=str(tmp_path / "vae.pth")).build().fingerprint != first
@@ -140,8 +140,8 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, write_file):
 
 def test_a_size_without_published_statistics_needs_a_config_that_holds_them(tmp_path):
     vae = NewVae(z_dim=4, base_dim=4).build()
-    vae.normalise_by(torch.arange(4.0), torch.arange(4.0) + 1)
-    state = {name: tensor.detach().clone() for name, tensor in raw_state(vae).items()}
+    vae.set_normalisation(torch.arange(4.0), torch.arange(4.0) + 1)
+    state = {name: tensor.detach().clone() for name, tensor in original_state(vae.vae).items()}
     save_file(state, tmp_path / WEIGHTS)
     with pytest.raises(
         CheckpointError, match=r"4 latent channels in the Wan2\.1 form.*16 channels \(Wan2\.1\)"
@@ -180,7 +180,7 @@ def test_the_published_statistics_are_those_of_the_golden_vectors(form):
 
 
 def test_weights_are_float32_and_apart_from_the_file(vae, tmp_path):
-    state = {name: tensor.detach().bfloat16() for name, tensor in raw_state(vae).items()}
+    state = {name: tensor.detach().bfloat16() for name, tensor in original_state(vae.vae).items()}
     save_file(state, tmp_path / "vae.safetensors")
     assert {p.dtype for p in WanVae(path=str(tmp_path / "vae.safetensors")).build().parameters()} == {torch.float32}
     path = write(vae, "diffusers folder", tmp_path)

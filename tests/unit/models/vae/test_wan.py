@@ -58,7 +58,7 @@ def test_normalisation_survives_saving(vae, tmp_path):
         raw = vae.encode(video)
     fresh = NewVae(z_dim=4, base_dim=4).build().eval()
     fresh.load_state_dict(vae.state_dict())
-    fresh.normalise_by(raw.mean((0, 2, 3, 4)), raw.std((0, 2, 3, 4)))
+    fresh.set_normalisation(raw.mean((0, 2, 3, 4)), raw.std((0, 2, 3, 4)))
     fresh.save(tmp_path / "vae")
     loaded = WanVae(path=str(tmp_path / "vae")).build().eval()
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_the_posterior_is_the_networks_in_normalised_units(vae):
     unit = torch.tensor([0.5, 1.0, 2.0, 4.0])
     scaled = NewVae(z_dim=4, base_dim=4).build()
     scaled.load_state_dict(vae.state_dict())
-    scaled.normalise_by(torch.arange(4.0), unit)
+    scaled.set_normalisation(torch.arange(4.0), unit)
     with torch.no_grad():
         theirs, ours = vae.vae.encode(video).latent_dist, scaled.posterior(video)
         assert torch.equal(scaled.encode(video), ours.mode())
@@ -123,10 +123,10 @@ def test_no_more_than_four_frames_are_encoded_or_one_latent_decoded_at_a_time(va
 def test_statistics_are_float32_at_any_type_and_no_part_of_the_weights():
     vae = NewVae(z_dim=4, base_dim=4).build()
     before = vae.state_dict().keys()
-    vae.normalise_by(torch.full((4,), 1.001), torch.full((4,), 3.003))
+    vae.set_normalisation(torch.full((4,), 1.001), torch.full((4,), 3.003))
     vae.to(torch.bfloat16)
     assert vae.state_dict().keys() == before
-    assert torch.equal(vae.unnormalised(torch.ones(1, 4, 1, 1, 1)).flatten(), torch.full((4,), 1.001) + 3.003)
+    assert torch.equal(vae.denormalise(torch.ones(1, 4, 1, 1, 1)).flatten(), torch.full((4,), 1.001) + 3.003)
     with torch.no_grad():
         posterior = vae.posterior(torch.rand(1, 3, 1, 16, 16))
         assert (posterior.mean.dtype, posterior.deviation.dtype) == (torch.float32, torch.float32)
