@@ -1,1 +1,1 @@
-"""Weights as named tensors: reading and writing files, comparing names and shapes, names of other formats."""
+"""Weights as named tensors: reading and writing files, strict loading, adapters, names in other formats."""

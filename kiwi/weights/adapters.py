@@ -1,7 +1,7 @@
-"""Low-rank adapters among named tensors: told by their names, merged into the weights that they belong to.
+"""Low-rank adapters (LoRA) among named tensors: recognised by their names, merged into the weights they adapt.
 
-`X.lora_A.default.weight` (r, in) and `X.lora_B.default.weight` (out, r) belong to `X.weight`, which peft calls
-`X.base_layer.weight` while the adapter is beside it. Merging is W + B A: the factor alpha / rank is 1.
+`X.lora_A.default.weight` (rank, in) and `X.lora_B.default.weight` (out, rank) adapt `X.weight`, which peft renames to
+`X.base_layer.weight` while the adapter is attached. Merging is W + B A: the factor alpha / rank is 1.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 from kiwi.errors import CheckpointError
 from kiwi.weights.files import State
 
-A, B = ".lora_A.default.weight", ".lora_B.default.weight"
+LORA_A, LORA_B = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a tensor belongs to an adapter, by its name."""
+    """Whether a tensor of this name belongs to an adapter."""
     return ".lora_A." in name or ".lora_B." in name
 
 
@@ -28,13 +28,19 @@ def without_base_layer(name: str) -> str:
 
 
 def with_base_layer(name: str, adapters: Iterable[str]) -> str:
-    """The name that a tensor gets in a module with these adapters."""
+    """The name that a tensor has in a module with these adapters."""
     stem, _, last = name.rpartition(".")
-    return f"{stem}.base_layer.{last}" if f"{stem}{A}" in adapters else name
+    return f"{stem}.base_layer.{last}" if f"{stem}{LORA_A}" in adapters else name
+
+
+def split_adapters(state: Mapping[str, Tensor]) -> tuple[State, State]:
+    """The plain weights of a state dict, and its adapters."""
+    weights = {name: tensor for name, tensor in state.items() if not is_adapter(name)}
+    return weights, {name: tensor for name, tensor in state.items() if is_adapter(name)}
 
 
 def matches_target(layer: str, targets: Iterable[str]) -> bool:
-    """Whether a layer is one of those that adapters' targets name: by its whole name, or by how it ends."""
+    """Whether adapters' targets name this layer, by its whole name or by the end of it."""
     return any(layer == target or layer.endswith(f".{target}") for target in targets)
 
 
@@ -42,65 +48,77 @@ def adapted_layers(adapters: Mapping[str, Tensor]) -> list[str]:
     """Names of the layers that have an adapter.
 
     Raises:
-        CheckpointError: an adapter without its other half, not called "default", or not of two matrices.
+        CheckpointError: half an adapter is missing, an adapter is not called "default" or is not two matrices.
     """
     for name, tensor in adapters.items():
-        layer = name.removesuffix(A).removesuffix(B)
-        halves = {layer + A, layer + B}
-        if layer == name or not halves <= adapters.keys() or tensor.ndim != 2:
-            if layer == name:
-                got = "a name that is not peft's for an adapter called 'default'"
-            else:
-                got = f"shape {tuple(tensor.shape)}" if tensor.ndim != 2 else f"no {min(halves - adapters.keys())}"
-            wanted = f"matrices X{A} (rank, in) and X{B} (out, rank) for a layer X"
-            raise CheckpointError(f"the adapter {name} cannot be used", got=got, wanted=wanted)
-    return [name.removesuffix(A) for name in adapters if name.endswith(A)]
+        layer = name.removesuffix(LORA_A).removesuffix(LORA_B)
+        halves = {layer + LORA_A, layer + LORA_B}
+        if layer == name:
+            got = "a name that peft does not give to an adapter called 'default'"
+        elif not halves <= adapters.keys():
+            got = f"no {min(halves - adapters.keys())}"
+        elif tensor.ndim != 2:
+            got = f"shape {tuple(tensor.shape)}"
+        else:
+            continue
+        raise CheckpointError(
+            f"the adapter {name} cannot be used",
+            code="invalid-adapter",
+            got=got,
+            wanted=f"matrices X{LORA_A} (rank, in) and X{LORA_B} (out, rank) for a layer X",
+        )
+    return [name.removesuffix(LORA_A) for name in adapters if name.endswith(LORA_A)]
 
 
 def merge_adapters(weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor]) -> State:
-    """Plain weights with the adapters merged in; the result has the names and types of `weights`.
+    """Plain weights with the adapters merged into them; names and dtypes are those of `weights`.
 
     Raises:
-        CheckpointError: an adapter without a weight or of another shape, or as `adapted_layers`.
+        CheckpointError: an adapter has no weight to merge into or does not match its shape; see `adapted_layers`.
     """
     merged = dict(weights)
     for layer in adapted_layers(adapters):
-        weight, a, b = merged.get(f"{layer}.weight"), adapters[layer + A], adapters[layer + B]
+        weight, a, b = merged.get(f"{layer}.weight"), adapters[layer + LORA_A], adapters[layer + LORA_B]
         if weight is None:
             raise CheckpointError(
-                f"the adapter of {layer} cannot be merged", got="no such weight", wanted=f"{layer}.weight"
+                f"the adapter of {layer} cannot be merged",
+                code="mismatched-adapter",
+                got="no such weight",
+                wanted=f"{layer}.weight",
             )
         if b.shape[1] != a.shape[0] or weight.shape != (b.shape[0], a.shape[1]):
             raise CheckpointError(
-                f"the adapter of {layer} does not fit its weight",
+                f"the adapter of {layer} does not match the shape of its weight",
+                code="mismatched-adapter",
                 got=f"A {tuple(a.shape)}, B {tuple(b.shape)}, weight {tuple(weight.shape)}",
             )
-        # At float32: rounding B A before the sum would lose what small updates learned.
+        # In float32: rounding B A before the sum would lose small updates.
         merged[f"{layer}.weight"] = torch.addmm(weight.float(), b.float(), a.float()).to(weight.dtype)
     return merged
 
 
 def rank_and_targets(weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor]) -> tuple[int, tuple[str, ...]]:
-    """The rank of adapters and the last parts of the names of the layers that have them ("ffn.0" keeps its number).
+    """The rank of adapters and the target names that select their layers ("q"; "ffn.0" keeps its number).
 
     Args:
-        weights: of the module that they are kept beside, by the names that it has without them.
-        adapters: of it.
+        weights: of the module that the adapters stay attached to, under the names it has without them.
+        adapters: of the same module.
 
     Raises:
-        CheckpointError: more than one rank, or adapters on a part of the layers with such names, which `Lora` cannot
-            say; or as `adapted_layers`.
+        CheckpointError: `Lora` cannot describe these adapters because they have several ranks or only some of the
+            layers with a target name have one; see also `adapted_layers`.
     """
     layers = adapted_layers(adapters)
-    ranks = {adapters[layer + A].shape[0] for layer in layers}
-    targets = tuple(sorted({_ending(layer) for layer in layers}))
-    named = {name.removesuffix(".weight") for name, tensor in weights.items() if tensor.ndim == 2}
-    without = sorted(layer for layer in named - set(layers) if matches_target(layer, targets))
-    outside = sorted(set(layers) - named)
-    if len(ranks) > 1 or without or outside:
-        got = f"ranks {sorted(ranks)}" if len(ranks) > 1 else f"none for {without[0]}" if without else outside[0]
+    ranks = {adapters[layer + LORA_A].shape[0] for layer in layers}
+    targets = tuple(sorted({_target_name(layer) for layer in layers}))
+    linear_layers = {name.removesuffix(".weight") for name, tensor in weights.items() if tensor.ndim == 2}
+    missing = sorted(layer for layer in linear_layers - set(layers) if matches_target(layer, targets))
+    unknown = sorted(set(layers) - linear_layers)
+    if len(ranks) > 1 or missing or unknown:
+        got = f"ranks {sorted(ranks)}" if len(ranks) > 1 else f"none for {missing[0]}" if missing else unknown[0]
         raise CheckpointError(
             "these adapters cannot be kept beside the weights",
+            code="unsupported-adapters",
             got=got,
             wanted="adapters of one rank, on all layers of the same name",
             fix="merge them: --adapters merge",
@@ -108,6 +126,6 @@ def rank_and_targets(weights: Mapping[str, Tensor], adapters: Mapping[str, Tenso
     return ranks.pop(), targets
 
 
-def _ending(layer: str) -> str:
+def _target_name(layer: str) -> str:
     parts = layer.split(".")
     return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]

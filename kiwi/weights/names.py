@@ -1,9 +1,9 @@
 """Names of tensors in the published formats and in this package, as pure functions on strings.
 
-Ours: `dit.` (the original Wan names), `source.`, `reference.` (patch embeddings), `query.` (tables and connector),
-`latent.` (connector), `mllm.model.` (transformers' names). Published, the training checkpoint: `dit.`,
-`vae_condition.`, `ref_vae_condition.`, `mllm.` with the spelling `connetor`. Published, the diffusers folder: a
-file a part, the transformer under diffusers' names.
+This package: `dit.` (the original Wan names), `source.`, `reference.` (patch embeddings), `query.` (query tables and
+connector), `latent.` (connector), `mllm.model.` (transformers' names). The published training checkpoint: `dit.`,
+`vae_condition.`, `ref_vae_condition.`, `mllm.` with the spelling `connetor`. The published diffusers folder: one file
+per part, the transformer under diffusers' names.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from kiwi.errors import CheckpointError
 T = TypeVar("T")
 
 TEXT_EMBEDDING = "text_embedding."
-"""Wan's own text embedding is in the published files, but the context enters cross-attention directly."""
+"""Prefix of Wan's text embedding: published files hold it, but the context enters cross-attention directly."""
 
-_PUBLISHED = {
+_FROM_PUBLISHED = {
     "vae_condition.": "source.",
     "ref_vae_condition.": "reference.",
     "mllm.connetor.": "query.connector.",
@@ -29,12 +29,12 @@ _PUBLISHED = {
     "mllm.ref_queries.q": "query.queries.reference",
     "mllm.model.model.": "mllm.model.",
 }
-_OURS = {ours: published for published, ours in _PUBLISHED.items()}
+_TO_PUBLISHED = {kiwi_name: published for published, kiwi_name in _FROM_PUBLISHED.items()}
 
 _ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "norm_q": "norm_q", "norm_k": "norm_k"}
-_DIFFUSERS = {
-    **{f"blocks.#.self_attn.{ours}.": f"blocks.#.attn1.{theirs}." for ours, theirs in _ATTENTION.items()},
-    **{f"blocks.#.cross_attn.{ours}.": f"blocks.#.attn2.{theirs}." for ours, theirs in _ATTENTION.items()},
+_WAN_TO_DIFFUSERS = {
+    **{f"blocks.#.self_attn.{wan}.": f"blocks.#.attn1.{diffusers}." for wan, diffusers in _ATTENTION.items()},
+    **{f"blocks.#.cross_attn.{wan}.": f"blocks.#.attn2.{diffusers}." for wan, diffusers in _ATTENTION.items()},
     "blocks.#.ffn.0.": "blocks.#.ffn.net.0.proj.",
     "blocks.#.ffn.2.": "blocks.#.ffn.net.2.",
     "blocks.#.norm3.": "blocks.#.norm2.",
@@ -48,72 +48,77 @@ _DIFFUSERS = {
     "head.modulation": "scale_shift_table",
     "head.head.": "proj_out.",
 }
-"""Wan's original beginnings of names, and diffusers' in their place; # is a block's number."""
+"""Prefixes of Wan's original names, and diffusers' prefixes in their place; # is the number of a block."""
 
 
-def rename(tensors: Mapping[str, T], new_name: Callable[[str], str], what: str) -> dict[str, T]:
-    """The same under other names.
+def rename(tensors: Mapping[str, T], new_name: Callable[[str], str], source: str) -> dict[str, T]:
+    """The same tensors (or shapes) under new names.
 
     Args:
-        tensors: anything by name.
-        new_name: from a name to the other one.
-        what: where they come from, for the message.
+        tensors: by their old names.
+        new_name: maps an old name to a new one.
+        source: where they come from, for the error message.
 
     Raises:
-        CheckpointError: two names of one tensor, of which the last would win.
+        CheckpointError: two old names map to one new name.
     """
-    before: dict[str, str] = {}
+    old_names: dict[str, str] = {}
     for name in tensors:
-        if (other := before.setdefault(new_name(name), name)) != name:
-            raise CheckpointError(f"{what} names a tensor twice", got=f"{other} and {name}", fix="remove one of them")
-    return {new: tensors[old] for new, old in before.items()}
+        if (first := old_names.setdefault(new_name(name), name)) != name:
+            raise CheckpointError(
+                f"{source} names a tensor twice",
+                code="duplicate-tensor",
+                got=f"{first} and {name}",
+                fix="remove one of them",
+            )
+    return {new: tensors[old] for new, old in old_names.items()}
 
 
 def from_published(name: str) -> str:
-    """Our name of a tensor of the training checkpoint (its prefix already removed)."""
-    return replace_prefix(name, _PUBLISHED)
+    """This package's name for a tensor of the training checkpoint, whose `pipe.` was removed before."""
+    return replace_prefix(name, _FROM_PUBLISHED)
 
 
 def to_published(name: str) -> str:
-    """The training checkpoint's name of one of our tensors, without `pipe.`."""
-    return replace_prefix(name, _OURS)
+    """The training checkpoint's name for a tensor of this package, without `pipe.`."""
+    return replace_prefix(name, _TO_PUBLISHED)
 
 
 def strip_checkpoint_prefixes(names: Iterable[str]) -> dict[str, str]:
-    """Each name of a training checkpoint, to the name without `pipe.`, `pipe.dit.` or no prefix at all.
+    """Map each name of a training checkpoint to the name without `pipe.`.
 
-    A file whose DiT lost its whole prefix ("blocks.0...") is told by its names; `dit.` is given back to them.
+    Some files dropped the DiT's whole prefix ("blocks.0..."); these names get `dit.` back.
     """
     short = {}
     for name in names:
         rest = name.removeprefix("pipe.")
-        known = rest.startswith(("dit.", *(p.split(".")[0] + "." for p in _PUBLISHED)))
-        short[name] = rest if known else f"dit.{rest}"
+        has_part = rest.startswith(("dit.", *(p.split(".")[0] + "." for p in _FROM_PUBLISHED)))
+        short[name] = rest if has_part else f"dit.{rest}"
     return short
 
 
 def dit_to_diffusers(name: str) -> str:
-    """diffusers' name of a transformer tensor of Wan's original name (without `dit.`); unknown names stay."""
-    return _renamed(name, _DIFFUSERS.items())
+    """diffusers' name for a transformer tensor with Wan's original name (without `dit.`); unknown names stay."""
+    return _replace_block_prefix(name, _WAN_TO_DIFFUSERS.items())
 
 
 def dit_from_diffusers(name: str) -> str:
-    """Wan's original name (without `dit.`) of a transformer tensor of diffusers' name; unknown names stay."""
-    return _renamed(name, ((theirs, ours) for ours, theirs in _DIFFUSERS.items()))
+    """Wan's original name (without `dit.`) for a transformer tensor with diffusers' name; unknown names stay."""
+    return _replace_block_prefix(name, ((diffusers, wan) for wan, diffusers in _WAN_TO_DIFFUSERS.items()))
 
 
 def is_diffusers_dit(names: Iterable[str]) -> bool:
-    """Whether these are a transformer's names in diffusers' spelling."""
+    """Whether these are diffusers' names of a Wan transformer."""
     return any(name.startswith("condition_embedder.") for name in names)
 
 
 def replace_prefix(name: str, table: Mapping[str, str]) -> str:
-    """The name with its beginning exchanged by a table; a name with none of its beginnings stays."""
+    """The name with its prefix replaced according to a table; a name without any of the prefixes stays."""
     old = next((old for old in table if name.startswith(old)), None)
     return name if old is None else table[old] + name.removeprefix(old)
 
 
-def _renamed(name: str, pairs: Iterable[tuple[str, str]]) -> str:
+def _replace_block_prefix(name: str, pairs: Iterable[tuple[str, str]]) -> str:
     number = re.match(r"blocks\.(\d+)\.", name)
     general = re.sub(r"^blocks\.\d+\.", "blocks.#.", name)
     for old, new in pairs:

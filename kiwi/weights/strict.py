@@ -1,4 +1,4 @@
-"""Strict loading: every tensor or none, and a report of every name that does not fit."""
+"""Strict loading: every tensor or none, and a report of every name that does not match."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from kiwi.errors import CheckpointError
 from kiwi.weights.files import Shapes
 
-SHOWN = 10
+MAX_LISTED = 10
 """Names of one kind that a message lists."""
 
-USABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Types that weights may be saved in."""
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """How the names and shapes found differ from those wanted; empty lists when they do not."""
+    """The differences between expected and actual tensors, as names; false if there are none."""
 
     num_expected: int
     missing: list[str]
@@ -29,31 +29,34 @@ class Mismatch:
     mismatched: list[str]
 
     def __str__(self) -> str:
-        kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.mismatched}
-        return "; ".join(f"{len(names)} {kind} ({_listed(names)})" for kind, names in kinds.items() if names)
+        kinds = {"missing": self.missing, "unexpected": self.unexpected, "with the wrong shape": self.mismatched}
+        return "; ".join(f"{len(names)} {kind} ({_shorten(names)})" for kind, names in kinds.items() if names)
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.unexpected or self.mismatched)
 
-    def raise_if_any(self, what: str) -> None:
-        """Raise CheckpointError with every kind of difference, if there is any."""
+    def raise_if_any(self, source: str) -> None:
+        """Raise CheckpointError with every difference, if there is one; `source` says where the weights come from."""
         if self:
             raise CheckpointError(
-                f"the weights of {what} do not fit the model",
+                f"the weights of {source} do not match the model",
+                code="mismatched-weights",
                 got=self,
                 wanted=f"{self.num_expected} tensors, all of them and no others",
                 fix="build the model with the configuration that the weights were saved with (config.json beside them)",
             )
 
 
-def compare_shapes(wanted: Shapes, found: Shapes) -> Mismatch:
-    """Hold the names and shapes found against those wanted."""
-    both = sorted(wanted.keys() & found.keys())
+def compare_shapes(expected: Shapes, actual: Shapes) -> Mismatch:
+    """Compare names and shapes."""
+    shared = sorted(expected.keys() & actual.keys())
     return Mismatch(
-        num_expected=len(wanted),
-        missing=sorted(wanted.keys() - found.keys()),
-        unexpected=sorted(found.keys() - wanted.keys()),
-        mismatched=[f"{name} is {found[name]}, not {wanted[name]}" for name in both if found[name] != wanted[name]],
+        num_expected=len(expected),
+        missing=sorted(expected.keys() - actual.keys()),
+        unexpected=sorted(actual.keys() - expected.keys()),
+        mismatched=[
+            f"{name} is {actual[name]}, not {expected[name]}" for name in shared if actual[name] != expected[name]
+        ],
     )
 
 
@@ -62,60 +65,73 @@ def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def require_finite_floats(state: Mapping[str, Tensor], what: str) -> None:
-    """Refuse tensors that no model can calculate with.
+def require_finite_floats(state: Mapping[str, Tensor], source: str) -> None:
+    """Refuse tensors that a model cannot compute with.
 
     Raises:
         CheckpointError: naming those that are not float64, float32, float16 or bfloat16, or not finite.
     """
-    types = [f"{name} is {tensor.dtype}" for name, tensor in sorted(state.items()) if tensor.dtype not in USABLE]
-    if types:
+    wrong_types = [
+        f"{name} is {tensor.dtype}" for name, tensor in sorted(state.items()) if tensor.dtype not in FLOAT_DTYPES
+    ]
+    if wrong_types:
         raise CheckpointError(
-            f"{what} holds tensors of a type that cannot be used",
-            got=_listed(types).replace("torch.", ""),
-            wanted=", ".join(str(dtype).removeprefix("torch.") for dtype in USABLE),
+            f"{source} holds tensors of an unsupported type",
+            code="unsupported-dtype",
+            got=_shorten(wrong_types).replace("torch.", ""),
+            wanted=", ".join(str(dtype).removeprefix("torch.") for dtype in FLOAT_DTYPES),
             fix="convert a copy that was not quantised",
         )
-    # As float32, which is the widest type that models are kept in.
+    # Checked as float32, the widest type that models are loaded in.
     if wrong := [name for name, tensor in sorted(state.items()) if not torch.isfinite(tensor.float()).all()]:
-        raise CheckpointError(f"{what} holds NaN or infinite numbers", got=_listed(wrong), fix="copy the file again")
+        raise CheckpointError(
+            f"{source} holds NaN or infinite numbers",
+            code="not-finite",
+            got=_shorten(wrong),
+            fix="copy the file again",
+        )
 
 
-def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str, *, assign: bool = False) -> None:
-    """Load every tensor of the module, or none.
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: str, *, assign: bool = False) -> None:
+    """Load every tensor of the module, or none; `requires_grad` of its parameters does not change.
 
     Args:
         module: the target.
-        state: name to tensor.
-        what: where the weights come from, for the message.
-        assign: take the tensors themselves, type and all, instead of copying into the module's (which may then be on
+        state: tensors by name.
+        source: where the weights come from, for the error message.
+        assign: use the tensors themselves, dtype included, instead of copying into the module's (which may then be on
             the meta device).
 
     Raises:
-        CheckpointError: with every missing, unexpected and misshapen name (the first ten of each kind).
+        CheckpointError: with every missing, unexpected and mismatched name (the first ten of each kind).
     """
-    compare_shapes(shapes_of(module.state_dict()), shapes_of(state)).raise_if_any(what)
-    trained = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
-    module.load_state_dict(dict(state), assign=assign)
+    compare_shapes(shapes_of(module.state_dict()), shapes_of(state)).raise_if_any(source)
+    load_keeping_trainable(module, state, assign=assign)
+
+
+def load_keeping_trainable(module: nn.Module, state: Mapping[str, Tensor], *, assign: bool) -> None:
+    """Load tensors whose shapes were compared before, perhaps not all of the module's; `requires_grad` stays."""
+    trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    module.load_state_dict(state, strict=False, assign=assign)
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(trained[name])
+        parameter.requires_grad_(name in trainable)
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """A hash that tells one set of weights from another without reading all of it.
+    """A hash that distinguishes sets of weights without reading all values.
 
-    Over every tensor's name and shape and 64 of its values, evenly spaced: a model that was trained further has
-    another one. It guards against mistakes, not against forgery.
+    It covers every tensor's name, shape and 64 evenly spaced values, so a model that was trained further has another
+    fingerprint. It guards against mistakes, not against forgery.
     """
     digest = hashlib.sha256()
     for name in sorted(state):
         flat = state[name].detach().reshape(-1)
-        at = torch.linspace(0, max(0, flat.numel() - 1), min(64, flat.numel()), dtype=torch.float64).long()
-        values = flat[at.to(flat.device)].to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes()
+        indices = torch.linspace(0, max(0, flat.numel() - 1), min(64, flat.numel()), dtype=torch.float64).long()
+        values = flat[indices.to(flat.device)].to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes()
         digest.update(f"{name} {tuple(state[name].shape)} ".encode() + values)
     return digest.hexdigest()
 
 
-def _listed(names: Iterable[str]) -> str:
+def _shorten(names: Iterable[str]) -> str:
     names = list(names)
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return ", ".join(names[:MAX_LISTED]) + (", ..." if len(names) > MAX_LISTED else "")

@@ -227,7 +227,7 @@ def test_a_checkpoint_of_another_size_is_refused(runs, tmp_path, capsys):
     last = runs / "editor" / "checkpoints" / "last.ckpt"
     assert "the checkpoint is of another model" in refused(capsys, "fit", "--config", config, "--ckpt_path", str(last))
     told = refused(capsys, "fit", "--config", config, f"--model.init={runs / 'editor' / 'model'}")
-    assert "of another shape" in told
+    assert "with the wrong shape" in told
     assert "dit.blocks.0.ffn.0.weight is (96, 48), not (64, 48)" in told
 
 

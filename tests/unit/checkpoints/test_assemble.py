@@ -64,7 +64,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name_and_nothing_written(c
     told = capsys.readouterr().err
     ours = {"pipe.mllm.connetor.2.bias": "query.connector.2.bias"}.get(name, name.removeprefix("pipe."))
     assert ours in told
-    assert {"misshapen": "of another shape", "unexpected": "unexpected"}.get(spoil, "missing") in told
+    assert {"misshapen": "with the wrong shape", "unexpected": "unexpected"}.get(spoil, "missing") in told
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.safetensors"]
 
 

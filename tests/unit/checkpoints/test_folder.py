@@ -69,7 +69,7 @@ def test_a_checkpoint_of_another_size_is_refused(saved):
     record = json.loads((folder / "config.json").read_text())
     record["config"]["dit"]["ffn_dim"] = 64
     (folder / "config.json").write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match=r"of another shape.*ffn"):
+    with pytest.raises(CheckpointError, match=r"with the wrong shape.*ffn"):
         from_pretrained(folder)
 
 
@@ -321,7 +321,7 @@ def test_an_mllm_that_learned_in_full_is_saved(tiny_config, tmp_path):
 
 
 def test_weights_above_a_shards_size_are_sharded_and_load(saved, tmp_path, monkeypatch):
-    monkeypatch.setattr(kiwi.weights.files, "SHARD", 100_000)
+    monkeypatch.setattr(kiwi.weights.files, "MAX_SHARD_SIZE", 100_000)
     save_pretrained(saved[0], tmp_path / "large", EditingDefaults())
     assert (tmp_path / "large" / "model.safetensors.index.json").exists()
     assert torch.allclose(velocity(from_pretrained(tmp_path / "large")[0].eval()), velocity(saved[0]), atol=1e-4)

@@ -65,28 +65,28 @@ def test_the_full_size_dit_has_the_published_names_and_shapes(size):
     published = published_dit(*numbers)
     assert len(published) == count
     with torch.device("meta"):
-        ours = shapes_of(config.build().state_dict())
-    assert ours == {n: s for n, s in published.items() if not n.startswith(TEXT_EMBEDDING)}
+        shapes = shapes_of(config.build().state_dict())
+    assert shapes == {n: s for n, s in published.items() if not n.startswith(TEXT_EMBEDDING)}
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_every_full_size_name_goes_to_diffusers_and_back(size):
+def test_every_full_size_name_round_trips_through_diffusers(size):
     published = published_dit(*SIZES[size][1])
-    theirs = {dit_to_diffusers(name) for name in published}
-    assert len(theirs) == len(published)
-    assert {dit_from_diffusers(name) for name in theirs} == published.keys()
+    diffusers = {dit_to_diffusers(name) for name in published}
+    assert len(diffusers) == len(published)
+    assert {dit_from_diffusers(name) for name in diffusers} == published.keys()
 
 
-def test_diffusers_names_are_those_of_its_own_class():
+def test_diffusers_names_agree_with_its_own_class():
     from diffusers import WanTransformer3DModel
 
     with torch.device("meta"):
-        theirs = WanTransformer3DModel(
+        peer = WanTransformer3DModel(
             num_attention_heads=24, attention_head_dim=128, in_channels=48, out_channels=48, ffn_dim=14336,
             num_layers=30,
         )  # fmt: skip
-    wanted = {dit_from_diffusers(name): shape for name, shape in shapes_of(theirs.state_dict()).items()}
-    assert wanted == published_dit(3072, 14336, 30, 48)
+    shapes = {dit_from_diffusers(name): shape for name, shape in shapes_of(peer.state_dict()).items()}
+    assert shapes == published_dit(3072, 14336, 30, 48)
 
 
 def test_queries_connectors_and_embedders_have_the_published_names_and_shapes():
@@ -94,50 +94,50 @@ def test_queries_connectors_and_embedders_have_the_published_names_and_shapes():
     parts = {
         "query": QueryConnector(), "latent": LatentConnector(), "source": AddSource(), "reference": AppendReference(),
     }  # fmt: skip
-    found = {}
+    shapes = {}
     with torch.device("meta"):
         for part, spec in parts.items():
             module = spec.build(2048, dit.dim) if part in ("query", "latent") else spec.build(dit)
-            found |= {to_published(f"{part}.{n}"): s for n, s in shapes_of(module.state_dict()).items()}
+            shapes |= {to_published(f"{part}.{n}"): s for n, s in shapes_of(module.state_dict()).items()}
     connector = {"0.weight": (3072, 2048), "0.bias": (3072,), "2.weight": (3072, 3072), "2.bias": (3072,)}
-    wanted = {f"mllm.{c}.{n}": s for c in ("connetor", "ref_connector") for n, s in connector.items()}
-    wanted |= {f"mllm.{m}_queries.q": (n, 2048) for m, n in (("image", 256), ("video", 512), ("ref", 768))}
+    expected = {f"mllm.{c}.{n}": s for c in ("connetor", "ref_connector") for n, s in connector.items()}
+    expected |= {f"mllm.{m}_queries.q": (n, 2048) for m, n in (("image", 256), ("video", 512), ("ref", 768))}
     for embedder in ("vae_condition", "ref_vae_condition"):
-        wanted |= {f"{embedder}.patch_embedding.weight": (3072, 48, 1, 2, 2)}
-        wanted |= {f"{embedder}.patch_embedding.bias": (3072,)}
-    assert found == wanted
-    assert {to_published(from_published(name)) for name in wanted} == wanted.keys()
+        expected |= {f"{embedder}.patch_embedding.weight": (3072, 48, 1, 2, 2)}
+        expected |= {f"{embedder}.patch_embedding.bias": (3072,)}
+    assert shapes == expected
+    assert {to_published(from_published(name)) for name in expected} == expected.keys()
 
 
 def test_the_14b_dits_adapters_have_the_published_names_and_shapes():
     with torch.device("meta"):
         dit = DiTConfig.wan21_14b().replace(tuning=Lora(rank=128)).build()
-    found = {to_published(f"dit.{n}"): s for n, s in shapes_of(dit.state_dict()).items() if is_adapter(n)}
-    wanted = {}
+    shapes = {to_published(f"dit.{n}"): s for n, s in shapes_of(dit.state_dict()).items() if is_adapter(n)}
+    expected = {}
     for i in range(40):
         for layer in [f"{a}.{x}" for a in ("self_attn", "cross_attn") for x in "qkvo"]:
-            wanted[f"dit.blocks.{i}.{layer}.lora_A.default.weight"] = (128, 5120)
-            wanted[f"dit.blocks.{i}.{layer}.lora_B.default.weight"] = (5120, 128)
+            expected[f"dit.blocks.{i}.{layer}.lora_A.default.weight"] = (128, 5120)
+            expected[f"dit.blocks.{i}.{layer}.lora_B.default.weight"] = (5120, 128)
         for layer, (into, out) in {"ffn.0": (5120, 13824), "ffn.2": (13824, 5120)}.items():
-            wanted[f"dit.blocks.{i}.{layer}.lora_A.default.weight"] = (128, into)
-            wanted[f"dit.blocks.{i}.{layer}.lora_B.default.weight"] = (out, 128)
-    assert found == wanted
+            expected[f"dit.blocks.{i}.{layer}.lora_A.default.weight"] = (128, into)
+            expected[f"dit.blocks.{i}.{layer}.lora_B.default.weight"] = (out, 128)
+    assert shapes == expected
 
 
-def test_our_name_of_an_mllm_adapter_goes_to_the_published_one_and_back():
+def test_the_name_of_an_mllm_adapter_round_trips_to_the_published_name():
     published = "mllm.model.model.language_model.layers.3.self_attn.q_proj.lora_A.default.weight"
     assert from_published(published) == published.replace("model.model.", "model.")
     assert to_published(from_published(published)) == published
 
 
-@pytest.mark.parametrize("kept", ["pipe.{part}.", "{part}."])
-def test_every_prefix_that_a_training_checkpoint_may_keep_is_taken(kept):
+@pytest.mark.parametrize("prefix", ["pipe.{part}.", "{part}."])
+def test_names_of_a_training_checkpoint_with_and_without_pipe_are_understood(prefix):
     names = ["dit.blocks.0.ffn.0.weight", "vae_condition.patch_embedding.bias", "mllm.connetor.0.bias"]
-    given = [kept.format(part=name.split(".")[0]) + name.split(".", 1)[1] for name in names]
-    assert list(strip_checkpoint_prefixes(given).values()) == names
+    published = [prefix.format(part=name.split(".")[0]) + name.split(".", 1)[1] for name in names]
+    assert list(strip_checkpoint_prefixes(published).values()) == names
 
 
-def test_a_dit_that_lost_its_whole_prefix_beside_parts_that_kept_theirs_is_taken():
-    given = ["blocks.0.ffn.0.weight", "patch_embedding.bias", "pipe.mllm.connetor.0.bias", "pipe.vae_condition.x"]
-    wanted = ["dit.blocks.0.ffn.0.weight", "dit.patch_embedding.bias", "mllm.connetor.0.bias", "vae_condition.x"]
-    assert list(strip_checkpoint_prefixes(given).values()) == wanted
+def test_dit_names_without_any_prefix_get_it_back_even_beside_parts_that_kept_theirs():
+    published = ["blocks.0.ffn.0.weight", "patch_embedding.bias", "pipe.mllm.connetor.0.bias", "pipe.vae_condition.x"]
+    expected = ["dit.blocks.0.ffn.0.weight", "dit.patch_embedding.bias", "mllm.connetor.0.bias", "vae_condition.x"]
+    assert list(strip_checkpoint_prefixes(published).values()) == expected

@@ -54,7 +54,9 @@ def test_two_names_of_one_tensor_are_refused(wan):
 def test_a_base_of_another_size_or_kind_is_refused(wan, tmp_path):
     path, _ = wan
     base = WanBase(path=str(path), subfolder="original")
-    with pytest.raises(CheckpointError, match=r"Wan base model.*of another shape.*blocks\.0\.ffn\.0\.bias is \(64,\)"):
+    with pytest.raises(
+        CheckpointError, match=r"Wan base model.*with the wrong shape.*blocks\.0\.ffn\.0\.bias is \(64,\)"
+    ):
         SMALL.replace(base=base, ffn_dim=96).build()
     save_file({"encoder.conv1.weight": torch.ones(1)}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="does not hold a Wan transformer"):

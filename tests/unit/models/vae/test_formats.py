@@ -113,7 +113,7 @@ def test_one_tensor_that_does_not_fit_is_refused_by_the_name_it_has_in_the_file(
     else:
         del state[name]
     (save_file if file.suffix == ".safetensors" else torch.save)(state, file)
-    told = {"missing": "1 missing", "unexpected": "1 unexpected", "misshapen": "1 of another shape"}[spoil]
+    told = {"missing": "1 missing", "unexpected": "1 unexpected", "misshapen": "1 with the wrong shape"}[spoil]
     with pytest.raises(CheckpointError) as problem:
         WanVae(path=str(path)).build()
     assert f"{told} ({name}" in str(problem.value)
