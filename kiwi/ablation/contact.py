@@ -43,7 +43,7 @@ def contact(study: Study, runs: Sequence[Run], out: Path) -> None:
     if out.is_file() and record.is_file() and record.read_text(encoding="utf-8") == _said(held):
         return
     from kiwi.editing.editor import KiwiEditor
-    from kiwi.evaluation.sandbox import editor_of, edits, sheet
+    from kiwi.evaluation.sandbox_scores import edit_pairs, edit_sheet, pair_editor
 
     settings = _drawn(there[0])
     world = {name: settings[name] for name in DRAWN}
@@ -55,11 +55,11 @@ def contact(study: Study, runs: Sequence[Run], out: Path) -> None:
         except KiwiError as problem:
             log.warning("%s is not in the contact sheet: %s", label, problem)
             continue
-        made[label] = edits(
-            pairs, editor_of(editor.model, editor.defaults.sampling.replace(steps=settings["steps"]), settings["noise"])
+        made[label] = edit_pairs(
+            pairs, pair_editor(editor.model, editor.defaults.sampling.replace(steps=settings["steps"]), settings["noise"])
         )
     if made:
-        write_image(out, sheet(pairs, made))
+        write_image(out, edit_sheet(pairs, made))
         write_json(record, held)
 
 

@@ -20,8 +20,8 @@ from torch.nn.functional import cosine_similarity
 from kiwi import console
 from kiwi.bench.case import Case
 from kiwi.errors import CheckpointError, InputError, KiwiError
-from kiwi.evaluation.fidelity import Distances, Lpips, NoPerceptual
-from kiwi.evaluation.fidelity import measure as compare
+from kiwi.evaluation.fidelity import edit_metrics
+from kiwi.evaluation.perceptual import Lpips, NoPerceptual, PerceptualMaps
 from kiwi.media.image import read_image, resize
 from kiwi.media.video import read_video
 from kiwi.statistics.intervals import mean_of
@@ -70,7 +70,7 @@ class Measures:
     """
 
     encoders: Sequence[Encoder] = ()
-    distances: Distances = NOTHING
+    distances: PerceptualMaps = NOTHING
     note: str = ""
     device: str | torch.device = "cpu"
 
@@ -97,7 +97,7 @@ def measure(case: Case, edited: Path, measures: Measures) -> Values:
     source, made = source[:frames], resize(made[:frames], height, width)
     if min(height, width) < LEAST_SIDE:
         raise InputError("frames are too small to compare", got=f"{width}x{height}", wanted=f"{LEAST_SIDE} a side")
-    found = compare(made, source, None, measures.distances, measures.device)
+    found = edit_metrics(made, source, None, measures.distances, measures.device)
     if frames > 1:
         found["flicker"] = float(
             np.mean([_flicker(made[at : at + 2], source[at : at + 2]) for at in range(frames - 1)])

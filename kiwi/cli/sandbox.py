@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from kiwi import console
-from kiwi.cli import anchors, measure, parser
+from kiwi.cli import anchors, measure, parse, parser
 from kiwi.errors import InputError
+from kiwi.evaluation.options import AnchorOptions, SandboxMeasureOptions
 from kiwi.media.image import contact_sheet, write_image
 from kiwi.sandbox.export import export, white
 from kiwi.sandbox.pairs import CATEGORIES, EditPair, make_pair
@@ -36,12 +37,6 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     showing = actions.add_parser("preview", help="draw a picture of what the world holds", description=_PREVIEW)
     showing.add_argument("out", metavar="OUT.png", help="picture to write")
     _add_world(showing, items=len(CATEGORIES))
-    judging = actions.add_parser("anchors", help="hold the oracle against known answers", description=_ANCHORS)
-    anchors.add_options(judging)
-    _add_world(judging, items=140, frames=5, size=32, split=Split.test)
-    measuring = actions.add_parser("measure", help="tell what an editor is worth", description=_MEASURE)
-    measure.add_options(measuring)
-    _add_world(measuring, items=560, frames=5, size=32, split=Split.test)
     speaking = actions.add_parser("vocabulary", help="write a tokenizer of the world's words", description=_VOCABULARY)
     speaking.add_argument("out", metavar="OUT", help="folder to write to")
     speaking.add_argument("--words", type=int, default=640, help="at most: with 256 bytes, without Qwen's own tokens")
@@ -59,6 +54,10 @@ def world_of(options: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: list[str]) -> int:
     """Run one of the actions."""
+    if argv[1:2] == ["measure"]:
+        return measure.run(parse(SandboxMeasureOptions, "sandbox measure", argv[2:]))
+    if argv[1:2] == ["anchors"]:
+        return anchors.run(parse(AnchorOptions, "sandbox anchors", argv[2:]))
     options = arguments(argv)
     if options.action == "vocabulary":
         return _vocabulary(options)
@@ -68,10 +67,6 @@ def main(argv: list[str]) -> int:
         listed = ", ".join(f"{name} ({rows})" for name, rows in done.manifests.items())
         console.print(f"{done.items} items in {done.folder}: {listed}")
         return 0
-    if options.action == "anchors":
-        return anchors.run(options, world)
-    if options.action == "measure":
-        return measure.run(options, world)
     out = Path(options.out)
     if out.suffix.lower() != ".png":
         raise InputError("The preview is a PNG picture", got=options.out, wanted="a path that ends in .png")
@@ -156,20 +151,6 @@ _PREVIEW = """Draw items of the world into one picture.
 
 A row is an item; the columns are the reference picture, the first and last frame of source and target,
 and the mask of what changed in the last frame."""
-
-_ANCHORS = """Hold the oracle against edits whose scores are known, and against damage in steps.
-
-OUT/anchors.md and anchors.csv: the exact target, an unedited copy, half of both, edits with one thing wrong, and the
-round trip of the target through an autoencoder; round_trip.csv: that one by category; damage.csv, damage.png and
-damage.pdf: how the scores fall with damage. The exit code is 1 if an anchor does not hold;
-one that no item allows (such as a wrong place, where nothing is added) does not count."""
-
-_MEASURE = """Edit items of the world with a model, and hold the edits against their exact targets.
-
-OUT/fidelity.csv: PSNR inside and outside the mask, beside the copy of the source and the autoencoder's round trip;
-OUT/oracle.csv: the oracle's scores; OUT/controls.csv: the same with the words, or the reference, of another item, which
-tells whether the editor reads them; measured.md has all three, edits.png shows some edits. Every number has a 95%
-interval over items. The same command again goes on where it was cut off."""
 
 _VOCABULARY = """Learn a byte-pair tokenizer from what is said in training, with Qwen's special tokens.
 

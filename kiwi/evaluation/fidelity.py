@@ -1,19 +1,18 @@
-"""How close an edit is to its target: PSNR, SSIM and LPIPS, over the whole frame, inside and outside the edit.
+"""How close an edit is to its target: PSNR, SSIM and perceptual distances, over the whole frame, inside and outside
+the mask.
 
-F frames, H height, W width, C = 3 colours, N = 1 frame at a time. Frames are 8 bit, so differences are taken on a range
-of 255; LPIPS is defined on [-1, 1] and given that.
+PSNR comes in two forms that must not be compared with each other: `frame_psnr` is that of one frame, which
+`edit_metrics` averages over frames, as published tables do; `clip_psnr` is that of all pixels of a clip together, so
+that a mask that covers a few pixels of some frames weighs no more than they do.
+
+F frames, H height, W width, C = 3 colours. Frames are 8 bit, so differences are taken on a range of 255.
 """
 
 from __future__ import annotations
 
-import pickle
-import warnings
-from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator
+from math import nan
 
 import numpy as np
 import torch
@@ -22,116 +21,62 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from kiwi.encoded import Pixels
-from kiwi.errors import InputError
-from kiwi.keyed import forked_rng
-from kiwi.spec import Spec
+from kiwi.evaluation.perceptual import PerceptualMaps
 
 RANGE = 255.0
-"""Of the frames that PSNR and SSIM compare."""
+"""The range of 8-bit frames."""
 
 PSNR_CAP = 60.0
-"""The most that a frame's PSNR counts, in dB. Identical frames have infinitely much, which no mean survives; the noise
-of rounding to 8 bits alone is at 59 dB, so beyond this cap there is nothing to tell apart."""
-
-Distances = Callable[[Tensor, Tensor], dict[str, Tensor]]
-"""Of two frames (N, C, H, W) in [0, 255]: maps (H, W) of how far apart they are at each pixel, by measure."""
+"""Largest PSNR, in dB. Identical frames have an infinite one, which no mean survives; rounding to 8 bits alone leaves
+59 dB, so that differences beyond the cap mean nothing."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PerceptualSpec(Spec, ABC):
-    """The family of measures by a pretrained network."""
-
-    least_side: ClassVar[int] = 1
-    """Pixels that a frame must have in height and width."""
-
-    @abstractmethod
-    def build(self, device: torch.device | str = "cpu") -> Distances:
-        """The measure, its network on a device."""
+def frame_psnr(edited: Tensor, target: Tensor) -> float:
+    """PSNR of one frame, or of some of its pixels: any shape, values in [0, 255]; dB, at most PSNR_CAP."""
+    return min(float(peak_signal_noise_ratio(edited, target, data_range=RANGE)), PSNR_CAP)
 
 
-@dataclass(frozen=True, kw_only=True)
-class NoPerceptual(PerceptualSpec):
-    """No network: PSNR and SSIM alone."""
-
-    def build(self, device: torch.device | str = "cpu") -> Distances:
-        return lambda made, wanted: {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lpips(PerceptualSpec):
-    """LPIPS 0.1 (Zhang et al., 2018), a distance: 0 for identical frames, about 0.7 for unrelated ones.
-
-    Its backbone is torchvision's, which is downloaded into torch's hub cache where it is not there already.
-
-    Args:
-        net: the backbone; results of different ones cannot be compared.
-    """
-
-    least_side: ClassVar[int] = 32
-    net: Literal["alex", "vgg", "squeeze"] = "alex"
-
-    def build(self, device: torch.device | str = "cpu") -> Distances:
-        """The network.
-
-        Raises:
-            InputError: the backbone's weights are not there, cannot be had or are damaged; says which file goes where.
-        """
-        import lpips  # torchvision's models take seconds to import, and most runs do without
-
-        try:
-            # Both lpips and torchvision draw initial weights from the global generator before they load.
-            with forked_rng("lpips"), warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # lpips calls torchvision in a deprecated way
-                network = lpips.LPIPS(net=self.net, spatial=True, verbose=False)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as problem:
-            url, path = _backbone(self.net)
-            raise InputError(
-                f"LPIPS needs the weights of its backbone {self.net!r}, which could not be "
-                f"{'loaded' if path.exists() else 'downloaded'} ({problem})",
-                fix=f"download {url} to {path}, or leave LPIPS out (`fit`: --quality.perceptual=NoPerceptual)",
-            ) from problem
-        network.to(device=device, dtype=torch.float32).requires_grad_(False)
-
-        def distances(made: Tensor, wanted: Tensor) -> dict[str, Tensor]:
-            return {"lpips": network(made / (RANGE / 2) - 1, wanted / (RANGE / 2) - 1)[0, 0]}
-
-        return distances
+def clip_psnr(edited_FHWC: Pixels, target_FHWC: Pixels, mask_FHW: NDArray[np.bool_]) -> float:
+    """PSNR of all pixels of a clip that lie in a mask; dB, at most PSNR_CAP, and NaN where the mask is empty."""
+    if not mask_FHW.any():
+        return nan
+    edited, target = (torch.from_numpy(clip[mask_FHW]).float() for clip in (edited_FHWC, target_FHWC))
+    return min(float(peak_signal_noise_ratio(edited, target, data_range=RANGE)), PSNR_CAP)
 
 
-def measure(
-    made_FHWC: Pixels,
-    wanted_FHWC: Pixels,
+def edit_metrics(
+    edited_FHWC: Pixels,
+    target_FHWC: Pixels,
     mask_FHW: NDArray[np.bool_] | None,
-    distances: Distances,
+    perceptual: PerceptualMaps,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
-    """What an edit is worth beside its target: means over frames, by name.
+    """Compare an edit with its target: means over frames, by metric.
 
-    `psnr` (dB, at most PSNR_CAP a frame), `ssim` (-1 to 1, the mean of its map), and what `distances` tells, each over
-    the whole frame; where a mask is given also `psnr_inside`, `psnr_outside` and so on, over the frames that have
-    pixels inside (outside) it. A side that has none in any frame is absent.
+    `psnr` (`frame_psnr`), `ssim` (-1 to 1, the mean of its map) and the perceptual metrics, each over the whole frame;
+    with a mask also `psnr_inside`, `psnr_outside` and so on, over the frames that have pixels inside (outside) it. A
+    side that is empty in every frame is absent.
 
     Args:
-        made_FHWC: uint8 frames to judge.
-        wanted_FHWC: uint8 frames that they should be.
-        mask_FHW: where the edit may show; none if that is not known.
-        distances: of a `PerceptualSpec`.
+        edited_FHWC: uint8 frames to judge.
+        target_FHWC: uint8 frames to compare them with.
+        mask_FHW: where the edit may show; None if that is not known.
+        perceptual: built by a `PerceptualSpec`.
         device: to compute on.
     """
-    found: dict[str, list[float]] = defaultdict(list)
-    for index in range(len(wanted_FHWC)):
-        made, wanted = (_tensor(frames[index], device) for frames in (made_FHWC, wanted_FHWC))
-        maps = {"ssim": _ssim_map(made, wanted), **distances(made, wanted)}
-        for side, where_HW in _sides(None if mask_FHW is None else mask_FHW[index], made):
-            psnr = peak_signal_noise_ratio(made[..., where_HW], wanted[..., where_HW], data_range=RANGE)
-            found[f"psnr{side}"].append(min(float(psnr), PSNR_CAP))
+    values: dict[str, list[float]] = defaultdict(list)
+    for index in range(len(target_FHWC)):
+        edited, target = (_tensor(frames[index], device) for frames in (edited_FHWC, target_FHWC))
+        maps = {"ssim": _ssim_map(edited, target), **perceptual(edited, target)}
+        for side, where_HW in _sides(None if mask_FHW is None else mask_FHW[index], edited):
+            values[f"psnr{side}"].append(frame_psnr(edited[..., where_HW], target[..., where_HW]))
             for name, map_HW in maps.items():
-                found[f"{name}{side}"].append(float(map_HW[where_HW].mean()))
-    return {name: float(np.mean(values)) for name, values in found.items()}
+                values[f"{name}{side}"].append(float(map_HW[where_HW].mean()))
+    return {name: float(np.mean(frames)) for name, frames in values.items()}
 
 
 def _sides(mask_HW: NDArray[np.bool_] | None, like: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The whole frame, and the sides of a mask that have pixels, (H, W) bool each."""
+    """The whole frame, and the sides of the mask that have pixels, (H, W) bool each."""
     yield "", torch.ones(like.shape[-2:], dtype=torch.bool, device=like.device)
     if mask_HW is None:
         return
@@ -141,21 +86,12 @@ def _sides(mask_HW: NDArray[np.bool_] | None, like: Tensor) -> Iterator[tuple[st
             yield side, where
 
 
-def _ssim_map(made: Tensor, wanted: Tensor) -> Tensor:
+def _ssim_map(edited: Tensor, target: Tensor) -> Tensor:
     """SSIM at each pixel (H, W), the mean over colours; Gaussian window of sigma 1.5."""
-    _, full = structural_similarity_index_measure(made, wanted, data_range=RANGE, return_full_image=True)
+    _, full = structural_similarity_index_measure(edited, target, data_range=RANGE, return_full_image=True)
     return full[0].mean(0)
 
 
 def _tensor(frame_HWC: Pixels, device: torch.device | str) -> Tensor:
     """A frame as float32 (1, C, H, W) in [0, 255]."""
     return torch.from_numpy(frame_HWC).to(device).permute(2, 0, 1)[None].float()
-
-
-def _backbone(net: str) -> tuple[str, Path]:
-    """Where torchvision takes a backbone's weights from, and where it looks for them first."""
-    from torchvision.models import get_model_weights
-
-    weights: Any = get_model_weights({"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}[net])
-    url = weights.IMAGENET1K_V1.url
-    return url, Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]

@@ -14,7 +14,16 @@ import numpy as np
 from kiwi import console
 from kiwi.encoded import Pixels
 from kiwi.errors import InputError
-from kiwi.evaluation.sandbox import SCORES, Scored, caution, cell, editor_of, edits, score, sheet
+from kiwi.evaluation.sandbox_scores import (
+    ORACLE_SCORES,
+    SandboxScores,
+    edit_pairs,
+    edit_sheet,
+    few_items_note,
+    format_mean,
+    pair_editor,
+    score_edit,
+)
 from kiwi.media.files import atomic_path, make_folder, write_json, write_text
 from kiwi.media.image import write_image
 from kiwi.media.run_dir import open_run_dir
@@ -25,7 +34,7 @@ from kiwi.training.editor import LitKiwi
 
 log = logging.getLogger(__name__)
 
-MEASURES = ("inside", "outside", *SCORES)
+MEASURES = ("inside", "outside", *ORACLE_SCORES)
 """What is written of each item's edits."""
 
 _SETTINGS = "settings.json"
@@ -110,36 +119,36 @@ class BeforeAfter(L.Callback):
         assert isinstance(module, LitKiwi)
         self.pairs = self.pairs or [self.drawn(index) for index in range(self.items)]
         console.note(f"{what}: {len(self.pairs)} items that training does not see")
-        return edits(self.pairs, editor_of(module.editor, module.sampling))
+        return edit_pairs(self.pairs, pair_editor(module.editor, module.sampling))
 
     def _tell(self, folder: Path, made: Mapping[str, Mapping[str, Pixels]]) -> None:
         """Write and print scores; write a picture and videos."""
-        scored = {when: [score(pair, videos[pair.id]) for pair in self.pairs] for when, videos in made.items()}
+        scored = {when: [score_edit(pair, videos[pair.id]) for pair in self.pairs] for when, videos in made.items()}
         table = self._table(scored, MEASURES)
         write_text(folder / "scores.md", table.markdown())
         write_text(folder / "scores.csv", table.csv())
         shown = self.pairs[: self.shown]
-        write_image(folder / "edits.png", sheet(shown, made))
+        write_image(folder / "edits.png", edit_sheet(shown, made))
         for pair in shown:
-            frames = np.stack([sheet([pair], made, at=frame) for frame in range(len(pair.source))])
+            frames = np.stack([edit_sheet([pair], made, frame=frame) for frame in range(len(pair.source))])
             write_video(folder / f"{pair.id}.mp4", frames, FPS)
         seen = self._table(scored, ("inside", "outside", "overall"))
         console.table(seen.title, seen.header, seen.rows, seen.note)
         console.print(f"picture: {folder / 'edits.png'}; videos: {folder}/*.mp4; table: {folder / 'scores.md'}")
 
-    def _table(self, scored: Mapping[str, Sequence[Scored]], names: Sequence[str]) -> Table:
+    def _table(self, scored: Mapping[str, Sequence[SandboxScores]], names: Sequence[str]) -> Table:
         categories = [*dict.fromkeys(pair.category for pair in self.pairs), "mean"]
         rows: list[Sequence[object]] = []
         for category in categories:
             for when, found in scored.items():
                 own = [one for one in found if category in (one.category, "mean")]
-                rows.append((category, when, len(own), *(cell(own, name) for name in names)))
+                rows.append((category, when, len(own), *(format_mean(own, name) for name in names)))
         return Table(
             "Held-out items before and after training: dB inside and outside the mask, oracle's scores (1 to 5)",
             ("category", "training", "items", *names),
             rows,
             "Means with 95% intervals over items (bootstrap); the last rows are means over categories."
-            + caution(row[2] for row in rows),  # type: ignore[misc]
+            + few_items_note(row[2] for row in rows),  # type: ignore[misc]
         )
 
 

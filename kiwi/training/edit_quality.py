@@ -8,7 +8,8 @@ import lightning as L
 import torch.distributed as dist
 
 from kiwi.errors import InputError
-from kiwi.evaluation.fidelity import Distances, NoPerceptual, PerceptualSpec, measure
+from kiwi.evaluation.fidelity import edit_metrics
+from kiwi.evaluation.perceptual import NoPerceptual, PerceptualMaps, PerceptualSpec
 from kiwi.training.callbacks import chosen, edited, looked_at
 from kiwi.training.editor import LitKiwi
 
@@ -44,7 +45,7 @@ class EditQuality(L.Callback):
             raise InputError("quality.items must be at least 1", got=items, fix="null turns the measurements off")
         self.items, self.seed, self.perceptual = items, seed, perceptual
         self.copies: dict[int, dict[str, float]] = {}
-        self.distances: Distances | None = None
+        self.distances: PerceptualMaps | None = None
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """Load what the measures need, so that what is missing is told before any work."""
@@ -52,11 +53,11 @@ class EditQuality(L.Callback):
         if self.items is None or not isinstance(module, LitKiwi):
             return
         sides = [side for bucket in looked_at(trainer).buckets for side in (bucket.height, bucket.width)]
-        if min(sides) < self.perceptual.least_side:
+        if min(sides) < self.perceptual.min_side:
             raise InputError(
                 f"the frames are too small for {type(self.perceptual).__name__}",
                 got=f"{min(sides)} pixels",
-                wanted=f"{self.perceptual.least_side} at least",
+                wanted=f"{self.perceptual.min_side} at least",
                 fix="--quality.perceptual=NoPerceptual, or larger videos",
             )
         self.distances = self.perceptual.build(trainer.strategy.root_device)
@@ -69,7 +70,7 @@ class EditQuality(L.Callback):
         for name, value in _summary(_gathered(self._measured(trainer, module, self.distances))).items():
             module.log(f"val/{name}", value, rank_zero_only=True)
 
-    def _measured(self, trainer: L.Trainer, module: LitKiwi, distances: Distances) -> dict[int, Measured]:
+    def _measured(self, trainer: L.Trainer, module: LitKiwi, distances: PerceptualMaps) -> dict[int, Measured]:
         """This process's share of the samples, by their place among all.
 
         Every process makes as many edits, whose results may be left out: sharded weights are gathered by all together.
@@ -85,8 +86,8 @@ class EditQuality(L.Callback):
                 continue
             wanted, mask = sample.target_FHWC, sample.mask_FHW
             if index not in self.copies:
-                self.copies[index] = measure(sample.source_FHWC, wanted, mask, distances, module.device)
-            found[place] = Measured(measure(clips["edit"], wanted, mask, distances, module.device), self.copies[index])
+                self.copies[index] = edit_metrics(sample.source_FHWC, wanted, mask, distances, module.device)
+            found[place] = Measured(edit_metrics(clips["edit"], wanted, mask, distances, module.device), self.copies[index])
         return found
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from kiwi.data.datamodule import EditData
 from kiwi.data.sample import EditBatch, pixels
 from kiwi.errors import InputError
-from kiwi.evaluation.fidelity import measure
+from kiwi.evaluation.fidelity import edit_metrics
 from kiwi.keyed import forked_rng
 from kiwi.media.files import atomic_folder
 from kiwi.models.sampling import eval_mode
@@ -105,7 +105,7 @@ class LitVae(LitModule):
         for prefix, videos in (("", _clips(batch)), ("picture_", _pictures(batch))):
             decoded = self.autoencoder.decode(self.autoencoder.encode(videos)) if len(videos) else videos
             for made, wanted in zip(decoded, videos, strict=True):
-                for name, value in measure(pixels(made), pixels(wanted), None, lambda made, wanted: {}).items():
+                for name, value in edit_metrics(pixels(made), pixels(wanted), None, lambda made, wanted: {}).items():
                     self.log(f"val/{prefix}{name}", value, prog_bar=not prefix, batch_size=1, sync_dist=True)
 
     def foreign(self, folder: Path) -> list[str]:

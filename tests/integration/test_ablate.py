@@ -27,7 +27,7 @@ from kiwi.ablation.runs import runs_of
 from kiwi.ablation.study import read_study
 from kiwi.cli.fit import resolve
 from kiwi.data.feature_cache import FeatureCache
-from kiwi.evaluation.sandbox import batch_of, editor_of, edits, score
+from kiwi.evaluation.sandbox_scores import collate_pairs, edit_pairs, pair_editor, score_edit
 from kiwi.models.sampling import Sampling
 from kiwi.sandbox.pairs import make_pair
 from kiwi.statistics.seeds import seeded_mean
@@ -287,14 +287,14 @@ def test_the_base_against_itself_under_other_seeds_is_seldom_found_to_differ(tin
     numbers = []
     for seed in range(16):
         module = LitKiwi(tiny_config, optim=AdamW(lr=1e-2, warmup_steps=0), seed=seed)
-        batch = batch_of(make_pair(seed, index, frames=1, height=32, width=32) for index in range(4))
+        batch = collate_pairs(make_pair(seed, index, frames=1, height=32, width=32) for index in range(4))
         trainer = L.Trainer(
             accelerator="cpu", max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(module, torch.utils.data.DataLoader([batch] * 2, batch_size=None))
-        made = edits(pairs, editor_of(module.editor.eval(), Sampling(steps=1)))
-        numbers.append({pair.id: score(pair, made[pair.id]).inside for pair in pairs})
+        made = edit_pairs(pairs, pair_editor(module.editor.eval(), Sampling(steps=1)))
+        numbers.append({pair.id: score_edit(pair, made[pair.id]).inside for pair in pairs})
     rng, found = np.random.default_rng(0), 0
     for _ in range(200):
         seeds, items = rng.permutation(16)[:6], rng.choice(sorted(numbers[0]), 10, replace=False)

@@ -8,7 +8,8 @@ import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from kiwi.errors import InputError
-from kiwi.evaluation.fidelity import PSNR_CAP, Lpips, NoPerceptual, measure
+from kiwi.evaluation.fidelity import PSNR_CAP, edit_metrics
+from kiwi.evaluation.perceptual import Lpips, NoPerceptual
 
 PLAIN = NoPerceptual().build()
 
@@ -39,7 +40,7 @@ def test_psnr_tells_the_edit_and_the_rest_apart():
     mask[:, :4, :4] = True  # a sixteenth
     made = np.full_like(wanted, 103)
     made[mask] = 110
-    found = measure(made, wanted, mask, PLAIN)
+    found = edit_metrics(made, wanted, mask, PLAIN)
     assert found["psnr_inside"] == pytest.approx(decibel(100), abs=1e-4)
     assert found["psnr_outside"] == pytest.approx(decibel(9), abs=1e-4)
     assert found["psnr"] == pytest.approx(decibel(100 / 16 + 9 * 15 / 16), abs=1e-4)
@@ -50,7 +51,7 @@ def test_psnr_is_the_mean_of_the_frames_and_frames_without_a_side_do_not_count_f
     made[1] = 120
     mask = np.zeros((2, 16, 16), bool)
     mask[0] = True
-    found = measure(made, wanted, mask, PLAIN)
+    found = edit_metrics(made, wanted, mask, PLAIN)
     assert found["psnr"] == pytest.approx((decibel(100) + decibel(400)) / 2, abs=1e-4)
     assert found["psnr_inside"] == pytest.approx(decibel(100), abs=1e-4)
     assert found["psnr_outside"] == pytest.approx(decibel(400), abs=1e-4)
@@ -61,25 +62,25 @@ def test_psnr_is_the_mean_of_the_frames_and_frames_without_a_side_do_not_count_f
     [(None, {""}), (np.zeros((2, 32, 32), bool), {"", "_outside"}), (np.ones((2, 32, 32), bool), {"", "_inside"})],
 )
 def test_a_side_without_pixels_is_absent(mask, sides):
-    assert measure(noise(0), noise(1), mask, PLAIN).keys() == {f"{name}{s}" for name in ("psnr", "ssim") for s in sides}
+    assert edit_metrics(noise(0), noise(1), mask, PLAIN).keys() == {f"{name}{s}" for name in ("psnr", "ssim") for s in sides}
 
 
 def test_identical_frames_count_with_a_finite_psnr(untrained):
-    found = measure(noise(0), noise(0), left_half(), Lpips().build())
+    found = edit_metrics(noise(0), noise(0), left_half(), Lpips().build())
     assert {found[f"psnr{side}"] for side in ("", "_inside", "_outside")} == {PSNR_CAP}
     assert {round(found[f"ssim{side}"], 5) for side in ("", "_inside", "_outside")} == {1.0}
     assert {found[f"lpips{side}"] for side in ("", "_inside", "_outside")} == {0.0}
     # One differing level in one of 6144 values lies above the cap as well.
     almost = noise(0)
     almost[:, 0, 0, 0] ^= 1
-    assert measure(almost, noise(0), None, PLAIN)["psnr"] == PSNR_CAP
+    assert edit_metrics(almost, noise(0), None, PLAIN)["psnr"] == PSNR_CAP
 
 
 def test_ssim_of_whole_frames_is_torchmetrics_and_its_sides_share_it_by_area():
     made, wanted = (noise(0) // 2 + noise(1) // 2), noise(1)
     made[:, :, :16] = wanted[:, :, :16]
     pair = (torch.from_numpy(frames).movedim(-1, 1).double() for frames in (made, wanted))
-    found = measure(made, wanted, left_half(), PLAIN)
+    found = edit_metrics(made, wanted, left_half(), PLAIN)
     assert found["ssim"] == pytest.approx(float(structural_similarity_index_measure(*pair, data_range=255.0)), abs=1e-4)
     assert found["ssim"] == pytest.approx((found["ssim_inside"] + found["ssim_outside"]) / 2, abs=1e-5)
     assert found["ssim_inside"] > 0.9 > found["ssim_outside"]
@@ -89,7 +90,7 @@ def test_lpips_of_whole_frames_is_the_packages_and_its_sides_share_it_by_area(un
     """All of VGG's maps are enlarged by whole factors at 32 pixels, which keeps their means."""
     made, wanted = noise(0, frames=1), noise(1, frames=1)
     made[:, :, :16] = wanted[:, :, :16]
-    found = measure(made, wanted, left_half(1), Lpips(net="vgg").build())
+    found = edit_metrics(made, wanted, left_half(1), Lpips(net="vgg").build())
     whole = lpips.LPIPS(net="vgg", verbose=False).requires_grad_(False)
     whole.load_state_dict(_network(Lpips(net="vgg")).state_dict())
     pair = (torch.from_numpy(frames).movedim(-1, 1).float() / 127.5 - 1 for frames in (made, wanted))

@@ -16,8 +16,9 @@ from kiwi.data.datamodule import EditData
 from kiwi.data.sample import pixels, video_tensor
 from kiwi.data.world import Questions
 from kiwi.editing.editor import KiwiEditor
-from kiwi.evaluation.fidelity import NoPerceptual, measure
-from kiwi.evaluation.sandbox import editor_of, edits, score
+from kiwi.evaluation.fidelity import edit_metrics
+from kiwi.evaluation.perceptual import NoPerceptual
+from kiwi.evaluation.sandbox_scores import edit_pairs, pair_editor, score_edit
 from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.vae.wan import WanVae
@@ -59,7 +60,7 @@ def test_the_autoencoder_reconstructs_clips_that_it_never_saw():
     for index in range(14):
         target = make_pair(0, index, frames=5, height=32, width=32, split="test").target
         made = pixels(vae.decode(vae.encode(video_tensor(target[None])))[0])
-        found.append(measure(made, target, None, NoPerceptual().build())["psnr"])
+        found.append(edit_metrics(made, target, None, NoPerceptual().build())["psnr"])
     assert np.mean(found) > 28
 
 
@@ -107,8 +108,8 @@ def test_transformers_sees_the_same_video_where_positions_are_the_same(reader, a
 
 def overall(editor, pairs):
     """The oracle's mean score of a model's edits of items."""
-    made = edits(pairs, editor_of(editor.model, editor.defaults.sampling))
-    return np.mean([score(pair, made[pair.id]).overall for pair in pairs])
+    made = edit_pairs(pairs, pair_editor(editor.model, editor.defaults.sampling))
+    return np.mean([score_edit(pair, made[pair.id]).overall for pair in pairs])
 
 
 def drawn(count, *categories):

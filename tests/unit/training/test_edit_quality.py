@@ -10,7 +10,8 @@ import torch
 from kiwi.data.datamodule import EditData, Manifest
 from kiwi.data.sample import collate
 from kiwi.errors import InputError
-from kiwi.evaluation.fidelity import Lpips, NoPerceptual, measure
+from kiwi.evaluation.fidelity import edit_metrics
+from kiwi.evaluation.perceptual import Lpips, NoPerceptual
 from kiwi.models.sampling import Sampling
 from kiwi.models.vae.wan import NewVae
 from kiwi.training.averaging import Ema
@@ -65,7 +66,7 @@ def test_validation_tells_the_means_of_edits_and_of_the_copied_source_and_how_ma
     assert (len(masked), sum(masked)) == (3, 2)
     edits = [module.preview(collate([sample]), seed=0)["edit"] for sample in samples]
     for kind, made in (("edit", edits), ("copy", [sample.source_FHWC for sample in samples])):
-        rows = [measure(m, s.target_FHWC, s.mask_FHW, plain) for m, s in zip(made, samples, strict=True)]
+        rows = [edit_metrics(m, s.target_FHWC, s.mask_FHW, plain) for m, s in zip(made, samples, strict=True)]
         for name in ("psnr", "ssim", "psnr_inside", "psnr_outside", "ssim_inside", "ssim_outside"):
             mean = np.mean([row[name] for row in rows if name in row])
             assert found[f"val/{kind}_{name}"] == pytest.approx(mean, rel=1e-5), (kind, name)

@@ -5,18 +5,18 @@ import pytest
 import torch
 
 from kiwi.evaluation.edit_batch import edit_batch
-from kiwi.evaluation.sandbox import (
+from kiwi.evaluation.fidelity import PSNR_CAP
+from kiwi.evaluation.sandbox_scores import (
     BATCH,
-    CAP,
-    batch_of,
-    editor_of,
-    edits,
-    in_batches,
-    mean,
+    category_mean,
+    collate_pairs,
+    edit_pairs,
+    edit_sheet,
+    group_batches,
+    pair_editor,
     round_trips,
-    score,
-    sheet,
-    tables,
+    score_edit,
+    score_tables,
 )
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.sampling import Sampling
@@ -40,15 +40,15 @@ def model(tiny_config):
 
 def test_the_exact_target_has_the_most_and_the_copy_nothing():
     for pair in pairs(7):
-        exact, copy = score(pair, pair.target), score(pair, pair.source)
-        assert exact.inside == CAP
+        exact, copy = score_edit(pair, pair.target), score_edit(pair, pair.source)
+        assert exact.inside == PSNR_CAP
         assert exact.overall == 5.0
         assert copy.inside == copy.copy_inside == exact.copy_inside < 20
         assert copy.overall == 1.0
         if pair.mask.all():
             assert np.isnan(exact.outside)
         else:
-            assert copy.outside == exact.outside == CAP
+            assert copy.outside == exact.outside == PSNR_CAP
         assert np.isnan(exact.ceiling_inside)
 
 
@@ -57,35 +57,35 @@ def test_psnr_is_of_all_pixels_of_a_side():
     edited = pair.target.astype(int)
     edited[pair.mask] = np.where(edited[pair.mask] > 127, edited[pair.mask] - 10, edited[pair.mask] + 10)
     edited[~pair.mask] = np.where(edited[~pair.mask] > 127, edited[~pair.mask] - 2, edited[~pair.mask] + 2)
-    found = score(pair, edited.astype(np.uint8), (pair.target, pair.source))
+    found = score_edit(pair, edited.astype(np.uint8), (pair.target, pair.source))
     assert found.inside == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)
     assert found.outside == pytest.approx(20 * np.log10(255 / 2), abs=1e-3)
     # The round trips that were given: the source's is the target, the target's is the source.
     assert found.ceiling_inside == found.copy_inside
-    assert found.ceiling_outside == CAP
+    assert found.ceiling_outside == PSNR_CAP
 
 
 def test_an_items_edit_depends_on_itself_alone(model):
     items = pairs(14)
-    edit = editor_of(model, Sampling(steps=2), seed=3)
-    together = edits(items, edit)
+    edit = pair_editor(model, Sampling(steps=2), seed=3)
+    together = edit_pairs(items, edit)
     assert together.keys() == {pair.id for pair in items}
     assert all(together[pair.id].shape == pair.source.shape for pair in items)
     for pair in (items[0], items[5]):
         (alone,) = edit([pair])
         assert np.abs(alone.astype(int) - together[pair.id]).max() <= 1
-        (other_noise,) = editor_of(model, Sampling(steps=2), seed=4)([pair])
+        (other_noise,) = pair_editor(model, Sampling(steps=2), seed=4)([pair])
         assert not np.array_equal(alone, other_noise)
 
 
 def test_batches_hold_items_of_one_kind_and_all_of_them():
     items = pairs(70, frames=1)
-    batches = in_batches(items)
+    batches = group_batches(items)
     assert sorted(pair.id for batch in batches for pair in batch) == sorted(pair.id for pair in items)
     for batch in batches:
         assert len(batch) <= BATCH
         assert len({pair.reference is None for pair in batch}) == 1
-        assert batch_of(batch).task == ("image" if batch[0].reference is None else "reference")
+        assert collate_pairs(batch).task == ("image" if batch[0].reference is None else "reference")
 
 
 def test_round_trips_are_the_autoencoders(model):
@@ -98,31 +98,31 @@ def test_round_trips_are_the_autoencoders(model):
 
 def test_means_are_over_categories_and_skip_what_was_not_measured():
     items = pairs(8)  # eight items, seven categories: the first category has two
-    scored = [score(pair, pair.target if index else pair.source) for index, pair in enumerate(items)]
-    assert mean(scored, "overall").mean == pytest.approx((6 * 5 + (1 + 5) / 2) / 7)
-    assert mean(scored, "ceiling_inside") is None
-    outside = mean(scored, "outside")
-    assert outside.mean == pytest.approx(CAP)
+    scored = [score_edit(pair, pair.target if index else pair.source) for index, pair in enumerate(items)]
+    assert category_mean(scored, "overall").mean == pytest.approx((6 * 5 + (1 + 5) / 2) / 7)
+    assert category_mean(scored, "ceiling_inside") is None
+    outside = category_mean(scored, "outside")
+    assert outside.mean == pytest.approx(PSNR_CAP)
 
 
 def test_tables_have_a_row_a_category_and_the_mean():
-    scored = [score(pair, pair.source) for pair in pairs(14)]
-    fidelity, oracle = tables(scored)
+    scored = [score_edit(pair, pair.source) for pair in pairs(14)]
+    fidelity, oracle = score_tables(scored)
     assert [row[0] for row in fidelity.rows] == [row[0] for row in oracle.rows] == [*CATEGORIES, "mean"]
     assert [row[1] for row in oracle.rows] == [2] * 7 + [14]
     assert {str(cell) for cell in oracle.rows[-1][2:]} == {"1.00 ± 0.00"}
     by_name = {row[0]: dict(zip(fidelity.header, row, strict=True)) for row in fidelity.rows}
     assert by_name["global_style"]["out"] == ""
     assert "fewer than 5 items" in oracle.note
-    assert "fewer than 5 items" not in tables([score(pair, pair.source) for pair in pairs(35)])[1].note
+    assert "fewer than 5 items" not in score_tables([score_edit(pair, pair.source) for pair in pairs(35)])[1].note
     assert by_name["local_add"]["VAE in"] == ""
     assert by_name["local_add"]["in"] == by_name["local_add"]["copy in"]
 
 
 def test_a_sheet_has_a_row_an_item_and_a_column_an_editor():
     items = pairs(3)
-    one = sheet(items, {"copy": {pair.id: pair.source for pair in items}})
-    two = sheet(items, {name: {pair.id: pair.source for pair in items} for name in ("before", "after")})
+    one = edit_sheet(items, {"copy": {pair.id: pair.source for pair in items}})
+    two = edit_sheet(items, {name: {pair.id: pair.source for pair in items} for name in ("before", "after")})
     assert two.shape[1] > one.shape[1] > 4 * 144
     assert two.shape[0] == one.shape[0] > 3 * 144
 
@@ -132,18 +132,18 @@ def test_a_sheet_shows_the_middle_frame_or_the_one_asked_for():
     marked = np.zeros_like(pair.source)
     marked[2] = 255
     made = {"edit": {pair.id: marked}}
-    middle, first = sheet([pair], made), sheet([pair], made, at=0)
-    assert np.array_equal(middle, sheet([pair], made, at=2))
+    middle, first = edit_sheet([pair], made), edit_sheet([pair], made, frame=0)
+    assert np.array_equal(middle, edit_sheet([pair], made, frame=2))
     assert middle.sum() > first.sum()
 
 
 def test_items_of_other_sizes_are_not_batched_together():
     items = [pair for size in (32, 48) for pair in pairs(8, height=size)]
-    assert all(len({one.source.shape for one in batch}) == 1 for batch in in_batches(items))
+    assert all(len({one.source.shape for one in batch}) == 1 for batch in group_batches(items))
 
 
 def test_a_batch_edits_as_its_model_says(model):
     items = pairs(2, categories=["local_remove"])
-    found = edit_batch(model, batch_of(items), Sampling(steps=1), 0)
+    found = edit_batch(model, collate_pairs(items), Sampling(steps=1), 0)
     assert [video.shape for video in found] == [(5, 32, 32, 3)] * 2
     assert found[0].dtype == np.uint8

@@ -1,0 +1,173 @@
+"""Measuring an editor on items of the sandbox that it was not trained on: `python -m kiwi sandbox measure`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
+
+from kiwi import console
+from kiwi.checkpoints.folder import from_pretrained
+from kiwi.environment import environment
+from kiwi.errors import InputError
+from kiwi.evaluation.options import SandboxMeasureOptions
+from kiwi.evaluation.sandbox_scores import (
+    PairEditor,
+    SandboxScores,
+    edit_pairs,
+    edit_sheet,
+    few_items_note,
+    format_mean,
+    group_batches,
+    pair_editor,
+    round_trips,
+    score_edit,
+    score_tables,
+)
+from kiwi.media.files import write_json, write_text
+from kiwi.media.image import write_image
+from kiwi.media.journal import Journal
+from kiwi.media.run_dir import open_run_dir
+from kiwi.models.device import usable_device
+from kiwi.models.vae.wan import VideoVae
+from kiwi.sandbox.controls import swapped, with_reference_of, with_words_of
+from kiwi.sandbox.pairs import EditPair
+from kiwi.tables import Table
+from kiwi.weights.strict import fingerprint
+
+SETTINGS, SCORES = "settings.json", "items.jsonl"
+"""Files of a folder of measurements: what was measured, and the scores of each item."""
+
+AS_ASKED, OTHER_WORDS, OTHER_REFERENCE = "as asked", "other words", "other reference"
+OLD_TARGET = "other reference, old target"
+"""How an item was edited, and what it was compared with: the values of `what` in SCORES."""
+
+SHEET_ITEMS = 14
+"""Items on the contact sheet."""
+
+
+def measure_editor(options: SandboxMeasureOptions) -> dict[str, Table]:
+    """Edit, score and write `options.out`; tables by the name of their file: fidelity, oracle and controls.
+
+    Raises:
+        InputError: settings that no item can be drawn with or the model cannot edit, or a folder of other settings.
+        CheckpointError: a model that cannot be loaded.
+    """
+    height, width = options.pair(0).source.shape[1:3]  # refuses settings that nothing can be drawn with
+    device = usable_device(options.device)
+    model, defaults = from_pretrained(options.model)
+    model.to(device).eval()
+    if height % (multiple := model.size_multiple) or width % multiple:
+        raise InputError(
+            "the model cannot edit videos of this size",
+            code="unsupported-size",
+            got=f"{width}x{height}",
+            wanted=f"multiples of {multiple}",
+        )
+    sampling = defaults.sampling if options.steps is None else defaults.sampling.replace(steps=options.steps)
+    settings = {
+        "weights": fingerprint(model.state_dict()),
+        "noise": options.noise,
+        "steps": sampling.steps,
+        "seed": options.seed,
+        **options.world,
+    }
+    scores = _ScoreFile(options.out, settings)
+    pairs = [options.pair(index) for index in console.progress(range(options.items), "drawing")]
+    by_id, editor = {pair.id: pair for pair in pairs}, pair_editor(model, sampling, options.noise)
+    scores.complete(AS_ASKED, by_id, editor, {AS_ASKED: by_id}, model.vae)
+    tables = dict(zip(("fidelity", "oracle"), score_tables(scores.of(AS_ASKED, by_id)), strict=True))
+    if options.controls:
+        words, references = swapped(pairs, with_words_of), swapped(pairs, with_reference_of)
+        scores.complete(OTHER_WORDS, words, editor, {OTHER_WORDS: words})
+        old_targets = {name: by_id[name] for name in references}
+        scores.complete(OTHER_REFERENCE, references, editor, {OTHER_REFERENCE: references, OLD_TARGET: old_targets})
+        tables["controls"] = _controls_table(scores, words, references)
+    for name, table in tables.items():
+        write_text(options.out / f"{name}.csv", table.csv())
+    write_text(options.out / "measured.md", "\n".join(table.markdown() for table in tables.values()))
+    shown = pairs[:SHEET_ITEMS]
+    write_image(options.out / "edits.png", edit_sheet(shown, {"edit": edit_pairs(shown, editor)}))
+    write_json(options.out / "environment.json", environment())
+    return tables
+
+
+class _ScoreFile:
+    """The scores of each item in SCORES, one line each, appended as they come so that a killed command resumes."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.journal = Journal(open_run_dir(folder / SETTINGS, settings, "a folder of measurements") / SCORES)
+        self.scores: dict[tuple[str, str], SandboxScores] = {}
+        for record in self.journal.read():
+            what = record.pop("what")
+            numbers = {name: nan if value is None else value for name, value in record.items()}  # JSON has no NaN
+            self.scores[what, numbers["id"]] = SandboxScores(**numbers)
+
+    def complete(
+        self,
+        description: str,
+        pairs: Mapping[str, EditPair],
+        editor: PairEditor,
+        targets: Mapping[str, Mapping[str, EditPair]],
+        vae: VideoVae | None = None,
+    ) -> None:
+        """Edit the items that have no scores yet, and score each edit against one target or several.
+
+        Args:
+            description: for the progress bar.
+            pairs: items to edit, by id.
+            editor: edits them.
+            targets: items with the same ids to score the edits against, by the name to keep the scores under.
+            vae: whose round trips bound the scores.
+        """
+        missing = [pair for name, pair in pairs.items() if any((what, name) not in self.scores for what in targets)]
+        with console.progress_bar(f"editing, {description}", len(missing)) as advance:
+            for batch in group_batches(missing):
+                bounds: list[Any] = [None] * len(batch)
+                if vae is not None:
+                    both = ([pair.source for pair in batch], [pair.target for pair in batch])
+                    bounds = list(zip(*(round_trips(vae, clips) for clips in both), strict=True))
+                for pair, video, bound in zip(batch, editor(batch), bounds, strict=True):
+                    for what, items in targets.items():
+                        self._append(what, score_edit(items[pair.id], video, bound))
+                    advance()
+
+    def of(self, what: str, ids: Mapping[str, EditPair]) -> list[SandboxScores]:
+        """The scores of items, in their order."""
+        return [self.scores[what, name] for name in ids]
+
+    def _append(self, what: str, scores: SandboxScores) -> None:
+        self.scores[what, scores.id] = scores
+        numbers = asdict(scores).items()
+        self.journal.append(
+            {"what": what, **{k: None if isinstance(v, float) and isnan(v) else v for k, v in numbers}}
+        )
+
+
+def _controls_table(scores: _ScoreFile, words: Mapping[str, EditPair], references: Mapping[str, EditPair]) -> Table:
+    """Overall scores as asked, and with the words or the reference of another item, by category."""
+    columns = {
+        "as asked": scores.of(AS_ASKED, {**words, **references}),
+        "other words": scores.of(OTHER_WORDS, words),
+        "other picture": scores.of(OTHER_REFERENCE, references),
+        "by old target": scores.of(OLD_TARGET, references),
+    }
+    groups: dict[str, list[list[SandboxScores]]] = {
+        category: [[item for item in column if item.category == category] for column in columns.values()]
+        for category in dict.fromkeys(item.category for item in columns["as asked"])
+    }
+    rows = [
+        (title, len(group[0]), *(format_mean(column, "overall") for column in group))
+        for title, group in {**groups, "mean": list(columns.values())}.items()
+    ]
+    return Table(
+        "Controls: overall score with the words, or the reference picture, of another item",
+        ("category", "items", *columns),
+        rows,
+        "Means with 95% intervals (bootstrap); the other item is of the same category. An editor that reads its words "
+        "fails with another item's. With another picture, the edit is scored against the target that belongs to that "
+        "picture, and against the old target, which it should miss. The last row is the mean over the categories that "
+        "a column has." + few_items_note(len(group[0]) for group in groups.values()),
+    )
