@@ -56,7 +56,8 @@ def contact(study: Study, runs: Sequence[Run], out: Path) -> None:
             log.warning("%s is not in the contact sheet: %s", label, problem)
             continue
         made[label] = edit_pairs(
-            pairs, pair_editor(editor.model, editor.defaults.sampling.replace(steps=settings["steps"]), settings["noise"])
+            pairs,
+            pair_editor(editor.model, editor.defaults.sampling.replace(steps=settings["steps"]), settings["noise"]),
         )
     if made:
         write_image(out, edit_sheet(pairs, made))

@@ -117,13 +117,13 @@ def _check(study: Study, runs: Sequence[Run]) -> None:
     """Caches must fit their arms, and every command that measures is read, before anything is trained."""
     from kiwi.ablation.caches import caches_of
     from kiwi.bench.suites import read_suite
-    from kiwi.cli import bench, bench_inputs, measure, sandbox
+    from kiwi.cli import bench, bench_inputs, parse
+    from kiwi.evaluation.options import SandboxMeasureOptions
 
     caches_of(study.arms, study.seeds)
     for command in {tuple(command): None for run in runs for command in run.commands}:
         if command[0] == "sandbox":
-            read = sandbox.arguments(command)
-            measure.require_measurable(read, sandbox.world_of(read))
+            parse(SandboxMeasureOptions, "sandbox measure", command[2:]).pair(0)
         elif command[0] == "bench":
             read = bench.arguments(command)
             bench_inputs.require_fitting(read)

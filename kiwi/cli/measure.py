@@ -15,5 +15,5 @@ def run(options: SandboxMeasureOptions) -> int:
         keep = [i for i, column in enumerate(table.header) if name != "fidelity" or column != "items"]
         rows = [[row[i] for i in keep] for row in table.rows]
         console.table(table.title, [table.header[i] for i in keep], rows, table.note)
-    console.print(f"{options.items} items; tables, edits.png and the scores of each item (items.jsonl) in {options.out}")
+    console.print(f"{options.items} items; tables, edits.png and scores of each item (items.jsonl) in {options.out}")
     return 0

@@ -46,7 +46,7 @@ def check_anchors(options: AnchorOptions) -> AnchorReport:
         CheckpointError: an autoencoder that cannot be loaded.
     """
     reconstruct = None if options.vae == "none" else _autoencoder(options.vae, options.size)
-    pairs = [options.pair(index) for index in console.progress(range(options.items), "drawing")]
+    pairs = options.pairs()
     out = make_folder(options.out)
     anchors, tables = dict(ANCHORS), {}
     if reconstruct is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from kiwi.errors import InputError
 from kiwi.options import positional
 from kiwi.sandbox.options import WorldOptions
+from kiwi.sandbox.sampling import SplitName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class SandboxMeasureOptions(WorldOptions):
     items: int = 560
     frames: int = 5
     size: int = 32
-    split: Literal["train", "test", "new_words", "new_things", "new_both"] = "test"
+    split: SplitName = "test"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,4 +73,4 @@ class AnchorOptions(WorldOptions):
     items: int = 140
     frames: int = 5
     size: int = 32
-    split: Literal["train", "test", "new_words", "new_things", "new_both"] = "test"
+    split: SplitName = "test"

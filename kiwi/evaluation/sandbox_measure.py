@@ -75,7 +75,7 @@ def measure_editor(options: SandboxMeasureOptions) -> dict[str, Table]:
         **options.world,
     }
     scores = _ScoreFile(options.out, settings)
-    pairs = [options.pair(index) for index in console.progress(range(options.items), "drawing")]
+    pairs = options.pairs()
     by_id, editor = {pair.id: pair for pair in pairs}, pair_editor(model, sampling, options.noise)
     scores.complete(AS_ASKED, by_id, editor, {AS_ASKED: by_id}, model.vae)
     tables = dict(zip(("fidelity", "oracle"), score_tables(scores.of(AS_ASKED, by_id)), strict=True))
@@ -102,8 +102,8 @@ class _ScoreFile:
         self.scores: dict[tuple[str, str], SandboxScores] = {}
         for record in self.journal.read():
             what = record.pop("what")
-            numbers = {name: nan if value is None else value for name, value in record.items()}  # JSON has no NaN
-            self.scores[what, numbers["id"]] = SandboxScores(**numbers)
+            record |= {name: nan for name, value in record.items() if value is None}  # JSON has no NaN
+            self.scores[what, record["id"]] = SandboxScores(**record)
 
     def complete(
         self,
@@ -141,9 +141,7 @@ class _ScoreFile:
     def _append(self, what: str, scores: SandboxScores) -> None:
         self.scores[what, scores.id] = scores
         numbers = asdict(scores).items()
-        self.journal.append(
-            {"what": what, **{k: None if isinstance(v, float) and isnan(v) else v for k, v in numbers}}
-        )
+        self.journal.append({"what": what, **{k: None if isinstance(v, float) and isnan(v) else v for k, v in numbers}})
 
 
 def _controls_table(scores: _ScoreFile, words: Mapping[str, EditPair], references: Mapping[str, EditPair]) -> Table:

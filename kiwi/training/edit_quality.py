@@ -87,7 +87,8 @@ class EditQuality(L.Callback):
             wanted, mask = sample.target_FHWC, sample.mask_FHW
             if index not in self.copies:
                 self.copies[index] = edit_metrics(sample.source_FHWC, wanted, mask, distances, module.device)
-            found[place] = Measured(edit_metrics(clips["edit"], wanted, mask, distances, module.device), self.copies[index])
+            edit = edit_metrics(clips["edit"], wanted, mask, distances, module.device)
+            found[place] = Measured(edit, self.copies[index])
         return found
 
 

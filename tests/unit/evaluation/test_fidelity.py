@@ -62,7 +62,8 @@ def test_psnr_is_the_mean_of_the_frames_and_frames_without_a_side_do_not_count_f
     [(None, {""}), (np.zeros((2, 32, 32), bool), {"", "_outside"}), (np.ones((2, 32, 32), bool), {"", "_inside"})],
 )
 def test_a_side_without_pixels_is_absent(mask, sides):
-    assert edit_metrics(noise(0), noise(1), mask, PLAIN).keys() == {f"{name}{s}" for name in ("psnr", "ssim") for s in sides}
+    metrics = edit_metrics(noise(0), noise(1), mask, PLAIN)
+    assert metrics.keys() == {f"{name}{side}" for name in ("psnr", "ssim") for side in sides}
 
 
 def test_identical_frames_count_with_a_finite_psnr(untrained):
