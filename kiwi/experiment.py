@@ -15,8 +15,11 @@ BASE = "base"
 def read_experiment(file: Path | str) -> dict[str, Any]:
     """A configuration with everything that its bases say, each later file over those before it.
 
-    Mappings are merged key by key, lists and all else replaced. A mapping that names another class (`class_path`, or a
-    bare name in its place) replaces the one that was there: the fields of one choice mean nothing to another.
+    Mappings are merged key by key; all else is replaced. A mapping of another type (`type`, or a bare name in
+    its place) replaces the one that was there: the fields of one choice mean nothing to another.
+
+    Returns:
+        The configuration in short form (`short_form`).
 
     Args:
         file: its paths in `base` are relative to its own folder.
@@ -31,9 +34,30 @@ def merge(below: Any, above: Any) -> Any:
     """One configuration over another, as `read_experiment` describes."""
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
-    if "class_path" in above and above["class_path"] != below.get("class_path", above["class_path"]):
-        return above
+    for key in ("type", "class_path"):
+        if key in above and above[key] != below.get(key, above[key]):
+            return above
     return below | {key: merge(below[key], value) if key in below else value for key, value in above.items()}
+
+
+def short_form(value: Any) -> Any:
+    """Configuration with choices as `{type: Name, field: value}`, as in config.json, wherever Lightning's form stands.
+
+    That is `{class_path: Name, init_args: {field: value}}`. Classes that are not kiwi's, such as callbacks of Lightning
+    by their whole path, keep it.
+    """
+    if isinstance(value, list):
+        return [short_form(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    name = value.get("class_path")
+    if isinstance(name, str) and "." in name and not name.startswith("kiwi."):
+        return value
+    fields = value
+    if value and value.keys() <= {"class_path", "init_args"}:
+        fields = value.get("init_args") or {}
+    named = {} if fields is value or name is None else {"type": name.rpartition(".")[2]}
+    return {**named, **{key: short_form(item) for key, item in fields.items()}}
 
 
 def section(found: dict[str, Any], path: str, file: Path | str) -> dict[str, Any]:
@@ -66,4 +90,4 @@ def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for base in bases:
         merged = merge(merged, _read(file.parent / base, (*seen, file.resolve())))
-    return merge(merged, found)
+    return merge(merged, short_form(found))

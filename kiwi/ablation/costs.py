@@ -32,9 +32,9 @@ class Cost:
 def config_of(resolved: Mapping[str, Any]) -> KiwiConfig | None:
     """The editor that a stage trains; none if it trains something else."""
     model = resolved.get("model", {})
-    if str(model.get("class_path")).rpartition(".")[2] != EDITOR:
+    if model.get("type") != EDITOR:
         return None
-    config: KiwiConfig = from_dict(KiwiConfig, model["init_args"]["config"], "model.config")
+    config: KiwiConfig = from_dict(KiwiConfig, model["config"], "model.config")
     return config
 
 
@@ -50,7 +50,7 @@ def cost_of(arm: Arm) -> Cost | None:
         budget = count_budget(config, Workload.of_training(config, frames, data.get("max_pixels")))
     except KiwiError:
         return None
-    parts = resolved["model"]["init_args"].get("train_parts", budget.trainable)
+    parts = resolved["model"].get("train_parts", budget.trainable)
     learned = {part: size for part, size in budget.trainable.items() if part in parts}
     return Cost(
         parameters=sum(budget.parameters.values()), learning=sum(learned.values()), step_flops=budget.step_flops

@@ -168,7 +168,7 @@ def _run(study: Study, arm: Arm, seed: int, out: Path) -> Run:
         root = folder / stage
         own = {"trainer.default_root_dir": str(root), "ckpt_path": "last"}
         given = {**init, **options}
-        commands.append(["fit", *options_of(seed, study.stages[stage], {**given, **own})])
+        commands.append(["fit", *options_of(seed, study.stages[stage], {**given, **own}).arguments()])
         init = {"model.init": str(root / "model")}
     measure = study.measure
     if measure.sandbox is not None:
@@ -195,7 +195,7 @@ def _first_init(study: Study, arm: Arm) -> dict[str, Any]:
     if first in arm.options:
         return {}
     given: Any = study.arms[0].resolved[first] if study.arms else {}
-    for name in ("model", "init_args", "init"):
+    for name in ("model", "init"):
         given = given.get(name) if isinstance(given, dict) else None
     return {"model.init": given}
 

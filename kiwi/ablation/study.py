@@ -25,14 +25,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kiwi.ablation.labels import changes, folder_name, label
 from kiwi.errors import InputError, one_of
 from kiwi.experiment import read_experiment
+from kiwi.training.fit import FitOptions
 
-Resolve = Callable[[Sequence[str]], dict[str, Any]]
-"""From the options of `kiwi fit` to the configuration that it understands; raises KiwiError."""
+Resolve = Callable[[FitOptions], dict[str, Any]]
+"""From the options of `fit` to the complete configuration, in short form; raises KiwiError."""
 
 FIELDS = ("title", "stages", "seeds", "options", "arms", "grid", "measure")
 PROTECTED = ("seed_everything", "trainer.default_root_dir", "ckpt_path")
@@ -149,10 +148,9 @@ def read_study(file: Path, resolve: Resolve) -> Study:
     return Study(title=str(title), stages=stages, seeds=seeds, arms=arms, measure=_measure(said.get("measure"), file))
 
 
-def options_of(resolved_seed: int, experiment: Path, options: Mapping[str, Any]) -> list[str]:
-    """A command line of `kiwi fit`, without its name."""
-    given = [f"--{path}={value if isinstance(value, str) else _flow(value)}" for path, value in options.items()]
-    return ["--config", str(experiment), f"--seed_everything={resolved_seed}", *given]
+def options_of(seed: int, experiment: Path, options: Mapping[str, Any]) -> FitOptions:
+    """The options of `fit` for a stage of an arm."""
+    return FitOptions(config=(experiment,), overrides={"seed_everything": seed, **options})
 
 
 def _arm(
@@ -249,7 +247,3 @@ def _require_known(said: Mapping[str, Any], known: Sequence[str], where: object)
     for name in said:
         if name not in known:
             raise InputError(f"{where} has an unknown field {name!r}", wanted=one_of(known, name))
-
-
-def _flow(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")

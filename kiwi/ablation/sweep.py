@@ -84,7 +84,7 @@ def seconds_a_run(study: Study, runs: Sequence[Run]) -> tuple[float, str]:
                 "trainer.limit_val_batches": 0, "trainer.callbacks": [], "previews.every_n_steps": 0,
                 "log.every_n_steps": 2,
             }  # fmt: skip
-            command = ["fit", *options_of(study.seeds[0], study.stages[stage], short)]
+            command = ["fit", *options_of(study.seeds[0], study.stages[stage], short).arguments()]
             write_json(root.parent / RUN, {})
             write_json(root.parent / COMMANDS, [command])
             execute(root.parent)

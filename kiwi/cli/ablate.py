@@ -102,7 +102,7 @@ def _study(arguments: argparse.Namespace) -> Study:
     from dataclasses import replace
 
     from kiwi.ablation.study import read_study
-    from kiwi.cli.fit import resolve
+    from kiwi.training.fit import resolve
 
     study = read_study(arguments.study, resolve)
     seeds = arguments.seeds

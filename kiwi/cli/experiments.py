@@ -35,11 +35,11 @@ def read_editor(file: Path) -> EditorExperiment:
     from kiwi.spec import from_dict
 
     found = read_experiment(file)
-    model, said, given = (section(found, path, file) for path in ("model", "data", "model.init_args"))
-    if str(model.get("class_path")).rpartition(".")[2] != "LitKiwi" or "config" not in given:
-        raise InputError(f"{file} trains no editor", got=model.get("class_path"), wanted="model.class_path: LitKiwi")
-    config: KiwiConfig = from_dict(KiwiConfig, given["config"], "model.config")
-    parts = given.get("train_parts", list(TRAINABLE))
+    model, said = (section(found, path, file) for path in ("model", "data"))
+    if model.get("type") != "LitKiwi" or "config" not in model:
+        raise InputError(f"{file} trains no editor", got=model.get("type"), wanted="model.type: LitKiwi")
+    config: KiwiConfig = from_dict(KiwiConfig, model["config"], "model.config")
+    parts = model.get("train_parts", list(TRAINABLE))
     if not isinstance(parts, list) or not set(parts) <= set(TRAINABLE):
         raise InputError(f"train_parts of {file} names other things", got=parts, wanted=f"some of {TRAINABLE}")
     data: dict[str, Any] = {name: said[name] for name in ("root", "max_pixels", "holdout") if name in said}

@@ -25,13 +25,13 @@ from kiwi.ablation.costs import cost_of
 from kiwi.ablation.results import read_result
 from kiwi.ablation.runs import runs_of
 from kiwi.ablation.study import read_study
-from kiwi.cli.fit import resolve
 from kiwi.data.feature_cache import FeatureCache
 from kiwi.evaluation.sandbox_scores import collate_pairs, edit_pairs, pair_editor, score_edit
 from kiwi.models.sampling import Sampling
 from kiwi.sandbox.pairs import make_pair
 from kiwi.statistics.seeds import seeded_mean
 from kiwi.training.editor import LitKiwi
+from kiwi.training.fit import resolve
 from kiwi.training.optim import AdamW
 from kiwi.training.run_log import read_log
 

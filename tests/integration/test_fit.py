@@ -80,7 +80,9 @@ def test_a_run_that_a_cluster_ends_does_not_end_as_if_all_were_done(runs, tmp_pa
     monkeypatch.setattr(LitKiwi, "on_train_batch_end", lambda *_: os.kill(os.getpid(), signal.SIGTERM), raising=False)
     file = write_yaml(tmp_path / "e.yaml", editor_config(edit_folder, tmp_path / "run", runs / "vae" / "model"))
     assert main(["fit", "--config", file]) == 143
-    assert "stopped by SIGTERM; with --ckpt_path last" in " ".join(capsys.readouterr().err.split())
+    assert "stopped by SIGTERM. Fix: rerun the same command with --ckpt_path last" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert not (tmp_path / "run" / "model").exists()
 
 

@@ -26,7 +26,7 @@ PUBLISHED = {
 
 
 def model_of(experiment):
-    return experiment["model"]["init_args"]
+    return experiment["model"]
 
 
 def built(config):
@@ -41,7 +41,7 @@ def test_the_published_stages_are_as_published(size, stage):
     found = read_experiment(STAGES / size / f"{stage}.yaml")
     assert found["trainer"]["max_steps"] == steps
     assert found["trainer"].get("accumulate_grad_batches", 1) == accumulation
-    assert model_of(found)["optim"] == {"class_path": "AdamW", "init_args": {"lr": lr}}
+    assert model_of(found)["optim"] == {"type": "AdamW", "lr": lr}
     assert found["data"]["max_pixels"] == pixels
     assert set(model_of(found)["train_parts"]) == parts
     frames = {manifest["max_frames"] for manifest in found["data"]["train"]}

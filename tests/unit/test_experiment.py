@@ -34,18 +34,18 @@ def test_bases_have_bases_in_their_own_folders_and_later_ones_win(tmp_path):
     ("below", "above", "wanted"),
     [
         (
-            {"class_path": "Lora", "init_args": {"rank": 64}},
-            {"init_args": {"rank": 8}},
-            {"class_path": "Lora", "init_args": {"rank": 8}},
+            {"type": "Lora", "rank": 64},
+            {"rank": 8},
+            {"type": "Lora", "rank": 8},
         ),
         (
-            {"class_path": "Lora", "init_args": {"rank": 64}},
-            {"class_path": "Lora", "init_args": {}},
-            {"class_path": "Lora", "init_args": {"rank": 64}},
+            {"type": "Lora", "rank": 64},
+            {"type": "Lora"},
+            {"type": "Lora", "rank": 64},
         ),
-        ({"class_path": "Lora", "init_args": {"rank": 64}}, {"class_path": "Full"}, {"class_path": "Full"}),
-        ({"class_path": "Lora", "init_args": {"rank": 64}}, "Full", "Full"),
-        ("Full", {"class_path": "Lora"}, {"class_path": "Lora"}),
+        ({"type": "Lora", "rank": 64}, {"type": "Full"}, {"type": "Full"}),
+        ({"type": "Lora", "rank": 64}, "Full", "Full"),
+        ("Full", {"type": "Lora"}, {"type": "Lora"}),
     ],
 )
 def test_another_choice_replaces_the_fields_of_the_one_before(below, above, wanted):

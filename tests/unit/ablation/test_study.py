@@ -7,17 +7,16 @@ from kiwi.ablation.runs import runs_of
 from kiwi.ablation.study import read_study
 from kiwi.errors import InputError
 
-DEFAULTS = {"a": 1, "b": 2, "seed_everything": 0, "model": {"init_args": {"init": "pretrained"}}}
+DEFAULTS = {"a": 1, "b": 2, "seed_everything": 0, "model": {"init": "pretrained"}}
 
 
 def resolve(options):
     """Stands for `kiwi fit`: knows a and b."""
     found = dict(DEFAULTS)
-    for option in options[2:]:
-        name, _, value = option.removeprefix("--").partition("=")
+    for name, value in options.overrides.items():
         if name not in found:
             raise InputError(f"there is no option {name}")
-        found[name] = yaml.safe_load(value)
+        found[name] = value
     return found
 
 
@@ -66,12 +65,12 @@ def test_stages_follow_each_other_and_a_skipped_one_leaves_its_start(tmp_path):
 
 
 def test_a_skipped_stage_that_starts_from_nothing_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setitem(DEFAULTS, "model", {"init_args": {"init": None}})
+    monkeypatch.setitem(DEFAULTS, "model", {"init": None})
     found = study(tmp_path, arms=[{"skip": ["one"]}])
     (alone,) = runs_of(found, tmp_path)[1].commands
     assert words(alone)["model.init"] == "null"
     before = runs_of(found, tmp_path)[1].fingerprint
-    monkeypatch.setitem(DEFAULTS, "model", {"init_args": {"init": "other"}})
+    monkeypatch.setitem(DEFAULTS, "model", {"init": "other"})
     assert runs_of(study(tmp_path, arms=[{"skip": ["one"]}]), tmp_path)[1].fingerprint != before
 
 

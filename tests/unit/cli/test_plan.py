@@ -87,10 +87,10 @@ EDITORS = [file for file in FILES if file.stem.partition("_")[0] not in PARTS]
 def part(file):
     """Which part an experiment trains, and its spec as a mapping."""
     kind = file.stem.partition("_")[0]
-    return kind, read_experiment(file)["model"]["init_args"][kind]
+    return kind, read_experiment(file)["model"][kind]
 
 
-FROM_NOTHING = [file for file in FILES if file not in EDITORS and "path" not in part(file)[1]["init_args"]]
+FROM_NOTHING = [file for file in FILES if file not in EDITORS and "path" not in part(file)[1]]
 """Parts that do not go on from weights."""
 
 
@@ -106,9 +106,9 @@ def test_every_experiment_runs_dry_on_the_meta_device(file, capsys):
 @pytest.mark.parametrize("file", FROM_NOTHING, ids=lambda path: str(path.relative_to(EXPERIMENTS)))
 def test_every_part_that_is_trained_from_nothing_is_built_on_the_meta_device(file, tmp_path):
     kind, given = part(file)
-    if "tokenizer" in given["init_args"]:
+    if "tokenizer" in given:
         byte_tokenizer().save_pretrained(tmp_path)
-        given["init_args"]["tokenizer"] = str(tmp_path)
+        given["tokenizer"] = str(tmp_path)
     with torch.device("meta"):
         built = from_dict(PARTS[kind], given).build()
     assert sum(parameter.numel() for parameter in built.parameters()) > 1e5
@@ -132,7 +132,7 @@ def test_a_size_or_an_experiment_is_counted_not_both(capsys):
         ("data: {train: [{path: a.csv, max_frame: 1}]}", "holds no manifests or worlds"),
         ("data: {train: [{path: a.csv, max_frames: '1'}]}", "wrong type"),
         ("data: {max_pixels: '1024'}", "no whole number"),
-        ("model: {init_args: {train_parts: [nonsense]}}", "names other things"),
+        ("model: {train_parts: [nonsense]}", "names other things"),
     ],
 )
 def test_what_an_experiment_cannot_say_is_told(tmp_path, capsys, change, told):

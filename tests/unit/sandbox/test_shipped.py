@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from kiwi import shipped
@@ -19,6 +18,7 @@ from kiwi.editing.editor import KiwiEditor
 from kiwi.evaluation.fidelity import edit_metrics
 from kiwi.evaluation.perceptual import NoPerceptual
 from kiwi.evaluation.sandbox_scores import edit_pairs, pair_editor, score_edit
+from kiwi.experiment import read_experiment
 from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.vae.wan import WanVae
@@ -33,7 +33,7 @@ TRAINED = Path(__file__).parents[3] / "experiments/sandbox/mllm.yaml"
 
 @pytest.fixture(scope="module")
 def reader():
-    limits = yaml.safe_load(TRAINED.read_text())["model"]["init_args"]["mllm"]["init_args"]["limits"]
+    limits = read_experiment(TRAINED)["model"]["mllm"]["limits"]
     return LitMllm(QwenVL(path="sandbox/mllm", dtype="float32", limits=VisionLimits(**limits)))
 
 
