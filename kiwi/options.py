@@ -10,12 +10,25 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from kiwi.errors import InputError
 from kiwi.spec import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Spec):
     """Base of all commands' options. `__post_init__` of a subclass refuses values that cannot be used."""
+
+    def require_at_least(self, minimum: int, *names: str) -> None:
+        """Refuse options below a minimum; those that were not given (None) pass.
+
+        Raises:
+            InputError: naming the first such option as the command line does.
+        """
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                flag = "--" + name.replace("_", "-")
+                raise InputError(f"{flag} must be at least {minimum}", code="out-of-range", got=value)
 
 
 def positional(default: Any = dataclasses.MISSING, *, metavar: str | None = None) -> Any:

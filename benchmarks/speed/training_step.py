@@ -24,7 +24,6 @@ from torch.profiler import ProfilerActivity, profile
 from kiwi import console
 from kiwi.data.sample import EditBatch, EditSample, collate
 from kiwi.encoded import TaskKind
-from kiwi.evaluation.edit_batch import read
 from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
 from kiwi.models import mllm
 from kiwi.models.config import KiwiConfig
@@ -111,7 +110,7 @@ def step(module: LitKiwi, batch: EditBatch) -> None:
     """What one training step computes before the optimizer."""
     x0 = module.target_latents(batch)
     noise, sigma_B = module.draw(batch.ids, x0.shape, 0)
-    conditions = read(module.editor, batch, module.source_latents(batch))
+    conditions = module.editor.encode(batch, module.source_latents(batch))
     predicted = module.editor(add_noise(x0, noise, sigma_B), sigma_B, conditions)
     velocity_loss(predicted, velocity_target(x0, noise)).mean().backward()
     module.zero_grad()

@@ -95,7 +95,7 @@ class _Encoders:
         from kiwi.data.datamodule import EditData
         from kiwi.data.feature_cache import Encoders, FeatureCache
 
-        multiple = self.vae.spatial_factor * self.experiment.config.dit.patch_size[1]
+        multiple = self.experiment.config.dit.size_multiple(self.vae.spatial_factor)
         data = EditData(**self.experiment.data, multiple=multiple, seed=self.experiment.seed)
         data.setup()
         encoders = Encoders(

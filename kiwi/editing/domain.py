@@ -1,4 +1,4 @@
-"""Whether a video and an instruction are of the world that a model was trained in."""
+"""Whether a video and an instruction belong to the domain that a model was trained on."""
 
 from __future__ import annotations
 
@@ -11,47 +11,64 @@ from kiwi.models.sampling import eval_mode
 from kiwi.sandbox.knowledge import LONGEST, unknown_words
 
 MIN_RECONSTRUCTION_PSNR = 25.0
-"""dB that an autoencoder has of clips of its own world: the shipped one has 30.7 on average of 210 of split test."""
+"""In dB: below this a clip is out of the autoencoder's domain. The shipped one has 30.7 dB on average over 210 clips
+of its test split."""
 
 
 def out_of_domain_reasons(
     editor: KiwiEditor, video: Video, instruction: str, references: int = 0, *, max_pixels: int | None = None
 ) -> list[str]:
-    """What of an edit lies outside the sandbox, a phrase each; nothing for an editor that was trained elsewhere too.
+    """Why an edit is outside the sandbox, one phrase per reason; none for a model that was trained on other videos too.
 
     Args:
         editor: the model.
-        video: to be edited.
-        instruction: what to do.
-        references: how many pictures come with it. What they show is not looked at: the autoencoder gives photographs
-            back as faithfully as the world's own references.
-        max_pixels: height x width to work at; the model's own unless given.
+        video: the source.
+        instruction: what to change.
+        references: number of reference images. Their content is not checked: the autoencoder reconstructs photographs
+            as well as the sandbox's own references.
+        max_pixels: height x width to work at; the model's default if not given.
     """
     if editor.defaults.domain != "sandbox":
         return []
-    found = []
+    return [
+        *_instruction_reasons(instruction, references),
+        *_video_reasons(editor, video, editor.working_frames(video, max_pixels)),
+    ]
+
+
+def _instruction_reasons(instruction: str, references: int) -> list[str]:
+    reasons = []
     if words := unknown_words(instruction):
-        found.append(f"it never heard {', '.join(map(repr, words[:5]))}{' ...' if words[5:] else ''}")
+        reasons.append(f"it has never seen the words {', '.join(map(repr, words[:5]))}{' ...' if words[5:] else ''}")
     if (length := len(instruction.split())) > LONGEST:
-        found.append(f"the instruction has {length} words, its own at most {LONGEST}")
-    spoken_of = "reference" in instruction.lower()
+        reasons.append(f"the instruction has {length} words, in training it had at most {LONGEST}")
+    mentions_reference = "reference" in instruction.lower()
     if references > 1:
-        found.append(f"there are {references} references, its edits had one at most")
-    elif spoken_of != bool(references):
-        missing = "the instruction speaks of a reference, and there is none"
-        found.append(missing if spoken_of else "there is a reference, and no word of the instruction is about it")
-    frames = editor.working_frames(video, max_pixels)
+        reasons.append(f"there are {references} reference images, in training there was at most one")
+    elif mentions_reference and not references:
+        reasons.append("the instruction mentions a reference, but there is no reference image")
+    elif references and not mentions_reference:
+        reasons.append("there is a reference image, but the instruction does not mention a reference")
+    return reasons
+
+
+def _video_reasons(editor: KiwiEditor, video: Video, frames: np.ndarray) -> list[str]:
+    reasons, defaults = [], editor.defaults
+    psnr = _reconstruction_psnr(editor, frames)
+    if psnr < MIN_RECONSTRUCTION_PSNR:
+        reasons.append(f"its autoencoder reconstructs the video at {psnr:.0f} dB, clips of its domain at about 30")
+    height, width = frames.shape[1:3]
+    if height * width * 4 < video.height * video.width or video.frame_count > defaults.max_frames:
+        reasons.append(
+            f"the video is {video.height}x{video.width}, {video.frame_count} frames, in training clips had "
+            f"{defaults.max_pixels} pixels per frame and at most {defaults.max_frames} frames"
+        )
+    return reasons
+
+
+def _reconstruction_psnr(editor: KiwiEditor, frames: np.ndarray) -> float:
     with eval_mode(editor.model):
         clip = video_tensor(frames[None]).to(editor.device)
-        back = pixels(editor.model.vae.decode(editor.model.vae.encode(clip))[0])
-    error = float(np.square(back.astype(np.float32) - frames).mean())
-    if (faithful := 10 * np.log10(255.0**2 / max(error, 1e-3))) < MIN_RECONSTRUCTION_PSNR:
-        found.append(f"its autoencoder gives the video back at {faithful:.0f} dB, clips of its world at about 30")
-    height, width = frames.shape[1:3]
-    if height * width * 4 < video.height * video.width or video.frame_count > editor.defaults.max_frames:
-        size = f"{video.height}x{video.width}, {video.frame_count} frames"
-        found.append(
-            f"the video is {size}, its clips had {editor.defaults.max_pixels} pixels a frame, at most "
-            f"{editor.defaults.max_frames} frames"
-        )
-    return found
+        reconstruction = pixels(editor.model.vae.decode(editor.model.vae.encode(clip))[0])
+    error = float(np.square(reconstruction.astype(np.float32) - frames).mean())
+    return float(10 * np.log10(255.0**2 / max(error, 1e-3)))

@@ -1,4 +1,4 @@
-"""Solvers of the sampling ODE as functions (velocity, x, sigmas) -> x, and the specs that name them."""
+"""Solvers of the sampling ODE, dx / d sigma = velocity, from sigma 1 to 0."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ OnStep = Callable[[int, Tensor], None]
 """Called after each step with its index (from 0) and the new x."""
 
 
-def _ignore(step: int, x: Tensor) -> None:
-    del step, x
+def ignore_step(step: int, x: Tensor) -> None:
+    """The default `OnStep`, which does nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SolverSpec(Spec, ABC):
-    """How the ODE from noise (sigma 1) to a video (sigma 0) is solved."""
+    """The family of solvers, from noise (sigma 1) to a video (sigma 0)."""
 
     @abstractmethod
-    def solve(self, velocity: Velocity, x: Tensor, sigmas: Tensor, on_step: OnStep = _ignore) -> Tensor:
-        """Integrate from sigmas[0] down to sigmas[-1].
+    def solve(self, velocity: Velocity, x: Tensor, sigmas: Tensor, on_step: OnStep = ignore_step) -> Tensor:
+        """Integrate x from sigmas[0] down to sigmas[-1].
 
         Args:
             velocity: the model.
             x: the start, of any shape.
             sigmas: falling grid of shape (steps + 1,), the last entry 0.
-            on_step: told each new x, for progress bars and traces.
+            on_step: called after each step, for progress bars and traces.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class EulerSolver(SolverSpec):
-    """First order, one model call a step; what the published sampler uses."""
+    """First order, one model call per step; the published sampler."""
 
-    def solve(self, velocity: Velocity, x: Tensor, sigmas: Tensor, on_step: OnStep = _ignore) -> Tensor:
+    def solve(self, velocity: Velocity, x: Tensor, sigmas: Tensor, on_step: OnStep = ignore_step) -> Tensor:
         sigmas = sigmas.to(x.device)
         for step, (sigma, following) in enumerate(pairwise(sigmas)):
             x = x + velocity(x, sigma) * (following - sigma)
@@ -53,15 +53,17 @@ class EulerSolver(SolverSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class UniPCSolver(SolverSpec):
-    """UniPC (arXiv 2302.04867), multistep predictor-corrector; one model call a step, fewer steps for the same error.
+    """UniPC (arXiv 2302.04867), a multistep predictor-corrector with one model call per step.
+
+    It needs fewer steps than Euler for the same error.
 
     Args:
-        order: 1 to 3; 2 is the usual choice.
+        order: from 1 to 3; 2 is the usual choice.
     """
 
     order: int = 2
 
-    def solve(self, velocity: Velocity, x: Tensor, sigmas: Tensor, on_step: OnStep = _ignore) -> Tensor:
+    def solve(self, velocity: Velocity, x: Tensor, sigmas: Tensor, on_step: OnStep = ignore_step) -> Tensor:
         from diffusers import UniPCMultistepScheduler
 
         scheduler = UniPCMultistepScheduler(

@@ -48,7 +48,7 @@ class Workload:
         """
         assert isinstance(config.vae, NewVae)
         # 9 : 16 is the shape of the published videos; other shapes of as many pixels cost the same.
-        multiple = config.vae.sizes.spatial_factor * config.dit.patch_size[1]
+        multiple = config.dit.size_multiple(config.vae.sizes.spatial_factor)
         height, width = fit_size(9 * 512, 16 * 512, max_pixels=max_pixels or 720 * 1280, multiple=multiple)
         tokens = config.mllm.limits.max_reference_tokens
         return cls(frames=max(max_frames, default=81), height=height, width=width, reference_tokens=tokens)

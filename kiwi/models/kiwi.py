@@ -1,17 +1,18 @@
-"""KiwiEdit, the whole model in one page: the only place where its parts meet.
+"""KiwiEdit, the whole model on one page: the only place where its parts meet.
 
-    source, instruction, reference --MLLM + queries--> features --two connectors--> context
-    source latents, reference latents --patch embeddings--> tokens
+    source frames, instruction, reference images, queries --MLLM--> hidden states --two connectors--> context
+    source latents, reference latents --patch embeddings--> source tokens, reference tokens
     noisy latents + gamma(t) source tokens, reference tokens --DiT, context--> velocity
 
-B samples, C latent channels, F H W latent frames, height and width, R reference images, N context tokens.
+B samples, C latent channels, F H W latent frames, height and width, R reference images, D the DiT's width, L source
+tokens, N context tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,17 +28,33 @@ from kiwi.models.dit.transformer import DiT
 from kiwi.models.injection import Injection
 
 
+class EditInputs(Protocol):
+    """A batch of edits, all of one task kind and one size; `kiwi.data.sample.EditBatch` is one."""
+
+    ids: list[str]
+    task: TaskKind
+    instructions: list[str]
+    source_frames: list[Pixels | VisionFeatures]
+    """Source videos for the MLLM: uint8 (F, H, W, 3), or their cached vision features."""
+    reference_images: list[tuple[Pixels | VisionFeatures, ...]]
+    """Reference images for the MLLM: uint8 (H, W, 3) of any size, or their cached vision features."""
+    source_BCFHW: Tensor
+    """Source videos for the VAE, in [-1, 1]."""
+    references_BRCHW: Tensor
+    """Reference images for the VAE, in [-1, 1], letter-boxed to the video's size; R may be 0."""
+
+
 class Conditions(NamedTuple):
     """What an edit is conditioned on."""
 
     context: Context
     source_BCFHW: Tensor
     reference_BCRHW: Tensor
-    """One latent frame a reference image; R may be 0."""
+    """One latent frame per reference image; R may be 0."""
 
 
 class Prepared(NamedTuple):
-    """Everything that does not change from one denoising step to the next."""
+    """Everything that stays the same from one denoising step to the next."""
 
     context: Sequence[KeysValues]
     source_BLD: Tensor
@@ -47,12 +64,12 @@ class Prepared(NamedTuple):
 
 
 class KiwiEdit(nn.Module):
-    """The editor. `encode` makes conditions, `prepare` what all steps share, `velocity` is one step.
+    """The editor: `encode` computes the conditions, `prepare` what all steps share, `velocity` one step.
 
     Args:
-        config: the choices.
-        seed: of the initial weights, drawn part by part.
-        empty: leave the parts that have no base model without weights (on the meta device), to be loaded.
+        config: the spec of every part.
+        seed: of the initial weights, which are drawn independently for each part.
+        empty: leave the parts without a base model on the meta device, for a checkpoint to be loaded into.
     """
 
     dit: DiT
@@ -67,8 +84,8 @@ class KiwiEdit(nn.Module):
         with forked_rng(seed, "vae"):
             self.vae = config.vae.build()
         if self.vae.channels != config.dit.latent_channels:
-            got = f"{self.vae.channels} and {config.dit.latent_channels} latent channels"
-            raise SpecError("VAE and DiT do not fit", got=got)
+            got = f"{self.vae.channels} and {config.dit.latent_channels}"
+            raise SpecError("the VAE and the DiT differ in latent channels", code="vae-dit-mismatch", got=got)
         with forked_rng(seed, "mllm"):
             self.mllm = config.mllm.build()
         for part, build in config.builders(self.mllm.hidden_size).items():
@@ -81,53 +98,39 @@ class KiwiEdit(nn.Module):
     @property
     def size_multiple(self) -> int:
         """Height and width of a video must be multiples of this many pixels."""
-        return self.vae.spatial_factor * self.config.dit.patch_size[1]
+        return self.config.dit.size_multiple(self.vae.spatial_factor)
 
     def train(self, mode: bool = True) -> KiwiEdit:
-        """As usual, except that the frozen parts stay in eval mode."""
+        """Set training mode, except that the VAE and the MLLM always stay in eval mode."""
         super().train(mode)
         self.vae.eval()
         self.mllm.eval()
         return self
 
-    def encode(
-        self,
-        task: TaskKind,
-        source_frames: Sequence[Pixels | VisionFeatures],
-        instructions: Sequence[str],
-        reference_images: Sequence[Sequence[Pixels | VisionFeatures]],
-        source_BCFHW: Tensor,
-        references_BRCHW: Tensor,
-        source_latents_BCFHW: Tensor | None = None,
-    ) -> Conditions:
-        """Read edits: the MLLM's features through the connectors, and the latents of source and references.
+    def encode(self, inputs: EditInputs, source_latents_BCFHW: Tensor | None = None) -> Conditions:
+        """Compute the context from MLLM and connectors, and the VAE's latents of sources and references.
 
         Args:
-            task: whose queries are read.
-            source_frames: each sample's source video for the MLLM: uint8 (F, H, W, 3), or its vision features.
-            instructions: what to do.
-            reference_images: each sample's reference images for the MLLM: uint8 (H, W, 3), or their vision features.
-            source_BCFHW: source video in [-1, 1], for the VAE; not looked at where there are latents.
-            references_BRCHW: letter-boxed reference images in [-1, 1], for the VAE; R = 0 for none.
-            source_latents_BCFHW: of the source, where the VAE has read it before.
+            inputs: a batch of edits; its task kind selects the queries and the prompt.
+            source_latents_BCFHW: the sources' latents if they are known already; the VAE then skips the sources.
         """
-        queries_QM = self.query.table(task)
-        prompt = self.mllm.prompter(source_frames, instructions, reference_images, task, len(queries_QM)).to(
-            source_BCFHW.device
-        )
+        queries_QM = self.query.table(inputs.task)
+        prompt = self.mllm.prompter(
+            inputs.source_frames, inputs.instructions, inputs.reference_images, inputs.task, len(queries_QM)
+        ).to(inputs.source_BCFHW.device)
         states = self.mllm(prompt, queries_QM, self.query.layers + self.latent.layers)
         context = join_contexts(self.latent(states, prompt), self.query(states, prompt))
         with torch.no_grad():
-            source = self.vae.encode(source_BCFHW) if source_latents_BCFHW is None else source_latents_BCFHW
-            reference = self.vae.encode_images(references_BRCHW)
+            source = self.vae.encode(inputs.source_BCFHW) if source_latents_BCFHW is None else source_latents_BCFHW
+            reference = self.vae.encode_images(inputs.references_BRCHW)
         return Conditions(context, source, reference)
 
     def prepare(self, conditions: Conditions, latent_shape: Sequence[int]) -> Prepared:
-        """Once an edit: tokens of the conditions, keys and values of every block, rotary table.
+        """Compute, once per edit, the conditions' tokens, every block's keys and values, and the rotary table.
 
         Args:
             conditions: from `encode`.
-            latent_shape: of the latents to be denoised, (B, C, F, H, W).
+            latent_shape: (B, C, F, H, W) of the latents to denoise.
         """
         frames, height, width = grid = self.dit.patch_embedding.grid(latent_shape[2:])
         source = self.source.embed(conditions.source_BCFHW, self.dit.patch_embedding)
@@ -141,13 +144,13 @@ class KiwiEdit(nn.Module):
     def velocity(
         self, latents_BCFHW: Tensor, sigma_B: Tensor, prepared: Prepared, timestep_B: Tensor | None = None
     ) -> Tensor:
-        """One step: d x / d sigma of each sample at its own noise level.
+        """Predict d x / d sigma for each sample at its own noise level: one denoising step.
 
         Args:
             latents_BCFHW: noisy latents.
-            sigma_B: noise levels in [0, 1]; gamma(t) sees these.
+            sigma_B: noise levels in [0, 1], the argument of gamma(t).
             prepared: from `prepare`.
-            timestep_B: what the time embedding sees; 1000 sigma unless given (published code rounds it).
+            timestep_B: input of the time embedding; 1000 sigma unless given (the published code rounds it).
         """
         timestep_B = self.schedule.timestep(sigma_B) if timestep_B is None else timestep_B
         tokens = self.dit.patch_embedding(latents_BCFHW)
@@ -159,5 +162,5 @@ class KiwiEdit(nn.Module):
         return self.dit.unpatchify(patches, prepared.grid).float()
 
     def forward(self, latents_BCFHW: Tensor, sigma_B: Tensor, conditions: Conditions) -> Tensor:
-        """`prepare` and `velocity` at once, for training: one step of one batch."""
+        """`prepare` and `velocity` in one call, for training: one step of one batch."""
         return self.velocity(latents_BCFHW, sigma_B, self.prepare(conditions, latents_BCFHW.shape))

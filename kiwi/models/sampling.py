@@ -1,8 +1,8 @@
-"""The denoising loop: from noise and conditions to the edited video's latents."""
+"""Sampling: from a batch of edits, through noise and the denoising loop, to the edited videos."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from kiwi.errors import SpecError
-from kiwi.flow.solvers import EulerSolver, SolverSpec
+from kiwi.flow.solvers import EulerSolver, OnStep, SolverSpec, ignore_step
 from kiwi.keyed import normal
-from kiwi.models.kiwi import KiwiEdit
+from kiwi.models.kiwi import EditInputs, KiwiEdit
 from kiwi.models.text_to_video import TextToVideo
 from kiwi.spec import Spec, renamed_from, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Spec):
-    """How an edit is sampled.
+    """How a video is sampled.
 
     Args:
-        steps: points of the sigma grid, which are the model calls.
+        steps: points of the sigma grid, which is the number of model calls.
         solver: Euler as published, or UniPC.
         sigma_min: where the grid ends before its closing 0, in linear positions. The two published samplers differ:
             the training code's has 0, the diffusers pipeline's 0.003 / 1.002.
@@ -35,16 +35,16 @@ class Sampling(Spec):
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 <= self.sigma_min < 1:
-            raise SpecError("sampling needs at least one step, and sigma_min in [0, 1)", got=self)
+            raise SpecError("sampling needs steps >= 1 and sigma_min in [0, 1)", code="out-of-range", got=self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EditingDefaults(Spec):
-    """What a model folder says about how its model is best used.
+    """Settings that a model folder recommends for its model.
 
     Args:
-        max_pixels: height x width that it was trained at; larger videos are edited at this size.
-        max_frames: frames that it was trained at, 4k + 1.
+        max_pixels: height x width that the model was trained at; larger videos are edited at this size.
+        max_frames: the most frames that it was trained on, 4k + 1.
         sampling: steps and solver.
         domain: "sandbox" for a model that was trained on nothing but the rendered world.
     """
@@ -58,23 +58,44 @@ class EditingDefaults(Spec):
         require_positive(self, "max_pixels", "max_frames")
 
 
+def sample_edits(
+    model: KiwiEdit, inputs: EditInputs, sampling: Sampling, seed: int, on_step: OnStep = ignore_step
+) -> Tensor:
+    """Edit a batch: encode, draw noise, denoise, decode.
+
+    Args:
+        model: the editor; in eval mode while this runs.
+        inputs: the edits, on the model's device. A sample's noise is a function of (seed, its id) alone.
+        sampling: steps and solver.
+        seed: of the starting noise.
+        on_step: called after each denoising step with its index and the latents.
+
+    Returns:
+        The edited videos (B, 3, F, H, W) in [-1, 1].
+    """
+    with eval_mode(model):
+        conditions = model.encode(inputs)
+        noise = make_noise(conditions.source_BCFHW.shape, seed, inputs.ids, inputs.source_BCFHW.device)
+        return model.vae.decode(denoise(model, conditions, noise, sampling, on_step))
+
+
 def denoise(
     model: KiwiEdit | TextToVideo,
     conditions: Any,
     noise_BCFHW: Tensor,
     sampling: Sampling,
-    on_step: Callable[[int, Tensor], None] = lambda step, latents: None,
+    on_step: OnStep = ignore_step,
 ) -> Tensor:
-    """LatentDistribution of the edited video, from noise at sigma 1 along the schedule's grid down to 0.
+    """Latents of the video, integrated from noise at sigma 1 along the schedule's grid down to 0.
 
-    No classifier-free guidance: the published sampler applies none.
+    There is no classifier-free guidance: the published sampler applies none.
 
     Args:
-        model: the editor, or a text-to-video model; put in eval mode while it runs.
-        conditions: of the model's `encode`.
-        noise_BCFHW: standard normal, of the shape of the latents.
+        model: the editor, or a text-to-video model; in eval mode while this runs.
+        conditions: from the model's `encode`.
+        noise_BCFHW: standard normal, of the latents' shape.
         sampling: steps and solver.
-        on_step: told the latents after each step.
+        on_step: called after each denoising step with its index and the latents.
     """
     with eval_mode(model):
         prepared: Any = model.prepare(conditions, noise_BCFHW.shape)
@@ -86,14 +107,14 @@ def denoise(
         return sampling.solver.solve(velocity, noise_BCFHW, sigmas, on_step)
 
 
-def make_noise(shape: tuple[int, ...], seed: int, ids: list[str], device: torch.device | str) -> Tensor:
+def make_noise(shape: Sequence[int], seed: int, ids: Sequence[str], device: torch.device | str) -> Tensor:
     """The starting noise of a batch: each sample's is a function of (seed, its id), whatever the batch."""
     return torch.stack([normal(shape[1:], seed, "sampling", name) for name in ids]).to(device)
 
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Run a block in eval mode without gradients, then go back to the mode before."""
+    """Run a block in eval mode and without gradients, then restore the model's mode."""
     training = model.training
     model.eval()
     try:

@@ -127,8 +127,8 @@ class TextToVideo(nn.Module):
         with forked_rng(seed, "vae"):
             self.vae = config.vae.build().requires_grad_(False)
         if self.vae.channels != config.dit.latent_channels:
-            got = f"{self.vae.channels} and {config.dit.latent_channels} latent channels"
-            raise SpecError("VAE and DiT do not fit", got=got)
+            got = f"{self.vae.channels} and {config.dit.latent_channels}"
+            raise SpecError("the VAE and the DiT differ in latent channels", code="vae-dit-mismatch", got=got)
         with forked_rng(seed, "text"):
             self.text = config.text.build()
             width = config.dit.dim
@@ -142,7 +142,7 @@ class TextToVideo(nn.Module):
     @property
     def size_multiple(self) -> int:
         """Height and width of a video must be multiples of this many pixels."""
-        return self.vae.spatial_factor * self.config.dit.patch_size[1]
+        return self.config.dit.size_multiple(self.vae.spatial_factor)
 
     def train(self, mode: bool = True) -> TextToVideo:
         """As usual, except that the VAE stays in eval mode."""

@@ -16,7 +16,7 @@ from kiwi.data.sample import EditBatch, pixels
 from kiwi.data.world import World
 from kiwi.encoded import LatentDistribution, Pixels, Size, VisionFeatures
 from kiwi.errors import InputError
-from kiwi.evaluation.edit_batch import edit_batch, read
+from kiwi.evaluation.edit_batch import edit_batch
 from kiwi.flow.schedule import FlowSchedule
 from kiwi.models.config import TRAINABLE, KiwiConfig
 from kiwi.models.injection import Scaled
@@ -101,7 +101,7 @@ class LitKiwi(LitFlow):
 
     def velocity(self, batch: EditBatch, latent_shape: torch.Size) -> Velocity:
         """Read a batch's conditions, to tell velocities under them."""
-        conditions = read(self.editor, batch, self.source_latents(batch))
+        conditions = self.editor.encode(batch, self.source_latents(batch))
         prepared = self.editor.prepare(conditions, latent_shape)
         return lambda latents, sigma_B: self.editor.velocity(latents, sigma_B, prepared)
 

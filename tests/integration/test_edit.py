@@ -3,12 +3,14 @@ import pytest
 import torch
 
 from kiwi.__main__ import main
-from kiwi.editing.editor import KiwiEditor
-from kiwi.errors import InputError, SpecError
+from kiwi.editing import EditOptions, KiwiEditor, edit_file
+from kiwi.errors import InputError, KiwiError, SpecError
+from kiwi.flow.solvers import UniPCSolver
 from kiwi.media.image import read_image, write_image
 from kiwi.media.video import probe, read_video, write_video
 from kiwi.models.sampling import Sampling
 from kiwi.models.vae.tiling import Tiling
+from kiwi.spec import from_dict
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +20,7 @@ def model(runs):
 
 @pytest.fixture
 def clip(tmp_path):
-    """Nothing about it fits the model: odd sides, 7 frames, NTSC rate."""
+    """A clip that fits the model in nothing: odd sides, 7 frames, NTSC rate."""
     frames = np.random.default_rng(0).integers(0, 255, (7, 45, 63, 3), np.uint8)
     write_video(tmp_path / "in.mp4", frames, 23.976)
     return tmp_path / "in.mp4"
@@ -32,7 +34,7 @@ def test_the_edit_has_the_sources_size_length_and_rate(model, clip, tmp_path, ca
     assert "7 frames" in capsys.readouterr().out
 
 
-def test_references_instructions_seeds_and_sources_change_the_edit(model, clip, edit_folder):
+def test_references_instruction_seed_and_source_each_change_the_edit(model, clip, edit_folder):
     editor = KiwiEditor.from_pretrained(model)
     torch.manual_seed(0)
     for parameter in editor.model.parameters():  # three training steps leave most paths near zero
@@ -62,42 +64,32 @@ def test_a_saved_editor_edits_the_same_with_the_same_defaults(model, clip, tmp_p
     editor.save_pretrained(tmp_path / "copy")
     copy = KiwiEditor.from_pretrained(tmp_path / "copy")
     assert copy.defaults == editor.defaults
-    found, wanted = (e.edit(clip, "Make it blue.").frames_FHWC for e in (copy, editor))
-    assert np.array_equal(found, wanted)
+    loaded, original = (e.edit(clip, "Make it blue.").frames_FHWC for e in (copy, editor))
+    assert np.array_equal(loaded, original)
 
 
 def test_one_frame_with_a_reference_is_edited(model, clip, edit_folder):
-    """The published inference crashes on it."""
+    """The published inference code crashes on this input."""
     frames = read_video(clip).frames_FHWC[:1]
     edited = KiwiEditor.from_pretrained(model).edit(type(read_video(clip))(frames, 1), "Blue.", [edit_folder / "0.png"])
     assert edited.frames_FHWC.shape == frames.shape
 
 
-def test_steps_and_solver_are_taken(model, clip, tmp_path):
-    told = []
+def test_steps_and_solver_are_used(model, clip, tmp_path):
+    steps = []
     editor = KiwiEditor.from_pretrained(model)
-    editor.edit(clip, "Blue.", sampling=Sampling(steps=3), on_step=lambda step, latents: told.append(step))
-    assert told == [0, 1, 2]
-    out = tmp_path / "out.mp4"
-    argv = [
-        "edit",
-        str(clip),
-        "--instruction",
-        "x",
-        "--model",
-        model,
-        "--out",
-        str(out),
-        "--solver",
-        "unipc",
-        "--steps",
-        "3",
-    ]
-    assert main(argv) == 0
-    assert out.exists()
+    editor.edit(clip, "Blue.", sampling=Sampling(steps=3), on_step=lambda step, latents: steps.append(step))
+    assert steps == [0, 1, 2]
+    options = EditOptions(
+        video=clip, instruction="x", model=model, out=tmp_path / "out.mp4", solver="unipc", steps=3, device="cpu"
+    )
+    edited, written = edit_file(options), read_video(options.out)
+    expected = editor.edit(clip, "x", sampling=Sampling(steps=3, solver=UniPCSolver()))
+    assert np.array_equal(edited.frames_FHWC, expected.frames_FHWC)
+    assert written.frames_FHWC.shape == edited.frames_FHWC.shape
 
 
-def test_a_size_of_nothing_is_refused_and_not_replaced_by_the_default(model, clip):
+def test_a_size_of_zero_is_refused_and_not_replaced_by_the_default(model, clip):
     editor = KiwiEditor.from_pretrained(model)
     with pytest.raises(InputError, match="max_pixels"):
         editor.edit(clip, "Blue.", max_pixels=0)
@@ -116,37 +108,41 @@ def test_an_image_is_edited_as_a_video_of_one_frame(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "code"),
     [
-        ({"video": "missing.mp4"}, "missing.mp4"),
-        ({"video": "noise.mp4"}, "noise.mp4"),
-        ({"--instruction": "  "}, "--instruction is empty"),
-        ({"--reference": "noise.mp4"}, "noise.mp4"),
-        ({"--out": "nowhere/out.mp4"}, "nowhere"),
-        ({"video": "noise.mp4", "--out": "noise.mp4"}, "is read for the edit"),
-        ({"--out": "out.avi"}, ".mp4"),
-        ({"--out": "out.png"}, "out.png can hold one frame"),
-        ({"--model": "nothing"}, "no model folder nothing"),
-        ({"--model": "."}, "not a model folder"),
-        ({"--steps": "0"}, "--steps"),
-        ({"--device": "warp"}, "warp"),
+        ({"video": "missing.mp4"}, None),
+        ({"video": "noise.mp4"}, None),
+        ({"instruction": "  "}, "empty-instruction"),
+        ({"reference": ["noise.mp4"]}, None),
+        ({"out": "nowhere/out.mp4"}, "missing-folder"),
+        ({"video": "noise.mp4", "out": "noise.mp4"}, "output-is-input"),
+        ({"out": "out.avi"}, "unknown-file-type"),
+        ({"out": "out.png"}, "too-many-frames"),
+        ({"model": "nothing"}, "missing-model"),
+        ({"model": "."}, None),
+        ({"steps": 0}, "out-of-range"),
+        ({"device": "warp"}, "unusable-device"),
     ],
 )
-def test_bad_input_is_told_in_one_paragraph_and_nothing_is_written(
-    model, clip, tmp_path, monkeypatch, capsys, change, told
-):
+def test_bad_input_is_one_error_and_nothing_is_written(model, clip, tmp_path, monkeypatch, change, code):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(1).bytes(4000))
-    options = {"video": str(clip), "--instruction": "Blue.", "--model": model, "--out": "out.mp4"} | change
-    argv = ["edit", options.pop("video"), *(word for pair in options.items() for word in pair)]
-    assert main(argv) == 2
-    err = capsys.readouterr().err
-    assert told in err
-    assert "Traceback" not in err
+    values = {"video": str(clip), "instruction": "Blue.", "model": model, "out": "out.mp4"} | change
+    with pytest.raises(KiwiError) as caught:
+        edit_file(from_dict(EditOptions, values))
+    assert code is None or caught.value.code == code
     assert not list(tmp_path.glob("out*"))
 
 
-def test_tiles_on_request_take_the_autoencoder_through_in_pieces(model, clip, tmp_path, monkeypatch):
+def test_the_command_reports_bad_input_in_one_paragraph(clip, tmp_path, capsys):
+    argv = ["edit", str(clip), "--instruction", "Blue.", "--out", str(tmp_path / "out.mp4"), "--steps", "0"]
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert "--steps" in err
+    assert "Traceback" not in err
+
+
+def test_tiled_runs_the_autoencoder_over_tiles(model, clip, tmp_path, monkeypatch):
     used = []
     decode = Tiling.decode
     monkeypatch.setattr(Tiling, "decode", lambda self, *args: used.append(self) or decode(self, *args))

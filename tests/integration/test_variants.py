@@ -106,14 +106,7 @@ ADDITIVE = {
 def velocity(model):
     batch = batches()[2]
     with torch.no_grad():
-        conditions = model.encode(
-            "reference",
-            batch.source_frames,
-            batch.instructions,
-            batch.reference_images,
-            batch.source_BCFHW,
-            batch.references_BRCHW,
-        )
+        conditions = model.encode(batch)
         latents = torch.randn(conditions.source_BCFHW.shape, generator=torch.Generator().manual_seed(0))
         return model(latents, torch.tensor([0.8, 0.4]), conditions)
 

@@ -97,6 +97,14 @@ class DiTConfig(Spec):
         """Channels of one attention head."""
         return self.dim // self.num_heads
 
+    def size_multiple(self, spatial_factor: int) -> int:
+        """Height and width of a video must be multiples of this many pixels.
+
+        Args:
+            spatial_factor: pixels per latent of the VAE.
+        """
+        return spatial_factor * self.patch_size[1]
+
     def build(self) -> DiT:
         """The transformer, base weights and adapters included."""
         dit = self.base.build(lambda: DiT(self))

@@ -7,10 +7,12 @@ from safetensors.torch import save_file
 
 from kiwi.__main__ import main
 from kiwi.checkpoints.folder import save_pretrained
+from kiwi.data.sample import EditSample, collate
+from kiwi.encoded import TaskKind
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import QueryConnector
 from kiwi.models.kiwi import KiwiEdit
-from kiwi.models.sampling import EditingDefaults, Sampling, denoise, make_noise
+from kiwi.models.sampling import EditingDefaults, Sampling, sample_edits
 from kiwi.weights.adapters import is_adapter
 
 LIMITS = "mllm.limits={max_frames: 4, max_pixels_per_frame: 7056, min_pixels_per_frame: 784, max_reference_tokens: 16}"
@@ -30,18 +32,17 @@ def edit(model):
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (5, 32, 48, 3), dtype=np.uint8)
     picture = rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    source = torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 127.5 - 1
-    with torch.no_grad():
-        conditions = model.encode(
-            "reference",
-            [frames],
-            ["Make it snow"],
-            [[picture]],
-            source,
-            torch.linspace(-1, 1, 3 * 32 * 48).view(1, 1, 3, 32, 48),
-        )
-        noise = make_noise(tuple(conditions.source_BCFHW.shape), 0, ["edit"], "cpu")
-        return model.vae.decode(denoise(model, conditions, noise, Sampling(steps=3)))
+    sample = EditSample(
+        id="edit",
+        task=TaskKind.reference,
+        instruction="Make it snow",
+        size=frames.shape[:3],
+        source_FHWC=frames,
+        target_FHWC=frames[:0],
+        reference_images=(picture,),
+        references_RHWC=rng.integers(0, 256, (1, 32, 48, 3), dtype=np.uint8),
+    )
+    return sample_edits(model, collate([sample]), Sampling(steps=3), seed=0)
 
 
 @pytest.fixture(scope="session")

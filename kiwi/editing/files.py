@@ -1,0 +1,115 @@
+"""Editing from file to file: `edit_file` is what `kiwi edit` runs."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from kiwi import console
+from kiwi.errors import InputError
+from kiwi.media.image import read_image, write_image
+from kiwi.media.video import Video, read_video, write_video
+from kiwi.options import DeviceOptions, option, positional
+from kiwi.sandbox.knowledge import ABOUT
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditOptions(DeviceOptions):
+    """Edit a video by an instruction and, if given, reference images; the result has the source's size and length.
+
+    Args:
+        video: video file, or an image
+        instruction: what to change, in words
+        reference: reference image; may be repeated
+        model: model folder (written by `kiwi fit`) or hub id; the default is the shipped editor of the rendered world,
+            which was not trained on real videos
+        out: where to write the edited .mp4 (or .png of one frame); its folder must exist
+        steps: denoising steps (default: the model's own)
+        solver: ODE solver (default: the model's own)
+        max_pixels: height x width to work at (default: the model's own)
+        tiled: run the VAE over overlapping tiles: less memory, more time
+        seed: of the starting noise
+    """
+
+    video: Path = positional()
+    instruction: str
+    reference: tuple[Path, ...] = option((), metavar="IMAGE", repeat=True)
+    model: str = "sandbox"
+    out: Path
+    steps: int | None = None
+    solver: Literal["euler", "unipc"] | None = None
+    max_pixels: int | None = None
+    tiled: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.require_at_least(1, "steps", "max_pixels")
+        if not self.instruction.strip():
+            raise InputError("--instruction is empty", code="empty-instruction", fix="say in words what to change")
+        if not (folder := self.out.parent).is_dir():
+            problem = f"the folder {folder} for {self.out.name} does not exist"
+            raise InputError(problem, code="missing-folder", fix=f"mkdir -p {folder}")
+        if self.out.suffix.lower() not in (".mp4", ".png"):
+            expected = "a name that ends in .mp4, or in .png for one frame"
+            raise InputError(f"cannot write {self.out}", code="unknown-file-type", wanted=expected)
+        inputs = (self.video, *self.reference)
+        if self.out.exists() and any(path.exists() and self.out.samefile(path) for path in inputs):
+            problem = f"{self.out} is an input of the edit and would be overwritten"
+            raise InputError(problem, code="output-is-input", fix="give another --out")
+
+
+def edit_file(options: EditOptions) -> Video:
+    """Edit a video file and write the result.
+
+    Returns:
+        The edited video, of the source's size, frame count and frame rate.
+
+    Raises:
+        MediaError: a file that cannot be read.
+        CheckpointError: a model folder that cannot be loaded.
+        InputError: a clip of several frames for a .png, or a device that cannot be used.
+    """
+    # The files are read before the model is loaded, which takes seconds.
+    video, references = read_video(options.video), [read_image(path) for path in options.reference]
+    as_image = options.out.suffix.lower() == ".png"
+    if as_image and video.frame_count > 1:
+        got = f"{video.frame_count} frames"
+        raise InputError(f"{options.out} can hold one frame", code="too-many-frames", got=got, fix="use .mp4")
+
+    from kiwi.editing.domain import out_of_domain_reasons
+    from kiwi.editing.editor import KiwiEditor
+    from kiwi.flow.solvers import EulerSolver, UniPCSolver
+    from kiwi.models.vae.tiling import Tiling
+
+    editor = KiwiEditor.from_pretrained(options.model, device=options.device)
+    if options.tiled:
+        editor.model.vae.tiling = Tiling()
+    if editor.defaults.domain == "sandbox":
+        console.note(f"{options.model} was trained on {ABOUT}.")
+    reasons = out_of_domain_reasons(editor, video, options.instruction, len(references), max_pixels=options.max_pixels)
+    if reasons:
+        log.warning("the edit is outside the model's training domain, expect a poor result: %s", "; ".join(reasons))
+    sampling = editor.defaults.sampling
+    if options.steps is not None:
+        sampling = sampling.replace(steps=options.steps)
+    if options.solver is not None:
+        sampling = sampling.replace(solver={"euler": EulerSolver(), "unipc": UniPCSolver()}[options.solver])
+    with console.progress_bar("denoising", sampling.steps) as advance:
+        edited = editor.edit(
+            video,
+            options.instruction,
+            references,
+            sampling=sampling,
+            max_pixels=options.max_pixels,
+            seed=options.seed,
+            on_step=lambda step, latents: advance(),
+        )
+    if as_image:
+        write_image(options.out, edited.frames_FHWC[0])
+    else:
+        write_video(options.out, edited.frames_FHWC, edited.fps)
+    return edited
