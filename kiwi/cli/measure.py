@@ -8,12 +8,8 @@ from kiwi.evaluation.options import SandboxMeasureOptions
 
 def run(options: SandboxMeasureOptions) -> int:
     """Measure and print the tables."""
-    from kiwi.evaluation.sandbox_measure import measure_editor
+    from kiwi.evaluation.sandbox_measure import measure_editor, print_tables
 
-    for name, table in measure_editor(options).items():
-        # Without the column `items`, which the next table has, the table of fidelity fits into 80 characters.
-        keep = [i for i, column in enumerate(table.header) if name != "fidelity" or column != "items"]
-        rows = [[row[i] for i in keep] for row in table.rows]
-        console.table(table.title, [table.header[i] for i in keep], rows, table.note)
+    print_tables(measure_editor(options))
     console.print(f"{options.items} items; tables, edits.png and scores of each item (items.jsonl) in {options.out}")
     return 0

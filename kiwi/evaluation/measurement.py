@@ -87,7 +87,7 @@ class Measurement(Spec, ABC):
     def check(self) -> None:
         """Raise a KiwiError for what would fail after hours of training, such as benchmark data that is missing."""
 
-    def options(self, model: Path, out: Path) -> Options | None:
+    def options_for(self, model: Path, out: Path) -> Options | None:
         """Options of its command for one model folder; None where there is no command.
 
         Args:
@@ -111,7 +111,13 @@ class Measurement(Spec, ABC):
 
 
 def typed_options(
-    options: type[OptionsT], settings: Any, where: str, *, decided: Mapping[str, Any], refused: Sequence[str] = ()
+    options: type[OptionsT],
+    settings: Any,
+    where: str,
+    *,
+    decided: Mapping[str, Any],
+    refused: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> OptionsT:
     """Options of a command from a mapping in a file, spelled as on the command line or as in Python.
 
@@ -121,6 +127,7 @@ def typed_options(
         where: names the mapping in messages.
         decided: options that the caller sets, which the file therefore may not.
         refused: further options that the file may not set because they mean nothing there.
+        defaults: values of options that the file does not set, where they are not the dataclass's own.
 
     Raises:
         InputError: not a mapping, or an option that the file may not set.
@@ -129,7 +136,7 @@ def typed_options(
     if not isinstance(settings, dict | None):
         raise InputError(f"{where} is not a mapping", code="not-a-mapping", got=repr(settings))
     known = {field.name for field in fields(options)}
-    values: dict[str, Any] = {}
+    values = dict(defaults or {})
     for key, value in (settings or {}).items():
         name = str(key).replace("-", "_")
         if name not in known and name.removeprefix("no_") in known and isinstance(value, bool):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from math import isnan, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from kiwi import console
 from kiwi.checkpoints.folder import from_pretrained
 from kiwi.environment import environment
 from kiwi.errors import InputError
+from kiwi.evaluation.measurement import Measurement, Metric, MetricValues, typed_options
 from kiwi.evaluation.options import SandboxMeasureOptions
 from kiwi.evaluation.sandbox_scores import (
     PairEditor,
@@ -34,6 +35,7 @@ from kiwi.models.device import usable_device
 from kiwi.models.vae.wan import VideoVae
 from kiwi.sandbox.controls import swapped, with_reference_of, with_words_of
 from kiwi.sandbox.pairs import EditPair
+from kiwi.spec import from_dict
 from kiwi.tables import Table
 from kiwi.weights.strict import fingerprint
 
@@ -44,8 +46,71 @@ AS_ASKED, OTHER_WORDS, OTHER_REFERENCE = "as asked", "other words", "other refer
 OLD_TARGET = "other reference, old target"
 """How an item was edited, and what it was compared with: the values of `what` in SCORES."""
 
+METRICS = ("overall", "compliance", "consistency", "quality", "inside", "outside")
+"""Scores that studies compare."""
+
 SHEET_ITEMS = 14
 """Items on the contact sheet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxMeasurement(Measurement):
+    """Edits of items of the sandbox, scored against their exact targets.
+
+    Args:
+        settings: options of the command; model and out are set for each model.
+    """
+
+    section: ClassVar[str] = "sandbox"
+    command: ClassVar[str] = "sandbox measure"
+
+    settings: SandboxMeasureOptions
+
+    @classmethod
+    def from_study(cls, settings: Any) -> Sequence[SandboxMeasurement]:
+        """From options, without controls unless they are asked for."""
+        decided = {"model": "model", "out": "out"}
+        options = typed_options(
+            SandboxMeasureOptions, settings, "sandbox", defaults={"controls": False}, decided=decided
+        )
+        return (cls(settings=options),)
+
+    @property
+    def name(self) -> str:
+        """Name of the folder that holds its results."""
+        return self.section
+
+    def metrics(self) -> Sequence[Metric]:
+        """The oracle's scores and PSNR inside and outside the mask."""
+        return [Metric(name=f"sandbox {score}") for score in METRICS]
+
+    def check(self) -> None:
+        """Raise an InputError for settings that no item can be drawn with."""
+        self.settings.pair(0)
+
+    def options_for(self, model: Path, out: Path) -> SandboxMeasureOptions:
+        """Options of `kiwi sandbox measure`."""
+        return self.settings.replace(model=str(model), out=out)
+
+    @classmethod
+    def run(cls, options: Mapping[str, Any]) -> int:
+        """Measure and print the tables."""
+        print_tables(measure_editor(from_dict(SandboxMeasureOptions, options)))
+        return 0
+
+    def collect(self, folder: Path) -> MetricValues:
+        """Scores of the items edited as asked."""
+        scores = {f"sandbox/{name}": item for (what, name), item in read_scores(folder).items() if what == AS_ASKED}
+        items = {
+            f"sandbox {metric}": {
+                name: value for name, item in scores.items() if not isnan(value := getattr(item, metric))
+            }
+            for metric in METRICS
+        }
+        return MetricValues(
+            items={metric: values for metric, values in items.items() if values},
+            categories={name: item.category for name, item in scores.items()},
+        )
 
 
 def measure_editor(options: SandboxMeasureOptions) -> dict[str, Table]:
@@ -94,16 +159,31 @@ def measure_editor(options: SandboxMeasureOptions) -> dict[str, Table]:
     return tables
 
 
+def print_tables(tables: Mapping[str, Table]) -> None:
+    """Print the tables of `measure_editor`."""
+    for name, table in tables.items():
+        # Without the column `items`, which the next table has, the table of fidelity fits into 80 characters.
+        keep = [at for at, column in enumerate(table.header) if name != "fidelity" or column != "items"]
+        rows = [[row[at] for at in keep] for row in table.rows]
+        console.table(table.title, [table.header[at] for at in keep], rows, table.note)
+
+
+def read_scores(folder: Path) -> dict[tuple[str, str], SandboxScores]:
+    """All scores in a folder of measurements by (what, id); see AS_ASKED."""
+    scores = {}
+    for record in Journal(folder / SCORES).read():
+        what = record.pop("what")
+        record |= {name: nan for name, value in record.items() if value is None}  # JSON has no NaN
+        scores[what, record["id"]] = SandboxScores(**record)
+    return scores
+
+
 class _ScoreFile:
     """The scores of each item in SCORES, one line each, appended as they come so that a killed command resumes."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.journal = Journal(open_run_dir(folder / SETTINGS, settings, "a folder of measurements") / SCORES)
-        self.scores: dict[tuple[str, str], SandboxScores] = {}
-        for record in self.journal.read():
-            what = record.pop("what")
-            record |= {name: nan for name, value in record.items() if value is None}  # JSON has no NaN
-            self.scores[what, record["id"]] = SandboxScores(**record)
+        self.scores = read_scores(folder)
 
     def complete(
         self,

@@ -54,7 +54,7 @@ def test_the_preview_shows_the_pair():
         (["preview", "world.png", "--items", "0"], "at least one item"),
         (["export", "world", "--categories", "teleport"], "background_reference"),
         (["export", "world", "--items", "many"], "--items"),
-        (["anchors", "out", "--vae", "none", "--items", "0"], "Anchors need items"),
+        (["anchors", "out", "--vae", "none", "--items", "0"], "--items"),
         (["anchors", "out", "--vae", "nowhere"], "there is no VAE"),
         (["dance"], "dance"),
     ],
