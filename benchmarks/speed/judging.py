@@ -20,7 +20,7 @@ from kiwi.bench.judges import Judge, Question
 from kiwi.bench.ledger import FILE, Ledger
 from kiwi.bench.runner import Pace, Runner, Task
 from kiwi.bench.suites import own_rubrics, read_cases, read_suite
-from kiwi.sandbox.export import export
+from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
 
 
 class Slow(Judge):
@@ -47,7 +47,12 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
-        export(data, 8, 0, 5, 32, 32, categories=list(suite.categories), level="easy", split="test")
+        categories = tuple(suite.categories)
+        export_sandbox(
+            SandboxExportOptions(
+                out=data, items=8, frames=5, size=32, categories=categories, level="easy", split="test"
+            )
+        )
         cases = read_cases(suite, data).scored
         repeats = range(-(-options.questions // len(cases)))
         tasks = [

@@ -82,7 +82,7 @@ def claim_run(run: Run) -> None:
         InputError: it holds another run, of a study that was changed since.
     """
     said = {"label": run.arm.label, "seed": run.seed, "fingerprint": run.fingerprint}
-    open_run_dir(run.folder / RUN, said, "a run of an arm", beside=(RESULT,))
+    open_run_dir(run.folder / RUN, said, "a run of an arm", allowed=(RESULT,))
     write_json(run.folder / COMMANDS, [list(one) for one in run.commands])
 
 

@@ -135,7 +135,7 @@ class _Oracle(Judge):
             raise Unanswered("the oracle knows the right answer to an item's own words alone", retry=False)
         if video.shape != pair.source.shape:
             raise Unanswered(f"the edit is {_size(video)}, the source {_size(pair.source)}", retry=False)
-        scores = oracle.judge(pair, video)
+        scores = oracle.judge_edit(pair, video)
         values = (scores.compliance, scores.consistency, scores.quality)
         lines = [f"{name}: {value:.2f}" for name, value in zip(question.rubric.dimensions, values, strict=True)]
         return "\n".join(["Computed from the exact target.", *lines])

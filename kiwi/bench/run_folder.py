@@ -61,7 +61,7 @@ def claim_folder(out: Path, identity: Identity) -> None:
     Raises:
         InputError: it holds a run of something else, or other things.
     """
-    open_run_dir(out / _RUN, _plain(identity), "a run of a benchmark", beside=("data", "videos"))
+    open_run_dir(out / _RUN, _plain(identity), "a run of a benchmark", allowed=("data", "videos"))
 
 
 def write_begun(out: Path, cases: Sequence[Case], settings: Mapping[str, Any]) -> None:

@@ -111,13 +111,20 @@ def data_of(options: argparse.Namespace, name: str, suite: Suite, out: Path) -> 
     """The benchmark's folder, rendered if it is the sandbox."""
     if options.data != "sandbox":
         return Path(options.data)
-    from kiwi.sandbox.export import export
+    from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
 
     items = SANDBOX_ITEMS[name] if options.items is None else options.items
-    export(
-        out / "data", items, 0, suite.frames if name == "sandbox" else 5, 32, 32, fps=8,
-        categories=SANDBOX_CATEGORIES[name], level=options.level or LEVEL, split="test",
-    )  # fmt: skip
+    export_sandbox(
+        SandboxExportOptions(
+            out=out / "data",
+            items=items,
+            frames=suite.frames if name == "sandbox" else 5,
+            size=32,
+            categories=tuple(SANDBOX_CATEGORIES[name] or ()),
+            level=options.level or LEVEL,
+            split="test",
+        )
+    )
     return out / "data"
 
 

@@ -108,17 +108,17 @@ def _require_meant(said: set[str], format: str, exporting: bool) -> None:
 def _require_target(arguments: Any, exporting: bool) -> None:
     """Refuse, before the work, a DST that cannot be written or where something would be lost."""
     from kiwi.checkpoints.folder import pretrained_paths, unexpected_files
-    from kiwi.media.files import require_apart, require_place, require_replaceable
+    from kiwi.media.files import require_no_overlap, require_replaceable, require_writable
 
     if exporting and arguments.format == "kiwi-upstream":  # a file; the rest is told when it is opened, before the work
-        require_place(arguments.dst)
+        require_writable(arguments.dst)
     else:
         require_replaceable(arguments.dst, unexpected_files)
     for source in (arguments.src, arguments.vae, arguments.mllm, arguments.base):
         if source:
-            require_apart(arguments.dst, Path(*_split(source)))
+            require_no_overlap(arguments.dst, Path(*_split(source)))
     for path in pretrained_paths(arguments.src) if exporting else []:
-        require_apart(arguments.dst, path)
+        require_no_overlap(arguments.dst, path)
     if arguments.dst.exists() and not arguments.force:
         raise InputError(f"{arguments.dst} exists", fix="give another name, or --force to replace it")
 

@@ -34,7 +34,7 @@ from kiwi.data.buckets import Bucket
 from kiwi.data.world import Rendered
 from kiwi.encoded import LatentDistribution, VisionFeatures
 from kiwi.errors import InputError
-from kiwi.media.files import atomic_path, require_place, sha256, write_json
+from kiwi.media.files import atomic_path, require_writable, sha256, write_json
 
 FORMAT = 2
 """Of the folder, and of how a clip is brought to its size: a change of either makes another cache."""
@@ -281,7 +281,7 @@ def _appended(table: Path) -> IO[str]:
 
 def _begin(folder: Path) -> None:
     """Make a cache's folders, or take up what another writer, or one that was killed, has made of them."""
-    require_place(folder)
+    require_writable(folder)
     begun = {"shards", "cache.json", _LOCK}
     try:
         held = [item.name for item in folder.iterdir()] if folder.exists() else []

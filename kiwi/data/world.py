@@ -17,7 +17,7 @@ from kiwi.errors import InputError
 from kiwi.media.video import VideoInfo
 from kiwi.sandbox.export import WORLD_VERSION
 from kiwi.sandbox.pairs import EditPair, check_categories, make_pair
-from kiwi.sandbox.questions import Question, ask, check_tasks
+from kiwi.sandbox.questions import Question, check_tasks, make_question
 
 FPS = Fraction(8)
 """Of rendered clips; nothing in training depends on it."""
@@ -104,7 +104,7 @@ class QuestionItem(Item):
     """A question about a video, or about a picture beside it."""
 
     parts = ("source",)
-    mumbled: float = 0.0
+    scramble_words: float = 0.0
     """As `Questions.mumbled`."""
 
     @property
@@ -127,8 +127,8 @@ class QuestionItem(Item):
         question = _question(self)
         if part == "source":
             return question.video
-        assert question.picture is not None
-        return question.picture[None]
+        assert question.image is not None
+        return question.image[None]
 
 
 # The last few are kept, since source, target, reference and words are asked for one by one.
@@ -148,7 +148,7 @@ def _words(item: EditItem) -> tuple[str, str]:
 @lru_cache(maxsize=4)
 def _question(item: QuestionItem) -> Question:
     drawn = vars(item) | {"tasks": item.kinds}
-    return ask(**{name: value for name, value in drawn.items() if name != "kinds"})
+    return make_question(**{name: value for name, value in drawn.items() if name != "kinds"})
 
 
 @dataclass(frozen=True)
@@ -298,7 +298,7 @@ class Questions(Drawn):
         questions: how many, from the first.
         tasks: what is asked; none for all that the frames can show.
         mumbled: chance of a question's words to be letters of no sense, so that a reader learns to do without words
-            that it never heard (`ask` in kiwi.sandbox.questions).
+            that it never heard (`make_question` in kiwi.sandbox.questions).
     """
 
     questions: int
@@ -312,5 +312,5 @@ class Questions(Drawn):
 
     def records(self) -> Iterator[WorldRecord]:
         """One a question. Raises InputError as `World.records`."""
-        item = partial(QuestionItem, mumbled=self.mumbled)
+        item = partial(QuestionItem, scramble_words=self.mumbled)
         return self._records(item, self.questions, check_tasks(self.tasks, self.max_frames))

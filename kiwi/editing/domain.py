@@ -8,7 +8,7 @@ from kiwi.data.sample import pixels, video_tensor
 from kiwi.editing.editor import KiwiEditor
 from kiwi.media.video import Video
 from kiwi.models.sampling import eval_mode
-from kiwi.sandbox.knowledge import LONGEST, unknown_words
+from kiwi.sandbox.domain import MAX_INSTRUCTION_WORDS, unknown_words
 
 MIN_RECONSTRUCTION_PSNR = 25.0
 """In dB: below this a clip is out of the autoencoder's domain. The shipped one has 30.7 dB on average over 210 clips
@@ -40,8 +40,8 @@ def _instruction_reasons(instruction: str, references: int) -> list[str]:
     reasons = []
     if words := unknown_words(instruction):
         reasons.append(f"it has never seen the words {', '.join(map(repr, words[:5]))}{' ...' if words[5:] else ''}")
-    if (length := len(instruction.split())) > LONGEST:
-        reasons.append(f"the instruction has {length} words, in training it had at most {LONGEST}")
+    if (length := len(instruction.split())) > MAX_INSTRUCTION_WORDS:
+        reasons.append(f"the instruction has {length} words, in training it had at most {MAX_INSTRUCTION_WORDS}")
     mentions_reference = "reference" in instruction.lower()
     if references > 1:
         reasons.append(f"there are {references} reference images, in training there was at most one")

@@ -19,8 +19,8 @@ from kiwi.evaluation.sandbox_scores import ORACLE_SCORES
 from kiwi.figures import Curve, plot_curves
 from kiwi.media.files import atomic_path, make_folder, write_json, write_text
 from kiwi.models.vae.wan import WanVae
-from kiwi.sandbox.anchors import ANCHORS, Anchor, damaged, measure, round_trip
-from kiwi.sandbox.oracle import Scores, judge
+from kiwi.sandbox.anchors import ANCHORS, Anchor, check_anchor, reconstruction_anchor, score_degraded
+from kiwi.sandbox.oracle import Scores, judge_edit
 from kiwi.sandbox.pairs import CATEGORIES, EditPair
 from kiwi.tables import Table
 
@@ -51,11 +51,11 @@ def check_anchors(options: AnchorOptions) -> AnchorReport:
     anchors, tables = dict(ANCHORS), {}
     if reconstruct is not None:
         decoded = {pair.id: reconstruct(pair.target) for pair in console.progress(pairs, "round trips")}
-        anchors["round trip of the target"] = round_trip(lambda pair: decoded[pair.id])
+        anchors["round trip of the target"] = reconstruction_anchor(lambda pair: decoded[pair.id])
         tables["round_trip"] = _round_trip_table(pairs, decoded)
     tables = {"anchors": _anchor_table(pairs, anchors), **tables}
     passed = all(row[-1] != "NO" for row in tables["anchors"].rows)
-    items = [damaged(pair) for pair in console.progress(pairs, "damaging")]
+    items = [score_degraded(pair) for pair in console.progress(pairs, "damaging")]
     levels = [(damage, level, [item[damage, level] for item in items]) for damage, level in items[0]]
     write_text(out / "anchors.md", "\n".join(table.markdown() for table in tables.values()))
     tables["damage"] = _damage_table(levels)
@@ -83,10 +83,10 @@ def _autoencoder(path: str, size: int) -> Callable[[Pixels], Pixels]:
 def _anchor_table(pairs: list[EditPair], anchors: Mapping[str, Anchor]) -> Table:
     rows = []
     for name, anchor in console.progress(anchors.items(), "judging", total=len(anchors)):
-        result = measure(pairs, anchor)
-        scores = [f"{of(result.overall):.2f}" if result.overall else "" for of in (np.mean, min, max)]
-        holds = ("yes" if result.holds else "NO") if result.overall else "no such edit"
-        rows.append((name, result.items, len(result.overall), anchor.wanted, *scores, holds))
+        result = check_anchor(pairs, anchor)
+        scores = [f"{of(result.scores):.2f}" if result.scores else "" for of in (np.mean, min, max)]
+        holds = ("yes" if result.passed else "NO") if result.scores else "no such edit"
+        rows.append((name, result.items, len(result.scores), anchor.bounds, *scores, holds))
     header = ("edit", "items", "edits", "wanted", "mean", "least", "most", "holds")
     return Table("The oracle's anchors: overall score of each edit, 1 to 5", header, rows)
 
@@ -96,7 +96,7 @@ def _round_trip_table(pairs: list[EditPair], decoded: Mapping[str, Pixels]) -> T
     groups: dict[str, list[tuple[float, ...]]] = {category: [] for category in CATEGORIES}
     for pair in pairs:
         fidelity = edit_metrics(decoded[pair.id], pair.target, None, perceptual)
-        scores = judge(pair, decoded[pair.id])
+        scores = judge_edit(pair, decoded[pair.id])
         oracle = (getattr(scores, name) for name in ORACLE_SCORES)
         groups[pair.category].append((fidelity["psnr"], fidelity["ssim"], *oracle))
     groups = {category: items for category, items in groups.items() if items}

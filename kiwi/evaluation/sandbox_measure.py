@@ -33,7 +33,7 @@ from kiwi.media.journal import Journal
 from kiwi.media.run_dir import open_run_dir
 from kiwi.models.device import usable_device
 from kiwi.models.vae.wan import VideoVae
-from kiwi.sandbox.controls import swapped, with_reference_of, with_words_of
+from kiwi.sandbox.controls import swap_within_category, with_instruction_of, with_reference_of
 from kiwi.sandbox.pairs import EditPair
 from kiwi.spec import from_dict
 from kiwi.tables import Table
@@ -145,7 +145,8 @@ def measure_editor(options: SandboxMeasureOptions) -> dict[str, Table]:
     scores.complete(AS_ASKED, by_id, editor, {AS_ASKED: by_id}, model.vae)
     tables = dict(zip(("fidelity", "oracle"), score_tables(scores.of(AS_ASKED, by_id)), strict=True))
     if options.controls:
-        words, references = swapped(pairs, with_words_of), swapped(pairs, with_reference_of)
+        words = swap_within_category(pairs, with_instruction_of)
+        references = swap_within_category(pairs, with_reference_of)
         scores.complete(OTHER_WORDS, words, editor, {OTHER_WORDS: words})
         old_targets = {name: by_id[name] for name in references}
         scores.complete(OTHER_REFERENCE, references, editor, {OTHER_REFERENCE: references, OLD_TARGET: old_targets})

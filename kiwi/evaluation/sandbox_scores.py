@@ -23,7 +23,7 @@ from kiwi.media.image import contact_sheet, resize
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.sampling import Sampling
 from kiwi.models.vae.wan import VideoVae
-from kiwi.sandbox.oracle import judge
+from kiwi.sandbox.oracle import judge_edit
 from kiwi.sandbox.pairs import CATEGORIES, EditPair
 from kiwi.statistics.intervals import Interval, mean_of
 from kiwi.tables import Table
@@ -73,7 +73,7 @@ def score_edit(pair: EditPair, edited: Pixels, round_trip: tuple[Pixels, Pixels]
         edited: the edited source, of its size and length.
         round_trip: the item's source and target after encoding and decoding, for the upper bounds.
     """
-    oracle, outside = judge(pair, edited), ~pair.mask
+    oracle, outside = judge_edit(pair, edited), ~pair.mask
     ceilings = {}
     if round_trip is not None:
         source, target = round_trip

@@ -30,7 +30,7 @@ _MATRIX_STANDINS = {3: 2, 10: 9}
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[Any, Any]]:
+def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     """The container and its video stream; everything that ffmpeg may raise in the block becomes a MediaError."""
     require_file(path, MediaError, "video")
     if path.stat().st_size == 0:

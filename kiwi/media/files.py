@@ -24,7 +24,7 @@ from kiwi.errors import InputError, KiwiError
 
 log = logging.getLogger(__name__)
 
-Foreign = Callable[[Path], list[str]]
+UnexpectedFiles = Callable[[Path], list[str]]
 """Says what lies in a folder and is no part of what would replace it, by name: all of a folder of another kind."""
 
 _KEPT = 40
@@ -43,7 +43,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             folder.
     """
     path = Path(path)
-    require_place(path)
+    require_writable(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a file", fix="add a file name to the path")
     with _writing_to(path.parent):
@@ -63,19 +63,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path, foreign: Foreign) -> Iterator[Path]:
+def atomic_folder(path: str | Path, unexpected_files: UnexpectedFiles) -> Iterator[Path]:
     """Yield an empty folder beside `path`; it takes the place of `path`, old contents included, if the block succeeds.
 
     Its files get ordinary permissions whatever their writers gave them, and are synced to disk before the rename.
 
     Args:
         path: the folder.
-        foreign: what of a folder that stands there may not be lost.
+        unexpected_files: what of a folder that stands there may not be lost.
 
     Raises:
         InputError: as `require_replaceable`.
     """
-    path = require_replaceable(path, foreign)
+    path = require_replaceable(path, unexpected_files)
     _tell_of_leftovers(path)
     new = _unfinished(path)
     old = new.with_name(new.name + ".old")
@@ -94,30 +94,30 @@ def atomic_folder(path: str | Path, foreign: Foreign) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def require_replaceable(path: str | Path, foreign: Foreign) -> Path:
+def require_replaceable(path: str | Path, unexpected_files: UnexpectedFiles) -> Path:
     """Where a folder can be written as a whole: `path`, symlinks followed.
 
     Args:
         path: nothing, an empty folder, or a folder of a kind that kiwi writes and with nothing else in it.
-        foreign: names what else there is; in a folder of another kind, all of it.
+        unexpected_files: names what else there is; in a folder of another kind, all of it.
 
     Raises:
         InputError: a name that cannot be, no parent folder or one that cannot be written to; at `path` there is a file,
             or a folder with something else in it, which nobody meant to lose; the first few names are told.
     """
     given = Path(path)
-    require_place(given)
+    require_writable(given)
     try:
         path = given.resolve()  # a model folder may be a link to a larger disk: the link stays, its target is replaced
     except (OSError, RuntimeError) as problem:
         raise InputError(f"the path {given} cannot be followed", got=problem) from None
-    require_place(path)
+    require_writable(path)
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file, so no folder can be written there", fix="give another path")
     if path.is_mount():
         raise InputError(f"{path} is where a disk is mounted and cannot be replaced", fix="give a folder in it")
     with _writing_to(path):
-        held = foreign(path) if path.is_dir() else []
+        held = unexpected_files(path) if path.is_dir() else []
     if held:
         raise InputError(
             f"{path} holds other things than what would replace it",
@@ -129,7 +129,7 @@ def require_replaceable(path: str | Path, foreign: Foreign) -> Path:
     return path
 
 
-def require_place(path: Path) -> None:
+def require_writable(path: Path) -> None:
     """Refuse a path under which nothing can be written, as far as can be told without trying.
 
     Raises:
@@ -173,7 +173,7 @@ def make_folder(path: str | Path) -> Path:
     return path
 
 
-def require_apart(target: Path, source: Path) -> None:
+def require_no_overlap(target: Path, source: Path) -> None:
     """Refuse to write a file or folder that is, holds or lies in what is read for it.
 
     Raises:

@@ -29,7 +29,7 @@ from kiwi.media.decoding import (
     display_transform,
     duration_seconds,
     frame_rate,
-    opened,
+    open_video,
     to_rgb,
 )
 from kiwi.media.files import atomic_path
@@ -103,12 +103,12 @@ def probe(path: str | Path) -> VideoInfo:
             pixel_format="rgb24",
             codec=codec,
         )
-    with opened(path) as (container, stream):
+    with open_video(path) as (container, stream):
         frames = announced_frames(container, stream) or count_packets(container, stream)
         fps = frame_rate(stream)
         duration = duration_seconds(container, stream) or float(frames / fps)
         codec = stream.codec_context.name
-    with opened(path) as (container, stream):
+    with open_video(path) as (container, stream):
         _, first = next(decode(container, stream, path))
         turned, flip_x, flip_y = display_transform(first)
         height, width = (first.width, first.height) if turned else (first.height, first.width)
@@ -155,7 +155,7 @@ def read_video(
         if start:
             raise InputError(f"{path} is an image, so it has no frame {start}", wanted="start=0")
         return Video(read_image(path)[None], Fraction(1))
-    with opened(path) as (container, stream):
+    with open_video(path) as (container, stream):
         frames = decode(container, stream, path)
         chosen = _every_frame(frames) if wanted_fps is None else _resampled(frames, wanted_fps, 1 / frame_rate(stream))
         pixels = _convert(islice(chosen, start, stop), path)

@@ -1,7 +1,7 @@
-"""The oracle held to account: edits whose scores are known beforehand, and damage in steps.
+"""Checks of the oracle: edits whose scores are known beforehand, and targets degraded in steps.
 
-Anchors are what every judge has to get right before its scores of real edits say anything; the damages show that each
-score falls when an edit gets worse. Fixed before any editor was trained.
+Every judge has to score the anchors right before its scores of real edits mean anything; the degradations show that
+each score falls when an edit gets worse. All were fixed before any editor was trained.
 """
 
 from __future__ import annotations
@@ -13,126 +13,131 @@ from functools import partial
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from kiwi.sandbox.oracle import Scores, judge
+from kiwi.sandbox.oracle import Scores, judge_edit
 from kiwi.sandbox.pairs import EditPair
+from kiwi.sandbox.world import Pixels
 
-Pixels = np.ndarray
-"""Frames, FHWC uint8."""
-
-Edits = Callable[[EditPair], Iterator[Pixels]]
-"""From an item to edits of its source, or none if this cannot be done with it."""
+MakeEdits = Callable[[EditPair], Iterator[Pixels]]
+"""From an item to edits of its source, FHWC uint8; none if the item does not allow any."""
 
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
-"""Of damage: 0 is the exact target."""
+"""Levels of degradation: 0 is the exact target."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anchor:
-    """Edits of one sort, and what their overall score must be.
+    """Edits of one kind, and the bounds on their overall score.
 
     Args:
-        edits: makes them.
-        least, most: bounds.
-        of_mean: they bound the mean over all edits, not each edit.
+        make_edits: makes them.
+        minimum, maximum: bounds, inclusive.
+        on_mean: whether the bounds apply to the mean over all edits instead of each edit.
     """
 
-    edits: Edits
-    least: float = 1.0
-    most: float = 5.0
-    of_mean: bool = False
+    make_edits: MakeEdits
+    minimum: float = 1.0
+    maximum: float = 5.0
+    on_mean: bool = False
 
     @property
-    def wanted(self) -> str:
+    def bounds(self) -> str:
         """The bounds in words."""
-        of = "mean " if self.of_mean else ""
-        if self.least == self.most:
-            return f"{of}{self.least:g}"
-        return f"{of}{self.least:g} or more" if self.most == 5.0 else f"{of}{self.most:g} or less"
+        mean = "mean " if self.on_mean else ""
+        if self.minimum == self.maximum:
+            return f"{mean}{self.minimum:g}"
+        return f"{mean}{self.minimum:g} or more" if self.maximum == 5.0 else f"{mean}{self.maximum:g} or less"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What an anchor's edits scored.
+class AnchorResult:
+    """The scores of an anchor's edits.
 
     Args:
-        items, edits: how many; an item can be edited wrongly in several ways, or in none.
-        overall: of each edit.
-        holds: the bounds were kept; nothing holds of no edit.
+        items: number of items that allow such an edit; one item may allow several.
+        scores: overall score of each edit.
+        passed: whether the scores are within the bounds; False without any edit.
     """
 
     items: int
-    overall: tuple[float, ...]
-    holds: bool
+    scores: tuple[float, ...]
+    passed: bool
 
 
 def blend(pair: EditPair, share: float) -> Pixels:
-    """The target with a share of the source in it."""
-    return _uint8(share * pair.source.astype(np.float32) + (1 - share) * pair.target)
+    """The target with a share of the source blended in."""
+    return _to_uint8(share * pair.source.astype(np.float32) + (1 - share) * pair.target)
 
 
-def _with(wrong: str, pair: EditPair) -> Iterator[Pixels]:
-    edits = (pair.under(edit) for what, edit in pair.edit.mistakes(pair.scene) if what == wrong)
-    return (edited for edited in edits if (edited != pair.target).any())  # a single frame shows no wrong motion
+def _edits_with_mistake(mistake: str, pair: EditPair) -> Iterator[Pixels]:
+    videos = (pair.render_edit(edit) for kind, edit in pair.edit.mistakes(pair.scene) if kind == mistake)
+    return (video for video in videos if (video != pair.target).any())  # a single frame shows no wrong motion
 
 
-def _late(pair: EditPair) -> Iterator[Pixels]:
+def _first_frame_unedited(pair: EditPair) -> Iterator[Pixels]:
     if len(pair.source) > 1:
         yield np.concatenate([pair.source[:1], pair.target[1:]])
 
 
-MISTAKES = {
+MISTAKE_LIMITS = {
     **dict.fromkeys(("thing", "colour", "shape", "texture", "style", "place"), 2.0),
     **dict.fromkeys(("pattern", "motion"), 3.0),
 }
-"""What can be wrong in an edit (`Edit.mistakes`), and the most that it is then worth: half if the right thing, of the
-right colour and shape, stands in the right place."""
+"""The highest overall score of an edit with one mistake, by kind of mistake (`Edit.mistakes`). An edit with the right
+object, colour, shape and place keeps half of its credit."""
 
 
 ANCHORS: dict[str, Anchor] = {
-    "exact target": Anchor(edits=lambda pair: iter([pair.target]), least=5.0),
-    "unedited copy": Anchor(edits=lambda pair: iter([pair.source]), most=1.0),
-    "half of source and target": Anchor(edits=lambda pair: iter([blend(pair, 0.5)]), most=3.0),
-    "first frame unedited": Anchor(edits=_late, most=3.0),
-    **{f"wrong {wrong}": Anchor(edits=partial(_with, wrong), most=most) for wrong, most in MISTAKES.items()},
+    "exact target": Anchor(make_edits=lambda pair: iter([pair.target]), minimum=5.0),
+    "unedited copy": Anchor(make_edits=lambda pair: iter([pair.source]), maximum=1.0),
+    "half of source and target": Anchor(make_edits=lambda pair: iter([blend(pair, 0.5)]), maximum=3.0),
+    "first frame unedited": Anchor(make_edits=_first_frame_unedited, maximum=3.0),
+    **{
+        f"wrong {mistake}": Anchor(make_edits=partial(_edits_with_mistake, mistake), maximum=limit)
+        for mistake, limit in MISTAKE_LIMITS.items()
+    },
 }
-"""What needs no model. The round trip of the target through an autoencoder (`round_trip`) is one more."""
+"""Anchors that need no model; `reconstruction_anchor` makes one more from an autoencoder."""
 
 
-def round_trip(decoded: Callable[[EditPair], Pixels]) -> Anchor:
-    """What an autoencoder leaves of an item's target: no editor that works in its latents can do better."""
-    return Anchor(edits=lambda pair: iter([decoded(pair)]), least=4.5, of_mean=True)
+def reconstruction_anchor(reconstruct: Callable[[EditPair], Pixels]) -> Anchor:
+    """The target encoded and decoded by an autoencoder, which no editor that works in its latents can surpass."""
+    return Anchor(make_edits=lambda pair: iter([reconstruct(pair)]), minimum=4.5, on_mean=True)
 
 
-def measure(pairs: Sequence[EditPair], anchor: Anchor) -> Found:
-    """Judge an anchor's edits of some items."""
-    scores = [[judge(pair, edited).overall for edited in anchor.edits(pair)] for pair in pairs]
-    overall = tuple(score for edits in scores for score in edits)
-    bounded = (float(np.mean(overall)),) if anchor.of_mean and overall else overall
-    holds = bool(bounded) and anchor.least - 1e-6 <= min(bounded) and max(bounded) <= anchor.most + 1e-6
-    return Found(items=sum(map(bool, scores)), overall=overall, holds=holds)
+def check_anchor(pairs: Sequence[EditPair], anchor: Anchor) -> AnchorResult:
+    """Score an anchor's edits of some items and compare them with its bounds."""
+    by_item = [[judge_edit(pair, edited).overall for edited in anchor.make_edits(pair)] for pair in pairs]
+    scores = tuple(score for of_item in by_item for score in of_item)
+    bounded = (float(np.mean(scores)),) if anchor.on_mean and scores else scores
+    passed = bool(bounded) and anchor.minimum - 1e-6 <= min(bounded) and max(bounded) <= anchor.maximum + 1e-6
+    return AnchorResult(items=sum(map(bool, by_item)), scores=scores, passed=passed)
 
 
-def _noise(pair: EditPair, level: float) -> Pixels:
-    return _uint8(pair.target + 90 * level * np.random.default_rng(0).standard_normal(pair.target.shape))
+def _add_noise(pair: EditPair, level: float) -> Pixels:
+    return _to_uint8(pair.target + 90 * level * np.random.default_rng(0).standard_normal(pair.target.shape))
 
 
 def _blur(pair: EditPair, level: float) -> Pixels:
-    return _uint8(gaussian_filter(pair.target.astype(float), (0, 3 * level, 3 * level, 0)))
+    return _to_uint8(gaussian_filter(pair.target.astype(float), (0, 3 * level, 3 * level, 0)))
 
 
-DAMAGES: dict[str, Callable[[EditPair, float], Pixels]] = {
+DEGRADATIONS: dict[str, Callable[[EditPair, float], Pixels]] = {
     "share of the source left in": blend,
-    "noise (1: 90 grey levels)": _noise,
+    "noise (1: 90 grey levels)": _add_noise,
     "blur (1: 3 pixels)": _blur,
-    "darkness (1: black)": lambda pair, level: _uint8((1 - level) * pair.target),
+    "darkness (1: black)": lambda pair, level: _to_uint8((1 - level) * pair.target),
 }
-"""From an item and a level between 0 and 1 to the spoilt target."""
+"""Functions from an item and a level between 0 and 1 to the degraded target."""
 
 
-def damaged(pair: EditPair) -> dict[tuple[str, float], Scores]:
-    """Scores of an item's target, spoilt: by damage and level."""
-    return {(name, level): judge(pair, damage(pair, level)) for name, damage in DAMAGES.items() for level in LEVELS}
+def score_degraded(pair: EditPair) -> dict[tuple[str, float], Scores]:
+    """Score an item's target under every degradation, by name and level."""
+    return {
+        (name, level): judge_edit(pair, degrade(pair, level))
+        for name, degrade in DEGRADATIONS.items()
+        for level in LEVELS
+    }
 
 
-def _uint8(values: np.ndarray) -> Pixels:
+def _to_uint8(values: np.ndarray) -> Pixels:
     return np.clip(values + 0.5, 0, 255).astype(np.uint8)

@@ -12,7 +12,7 @@ Swap = Callable[[EditPair, EditPair], EditPair | None]
 """From an item and a donor to the item with something of the donor's; None if this cannot be."""
 
 
-def with_words_of(pair: EditPair, donor: EditPair) -> EditPair | None:
+def with_instruction_of(pair: EditPair, donor: EditPair) -> EditPair | None:
     """The item, told to do what the donor is told to; its target stays, so that it should be missed.
 
     None where the words mean the same: those that leave everything to the reference, or name the same style.
@@ -42,10 +42,10 @@ def with_reference_of(pair: EditPair, donor: EditPair) -> EditPair | None:
         edit = donor.edit
     else:
         return None
-    return pair.instead(edit)
+    return pair.with_edit(edit)
 
 
-def swapped(pairs: Sequence[EditPair], swap: Swap) -> dict[str, EditPair]:
+def swap_within_category(pairs: Sequence[EditPair], swap: Swap) -> dict[str, EditPair]:
     """Each item with something of the next one of its category that has it, by id; without those for which none has."""
     found: dict[str, EditPair] = {}
     for index, pair in enumerate(pairs):

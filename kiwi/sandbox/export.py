@@ -1,4 +1,4 @@
-"""The world on disk: mp4 pairs, reference pictures, masks, and manifests with the published columns and `mask`.
+"""The sandbox as files: mp4 pairs, reference images, masks, and manifests with the published columns and `mask`.
 
     OUT/world.json        the settings, written first
         videos/           <id>_source.mp4, <id>_target.mp4
@@ -8,7 +8,7 @@
         video.csv, image.csv, reference.csv    written last; a manifest without rows is left out
         benchmark_videos.csv, refvie_bench.yaml    the same items in the layouts of OpenVE-Bench and RefVIE-Bench
 
-Media that are there are whole, because every write is atomic, so an export that was cut off goes on where it was.
+Every write is atomic, so media that exist are complete and an interrupted export is resumed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,13 @@ from kiwi.media.files import make_folder, write_text
 from kiwi.media.image import write_image
 from kiwi.media.run_dir import open_run_dir
 from kiwi.media.video import write_video
-from kiwi.sandbox.pairs import EditPair, check_categories, make_pair
+from kiwi.options import positional
+from kiwi.sandbox.options import WorldOptions
+from kiwi.sandbox.pairs import CATEGORIES, EditPair
 
-# Changes when the same (seed, index) no longer gives the same pixels, words or files.
+# Raised when the same (seed, index) no longer gives the same pixels, words or files.
 WORLD_VERSION = 4
-# Tiny videos lose their colours at the qualities that are usual for large ones.
+# Tiny videos lose their colours at the usual quality of 18 to 23.
 CRF = 10
 
 _LISTS = ("video.csv", "image.csv", "reference.csv", "benchmark_videos.csv", "refvie_bench.yaml")
@@ -42,89 +43,77 @@ _COLUMNS = ("src_video", "tgt_video", "prompt", "iid", "edited_type", "mask", "c
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exported:
-    """What an export left in its folder: items in all, and the manifests by name with their rows."""
+class SandboxExportOptions(WorldOptions):
+    """Write items of the sandbox as videos, reference images, masks and manifests.
+
+    OUT/videos/<id>_source.mp4 and <id>_target.mp4, OUT/references/<id>.png, OUT/images/ (first frames), OUT/masks/
+    (white where the edit shows); video.csv, image.csv and reference.csv list them with the columns src_video,
+    tgt_video, prompt, iid, edited_type, mask, caption and ref_image; benchmark_videos.csv and refvie_bench.yaml list
+    the same items in the layouts of OpenVE-Bench and RefVIE-Bench; world.json records the settings. Rerun the same
+    command to resume. With more items the export is extended; with fewer, the lists are shortened and no file is
+    deleted.
+
+    Args:
+        out: folder to write to.
+        fps: frames a second of the videos.
+    """
+
+    out: Path = positional()
+    fps: float = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.1 <= self.fps <= 1000:
+            raise InputError("--fps is out of range", code="out-of-range", got=self.fps, wanted="0.1 to 1000")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSummary:
+    """What an export wrote: the number of items, and the number of rows of each manifest."""
 
     folder: Path
     items: int
     manifests: dict[str, int]
 
 
-def export(
-    out: str | Path,
-    items: int,
-    seed: int,
-    frames: int,
-    height: int,
-    width: int,
-    fps: float = 8,
-    categories: Sequence[str] | None = None,
-    level: str = "full",
-    split: str = "train",
-) -> Exported:
-    """Write items 0 .. items-1 of the world `seed` as videos, pictures and manifests.
-
-    A folder that holds an export of the same settings is completed, or extended to more items; with fewer, its lists
-    name those alone, and the files of the others stay.
-
-    Args:
-        out: the folder, made if it is not there.
-        height, width: in pixels.
-        fps: frames a second of the videos.
-        categories, level, split: as `make_pair`.
+def export_sandbox(options: SandboxExportOptions) -> ExportSummary:
+    """Write items of the sandbox as videos, images and manifests.
 
     Raises:
-        InputError: settings that cannot be used; a folder with an export of other settings, or with other things in it.
+        InputError: settings that no item can be rendered with; a folder with an export of other settings, or with other
+            files in it.
     """
-    out = Path(out)
-    for name, value in {"items": items, "frames": frames, "height": height, "width": width, "fps": fps}.items():
-        if not value > 0:
-            raise InputError(f"An export needs {name} above 0", got=value)
-    if not 0.1 <= fps <= 1000:
-        raise InputError("The videos cannot be played", got=f"fps {fps}", wanted="0.1 to 1000")
+    out = options.out
     settings = {
         "world": WORLD_VERSION,
-        "seed": seed,
-        "frames": frames,
-        "height": height,
-        "width": width,
-        "fps": fps,
+        "seed": options.seed,
+        **options.world,
+        "fps": options.fps,
         "crf": CRF,
-        "categories": list(check_categories(categories)),
-        "level": level,
-        "split": split,
+        "categories": list(options.categories or CATEGORIES),
     }
-    make = partial(
-        make_pair,
-        seed,
-        frames=frames,
-        height=height,
-        width=width,
-        categories=categories,
-        level=level,
-        split=split,
-    )
-    make(0)  # settings that no item can be made with leave no folder behind
+    options.pair(0)  # settings that no item can be rendered with are refused before the folder is made
     open_run_dir(out / "world.json", settings, "an export of the sandbox")
     for name in ("videos", "references", "images", "masks"):
         make_folder(out / name)
     rows: dict[str, list[dict[str, str]]] = {"video": [], "image": [], "reference": []}
-    for index in progress(range(items), f"exporting to {out}", total=items):
-        pair = make(index)
-        row = _write_videos(out, pair, fps)
+    for index in progress(range(options.items), f"exporting to {out}", total=options.items):
+        pair = options.pair(index)
+        row = _write_videos(out, pair, options.fps)
         if pair.reference is None:
             rows["video"].append(row)
             rows["image"].append(_write_first_frames(out, pair))
         else:
             rows["reference"].append({**row, "ref_image": _write_reference(out, pair, pair.reference)})
     lists = {f"{name}.csv": _csv(listed) for name, listed in rows.items() if listed}
-    lists |= _benchmarks(rows["video"], rows["reference"])
+    lists |= _benchmark_lists(rows["video"], rows["reference"])
     for name in _LISTS:
         if name in lists:
             write_text(out / name, lists[name])
         else:
-            (out / name).unlink(missing_ok=True)  # of an export of more items: all lists are of the same
-    return Exported(folder=out, items=items, manifests={f"{k}.csv": len(v) for k, v in rows.items() if v})
+            (out / name).unlink(missing_ok=True)  # left by an export of more items: all lists name the same items
+    manifests = {f"{name}.csv": len(listed) for name, listed in rows.items() if listed}
+    return ExportSummary(folder=out, items=options.items, manifests=manifests)
 
 
 def _write_videos(out: Path, pair: EditPair, fps: float) -> dict[str, str]:
@@ -134,7 +123,7 @@ def _write_videos(out: Path, pair: EditPair, fps: float) -> dict[str, str]:
             write_video(path, video, fps, crf=CRF)
     mask = f"masks/{pair.id}.mp4"
     if not (out / mask).exists():
-        write_video(out / mask, white(pair.mask), fps, crf=0)
+        write_video(out / mask, mask_frames(pair.mask), fps, crf=0)
     return _row(pair, source, target, mask)
 
 
@@ -145,7 +134,7 @@ def _write_first_frames(out: Path, pair: EditPair) -> dict[str, str]:
             write_image(path, video[0])
     mask = f"masks/{pair.id}.png"
     if not (out / mask).exists():
-        write_image(out / mask, white(pair.mask)[0])
+        write_image(out / mask, mask_frames(pair.mask)[0])
     return _row(pair, source, target, mask)
 
 
@@ -156,8 +145,8 @@ def _write_reference(out: Path, pair: EditPair, reference: Any) -> str:
     return path
 
 
-def white(mask_FHW: np.ndarray) -> np.ndarray:
-    """A mask as frames: white where it holds, else black; FHW bool -> FHWC uint8."""
+def mask_frames(mask_FHW: np.ndarray) -> np.ndarray:
+    """A mask (FHW bool) as frames (FHWC uint8): white where it is true, black elsewhere."""
     return np.repeat(mask_FHW[..., None], 3, axis=-1).astype(np.uint8) * 255
 
 
@@ -166,13 +155,12 @@ def _row(pair: EditPair, source: str, target: str, mask: str) -> dict[str, str]:
     return dict(zip(_COLUMNS, values, strict=True))
 
 
-def _benchmarks(edits: Sequence[dict[str, str]], references: Sequence[dict[str, str]]) -> dict[str, str]:
-    """The same items as the published benchmarks list theirs: OpenVE-Bench as CSV, RefVIE-Bench as YAML, by name."""
-    found = {}
+def _benchmark_lists(edits: Sequence[dict[str, str]], references: Sequence[dict[str, str]]) -> dict[str, str]:
+    """The lists of the same items in the published layouts, by file name: OpenVE-Bench as CSV, RefVIE-Bench as YAML."""
+    lists = {}
     if edits:
         columns = {"edited_type": "edited_type", "prompt": "prompt", "original_video": "src_video"}
-        listed = [{theirs: row[ours] for theirs, ours in columns.items()} for row in edits]
-        found["benchmark_videos.csv"] = _csv(listed)
+        lists["benchmark_videos.csv"] = _csv({theirs: row[ours] for theirs, ours in columns.items()} for row in edits)
     if references:
         columns = {"src_video": "src_video", "ref_img": "ref_image", "instruction": "prompt"}
         items = [
@@ -180,8 +168,8 @@ def _benchmarks(edits: Sequence[dict[str, str]], references: Sequence[dict[str, 
             | {"edit_type": row["edited_type"].removesuffix("_reference")}
             for row in references
         ]
-        found["refvie_bench.yaml"] = yaml.safe_dump(items, sort_keys=False, allow_unicode=True, width=1000)
-    return found
+        lists["refvie_bench.yaml"] = yaml.safe_dump(items, sort_keys=False, allow_unicode=True, width=1000)
+    return lists
 
 
 def _csv(rows: Iterable[dict[str, str]]) -> str:

@@ -53,7 +53,7 @@ DETAILS = ("pattern", "motion")
 """Mistakes that leave half of an edit's worth; of any other a quarter is left."""
 
 _OPENVE = ("Instruction Compliance", "Consistency & Detail Fidelity", "Visual Quality & Stability")
-NAMES: dict[str, tuple[str, str, str]] = {
+SCORE_NAMES: dict[str, tuple[str, str, str]] = {
     **dict.fromkeys(("local_change", "local_remove", "local_add", "background_change", "global_style"), _OPENVE),
     "subject_reference": (
         "Identity Consistency & Compliance",
@@ -83,7 +83,7 @@ class Scores:
         return (self.compliance + self.consistency + self.quality) / 3
 
 
-def judge(pair: EditPair, edited_FHWC: np.ndarray) -> Scores:
+def judge_edit(pair: EditPair, edited_FHWC: np.ndarray) -> Scores:
     """Score an edit of a pair's source.
 
     Args:
@@ -135,7 +135,7 @@ class _Known:
 def _known(pair: EditPair) -> _Known:
     mistakes = []
     for wrong, edit in pair.edit.mistakes(pair.scene):
-        mistaken = pair.under(edit)
+        mistaken = pair.render_edit(edit)
         differs = pair.mask & (mistaken != pair.target).any(axis=-1)
         mistakes.append((0.5 if wrong in DETAILS else 0.25, differs, to_lab(mistaken[differs])))
     drawn = draw(pair.edit.apply(pair.scene), *pair.source.shape[:3])
@@ -143,7 +143,7 @@ def _known(pair: EditPair) -> _Known:
         source=to_lab(pair.source),
         target=to_lab(pair.target),
         mask=pair.mask,
-        regions=(pair.new, pair.mask & ~pair.new),
+        regions=(pair.new_mask, pair.mask & ~pair.new_mask),
         parts=tuple(visible > 0.5 for visible in (*drawn.sprites, drawn.background)),
         mistakes=tuple(mistakes),
     )

@@ -107,7 +107,7 @@ class EditPair:
     Args:
         source, target: FHWC uint8.
         mask: FHW bool, where the edit may show; outside it source and target are equal to the last bit.
-        new: FHW bool, the part of the mask in which the target shows what the source does not hold.
+        new_mask: FHW bool, the part of the mask in which the target shows what the source does not hold.
         instruction: one wording of the edit.
         reference: HWC uint8, square, as high as the video's short side; None where the words say everything.
         category: one of CATEGORIES.
@@ -119,7 +119,7 @@ class EditPair:
     source: np.ndarray
     target: np.ndarray
     mask: np.ndarray
-    new: np.ndarray
+    new_mask: np.ndarray
     instruction: str
     reference: np.ndarray | None
     category: str
@@ -128,19 +128,19 @@ class EditPair:
     scene: Scene
     edit: Edit
 
-    def under(self, edit: Edit) -> np.ndarray:
+    def render_edit(self, edit: Edit) -> np.ndarray:
         """What another edit makes of the source: FHWC uint8."""
         frames, height, width = self.source.shape[:3]
         return edit.stylise(render(edit.apply(self.scene), frames, height, width))
 
-    def instead(self, edit: Edit) -> EditPair | None:
+    def with_edit(self, edit: Edit) -> EditPair | None:
         """The item with another edit in the same words, such as another reference; None if it hardly shows."""
         made = _made(self.scene, draw(self.scene, *self.source.shape[:3]), edit)
         if made is None:
             return None
         target, mask, new = made
         reference, caption = _pictured(edit, min(self.source.shape[1:3])), edit.caption(self.scene)
-        return replace(self, target=target, mask=mask, new=new, reference=reference, caption=caption, edit=edit)
+        return replace(self, target=target, mask=mask, new_mask=new, reference=reference, caption=caption, edit=edit)
 
 
 def make_pair(
@@ -190,7 +190,7 @@ def make_pair(
         source=before.video,
         target=target,
         mask=mask,
-        new=new,
+        new_mask=new,
         instruction=edit.instruction(scene, given),
         reference=_pictured(edit, min(height, width)),
         category=category,

@@ -113,7 +113,7 @@ class Question:
 
     Args:
         video: FHWC uint8.
-        picture: HWC uint8, square; None unless the question is about one.
+        image: HWC uint8, square; None unless the question is about one.
         words: the question.
         answer: the one right answer, a sentence.
         task: one of TASKS.
@@ -122,7 +122,7 @@ class Question:
     """
 
     video: np.ndarray
-    picture: np.ndarray | None
+    image: np.ndarray | None
     words: str
     answer: str
     task: str
@@ -131,7 +131,7 @@ class Question:
     pictured: Scene | None
 
 
-def ask(
+def make_question(
     seed: int,
     index: int,
     *,
@@ -141,7 +141,7 @@ def ask(
     tasks: Sequence[str] | None = None,
     level: str = "full",
     split: str = "train",
-    mumbled: float = 0.0,
+    scramble_words: float = 0.0,
 ) -> Question:
     """Question `index` of the world `seed`; the same arguments give the same one, to the bit.
 
@@ -150,16 +150,16 @@ def ask(
         height, width: in pixels.
         tasks: what is asked, by default all that the frames can show; they take turns by index.
         level, split: names in LEVELS and Split (kiwi.sandbox.sampling).
-        mumbled: chance of each word of the wording to be letters of no sense, as words never heard are to a reader; the
-            names of things and places, and what is to be repeated, stay.
+        scramble_words: probability that a word of the wording is replaced by random letters, like a word that the model
+            has never read; names of objects and places, and the text to repeat, are kept.
 
     Raises:
         InputError: an unknown task, level or split, a negative seed or index, a video without frames or pixels, a
             chance that is none; "move" in one frame, or in so many that everything has turned.
     """
     names = check_tasks(tasks, frames)
-    if not 0 <= mumbled <= 1:
-        raise InputError("words cannot be mumbled like this", got=mumbled, wanted="a chance, 0 to 1")
+    if not 0 <= scramble_words <= 1:
+        raise InputError("scramble_words is a probability", code="out-of-range", got=scramble_words, wanted="0 to 1")
     task = names[index % len(names)]
     side = min(height, width)
     aspect = (width / max(side, 1), height / max(side, 1))
@@ -169,10 +169,10 @@ def ask(
         if (asked := _ASK[task](View(scene, frames, aspect), given)) is None:
             continue
         slots, answer, pictured = asked
-        wording = _mumble(given.wording(WORDINGS[task]), mumbled, given.rng)
+        wording = _scramble(given.wording(WORDINGS[task]), scramble_words, given.rng)
         return Question(
             video=render(scene, frames, height, width),
-            picture=None if pictured is None else render(pictured, 1, side, side)[0],
+            image=None if pictured is None else render(pictured, 1, side, side)[0],
             words=wording.format(**slots),
             answer=answer[0].upper() + answer[1:].rstrip(".") + ".",
             task=task,
@@ -187,26 +187,26 @@ def ask(
     )
 
 
-def sentences(count: int) -> Iterator[str]:
+def training_sentences(count: int) -> Iterator[str]:
     """What is said in training: questions and answers of the first items of a world, in order."""
     for index in range(count):
-        asked = ask(0, index, frames=1, height=16, width=16)
+        asked = make_question(0, index, frames=1, height=16, width=16)
         yield asked.words
         yield asked.answer
 
 
-def facts(answer: str) -> list[str]:
+def content_words(answer: str) -> list[str]:
     """The words of an answer that tell something: no articles, no "over", no "objects"."""
     words = (word.strip(".,:?").lower() for word in answer.split())
     return [word for word in words if word and word not in FREE]
 
 
-def share_of_facts(said: str, wanted: str) -> float:
+def content_overlap(said: str, wanted: str) -> float:
     """How much of an answer is right, 0 to 1: its facts that are said in order, of all that are said or wanted.
 
     Of the longer of the two, so that saying more does not help.
     """
-    told, true = facts(said), facts(wanted)
+    told, true = content_words(said), content_words(wanted)
     same = sum(block.size for block in SequenceMatcher(None, told, true, autojunk=False).get_matching_blocks())
     return same / max(len(told), len(true), 1)
 
@@ -246,7 +246,9 @@ def _describe(view: View, given: Dice) -> Asked:
 def _locate(view: View, given: Dice) -> Asked | None:
     # Of twins only their places could be told: the question would hold the answer.
     clear = {
-        i: clear_place(sprite.start) for i, sprite in enumerate(view.scene.sprites) if not _has_twin(view.scene, i)
+        i: unambiguous_place(sprite.start)
+        for i, sprite in enumerate(view.scene.sprites)
+        if not _has_twin(view.scene, i)
     }
     index = _pick(given, [i for i, place in clear.items() if place])
     return None if index is None else ({"it": grammar.refer(view.scene, index, given)}, clear[index] or "", None)
@@ -254,7 +256,7 @@ def _locate(view: View, given: Dice) -> Asked | None:
 
 def _identify(view: View, given: Dice) -> Asked | None:
     places = [grammar.place(sprite.start) for sprite in view.scene.sprites]
-    alone = [i for i, s in enumerate(view.scene.sprites) if clear_place(s.start) and places.count(places[i]) == 1]
+    alone = [i for i, s in enumerate(view.scene.sprites) if unambiguous_place(s.start) and places.count(places[i]) == 1]
     index = _pick(given, alone)
     if index is None:
         return None
@@ -306,7 +308,7 @@ _ASK: dict[str, Callable[[View, Dice], Asked | None]] = {
 }
 
 
-def clear_place(position: Vector) -> str | None:
+def unambiguous_place(position: Vector) -> str | None:
     """The words for a position, where no other words fit nearly as well."""
     distances = sorted(np.hypot(x - position[0], y - position[1]) for x, y in grammar.PLACES.values())
     return grammar.place(position) if distances[1] - distances[0] >= CLEAR else None
@@ -322,15 +324,15 @@ def direction(sprite: Sprite, frames: int, aspect: Vector = (1, 1)) -> str | Non
     return None
 
 
-def _mumble(wording: str, chance: float, rng: np.random.Generator) -> str:
-    """Every word but the slots replaced by letters with this chance."""
+def _scramble(wording: str, probability: float, rng: np.random.Generator) -> str:
+    """Replace each word but the slots by random letters with this probability."""
 
-    def heard(word: str) -> str:
-        if "{" in word or rng.random() >= chance:
+    def scramble(word: str) -> str:
+        if "{" in word or rng.random() >= probability:
             return word
         return "".join(rng.choice(list(ascii_lowercase), size=int(rng.integers(2, 9))).tolist())
 
-    return " ".join(map(heard, wording.split(" ")))
+    return " ".join(map(scramble, wording.split(" ")))
 
 
 def _has_twin(scene: Scene, index: int) -> bool:

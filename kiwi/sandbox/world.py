@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kiwi.errors import InputError
 from kiwi.sandbox.drawing import PATTERNS, REACH, SHAPES, coverage, texture
@@ -27,6 +28,9 @@ RIM = 0.1
 MOST = 100_000_000
 
 Vector = tuple[float, float]
+
+Pixels = NDArray[np.uint8]
+"""uint8 RGB: frames (FHWC), or one image (HWC) where the text says so."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from kiwi.models.mllm.prefix_cache import full_forward
 from kiwi.models.mllm.prompting import Prompt
 from kiwi.models.mllm.vision import PromptVisionFeatures, encode_vision
 from kiwi.models.sampling import eval_mode
-from kiwi.sandbox.questions import share_of_facts
+from kiwi.sandbox.questions import content_overlap
 from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.base import Clips, LitModule
 from kiwi.training.optim import AdamW, OptimSpec
@@ -50,7 +50,7 @@ class LitMllm(LitModule):
     """Trains all of an MLLM, vision tower included, on questions (`Questions` in data.train) and their answers.
 
     Validation decodes greedily and tells by task the share of answers that are right to the last word,
-    `val/right_TASK`, and the share of their facts (`share_of_facts`), `val/facts_TASK`; beside them what always giving
+    `val/right_TASK`, and the share of their facts (`content_overlap`), `val/facts_TASK`; beside them what always giving
     the task's most frequent answer would be worth, `val/guessed_TASK` and `val/guessed_facts_TASK`.
 
     The folder it exports is transformers' format, as `QwenVL(path=folder)` needs it.
@@ -234,7 +234,7 @@ def _summary(told: Iterable[tuple[str, str, str]], answered: Counter[tuple[str, 
     shares: dict[str, dict[str, list[float]]] = {}
     for task, said, wanted in told:
         guess = usual.get(task, "")
-        values = (said == wanted, share_of_facts(said, wanted), guess == wanted, share_of_facts(guess, wanted))
+        values = (said == wanted, content_overlap(said, wanted), guess == wanted, content_overlap(guess, wanted))
         for name, value in zip(("right", "facts", "guessed", "guessed_facts"), values, strict=True):
             shares.setdefault(name, {}).setdefault(task, []).append(float(value))
     found: dict[str, float] = {}

@@ -10,15 +10,17 @@ import pytest
 
 from kiwi.bench.judges import Judge, Question, Unanswered
 from kiwi.bench.suites import own_rubrics, read_suite
-from kiwi.sandbox.export import export
+from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     """Ten items of the sandbox in OpenVE-Bench's layout, two a category."""
     folder = tmp_path_factory.mktemp("world") / "data"
-    categories = ["local_change", "local_remove", "local_add", "background_change", "global_style"]
-    export(folder, 10, 0, 5, 32, 32, categories=categories, level="easy", split="test")
+    categories = ("local_change", "local_remove", "local_add", "background_change", "global_style")
+    export_sandbox(
+        SandboxExportOptions(out=folder, items=10, frames=5, size=32, categories=categories, level="easy", split="test")
+    )
     return folder
 
 

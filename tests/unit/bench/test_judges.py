@@ -10,7 +10,7 @@ from kiwi.bench.runner import Runner, Task
 from kiwi.bench.suites import own_rubrics, read_cases, read_suite
 from kiwi.errors import InputError
 from kiwi.media.video import read_video, write_video
-from kiwi.sandbox.export import export
+from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
 from tests.unit.bench.conftest import Told, copies
 
 
@@ -35,7 +35,10 @@ def test_the_oracle_knows_targets_from_copies(world, suite, rubrics, tmp_path):
 
 def test_the_oracle_knows_references_too(tmp_path):
     data = tmp_path / "data"
-    export(data, 2, 0, 5, 32, 32, categories=["subject_reference", "background_reference"], level="easy", split="test")
+    categories = ("subject_reference", "background_reference")
+    export_sandbox(
+        SandboxExportOptions(out=data, items=2, frames=5, size=32, categories=categories, level="easy", split="test")
+    )
     suite = read_suite("refvie")
     cases = read_cases(suite, data).scored
     right = [task(case, case.source.with_name(case.source.name.replace("_source", "_target"))) for case in cases]

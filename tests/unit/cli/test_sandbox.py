@@ -13,7 +13,7 @@ from kiwi.errors import InputError, SpecError
 from kiwi.media.image import read_image
 from kiwi.models.mllm.new_qwen import NewQwen, byte_tokenizer, train_tokenizer
 from kiwi.models.vae.wan import NewVae
-from kiwi.sandbox.anchors import ANCHORS, DAMAGES, LEVELS
+from kiwi.sandbox.anchors import ANCHORS, DEGRADATIONS, LEVELS
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
 from kiwi.sandbox.questions import PROMPTS
 
@@ -71,7 +71,7 @@ def test_bad_input_is_one_paragraph_and_exit_code_2(arguments, said, capsys, tmp
 def test_a_vocabulary_has_the_words_of_the_world_and_spells_all_others(tmp_path, capsys):
     folder = tmp_path / "words"
     assert main(["sandbox", "vocabulary", str(folder), "--items", "300", "--words", "480"]) == 0
-    assert "488 words" in capsys.readouterr().out
+    assert "488 tokens" in capsys.readouterr().out
     reader = NewQwen(hidden_size=32, tokenizer=str(folder)).build()
     tokenizer = reader.prompter.tokenizer
     assert reader.config.text_config.vocab_size == len(tokenizer) == 488
@@ -131,7 +131,7 @@ def test_anchors_are_told_as_tables_and_a_figure(tmp_path, capsys):
     assert all(row["holds"] == "yes" for row in rows)
     assert rows[0]["items"] == rows[0]["edits"] == "28"
     levels = list(csv.DictReader((tmp_path / "out/damage.csv").open()))
-    assert len(levels) == len(DAMAGES) * len(LEVELS)
+    assert len(levels) == len(DEGRADATIONS) * len(LEVELS)
     assert read_image(tmp_path / "out/damage.png").std() > 1
     assert "exact target" in capsys.readouterr().out
 

@@ -20,7 +20,7 @@ from kiwi.media.files import (
     atomic_folder,
     atomic_path,
     make_folder,
-    require_apart,
+    require_no_overlap,
     require_replaceable,
     resolve_inside,
     sha256,
@@ -279,6 +279,6 @@ def test_what_is_read_is_not_written_over(tmp_path: Path, target: str) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "a")
     with pytest.raises(InputError, match="which is read"):
-        require_apart(tmp_path / target, tmp_path / "a/b")
-    require_apart(tmp_path / "a/bb", tmp_path / "a/b")
-    require_apart(tmp_path / "a", tmp_path / "a/absent")
+        require_no_overlap(tmp_path / target, tmp_path / "a/b")
+    require_no_overlap(tmp_path / "a/bb", tmp_path / "a/b")
+    require_no_overlap(tmp_path / "a", tmp_path / "a/absent")

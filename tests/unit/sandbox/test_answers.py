@@ -9,7 +9,7 @@ from kiwi.errors import InputError
 from kiwi.sandbox import grammar
 from kiwi.sandbox.drawing import TEXTURES, texture
 from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS
-from kiwi.sandbox.questions import TASKS, ask
+from kiwi.sandbox.questions import TASKS, make_question
 from kiwi.sandbox.sampling import scene_at
 from kiwi.sandbox.world import Scene, draw, render
 
@@ -20,7 +20,7 @@ STEPS = {"to the left": (-1, 0), "to the right": (1, 0), "up": (0, -1), "down": 
 
 def asked(task, shape, count=40):
     frames, height, width = shape
-    return [ask(3, index, frames=frames, height=height, width=width, tasks=[task]) for index in range(count)]
+    return [make_question(3, index, frames=frames, height=height, width=width, tasks=[task]) for index in range(count)]
 
 
 def only(question):
@@ -81,10 +81,10 @@ def test_what_moves_goes_that_way_in_every_frame(shape):
 
 def test_motion_is_not_asked_for_where_it_cannot_be_seen():
     with pytest.raises(InputError, match="1 frames"):
-        ask(0, 0, frames=1, height=32, width=32, tasks=["move"])
-    assert {ask(0, index, frames=1, height=32, width=32).task for index in range(20)} == set(TASKS) - {"move"}
+        make_question(0, 0, frames=1, height=32, width=32, tasks=["move"])
+    assert {make_question(0, index, frames=1, height=32, width=32).task for index in range(20)} == set(TASKS) - {"move"}
     with pytest.raises(InputError, match="goes one way"):
-        ask(0, 0, frames=300, height=32, width=32, tasks=["move"])
+        make_question(0, 0, frames=300, height=32, width=32, tasks=["move"])
 
 
 def test_what_is_counted_is_there():
@@ -110,7 +110,7 @@ def test_backgrounds_and_descriptions_name_the_colours_that_are_seen():
 
 def test_pictures_show_what_is_answered():
     for question in asked("picture", SHAPES[0]):
-        middle = question.picture[8:24, 8:24].reshape(-1, 3).astype(int)
+        middle = question.image[8:24, 8:24].reshape(-1, 3).astype(int)
         words = question.answer.lower()
         things = [name for name in SPRITE_COLOURS if f" {name} " in words and "on" not in words.split()]
         for name in things:

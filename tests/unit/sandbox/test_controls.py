@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from kiwi.sandbox.controls import swapped, with_reference_of, with_words_of
+from kiwi.sandbox.controls import swap_within_category, with_instruction_of, with_reference_of
+from kiwi.sandbox.domain import DOMAIN, MAX_INSTRUCTION_WORDS, unknown_words
 from kiwi.sandbox.edits import SubjectReference
-from kiwi.sandbox.knowledge import ABOUT, LONGEST, unknown_words
-from kiwi.sandbox.oracle import judge
+from kiwi.sandbox.oracle import judge_edit
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
 
 
@@ -17,7 +17,7 @@ def pairs(count=42, **more):
 
 def test_other_words_are_of_the_category_and_ask_for_something_else():
     items = pairs()
-    found = swapped(items, with_words_of)
+    found = swap_within_category(items, with_instruction_of)
     assert {item.category for item in found.values()} == set(CATEGORIES) - {"background_reference"}
     for item in items:
         if item.id in found:
@@ -32,7 +32,7 @@ def test_other_words_are_of_the_category_and_ask_for_something_else():
 
 def test_another_reference_comes_with_its_exact_target():
     items = pairs(categories=["subject_reference", "background_reference"])
-    found = swapped(items, with_reference_of)
+    found = swap_within_category(items, with_reference_of)
     assert len(found) > 0.9 * len(items)
     for item in items:
         if item.id in found:
@@ -41,8 +41,8 @@ def test_another_reference_comes_with_its_exact_target():
             assert np.array_equal(new.source, item.source)
             assert not np.array_equal(new.reference, item.reference)
             assert np.array_equal(new.target[~new.mask], item.source[~new.mask])
-            assert judge(new, new.target).overall == 5.0
-            assert judge(new, item.target).overall <= 3.0
+            assert judge_edit(new, new.target).overall == 5.0
+            assert judge_edit(new, item.target).overall <= 3.0
             if isinstance(new.edit, SubjectReference):
                 assert new.edit.index == item.edit.index
                 looks = new.edit.looks
@@ -51,22 +51,22 @@ def test_another_reference_comes_with_its_exact_target():
 
 def test_an_item_with_its_own_edit_is_itself():
     for item in pairs(7):
-        again = item.instead(item.edit)
+        again = item.with_edit(item.edit)
         assert np.array_equal(again.target, item.target)
         assert np.array_equal(again.mask, item.mask)
-        assert np.array_equal(again.new, item.new)
+        assert np.array_equal(again.new_mask, item.new_mask)
         assert again.caption == item.caption
 
 
 def test_an_edit_that_hardly_shows_makes_no_item():
     item = next(one for one in pairs(40, categories=["subject_reference"]) if len(one.scene.sprites) > 1)
     same = item.scene.sprites[item.edit.index].looks
-    assert item.instead(SubjectReference(index=item.edit.index, looks=same)) is None
+    assert item.with_edit(SubjectReference(index=item.edit.index, looks=same)) is None
 
 
 def test_the_last_item_takes_from_the_first_ones():
     items = pairs(14)
-    found = swapped(items, with_words_of)
+    found = swap_within_category(items, with_instruction_of)
     for item in items:
         if item.id in found:  # two of each category: the other one, before or behind
             (other,) = (one for one in items if one.category == item.category and one is not item)
@@ -76,15 +76,15 @@ def test_the_last_item_takes_from_the_first_ones():
 
 
 def test_who_is_alone_in_its_category_has_no_control():
-    assert swapped(pairs(7), with_words_of) == {}
-    assert swapped(pairs(5), with_reference_of) == {}
+    assert swap_within_category(pairs(7), with_instruction_of) == {}
+    assert swap_within_category(pairs(5), with_reference_of) == {}
 
 
 @pytest.mark.parametrize("split", ["train", "new_both"])
 def test_every_instruction_of_the_world_is_of_known_words(split):
     for item in pairs(140, frames=1, split=split):
         assert unknown_words(item.instruction) == []
-        assert len(item.instruction.split()) <= LONGEST
+        assert len(item.instruction.split()) <= MAX_INSTRUCTION_WORDS
 
 
 def test_words_of_elsewhere_are_named_once_each_and_in_order():
@@ -94,4 +94,4 @@ def test_words_of_elsewhere_are_named_once_each_and_in_order():
 
 
 def test_what_is_known_names_all_shapes_and_colours():
-    assert all(name in ABOUT for name in ("circle", "cross", "red", "pink", "clouds", "sepia"))
+    assert all(name in DOMAIN for name in ("circle", "cross", "red", "pink", "clouds", "sepia"))

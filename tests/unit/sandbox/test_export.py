@@ -13,10 +13,16 @@ from kiwi.data.manifest import read_manifest
 from kiwi.errors import InputError
 from kiwi.media.image import read_image
 from kiwi.media.video import read_video
-from kiwi.sandbox.export import export
+from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
 from kiwi.sandbox.pairs import make_pair
 
 SETTINGS = {"seed": 2, "frames": 5, "height": 32, "width": 48}
+
+
+def export(out, items, **settings):
+    """Export items with the arguments of `make_pair`."""
+    size = settings.pop("height")
+    return export_sandbox(SandboxExportOptions(out=out, items=items, size=size, **settings))
 
 
 @pytest.fixture(scope="module")
@@ -92,15 +98,15 @@ def test_an_export_goes_on_where_it_was_cut_off(folder):
 
 
 def test_an_export_can_grow(tmp_path):
-    export(tmp_path / "world", 1, **SETTINGS, categories=["local_add"])
-    done = export(tmp_path / "world", 3, **SETTINGS, categories=["local_add"])
+    export(tmp_path / "world", 1, **SETTINGS, categories=("local_add",))
+    done = export(tmp_path / "world", 3, **SETTINGS, categories=("local_add",))
     assert done.manifests == {"video.csv": 3, "image.csv": 3}
     assert not (tmp_path / "world" / "reference.csv").exists()
 
 
 def test_with_fewer_items_all_lists_are_of_those(tmp_path):
-    export(tmp_path / "world", 7, 0, 2, 32, 32)
-    export(tmp_path / "world", 5, 0, 2, 32, 32)
+    export(tmp_path / "world", 7, frames=2, height=32)
+    export(tmp_path / "world", 5, frames=2, height=32)
     lists = {item.name for item in (tmp_path / "world").iterdir() if item.is_file()} - {"world.json"}
     assert lists == {"video.csv", "image.csv", "benchmark_videos.csv"}
     assert len(list((tmp_path / "world/references").iterdir())) == 2
@@ -108,7 +114,7 @@ def test_with_fewer_items_all_lists_are_of_those(tmp_path):
 
 def test_frames_too_wide_for_anything_to_be_seen_are_refused(tmp_path):
     with pytest.raises(InputError, match="nearer to a square"):
-        export(tmp_path / "world", 1, 0, 2, 32, 2000)
+        export(tmp_path / "world", 1, frames=2, height=32, width=2000)
     assert not (tmp_path / "world").exists()
 
 
@@ -120,13 +126,13 @@ def test_other_settings_in_the_same_folder_are_refused(folder):
 
 @pytest.mark.parametrize(
     "other",
-    [{"fps": 9}, {"split": "new_words"}, {"level": "middle"}, {"width": 40}, {"categories": ["local_add"]}],
+    [{"fps": 9}, {"split": "new_words"}, {"level": "middle"}, {"width": 40}, {"categories": ("local_add",)}],
     ids=lambda other: next(iter(other)),
 )
 def test_every_setting_is_kept(tmp_path, other):
-    export(tmp_path / "world", 1, 0, 1, 32, 32)
+    export(tmp_path / "world", 1, frames=1, height=32)
     with pytest.raises(InputError, match=f"Got: {next(iter(other))}"):
-        export(tmp_path / "world", 1, **{"seed": 0, "frames": 1, "height": 32, "width": 32, **other})
+        export(tmp_path / "world", 1, **{"frames": 1, "height": 32, **other})
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
@@ -144,7 +150,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
         {"fps": -1},
         {"fps": float("inf")},
         {"fps": 1e-9},
-        {"categories": ["teleport"]},
+        {"categories": ("teleport",)},
         {"seed": -1},
         {"height": 4},
     ],

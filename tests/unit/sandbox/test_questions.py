@@ -8,12 +8,21 @@ import pytest
 
 from kiwi.errors import InputError
 from kiwi.sandbox import grammar
-from kiwi.sandbox.questions import NUMBERS, TASKS, WORDINGS, ask, clear_place, direction, facts, share_of_facts
+from kiwi.sandbox.questions import (
+    NUMBERS,
+    TASKS,
+    WORDINGS,
+    content_overlap,
+    content_words,
+    direction,
+    make_question,
+    unambiguous_place,
+)
 from kiwi.sandbox.sampling import NEW_WORDINGS, Split, is_new_thing
 from kiwi.sandbox.world import Looks, Sprite
 
 SIZE = {"frames": 5, "height": 32, "width": 32}
-QUESTIONS = [ask(0, index, **SIZE) for index in range(240)]
+QUESTIONS = [make_question(0, index, **SIZE) for index in range(240)]
 
 
 def of(task):
@@ -22,11 +31,11 @@ def of(task):
 
 def test_tasks_take_turns_and_a_question_is_a_function_of_seed_and_index():
     assert set(Counter(question.task for question in QUESTIONS).values()) == {30}
-    again = ask(0, 17, **SIZE)
+    again = make_question(0, 17, **SIZE)
     assert (again.words, again.answer, again.id) == (QUESTIONS[17].words, QUESTIONS[17].answer, QUESTIONS[17].id)
     assert (again.video == QUESTIONS[17].video).all()
     assert len({question.id for question in QUESTIONS}) == 240
-    assert ask(1, 17, **SIZE).id not in {question.id for question in QUESTIONS}
+    assert make_question(1, 17, **SIZE).id not in {question.id for question in QUESTIONS}
 
 
 def test_answers_are_sentences_and_differ():
@@ -47,7 +56,7 @@ def test_every_answer_is_of_its_task():
         assert any(place in question.words for place in grammar.PLACES)
         assert question.answer.startswith(("A ", "An "))
     for task in TASKS:
-        assert all((question.picture is not None) == (task == "picture") for question in of(task))
+        assert all((question.image is not None) == (task == "picture") for question in of(task))
 
 
 def test_the_question_does_not_hold_the_answer():
@@ -56,8 +65,8 @@ def test_the_question_does_not_hold_the_answer():
 
 
 def test_only_clear_places_and_directions_are_asked_for():
-    assert clear_place((-0.5, -0.5)) == "in the top left"
-    assert clear_place((-0.25, -0.5)) is None
+    assert unambiguous_place((-0.5, -0.5)) == "in the top left"
+    assert unambiguous_place((-0.25, -0.5)) is None
     looks = Looks(shape="ring", colour="red")
 
     def told(*velocity, frames=3, start=(0.0, 0.0), aspect=(1, 1)):
@@ -75,14 +84,16 @@ def test_only_clear_places_and_directions_are_asked_for():
 @pytest.mark.parametrize("split", list(Split))
 def test_words_and_things_are_of_the_split(split):
     for index in range(64):
-        question = ask(2, index, **SIZE, split=split)
+        question = make_question(2, index, **SIZE, split=split)
         wordings = WORDINGS[question.task]
         starts = [wording.split("{")[0] for wording in wordings]
         said = [start for start in starts if question.words.startswith(start)]
         unsaid = starts[-NEW_WORDINGS:] if split.says_new_words else starts[:-NEW_WORDINGS]
         assert set(said) & set(unsaid), question.words
     if not split.holds_new_things:
-        names = " ".join(ask(2, index, **SIZE, split=split, tasks=["describe"]).answer for index in range(100))
+        names = " ".join(
+            make_question(2, index, **SIZE, split=split, tasks=["describe"]).answer for index in range(100)
+        )
         assert not any(is_new_thing(*pair) and " ".join(pair) in names for pair in _pairs())
 
 
@@ -97,7 +108,7 @@ def test_mumbled_words_are_those_of_the_wording_and_nothing_else_changes():
     heard = Counter()
     for question in QUESTIONS:
         index = int(question.id.rsplit("-", 1)[1])
-        mumbled, lost = (ask(0, index, mumbled=chance, **SIZE) for chance in (0.3, 1.0))
+        mumbled, lost = (make_question(0, index, scramble_words=chance, **SIZE) for chance in (0.3, 1.0))
         assert question.answer == mumbled.answer == lost.answer
         assert question.id == mumbled.id
         words = question.words.split()
@@ -109,14 +120,14 @@ def test_mumbled_words_are_those_of_the_wording_and_nothing_else_changes():
         heard["words"] += len(changed)
         heard["mumbled"] += sum(word != other for word, other in zip(words, mumbled.words.split(), strict=True))
     assert 0.25 < heard["mumbled"] / heard["words"] < 0.36
-    with pytest.raises(InputError, match="a chance"):
-        ask(0, 0, mumbled=1.5, **SIZE)
+    with pytest.raises(InputError, match="probability"):
+        make_question(0, 0, scramble_words=1.5, **SIZE)
 
 
 @pytest.mark.parametrize("tasks", [["locate", "sing"], [], ["count", "count"]])
 def test_unusable_tasks_are_refused_with_the_choices(tasks):
     with pytest.raises(InputError, match="describe"):
-        ask(0, 0, **SIZE, tasks=tasks)
+        make_question(0, 0, **SIZE, tasks=tasks)
 
 
 @pytest.mark.parametrize(
@@ -134,10 +145,10 @@ def test_unusable_tasks_are_refused_with_the_choices(tasks):
     ],
 )
 def test_the_share_of_facts_counts_what_tells_something(said, wanted, share):
-    assert share_of_facts(said, wanted) == pytest.approx(share)
+    assert content_overlap(said, wanted) == pytest.approx(share)
 
 
 def test_every_answer_has_facts_and_is_right_of_itself():
     for question in QUESTIONS:
-        assert facts(question.answer), question.answer
-        assert share_of_facts(question.answer, question.answer) == 1
+        assert content_words(question.answer), question.answer
+        assert content_overlap(question.answer, question.answer) == 1

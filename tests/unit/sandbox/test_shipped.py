@@ -22,9 +22,9 @@ from kiwi.experiment import read_experiment
 from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.vae.wan import WanVae
-from kiwi.sandbox.controls import swapped, with_words_of
+from kiwi.sandbox.controls import swap_within_category, with_instruction_of
 from kiwi.sandbox.pairs import make_pair
-from kiwi.sandbox.questions import share_of_facts
+from kiwi.sandbox.questions import content_overlap
 from kiwi.training.mllm import ANSWER, END, LitMllm
 from kiwi.weights.hub import locate
 
@@ -66,7 +66,7 @@ def test_the_autoencoder_reconstructs_clips_that_it_never_saw():
 
 def test_the_reader_answers_better_than_chance(reader):
     facts = [
-        share_of_facts(said, wanted)
+        content_overlap(said, wanted)
         for batch in asked(24, batch_size=24)
         for said, wanted in zip(reader.answer(batch), batch.answers, strict=True)
     ]
@@ -123,7 +123,7 @@ def test_the_editors_do_what_they_are_told(name):
     editor = KiwiEditor.from_pretrained(name)
     pairs = drawn(12, "global_style", "local_remove", "background_change")
     assert overall(editor, pairs) > 3
-    assert overall(editor, list(swapped(pairs, with_words_of).values())) < 2
+    assert overall(editor, list(swap_within_category(pairs, with_instruction_of).values())) < 2
 
 
 def test_what_is_shipped_is_small():

@@ -10,14 +10,14 @@ from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS
 
 _SHAPES, _COLOURS, _TEXTURES = (", ".join(names) for names in (SHAPES, SPRITE_COLOURS, TEXTURES))
 
-ABOUT = (
+DOMAIN = (
     f"rendered scenes of one to three shapes ({_SHAPES}; {_COLOURS}; plain, striped or dotted) over {_TEXTURES} "
     "backgrounds: to recolour, reshape, replace, add and remove shapes, to change backgrounds, to turn everything "
     "grey, sepia, inverted or posterised; references that show such a shape or background. Never a real video"
 )
 """One sentence without its full stop."""
 
-LONGEST = 20
+MAX_INSTRUCTION_WORDS = 20
 """Words of the longest instructions, about."""
 
 _ELSE = "striped dotted shape black white colours gradient from to on an a and the"

@@ -1,0 +1,68 @@
+"""A picture of what the sandbox contains: a row for each item."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kiwi.errors import InputError
+from kiwi.media.image import contact_sheet, write_image
+from kiwi.options import positional
+from kiwi.sandbox.export import mask_frames
+from kiwi.sandbox.options import WorldOptions
+from kiwi.sandbox.pairs import CATEGORIES, EditPair
+from kiwi.sandbox.world import Pixels
+
+_COLUMNS = ["reference", "source, first", "source, last", "target, first", "target, last", "mask, last"]
+# Cells are enlarged to about this height, so that single pixels are visible.
+_CELL_HEIGHT = 144
+# Grey levels: of the cell of an edit without a reference, and of the border of every cell.
+_EMPTY, _BORDER = 232, 160
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewOptions(WorldOptions):
+    """Draw items of the sandbox into one picture.
+
+    A row is an item; the columns are the reference image, the first and last frame of source and target, and the mask
+    of what changed in the last frame.
+
+    Args:
+        out: PNG file to write.
+    """
+
+    out: Path = positional(metavar="OUT.png")
+    items: int = len(CATEGORIES)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out.suffix.lower() != ".png":
+            raise InputError(
+                "The preview is written as PNG", code="wrong-suffix", got=self.out, wanted="a path that ends in .png"
+            )
+
+
+def write_preview(options: PreviewOptions) -> None:
+    """Render the items and write the picture. Raises InputError as `make_pair`."""
+    write_image(options.out, preview(options.pairs()))
+
+
+def preview(pairs: list[EditPair]) -> Pixels:
+    """The pairs as one image (HWC), a row each: reference, source, target and mask."""
+    rows, labels = [], []
+    for pair in pairs:
+        mask = mask_frames(pair.mask[-1:])[0]
+        reference = np.full_like(pair.source[0], _EMPTY) if pair.reference is None else pair.reference
+        cells = [reference, pair.source[0], pair.source[-1], pair.target[0], pair.target[-1], mask]
+        rows.append([_enlarge(cell) for cell in cells])
+        labels.append(f"{pair.instruction}\n{pair.category}\n{pair.id}")
+    return contact_sheet(rows, labels, _COLUMNS)
+
+
+def _enlarge(image: Pixels) -> Pixels:
+    """The image enlarged, with a thin border, because masks and references may be white like the sheet."""
+    factor = max(1, round(_CELL_HEIGHT / image.shape[0]))
+    enlarged = image.repeat(factor, axis=0).repeat(factor, axis=1)
+    return np.pad(enlarged, ((1, 1), (1, 1), (0, 0)), constant_values=_BORDER)
