@@ -8,13 +8,13 @@ import json
 import pytest
 
 from kiwi.__main__ import main
-from kiwi.cli.sandbox import preview
 from kiwi.errors import InputError, SpecError
 from kiwi.media.image import read_image
 from kiwi.models.mllm.new_qwen import NewQwen, byte_tokenizer, train_tokenizer
 from kiwi.models.vae.wan import NewVae
 from kiwi.sandbox.anchors import ANCHORS, DEGRADATIONS, LEVELS
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
+from kiwi.sandbox.preview import preview
 from kiwi.sandbox.questions import PROMPTS
 
 
@@ -51,7 +51,7 @@ def test_the_preview_shows_the_pair():
     ("arguments", "said"),
     [
         (["preview", "world.gif"], "ends in .png"),
-        (["preview", "world.png", "--items", "0"], "at least one item"),
+        (["preview", "world.png", "--items", "0"], "--items"),
         (["export", "world", "--categories", "teleport"], "background_reference"),
         (["export", "world", "--items", "many"], "--items"),
         (["anchors", "out", "--vae", "none", "--items", "0"], "--items"),
@@ -91,7 +91,7 @@ def test_a_vocabulary_has_the_words_of_the_world_and_spells_all_others(tmp_path,
     assert (folder / "note.txt").exists()
 
 
-@pytest.mark.parametrize(("option", "told"), [("--words", "256 bytes"), ("--items", "needs items")])
+@pytest.mark.parametrize(("option", "told"), [("--words", "at least 256"), ("--items", "at least 1")])
 def test_a_vocabulary_of_nothing_is_refused(tmp_path, capsys, option, told):
     assert main(["sandbox", "vocabulary", str(tmp_path / "v"), option, "0"]) == 2
     assert told in capsys.readouterr().err
