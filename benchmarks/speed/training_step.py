@@ -34,7 +34,7 @@ from kiwi.models.mllm.prefix_cache import full_forward
 from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.tuning import Frozen, Lora, TuningSpec
 from kiwi.models.vae.wan import NewVae
-from kiwi.training.editor import LitKiwi
+from kiwi.training.modules.editor import LitKiwi
 
 Step = Callable[[], None]
 

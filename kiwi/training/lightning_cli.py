@@ -28,9 +28,11 @@ from kiwi.errors import InputError, KiwiError, one_of
 from kiwi.experiment import read_experiment, short_form
 from kiwi.media.files import write_json, write_text
 from kiwi.spec import Spec, choices, families
-from kiwi.training.base import LitModule
-from kiwi.training.before_after import BeforeAfter
-from kiwi.training.callbacks import ModelExport, Previews
+from kiwi.training.callbacks.before_after import BeforeAfter
+from kiwi.training.callbacks.edit_quality import EditQuality
+from kiwi.training.callbacks.export import ModelExport
+from kiwi.training.callbacks.previews import Previews
+from kiwi.training.callbacks.run_log import RunLog
 from kiwi.training.checkpointing import (
     AtomicCheckpointIO,
     checkpoints,
@@ -38,13 +40,12 @@ from kiwi.training.checkpointing import (
     remove_halves,
     require_checkpoint,
 )
-from kiwi.training.edit_quality import EditQuality
-from kiwi.training.editor import LitKiwi
-from kiwi.training.mllm import LitMllm
-from kiwi.training.run_log import RunLog
-from kiwi.training.text_to_video import LitBase
+from kiwi.training.modules.base import LitModule
+from kiwi.training.modules.editor import LitKiwi
+from kiwi.training.modules.mllm import LitMllm
+from kiwi.training.modules.text_to_video import LitBase
+from kiwi.training.modules.vae import LitVae
 from kiwi.training.trainer import Trainer
-from kiwi.training.vae import LitVae
 
 log = logging.getLogger(__name__)
 

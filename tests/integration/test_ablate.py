@@ -30,8 +30,8 @@ from kiwi.evaluation.sandbox_scores import collate_pairs, edit_pairs, pair_edito
 from kiwi.models.sampling import Sampling
 from kiwi.sandbox.pairs import make_pair
 from kiwi.statistics.seeds import seeded_mean
-from kiwi.training.editor import LitKiwi
 from kiwi.training.fit import resolve
+from kiwi.training.modules.editor import LitKiwi
 from kiwi.training.optim import AdamW
 from kiwi.training.run_log import read_log
 

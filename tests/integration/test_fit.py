@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kiwi.__main__ import main
 from kiwi.media.image import read_image
 from kiwi.media.video import probe
-from kiwi.training.editor import LitKiwi
+from kiwi.training.modules.editor import LitKiwi
 from kiwi.training.run_log import read_log
 from tests.integration.conftest import editor_config, write_yaml
 

@@ -18,7 +18,7 @@ from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.sampling import EditingDefaults, Sampling
 from kiwi.models.scaling import ConstantScale, FunctionScale, LearnableScale
 from kiwi.spec import diff, override
-from kiwi.training.editor import LitKiwi
+from kiwi.training.modules.editor import LitKiwi
 from kiwi.training.optim import AdamW
 from kiwi.weights.adapters import without_base_layer
 

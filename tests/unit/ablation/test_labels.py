@@ -10,7 +10,10 @@ def configuration(**more):
     source = {"class_path": "kiwi.models.injection.AddSource", "init_args": {"scale": {"class_path": "SigmaScale"}}}
     query = {"class_path": "kiwi.models.connectors.QueryConnector", "init_args": {"image": 256, "readout": "queries"}}
     config = {"dit": {"dim": 48}, "source": source, "query": query} | more
-    model = {"class_path": "kiwi.training.editor.LitKiwi", "init_args": {"config": config, "optim": {"lr": 0.001}}}
+    model = {
+        "class_path": "kiwi.training.modules.editor.LitKiwi",
+        "init_args": {"config": config, "optim": {"lr": 0.001}},
+    }
     return {"model": model, "trainer": {"max_steps": 10}}
 
 

@@ -25,7 +25,7 @@ from kiwi.models.vae.wan import WanVae
 from kiwi.sandbox.controls import swap_within_category, with_instruction_of
 from kiwi.sandbox.pairs import make_pair
 from kiwi.sandbox.questions import content_overlap
-from kiwi.training.mllm import ANSWER, END, LitMllm
+from kiwi.training.modules.mllm import ANSWER, END, LitMllm
 from kiwi.weights.hub import locate
 
 TRAINED = Path(__file__).parents[3] / "experiments/sandbox/mllm.yaml"

@@ -10,7 +10,7 @@ from kiwi.models.mllm.new_qwen import NewQwen
 from kiwi.models.mllm.prefix_cache import full_forward, prefix_cached_forward
 from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.tuning import Full, Lora
-from kiwi.training.editor import LitKiwi
+from kiwi.training.modules.editor import LitKiwi
 
 LIMITS = VisionLimits(
     max_frames=6, max_pixels_per_frame=224 * 448, min_pixels_per_frame=28 * 28, max_reference_tokens=16

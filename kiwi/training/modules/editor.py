@@ -25,9 +25,9 @@ from kiwi.models.sampling import EditingDefaults, Sampling
 from kiwi.models.vae.wan import VideoVae
 from kiwi.spec import to_dict
 from kiwi.training.averaging import AveragingSpec, NoAveraging
-from kiwi.training.base import Clips
-from kiwi.training.flow import LitFlow, Velocity
 from kiwi.training.loss_weighting import EmphasisSpec, Even
+from kiwi.training.modules.base import Clips
+from kiwi.training.modules.flow import LitFlow, Velocity
 from kiwi.training.optim import AdamW, OptimSpec
 from kiwi.training.source_check import SIGMAS
 

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from kiwi.errors import InputError
 from kiwi.evaluation.fidelity import edit_metrics
 from kiwi.evaluation.perceptual import NoPerceptual, PerceptualMaps, PerceptualSpec
-from kiwi.training.callbacks import chosen, edited, looked_at
-from kiwi.training.editor import LitKiwi
+from kiwi.training.callbacks.previews import chosen, edited, looked_at
+from kiwi.training.modules.editor import LitKiwi
 
 
 class Measured(NamedTuple):

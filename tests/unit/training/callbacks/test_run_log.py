@@ -11,9 +11,10 @@ from kiwi.data.datamodule import EditData, Manifest
 from kiwi.data.sample import collate
 from kiwi.models.injection import AddSource, NoSource
 from kiwi.models.scaling import LearnableScale
-from kiwi.training.editor import LitKiwi
+from kiwi.training.callbacks.run_log import RunLog, _kind
+from kiwi.training.modules.editor import LitKiwi
 from kiwi.training.optim import AdamW
-from kiwi.training.run_log import FILE, RunLog, _kind, read_log
+from kiwi.training.run_log import FILE, read_log
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from kiwi.flow.schedule import FlowSchedule
 from kiwi.keyed import normal, uniform
 from kiwi.models.vae.wan import VideoVae
 from kiwi.training.averaging import AveragingSpec
-from kiwi.training.base import LitModule
+from kiwi.training.modules.base import LitModule
 from kiwi.training.optim import OptimSpec
 from kiwi.training.source_check import HEADLINE, SourceCheck
 

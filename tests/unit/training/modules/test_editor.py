@@ -12,10 +12,10 @@ from kiwi.encoded import LatentDistribution, VisionFeatures
 from kiwi.errors import CheckpointError, InputError, SpecError, TrainingError
 from kiwi.models.vae.wan import NewVae
 from kiwi.training.averaging import Ema
-from kiwi.training.editor import LitKiwi
 from kiwi.training.loss_weighting import Even, OnChanges
+from kiwi.training.modules.editor import LitKiwi
+from kiwi.training.modules.vae import LitVae
 from kiwi.training.optim import AdamW
-from kiwi.training.vae import LitVae
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from kiwi.models.kiwi import KiwiConfig, KiwiEdit
 from kiwi.models.mllm.new_qwen import NewQwen
 from kiwi.models.text_to_video import TextEncoder, TextToVideo, TextToVideoConfig
 from kiwi.models.vae.wan import NewVae
+from kiwi.training.modules.text_to_video import LitBase
 from kiwi.training.optim import AdamW
-from kiwi.training.text_to_video import LitBase
 
 DIT = DiTConfig(dim=48, ffn_dim=96, num_heads=2, num_layers=2, freq_dim=32, latent_channels=4)
 CONFIG = TextToVideoConfig(

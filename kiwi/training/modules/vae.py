@@ -19,7 +19,7 @@ from kiwi.media.files import atomic_folder
 from kiwi.models.sampling import eval_mode
 from kiwi.models.vae.wan import NewVae, VaeSpec
 from kiwi.training.averaging import AveragingSpec, NoAveraging
-from kiwi.training.base import Clips, LitModule
+from kiwi.training.modules.base import Clips, LitModule
 from kiwi.training.optim import AdamW, OptimSpec
 
 

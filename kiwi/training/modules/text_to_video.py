@@ -18,8 +18,8 @@ from kiwi.models.text_to_video import MODEL_KIND, TextToVideo, TextToVideoConfig
 from kiwi.models.vae.wan import VideoVae
 from kiwi.spec import to_dict
 from kiwi.training.averaging import AveragingSpec, NoAveraging
-from kiwi.training.base import Clips
-from kiwi.training.flow import LitFlow, Velocity
+from kiwi.training.modules.base import Clips
+from kiwi.training.modules.flow import LitFlow, Velocity
 from kiwi.training.optim import AdamW, OptimSpec
 
 

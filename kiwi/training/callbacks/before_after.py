@@ -30,7 +30,7 @@ from kiwi.media.run_dir import open_run_dir
 from kiwi.media.video import write_video
 from kiwi.sandbox.pairs import EditPair, check_categories, make_pair
 from kiwi.tables import Table
-from kiwi.training.editor import LitKiwi
+from kiwi.training.modules.editor import LitKiwi
 
 log = logging.getLogger(__name__)
 

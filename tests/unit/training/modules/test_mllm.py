@@ -12,7 +12,7 @@ from kiwi.data.world import Questions, World
 from kiwi.errors import InputError
 from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.mllm.new_qwen import NewQwen
-from kiwi.training.mllm import ANSWER, END, LitMllm, _summary
+from kiwi.training.modules.mllm import ANSWER, END, LitMllm, _summary
 from kiwi.training.optim import AdamW
 
 TINY = NewQwen(hidden_size=32, layers=1, vision_layers=1)

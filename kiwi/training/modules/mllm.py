@@ -30,7 +30,7 @@ from kiwi.models.mllm.vision import PromptVisionFeatures, encode_vision
 from kiwi.models.sampling import eval_mode
 from kiwi.sandbox.questions import content_overlap
 from kiwi.training.averaging import AveragingSpec, NoAveraging
-from kiwi.training.base import Clips, LitModule
+from kiwi.training.modules.base import Clips, LitModule
 from kiwi.training.optim import AdamW, OptimSpec
 
 ANSWER, END = "<|im_start|>assistant\n", "<|im_end|>"

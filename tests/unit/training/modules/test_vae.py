@@ -7,7 +7,7 @@ from kiwi.data.sample import pixels
 from kiwi.data.world import Questions, World
 from kiwi.errors import InputError
 from kiwi.models.vae.wan import NewVae, WanVae
-from kiwi.training.vae import LitVae
+from kiwi.training.modules.vae import LitVae
 
 
 def test_an_exported_vae_replaces_the_last_one_and_nothing_else(tmp_path, monkeypatch):

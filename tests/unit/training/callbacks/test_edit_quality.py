@@ -15,11 +15,11 @@ from kiwi.evaluation.perceptual import Lpips, NoPerceptual
 from kiwi.models.sampling import Sampling
 from kiwi.models.vae.wan import NewVae
 from kiwi.training.averaging import Ema
-from kiwi.training.callbacks import Previews, chosen
-from kiwi.training.edit_quality import EditQuality
-from kiwi.training.editor import LitKiwi
+from kiwi.training.callbacks.edit_quality import EditQuality
+from kiwi.training.callbacks.previews import Previews, chosen
+from kiwi.training.modules.editor import LitKiwi
+from kiwi.training.modules.vae import LitVae
 from kiwi.training.optim import AdamW
-from kiwi.training.vae import LitVae
 
 
 @pytest.fixture

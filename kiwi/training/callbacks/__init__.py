@@ -1,0 +1,1 @@
+"""Callbacks of training: previews, exported models, quality of edits, metrics."""

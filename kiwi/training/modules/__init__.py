@@ -1,0 +1,1 @@
+"""Lightning modules: what is trained, by which loss, and how it is validated."""
