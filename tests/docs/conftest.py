@@ -1,0 +1,75 @@
+"""The pages of the documentation, and what stands in them: code blocks, commands, links and inline code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+"""Pages whose commands and code must work as they are printed."""
+
+GUIDES = [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "AGENTS.md")]
+CARDS = [ROOT / "experiments/ablations/pilot/README.md", *sorted((ROOT / "kiwi/sandbox/weights").rglob("README.md"))]
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LOOP = re.compile(r"for (\w+) in ([^;]+); do (.+?); done")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of a bash block.
+
+    Args:
+        page: its file, relative to the root.
+        words: as the shell would hand them over.
+    """
+
+    page: str
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.page}: {shlex.join(self.words)}"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of a page in one language."""
+    return [text for found, text in FENCE.findall(page.read_text(encoding="utf-8")) if found == language]
+
+
+def prose(page: Path) -> str:
+    """A page without its code blocks."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def inline_code(page: Path) -> list[str]:
+    """The `inline code` of a page."""
+    return re.findall(r"`([^`\n]+)`", prose(page))
+
+
+def commands(page: Path) -> list[Command]:
+    """Every command of a page's bash blocks; a loop is unrolled."""
+    return [Command(str(page.relative_to(ROOT)), words) for block in blocks(page, "bash") for words in _commands(block)]
+
+
+def _commands(block: str) -> Iterator[tuple[str, ...]]:
+    for line in LOOP.sub(_unrolled, block.replace("\\\n", "")).splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if set(word) <= set("&|;"):
+                if words:
+                    yield tuple(words)
+                words = []
+            else:
+                words.append(word)
+
+
+def _unrolled(loop: re.Match[str]) -> str:
+    variable, values, body = loop.groups()
+    return "; ".join(body.replace(f"${variable}", value) for value in values.split())

@@ -1,0 +1,60 @@
+"""What the documentation points to exists: linked pages and headings, files, specs, options."""
+
+import re
+
+import pytest
+
+from kiwi.__main__ import COMMANDS
+
+from .conftest import CARDS, GUIDES, PAGES, ROOT, inline_code, prose
+
+ALL = [*PAGES, *GUIDES, *CARDS]
+ROOMS = ("kiwi", "experiments", "benchmarks", "tests", "docs", ".ci", ".github")
+WORDS = 1100
+"""Of the README at most, its tables and commands included."""
+
+every_page = pytest.mark.parametrize("page", ALL, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def slugs(page):
+    """The anchors of a page's headings, as GitHub names them."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@every_page
+def test_every_internal_link_leads_to_a_page_and_a_heading_that_exist(page):
+    for target in re.findall(r"\]\(([^)]+)\)", prose(page)):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = (page.parent / name).resolve() if name else page
+        assert linked.exists(), target
+        assert not anchor or anchor in slugs(linked), target
+
+
+@every_page
+def test_every_file_that_is_named_exists(page):
+    if page.name == "CHANGELOG.md":  # it also names what is gone
+        return
+    for code in inline_code(page):
+        if not re.fullmatch(rf"(?:{'|'.join(map(re.escape, ROOMS))})/[\w./*{{}},-]*", code):
+            continue
+        before, names, after = re.fullmatch(r"([^{]*)(?:\{([^}]*)\})?(.*)", code).groups()
+        for name in (names or "").split(","):
+            assert list(ROOT.glob(f"{before}{name}{after}".rstrip("/"))), code
+
+
+def test_every_page_of_the_documentation_is_linked_from_the_readme():
+    linked = set(re.findall(r"\]\((docs/[^)#]+)\)", (ROOT / "README.md").read_text()))
+    assert linked == {str(page.relative_to(ROOT)) for page in PAGES if page.parent.name == "docs"}
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().split()) <= WORDS
+
+
+@every_page
+def test_every_command_that_is_named_exists(page):
+    named = {match[1] for code in inline_code(page) if (match := re.match(r"(?:python -m )?kiwi ([a-z]+)", code))}
+    assert named <= set(COMMANDS)
