@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,6 +41,17 @@ class Command:
 def blocks(page: Path, language: str) -> list[str]:
     """The code blocks of a page in one language."""
     return [text for found, text in FENCE.findall(page.read_text(encoding="utf-8")) if found == language]
+
+
+@pytest.fixture(scope="session")
+def page_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the Python files that docs/extending.md shows."""
+    folder = tmp_path_factory.mktemp("extending")
+    for block in blocks(ROOT / "docs/extending.md", "python"):
+        name = block.partition("\n")[0].removeprefix("# ")
+        assert name.endswith(".py"), "every block of the page begins with the name of its file"
+        (folder / name).write_text(block)
+    return folder
 
 
 def prose(page: Path) -> str:

@@ -47,7 +47,7 @@ def test_every_file_that_is_named_exists(page):
 
 def test_every_page_of_the_documentation_is_linked_from_the_readme():
     linked = set(re.findall(r"\]\((docs/[^)#]+)\)", (ROOT / "README.md").read_text()))
-    assert linked == {str(page.relative_to(ROOT)) for page in PAGES if page.parent.name == "docs"}
+    assert linked == {str(page.relative_to(ROOT)) for page in PAGES if page.parent == ROOT / "docs"}
 
 
 def test_the_readme_is_short():
