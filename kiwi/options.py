@@ -7,8 +7,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import yaml
 
 from kiwi.errors import InputError
 from kiwi.spec import Spec
@@ -71,3 +74,23 @@ class DeviceOptions(Options):
     """
 
     device: str | None = None
+
+
+def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """Options of the form PATH=VALUE as changes for `kiwi.spec.override`; values are read as YAML.
+
+    Raises:
+        InputError: a text without `=`, or a value that is not YAML.
+    """
+    parsed = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals or not path:
+            raise InputError(
+                "--set takes PATH=VALUE", code="malformed-assignment", got=text, wanted="such as source=NoSource"
+            )
+        try:
+            parsed[path] = yaml.safe_load(value)
+        except yaml.YAMLError as problem:
+            raise InputError(f"the value of {path} is not valid YAML", code="invalid-yaml", got=value) from problem
+    return parsed

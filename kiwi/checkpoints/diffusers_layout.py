@@ -1,6 +1,6 @@
-"""The published diffusers folder's layout: which part holds which tensor under which name, and the parts' settings.
+"""Layout of the published diffusers folder: the names of tensors in each part, and the parts' config.json.
 
-Pure functions on named tensors; a name of ours has its part in front (`dit.`, `query.`, ...).
+Pure functions on named tensors; this package's names begin with the part (`dit.`, `query.`, ...).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kiwi.weights.files import State
 from kiwi.weights.names import TEXT_EMBEDDING, dit_from_diffusers, dit_to_diffusers, rename, replace_prefix
 
 VERSION = "0.32.0"
-"""Of diffusers, as the published model_index.json names it."""
+"""Version of diffusers in the published model_index.json."""
 
 PARTS = {
     "transformer": ["diffusers", "WanTransformer3DModel"],
@@ -32,91 +32,98 @@ PARTS = {
     "ref_embedder": ["conditional_embedder", "ConditionalEmbedder"],
     "processor": ["transformers", "AutoProcessor"],
 }
-"""The parts and the classes that the published model_index.json names for them."""
+"""Parts, and the library and class that the published model_index.json names for each."""
 
 EMBEDDERS = {"source_embedder": "source", "ref_embedder": "reference"}
-_ENCODER = {
+_FROM_ENCODER = {
     "image_queries": "query.queries.image",
     "video_queries": "query.queries.video",
     "ref_queries": "query.queries.reference",
     "connector.": "query.connector.",
     "ref_connector.": "latent.connector.",
 }
-_ENCODER_NAMES = {ours: theirs for theirs, ours in _ENCODER.items()}
+_TO_ENCODER = {kiwi_name: published for published, kiwi_name in _FROM_ENCODER.items()}
 
 
-def ours(parts: Mapping[str, State]) -> State:
-    """The editor's own tensors of a folder, by part, under our names; the unused text embedding is left out.
+def from_diffusers_parts(parts: Mapping[str, State]) -> State:
+    """The tensors of a folder's parts under this package's names, without the unused text embedding.
 
     Raises:
-        CheckpointError: two names of one tensor.
+        CheckpointError: two tensors of the folder have the same name here.
     """
     tensors = {f"{part}/{name}": tensor for part, weights in parts.items() for name, tensor in weights.items()}
-    state = rename(tensors, _our_name, "the folder")
+    state = rename(tensors, _from_diffusers, "the folder")
     return {name: tensor for name, tensor in state.items() if not name.startswith(f"dit.{TEXT_EMBEDDING}")}
 
 
-def theirs(state: Mapping[str, Tensor]) -> dict[str, State]:
-    """Our tensors (no adapters, the text embedding among them) as a folder's parts; absent parts are left out."""
+def to_diffusers_parts(state: Mapping[str, Tensor]) -> dict[str, State]:
+    """This package's tensors (merged, with the text embedding) as a folder's parts; absent parts are left out."""
     parts: dict[str, State] = {}
-    embedders = {own: part for part, own in EMBEDDERS.items()}
+    embedders = {kiwi_name: part for part, kiwi_name in EMBEDDERS.items()}
     for name, tensor in state.items():
         part, _, rest = name.partition(".")
         match part:
             case "dit":
                 parts.setdefault("transformer", {})[dit_to_diffusers(rest)] = tensor
             case "query" | "latent":
-                parts.setdefault("mllm_encoder", {})[replace_prefix(name, _ENCODER_NAMES)] = tensor
+                parts.setdefault("mllm_encoder", {})[replace_prefix(name, _TO_ENCODER)] = tensor
             case _:
                 parts.setdefault(embedders[part], {})[rest] = tensor
     return parts
 
 
-def classic(name: str) -> str:
-    """The hub's name of a tensor of transformers' Qwen2_5_VLModel."""
+def to_hub_name(name: str) -> str:
+    """The name in files on the hub for a tensor of transformers' Qwen2_5_VLModel."""
     return re.sub(r"^language_model\.", "model.", name)
 
 
-def pads_first(embedder: Mapping[str, Any]) -> bool:
-    """Whether the reference embedder's configuration says that references come before the video.
+def prepends_reference(embedder: Mapping[str, Any]) -> bool:
+    """Whether references come before the video, according to the reference embedder's configuration.
 
     Raises:
-        CheckpointError: neither true nor false, such as the text "false".
+        CheckpointError: the value is not a boolean, such as the text "false".
     """
     first = embedder.get("ref_pad_first", False)
     if not isinstance(first, bool):
         raise CheckpointError(
-            "ref_embedder/config.json is wrong: ref_pad_first", got=repr(first), wanted="true or false"
+            "ref_embedder/config.json is invalid: ref_pad_first",
+            code="invalid-diffusers-config",
+            got=repr(first),
+            wanted="true or false",
         )
     return first
 
 
-def limits_of(encoder: Mapping[str, Any]) -> VisionLimits:
-    """What the encoder's configuration says about the pictures; the published defaults where it does not.
+def vision_limits(encoder: Mapping[str, Any]) -> VisionLimits:
+    """The limits on images and video in the encoder's configuration; the published defaults for those not in it.
 
     Raises:
-        CheckpointError: a limit that is no whole number, or out of range.
+        CheckpointError: a limit that is not an integer, or out of range.
     """
-    known = {
+    keys = {
         "max_frames": "max_frames",
         "max_pixels_per_frame": "max_pixels_per_frame",
         "min_pixels_per_frame": "min_pixels_per_frame",
         "max_reference_tokens": "max_object_token",
     }
-    said = {theirs: encoder[theirs] for theirs in known.values() if theirs in encoder}
-    if wrong := {name: value for name, value in said.items() if type(value) is not int}:
-        raise CheckpointError("mllm_encoder/config.json is wrong", got=wrong, wanted="whole numbers")
+    values = {name: encoder[key] for name, key in keys.items() if key in encoder}
+    if wrong := {keys[name]: value for name, value in values.items() if type(value) is not int}:
+        raise CheckpointError(
+            "mllm_encoder/config.json is invalid", code="invalid-diffusers-config", got=wrong, wanted="integers"
+        )
     try:
-        return VisionLimits(**{ours: said[theirs] for ours, theirs in known.items() if theirs in said})
+        return VisionLimits(**values)
     except SpecError as problem:
-        raise CheckpointError(f"mllm_encoder/config.json is wrong: {problem}") from problem
+        raise CheckpointError(
+            f"mllm_encoder/config.json is invalid: {problem}", code="invalid-diffusers-config"
+        ) from problem
 
 
 def encoder_config(config: KiwiConfig, mllm_dim: int) -> dict[str, Any]:
     """config.json of `mllm_encoder`."""
     query, limits = config.query, config.mllm.limits
     assert isinstance(query, QueryConnector)
-    found = {
+    content = {
         "_class_name": "MLLMEncoder",
         "_diffusers_version": VERSION,
         "mllm_model_path": ".",
@@ -130,8 +137,8 @@ def encoder_config(config: KiwiConfig, mllm_dim: int) -> dict[str, Any]:
         "max_pixels_per_frame": limits.max_pixels_per_frame,
     }
     if limits.min_pixels_per_frame != VisionLimits().min_pixels_per_frame:
-        found["min_pixels_per_frame"] = limits.min_pixels_per_frame  # ours alone: the published one is a constant
-    return found
+        content["min_pixels_per_frame"] = limits.min_pixels_per_frame  # the published code has a constant
+    return content
 
 
 def transformer_config(config: KiwiConfig) -> dict[str, Any]:
@@ -169,13 +176,13 @@ def embedder_config(config: KiwiConfig) -> dict[str, Any]:
     }
 
 
-def _our_name(name: str) -> str:
-    """Of a tensor given as PART/NAME."""
+def _from_diffusers(name: str) -> str:
+    """This package's name for a tensor that is given as PART/NAME."""
     part, _, rest = name.partition("/")
     match part:
         case "transformer":
             return f"dit.{dit_from_diffusers(rest)}"
         case "mllm_encoder":
-            return replace_prefix(rest, _ENCODER)
+            return replace_prefix(rest, _FROM_ENCODER)
         case _:
             return f"{EMBEDDERS[part]}.{rest}"

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import docstring_parser
-import yaml
 
 from kiwi import console
 from kiwi.errors import InputError, one_of
@@ -86,26 +85,6 @@ def parser_of(options: type[Options], command: str) -> argparse.ArgumentParser:
         assert help_text, f"{options.__name__}.{field.name} is not described in the docstring"
         _add(parser, field, hints[field.name], help_text)
     return parser
-
-
-def changes(texts: Sequence[str]) -> dict[str, Any]:
-    """Options of the form PATH=VALUE as changes for `kiwi.spec.override`; values are read as YAML.
-
-    Raises:
-        InputError: a text without `=`, or a value that is not YAML.
-    """
-    parsed = {}
-    for text in texts:
-        path, given, value = text.partition("=")
-        if not given or not path:
-            raise InputError(
-                "--set takes PATH=VALUE", code="malformed-assignment", got=text, wanted="such as source=NoSource"
-            )
-        try:
-            parsed[path] = yaml.safe_load(value)
-        except yaml.YAMLError as problem:
-            raise InputError(f"the value of {path} is not valid YAML", code="invalid-yaml", got=value) from problem
-    return parsed
 
 
 def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any, help_text: str) -> None:

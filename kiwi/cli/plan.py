@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from kiwi import console
-from kiwi.cli import changes, parser
+from kiwi.cli import parser
 from kiwi.cli.experiments import read_editor
 from kiwi.errors import InputError
+from kiwi.options import parse_assignments
 
 if TYPE_CHECKING:
     from kiwi.models.budget import Workload
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> int:
     found = None if arguments.config is None else read_editor(arguments.config)
     config, parts = (KiwiConfig.untrained(arguments.size), None) if found is None else (found.config, found.parts)
     # Changes come first: they may exchange what could not be counted.
-    baseline = with_untrained_parts(override(config, changes(arguments.set)))
+    baseline = with_untrained_parts(override(config, parse_assignments(arguments.set)))
     work = _workload(arguments, baseline, None if found is None else found.data)
     configs = [override(baseline, variant) for variant in variants]
     if arguments.variants is None:

@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from kiwi.checkpoints.folder import load_initial_weights, names_to_save, save_pretrained, unexpected_files
+from kiwi.checkpoints.folder import load_initial_weights, names_to_save, save_pretrained
+from kiwi.checkpoints.folder_config import unexpected_files
 from kiwi.data.datamodule import EditData
 from kiwi.data.dropout import ConditionDropout
 from kiwi.data.sample import EditBatch, pixels

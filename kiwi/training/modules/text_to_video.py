@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from kiwi.checkpoints.folder import read_json_or_empty
+from kiwi.checkpoints.folder_config import read_json_or_empty
 from kiwi.data.sample import EditBatch, pixels
 from kiwi.errors import InputError
 from kiwi.flow.schedule import FlowSchedule

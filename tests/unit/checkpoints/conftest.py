@@ -1,4 +1,4 @@
-"""Models whose choices the published formats have, and what tests of conversion do with them."""
+"""Models that the published formats can hold, and helpers for tests of conversion."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ LIMITS = "mllm.limits={max_frames: 4, max_pixels_per_frame: 7056, min_pixels_per
 
 
 def randomise(model):
-    """Every weight of the editor drawn, none left at zero, so that each has a part in the edit."""
+    """Draw every weight of the editor at random, so that none is zero and each affects the edit."""
     torch.manual_seed(7)
     for name, parameter in model.named_parameters():
         if not name.startswith("vae") and (is_adapter(name) or not name.startswith("mllm")):
@@ -28,7 +28,7 @@ def randomise(model):
 
 
 def edit(model):
-    """An edited clip, before it becomes pixels."""
+    """An edited clip, before conversion to 8-bit pixels."""
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (5, 32, 48, 3), dtype=np.uint8)
     picture = rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)
@@ -47,11 +47,12 @@ def edit(model):
 
 @pytest.fixture(scope="session")
 def config(tiny_config) -> KiwiConfig:
-    """Choices that the published code has."""
+    """Choices that the published code supports."""
     return tiny_config.replace(query=QueryConnector(image=3, video=4, reference=5, readout="tail"))
 
 
-def saved(config, folder):
+def save_random_model(config, folder):
+    """Save a model with random weights to a folder; returns the model."""
     model = randomise(KiwiEdit(config, seed=1))
     save_pretrained(model, folder, EditingDefaults())
     return model
@@ -61,18 +62,18 @@ def saved(config, folder):
 def checkpoint(config, tmp_path_factory):
     """A folder with the model folder m and its training checkpoint c.safetensors."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    saved(config, folder / "m")
+    save_random_model(config, folder / "m")
     assert main(["convert", "kiwi-upstream", f"{folder}/m", f"{folder}/c.safetensors"]) == 0
     return folder
 
 
-def beside(folder):
-    """What a training checkpoint does not hold, from the model folder it was made of."""
+def missing_parts(folder):
+    """Options that give what a training checkpoint does not hold, from the model folder it was exported from."""
     return ["--vae", f"{folder}:vae", "--mllm", f"{folder}/mllm", "--set", "dit.num_heads=2", "--set", LIMITS]
 
 
-def convert(checkpoint, folder, state, *more):
-    """The exit code of importing these tensors as a training checkpoint."""
+def import_state(checkpoint, folder, state, *options):
+    """Import these tensors as a training checkpoint; returns the exit code."""
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "c.safetensors")
     command = ["convert", "kiwi-upstream", f"{folder}/c.safetensors", f"{folder}/a", "--force"]
-    return main([*command, *beside(checkpoint / "m"), *more])
+    return main([*command, *missing_parts(checkpoint / "m"), *options])

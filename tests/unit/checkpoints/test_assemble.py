@@ -1,4 +1,4 @@
-"""What becomes of the tensors of a training checkpoint: all used, filled where a stage had none, or refused."""
+"""The tensors of a training checkpoint are all used or refused; parts that a stage did not have get initial values."""
 
 import pytest
 import torch
@@ -6,14 +6,15 @@ from safetensors.torch import load_file, save_file
 
 import kiwi.checkpoints.assemble
 from kiwi.__main__ import main
-from kiwi.checkpoints.folder import from_pretrained, read_folder_config
+from kiwi.checkpoints.folder import from_pretrained
+from kiwi.checkpoints.folder_config import read_folder_config
 from kiwi.keyed import forked_rng
 from kiwi.models.connectors import LatentConnector
 from kiwi.models.injection import NoReference
 from kiwi.models.scaling import LearnableScale
 from kiwi.weights.files import read_weights
 from kiwi.weights.strict import fingerprint
-from tests.unit.checkpoints.conftest import beside, convert, edit
+from tests.unit.checkpoints.conftest import edit, import_state, missing_parts
 
 STAGES = {
     1: ("mllm.image_queries", "mllm.connetor"),
@@ -22,49 +23,51 @@ STAGES = {
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_what_an_earlier_stage_did_not_have_is_filled_and_told(checkpoint, config, tmp_path, capsys, stage):
+def test_parts_that_an_earlier_stage_did_not_have_get_initial_values_and_are_reported(
+    checkpoint, config, tmp_path, capsys, stage
+):
     state = load_file(checkpoint / "c.safetensors")
-    kept = {n: t for n, t in state.items() if n.removeprefix("pipe.").startswith(STAGES[stage])}
-    save_file(kept, tmp_path / "s.safetensors")
+    stage_state = {n: t for n, t in state.items() if n.removeprefix("pipe.").startswith(STAGES[stage])}
+    save_file(stage_state, tmp_path / "s.safetensors")
     dit = {n.removeprefix("pipe.dit."): t for n, t in state.items() if n.startswith("pipe.dit.")}
     save_file(dit, tmp_path / "base.safetensors")
-    base, more = ["--base", f"{tmp_path}/base.safetensors"], ["--set", "query.reference=5", "--set", "query.video=4"]
-    back = ["convert", "kiwi-upstream", f"{tmp_path}/s.safetensors", f"{tmp_path}/a", *beside(checkpoint / "m")]
+    base, counts = ["--base", f"{tmp_path}/base.safetensors"], ["--set", "query.reference=5", "--set", "query.video=4"]
+    back = ["convert", "kiwi-upstream", f"{tmp_path}/s.safetensors", f"{tmp_path}/a", *missing_parts(checkpoint / "m")]
     needs = base if stage == 1 else []
     assert main([*back, *(base if stage == 2 else [])]) == 2
     assert ("needs the base model" if stage == 1 else "leave out --base") in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
-    assert main([*back, *needs, *more]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    found, wanted = read_weights(tmp_path / "a"), read_weights(checkpoint / "m")
-    assert torch.equal(found["dit.blocks.0.ffn.0.weight"], wanted["dit.blocks.0.ffn.0.weight"])
-    assert torch.equal(found["query.queries.image"], wanted["query.queries.image"])
-    assert 0.01 < found["query.queries.reference"].std() < 0.03
-    assert found["latent.connector.2.weight"].abs().max() == 0
-    assert (found["source.patch_embedding.weight"].abs().max() == 0) == (stage == 1)
+    assert main([*back, *needs, *counts]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    imported, original = read_weights(tmp_path / "a"), read_weights(checkpoint / "m")
+    assert torch.equal(imported["dit.blocks.0.ffn.0.weight"], original["dit.blocks.0.ffn.0.weight"])
+    assert torch.equal(imported["query.queries.image"], original["query.queries.image"])
+    assert 0.01 < imported["query.queries.reference"].std() < 0.03
+    assert imported["latent.connector.2.weight"].abs().max() == 0
+    assert (imported["source.patch_embedding.weight"].abs().max() == 0) == (stage == 1)
     assert read_folder_config(tmp_path / "a").config.reference == NoReference()
     for part in ("query.queries.reference", "latent.connector"):
-        assert f"{part} │ not in the checkpoint: initial values" in told
+        assert f"{part} │ not in the checkpoint: initial values" in output
 
 
-@pytest.mark.parametrize("spoil", ["missing", "unexpected", "misshapen", "half a group"])
-def test_a_checkpoint_that_does_not_fit_is_refused_by_name_and_nothing_written(checkpoint, tmp_path, capsys, spoil):
+@pytest.mark.parametrize("damage", ["missing", "unexpected", "mismatched", "half a group"])
+def test_a_mismatched_checkpoint_is_refused_by_name_and_nothing_is_written(checkpoint, tmp_path, capsys, damage):
     state = load_file(checkpoint / "c.safetensors")
-    name = "pipe.mllm.connetor.2.bias" if spoil == "half a group" else "pipe.dit.blocks.1.ffn.2.bias"
-    if spoil == "unexpected":
+    name = "pipe.mllm.connetor.2.bias" if damage == "half a group" else "pipe.dit.blocks.1.ffn.2.bias"
+    if damage == "unexpected":
         name = "pipe.dit.blocks.1.ffn.2.gain"
         state[name] = torch.ones(1)
-    elif spoil == "misshapen":
+    elif damage == "mismatched":
         state[name] = torch.ones(7)
     else:
         del state[name]
     save_file(state, tmp_path / "c.safetensors")
-    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *beside(checkpoint / "m")]
+    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *missing_parts(checkpoint / "m")]
     assert main(back) == 2
-    told = capsys.readouterr().err
-    ours = {"pipe.mllm.connetor.2.bias": "query.connector.2.bias"}.get(name, name.removeprefix("pipe."))
-    assert ours in told
-    assert {"misshapen": "with the wrong shape", "unexpected": "unexpected"}.get(spoil, "missing") in told
+    message = capsys.readouterr().err
+    kiwi_name = {"pipe.mllm.connetor.2.bias": "query.connector.2.bias"}.get(name, name.removeprefix("pipe."))
+    assert kiwi_name in message
+    assert {"mismatched": "with the wrong shape", "unexpected": "unexpected"}.get(damage, "missing") in message
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.safetensors"]
 
 
@@ -80,41 +83,41 @@ MIXES = {
 
 
 @pytest.mark.parametrize("mix", MIXES)
-def test_tensors_of_several_types_become_one_a_part_and_edit(checkpoint, tmp_path, capsys, mix):
+def test_each_part_gets_one_dtype_and_the_model_edits(checkpoint, tmp_path, capsys, mix):
     state = {name: tensor.to(MIXES[mix](name)) for name, tensor in load_file(checkpoint / "c.safetensors").items()}
-    assert convert(checkpoint, tmp_path, state) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    types = {}
+    assert import_state(checkpoint, tmp_path, state) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    dtypes = {}
     for name, tensor in read_weights(tmp_path / "a").items():
-        types.setdefault(name.split(".")[0], set()).add(tensor.dtype)
-    assert all(len(found) == 1 for found in types.values())
-    whole = {"half": torch.float16, "parts": torch.bfloat16}.get(mix, torch.float32)
-    assert types["dit"] == {whole}
-    assert ("in the checkpoint: all as float32" in told) == (mix in ("norms", "one", "halves", "double"))
+        dtypes.setdefault(name.split(".")[0], set()).add(tensor.dtype)
+    assert all(len(part_dtypes) == 1 for part_dtypes in dtypes.values())
+    expected = {"half": torch.float16, "parts": torch.bfloat16}.get(mix, torch.float32)
+    assert dtypes["dit"] == {expected}
+    assert ("in the checkpoint: all as float32" in output) == (mix in ("norms", "one", "halves", "double"))
     edited = edit(from_pretrained(tmp_path / "a")[0].eval())
     assert (edited - edit(from_pretrained(checkpoint / "m")[0].eval())).abs().mean() < 0.05
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn, float("nan"), float("inf")],
     ids=str,
 )
 @pytest.mark.parametrize("name", ["pipe.dit.blocks.1.ffn.2.bias", "pipe.mllm.connetor.2.bias"])
-def test_tensors_that_no_model_can_calculate_with_are_refused_by_name(checkpoint, tmp_path, capsys, name, spoil):
+def test_tensors_that_are_not_finite_floats_are_refused_by_name(checkpoint, tmp_path, capsys, name, damage):
     state = load_file(checkpoint / "c.safetensors")
-    if isinstance(spoil, float):
-        state[name][1] = spoil
+    if isinstance(damage, float):
+        state[name][1] = damage
     else:
-        state[name] = state[name].to(spoil)
-    assert convert(checkpoint, tmp_path, state) == 2
-    told = capsys.readouterr().err
-    assert name.removeprefix("pipe.").replace("mllm.connetor", "query.connector") in told
-    assert ("NaN or infinite" if isinstance(spoil, float) else str(spoil).removeprefix("torch.")) in told
+        state[name] = state[name].to(damage)
+    assert import_state(checkpoint, tmp_path, state) == 2
+    message = capsys.readouterr().err
+    assert name.removeprefix("pipe.").replace("mllm.connetor", "query.connector") in message
+    assert ("NaN or infinite" if isinstance(damage, float) else str(damage).removeprefix("torch.")) in message
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("query.layers=[99]", "query.layers cannot be set"),
         ("latent.layers=[0]", "latent.layers cannot be set"),
@@ -131,72 +134,76 @@ def test_tensors_that_no_model_can_calculate_with_are_refused_by_name(checkpoint
         ("query.image=7", "query.queries.image"),
     ],
 )
-def test_choices_that_contradict_a_checkpoint_or_cannot_be_are_refused(checkpoint, tmp_path, capsys, change, told):
-    assert convert(checkpoint, tmp_path, load_file(checkpoint / "c.safetensors"), "--set", change) == 2
-    assert told in " ".join(capsys.readouterr().err.split())
+def test_choices_that_contradict_a_checkpoint_or_are_invalid_are_refused(checkpoint, tmp_path, capsys, change, message):
+    assert import_state(checkpoint, tmp_path, load_file(checkpoint / "c.safetensors"), "--set", change) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "a").exists()
 
 
-def test_a_part_that_a_checkpoint_lacks_may_be_chosen(checkpoint, tmp_path, capsys):
+def test_a_choice_for_a_part_that_a_checkpoint_lacks_is_accepted(checkpoint, tmp_path, capsys):
     state = {n: t for n, t in load_file(checkpoint / "c.safetensors").items() if not n.startswith("pipe.vae_cond")}
-    assert convert(checkpoint, tmp_path, state, "--set", "source.scale=LearnableScale") == 0
+    assert import_state(checkpoint, tmp_path, state, "--set", "source.scale=LearnableScale") == 0
     assert read_folder_config(tmp_path / "a").config.source.scale == LearnableScale()
     dit = {name: tensor for name, tensor in state.items() if name.startswith("pipe.dit.")}
-    assert convert(checkpoint, tmp_path, dit, "--set", "query.layers=[99]") == 2
+    assert import_state(checkpoint, tmp_path, dit, "--set", "query.layers=[99]") == 2
     assert "no such layers" in capsys.readouterr().err
 
 
-def test_blocks_are_counted_without_a_gap_before_any_is_made(checkpoint, tmp_path, capsys):
+def test_a_gap_in_the_numbers_of_blocks_is_refused_before_any_block_is_made(checkpoint, tmp_path, capsys):
     state = load_file(checkpoint / "c.safetensors")
-    assert convert(checkpoint, tmp_path, state | {"pipe.dit.blocks.999999.foo": torch.ones(1)}) == 2
+    assert import_state(checkpoint, tmp_path, state | {"pipe.dit.blocks.999999.foo": torch.ones(1)}) == 2
     assert "the last of them 999999, and none of number 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("damage", "message"),
     [
-        ("two ranks", "cannot be kept beside the weights. Got: ranks [1, 2]"),
+        ("two ranks", "Got: ranks [1, 2]"),
         ("part of the layers", "Got: none for blocks.0.ffn.0"),
         ("half", "no blocks.1.ffn.0.lora_B.default.weight"),
     ],
 )
-def test_adapters_that_cannot_be_kept_are_merged_where_that_has_a_meaning(checkpoint, tmp_path, capsys, spoil, told):
+def test_adapters_that_cannot_be_kept_can_be_merged_unless_half_is_missing(
+    checkpoint, tmp_path, capsys, damage, message
+):
     state = load_file(checkpoint / "c.safetensors")
-    for block in (1,) if spoil == "part of the layers" else (0, 1):
-        rank = 1 + block if spoil == "two ranks" else 2
+    for block in (1,) if damage == "part of the layers" else (0, 1):
+        rank = 1 + block if damage == "two ranks" else 2
         state[f"pipe.dit.blocks.{block}.ffn.0.lora_A.default.weight"] = torch.ones(rank, 48)
         state[f"pipe.dit.blocks.{block}.ffn.0.lora_B.default.weight"] = torch.ones(96, rank)
-    if spoil == "half":
+    if damage == "half":
         del state["pipe.dit.blocks.1.ffn.0.lora_B.default.weight"]
-    assert convert(checkpoint, tmp_path, state, "--adapters", "keep") == 2
+    assert import_state(checkpoint, tmp_path, state, "--adapters", "keep") == 2
     refused = " ".join(capsys.readouterr().err.split())
-    assert told in refused
-    assert convert(checkpoint, tmp_path, state, "--adapters", "merge") == (2 if spoil == "half" else 0)
-    if spoil == "part of the layers":
+    assert message in refused
+    assert import_state(checkpoint, tmp_path, state, "--adapters", "merge") == (2 if damage == "half" else 0)
+    if damage == "part of the layers":
         assert "1 adapter: merge" in " ".join(capsys.readouterr().out.split())
-    if spoil != "half":
+    if damage != "half":
         assert "--adapters merge" in refused
         before = read_weights(checkpoint / "m")["dit.blocks.1.ffn.0.weight"]
         assert torch.allclose(read_weights(tmp_path / "a")["dit.blocks.1.ffn.0.weight"], before + 2)
 
 
-def test_what_is_absent_is_drawn_from_the_seed_that_was_given_and_each_part_apart(checkpoint, tmp_path):
-    lacks = ("pipe.mllm.ref_", "pipe.mllm.video_queries", "pipe.mllm.image_queries")
-    state = {n: t for n, t in load_file(checkpoint / "c.safetensors").items() if not n.startswith(lacks)}
-    counts = [word for mode in ("image", "video", "reference") for word in ("--set", f"query.{mode}=4")]
-    drawn = {}
+def test_initial_values_of_absent_parts_depend_on_the_seed_and_the_part_alone(checkpoint, tmp_path):
+    absent = ("pipe.mllm.ref_", "pipe.mllm.video_queries", "pipe.mllm.image_queries")
+    state = {n: t for n, t in load_file(checkpoint / "c.safetensors").items() if not n.startswith(absent)}
+    counts = [word for kind in ("image", "video", "reference") for word in ("--set", f"query.{kind}=4")]
+    queries = {}
     for seed in (0, 0, 5):
-        assert convert(checkpoint, tmp_path, state, "--seed", str(seed), *counts) == 0
-        found = read_weights(tmp_path / "a")
+        assert import_state(checkpoint, tmp_path, state, "--seed", str(seed), *counts) == 0
+        state_of_seed = read_weights(tmp_path / "a")
         with forked_rng(seed, "latent"):
-            wanted = LatentConnector().build(32, 48).state_dict()["connector.0.weight"]
-        assert torch.equal(found["latent.connector.0.weight"], wanted)
-        drawn.setdefault(seed, []).append(found["query.queries.reference"])
-    assert torch.equal(*drawn[0])
-    assert not torch.equal(drawn[0][0], drawn[5][0])
+            connector = LatentConnector().build(32, 48).state_dict()["connector.0.weight"]
+        assert torch.equal(state_of_seed["latent.connector.0.weight"], connector)
+        queries.setdefault(seed, []).append(state_of_seed["query.queries.reference"])
+    assert torch.equal(*queries[0])
+    assert not torch.equal(queries[0][0], queries[5][0])
 
 
-def test_a_base_model_that_stays_outside_is_read_once_and_told_by_its_fingerprint(checkpoint, tmp_path, monkeypatch):
+def test_a_base_model_that_stays_outside_is_read_once_and_recorded_by_its_fingerprint(
+    checkpoint, tmp_path, monkeypatch
+):
     state = load_file(checkpoint / "c.safetensors")
     base = {n.removeprefix("pipe.dit."): t for n, t in state.items() if n.startswith("pipe.dit.") and "text_" not in n}
     state = {name: tensor for name, tensor in state.items() if not name.startswith("pipe.dit.")}
@@ -210,7 +217,7 @@ def test_a_base_model_that_stays_outside_is_read_once_and_told_by_its_fingerprin
         return base
 
     monkeypatch.setattr(kiwi.checkpoints.assemble, "read_wan_transformer", read)
-    assert convert(checkpoint, tmp_path, state, "--base", "someone/wan", "--adapters", "keep") == 0
+    assert import_state(checkpoint, tmp_path, state, "--base", "someone/wan", "--adapters", "keep") == 0
     assert reads == ["someone/wan"]
     record = read_folder_config(tmp_path / "a")
     assert (record.config.dit.base.path, record.bases["dit"]) == ("someone/wan", fingerprint(base))

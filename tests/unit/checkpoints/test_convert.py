@@ -1,4 +1,4 @@
-"""`kiwi convert`: models go to the published formats and back and edit alike; what is not written over."""
+"""`kiwi convert`: models edit the same after a round trip through the published formats; what is never overwritten."""
 
 import json
 import shutil
@@ -16,33 +16,33 @@ from kiwi.models.sampling import EditingDefaults, Sampling
 from kiwi.models.tuning import Lora
 from kiwi.weights.adapters import is_adapter
 from kiwi.weights.files import read_shapes, read_weights
-from tests.unit.checkpoints.conftest import beside, edit, saved
+from tests.unit.checkpoints.conftest import edit, missing_parts, save_random_model
 
 
 @pytest.mark.parametrize("reference", [AppendReference(), PrependReference()])
 def test_a_model_in_both_published_formats_edits_the_same_video(config, tmp_path, reference, capsys):
-    model = saved(config.replace(reference=reference), tmp_path / "m")
-    wanted = edit(model)
-    steps = {"a": 0.0, "b": 0.003 / 1.002}  # each as the publisher's own sampler of that format
+    model = save_random_model(config.replace(reference=reference), tmp_path / "m")
+    expected = edit(model)
+    sigma_min = {"a": 0.0, "b": 0.003 / 1.002}  # as in the publisher's own sampler of each format
     assert main(["convert", "kiwi-upstream", f"{tmp_path}/m", f"{tmp_path}/step-1.safetensors"]) == 0
-    extra = ["--set", f"reference={type(reference).__name__}"]
+    choice = ["--set", f"reference={type(reference).__name__}"]
     back = [
         "convert",
         "kiwi-upstream",
         f"{tmp_path}/step-1.safetensors",
         f"{tmp_path}/a",
-        *beside(tmp_path / "m"),
-        *extra,
+        *missing_parts(tmp_path / "m"),
+        *choice,
     ]
     assert main(back) == 0
     assert main(["convert", "kiwi-diffusers", f"{tmp_path}/m", f"{tmp_path}/d"]) == 0
     assert main(["convert", "kiwi-diffusers", f"{tmp_path}/d", f"{tmp_path}/b"]) == 0
-    assert wanted.std() > 0.01
+    assert expected.std() > 0.01
     for folder in ("a", "b"):
         loaded, editing = from_pretrained(tmp_path / folder)
         assert loaded.config.reference == reference
-        assert editing.sampling == Sampling(sigma_min=steps[folder])
-        assert (edit(loaded.eval()) - wanted).abs().max() <= 1e-5, folder
+        assert editing.sampling == Sampling(sigma_min=sigma_min[folder])
+        assert (edit(loaded.eval()) - expected).abs().max() <= 1e-5, folder
         assert read_shapes(tmp_path / folder) == read_shapes(tmp_path / "m")
 
 
@@ -52,21 +52,21 @@ def test_adapters_are_merged_or_kept_and_edit_the_same(config, tmp_path, adapter
         mllm=config.mllm.replace(tuning=Lora(rank=2)),
         dit=config.dit.replace(tuning=Lora(rank=3, targets=("ffn.0", "q"))),
     )
-    model = saved(tuned, tmp_path / "m")
-    wanted = edit(model)
+    model = save_random_model(tuned, tmp_path / "m")
+    expected = edit(model)
     assert main(["convert", "kiwi-upstream", f"{tmp_path}/m", f"{tmp_path}/c.safetensors"]) == 0
     names = load_file(tmp_path / "c.safetensors").keys()
     assert "pipe.mllm.model.model.language_model.layers.0.self_attn.q_proj.lora_A.default.weight" in names
     assert "pipe.dit.blocks.0.self_attn.q.weight" in names
-    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *beside(tmp_path / "m")]
+    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *missing_parts(tmp_path / "m")]
     assert main([*back, "--adapters", adapters]) == 0
     loaded, _ = from_pretrained(tmp_path / "a")
-    assert (edit(loaded.eval()) - wanted).abs().max() <= 2e-5
+    assert (edit(loaded.eval()) - expected).abs().max() <= 2e-5
     assert any(map(is_adapter, read_shapes(tmp_path / "a"))) == (adapters == "keep")
     assert loaded.config.dit.tuning == (tuned.dit.tuning if adapters == "keep" else config.dit.tuning)
     assert main(["convert", "kiwi-diffusers", f"{tmp_path}/m", f"{tmp_path}/d"]) == 0
     assert main(["convert", "kiwi-diffusers", f"{tmp_path}/d", f"{tmp_path}/b"]) == 0
-    assert (edit(from_pretrained(tmp_path / "b")[0].eval()) - wanted).abs().max() <= 2e-5
+    assert (edit(from_pretrained(tmp_path / "b")[0].eval()) - expected).abs().max() <= 2e-5
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_choices_that_the_published_code_does_not_have_are_refused(config, tmp_p
     save_pretrained(KiwiEdit(config.replace(**change)), tmp_path / "m", EditingDefaults())
     for name, target in (("kiwi-upstream", "c.safetensors"), ("kiwi-diffusers", "d")):
         assert main(["convert", name, f"{tmp_path}/m", f"{tmp_path}/{target}"]) == 2
-        told = capsys.readouterr().err
-        assert "cannot express this model" in told
-        assert next(iter(change)) in told
+        message = capsys.readouterr().err
+        assert "published code" in message
+        assert next(iter(change)) in message
         assert not (tmp_path / target).exists()
 
 
@@ -97,26 +97,26 @@ def test_wan_base_weights_become_a_folder_to_train_from(checkpoint, tmp_path, ca
         dit = {dit_to_diffusers(name): tensor for name, tensor in dit.items()}
     (tmp_path / "transformer").mkdir()
     save_file(dit, tmp_path / "transformer" / "diffusion_pytorch_model.safetensors")
-    assert main(["convert", "wan", f"{tmp_path}:transformer", f"{tmp_path}/a", *beside(checkpoint / "m")]) == 0
+    assert main(["convert", "wan", f"{tmp_path}:transformer", f"{tmp_path}/a", *missing_parts(checkpoint / "m")]) == 0
     model, _ = from_pretrained(tmp_path / "a")
     assert (model.config.query.readout, model.config.reference) == ("queries", AppendReference())
-    wanted = read_weights(checkpoint / "m")
-    assert torch.equal(model.dit.blocks[1].cross_attn.o.weight, wanted["dit.blocks.1.cross_attn.o.weight"])
+    expected = read_weights(checkpoint / "m")
+    assert torch.equal(model.dit.blocks[1].cross_attn.o.weight, expected["dit.blocks.1.cross_attn.o.weight"])
     assert model.source.patch_embedding.weight.abs().max() == 0
     assert len(model.query.queries["reference"]) == 768
     assert main(["convert", "wan", f"{tmp_path}/a", f"{tmp_path}/w"]) == 2
     assert "cannot be written as Wan" in capsys.readouterr().err
 
 
-def test_an_existing_target_is_kept_unless_forced(checkpoint, tmp_path, capsys):
+def test_an_existing_target_is_replaced_only_with_force(checkpoint, tmp_path, capsys):
     command = ["convert", "kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"]
     assert main(command) == 0
     (tmp_path / "d/model_index.json").touch()
-    stamp = (tmp_path / "d/vae/config.json").stat().st_ino
+    inode = (tmp_path / "d/vae/config.json").stat().st_ino
     assert main(command) == 2
-    assert (tmp_path / "d/vae/config.json").stat().st_ino == stamp
+    assert (tmp_path / "d/vae/config.json").stat().st_ino == inode
     assert main([*command, "--force"]) == 0
-    assert (tmp_path / "d/vae/config.json").stat().st_ino != stamp
+    assert (tmp_path / "d/vae/config.json").stat().st_ino != inode
     assert [item.name for item in tmp_path.iterdir()] == ["d"]
 
 
@@ -125,7 +125,7 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("target", ["proj", "proj/m", "proj/m/vae/x", "home", "wan", "..", "."])
-def test_force_replaces_nothing_but_models_that_are_not_read(checkpoint, tmp_path, monkeypatch, capsys, target):
+def test_force_replaces_only_models_that_are_not_read_themselves(checkpoint, tmp_path, monkeypatch, capsys, target):
     shutil.copytree(checkpoint / "m", tmp_path / "proj/m")
     for name in ("home/photo.jpg", "wan/vae/weights", "here/x"):
         (tmp_path / name).parent.mkdir(parents=True)
@@ -135,16 +135,16 @@ def test_force_replaces_nothing_but_models_that_are_not_read(checkpoint, tmp_pat
     before = contents(tmp_path)
     path = target if target in (".", "..") else f"{tmp_path}/{target}"
     assert main(["convert", "kiwi-diffusers", f"{tmp_path}/proj/m", path, "--force"]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
-    assert len(told.strip().splitlines()) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert len(message.strip().splitlines()) == 1
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("target", ["m", "d"])
-def test_force_keeps_a_model_with_a_users_files_in_it(checkpoint, tmp_path, capsys, target):
-    """A model folder, and a published one with the publisher's code put beside its parts."""
-    back = ["kiwi-upstream", f"{checkpoint}/c.safetensors", f"{tmp_path}/m", *beside(checkpoint / "m")]
+def test_force_does_not_replace_a_model_folder_with_a_users_files_in_it(checkpoint, tmp_path, capsys, target):
+    """A model folder, and a published folder with the publisher's code copied into it."""
+    back = ["kiwi-upstream", f"{checkpoint}/c.safetensors", f"{tmp_path}/m", *missing_parts(checkpoint / "m")]
     command = ["convert", *(back if target == "m" else ["kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"])]
     assert main(command) == 0
     assert main([*command, "--force"]) == 0
@@ -152,22 +152,27 @@ def test_force_keeps_a_model_with_a_users_files_in_it(checkpoint, tmp_path, caps
         (tmp_path / target / f"note{index}.py").touch()
     before = contents(tmp_path)
     assert main([*command, "--force"]) == 2
-    told = capsys.readouterr().err
-    assert "Got: note0.py, note1.py, note2.py, note3.py, note4.py and 2 more." in told
+    assert "Got: note0.py, note1.py, note2.py, note3.py, note4.py and 2 more." in capsys.readouterr().err
     assert contents(tmp_path) == before
 
 
 def test_a_folder_whose_vae_is_read_is_not_replaced(checkpoint, tmp_path, capsys):
     shutil.copytree(checkpoint / "m", tmp_path / "m")
-    back = ["convert", "kiwi-upstream", f"{checkpoint}/c.safetensors", f"{tmp_path}/m", *beside(tmp_path / "m")]
+    back = ["convert", "kiwi-upstream", f"{checkpoint}/c.safetensors", f"{tmp_path}/m", *missing_parts(tmp_path / "m")]
     assert main([*back, "--force"]) == 2
     assert "which is read" in capsys.readouterr().err
 
 
-def test_a_model_that_others_are_read_from_is_not_replaced(checkpoint, tmp_path, capsys):
+def test_a_model_folder_whose_parts_another_model_reads_is_not_replaced(checkpoint, tmp_path, capsys):
     """A model folder that names its VAE and MLLM reads those when it is written in another format."""
     shutil.copytree(checkpoint / "m", tmp_path / "m")
-    back = ["convert", "kiwi-upstream", f"{checkpoint}/c.safetensors", f"{tmp_path}/named", *beside(tmp_path / "m")]
+    back = [
+        "convert",
+        "kiwi-upstream",
+        f"{checkpoint}/c.safetensors",
+        f"{tmp_path}/named",
+        *missing_parts(tmp_path / "m"),
+    ]
     assert main([*back, "--by-name"]) == 0
     assert main(["convert", "kiwi-diffusers", f"{tmp_path}/named", f"{tmp_path}/m", "--force"]) == 2
     assert "which is read" in capsys.readouterr().err
@@ -186,7 +191,7 @@ def test_a_folder_that_names_its_parts_by_relative_paths_loads_from_anywhere(che
 
 @pytest.mark.parametrize("name", ["kiwi-upstream", "kiwi-diffusers"])
 @pytest.mark.parametrize("target", ["x" * 300 + ".safetensors", "/proc/x.safetensors", "no/x.safetensors", "", "/"])
-def test_a_target_that_cannot_be_is_told_in_one_paragraph(checkpoint, name, target, monkeypatch, tmp_path, capsys):
+def test_an_impossible_target_is_refused_in_one_paragraph(checkpoint, name, target, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["convert", name, f"{checkpoint}/m", target, "--force"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -194,7 +199,7 @@ def test_a_target_that_cannot_be_is_told_in_one_paragraph(checkpoint, name, targ
 
 
 @pytest.mark.parametrize(
-    ("name", "src", "options", "told"),
+    ("name", "src", "options", "unused"),
     [
         ("kiwi-diffusers", "d", ["--vae", "x", "--mllm", "y", "--base", "z"], "--base, --mllm, --vae"),
         ("kiwi-diffusers", "d", ["--adapters", "keep", "--by-name"], "--adapters, --by-name"),
@@ -203,19 +208,19 @@ def test_a_target_that_cannot_be_is_told_in_one_paragraph(checkpoint, name, targ
         ("kiwi-diffusers", "m", ["--adapters", "keep", "--by-name"], "--adapters, --by-name"),
     ],
 )
-def test_options_that_mean_nothing_are_refused_by_name(checkpoint, tmp_path, capsys, name, src, options, told):
+def test_options_without_effect_are_refused_by_name(checkpoint, tmp_path, capsys, name, src, options, unused):
     assert main(["convert", name, f"{checkpoint}/{src}", f"{tmp_path}/a", *options]) == 2
-    assert f"{name} does nothing with {told}." in capsys.readouterr().err
+    assert f"{name} does not use {unused}." in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("value", [float("nan"), 1e300])
-def test_numbers_that_are_none_are_neither_read_nor_written(checkpoint, tmp_path, capsys, value):
+def test_nan_and_infinity_are_neither_read_nor_written(checkpoint, tmp_path, capsys, value):
     state = load_file(checkpoint / "c.safetensors")
     name = "pipe.dit.head.head.bias"
     state[name] = torch.full_like(state[name], value, dtype=torch.float64)
     save_file(state, tmp_path / "c.safetensors")
-    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *beside(checkpoint / "m")]
+    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *missing_parts(checkpoint / "m")]
     assert main(back) == 2
     assert "NaN or infinite" in capsys.readouterr().err
     shutil.copytree(checkpoint / "m", tmp_path / "m")
@@ -229,32 +234,32 @@ def test_numbers_that_are_none_are_neither_read_nor_written(checkpoint, tmp_path
 
 
 @pytest.mark.parametrize("published", ["kiwi-upstream", "kiwi-diffusers"])
-def test_heads_that_nothing_tells_are_assumed_aloud_or_asked_for(config, tmp_path, capsys, published):
+def test_an_unrecorded_number_of_heads_is_assumed_and_reported_or_must_be_set(config, tmp_path, capsys, published):
     for width, code in ((128, 0), (48, 2)):
         dit = config.dit.replace(dim=width, num_heads=1 if width == 128 else 2)
-        saved(config.replace(dit=dit), tmp_path / f"{width}")
-        source, given = tmp_path / f"{width}.safetensors", beside(tmp_path / f"{width}")[:4]
+        save_random_model(config.replace(dit=dit), tmp_path / f"{width}")
+        source, parts = tmp_path / f"{width}.safetensors", missing_parts(tmp_path / f"{width}")[:4]
         assert main(["convert", published, f"{tmp_path}/{width}", str(source)]) == 0
         if published == "kiwi-diffusers":
-            file, given = source / "transformer/config.json", []
-            found = json.loads(file.read_text())
-            del found["num_attention_heads"]
-            file.write_text(json.dumps(found))
+            file, parts = source / "transformer/config.json", []
+            content = json.loads(file.read_text())
+            del content["num_attention_heads"]
+            file.write_text(json.dumps(content))
         else:
-            save_file(load_file(source), source)  # as the publisher's, without what our own export notes in it
+            save_file(load_file(source), source)  # like the publisher's, without the choices that our export records
         capsys.readouterr()
-        assert main(["convert", published, str(source), f"{tmp_path}/a{width}", *given]) == code
-        told = capsys.readouterr()
-        wanted = "--set dit.num_heads=N" if code else "assumed 1, 128 channels a head"
-        assert wanted in " ".join((told.err if code else told.out).split())
+        assert main(["convert", published, str(source), f"{tmp_path}/a{width}", *parts]) == code
+        captured = capsys.readouterr()
+        expected = "--set dit.num_heads=N" if code else "assumed 1, 128 channels a head"
+        assert expected in " ".join((captured.err if code else captured.out).split())
 
 
 @pytest.mark.parametrize("name", ["kiwi-upstream", "kiwi-diffusers", "wan"])
-def test_weights_are_written_in_the_type_that_is_asked_for_in_both_directions(checkpoint, tmp_path, name):
-    """The editor's own, those that the source lacks too; the VAE and the MLLM keep theirs."""
-    source, given = checkpoint / "c.safetensors", beside(checkpoint / "m")
+def test_weights_are_written_in_the_given_dtype_in_both_directions(checkpoint, tmp_path, name):
+    """Including weights that the source lacks; VAE and MLLM keep theirs."""
+    source, parts = checkpoint / "c.safetensors", missing_parts(checkpoint / "m")
     if name == "kiwi-diffusers":
-        source, given = tmp_path / "d", []
+        source, parts = tmp_path / "d", []
         assert main(["convert", name, f"{checkpoint}/m", str(source), "--dtype", "bfloat16"]) == 0
         assert {tensor.dtype for tensor in read_weights(source / "transformer").values()} == {torch.bfloat16}
     elif name == "wan":
@@ -264,9 +269,9 @@ def test_weights_are_written_in_the_type_that_is_asked_for_in_both_directions(ch
     before = read_weights(checkpoint / "m")
     for dtype in ("bfloat16", "float32"):
         target = tmp_path / dtype
-        assert main(["convert", name, str(source), str(target), "--dtype", dtype, *given]) == 0
-        found = read_weights(target)
-        assert {str(tensor.dtype) for tensor in found.values()} == {f"torch.{dtype}"}
-        assert torch.equal(found["dit.head.head.bias"].bfloat16(), before["dit.head.head.bias"].bfloat16())
+        assert main(["convert", name, str(source), str(target), "--dtype", dtype, *parts]) == 0
+        state = read_weights(target)
+        assert {str(tensor.dtype) for tensor in state.values()} == {f"torch.{dtype}"}
+        assert torch.equal(state["dit.head.head.bias"].bfloat16(), before["dit.head.head.bias"].bfloat16())
         assert {tensor.dtype for tensor in read_weights(target / "mllm").values()} == {torch.float32}
         assert from_pretrained(target)[0].dit.head.head.weight.dtype == getattr(torch, dtype)

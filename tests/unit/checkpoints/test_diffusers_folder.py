@@ -1,4 +1,4 @@
-"""The published diffusers folder: its layout, and what is refused of one."""
+"""The published diffusers folder: its layout, and folders that are refused."""
 
 import json
 import shutil
@@ -42,41 +42,41 @@ def test_diffusers_own_class_loads_the_transformer(checkpoint, tmp_path):
     model, info = WanTransformer3DModel.from_pretrained(f"{tmp_path}/d/transformer", output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
-    wanted = read_weights(checkpoint / "m")["dit.blocks.1.cross_attn.k.weight"]
-    assert torch.equal(model.blocks[1].attn2.to_k.weight, wanted)
+    expected = read_weights(checkpoint / "m")["dit.blocks.1.cross_attn.k.weight"]
+    assert torch.equal(model.blocks[1].attn2.to_k.weight, expected)
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "told"),
+    ("part", "change", "message"),
     [
         ("ref_embedder", {"ref_pad_first": "false"}, "Got: 'false'. Expected: true or false"),
         ("transformer", {"num_attention_heads": "x"}, "dit.num_heads has the wrong type"),
-        ("mllm_encoder", {"max_frames": "x"}, "mllm_encoder/config.json is wrong. Got: {'max_frames': 'x'}"),
+        ("mllm_encoder", {"max_frames": "x"}, "mllm_encoder/config.json is invalid. Got: {'max_frames': 'x'}"),
         ("mllm_encoder", {"max_object_token": 0}, "max_reference_tokens must be at least 1"),
     ],
 )
-def test_settings_of_a_published_folder_are_read_strictly(checkpoint, tmp_path, capsys, file, change, told):
+def test_invalid_settings_of_a_published_folder_are_refused(checkpoint, tmp_path, capsys, part, change, message):
     assert main(["convert", "kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"]) == 0
-    path = tmp_path / "d" / file / "config.json"
+    path = tmp_path / "d" / part / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert main(["convert", "kiwi-diffusers", f"{tmp_path}/d", f"{tmp_path}/b"]) == 2
-    assert told in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_parts_that_a_published_folder_lists_must_be_there(checkpoint, tmp_path, capsys):
+def test_parts_that_a_published_folder_lists_must_exist(checkpoint, tmp_path, capsys):
     assert main(["convert", "kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"]) == 0
     config = tmp_path / "d/transformer/config.json"
-    said = config.read_text()
-    config.write_text(json.dumps(json.loads(said) | {"num_layers": 9}))
+    content = config.read_text()
+    config.write_text(json.dumps(json.loads(content) | {"num_layers": 9}))
     assert main(["convert", "kiwi-diffusers", f"{tmp_path}/d", f"{tmp_path}/b"]) == 2
-    assert "another number of blocks" in capsys.readouterr().err
-    config.write_text(said)
+    assert "the number of blocks" in capsys.readouterr().err
+    config.write_text(content)
     shutil.rmtree(tmp_path / "d/source_embedder")
     assert main(["convert", "kiwi-diffusers", f"{tmp_path}/d", f"{tmp_path}/b"]) == 2
     assert "no source_embedder" in capsys.readouterr().err
 
 
-def test_the_report_names_no_folder_that_is_gone(checkpoint, tmp_path, capsys):
+def test_reports_and_errors_do_not_name_the_temporary_folder(checkpoint, tmp_path, capsys):
     assert main(["convert", "kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"]) == 0
     reports = []
     import_diffusers(f"{tmp_path}/d", {}, tmp_path / "a", lambda part, text: reports.append((part, text)))

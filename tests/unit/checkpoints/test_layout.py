@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from kiwi.checkpoints.diffusers_layout import EMBEDDERS, classic, ours, theirs
-from kiwi.checkpoints.published import text_embedding
+from kiwi.checkpoints.diffusers_layout import EMBEDDERS, from_diffusers_parts, to_diffusers_parts, to_hub_name
+from kiwi.checkpoints.published import zero_text_embedding
 from kiwi.errors import CheckpointError
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import QueryConnector
@@ -21,45 +21,45 @@ def full(request):
     changes, tensors, vae = SIZES[request.param]
     with torch.device("meta"):
         model = KiwiEdit(KiwiConfig.untrained(request.param).replace(**changes))
-        text = text_embedding(model.config.dit.dim, torch.bfloat16)
+        text = zero_text_embedding(model.config.dit.dim, torch.bfloat16)
     state = {n: t for n, t in model.state_dict().items() if not n.startswith(("vae.", "mllm."))}
     return model, state, {f"dit.{name}": tensor for name, tensor in text.items()}, tensors, vae
 
 
-def test_a_full_size_folder_becomes_ours_and_back_with_equal_keys(full):
+def test_a_full_size_folder_round_trips_with_equal_names(full):
     _, state, text, tensors, _ = full
-    parts = theirs(state | text)
+    parts = to_diffusers_parts(state | text)
     assert len(parts["transformer"]) == tensors
     assert parts.keys() == {"transformer", "mllm_encoder", *EMBEDDERS}
-    back = ours(parts)
+    back = from_diffusers_parts(parts)
     assert shapes_of(back) == shapes_of(state)
-    again = theirs(back | text)
+    again = to_diffusers_parts(back | text)
     assert {part: shapes_of(weights) for part, weights in again.items()} == {
         part: shapes_of(weights) for part, weights in parts.items()
     }
 
 
-def test_two_names_of_one_tensor_are_refused_whatever_file_they_lie_in():
-    one = torch.ones(1)
+def test_two_names_of_one_tensor_are_refused_in_any_file():
+    tensor = torch.ones(1)
     for second in (("transformer", "blocks.0.self_attn.q.weight"), ("mllm_encoder", "dit.blocks.0.self_attn.q.weight")):
-        parts = {"transformer": {"blocks.0.attn1.to_q.weight": one}, "mllm_encoder": {}}
-        parts[second[0]][second[1]] = one
+        parts = {"transformer": {"blocks.0.attn1.to_q.weight": tensor}, "mllm_encoder": {}}
+        parts[second[0]][second[1]] = tensor
         with pytest.raises(
             CheckpointError, match=f"twice. Got: transformer/blocks.0.attn1.to_q.weight and {second[0]}/"
         ):
-            ours(parts)
+            from_diffusers_parts(parts)
 
 
 def test_the_encoders_file_has_the_published_names_and_shapes(full):
     model, state, *_ = full
     dim, query = model.config.dit.dim, model.config.query
     connector = {"0.weight": (dim, 2048), "0.bias": (dim,), "2.weight": (dim, dim), "2.bias": (dim,)}
-    wanted = {f"{name}.{rest}": shape for name in ("connector", "ref_connector") for rest, shape in connector.items()}
-    wanted |= {"image_queries": (256, 2048), "video_queries": (512, 2048), "ref_queries": (query.reference, 2048)}
-    assert shapes_of(theirs(state)["mllm_encoder"]) == wanted
+    expected = {f"{name}.{rest}": shape for name in ("connector", "ref_connector") for rest, shape in connector.items()}
+    expected |= {"image_queries": (256, 2048), "video_queries": (512, 2048), "ref_queries": (query.reference, 2048)}
+    assert shapes_of(to_diffusers_parts(state)["mllm_encoder"]) == expected
 
 
-def test_the_vaes_names_are_the_original_ones_and_come_back(full):
+def test_the_vaes_names_round_trip_through_the_original_ones(full):
     model, *_, count = full
     network = {name.removeprefix("vae."): t for name, t in model.vae.state_dict().items()}
     sizes = infer_sizes(
@@ -71,8 +71,8 @@ def test_the_vaes_names_are_the_original_ones_and_come_back(full):
     assert to_diffusers(original, sizes).keys() == network.keys()
 
 
-def test_the_mllms_classic_names_are_those_of_the_hub(full):
-    names = {classic(name) for name in full[0].mllm.model.state_dict()}
+def test_the_mllms_names_are_those_of_the_files_on_the_hub(full):
+    names = {to_hub_name(name) for name in full[0].mllm.model.state_dict()}
     assert {"model.embed_tokens.weight", "model.layers.35.mlp.down_proj.weight", "model.norm.weight"} <= names
     assert "visual.blocks.31.attn.qkv.weight" in names
     assert all(name.startswith(("model.", "visual.")) for name in names)

@@ -1,12 +1,13 @@
-"""The published training checkpoint: its names, and the choices that it does not say."""
+"""The published training checkpoint: its names, and the choices that it does not record."""
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from kiwi.__main__ import main
-from kiwi.checkpoints.folder import from_pretrained, read_folder_config, save_pretrained
-from kiwi.checkpoints.published import NOTED, unsaid
+from kiwi.checkpoints.folder import from_pretrained, save_pretrained
+from kiwi.checkpoints.folder_config import read_folder_config
+from kiwi.checkpoints.published import CHOICES_KEY, unrecorded_choices
 from kiwi.models.config import KiwiConfig
 from kiwi.models.dit.base import WanBase
 from kiwi.models.injection import AppendReference, NoSource, PrependReference
@@ -16,7 +17,7 @@ from kiwi.models.sampling import EditingDefaults
 from kiwi.models.tuning import Lora
 from kiwi.weights.adapters import is_adapter
 from kiwi.weights.files import read_shapes, read_weights
-from tests.unit.checkpoints.conftest import beside, edit, saved
+from tests.unit.checkpoints.conftest import edit, missing_parts, save_random_model
 
 
 def test_the_training_checkpoint_has_the_published_names(checkpoint):
@@ -31,26 +32,29 @@ def test_the_training_checkpoint_has_the_published_names(checkpoint):
 
 
 @pytest.mark.parametrize("prefix", ["pipe.dit.", "pipe.", "dit."])
-def test_a_checkpoint_is_read_whatever_prefix_its_names_kept(checkpoint, tmp_path, prefix):
+def test_a_checkpoint_is_read_with_any_prefix_of_its_names(checkpoint, tmp_path, prefix):
     state = load_file(checkpoint / "c.safetensors")
-    if prefix == "pipe.dit.":  # the published default: the DiT's names lose everything, the others nothing
+    if prefix == "pipe.dit.":  # the published default: the DiT's names lose the whole prefix, the others nothing
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     elif prefix == "dit.":
         state = {name.removeprefix("pipe."): tensor for name, tensor in state.items()}
     save_file(state, tmp_path / "c.safetensors")
     assert (
-        main(["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *beside(checkpoint / "m")]) == 0
+        main(
+            ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *missing_parts(checkpoint / "m")]
+        )
+        == 0
     )
-    found, wanted = read_weights(tmp_path / "a"), read_weights(checkpoint / "m")
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    imported, original = read_weights(tmp_path / "a"), read_weights(checkpoint / "m")
+    assert imported.keys() == original.keys()
+    assert all(torch.equal(imported[name], tensor) for name, tensor in original.items())
 
 
 @pytest.mark.parametrize("adapters", ["merge", "keep"])
-def test_a_checkpoint_of_adapters_alone_edits_the_same_on_its_base_model(
+def test_a_checkpoint_with_adapters_only_edits_the_same_on_its_base_model(
     config, checkpoint, tmp_path, adapters, capsys
 ):
-    """The published 14B: the file holds the DiT's adapters, and those of the MLLM go to its perceptrons too."""
+    """The published 14B: the file holds the DiT's adapters, and the MLLM's MLPs have adapters too."""
     dit = {n.removeprefix("dit."): t for n, t in read_weights(checkpoint / "m").items() if n.startswith("dit.")}
     base = tmp_path / "base.safetensors"
     save_file(dit, base)
@@ -65,29 +69,35 @@ def test_a_checkpoint_of_adapters_alone_edits_the_same_on_its_base_model(
         if parameter.requires_grad and not name.startswith("vae"):
             torch.nn.init.normal_(parameter, std=0.1)
     save_pretrained(model.eval(), tmp_path / "m", EditingDefaults(), self_contained=False)
-    wanted = edit(model)
+    expected = edit(model)
     assert main(["convert", "kiwi-upstream", f"{tmp_path}/m", f"{tmp_path}/c.safetensors"]) == 0
     names = load_file(tmp_path / "c.safetensors").keys()
     assert all(is_adapter(name) for name in names if name.startswith("pipe.dit."))
     assert "pipe.mllm.model.model.language_model.layers.0.mlp.gate_proj.lora_B.default.weight" in names
-    (tmp_path / "beside").mkdir()
-    model.vae.save(tmp_path / "beside/vae")
-    model.mllm.save(tmp_path / "beside/mllm")
-    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *beside(tmp_path / "beside")]
+    (tmp_path / "parts").mkdir()
+    model.vae.save(tmp_path / "parts/vae")
+    model.mllm.save(tmp_path / "parts/mllm")
+    back = [
+        "convert",
+        "kiwi-upstream",
+        f"{tmp_path}/c.safetensors",
+        f"{tmp_path}/a",
+        *missing_parts(tmp_path / "parts"),
+    ]
     capsys.readouterr()
     assert main(back) == 2
     assert "no weights" in capsys.readouterr().err
     assert main([*back, "--base", str(base), "--adapters", adapters]) == 0
     loaded, _ = from_pretrained(tmp_path / "a")
     assert any(map(is_adapter, read_shapes(tmp_path / "a"))) == (adapters == "keep")
-    assert (edit(loaded.eval()) - wanted).abs().max() <= 2e-5
+    assert (edit(loaded.eval()) - expected).abs().max() <= 2e-5
 
 
-def test_choices_that_tensors_do_not_say_are_told_and_noted_in_the_file(config, tmp_path, capsys):
+def test_choices_that_tensors_do_not_show_are_reported_and_recorded_in_the_file(config, tmp_path, capsys):
     config = config.replace(reference=PrependReference(), source=NoSource())
-    saved(config, tmp_path / "m")
+    save_random_model(config, tmp_path / "m")
     assert main(["convert", "kiwi-upstream", f"{tmp_path}/m", f"{tmp_path}/c.safetensors"]) == 0
-    told = " ".join(word for word in capsys.readouterr().out.split() if word != "│")
+    output = " ".join(word for word in capsys.readouterr().out.split() if word != "│")
     limits = config.mllm.limits
     choices = {
         "dit.num_heads": 2,
@@ -98,38 +108,44 @@ def test_choices_that_tensors_do_not_say_are_told_and_noted_in_the_file(config, 
         "source": "NoSource",
         "reference": "PrependReference",
     }
-    assert unsaid(config) == choices
-    assert all(f"--set {path}={value}" in told for path, value in choices.items())
+    assert unrecorded_choices(config) == choices
+    assert all(f"--set {path}={value}" in output for path, value in choices.items())
 
     parts = ["--vae", f"{tmp_path}/m:vae", "--mllm", f"{tmp_path}/m/mllm"]
     back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *parts]
     assert main(back) == 0
-    found = read_folder_config(tmp_path / "a").config
-    assert found.replace(vae=config.vae, mllm=config.mllm) == config
-    assert found.mllm.limits == limits
-    given = ["--set", "mllm.limits={max_frames: 7}", "--set", "reference=AppendReference", "--force"]
-    assert main([*back, *given]) == 0
-    found = read_folder_config(tmp_path / "a").config
-    assert found.reference == AppendReference()
-    assert found.mllm.limits == VisionLimits(max_frames=7)
+    imported = read_folder_config(tmp_path / "a").config
+    assert imported.replace(vae=config.vae, mllm=config.mllm) == config
+    assert imported.mllm.limits == limits
+    overrides = ["--set", "mllm.limits={max_frames: 7}", "--set", "reference=AppendReference", "--force"]
+    assert main([*back, *overrides]) == 0
+    imported = read_folder_config(tmp_path / "a").config
+    assert imported.reference == AppendReference()
+    assert imported.mllm.limits == VisionLimits(max_frames=7)
 
 
-def test_a_published_size_needs_no_choice_on_the_way_back():
+def test_a_published_size_needs_no_recorded_choices():
     published = KiwiConfig.published_5b()
-    assert unsaid(published) == {}
+    assert unrecorded_choices(published) == {}
     limited = published.mllm.replace(limits=VisionLimits(max_frames=10))
-    assert unsaid(published.replace(mllm=limited)) == {"mllm.limits.max_frames": 10}
+    assert unrecorded_choices(published.replace(mllm=limited)) == {"mllm.limits.max_frames": 10}
 
 
-@pytest.mark.parametrize("note", ['{"vae.path": "x"}', '{"dit.num_heads": "2"}', "[]", "{", "[" * 100_000])
-def test_a_note_that_says_something_else_is_refused(checkpoint, tmp_path, capsys, note):
-    save_file(load_file(checkpoint / "c.safetensors"), tmp_path / "c.safetensors", {NOTED: note})
-    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *beside(checkpoint / "m")]
+@pytest.mark.parametrize("content", ['{"vae.path": "x"}', '{"dit.num_heads": "2"}', "[]", "{", "[" * 100_000])
+def test_invalid_recorded_choices_are_refused(checkpoint, tmp_path, capsys, content):
+    save_file(load_file(checkpoint / "c.safetensors"), tmp_path / "c.safetensors", {CHOICES_KEY: content})
+    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *missing_parts(checkpoint / "m")]
     assert main(back) == 2
-    assert "choices noted in" in capsys.readouterr().err
+    assert "choices recorded in" in capsys.readouterr().err
 
 
-def test_a_choice_against_what_the_source_says_is_told(checkpoint, tmp_path, capsys):
-    command = ["convert", "kiwi-upstream", f"{checkpoint}/c.safetensors", f"{tmp_path}/a", *beside(checkpoint / "m")]
+def test_a_choice_that_differs_from_the_recorded_one_is_reported(checkpoint, tmp_path, capsys):
+    command = [
+        "convert",
+        "kiwi-upstream",
+        f"{checkpoint}/c.safetensors",
+        f"{tmp_path}/a",
+        *missing_parts(checkpoint / "m"),
+    ]
     assert main([*command, "--set", "dit.num_heads=1"]) == 0
-    assert "1, though the file says 2" in " ".join(capsys.readouterr().out.split())
+    assert "1, although the file records 2" in " ".join(capsys.readouterr().out.split())

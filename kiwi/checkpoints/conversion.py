@@ -1,0 +1,133 @@
+"""`kiwi convert`: which function reads or writes which format, and checks of the options before the work starts."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import torch
+
+from kiwi.checkpoints.assemble import ImportSettings, Report, assemble
+from kiwi.checkpoints.diffusers_folder import export_diffusers, import_diffusers
+from kiwi.checkpoints.folder_config import is_model_folder, pretrained_paths, unexpected_files
+from kiwi.checkpoints.options import ConvertOptions
+from kiwi.checkpoints.published import export_published, import_published
+from kiwi.errors import InputError
+from kiwi.media.files import require_no_overlap, require_replaceable, require_writable
+from kiwi.models.dit.base import WanBase, read_wan_transformer
+from kiwi.models.mllm.encoder import QwenVL
+from kiwi.models.vae.wan import WanVae
+from kiwi.options import parse_assignments
+from kiwi.weights.files import saved_dtype
+from kiwi.weights.hub import locate
+
+_IMPORT_OPTIONS = {
+    "wan": {"dtype", "vae", "mllm", "by_name", "set", "seed"},
+    "kiwi-upstream": {"dtype", "vae", "mllm", "by_name", "set", "seed", "base", "adapters"},
+    "kiwi-diffusers": {"dtype", "set", "seed"},
+}
+"""The options that have an effect when a format is read."""
+
+
+def convert(options: ConvertOptions) -> list[tuple[str, str]]:
+    """See `kiwi.checkpoints.convert`."""
+    exporting = is_model_folder(options.src)
+    _check_options(options, exporting)
+    _check_target(options, exporting)
+    steps: list[tuple[str, str]] = []
+
+    def report(part: str, text: str) -> None:
+        steps.append((part, text))
+
+    dtype = None if options.dtype == "keep" else getattr(torch, options.dtype)
+    if exporting:
+        export = export_diffusers if options.format == "kiwi-diffusers" else export_published
+        export(Path(options.src), options.dst, report, dtype)
+    elif options.format == "kiwi-diffusers":
+        changes = parse_assignments(options.set)
+        import_diffusers(options.src, changes, options.dst, report, dtype=dtype, seed=options.seed)
+    elif options.format == "kiwi-upstream":
+        import_published(Path(options.src), _import_settings(options, dtype), options.dst, report)
+    else:
+        _import_wan(options, _import_settings(options, dtype), report)
+    return steps
+
+
+def _import_wan(options: ConvertOptions, settings: ImportSettings, report: Report) -> None:
+    """Convert a Wan transformer to a model folder to train from; every other part has its initial values.
+
+    The source embedding starts at zero, so the first training step computes what the base model does. The reference
+    embedding starts at zero too.
+    """
+    tensors = read_wan_transformer(*_split_subfolder(options.src))
+    new_editor = {"query.readout": "queries", "reference": "AppendReference"}
+    settings = replace(settings, changes={**new_editor, **settings.changes})
+    assemble({f"dit.{name}": tensor for name, tensor in tensors.items()}, settings, options.dst, report)
+
+
+def _import_settings(options: ConvertOptions, dtype: torch.dtype | None) -> ImportSettings:
+    if not options.vae or not options.mllm:
+        raise InputError(
+            f"{options.format} holds neither a VAE nor an MLLM",
+            code="missing-option",
+            got=f"--vae {options.vae or 'not given'}, --mllm {options.mllm or 'not given'}",
+            fix="name both, such as --vae Wan-AI/Wan2.2-TI2V-5B-Diffusers:vae --mllm Qwen/Qwen2.5-VL-3B-Instruct",
+        )
+    (vae, subfolder), (base, base_subfolder) = _split_subfolder(options.vae), _split_subfolder(options.base or "")
+    mllm = locate(options.mllm, "MLLM", "name a folder with a Qwen-VL, or a hub id")
+    return ImportSettings(
+        vae=WanVae(path=vae, subfolder=subfolder),
+        mllm=QwenVL(path=options.mllm, dtype=saved_dtype(mllm)),
+        base=WanBase(path=base, subfolder=base_subfolder) if base else None,
+        changes=parse_assignments(options.set),
+        adapters=options.adapters,
+        self_contained=not options.by_name,
+        dtype=dtype,
+        seed=options.seed,
+    )
+
+
+def _check_options(options: ConvertOptions, exporting: bool) -> None:
+    """Refuse options that would have no effect."""
+    if exporting and options.format == "wan":
+        raise InputError(
+            "a model folder cannot be written as Wan base weights",
+            code="unsupported-conversion",
+            fix="use kiwi-upstream or kiwi-diffusers: the transformer of an editor is conditioned on its MLLM, not on "
+            "Wan's text encoder, so it generates nothing alone",
+        )
+    changed = {field.name for field in fields(options) if getattr(options, field.name) != field.default}
+    effective = {"dtype"} if exporting else _IMPORT_OPTIONS[options.format]
+    if unused := sorted(changed - effective - {"format", "src", "dst", "force"}):
+        raise InputError(
+            f"{'writing' if exporting else 'reading'} {options.format} does not use {_flags(unused)}",
+            code="unused-option",
+            wanted=f"only some of {_flags(sorted(effective))}",
+            fix="leave it out",
+        )
+
+
+def _check_target(options: ConvertOptions, exporting: bool) -> None:
+    """Refuse a target that cannot be written, or that would lose something, before the work starts."""
+    if exporting and options.format == "kiwi-upstream":  # a file: the rest is checked when it is opened
+        require_writable(options.dst)
+    else:
+        require_replaceable(options.dst, unexpected_files)
+    for source in filter(None, (options.src, options.vae, options.mllm, options.base)):
+        require_no_overlap(options.dst, Path(*_split_subfolder(source)))
+    for path in pretrained_paths(options.src) if exporting else []:
+        require_no_overlap(options.dst, path)
+    if options.dst.exists() and not options.force:
+        raise InputError(
+            f"{options.dst} exists", code="existing-output", fix="give another name, or --force to replace it"
+        )
+
+
+def _split_subfolder(path: str) -> tuple[str, str]:
+    """PATH:SUBFOLDER as two parts, unless the whole is an existing path."""
+    whole, _, subfolder = (path, "", "") if Path(path).exists() else path.partition(":")
+    return whole, subfolder
+
+
+def _flags(names: list[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
