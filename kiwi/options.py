@@ -50,6 +50,7 @@ def option(
     metavar: str | None = None,
     repeat: bool = False,
     comma_separated: bool = False,
+    empty: bool = False,
     flag: str | None = None,
 ) -> Any:
     """An option with more to say about itself than its type and its default.
@@ -59,9 +60,16 @@ def option(
         metavar: name of its value in the help.
         repeat: of a tuple: the option is given once a value (`--reference A --reference B`), not with all of them.
         comma_separated: of a tuple of strings: its values are one word, separated by commas (`--categories a,b`).
+        empty: of a tuple: the option may be given without a value, which is not the same as not giving it.
         flag: its name on the command line, where that is not the field's with dashes.
     """
-    metadata = {"metavar": metavar, "repeat": repeat, "comma_separated": comma_separated, "flag": flag}
+    metadata = {
+        "metavar": metavar,
+        "repeat": repeat,
+        "comma_separated": comma_separated,
+        "empty": empty,
+        "flag": flag,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -17,9 +17,11 @@ from pathlib import Path
 
 from kiwi import console
 from kiwi.bench.judges import Judge, Question
-from kiwi.bench.ledger import FILE, Ledger
-from kiwi.bench.runner import Pace, Runner, Task
-from kiwi.bench.suites import own_rubrics, read_cases, read_suite
+from kiwi.bench.ledger import LEDGER, Ledger
+from kiwi.bench.rate_limit import RateLimit
+from kiwi.bench.rubric import builtin_rubrics
+from kiwi.bench.runner import JudgingTask, Runner
+from kiwi.bench.suites import read_items, read_suite
 from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
 
 
@@ -53,10 +55,10 @@ def main() -> int:
                 out=data, items=8, frames=5, size=32, categories=categories, level="easy", split="test"
             )
         )
-        cases = read_cases(suite, data).scored
+        cases = read_items(suite, data).items
         repeats = range(-(-options.questions // len(cases)))
         tasks = [
-            Task(item=case.id, case=case, instruction=case.instruction, edited=case.source, repeats=repeats)
+            JudgingTask(id=case.id, item=case, instruction=case.instruction, edited=case.source, repeats=repeats)
             for case in cases
         ]
         for concurrency in options.concurrency:
@@ -72,7 +74,7 @@ def main() -> int:
 def _run(tasks, suite, concurrency: int, seconds: float, folder: Path) -> float:
     with tempfile.TemporaryDirectory(dir=folder) as out:
         runner = Runner(
-            suite, own_rubrics("openve", suite), Slow(seconds), Ledger(Path(out) / FILE), Pace(concurrency=concurrency)
+            suite, builtin_rubrics(suite), Slow(seconds), Ledger(Path(out) / LEDGER), RateLimit(concurrency=concurrency)
         )
         began = time.perf_counter()
         runner.run(tasks)

@@ -16,7 +16,7 @@ from typing import Any
 
 from kiwi.ablation.results import Result
 from kiwi.statistics.paired import holm, paired_difference
-from kiwi.statistics.seeds import Seeded, pooled_training, seeded_mean
+from kiwi.statistics.seeds import RandomEffectsMean, pooled_seed_variance, random_effects_mean
 
 LEVEL = 0.05
 SEEDS = (3, 5)
@@ -41,7 +41,7 @@ class Against:
             unknown (one seed).
     """
 
-    seeded: Seeded
+    seeded: RandomEffectsMean
     p: float
     p_models: float
     detectable: Mapping[int, float]
@@ -62,7 +62,7 @@ class Row:
 
     label: str
     seeds: Sequence[int]
-    of: Seeded
+    of: RandomEffectsMean
     by_category: Mapping[str, float]
     against: Against | None
 
@@ -91,14 +91,14 @@ def rows_of(measure: str, results: Sequence[Result], labels: Sequence[str]) -> l
     }
     categories, clusters = _about(measure, results)
     base = by_arm[labels[0]]
-    found: dict[str, tuple[Seeded, float]] = {}
+    found: dict[str, tuple[RandomEffectsMean, float]] = {}
     for label in labels[1:]:
         common = [seed for seed in by_arm[label] if seed in base]
         pairs = [_less(by_arm[label][seed], base[seed]) for seed in common]
         pairs = _shared([pair for pair in pairs if pair])
         if pairs and pairs[0]:
-            found[label] = seeded_mean(pairs, categories, clusters), _p_models(pairs, categories, clusters)
-    training = pooled_training([seeded for seeded, _ in found.values()])
+            found[label] = random_effects_mean(pairs, categories, clusters), _p_models(pairs, categories, clusters)
+    training = pooled_seed_variance([seeded for seeded, _ in found.values()])
     again = dict(zip(found, _holm([seeded.p for seeded, _ in found.values()]), strict=True))
     models = dict(zip(found, _holm([p for _, p in found.values()]), strict=True))
     rows = []
@@ -111,12 +111,14 @@ def rows_of(measure: str, results: Sequence[Result], labels: Sequence[str]) -> l
                 seeded=pair[0],
                 p=again[label],
                 p_models=models[label],
-                detectable={seeds: pair[0].detectable(seeds, training, LEVEL / len(found)) for seeds in SEEDS},
+                detectable={
+                    seeds: pair[0].detectable_difference(seeds, training, LEVEL / len(found)) for seeds in SEEDS
+                },
                 verdict=_verdict(measure, pair[0], again[label]),
             )
         if not (of_seeds := _shared(list(held.values())))[0]:
             continue  # seeds without an item in common
-        own = seeded_mean(of_seeds, categories, clusters)
+        own = random_effects_mean(of_seeds, categories, clusters)
         rows.append(
             Row(label=label, seeds=list(held), of=own, by_category=_by_category(of_seeds, categories), against=against)
         )
@@ -128,9 +130,19 @@ def plain(rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     return {measure: [_plain(asdict(row)) for row in of] for measure, of in rows.items()}
 
 
+_JSON_NAMES = {
+    "seed_std": "spread",
+    "seed_variance": "training",
+    "item_variance": "items_part",
+    "residual_variance": "rest",
+    "item_df": "freedom",
+}
+"""Names in analysis.json of fields of `RandomEffectsMean`."""
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {_JSON_NAMES.get(str(key), str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and isnan(value) else value
@@ -182,7 +194,7 @@ def _holm(ps: Sequence[float]) -> list[float]:
     return [nan if isnan(p) else next(corrected) for p in ps]
 
 
-def _verdict(measure: str, found: Seeded, p: float) -> str:
+def _verdict(measure: str, found: RandomEffectsMean, p: float) -> str:
     if isnan(p):
         return "unknown"
     if p >= LEVEL:

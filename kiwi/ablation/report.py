@@ -41,7 +41,7 @@ def main_table(
                 row.label,
                 len(row.seeds),
                 interval(row.of.mean),
-                number(row.of.spread),
+                number(row.of.seed_std),
                 *_difference(row),
                 "" if cost is None else f"{cost.parameters / 1e6:.2f}",
                 "" if cost is None else f"{cost.step_flops / 1e9:,.2f}",

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from kiwi.ablation.study import OF_BENCH, OF_SANDBOX
+from kiwi.ablation.study import OF_SANDBOX
 from kiwi.errors import InputError
 from kiwi.media.run_dir import read_record
 from kiwi.training.run_log import FILE, read_log
@@ -120,13 +120,14 @@ def _bench(
     folder: Path, items: dict[str, dict[str, float]], categories: dict[str, str], clusters: dict[str, str]
 ) -> None:
     from kiwi.bench.run_folder import read_run
+    from kiwi.bench.scoring import KINDS
 
     run = read_run(folder)
-    for item in run.scored:
-        key = f"{run.identity.name}/{item.case.id}"
-        categories[key], clusters[key] = item.case.category, item.case.source.name
-        for kind in OF_BENCH:
-            items.setdefault(f"{run.identity.name} {kind}", {})[key] = item.mean(kind)
+    for score in run.scored:
+        key = f"{run.identity.name}/{score.item.id}"
+        categories[key], clusters[key] = score.item.category, score.item.source.name
+        for kind in KINDS:
+            items.setdefault(f"{run.identity.name} {kind}", {})[key] = score.mean(kind)
 
 
 def stages_of(commands: Sequence[Sequence[str]]) -> list[str]:

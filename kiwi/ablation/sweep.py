@@ -174,7 +174,7 @@ def _long(rows: Mapping[str, Sequence[Row]]) -> Table:
             difference = (
                 ("",) * 6 if against is None else (*against.seeded.mean, against.p, against.p_models, against.verdict)
             )
-            told.append((measure, row.label, len(row.seeds), row.of.items, *row.of.mean, row.of.spread, *difference))
+            told.append((measure, row.label, len(row.seeds), row.of.items, *row.of.mean, row.of.seed_std, *difference))
     return Table("", header, told)
 
 

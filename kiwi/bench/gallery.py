@@ -1,4 +1,4 @@
-"""The gallery: one HTML file that shows every item, its scores and the judge's words; it needs no other file."""
+"""The gallery: one self-contained HTML file with every item's videos, scores and the judge's answers."""
 
 from __future__ import annotations
 
@@ -12,123 +12,141 @@ from tempfile import TemporaryDirectory
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from kiwi import console
-from kiwi.bench.case import Case
 from kiwi.bench.ledger import Judgement
+from kiwi.bench.runner import JudgingTask
 from kiwi.bench.scoring import ItemScore
 from kiwi.errors import KiwiError
 from kiwi.media.files import write_text
 from kiwi.media.image import read_image, resize, write_image
 from kiwi.media.video import read_video, write_video
 
-HEIGHT, QUALITY = 200, 28
-"""Pixels of a preview, at most, and its x264 quality."""
+HEIGHT, CRF = 200, 28
+"""Height of a preview in pixels, at most, and its x264 quality."""
 
 WORKERS = 4
-"""Previews made at once: each holds a whole video in memory."""
+"""Previews that are encoded concurrently: each holds a whole video in memory."""
 
-SMALL = 96
-"""Videos below this height are enlarged to a multiple near HEIGHT, so that single pixels can be seen."""
+ENLARGED_BELOW = 96
+"""Videos of a smaller height are enlarged to a multiple near HEIGHT, so that single pixels can be seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """An item of the gallery.
+class GalleryCard:
+    """An edited video in the gallery.
 
     Args:
-        case: the item.
-        edited: its video; none if there is none.
-        score: what it got; none if nothing.
-        judgements: of it, all repeats.
-        why: there is no score.
-        control: of which kind, if it is no edit to be scored but a control; the instruction is the case's then.
+        task: the video and the instruction that it was judged by.
+        score: None if it has none.
+        judgements: of all repeats.
+        reason: why there is no score.
+        control: kind of control; empty for edits.
     """
 
-    case: Case
-    edited: Path | None
+    task: JudgingTask
     score: ItemScore | None
     judgements: Sequence[Judgement]
-    why: str | None = None
+    reason: str | None = None
     control: str = ""
 
 
-def write_gallery(out: Path, title: str, about: Sequence[str], warnings: Sequence[str], items: Iterable[Shown]) -> None:
+def gallery_cards(
+    tasks: Sequence[JudgingTask], scored: Sequence[ItemScore], judgements: Sequence[Judgement],
+    failures: Mapping[str, str], controls: bool = False,
+) -> list[GalleryCard]:  # fmt: skip
+    """Cards for tasks that were judged; those of controls are named by their kind."""
+    scores = {score.item.id: score for score in scored}
+    by_task: dict[str, list[Judgement]] = {}
+    for judgement in judgements:
+        by_task.setdefault(judgement.key.item, []).append(judgement)
+    return [
+        GalleryCard(
+            task=task,
+            score=scores.get(task.id),
+            judgements=by_task.get(task.id, []),
+            reason=failures.get(task.id),
+            control=task.id.partition(":")[0] if controls else "",
+        )
+        for task in tasks
+    ]
+
+
+def write_gallery(
+    out: Path, title: str, about: Sequence[str], warnings: Sequence[str], cards: Iterable[GalleryCard]
+) -> None:
     """Write the page.
 
     Args:
         out: the file.
-        title, about, warnings: what stands on top.
-        items: in the order in which they are shown at first.
+        title, about, warnings: heading and the lines below it.
+        cards: in their initial order.
     """
     pages = Environment(loader=PackageLoader("kiwi.bench", "."), autoescape=select_autoescape(["html"]))
-    items = list(items)
-    videos = {path: _video for shown in items for path in (shown.case.source, shown.edited) if path is not None}
-    pictures = {shown.case.reference: _picture for shown in items if shown.case.reference is not None}
-    previews = _previews(videos | pictures)
-    cards = [_card(shown, previews) for shown in items]
-    categories = list(dict.fromkeys(str(card["category"]) for card in cards))
-    controls = list(dict.fromkeys(str(card["control"]) for card in cards if card["control"]))
+    cards = list(cards)
+    videos = {path: _video_uri for card in cards for path in (card.task.item.source, card.task.edited)}
+    images = {path: _image_uri for card in cards if (path := card.task.item.reference) is not None}
+    previews = _previews(videos | images)
     page = pages.get_template("gallery.html").render(
-        title=title, about=about, warnings=warnings, cards=cards, categories=categories, controls=controls
+        title=title,
+        about=about,
+        warnings=warnings,
+        cards=[_template_data(card, previews) for card in cards],
+        categories=list(dict.fromkeys(card.task.item.category for card in cards)),
+        controls=list(dict.fromkeys(card.control for card in cards if card.control)),
     )
     write_text(out, page)
 
 
-def _previews(shrink: Mapping[Path, Callable[[Path, Path], str]]) -> dict[Path, str | None]:
-    """Data URIs, of each file one, however often it is shown; none of what cannot be read."""
+def _previews(encoders: Mapping[Path, Callable[[Path, Path], str]]) -> dict[Path, str | None]:
+    """Data URIs, one for each file however often it is shown; None for files that cannot be read."""
 
-    def made(path: Path, small: Path) -> str | None:
+    def encode(path: Path, small: Path) -> str | None:
         try:
-            return shrink[path](path, small)
+            return encoders[path](path, small)
         except KiwiError:
             return None
 
     with TemporaryDirectory() as folder, ThreadPoolExecutor(WORKERS) as pool:
-        waiting = {path: pool.submit(made, path, Path(folder) / str(number)) for number, path in enumerate(shrink)}
-        return {path: one.result() for path, one in console.progress(list(waiting.items()), "gallery")}
+        futures = {path: pool.submit(encode, path, Path(folder) / str(i)) for i, path in enumerate(encoders)}
+        return {path: future.result() for path, future in console.progress(list(futures.items()), "gallery")}
 
 
-def _card(shown: Shown, previews: Mapping[Path, str | None]) -> dict[str, object]:
-    case, score = shown.case, shown.score
+def _template_data(card: GalleryCard, previews: Mapping[Path, str | None]) -> dict[str, object]:
+    task, item, score = card.task, card.task.item, card.score
     return {
-        "id": case.id,
-        "category": case.category,
-        "control": shown.control,
-        "instruction": case.instruction,
-        "reference": None if case.reference is None else previews.get(case.reference),
-        "source": previews.get(case.source),
-        "edited": None if shown.edited is None else previews.get(shown.edited),
+        "id": task.id,
+        "category": item.category,
+        "control": card.control,
+        "instruction": task.instruction,
+        "reference": None if item.reference is None else previews.get(item.reference),
+        "source": previews.get(item.source),
+        "edited": previews.get(task.edited),
         "mean": None if score is None else score.mean("raw"),
-        "scores": [] if score is None else _scores(score),
-        "replies": [
-            {"repeat": one.asked.repeat, "text": one.reply or "", "why": one.reason or ""} for one in shown.judgements
-        ],
-        "why": shown.why,
+        "scores": []
+        if score is None
+        else [{"name": name, "raw": raw, "capped": score.capped[name]} for name, raw in score.raw.items()],
+        "replies": [{"text": j.reply or "", "reason": j.reason or ""} for j in card.judgements],
+        "reason": card.reason,
     }
 
 
-def _scores(score: ItemScore) -> list[Mapping[str, object]]:
-    return [{"name": name, "raw": raw, "capped": score.capped[name]} for name, raw in score.raw.items()]
+def _video_uri(path: Path, small: Path) -> str:
+    video, file = read_video(path), small.with_suffix(".mp4")
+    write_video(file, resize(video.frames_FHWC, *_preview_size(video.height, video.width)), video.fps, crf=CRF)
+    return _data_uri("video/mp4", file)
 
 
-def _video(path: Path, small: Path) -> str:
-    video = read_video(path)
-    frames = resize(video.frames_FHWC, *_size(video.height, video.width))
-    write_video(small.with_suffix(".mp4"), frames, video.fps, crf=QUALITY)
-    return _uri("video/mp4", small.with_suffix(".mp4"))
+def _image_uri(path: Path, small: Path) -> str:
+    image, file = read_image(path), small.with_suffix(".png")
+    write_image(file, resize(image[None], *_preview_size(*image.shape[:2]))[0])
+    return _data_uri("image/png", file)
 
 
-def _picture(path: Path, small: Path) -> str:
-    picture = read_image(path)
-    write_image(small.with_suffix(".png"), resize(picture[None], *_size(*picture.shape[:2]))[0])
-    return _uri("image/png", small.with_suffix(".png"))
+def _data_uri(mime: str, file: Path) -> str:
+    return f"data:{mime};base64," + base64.b64encode(file.read_bytes()).decode()
 
 
-def _uri(kind: str, file: Path) -> str:
-    return f"data:{kind};base64," + base64.b64encode(file.read_bytes()).decode()
-
-
-def _size(height: int, width: int) -> tuple[int, int]:
-    """Of a preview: even, as video wants it, and at most HEIGHT high."""
-    scale = max(1, HEIGHT // height) if height < SMALL else min(1.0, HEIGHT / height)
+def _preview_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width of a preview: even, as x264 requires, and at most HEIGHT high."""
+    scale = max(1, HEIGHT // height) if height < ENLARGED_BELOW else min(1.0, HEIGHT / height)
     even = [max(2, round(side * scale / 2) * 2) for side in (height, width)]
     return even[0], even[1]

@@ -1,4 +1,4 @@
-"""Judges: who answers a rubric about videos. The oracle computes its answer; a replay repeats an earlier one."""
+"""Judges: what answers a rubric's questions about videos. The oracle computes its scores, a replay reads a ledger."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kiwi.bench.ledger import Asked, read_ledger
+from kiwi.bench.ledger import JudgementKey, read_ledger
 from kiwi.bench.rubric import Rubric
 from kiwi.errors import InputError, KiwiError
 from kiwi.media.files import require_file
@@ -22,18 +22,18 @@ from kiwi.sandbox.pairs import EditPair, make_pair
 from kiwi.spec import Spec
 
 
-class Unanswered(Exception):
+class JudgeError(Exception):
     """A judge gave no answer.
 
     Args:
         reason: why.
-        retry: whether to ask again may help.
-        after: seconds to wait before that, if the judge said so.
+        retryable: whether another attempt may succeed.
+        retry_after: seconds to wait before it, if the judge said so.
     """
 
-    def __init__(self, reason: str, *, retry: bool, after: float | None = None) -> None:
+    def __init__(self, reason: str, *, retryable: bool, retry_after: float | None = None) -> None:
         super().__init__(reason)
-        self.reason, self.retry, self.after = reason, retry, after
+        self.reason, self.retryable, self.retry_after = reason, retryable, retry_after
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,25 +44,25 @@ class Question:
         rubric: the system instruction.
         instruction: of the edit.
         media: files by input, in the order in which they are shown: reference, source, edited.
-        asked: what it is in the ledger.
+        key: identifies the question in the ledger.
     """
 
     rubric: Rubric
     instruction: str
     media: Mapping[str, Path]
-    asked: Asked
+    key: JudgementKey
 
 
 class Judge(ABC):
-    """Who answers. `ask` may be called from several threads at once.
+    """Answers questions. `ask` may be called from several threads at once.
 
     Args:
-        name, version: what the ledger keeps; of a service, the model as it was asked for and as it named itself.
-        frames: how it takes frames from a video.
-        temperature: of sampling; none where it has none.
-        seconds: an answer takes about, for the estimate; none if unknown.
-        dollars: an answer costs about.
-        note: what reports say of it.
+        name, version: as the ledger has them; of a service, the model as requested and as reported by the service.
+        frames: how it samples frames from a video.
+        temperature: of sampling; None if it has none.
+        seconds: typical duration of an answer, for the estimate; None if unknown.
+        dollars: typical cost of an answer.
+        note: a remark for the reports.
     """
 
     name: str
@@ -75,21 +75,21 @@ class Judge(ABC):
 
     @abstractmethod
     def ask(self, question: Question) -> str:
-        """The judge's answer as text. Raises Unanswered."""
+        """The answer as text. Raises JudgeError."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSpec(Spec, ABC):
-    """Names a judge."""
+    """The family of judges."""
 
     @abstractmethod
     def build(self, data: Path) -> Judge:
-        """The judge, for items of a folder of data. Raises InputError if it cannot judge them."""
+        """The judge for items of a folder of data. Raises InputError if it cannot judge them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Oracle(JudgeSpec):
-    """Computes the scores from the exact target; for items of the sandbox alone."""
+    """Computes the scores from the exact target; for items of the sandbox only."""
 
     def build(self, data: Path) -> Judge:
         return _Oracle(data)
@@ -97,7 +97,7 @@ class Oracle(JudgeSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class Replay(JudgeSpec):
-    """Answers as a ledger says that a judge did, under that judge's name; what it does not hold stays unanswered.
+    """Repeats the answers of a ledger, under the name of the judge that gave them; other questions stay unanswered.
 
     Args:
         ledger: a judgements.jsonl.
@@ -115,78 +115,88 @@ class _Oracle(Judge):
 
     def __init__(self, data: Path) -> None:
         try:
-            said: dict[str, Any] = json.loads((data / "world.json").read_text(encoding="utf-8"))
+            record: dict[str, Any] = json.loads((data / "world.json").read_text(encoding="utf-8"))
             names = ("seed", "frames", "height", "width", "categories", "level", "split")
-            self.settings = {name: said[name] for name in names}
-            known = said["world"] == WORLD_VERSION
+            self.settings = {name: record[name] for name in names}
+            is_current = record["world"] == WORLD_VERSION
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(
-                f"the oracle knows no right answers to the items of {data}",
-                wanted="an export of the sandbox (python -m kiwi sandbox export)",
-                fix="--data sandbox, or another judge",
+                f"the oracle cannot judge {data}, which is not an export of the sandbox",
+                code="not-an-export",
+                fix="use --data sandbox, a folder of `kiwi sandbox export`, or another judge",
             ) from None
-        if not known:
-            got, wanted = f"world {said['world']}", f"world {WORLD_VERSION}"
-            raise InputError(f"{data} was exported by another kiwi", got=got, wanted=wanted, fix="export it anew")
+        if not is_current:
+            raise InputError(
+                f"{data} was exported by another version of kiwi",
+                code="other-version",
+                got=f"world {record['world']}",
+                wanted=f"world {WORLD_VERSION}",
+                fix="export it again",
+            )
 
     def ask(self, question: Question) -> str:
         pair, video = self._pair(question), read_video(question.media["edited"]).frames_FHWC
         if question.instruction != pair.instruction:
-            raise Unanswered("the oracle knows the right answer to an item's own words alone", retry=False)
+            raise JudgeError("the oracle can judge an item by its own instruction only", retryable=False)
         if video.shape != pair.source.shape:
-            raise Unanswered(f"the edit is {_size(video)}, the source {_size(pair.source)}", retry=False)
+            raise JudgeError(f"the edit has {_size(video)}, the source {_size(pair.source)}", retryable=False)
         scores = oracle.judge_edit(pair, video)
         values = (scores.compliance, scores.consistency, scores.quality)
         lines = [f"{name}: {value:.2f}" for name, value in zip(question.rubric.dimensions, values, strict=True)]
         return "\n".join(["Computed from the exact target.", *lines])
 
     def _pair(self, question: Question) -> EditPair:
-        """The item whose source is shown."""
+        """The sandbox's item with the question's source."""
         name = question.media["source"].stem.removesuffix("_source")
-        index = name.rpartition("-")[2]
         settings = {key: value for key, value in self.settings.items() if key != "seed"}
         try:
-            pair = make_pair(self.settings["seed"], int(index), **settings)
+            pair = make_pair(self.settings["seed"], int(name.rpartition("-")[2]), **settings)
         except (ValueError, KiwiError) as problem:
-            raise Unanswered(f"{name} is no item of the world: {problem}", retry=False) from None
+            raise JudgeError(f"{name} is not an item of the sandbox: {problem}", retryable=False) from None
         if pair.id != name:
-            raise Unanswered(f"{name} is no item of the world", retry=False)
+            raise JudgeError(f"{name} is not an item of the sandbox", retryable=False)
         return pair
 
 
 class _Replay(Judge):
     def __init__(self, ledger: Path) -> None:
-        judgements = [judgement for judgement in read_ledger(ledger) if judgement.reply is not None]
-        judges = {(one.asked.judge, one.asked.version, one.asked.frames, one.asked.temperature) for one in judgements}
+        answered = [judgement for judgement in read_ledger(ledger) if judgement.reply is not None]
+        keys = [judgement.key for judgement in answered]
+        judges = {(key.judge, key.version, key.frames, key.temperature) for key in keys}
         if len(judges) > 1:
-            raise InputError(f"{ledger} holds answers of several judges", got=sorted(judge[0] for judge in judges))
-        said = next(iter(judges), ("replay", "empty ledger", "", None))
-        self.name, self.version, self.frames, self.temperature = said
+            raise InputError(
+                f"{ledger} holds answers of several judges", code="several-judges", got=sorted(j[0] for j in judges)
+            )
+        no_judge = ("replay", "empty ledger", "", None)
+        self.name, self.version, self.frames, self.temperature = next(iter(judges), no_judge)
         self.note = f"replayed from {ledger}"
-        # What was asked again counts, but no answer without scores takes away one that has some.
-        scored_last = sorted(judgements, key=lambda one: one.scores is not None)
-        self.replies = {self._key(judgement.asked): judgement.reply for judgement in scored_last}
-        self.known = {(judgement.asked.item, judgement.asked.repeat): judgement.asked for judgement in judgements}
-
-    @staticmethod
-    def _key(asked: Asked) -> tuple[object, ...]:
-        return asked.item, asked.repeat, asked.instruction, asked.rubric, tuple(sorted(asked.media.items()))
+        # The last answer to a question counts, but one without scores does not displace one with scores.
+        scored_last = sorted(answered, key=lambda judgement: judgement.scores is not None)
+        self.replies = {_question_key(judgement.key): judgement.reply for judgement in scored_last}
+        self.by_item = {(key.item, key.repeat): key for key in keys}
 
     def ask(self, question: Question) -> str:
-        reply = self.replies.get(self._key(question.asked))
+        reply = self.replies.get(_question_key(question.key))
         if reply is None:
-            raise Unanswered(f"the ledger has no answer to this question{self._nearest(question.asked)}", retry=False)
+            raise JudgeError(
+                f"the ledger has no answer to this question{self._difference(question.key)}", retryable=False
+            )
         return reply
 
-    def _nearest(self, asked: Asked) -> str:
-        """What an answer of the ledger about the same item is of, if there is one."""
-        held = self.known.get((asked.item, asked.repeat))
-        if held is None:
+    def _difference(self, key: JudgementKey) -> str:
+        """How a question of the ledger about the same item differs, if there is one."""
+        similar = self.by_item.get((key.item, key.repeat))
+        if similar is None:
             return ""
-        other = ["rubric"] if held.rubric != asked.rubric else []
-        other += ["instruction"] if held.instruction != asked.instruction else []
-        other += [f"{name} file" for name, digest in asked.media.items() if held.media.get(name) != digest]
-        return f": it has one of another {', '.join(other)}"
+        parts = ["rubric"] if similar.rubric != key.rubric else []
+        parts += ["instruction"] if similar.instruction != key.instruction else []
+        parts += [f"{name} file" for name, digest in key.media.items() if similar.media.get(name) != digest]
+        return f": it has one with a different {', '.join(parts)}"
+
+
+def _question_key(key: JudgementKey) -> tuple[object, ...]:
+    """A question whoever the judge is."""
+    return key.item, key.repeat, key.instruction, key.rubric, tuple(sorted(key.media.items()))
 
 
 def _size(video: np.ndarray) -> str:

@@ -1,36 +1,35 @@
-"""The ledger: every judgement, a line each, added and never changed. What is in it is not asked again."""
+"""The ledger: a journal of all judgements. A question whose scores are in it is not asked again."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
-from kiwi.errors import InputError
+from kiwi.media.journal import Journal
 
 log = logging.getLogger(__name__)
 
-FILE = "judgements.jsonl"
+LEDGER = "judgements.jsonl"
+"""Name of the file in a run's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What a judgement is of; two judgements of the same are one.
+class JudgementKey:
+    """Identifies a question to a judge; two judgements with equal keys answer the same question.
 
     Args:
-        item: the case's id; controls have theirs before it, such as "copy:ID".
-        repeat: which of the independent answers to the same question, from 0.
-        judge, version: who was asked, as the judge names itself.
-        media: hashes of what was shown, by input.
-        instruction: of the edit, as the judge was told.
+        item: the item's id; controls and anchors have their kind before it, such as "copy:ID".
+        repeat: number of the independent answer to the same question, from 0.
+        judge, version: as the judge names itself.
+        media: hashes of the files shown, by input.
+        instruction: of the edit, as shown to the judge.
         rubric: hash of the rubric.
-        frames: how frames are taken from videos, as the judge names it.
-        temperature: of the judge; none where it has none.
+        frames: how the judge samples frames from videos, in its own words.
+        temperature: of the judge's sampling; None if it has none.
     """
 
     item: str
@@ -44,26 +43,26 @@ class Asked:
     temperature: float | None
 
     @property
-    def key(self) -> str:
-        """The same for the same question."""
+    def text(self) -> str:
+        """A string that is the same for equal keys; the key itself has no hash."""
         return json.dumps(asdict(self), sort_keys=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """A line of the ledger.
+    """A judge's answer to a question, and the scores in it.
 
     Args:
-        asked: what was asked.
+        key: the question.
         category: of the item.
-        reply: what the judge said; none if it did not answer.
-        scores: raw, a number a dimension; none if there is no answer that can be read.
+        reply: the judge's text; None if it gave none.
+        scores: uncapped, by dimension; None if there is no reply from which they can be read.
         reason: why there are no scores.
-        seconds: from question to answer, tries and waits included.
-        at: when, UTC.
+        seconds: from question to answer, with all attempts and waits.
+        at: time of the answer, UTC.
     """
 
-    asked: Asked
+    key: JudgementKey
     category: str
     reply: str | None
     scores: Mapping[str, float] | None
@@ -75,85 +74,79 @@ class Judgement:
 class Ledger:
     """Judgements in a file.
 
-    A line that was cut off by a kill is passed over; a judgement without scores is kept to be looked at, and asked for
-    again by the next run.
+    Judgements without scores are kept as a record, but their questions count as unanswered.
 
     Args:
-        file: judgements.jsonl; made if it is not there.
+        file: created by the first judgement.
 
     Attributes:
-        earlier: what it held when it was opened.
+        earlier: the judgements in the file when it was opened.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._lock = Lock()
+        self._journal = Journal(file, durable=True)
         self.earlier = read_ledger(file)
-        self._done = {judgement.asked.key: judgement for judgement in self.earlier if judgement.scores is not None}
+        self._scored = {judgement.key.text: judgement for judgement in self.earlier if judgement.scores is not None}
 
-    def find(self, asked: Asked) -> Judgement | None:
-        """The judgement with scores of a question, if it is there."""
-        return self._done.get(asked.key)
+    def find(self, key: JudgementKey) -> Judgement | None:
+        """The judgement with scores that answers a question, if there is one."""
+        return self._scored.get(key.text)
 
     def add(self, judgement: Judgement) -> None:
-        """Write a judgement; it is on the disk when this returns."""
-        with self._lock:
-            line = (json.dumps(asdict(judgement)) + "\n").encode()  # ASCII: a reply may hold anything
-            with self.file.open("ab+") as file:
-                if file.seek(0, os.SEEK_END) and not _ends_with_a_line(self.file):
-                    line = b"\n" + line  # of a run that was cut off
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-            if judgement.scores is not None:
-                self._done[judgement.asked.key] = judgement
+        """Append a judgement; it is on the disk when this returns."""
+        self._journal.append(_to_record(judgement))
+        if judgement.scores is not None:
+            self._scored[judgement.key.text] = judgement
 
 
 def read_ledger(file: Path) -> list[Judgement]:
-    """All judgements of a file in their order; none if it is not there. Lines that are none are passed over, and told;
-    so are questions that somebody's merging or editing gave two answers.
+    """All judgements of a file in order; none if there is no file.
+
+    Records that are not judgements are skipped, and their number is logged; so is the number of questions with several
+    judgements whose scores differ.
 
     Raises:
-        InputError: a folder, or a file that may not be read.
+        InputError: a folder, or a file without read permission.
     """
-    try:
-        lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
-    except FileNotFoundError:
-        return []
-    except OSError as problem:
-        raise InputError(f"the ledger {file} cannot be read", got=problem.strerror) from None
-    found = [_judgement(line) for line in lines if line.strip()]
-    if lost := found.count(None):
-        log.warning("%s: %d of %d lines are no judgements and are passed over", file, lost, len(found))
-    judgements = [judgement for judgement in found if judgement is not None]
-    scored: dict[str, list[Mapping[str, float]]] = {}
-    for one in judgements:
-        if one.scores is not None:
-            scored.setdefault(one.asked.key, []).append(one.scores)
-    if differing := sum(any(other != scores[0] for other in scores) for scores in scored.values()):
-        log.warning("%s: %d questions have answers with other scores further down; the last counts", file, differing)
+    records = Journal(file).read()
+    judgements = [judgement for record in records if (judgement := _from_record(record)) is not None]
+    if skipped := len(records) - len(judgements):
+        log.warning("%s: skipped %d of %d records that are not judgements", file, skipped, len(records))
+    scores: dict[str, list[Mapping[str, float]]] = {}
+    for judgement in judgements:
+        if judgement.scores is not None:
+            scores.setdefault(judgement.key.text, []).append(judgement.scores)
+    if conflicts := sum(any(later != first for later in rest) for first, *rest in scores.values()):
+        log.warning("%s: %d questions have judgements with different scores; the last counts", file, conflicts)
     return judgements
 
 
-def _judgement(line: str) -> Judgement | None:
+def _to_record(judgement: Judgement) -> dict[str, Any]:
+    """As it is written: the key is called "asked" there."""
+    fields = asdict(judgement)
+    return {"asked": fields.pop("key"), **fields}
+
+
+def _from_record(record: dict[str, Any]) -> Judgement | None:
     try:
-        said: dict[str, Any] = json.loads(line)
-        judgement = Judgement(**{**said, "asked": Asked(**said["asked"])})
-    except (ValueError, TypeError, KeyError, RecursionError):
+        fields = dict(record)
+        judgement = Judgement(key=JudgementKey(**fields.pop("asked")), **fields)
+    except (TypeError, KeyError):
         return None
-    return judgement if _is_sound(judgement) else None
+    return judgement if _has_valid_types(judgement) else None
 
 
-def _is_sound(judgement: Judgement) -> bool:
-    """Types of what is computed with, since a ledger may come from anywhere."""
-    asked, scores = judgement.asked, judgement.scores
-    texts = (asked.item, asked.judge, asked.version, asked.instruction, asked.rubric, asked.frames, judgement.category)
+def _has_valid_types(judgement: Judgement) -> bool:
+    """Whether all that is computed with has its type, since a ledger may come from anywhere."""
+    key, scores = judgement.key, judgement.scores
+    texts = (key.item, key.judge, key.version, key.instruction, key.rubric, key.frames, judgement.category)
     return (
         all(isinstance(text, str) for text in texts)
-        and type(asked.repeat) is int
-        and isinstance(asked.media, dict)
-        and all(isinstance(digest, str) for digest in asked.media.values())
-        and (asked.temperature is None or type(asked.temperature) in (int, float))
+        and type(key.repeat) is int
+        and isinstance(key.media, dict)
+        and all(isinstance(digest, str) for digest in key.media.values())
+        and (key.temperature is None or type(key.temperature) in (int, float))
         and (judgement.reply is None or isinstance(judgement.reply, str))
         and (
             scores is None
@@ -163,9 +156,3 @@ def _is_sound(judgement: Judgement) -> bool:
             )
         )
     )
-
-
-def _ends_with_a_line(file: Path) -> bool:
-    with file.open("rb") as stream:
-        stream.seek(-1, os.SEEK_END)
-        return stream.read(1) == b"\n"

@@ -1,37 +1,38 @@
-"""Reports: what a run found, for the terminal, Markdown, LaTeX and CSV. No number without its items."""
+"""Reports: a run's results for the terminal, Markdown, LaTeX and CSV. No number without its number of items."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from kiwi.bench.controls import LEVEL, Control
-from kiwi.bench.published import Published
-from kiwi.bench.scoring import Column, ItemScore, Result
-from kiwi.bench.suites import Suite
-from kiwi.statistics.intervals import Interval
+from kiwi import console
+from kiwi.bench.controls import SIGNIFICANCE, ControlResult
+from kiwi.bench.scoring import KINDS, BenchmarkResult, ItemScore
+from kiwi.bench.suites import PublishedRow, Suite
 from kiwi.statistics.paired import Difference
 from kiwi.tables import Table, escape_html, escape_latex, latex_document
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """All that a report tells.
+class BenchmarkReport:
+    """Results of a run, and what is needed to judge them.
 
     Args:
-        suite, title: the benchmark, and a name for what was judged.
-        judge: and its version, as the ledger has them.
-        rubrics: whose words, "own" or "official".
+        suite, title: the benchmark, and a name for the editor.
+        judge, version: as the ledger has them.
+        rubrics: their origin, "own" or "official".
         result: the table.
-        scored: items.
-        controls, drift: of the judge; empty and none if they were not asked for.
-        unjudged: kinds of controls that got no score at all, and why.
-        answers: about items that have a score, those there are and those wanted.
-        judge_note: what is to be known of the judge.
-        published: rows that stand beside the result.
-        excluded: items of the data that are not scored, by category.
-        partial: whether a headline is wanted although items are missing.
-        metrics: a table of what was computed beside the judge; none if nothing was.
+        scored: the items with a score.
+        controls, drift: of the judge; empty and None if they were not asked for.
+        published: rows to print beside the result.
+        excluded: number of items of the data that are not scored, by category.
+        allow_partial: report an overall score even if items are missing.
+        metrics: table of metrics beside the judge's scores; None if there are none.
+        unscored_controls: kinds of controls without any score, each with the reason.
+        answers: for the items with a score, how many answers there are, and how many there should be.
+        judge_note: a remark on the judge.
+        folder: of the run.
     """
 
     suite: Suite
@@ -39,179 +40,191 @@ class Found:
     judge: str
     version: str
     rubrics: str
-    result: Result
+    result: BenchmarkResult
     scored: Sequence[ItemScore]
-    controls: Sequence[Control]
+    controls: Sequence[ControlResult]
     drift: Difference | None
-    published: Sequence[Published]
-    excluded: dict[str, int]
-    partial: bool
+    published: Sequence[PublishedRow]
+    excluded: Mapping[str, int]
+    allow_partial: bool
     metrics: Table | None = None
-    unjudged: Mapping[str, str] = field(default_factory=dict)
+    unscored_controls: Mapping[str, str] = field(default_factory=dict)
     answers: tuple[int, int] = (0, 0)
     judge_note: str = ""
+    folder: Path = Path()
 
     @property
-    def has_headline(self) -> bool:
-        """Whether an overall score may be shown."""
-        return self.result.raw is not None and (self.result.complete or self.partial)
+    def has_overall(self) -> bool:
+        """Whether an overall score may be reported."""
+        return self.result.raw is not None and (self.result.is_complete or self.allow_partial)
+
+    @property
+    def is_success(self) -> bool:
+        """Whether all answers are there; if partial results are allowed, whether there is any score."""
+        is_complete = self.result.is_complete and self.answers[0] == self.answers[1]
+        return is_complete or (self.allow_partial and bool(self.scored))
 
 
-def warnings(found: Found) -> list[str]:
-    """What a reader must know before any number."""
-    result, said = found.result, []
-    if not result.complete:
-        missing = f"{result.wanted - result.scored} of {result.wanted} items have no score"
-        instead = "the overall score is of the others" if found.has_headline else "so there is no overall score"
-        said.append(f"{missing}, {instead}.")
-    if found.suite.expected and result.wanted != found.suite.expected:
-        said.append(
-            f"The data has {result.wanted} items that are scored, {found.suite.title} {found.suite.expected}: "
-            "this is another benchmark, and its scores are not comparable."
+def warnings(report: BenchmarkReport) -> list[str]:
+    """What limits the use of the scores."""
+    result, texts = report.result, []
+    if not result.is_complete:
+        missing = f"{result.total - result.scored} of {result.total} items have no score"
+        effect = "the overall score is that of the others" if report.has_overall else "so there is no overall score"
+        texts.append(f"{missing}, {effect}.")
+    if report.suite.expected_items and result.total != report.suite.expected_items:
+        texts.append(
+            f"The data has {result.total} scored items, {report.suite.title} {report.suite.expected_items}: "
+            "scores on different items are not comparable."
         )
-    if found.unjudged and not found.controls:
-        said.append("No control got a score: nothing tells whether this judge can tell good edits from bad ones.")
-    if found.answers[0] < found.answers[1]:
-        missing = f"{found.answers[1] - found.answers[0]} of {found.answers[1]} answers"
-        said.append(f"Items with a score lack {missing}: some scores are the median of fewer repeats than others.")
-    for control in found.controls:
-        if not control.holds and not control.undecided:
-            said.append(
-                f"The control '{control.kind}' is not below the real edits ({control.mean} against {control.real}, "
-                f"{control.items} items): this judge's scores say little."
+    if report.unscored_controls and not report.controls:
+        texts.append("No control has a score, so it is unknown whether this judge can tell good edits from bad ones.")
+    if report.answers[0] < report.answers[1]:
+        missing = f"{report.answers[1] - report.answers[0]} of {report.answers[1]} answers"
+        texts.append(f"Items with a score lack {missing}: some scores are the median of fewer repeats than others.")
+    for control in report.controls:
+        if not control.is_passed and not control.is_inconclusive:
+            texts.append(
+                f"The control '{control.kind}' does not score below the real edits ({control.control} against "
+                f"{control.edit}, {control.items} items): the scores of this judge are not reliable."
             )
-    if found.drift is not None and found.drift.p < LEVEL:
-        said.append(
-            f"The judge has moved: items judged before got {found.drift.mean} now ({found.drift.items} items, "
-            "difference to their first score)."
+    if report.drift is not None and report.drift.p < SIGNIFICANCE:
+        texts.append(
+            f"The judge has drifted: {report.drift.items} items that it judged before now score {report.drift.mean} "
+            "relative to their first score."
         )
-    return said
+    return texts
 
 
-def headline(found: Found) -> str:
-    """The overall score, and of how many items, in a line."""
-    if not found.has_headline:
-        return f"No overall score: {found.result.scored} of {found.result.wanted} items have one."
-    of = f"{found.result.scored} of {found.result.wanted} items"
-    return f"Overall {found.result.raw} (raw), {found.result.capped} (capped), {of}."
+def headline(report: BenchmarkReport) -> str:
+    """The overall score and its number of items, in a line."""
+    items = f"{report.result.scored} of {report.result.total} items"
+    if not report.has_overall:
+        return f"No overall score: {items} have a score."
+    return f"Overall {report.result.raw} (raw), {report.result.capped} (capped), {items}."
 
 
-def notes(found: Found) -> list[str]:
-    """What stands below the table."""
-    result, version = found.result, ", ".join(filter(None, (found.version, found.judge_note)))
-    said = [
-        f"Judge: {found.judge} ({version}), {found.rubrics} rubrics. Coverage: {result.scored} of "
-        f"{result.wanted} items. Means with 95% intervals (bootstrap over source videos, the categories each by "
-        "itself); an item's score is the median of its repeats.",
-        "raw: as the judge gave them, which is how the published tables were made; capped: no score of an item above "
-        "its first, as the rubrics ask.",
+def notes(report: BenchmarkReport) -> list[str]:
+    """How the scores were obtained, for below the table."""
+    result, version = report.result, ", ".join(filter(None, (report.version, report.judge_note)))
+    origin = "built-in" if report.rubrics == "own" else report.rubrics
+    texts = [
+        f"Judge: {report.judge} ({version}), {origin} rubrics. Coverage: {result.scored} of {result.total} items. "
+        "Means with 95% confidence intervals (bootstrap over source videos, stratified by category); an item's score "
+        "is the median of its repeats.",
+        "raw: as the judge gave them, as in the published tables; capped: no score of an item above its first, as the "
+        "rubrics demand.",
     ]
-    for category, count in found.excluded.items():
-        said.append(f"Not scored: {count} of {category} ({found.suite.excluded[category]}).")
-    if result.spread is not None and result.flips is not None:
-        said.append(
-            f"Asked again, the judge gives another score to {result.flips:.0%} of the questions (standard deviation of "
-            f"repeats {result.spread:.2f})."
+    for category, count in report.excluded.items():
+        texts.append(f"Not scored: {count} of {category} ({report.suite.excluded[category]}).")
+    if result.repeat_std is not None and result.flip_rate is not None:
+        texts.append(
+            f"Repeated answers of the judge differ for {result.flip_rate:.0%} of the questions (standard deviation "
+            f"{result.repeat_std:.2f})."
         )
-    said += [f"The control '{kind}' got no score: {why}." for kind, why in found.unjudged.items()]
-    if found.drift is not None:
-        said.append(f"Anchors: {found.drift.items} items judged again, {found.drift.mean} to their first score.")
-    rows = [row for row in found.published if row.doubt]
-    said += [f"In doubt, as published: {row.method} ({row.doubt})." for row in rows]
-    if found.published and any(row.judge != found.judge for row in found.published):
-        said.append("Published rows were scored by another judge: they tell the scale of that judge, not of this one.")
-    return said
+    texts += [f"The control '{kind}' has no score: {reason}." for kind, reason in report.unscored_controls.items()]
+    if report.drift is not None:
+        texts.append(f"Anchors: {report.drift.items} items judged again, {report.drift.mean} from their first score.")
+    texts += [f"Doubtful published row: {row.method} ({row.doubt})." for row in report.published if row.doubt]
+    if any(row.judge != report.judge for row in report.published):
+        texts.append("Published rows were scored by a different judge: they are not comparable with this run.")
+    return texts
 
 
-def main_table(found: Found, published: bool = True) -> Table:
-    """The published table with a row for this run, raw and capped."""
-    columns = found.result.columns
+def main_table(report: BenchmarkReport, with_published: bool = True) -> Table:
+    """The published table with rows for this run, raw and capped."""
+    result, columns = report.result, report.result.columns
     header = ["method", "judge", "overall", *(column.name for column in columns)]
+    coverage = "" if result.is_complete else f", {result.scored} of {result.total}"
     rows: list[Sequence[object]] = []
-    for kind in ("raw", "capped"):
-        overall: Interval | None = getattr(found.result, kind) if found.has_headline else None
-        cells = [_cell(column, getattr(column, kind)) for column in columns]
-        of = "" if found.result.complete else f", {found.result.scored} of {found.result.wanted}"
-        rows.append([f"{found.title} ({kind}{of})", found.judge, "-" if overall is None else str(overall), *cells])
-    if published:
-        for row in found.published:
-            mark = "*" if row.doubt else ""
-            values = [f"{row.columns[column.name]:.2f}" for column in columns if column.name in row.columns]
-            if len(values) == len(columns):
-                rows.append([f"{row.method}{mark} (published)", row.judge, f"{row.overall:.2f}", *values])
-    return Table(f"{found.suite.title}: scores of 1 to 5", header, rows, " ".join(notes(found)))
+    for kind in KINDS:
+        overall = getattr(result, kind) if report.has_overall else None
+        cells = [_cell(value) for value in (overall, *(getattr(column, kind) for column in columns))]
+        rows.append([f"{report.title} ({kind}{coverage})", report.judge, *cells])
+    for row in report.published if with_published else ():
+        mark = "*" if row.doubt else ""
+        values = [f"{row.columns[column.name]:.2f}" for column in columns if column.name in row.columns]
+        if len(values) == len(columns):
+            rows.append([f"{row.method}{mark} (published)", row.judge, f"{row.overall:.2f}", *values])
+    return Table(f"{report.suite.title}: scores from 1 to 5", header, rows, " ".join(notes(report)))
 
 
-def column_table(found: Found) -> Table:
-    """A row a column: narrow enough for a terminal."""
+def column_table(report: BenchmarkReport) -> Table:
+    """A row for each column: narrow enough for a terminal."""
+    result = report.result
     rows: list[Sequence[object]] = [
-        (column.name, f"{column.scored} of {column.wanted}", _cell(column, column.raw), _cell(column, column.capped))
-        for column in found.result.columns
+        (column.name, f"{column.scored} of {column.total}", _cell(column.raw), _cell(column.capped))
+        for column in result.columns
     ]
-    overall = [str(value) if found.has_headline and value else "-" for value in (found.result.raw, found.result.capped)]
-    rows.append(("overall", f"{found.result.scored} of {found.result.wanted}", *overall))
-    return Table(f"{found.suite.title}: {found.title}, judged by {found.judge}", ("", "items", "raw", "capped"), rows)
+    overall = [_cell(value if report.has_overall else None) for value in (result.raw, result.capped)]
+    rows.append(("overall", f"{result.scored} of {result.total}", *overall))
+    title = f"{report.suite.title}: {report.title}, judged by {report.judge}"
+    return Table(title, ("", "items", "raw", "capped"), rows)
 
 
-def controls_table(controls: Iterable[Control]) -> Table:
+def controls_table(controls: Iterable[ControlResult]) -> Table:
     """Controls beside the real edits of the same items."""
     rows = [
-        (one.kind, one.items, str(one.mean), str(one.real), str(one.above.mean), f"{one.above.p:.3f}",
-         "yes" if one.holds else "too few" if one.undecided else "NO")
-        for one in controls
+        (result.kind, result.items, str(result.control), str(result.edit), str(result.margin.mean),
+         f"{result.margin.p:.3f}", "yes" if result.is_passed else "too few" if result.is_inconclusive else "NO")
+        for result in controls
     ]  # fmt: skip
     return Table(
-        "Controls: edits that are known to be bad, and the real ones of the same items (capped)",
-        ("control", "items", "its score", "real", "real above", "p", "holds"),
+        "Controls: edits that are known to be bad, and the real edits of the same items (capped)",
+        ("control", "items", "control's score", "real edit's score", "difference", "p", "passed"),
         rows,
-        "Means with 95% intervals; p of a paired permutation test; too few: so few items that no p is below 0.05.",
+        "Means with 95% confidence intervals; p of a paired permutation test; too few: with so few items p cannot be "
+        f"below {SIGNIFICANCE}.",
     )
 
 
-def unscored_table(found: Found) -> Table:
-    """Items without a score, and why."""
-    return Table("Items without a score", ("item", "why"), sorted(found.result.unscored.items()))
-
-
 def items_table(scored: Iterable[ItemScore]) -> Table:
-    """A row an item and dimension."""
+    """A row for each item and dimension."""
     rows = [
-        (item.case.id, item.case.category, name, item.raw[name], item.capped[name], item.repeats)
-        for item in scored
-        for name in item.raw
+        (score.item.id, score.item.category, name, score.raw[name], score.capped[name], score.repeats)
+        for score in scored
+        for name in score.raw
     ]
     return Table("", ("item", "category", "dimension", "raw", "capped", "repeats"), rows)
 
 
-def markdown(found: Found) -> str:
+def markdown(report: BenchmarkReport) -> str:
     """report.md: warnings on top, then the tables."""
-    parts = [
-        escape_html(f"# {found.suite.title}: {found.title}"),
-        *(f"**Warning.** {escape_html(one)}" for one in warnings(found)),
-    ]
-    parts.append(main_table(found).markdown())
-    further = _further(found)
-    if found.result.unscored:
-        further.append(unscored_table(found))
-    parts += [table.markdown() for table in further]
+    parts = [escape_html(f"# {report.suite.title}: {report.title}")]
+    parts += [f"**Warning.** {escape_html(text)}" for text in warnings(report)]
+    parts += [table.markdown() for table in (main_table(report), *_further_tables(report))]
+    if report.result.unscored:
+        unscored = Table("Items without a score", ("item", "reason"), sorted(report.result.unscored.items()))
+        parts.append(unscored.markdown())
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
-def latex(found: Found) -> str:
-    """report.tex: a document of its own with the same tables (booktabs), but for the items without a score, which
-    can be more than a page holds.
+def latex(report: BenchmarkReport) -> str:
+    """report.tex: a complete document with the same tables (booktabs), except for the items without a score, which can
+    be more than fit on a page.
     """
-    body = [main_table(found), *_further(found)]
-    warned = [rf"\textbf{{Warning.}} {escape_latex(warning)}" for warning in warnings(found)]
-    return latex_document(body, before=["\n".join([line, ""]) for line in warned])
+    texts = [rf"\textbf{{Warning.}} {escape_latex(warning)}" for warning in warnings(report)]
+    return latex_document(
+        [main_table(report), *_further_tables(report)], before=["\n".join([text, ""]) for text in texts]
+    )
 
 
-def _further(found: Found) -> list[Table]:
-    tables = [controls_table(found.controls)] if found.controls else []
-    if found.metrics is not None:
-        tables.append(found.metrics)
-    return tables
+def print_report(report: BenchmarkReport) -> None:
+    """Print the tables to stdout, with notes and warnings, and the names of the files that were written."""
+    for table in (column_table(report), *_further_tables(report)):
+        console.table(table.title, table.header, table.rows, table.note)
+    for line in notes(report):
+        console.note(line)
+    for warning in warnings(report):
+        console.print(f"Warning: {warning}")
+    files = ("report.md", "report.tex", "scores.csv", "gallery.html", "judgements.jsonl")
+    console.print(f"{report.folder}: {', '.join(name for name in files if (report.folder / name).is_file())}")
 
 
-def _cell(column: Column, value: Interval | None) -> str:
+def _further_tables(report: BenchmarkReport) -> list[Table]:
+    tables = [controls_table(report.controls)] if report.controls else []
+    return tables if report.metrics is None else [*tables, report.metrics]
+
+
+def _cell(value: object) -> str:
     return "-" if value is None else str(value)

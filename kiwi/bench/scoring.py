@@ -1,9 +1,9 @@
-"""Scoring: from judgements to the table, with nothing left out unseen.
+"""Scoring: from judgements to the table, with every item in the denominator.
 
 An item's score in a dimension is the median of its repeats. What a column is depends on the suite: OpenVE-Bench has a
-column a category (the mean over items of the means over their three dimensions), RefVIE-Bench one a dimension; the
-overall score is the mean over columns. Scores are kept as given (`raw`, what the published tables hold: the published
-code does not cap) and capped by the first dimension (`capped`, what the rubrics ask for).
+column for each category (the mean over items of the means over their three dimensions), RefVIE-Bench one for each
+dimension; the overall score is the mean over columns. Scores are reported as given (`raw`, as in the published tables:
+the published code does not cap) and capped by the first dimension (`capped`, as the rubrics demand).
 """
 
 from __future__ import annotations
@@ -11,35 +11,42 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Literal
 
-from kiwi.bench.case import Case
 from kiwi.bench.ledger import Judgement
 from kiwi.bench.reply import capped
-from kiwi.bench.suites import Suite
+from kiwi.bench.suites import BenchmarkItem, Suite
 from kiwi.errors import InputError
-from kiwi.statistics.intervals import Interval, mean_of
-from kiwi.statistics.paired import Difference, flip_rate, paired_difference, within_item_spread
+from kiwi.statistics.intervals import Interval, bootstrap_mean
+from kiwi.statistics.paired import Difference, flip_rate, paired_difference, repeat_std
+
+Kind = Literal["raw", "capped"]
+KINDS: tuple[Kind, Kind] = ("raw", "capped")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ItemScore:
-    """What an item got.
+    """Scores of an item.
 
     Args:
-        case: the item.
-        raw, capped: a number a dimension, the median over repeats.
-        repeats: how many answers these are of.
+        item: the item.
+        raw, capped: medians over repeats, by dimension.
+        repeats: number of answers.
     """
 
-    case: Case
+    item: BenchmarkItem
     raw: Mapping[str, float]
     capped: Mapping[str, float]
     repeats: int
 
-    def mean(self, kind: str = "raw") -> float:
-        """Over the three dimensions."""
-        values = list(getattr(self, kind).values())
+    def mean(self, kind: Kind = "raw") -> float:
+        """Mean over the three dimensions."""
+        values = self.scores(kind).values()
         return sum(values) / len(values)
+
+    def scores(self, kind: Kind) -> Mapping[str, float]:
+        """Either kind of scores."""
+        return self.raw if kind == "raw" else self.capped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,165 +55,188 @@ class Column:
 
     Args:
         name: category or dimension.
-        wanted, scored: items that it should be of, and that it is of.
-        raw, capped: means over items with 95% intervals; none without items.
+        total, scored: numbers of its items, and of those with a score.
+        raw, capped: means over items with 95% intervals; None without a scored item.
     """
 
     name: str
-    wanted: int
+    total: int
     scored: int
     raw: Interval | None
     capped: Interval | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """What a run found.
+class BenchmarkResult:
+    """Scores of a run.
 
     Args:
         columns: of the table.
-        wanted, scored: items in all.
-        unscored: reasons by item, of items without a score.
-        raw, capped: the overall scores; none if a column has no items.
-        spread: standard deviation of repeated answers to the same question; none without repeats.
-        flips: share of questions whose repeats differ; none without repeats.
+        total, scored: numbers of items, and of those with a score.
+        unscored: reasons by item, for the other items.
+        raw, capped: the overall scores; None if a column has no scored item.
+        repeat_std: standard deviation of repeated answers to the same question; None without repeats.
+        flip_rate: share of questions whose repeats differ; None without repeats.
     """
 
     columns: Sequence[Column]
-    wanted: int
+    total: int
     scored: int
     unscored: Mapping[str, str]
     raw: Interval | None
     capped: Interval | None
-    spread: float | None
-    flips: float | None
+    repeat_std: float | None
+    flip_rate: float | None
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every item has a score."""
-        return self.scored == self.wanted
+        return self.scored == self.total
 
 
-def item_scores(
-    suite: Suite, cases: Iterable[Case], judgements: Iterable[Judgement]
+def score_items(
+    suite: Suite, items: Iterable[BenchmarkItem], judgements: Iterable[Judgement]
 ) -> tuple[list[ItemScore], dict[str, str]]:
-    """Scores of the items that have any, and why the others have none, by id.
+    """Scores of the items that have any, and by id why the others have none.
 
     Args:
-        suite: what is judged.
-        cases: its items.
-        judgements: of one judge; of a question that was asked again the later counts.
+        suite: the benchmark.
+        items: to be scored.
+        judgements: of one judge; of several answers to the same question the last counts.
     """
     answers: dict[str, dict[int, Judgement]] = {}
-    failed: dict[str, str] = {}
-    for one in judgements:
-        if one.scores is not None:
-            answers.setdefault(one.asked.item, {})[one.asked.repeat] = one
+    failures: dict[str, str] = {}
+    for judgement in judgements:
+        if judgement.scores is not None:
+            answers.setdefault(judgement.key.item, {})[judgement.key.repeat] = judgement
         else:
-            failed[one.asked.item] = one.reason or "no reason was given"
+            failures[judgement.key.item] = judgement.reason or "no reason was given"
     scored, unscored = [], {}
-    for case in cases:
-        if not (held := list(answers.get(case.id, {}).values())):
-            unscored[case.id] = failed.get(case.id, "not judged")
-            continue
-        dimensions = suite.categories[case.category].dimensions
-        if wrong := [one for one in held if one.scores is None or set(one.scores) != set(dimensions)]:
-            unscored[case.id] = f"judged by other names: {', '.join(wrong[0].scores or ())}"
-            continue
-        raw = [one.scores for one in held if one.scores is not None]
-        under = [capped(scores, dimensions[0]) for scores in raw]
-        item = ItemScore(
-            case=case,
-            raw={name: float(median(scores[name] for scores in raw)) for name in dimensions},
-            capped={name: float(median(scores[name] for scores in under)) for name in dimensions},
-            repeats=len(held),
-        )
-        scored.append(item)
+    for item in items:
+        dimensions = suite.categories[item.category].dimensions
+        repeats = [answer.scores for answer in answers.get(item.id, {}).values() if answer.scores is not None]
+        if not repeats:
+            unscored[item.id] = failures.get(item.id, "not judged")
+        elif mismatched := [scores for scores in repeats if set(scores) != set(dimensions)]:
+            unscored[item.id] = f"judged in other dimensions: {', '.join(mismatched[0])}"
+        else:
+            caps = [capped(scores, dimensions[0]) for scores in repeats]
+            score = ItemScore(
+                item=item,
+                raw={name: float(median(scores[name] for scores in repeats)) for name in dimensions},
+                capped={name: float(median(scores[name] for scores in caps)) for name in dimensions},
+                repeats=len(repeats),
+            )
+            scored.append(score)
     return scored, unscored
 
 
-def result_of(
-    suite: Suite, cases: Sequence[Case], scored: Sequence[ItemScore], unscored: Mapping[str, str],
+def aggregate(
+    suite: Suite, items: Sequence[BenchmarkItem], scored: Sequence[ItemScore], unscored: Mapping[str, str],
     judgements: Iterable[Judgement] = (),
-) -> Result:  # fmt: skip
-    """The table of a run, from `item_scores`; judgements tell how much repeats differ."""
-    groups = {kind: _groups(suite, scored, kind) for kind in ("raw", "capped")}
-    owners = {name: [item.case.source.name for item in items] for name, items in _items(suite, scored).items()}
-    wanted = {name: len(items) for name, items in _items(suite, cases).items()}
-    columns = []
-    for name, count in wanted.items():
-        found = {
-            kind: mean_of([values[name]], clusters=[owners[name]]) if values[name] else None
-            for kind, values in groups.items()
-        }
-        columns.append(Column(name=name, wanted=count, scored=len(owners[name]), **found))
-    columns = [column for column in columns if column.wanted]
-    names = [column.name for column in columns]
-    whole = bool(names) and all(owners[name] for name in names)
-    overall = {
-        kind: mean_of([values[name] for name in names], clusters=[owners[name] for name in names]) if whole else None
-        for kind, values in groups.items()
-    }
+) -> BenchmarkResult:  # fmt: skip
+    """The table of a run.
+
+    Args:
+        suite: the benchmark.
+        items: all of them.
+        scored, unscored: from `score_items`.
+        judgements: for the variation of repeats.
+    """
+    totals = {name: sum(name in _columns_of(suite, item) for item in items) for name in _column_names(suite)}
+    names = [name for name, total in totals.items() if total]
+    members = _by_column(suite, scored)
+    sources = {name: [score.item.source.name for score in members[name]] for name in names}
+    values = {kind: {name: _values(suite, members[name], name, kind) for name in names} for kind in KINDS}
+
+    def mean(kind: Kind, chosen: Sequence[str]) -> Interval | None:
+        if not chosen or not all(sources[name] for name in chosen):
+            return None
+        return bootstrap_mean([values[kind][name] for name in chosen], clusters=[sources[name] for name in chosen])
+
+    columns = [
+        Column(
+            name=name,
+            total=totals[name],
+            scored=len(members[name]),
+            raw=mean("raw", [name]),
+            capped=mean("capped", [name]),
+        )
+        for name in names
+    ]
     repeats = _repeats(judgements)
-    return Result(
+    return BenchmarkResult(
         columns=columns,
-        wanted=len(cases),
+        total=len(items),
         scored=len(scored),
         unscored=dict(unscored),
-        **overall,
-        spread=within_item_spread(repeats),
-        flips=flip_rate(repeats),
+        raw=mean("raw", names),
+        capped=mean("capped", names),
+        repeat_std=repeat_std(repeats),
+        flip_rate=flip_rate(repeats),
     )
 
 
-def compare(suite: Suite, one: Sequence[ItemScore], other: Sequence[ItemScore], kind: str) -> dict[str, Difference]:
-    """The other less the one, by column and "overall", on the items that both have.
+def paired_differences(
+    suite: Suite, a: Sequence[ItemScore], b: Sequence[ItemScore], kind: Kind
+) -> dict[str, Difference]:
+    """Differences b - a, overall (under "overall") and by column, on the items that both have.
 
     Raises:
-        InputError: a column in which they share no item.
+        InputError: no item is scored in both.
     """
-    both = {item.case.id for item in one} & {item.case.id for item in other}
-    pairs = [[item for item in items if item.case.id in both] for items in (one, other)]
-    before, after = (_groups(suite, sorted(items, key=lambda item: item.case.id), kind) for items in pairs)
-    order = _items(suite, sorted(pairs[0], key=lambda item: item.case.id))
-    owners = {name: [item.case.source.name for item in items] for name, items in order.items()}
-    groups = {name: [b - a for a, b in zip(before[name], after[name], strict=True)] for name in before if before[name]}
-    if not groups:
-        raise InputError("the two runs have no scored item in common", wanted="runs on the same data")
-    found = {name: paired_difference([values], [owners[name]]) for name, values in groups.items()}
-    return {"overall": paired_difference(list(groups.values()), [owners[name] for name in groups]), **found}
-
-
-def _items(suite: Suite, items: Sequence[Case] | Sequence[ItemScore]) -> dict[str, list]:
-    """Items of each column, in their order."""
-    found: dict[str, list] = {name: [] for name in _names(suite)}
-    for item in items:
-        category = (item.case if isinstance(item, ItemScore) else item).category
-        columns = [category] if suite.columns == "categories" else suite.categories[category].dimensions
-        for name in columns:
-            found[name].append(item)
-    return found
-
-
-def _groups(suite: Suite, scored: Sequence[ItemScore], kind: str) -> dict[str, list[float]]:
-    """Numbers of each column's items."""
-    by_category = suite.columns == "categories"
-    return {
-        name: [item.mean(kind) if by_category else getattr(item, kind)[name] for item in items]
-        for name, items in _items(suite, scored).items()
+    shared = {score.item.id for score in a} & {score.item.id for score in b}
+    before, after = (
+        _by_column(suite, sorted((s for s in scores if s.item.id in shared), key=lambda score: score.item.id))
+        for scores in (a, b)
+    )
+    strata: dict[str, list[float]] = {}
+    clusters: dict[str, list[str]] = {}
+    for name in before:
+        if not before[name]:
+            continue
+        first, second = (_values(suite, members[name], name, kind) for members in (before, after))
+        strata[name] = [y - x for x, y in zip(first, second, strict=True)]
+        clusters[name] = [score.item.source.name for score in before[name]]
+    if not strata:
+        raise InputError(
+            "the two runs have no scored item in common", code="no-shared-items", wanted="runs on the same data"
+        )
+    overall = paired_difference(list(strata.values()), list(clusters.values()))
+    return {"overall": overall} | {
+        name: paired_difference([values], [clusters[name]]) for name, values in strata.items()
     }
 
 
-def _names(suite: Suite) -> list[str]:
+def _column_names(suite: Suite) -> list[str]:
     if suite.columns == "categories":
         return list(suite.categories)
     return list(dict.fromkeys(name for category in suite.categories.values() for name in category.dimensions))
 
 
+def _columns_of(suite: Suite, item: BenchmarkItem) -> Sequence[str]:
+    """Names of the columns that an item is in."""
+    return [item.category] if suite.columns == "categories" else suite.categories[item.category].dimensions
+
+
+def _by_column(suite: Suite, scored: Sequence[ItemScore]) -> dict[str, list[ItemScore]]:
+    """Scored items of each column."""
+    return {
+        name: [score for score in scored if name in _columns_of(suite, score.item)] for name in _column_names(suite)
+    }
+
+
+def _values(suite: Suite, scored: Sequence[ItemScore], column: str, kind: Kind) -> list[float]:
+    """Each item's number in a column."""
+    if suite.columns == "categories":
+        return [score.mean(kind) for score in scored]
+    return [score.scores(kind)[column] for score in scored]
+
+
 def _repeats(judgements: Iterable[Judgement]) -> list[list[float]]:
     """Repeated answers to each question, a question being an item in a dimension."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for one in judgements:
-        for name, score in (one.scores or {}).items():
-            found.setdefault((one.asked.item, name), []).append(float(score))
-    return list(found.values())
+    repeats: dict[tuple[str, str], list[float]] = {}
+    for judgement in judgements:
+        for name, score in (judgement.scores or {}).items():
+            repeats.setdefault((judgement.key.item, name), []).append(float(score))
+    return list(repeats.values())

@@ -1,4 +1,4 @@
-"""Suites: what a benchmark asks, from its definition (benchmarks/NAME/bench.yaml) and its data."""
+"""Suites: a benchmark's definition (benchmarks/NAME), its items, read from a folder of data, and published results."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 import yaml
 
-from kiwi.bench.case import Case
-from kiwi.bench.rubric import Rubric, own_rubric
-from kiwi.errors import InputError, ManifestError
+from kiwi.errors import InputError, ManifestError, one_of
 from kiwi.media.files import resolve_inside
 from kiwi.spec import Spec, from_dict
 
 SUITES = ("openve", "refvie", "sandbox")
+
+DEFINITIONS = Path(__file__).parent
+"""Folder of the definitions: benchmarks/ of the source tree is linked into the package, so that it is installed too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,8 @@ class Category(Spec):
 
     Args:
         dimensions: names of the three scores; the first caps the others.
-        items: how many the published benchmark has; 0 where the data decides.
-        rubrics: the suite whose rubric it is, where it is not this one.
+        items: number of items of the published benchmark; 0 if the data decides.
+        rubrics: the suite whose built-in rubric is used; this one if empty.
     """
 
     dimensions: tuple[str, str, str]
@@ -42,16 +43,18 @@ class Suite(Spec):
     """A benchmark's definition.
 
     Args:
-        title: its name.
-        lists: layouts in which its items are listed.
-        judge: who the published scores are from.
+        name: as on the command line.
+        title: as in the paper.
+        lists: layouts in which its items may be listed.
+        judge: that gave the published scores.
         inputs: what a judge sees, in order.
         frames, fps: of videos that are generated for it, frames at most.
         columns: what the overall score is the mean of.
         categories: by name, in the order of the published table.
-        excluded: categories that are in the data and not in the scores, and why.
+        excluded: categories that are in the data but not scored, each with the reason.
     """
 
+    name: str
     title: str
     lists: tuple[Literal["openve", "refvie"], ...]
     judge: str
@@ -63,88 +66,117 @@ class Suite(Spec):
     excluded: dict[str, str]
 
     @property
-    def expected(self) -> int:
-        """Items of the published benchmark that are scored; 0 where the data decides."""
+    def expected_items(self) -> int:
+        """Number of scored items of the published benchmark; 0 if the data decides."""
         return sum(category.items for category in self.categories.values())
 
-
-DEFINITIONS = Path(__file__).parent
-"""Where they lie: benchmarks/ of the source tree, linked into the package so that an installed one has them too."""
+    @property
+    def dimensions(self) -> dict[str, tuple[str, str, str]]:
+        """Names of the three scores, by category."""
+        return {name: category.dimensions for name, category in self.categories.items()}
 
 
 def read_suite(name: str) -> Suite:
-    """A suite by its name. Raises InputError for a name that is none."""
+    """A suite by its name. Raises InputError if there is none of that name."""
     if name not in SUITES:
-        raise InputError(f"there is no benchmark {name!r}", wanted=f"one of {', '.join(SUITES)}")
-    said = yaml.safe_load((DEFINITIONS / name / "bench.yaml").read_text(encoding="utf-8"))
-    suite: Suite = from_dict(Suite, said, name)
+        raise InputError(f"there is no benchmark {name!r}", code="unknown-suite", wanted=one_of(SUITES, name))
+    definition = yaml.safe_load((DEFINITIONS / name / "bench.yaml").read_text(encoding="utf-8"))
+    suite: Suite = from_dict(Suite, {"name": name, **definition}, name)
     return suite
 
 
-def own_rubrics(name: str, suite: Suite) -> dict[str, Rubric]:
-    """Our rubric of each category."""
-    return {
-        category: own_rubric(
-            DEFINITIONS / (what.rubrics or name) / "rubrics" / f"{category}.md", category, what.dimensions
-        )
-        for category, what in suite.categories.items()
-    }
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkItem:
+    """A source video with an instruction.
+
+    Args:
+        id: unique in the benchmark; the source's name without its suffix, numbered where several items share a source.
+        category: as the benchmark names it.
+        instruction: describes the edit.
+        source: the video.
+        reference: the reference image, if any.
+    """
+
+    id: str
+    category: str
+    instruction: str
+    source: Path
+    reference: Path | None = None
+
+    @property
+    def edited_name(self) -> str:
+        """File name of its edited video, as published: `<source stem>_edited.mp4`."""
+        return f"{self.id}_edited.mp4"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cases:
-    """What was found in a folder of data: the items that are scored, and how many are not, by category."""
+class SuiteData:
+    """Items in a folder of data: those that are scored, and how many are not, by category."""
 
-    scored: tuple[Case, ...]
+    items: tuple[BenchmarkItem, ...]
     excluded: Mapping[str, int]
 
     def counts(self) -> dict[str, int]:
-        """Items that are scored, by category."""
-        return dict(Counter(case.category for case in self.scored))
+        """Number of scored items, by category."""
+        return dict(Counter(item.category for item in self.items))
 
 
-def read_cases(suite: Suite, data: Path) -> Cases:
+def read_items(suite: Suite, data: Path) -> SuiteData:
     """A benchmark's items from a folder in the published layout.
 
     Args:
-        suite: whose.
+        suite: the benchmark.
         data: with benchmark_videos.csv (edited_type, prompt, original_video), or refvie_bench.yaml (src_video, ref_img,
             instruction, edit_type); paths in them are relative to it.
 
     Raises:
-        ManifestError: a list that is not there or cannot be read, with the line; files that are not there.
+        ManifestError: a list that is missing or malformed, with the line; files that are missing.
         InputError: a path that leaves the folder.
     """
     rows = [row for layout in suite.lists for row in _READERS[layout](data)]
     if not rows:
-        raise ManifestError(f"{data} lists no items", wanted=" or ".join(LISTS[layout] for layout in suite.lists))
+        raise ManifestError(
+            f"{data} lists no items", code="no-items", wanted=" or ".join(LISTS[layout] for layout in suite.lists)
+        )
     known = {*suite.categories, *suite.excluded}
-    seen: Counter[str] = Counter()
-    scored, excluded = [], Counter[str]()
+    items, stems, excluded = [], Counter[str](), Counter[str]()
     for row in rows:
         if row.category not in known:
-            raise ManifestError(f"{row.where} is of an unknown category", got=row.category, wanted=", ".join(known))
+            raise ManifestError(
+                f"{row.location} has an unknown category",
+                code="unknown-category",
+                got=row.category,
+                wanted=one_of(known, row.category),
+            )
         if row.category in suite.excluded:
             excluded[row.category] += 1
             continue
         stem = Path(row.source).stem
-        seen[stem] += 1
-        case = Case(
-            id=stem if seen[stem] == 1 else f"{stem}_{seen[stem]}",
+        stems[stem] += 1
+        item = BenchmarkItem(
+            id=stem if stems[stem] == 1 else f"{stem}_{stems[stem]}",
             category=row.category,
             instruction=row.instruction,
-            source=resolve_inside(data, row.source, f"video of {row.where}"),
-            reference=None if row.reference is None else resolve_inside(data, row.reference, f"image of {row.where}"),
+            source=resolve_inside(data, row.source, f"video of {row.location}"),
+            reference=None
+            if row.reference is None
+            else resolve_inside(data, row.reference, f"image of {row.location}"),
         )
-        scored.append(case)
-    if len({case.id for case in scored}) < len(scored):
-        raise ManifestError(f"items of {data} would be edited into the same file", fix="give the videos other names")
-    files = [path for case in scored for path in (case.source, case.reference) if path is not None]
-    if missing := [path for path in files if not os.path.isfile(path)]:  # noqa: PTH113 (it takes names that are too long)
+        items.append(item)
+    if len({item.id for item in items}) < len(items):
         raise ManifestError(
-            f"{len(missing)} of {len(files)} files of {data} are missing", got=", ".join(map(str, missing[:3]))
+            f"several items of {data} have the same name, and so would their edits",
+            code="duplicate-item",
+            fix="rename the source videos",
         )
-    return Cases(scored=tuple(scored), excluded=dict(excluded))
+    files = [path for item in items for path in (item.source, item.reference) if path is not None]
+    if missing := [path for path in files if not os.path.isfile(path)]:  # noqa: PTH113 (accepts names that are too long)
+        raise ManifestError(
+            f"{len(missing)} of {len(files)} files of {data} are missing",
+            code="missing-file",
+            got=", ".join(map(str, missing[:3])),
+        )
+    return SuiteData(items=tuple(items), excluded=dict(excluded))
 
 
 LISTS = {"openve": "benchmark_videos.csv", "refvie": "refvie_bench.yaml"}
@@ -152,51 +184,93 @@ LISTS = {"openve": "benchmark_videos.csv", "refvie": "refvie_bench.yaml"}
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    where: str
+    location: str
     category: str
     instruction: str
     source: str
     reference: str | None = None
 
 
-def _openve(data: Path) -> Iterator[_Row]:
+def _openve_rows(data: Path) -> Iterator[_Row]:
     if not (file := data / LISTS["openve"]).is_file():
         return
     try:
         reader = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline=""))
         lines = list(reader)
     except (csv.Error, UnicodeDecodeError) as problem:
-        raise ManifestError(f"{file} cannot be read", got=problem) from None
+        raise ManifestError(f"{file} cannot be read", code="unreadable-file", got=problem) from None
     columns = reader.fieldnames or []
-    if twice := {name for name in columns if columns.count(name) > 1}:
-        raise ManifestError(f"{file} has columns that are there twice", got=", ".join(sorted(twice)))
+    if duplicates := {name for name in columns if columns.count(name) > 1}:
+        raise ManifestError(f"{file} has duplicate columns", code="duplicate-column", got=", ".join(sorted(duplicates)))
     for number, line in enumerate(lines, 2):
         yield _row(f"{file} line {number}", line, ("edited_type", "prompt", "original_video"))
 
 
-def _refvie(data: Path) -> Iterator[_Row]:
+def _refvie_rows(data: Path) -> Iterator[_Row]:
     if not (file := data / LISTS["refvie"]).is_file():
         return
     try:
-        items = yaml.safe_load(file.read_text(encoding="utf-8"))
+        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
-        raise ManifestError(f"{file} cannot be read", got=str(problem).replace("\n", " ")) from None
-    if not isinstance(items, list):
-        raise ManifestError(f"{file} is no list of items", got=type(items).__name__)
-    for number, item in enumerate(items, 1):
-        yield _row(f"{file} item {number}", item, ("edit_type", "instruction", "src_video", "ref_img"))
+        message = str(problem).replace("\n", " ")
+        raise ManifestError(f"{file} cannot be read", code="unreadable-file", got=message) from None
+    if not isinstance(entries, list):
+        raise ManifestError(f"{file} is not a list of items", code="unreadable-file", got=type(entries).__name__)
+    for number, entry in enumerate(entries, 1):
+        yield _row(f"{file} item {number}", entry, ("edit_type", "instruction", "src_video", "ref_img"))
 
 
-_READERS = {"openve": _openve, "refvie": _refvie}
+_READERS = {"openve": _openve_rows, "refvie": _refvie_rows}
 
 
-def _row(where: str, item: Any, names: Sequence[str]) -> _Row:
-    values = [item.get(name) if isinstance(item, dict) else None for name in names]
-    if wrong := [
-        name for name, value in zip(names, values, strict=True) if not isinstance(value, str) or not value.strip()
-    ]:
-        raise ManifestError(f"{where} has no {', '.join(wrong)}", wanted=", ".join(names))
-    category, instruction, source, *reference = (str(value).strip() for value in values)
+def _row(location: str, entry: Any, fields: Sequence[str]) -> _Row:
+    """A row from its fields for category, instruction, source and, if there are four, reference."""
+    values = {name: entry.get(name) if isinstance(entry, dict) else None for name in fields}
+    if missing := [name for name, value in values.items() if not isinstance(value, str) or not value.strip()]:
+        raise ManifestError(f"{location} has no {', '.join(missing)}", code="missing-field", wanted=", ".join(fields))
+    category, instruction, source, *reference = (str(value).strip() for value in values.values())
     return _Row(
-        where=where, category=category, instruction=instruction, source=source, reference=next(iter(reference), None)
+        location=location,
+        category=category,
+        instruction=instruction,
+        source=source,
+        reference=next(iter(reference), None),
     )
+
+
+_ABOUT = ("method", "params", "judge", "overall", "doubt", "source")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedRow:
+    """A row of a published table.
+
+    Args:
+        method, params: name and size of the editor.
+        judge: that gave the scores, which are not comparable with those of another.
+        overall: as published.
+        columns: by name, as published.
+        doubt: why the row may be wrong; empty if nothing is known against it.
+        source: where it was published.
+    """
+
+    method: str
+    params: str
+    judge: str
+    overall: float
+    columns: Mapping[str, float]
+    doubt: str
+    source: str
+
+
+def published_rows(suite: Suite) -> list[PublishedRow]:
+    """The published table of a suite; empty if there is none."""
+    file = DEFINITIONS / suite.name / "published.csv"
+    if not file.is_file():
+        return []
+    rows = []
+    for line in csv.DictReader(file.read_text(encoding="utf-8").splitlines()):
+        columns = {column: float(value) for column, value in line.items() if column not in _ABOUT}
+        about = {key: line[key] for key in _ABOUT if key != "overall"}
+        rows.append(PublishedRow(**about, overall=float(line["overall"]), columns=columns))
+    return rows

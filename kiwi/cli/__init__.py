@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import docstring_parser
@@ -29,47 +29,56 @@ class Action(NamedTuple):
 
     options: type[Options]
     run: Callable[[Any], int]
-    """The exit code."""
+    """Returns the exit code."""
+    fixed: Mapping[str, Any] = types.MappingProxyType({})
+    """Fields of the options that the action's name sets, such as the suite of `bench openve`."""
+    help: str = ""
+    """Its line in the list of actions; the first line of the options' docstring unless given."""
 
 
-def parse(options: type[OptionsT], command: str, argv: Sequence[str]) -> OptionsT:
+def parse(
+    options: type[OptionsT], command: str, argv: Sequence[str], fixed: Mapping[str, Any] = types.MappingProxyType({})
+) -> OptionsT:
     """Options from a command line.
 
     Args:
         options: their dataclass; its docstring is the help.
         command: as it stands after `python -m kiwi`.
         argv: what follows the command.
+        fixed: fields that the command itself sets; they are not on the command line.
 
     Raises:
         InputError: unknown or missing options, or values that the options refuse.
     """
-    parser = parser_of(options, command)
+    parser = parser_of(options, command, fixed)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
-    return typing.cast(OptionsT, from_dict(options, given))
+    return typing.cast(OptionsT, from_dict(options, {**given, **fixed}))
 
 
 def dispatch(actions: Mapping[str, Action], command: str, description: str, argv: Sequence[str]) -> int:
-    """Run one of a command's actions, named by the first word of `argv`; the exit code.
+    """Run one of a command's actions, named by the first words of `argv`; the exit code.
 
     Raises:
         InputError: no such action.
     """
-    if not argv or argv[0] in ("-h", "--help"):
-        width = max(map(len, actions))
-        lines = [f"usage: python -m kiwi {command} ACTION ...", "", description, "", "actions:"]
-        lines += [f"  {name:<{width}}  {_summary(action.options)}" for name, action in actions.items()]
-        console.print("\n".join([*lines, "", f"`python -m kiwi {command} ACTION --help` shows an action's options."]))
-        return 0 if argv else 2
-    if argv[0] not in actions:
+    name = next((name for name in actions if list(argv[: len(name.split())]) == name.split()), None)
+    if name is not None:
+        action = actions[name]
+        command = f"{command} {name}"
+        return action.run(parse(action.options, command, argv[len(name.split()) :], action.fixed))
+    if argv and argv[-1] not in ("-h", "--help"):
         raise InputError(
             f"`kiwi {command}` has no action {argv[0]!r}", code="unknown-action", wanted=one_of(actions, argv[0])
         )
-    action = actions[argv[0]]
-    return action.run(parse(action.options, f"{command} {argv[0]}", argv[1:]))
+    width = max(map(len, actions))
+    lines = [f"usage: python -m kiwi {command} ACTION ...", "", description, "", "actions:"]
+    lines += [f"  {name:<{width}}  {action.help or _summary(action.options)}" for name, action in actions.items()]
+    console.print("\n".join([*lines, "", f"`python -m kiwi {command} ACTION --help` shows an action's options."]))
+    return 0 if argv else 2
 
 
-def parser_of(options: type[Options], command: str) -> argparse.ArgumentParser:
-    """The argparse parser of a command's options."""
+def parser_of(options: type[Options], command: str, without: Container[str] = ()) -> argparse.ArgumentParser:
+    """The argparse parser of a command's options, `without` some fields."""
     documented = docstring_parser.parse(options.__doc__ or "")
     described = {
         name: " ".join((entry.description or "").split())
@@ -81,6 +90,8 @@ def parser_of(options: type[Options], command: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=f"python -m kiwi {command}", description=text)
     hints = typing.get_type_hints(options)
     for field in dataclasses.fields(options):
+        if field.name in without:
+            continue
         help_text = described.get(field.name)
         assert help_text, f"{options.__name__}.{field.name} is not described in the docstring"
         _add(parser, field, hints[field.name], help_text)
@@ -111,7 +122,7 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
     elif many and field.metadata.get("comma_separated"):
         more["type"] = _split_at_commas
     elif many:
-        more["nargs"] = "+"
+        more["nargs"] = "*" if field.metadata.get("empty") else "+"
     if field.metadata.get("positional"):
         more.setdefault("metavar", field.name.upper())
         more.setdefault("nargs", None if required else "?")

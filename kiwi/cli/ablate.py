@@ -116,8 +116,8 @@ def _study(arguments: argparse.Namespace) -> Study:
 def _check(study: Study, runs: Sequence[Run]) -> None:
     """Caches must fit their arms, and every command that measures is read, before anything is trained."""
     from kiwi.ablation.caches import caches_of
-    from kiwi.bench.suites import read_suite
-    from kiwi.cli import bench, bench_inputs, parse
+    from kiwi.bench import BenchmarkOptions, check_benchmark
+    from kiwi.cli import parse
     from kiwi.evaluation.options import SandboxMeasureOptions
 
     caches_of(study.arms, study.seeds)
@@ -125,9 +125,8 @@ def _check(study: Study, runs: Sequence[Run]) -> None:
         if command[0] == "sandbox":
             parse(SandboxMeasureOptions, "sandbox measure", command[2:]).pair(0)
         elif command[0] == "bench":
-            read = bench.arguments(command)
-            bench_inputs.require_fitting(read)
-            bench_inputs.require_data(read, read_suite(read.action))
+            suite = {"suite": command[1]}
+            check_benchmark(parse(BenchmarkOptions, f"bench {command[1]}", command[2:], suite))
 
 
 def _launcher(arguments: argparse.Namespace, out: Path) -> Launcher:

@@ -25,7 +25,7 @@ from kiwi.models.sampling import Sampling
 from kiwi.models.vae.wan import VideoVae
 from kiwi.sandbox.oracle import judge_edit
 from kiwi.sandbox.pairs import CATEGORIES, EditPair
-from kiwi.statistics.intervals import Interval, mean_of
+from kiwi.statistics.intervals import Interval, bootstrap_mean
 from kiwi.tables import Table
 
 BATCH = 16
@@ -159,7 +159,7 @@ def category_mean(scores: Iterable[SandboxScores], name: str) -> Interval | None
     for item in scores:
         if not isnan(value := getattr(item, name)):
             groups.setdefault(item.category, []).append(value)
-    return mean_of(list(groups.values())) if groups else None
+    return bootstrap_mean(list(groups.values())) if groups else None
 
 
 def format_mean(scores: Iterable[SandboxScores], name: str) -> str:

@@ -17,14 +17,14 @@ LOCK = ".lock"
 """A file by which a folder is held."""
 
 
-def open_run_dir(record: Path, settings: Mapping[str, Any], what: str, beside: Collection[str] = ()) -> Path:
+def open_run_dir(record: Path, settings: Mapping[str, Any], what: str, allowed: Collection[str] = ()) -> Path:
     """Make the folder of `record`, or find that it is ours to go on with.
 
     Args:
         record: JSON file in the folder that holds the settings.
         settings: what may not change between the calls that fill the folder; plain data.
         what: the folder is, with its article, such as "an export".
-        beside: names that may lie in a folder that has no record yet.
+        allowed: names of files that may be in a folder that has no record yet.
 
     Returns:
         The folder.
@@ -46,7 +46,7 @@ def open_run_dir(record: Path, settings: Mapping[str, Any], what: str, beside: C
                 fix="give the same settings to go on with it, or another folder",
             )
     elif folder.exists() and (
-        not folder.is_dir() or any(path.name not in (LOCK, *beside) for path in folder.iterdir())
+        not folder.is_dir() or any(path.name not in (LOCK, *allowed) for path in folder.iterdir())
     ):
         raise InputError(f"{folder} exists and is not {what}", fix="give a new or an empty folder")
     make_folder(folder)

@@ -1,1 +1,1 @@
-"""Intervals around what was measured, without torch."""
+"""Confidence intervals, paired tests, random-effects means and agreement; NumPy and SciPy, no torch."""

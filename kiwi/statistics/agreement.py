@@ -12,15 +12,15 @@ from kiwi.errors import InputError
 
 
 def krippendorff_alpha(ratings: Sequence[Sequence[float]], level: str = "interval") -> float:
-    """Krippendorff's alpha: 1 if raters agree always, 0 if as by chance (Krippendorff, Content Analysis, 2004).
+    """Krippendorff's alpha (Content Analysis, 2004): 1 for perfect agreement, 0 for agreement by chance.
 
     Args:
         ratings: of each rater, of each item; NaN where a rater gave none.
-        level: "interval" (a difference counts by its square), "ordinal" (by how many ratings lie between) or "nominal"
-            (any difference counts alike).
+        level: of measurement: "interval" (differences count by their square), "ordinal" (by the number of ratings in
+            between) or "nominal" (all differences count alike).
 
     Returns:
-        NaN if no item has two ratings, or all ratings are the same.
+        NaN if no item has two ratings, or all ratings are equal.
 
     Raises:
         InputError: raters of different numbers of items, or another level.
@@ -32,54 +32,57 @@ def krippendorff_alpha(ratings: Sequence[Sequence[float]], level: str = "interva
         return nan
     values, counts = np.unique(np.concatenate(units), return_counts=True)
     distance = _distances(values, counts, level)
-    number = int(counts.sum())
+    total = int(counts.sum())
     coincidences = np.zeros_like(distance)
     for unit in units:
-        held = np.array([np.sum(unit == value) for value in values], float)
-        coincidences += (np.outer(held, held) - np.diag(held)) / (len(unit) - 1)
-    observed = float((coincidences * distance).sum()) / number
-    expected = float((np.outer(counts, counts) * distance).sum()) / (number * (number - 1))
+        unit_counts = np.array([np.sum(unit == value) for value in values], float)
+        coincidences += (np.outer(unit_counts, unit_counts) - np.diag(unit_counts)) / (len(unit) - 1)
+    observed = float((coincidences * distance).sum()) / total
+    expected = float((np.outer(counts, counts) * distance).sum()) / (total * (total - 1))
     return 1 - observed / expected if expected > 0 else nan
 
 
-def weighted_kappa(one: Sequence[float], other: Sequence[float]) -> float:
-    """Cohen's kappa with quadratic weights, of two raters of the same items; NaN if a rater gives one rating only.
+def weighted_kappa(a: Sequence[float], b: Sequence[float]) -> float:
+    """Cohen's kappa with quadratic weights (Psychological Bulletin, 1968) of two raters of the same items.
 
-    Written with the ratings themselves: 1 - sum (a - b)^2 over what ratings drawn apart would give, so that ratings
-    need not be whole. Items without both ratings (NaN) are left out.
+    Computed from the ratings themselves, which need not be integers: 1 - mean (a - b)^2 over its expectation for
+    independent ratings. Items without both ratings (NaN) are left out. NaN if both raters give one and the same rating.
 
     Raises:
-        InputError: other numbers of items.
+        InputError: different numbers of items.
     """
-    a, b = _both(one, other)
-    if not len(a):
+    x, y = _complete_pairs(a, b)
+    if not len(x):
         return nan
-    by_chance = float(np.mean((a[:, None] - b[None, :]) ** 2))
-    return 1 - float(np.mean((a - b) ** 2)) / by_chance if by_chance > 0 else nan
+    expected = float(np.mean((x[:, None] - y[None, :]) ** 2))
+    return 1 - float(np.mean((x - y) ** 2)) / expected if expected > 0 else nan
 
 
-def spearman(one: Sequence[float], other: Sequence[float]) -> float:
-    """Spearman's rank correlation of two raters; NaN if a rater gives one rating only, or less than two items."""
-    a, b = _both(one, other)
-    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's rank correlation of two raters; NaN if one rates all items alike, or for fewer than two items."""
+    x, y = _complete_pairs(a, b)
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return nan
-    found = float(spearmanr(a, b).statistic)
-    assert not isnan(found)
-    return found
+    correlation = float(spearmanr(x, y).statistic)
+    assert not isnan(correlation)
+    return correlation
 
 
 def _table(ratings: Sequence[Sequence[float]]) -> np.ndarray:
     if len({len(rater) for rater in ratings}) > 1:
         raise InputError(
-            "Raters must rate the same items", got=[len(rater) for rater in ratings], wanted="NaN for none"
+            "all raters must rate the same items",
+            code="length-mismatch",
+            got=[len(rater) for rater in ratings],
+            wanted="NaN for a missing rating",
         )
     return np.asarray(ratings, float).reshape(len(ratings), -1)
 
 
-def _both(one: Sequence[float], other: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    table = _table([one, other])
-    kept = table[:, ~np.isnan(table).any(axis=0)]
-    return kept[0], kept[1]
+def _complete_pairs(a: Sequence[float], b: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    table = _table([a, b])
+    complete = table[:, ~np.isnan(table).any(axis=0)]
+    return complete[0], complete[1]
 
 
 def _distances(values: np.ndarray, counts: np.ndarray, level: str) -> np.ndarray:
@@ -88,7 +91,9 @@ def _distances(values: np.ndarray, counts: np.ndarray, level: str) -> np.ndarray
     if level == "interval":
         return (values[:, None] - values[None, :]) ** 2
     if level == "ordinal":
-        middle = rankdata(np.repeat(values, counts), method="average")  # ties share the middle of their ranks
-        ranks = middle[np.concatenate([[0], np.cumsum(counts)[:-1]])]
+        by_rating = rankdata(np.repeat(values, counts), method="average")  # ties share the mean of their ranks
+        ranks = by_rating[np.concatenate([[0], np.cumsum(counts)[:-1]])]
         return (ranks[:, None] - ranks[None, :]) ** 2
-    raise InputError("there is no such level of measurement", got=level, wanted="interval, ordinal or nominal")
+    raise InputError(
+        "unknown level of measurement", code="unknown-level", got=level, wanted="interval, ordinal or nominal"
+    )

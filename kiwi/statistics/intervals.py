@@ -1,4 +1,4 @@
-"""Means with how sure they are: intervals by the bootstrap, groups of items (categories) resampled each by itself."""
+"""Bootstrap confidence intervals of means, stratified (by category) and clustered (by source video)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from kiwi.errors import InputError
 
 RESAMPLES = 2000
 
-Groups = Sequence[Sequence[float]]
-"""Numbers of the items of each group."""
+Strata = Sequence[Sequence[float]]
+"""Values of the items of each stratum, such as a category; strata have equal weight."""
 
 Clusters = Sequence[Sequence[object]]
-"""What each item belongs to, in the shape of the groups."""
+"""The cluster of each item, such as its source video, in the shape of the strata."""
 
 
 class Interval(NamedTuple):
-    """A mean and the bounds of its interval."""
+    """A mean with the bounds of its confidence interval, NaN if they are unknown."""
 
     mean: float
     low: float
@@ -32,92 +32,97 @@ class Interval(NamedTuple):
         return self.rounded(2)
 
     def rounded(self, digits: int) -> str:
-        """The same with another number of digits behind the point; "?" for a width that nobody knows."""
+        """The same with another number of decimal places; "?" for an unknown width."""
         if np.isnan(self.low):
             return f"{self.mean:.{digits}f} ± ?"
         return f"{self.mean:.{digits}f} ± {(self.high - self.low) / 2:.{digits}f}"
 
 
-def mean_of(groups: Groups, confidence: float = 0.95, clusters: Clusters | None = None) -> Interval:
-    """The mean over groups of the means over their items, which is how benchmarks weigh categories.
+def bootstrap_mean(strata: Strata, confidence: float = 0.95, clusters: Clusters | None = None) -> Interval:
+    """The mean over strata of the means over their items, with a bootstrap confidence interval.
 
-    The interval is the percentile bootstrap's, items (or clusters of them) drawn anew within each group, and stretched
-    by what it lacks where items are few: sqrt(n / (n - 1)), and Student's quantile over the normal one (Hesterberg,
-    2015); the same numbers give the same interval. Of a group of a single item (or cluster) it is not known, and NaN.
+    Benchmarks weigh their categories in this way. The interval is the percentile bootstrap's (Efron and Tibshirani, An
+    Introduction to the Bootstrap, 1993), items or clusters resampled within each stratum, and widened by
+    `small_sample_factor`. It is deterministic. A stratum of a single item or cluster has no interval (NaN).
 
     Args:
-        groups: numbers of the items of each group; one group for a plain mean.
-        confidence: of the interval.
-        clusters: items that are not independent, such as edits of one video, are drawn together.
+        strata: values of the items of each stratum; one stratum for a plain mean.
+        confidence: level of the interval.
+        clusters: items of one cluster are not independent, and are resampled together; each item is one if not given.
 
     Raises:
-        InputError: no groups, one without items, or clusters of another shape.
+        InputError: no strata, an empty one, or clusters of another shape.
     """
-    drawn = resampled_means(groups, clusters, np.random.default_rng(0))
-    mean = float(np.mean([np.mean(group) for group in groups]))
-    stretch = mean + stretch_of(groups, clusters, confidence) * (drawn - mean)
-    low, high = np.percentile(stretch, [50 * (1 - confidence), 50 * (1 + confidence)])
-    if np.ptp(stretch) < 1e-12:  # also where all items are alike; NaN is not
+    replicates = bootstrap_means(strata, clusters, np.random.default_rng(0))
+    mean = float(np.mean([np.mean(stratum) for stratum in strata]))
+    widened = mean + small_sample_factor(strata, clusters, confidence) * (replicates - mean)
+    low, high = np.percentile(widened, [50 * (1 - confidence), 50 * (1 + confidence)])
+    if np.ptp(widened) < 1e-12:  # all items are equal; not for NaN
         return Interval(mean, mean, mean)
     return Interval(mean, float(low), float(high))
 
 
-def stretch_of(groups: Groups, clusters: Clusters | None, confidence: float = 0.95) -> float:
-    """By how much a bootstrap's deviations are too small, for so few items; NaN where a group has one alone.
+def small_sample_factor(strata: Strata, clusters: Clusters | None, confidence: float = 0.95) -> float:
+    """How much wider an interval has to be than the percentile bootstrap's, which is too narrow for few items.
 
-    Groups count by their share in the variance of the mean; degrees of freedom as Satterthwaite (1946) adds them.
+    The factor is sqrt(n / (n - 1)) times the ratio of Student's quantile to the normal one (Hesterberg, What Teachers
+    Should Know About the Bootstrap, The American Statistician, 2015). Strata count by their share in the variance of
+    the mean; degrees of freedom are added as by Satterthwaite (Biometrics Bulletin, 1946). NaN if a stratum has a
+    single cluster.
     """
-    parts = parts_of(groups, clusters)
-    sums, counts = parts[:, :, 0], parts[:, :, 1]
-    owners = (counts > 0).sum(axis=0)
-    if owners.min() < 2:
+    totals = cluster_totals(strata, clusters)
+    sums, counts = totals[:, :, 0], totals[:, :, 1]
+    sizes = (counts > 0).sum(axis=0)  # clusters of each stratum
+    if sizes.min() < 2:
         return float("nan")
-    rest = sums - counts * (sums.sum(axis=0) / counts.sum(axis=0))
-    drawn = (rest**2).sum(axis=0) / counts.sum(axis=0) ** 2  # a group's variance, as the bootstrap has it
-    if drawn.sum() == 0:
+    residuals = sums - counts * (sums.sum(axis=0) / counts.sum(axis=0))
+    plug_in = (residuals**2).sum(axis=0) / counts.sum(axis=0) ** 2  # variance of each stratum's mean in the bootstrap
+    if plug_in.sum() == 0:
         return 1.0
-    unbiased = drawn * owners / (owners - 1)
-    freedom = unbiased.sum() ** 2 / (unbiased**2 / (owners - 1)).sum()
+    unbiased = plug_in * sizes / (sizes - 1)
+    df = unbiased.sum() ** 2 / (unbiased**2 / (sizes - 1)).sum()
     quantile = (1 + confidence) / 2
-    return float((unbiased.sum() / drawn.sum()) ** 0.5 * student.ppf(quantile, freedom) / norm.ppf(quantile))
+    return float((unbiased.sum() / plug_in.sum()) ** 0.5 * student.ppf(quantile, df) / norm.ppf(quantile))
 
 
-def resampled_means(groups: Groups, clusters: Clusters | None, rng: np.random.Generator) -> np.ndarray:
-    """RESAMPLES means over groups, of samples of clusters with replacement.
+def bootstrap_means(strata: Strata, clusters: Clusters | None, rng: np.random.Generator) -> np.ndarray:
+    """RESAMPLES bootstrap replicates of the mean over strata, clusters drawn with replacement.
 
-    A cluster is exchanged for one that has items in the same groups; those that are alone in that, among each other. A
-    group that is empty in a sample then does not count in its mean.
+    A cluster is replaced by one that has items in the same strata; clusters that are alone in that, by each other. A
+    stratum that is then empty in a replicate does not count in its mean.
 
     Raises:
-        InputError: as `mean_of`.
+        InputError: as `bootstrap_mean`.
     """
-    parts = parts_of(groups, clusters)
-    kinds: dict[bytes, list[int]] = {}
-    for index, held in enumerate(parts[:, :, 1] > 0):
-        kinds.setdefault(held.tobytes(), []).append(index)
-    alone = [members[0] for members in kinds.values() if len(members) == 1]
-    pools = [members for members in kinds.values() if len(members) > 1] + ([alone] if alone else [])
-    drawn = np.zeros((RESAMPLES, *parts.shape[1:]))
+    totals = cluster_totals(strata, clusters)
+    by_pattern: dict[bytes, list[int]] = {}
+    for index, in_stratum in enumerate(totals[:, :, 1] > 0):
+        by_pattern.setdefault(in_stratum.tobytes(), []).append(index)
+    singletons = [members[0] for members in by_pattern.values() if len(members) == 1]
+    pools = [members for members in by_pattern.values() if len(members) > 1] + ([singletons] if singletons else [])
+    resampled = np.zeros((RESAMPLES, *totals.shape[1:]))
     for members in pools:
         counts = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=RESAMPLES)
-        drawn += np.tensordot(counts, parts[members], axes=1)
-    there = drawn[:, :, 1] > 0
-    by_group = np.divide(drawn[:, :, 0], drawn[:, :, 1], out=np.zeros(there.shape), where=there)
-    means: np.ndarray = by_group.sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+        resampled += np.tensordot(counts, totals[members], axes=1)
+    is_present = resampled[:, :, 1] > 0
+    stratum_means = np.divide(resampled[:, :, 0], resampled[:, :, 1], out=np.zeros(is_present.shape), where=is_present)
+    means: np.ndarray = stratum_means.sum(axis=1) / np.maximum(is_present.sum(axis=1), 1)
     return means
 
 
-def parts_of(groups: Groups, clusters: Clusters | None) -> np.ndarray:
-    """Of each cluster in each group: the sum of its numbers, and how many; (clusters, groups, 2)."""
-    if not groups or not all(len(group) for group in groups):
-        raise InputError("A mean needs items in every group", got=[len(group) for group in groups])
+def cluster_totals(strata: Strata, clusters: Clusters | None) -> np.ndarray:
+    """Sum and number of each cluster's items in each stratum; (clusters, strata, 2)."""
+    if not strata or not all(len(stratum) for stratum in strata):
+        raise InputError(
+            "a mean needs items in every stratum", code="no-items", got=[len(stratum) for stratum in strata]
+        )
     if clusters is None:
-        clusters = [[(group, item) for item in range(len(values))] for group, values in enumerate(groups)]
-    if (got := [len(group) for group in clusters]) != (wanted := [len(group) for group in groups]):
-        raise InputError("Clusters and groups have other lengths", got=got, wanted=wanted)
-    place = {name: index for index, name in enumerate(dict.fromkeys(name for group in clusters for name in group))}
-    parts = np.zeros((len(place), len(groups), 2))
-    for group, (values, owners) in enumerate(zip(groups, clusters, strict=True)):
-        for value, owner in zip(values, owners, strict=True):
-            parts[place[owner], group] += value, 1
-    return parts
+        clusters = [[(stratum, item) for item in range(len(values))] for stratum, values in enumerate(strata)]
+    if (got := [len(labels) for labels in clusters]) != (expected := [len(stratum) for stratum in strata]):
+        raise InputError("clusters and strata have different lengths", code="length-mismatch", got=got, wanted=expected)
+    index = {label: number for number, label in enumerate(dict.fromkeys(c for labels in clusters for c in labels))}
+    totals = np.zeros((len(index), len(strata), 2))
+    for stratum, (values, labels) in enumerate(zip(strata, clusters, strict=True)):
+        for value, label in zip(values, labels, strict=True):
+            totals[index[label], stratum] += value, 1
+    return totals

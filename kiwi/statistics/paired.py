@@ -1,4 +1,4 @@
-"""Comparisons of two editors on the same items: differences with intervals, permutation tests, what could be seen."""
+"""Paired comparison of two editors on the same items: intervals, permutation tests, detectable differences."""
 
 from __future__ import annotations
 
@@ -10,23 +10,31 @@ import numpy as np
 from scipy.stats import norm
 
 from kiwi.errors import InputError
-from kiwi.statistics.intervals import Clusters, Groups, Interval, mean_of, parts_of, resampled_means, stretch_of
+from kiwi.statistics.intervals import (
+    Clusters,
+    Interval,
+    Strata,
+    bootstrap_mean,
+    bootstrap_means,
+    cluster_totals,
+    small_sample_factor,
+)
 
 PERMUTATIONS = 10_000
-EXACT = 13
-"""Clusters up to which all signs are gone through."""
+MAX_EXACT = 13
+"""Number of clusters up to which the permutation test enumerates all signs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Of two editors.
+    """A paired difference.
 
     Args:
-        mean: of the differences, groups weighted alike, with its 95% interval.
-        p: of a two-sided paired permutation test: how often signs drawn by chance give a difference as large.
-        detectable: the smallest difference that a study of this size would find with probability 0.8 at level 0.05; NaN
-            where the items say nothing of their spread.
-        items: how many.
+        mean: of the differences, strata with equal weight, with its 95% interval.
+        p: of a two-sided paired permutation test: how often random signs give a difference as large.
+        detectable: smallest difference that this number of items detects with power 0.8 at level 0.05; NaN if the items
+            do not vary or their variance is unknown.
+        items: number of items.
     """
 
     mean: Interval
@@ -35,79 +43,81 @@ class Difference:
     items: int
 
 
-def paired_difference(groups: Groups, clusters: Clusters | None = None) -> Difference:
-    """What is known of a difference from the differences on items; the same numbers give the same answer.
+def paired_difference(strata: Strata, clusters: Clusters | None = None) -> Difference:
+    """Estimate a difference from the differences on items. Deterministic.
 
     Items of one cluster are resampled, and change their signs, together.
 
     Args:
-        groups: the second's score less the first's, of the items of each category; one group for a plain mean.
-        clusters: what each item belongs to, in the same shape, such as its source video; each by itself if not given.
+        strata: second score - first score of the items of each category; one stratum for a plain mean.
+        clusters: the cluster of each item, in the same shape, such as its source video; each item is one if not given.
 
     Raises:
-        InputError: no groups, one without items, or clusters of another shape.
+        InputError: no strata, an empty one, or clusters of another shape.
     """
     rng = np.random.default_rng(0)
-    spread = float(np.std(resampled_means(groups, clusters, rng), ddof=1))
-    error = spread * stretch_of(groups, clusters)
-    parts = parts_of(groups, clusters)
-    shares = (parts[:, :, 0] / parts[:, :, 1].sum(axis=0)).mean(axis=1)  # of each cluster in the mean
+    bootstrap_std = float(np.std(bootstrap_means(strata, clusters, rng), ddof=1))
+    standard_error = bootstrap_std * small_sample_factor(strata, clusters)
+    totals = cluster_totals(strata, clusters)
+    contributions = (totals[:, :, 0] / totals[:, :, 1].sum(axis=0)).mean(axis=1)  # of each cluster to the mean
     return Difference(
-        mean=mean_of(groups, clusters=clusters),
-        p=_permutation(shares, rng),
-        detectable=float(norm.ppf(0.975) + norm.ppf(0.8)) * error if error > 0 else float("nan"),
-        items=sum(len(group) for group in groups),
+        mean=bootstrap_mean(strata, clusters=clusters),
+        p=_permutation_test(contributions, rng),
+        detectable=float(norm.ppf(0.975) + norm.ppf(0.8)) * standard_error if standard_error > 0 else float("nan"),
+        items=sum(len(stratum) for stratum in strata),
     )
 
 
-def _permutation(shares: np.ndarray, rng: np.random.Generator) -> float:
-    """The share of signs, drawn by chance, under which the sum is as far from 0."""
-    observed, differing = abs(float(shares.sum())), shares[np.abs(shares) > 0]
-    if not len(differing):
+def _permutation_test(contributions: np.ndarray, rng: np.random.Generator) -> float:
+    """Share of random signs for which the sum is at least as far from 0."""
+    observed, nonzero = abs(float(contributions.sum())), contributions[np.abs(contributions) > 0]
+    if not len(nonzero):
         return 1.0
-    limit = observed - 1e-12 * float(np.abs(differing).sum())  # equal sums differ by rounding
-    if len(differing) <= EXACT:
-        signs = 1 - 2 * ((np.arange(2 ** len(differing))[:, None] >> np.arange(len(differing))) & 1)
-        return float(np.mean(np.abs(signs @ differing) >= limit))
-    signs = rng.choice(np.array([-1, 1], np.int8), (PERMUTATIONS, len(differing)))
-    # The observed signs are among those that chance could give: no p is 0.
-    return float((1 + np.sum(np.abs(signs @ differing) >= limit)) / (1 + PERMUTATIONS))
+    threshold = observed - 1e-12 * float(np.abs(nonzero).sum())  # equal sums differ by rounding
+    if len(nonzero) <= MAX_EXACT:
+        signs = 1 - 2 * ((np.arange(2 ** len(nonzero))[:, None] >> np.arange(len(nonzero))) & 1)
+        return float(np.mean(np.abs(signs @ nonzero) >= threshold))
+    signs = rng.choice(np.array([-1, 1], np.int8), (PERMUTATIONS, len(nonzero)))
+    # The observed signs count among the random ones, so that p is never 0 (Phipson and Smyth, 2010).
+    return float((1 + np.sum(np.abs(signs @ nonzero) >= threshold)) / (1 + PERMUTATIONS))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p values of several tests, so corrected that the chance of any false finding is that of one (Holm, 1979)."""
-    corrected, least = [0.0] * len(ps), 0.0
+    """p values adjusted for the number of tests (Holm, Scandinavian Journal of Statistics, 1979)."""
+    adjusted, minimum = [0.0] * len(ps), 0.0
     for rank, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
-        least = max(least, min(1.0, (len(ps) - rank) * ps[index]))
-        corrected[index] = least
-    return corrected
+        minimum = max(minimum, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = minimum
+    return adjusted
 
 
-def items_needed(difference: Difference, wanted: float, items: int | None = None) -> int | None:
-    """How many items like these would find a difference of `wanted`: what can be found falls with their root.
+def items_needed(difference: Difference, target: float, items: int | None = None) -> int | None:
+    """Number of items like these that detect a difference of `target`, with the power of `Difference.detectable`.
+
+    What is detectable falls with the square root of the number of items.
 
     Args:
-        difference: of a study that was made.
-        wanted: to be found.
-        items: of that study, if an item has several numbers.
+        difference: of a study.
+        target: difference to detect.
+        items: of that study, if an item has several values in it.
 
     Returns:
-        None where the items say nothing of their spread.
+        None if the variance of the items is unknown.
     """
-    if wanted <= 0:
-        raise InputError("a difference that is to be found must be above 0", got=wanted)
+    if target <= 0:
+        raise InputError("the difference to detect must be above 0", code="out-of-range", got=target)
     if isnan(difference.detectable):
         return None
-    return ceil((items or difference.items) * (difference.detectable / wanted) ** 2)
+    return ceil((items or difference.items) * (difference.detectable / target) ** 2)
 
 
-def within_item_spread(repeats: Sequence[Sequence[float]]) -> float | None:
-    """The standard deviation of repeated answers to the same question, pooled over questions; None without repeats."""
-    several = [float(np.var(answers, ddof=1)) for answers in repeats if len(answers) > 1]
-    return float(np.sqrt(np.mean(several))) if several else None
+def repeat_std(repeats: Sequence[Sequence[float]]) -> float | None:
+    """Standard deviation of repeated answers to the same question, pooled over questions; None without repeats."""
+    variances = [float(np.var(answers, ddof=1)) for answers in repeats if len(answers) > 1]
+    return float(np.sqrt(np.mean(variances))) if variances else None
 
 
 def flip_rate(repeats: Sequence[Sequence[float]]) -> float | None:
-    """The share of questions whose repeated answers are not all alike; None without repeats."""
-    several = [len(set(answers)) > 1 for answers in repeats if len(answers) > 1]
-    return float(np.mean(several)) if several else None
+    """Share of questions whose repeated answers differ; None without repeats."""
+    differs = [len(set(answers)) > 1 for answers in repeats if len(answers) > 1]
+    return float(np.mean(differs)) if differs else None

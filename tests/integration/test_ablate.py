@@ -29,7 +29,7 @@ from kiwi.data.feature_cache import FeatureCache
 from kiwi.evaluation.sandbox_scores import collate_pairs, edit_pairs, pair_editor, score_edit
 from kiwi.models.sampling import Sampling
 from kiwi.sandbox.pairs import make_pair
-from kiwi.statistics.seeds import seeded_mean
+from kiwi.statistics.seeds import random_effects_mean
 from kiwi.training.fit import resolve
 from kiwi.training.modules.editor import LitKiwi
 from kiwi.training.optim import AdamW
@@ -302,7 +302,7 @@ def test_the_base_against_itself_under_other_seeds_is_seldom_found_to_differ(tin
             {name: numbers[one][name] - numbers[other][name] for name in items}
             for one, other in zip(seeds[:3], seeds[3:], strict=True)
         ]
-        found += seeded_mean(less).p <= 0.05
+        found += random_effects_mean(less).p <= 0.05
     assert found <= 16  # 200 draws of a chance of 0.05: 97.5% are below
 
 

@@ -38,8 +38,8 @@ def test_differences_are_found_by_pairs_and_noise_is_called_so():
     assert [row.against.verdict for row in (up, same, down)] == ["better", "noise", "worse"]
     assert up.against.seeded.mean.mean == pytest.approx(0.6, abs=0.1)
     assert up.against.seeded.mean.low > 0.3
-    assert base.of.spread > 0.3  # seeds move all arms, and their differences do not see it
-    assert up.against.seeded.spread < 0.15
+    assert base.of.seed_std > 0.3  # seeds move all arms, and their differences do not see it
+    assert up.against.seeded.seed_std < 0.15
     assert up.against.p >= up.against.seeded.p
     assert up.against.p_models < 0.01
     assert same.against.p == same.against.seeded.p  # the largest is corrected by one

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kiwi.bench.judges import Judge, Question, Unanswered
-from kiwi.bench.suites import own_rubrics, read_suite
+from kiwi.bench.judges import Judge, JudgeError, Question
+from kiwi.bench.rubric import builtin_rubrics
+from kiwi.bench.suites import read_suite
 from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
 
 
@@ -31,39 +32,39 @@ def suite():
 
 @pytest.fixture(scope="session")
 def rubrics(suite):
-    return own_rubrics("openve", suite)
+    return builtin_rubrics(suite)
 
 
-class Told(Judge):
+class ScriptedJudge(Judge):
     """Says 4, 3, 5; or whatever a function makes of the question and of how often it was asked before."""
 
     name, version, frames = "told", "1", "none"
 
     def __init__(self, says=None, seconds=0.0):
         self.says, self.wait = says, seconds
-        self.asked: list[Question] = []
+        self.questions: list[Question] = []
         self.lock, self.now, self.most = threading.Lock(), 0, 0
 
     def ask(self, question):
         with self.lock:
-            before = sum(one.asked == question.asked for one in self.asked)
-            self.asked.append(question)
+            before = sum(earlier.key == question.key for earlier in self.questions)
+            self.questions.append(question)
             self.now += 1
             self.most = max(self.most, self.now)
         time.sleep(self.wait)
         with self.lock:
             self.now -= 1
         numbers = (4, 3, 5) if self.says is None else self.says(question, before)
-        if isinstance(numbers, Unanswered):
+        if isinstance(numbers, JudgeError):
             raise numbers
         if isinstance(numbers, str):
             return numbers
         return "\n".join(f"{name}: {n}" for name, n in zip(question.rubric.dimensions, numbers, strict=True))
 
 
-def copies(cases, folder: Path):
+def copy_sources(items, folder: Path):
     """The unedited sources under the names of edits."""
     folder.mkdir(exist_ok=True)
-    for case in cases:
-        (folder / case.edited_name).write_bytes(case.source.read_bytes())
+    for item in items:
+        (folder / item.edited_name).write_bytes(item.source.read_bytes())
     return folder

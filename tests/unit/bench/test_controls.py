@@ -5,46 +5,53 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kiwi.bench.controls import KINDS, anchor_tasks, control_tasks, controls_of, drift_of, unjudged
+from kiwi.bench.controls import (
+    CONTROL_KINDS,
+    anchor_tasks,
+    control_tasks,
+    measure_drift,
+    summarize_controls,
+    unscored_controls,
+)
 from kiwi.bench.ledger import Ledger
-from kiwi.bench.runner import Runner, Task
-from kiwi.bench.scoring import item_scores
-from kiwi.bench.suites import read_cases
+from kiwi.bench.runner import JudgingTask, Runner
+from kiwi.bench.scoring import score_items
+from kiwi.bench.suites import read_items
 from kiwi.media.video import read_video
-from tests.unit.bench.conftest import Told, copies
+from tests.unit.bench.conftest import ScriptedJudge, copy_sources
 from tests.unit.bench.test_scoring import OPENVE, case, judged
 
 
 @pytest.fixture
 def edited(world, suite, tmp_path):
-    cases = read_cases(suite, world).scored
-    folder = copies(cases, tmp_path / "edited")
+    cases = read_items(suite, world).items
+    folder = copy_sources(cases, tmp_path / "edited")
     return cases, {case.id: folder / case.edited_name for case in cases}
 
 
 def kinds(tasks):
     found = {}
     for task in tasks:
-        found.setdefault(task.item.partition(":")[0], []).append(task)
+        found.setdefault(task.id.partition(":")[0], []).append(task)
     return found
 
 
 def test_each_kind_is_bad_in_its_own_way(edited, tmp_path):
     cases, videos = edited
     found = kinds(control_tasks(cases, videos, 5, tmp_path / "controls"))
-    assert {kind: len(tasks) for kind, tasks in found.items()} == dict.fromkeys(KINDS, 5)
-    assert len({task.case.category for task in found["copy"]}) == 5
+    assert {kind: len(tasks) for kind, tasks in found.items()} == dict.fromkeys(CONTROL_KINDS, 5)
+    assert len({task.item.category for task in found["copy"]}) == 5
     for task in found["copy"]:
-        assert task.edited == task.case.source
+        assert task.edited == task.item.source
     for task in found["wrong source"]:
         assert task.edited in videos.values()
-        assert task.edited != videos[task.case.id]
-        assert task.instruction == task.case.instruction
+        assert task.edited != videos[task.item.id]
+        assert task.instruction == task.item.instruction
     for task in found["other words"]:
-        assert task.edited == videos[task.case.id]
-        assert task.instruction != task.case.instruction
+        assert task.edited == videos[task.item.id]
+        assert task.instruction != task.item.instruction
     for task in found["degraded"]:
-        own, spoilt = (read_video(path).frames_FHWC.astype(float) for path in (videos[task.case.id], task.edited))
+        own, spoilt = (read_video(path).frames_FHWC.astype(float) for path in (videos[task.item.id], task.edited))
         assert own.shape == spoilt.shape
         assert np.abs(own - spoilt).mean() > 5
 
@@ -73,17 +80,17 @@ def test_an_edit_that_cannot_be_read_has_no_degraded_control(edited, tmp_path):
 )
 def test_what_chance_could_give_is_no_evidence(above, items, holds, undecided):
     cases = [case(f"i{index}", "local_add") for index in range(items)]
-    real, _ = item_scores(OPENVE, cases, [judged(OPENVE, one, *([2 + above] * 3)) for one in cases])
+    real, _ = score_items(OPENVE, cases, [judged(OPENVE, one, *([2 + above] * 3)) for one in cases])
     bad_cases = [replace(one, id=f"copy:{one.id}") for one in cases]
-    bad, _ = item_scores(OPENVE, bad_cases, [judged(OPENVE, one, 2, 2, 2) for one in bad_cases])
-    (found,) = controls_of(bad, real)
-    assert (found.holds, found.undecided) == (holds, undecided)
+    bad, _ = score_items(OPENVE, bad_cases, [judged(OPENVE, one, 2, 2, 2) for one in bad_cases])
+    (found,) = summarize_controls(bad, real)
+    assert (found.is_passed, found.is_inconclusive) == (holds, undecided)
 
 
 def test_a_kind_without_scores_says_why(edited, tmp_path):
     cases, videos = edited
     tasks = list(control_tasks(cases, videos, 2, tmp_path / "controls"))
-    assert unjudged(tasks, [], {tasks[0].item: "the judge was out"})["copy"] == "the judge was out"
+    assert unscored_controls(tasks, [], {tasks[0].id: "the judge was out"})["copy"] == "the judge was out"
 
 
 def test_anchors_are_asked_again_under_new_repeats_and_held_against_the_first_answer(edited, suite, rubrics, tmp_path):
@@ -91,11 +98,11 @@ def test_anchors_are_asked_again_under_new_repeats_and_held_against_the_first_an
     ledger = Ledger(tmp_path / "judgements.jsonl")
 
     def ask(numbers, tasks):
-        return Runner(suite, rubrics, Told(lambda question, before: numbers), ledger).run(tasks)[0]
+        return Runner(suite, rubrics, ScriptedJudge(lambda question, before: numbers), ledger).run(tasks)[0]
 
     def tasks(repeats):
         return [
-            Task(item=one.id, case=one, instruction=one.instruction, edited=videos[one.id], repeats=repeats)
+            JudgingTask(id=one.id, item=one, instruction=one.instruction, edited=videos[one.id], repeats=repeats)
             for one in cases
         ]
 
@@ -104,7 +111,7 @@ def test_anchors_are_asked_again_under_new_repeats_and_held_against_the_first_an
     again = anchor_tasks(cases, videos, Ledger(ledger.file).earlier, 3)
     assert [task.repeats for task in again] == [[2]] * 3
     answers = ask((3, 3, 3), again)
-    drift = drift_of(answers, first)
+    drift = measure_drift(answers, first)
     assert (drift.mean.mean, drift.items) == (1, 3)
-    moved = [replace(one, asked=replace(one.asked, media={"edited": "another"})) for one in first]
-    assert drift_of(answers, moved) is None
+    moved = [replace(one, key=replace(one.key, media={"edited": "another"})) for one in first]
+    assert measure_drift(answers, moved) is None

@@ -4,11 +4,11 @@ import logging
 
 import pytest
 
-from kiwi.bench.ledger import Asked, Judgement, Ledger, read_ledger
+from kiwi.bench.ledger import Judgement, JudgementKey, Ledger, read_ledger
 from kiwi.errors import InputError
 from kiwi.media.run_dir import exclusive_lock
 
-ASKED = Asked(
+KEY = JudgementKey(
     item="a", repeat=0, judge="told", version="1", media={"edited": "0"}, instruction="Do it.", rubric="r",
     frames="all", temperature=None,
 )  # fmt: skip
@@ -18,37 +18,37 @@ ASKED = Asked(
     "reply", ["one\u2028two", "one\x85two", "one\x0ctwo", "half \ud800 a character", "\n\r\t", "✓"]
 )
 def test_replies_with_odd_characters_are_found_again(tmp_path, reply):
-    said = Judgement(asked=ASKED, category="c", reply=reply, scores={"x": 3.0}, reason=None, seconds=0, at="")
+    said = Judgement(key=KEY, category="c", reply=reply, scores={"x": 3.0}, reason=None, seconds=0, at="")
     Ledger(tmp_path / "ledger.jsonl").add(said)
     again = Ledger(tmp_path / "ledger.jsonl")
-    assert again.find(ASKED) == said
+    assert again.find(KEY) == said
     assert read_ledger(tmp_path / "ledger.jsonl") == [said]
 
 
 def test_lines_that_are_lost_are_counted(tmp_path, caplog):
     file = tmp_path / "ledger.jsonl"
-    Ledger(file).add(Judgement(asked=ASKED, category="c", reply="", scores=None, reason="", seconds=0, at=""))
+    Ledger(file).add(Judgement(key=KEY, category="c", reply="", scores=None, reason="", seconds=0, at=""))
     file.write_text(file.read_text() + "{}\n" + file.read_text().replace('"edited": "0"', '"edited": [1]'))
     with caplog.at_level(logging.WARNING, "kiwi"):
         assert len(read_ledger(file)) == 1
-    assert "2 of 3 lines" in caplog.text
+    assert "2 of 3 records" in caplog.text
 
 
 def test_two_answers_to_one_question_are_told(tmp_path, caplog):
     ledger = Ledger(tmp_path / "ledger.jsonl")
     for score in (2.0, 2.0, 5.0):
-        said = Judgement(asked=ASKED, category="c", reply="", scores={"x": score}, reason=None, seconds=0, at="")
+        said = Judgement(key=KEY, category="c", reply="", scores={"x": score}, reason=None, seconds=0, at="")
         ledger.add(said)
         with caplog.at_level(logging.WARNING, "kiwi"):
-            again = Ledger(tmp_path / "ledger.jsonl").find(ASKED)
+            again = Ledger(tmp_path / "ledger.jsonl").find(KEY)
         assert again == said
-        assert ("1 questions have answers with other scores" in caplog.text) == (score == 5.0)
+        assert ("1 questions have judgements with different scores" in caplog.text) == (score == 5.0)
 
 
 def test_a_folder_in_its_place_is_told(tmp_path):
     (tmp_path / "ledger.jsonl").mkdir()
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, check=lambda error: error.code == "unreadable-file"):
         read_ledger(tmp_path / "ledger.jsonl")
     (tmp_path / ".lock").mkdir()
-    with pytest.raises(InputError, match="cannot be written"), exclusive_lock(tmp_path):
+    with pytest.raises(InputError, check=lambda error: error.code == "unwritable-folder"), exclusive_lock(tmp_path):
         pass

@@ -5,35 +5,33 @@ from pathlib import Path
 
 import pytest
 
-from kiwi.bench.case import Case
-from kiwi.bench.controls import controls_of, drift_of
-from kiwi.bench.ledger import Asked, Judgement
-from kiwi.bench.published import published_rows
-from kiwi.bench.report import Found, column_table, latex, main_table, markdown, warnings
-from kiwi.bench.scoring import compare, item_scores, result_of
-from kiwi.bench.suites import read_suite
+from kiwi.bench.controls import measure_drift, summarize_controls
+from kiwi.bench.ledger import Judgement, JudgementKey
+from kiwi.bench.report import BenchmarkReport, column_table, latex, main_table, markdown, warnings
+from kiwi.bench.scoring import aggregate, paired_differences, score_items
+from kiwi.bench.suites import BenchmarkItem, published_rows, read_suite
 from kiwi.errors import InputError
 
 OPENVE, REFVIE = read_suite("openve"), read_suite("refvie")
 
 
 def case(name, category, source=None):
-    return Case(id=name, category=category, instruction="Do it.", source=Path(f"{source or name}.mp4"))
+    return BenchmarkItem(id=name, category=category, instruction="Do it.", source=Path(f"{source or name}.mp4"))
 
 
 def judged(suite, of, *numbers, repeat=0, reason=None):
     dimensions = suite.categories[of.category].dimensions
-    asked = Asked(
+    key = JudgementKey(
         item=of.id, repeat=repeat, judge="told", version="1", media={}, instruction="Do it.", rubric="r", frames="all",
         temperature=None,
     )  # fmt: skip
     scores = dict(zip(dimensions, numbers, strict=True)) if numbers else None
-    return Judgement(asked=asked, category=of.category, reply="", scores=scores, reason=reason, seconds=0, at="")
+    return Judgement(key=key, category=of.category, reply="", scores=scores, reason=reason, seconds=0, at="")
 
 
 def table(suite, cases, judgements):
-    scored, unscored = item_scores(suite, cases, judgements)
-    return result_of(suite, cases, scored, unscored, judgements)
+    scored, unscored = score_items(suite, cases, judgements)
+    return aggregate(suite, cases, scored, unscored, judgements)
 
 
 def test_openve_is_the_mean_over_categories_of_items_of_dimensions():
@@ -43,7 +41,7 @@ def test_openve_is_the_mean_over_categories_of_items_of_dimensions():
     assert [(column.name, column.raw.mean) for column in found.columns] == [("global_style", 3.5), ("local_add", 2)]
     assert found.raw.mean == 2.75
     assert [column.capped.mean for column in found.columns] == [pytest.approx((11 / 3 + 2) / 2), 1]
-    assert found.complete
+    assert found.is_complete
 
 
 def test_refvie_is_the_mean_over_six_dimensions():
@@ -58,14 +56,14 @@ def test_the_median_of_repeats_counts_and_their_spread_is_told():
     one = case("a", "local_add")
     found = table(OPENVE, [one], [judged(OPENVE, one, n, 3, 3, repeat=r) for r, n in enumerate((1, 5, 4))])
     assert found.columns[0].raw.mean == pytest.approx(10 / 3)
-    assert found.flips == pytest.approx(1 / 3)
-    assert found.spread == pytest.approx((13 / 3 / 3) ** 0.5)
+    assert found.flip_rate == pytest.approx(1 / 3)
+    assert found.repeat_std == pytest.approx((13 / 3 / 3) ** 0.5)
 
 
 def test_caps_come_before_medians():
     one = case("a", "local_add")
     judgements = [judged(OPENVE, one, n, 5, 5, repeat=r) for r, n in enumerate((1, 2, 5))]
-    assert item_scores(OPENVE, [one], judgements)[0][0].capped["Visual Quality & Stability"] == 2
+    assert score_items(OPENVE, [one], judgements)[0][0].capped["Visual Quality & Stability"] == 2
 
 
 def test_items_without_a_score_stay_in_the_denominator():
@@ -73,9 +71,9 @@ def test_items_without_a_score_stay_in_the_denominator():
     judgements = [judged(OPENVE, cases[0], 4, 4, 4), judged(OPENVE, cases[1], reason="it cannot be read")]
     judgements.append(replace(judged(OPENVE, cases[3], 4, 4, 4), scores={"Beauty": 4}))
     found = table(OPENVE, cases, judgements)
-    assert (found.scored, found.wanted, found.complete) == (1, 4, False)
-    assert found.unscored == {"b": "it cannot be read", "c": "not judged", "d": "judged by other names: Beauty"}
-    assert (found.columns[0].scored, found.columns[0].wanted) == (1, 4)
+    assert (found.scored, found.total, found.is_complete) == (1, 4, False)
+    assert found.unscored == {"b": "it cannot be read", "c": "not judged", "d": "judged in other dimensions: Beauty"}
+    assert (found.columns[0].scored, found.columns[0].total) == (1, 4)
 
 
 def test_a_column_without_scores_leaves_no_overall():
@@ -95,31 +93,31 @@ def runs(shift, suite=OPENVE, count=12):
     cases = [case(f"{category}{i}", category, f"video{i}") for category in suite.categories for i in range(count)]
     base = [judged(suite, one, *(1 + (i * k) % 3 for k in (1, 2, 4))) for i, one in enumerate(cases)]
     moved = [replace(one, scores={name: score + shift for name, score in one.scores.items()}) for one in base]
-    return [item_scores(suite, cases, judgements)[0] for judgements in (base, moved)]
+    return [score_items(suite, cases, judgements)[0] for judgements in (base, moved)]
 
 
 @pytest.mark.parametrize("suite", [OPENVE, REFVIE])
 def test_two_runs_are_compared_item_by_item(suite):
-    found = compare(suite, *runs(0.5, suite), "raw")
+    found = paired_differences(suite, *runs(0.5, suite), "raw")
     assert {round(of.mean.mean, 6) for of in found.values()} == {0.5}
     assert found["overall"].mean.low == pytest.approx(0.5)  # every item moved alike, however much items differ
     assert found["overall"].p < 0.01
     one, other = runs(0.5, suite)
-    assert compare(suite, one[::-1], other[3:], "raw")["overall"].mean.mean == pytest.approx(0.5)
-    with pytest.raises(InputError, match="in common"):
-        compare(suite, one[:2], other[2:], "raw")
+    assert paired_differences(suite, one[::-1], other[3:], "raw")["overall"].mean.mean == pytest.approx(0.5)
+    with pytest.raises(InputError, check=lambda error: error.code == "no-shared-items"):
+        paired_differences(suite, one[:2], other[2:], "raw")
 
 
 def test_controls_that_are_not_below_the_real_edits_are_told():
     cases = [case(f"v{i}", "local_add") for i in range(8)]
-    real, _ = item_scores(OPENVE, cases, [judged(OPENVE, one, 4, 4, 4) for one in cases])
+    real, _ = score_items(OPENVE, cases, [judged(OPENVE, one, 4, 4, 4) for one in cases])
 
     def control(kind, *numbers):
         own = [replace(one, id=f"{kind}:{one.id}") for one in cases]
-        return item_scores(OPENVE, own, [judged(OPENVE, one, *numbers) for one in own])[0]
+        return score_items(OPENVE, own, [judged(OPENVE, one, *numbers) for one in own])[0]
 
-    found = controls_of([*control("copy", 1, 5, 5), *control("degraded", 4, 4, 4)], real)
-    assert [(one.kind, one.items, one.mean.mean, one.holds) for one in found] == [
+    found = summarize_controls([*control("copy", 1, 5, 5), *control("degraded", 4, 4, 4)], real)
+    assert [(one.kind, one.items, one.control.mean, one.is_passed) for one in found] == [
         ("copy", 8, 1, True),
         ("degraded", 8, 4, False),
     ]
@@ -129,37 +127,37 @@ def test_a_judge_that_has_moved_is_told():
     cases = [case(f"v{i}", "local_add") for i in range(6)]
     earlier = [judged(OPENVE, one, 3, 3, 3) for one in cases]
     again = [judged(OPENVE, replace(one, id=f"anchor:{one.id}"), 4, 4, 4, repeat=1) for one in cases]
-    found = drift_of(again, earlier)
+    found = measure_drift(again, earlier)
     assert (found.mean.mean, found.items) == (1, 6)
-    assert drift_of([], earlier) is None
+    assert measure_drift([], earlier) is None
 
 
 def found_of(cases, judgements, **more):
-    scored, unscored = item_scores(OPENVE, cases, judgements)
-    about = {"controls": (), "drift": None, "excluded": {"creative_edit": 2}, "partial": False} | more
-    return Found(
+    scored, unscored = score_items(OPENVE, cases, judgements)
+    about = {"controls": (), "drift": None, "excluded": {"creative_edit": 2}, "allow_partial": False} | more
+    return BenchmarkReport(
         suite=OPENVE, title="mine_&_50%", judge="told", version="1", rubrics="own",
-        result=result_of(OPENVE, cases, scored, unscored, judgements), scored=scored,
-        published=published_rows("openve", OPENVE), **about,
+        result=aggregate(OPENVE, cases, scored, unscored, judgements), scored=scored,
+        published=published_rows(OPENVE), **about,
     )  # fmt: skip
 
 
 def test_no_headline_below_full_coverage_unless_asked_for():
     cases = [case(category, category) for category in OPENVE.categories] + [case("more", "local_add")]
     judgements = [judged(OPENVE, one, 4, 4, 4) for one in cases[:-1]]
-    held, allowed = found_of(cases, judgements), found_of(cases, judgements, partial=True)
+    held, allowed = found_of(cases, judgements), found_of(cases, judgements, allow_partial=True)
     assert main_table(held).rows[0][2] == column_table(held).rows[-1][2] == "-"
     assert main_table(allowed).rows[0][2] == "4.00 ± ?"  # one item a category
     assert "5 of 6" in main_table(allowed).rows[0][0]
     assert "1 of 6 items have no score" in warnings(held)[0]
     assert "not judged" in markdown(held)
-    assert "overall score is of the others" in warnings(allowed)[0]
+    assert "overall score is that of the others" in warnings(allowed)[0]
 
 
 def test_an_empty_ledger_gives_no_number():
     cases = [case(category, category) for category in OPENVE.categories]
-    found = found_of(cases, [], partial=True)
-    assert all(cell == "-" for row in main_table(found, published=False).rows for cell in row[2:])
+    found = found_of(cases, [], allow_partial=True)
+    assert all(cell == "-" for row in main_table(found, with_published=False).rows for cell in row[2:])
     assert "Coverage: 0 of 5" in markdown(found)
 
 

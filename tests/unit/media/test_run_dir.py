@@ -41,7 +41,7 @@ def test_other_settings_are_told_apart(tmp_path: Path, now: dict, got: str, want
 def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(InputError, match="is not an export"):
-        open_run_dir(tmp_path / "world.json", SETTINGS, "an export", beside=("videos",))
+        open_run_dir(tmp_path / "world.json", SETTINGS, "an export", allowed=("videos",))
     with pytest.raises(InputError, match="is not an export"):
         open_run_dir(tmp_path / "thesis.tex" / "world.json", SETTINGS, "an export")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
@@ -49,7 +49,7 @@ def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
 
 def test_what_may_lie_there_already(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
-    open_run_dir(tmp_path / "run.json", SETTINGS, "a run", beside=("videos",))
+    open_run_dir(tmp_path / "run.json", SETTINGS, "a run", allowed=("videos",))
     assert read_record(tmp_path / "run.json") == SETTINGS
 
 

@@ -52,7 +52,7 @@ def test_ranks_are_all_that_spearman_sees():
 
 
 def test_raters_of_other_items_are_refused():
-    with pytest.raises(InputError, match="same items"):
+    with pytest.raises(InputError, check=lambda error: error.code == "length-mismatch"):
         krippendorff_alpha([[1, 2], [1]])
-    with pytest.raises(InputError, match="level"):
+    with pytest.raises(InputError, check=lambda error: error.code == "unknown-level"):
         krippendorff_alpha(OBSERVERS, "ratio")

@@ -5,7 +5,7 @@ import pytest
 
 from kiwi.errors import InputError
 from kiwi.statistics.paired import paired_difference
-from kiwi.statistics.seeds import pooled_training, seeded_mean
+from kiwi.statistics.seeds import pooled_seed_variance, random_effects_mean
 
 ITEMS = 40
 
@@ -21,7 +21,7 @@ def runs(rng, seeds, training, items=0.3, rest=1.0, mean=0.0):
 @pytest.mark.parametrize("training", [0.0, 0.1, 0.5])
 def test_no_difference_is_found_as_seldom_as_the_level_says(seeds, training):
     rng = np.random.default_rng(seeds)
-    found = [seeded_mean(runs(rng, seeds, training)) for _ in range(400)]
+    found = [random_effects_mean(runs(rng, seeds, training)) for _ in range(400)]
     rate = np.mean([one.p <= 0.05 for one in found])
     assert rate <= 0.08  # 400 draws of a chance of 0.05: 99.5% are below
     covered = [one.mean.low <= 0 <= one.mean.high for one in found]
@@ -53,8 +53,8 @@ def test_a_bootstrap_over_items_and_few_seeds_does_too(seeds, least):
 
 def test_a_difference_that_can_be_found_is_found_four_times_of_five():
     rng = np.random.default_rng(1)
-    detectable = np.median([seeded_mean(runs(rng, 3, 0.2)).detectable(3) for _ in range(100)])
-    found = [seeded_mean(runs(rng, 3, 0.2, mean=detectable)).p <= 0.05 for _ in range(200)]
+    detectable = np.median([random_effects_mean(runs(rng, 3, 0.2)).detectable_difference(3) for _ in range(100)])
+    found = [random_effects_mean(runs(rng, 3, 0.2, mean=detectable)).p <= 0.05 for _ in range(200)]
     assert 0.6 < np.mean(found) < 0.95
 
 
@@ -69,35 +69,37 @@ def test_a_pilot_of_two_seeds_and_ten_arms_tells_what_three_seeds_find(level):
     power = []
     for _ in range(30):
         base = runs(rng, 2, 0.2)
-        arms = [seeded_mean(less(runs(rng, 2, 0.2), base)) for _ in range(10)]
-        seen = float(np.median([arm.detectable(3, pooled_training(arms), level) for arm in arms]))
-        later = (seeded_mean(less(runs(rng, 3, 0.2, mean=seen), runs(rng, 3, 0.2))).p for _ in range(40))
+        arms = [random_effects_mean(less(runs(rng, 2, 0.2), base)) for _ in range(10)]
+        seen = float(np.median([arm.detectable_difference(3, pooled_seed_variance(arms), level) for arm in arms]))
+        later = (random_effects_mean(less(runs(rng, 3, 0.2, mean=seen), runs(rng, 3, 0.2))).p for _ in range(40))
         power.append(np.mean([p <= level for p in later]))
     assert 0.6 < np.mean(power) < 0.9
-    assert np.isnan(pooled_training([seeded_mean([{"a": 1.0, "b": 2.0}])]))
+    assert np.isnan(pooled_seed_variance([random_effects_mean([{"a": 1.0, "b": 2.0}])]))
 
 
 def test_an_arm_that_trains_otherwise_does_not_speak_for_all():
     rng = np.random.default_rng(7)
-    arms = [seeded_mean(runs(rng, 3, 0.1)) for _ in range(9)]
-    wild = seeded_mean(runs(rng, 3, 3.0))
-    assert pooled_training([*arms, wild]) == pytest.approx(pooled_training(arms), abs=0.02)
+    arms = [random_effects_mean(runs(rng, 3, 0.1)) for _ in range(9)]
+    wild = random_effects_mean(runs(rng, 3, 3.0))
+    assert pooled_seed_variance([*arms, wild]) == pytest.approx(pooled_seed_variance(arms), abs=0.02)
 
 
 def test_what_training_adds_is_never_less_than_nothing():
-    alike = seeded_mean([{"a": 1.0, "b": -1.0, "c": 0.0}, {"a": -1.0, "b": 1.0, "c": 0.0}])
-    assert pooled_training([alike]) == 0
-    apart = seeded_mean([{"loss": 1.0}, {"loss": 3.0}])
-    assert pooled_training([apart]) == pytest.approx(2 / 0.4549, rel=1e-3)  # a variance of 2, and chi2's median
+    alike = random_effects_mean([{"a": 1.0, "b": -1.0, "c": 0.0}, {"a": -1.0, "b": 1.0, "c": 0.0}])
+    assert pooled_seed_variance([alike]) == 0
+    apart = random_effects_mean([{"loss": 1.0}, {"loss": 3.0}])
+    assert pooled_seed_variance([apart]) == pytest.approx(2 / 0.4549, rel=1e-3)  # a variance of 2, and chi2's median
 
 
 def test_degrees_of_freedom_are_those_of_what_varies():
     """By hand, from Student's t: of runs that are alike the items', of pure noise less than one, so one."""
     items = {"a": 1.0, "b": 2.0, "c": 4.0, "d": 5.0}
-    alike = seeded_mean([items] * 50)
+    alike = random_effects_mean([items] * 50)
     deviation = np.std(list(items.values()), ddof=1)
     assert alike.mean.high - alike.mean.mean == pytest.approx(3.182 * deviation / 2, rel=1e-3)  # t of three degrees
-    noise = seeded_mean([{"a": 1.0, "b": -1.0, "c": 1.0, "d": -1.0}, {"a": -1.0, "b": 1.0, "c": -1.0, "d": 1.0}])
+    noise = random_effects_mean(
+        [{"a": 1.0, "b": -1.0, "c": 1.0, "d": -1.0}, {"a": -1.0, "b": 1.0, "c": -1.0, "d": 1.0}]
+    )
     # The item's variance in a run is 2 x 4 / 3; of a mean over 4 items and 2 seeds an eighth of it.
     assert noise.mean.high == pytest.approx(12.706 * (8 / 3 / 8) ** 0.5, rel=1e-3)
 
@@ -110,26 +112,28 @@ def test_freedom_of_items(owners, kinds, freedom):
     """One large owner beside a small one is worth one; categories of their own owners add; shared owners count once."""
     names = [str(index) for index in range(len(owners))]
     values = dict(zip(names, [0.0, 1.0, 2.0, 0.0, 1.0, 2.0, 0.0, 1.0, 2.0, 5.0], strict=False))
-    found = seeded_mean([values] * 2, dict(zip(names, kinds, strict=True)), dict(zip(names, owners, strict=True)))
-    assert found.freedom == pytest.approx(freedom)
+    found = random_effects_mean(
+        [values] * 2, dict(zip(names, kinds, strict=True)), dict(zip(names, owners, strict=True))
+    )
+    assert found.item_df == pytest.approx(freedom)
 
 
 def test_more_seeds_see_smaller_differences_until_the_items_are_the_limit():
-    found = seeded_mean(runs(np.random.default_rng(2), 3, 0.5))
-    sizes = [found.detectable(seeds) for seeds in (2, 3, 5, 10, 1000)]
+    found = random_effects_mean(runs(np.random.default_rng(2), 3, 0.5))
+    sizes = [found.detectable_difference(seeds) for seeds in (2, 3, 5, 10, 1000)]
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[-1] > 2.8 * found.items_part**0.5
-    assert np.isnan(found.detectable(1))
+    assert sizes[-1] > 2.8 * found.item_variance**0.5
+    assert np.isnan(found.detectable_difference(1))
 
 
 def test_categories_count_alike_and_their_means_are_no_chance():
     numbers = {f"{kind}{index}": float(kind) for kind in range(2) for index in range(3 + 5 * kind)}
     noise = np.random.default_rng(3).normal(0, 0.01, (3, len(numbers)))
     seeds = [{name: value + float(e) for (name, value), e in zip(numbers.items(), row, strict=True)} for row in noise]
-    found = seeded_mean(seeds, {name: name[0] for name in numbers})
+    found = random_effects_mean(seeds, {name: name[0] for name in numbers})
     assert found.mean.mean == pytest.approx(0.5, abs=0.01)
     assert found.mean.high - found.mean.low < 0.05
-    assert seeded_mean(seeds).mean.mean == pytest.approx(8 / 11, abs=0.01)
+    assert random_effects_mean(seeds).mean.mean == pytest.approx(8 / 11, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +155,7 @@ def test_categories_and_clusters_of_all_sizes_keep_the_level(sizes, videos):
         for _ in range(3):
             moved = rng.normal(0, 0.1)
             numbers.append({name: float(moved + chance[owners[name]] + rng.normal(0, 0.3)) for name in names})
-        found.append(seeded_mean(numbers, categories, owners).p)
+        found.append(random_effects_mean(numbers, categories, owners).p)
     assert not np.isnan(found).any()
     assert np.mean(np.array(found) <= 0.05) <= 0.09  # 200 draws of a chance of 0.05: 99.5% are below
 
@@ -161,38 +165,46 @@ def test_edits_of_one_video_are_no_independent_items():
     videos = rng.normal(0.2, 1, 12)
     names = {f"{video}-{edit}": video for video in range(12) for edit in range(10)}
     seeds = [{name: float(videos[video] + rng.normal(0, 0.1)) for name, video in names.items()} for _ in range(3)]
-    alone, together = seeded_mean(seeds), seeded_mean(seeds, clusters=names)
-    assert together.items_part / alone.items_part == pytest.approx(10 * (12 / 11) / (120 / 119), rel=0.02)
-    assert together.freedom == pytest.approx(11)
+    alone, together = random_effects_mean(seeds), random_effects_mean(seeds, clusters=names)
+    assert together.item_variance / alone.item_variance == pytest.approx(10 * (12 / 11) / (120 / 119), rel=0.02)
+    assert together.item_df == pytest.approx(11)
 
 
 def test_a_single_number_a_run_varies_by_training_alone():
-    found = seeded_mean([{"loss": value} for value in (1.0, 2.0, 3.0)])
-    assert found.spread == 1
+    found = random_effects_mean([{"loss": value} for value in (1.0, 2.0, 3.0)])
+    assert found.seed_std == 1
     assert found.mean.mean == 2
     assert found.mean.high - 2 == pytest.approx(4.303 / 3**0.5, rel=1e-3)  # Student's t of two degrees
 
 
 def test_one_seed_tells_nothing_of_training():
-    found = seeded_mean(runs(np.random.default_rng(5), 1, 0.0))
+    found = random_effects_mean(runs(np.random.default_rng(5), 1, 0.0))
     assert str(found.mean).endswith("± ?")
-    assert np.isnan([found.p, found.spread, found.detectable(3)]).all()
+    assert np.isnan([found.p, found.seed_std, found.detectable_difference(3)]).all()
 
 
 def test_an_item_a_category_leaves_the_items_chance_unknown():
-    found = seeded_mean([{"a": 1.0, "b": 2.0}, {"a": 1.5, "b": 2.0}], {"a": "one", "b": "two"})
-    assert np.isnan([found.p, found.mean.low, found.detectable(3)]).all()
-    assert found.spread > 0
+    found = random_effects_mean([{"a": 1.0, "b": 2.0}, {"a": 1.5, "b": 2.0}], {"a": "one", "b": "two"})
+    assert np.isnan([found.p, found.mean.low, found.detectable_difference(3)]).all()
+    assert found.seed_std > 0
 
 
 def test_equal_runs_have_no_difference_and_no_chance():
-    found = seeded_mean([{"a": 0.0, "b": 0.0}] * 2)
+    found = random_effects_mean([{"a": 0.0, "b": 0.0}] * 2)
     assert (found.p, found.mean) == (1.0, (0, 0, 0))
-    assert np.isnan(found.detectable(5))
-    assert seeded_mean([{"a": 1.0, "b": 1.0}] * 2).p == 0
+    assert np.isnan(found.detectable_difference(5))
+    assert random_effects_mean([{"a": 1.0, "b": 1.0}] * 2).p == 0
 
 
-@pytest.mark.parametrize("numbers", [[], [{}], [{"a": 1.0}, {"b": 1.0}], [{"a": 1.0}, {"a": float("nan")}]])
-def test_what_has_no_mean(numbers):
-    with pytest.raises(InputError, match="a mean over seeds needs"):
-        seeded_mean(numbers)
+@pytest.mark.parametrize(
+    ("runs", "code"),
+    [
+        ([], "item-mismatch"),
+        ([{}], "item-mismatch"),
+        ([{"a": 1.0}, {"b": 1.0}], "item-mismatch"),
+        ([{"a": 1.0}, {"a": float("nan")}], "not-finite"),
+    ],
+)
+def test_runs_without_a_mean_are_refused(runs, code):
+    with pytest.raises(InputError, check=lambda error: error.code == code):
+        random_effects_mean(runs)

@@ -1,0 +1,259 @@
+"""A benchmark from options to report: items, edited videos, judgements, controls, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kiwi import console
+from kiwi.bench.controls import anchor_tasks, control_tasks, measure_drift, summarize_controls, unscored_controls
+from kiwi.bench.gallery import gallery_cards
+from kiwi.bench.generation import build_generator, generate_part
+from kiwi.bench.judges import Judge, JudgeSpec, Oracle, Replay
+from kiwi.bench.ledger import LEDGER, Ledger
+from kiwi.bench.official_rubrics import read_rubrics
+from kiwi.bench.options import BenchmarkOptions
+from kiwi.bench.rate_limit import RateLimit
+from kiwi.bench.report import BenchmarkReport
+from kiwi.bench.rubric import Rubric, builtin_rubrics
+from kiwi.bench.run_folder import RunIdentity, items_fingerprint, open_run, write_inputs, write_reports
+from kiwi.bench.runner import JudgingTask, Runner, VideoGenerator
+from kiwi.bench.scoring import aggregate, score_items
+from kiwi.bench.suites import LISTS, Suite, SuiteData, published_rows, read_items, read_suite
+from kiwi.errors import InputError
+from kiwi.media.files import require_file
+from kiwi.media.run_dir import exclusive_lock
+from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
+
+if TYPE_CHECKING:
+    from kiwi.bench.metrics import VideoMetrics
+
+SANDBOX_ITEMS = {"openve": 100, "refvie": 40, "sandbox": 140}
+"""Number of items of `--data sandbox`: twenty in each category."""
+
+SANDBOX_CATEGORIES: dict[str, tuple[str, ...]] = {
+    "openve": ("local_change", "local_remove", "local_add", "background_change", "global_style"),
+    "refvie": ("subject_reference", "background_reference"),
+    "sandbox": (),
+}
+"""Kinds of edit of `--data sandbox`; all if empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Checked:
+    """What options name, read before anything is written."""
+
+    suite: Suite
+    judge: JudgeSpec
+    rubrics: Mapping[str, Rubric]
+
+
+def check_benchmark(options: BenchmarkOptions) -> None:
+    """Check that all that the options name exists: the data, the judge, rubrics, and edited videos.
+
+    Raises:
+        InputError: something does not; says what is missing and where it was looked for.
+    """
+    _check(options)
+
+
+def run_benchmark(options: BenchmarkOptions) -> BenchmarkReport | None:
+    """Generate missing videos, judge all, and write the reports into the run's folder.
+
+    Returns:
+        The report; None if `options.part` asks for the videos only.
+
+    Raises:
+        KiwiError: options, data or a model that cannot be used. Videos that cannot be edited or judged are items
+            without a score instead.
+    """
+    checked = _check(options)
+    suite, metrics = checked.suite, _load_metrics(options)
+    out = options.out or Path("runs/bench") / f"{suite.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = _render_data(options, suite, out) if options.renders_data else Path(options.data_name)
+    data = read_items(suite, folder)
+    _log_items(suite, data)
+    judge = checked.judge.build(folder)
+    videos = options.videos or out / "videos"
+    tasks = [
+        JudgingTask(
+            id=item.id,
+            item=item,
+            instruction=item.instruction,
+            edited=videos / item.edited_name,
+            repeats=range(options.repeats),
+        )
+        for item in data.items
+    ]
+    is_missing = any(not task.edited.is_file() for task in tasks)
+    generate = build_generator(options, suite) if options.editor is not None and is_missing else None
+    identity = RunIdentity(
+        name=suite.name,
+        title=options.name or _folder_title(options.videos.resolve() if options.videos else Path(str(options.editor))),
+        items=items_fingerprint(data.items),
+        judge=judge.name,
+        version=judge.version,
+        rubrics={category: rubric.hash for category, rubric in checked.rubrics.items()},
+        origin=next(iter(checked.rubrics.values())).origin,
+    )
+    open_run(out, identity)
+    part, parts = options.part_index
+    if parts > 1:
+        count = generate_part(tasks[part - 1 :: parts], generate)
+        console.print(f"{count} videos generated. When all parts are done, run the same command without --part.")
+        return None
+    with exclusive_lock(out):
+        write_inputs(out, data.items, options)
+        runner = Runner(suite, checked.rubrics, judge, Ledger(out / LEDGER), options.rate_limit)
+        answers, missing = runner.count_pending(tasks)
+        _log_estimate(judge, options.rate_limit, answers, 0 if options.editor is None else missing)
+        return _judge(options, out, identity, runner, tasks, generate, data, metrics)
+
+
+def _judge(
+    options: BenchmarkOptions, out: Path, identity: RunIdentity, runner: Runner, tasks: Sequence[JudgingTask],
+    generate: VideoGenerator | None, data: SuiteData, metrics: VideoMetrics | None,
+) -> BenchmarkReport:  # fmt: skip
+    """Judge edits, controls and anchors, and write the reports."""
+    suite, edited = runner.suite, {task.item.id: task.edited for task in tasks}
+    earlier = runner.ledger.earlier
+    anchors = anchor_tasks(data.items, edited, earlier, options.anchors)
+    if options.anchors and not anchors:
+        console.note("no anchors: nothing in this folder was judged before; rerun the same command to judge them")
+    judgements, failures = runner.run(tasks, generate)
+    scored, unscored = score_items(suite, data.items, judgements)
+    scored_items = [score.item for score in scored]
+    controls = list(control_tasks(scored_items, edited, options.controls, out / "controls")) if scored else []
+    control_judgements, control_failures = runner.run(controls)
+    control_items = [replace(task.item, id=task.id) for task in controls]
+    control_scores, unscored_control_items = score_items(suite, control_items, control_judgements)
+    control_failures = unscored_control_items | control_failures
+    anchor_judgements, _ = runner.run(anchors)
+    report = BenchmarkReport(
+        suite=suite,
+        title=identity.title,
+        judge=identity.judge,
+        version=identity.version,
+        rubrics=identity.origin,
+        result=aggregate(suite, data.items, scored, unscored | failures, judgements),
+        scored=scored,
+        controls=summarize_controls(control_scores, scored),
+        answers=(sum(score.repeats for score in scored), len(scored) * options.repeats),
+        judge_note=runner.judge.note,
+        unscored_controls=unscored_controls(controls, control_scores, control_failures),
+        drift=measure_drift(anchor_judgements, earlier),
+        published=published_rows(suite),
+        excluded=data.excluded,
+        allow_partial=options.allow_partial,
+        metrics=None if metrics is None else metrics.table(data.items, edited),
+        folder=out,
+    )
+    cards = gallery_cards(tasks, scored, judgements, report.result.unscored)
+    cards += gallery_cards(controls, control_scores, control_judgements, control_failures, controls=True)
+    write_reports(report, cards if options.gallery else None)
+    return report
+
+
+def _check(options: BenchmarkOptions) -> _Checked:
+    suite = read_suite(options.suite)
+    if options.videos is not None and not options.videos.is_dir():
+        raise InputError(
+            f"the folder {options.videos} does not exist",
+            code="missing-folder",
+            wanted="edited videos, named SOURCE_edited.mp4",
+        )
+    data = Path(options.data_name)
+    if not options.renders_data and not any((data / LISTS[layout]).is_file() for layout in suite.lists):
+        lists = " or ".join(LISTS[layout] for layout in suite.lists)
+        raise InputError(
+            f"the data of {suite.title} is not at {data}",
+            code="missing-data",
+            wanted=f"a folder with {lists} and the videos listed in it; and --judge, to score edits of them",
+            fix="download the published data to that folder, give another with --data, or try --data sandbox, which "
+            "needs no download",
+        )
+    judge = _judge_spec(options, suite)
+    if options.editor is None and options.videos is None:
+        raise InputError(
+            "there is nothing to score",
+            code="missing-option",
+            wanted="--model to edit with, or --videos with edited videos",
+        )
+    official = options.rubrics
+    rubrics = builtin_rubrics(suite) if official is None else read_rubrics(official, suite.dimensions)
+    return _Checked(suite=suite, judge=judge, rubrics=rubrics)
+
+
+def _judge_spec(options: BenchmarkOptions, suite: Suite) -> JudgeSpec:
+    """The judge that the options name, or the default."""
+    name = options.judge or ("oracle" if options.renders_data else suite.judge)
+    kind, _, ledger = name.partition(":")
+    if kind == "oracle" and not ledger:
+        return Oracle()
+    if kind == "replay" and ledger:
+        return Replay(ledger=str(require_file(ledger, what="ledger")))
+    raise InputError(
+        f"the judge {name!r} is not available"
+        + ("" if options.judge else f"; the published table of {suite.title} was scored by it"),
+        code="unknown-judge",
+        wanted="--judge oracle (for --data sandbox), or replay:LEDGER with the judgements.jsonl of an earlier run",
+    )
+
+
+def _render_data(options: BenchmarkOptions, suite: Suite, out: Path) -> Path:
+    """Render the sandbox's items in the suite's layout."""
+    data = out / "data"
+    export_sandbox(
+        SandboxExportOptions(
+            out=data,
+            items=SANDBOX_ITEMS[suite.name] if options.items is None else options.items,
+            frames=suite.frames if suite.name == "sandbox" else 5,
+            size=32,
+            categories=SANDBOX_CATEGORIES[suite.name],
+            level=options.level or "full",
+            split="test",
+        )
+    )
+    return data
+
+
+def _load_metrics(options: BenchmarkOptions) -> VideoMetrics | None:
+    """Loaded before anything is judged, since this may fail."""
+    if options.metrics is None:
+        return None
+    from kiwi.bench.metrics import VideoMetrics  # imports torch
+
+    return VideoMetrics.load(options.metrics, options.device)
+
+
+def _folder_title(folder: Path) -> str:
+    """A folder's name, with its parent's if the name itself is generic."""
+    if folder.name == "model" and folder.parent.name:
+        return folder.parent.name
+    return f"{folder.parent.name}/{folder.name}" if folder.name in ("edited", "videos") else folder.name
+
+
+def _log_items(suite: Suite, data: SuiteData) -> None:
+    counts = data.counts()
+    parts = [
+        f"{name} {counts.get(name, 0)}" + (f" of {category.items}" if category.items else "")
+        for name, category in suite.categories.items()
+    ]
+    console.note(f"{suite.title}: {len(data.items)} items ({', '.join(parts)})")
+    for name, count in data.excluded.items():
+        console.note(f"not scored: {count} of {name}: {suite.excluded[name]}")
+
+
+def _log_estimate(judge: Judge, rate_limit: RateLimit, answers: int, videos: int) -> None:
+    """Log how much there is to do, and its cost, before it starts."""
+    parts = [f"{answers} answers of {judge.name} to request" if answers else f"no answer of {judge.name} is missing"]
+    if answers and judge.seconds:
+        parts.append(f"about {rate_limit.estimate(answers, judge.seconds) / 60:.1f} minutes")
+    if answers and judge.dollars:
+        parts.append(f"about {answers * judge.dollars:.2f} dollars")
+    if videos:
+        parts.append(f"{videos} videos to generate first")
+    console.note(", ".join(parts))

@@ -1,0 +1,72 @@
+"""Comparison of two runs: paired differences with intervals, tests, and what a study of this size can detect."""
+
+from __future__ import annotations
+
+from math import isnan
+
+from kiwi import console
+from kiwi.bench.options import CompareOptions
+from kiwi.bench.run_folder import BenchmarkRun, read_run
+from kiwi.bench.scoring import paired_differences
+from kiwi.errors import InputError
+from kiwi.media.files import write_text
+from kiwi.statistics.paired import holm, items_needed
+from kiwi.tables import Table
+
+
+def compare_runs(options: CompareOptions) -> Table:
+    """The differences B - A, overall and by column; also written to `options.out`.
+
+    Raises:
+        InputError: a folder that is not a finished run, or runs that are not comparable.
+    """
+    a, b = read_run(options.a), read_run(options.b)
+    _require_comparable(a, b)
+    differences = paired_differences(a.suite, a.scored, b.scored, "capped" if options.capped else "raw")
+    shared = {score.item.id for score in a.scored} & {score.item.id for score in b.scored}
+    coverage = f"{len(shared)} of {len(a.items)}"
+    needed = None
+    if options.allow_partial or len(shared) == len(a.items):
+        needed = items_needed(differences["overall"], 0.1, len(shared))
+    else:
+        console.print(f"Warning: only {coverage} items have a score in both runs, so there is no overall difference.")
+        del differences["overall"]
+    columns = [name for name in differences if name != "overall"]
+    corrected = dict(zip(columns, holm([differences[name].p for name in columns]), strict=True))
+    rows = [
+        (
+            name,
+            len(shared) if name == "overall" else value.items,
+            f"{value.mean.mean:+.2f}",
+            "-" if isnan(value.mean.low) else f"[{value.mean.low:+.2f}, {value.mean.high:+.2f}]",
+            f"{value.p:.4f}",
+            f"{corrected[name]:.4f}" if name in corrected else "",
+            "-" if isnan(value.detectable) else f"{value.detectable:.2f}",
+        )
+        for name, value in differences.items()
+    ]
+    table = Table(
+        f"{a.suite.title}: {b.identity.title} - {a.identity.title}, judged by {a.identity.judge}",
+        ("", "items", "difference", "95% CI", "p", "p (Holm)", "detectable"),
+        rows,
+        f"Paired over the items with a score in both runs ({coverage}); p of a two-sided permutation test over source "
+        "videos; detectable: smallest difference that this number of items finds with power 0.8; -: too few items to "
+        "know." + ("" if needed is None else f" Detecting an overall difference of 0.1 takes {needed} such items."),
+    )
+    if options.out:
+        write_text(options.out, table.markdown())
+    return table
+
+
+def _require_comparable(a: BenchmarkRun, b: BenchmarkRun) -> None:
+    """Refuse runs whose scores are on different scales, as those of different judges are."""
+    for field in ("name", "items", "judge", "version", "rubrics"):
+        first, second = getattr(a.identity, field), getattr(b.identity, field)
+        if first != second:
+            raise InputError(
+                f"{a.folder} and {b.folder} are not comparable: they differ in "
+                f"{ {'name': 'the benchmark', 'version': 'the version of the judge'}.get(field, f'the {field}') }",
+                code="not-comparable",
+                got=None if field in ("items", "rubrics") else f"{first} and {second}",
+                wanted="runs of the same benchmark, items, judge, version and rubrics",
+            )
