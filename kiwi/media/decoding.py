@@ -1,7 +1,7 @@
 """Decoding: from a container on disk to single frames in presentation order, and from a frame to RGB.
 
-What `kiwi.media.video` stands on: here live the ways in which a file can be short, damaged, rotated or
-oddly coloured. Outside this room use `read_video`.
+The lower half of `kiwi.media.video`: files that are truncated, damaged, rotated or in unusual colour spaces are handled
+here. Use `read_video` outside this package.
 """
 
 from __future__ import annotations
@@ -17,32 +17,30 @@ import numpy as np
 from av.video.reformatter import ColorRange, Interpolation
 
 from kiwi.errors import MediaError
-from kiwi.media.files import require_file
 
-# Without these, swscale takes short cuts that are off by up to two grey levels and differ between CPUs.
+# Without these flags swscale is off by up to two grey levels, differently on different CPUs.
 EXACT_SCALING = (
     Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
 )
 
-# Values of ITU-T H.273 MatrixCoefficients that swscale does not know, and the nearest that it does:
+# Values of ITU-T H.273 MatrixCoefficients that swscale does not support, and the nearest that it does:
 # reserved -> unspecified, BT.2020 constant luminance -> non-constant.
 _MATRIX_STANDINS = {3: 2, 10: 9}
 
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
-    """The container and its video stream; everything that ffmpeg may raise in the block becomes a MediaError."""
-    require_file(path, MediaError, "video")
-    if path.stat().st_size == 0:
-        raise MediaError(f"{path} is empty, not a video", got="0 bytes", fix="write or download it again")
+    """Open a file and yield its container and video stream; ffmpeg's errors in the block become a MediaError."""
     try:
         # Only local files: a playlist in disguise must not make the decoder fetch what it names.
         container = av.open(str(path.resolve()), options={"protocol_whitelist": "file"})
     except av.error.FFmpegError as problem:
+        missing = isinstance(problem, FileNotFoundError)
         raise MediaError(
-            f"{path} cannot be opened as a video: no frame can be decoded, its header is missing, damaged or cut off "
-            f"({_reason(problem)})",
-            fix="get an undamaged copy of it",
+            f"{path} cannot be opened as a video",
+            code="missing-file" if missing else "unreadable-video",
+            got=_reason(problem),
+            fix="check the path" if missing else "get an undamaged copy of it",
         ) from None
     try:
         with container:
@@ -51,24 +49,27 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
             yield container, stream
     except av.error.FFmpegError as problem:
         raise MediaError(
-            f"{path} is truncated or corrupt ({_reason(problem)})", fix="get an undamaged copy of it"
+            f"{path} is truncated or corrupt",
+            code="damaged-video",
+            got=_reason(problem),
+            fix="get an undamaged copy of it",
         ) from None
 
 
 def _video_stream(container: Any, path: Path) -> Any:
-    # Cover art of an audio file is a video stream of one picture; it is not what was asked for.
+    # The cover art of an audio file is a video stream of one image.
     streams = [s for s in container.streams.video if "attached_pic" not in str(s.disposition).lower()]
     if not streams:
-        kinds = sorted({str(s.type) for s in container.streams}) or ["none"]
-        raise MediaError(f"{path} has no video stream", got=f"streams: {', '.join(kinds)}", wanted="a video")
+        kinds = ", ".join(sorted({str(s.type) for s in container.streams})) or "none"
+        raise MediaError(f"{path} has no video stream", code="unreadable-video", got=f"streams: {kinds}")
     return streams[0]
 
 
 def decode(container: Any, stream: Any, path: Path) -> Iterator[tuple[Fraction, Any]]:
     """Frames in presentation order with their times in seconds after the first one.
 
-    Raises a MediaError at the first damaged frame, and at the end if there were fewer than announced.
-    A transport stream announces nothing: a gap inside shows in its packet counter, a lost end cannot.
+    Raises a MediaError at the first damaged frame, and at the end if there were fewer frames than announced.
+    A transport stream announces no number: a gap shows in its packet counter, a missing end cannot be detected.
     """
     announced = announced_frames(container, stream)
     step = 1 / frame_rate(stream)
@@ -76,9 +77,9 @@ def decode(container: Any, stream: Any, path: Path) -> Iterator[tuple[Fraction, 
     origin = previous = end = None
     try:
         for packet in container.demux(stream):
-            if packet.is_corrupt:  # a gap in a transport stream: frames are gone that no header counted
+            if packet.is_corrupt:  # a gap in a transport stream, whose frames no header counts
                 raise _damaged(path, count, announced, "a part is missing or damaged")
-            empty += packet.size == 0 and packet.dts is not None  # AVI marks "show the last frame again" so
+            empty += packet.size == 0 and packet.dts is not None  # AVI marks repeated frames so
             for frame in packet.decode():
                 if frame.is_corrupt:
                     raise _damaged(path, count, announced, "a frame is damaged")
@@ -93,7 +94,7 @@ def decode(container: Any, stream: Any, path: Path) -> Iterator[tuple[Fraction, 
                 count += 1
                 yield previous, frame
     except av.error.FFmpegError as problem:
-        with suppress(av.error.FFmpegError):  # what the decoder still holds of the intact part
+        with suppress(av.error.FFmpegError):  # frames of the intact part that the decoder still buffers
             count += sum(not frame.is_corrupt for frame in stream.decode(None))
         raise _damaged(path, count, announced, _reason(problem)) from None
     if announced is None:
@@ -101,23 +102,24 @@ def decode(container: Any, stream: Any, path: Path) -> Iterator[tuple[Fraction, 
     if announced is not None and count + empty < announced:
         raise _damaged(path, count, announced, "the file ends early")
     if count == 0:
-        raise MediaError(f"{path} has a video stream without a single frame", fix="get a complete copy of it")
+        raise MediaError(f"{path} has no frames", code="damaged-video", fix="get a complete copy of it")
 
 
 def _damaged(path: Path, count: int, announced: int | None, reason: str) -> MediaError:
     total = f"of {announced} announced" if announced is not None else "(its header announces no number)"
     return MediaError(
         f"{path} is truncated or corrupt: {count} frames {total} could be decoded ({reason})",
+        code="damaged-video",
         fix="get an undamaged copy of it, or read only the intact part with max_frames",
     )
 
 
 def announced_frames(container: Any, stream: Any) -> int | None:
-    """The number of frames that the header promises, or None."""
+    """The number of frames in the header, or None."""
     if not stream.frames:
         return None
     if "mp4" in container.format.name:
-        # The header counts samples; the index also knows which of them an edit list hides.
+        # The header counts all samples; the index also marks those that an edit list hides.
         entries = stream.index_entries
         if len(entries) == stream.frames:
             return sum(not entry.is_discard for entry in entries)
@@ -126,7 +128,7 @@ def announced_frames(container: Any, stream: Any) -> int | None:
 
 
 def _announced_by_duration(stream: Any, count: int, end: Fraction | None, step: Fraction) -> int | None:
-    """Matroska and WebM announce no count but a duration for each stream; more than 1.5 frames short is cut off."""
+    """Matroska and WebM announce no count but each stream's duration; more than 1.5 frames short means truncated."""
     duration = _tagged_duration(stream)
     if duration is None or end is None or duration - end < 1.5 * step:
         return None
@@ -143,7 +145,7 @@ def _tagged_duration(stream: Any) -> Fraction | None:
 
 
 def duration_seconds(container: Any, stream: Any) -> float | None:
-    """Seconds that the stream lasts by its header or its tags; None when neither says."""
+    """The stream's duration in seconds by its header or its tags, or None."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     tagged = _tagged_duration(stream)
@@ -153,12 +155,12 @@ def duration_seconds(container: Any, stream: Any) -> float | None:
 
 
 def count_packets(container: Any, stream: Any) -> int:
-    """Frames of the stream, counted by its packets without decoding them."""
+    """The number of frames of the stream, counted by packets without decoding."""
     return sum(packet.size > 0 and not packet.is_discard for packet in container.demux(stream))
 
 
 def frame_rate(stream: Any) -> Fraction:
-    """Frames a second; 1 where the file does not tell (a single picture)."""
+    """Frames a second; 1 where the file has no rate (a single image)."""
     return Fraction(stream.average_rate or stream.guessed_rate or 1)
 
 
@@ -180,24 +182,24 @@ def to_rgb(frame: Any, size: tuple[int, int], path: Path) -> np.ndarray:
         )
     except (av.error.FFmpegError, ValueError) as problem:
         raise MediaError(
-            f"{path} has colours that cannot be converted to RGB ({frame.format.name}, matrix {frame.colorspace}: "
-            f"{problem})",
+            f"{path} has colours that cannot be converted to RGB",
+            code="unsupported-colours",
+            got=f"{frame.format.name}, matrix {frame.colorspace} ({problem})",
             fix="convert it to yuv420p with BT.709 colours first",
         ) from None
     if alpha:
         opacity = image[..., 3:].astype(np.uint16)
         image = ((image[..., :3] * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
-    turned, flip_x, flip_y = display_transform(frame)
-    if turned:
+    transposed, flip_x, flip_y = display_transform(frame)
+    if transposed:
         image = image.transpose(1, 0, 2)
     return image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
 
 def display_transform(frame: Any) -> tuple[bool, bool, bool]:
-    """What display does to the decoded picture: (swap the axes, then mirror x, then mirror y).
+    """How the decoded frame is displayed: (transpose, then mirror x, then mirror y).
 
-    Read from the 3x3 display matrix (x' = a x + c y, y' = b x + d y); a turn that is no multiple of 90
-    degrees is taken as the nearest one.
+    Read from the 3x3 display matrix (x' = a x + c y, y' = b x + d y); rotations are rounded to multiples of 90 degrees.
     """
     matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
     if matrix is None:

@@ -1,17 +1,17 @@
-"""Files: writes that are whole or absent, paths that stay inside their folder, content hashes.
+"""Files: atomic writes, paths that stay inside their folder, content hashes.
 
-Everything that kiwi puts on disk goes through `atomic_path` or `atomic_folder`, so a killed run never leaves half
-a file under a final name; every path that comes out of data goes through `resolve_inside`.
+Everything that kiwi writes to disk goes through `atomic_path` or `atomic_folder`, so a killed run never leaves half a
+file under a final name; every path that comes out of data goes through `resolve_inside`.
 """
 
 from __future__ import annotations
 
 import ctypes
+import glob
 import hashlib
 import json
 import logging
 import os
-import re
 import shlex
 import shutil
 import tempfile
@@ -25,29 +25,28 @@ from kiwi.errors import InputError, KiwiError
 log = logging.getLogger(__name__)
 
 UnexpectedFiles = Callable[[Path], list[str]]
-"""Says what lies in a folder and is no part of what would replace it, by name: all of a folder of another kind."""
+"""Names the files of a folder that do not belong to what would replace it; all of them in a folder of another kind."""
 
-_KEPT = 40
-"""Characters of a name that temporary names begin with; more could be too long in bytes."""
+_PREFIX_LENGTH = 40
+"""Characters of the final name at the start of a temporary one; with more it could be too long in bytes."""
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes the final name only if the block succeeds.
+    """Yield a temporary path beside `path`, which is renamed to `path` only if the block succeeds.
 
-    The temporary file has the suffix of `path` (writers choose formats by it) and is synced to disk
-    before the rename. When the block raises, or writes nothing, `path` is left as it was.
+    The temporary file has the suffix of `path` (writers choose formats by it) and is synced to disk before the rename.
+    When the block raises, or writes nothing, `path` is not changed.
 
     Raises:
-        InputError: a name that cannot be; the folder does not exist, is no folder or cannot be written to; `path` is a
-            folder.
+        InputError: an impossible name; a folder that does not exist or cannot be written to; `path` is a folder.
     """
     path = Path(path)
-    require_writable(path)
+    _require_name(path)
     if path.is_dir():
-        raise InputError(f"{path} is a folder, not a file", fix="add a file name to the path")
-    with _writing_to(path.parent):
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:_KEPT]}.", suffix=path.suffix, dir=path.parent)
+        raise InputError(f"{path} is a folder, not a file", code="not-a-file", fix="add a file name to the path")
+    with report_unwritable(path.parent):
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:_PREFIX_LENGTH]}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -64,28 +63,28 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path, unexpected_files: UnexpectedFiles) -> Iterator[Path]:
-    """Yield an empty folder beside `path`; it takes the place of `path`, old contents included, if the block succeeds.
+    """Yield an empty folder beside `path`, which replaces `path` and its contents if the block succeeds.
 
-    Its files get ordinary permissions whatever their writers gave them, and are synced to disk before the rename.
+    Its files get ordinary permissions, whatever their writers gave them, and are synced to disk before the rename.
 
     Args:
         path: the folder.
-        unexpected_files: what of a folder that stands there may not be lost.
+        unexpected_files: names the files of an existing folder that must not be lost.
 
     Raises:
         InputError: as `require_replaceable`.
     """
     path = require_replaceable(path, unexpected_files)
-    _tell_of_leftovers(path)
-    new = _unfinished(path)
+    _warn_of_leftovers(path)
+    new = _make_unfinished(path)
     old = new.with_name(new.name + ".old")
     try:
         yield new
-        _finish(new, _permissions(path, 0o777))
+        _sync_folder(new, _permissions(path, 0o777))
         if not path.exists():
             new.rename(path)
-        elif not _exchange(new, path):
-            path.rename(old)  # a kill between the two leaves the contents under this name; the next write tells of it
+        elif not _swap_names(new, path):
+            path.rename(old)  # after a kill between these two, the next write warns of the folder with this name
             new.rename(path)
         _sync(path.parent)
     finally:
@@ -95,108 +94,90 @@ def atomic_folder(path: str | Path, unexpected_files: UnexpectedFiles) -> Iterat
 
 
 def require_replaceable(path: str | Path, unexpected_files: UnexpectedFiles) -> Path:
-    """Where a folder can be written as a whole: `path`, symlinks followed.
+    """Check that a folder can be written as a whole, and return its path with symlinks followed.
 
     Args:
-        path: nothing, an empty folder, or a folder of a kind that kiwi writes and with nothing else in it.
-        unexpected_files: names what else there is; in a folder of another kind, all of it.
+        path: a new path, an empty folder, or a folder of a kind that kiwi writes without other files in it.
+        unexpected_files: names the files of the folder that must not be lost.
 
     Raises:
-        InputError: a name that cannot be, no parent folder or one that cannot be written to; at `path` there is a file,
-            or a folder with something else in it, which nobody meant to lose; the first few names are told.
+        InputError: an impossible name; a parent folder that does not exist or cannot be written to; a file; a folder
+            with unexpected files, of which the message names the first few.
     """
-    given = Path(path)
-    require_writable(given)
+    _require_name(Path(path))
     try:
-        path = given.resolve()  # a model folder may be a link to a larger disk: the link stays, its target is replaced
+        path = Path(path).resolve()  # a model folder may be a link to a larger disk: its target is replaced
     except (OSError, RuntimeError) as problem:
-        raise InputError(f"the path {given} cannot be followed", got=problem) from None
-    require_writable(path)
+        raise InputError(f"the path {path} cannot be resolved", code="unresolvable-path", got=problem) from None
     if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file, so no folder can be written there", fix="give another path")
+        raise InputError(f"{path} is a file, not a folder", code="not-a-folder", fix="choose another path")
     if path.is_mount():
-        raise InputError(f"{path} is where a disk is mounted and cannot be replaced", fix="give a folder in it")
-    with _writing_to(path):
-        held = unexpected_files(path) if path.is_dir() else []
-    if held:
         raise InputError(
-            f"{path} holds other things than what would replace it",
-            got=", ".join(held[:5]) + (f" and {len(held) - 5} more" if len(held) > 5 else ""),
-            wanted="a new path, an empty folder, or a folder of the kind that is written with nothing else in it",
-            fix="give another path, or move them elsewhere",
+            f"{path} is a mount point, which cannot be replaced", code="unwritable-folder", fix="choose a folder in it"
         )
-    _unfinished(path).rmdir()  # tried, because permissions say nothing of read-only disks or /proc
+    with report_unwritable(path):
+        unexpected = unexpected_files(path) if path.is_dir() else []
+    if unexpected:
+        more = f" and {len(unexpected) - 5} more" if len(unexpected) > 5 else ""
+        raise InputError(
+            f"{path} has files that would be lost if it were replaced",
+            code="unexpected-files",
+            got=", ".join(unexpected[:5]) + more,
+            wanted="a new path, an empty folder, or a folder of the same kind without other files",
+            fix="choose another path, or move these files",
+        )
+    require_writable(path)
     return path
 
 
 def require_writable(path: Path) -> None:
-    """Refuse a path under which nothing can be written, as far as can be told without trying.
+    """Check that something can be written at `path`, by writing beside it: permissions do not tell of read-only disks.
 
     Raises:
-        InputError: no name or one that is too long, no parent folder or one that may not be looked into.
+        InputError: an impossible name; a parent folder that does not exist or cannot be written to.
     """
-    folder = path.parent
-    if path.name in ("", ".."):
-        raise InputError(f"the path {str(path)!r} does not say a name", wanted="the name of what is written")
-    try:
-        if not folder.exists():
-            raise InputError(
-                f"The folder {folder} for {path.name} does not exist",
-                fix=f"create it (mkdir -p {shlex.quote(str(folder))})",
-            )
-        if not folder.is_dir():
-            raise InputError(
-                f"{folder} is not a folder, so {path.name} cannot be written there", fix="give another path"
-            )
-    except OSError as problem:  # a folder that may not be looked into
-        raise InputError(f"{path} cannot be written", got=problem.strerror, fix="give another path") from None
-    require_name(path)
-
-
-def require_name(path: Path) -> None:
-    """Refuse a path that no file can have. Raises InputError."""
-    try:
-        path.exists()
-    except OSError as problem:
-        raise InputError(f"{path} cannot be written", got=problem.strerror, fix="give another path") from None
+    _require_name(path)
+    _make_unfinished(path).rmdir()
 
 
 def make_folder(path: str | Path) -> Path:
-    """The folder with all above it, made if it is not there.
+    """Create the folder and its parents where they do not exist, and return its path.
 
     Raises:
-        InputError: something on the way is a file, or may not be written to.
+        InputError: part of the path is a file, or cannot be written to.
     """
     path = Path(path)
-    with _writing_to(path, "made"):
+    with report_unwritable(path, "created"):
         path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def require_no_overlap(target: Path, source: Path) -> None:
-    """Refuse to write a file or folder that is, holds or lies in what is read for it.
+    """Refuse to write `target` if it is `source`, contains it or lies in it.
 
     Raises:
         InputError: naming both.
     """
     written, read = Path(os.path.realpath(target)), Path(os.path.realpath(source))  # unlike resolve() it never fails
     if read.exists() and (read.is_relative_to(written) or written.is_relative_to(read)):
-        relation = "is" if read == written else "holds" if read.is_relative_to(written) else "lies in"
-        raise InputError(f"{target} would be written, but it {relation} {source}, which is read", fix="write elsewhere")
+        relation = "is" if read == written else "contains" if read.is_relative_to(written) else "lies in"
+        raise InputError(
+            f"the output {target} {relation} the input {source}", code="output-is-input", fix="choose another output"
+        )
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text atomically, line ends as given. Raises InputError as `atomic_path` does."""
+    """Write UTF-8 text atomically, with line ends as given. Raises InputError as `atomic_path`."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def write_json(path: str | Path, data: Any) -> None:
-    """Write `data` as indented JSON, atomically; NaN and infinity are refused because JSON has neither.
+    """Write `data` as indented JSON, atomically.
 
     Raises:
         InputError: as `atomic_path`.
-        TypeError, ValueError: data that JSON cannot hold; nothing is written.
+        TypeError, ValueError: data that JSON cannot represent, NaN and infinity included; nothing is written.
     """
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -209,72 +190,85 @@ def resolve_inside(base: str | Path, relative: str | Path, what: str = "path") -
     Raises:
         InputError: an empty or absolute path, or one that leaves `base` through `..` or a symlink.
     """
-    text = str(relative)
+    text, code = str(relative), "path-outside-folder"
     if not text.strip() or "\0" in text:
-        raise InputError(f"The {what} is empty or has a NUL character", got=repr(text), wanted=f"a path inside {base}")
+        raise InputError(f"the {what} is not a path", code="invalid-path", got=repr(text), wanted=f"a path in {base}")
     # A Windows drive or UNC path is absolute in meaning on every system; Path() alone would not see it here.
     if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith("\\"):
-        raise InputError(f"The {what} {text!r} is absolute", wanted=f"a path relative to {base}")
+        raise InputError(f"the {what} {text!r} is absolute", code=code, wanted=f"a path relative to {base}")
     root = Path(base).resolve()
     try:
         resolved = (root / text).resolve()
     except (OSError, RuntimeError) as problem:  # a loop of symlinks
-        raise InputError(f"The {what} {text!r} cannot be resolved: {problem}") from None
+        raise InputError(f"the {what} {text!r} cannot be resolved", code="unresolvable-path", got=problem) from None
     if not resolved.is_relative_to(root):
-        raise InputError(f"The {what} {text!r} leaves the folder {base}", got=resolved, wanted=f"a path inside {root}")
+        raise InputError(
+            f"the {what} {text!r} leaves the folder {base}", code=code, got=resolved, wanted=f"a path inside {root}"
+        )
     return resolved
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file's content, as 64 hexadecimal digits.
-
-    Raises:
-        InputError: the file is missing or a folder.
-    """
-    path = require_file(path)
-    with path.open("rb") as stream:
+    """The SHA-256 of a file's content, as 64 hexadecimal digits. Raises InputError as `require_file`."""
+    with require_file(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def require_file(path: str | Path, error: type[KiwiError] = InputError, what: str = "file") -> Path:
-    """`path` as a Path if it is a file; otherwise raises `error` (a kind of KiwiError), naming what is wrong."""
+    """`path` as a Path if it is a file; otherwise raises `error`, in which `what` says what the file should be."""
     path = Path(path)
-    if not path.exists():
-        raise error(f"The {what} {path} does not exist", fix="check the path")
     if path.is_dir():
-        raise error(f"{path} is a folder, not a {what}", fix=f"give the path of a {what}")
+        raise error(f"{path} is a folder, not a {what}", code="not-a-file", fix=f"give the path of a {what}")
+    if not path.exists():
+        raise error(f"the {what} {path} does not exist", code="missing-file", fix="check the path")
     return path
 
 
 @contextmanager
-def _writing_to(folder: Path, done: str = "written to") -> Iterator[None]:
+def report_unwritable(folder: Path, action: str = "written to") -> Iterator[None]:
+    """Raise an OSError of the block as an InputError about the folder."""
     try:
         yield
+    except FileNotFoundError:
+        raise InputError(
+            f"the folder {folder} does not exist",
+            code="missing-folder",
+            fix=f"create it: mkdir -p {shlex.quote(str(folder))}",
+        ) from None
     except OSError as problem:
         raise InputError(
-            f"The folder {folder} cannot be {done}",
+            f"the folder {folder} cannot be {action}",
+            code="unwritable-folder",
             got=problem.strerror,
-            fix="change its permissions or give another",
+            fix="change its permissions or choose another folder",
         ) from None
 
 
-def _unfinished(path: Path) -> Path:
-    """A new empty folder beside `path`, under a name that says what it is should a kill leave it there."""
-    with _writing_to(path.parent):
-        return Path(tempfile.mkdtemp(prefix=f".{path.name[:_KEPT]}.unfinished-", dir=path.parent))
+def _require_name(path: Path) -> None:
+    if path.name in ("", ".."):
+        raise InputError(f"the path {str(path)!r} has no file name", code="invalid-path", wanted="a path with a name")
+    with report_unwritable(path.parent), suppress(FileNotFoundError):
+        path.lstat()  # the file system refuses a name that is too long
 
 
-def _tell_of_leftovers(path: Path) -> None:
-    """Say what killed runs left beside `path`. Not deleted: another process may be writing there at this moment."""
-    pattern = re.compile(re.escape(f".{path.name[:_KEPT]}.unfinished-") + r"\w{8}(\.old)?")
-    with _writing_to(path.parent):
-        found = [item for item in path.parent.iterdir() if pattern.fullmatch(item.name)]
-    for item in sorted(found):
-        log.warning("%s is left from a run that was cut off: delete it unless one is writing there now", item)
+def _unfinished_prefix(path: Path) -> str:
+    return f".{path.name[:_PREFIX_LENGTH]}.unfinished-"
 
 
-def _finish(folder: Path, mode: int) -> None:
-    """Ordinary permissions for what is in a folder (writers of weights make private files), and all of it on disk."""
+def _make_unfinished(path: Path) -> Path:
+    """Make an empty folder beside `path`, with a name that says what it is if a killed process leaves it there."""
+    with report_unwritable(path.parent):
+        return Path(tempfile.mkdtemp(prefix=_unfinished_prefix(path), dir=path.parent))
+
+
+def _warn_of_leftovers(path: Path) -> None:
+    """Warn of folders that killed processes left beside `path`; another process may still be writing to them."""
+    for leftover in sorted(path.parent.glob(glob.escape(_unfinished_prefix(path)) + "*")):
+        log.warning("%s was left by an interrupted run: delete it unless another process is writing to it", leftover)
+
+
+def _sync_folder(folder: Path, mode: int) -> None:
+    """Give the contents of a folder ordinary permissions (writers of weights make private files) and sync them."""
     mask = _umask()
     for path in folder.rglob("*"):
         path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
@@ -283,16 +277,17 @@ def _finish(folder: Path, mode: int) -> None:
     _sync(folder)
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step, so that no kill finds either missing; False where the system cannot (not Linux, or
-    file systems such as NFS).
+def _swap_names(a: Path, b: Path) -> bool:
+    """Swap two names in one step, so that a killed process never leaves one missing.
+
+    Returns False where this is not supported (not Linux, or file systems such as NFS).
     """
     try:
         rename = ctypes.CDLL(None).renameat2
     except (AttributeError, OSError, TypeError):
         return False
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+    current_folder, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(current_folder, os.fsencode(a), current_folder, os.fsencode(b), exchange) == 0)
 
 
 def _permissions(path: Path, ordinary: int) -> int:

@@ -1,7 +1,7 @@
-"""Images: reading anything into 8-bit RGB, writing, and the geometry rules that frames go through.
+"""Images: reading into 8-bit RGB, writing, and the rules by which frames are resized.
 
-Sits between files and the models: `fit_size` and `smart_resize` decide sizes, `crop_resize`,
-`resize` and `letterbox` make pixels of them (always PIL bicubic, as the published pipeline does).
+`fit_size` and `smart_resize` choose sizes; `crop_resize`, `resize` and `letterbox` resample to them (always PIL
+bicubic, as the published pipeline).
 
 Shape suffixes: F frames, H height, W width, C channels (3, RGB). All pixels are uint8.
 """
@@ -17,42 +17,45 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from kiwi.errors import InputError, MediaError
-from kiwi.media.files import atomic_path, require_file
+from kiwi.media.files import atomic_path
 
-# Raster formats only: Pillow would start Ghostscript for an EPS file, whatever its name says.
+# Raster formats only: Pillow would run Ghostscript on an EPS file, whatever its suffix.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA", "ICO")
 _WRITERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own threshold: above it a file is more likely an attack than a picture
+MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs
 _WHITE = (255, 255, 255)
 
 
 def read_image(source: Path | str | bytes, *, name: str | None = None) -> np.ndarray:
     """Read an image (a path, or the encoded bytes) as uint8 RGB `[H, W, 3]`.
 
-    EXIF orientation is applied, transparency is composited on white, 16-bit gray is scaled to 8 bits,
-    and of an animation the first frame is taken. `name` says in messages what the bytes belong to.
+    EXIF orientation is applied, transparency is composited on white, 16-bit gray is scaled to 8 bits, and only the
+    first frame of an animation is read. `name` says in messages what the bytes belong to.
 
     Raises:
-        MediaError: a missing file, something that is not an image, a damaged or an oversized one.
+        MediaError: a file that does not exist, is not an image, is damaged or too large.
     """
-    what = _name(source, name)
-    with _open(source, what) as image:
+    title = _title(source, name)
+    with _open(source, title) as image:
         try:
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image), what)
+            return _to_rgb(ImageOps.exif_transpose(image), title)
         except (OSError, SyntaxError, ValueError, EOFError) as problem:
             raise MediaError(
-                f"{what} is an image that cannot be decoded to its end ({problem})", fix="get an undamaged copy of it"
+                f"{title} is truncated or corrupt",
+                code="damaged-image",
+                got=problem,
+                fix="get an undamaged copy of it",
             ) from None
 
 
 def check_image(source: Path | str | bytes, *, name: str | None = None) -> None:
-    """Check by the header alone that `source` is an image of a sane size; cheap, pixels are not decoded.
+    """Check that `source` is an image within the size limit; only its header is read.
 
     Raises:
-        MediaError: as `read_image`, except for damage behind the header.
+        MediaError: as `read_image`, except for damage after the header.
     """
-    _open(source, _name(source, name)).close()
+    _open(source, _title(source, name)).close()
 
 
 def write_image(path: Path | str, image_HWC: np.ndarray) -> None:
@@ -64,18 +67,23 @@ def write_image(path: Path | str, image_HWC: np.ndarray) -> None:
     path = Path(path)
     kind = _WRITERS.get(path.suffix.lower())
     if kind is None:
-        raise InputError(f"Cannot write the image {path}", got=f"suffix {path.suffix!r}", wanted=" or ".join(_WRITERS))
-    image = _pil(_require_image(image_HWC))
+        raise InputError(
+            f"cannot write the image {path}",
+            code="wrong-suffix",
+            got=f"suffix {path.suffix!r}",
+            wanted=" or ".join(_WRITERS),
+        )
+    image = _pil(require_rgb(image_HWC, "HWC"))
     options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
     with atomic_path(path) as temporary:
         image.save(temporary, kind, **options)
 
 
 def fit_size(height: int, width: int, *, max_pixels: int | None, multiple: int) -> tuple[int, int]:
-    """The size (height, width) that a video of the given size is worked on at, by the published rule.
+    """The size (height, width) to which a video is resized for the model, by the published rule.
 
-    Above `max_pixels` both sides shrink by the same factor (rounded down); then both are floored to
-    multiples of `multiple`, to one multiple at least.
+    Above `max_pixels` both sides are divided by the same factor (rounded down); then both are floored to multiples of
+    `multiple`, to at least one multiple.
 
     Raises:
         InputError: a size, limit or multiple below 1.
@@ -90,7 +98,7 @@ def fit_size(height: int, width: int, *, max_pixels: int | None, multiple: int) 
 
 
 def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """Qwen-VL's rule for the size (height, width) at which the MLLM sees an image or frame.
+    """Qwen-VL's rule for the size (height, width) of an image or frame in the MLLM's input.
 
     Both sides are rounded to multiples of `factor` (halves to even, as Python rounds); an area outside
     [`min_pixels`, `max_pixels`] is then brought inside by scaling the original sides.
@@ -100,7 +108,7 @@ def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_p
     """
     _require_positive(height=height, width=width, factor=factor)
     if min_pixels > max_pixels:
-        raise InputError("min_pixels is above max_pixels", got=f"{min_pixels} and {max_pixels}")
+        raise InputError("min_pixels is above max_pixels", code="out-of-range", got=f"{min_pixels} and {max_pixels}")
     new_height = max(factor, round(height / factor) * factor)
     new_width = max(factor, round(width / factor) * factor)
     if new_height * new_width > max_pixels:
@@ -115,17 +123,17 @@ def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_p
 
 
 def snap_frames(count: int) -> int:
-    """The largest 4k+1 that is not above `count`, and at least 1: the lengths the causal VAE takes."""
+    """The largest 4k+1 that is not above `count`, and at least 1: a length that the causal VAE accepts."""
     return max(1, (count - 1) // 4 * 4 + 1)
 
 
 def resize(frames_FHWC: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize every frame to `height` x `width` with PIL bicubic; the same array if it has that size.
+    """Resize every frame to `height` x `width` with PIL bicubic; returns the same array if it has that size.
 
     Raises:
         InputError: frames that are not uint8 RGB `[F, H, W, 3]`, a size below 1.
     """
-    _require_frames(frames_FHWC)
+    require_rgb(frames_FHWC, "FHWC")
     _require_positive(height=height, width=width)
     if frames_FHWC.shape[1:3] == (height, width):
         return frames_FHWC
@@ -138,12 +146,12 @@ def resize(frames_FHWC: np.ndarray, height: int, width: int) -> np.ndarray:
 def crop_resize(frames_FHWC: np.ndarray, height: int, width: int) -> np.ndarray:
     """Crop the centre of every frame to the aspect of `height` x `width`, then resize it (PIL bicubic).
 
-    The crop is in whole pixels, so frames that only lose a margin keep the rest bit for bit.
+    The crop is in whole pixels, so frames that only lose a margin are otherwise unchanged.
 
     Raises:
         InputError: frames that are not uint8 RGB `[F, H, W, 3]`, a size below 1.
     """
-    _require_frames(frames_FHWC)
+    require_rgb(frames_FHWC, "FHWC")
     _require_positive(height=height, width=width)
     old_height, old_width = frames_FHWC.shape[1:3]
     crop_height = min(old_height, max(1, round(old_width * height / width)))
@@ -153,20 +161,20 @@ def crop_resize(frames_FHWC: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def letterbox(image_HWC: np.ndarray, height: int, width: int, *, shrink: float = 1.0) -> np.ndarray:
-    """Put the whole image, as large as it fits times `shrink`, on the centre of a white `height` x `width` canvas.
+    """Fit the whole image, scaled by `shrink`, into the centre of a white `height` x `width` canvas.
 
-    At `shrink=1` this is the reference image as the published inference prepares it (PIL's
-    `ImageOps.pad`, bicubic); in training `shrink` is drawn from [0.7, 1].
+    At `shrink=1` this is how the published inference prepares reference images (PIL's `ImageOps.pad`, bicubic); in
+    training `shrink` is drawn from [0.7, 1].
 
     Raises:
         InputError: an image that is not uint8 RGB `[H, W, 3]`, a size below 1, `shrink` outside (0, 1].
     """
-    image = _pil(_require_image(image_HWC))
+    image = _pil(require_rgb(image_HWC, "HWC"))
     _require_positive(height=height, width=width)
     if not 0 < shrink <= 1:
-        raise InputError("shrink is out of range", got=shrink, wanted="above 0, at most 1")
+        raise InputError("shrink is out of range", code="out-of-range", got=shrink, wanted="above 0, at most 1")
     fitted = _contained(image.size, (width, height))
-    # Straight to the final size: resampling twice would only blur.
+    # Resampled once to the final size, because a second time would blur.
     small = tuple(max(1, round(side * shrink)) for side in fitted)
     canvas = Image.new("RGB", (width, height), _WHITE)
     offset = (round((width - small[0]) * 0.5), round((height - small[1]) * 0.5))
@@ -180,82 +188,85 @@ def contact_sheet(
     column_titles: list[str] | None = None,
     gap: int = 4,
 ) -> np.ndarray:
-    """A grid of images as one image `[H, W, 3]`, for previews: a label left of each row, a title above each column.
+    """A grid of images as one image `[H, W, 3]`: a label to the left of each row, a title above each column.
 
-    Every cell has the size of the largest image; smaller ones are letterboxed. Rows may end early.
+    Every cell has the size of the largest image; smaller ones are letterboxed. Rows may differ in length.
 
     Raises:
-        InputError: no image at all, labels or titles that are not one a row or column.
+        ValueError: no image, or more or fewer labels than rows.
     """
-    if not any(rows):
-        raise InputError("A contact sheet needs at least one image", got="none")
     columns = max(len(row) for row in rows)
-    if labels is not None and len(labels) != len(rows):
-        raise InputError("A contact sheet takes one label a row", got=len(labels), wanted=len(rows))
-    if column_titles is not None and len(column_titles) != columns:
-        raise InputError("A contact sheet takes one title a column", got=len(column_titles), wanted=columns)
     images = [image for row in rows for image in row]
-    cell_height = max(_require_image(image).shape[0] for image in images)
+    cell_height = max(require_rgb(image, "HWC").shape[0] for image in images)
     cell_width = max(image.shape[1] for image in images)
 
-    label_images = [_text(label, 160) for label in labels] if labels is not None else []
-    title_images = [_text(title, cell_width) for title in column_titles] if column_titles is not None else []
-    left = gap + max((label.width + gap for label in label_images), default=0)
+    label_images = [None] * len(rows) if labels is None else [_text(label, 160) for label in labels]
+    title_images = [_text(title, cell_width) for title in column_titles or ()]
+    left = gap + max(label.width + gap if label else 0 for label in label_images)
     top = gap + max((title.height + gap for title in title_images), default=0)
-    row_height = max([cell_height, *(label.height for label in label_images)])
+    row_height = max([cell_height, *(label.height for label in label_images if label)])
     size = (left + columns * (cell_width + gap), top + len(rows) * (row_height + gap))
     sheet = Image.new("RGB", size, _WHITE)
     for column, title in enumerate(title_images):
         sheet.paste(title, (left + column * (cell_width + gap), gap))
-    for index, row in enumerate(rows):
+    for index, (row, label) in enumerate(zip(rows, label_images, strict=True)):
         y = top + index * (row_height + gap)
-        if label_images:
-            sheet.paste(label_images[index], (gap, y))
+        if label:
+            sheet.paste(label, (gap, y))
         for column, image in enumerate(row):
             sheet.paste(_pil(letterbox(image, cell_height, cell_width)), (left + column * (cell_width + gap), y))
     return np.array(sheet)
 
 
-def _name(source: Path | str | bytes, name: str | None) -> str:
+def _title(source: Path | str | bytes, name: str | None) -> str:
+    """What messages call the image."""
     if isinstance(source, bytes):
-        return f"The image bytes of {name}" if name else "The image given as bytes"
+        return f"the image bytes of {name}" if name else "the image given as bytes"
     return name or str(source)
 
 
-def _open(source: Path | str | bytes, what: str) -> Image.Image:
-    """The lazily opened image, known to be of an accepted format and size."""
-    if isinstance(source, bytes):
-        stream: Path | io.BytesIO = io.BytesIO(source)
-        empty = not source
-    else:
-        stream = require_file(source, MediaError, "image")
-        empty = stream.stat().st_size == 0
-    if empty:
-        raise MediaError(f"{what} is empty, not an image", got="0 bytes", fix="write or download it again")
-    too_large = f"above the limit of {MAX_IMAGE_PIXELS / 1e6:.0f} megapixels (a decompression bomb?)"
+def _open(source: Path | str | bytes, title: str) -> Image.Image:
+    """Open an image of an accepted format and size; its pixels are not decoded."""
+    too_large = MediaError(
+        f"{title} has more than {MAX_IMAGE_PIXELS / 1e6:.0f} megapixels",
+        code="image-too-large",
+        fix="downscale it first",
+    )
     try:
         Image.init()  # registers every reader that this build of Pillow has; a second call is free
+        stream = io.BytesIO(source) if isinstance(source, bytes) else source
         image = Image.open(stream, formats=[kind for kind in _FORMATS if kind in Image.OPEN])
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise MediaError(f"{what} announces an image {too_large}", fix="scale it down first") from None
+        raise too_large from None
     except UnidentifiedImageError:
-        raise MediaError(f"{what} is not an image", wanted="PNG, JPEG, WebP or another raster format") from None
+        raise MediaError(
+            f"{title} is not an image", code="unreadable-image", wanted="PNG, JPEG, WebP or another raster format"
+        ) from None
+    except FileNotFoundError:
+        raise MediaError(f"the image {title} does not exist", code="missing-file", fix="check the path") from None
     except (OSError, SyntaxError, ValueError) as problem:
-        raise MediaError(f"{what} cannot be read as an image ({problem})", fix="get an undamaged copy of it") from None
+        raise MediaError(
+            f"{title} cannot be read as an image",
+            code="unreadable-image",
+            got=problem,
+            fix="get an undamaged copy of it",
+        ) from None
     if image.width * image.height > MAX_IMAGE_PIXELS:
-        size = f"{image.width}x{image.height}"
         image.close()
-        raise MediaError(f"{what} announces an image {too_large}", got=size, fix="scale it down first")
+        raise too_large
     return image
 
 
-def _to_rgb(image: Image.Image, what: str) -> np.ndarray:
-    if image.mode == "F":
-        raise MediaError(f"{what} has floating-point pixels, which have no agreed white", wanted="8 or 16 bits")
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise MediaError(f"{what} has 32-bit pixels, which have no agreed white", wanted="8 or 16 bits")
+def _to_rgb(image: Image.Image, title: str) -> np.ndarray:
+    values = np.asarray(image).astype(np.int64) if image.mode.startswith("I") else None
+    if image.mode == "F" or (values is not None and (values.min() < 0 or values.max() > 65535)):
+        raise MediaError(
+            f"the value of white is undefined in {title}",
+            code="unsupported-colours",
+            got=f"{'floating-point' if image.mode == 'F' else '32-bit'} pixels",
+            wanted="8 or 16 bits per channel",
+        )
+    if values is not None:
         gray = ((values + 128) // 257).astype(np.uint8)
         return np.repeat(gray[:, :, None], 3, axis=2)
     if image.has_transparency_data:
@@ -288,21 +299,24 @@ def _pil(image_HWC: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(image_HWC))
 
 
-def _require_image(image_HWC: np.ndarray) -> np.ndarray:
-    if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or not image_HWC.size:
-        raise InputError("Not an RGB image", got=f"{image_HWC.dtype} {image_HWC.shape}", wanted="uint8 [H, W, 3]")
-    return image_HWC
+def require_rgb(pixels: np.ndarray, axes: str) -> np.ndarray:
+    """Check that pixels are uint8 RGB and not empty, with the given axes: "HWC" or "FHWC"; returns them.
 
-
-def _require_frames(frames_FHWC: np.ndarray) -> np.ndarray:
-    if frames_FHWC.dtype != np.uint8 or frames_FHWC.ndim != 4 or frames_FHWC.shape[3] != 3 or not frames_FHWC.size:
+    Raises:
+        InputError: naming both types and shapes.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != len(axes) or pixels.shape[-1] != 3 or not pixels.size:
         raise InputError(
-            "Not RGB frames", got=f"{frames_FHWC.dtype} {frames_FHWC.shape}", wanted="uint8 [F, H, W, 3], not empty"
+            "not an RGB image" if axes == "HWC" else "not RGB frames",
+            code="invalid-pixels",
+            got=f"{pixels.dtype} {pixels.shape}",
+            wanted=f"uint8 [{', '.join(axes[:-1])}, 3], not empty",
+            fix="convert floats in [-1, 1] with kiwi.media.video.to_uint8",
         )
-    return frames_FHWC
+    return pixels
 
 
 def _require_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
-            raise InputError(f"{name} is below 1", got=value)
+            raise InputError(f"{name} must be at least 1", code="out-of-range", got=value)

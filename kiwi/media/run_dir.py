@@ -1,4 +1,4 @@
-"""A folder that a resumable command fills: a record of its settings, written first, says whose it is."""
+"""The folder of a resumable command: a record of its settings, written first, tells which command it belongs to."""
 
 from __future__ import annotations
 
@@ -11,70 +11,73 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from kiwi.errors import InputError
-from kiwi.media.files import make_folder, require_name, write_json
+from kiwi.media.files import make_folder, report_unwritable, write_json
 
 LOCK = ".lock"
-"""A file by which a folder is held."""
+"""The lock file of a folder."""
 
 
-def open_run_dir(record: Path, settings: Mapping[str, Any], what: str, allowed: Collection[str] = ()) -> Path:
-    """Make the folder of `record`, or find that it is ours to go on with.
+def open_run_dir(record: Path, settings: Mapping[str, Any], kind: str, allowed: Collection[str] = ()) -> Path:
+    """Make the folder of a new run, or check that an existing one can be resumed with these settings.
 
     Args:
         record: JSON file in the folder that holds the settings.
-        settings: what may not change between the calls that fill the folder; plain data.
-        what: the folder is, with its article, such as "an export".
-        allowed: names of files that may be in a folder that has no record yet.
+        settings: what must not change between the calls that fill the folder; plain data.
+        kind: what the folder is, with an article, such as "an export".
+        allowed: names of files that may exist in a folder without a record.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: it was begun with other settings (those that differ are told), its record cannot be read, or it is
-            somebody else's.
+        InputError: the folder was started with other settings (the message names those that differ), its record cannot
+            be read, or it has other files in it.
     """
-    folder, now = record.parent, json.loads(json.dumps(settings))
-    require_name(folder)
-    if record.exists():
-        before = read_record(record)
-        if before != now:
-            differ = [key for key in now if key not in before or before[key] != now[key]]
-            raise InputError(
-                f"{folder} holds {what} with other settings",
-                got=", ".join(f"{key} {now[key]}" for key in differ) or "none of some that it has",
-                wanted=", ".join(f"{key} {before.get(key)}" for key in differ or before.keys() - now.keys()),
-                fix="give the same settings to go on with it, or another folder",
-            )
-    elif folder.exists() and (
-        not folder.is_dir() or any(path.name not in (LOCK, *allowed) for path in folder.iterdir())
-    ):
-        raise InputError(f"{folder} exists and is not {what}", fix="give a new or an empty folder")
-    make_folder(folder)
+    folder, settings = make_folder(record.parent), json.loads(json.dumps(settings))
     if not record.exists():
-        write_json(record, now)
+        with report_unwritable(folder):
+            unexpected = sorted({path.name for path in folder.iterdir()} - {LOCK, *allowed})
+        if unexpected:
+            raise InputError(
+                f"{folder} exists and is not {kind}",
+                code="unexpected-files",
+                got=", ".join(unexpected[:5]),
+                fix="choose a new or an empty folder",
+            )
+        write_json(record, settings)
+    elif (before := read_record(record)) != settings:
+        differing = [
+            key
+            for key in {**settings, **before}
+            if key not in settings or key not in before or settings[key] != before[key]
+        ]
+        raise InputError(
+            f"{folder} holds {kind} with other settings",
+            code="settings-changed",
+            got=_listed(settings, differing),
+            wanted=_listed(before, differing),
+            fix="use the same settings to resume it, or choose another folder",
+        )
     return folder
 
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Hold a folder, so that no other process works in it; one that dies lets go of it.
+    """Keep other processes from working in a folder; the lock of a process that dies is released.
 
     Raises:
-        InputError: another process holds it, or it cannot be written to.
+        InputError: another process holds the lock, or the folder cannot be written to.
     """
     lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise InputError(
-            f"another process is working in {folder}",
-            code="locked-folder",
-            fix="wait for it to finish, or give another folder",
-        ) from None
-    except OSError as problem:
-        raise InputError(
-            f"{folder} cannot be written to", code="unwritable-folder", got=problem.strerror, fix="give another folder"
-        ) from None
+    with report_unwritable(folder):
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise InputError(
+                f"another process is working in {folder}",
+                code="locked-folder",
+                fix="wait for it to finish, or choose another folder",
+            ) from None
     try:
         yield
     finally:
@@ -84,9 +87,15 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
 def read_record(record: Path) -> dict[str, Any]:
     """The settings that a record holds. Raises InputError if it cannot be read."""
     try:
-        said = json.loads(record.read_text(encoding="utf-8"))
-        if not isinstance(said, dict):
-            raise ValueError(f"a {type(said).__name__}, not an object")
+        settings = json.loads(record.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError(f"a JSON {type(settings).__name__}, not an object")
     except (OSError, ValueError) as problem:
-        raise InputError(f"{record} cannot be read", got=problem, fix="give another folder") from None
-    return said
+        raise InputError(
+            f"{record} cannot be read", code="unreadable-file", got=problem, fix="choose another folder"
+        ) from None
+    return settings
+
+
+def _listed(settings: Mapping[str, Any], keys: Collection[str]) -> str:
+    return ", ".join(f"{key} {settings[key]}" if key in settings else f"no {key}" for key in keys)

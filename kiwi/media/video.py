@@ -1,7 +1,6 @@
 """Videos: probing, exact decoding into RGB frames, and encoding, through PyAV (ffmpeg's libraries).
 
-Sits between files on disk and the data sets, the editor and the benchmark. A clip is never silently
-short: a file that holds fewer frames than it announces is an error that says how many.
+A clip is never silently short: a file with fewer frames than it announces is an error that says how many there are.
 
 Shape suffixes: F frames, H height, W width, C channels (3, RGB). Pixels are uint8 RGB, full range.
 """
@@ -33,24 +32,24 @@ from kiwi.media.decoding import (
     to_rgb,
 )
 from kiwi.media.files import atomic_path
-from kiwi.media.image import read_image
+from kiwi.media.image import read_image, require_rgb
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
 
 _H273_BT709 = 1
-# What people mean by 23.976 (or 23.98), 29.97 and so on; written as a decimal they would drift.
+# The exact rates that 23.976 (or 23.98), 29.97 and so on abbreviate; the decimals would drift.
 _NTSC_RATES = tuple(Fraction(nominal * 1000, 1001) for nominal in (24, 30, 48, 60, 120))
-# Below this short side colours are kept whole; fewer players show such files, but nobody streams them.
-_SMALL = 128
-_TOO_LARGE = 2**31 - 1  # ffmpeg keeps rates as two 32-bit integers
+# Below this short side the chroma planes keep the full size; fewer players support such files.
+_MIN_SUBSAMPLED_SIDE = 128
+_MAX_RATE_TERM = 2**31 - 1  # ffmpeg keeps rates as two 32-bit integers
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What a video file holds; height and width as displayed (after rotation).
+    """The properties of a video file; height and width as displayed (after rotation).
 
-    `frames` is the announced count, or that of the packets where the header has none; `rotation` the
-    clockwise turn in degrees (0, 90, 180, 270) that display applies; `duration` is in seconds.
+    `frames` is the announced number, or that of the packets where the header has none; `rotation` is the clockwise
+    rotation in degrees (0, 90, 180, 270) that is applied for display; `duration` is in seconds.
     """
 
     frames: int
@@ -84,10 +83,10 @@ class Video:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """What `path` holds, from its header and first frame; an image file is a video of one frame at 1 fps.
+    """Read the properties of a video from its header and first frame; an image is a video of one frame at 1 fps.
 
     Raises:
-        MediaError: a missing file, a folder, something that is not a video, a video without a frame.
+        MediaError: a file that does not exist, is not a video or has no frames.
     """
     path = Path(path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -110,11 +109,11 @@ def probe(path: str | Path) -> VideoInfo:
         codec = stream.codec_context.name
     with open_video(path) as (container, stream):
         _, first = next(decode(container, stream, path))
-        turned, flip_x, flip_y = display_transform(first)
-        height, width = (first.width, first.height) if turned else (first.height, first.width)
-        # Of the eight display transforms the four without mirroring are turns; a mirrored one reports its turn.
+        transposed, flip_x, flip_y = display_transform(first)
+        height, width = (first.width, first.height) if transposed else (first.height, first.width)
+        # Of the eight display transforms four are rotations; a mirrored one reports its rotation.
         rotation = {(True, True, False): 90, (False, True, True): 180, (True, False, True): 270}.get(
-            (turned, flip_x, flip_y), 90 if turned else 0
+            (transposed, flip_x, flip_y), 90 if transposed else 0
         )
         return VideoInfo(
             frames=frames,
@@ -133,110 +132,111 @@ def read_video(
 ) -> Video:
     """Decode a video (or an image, as one frame at 1 fps) into RGB frames in presentation order.
 
-    The display rotation is applied, transparency is composited on white, and the colour matrix and
-    range that the file names are honoured (untagged files are BT.601 limited range, as ffmpeg and the
-    readers built on it have it). With `fps` the video is resampled: every output instant takes the
-    source frame nearest in time. `start` and `max_frames` then cut from that result; nothing behind
-    the last frame asked for is decoded.
+    The display rotation is applied, transparency is composited on white, and the file's colour matrix and range are
+    honoured (untagged files are read as BT.601 limited range, as ffmpeg does). With `fps` the video is resampled: each
+    output instant takes the source frame nearest in time. `start` and `max_frames` then select from the result; nothing
+    after the last selected frame is decoded.
 
     Raises:
-        InputError: `max_frames` or `fps` not positive, `start` negative or behind the end.
-        MediaError: a missing file, a folder, something that is not a video, a video without a frame;
-            a truncated or damaged one, with the number of frames that could be decoded.
+        InputError: `max_frames` or `fps` not positive, `start` negative or beyond the end.
+        MediaError: a file that does not exist, is not a video or has no frames; a truncated or damaged one, with the
+            number of frames that could be decoded.
     """
     path = Path(path)
     if max_frames is not None and max_frames < 1:
-        raise InputError("max_frames is below 1", got=max_frames)
+        raise InputError("max_frames must be at least 1", code="out-of-range", got=max_frames)
     if start < 0:
-        raise InputError("start is negative", got=start, wanted="the index of the first frame, from 0")
-    wanted_fps = None if fps is None else _as_rate(fps)
+        raise InputError("start must not be negative", code="out-of-range", got=start)
+    output_fps = None if fps is None else _as_rate(fps)
     stop = None if max_frames is None else start + max_frames
     if path.suffix.lower() in IMAGE_SUFFIXES:
         if start:
-            raise InputError(f"{path} is an image, so it has no frame {start}", wanted="start=0")
+            raise InputError(f"{path} is an image, which has no frame {start}", code="out-of-range", wanted="start=0")
         return Video(read_image(path)[None], Fraction(1))
     with open_video(path) as (container, stream):
         frames = decode(container, stream, path)
-        chosen = _every_frame(frames) if wanted_fps is None else _resampled(frames, wanted_fps, 1 / frame_rate(stream))
-        pixels = _convert(islice(chosen, start, stop), path)
+        sampled = (
+            (frame for _, frame in frames)
+            if output_fps is None
+            else _resample(frames, output_fps, 1 / frame_rate(stream))
+        )
+        pixels = _convert(islice(sampled, start, stop), path)
         if not pixels:
-            # `start` lies behind the end: the whole stream was decoded to learn that, so the count is exact.
-            raise InputError(f"{path} has no frame {start}", wanted="start below its number of frames")
-        return Video(np.stack(pixels), wanted_fps or frame_rate(stream))
+            raise InputError(
+                f"{path} has no frame {start}", code="out-of-range", wanted="start below its number of frames"
+            )
+        return Video(np.stack(pixels), output_fps or frame_rate(stream))
 
 
 def write_video(path: str | Path, frames_FHWC: np.ndarray, fps: float | Fraction, *, crf: int = 18) -> None:
     """Encode uint8 RGB frames `[F, H, W, 3]` as H.264 in an mp4 that starts playing at once; atomically.
 
-    `fps` is kept exactly when it is a Fraction or an integer; a float becomes the NTSC rate
-    that it abbreviates (23.976 -> 24000/1001), else the nearest fraction with a denominator up to 1001. `crf` is
-    x264's quality: 0 lossless, 51 worst.
+    A Fraction or integer `fps` is kept exactly; a float becomes the NTSC rate that it abbreviates
+    (23.976 -> 24000/1001), or else the nearest fraction with a denominator up to 1001. `crf` is x264's quality:
+    0 lossless, 51 worst.
 
     Raises:
-        InputError: frames that are not uint8 `[F, H, W, 3]`, a bad `fps` or `crf`, a missing folder,
+        InputError: frames that are not uint8 `[F, H, W, 3]`, `fps` or `crf` out of range, a folder that does not exist,
             another suffix than .mp4.
-        MediaError: the encoder refused (such as a size beyond H.264's limit); nothing is written.
+        MediaError: the encoder failed (for example at a size beyond H.264's limit); nothing is written.
     """
     path = Path(path)
-    if frames_FHWC.dtype != np.uint8:
-        raise InputError(
-            f"Cannot write {path}: the frames are not 8-bit",
-            got=frames_FHWC.dtype,
-            wanted="uint8",
-            fix="convert values in [-1, 1] with kiwi.media.video.to_uint8",
-        )
-    if frames_FHWC.ndim != 4 or frames_FHWC.shape[3] != 3 or not frames_FHWC.size:
-        raise InputError(f"Cannot write {path}", got=f"shape {frames_FHWC.shape}", wanted="[F, H, W, 3], not empty")
+    require_rgb(frames_FHWC, "FHWC")
     if path.suffix.lower() != ".mp4":
-        raise InputError(f"Cannot write the video {path}", got=f"suffix {path.suffix!r}", wanted=".mp4")
+        raise InputError(
+            f"cannot write the video {path}", code="wrong-suffix", got=f"suffix {path.suffix!r}", wanted=".mp4"
+        )
     if not 0 <= crf <= 51:
-        raise InputError("crf is out of range", got=crf, wanted="0 (lossless) to 51")
+        raise InputError("crf is out of range", code="out-of-range", got=crf, wanted="0 (lossless) to 51")
     rate = _as_rate(fps)
     with atomic_path(path) as temporary:
         try:
             _encode(temporary, frames_FHWC, rate, crf)
         except av.error.FFmpegError as problem:
             size = f"{frames_FHWC.shape[2]}x{frames_FHWC.shape[1]}"
-            raise MediaError(f"{path} could not be encoded at {size}, {rate} fps ({problem})") from None
+            raise MediaError(
+                f"{path} could not be encoded at {size}, {rate} fps", code="encoding-failed", got=problem
+            ) from None
 
 
 def to_uint8(video: np.ndarray) -> np.ndarray:
-    """Pixels of any shape from float [-1, 1] to uint8 [0, 255]: rounded to the nearest, clipped outside.
+    """Convert pixels of any shape from float [-1, 1] to uint8 [0, 255]: rounded to the nearest, clipped outside.
 
     Raises:
-        InputError: an array that is not float, or has NaN or infinite values.
+        InputError: an array that is not floating-point, or has NaN or infinite values.
     """
     if not np.issubdtype(video.dtype, np.floating):
-        raise InputError("The video is not in floating point", got=video.dtype, wanted="float values in [-1, 1]")
-    values = video.astype(np.promote_types(video.dtype, np.float32))  # a copy; float16 could not hold 127.5 steps
+        raise InputError(
+            "the video is not floating-point", code="invalid-pixels", got=video.dtype, wanted="values in [-1, 1]"
+        )
+    values = video.astype(
+        np.promote_types(video.dtype, np.float32)
+    )  # a copy, because float16 cannot represent 127.5 steps
     if not np.isfinite(values).all():
         bad = int(values.size - np.isfinite(values).sum())
         raise InputError(
-            f"The video has values that are not finite ({bad} of {values.size}), so the model or its input is broken",
-            fix="look for the first NaN before decoding",
+            f"the video has NaN or infinite values ({bad} of {values.size})",
+            code="not-finite",
+            fix="check the model's weights and its input",
         )
     values += 1
     values *= 127.5
     return np.rint(values, out=values).clip(0, 255).astype(np.uint8)
 
 
-def _every_frame(frames: Iterator[tuple[Fraction, Any]]) -> Iterator[Any]:
-    return (frame for _, frame in frames)
-
-
-def _resampled(frames: Iterator[tuple[Fraction, Any]], fps: Fraction, step: Fraction) -> Iterator[Any]:
+def _resample(frames: Iterator[tuple[Fraction, Any]], fps: Fraction, step: Fraction) -> Iterator[Any]:
     """For each instant k / fps the frame nearest in time (the earlier of two equally near)."""
     instant = 0
-    before, shown = next(frames)
+    previous_time, previous = next(frames)
     for time, frame in frames:
-        while Fraction(instant) / fps <= (before + time) / 2:
-            yield shown
+        while Fraction(instant) / fps <= (previous_time + time) / 2:
+            yield previous
             instant += 1
-        before, shown = time, frame
-    # Containers round times (Matroska to 1 ms): less than a tenth of an output frame at the end is no frame.
-    total = max(1, math.ceil((before + step) * fps - Fraction(1, 10)))
+        previous_time, previous = time, frame
+    # Containers round times (Matroska to 1 ms), so less than a tenth of an output frame at the end is dropped.
+    total = max(1, math.ceil((previous_time + step) * fps - Fraction(1, 10)))
     for _ in range(instant, total):
-        yield shown
+        yield previous
 
 
 def _convert(frames: Iterator[Any], path: Path) -> list[np.ndarray]:
@@ -253,15 +253,15 @@ def _convert(frames: Iterator[Any], path: Path) -> list[np.ndarray]:
 
 def _encode(path: Path, frames_FHWC: np.ndarray, rate: Fraction, crf: int) -> None:
     height, width = frames_FHWC.shape[1:3]
-    # 4:2:0 halves the chroma planes, so it cannot hold odd sizes, and in small pictures it blurs whole things.
-    halved = height % 2 == 0 and width % 2 == 0 and min(height, width) >= _SMALL
-    pixel_format = "yuv420p" if halved else "yuv444p"
+    # 4:2:0 halves the chroma planes: it does not support odd sizes, and blurs whole objects in small videos.
+    subsampled = height % 2 == 0 and width % 2 == 0 and min(height, width) >= _MIN_SUBSAMPLED_SIDE
+    pixel_format = "yuv420p" if subsampled else "yuv444p"
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream: Any = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
         stream.codec_context.time_base = 1 / rate
-        # Say in the file which matrix and range the pixels are converted with below: untagged files are
-        # read as BT.601 by some players and as BT.709 by others.
+        # Tag the matrix and range of the conversion below: untagged files are read as BT.601 by some players and as
+        # BT.709 by others.
         stream.codec_context.colorspace = _H273_BT709
         stream.codec_context.color_primaries = ColorPrimaries.BT709
         stream.codec_context.color_trc = ColorTrc.BT709
@@ -276,18 +276,18 @@ def _encode(path: Path, frames_FHWC: np.ndarray, rate: Fraction, crf: int) -> No
             )
             frame.color_primaries, frame.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
             frame.pts, frame.time_base = index, 1 / rate
-            frame.duration = 1  # otherwise the last frame lasts as long as the muxer guesses
+            frame.duration = 1  # otherwise the muxer guesses the duration of the last frame
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
 
 def _as_rate(fps: float | Fraction) -> Fraction:
     if not math.isfinite(fps) or fps <= 0:
-        raise InputError("fps is not a positive number", got=fps, wanted="frames a second, such as 16 or 24000/1001")
+        raise InputError("fps must be positive", code="out-of-range", got=fps, wanted="such as 16 or 24000/1001")
     rate = Fraction(fps)
     if isinstance(fps, float):
         ntsc = next((r for r in _NTSC_RATES if abs(fps - r) < 0.005), None)
         rate = ntsc or rate.limit_denominator(1001)
-    if rate <= 0 or max(rate.numerator, rate.denominator) > _TOO_LARGE:
-        raise InputError("fps is out of range", got=fps, wanted="a fraction of 32-bit integers")
+    if rate <= 0 or max(rate.numerator, rate.denominator) > _MAX_RATE_TERM:
+        raise InputError("fps is out of range", code="out-of-range", got=fps, wanted="a fraction of 32-bit integers")
     return rate

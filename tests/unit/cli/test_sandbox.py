@@ -84,7 +84,7 @@ def test_a_vocabulary_has_the_words_of_the_world_and_spells_all_others(tmp_path,
     assert main(["sandbox", "vocabulary", str(again), "--items", "300", "--words", "480"]) == 0
     assert (again / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
     assert main(["sandbox", "vocabulary", str(folder / "tokenizer.json" / "words"), "--items", "10"]) == 2
-    assert "cannot be made" in capsys.readouterr().err
+    assert "cannot be created" in capsys.readouterr().err
     (folder / "note.txt").write_text("mine")
     assert main(["sandbox", "vocabulary", str(folder), "--items", "10"]) == 2
     assert "note.txt" in capsys.readouterr().err
@@ -119,7 +119,7 @@ def test_anchors_hold_of_the_kinds_there_are(tmp_path, capsys):
     assert "no such edit" in (tmp_path / "out/anchors.md").read_text()
     (tmp_path / "file").write_text("")
     assert main(["sandbox", "anchors", str(tmp_path / "file/out"), *options]) == 2
-    assert "cannot be made" in capsys.readouterr().err
+    assert "cannot be created" in capsys.readouterr().err
 
 
 def test_anchors_are_told_as_tables_and_a_figure(tmp_path, capsys):

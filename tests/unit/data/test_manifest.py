@@ -152,7 +152,7 @@ def test_refvie_parquet_holds_the_reference_images_themselves(base: Path, severa
     ("mask", "told"),
     [
         ("tgt/9.mp4", "the mask 'tgt/9.mp4' does not exist"),
-        ("../outside.mp4", "The mask '../outside.mp4' leaves the folder"),
+        ("../outside.mp4", "the mask '../outside.mp4' leaves the folder"),
         (3, "mask is not text but int"),
     ],
 )
@@ -191,7 +191,7 @@ def test_symlinks_inside_the_base_are_followed_and_those_leaving_it_refused(base
     assert read_manifest(path)[0].source == base / "src/0.mp4"
     for bad in ("src/escape.mp4", "way_out/outside.mp4"):
         path = write(base, f"src_video,tgt_video,prompt\n{bad},tgt/0.mp4,a\n")
-        assert f"line 2: The src_video '{bad}' leaves the folder" in problem(path)
+        assert f"line 2: the src_video '{bad}' leaves the folder" in problem(path)
 
 
 # --- bad manifests --------------------------------------------------------------------------------
@@ -231,15 +231,15 @@ def test_wrong_columns_in_jsonl_and_parquet(base: Path) -> None:
         ("src/9.mp4,tgt/0.mp4,a,", "the src_video 'src/9.mp4' does not exist"),
         ("src/0.mp4,nowhere/0.mp4,a,", "the tgt_video 'nowhere/0.mp4' does not exist"),
         ("src,tgt/0.mp4,a,", "the src_video 'src' is a folder"),
-        ("../outside.mp4,tgt/0.mp4,a,", "The src_video '../outside.mp4' leaves the folder"),
+        ("../outside.mp4,tgt/0.mp4,a,", "the src_video '../outside.mp4' leaves the folder"),
         ("src/../../outside.mp4,tgt/0.mp4,a,", "leaves the folder"),
-        ("/etc/passwd,tgt/0.mp4,a,", "The src_video '/etc/passwd' is absolute"),
+        ("/etc/passwd,tgt/0.mp4,a,", "the src_video '/etc/passwd' is absolute"),
         ("src/0.mp4,tgt/..,a,", "is a folder"),
         ("src/0.mp4,tgt/0.mp4,  ,", "the prompt is empty"),
         (",tgt/0.mp4,a,", "src_video is empty"),
         ("src/0.mp4,tgt/0.mp4,a,src/0.mp4", "src/0.mp4 is not an image"),
         ("src/0.mp4,tgt/0.mp4,a,ref a.jpg|gone.jpg", "the ref_image 'gone.jpg' does not exist"),
-        ("src/0.mp4,tgt/0.mp4,a,../ref.jpg", "The ref_image '../ref.jpg' leaves the folder"),
+        ("src/0.mp4,tgt/0.mp4,a,../ref.jpg", "the ref_image '../ref.jpg' leaves the folder"),
         ("src/0.mp4,tgt/0.mp4", "it has 2 cells where the header has 4 columns"),
         ("src/0.mp4,tgt/0.mp4,a,,,", "it has 6 cells where the header has 4 columns"),
         ('src/0.mp4,tgt/0.mp4,"never closed', "it is not valid CSV"),
@@ -284,7 +284,7 @@ def test_bad_json_lines_are_told_with_their_line(base: Path, line: str, wanted: 
 def test_reference_bytes_that_are_no_image_are_told_with_their_row(base: Path) -> None:
     row = {"prompt": "p", "src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4"}
     path = write_rows(base, "parquet", [row | {"ref_image_bytes": jpeg()}, row | {"ref_image_bytes": b"junk"}])
-    assert "pairs.parquet, row 2: The image bytes of reference 1 is not an image" in problem(path)
+    assert "pairs.parquet, row 2: the image bytes of reference 1 is not an image" in problem(path)
 
 
 def test_the_first_five_problems_and_the_count_of_all_stand_in_one_paragraph(base: Path) -> None:

@@ -103,27 +103,27 @@ def test_sixteen_bit_gray_is_scaled_not_clipped() -> None:
     assert got[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
 
 
-def test_what_is_no_image_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named_in_the_error(tmp_path: Path) -> None:
     text = tmp_path / "notes.png"
     text.write_text("hello")
-    with pytest.raises(MediaError, match=r"notes\.png is not an image"):
+    with pytest.raises(MediaError, match=r"notes\.png", check=lambda error: error.code == "unreadable-image"):
         read_image(text)
-    with pytest.raises(MediaError, match="The image bytes of row 7 is not an image"):
+    with pytest.raises(MediaError, match="row 7", check=lambda error: error.code == "unreadable-image"):
         read_image(b"hello", name="row 7")
-    with pytest.raises(MediaError, match=r"gone\.png does not exist"):
+    with pytest.raises(MediaError, match=r"gone\.png", check=lambda error: error.code == "missing-file"):
         read_image(tmp_path / "gone.png")
-    with pytest.raises(MediaError, match="is a folder"):
+    with pytest.raises(MediaError, match="directory", check=lambda error: error.code == "unreadable-image"):
         read_image(tmp_path)
-    with pytest.raises(MediaError, match="The image bytes of row 8 is empty"):
+    with pytest.raises(MediaError, match="row 8", check=lambda error: error.code == "unreadable-image"):
         read_image(b"", name="row 8")
 
 
 def test_truncated_image_is_named_but_passes_the_header_check() -> None:
     data = encoded(Image.fromarray(noise(64, 64)), "PNG")[:3000]
     check_image(data)
-    with pytest.raises(MediaError, match="cannot be decoded to its end"):
+    with pytest.raises(MediaError, check=lambda error: error.code == "damaged-image"):
         read_image(data)
-    with pytest.raises(MediaError, match="cannot be decoded to its end"):
+    with pytest.raises(MediaError, check=lambda error: error.code == "damaged-image"):
         read_image(encoded(Image.fromarray(noise(64, 64)), "JPEG")[:1000])
 
 
@@ -135,12 +135,12 @@ def test_decompression_bomb_is_refused_by_its_header(side: int) -> None:
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
     bomb += struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
     for read in (read_image, check_image):
-        with pytest.raises(MediaError, match="row 3 announces an image above the limit of 89 megapixels"):
+        with pytest.raises(MediaError, match=r"row 3.* 89 ", check=lambda error: error.code == "image-too-large"):
             read(bomb, name="row 3")
 
 
 def test_postscript_is_not_executed() -> None:
-    with pytest.raises(MediaError, match="is not an image"):
+    with pytest.raises(MediaError, check=lambda error: error.code == "unreadable-image"):
         read_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n")
 
 
@@ -171,7 +171,7 @@ def test_fit_size_gives_multiples_within_the_limit_that_never_grow() -> None:
         assert h * w <= limit * 1000
         assert (h, w) == fit_size(h, w, max_pixels=limit * 1000, multiple=16)
     assert fit_size(5, 5, max_pixels=None, multiple=32) == (32, 32)
-    with pytest.raises(InputError, match="multiple is below 1"):
+    with pytest.raises(InputError, match="multiple", check=lambda error: error.code == "out-of-range"):
         fit_size(5, 5, max_pixels=None, multiple=0)
 
 
@@ -292,7 +292,7 @@ def test_letterbox_shrunk_is_contained_scaled_and_centred_on_white() -> None:
     almost = letterbox(noise(40, 80), 100, 160, shrink=math.nextafter(1, 0))
     assert (almost == letterbox(noise(40, 80), 100, 160)).all()  # no jump at 1
     for bad in (0, 1.01, float("nan")):
-        with pytest.raises(InputError, match="shrink is out of range"):
+        with pytest.raises(InputError, match="shrink", check=lambda error: error.code == "out-of-range"):
             letterbox(image, 10, 10, shrink=bad)
 
 
@@ -303,7 +303,7 @@ def test_contact_sheet_places_every_image_in_its_cell() -> None:
     for r, row in enumerate(images):
         for c, image in enumerate(row):
             assert (sheet[4 + r * 24 : 24 + r * 24, 4 + c * 34 : 34 + c * 34] == image).all()
-    assert (sheet[28:, 72:] == 255).all()  # the row that ended early
+    assert (sheet[28:, 72:] == 255).all()  # the shorter row
     assert (sheet[:4] == 255).all()
 
 
@@ -319,12 +319,11 @@ def test_contact_sheet_writes_labels_beside_and_titles_above_the_images() -> Non
     assert (sheet[top + 4 : top + 44, left + 4 : left + 64] == 100).all()
     assert sheet[:top].min() < 80
     assert sheet[top:, :left].min() < 80
-    with pytest.raises(InputError, match="one label a row"):
-        contact_sheet([[image]], labels=["a", "b"])
-    with pytest.raises(InputError, match="at least one image"):
-        contact_sheet([[]])
+    for rows, labels in (([[image]], ["a", "b"]), ([[]], None)):
+        with pytest.raises(ValueError):
+            contact_sheet(rows, labels=labels)
 
 
-def test_the_room_imports_no_torch() -> None:
+def test_the_package_does_not_import_torch() -> None:
     code = "import sys, kiwi.media.video, kiwi.media.image, kiwi.media.files; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -276,7 +276,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     path = tmp_path / "out.mp4"
     write_video(path, numbered_frames(3), 16)
     before = path.read_bytes()
-    with pytest.raises(MediaError, match=r"out\.mp4 could not be encoded at 20000x2"):
+    with pytest.raises(MediaError, match=r"out\.mp4.*20000x2", check=lambda error: error.code == "encoding-failed"):
         write_video(path, np.zeros((1, 2, 20000, 3), np.uint8), 16)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["out.mp4"]  # noqa: PTH208
@@ -285,22 +285,22 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("frames", "fps", "message"),
     [
-        (np.zeros((2, 8, 8, 3), np.float32), 16, r"not 8-bit.*float32.*uint8.*to_uint8"),
-        (np.zeros((8, 8, 3), np.uint8), 16, r"shape \(8, 8, 3\)"),
-        (np.zeros((0, 8, 8, 3), np.uint8), 16, r"shape \(0, 8, 8, 3\)"),
-        (np.zeros((2, 8, 8, 3), np.uint8), 0, "fps is not a positive number"),
-        (np.zeros((2, 8, 8, 3), np.uint8), float("nan"), "fps is not a positive number"),
+        (np.zeros((2, 8, 8, 3), np.float32), 16, r"float32.*uint8.*to_uint8"),
+        (np.zeros((8, 8, 3), np.uint8), 16, r"\(8, 8, 3\)"),
+        (np.zeros((0, 8, 8, 3), np.uint8), 16, r"\(0, 8, 8, 3\)"),
+        (np.zeros((2, 8, 8, 3), np.uint8), 0, "fps must be positive"),
+        (np.zeros((2, 8, 8, 3), np.uint8), float("nan"), "fps must be positive"),
     ],
 )
-def test_write_refuses_what_is_no_video(tmp_path: Path, frames: np.ndarray, fps: float, message: str) -> None:
+def test_frames_that_are_not_a_video_are_refused(tmp_path: Path, frames: np.ndarray, fps: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
         write_video(tmp_path / "out.mp4", frames, fps)
     assert not any(tmp_path.iterdir())
 
 
-def test_write_into_a_missing_folder_says_how_to_make_it(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error_with_the_command_that_creates_it(tmp_path: Path) -> None:
     folder = tmp_path / "no such"
-    with pytest.raises(InputError, match=r"no such for out\.mp4 does not exist.*mkdir -p '.*no such'"):
+    with pytest.raises(InputError, match=r"mkdir -p '.*no such'", check=lambda error: error.code == "missing-folder"):
         write_video(folder / "out.mp4", numbered_frames(1), 16)
 
 
@@ -312,42 +312,42 @@ def test_to_uint8_rounds_clips_and_keeps_every_level() -> None:
     assert to_uint8(np.ones((2, 3), np.float16)).tolist() == [[255] * 3] * 2
 
 
-def test_to_uint8_refuses_nan_and_integers_and_leaves_its_input_alone() -> None:
+def test_to_uint8_refuses_nan_and_integers_and_does_not_change_its_input() -> None:
     values = np.array([0.5, np.nan])
-    with pytest.raises(InputError, match=r"not finite \(1 of 2\)"):
+    with pytest.raises(InputError, match="1 of 2", check=lambda error: error.code == "not-finite"):
         to_uint8(values)
     assert values[0] == 0.5
     with pytest.raises(InputError, match="uint8"):
         to_uint8(np.zeros(3, np.uint8))
 
 
-# --- what cannot be read --------------------------------------------------------------------------
+# --- unreadable files --------------------------------------------------------------------------
 
 
 def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
     for read in (read_video, probe):
-        with pytest.raises(MediaError, match=r"gone\.mp4 does not exist"):
+        with pytest.raises(MediaError, match=r"gone\.mp4", check=lambda error: error.code == "missing-file"):
             read(tmp_path / "gone.mp4")
-        with pytest.raises(MediaError, match="is a folder, not a video"):
+        with pytest.raises(MediaError, match="directory", check=lambda error: error.code == "unreadable-video"):
             read(tmp_path)
-        with pytest.raises(MediaError, match=r"gone\.png does not exist"):
+        with pytest.raises(MediaError, match=r"gone\.png", check=lambda error: error.code == "missing-file"):
             read(tmp_path / "gone.png")
 
 
-def test_noise_text_and_empty_files_are_no_videos(tmp_path: Path) -> None:
+def test_noise_and_empty_files_are_not_videos(tmp_path: Path) -> None:
     noise = tmp_path / "noise.mp4"
     noise.write_bytes(np.random.default_rng(0).bytes(5000))
     empty = tmp_path / "empty.mp4"
     empty.touch()
     for read in (read_video, probe):
-        with pytest.raises(MediaError, match=r"noise\.mp4 cannot be opened as a video"):
+        with pytest.raises(MediaError, match=r"noise\.mp4", check=lambda error: error.code == "unreadable-video"):
             read(noise)
-        with pytest.raises(MediaError, match=r"empty\.mp4 is empty.*0 bytes"):
+        with pytest.raises(MediaError, match=r"empty\.mp4", check=lambda error: error.code == "unreadable-video"):
             read(empty)
 
 
 def test_audio_only_file_says_that_there_is_no_video(audio_only: Path) -> None:
-    with pytest.raises(MediaError, match=r"song\.mp4 has no video stream.*audio"):
+    with pytest.raises(MediaError, match=r"song\.mp4.*audio", check=lambda error: error.code == "unreadable-video"):
         read_video(audio_only)
 
 
@@ -358,14 +358,14 @@ def test_video_stream_without_frames(tmp_path: Path) -> None:
         stream.height, stream.width, stream.pix_fmt = 16, 16, "yuv420p"
         container.start_encoding()
     for read in (read_video, probe):
-        with pytest.raises(MediaError, match=r"none\.avi (has a video stream without a single frame|cannot be opened)"):
+        with pytest.raises(MediaError, match=r"none\.avi (has no frames|cannot be opened)"):
             read(path)
 
 
 @pytest.mark.parametrize(
     ("name", "codec"), [("clip.mp4", "libx264"), ("clip.mkv", "libx264"), ("clip.webm", "libvpx-vp9")]
 )
-def test_truncated_file_says_how_many_frames_of_how_many(encode: Encoder, name: str, codec: str) -> None:
+def test_a_truncated_file_is_an_error_with_the_number_of_decoded_frames(encode: Encoder, name: str, codec: str) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (30, 32, 48, 3), dtype=np.uint8)
     path = encode(name, noise, codec=codec, container_options={"movflags": "faststart"} if name == "clip.mp4" else {})
     data = path.read_bytes()
@@ -380,7 +380,7 @@ def test_file_cut_before_its_index_cannot_be_opened(encode: Encoder) -> None:
     path = encode("clip.mp4", numbered_frames(30))  # the index is at the end
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b"moov")])
-    with pytest.raises(MediaError, match=r"clip\.mp4 cannot be opened.*cut off"):
+    with pytest.raises(MediaError, match=r"clip\.mp4", check=lambda error: error.code == "unreadable-video"):
         read_video(path)
 
 
@@ -398,18 +398,18 @@ def test_damage_in_the_middle_is_an_error(encode: Encoder, name: str) -> None:
 
 def test_arguments_out_of_range_are_named(encode: Encoder) -> None:
     path = encode("clip.mp4", numbered_frames(5))
-    with pytest.raises(InputError, match="max_frames is below 1"):
+    with pytest.raises(InputError, match="max_frames", check=lambda error: error.code == "out-of-range"):
         read_video(path, max_frames=0)
-    with pytest.raises(InputError, match="start is negative"):
+    with pytest.raises(InputError, match="start", check=lambda error: error.code == "out-of-range"):
         read_video(path, start=-1)
-    with pytest.raises(InputError, match="has no frame 5"):
+    with pytest.raises(InputError, match="frame 5", check=lambda error: error.code == "out-of-range"):
         read_video(path, start=5)
-    with pytest.raises(InputError, match="fps is not a positive number"):
+    with pytest.raises(InputError, match="fps", check=lambda error: error.code == "out-of-range"):
         read_video(path, fps=0)
 
 
-def test_sound_beside_the_picture_does_not_matter(encode: Encoder) -> None:
-    path = encode("clip.mkv", numbered_frames(5), with_audio=True)  # the sound lasts longer
+def test_an_audio_stream_does_not_matter(encode: Encoder) -> None:
+    path = encode("clip.mkv", numbered_frames(5), with_audio=True)  # the audio is longer
     assert frame_numbers(read_video(path).frames_FHWC) == [0, 1, 2, 3, 4]
 
 

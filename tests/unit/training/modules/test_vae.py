@@ -18,7 +18,7 @@ def test_an_exported_vae_replaces_the_last_one_and_nothing_else(tmp_path, monkey
     assert (tmp_path / "vae/diffusion_pytorch_model.safetensors").exists()
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/config.json").write_text("{}")
-    with pytest.raises(InputError, match="holds other things"):
+    with pytest.raises(InputError, check=lambda error: error.code == "unexpected-files"):
         module.export(tmp_path / "notes", 5, self_contained=True)
     (tmp_path / "vae/notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"Got: notes\.txt"):
