@@ -1,4 +1,4 @@
-"""What this package computes for each golden case; the names of outputs are those of the vectors."""
+"""The outputs that this package computes for each golden case, under the names in the vectors."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.injection import AddSource, AppendReference, NoReference, NoSource, PrependReference
 from kiwi.models.kiwi import Conditions, KiwiEdit, Prepared
 from kiwi.models.mllm.new_qwen import NewQwen
-from kiwi.models.vae.wan import NewVae
+from kiwi.models.vae.formats import build_network
+from kiwi.models.vae.tiling import Tiling
+from kiwi.models.vae.wan import NewVae, VideoVae
 from kiwi.parity.golden import Case, Compute
 from kiwi.parity.mllm_cases import mllm, mllm_preprocess
-from kiwi.parity.vae_cases import vae_wan21, vae_wan22
 from kiwi.weights.strict import load_strict
 
 
 def scheduler(case: Case) -> dict[str, Tensor]:
-    """Tables, loss weights, and the published nearest-entry look-up, with and without bf16 timesteps."""
-    given, config = case.group("in/"), case.meta["config"]
+    """Tables, loss weights, and the published look-up of the nearest entry, with and without bf16 timesteps."""
+    inputs, config = case.group("in/"), case.meta["config"]
     schedule = FlowSchedule(shift=config["shift"], num_train_timesteps=config["num_train_timesteps"])
     grids = {
         "inference": schedule.sigmas(config["inference_steps"], sigma_min=config["sigma_min"]),
@@ -45,19 +46,19 @@ def scheduler(case: Case) -> dict[str, Tensor]:
     out["training_weights"] = schedule.loss_weight(out["training_sigmas"])
 
     def step(timestep: Tensor) -> Tensor:
-        at = int(nearest(out["inference_timesteps"], timestep.reshape(1)))
+        index = int(nearest(out["inference_timesteps"], timestep.reshape(1)))
         return EulerSolver().solve(
-            lambda x, sigma: given["step_model_output"], given["step_sample"], grids["inference"][at : at + 2]
+            lambda x, sigma: inputs["step_model_output"], inputs["step_sample"], grids["inference"][index : index + 2]
         )
 
-    out["step"], out["step_offgrid"] = step(given["step_timestep"]), step(given["step_offgrid_timestep"])
+    out["step"], out["step_offgrid"] = step(inputs["step_timestep"]), step(inputs["step_offgrid_timestep"])
     out["step_last"] = step(out["inference_timesteps"][-1])
 
     def sigma_of(timestep: Tensor) -> Tensor:
         return out["training_sigmas"][nearest(out["training_timesteps"], timestep)]
 
-    x0, noise, prediction = given["train_x0"], given["train_noise"], given["train_prediction"]
-    sigma, rounded_sigma = sigma_of(given["train_timestep"]), sigma_of(given["train_timestep_bf16_as_f32"])
+    x0, noise, prediction = inputs["train_x0"], inputs["train_noise"], inputs["train_prediction"]
+    sigma, rounded_sigma = sigma_of(inputs["train_timestep"]), sigma_of(inputs["train_timestep_bf16_as_f32"])
     out |= {"train_sigma": sigma, "training_weight": schedule.loss_weight(sigma)}
     out |= {"add_noise": add_noise(x0, noise, sigma), "add_noise_bf16_timestep": add_noise(x0, noise, rounded_sigma)}
     out["training_target"] = velocity_target(x0, noise)
@@ -66,12 +67,13 @@ def scheduler(case: Case) -> dict[str, Tensor]:
 
 
 def connectors(case: Case) -> dict[str, Tensor]:
-    """Both connectors and the context they make together."""
-    given, config = case.group("in/"), case.meta["config"]
+    """Both connectors, and the context that joins their outputs."""
+    inputs, config = case.group("in/"), case.meta["config"]
     query, latent = (nn.ModuleDict({"connector": mlp(config["hidden"], config["dit_dim"])}) for _ in range(2))
-    own = nn.ModuleDict({"query": query, "latent": latent})
-    load_strict(own, from_published_state(case.group("weights/")), case.name)
-    queries, references = query["connector"](given["query_features"]), latent["connector"](given["ref_features"])
+    load_strict(
+        nn.ModuleDict({"query": query, "latent": latent}), from_published_state(case.group("weights/")), case.name
+    )
+    queries, references = query["connector"](inputs["query_features"]), latent["connector"](inputs["ref_features"])
     context = join_contexts(Context(references, None), Context(queries, None)).tokens_BND
     return {"connetor": queries, "ref_connector": references, "context_ref_mode": context}
 
@@ -95,20 +97,20 @@ _DIT_MODES = {
     "e2_batch2": ("ref_only", "batch2", "_batch2"),
     "e3_batch2_equal_t": ("ref_only", "batch2_equal", "_batch2"),
 }
-"""Output: which parts, which timestep, which of the inputs are the batch of two."""
+"""Output -> variant, timestep, and which of the inputs are a batch of two."""
 
 
 def dit(case: Case) -> dict[str, Tensor]:
-    """The transformer in every published mode, its rotary table and its tokens between blocks."""
-    given = case.group("in/")
+    """The transformer in every published mode, its rotary table and the tokens between its blocks."""
+    recorded = case.group("in/")
     out: dict[str, Tensor] = {}
     models = {name: _editor(case, **parts) for name, parts in _VARIANTS.items()}
     for name, (variant, when, batch) in _DIT_MODES.items():
-        model, timestep = models[variant], given[f"timestep_{when}"]
-        sigma = given["scheduler_sigmas"][nearest(given["scheduler_timesteps"], timestep)]
-        context = given["context_batch2" if batch else "context"]
-        two = "_batch2" if batch == "_batch2" else ""
-        inputs = {key: given.get(key + two, given[key]) for key in ("latents", "source", "ref")}
+        model, timestep = models[variant], recorded[f"timestep_{when}"]
+        sigma = recorded["scheduler_sigmas"][nearest(recorded["scheduler_timesteps"], timestep)]
+        context = recorded["context_batch2" if batch else "context"]
+        suffix = "_batch2" if batch == "_batch2" else ""
+        inputs = {key: recorded.get(key + suffix, recorded[key]) for key in ("latents", "source", "ref")}
         if batch == "_context":
             inputs = {key: value.expand(len(context), -1, -1, -1, -1) for key, value in inputs.items()}
             sigma, timestep = sigma.expand(len(context)), timestep.expand(len(context))
@@ -118,19 +120,19 @@ def dit(case: Case) -> dict[str, Tensor]:
         if name == "c_source_ref_last":
             out |= trace.tokens
     frames, height, width = case.meta["token_grid_f_h_w"]
-    table = rope_table(frames + given["ref"].shape[2], height, width, case.meta["config"]["head_dim"])
+    table = rope_table(frames + recorded["ref"].shape[2], height, width, case.meta["config"]["head_dim"])
     return out | {"c_rope_cos": table.cos_LK, "c_rope_sin": table.sin_LK}
 
 
 def end_to_end(case: Case) -> dict[str, Tensor]:
-    """The Euler loop over the model, every step of it, and once with timesteps rounded to bf16."""
-    given, config = case.group("in/"), case.meta["config"]
+    """Every step of the Euler loop over the model, and once more with timesteps rounded to bf16."""
+    inputs, config = case.group("in/"), case.meta["config"]
     runs = {"ref_last": "ref_last", "ref_first": "ref_first", "source_only": "source"}
     runs |= {"unconditioned": "none", "bf16t_ref_last": "ref_last"}
     out: dict[str, Tensor] = {}
     for name, variant in runs.items():
         model = _editor(case, **_VARIANTS[variant])
-        prepared = _prepare(model, given["context"], given["source"], given["ref"])
+        prepared = _prepare(model, inputs["context"], inputs["source"], inputs["ref"])
         grid = FlowSchedule(shift=config["shift"]).sigmas(config["steps"])
 
         def velocity(
@@ -144,14 +146,30 @@ def end_to_end(case: Case) -> dict[str, Tensor]:
             timestep = model.schedule.timestep(sigma[None])
             if rounds:
                 timestep = timestep.bfloat16().float()
-            looked_up = grid[:-1][nearest(model.schedule.timestep(grid[:-1]), timestep)]
-            return model.velocity(x, looked_up, prepared, timestep)
+            nearest_sigma = grid[:-1][nearest(model.schedule.timestep(grid[:-1]), timestep)]
+            return model.velocity(x, nearest_sigma, prepared, timestep)
 
-        def keep(step: int, x: Tensor, name: str = name) -> None:
+        def record(step: int, x: Tensor, name: str = name) -> None:
             out[f"{name}/step{step}"] = x
 
-        out[name] = EulerSolver().solve(velocity, given["noise"], grid, keep)
+        out[name] = EulerSolver().solve(velocity, inputs["noise"], grid, record)
     return out
+
+
+def vae(case: Case) -> dict[str, Tensor]:
+    """Latents and videos of a VAE in either of Wan's two forms, whole and tiled."""
+    inputs, config = case.group("in/"), case.meta["config"]
+    statistics = {name: inputs[name].tolist() for name in ("latents_mean", "latents_std")}
+    video_vae = VideoVae(build_network(case.group("weights/"), statistics, case.name))
+    video, latents = inputs["video"], inputs["z"]
+    out = {
+        "encode": video_vae.encode(video),
+        "encode_first_frame_only": video_vae.encode(video[:, :, :1]),
+        "encode_truncated_T": video_vae.posterior_of_whole_chunks(video[:, :, :4]).mode(),
+        "decode_raw": video_vae.decode_unclamped(video_vae.denormalise(latents)),
+    }
+    video_vae.tiling = Tiling(size=tuple(config["tile_size"]), stride=tuple(config["tile_stride"]))
+    return out | {"encode_tiled": video_vae.encode(video), "decode_tiled": video_vae.decode(latents)}
 
 
 CASES: dict[str, Compute] = {
@@ -161,24 +179,26 @@ CASES: dict[str, Compute] = {
     "end_to_end": end_to_end,
     "mllm": mllm,
     "mllm_preprocess": mllm_preprocess,
-    "vae_wan21": vae_wan21,
-    "vae_wan22": vae_wan22,
+    "vae_wan21": vae,
+    "vae_wan22": vae,
 }
-"""Every case."""
 
 
 def _editor(case: Case, **parts: Any) -> KiwiEdit:
-    """A KiwiEdit of the case's size with the case's weights in the parts that it has."""
+    """A KiwiEdit of the case's sizes with the case's weights in the parts that it has."""
     names = ("dim", "ffn_dim", "num_heads", "num_layers", "freq_dim", "eps")
     config = {name: case.meta["config"][name] for name in names}
     sizes = DiTConfig(latent_channels=case.meta["config"]["in_dim"], **config)
-    # VAE and MLLM take no part: the vectors start at latents and context.
-    vae = NewVae(z_dim=sizes.latent_channels, base_dim=4)
-    model = KiwiEdit(KiwiConfig(dit=sizes, vae=vae, mllm=NewQwen(hidden_size=16, layers=1, vision_layers=1), **parts))
+    # VAE and MLLM are not used: the vectors start at latents and context.
+    autoencoder, mllm_spec = (
+        NewVae(z_dim=sizes.latent_channels, base_dim=4),
+        NewQwen(hidden_size=16, layers=1, vision_layers=1),
+    )
+    model = KiwiEdit(KiwiConfig(dit=sizes, vae=autoencoder, mllm=mllm_spec, **parts))
     weights = from_published_state(case.group("weights/"))
-    own = nn.ModuleDict({name: getattr(model, name) for name in ("dit", "source", "reference")})
-    present = {name.split(".")[0] for name in own.state_dict()}
-    load_strict(own, {k: v for k, v in weights.items() if k.split(".")[0] in present}, case.name)
+    modules = nn.ModuleDict({name: getattr(model, name) for name in ("dit", "source", "reference")})
+    present = {name.split(".")[0] for name in modules.state_dict()}
+    load_strict(modules, {k: v for k, v in weights.items() if k.split(".")[0] in present}, case.name)
     return model.eval()
 
 

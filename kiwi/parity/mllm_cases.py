@@ -1,4 +1,4 @@
-"""The golden cases of the multimodal LLM: token level, and how its pictures are prepared."""
+"""The golden cases of the multimodal LLM: hidden states, and the preprocessing of its images and videos."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ SECONDS = ("0.0833", "0.999", "1.0", "2.5", "missing")
 
 
 def mllm(case: Case) -> dict[str, Tensor]:
-    """Embeddings, positions, hidden states, read-outs and contexts in the three modes."""
+    """Embeddings, positions, hidden states, read-outs and contexts of the three task kinds."""
     weights, sizes = from_published_state(case.group("weights/")), case.meta["config"]
     encoder = _encoder(case.meta)
     load_strict(encoder, {n.removeprefix("mllm."): t for n, t in weights.items() if n.startswith("mllm.")}, case.name)
     counts: dict[TaskKind, str] = {TaskKind.image: "image", TaskKind.video: "video", TaskKind.reference: "ref"}
-    spec = QueryConnector(**{mode: sizes["num_queries"][name] for mode, name in counts.items()}, readout="tail")
+    spec = QueryConnector(**{kind: sizes["num_queries"][name] for kind, name in counts.items()}, readout="tail")
     query = spec.build(encoder.hidden_size, sizes["dit_dim"])
     latent = LatentConnector().build(encoder.hidden_size, sizes["dit_dim"])
     for part, module in (("query", query), ("latent", latent)):
         state = {n.removeprefix(f"{part}."): t for n, t in weights.items() if n.startswith(f"{part}.")}
         load_strict(module, state, case.name)
     out: dict[str, Tensor] = {}
-    for mode in counts:
-        prompt = _prompt(case, mode)
-        states = encoder(prompt, query.table(mode), query.layers + latent.layers)
-        count = len(query.table(mode))
+    for kind in counts:
+        prompt = _prompt(case, kind)
+        states = encoder(prompt, query.table(kind), query.layers + latent.layers)
+        count = len(query.table(kind))
         vision = encoder.vision_features(prompt)
-        out[f"{mode}/inputs_embeds"] = encoder.embed(prompt, vision, query.table(mode)).embeds_BSM
-        out[f"{mode}/position_ids"] = encoder.position_ids(prompt)
-        out[f"{mode}/hidden_states"] = states[-1]
-        out[f"{mode}/query_features"] = gather_tokens(states[-1], prompt.tail_BS(count))[0]
-        out[f"{mode}/context"] = join_contexts(latent(states, prompt), query(states, prompt)).tokens_BND
-        if mode == "reference":
+        out[f"{kind}/inputs_embeds"] = encoder.embed(prompt, vision, query.table(kind)).embeds_BSM
+        out[f"{kind}/position_ids"] = encoder.position_ids(prompt)
+        out[f"{kind}/hidden_states"] = states[-1]
+        out[f"{kind}/query_features"] = gather_tokens(states[-1], prompt.tail_BS(count))[0]
+        out[f"{kind}/context"] = join_contexts(latent(states, prompt), query(states, prompt)).tokens_BND
+        if kind == "reference":
             out["reference/ref_features"] = gather_tokens(states[-1], prompt.references_BS)[0]
     video, image, reference = (_prompt(case, kind) for kind in (TaskKind.video, TaskKind.image, TaskKind.reference))
     for seconds in SECONDS:
-        told = 1 if seconds == "missing" else int(float(seconds))
-        out[f"position_ids_video_second_per_grid_{seconds}"] = encoder.position_ids(video, told)
-    seen = {"image": encoder.vision_features(image).images, "ref": encoder.vision_features(reference).images}
-    for name, pictures in {**seen, "video": encoder.vision_features(video).videos}.items():
+        whole_seconds = 1 if seconds == "missing" else int(float(seconds))
+        out[f"position_ids_video_second_per_grid_{seconds}"] = encoder.position_ids(video, whole_seconds)
+    features = {"image": encoder.vision_features(image).images, "ref": encoder.vision_features(reference).images}
+    for name, pictures in {**features, "video": encoder.vision_features(video).videos}.items():
         out[f"vision_{name}"] = torch.cat(pictures, dim=1)[0]
     return out
 
@@ -66,7 +66,7 @@ def mllm_preprocess(case: Case) -> dict[str, Tensor]:
     reader = _encoder(None).preprocessor
     image, video = _pattern(pixels["image"]), _pattern(pixels["video"])
     picture = reader.prepare_source(image)
-    # This vector starts behind the resizing.
+    # This vector starts after the resizing.
     clip = VisionInput(VIDEO, video)
     small = reader.resize_video(_pattern(pixels["resized_clip"]))
     samples = torch.from_numpy(small).permute(0, 3, 1, 2).float().flatten()
@@ -82,7 +82,7 @@ def mllm_preprocess(case: Case) -> dict[str, Tensor]:
 
 
 def _encoder(meta: dict[str, Any] | None) -> MllmEncoder:
-    """An encoder of the case's size, in the compact numbering of its vocabulary; or, without a case, a small one."""
+    """An encoder of the case's sizes with its compact vocabulary; a small one without a case."""
     limits, template = VisionLimits(), read_template(DEFAULT_TEMPLATE)
     if meta is None:
         return NewQwen(limits=limits).build()
@@ -100,28 +100,28 @@ def _encoder(meta: dict[str, Any] | None) -> MllmEncoder:
     return MllmEncoder(Qwen2_5_VLModel(config).eval(), byte_tokenizer(), Qwen2VLImageProcessor(), limits, template)
 
 
-def _prompt(case: Case, mode: TaskKind) -> Prompt:
-    """The hand-made token sequence of a mode."""
-    given, special = case.group("in/"), case.meta["compact_special_ids"]
-    ids = given[f"{mode}/input_ids_compact"]
+def _prompt(case: Case, kind: TaskKind) -> Prompt:
+    """The hand-made token sequence of a task kind."""
+    inputs, special = case.group("in/"), case.meta["compact_special_ids"]
+    ids = inputs[f"{kind}/input_ids_compact"]
     is_image, is_video = ids == special["image_pad"], ids == special["video_pad"]
     pictures = {"image": "pixel_values_image", "reference": "pixel_values_ref"}
-    videos = mode != "image"
+    videos = kind != "image"
     return Prompt(
         input_ids_BS=ids,
         attention_mask_BS=torch.ones_like(ids),
         queries_BS=ids == special["query_placeholder_object_ref_start"],
-        references_BS=is_image & (mode == "reference"),
+        references_BS=is_image & (kind == "reference"),
         token_types_BS=is_image.int() + 2 * is_video.int(),
-        pixel_values=given[pictures[mode]] if mode in pictures else None,
-        image_grid_thw=given.get(f"{mode}/image_grid_thw"),
-        pixel_values_videos=given["pixel_values_videos"] if videos else None,
-        video_grid_thw=given[f"{mode}/video_grid_thw"] if videos else None,
+        pixel_values=inputs[pictures[kind]] if kind in pictures else None,
+        image_grid_thw=inputs.get(f"{kind}/image_grid_thw"),
+        pixel_values_videos=inputs["pixel_values_videos"] if videos else None,
+        video_grid_thw=inputs[f"{kind}/video_grid_thw"] if videos else None,
     )
 
 
 def _pattern(spec: dict[str, int]) -> np.ndarray:
-    """The test picture of the vectors: pixel(n, y, x, c) = (a y + b x + c_coef c + 31 n) mod 256."""
+    """The test image of the vectors: pixel(n, y, x, c) = (a y + b x + c_coef c + 31 n) mod 256."""
     n, y, x, c = np.meshgrid(
         np.arange(spec.get("frames", 1)), np.arange(spec["h"]), np.arange(spec["w"]), np.arange(3), indexing="ij"
     )
