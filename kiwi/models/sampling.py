@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,10 @@ from kiwi.errors import SpecError
 from kiwi.flow.solvers import EulerSolver, OnStep, SolverSpec, ignore_step
 from kiwi.keyed import normal
 from kiwi.models.kiwi import EditInputs, KiwiEdit
-from kiwi.models.text_to_video import TextToVideo
 from kiwi.spec import Spec, renamed_from, require_positive
+
+if TYPE_CHECKING:
+    from kiwi.models.text_to_video import TextToVideo
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""How a pretrained part learns: not at all, through low-rank adapters, or in full."""
+"""How a pretrained part is trained: not at all, through low-rank adapters, or in full."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from kiwi.errors import SpecError
-from kiwi.spec import Spec
+from kiwi.spec import Spec, require_positive
 from kiwi.weights.adapters import is_adapter, matches_target
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuningSpec(Spec, ABC):
-    """The family of ways in which a pretrained part learns."""
+    """The family of ways to train a pretrained part."""
 
     @abstractmethod
     def apply(self, module: nn.Module, targets: Sequence[str]) -> None:
-        """Prepare a module that holds its pretrained weights; afterwards, what requires gradients is what learns.
+        """Prepare a module that holds its pretrained weights, so that exactly the trainable ones require gradients.
 
         Args:
             module: changed in place.
-            targets: names of the linear layers that adapters go to unless the spec names others.
+            targets: names of the linear layers that get adapters unless the spec names others.
         """
 
     @abstractmethod
@@ -34,7 +33,7 @@ class TuningSpec(Spec, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Frozen(TuningSpec):
-    """The part keeps its weights."""
+    """All of the part's weights are frozen."""
 
     def apply(self, module: nn.Module, targets: Sequence[str]) -> None:
         module.requires_grad_(False)
@@ -45,7 +44,7 @@ class Frozen(TuningSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class Full(TuningSpec):
-    """All of the part's weights learn."""
+    """All of the part's weights are trained."""
 
     def apply(self, module: nn.Module, targets: Sequence[str]) -> None:
         module.requires_grad_(True)
@@ -56,34 +55,29 @@ class Full(TuningSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class Lora(TuningSpec):
-    """Low-rank adapters, W + B A with B zero at the start; the weights themselves stay (arXiv 2106.09685).
+    """Low-rank adapters, W + B A with B zero at initialisation; W is frozen (arXiv 2106.09685).
 
     The factor alpha / rank is 1, as in the published training. Adapters are kept in float32 whatever the type of
     the weights. Their names are peft's, with the adapter called "default".
 
     Args:
         rank: of A and B; published are 64 (MLLM, 5B), 256 (MLLM, 14B) and 128 (DiT, 14B).
-        targets: name endings of the linear layers that get adapters; none for the part's usual ones.
+        targets: name endings of the linear layers that get adapters; if empty, the part's usual ones.
     """
 
     rank: int = 64
     targets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise SpecError("the rank of an adapter is at least 1", got=self.rank)
+        require_positive(self, "rank")
 
     def apply(self, module: nn.Module, targets: Sequence[str]) -> None:
-        wanted = list(self.targets or targets)
-        modules = dict(module.named_modules())
-        # Every module that peft will take for a target, which must all be linear: "head" also ends "head.head".
-        meant = {t: [child for name, child in modules.items() if matches_target(name, (t,))] for t in wanted}
-        if wrong := [t for t, found in meant.items() if not found or not all(isinstance(m, nn.Linear) for m in found)]:
-            linear = (name for name, child in modules.items() if isinstance(child, nn.Linear))
-            endings = sorted({".".join(name.split(".")[-2:]) for name in linear})
-            raise SpecError("there is no linear layer for an adapter", got=wrong, wanted=f"endings among {endings}")
+        from peft import LoraConfig, inject_adapter_in_model  # takes 0.3 s to import, and most parts have no adapters
+
+        targets = list(self.targets or targets)
+        _require_linear(module, targets)
         module.requires_grad_(False)
-        config = LoraConfig(r=self.rank, lora_alpha=self.rank, lora_dropout=0.0, target_modules=wanted)
+        config = LoraConfig(r=self.rank, lora_alpha=self.rank, lora_dropout=0.0, target_modules=targets)
         # Where the weights are, whatever the default device is (a meta device above all).
         with next(module.parameters()).device:
             inject_adapter_in_model(config, module)
@@ -94,3 +88,16 @@ class Lora(TuningSpec):
 
     def is_trainable(self, name: str) -> bool:
         return is_adapter(name)
+
+
+def _require_linear(module: nn.Module, targets: Sequence[str]) -> None:
+    """Refuse targets that match no module or one that is not linear, as peft matches them: "head" also "head.head"."""
+    modules = dict(module.named_modules())
+    matches = {
+        target: [child for name, child in modules.items() if matches_target(name, (target,))] for target in targets
+    }
+    wrong = [t for t, children in matches.items() if not (children and all(isinstance(c, nn.Linear) for c in children))]
+    if wrong:
+        linear = (name for name, child in modules.items() if isinstance(child, nn.Linear))
+        endings = sorted({".".join(name.split(".")[-2:]) for name in linear})
+        raise SpecError("adapters need linear layers", code="not-linear", got=wrong, wanted=f"endings among {endings}")

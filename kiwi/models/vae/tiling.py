@@ -1,7 +1,7 @@
-"""Tiling: a large video through the autoencoder piece by piece, so that memory follows the tile, not the picture.
+"""Tiling: a large video is encoded and decoded tile by tile, so that memory depends on the tile, not on the video.
 
-Tiles overlap and are blended; each is encoded or decoded by itself, over all frames. B samples, C channels, F frames,
-H W height and width.
+Tiles overlap and are blended; each is encoded or decoded independently, over all frames. B samples, C channels,
+F frames, H W height and width.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Coder = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class TilingSpec(Spec, ABC):
-    """The family of ways to take a video through encoder and decoder. A spec does the work itself: it has no state."""
+    """The family of ways to run encoder and decoder. A spec does the work itself: it has no state."""
 
     @abstractmethod
     def encode(self, coder: Coder, video_BCFHW: Tensor, factor: int) -> Tensor:
-        """What `coder` makes of the video; one latent is `factor` pixels high and wide."""
+        """Latents of the video from `coder`, the encoder; one latent is `factor` pixels high and wide."""
 
     @abstractmethod
     def decode(self, coder: Coder, latents_BCFHW: Tensor, factor: int) -> Tensor:
-        """What `coder` makes of the latents. It must not clamp: clamped tiles blend to other colours."""
+        """The video from `coder`, the decoder, which must not clamp: clamped tiles blend to other colours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +47,11 @@ class NoTiling(TilingSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class Tiling(TilingSpec):
-    """Overlapping tiles, blended as in the published code; the defaults are its own for the 8x VAE.
+    """Overlapping tiles, blended as in the published code, whose sizes for the 8x VAE are the defaults.
 
     Args:
         size: height and width of a tile, in latents.
-        stride: from one tile to the next, in latents; what remains of the size is blended.
+        stride: from one tile to the next, in latents; the rest of the size overlaps and is blended.
     """
 
     size: tuple[int, int] = (30, 52)
@@ -61,6 +61,7 @@ class Tiling(TilingSpec):
         if not all(0 < stride <= size for stride, size in zip(self.stride, self.size, strict=True)):
             raise SpecError(
                 "the tiles do not cover the video",
+                code="inconsistent-sizes",
                 got=f"size {self.size}, stride {self.stride}",
                 wanted="0 < stride <= size, for height and width",
             )
@@ -72,7 +73,7 @@ class Tiling(TilingSpec):
         return self._blended(coder, latents_BCFHW, 1, factor)
 
     def _blended(self, coder: Coder, x_BCFHW: Tensor, unit: int, out: int) -> Tensor:
-        """The weighted mean of all tiles; `unit` and `out` are what a latent measures before and after `coder`."""
+        """The weighted mean of all tiles; a latent measures `unit` before and `out` after `coder`."""
         height, width = (length // unit for length in x_BCFHW.shape[-2:])
         total: Tensor | None = None
         weights_HW = torch.zeros(height * out, width * out, device=x_BCFHW.device)
@@ -90,7 +91,7 @@ class Tiling(TilingSpec):
 
 
 class _Span(NamedTuple):
-    """One tile along one axis, in latents, and over how many it is blended at either end."""
+    """One tile along one axis, in latents, and how many of them are blended at either end."""
 
     start: int
     stop: int

@@ -9,11 +9,9 @@ import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor, nn
 
 from kiwi.encoded import LatentDistribution
@@ -25,13 +23,16 @@ from kiwi.weights.hub import locate
 from kiwi.weights.strict import fingerprint
 from kiwi.weights.vae_names import VaeSizes
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
+
 
 @dataclass(frozen=True, kw_only=True)
 class VaeSpec(Spec, ABC):
     """The family of video autoencoders.
 
     Args:
-        tiling: how large videos are taken through.
+        tiling: whether large videos are encoded and decoded in tiles.
     """
 
     tiling: TilingSpec = field(default_factory=NoTiling)
@@ -48,7 +49,7 @@ class WanVae(VaeSpec):
     Args:
         path: folder with safetensors weights and config.json (diffusers', or a published editor's vae/), file such as
             Wan2.2_VAE.pth, or a hub id such as "Wan-AI/Wan2.2-TI2V-5B-Diffusers".
-        subfolder: where in it the VAE lies, "vae" in the hub's repositories.
+        subfolder: of the path, "vae" in the hub's repositories.
     """
 
     path: str
@@ -63,15 +64,15 @@ class WanVae(VaeSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class NewVae(VaeSpec):
-    """An untrained Wan VAE of any size, to be trained here. Random weights decode to noise.
+    """An untrained Wan VAE of any size, for training; its random weights decode to noise.
 
     Args:
         z_dim: latent channels C.
         base_dim: width of the first level.
         decoder_base_dim: width of the decoder's last level; None for that of the encoder's first.
-        dim_mult: widths of the levels over base_dim; each level after the first halves height and width.
+        dim_mult: widths of the levels as multiples of base_dim; each level after the first halves height and width.
         temporal_downsample: which of the steps between levels also halve time; two of them must.
-        num_res_blocks: residual blocks a level.
+        num_res_blocks: residual blocks per level.
         residual: the Wan2.2 form, with shortcuts around levels and 2 x 2 patches (twice the spatial factor).
     """
 
@@ -88,17 +89,17 @@ class NewVae(VaeSpec):
 
     @classmethod
     def wan21(cls) -> NewVae:
-        """The size of the Wan2.1 VAE (126.9 M parameters): 8 x 8 pixels a latent, 16 channels."""
+        """The size of the Wan2.1 VAE (126.9 M parameters): 8 x 8 pixels per latent, 16 channels."""
         return cls(base_dim=96, dim_mult=(1, 2, 4, 4), temporal_downsample=(False, True, True), num_res_blocks=2)
 
     @classmethod
     def wan22(cls) -> NewVae:
-        """The size of the Wan2.2 VAE (704.7 M parameters): 16 x 16 pixels a latent, 48 channels."""
+        """The size of the Wan2.2 VAE (704.7 M parameters): 16 x 16 pixels per latent, 48 channels."""
         return cls.wan21().replace(z_dim=48, base_dim=160, decoder_base_dim=256, residual=True)
 
     @property
     def sizes(self) -> VaeSizes:
-        """What the network is made of."""
+        """Channels, levels and blocks of the network."""
         return VaeSizes(
             z_dim=self.z_dim,
             base_dim=self.base_dim,
@@ -120,7 +121,7 @@ class VideoVae(nn.Module):
 
     Args:
         vae: the network, with the latents' statistics in its config.
-        tiling: how large videos are taken through; may be exchanged at any time.
+        tiling: whether large videos are processed in tiles; may be changed at any time.
     """
 
     temporal_factor = 4
@@ -132,7 +133,7 @@ class VideoVae(nn.Module):
         self.channels = int(vae.config.z_dim)
         self.spatial_factor = int(vae.config.scale_factor_spatial)
         self.fingerprint = ""
-        """Of the weights as they were loaded; empty for new ones."""
+        """Hash of the loaded weights; empty for new ones."""
 
     def latent_frames(self, frames: int) -> int:
         """Latent frames of a video of 4k + 1 frames."""
@@ -142,19 +143,21 @@ class VideoVae(nn.Module):
         """The encoder's distribution over latents, normalised.
 
         Raises:
-            InputError: frames not 4k + 1 (the last ones would be dropped silently) or a size the VAE cannot halve.
+            InputError: a length other than 4k + 1 (the last frames would be dropped silently), or sides that are not
+                multiples of the spatial factor.
         """
         frames, height, width = video_BCFHW.shape[2:]
         if (frames - 1) % self.temporal_factor or height % self.spatial_factor or width % self.spatial_factor:
             raise InputError(
-                "the video does not fit the autoencoder",
+                "the autoencoder cannot encode a video of this size",
+                code="unsupported-video-size",
                 got=f"{frames} frames of {height}x{width}",
                 wanted=f"4k + 1 frames, height and width multiples of {self.spatial_factor}",
             )
         return self.posterior_of_whole_chunks(video_BCFHW)
 
     def posterior_of_whole_chunks(self, video_BCFHW: Tensor) -> LatentDistribution:
-        """The same, leaving out frames at the end that fill no chunk, as the published code does."""
+        """As `posterior`, but without frames at the end that do not fill a chunk, as the published code does."""
         moments = self.tiling.encode(self._moments, video_BCFHW.to(self.vae.dtype), self.spatial_factor).float()
         mean, log_variance = moments.chunk(2, dim=1)
         offset, unit = self._statistics(moments.device)
@@ -162,15 +165,15 @@ class VideoVae(nn.Module):
         return LatentDistribution((mean - offset) / unit, (0.5 * log_variance.clamp(-30.0, 20.0)).exp() / unit)
 
     def encode(self, video_BCFHW: Tensor) -> Tensor:
-        """LatentDistribution at the mode of the encoder's distribution, normalised.
+        """Latents at the mode of the encoder's distribution, normalised.
 
         Raises:
-            InputError: as `posterior`.
+            InputError: as in `posterior`.
         """
         return self.posterior(video_BCFHW).mode()
 
     def encode_images(self, images_BRCHW: Tensor) -> Tensor:
-        """LatentDistribution (B, C, R, h, w) of R single images a sample; R may be 0."""
+        """Latents (B, C, R, h, w) of R single images per sample; R may be 0."""
         batch, count, _, height, width = images_BRCHW.shape
         if count == 0:
             shape = (batch, self.channels, 0, height // self.spatial_factor, width // self.spatial_factor)
@@ -184,11 +187,13 @@ class VideoVae(nn.Module):
         return self.tiling.decode(self.decode_unclamped, latents, self.spatial_factor).clamp(-1.0, 1.0).float()
 
     def decode_unclamped(self, latents_BCFHW: Tensor) -> Tensor:
-        """What the decoder says for unnormalised latents, before it is cut to [-1, 1]; never tiled.
+        """The decoder's output for denormalised latents, before it is clamped to [-1, 1]; never tiled.
 
         The library only offers the clamped result, through which no gradient flows where the decoder overshoots
-        (training hardly starts), so its frame loop stands here: one latent frame at a time, caches carried on.
+        (training hardly starts). Hence this frame loop: one latent frame at a time, with caches from frame to frame.
         """
+        from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
         vae = self.vae
         vae.clear_cache()
         latents, frames = vae.post_quant_conv(latents_BCFHW), []
@@ -201,12 +206,12 @@ class VideoVae(nn.Module):
         return video if vae.config.patch_size is None else unpatchify(video, vae.config.patch_size)
 
     def denormalise(self, latents_BCFHW: Tensor) -> Tensor:
-        """LatentDistribution in the network's own units, float32, as `decode_unclamped` takes them."""
+        """Latents in the network's own units, float32, as `decode_unclamped` takes them."""
         mean, deviation = self._statistics(latents_BCFHW.device)
         return latents_BCFHW.float() * deviation + mean
 
     def set_normalisation(self, mean_C: Tensor, std_C: Tensor) -> None:
-        """Set the mean and deviation that latents are normalised by, each channel its own."""
+        """Set the mean and deviation that normalise the latents, per channel."""
         self.vae.register_to_config(latents_mean=mean_C.tolist(), latents_std=std_C.tolist())
 
     def _moments(self, video_BCFHW: Tensor) -> Tensor:
@@ -214,19 +219,19 @@ class VideoVae(nn.Module):
         return self.vae.encode(video_BCFHW).latent_dist.parameters
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and deviation to normalise by, always float32: as buffers they would follow the weights' type."""
+        """Mean and deviation of the latents, always float32: as buffers they would follow the weights' type."""
         config = self.vae.config
         pair = torch.tensor([config.latents_mean, config.latents_std], device=device)[..., None, None, None]
         return pair[0], pair[1]
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write the VAE in diffusers' format, normalisation included, its weights as another type if one is given."""
+        """Write the VAE in diffusers' format, normalisation included, optionally with weights of another type."""
         vae = self.vae if dtype in (None, self.vae.dtype) else copy.deepcopy(self.vae).to(dtype)
         vae.save_pretrained(folder, safe_serialization=True)
 
 
 def published_config(vae: VideoVae) -> dict[str, Any]:
-    """What config.json of a published editor's vae/ says; it has no field for the decoder's width."""
+    """Content of config.json in a published editor's vae/ folder; it has no field for the decoder's width."""
     config, sizes = vae.vae.config, network_sizes(vae.vae)
     return {
         "_class_name": "VAE",
@@ -244,10 +249,10 @@ def published_config(vae: VideoVae) -> dict[str, Any]:
 
 
 def _init_weights(vae: nn.Module) -> None:
-    """Variance-keeping convolutions, and residual branches that start at zero.
+    """Initialise convolutions to preserve variance, and residual branches to zero.
 
     The library's modules keep torch's default, which shrinks the signal at every layer: after 300 steps on the
-    sandbox such a VAE reconstructs at 15.6 dB, this one at 19.1 dB (8 clips of 5 x 32 x 32 a step).
+    sandbox such a VAE reconstructs at 15.6 dB, this one at 19.1 dB (8 clips of 5 x 32 x 32 per step).
     """
     for name, module in vae.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):

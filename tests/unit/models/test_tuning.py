@@ -9,18 +9,18 @@ from kiwi.weights.adapters import is_adapter, merge_adapters, without_base_layer
 SMALL = DiTConfig(dim=48, ffn_dim=64, num_heads=2, num_layers=2, freq_dim=16, latent_channels=4)
 
 
-def learning(module):
+def trainable(module):
     return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-def test_frozen_full_and_adapters_learn_nothing_all_and_the_adapters():
-    assert learning(SMALL.replace(tuning=Frozen()).build()) == set()
+def test_frozen_trains_nothing_full_everything_lora_the_adapters():
+    assert trainable(SMALL.replace(tuning=Frozen()).build()) == set()
     full = SMALL.build()
-    assert learning(full) == set(full.state_dict())
+    assert trainable(full) == set(full.state_dict())
     dit = SMALL.replace(tuning=Lora(rank=3)).build()
-    assert learning(dit) == {name for name in dit.state_dict() if is_adapter(name)}
+    assert trainable(dit) == {name for name in dit.state_dict() if is_adapter(name)}
     for spec, module in ((Frozen(), full), (Full(), full), (Lora(rank=3), dit)):
-        assert {name for name in module.state_dict() if spec.is_trainable(name)} == learning(
+        assert {name for name in module.state_dict() if spec.is_trainable(name)} == trainable(
             SMALL.replace(tuning=spec).build()
         )
 
@@ -33,7 +33,7 @@ def test_a_dit_gets_the_published_adapters():
     assert shapes["blocks.0.ffn.0.lora_B.default.weight"] == (64, 3)
 
 
-def test_adapters_change_nothing_until_they_learn_and_move_no_other_initial_weight():
+def test_new_adapters_leave_outputs_and_all_other_initial_weights_unchanged():
     torch.manual_seed(1)
     plain = SMALL.build()
     torch.manual_seed(1)
@@ -45,7 +45,7 @@ def test_adapters_change_nothing_until_they_learn_and_move_no_other_initial_weig
     assert torch.equal(adapted.blocks[0].self_attn.q(x), plain.blocks[0].self_attn.q(x))
 
 
-def test_merged_adapters_give_what_adapters_beside_the_weights_give():
+def test_merged_adapters_give_the_same_outputs_as_separate_ones():
     adapted = SMALL.replace(tuning=Lora(rank=3)).build()
     for name, parameter in adapted.named_parameters():
         if is_adapter(name):
@@ -72,10 +72,13 @@ def test_adapters_stay_in_float32_beside_bf16_weights():
     assert module(torch.ones(1, 4).bfloat16()).dtype == torch.bfloat16
 
 
-def test_a_target_that_does_not_exist_is_refused_with_the_names():
-    with pytest.raises(SpecError, match=r"no linear layer.*q_proj.*self_attn\.q"):
-        SMALL.replace(tuning=Lora(targets=("q_proj",))).build()
-    with pytest.raises(SpecError, match=r"no linear layer.*'head'"):  # a module that has one, head.head
-        SMALL.replace(tuning=Lora(targets=("head",))).build()
+@pytest.mark.parametrize("target", ["q_proj", "head"])  # no such module; a module with a linear one in it, head.head
+def test_a_target_that_is_not_linear_is_refused_with_the_names(target):
+    with pytest.raises(SpecError, match=rf"{target}.*self_attn\.q") as caught:
+        SMALL.replace(tuning=Lora(targets=(target,))).build()
+    assert caught.value.code == "not-linear"
+
+
+def test_a_rank_of_zero_is_refused():
     with pytest.raises(SpecError, match="rank"):
         Lora(rank=0)
