@@ -1,10 +1,10 @@
-"""What a study found: every arm's mean and spread, its difference to the base, and whether chance could be all of it.
+"""Statistics of a study: every arm's mean and spread, its difference to the base, and whether that is significant.
 
 Two questions are kept apart. *Trained again*: would the difference be there with other seeds and other items? Its
 interval and p value come from a two-way random-effects analysis of paired runs (`kiwi.statistics.seeds`): a bootstrap
 over items, or over items and the two or three seeds that one can pay for, finds differences where there are none in up
-to half of all studies. *These models*: are the models that were trained apart, whatever others would be? A permutation
-test over items says. Both are corrected for the number of arms (Holm).
+to half of all studies. *These models*: do the models that were trained differ, whatever others would do? This is a
+permutation test over items. Both are corrected for the number of arms (Holm).
 """
 
 from __future__ import annotations
@@ -14,200 +14,186 @@ from dataclasses import asdict, dataclass
 from math import isnan, nan
 from typing import Any
 
-from kiwi.ablation.results import Result
+from kiwi.ablation.results import RunResult
+from kiwi.evaluation.measurement import Metric
 from kiwi.statistics.paired import holm, paired_difference
 from kiwi.statistics.seeds import RandomEffectsMean, pooled_seed_variance, random_effects_mean
 
 LEVEL = 0.05
-SEEDS = (3, 5)
-"""Numbers of seeds for which is told what they would see."""
+"""Significance level."""
 
-LOWER_IS_BETTER = ("loss", "lpips")
-NEITHER = ("swapped", "blind")
-"""In names of losses under conditions that are wrong on purpose: their rise or fall is no merit by itself."""
+SEEDS = (3, 5)
+"""Numbers of seeds for which tables state the smallest detectable difference."""
+
+NOT_SIGNIFICANT, UNKNOWN = "not significant", "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Against:
-    """An arm less the base, by paired runs.
+class Comparison:
+    """An arm minus the base, over paired runs.
 
     Args:
-        seeded: trained again.
-        p: of that, corrected.
-        p_models: of these models, corrected; NaN without items.
+        difference: mean difference with its interval, for training and measuring again.
+        p: of no difference if trained again, corrected for the number of arms.
+        p_models: of no difference between these models, corrected; NaN without items.
         detectable: the smallest difference that so many seeds would find, by their number, after correction for the
-            number of arms, if no other arm differs; what training adds to chance is taken from all arms together.
-        verdict: better, worse, differs (a number of which neither is better), noise (inside what chance does), or
-            unknown (one seed).
+            number of arms, if no other arm differs; the variance between seeds is pooled over all arms.
+        verdict: better, worse, differs (a metric of which neither direction is better), not significant, or unknown
+            (one seed).
     """
 
-    seeded: RandomEffectsMean
+    difference: RandomEffectsMean
     p: float
     p_models: float
     detectable: Mapping[int, float]
     verdict: str
 
+    @property
+    def significant(self) -> bool:
+        """Whether the difference is significant."""
+        return self.verdict not in (NOT_SIGNIFICANT, UNKNOWN)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """An arm in one measure.
+class ArmSummary:
+    """An arm in one metric.
 
     Args:
         label: of the arm.
-        seeds: that it has a result under.
-        of: its own mean.
-        by_category: means over seeds.
-        against: the base; none of the base itself, and of an arm without a seed in common.
+        seeds: seeds that it has a result under.
+        mean: its own mean.
+        by_category: means over seeds and items of a category.
+        comparison: with the base; None for the base itself, and for an arm without a seed in common.
     """
 
     label: str
     seeds: Sequence[int]
-    of: RandomEffectsMean
+    mean: RandomEffectsMean
     by_category: Mapping[str, float]
-    against: Against | None
+    comparison: Comparison | None
 
 
-def measures_of(results: Sequence[Result]) -> list[str]:
-    """What at least one run was measured by: numbers of items, then validation's."""
-    items = dict.fromkeys(name for result in results for name in result.items)
-    return [*items, *dict.fromkeys(name for result in results for name in result.numbers)]
-
-
-def rows_of(measure: str, results: Sequence[Result], labels: Sequence[str]) -> list[Row]:
-    """Every arm that has the measure, the base (the first label) first.
+def summarize_arms(metric: Metric, results: Sequence[RunResult], labels: Sequence[str]) -> list[ArmSummary]:
+    """Summaries of every arm that has the metric, the base (the first label) first.
 
     Args:
-        measure: one of `measures_of`.
+        metric: the metric.
         results: of all runs.
         labels: of the arms, in the study's order.
     """
     by_arm = {
         label: {
-            result.seed: numbers
-            for result in sorted(results, key=lambda one: one.seed)
-            if result.label == label and (numbers := _numbers(result, measure))
+            result.seed: values
+            for result in sorted(results, key=lambda result: result.seed)
+            if result.label == label and (values := result.values(metric.name))
         }
         for label in labels
     }
-    categories, clusters = _about(measure, results)
+    categories, clusters = _groups(metric.name, results)
     base = by_arm[labels[0]]
-    found: dict[str, tuple[RandomEffectsMean, float]] = {}
+    differences: dict[str, tuple[RandomEffectsMean, float]] = {}
     for label in labels[1:]:
-        common = [seed for seed in by_arm[label] if seed in base]
-        pairs = [_less(by_arm[label][seed], base[seed]) for seed in common]
-        pairs = _shared([pair for pair in pairs if pair])
-        if pairs and pairs[0]:
-            found[label] = random_effects_mean(pairs, categories, clusters), _p_models(pairs, categories, clusters)
-    training = pooled_seed_variance([seeded for seeded, _ in found.values()])
-    again = dict(zip(found, _holm([seeded.p for seeded, _ in found.values()]), strict=True))
-    models = dict(zip(found, _holm([p for _, p in found.values()]), strict=True))
-    rows = []
+        paired = [_subtract(values, base[seed]) for seed, values in by_arm[label].items() if seed in base]
+        paired = _common_items([values for values in paired if values])
+        if paired and paired[0]:
+            difference = random_effects_mean(paired, categories, clusters)
+            differences[label] = difference, _p_of_models(paired, categories, clusters)
+    seed_variance = pooled_seed_variance([difference for difference, _ in differences.values()])
+    level = LEVEL / max(1, len(differences))
+    p_again = dict(zip(differences, _holm([difference.p for difference, _ in differences.values()]), strict=True))
+    p_models = dict(zip(differences, _holm([p for _, p in differences.values()]), strict=True))
+    summaries = []
     for label in labels:
-        if not (held := by_arm[label]):
-            continue
-        against = None
-        if (pair := found.get(label)) is not None:
-            against = Against(
-                seeded=pair[0],
-                p=again[label],
-                p_models=models[label],
-                detectable={
-                    seeds: pair[0].detectable_difference(seeds, training, LEVEL / len(found)) for seeds in SEEDS
-                },
-                verdict=_verdict(measure, pair[0], again[label]),
+        by_seed = by_arm[label]
+        if not by_seed or not (values_by_seed := _common_items(list(by_seed.values())))[0]:
+            continue  # no result, or seeds without an item in common
+        comparison = None
+        if label in differences:
+            difference, _ = differences[label]
+            comparison = Comparison(
+                difference=difference,
+                p=p_again[label],
+                p_models=p_models[label],
+                detectable={seeds: difference.detectable_difference(seeds, seed_variance, level) for seeds in SEEDS},
+                verdict=_verdict(metric, difference, p_again[label]),
             )
-        if not (of_seeds := _shared(list(held.values())))[0]:
-            continue  # seeds without an item in common
-        own = random_effects_mean(of_seeds, categories, clusters)
-        rows.append(
-            Row(label=label, seeds=list(held), of=own, by_category=_by_category(of_seeds, categories), against=against)
+        summaries.append(
+            ArmSummary(
+                label=label,
+                seeds=list(by_seed),
+                mean=random_effects_mean(values_by_seed, categories, clusters),
+                by_category=_by_category(values_by_seed, categories),
+                comparison=comparison,
+            )
         )
-    return rows
+    return summaries
 
 
-def plain(rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-    """The same for JSON, what is not known as null."""
-    return {measure: [_plain(asdict(row)) for row in of] for measure, of in rows.items()}
+def to_json(summaries: Mapping[str, Sequence[ArmSummary]]) -> dict[str, Any]:
+    """Summaries by metric as plain data for JSON; NaN becomes null."""
+    return {metric: [_without_nan(asdict(summary)) for summary in of] for metric, of in summaries.items()}
 
 
-_JSON_NAMES = {
-    "seed_std": "spread",
-    "seed_variance": "training",
-    "item_variance": "items_part",
-    "residual_variance": "rest",
-    "item_df": "freedom",
-}
-"""Names in analysis.json of fields of `RandomEffectsMean`."""
-
-
-def _plain(value: Any) -> Any:
+def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
-        return {_JSON_NAMES.get(str(key), str(key)): _plain(item) for key, item in value.items()}
+        return {str(key): _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and isnan(value) else value
 
 
-def _numbers(result: Result, measure: str) -> dict[str, float]:
-    if measure in result.items:
-        return dict(result.items[measure])
-    return {"": result.numbers[measure]} if measure in result.numbers else {}
-
-
-def _about(measure: str, results: Sequence[Result]) -> tuple[dict[str, str], dict[str, str]]:
-    """Category and cluster of every item of a measure."""
-    names = {name for result in results for name in _numbers(result, measure)}
-    categories = {name: next((r.categories[name] for r in results if name in r.categories), "") for name in names}
-    clusters = {name: next((r.clusters[name] for r in results if name in r.clusters), name) for name in names}
+def _groups(metric: str, results: Sequence[RunResult]) -> tuple[dict[str, str], dict[str, str]]:
+    """Category and cluster of every item of a metric."""
+    items = {item for result in results for item in result.values(metric)}
+    categories = {item: next((r.categories[item] for r in results if item in r.categories), "") for item in items}
+    clusters = {item: next((r.clusters[item] for r in results if item in r.clusters), item) for item in items}
     return categories, clusters
 
 
-def _less(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
-    return {name: value - other[name] for name, value in one.items() if name in other}
+def _subtract(values: Mapping[str, float], base: Mapping[str, float]) -> dict[str, float]:
+    return {item: value - base[item] for item, value in values.items() if item in base}
 
 
-def _shared(numbers: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
-    """Of the items that all seeds have."""
-    if not numbers:
+def _common_items(by_seed: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """The values of items that all seeds have."""
+    if not by_seed:
         return []
-    names = set.intersection(*(set(one) for one in numbers))
-    return [{name: one[name] for name in one if name in names} for one in numbers]
+    common = set.intersection(*(set(values) for values in by_seed))
+    return [{item: value for item, value in values.items() if item in common} for values in by_seed]
 
 
-def _p_models(
-    pairs: Sequence[Mapping[str, float]], categories: Mapping[str, str], clusters: Mapping[str, str]
+def _p_of_models(
+    differences: Sequence[Mapping[str, float]], categories: Mapping[str, str], clusters: Mapping[str, str]
 ) -> float:
-    if len(pairs[0]) < 2:
+    if len(differences[0]) < 2:
         return nan
     groups: dict[str, list[float]] = {}
     owners: dict[str, list[object]] = {}
-    for name in pairs[0]:
-        groups.setdefault(categories[name], []).append(sum(one[name] for one in pairs) / len(pairs))
-        owners.setdefault(categories[name], []).append(clusters[name])
+    for item in differences[0]:
+        groups.setdefault(categories[item], []).append(sum(values[item] for values in differences) / len(differences))
+        owners.setdefault(categories[item], []).append(clusters[item])
     return paired_difference(list(groups.values()), list(owners.values())).p
 
 
 def _holm(ps: Sequence[float]) -> list[float]:
-    """Corrected; what is not known stays so and counts for nothing."""
-    known = [p for p in ps if not isnan(p)]
-    corrected = iter(holm(known))
+    """Corrected p values; unknown ones (NaN) stay unknown and do not count."""
+    corrected = iter(holm([p for p in ps if not isnan(p)]))
     return [nan if isnan(p) else next(corrected) for p in ps]
 
 
-def _verdict(measure: str, found: RandomEffectsMean, p: float) -> str:
+def _verdict(metric: Metric, difference: RandomEffectsMean, p: float) -> str:
     if isnan(p):
-        return "unknown"
+        return UNKNOWN
     if p >= LEVEL:
-        return "noise"
-    if any(word in measure for word in NEITHER):
+        return NOT_SIGNIFICANT
+    if metric.better == "neither":
         return "differs"
-    up = found.mean.mean > 0
-    return "better" if up != any(word in measure for word in LOWER_IS_BETTER) else "worse"
+    return "better" if (difference.mean.mean > 0) == (metric.better == "higher") else "worse"
 
 
-def _by_category(numbers: Sequence[Mapping[str, float]], categories: Mapping[str, str]) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
-    for one in numbers:
-        for name, value in one.items():
-            found.setdefault(categories[name], []).append(value)
-    return {category: sum(values) / len(values) for category, values in found.items()}
+def _by_category(by_seed: Sequence[Mapping[str, float]], categories: Mapping[str, str]) -> dict[str, float]:
+    groups: dict[str, list[float]] = {}
+    for values in by_seed:
+        for item, value in values.items():
+            groups.setdefault(categories[item], []).append(value)
+    return {category: sum(values) / len(values) for category, values in groups.items()}

@@ -1,19 +1,18 @@
-"""Caches of features that arms read (`data.cache`): whether they can, and filling them once before the runs begin."""
+"""Feature caches that arms read (`data.cache`): check that they fit, and fill them once before the runs start."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
-from kiwi.ablation.costs import config_of
-from kiwi.ablation.runs import TETHER
+from kiwi.ablation.costs import editor_config
+from kiwi.ablation.steps import Step, child_environment, write_steps
 from kiwi.ablation.study import Arm
 from kiwi.data.feature_cache import FeatureCache
 from kiwi.errors import InputError
@@ -22,17 +21,17 @@ from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.mllm.new_qwen import NewQwen
 from kiwi.models.tuning import Frozen
 
-ENCODED = ("root", "train", "validation", "max_pixels", "holdout")
-"""Options of the data that say which clips are encoded, and at which size."""
+DATA_FIELDS = ("root", "train", "validation", "max_pixels", "holdout")
+"""Options of the data that determine which clips are encoded, and at which size."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What a cache is to hold.
+class CacheRequest:
+    """What a cache must contain.
 
     Args:
         folder: of the cache.
-        experiment: resolved; of whose data and by whose encoders.
+        experiment: resolved; with the data to encode and the encoders.
         where: arm and stage, for messages.
     """
 
@@ -41,73 +40,77 @@ class Wanted:
     where: str
 
 
-def caches_of(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Wanted]:
-    """Of every stage that trains an editor from a cache, what differs once.
+def cache_requests(arms: Sequence[Arm], seeds: Sequence[int]) -> list[CacheRequest]:
+    """The distinct caches of all stages that train an editor from one.
 
     Raises:
-        InputError: one cache for encoders that differ, or for an MLLM that is another one under each seed.
+        InputError: one cache for different encoders, or for an MLLM that is different under each seed.
     """
-    found: dict[str, Wanted] = {}
-    served: dict[Path, tuple[str, str]] = {}
+    requests: dict[str, CacheRequest] = {}
+    users: dict[Path, tuple[str, str]] = {}
     for arm in arms:
         for stage, resolved in arm.resolved.items():
             data = resolved.get("data", {})
-            config = config_of(resolved) if data.get("cache") else None
+            config = editor_config(resolved) if data.get("cache") else None
             if config is None:
-                continue  # reads none, or is no editor: `fit` says what it lacks
+                continue
             folder, where = Path(data["cache"]), f"{arm.label}, stage {stage}"
-            mllm = replace(config.mllm, tuning=Frozen()) if isinstance(config.mllm, QwenVL) else config.mllm
+            mllm = config.mllm.replace(tuning=Frozen()) if isinstance(config.mllm, QwenVL) else config.mllm
             encoders = repr((config.vae, mllm))
-            other, first = served.setdefault(folder, (encoders, where))
-            if other != encoders:
+            first_encoders, first = users.setdefault(folder, (encoders, where))
+            if first_encoders != encoders:
                 raise InputError(
                     f"the cache {folder} cannot serve {first} and {where}",
-                    got="another VAE or MLLM, or other limits",
+                    code="cache-mismatch",
+                    got="a different VAE or MLLM, or different limits",
                     fix="give that arm a data.cache of its own",
                 )
-            if isinstance(config.mllm, NewQwen) and len(seeds) > 1 and _keeps(folder) != "latents":
+            if isinstance(config.mllm, NewQwen) and len(seeds) > 1 and cache_content(folder) != "latents":
                 raise InputError(
                     f"the cache {folder} cannot serve {where} under more than one seed",
-                    got="an MLLM without weights, which sees otherwise under each",
-                    fix="leave data.cache out, or fill it with `kiwi cache --only latents` first",
+                    code="cache-mismatch",
+                    got="an MLLM without pretrained weights, whose features differ from seed to seed",
+                    fix="remove data.cache, or fill it with `kiwi cache --only latents` first",
                 )
-            key = repr((folder, config.dit.patch_size, *(data.get(name) for name in ENCODED)))
+            key = repr((folder, config.dit.patch_size, *(data.get(name) for name in DATA_FIELDS)))
             experiment = {**resolved, "seed_everything": seeds[0]}
-            found.setdefault(key, Wanted(folder=folder, experiment=experiment, where=where))
-    return list(found.values())
+            requests.setdefault(key, CacheRequest(folder=folder, experiment=experiment, where=where))
+    return list(requests.values())
 
 
-def fill(caches: Sequence[Wanted], out: Path) -> None:
-    """Encode what is missing, in a process that gives an accelerator's memory back; what is there keeps its format.
+def fill_caches(requests: Sequence[CacheRequest], out: Path) -> None:
+    """Encode what is missing, in child processes that release the accelerator's memory. Caches keep their format.
 
     Args:
-        caches: to fill.
-        out: of the study; OUT/caches has the experiments that they were filled for.
+        requests: the caches to fill.
+        out: folder of the study; OUT/caches has the experiments that they were filled for.
 
     Raises:
-        InputError: one could not be filled.
+        InputError: a cache could not be filled.
     """
-    surroundings = os.environ | {TETHER: str(os.getpid())}
-    for number, wanted in enumerate(caches):
-        make_folder(out / "caches")
-        make_folder(wanted.folder.parent)
-        file = out / "caches" / f"{number}.yaml"
-        write_text(file, yaml.safe_dump(dict(wanted.experiment)))
-        command = ["cache", "--config", str(file), "--out", str(wanted.folder)]
-        if only := _keeps(wanted.folder):
-            command += ["--only", only] if only != "both" else []
-            command += ["--dtype", str(FeatureCache(wanted.folder).dtype).removeprefix("torch.")]
-        process = [sys.executable, "-m", "kiwi.ablation.child_process", *command]
-        if code := subprocess.run(process, stdin=subprocess.DEVNULL, env=surroundings).returncode:
+    folder = out / "caches"
+    for number, request in enumerate(requests):
+        make_folder(folder)
+        make_folder(request.folder.parent)
+        config = folder / f"{number}.yaml"
+        write_text(config, yaml.safe_dump(dict(request.experiment)))
+        options = {"config": str(config), "out": str(request.folder)}
+        if content := cache_content(request.folder):
+            options |= {"only": content} if content != "both" else {}
+            options["dtype"] = str(FeatureCache(request.folder).dtype).removeprefix("torch.")
+        write_steps(folder, [Step(command="cache", options=options, out=request.folder)])
+        command = [sys.executable, "-m", "kiwi.ablation.child_process", str(folder), "0"]
+        if code := subprocess.run(command, stdin=subprocess.DEVNULL, env=child_environment()).returncode:
             raise InputError(
-                f"the cache {wanted.folder} could not be filled for {wanted.where}",
+                f"the cache {request.folder} could not be filled for {request.where}",
+                code="cache-failed",
                 got=f"exit code {code}",
-                fix="see what is said above; the same command goes on where it was",
+                fix="see the output above; rerun the same command to resume",
             )
 
 
-def _keeps(folder: Path) -> str:
-    """latents, features or both; empty for no cache."""
+def cache_content(folder: Path) -> Literal["", "latents", "features", "both"]:
+    """What an existing cache has; empty if there is none."""
     if not (folder / "cache.json").is_file():
         return ""
     encoders = FeatureCache(folder).encoders

@@ -1,4 +1,4 @@
-"""What an arm costs before it runs: parameters, and operations of a step, counted without weights."""
+"""What an arm costs before it runs: parameters and operations of a step, counted without weights."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ EDITOR = "LitKiwi"
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of an arm's last stage.
+    """The cost of an arm's last stage.
 
     Args:
-        parameters, learning: all, and those that are learned.
+        parameters, trainable: numbers of all parameters and of those that are trained.
         step_flops: of the DiT's forward pass for one sample of the longest clips, with one reference.
     """
 
     parameters: int
-    learning: int
+    trainable: int
     step_flops: int
 
 
-def config_of(resolved: Mapping[str, Any]) -> KiwiConfig | None:
-    """The editor that a stage trains; none if it trains something else."""
+def editor_config(resolved: Mapping[str, Any]) -> KiwiConfig | None:
+    """The editor that a stage trains; None if it trains something else."""
     model = resolved.get("model", {})
     if model.get("type") != EDITOR:
         return None
@@ -39,19 +39,19 @@ def config_of(resolved: Mapping[str, Any]) -> KiwiConfig | None:
 
 
 def cost_of(arm: Arm) -> Cost | None:
-    """Count an arm; None for what is no editor, or whose sizes only its files tell."""
+    """Count an arm; None if it is not an editor, or if only its files tell the sizes."""
     resolved = list(arm.resolved.values())[-1]
     try:
-        found = config_of(resolved)
-        if found is None:
+        if (config := editor_config(resolved)) is None:
             return None
-        config, data = with_untrained_parts(found), resolved.get("data", {})
-        frames = [one.get("max_frames") or 81 for one in data.get("train") or []]
+        config, data = with_untrained_parts(config), resolved.get("data", {})
+        frames = [data_set.get("max_frames") or 81 for data_set in data.get("train") or []]
         budget = count_budget(config, Workload.of_training(config, frames, data.get("max_pixels")))
     except KiwiError:
         return None
     parts = resolved["model"].get("train_parts", budget.trainable)
-    learned = {part: size for part, size in budget.trainable.items() if part in parts}
     return Cost(
-        parameters=sum(budget.parameters.values()), learning=sum(learned.values()), step_flops=budget.step_flops
+        parameters=sum(budget.parameters.values()),
+        trainable=sum(size for part, size in budget.trainable.items() if part in parts),
+        step_flops=budget.step_flops,
     )

@@ -1,4 +1,4 @@
-"""What an arm is called: how its configuration, as `kiwi fit` understood it, differs from the base's."""
+"""Labels of arms: how an arm's resolved configuration differs from the base's."""
 
 from __future__ import annotations
 
@@ -7,107 +7,108 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from kiwi.spec import filled
+from kiwi.errors import SpecError
+from kiwi.spec import Spec, diff, from_dict
 
-SHORTENED = ("model.config.", "model.")
+OMITTED_PREFIXES = ("model.config.", "model.")
 """Beginnings of paths that a label leaves out."""
 
-LONGEST = 60
-"""Characters of a folder's name."""
-
-LONGEST_VALUE = 48
-"""Characters of a value: longer ones are told by their beginning and a digest; study.json has them whole."""
+MAX_FOLDER_NAME = 60
+MAX_VALUE = 48
+"""Characters; longer names and values are cut and get a digest. study.json has the values in full."""
 
 
 def changes(base: Any, other: Any) -> dict[str, Any]:
-    """What another configuration has otherwise, by dotted path.
+    """The values of another configuration that differ, by dotted path.
 
-    A choice of another class is told by its name, then by what differs from that class's defaults.
+    Specs are compared by `kiwi.spec.diff`: a spec of another type appears as its name, followed by the fields that
+    differ from its defaults.
 
     Args:
-        base, other: plain data as `kiwi fit` writes it into config.yaml; classes as `class_path` and `init_args`.
+        base, other: resolved configurations, as `kiwi.training.fit.resolve` returns them.
     """
-    return dict(_changes(_plain(base), _plain(other), ""))
+    return dict(_changes(_short_form(base), _short_form(other), ""))
 
 
-def label(stages: Mapping[str, Mapping[str, Any]], skipped: Iterable[str] = ()) -> str:
-    """An arm's changes in words, such as "source=NoSource" or "stage2: optim.lr=0.01; without stage1".
+def arm_label(stages: Mapping[str, Mapping[str, Any]], skipped: Iterable[str] = ()) -> str:
+    """An arm's changes as text, such as "source=NoSource" or "stage2: optim.lr=0.01; without stage1".
 
     Args:
         stages: changes of each stage that is trained.
         skipped: stages that are not.
     """
-    told = [{_short(path): _said(value) for path, value in changed.items()} for changed in stages.values()]
-    everywhere = {item for item in told[0].items() if all(item in one.items() for one in told)} if told else set()
-    parts = [f"{path}={value}" for path, value in told[0].items() if (path, value) in everywhere] if told else []
-    for stage, one in zip(stages, told, strict=True):
-        own = [f"{path}={value}" for path, value in one.items() if (path, value) not in everywhere]
-        parts += [f"{stage}: {', '.join(own)}"] if own else []
+    by_stage = [{_short_path(path): _value_text(value) for path, value in of.items()} for of in stages.values()]
+    first = by_stage[0].items() if by_stage else ()
+    everywhere = [item for item in first if all(item in of.items() for of in by_stage)]
+    parts = [f"{path}={value}" for path, value in everywhere]
+    for stage, of in zip(stages, by_stage, strict=True):
+        specific = [f"{path}={value}" for path, value in of.items() if (path, value) not in everywhere]
+        parts += [f"{stage}: {', '.join(specific)}"] if specific else []
     parts += [f"without {stage}" for stage in skipped]
     return "; ".join(parts) or "base"
 
 
 def folder_name(label: str) -> str:
-    """A name for the folder of an arm, the same for the same label and no other's."""
+    """A file name for a label, the same for the same label and different for others."""
     name = re.sub(r"[^\w.=+-]+", "_", label, flags=re.ASCII).strip("_.") or "arm"
-    if name == label:
-        return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}_{_digest(label)}"
-    return f"{name[: LONGEST - 9]}_{_digest(label)}"
+    if name == label and len(name) <= MAX_FOLDER_NAME:
+        return name
+    return f"{name[: MAX_FOLDER_NAME - 9]}_{_digest(label)}"
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _short(path: str) -> str:
-    return next((path.removeprefix(start) for start in SHORTENED if path.startswith(start)), path)
+def _short_path(path: str) -> str:
+    return next((path.removeprefix(prefix) for prefix in OMITTED_PREFIXES if path.startswith(prefix)), path)
 
 
-def _said(value: Any) -> str:
+def _value_text(value: Any) -> str:
     text = _text(value)
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 12]}... {_digest(text)}"
+    return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 12]}... {_digest(text)}"
 
 
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_text, value)) + "]"
     if isinstance(value, dict):
-        name = value.get("type", "")
         fields = ", ".join(f"{key}={_text(item)}" for key, item in value.items() if key != "type" and item is not None)
-        return f"{name}({fields})" if name else "{" + fields + "}"
+        return f"{value['type']}({fields})" if "type" in value else "{" + fields + "}"
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return str(value)
 
 
-def _changes(a: Any, b: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(a, dict) and isinstance(b, dict) and _kind(a) == _kind(b):
-        for key in {**b, **a}:
-            yield from _changes(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
-    elif a != b and _kind(b) is not None:
-        yield from _of_another(b, path)
-    elif a != b:
-        yield path, b
+def _changes(base: Any, other: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if base == other:
+        return
+    if (specs := _specs(base, other)) is not None:
+        for field, (_, value) in diff(*specs).items():
+            yield ".".join(filter(None, (path, field))), value
+    elif isinstance(base, dict) and isinstance(other, dict) and base.get("type") == other.get("type"):
+        for key in {**other, **base}:
+            yield from _changes(base.get(key), other.get(key), f"{path}.{key}" if path else str(key))
+    else:
+        yield path, other
 
 
-def _of_another(node: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-    yield path, node["type"]
-    defaults = filled(node["type"])
-    for key in (name for name in node if name != "type" and isinstance(defaults, dict)):
-        yield from _changes(defaults.get(key), node[key], f"{path}.{key}")
+def _specs(base: Any, other: Any) -> tuple[Spec, Spec] | None:
+    """Both as specs; None unless both have a type that is a spec, unlike that of a Lightning module or callback."""
+    if not all(isinstance(value, dict) and "type" in value for value in (base, other)):
+        return None
+    try:
+        return from_dict(Spec, base), from_dict(Spec, other)
+    except SpecError:
+        return None
 
 
-def _kind(node: Any) -> str | None:
-    return node.get("type") if isinstance(node, dict) else None
-
-
-def _plain(value: Any) -> Any:
-    """Classes as their names among their fields, `{"type": ...}`, wherever they are."""
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+def _short_form(value: Any) -> Any:
+    """Classes of other packages too as `{type: Name, field: value}`, without their module."""
+    if isinstance(value, list):
+        return [_short_form(item) for item in value]
     if not isinstance(value, dict):
         return value
     if isinstance(value.get("class_path"), str):
-        inside = {key: _plain(item) for key, item in (value.get("init_args") or {}).items()}
-        return {"type": value["class_path"].rpartition(".")[2], **inside}
-    return {key: _plain(item) for key, item in value.items()}
+        value = {"type": value["class_path"].rpartition(".")[2], **(value.get("init_args") or {})}
+    return {key: _short_form(item) for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""Where runs run: processes of this machine, or jobs of a Slurm cluster (submitit, the extra `cluster`)."""
+"""Launchers start runs: as processes of this machine, or as jobs of a Slurm cluster (submitit, the extra `cluster`)."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from kiwi.ablation.runs import execute, start_anew, stop_all
+from kiwi.ablation.runs import execute
+from kiwi.ablation.steps import reset_stop_flag, stop_all
 from kiwi.errors import InputError
 
 POLL = 10.0
-"""Seconds between looks at a cluster's jobs."""
+"""Seconds between two queries of a cluster's jobs."""
+
+Event = tuple[Path, Literal["running", "ended"]]
+"""A run's folder, and what happened to it."""
 
 
 class Launcher(Protocol):
-    """Runs folders of claimed runs."""
+    """Executes runs whose folders were prepared (`prepare_run`)."""
 
-    def launch(self, folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-        """Yield each folder twice: with "running" when it begins, with "ended" when it has ended."""
+    def launch(self, folders: Sequence[Path]) -> Iterator[Event]:
+        """Yield two events for each folder: "running" when it starts and "ended" when it ends, whatever its result."""
         ...
 
 
@@ -28,53 +32,51 @@ class Local:
     """Several runs at once on this machine.
 
     Args:
-        jobs: at once.
-        threads: of the CPU for each: another number moves the last digits of results, another number of jobs does not.
-        devices: accelerators, as CUDA numbers them, shared out among the jobs; none without.
+        jobs: runs at once; does not change any number.
+        threads: CPU threads of each run; another number changes the last digits of results.
+        devices: accelerators, as CUDA numbers them, distributed over the jobs; empty for CPU only.
     """
 
     def __init__(self, jobs: int = 1, threads: int = 1, devices: Sequence[str] = ()) -> None:
-        if jobs < 1 or threads < 1:
-            raise InputError("runs need a job and a thread", got=f"jobs {jobs}, threads {threads}", wanted="1 or more")
         self.jobs, self.threads = jobs, threads
         self.free: SimpleQueue[str | None] = SimpleQueue()
         for job in range(jobs):
             self.free.put(devices[job % len(devices)] if devices else None)
 
-    def launch(self, folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-        """As `Launcher`; what is running dies with whoever waits for it."""
-        told: SimpleQueue[tuple[Path, str]] = SimpleQueue()
+    def launch(self, folders: Sequence[Path]) -> Iterator[Event]:
+        """As `Launcher`; closing the iterator kills the runs that are still running."""
+        events: SimpleQueue[Event] = SimpleQueue()
         pool = ThreadPoolExecutor(self.jobs)
-        waiting = [pool.submit(self._run, folder, told) for folder in folders]
+        futures = [pool.submit(self._run, folder, events) for folder in folders]
         try:
             for _ in range(2 * len(folders)):
-                yield told.get()
-            for done in as_completed(waiting):
-                done.result()
+                yield events.get()
+            for future in as_completed(futures):
+                future.result()
         finally:
-            for one in waiting:
-                one.cancel()
+            for future in futures:
+                future.cancel()
             stop_all()
             pool.shutdown(wait=True, cancel_futures=True)
-            start_anew()
+            reset_stop_flag()
 
-    def _run(self, folder: Path, told: SimpleQueue[tuple[Path, str]]) -> None:
-        told.put((folder, "running"))
+    def _run(self, folder: Path, events: SimpleQueue[Event]) -> None:
+        events.put((folder, "running"))
         device = self.free.get()
         try:
             execute(folder, self.threads, device)
         finally:
             self.free.put(device)
-            told.put((folder, "ended"))
+            events.put((folder, "ended"))
 
 
 class Cluster:
-    """A job of Slurm a run; jobs go on if whoever waits for them is gone, and the same command finds what they left.
+    """A Slurm job per run. Jobs continue if the process that waits for them dies; the same command finds their results.
 
     Args:
         folder: for submitit's own files.
-        jobs: at once, at most.
-        threads: of the CPU for each.
+        jobs: jobs at once, at most.
+        threads: CPU threads of each run.
         options: of submitit's executor, such as timeout_min, slurm_partition, gpus_per_node.
         kind: submitit's name of the cluster.
     """
@@ -86,26 +88,31 @@ class Cluster:
         try:
             import submitit
         except ImportError:
-            raise InputError("jobs of a cluster need submitit", fix="pip install 'kiwi-video[cluster]'") from None
+            raise InputError(
+                "submitit is not installed; cluster jobs need it", code="missing-package",
+                fix="pip install 'kiwi-video[cluster]'",
+            ) from None  # fmt: skip
         try:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=kind)
-            given = {"cpus_per_task": threads, "timeout_min": 24 * 60, **(options or {})}
+            parameters = {"cpus_per_task": threads, "timeout_min": 24 * 60, **(options or {})}
             if kind == "slurm":
-                given.setdefault("slurm_array_parallelism", jobs)
-            self.executor.update_parameters(**given)
+                parameters.setdefault("slurm_array_parallelism", jobs)
+            self.executor.update_parameters(**parameters)
         except (RuntimeError, ValueError, NameError, TypeError) as problem:
-            raise InputError("the cluster's jobs cannot be set up", got=" ".join(str(problem).split())) from None
+            raise InputError(
+                "cannot set up cluster jobs", code="cluster-unavailable", got=" ".join(str(problem).split())
+            ) from None
         self.threads = threads
 
-    def launch(self, folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    def launch(self, folders: Sequence[Path]) -> Iterator[Event]:
         """As `Launcher`."""
         with self.executor.batch():
             jobs = {folder: self.executor.submit(execute, folder.resolve(), self.threads) for folder in folders}
-        begun: set[Path] = set()
+        started: set[Path] = set()
         while jobs:
             for folder, job in list(jobs.items()):
-                if folder not in begun and job.state.upper() in ("RUNNING", "COMPLETED", "FAILED"):
-                    begun.add(folder)
+                if folder not in started and job.state.upper() in ("RUNNING", "COMPLETED", "FAILED"):
+                    started.add(folder)
                     yield folder, "running"
                 if job.done():
                     del jobs[folder]

@@ -1,138 +1,86 @@
-"""A study's tables: the first measure whole, the others short, categories, and what is missing."""
+"""The report of a study: tables, figures and analysis.json of all results that exist."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isnan
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from kiwi.ablation.analysis import SEEDS, Row
-from kiwi.ablation.costs import Cost
-from kiwi.ablation.results import Result
-from kiwi.statistics.intervals import Interval
-from kiwi.tables import Table
-
-NOTE = (
-    "Means over items and seeds; ±: 95% intervals for other seeds and other items (two-way random effects, "
-    "Satterthwaite's degrees of freedom), of differences between runs of one seed, which share data order, noise and "
-    "initial weights. spread: standard deviation from seed to seed. p: of no difference if trained again; p models: of "
-    "no difference between these very models (permutation over items); both corrected for the number of arms (Holm). "
-    "noise: p is not below 0.05; unknown, and ?: one seed in common with the base, or one item in a category. sees: "
-    "about the smallest difference that so many seeds would find four times of five, if it is the only one among the "
-    "arms (a rough guess: what training adds to chance is taken from all arms, which share the base's few seeds)."
-)
-
-DIGITS = 3
-"""Behind the point."""
+from kiwi import console
+from kiwi.ablation.analysis import ArmSummary, summarize_arms, to_json
+from kiwi.ablation.costs import cost_of
+from kiwi.ablation.figures import write_figures
+from kiwi.ablation.results import RunResult, read_result
+from kiwi.ablation.runs import RESULT, Run, failure_reason
+from kiwi.ablation.study import Study
+from kiwi.ablation.tables import brief_table, category_table, long_table, main_table, overview_table, problem_tables
+from kiwi.environment import environment
+from kiwi.media.files import write_json, write_text
+from kiwi.tables import Table, latex_document
 
 
-def main_table(
-    title: str, measure: str, rows: Sequence[Row], costs: Mapping[str, Cost | None], results: Sequence[Result],
-    base: str = "base",
-) -> Table:  # fmt: skip
-    """A measure with everything that stands beside it."""
-    speeds = {row.label: _speed(row.label, results) for row in rows}
-    first = speeds.get(base, 0.0)
-    header = ("arm", "seeds", measure, "spread", "difference", "p", "p models", "", *(f"sees ({n})" for n in SEEDS))
-    told = []
-    for row in rows:
-        cost, speed = costs.get(row.label), speeds[row.label]
-        told.append(
-            (
-                row.label,
-                len(row.seeds),
-                interval(row.of.mean),
-                number(row.of.seed_std),
-                *_difference(row),
-                "" if cost is None else f"{cost.parameters / 1e6:.2f}",
-                "" if cost is None else f"{cost.step_flops / 1e9:,.2f}",
-                "" if not first or not speed else f"{first / speed:.2f}",
-            )
-        )
-    return Table(
-        f"{title}: {measure}",
-        (*header, "parameters (M)", "GFLOP a step", "step time, base 1"),
-        told,
-        f"{NOTE} Parameters of the whole editor; operations of one denoising step of the DiT, one sample; step time in "
-        "training, of this study's own runs.",
-    )
+@dataclass(frozen=True, kw_only=True)
+class StudyReport:
+    """The results of a study so far.
+
+    Args:
+        table: the primary metric in brief, or the plan of a dry run; None without results.
+        summaries: of the arms by metric, the primary one first.
+        missing: runs without a result and their state.
+    """
+
+    table: Table | None
+    summaries: Mapping[str, Sequence[ArmSummary]] = field(default_factory=dict)
+    missing: Sequence[str] = ()
 
 
-def brief_table(title: str, measure: str, rows: Sequence[Row]) -> Table:
-    """A measure for a terminal."""
-    told = [
-        (row.label, len(row.seeds), interval(row.of.mean), *_difference(row)[:2], _difference(row)[3]) for row in rows
-    ]
-    note = "±: 95% intervals for other seeds and other items; p corrected for the number of arms; all else in table.md."
-    return Table(f"{title}: {measure}", ("arm", "seeds", "score", "difference", "p", ""), told, note)
+def write_report(study: Study, runs: Sequence[Run], out: Path) -> StudyReport:
+    """Analyse the results of all finished runs, and write tables, figures, analysis.json and what they are of."""
+    results = [read_result(run.folder / RESULT) for run in runs if run.state == "done"]
+    missing = [f"{run.name}: {run.state}" for run in runs if run.state != "done"]
+    write_json(out / "environment.json", environment())
+    write_json(out / "study.json", _configuration(study))
+    summaries = _summarize(study, results)
+    if not summaries:
+        return StudyReport(table=None, missing=missing)
+    failed = {run.name: failure_reason(run.folder) for run in runs if run.state == "failed"}
+    without_metric = {
+        f"{result.label}, seed {result.seed}": ", ".join(absent)
+        for result in results
+        if (absent := [name for name in summaries if not result.values(name)])
+    }
+    for run_name, names in without_metric.items():
+        console.note(f"{run_name} has no {names}: the arm's means are over its other seeds")
+    first, costs = next(iter(summaries)), {arm.label: cost_of(arm) for arm in study.arms}
+    tables = [main_table(study.title, first, summaries[first], costs, results)]
+    if len(summaries) > 1:
+        tables.append(overview_table(study.title, summaries))
+    if any(name for summary in summaries[first] for name in summary.by_category):
+        tables.append(category_table(study.title, first, summaries[first]))
+    tables += problem_tables(failed, without_metric)
+    write_text(out / "table.md", "\n".join(table.markdown() for table in tables))
+    write_text(out / "table.csv", long_table(summaries).csv())
+    write_text(out / "table.tex", latex_document(tables))
+    write_json(out / "analysis.json", {"title": study.title, "measures": to_json(summaries), "failed": failed})
+    write_figures(out / "figures", first, summaries[first], results, costs)
+    return StudyReport(table=brief_table(study.title, first, summaries[first]), summaries=summaries, missing=missing)
 
 
-def short_table(title: str, rows: Mapping[str, Sequence[Row]]) -> Table:
-    """All measures: a column each, means with their differences."""
-    labels = list(dict.fromkeys(row.label for of in rows.values() for row in of))
-    cells = {(measure, row.label): _short(row) for measure, of in rows.items() for row in of}
-    return Table(
-        f"{title}: all measures",
-        ("arm", *rows),
-        [(label, *(cells.get((measure, label), "") for measure in rows)) for label in labels],
-        "Means over items and seeds; in brackets the difference to the base with its 95% interval, * where p is "
-        "below 0.05 (corrected for the arms of its column).",
-    )
+def _summarize(study: Study, results: Sequence[RunResult]) -> dict[str, list[ArmSummary]]:
+    """Summaries by metric, of those that at least one run has."""
+    labels = [arm.label for arm in study.arms]
+    measured = [metric for metric in study.metrics if any(result.values(metric.name) for result in results)]
+    if results and (absent := [metric.name for metric in study.metrics if metric not in measured]):
+        scalars = dict.fromkeys(name for result in results for name in result.numbers)
+        console.note(f"no run has {', '.join(absent)}; validation logged: {', '.join(scalars) or 'nothing'}")
+    return {metric.name: summarize_arms(metric, results, labels) for metric in measured}
 
 
-def category_table(title: str, measure: str, rows: Sequence[Row]) -> Table:
-    """Means by category."""
-    names = list(dict.fromkeys(name for row in rows for name in row.by_category if name))
-    return Table(
-        f"{title}: {measure} by category",
-        ("arm", *names),
-        [(row.label, *(number(row.by_category.get(name, float("nan"))) for name in names)) for row in rows],
-        "Means over items and seeds, without intervals: single categories are of few items.",
-    )
-
-
-def notes_on(failed: Mapping[str, str], gaps: Mapping[str, str]) -> list[Table]:
-    """Runs that ended early, and those that ended without a number, where there are such."""
-    again = "The same command tries them again."
-    without = "No number, or none that is finite, as where training diverges; the arm's means are of its other seeds."
-    found = [
-        Table("Runs that failed", ("run", "why"), list(failed.items()), again),
-        Table("Runs without a number", ("run", "measure"), list(gaps.items()), without),
-    ]
-    return [table for table in found if table.rows]
-
-
-def interval(value: Interval) -> str:
-    """Mean and half of the interval."""
-    return value.rounded(DIGITS)
-
-
-def number(value: float) -> str:
-    """A number, or nothing where it is not known."""
-    return "" if isnan(value) else f"{value:.{DIGITS}f}".replace("-0.000", "0.000")
-
-
-def chance(p: float) -> str:
-    """A p value: never a plain 0."""
-    return "" if isnan(p) else f"{p:.{DIGITS}f}" if p >= 0.001 else "< 0.001"
-
-
-def _difference(row: Row) -> tuple[str, ...]:
-    found = row.against
-    if found is None:
-        return ("", "", "", "", *("" for _ in SEEDS))
-    seen = (number(found.detectable.get(seeds, float("nan"))) for seeds in SEEDS)
-    return (interval(found.seeded.mean), chance(found.p), chance(found.p_models), found.verdict, *seen)
-
-
-def _short(row: Row) -> str:
-    if row.against is None:
-        return number(row.of.mean.mean)
-    star = "*" if row.against.verdict in ("better", "worse", "differs") else ""
-    return f"{number(row.of.mean.mean)} ({interval(row.against.seeded.mean)}{star})"
-
-
-def _speed(label: str, results: Sequence[Result]) -> float:
-    found = [
-        one.cost["samples_per_second"] for one in results if one.label == label and "samples_per_second" in one.cost
-    ]
-    return sorted(found)[len(found) // 2] if found else 0.0
+def _configuration(study: Study) -> dict[str, object]:
+    return {
+        "title": study.title,
+        "stages": {name: str(file) for name, file in study.stages.items()},
+        "seeds": study.seeds,
+        "arms": [{"label": arm.label, "options": arm.options, "resolved": arm.resolved} for arm in study.arms],
+        "measure": study.measure,
+    }

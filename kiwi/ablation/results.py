@@ -1,8 +1,7 @@
-"""What a run found, in one record: numbers of items, numbers of the run, learning curves and cost."""
+"""The record of a finished run, result.json: values of items, scalars, learning curves and cost."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
@@ -10,27 +9,28 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from kiwi.ablation.study import OF_SANDBOX
+from kiwi.ablation.steps import Step
 from kiwi.errors import InputError
 from kiwi.media.run_dir import read_record
 from kiwi.training.run_log import FILE, read_log
+from kiwi.training.validation import last_values
 
 CURVES = ("loss", "val/loss")
-GAUGES = ("gamma_at_", "val/loss_at_")
-"""Numbers by noise level, sigma behind the prefix, whose last value is kept."""
+SIGMA_PREFIXES = ("gamma_at_", "val/loss_at_")
+"""Values by noise level, whose name ends with sigma; the last ones are recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """Of a finished run.
+class RunResult:
+    """A finished run.
 
     Args:
-        label, seed: which arm's, and under which seed.
-        items: numbers of items, by what they are called, such as "sandbox overall".
+        label, seed: the run's arm and seed.
+        items: value by metric (such as "sandbox overall") and item.
         categories: of the items.
         clusters: the source video of an item, where several share one.
-        numbers: of the last validation.
-        curves: (step, value) by name, stages after one another.
+        numbers: scalars of the last validation.
+        curves: (step, value) by name, stages one after another.
         by_sigma: last values by noise level, by prefix.
         cost: seconds and steps, and samples_per_second and memory_gib where a run logged them.
     """
@@ -45,54 +45,55 @@ class Result:
     by_sigma: Mapping[str, Mapping[str, float]]
     cost: Mapping[str, float] = field(default_factory=dict)
 
+    def values(self, metric: str) -> dict[str, float]:
+        """Values by item; a scalar has a single unnamed item; empty without the metric."""
+        if metric in self.items:
+            return dict(self.items[metric])
+        return {"": self.numbers[metric]} if metric in self.numbers else {}
 
-def read_result(file: Path) -> Result:
-    """Raises InputError for a file that is no result."""
-    fix = "remove it, and the run is measured again"
+
+def read_result(file: Path) -> RunResult:
+    """A run's result. Raises InputError for a file that is not one."""
+    fix = "delete it to measure the run again"
     try:
-        said = read_record(file)
-        said.pop("fingerprint", None)
-        cost = {**said.pop("cost"), "seconds": float(said.pop("seconds"))}
-        found = Result(**said, cost=cost)
-        numbers = [found.numbers, *found.items.values()]
-        if not all(isfinite(value) for one in numbers for value in one.values()) or not all(found.items.values()):
-            raise ValueError("numbers that are none, or no items")
-        if not all(name in found.categories for of in found.items.values() for name in of):
+        record = read_record(file)
+        record.pop("fingerprint", None)
+        cost = {**record.pop("cost"), "seconds": float(record.pop("seconds"))}
+        result = RunResult(**record, cost=cost)
+        if not all(result.items.values()):
+            raise ValueError("a metric without items")
+        if not all(isfinite(value) for of in (result.numbers, *result.items.values()) for value in of.values()):
+            raise ValueError("values that are not finite")
+        if not all(item in result.categories for of in result.items.values() for item in of):
             raise ValueError("items without a category")
     except InputError as problem:
-        raise InputError(f"{file} cannot be read", got=problem.got, fix=fix) from None
+        raise InputError(f"cannot read {file}", code="invalid-result", got=problem.got, fix=fix) from None
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
-        raise InputError(f"{file} is no result of a run", got=problem, fix=fix) from None
-    return found
+        raise InputError(f"{file} is not the result of a run", code="invalid-result", got=problem, fix=fix) from None
+    return result
 
 
-def collect(folder: Path, commands: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Gather what the commands of a run left; `Result`'s fields but for label and seed.
+def collect(steps: Sequence[Step]) -> dict[str, Any]:
+    """Gather what the steps of a run wrote: the fields of `RunResult` except label and seed.
 
     Raises:
-        InputError: nothing was measured, or what was cannot be read.
+        KiwiError: a measurement found nothing, or its files cannot be read.
     """
-    items: dict[str, dict[str, float]] = {}
-    categories: dict[str, str] = {}
-    clusters: dict[str, str] = {}
-    if (measured := folder / "sandbox" / "items.jsonl").is_file():
-        _sandbox(measured, items, categories)
-    for bench in sorted(folder.glob("bench-*")):
-        _bench(bench, items, categories, clusters)
-    stages = [folder / stage for stage in stages_of(commands)]
-    logs = [read_log(stage) for stage in stages if (stage / FILE).is_file()]
-    last = {name: value for name, value in (_last(logs[-1]) if logs else {}).items() if isfinite(value)}
-    speeds = [one["samples_per_second"] for log in logs for one in log.values() if "samples_per_second" in one]
-    memory = [one["memory_gib"] for log in logs for one in log.values() if "memory_gib" in one]
+    measured = [step.measurement.collect(step.out) for step in steps if step.measurement is not None]
+    training = [step.out for step in steps if step.measurement is None]
+    logs = [read_log(folder) for folder in training if (folder / FILE).is_file()]
+    last = last_values(logs[-1]) if logs else {}
+    speeds = [line["samples_per_second"] for log in logs for line in log.values() if "samples_per_second" in line]
+    memory = [line["memory_gib"] for log in logs for line in log.values() if "memory_gib" in line]
     return {
-        "items": items,
-        "categories": categories,
-        "clusters": clusters,
-        "numbers": {name: value for name, value in last.items() if name.startswith("val/")},
+        "items": {metric: dict(values) for found in measured for metric, values in found.items.items() if values},
+        "categories": {item: category for found in measured for item, category in found.categories.items()},
+        "clusters": {item: cluster for found in measured for item, cluster in found.clusters.items()},
+        "numbers": {metric: value for found in measured for metric, value in found.scalars.items()},
         "curves": {name: _curve(logs, name) for name in CURVES},
         "by_sigma": {
             prefix: {name.removeprefix(prefix): value for name, value in last.items() if name.startswith(prefix)}
-            for prefix in GAUGES
+            for prefix in SIGMA_PREFIXES
         },
         "cost": {
             "steps": float(sum(max(log, default=0) for log in logs)),
@@ -102,54 +103,9 @@ def collect(folder: Path, commands: Sequence[Sequence[str]]) -> dict[str, Any]:
     }
 
 
-def _sandbox(file: Path, items: dict[str, dict[str, float]], categories: dict[str, str]) -> None:
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            said = json.loads(line)
-        except ValueError:
-            continue  # cut short by a kill, and measured again
-        if said.get("what") == "as asked":
-            key = f"sandbox/{said['id']}"
-            categories[key] = said["category"]
-            for name in OF_SANDBOX:
-                if said[name] is not None:
-                    items.setdefault(f"sandbox {name}", {})[key] = float(said[name])
-
-
-def _bench(
-    folder: Path, items: dict[str, dict[str, float]], categories: dict[str, str], clusters: dict[str, str]
-) -> None:
-    from kiwi.bench.run_folder import read_run
-    from kiwi.bench.scoring import KINDS
-
-    run = read_run(folder)
-    for score in run.scored:
-        key = f"{run.identity.name}/{score.item.id}"
-        categories[key], clusters[key] = score.item.category, score.item.source.name
-        for kind in KINDS:
-            items.setdefault(f"{run.identity.name} {kind}", {})[key] = score.mean(kind)
-
-
-def stages_of(commands: Sequence[Sequence[str]]) -> list[str]:
-    """Names of the folders that `fit` wrote into."""
-    roots = [word for one in commands if one[0] == "fit" for word in one if word.startswith(_ROOT)]
-    return [Path(root.removeprefix(_ROOT)).name for root in roots]
-
-
-_ROOT = "--trainer.default_root_dir="
-
-
-def _last(log: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
-    """The last value of each number."""
-    found: dict[str, float] = {}
-    for step in sorted(log):
-        found |= log[step]
-    return found
-
-
 def _curve(logs: Sequence[Mapping[int, Mapping[str, float]]], name: str) -> list[list[float]]:
-    found, before = [], 0
+    points, before = [], 0
     for log in logs:
-        found += [[before + step, log[step][name]] for step in sorted(log) if isfinite(log[step].get(name, inf))]
+        points += [[before + step, log[step][name]] for step in sorted(log) if isfinite(log[step].get(name, inf))]
         before += max(log, default=0)
-    return found
+    return points

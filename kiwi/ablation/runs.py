@@ -1,46 +1,38 @@
-"""Runs: an arm under a seed, as commands that can be killed and given again, and a record of how it ended.
+"""Runs: an arm under a seed, as steps that can be killed and rerun, and a record of how it ended.
 
-OUT/arms/<arm>/seed-<n>/run.json      what it is: the arm's label, the seed, a fingerprint of all that was asked for
-    commands.json                     of `python -m kiwi`
+OUT/arms/<arm>/seed-<n>/run.json      the arm's label, the seed, and a fingerprint of configuration and measurements
+    commands.json                     the steps: commands with their options
     <stage>/                          the run of each stage, as `kiwi fit` leaves it
-    sandbox/ bench-<suite>/           what was measured of the last stage's model
-    output.log                        what the commands said
-    result.json                       every number, once all is done; a study needs no other file of a finished run
-    failed.json                       why it ended, if it did
+    sandbox/ bench-<suite>/           the measurements of the last stage's model
+    output.log                        output of the commands
+    result.json                       all results, once every step is done; a study needs nothing else of a finished run
+    failed.json                       why it ended, if it failed
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import Any
 
-from kiwi.ablation.study import Arm, Study, options_of
-from kiwi.errors import InputError
+from kiwi.ablation.results import collect
+from kiwi.ablation.steps import LOG, RunCommand, Step, child_environment, read_steps, run_command, stopping, write_steps
+from kiwi.ablation.study import MEASUREMENTS, Arm, Study, fit_options
+from kiwi.errors import InputError, KiwiError
 from kiwi.experiment import read_experiment
 from kiwi.media.files import write_json
 from kiwi.media.run_dir import exclusive_lock, open_run_dir, read_record
+from kiwi.spec import to_dict
 
-RUN, RESULT, FAILED, LOG, COMMANDS = "run.json", "result.json", "failed.json", "output.log", "commands.json"
+RUN, RESULT, FAILED = "run.json", "result.json", "failed.json"
 
-TETHER = "KIWI_TETHERED_TO"
-"""Environment variable that names the process with which a run's commands end."""
-
-STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM)
-"""Exit codes of a command that was told to end, as a cluster does when a job's time is over."""
-
-LAST_LINES = 4
-"""Of a failed command's output that tell why."""
+TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)
+"""Exit codes of a command that was terminated, as a cluster does when a job's time is over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,213 +40,153 @@ class Run:
     """An arm under a seed.
 
     Args:
-        arm, seed: which.
-        folder: where all of it goes.
-        commands: of `python -m kiwi`, in order, each without those two words.
-        fingerprint: of experiments, options and measurements, wherever their results lie.
+        arm, seed: what is trained.
+        folder: holds everything of the run.
+        steps: commands in order.
+        fingerprint: of experiments, options and measurements, whatever the folder.
     """
 
     arm: Arm
     seed: int
     folder: Path
-    commands: Sequence[Sequence[str]]
+    steps: Sequence[Step]
     fingerprint: str
 
     @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.arm.label}, seed {self.seed}"
+
+    @property
     def state(self) -> str:
-        """done, failed, begun or waiting."""
+        """done, failed, started or waiting."""
         if (self.folder / RESULT).exists():
             return "done"
         if (self.folder / FAILED).exists():
             return "failed"
-        return "begun" if (self.folder / RUN).exists() else "waiting"
+        return "started" if (self.folder / RUN).exists() else "waiting"
+
+    @property
+    def model(self) -> Path:
+        """Folder of the trained model."""
+        return self.folder / list(self.arm.options)[-1] / "model"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What identifies the run's results."""
+        return {"label": self.arm.label, "seed": self.seed, "fingerprint": self.fingerprint}
 
 
 def runs_of(study: Study, out: Path) -> list[Run]:
-    """All runs, seed by seed, so that a study that is cut off has whole pairs."""
+    """All runs, seed by seed, so that an interrupted study has complete pairs."""
     return [_run(study, arm, seed, out) for seed in study.seeds for arm in study.arms]
 
 
-def claim_run(run: Run) -> None:
-    """Make a run's folder, or find that it is the same run's.
+def prepare_run(run: Run) -> None:
+    """Make a run's folder, or check that it belongs to the same run, and write its steps.
 
     Raises:
         InputError: it holds another run, of a study that was changed since.
     """
-    said = {"label": run.arm.label, "seed": run.seed, "fingerprint": run.fingerprint}
-    open_run_dir(run.folder / RUN, said, "a run of an arm", allowed=(RESULT,))
-    write_json(run.folder / COMMANDS, [list(one) for one in run.commands])
+    open_run_dir(run.folder / RUN, run.record, "a run of an arm", allowed=(RESULT,))
+    write_steps(run.folder, run.steps)
 
 
-def require_same(run: Run) -> None:
-    """Raises InputError if what was found is of a study that was changed since."""
-    said = read_record(run.folder / RESULT)
-    own = {"label": run.arm.label, "seed": run.seed, "fingerprint": run.fingerprint}
-    if differ := [name for name, value in own.items() if said.get(name) != value]:
+def check_result(run: Run) -> None:
+    """Raise an InputError if a run's result is from a study that was changed since."""
+    recorded = read_record(run.folder / RESULT)
+    if differing := [name for name, value in run.record.items() if recorded.get(name) != value]:
         raise InputError(
             f"{run.folder} has the result of another configuration, or of other measurements",
-            got=", ".join(f"{name} {said.get(name)}" for name in differ),
-            wanted=", ".join(f"{name} {own[name]}" for name in differ),
-            fix="give another --out, or remove that folder",
+            code="different-run",
+            got=", ".join(f"{name} {recorded.get(name)}" for name in differing),
+            wanted=", ".join(f"{name} {run.record[name]}" for name in differing),
+            fix="choose another --out, or delete that folder",
         )
 
 
-Do = Callable[[Sequence[str], Path, Mapping[str, str]], tuple[int, str]]
-"""Runs a command with a log and an environment; its exit code, and its last words."""
-
-
-def execute(folder: Path, threads: int = 1, device: str | None = None, do: Do | None = None) -> None:
-    """Do what a claimed run says, and leave result.json or failed.json; what was done before is not done again.
+def execute(folder: Path, threads: int = 1, device: str | None = None, run: RunCommand | None = None) -> None:
+    """Execute a prepared run, and write result.json or failed.json. Commands resume where they were interrupted.
 
     Args:
         folder: of the run.
-        threads: of the CPU that each command may use: another number moves the last digits of results.
-        device: the accelerator to run on, as CUDA numbers them; all of them if not given.
-        do: runs a command; in a process of its own if not given.
+        threads: CPU threads of each command; another number changes the last digits of results.
+        device: the accelerator to run on, as CUDA numbers them; all of them unless given.
+        run: runs a command; in a child process unless given.
 
     Raises:
-        InputError: another process is at this run.
+        InputError: another process is executing this run.
     """
     with exclusive_lock(folder):
-        _execute(folder, threads, device, do or _do)
+        _execute(folder, threads, device, run or run_command)
 
 
-def _execute(folder: Path, threads: int, device: str | None, do: Do) -> None:
-    from kiwi.ablation.results import collect, stages_of  # imports torch
-
+def _execute(folder: Path, threads: int, device: str | None, run: RunCommand) -> None:
     (folder / FAILED).unlink(missing_ok=True)
-    surroundings = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    surroundings[TETHER] = str(os.getpid())
+    variables = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     if device is not None:
-        surroundings["CUDA_VISIBLE_DEVICES"] = device
-    began = time.time()
-    for command in read_commands(folder):
-        code, said = do(command, folder / LOG, surroundings)
-        if code and (_STOPPING.is_set() or code in STOPPED):
-            return  # not its own fault: it goes on when the study does
+        variables["CUDA_VISIBLE_DEVICES"] = device
+    start = time.time()
+    steps = read_steps(folder)
+    for number, step in enumerate(steps):
+        if not step.command:
+            continue
+        code, reason = run(folder, number, child_environment(**variables))
+        if code and (stopping.is_set() or code in TERMINATED):
+            return  # not a failure: the run resumes when the study does
         if code:
-            what = " ".join([*(command[:1] if command[0] == "fit" else command[:2]), *stages_of([command])])
-            write_json(folder / FAILED, {"command": what, "code": code, "why": said, "log": str(folder / LOG)})
+            _write_failure(folder, f"{step.command} {step.out.name}", code, reason)
             return
     try:
-        found = collect(folder, read_commands(folder))
-    except InputError as problem:
-        write_json(folder / FAILED, {"command": "collect", "code": 2, "why": str(problem), "log": str(folder / LOG)})
+        results = collect(steps)
+    except KiwiError as problem:
+        _write_failure(folder, "collecting results", problem.exit_code, str(problem))
         return
-    write_json(folder / RESULT, {**read_record(folder / RUN), **found, "seconds": round(time.time() - began, 1)})
+    write_json(folder / RESULT, {**read_record(folder / RUN), **results, "seconds": round(time.time() - start, 1)})
 
 
-def read_commands(folder: Path) -> list[list[str]]:
-    """The commands of a claimed run."""
-    found: list[list[str]] = json.loads((folder / COMMANDS).read_text(encoding="utf-8"))
-    return found
+def _write_failure(folder: Path, command: str, code: int, reason: str) -> None:
+    write_json(folder / FAILED, {"command": command, "code": code, "why": reason, "log": str(folder / LOG)})
 
 
-def why_failed(folder: Path) -> str:
-    """What a failed run's record says."""
+def failure_reason(folder: Path) -> str:
+    """Why a run failed, as its record says."""
     try:
-        said: Mapping[str, Any] = json.loads((folder / FAILED).read_text(encoding="utf-8"))
-        return f"{said['command']} ended with {said['code']}: {said['why']} (all of it: {said['log']})"
+        failure: Mapping[str, Any] = json.loads((folder / FAILED).read_text(encoding="utf-8"))
+        return f"{failure['command']} ended with {failure['code']}: {failure['why']} (full output: {failure['log']})"
     except (OSError, ValueError, KeyError, TypeError):
         return f"see {folder / LOG}"
 
 
 def _run(study: Study, arm: Arm, seed: int, out: Path) -> Run:
     folder = out / "arms" / arm.folder / f"seed-{seed}"
-    commands: list[list[str]] = []
-    start = _first_init(study, arm)
-    init = start
+    steps = []
+    init = first_init = _first_init(study, arm)
     for stage, options in arm.options.items():
-        root = folder / stage
-        own = {"trainer.default_root_dir": str(root), "ckpt_path": "last"}
-        given = {**init, **options}
-        commands.append(["fit", *options_of(seed, study.stages[stage], {**given, **own}).arguments()])
-        init = {"model.init": str(root / "model")}
-    measure = study.measure
-    if measure.sandbox is not None:
-        options = {"no-controls": True, **measure.sandbox}
-        commands.append(
-            ["sandbox", "measure", str(folder / "sandbox"), "--model", init["model.init"], *_words(options)]
-        )
-    for suite, options in measure.bench.items():
-        place = ["--model", init["model.init"], "--out", str(folder / f"bench-{suite}"), "--name", "edited"]
-        commands.append(["bench", suite, *place, *_words({"no-gallery": True, **options})])
-    asked = {
+        root = {"trainer.default_root_dir": str(folder / stage)}
+        training = fit_options(seed, study.stages[stage], {**init, **options, **root}, checkpoint="last")
+        steps.append(Step(command="fit", options=to_dict(training), out=folder / stage))
+        init = {"model.init": str(folder / stage / "model")}
+    last_stage = steps[-1].out
+    for measurement in study.measurements:
+        where = folder / measurement.name if measurement.command else last_stage
+        measuring = measurement.options_for(last_stage / "model", where)
+        plain = {} if measuring is None else to_dict(measuring)
+        steps.append(Step(command=measurement.command, options=plain, out=where, measurement=measurement))
+    commands = {kind.section for kind in MEASUREMENTS if kind.command}
+    identity = {
         "stages": [[stage, read_experiment(study.stages[stage]), options] for stage, options in arm.options.items()],
-        "start": start,
-        "measure": [measure.sandbox, measure.bench],
+        "start": first_init,
+        "measure": {section: settings for section, settings in study.measure.items() if section in commands},
         "seed": seed,
     }
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    return Run(arm=arm, seed=seed, folder=folder, commands=commands, fingerprint=digest)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return Run(arm=arm, seed=seed, folder=folder, steps=steps, fingerprint=digest)
 
 
 def _first_init(study: Study, arm: Arm) -> dict[str, Any]:
-    """What the first stage that is trained starts from, if stages before it are left out: what they would have."""
+    """The initial model of the first trained stage if earlier stages are skipped: what the first of those has."""
     first = next(iter(study.stages))
     if first in arm.options:
         return {}
-    given: Any = study.arms[0].resolved[first] if study.arms else {}
-    for name in ("model", "init"):
-        given = given.get(name) if isinstance(given, dict) else None
-    return {"model.init": given}
-
-
-def _words(options: Mapping[str, Any]) -> list[str]:
-    """Options of a command of ours."""
-    words: list[str] = []
-    for name, value in options.items():
-        if value is False or value is None:
-            continue
-        words.append(f"--{name}")
-        if isinstance(value, list):
-            words += [",".join(map(str, value))] if name == "categories" else list(map(str, value))
-        elif value is not True:
-            words.append(str(value))
-    return words
-
-
-def _do(command: Sequence[str], log: Path, surroundings: Mapping[str, str]) -> tuple[int, str]:
-    """Run a command; its exit code, and its last words."""
-    with log.open("ab") as file:
-        file.write(f"$ python -m kiwi {' '.join(command)}\n".encode())
-        file.flush()
-        start = file.tell()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "kiwi.ablation.child_process", *command],
-            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=dict(surroundings),
-            start_new_session=True,
-        )  # fmt: skip
-        _CHILDREN.add(process)
-        try:
-            code = process.wait()
-        finally:
-            _CHILDREN.discard(process)
-            _kill(process)
-    with log.open("rb") as file:
-        file.seek(start)
-        lines = file.read().decode("utf-8", "replace").replace("\r", "\n").split("\n")
-    told = [line.strip() for line in lines if line.strip()]
-    errors = [line for line in told if line.startswith("error: ")]
-    return code, " ".join(errors[-1:] or told[-LAST_LINES:]).removeprefix("error: ")
-
-
-_CHILDREN: set[subprocess.Popen[bytes]] = set()
-_STOPPING = Event()
-
-
-def stop_all() -> None:
-    """Kill what is running: it goes on from its checkpoints when the study is run again."""
-    _STOPPING.set()
-    for process in list(_CHILDREN):
-        _kill(process)
-
-
-def start_anew() -> None:
-    """Let runs begin, after others were stopped."""
-    _STOPPING.clear()
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    return {"model.init": study.arms[0].resolved[first].get("model", {}).get("init")}

@@ -1,19 +1,19 @@
-"""Studies: a YAML file of arms, seeds and measurements, checked whole before anything starts.
+"""Studies: a YAML file of arms, seeds and measurements, checked completely before anything starts.
 
-title: What the components are worth
+title: Effects of the components
 stages: {edit: components/edit.yaml}      # experiments of `kiwi fit`, in order; paths relative to this file
 seeds: [0, 1, 2]
-options: {trainer.max_steps: 1500}         # of every run, the base's too
-arms:                                      # the base stands first by itself
+options: {trainer.max_steps: 1500}         # of every run, including the base's
+arms:                                      # the base is always the first arm
   - {model.config.source: NoSource}
-  - {edit.model.optim.lr: 0.001}           # of one stage alone
+  - {edit.model.optim.lr: 0.001}           # of one stage only
   - {skip: [stage1]}
 grid: {model.config.query.video: [4, 8]}   # every combination is an arm
 measure:
-  sandbox: {items: 140, level: easy}       # of `kiwi sandbox measure`, as all below are of their commands
-  bench: {openve: {data: sandbox}}
+  sandbox: {items: 140, level: easy}       # options of `kiwi sandbox measure`
+  bench: {openve: {data: sandbox}}         # options of `kiwi bench openve`
   validation: [val/loss]
-  primary: sandbox inside                  # what decides, said before anything runs; the first measure if left out
+  primary: sandbox inside                  # the metric that decides, fixed before anything runs; default: the first
 """
 
 from __future__ import annotations
@@ -21,48 +21,46 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiwi.ablation.labels import changes, folder_name, label
-from kiwi.errors import InputError, one_of
+from kiwi.ablation.labels import arm_label, changes, folder_name
+from kiwi.bench.measurement import BenchmarkMeasurement
+from kiwi.errors import InputError, KiwiError, one_of
+from kiwi.evaluation.measurement import Measurement, Metric
+from kiwi.evaluation.sandbox_measure import SandboxMeasurement
 from kiwi.experiment import read_experiment
+from kiwi.training import fit
 from kiwi.training.fit import FitOptions
+from kiwi.training.validation import ValidationMeasurement
+
+MEASUREMENTS: tuple[type[Measurement], ...] = (SandboxMeasurement, BenchmarkMeasurement, ValidationMeasurement)
+"""What `measure` of a study's file may ask for; tables have the metrics in this order."""
 
 Resolve = Callable[[FitOptions], dict[str, Any]]
-"""From the options of `fit` to the complete configuration, in short form; raises KiwiError."""
+"""From options of `fit` to the complete configuration; raises KiwiError."""
 
 FIELDS = ("title", "stages", "seeds", "options", "arms", "grid", "measure")
 PROTECTED = ("seed_everything", "trainer.default_root_dir", "ckpt_path")
-"""Options that a study sets itself."""
-
-OURS = ("model", "out", "name", "help", "no-gallery", "videos", "part")
-"""Options of measurements that a study sets itself, or that mean nothing in one."""
+"""Options of `fit` that a study sets itself."""
 
 RESERVED = re.compile(
     r"sandbox|bench-.*|model|trainer|data|checkpoint|export|previews|quality|log|optimizer|lr_scheduler"
 )
-"""Names that a stage cannot have: of other folders of a run, and of groups of options."""
+"""Names that a stage cannot have: other folders of a run, and groups of options."""
 
-OF_SANDBOX = ("overall", "compliance", "consistency", "quality", "inside", "outside")
-"""Numbers of an item that `kiwi sandbox measure` has."""
-
-OF_BENCH = ("raw", "capped")
-"""Numbers of an item that `kiwi bench` has."""
-
-MEASURES = ("sandbox", "bench", "validation", "primary")
-SKIP = "skip"
+SKIP, PRIMARY = "skip", "primary"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """A way of training.
+    """A variant of training.
 
     Args:
         label: how it differs from the base.
-        options: of each stage that is trained, by dotted path of `kiwi fit`.
-        resolved: configuration of each, as `kiwi fit` understands it.
+        options: options of `fit` by dotted path, for each stage that is trained.
+        resolved: complete configuration of each of these stages.
     """
 
     label: str
@@ -71,89 +69,106 @@ class Arm:
 
     @property
     def folder(self) -> str:
-        """Its name among the results."""
+        """Name of the folder of its runs."""
         return folder_name(self.label)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measure:
-    """What is measured of a trained editor.
+class Study:
+    """A study with its arms resolved; the first arm is the base.
 
     Args:
-        sandbox: options of `kiwi sandbox measure`; none to leave it out.
-        bench: options of `kiwi bench` by suite.
-        validation: numbers of the last validation.
-        primary: the measure of the first table and of the figures; the first one if none is named.
+        title: of tables.
+        stages: experiment files by stage, in order of training.
+        seeds: every arm is trained under each.
+        arms: the base first.
+        measure: `measure` of the study's file.
+        measurements: the same, typed.
     """
-
-    sandbox: Mapping[str, Any] | None = None
-    bench: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    validation: Sequence[str] = ("val/loss",)
-    primary: str | None = None
-
-    def order(self, measures: Sequence[str]) -> list[str]:
-        """Measures that runs have, the primary one first."""
-        return sorted(measures, key=lambda name: name != self.primary)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """A study, its arms resolved; the first is the base."""
 
     title: str
     stages: Mapping[str, Path]
     seeds: Sequence[int]
     arms: Sequence[Arm]
-    measure: Measure
+    measure: Mapping[str, Any]
+    measurements: Sequence[Measurement]
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """All metrics, the primary one first."""
+        metrics = [metric for measurement in self.measurements for metric in measurement.metrics()]
+        return sorted(metrics, key=lambda metric: metric.name != self.measure.get(PRIMARY))
 
 
-def read_study(file: Path, resolve: Resolve) -> Study:
-    """Read a study and understand every arm of it.
+def read_study(file: Path, resolve: Resolve = fit.resolve) -> Study:
+    """Read a study and resolve all of its arms.
 
     Raises:
-        InputError: fields, paths or names that do not exist, with those that do; values that cannot be; two arms that
-            are the same.
+        InputError: unknown fields, paths or names, with those that exist; invalid values; two arms that are the same.
     """
-    said = read_experiment(file)
-    _require_known(said, FIELDS, file)
+    content = read_experiment(file)
+    _check_fields(content, FIELDS, file)
+    stages = _read_stages(content, file)
+    seeds = content.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds):
+        wanted = "a list of integers from 0, such as [0, 1, 2]"
+        raise InputError(f"seeds of {file} are invalid", code="invalid-seeds", got=seeds, wanted=wanted)
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds of {file} has a seed twice", code="duplicate-seed", got=seeds)
+    return Study(
+        title=str(content.get("title", file.stem)),
+        stages=stages,
+        seeds=seeds,
+        arms=_read_arms(content, file, stages, resolve),
+        measure=(measure := _read_measure(content, file)),
+        measurements=_read_measurements(measure, file),
+    )
+
+
+def fit_options(seed: int, experiment: Path, options: Mapping[str, Any], checkpoint: str | None = None) -> FitOptions:
+    """Options of `fit` for one stage of a run."""
+    return FitOptions(config=(experiment,), overrides={"seed_everything": seed, **options}, checkpoint=checkpoint)
+
+
+def _read_stages(content: Mapping[str, Any], file: Path) -> dict[str, Path]:
     stages = {
-        str(name): file.parent / str(path) for name, path in _mapping(said.get("stages"), f"stages of {file}").items()
+        name: file.parent / str(path) for name, path in _mapping(content.get("stages"), f"stages of {file}").items()
     }
     if not stages:
-        raise InputError(f"{file} names no stages", wanted="stages: {NAME: experiment.yaml}")
+        wanted = "stages: {NAME: experiment.yaml}"
+        raise InputError(f"{file} has no stages", code="missing-stages", wanted=wanted)
     for name in stages:
         if not re.fullmatch(r"[A-Za-z][\w-]{0,40}", name, re.ASCII) or RESERVED.fullmatch(name):
-            wanted = "letters, digits, - and _, and no group of options of `kiwi fit`"
-            raise InputError(f"{file} has a stage that cannot be called {name!r}", wanted=wanted)
-    seeds = said.get("seeds", [0])
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds):
-        raise InputError(f"seeds of {file} are no whole numbers", got=seeds, wanted="a list such as [0, 1, 2]")
-    if len(set(seeds)) < len(seeds):
-        raise InputError(f"a seed of {file} is there twice", got=seeds)
-    common = _mapping(said.get("options"), f"options of {file}")
+            wanted = "letters, digits, - and _, and not a group of options of `kiwi fit`"
+            raise InputError(f"{file}: {name!r} cannot name a stage", code="invalid-stage-name", wanted=wanted)
+    return stages
+
+
+def _read_arms(content: Mapping[str, Any], file: Path, stages: Mapping[str, Path], resolve: Resolve) -> list[Arm]:
+    common = _mapping(content.get("options"), f"options of {file}")
+    listed = content.get("arms") or []
+    if not isinstance(listed, list) or not all(
+        isinstance(changed, dict) and changed and all(isinstance(path, str) for path in changed) for changed in listed
+    ):
+        wanted = "a list of mappings from dotted paths to values, without the base"
+        raise InputError(f"arms of {file} are invalid", code="invalid-arms", got=listed, wanted=wanted)
     arms: list[Arm] = []
-    listed = _listed(said, file)
-    for number, changed in enumerate([{}, *listed, *_grid(said, file)]):
+    for number, changed in enumerate([{}, *listed, *_grid(content, file)]):
         where = f"arm {number} of {file}" if number else f"the base of {file}"
-        arm = _arm(changed, common, stages, resolve, arms[0] if arms else None, where)
-        twin = [index for index, other in enumerate(arms) if other.resolved == arm.resolved]
-        if not twin and any(other.label == arm.label for other in arms):
-            raise InputError(f"{where} cannot be told from another arm by its label", got=arm.label)
-        if twin and number > len(listed):
-            continue  # a grid may hold the base, or an arm that is listed too
-        if twin:
-            raise InputError(f"{where} is the same as {'the base' if twin == [0] else f'arm {twin[0]}'}", got=arm.label)
+        arm = _resolve_arm(changed, common, stages, resolve, arms[0] if arms else None, where)
+        twin = next((index for index, earlier in enumerate(arms) if earlier.resolved == arm.resolved), None)
+        if twin is not None and number > len(listed):
+            continue  # a grid may contain the base, or an arm that is listed too
+        if twin is not None:
+            same = f"arm {twin}" if twin else "the base"
+            raise InputError(f"{where} is the same as {same}", code="duplicate-arm", got=arm.label)
+        if any(earlier.label == arm.label for earlier in arms):
+            raise InputError(f"{where} has the label of another arm", code="ambiguous-label", got=arm.label)
         arms.append(arm)
-    title = said.get("title", file.stem)
-    return Study(title=str(title), stages=stages, seeds=seeds, arms=arms, measure=_measure(said.get("measure"), file))
+    return arms
 
 
-def options_of(seed: int, experiment: Path, options: Mapping[str, Any]) -> FitOptions:
-    """The options of `fit` for a stage of an arm."""
-    return FitOptions(config=(experiment,), overrides={"seed_everything": seed, **options})
-
-
-def _arm(
+def _resolve_arm(
     changed: Mapping[str, Any], common: Mapping[str, Any], stages: Mapping[str, Path], resolve: Resolve,
     base: Arm | None, where: str,
 ) -> Arm:  # fmt: skip
@@ -165,7 +180,8 @@ def _arm(
         or not set(skipped) < set(stages)
         or len(set(skipped)) < len(skipped)
     ):
-        raise InputError(f"{where} skips other stages", got=skipped, wanted=f"some of {', '.join(stages)}, not all")
+        wanted = f"a list of some of {', '.join(stages)}, not all"
+        raise InputError(f"{where} cannot skip these stages", code="invalid-skip", got=skipped, wanted=wanted)
     options: dict[str, dict[str, Any]] = {stage: {} for stage in stages if stage not in skipped}
     for path, value in itertools.chain(common.items(), changed.items()):
         start, _, rest = path.partition(".")
@@ -175,75 +191,62 @@ def _arm(
             elif start == stage:
                 options[stage][rest] = value
     first = next(iter(options))
-    for stage, given in options.items():
-        if taken := [path for path in given if path in PROTECTED or (path == "model.init" and stage != first)]:
-            why = (
-                "each stage starts from the one before it"
-                if taken == ["model.init"]
-                else "a study sets it for each run"
-            )
-            raise InputError(f"{where}, stage {stage}: {taken[0]} is not to be set", fix=f"leave it out: {why}")
     resolved = {}
-    for stage, given in options.items():
+    for stage, values in options.items():
+        if reserved := [path for path in values if path in PROTECTED or (path == "model.init" and stage != first)]:
+            chained = reserved == ["model.init"]
+            reason = "each stage starts from the one before it" if chained else "the study sets it for each run"
+            raise InputError(
+                f"{where}, stage {stage} cannot set {reserved[0]}", code="reserved-option", fix=f"remove it: {reason}"
+            )
         try:
-            resolved[stage] = resolve(options_of(0, stages[stage], given))
+            resolved[stage] = resolve(fit_options(0, stages[stage], values))
         except InputError as problem:
-            raise InputError(f"{where}, stage {stage}: {problem}") from None
-    told = {} if base is None else {stage: changes(base.resolved[stage], resolved[stage]) for stage in resolved}
-    return Arm(label=label(told, skipped), options=options, resolved=resolved)
+            raise InputError(f"{where}, stage {stage}: {problem}", code=problem.code) from None
+    differences = {} if base is None else {stage: changes(base.resolved[stage], resolved[stage]) for stage in resolved}
+    return Arm(label=arm_label(differences, skipped), options=options, resolved=resolved)
 
 
-def _listed(said: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:
-    listed = said.get("arms") or []
-    if not isinstance(listed, list) or not all(
-        isinstance(arm, dict) and arm and all(isinstance(path, str) for path in arm) for arm in listed
-    ):
-        wanted = "a list of mappings from dotted paths to values; the base is there by itself"
-        raise InputError(f"arms of {file} cannot be read", got=listed, wanted=wanted)
-    return listed
-
-
-def _grid(said: Mapping[str, Any], file: Path) -> Iterator[dict[str, Any]]:
-    grid = _mapping(said.get("grid"), f"grid of {file}")
-    if empty := [path for path, values in grid.items() if not isinstance(values, list) or not values]:
-        raise InputError(f"{empty[0]} in the grid of {file} has no values", got=grid[empty[0]], wanted="a list")
+def _grid(content: Mapping[str, Any], file: Path) -> Iterator[dict[str, Any]]:
+    grid = _mapping(content.get("grid"), f"grid of {file}")
+    for path, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise InputError(f"grid of {file} has no values for {path}", code="empty-grid", got=values, wanted="a list")
     if grid:
         for values in itertools.product(*grid.values()):
             yield dict(zip(grid, values, strict=True))
 
 
-def _measure(said: Any, file: Path) -> Measure:
-    where = f"measure of {file}"
-    found = _mapping(said, where)
-    _require_known(found, MEASURES, where)
-    bench = {
-        str(suite): _mapping(options, f"bench.{suite} in {where}")
-        for suite, options in _mapping(found.get("bench"), f"bench in {where}").items()
-    }
-    sandbox = _mapping(found["sandbox"], f"sandbox in {where}") if "sandbox" in found else None
-    for options in (sandbox or {}, *bench.values()):
-        if taken := [name for name in options if name in OURS]:
-            raise InputError(
-                f"{taken[0]} in {where} is not to be set", fix="leave it out: a study sets it for each run"
-            )
-    validation = found.get("validation", ["val/loss"])
-    if not isinstance(validation, list) or not all(isinstance(name, str) for name in validation):
-        raise InputError(f"validation in {where} names no numbers", got=validation, wanted="a list such as [val/loss]")
-    names = [*(f"sandbox {name}" for name in OF_SANDBOX if sandbox is not None), *validation]
-    names += [f"{suite} {kind}" for suite in bench for kind in OF_BENCH]
-    primary = found.get("primary")
-    if primary is not None and primary not in names:
-        raise InputError(f"primary in {where} is not measured", got=primary, wanted=one_of(names, primary))
-    return Measure(sandbox=sandbox, bench=bench, validation=validation, primary=primary)
+def _read_measure(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    measure = _mapping(content.get("measure"), f"measure of {file}")
+    _check_fields(measure, (*(kind.section for kind in MEASUREMENTS), PRIMARY), f"measure of {file}")
+    return {ValidationMeasurement.section: ["val/loss"], **measure}
 
 
-def _mapping(value: Any, what: str) -> dict[str, Any]:
+def _read_measurements(measure: Mapping[str, Any], file: Path) -> list[Measurement]:
+    measurements: list[Measurement] = []
+    for kind in MEASUREMENTS:
+        if kind.section in measure:
+            try:
+                measurements += kind.from_study(measure[kind.section])
+            except KiwiError as problem:
+                raise InputError(f"measure of {file}: {problem}", code=problem.code) from None
+    names = [metric.name for measurement in measurements for metric in measurement.metrics()]
+    if (primary := measure.get(PRIMARY)) is not None and primary not in names:
+        raise InputError(
+            f"primary in measure of {file} is not one of its metrics", code="unknown-metric", got=primary,
+            wanted=one_of(names, primary),
+        )  # fmt: skip
+    return measurements
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict | None) or not all(isinstance(key, str) for key in value or {}):
-        raise InputError(f"{what} is no mapping", got=repr(value))
+        raise InputError(f"{where} is not a mapping with text keys", code="not-a-mapping", got=repr(value))
     return dict(value or {})
 
 
-def _require_known(said: Mapping[str, Any], known: Sequence[str], where: object) -> None:
-    for name in said:
+def _check_fields(content: Mapping[str, Any], known: Sequence[str], where: object) -> None:
+    for name in content:
         if name not in known:
-            raise InputError(f"{where} has an unknown field {name!r}", wanted=one_of(known, name))
+            raise InputError(f"{where} has an unknown field {name!r}", code="unknown-field", wanted=one_of(known, name))

@@ -1,4 +1,4 @@
-"""`python -m kiwi ablate`: a study from YAML to a table; killed, gone on with, with an arm that fails."""
+"""`python -m kiwi ablate`: a study from YAML to a table; killed, resumed, and with an arm that fails."""
 
 import csv
 import json
@@ -19,18 +19,19 @@ import torch
 import yaml
 
 from kiwi.__main__ import main
+from kiwi.ablation import AblateOptions, child_process, run_study
 from kiwi.ablation import runs as ablation_runs
-from kiwi.ablation.analysis import rows_of
+from kiwi.ablation.analysis import summarize_arms
 from kiwi.ablation.costs import cost_of
 from kiwi.ablation.results import read_result
 from kiwi.ablation.runs import runs_of
 from kiwi.ablation.study import read_study
 from kiwi.data.feature_cache import FeatureCache
+from kiwi.evaluation.measurement import Metric
 from kiwi.evaluation.sandbox_scores import collate_pairs, edit_pairs, pair_editor, score_edit
 from kiwi.models.sampling import Sampling
 from kiwi.sandbox.pairs import make_pair
 from kiwi.statistics.seeds import random_effects_mean
-from kiwi.training.fit import resolve
 from kiwi.training.modules.editor import LitKiwi
 from kiwi.training.optim import AdamW
 from kiwi.training.run_log import read_log
@@ -43,25 +44,23 @@ SHIPPED = EXPERIMENTS / "sandbox" / "quickstart.yaml"
 
 @pytest.fixture(scope="module", autouse=True)
 def _in_this_process():
-    """Commands of runs without a process each, which takes seconds to start; sweeps in processes are not touched."""
+    """Steps of runs without child processes, which take seconds to start; sweeps in processes are not affected."""
 
-    def do(command, log, surroundings):
-        with redirect_stdout(said := StringIO()):
-            code = main(list(command))
-        log.write_text(said.getvalue())
-        return code, "told"
+    def run(folder, number, env):
+        with redirect_stdout(StringIO()):
+            return child_process.main(str(folder), str(number)), "reason"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ablation_runs, "_do", do)
+        patch.setattr(ablation_runs, "run_command", run)
         yield
 
 
-def write_study(folder, runs, edit_folder, **said):
+def write_study(folder, runs, edit_folder, **content):
     config = editor_config(edit_folder, folder / "unused", runs / "vae" / "model")
     config["log"] = {"every_n_steps": 1}
     config["previews"] = {"every_n_steps": 0, "items": 1}
     write_yaml(folder / "editor.yaml", config)
-    study = {"title": "Tiny", "stages": {"edit": "editor.yaml"}, "seeds": [0, 1], **said}
+    study = {"title": "Tiny", "stages": {"edit": "editor.yaml"}, "seeds": [0, 1], **content}
     return write_yaml(folder / "study.yaml", study)
 
 
@@ -76,18 +75,18 @@ def study(runs, edit_folder, tmp_path_factory):
     return file, folder / "out"
 
 
-def test_a_study_becomes_tables_figures_and_a_contact_sheet(study):
+def test_a_study_yields_tables_figures_and_a_contact_sheet(study):
     _, out = study
     text = (out / "table.md").read_text()
-    assert text.startswith("**Tiny: sandbox inside**")  # the primary measure
+    assert text.startswith("**Tiny: sandbox inside**")  # the primary metric
     assert "| source=NoSource | 2 |" in text
-    assert "Runs that failed" in text
+    assert "Failed runs" in text
     assert "seed 1 | fit edit ended with 2" in text
     rows = list(csv.DictReader((out / "table.csv").open()))
     assert {row["arm"] for row in rows} == {"base", "source=NoSource"}
     assert {"sandbox overall", "sandbox inside", "val/loss"} <= {row["measure"] for row in rows}
-    said = json.loads((out / "analysis.json").read_text())
-    assert said["measures"]["sandbox inside"][1]["against"]["seeded"]["seeds"] == 2
+    analysis = json.loads((out / "analysis.json").read_text())
+    assert analysis["measures"]["sandbox inside"][1]["comparison"]["difference"]["seeds"] == 2
     assert {path.name for path in (out / "figures").iterdir()} >= {"forest.png", "forest.pdf", "curves.png", "cost.png"}
     assert (out / "edits.png").stat().st_size > 1000
     assert json.loads((out / "environment.json").read_text())["kiwi"]
@@ -96,7 +95,7 @@ def test_a_study_becomes_tables_figures_and_a_contact_sheet(study):
 
 
 def test_runs_of_a_seed_share_data_noise_and_weights_to_the_last_bit(study):
-    """Nothing of the source reaches the DiT before the first step, so that both arms begin with the same loss."""
+    """Nothing of the source reaches the DiT before the first step, so that both arms start with the same loss."""
     _, out = study
     first = {
         (arm, seed): read_log(out / "arms" / arm / f"seed-{seed}" / "edit")[1]["loss"]
@@ -107,7 +106,7 @@ def test_runs_of_a_seed_share_data_noise_and_weights_to_the_last_bit(study):
     assert first["base", 0] != first["base", 1]
 
 
-def test_going_on_runs_what_failed_and_nothing_else(study, capsys):
+def test_a_rerun_repeats_failed_runs_and_nothing_else(study, capsys):
     file, out = study
     done = out / "arms" / "base" / "seed-0" / "result.json"
     before, failed = done.stat().st_mtime_ns, next(out.glob("arms/init=*/seed-0/failed.json")).stat().st_mtime_ns
@@ -115,10 +114,33 @@ def test_going_on_runs_what_failed_and_nothing_else(study, capsys):
     assert "4 of 6 runs are done" in " ".join(capsys.readouterr().err.split())
     assert done.stat().st_mtime_ns == before
     assert next(out.glob("arms/init=*/seed-0/failed.json")).stat().st_mtime_ns > failed
-    assert main(["ablate", file, "--out", str(out), "--report"]) == 1
 
 
-def test_a_result_is_enough_elsewhere_and_seeds_can_be_fewer(study, tmp_path, capsys):
+def test_a_report_runs_nothing_and_names_what_is_missing(study, tmp_path, monkeypatch, capsys):
+    file, out = study
+    copy = shutil.copytree(out, tmp_path / "copy")
+    (copy / "edits.png").unlink()
+    table = (copy / "table.md").read_text()
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a report loaded a model or started a process")
+
+    start = subprocess.Popen.__init__
+    monkeypatch.setattr(
+        subprocess.Popen, "__init__",
+        lambda process, command, **kwargs: start(process, command, **kwargs) if command[0] == "git" else refuse(),
+    )  # fmt: skip
+    for name in ("launchers.execute", "sweep.execute", "contact_sheet.from_pretrained"):
+        monkeypatch.setattr(f"kiwi.ablation.{name}", refuse)
+    report = run_study(AblateOptions(study=Path(file), out=copy, report=True))
+    assert "edits.png does not show the models" in " ".join(capsys.readouterr().err.split())
+    assert not (copy / "edits.png").exists()
+    assert [line.rpartition(": ")[2] for line in report.missing] == ["failed", "failed"]
+    assert next(iter(report.summaries)) == "sandbox inside"
+    assert (copy / "table.md").read_text() == table
+
+
+def test_results_are_enough_to_report_elsewhere_and_with_fewer_seeds(study, tmp_path, capsys):
     file, out = study
     for result in out.glob("arms/*/seed-0/result.json"):
         place = tmp_path / "there" / result.parent.relative_to(out)
@@ -130,7 +152,7 @@ def test_a_result_is_enough_elsewhere_and_seeds_can_be_fewer(study, tmp_path, ca
     assert {(row["arm"], row["seeds"]) for row in rows} == {("base", "1"), ("source=NoSource", "1")}
 
 
-def test_a_plan_runs_nothing(study, tmp_path, capsys):
+def test_a_dry_run_runs_nothing(study, tmp_path, capsys):
     file, _ = study
     assert main(["ablate", file, "--out", str(tmp_path / "none"), "--dry-run"]) == 0
     out = capsys.readouterr().out
@@ -143,14 +165,14 @@ def test_a_plan_runs_nothing(study, tmp_path, capsys):
     ("name", "arms", "seeds"),
     [("components", 12, 5), ("curriculum", 4, 3), ("queries", 7, 3), ("mixture", 4, 3)],
 )
-def test_the_studies_that_come_with_kiwi_are_understood(name, arms, seeds):
-    study = read_study(EXPERIMENTS / "ablations" / f"{name}.yaml", resolve)
+def test_the_studies_in_experiments_can_be_read(name, arms, seeds):
+    study = read_study(EXPERIMENTS / "ablations" / f"{name}.yaml")
     assert len(study.arms) == len({arm.folder for arm in study.arms}) == arms
     assert len(study.seeds) == seeds
 
 
-def test_the_pilots_results_are_those_of_its_study(tmp_path):
-    """They came from other files than these if a result has another fingerprint."""
+def test_the_pilots_tables_follow_from_its_results(tmp_path):
+    """A result with another fingerprint would be refused: it came from other files than these."""
     pilot = EXPERIMENTS / "ablations" / "components-pilot.yaml"
     copy = shutil.copytree(EXPERIMENTS / "ablations" / "pilot", tmp_path / "pilot")
     assert main(["ablate", str(pilot), "--out", str(copy), "--report"]) == 0
@@ -158,17 +180,17 @@ def test_the_pilots_results_are_those_of_its_study(tmp_path):
 
 
 def test_a_study_of_the_published_size_is_counted_without_storage():
-    study = read_study(EXPERIMENTS / "ablations" / "5b" / "components.yaml", resolve)
+    study = read_study(EXPERIMENTS / "ablations" / "5b" / "components.yaml")
     assert len(runs_of(study, Path("out"))) == 18
     cost = cost_of(study.arms[1])  # millions of parameters, as `kiwi plan` counts them
     assert (round(cost.parameters / 1e6, 2), round(cost.step_flops / 1e9, 2)) == (9502.36, 317264.39)
 
 
-def test_a_study_that_was_changed_takes_no_old_results(study, tmp_path, capsys):
+def test_a_study_that_was_changed_refuses_its_old_results(study, tmp_path, capsys):
     file, out = study
-    said = yaml.safe_load(Path(file).read_text())
-    said["measure"]["sandbox"]["steps"] = 3
-    (Path(file).parent / "changed.yaml").write_text(yaml.safe_dump(said))
+    content = yaml.safe_load(Path(file).read_text())
+    content["measure"]["sandbox"]["steps"] = 3
+    (Path(file).parent / "changed.yaml").write_text(yaml.safe_dump(content))
     for more in ([], ["--dry-run"], ["--report"]):
         assert main(["ablate", str(Path(file).parent / "changed.yaml"), "--out", str(out), *more]) == 2
         assert "another configuration" in " ".join(capsys.readouterr().err.split())
@@ -182,16 +204,16 @@ def test_the_table_compiles(study, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("content", "message"),
     [
         ({"arms": [{"model.config.source": "NoSorce"}]}, "did you mean NoSource?"),
-        ({"arms": [{"model.config.sorce": "NoSource"}]}, "there is no option"),
-        ({"measure": {"sandbox": {"item": 3}}}, "--item"),
+        ({"arms": [{"model.config.sorce": "NoSource"}]}, "sorce"),
+        ({"measure": {"sandbox": {"item": 3}}}, "item"),
         ({"measure": {"sandbox": {"level": "hard"}}}, "hard"),
         ({"measure": {"bench": {"opnve": {}}}}, "opnve"),
         ({"measure": {"primary": "sandbox inside"}}, "one of val/loss"),
         ({"measure": {"bench": {"openve": {"data": "nowhere"}}}}, "nowhere"),
-        ({"measure": {"sandbox": {"items": 0}}}, "--items"),
+        ({"measure": {"sandbox": {"items": 0}}}, "items"),
         ({"measure": {"sandbox": {"frames": 4}}}, "4k + 1"),
         ({"measure": {"sandbox": {"categories": ["snow"]}}}, "snow"),
         ({"stages": {"edit": "nowhere.yaml"}}, "nowhere.yaml"),
@@ -202,10 +224,10 @@ def test_the_table_compiles(study, tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_is_told_and_nothing_starts(runs, edit_folder, tmp_path, capsys, said, told):
-    file = write_study(tmp_path, runs, edit_folder, **said)
+def test_what_cannot_be_used_is_refused_before_anything_starts(runs, edit_folder, tmp_path, capsys, content, message):
+    file = write_study(tmp_path, runs, edit_folder, **content)
     assert main(["ablate", file, "--out", str(tmp_path / "out")]) == 2
-    assert told in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
 
 
@@ -214,7 +236,7 @@ def test_a_cache_is_filled_before_the_runs_that_read_it(runs, edit_folder, tmp_p
     arms = [{"model.config.source": "NoSource"}]
     file = write_study(tmp_path, runs, edit_folder, seeds=[0], arms=arms, options={"data.cache": str(cache)})
     assert main(["ablate", file, "--out", str(tmp_path / "out"), "--no-estimate"]) == 0
-    assert len(list((tmp_path / "out" / "caches").iterdir())) == 1  # arms that see the same are filled for once
+    assert len(list((tmp_path / "out" / "caches").glob("*.yaml"))) == 1  # arms with the same data share it
     filled = FeatureCache(cache)
     assert all(filled.encoders)
     (tmp_path / "out" / "arms" / "base" / "seed-0" / "result.json").unlink()
@@ -223,8 +245,8 @@ def test_a_cache_is_filled_before_the_runs_that_read_it(runs, edit_folder, tmp_p
     assert {path: path.stat().st_mtime_ns for path in cache.glob("shards/*")} == shards
 
 
-def test_a_cache_that_is_there_keeps_what_it_kept(runs, edit_folder, tmp_path):
-    """Of latents alone and at another format: it serves seeds under which the MLLM has other weights."""
+def test_an_existing_cache_keeps_its_content_and_format(runs, edit_folder, tmp_path):
+    """One of latents only, in another format: it serves seeds under which the MLLM has different weights."""
     cache = tmp_path / "cache"
     file = write_study(tmp_path, runs, edit_folder, options={"data.cache": str(cache)})
     command = ["cache", "--config", str(tmp_path / "editor.yaml"), "--out", str(cache)]
@@ -239,16 +261,16 @@ def _sweep(file, out, jobs):
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _found(out):
-    """All numbers of results but those of time."""
+def _results(out):
+    """All results without durations."""
     return {
         str(file.relative_to(out)): json.loads(file.read_text()) | {"cost": None, "seconds": None}
         for file in sorted(out.glob("arms/*/*/result.json"))
     }  # fmt: skip
 
 
-def _at_work(out):
-    """Processes whose command line names the folder, but for the sweep itself."""
+def _child_processes(out):
+    """Processes whose command line names the folder, except for the sweep itself."""
     named = (Path(path) / "cmdline" for path in Path("/proc").iterdir() if path.name.isdigit())
     texts = []
     for path in named:
@@ -256,7 +278,7 @@ def _at_work(out):
             texts.append(path.read_bytes())
         except OSError:
             continue
-    return [text for text in texts if str(out).encode() in text and b"tethered" in text]
+    return [text for text in texts if str(out).encode() in text and b"child_process" in text]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -266,25 +288,26 @@ def test_a_killed_sweep_of_two_jobs_ends_as_an_unbroken_one_of_one_job(runs, edi
     killed = _sweep(file, tmp_path / "two", 2)
     try:
         deadline = time.time() + 120
-        while not (begun := list((tmp_path / "two").glob("arms/*/*/edit/metrics.jsonl"))) and time.time() < deadline:
+        while not (started := list((tmp_path / "two").glob("arms/*/*/edit/metrics.jsonl"))) and time.time() < deadline:
             time.sleep(0.1)
-        assert begun
+        assert started
+        assert _child_processes(tmp_path / "two")
     finally:
         os.kill(killed.pid, signal.SIGKILL)
         killed.wait()
     deadline = time.time() + 20
-    while _at_work(tmp_path / "two") and time.time() < deadline:
+    while _child_processes(tmp_path / "two") and time.time() < deadline:
         time.sleep(0.1)
-    assert _at_work(tmp_path / "two") == []
+    assert _child_processes(tmp_path / "two") == []
     assert _sweep(file, tmp_path / "two", 2).wait(300) == 0
-    assert _found(tmp_path / "two") == _found(tmp_path / "one")
-    assert len(_found(tmp_path / "one")) == 2
+    assert _results(tmp_path / "two") == _results(tmp_path / "one")
+    assert len(_results(tmp_path / "one")) == 2
 
 
-def test_the_base_against_itself_under_other_seeds_is_seldom_found_to_differ(tiny_config):
-    """A/A: three trainings against three others of the same editor: better or worse as seldom as the level says."""
+def test_the_base_compared_with_itself_under_other_seeds_seldom_differs(tiny_config):
+    """A/A: three trainings against three others of the same editor differ no more often than the level says."""
     pairs = [make_pair(0, index, frames=1, height=32, width=32, level="easy") for index in range(14)]
-    numbers = []
+    scores = []
     for seed in range(16):
         module = LitKiwi(tiny_config, optim=AdamW(lr=1e-2, warmup_steps=0), seed=seed)
         batch = collate_pairs(make_pair(seed, index, frames=1, height=32, width=32) for index in range(4))
@@ -293,21 +316,21 @@ def test_the_base_against_itself_under_other_seeds_is_seldom_found_to_differ(tin
             enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(module, torch.utils.data.DataLoader([batch] * 2, batch_size=None))
-        made = edit_pairs(pairs, pair_editor(module.editor.eval(), Sampling(steps=1)))
-        numbers.append({pair.id: score_edit(pair, made[pair.id]).inside for pair in pairs})
-    rng, found = np.random.default_rng(0), 0
+        edits = edit_pairs(pairs, pair_editor(module.editor.eval(), Sampling(steps=1)))
+        scores.append({pair.id: score_edit(pair, edits[pair.id]).inside for pair in pairs})
+    rng, significant = np.random.default_rng(0), 0
     for _ in range(200):
-        seeds, items = rng.permutation(16)[:6], rng.choice(sorted(numbers[0]), 10, replace=False)
-        less = [
-            {name: numbers[one][name] - numbers[other][name] for name in items}
-            for one, other in zip(seeds[:3], seeds[3:], strict=True)
+        seeds, items = rng.permutation(16)[:6], rng.choice(sorted(scores[0]), 10, replace=False)
+        differences = [
+            {item: scores[arm][item] - scores[base][item] for item in items}
+            for arm, base in zip(seeds[:3], seeds[3:], strict=True)
         ]
-        found += random_effects_mean(less).p <= 0.05
-    assert found <= 16  # 200 draws of a chance of 0.05: 97.5% are below
+        significant += random_effects_mean(differences).p <= 0.05
+    assert significant <= 16  # 200 draws with probability 0.05: 97.5% are below
 
 
-def test_an_arm_that_is_told_nothing_comes_out_worse(tmp_path):
-    """Queries read before the first layer of the MLLM know neither words nor video: the context says nothing."""
+def test_an_arm_without_information_about_the_edit_is_worse(tmp_path):
+    """Queries read before the first layer of the MLLM depend on neither instruction nor video."""
     options = {
         "trainer.max_steps": 1, "trainer.callbacks": [], "data.batch_size": 2, "data.num_workers": 0,
         "model.optim.lr": 1e-6, "trainer.limit_val_batches": 0,
@@ -321,8 +344,8 @@ def test_an_arm_that_is_told_nothing_comes_out_worse(tmp_path):
     }  # fmt: skip
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     assert main(["ablate", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]) == 0
-    held = [read_result(path) for path in sorted(tmp_path.glob("out/arms/*/*/result.json"))]
+    results = [read_result(path) for path in sorted(tmp_path.glob("out/arms/*/*/result.json"))]
     labels = ["base", "query.layers=[0]; latent.layers=[0]"]
-    _, broken = rows_of("sandbox overall", held, labels)
-    assert broken.against.verdict == "worse"
-    assert broken.against.seeded.mean.high < -0.5
+    _, broken = summarize_arms(Metric(name="sandbox overall"), results, labels)
+    assert broken.comparison.verdict == "worse"
+    assert broken.comparison.difference.mean.high < -0.5

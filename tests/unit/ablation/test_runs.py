@@ -1,187 +1,194 @@
-"""Runs can be killed, fail and be tried again; what is done is not done twice, nor are other results taken for it."""
+"""Runs can be killed, fail and be rerun; what is done is not done twice, and no other results are mistaken for it."""
 
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from kiwi.ablation.launchers import Cluster, Local
 from kiwi.ablation.results import read_result
-from kiwi.ablation.runs import (
-    FAILED,
-    LOG,
-    RESULT,
-    TETHER,
-    Run,
-    claim_run,
-    execute,
-    require_same,
-    start_anew,
-    stop_all,
-    why_failed,
-)
+from kiwi.ablation.runs import FAILED, RESULT, Run, check_result, execute, failure_reason, prepare_run
+from kiwi.ablation.steps import COMMANDS, LOG, PARENT_VARIABLE, Step, read_steps, reset_stop_flag, stop_all
 from kiwi.ablation.study import Arm
 from kiwi.errors import InputError
 
 ARM = Arm(label="base", options={}, resolved={})
 
 
-def run(folder, *commands, fingerprint="f", seed=0):
-    return Run(arm=ARM, seed=seed, folder=folder, commands=commands or (["--version"],), fingerprint=fingerprint)
+def make_run(folder, *commands, fingerprint="f", seed=0):
+    steps = [Step(command=command, options={}, out=folder / "out") for command in commands]
+    return Run(arm=ARM, seed=seed, folder=folder, steps=steps, fingerprint=fingerprint)
+
+
+def finish(run):
+    prepare_run(run)
+    execute(run.folder, run=lambda folder, number, env: (0, ""))
+    return run
 
 
 def test_a_run_ends_with_its_result(tmp_path):
-    one = run(tmp_path / "a" / "seed-0")
-    assert one.state == "waiting"
-    claim_run(one)
-    assert one.state == "begun"
-    execute(one.folder)
-    assert one.state == "done"
-    assert (one.folder / LOG).read_text().startswith("$ python -m kiwi --version\nkiwi ")
-    result = read_result(one.folder / RESULT)
+    run = make_run(tmp_path / "a" / "seed-0", "fit")
+    assert run.state == "waiting"
+    prepare_run(run)
+    assert run.state == "started"
+    finish(run)
+    assert run.state == "done"
+    result = read_result(run.folder / RESULT)
     assert (result.label, result.seed, result.items) == ("base", 0, {})
-    require_same(one)
+    check_result(run)
 
 
-def test_a_failing_command_ends_a_run_and_says_why(tmp_path):
-    one = run(tmp_path / "a", ["nonsense"], ["--version"])
-    claim_run(one)
-    execute(one.folder)
-    assert one.state == "failed"
-    assert "there is no command 'nonsense'" in why_failed(one.folder)
-    assert "--version" not in (one.folder / LOG).read_text()
-    better = run(tmp_path / "a", ["--version"])
-    claim_run(better)
-    execute(better.folder)
-    assert better.state == "done"
-    assert not (one.folder / FAILED).exists()
+def test_a_failing_command_ends_a_run_with_its_error_message(tmp_path):
+    run = make_run(tmp_path / "a", "nonsense", "other")
+    prepare_run(run)
+    execute(run.folder)
+    assert run.state == "failed"
+    assert failure_reason(run.folder).startswith("nonsense out ended with 2: a step cannot run the command 'nonsense'.")
+    log = (run.folder / LOG).read_text()
+    assert log.startswith("$ nonsense {}\nerror: ")
+    assert "$ other" not in log
+    assert finish(make_run(tmp_path / "a", "fit")).state == "done"
+    assert not (run.folder / FAILED).exists()
 
 
 def test_a_killed_command_is_a_failure_too(tmp_path):
-    one = run(tmp_path / "a")
-    claim_run(one)
-    execute(one.folder, do=lambda command, log, surroundings: (-9, "one two"))
-    assert why_failed(one.folder).startswith("--version ended with -9: one two")
+    run = make_run(tmp_path / "a", "fit")
+    prepare_run(run)
+    execute(run.folder, run=lambda folder, number, env: (-9, "one two"))
+    assert failure_reason(run.folder).startswith("fit out ended with -9: one two")
 
 
 def test_threads_and_device_reach_the_command(tmp_path):
-    one, told = run(tmp_path / "a"), {}
+    run, environment = make_run(tmp_path / "a", "fit"), {}
 
-    def do(command, log, surroundings):
-        told.update(surroundings)
+    def record(folder, number, env):
+        environment.update(env)
         return 0, ""
 
-    claim_run(one)
-    execute(one.folder, threads=3, device="1", do=do)
-    assert (told["OMP_NUM_THREADS"], told["CUDA_VISIBLE_DEVICES"]) == ("3", "1")
+    prepare_run(run)
+    execute(run.folder, threads=3, device="1", run=record)
+    assert (environment["OMP_NUM_THREADS"], environment["CUDA_VISIBLE_DEVICES"]) == ("3", "1")
 
 
-def test_a_changed_study_takes_no_other_results(tmp_path):
-    one = run(tmp_path / "a")
-    claim_run(one)
-    execute(one.folder)
-    other = run(tmp_path / "a", fingerprint="g")
-    with pytest.raises(InputError, match="another configuration"):
-        require_same(other)
-    (one.folder / RESULT).unlink()
-    with pytest.raises(InputError, match="other settings"):
-        claim_run(other)
+def test_results_of_a_changed_study_are_refused(tmp_path):
+    run = finish(make_run(tmp_path / "a"))
+    other = make_run(tmp_path / "a", fingerprint="g")
+    with pytest.raises(InputError, match="fingerprint f") as caught:
+        check_result(other)
+    assert caught.value.code == "different-run"
+    (run.folder / RESULT).unlink()
+    with pytest.raises(InputError, match="fingerprint g"):
+        prepare_run(other)
 
 
-def test_another_arms_result_is_not_taken(tmp_path):
-    one = run(tmp_path / "a")
-    claim_run(one)
-    execute(one.folder)
+def test_the_result_of_another_seed_is_refused(tmp_path):
+    finish(make_run(tmp_path / "a"))
     with pytest.raises(InputError, match="seed 0"):
-        require_same(run(tmp_path / "a", seed=1))
+        check_result(make_run(tmp_path / "a", seed=1))
 
 
 @pytest.mark.parametrize("code", [-15, 143])
-def test_a_run_that_was_told_to_end_has_not_failed(tmp_path, code):
-    one = run(tmp_path / "a")
-    claim_run(one)
-    execute(one.folder, do=lambda command, log, surroundings: (code, "stopped by SIGTERM"))
-    assert one.state == "begun"
+def test_a_run_that_was_terminated_has_not_failed(tmp_path, code):
+    run = make_run(tmp_path / "a", "fit")
+    prepare_run(run)
+    execute(run.folder, run=lambda folder, number, env: (code, "stopped by SIGTERM"))
+    assert run.state == "started"
 
 
 def test_a_run_that_was_stopped_has_not_failed(tmp_path):
-    one = run(tmp_path / "a")
-    claim_run(one)
+    run = make_run(tmp_path / "a", "fit")
+    prepare_run(run)
 
-    def stopped(command, log, surroundings):
+    def stop(folder, number, env):
         stop_all()
         return -9, ""
 
-    execute(one.folder, do=stopped)
-    assert one.state == "begun"
-    start_anew()
-    execute(one.folder, do=lambda command, log, surroundings: (0, ""))
-    assert one.state == "done"
+    execute(run.folder, run=stop)
+    assert run.state == "started"
+    reset_stop_flag()
+    assert finish(run).state == "done"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="by prctl of Linux")
-def test_a_command_whose_study_is_gone_does_not_begin():
-    command = [sys.executable, "-m", "kiwi.ablation.child_process", "--version"]
-    for tether, code in ((str(os.getpid()), 0), ("1", 1)):
-        done = subprocess.run(command, env={**os.environ, TETHER: tether}, capture_output=True, text=True, timeout=60)
-        assert (done.returncode, bool(done.stdout)) == (code, code == 0)
+def test_a_child_process_whose_study_is_gone_does_not_start(tmp_path):
+    prepare_run(make_run(tmp_path / "a", "nonsense"))
+    command = [sys.executable, "-m", "kiwi.ablation.child_process", str(tmp_path / "a"), "0"]
+    for parent, code in ((str(os.getpid()), 2), ("1", 1)):  # 2: the step was read, and refused
+        environment = {**os.environ, PARENT_VARIABLE: parent}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, "nonsense" in done.stderr) == (code, code == 2)
 
 
-def test_a_result_alone_is_enough_to_go_on_elsewhere(tmp_path):
-    one = run(tmp_path / "a")
-    claim_run(one)
-    execute(one.folder)
+def test_a_result_alone_is_enough_to_continue_elsewhere(tmp_path):
+    run = finish(make_run(tmp_path / "a"))
     (tmp_path / "b").mkdir()
-    (tmp_path / "b" / RESULT).write_bytes((one.folder / RESULT).read_bytes())
-    there = run(tmp_path / "b")
-    assert there.state == "done"
-    require_same(there)
+    (tmp_path / "b" / RESULT).write_bytes((run.folder / RESULT).read_bytes())
+    copy = make_run(tmp_path / "b")
+    assert copy.state == "done"
+    check_result(copy)
 
 
-SOUND = {
+def test_steps_are_kept_as_they_were_given(tmp_path):
+    steps = [Step(command="fit", options={"config": ["x y.yaml"], "overrides": {"a.b": None}}, out=tmp_path)]
+    run = Run(arm=ARM, seed=0, folder=tmp_path / "a", steps=steps, fingerprint="f")
+    prepare_run(run)
+    assert read_steps(run.folder) == steps
+
+
+def test_a_run_begun_with_command_lines_is_prepared_again_and_refused_until_then(tmp_path):
+    run = make_run(tmp_path / "a", "fit")
+    prepare_run(run)
+    (run.folder / COMMANDS).write_text(json.dumps([["fit", "--config", "x.yaml"]]))
+    with pytest.raises(InputError, match="rerun `kiwi ablate`") as caught:
+        execute(run.folder)
+    assert caught.value.code == "invalid-commands"
+    assert finish(run).state == "done"
+
+
+RECORD = {
     "label": "base", "seed": 0, "fingerprint": "f", "items": {"x": {"a": 1.0}}, "categories": {"a": "k"},
     "clusters": {}, "numbers": {}, "curves": {}, "by_sigma": {}, "cost": {}, "seconds": 1.0,
 }  # fmt: skip
 
 
-def test_a_sound_result_is_read(tmp_path):
-    (tmp_path / RESULT).write_text(json.dumps(SOUND))
+def test_a_valid_result_is_read(tmp_path):
+    (tmp_path / RESULT).write_text(json.dumps(RECORD))
     assert read_result(tmp_path / RESULT).items == {"x": {"a": 1.0}}
 
 
-SPOILT = [{"items": []}, {"items": {"x": {}}}, {"items": {"x": {"a": "1"}}}, {"items": {"x": {"a": float("nan")}}},
-          {"numbers": None}, {"numbers": {"x": float("inf")}}, {"categories": {}}]  # fmt: skip
+INVALID = [{"items": []}, {"items": {"x": {}}}, {"items": {"x": {"a": "1"}}}, {"items": {"x": {"a": float("nan")}}},
+           {"numbers": None}, {"numbers": {"x": float("inf")}}, {"categories": {}}]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"label": 3}', "\0", *(json.dumps(SOUND | one) for one in SPOILT)])
-def test_a_spoilt_result_is_told(tmp_path, text):
+@pytest.mark.parametrize("text", ["[]", "{", '{"label": 3}', "\0", *(json.dumps(RECORD | one) for one in INVALID)])
+def test_an_invalid_result_is_refused_by_name(tmp_path, text):
     (tmp_path / RESULT).write_text(text)
-    with pytest.raises(InputError, match="remove it"):
+    with pytest.raises(InputError, match=RESULT) as caught:
         read_result(tmp_path / RESULT)
+    assert caught.value.code == "invalid-result"
 
 
-def folders(tmp_path, count, command=("--version",)):
+def prepared_folders(tmp_path, count):
     for index in range(count):
-        one = run(tmp_path / str(index), list(command))
-        claim_run(one)
-        yield one.folder
+        run = make_run(tmp_path / str(index))
+        prepare_run(run)
+        yield run.folder
 
 
-def test_jobs_share_out_runs_and_devices(tmp_path, monkeypatch):
-    seen = {}
+def test_runs_and_devices_are_distributed_over_the_jobs(tmp_path, monkeypatch):
+    devices = {}
 
-    def note(folder, threads, device):
-        seen[folder] = device
+    def record(folder, threads, device):
+        devices[folder] = device
 
-    monkeypatch.setattr("kiwi.ablation.launchers.execute", note)
-    places = list(folders(tmp_path, 5))
-    told = list(Local(jobs=2, devices=["4", "7"]).launch(places))
-    assert sorted(told) == sorted([(place, what) for place in places for what in ("running", "ended")])
-    assert set(seen) == set(places)
-    assert set(seen.values()) <= {"4", "7"}
+    monkeypatch.setattr("kiwi.ablation.launchers.execute", record)
+    folders = list(prepared_folders(tmp_path, 5))
+    events = list(Local(jobs=2, devices=["4", "7"]).launch(folders))
+    assert sorted(events) == sorted([(folder, event) for folder in folders for event in ("running", "ended")])
+    assert set(devices) == set(folders)
+    assert set(devices.values()) <= {"4", "7"}
 
 
 def test_a_bug_in_a_run_is_not_swallowed(tmp_path, monkeypatch):
@@ -190,31 +197,19 @@ def test_a_bug_in_a_run_is_not_swallowed(tmp_path, monkeypatch):
 
     monkeypatch.setattr("kiwi.ablation.launchers.execute", broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        list(Local().launch(list(folders(tmp_path, 1))))
+        list(Local().launch(list(prepared_folders(tmp_path, 1))))
 
 
-@pytest.mark.parametrize("numbers", [{"jobs": 0}, {"threads": 0}])
-def test_no_jobs_and_no_threads_run_nothing(numbers):
-    with pytest.raises(InputError):
-        Local(**numbers)
-
-
-def test_a_clusters_job_is_a_run(tmp_path, monkeypatch):
-    """submitit's jobs as processes of this machine: the same code but for who starts them."""
+def test_a_clusters_job_executes_a_run(tmp_path, monkeypatch):
+    """submitit's jobs as processes of this machine: the same code except for who starts them."""
     monkeypatch.setattr("kiwi.ablation.launchers.POLL", 0.2)
-    places = list(folders(tmp_path / "runs", 1))
-    told = list(Cluster(tmp_path / "slurm", kind="local").launch(places))
-    assert told == [(places[0], "running"), (places[0], "ended")]
-    assert (places[0] / RESULT).exists()
+    folders = list(prepared_folders(tmp_path / "runs", 1))
+    events = list(Cluster(tmp_path / "slurm", kind="local").launch(folders))
+    assert events == [(folders[0], "running"), (folders[0], "ended")]
+    assert (folders[0] / RESULT).exists()
 
 
-def test_a_cluster_that_is_not_there_is_told(tmp_path, monkeypatch):
+def test_a_cluster_that_does_not_exist_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="the cluster's jobs cannot be set up"):
+    with pytest.raises(InputError, check=lambda error: error.code == "cluster-unavailable"):
         Cluster(tmp_path / "slurm", options={"slurm_nonsense": 1})
-
-
-def test_commands_are_kept_as_they_were_given(tmp_path):
-    one = run(Path(tmp_path) / "a", ["fit", "--config", "x y.yaml"])
-    claim_run(one)
-    assert json.loads((one.folder / "commands.json").read_text()) == [["fit", "--config", "x y.yaml"]]

@@ -1,4 +1,4 @@
-"""Studies are understood whole, or refused with what is wrong, before anything runs."""
+"""Studies are read completely, or refused with what is wrong, before anything runs."""
 
 import pytest
 import yaml
@@ -6,80 +6,87 @@ import yaml
 from kiwi.ablation.runs import runs_of
 from kiwi.ablation.study import read_study
 from kiwi.errors import InputError
+from kiwi.options import Options
+from kiwi.spec import from_dict, to_dict
 
 DEFAULTS = {"a": 1, "b": 2, "seed_everything": 0, "model": {"init": "pretrained"}}
 
 
 def resolve(options):
-    """Stands for `kiwi fit`: knows a and b."""
-    found = dict(DEFAULTS)
+    """Stands for `fit`'s: knows a and b."""
+    resolved = dict(DEFAULTS)
     for name, value in options.overrides.items():
-        if name not in found:
-            raise InputError(f"there is no option {name}")
-        found[name] = value
-    return found
+        if name not in resolved:
+            raise InputError(f"there is no option {name}", code="unknown-option")
+        resolved[name] = value
+    return resolved
 
 
-def study(tmp_path, **said):
+def study(tmp_path, **content):
     for name in ("one", "two"):
         (tmp_path / f"{name}.yaml").write_text("{}")
     file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump({"stages": {"one": "one.yaml", "two": "two.yaml"}, **said}))
+    file.write_text(yaml.safe_dump({"stages": {"one": "one.yaml", "two": "two.yaml"}, **content}))
     return read_study(file, resolve)
 
 
-def words(command):
-    return dict(word.removeprefix("--").partition("=")[::2] for word in command if "=" in word)
+def labels(study):
+    return [arm.label for arm in study.arms]
+
+
+def training(run):
+    """Options of the run's `fit` steps."""
+    return [step.options for step in run.steps if step.command == "fit"]
+
+
+def overrides(run):
+    return [options["overrides"] for options in training(run)]
 
 
 def test_arms_are_the_base_then_those_listed_then_the_grid(tmp_path):
     listed = [{"a": 5}, {"one.b": 7}, {"skip": ["one"]}]
     found = study(tmp_path, arms=listed, grid={"a": [2, 3], "b": [2, 4]}, seeds=[3])
-    assert [arm.label for arm in found.arms] == [
-        "base", "a=5", "one: b=7", "without one", "a=2", "a=2; b=4", "a=3", "a=3; b=4"
-    ]  # fmt: skip
+    assert labels(found) == ["base", "a=5", "one: b=7", "without one", "a=2", "a=2; b=4", "a=3", "a=3; b=4"]
     assert found.seeds == [3]
 
 
 def test_a_combination_of_the_grid_that_is_the_base_is_not_run_twice(tmp_path):
-    found = study(tmp_path, grid={"a": [1, 2], "b": [2, 3]})
-    assert [arm.label for arm in found.arms] == ["base", "b=3", "a=2", "a=2; b=3"]
+    assert labels(study(tmp_path, grid={"a": [1, 2], "b": [2, 3]})) == ["base", "b=3", "a=2", "a=2; b=3"]
 
 
-def test_stages_follow_each_other_and_a_skipped_one_leaves_its_start(tmp_path):
+def test_stages_follow_each_other_and_the_next_stage_starts_where_a_skipped_one_would_have(tmp_path):
     found = study(tmp_path, arms=[{"skip": ["one"]}, {"one.b": 7, "a": 4}], seeds=[0, 1], options={"b": 9})
     runs = runs_of(found, tmp_path / "out")
     assert [(run.arm.label, run.seed) for run in runs] == [
         ("base", 0), ("without one", 0), ("a=4; one: b=7", 0), ("base", 1), ("without one", 1), ("a=4; one: b=7", 1)
     ]  # fmt: skip
-    first, second = (words(command) for command in runs[0].commands)
+    first, second = overrides(runs[0])
     assert "model.init" not in first
     assert second["model.init"] == f"{runs[0].folder}/one/model"
-    assert (first["b"], first["ckpt_path"]) == ("9", "last")
-    (alone,) = runs[1].commands
-    assert words(alone)["model.init"] == "pretrained"
-    assert [words(command)["b"] for command in runs[2].commands] == ["7", "9"]
-    assert [words(command)["a"] for command in runs[2].commands] == ["4", "4"]
-    assert {words(command)["seed_everything"] for command in runs[3].commands} == {"1"}
+    assert first["b"] == 9
+    assert [options["checkpoint"] for options in training(runs[0])] == ["last", "last"]
+    (alone,) = overrides(runs[1])
+    assert alone["model.init"] == "pretrained"
+    assert [values["b"] for values in overrides(runs[2])] == [7, 9]
+    assert [values["a"] for values in overrides(runs[2])] == [4, 4]
+    assert {values["seed_everything"] for values in overrides(runs[3])} == {1}
     assert len({run.folder for run in runs}) == len({run.fingerprint for run in runs}) == 6
 
 
-def test_a_skipped_stage_that_starts_from_nothing_leaves_nothing(tmp_path, monkeypatch):
+def test_the_stage_after_a_skipped_one_that_starts_from_nothing_starts_from_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(DEFAULTS, "model", {"init": None})
-    found = study(tmp_path, arms=[{"skip": ["one"]}])
-    (alone,) = runs_of(found, tmp_path)[1].commands
-    assert words(alone)["model.init"] == "null"
-    before = runs_of(found, tmp_path)[1].fingerprint
+    run = runs_of(study(tmp_path, arms=[{"skip": ["one"]}]), tmp_path)[1]
+    assert [values["model.init"] for values in overrides(run)] == [None]
     monkeypatch.setitem(DEFAULTS, "model", {"init": "other"})
-    assert runs_of(study(tmp_path, arms=[{"skip": ["one"]}]), tmp_path)[1].fingerprint != before
+    assert runs_of(study(tmp_path, arms=[{"skip": ["one"]}]), tmp_path)[1].fingerprint != run.fingerprint
 
 
-def test_numbers_that_are_nearly_alike_are_arms_of_their_own(tmp_path):
+def test_numbers_that_are_nearly_equal_are_distinct_arms(tmp_path):
     found = study(tmp_path, grid={"a": [0.0123456, 0.01234561, 0.01234562]})
-    assert [arm.label for arm in found.arms] == ["base", "a=0.0123456", "a=0.01234561", "a=0.01234562"]
+    assert labels(found) == ["base", "a=0.0123456", "a=0.01234561", "a=0.01234562"]
 
 
-def test_results_are_known_again_wherever_they_lie(tmp_path):
+def test_a_fingerprint_depends_on_the_configuration_and_not_on_the_folder(tmp_path):
     found = study(tmp_path, arms=[{"a": 2}])
     here, there = runs_of(found, tmp_path / "here"), runs_of(found, tmp_path / "there")
     assert [run.fingerprint for run in here] == [run.fingerprint for run in there]
@@ -89,59 +96,93 @@ def test_results_are_known_again_wherever_they_lie(tmp_path):
     assert runs_of(found, tmp_path)[0].fingerprint != here[0].fingerprint
 
 
-def test_measurements_are_commands_of_ours(tmp_path):
+def test_measurements_are_commands_with_typed_options(tmp_path):
     bench = {"openve": {"data": "sandbox", "items": 10, "metrics": ["basic"]}}
     sandbox = {"items": 7, "categories": ["local_add", "local_remove"], "level": "easy"}
-    found = study(tmp_path, measure={"sandbox": sandbox, "bench": bench})
-    run = runs_of(found, tmp_path)[0]
-    *_, measure, judge = run.commands
-    assert measure[:2] == ["sandbox", "measure"]
-    assert measure[measure.index("--categories") + 1] == "local_add,local_remove"
-    assert measure[measure.index("--model") + 1] == f"{run.folder}/two/model"
-    assert judge[:2] == ["bench", "openve"]
-    assert "--no-gallery" in judge
+    run = runs_of(study(tmp_path, measure={"sandbox": sandbox, "bench": bench}), tmp_path)[0]
+    _, _, measure, judge, validate = run.steps
+    assert (measure.command, judge.command, validate.command) == ("sandbox measure", "bench", "")
+    sandbox_options, bench_options = (from_dict(Options, step.options) for step in (measure, judge))
+    assert sandbox_options.categories == ("local_add", "local_remove")
+    assert sandbox_options.model == bench_options.model == f"{run.folder}/two/model"
+    assert (sandbox_options.out, bench_options.out) == (run.folder / "sandbox", run.folder / "bench-openve")
+    assert (sandbox_options.controls, bench_options.suite, bench_options.gallery) == (False, "openve", False)
+    assert validate.out == run.folder / "two"
+    assert to_dict(run.steps[2])["measurement"]["type"] == "SandboxMeasurement"
+
+
+def test_metrics_have_a_direction_and_the_primary_one_comes_first(tmp_path):
+    measure = {"sandbox": {}, "validation": ["val/loss", "val/loss_blind"], "primary": "val/loss"}
+    first, *others = study(tmp_path, measure=measure).metrics
+    assert (first.name, first.better) == ("val/loss", "lower")
+    assert {metric.better for metric in others if metric.name.startswith("sandbox ")} == {"higher"}
+    assert (others[-1].name, others[-1].better) == ("val/loss_blind", "neither")
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("content", "code", "value"),
     [
-        ({"arm": []}, "unknown field 'arm'.*did you mean arms"),
-        ({"arms": [{"c": 1}]}, "arm 1 of .*, stage one: there is no option c"),
-        ({"arms": [{"one.c": 1}]}, "arm 1 of .*, stage one: there is no option c"),
-        ({"options": {"c": 1}}, "the base of .*, stage one: there is no option c"),
-        ({"arms": [{"a": 1}]}, "arm 1 of .* is the same as the base"),
-        ({"arms": [{"a": 2}, {"a": 2}]}, "arm 2 of .* is the same as arm 1"),
-        ({"arms": [{"skip": ["three"]}]}, "skips other stages"),
-        ({"arms": [{"skip": ["one", "two"]}]}, "skips other stages"),
-        ({"arms": [{"skip": "one"}]}, "skips other stages"),
-        ({"arms": {"a": 2}}, "cannot be read"),
-        ({"arms": [{}]}, "cannot be read"),
-        ({"arms": [{1: 2}]}, "cannot be read"),
-        ({"arms": [{"skip": [["one"]]}]}, "skips other stages"),
-        ({"arms": [{"skip": ["one", "one"]}]}, "skips other stages"),
-        ({"arms": [{"two.model.init": "x"}]}, "model.init is not to be set"),
-        ({"options": {"seed_everything": 7}}, "seed_everything is not to be set"),
-        ({"arms": [{"ckpt_path": "x"}]}, "ckpt_path is not to be set"),
-        ({"arms": [{"one.trainer.default_root_dir": "x"}]}, "default_root_dir is not to be set"),
-        ({"measure": {"sandbox": {"model": "x"}}}, "model in .* is not to be set"),
-        ({"measure": {"bench": {"openve": {"out": "x"}}}}, "out in .* is not to be set"),
-        ({"stages": {"sandbox": "one.yaml"}}, "cannot be called 'sandbox'"),
-        ({"stages": {"../x": "one.yaml"}}, "cannot be called"),
-        ({"stages": {"model": "one.yaml"}}, "cannot be called"),
-        ({"stages": {"result.json": "one.yaml"}}, "cannot be called"),
-        ({"seeds": [2**32]}, "whole numbers"),
-        ({"grid": {"a": 2}}, "has no values"),
-        ({"grid": {"a": []}}, "has no values"),
-        ({"seeds": []}, "whole numbers"),
-        ({"seeds": [0, 0]}, "twice"),
-        ({"seeds": [True]}, "whole numbers"),
-        ({"seeds": [-1]}, "whole numbers"),
-        ({"stages": {}}, "names no stages"),
-        ({"measure": {"bench": ["openve"]}}, "no mapping"),
-        ({"measure": {"sandbx": {}}}, "unknown field 'sandbx'.*did you mean sandbox"),
-        ({"measure": {"validation": "val/loss"}}, "names no numbers"),
+        ({"arm": []}, "unknown-field", "did you mean arms"),
+        ({"arms": [{"c": 1}]}, "unknown-option", "arm 1 of .*, stage one: there is no option c"),
+        ({"arms": [{"one.c": 1}]}, "unknown-option", "arm 1 of .*, stage one: there is no option c"),
+        ({"options": {"c": 1}}, "unknown-option", "the base of .*, stage one: there is no option c"),
+        ({"arms": [{"a": 1}]}, "duplicate-arm", "arm 1 of .* the base"),
+        ({"arms": [{"a": 2}, {"a": 2}]}, "duplicate-arm", "arm 2 of .* arm 1"),
+        ({"arms": [{"skip": ["three"]}]}, "invalid-skip", "three"),
+        ({"arms": [{"skip": ["one", "two"]}]}, "invalid-skip", "one"),
+        ({"arms": [{"skip": "one"}]}, "invalid-skip", "one"),
+        ({"arms": [{"skip": [["one"]]}]}, "invalid-skip", "one"),
+        ({"arms": [{"skip": ["one", "one"]}]}, "invalid-skip", "one"),
+        ({"arms": {"a": 2}}, "invalid-arms", "'a': 2"),
+        ({"arms": [{}]}, "invalid-arms", "{}"),
+        ({"arms": [{1: 2}]}, "invalid-arms", "1: 2"),
+        ({"arms": [{"two.model.init": "x"}]}, "reserved-option", "model.init"),
+        ({"options": {"seed_everything": 7}}, "reserved-option", "seed_everything"),
+        ({"arms": [{"ckpt_path": "x"}]}, "reserved-option", "ckpt_path"),
+        ({"arms": [{"one.trainer.default_root_dir": "x"}]}, "reserved-option", "default_root_dir"),
+        ({"measure": {"sandbox": {"model": "x"}}}, "reserved-option", "model"),
+        ({"measure": {"bench": {"openve": {"out": "x"}}}}, "reserved-option", "out"),
+        ({"measure": {"bench": {"openve": {"videos": "x"}}}}, "reserved-option", "videos"),
+        ({"stages": {"sandbox": "one.yaml"}}, "invalid-stage-name", "sandbox"),
+        ({"stages": {"../x": "one.yaml"}}, "invalid-stage-name", "../x"),
+        ({"stages": {"model": "one.yaml"}}, "invalid-stage-name", "model"),
+        ({"stages": {"result.json": "one.yaml"}}, "invalid-stage-name", "result.json"),
+        ({"stages": {}}, "missing-stages", "study.yaml"),
+        ({"seeds": [2**32]}, "invalid-seeds", str(2**32)),
+        ({"seeds": []}, "invalid-seeds", "study.yaml"),
+        ({"seeds": [True]}, "invalid-seeds", "True"),
+        ({"seeds": [-1]}, "invalid-seeds", "-1"),
+        ({"seeds": [0, 0]}, "duplicate-seed", "study.yaml"),
+        ({"grid": {"a": 2}}, "empty-grid", "for a"),
+        ({"grid": {"a": []}}, "empty-grid", "for a"),
+        ({"measure": {"bench": ["openve"]}}, "not-a-mapping", "openve"),
+        ({"measure": {"sandbx": {}}}, "unknown-field", "did you mean sandbox"),
+        ({"measure": {"validation": "val/loss"}}, "invalid-metrics", "val/loss"),
+        ({"measure": {"primary": "sandbox inside"}}, "unknown-metric", "one of val/loss"),
     ],
 )
-def test_what_cannot_be_is_told(tmp_path, said, told):
-    with pytest.raises(InputError, match=told):
-        study(tmp_path, **said)
+def test_what_cannot_be_used_is_refused_by_name(tmp_path, content, code, value):
+    with pytest.raises(InputError, match=value) as caught:
+        study(tmp_path, **content)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("measure", "value"),
+    [
+        ({"sandbox": {"item": 3}}, "item"),
+        ({"sandbox": {"level": "hard"}}, "hard"),
+        ({"sandbox": {"items": 0}}, "items"),
+        ({"sandbox": {"items": "3"}}, "items"),
+        ({"sandbox": {"frames": 4}}, "4 frames"),
+        ({"sandbox": {"categories": ["snow"]}}, "snow"),
+        ({"sandbox": {"model=other": 1}}, "model=other"),
+        ({"sandbox": {"level": "easy --model other"}}, "easy --model other"),
+        ({"bench": {"opnve": {}}}, "opnve"),
+        ({"bench": {"openve": {"repeats": 0}}}, "repeats"),
+        ({"bench": {"openve": {"part": "1/2"}}}, "part"),
+    ],
+)
+def test_options_of_measurements_are_checked_when_the_study_is_read(tmp_path, measure, value):
+    with pytest.raises(InputError, match=value):
+        study(tmp_path, measure=measure)

@@ -1,0 +1,84 @@
+"""A benchmark as a measurement of `kiwi.ablation`: the judge's scores of every item."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from kiwi.bench.benchmark import check_benchmark, run_benchmark
+from kiwi.bench.options import BenchmarkOptions
+from kiwi.bench.report import print_report
+from kiwi.bench.run_folder import read_run
+from kiwi.bench.scoring import KINDS
+from kiwi.errors import InputError
+from kiwi.evaluation.measurement import Measurement, Metric, MetricValues, typed_options
+from kiwi.spec import from_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkMeasurement(Measurement):
+    """A benchmark that edits with the model and is judged.
+
+    Args:
+        settings: options of the benchmark; model, out and name are set for each model.
+    """
+
+    section: ClassVar[str] = "bench"
+    command: ClassVar[str] = "bench"
+
+    settings: BenchmarkOptions
+
+    @classmethod
+    def from_study(cls, settings: Any) -> Sequence[BenchmarkMeasurement]:
+        """From options by suite, without a gallery unless the options ask for one."""
+        if not isinstance(settings, dict | None):
+            raise InputError("bench is not a mapping of suites", code="not-a-mapping", got=repr(settings))
+        return [
+            cls(
+                settings=typed_options(
+                    BenchmarkOptions, settings, f"bench.{suite}", defaults={"gallery": False},
+                    decided={"suite": suite, "model": "model", "out": "out", "name": "edited"},
+                    refused=("videos", "part"),
+                )
+            )
+            for suite, settings in (settings or {}).items()
+        ]  # fmt: skip
+
+    @property
+    def name(self) -> str:
+        """Such as bench-openve."""
+        return f"bench-{self.settings.suite}"
+
+    def metrics(self) -> Sequence[Metric]:
+        """The mean over an item's dimensions, raw and capped."""
+        return [Metric(name=f"{self.settings.suite} {kind}") for kind in KINDS]
+
+    def check(self) -> None:
+        """Raise an InputError if the data, the judge or the rubrics are missing."""
+        check_benchmark(self.settings)
+
+    def options_for(self, model: Path, out: Path) -> BenchmarkOptions:
+        """Options of `kiwi bench`."""
+        return self.settings.replace(model=str(model), out=out)
+
+    @classmethod
+    def run(cls, options: Mapping[str, Any]) -> int:
+        """Run the benchmark; 1 if items have no score."""
+        report = run_benchmark(from_dict(BenchmarkOptions, options))
+        assert report is not None  # only with `part`, which a study may not set
+        print_report(report)
+        return 0 if report.is_success else 1
+
+    def collect(self, folder: Path) -> MetricValues:
+        """Scores by item; items of one source video are a cluster."""
+        scored = {f"{self.settings.suite}/{score.item.id}": score for score in read_run(folder).scored}
+        return MetricValues(
+            items={
+                metric.name: {item: score.mean(kind) for item, score in scored.items()}
+                for metric, kind in zip(self.metrics(), KINDS, strict=True)
+            },
+            categories={item: score.item.category for item, score in scored.items()},
+            clusters={item: score.item.source.name for item, score in scored.items()},
+        )
