@@ -1,3 +1,3 @@
-"""kiwi: train, take apart and measure video editors guided by an instruction and a reference image."""
+"""kiwi: train, ablate and evaluate video editors that follow an instruction and a reference image."""
 
 __version__ = "0.1.0"

@@ -1,8 +1,8 @@
-"""The command table: `python -m kiwi COMMAND ...` imports one module of kiwi.cli and hands it the arguments.
+"""The command table: `python -m kiwi COMMAND ...` imports one module of kiwi.cli and passes it the arguments.
 
-Nothing heavy is imported before the command is known, so that help is instant. What ends a command early
-becomes an exit code here: a KiwiError its paragraph and 2, so a full disk, Ctrl-C 130; any other exception is a bug
-and keeps its traceback.
+Nothing heavy is imported before the command is known, so help is instant. Exceptions become exit codes here: 2 for a
+KiwiError (whose message is printed) and for a full disk, 130 for Ctrl-C; any other exception is a bug and keeps its
+traceback.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from kiwi import __doc__ as purpose
+from kiwi import __doc__ as description
 from kiwi import __version__, console
 from kiwi.errors import InputError, KiwiError, one_of
 
 
 class Command(NamedTuple):
-    """A row of the table: the module with `main(argv)`, one line on what it does, one example."""
+    """A row of the table: the module with `main(argv)`, a one-line summary, and an example of its arguments."""
 
     module: str
     summary: str
@@ -40,12 +40,12 @@ COMMANDS = {
     ),
     "cache": Command(
         "kiwi.cli.cache",
-        "encode an experiment's clips once, for all training on them",
+        "encode the clips of an experiment once, before training on them",
         "--config experiments/first_light/editor.yaml --out runs/first_light/cache",
     ),
     "edit": Command(
         "kiwi.cli.edit",
-        "edit a video by an instruction and a reference image",
+        "edit a video with an instruction and a reference image",
         'in.mp4 --instruction "Make it snow" --model MODEL --out out.mp4',
     ),
     "convert": Command(
@@ -58,8 +58,10 @@ COMMANDS = {
         "count parameters and operations of an editor and its variants",
         "5b --variants experiments/ablations/variants.yaml",
     ),
-    "parity": Command("kiwi.cli.parity", "compare with the published code's numbers", "tests/golden"),
-    "sandbox": Command("kiwi.cli.sandbox", "the rendered world of edits and its oracle", "preview world.png"),
+    "parity": Command("kiwi.cli.parity", "compare numbers with the published code", "tests/golden"),
+    "sandbox": Command(
+        "kiwi.cli.sandbox", "render edits with known results, measure editors on them", "preview world.png"
+    ),
     "bench": Command(
         "kiwi.cli.bench",
         "score an editor, or edited videos, on OpenVE-Bench, RefVIE-Bench or the sandbox",
@@ -67,11 +69,11 @@ COMMANDS = {
     ),
     "ablate": Command(
         "kiwi.cli.ablate",
-        "train and measure variants of an editor under several seeds, and tell what each part is worth",
+        "train and measure variants of an editor with several seeds, and estimate the effect of each part",
         "experiments/ablations/components.yaml --jobs 2",
     ),
     "curves": Command("kiwi.cli.curves", "draw the learning curves of runs", "runs/sandbox/base --out base.png"),
-    "doctor": Command("kiwi.cli.doctor", "tell what is installed, what is missing and how to get it", "--json"),
+    "doctor": Command("kiwi.cli.doctor", "report what is installed, what is missing and how to install it", "--json"),
 }
 
 
@@ -89,16 +91,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.error("interrupted")
         return 130
     except BrokenPipeError:
-        # The reader has gone (`... | head`). What is still buffered must not be written at exit.
+        # The reader has closed the pipe (`... | head`). Buffered output must not be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as problem:
         if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        fix = "make room there; most long commands go on from where they stopped if they are given again"
-        full = InputError("there is no room left on the disk", got=problem.filename, fix=fix)
-        console.error(str(full))
-        return full.exit_code
+        disk_full = InputError(
+            "no space left on the disk",
+            code="disk-full",
+            got=problem.filename,
+            fix="free some space; most long commands resume if they are run again",
+        )
+        console.error(str(disk_full))
+        return disk_full.exit_code
 
 
 def _run(argv: list[str]) -> int:
@@ -112,8 +118,9 @@ def _run(argv: list[str]) -> int:
     if argv[0] not in COMMANDS:
         raise InputError(
             f"there is no command {argv[0]!r}",
+            code="unknown-command",
             wanted=one_of(COMMANDS, argv[0]),
-            fix="`python -m kiwi --help` says what each does",
+            fix="`python -m kiwi --help` describes each",
         )
     module = importlib.import_module(COMMANDS[argv[0]].module)
     return module.main(argv) or 0
@@ -121,11 +128,14 @@ def _run(argv: list[str]) -> int:
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    lines = ["usage: python -m kiwi COMMAND ...", "", str(purpose), "", "commands:"]
+    lines = ["usage: python -m kiwi COMMAND ...", "", str(description), "", "commands:"]
     lines += [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     lines += ["", "examples:"]
     lines += [f"  python -m kiwi {name} {command.example}" for name, command in COMMANDS.items()]
-    lines += ["", "`python -m kiwi COMMAND --help` shows a command's options, `python -m kiwi --version` the version."]
+    lines += [
+        "",
+        "`python -m kiwi COMMAND --help` shows the options of a command, `python -m kiwi --version` the version.",
+    ]
     return "\n".join(lines)
 
 

@@ -1,7 +1,6 @@
-"""The one place that writes to the terminal: messages, tables and progress bars, all through rich.
+"""The only module that writes to the terminal: messages, tables and progress bars, all through rich.
 
-Results go to stdout, everything said about them (progress, notes, errors) to stderr, so that a
-command's output can be piped.
+Results go to stdout, everything else (progress, notes, errors) to stderr, so that a command's output can be piped.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ T = TypeVar("T")
 
 
 def print(message: str) -> None:
-    """Write one line of result to stdout; the text is taken literally, not as markup."""
+    """Write a line of result to stdout; the text is printed literally, not as markup."""
     out.print(escape(message))
 
 
 def note(message: str) -> None:
-    """Write one line about the work to stderr."""
+    """Write a line about the work to stderr."""
     err.print(f"[dim]{escape(message)}[/dim]")
 
 
 def error(message: str) -> None:
-    """Write the paragraph of an error to stderr."""
+    """Write an error message to stderr."""
     err.print(f"[bold red]error:[/bold red] {escape(message)}")
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], note: str = "") -> None:
-    """Print a table to stdout, and below it what is to be known of it; columns of numbers are set to the right."""
+    """Print a table to stdout, with a note below it; columns of numbers are aligned to the right."""
     out.print(_grid(title, header, rows, out.width), soft_wrap=False)
     if note:
         out.print(escape(note), style="dim")
@@ -57,22 +56,25 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], n
 
 @contextmanager
 def live_table() -> Iterator[Callable[[Sequence[str], Iterable[Sequence[object]]], None]]:
-    """A table on stderr that changes: the block calls what is yielded with its header and rows."""
-    with Live(console=err, transient=True, auto_refresh=False) as shown:  # where there is no terminal, nothing
+    """A table on stderr that is updated in place: the block calls the yielded function with a header and rows.
 
-        def show(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    Nothing is printed if stderr is not a terminal.
+    """
+    with Live(console=err, transient=True, auto_refresh=False) as display:
+
+        def update(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
             if err.is_terminal:
-                shown.update(_grid("", header, rows, err.width), refresh=True)
+                display.update(_grid("", header, rows, err.width), refresh=True)
 
-        yield show
+        yield update
 
 
 def _grid(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], width: int) -> Table:
     cells = [[str(cell) for cell in row] for row in rows]
     grid = Table(title=escape(title) if title else None, title_justify="left", header_style="bold")
     widths = [max(map(cell_len, column)) for column in zip(header, *cells, strict=True)]
-    with_lines, without = sum(widths) + 3 * len(widths) + 1, sum(widths) + len(widths) - 1
-    if without <= width < with_lines:  # rather no lines than broken words
+    with_lines, without_lines = sum(widths) + 3 * len(widths) + 1, sum(widths) + len(widths) - 1
+    if without_lines <= width < with_lines:  # dropping the lines is better than breaking words
         grid.box, grid.show_edge, grid.padding = SIMPLE_HEAD, False, 0
     for column, name in enumerate(header):
         numeric = bool(cells) and all(_is_number(row[column]) for row in cells)
@@ -84,7 +86,7 @@ def _grid(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], w
 
 @contextmanager
 def progress_bar(description: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr (count, elapsed and remaining time); the block calls what is yielded once a step."""
+    """A progress bar on stderr (count, elapsed and remaining time); the block calls the yielded function every step."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -92,9 +94,9 @@ def progress_bar(description: str, total: int | None) -> Iterator[Callable[[], N
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err) as shown:
-        task = shown.add_task(escape(description), total=total)
-        yield lambda: shown.advance(task)
+    with Progress(*columns, console=err) as display:
+        task = display.add_task(escape(description), total=total)
+        yield lambda: display.advance(task)
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -110,7 +112,7 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
 
 
 def setup_logging(verbose: bool = False) -> None:
-    """Send the package's log records to stderr through rich; libraries speak from WARNING up."""
+    """Send log records to stderr through rich: the package's from INFO (or DEBUG), those of libraries from WARNING."""
     handler = RichHandler(console=err, show_path=False, show_time=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("kiwi").setLevel(logging.DEBUG if verbose else logging.INFO)

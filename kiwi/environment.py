@@ -1,7 +1,7 @@
-"""The environment record: which versions, machine, commit and command line stood behind a result.
+"""The environment record: the versions, machine, commit and command line that produced a result.
 
-It is written beside every result, so it is cheap (no library is imported for it) and fit to be
-published: no environment variables, no home folders, no secrets from the command line.
+It is written beside every result, so it is cheap (no library is imported for it) and safe to publish: no environment
+variables, no home folders, no secrets from the command line.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PACKAGES = (
     "jsonargparse",
     "safetensors",
 )
-"""What can move a number."""
+"""Packages whose version can change a number."""
 
 _SECRET_WORDS = {"key", "apikey", "token", "secret", "password", "passwd", "credential", "credentials", "auth"}
 _SECRET_VALUE = re.compile(r"\b(?:hf_|sk-|ghp_|AIza)[\w-]{8,}|(?<=://)[^/@\s]+(?=@)")
@@ -52,9 +52,9 @@ def environment(command: Sequence[str] | None = None) -> dict[str, Any]:
         command: the command line as a list, program first; default: this process's.
 
     Returns:
-        `kiwi`, `python`, `platform`, `packages` (name: version, of those installed), `hardware` and `devices`
-        (see those functions), `git` (`commit`, and `changed`: whether the package differs from it; None
-        outside a checkout) and `command`.
+        `kiwi`, `python`, `platform`, `packages` (name: version, of those installed), `hardware` and `devices` (see
+        the functions of these names), `git` (`commit`, and `changed`: whether the package differs from it; None
+        outside a git checkout) and `command`.
     """
     return {
         "kiwi": kiwi.__version__,
@@ -69,7 +69,7 @@ def environment(command: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def installed_version(distribution: str) -> str | None:
-    """The version of an installed distribution, None if there is none."""
+    """The version of an installed distribution, None if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -83,9 +83,9 @@ def source_root() -> Path | None:
 
 
 def hardware() -> dict[str, Any]:
-    """`cpu` (its name), `cores` that this process may use, `memory_bytes`, and whether it has `avx512_bf16`.
+    """The machine: `cpu` (its name), `cores` that this process may use, `memory_bytes`, and `avx512_bf16` support.
 
-    What the system does not tell is None.
+    A value that the system does not report is None.
     """
     info = Path("/proc/cpuinfo")
     text = info.read_text(errors="replace") if info.is_file() else ""
@@ -104,44 +104,43 @@ def hardware() -> dict[str, Any]:
 
 
 def devices() -> list[dict[str, Any]]:
-    """The accelerators torch sees: `kind` (cuda, mps), `name`, `memory_bytes`, and whether bf16 is native (`bf16`).
+    """The accelerators that torch can use: `kind` (cuda, mps), `name`, `memory_bytes` and native `bf16` support.
 
-    Empty while torch is not loaded: a process that computes without it has no use for them, and loading
-    it would take seconds.
+    Empty as long as torch is not loaded: a process without torch uses no accelerator, and loading it takes seconds.
     """
     torch = sys.modules.get("torch")
     if torch is None:
         return []
-    found: list[dict[str, Any]] = []
+    accelerators: list[dict[str, Any]] = []
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(index)
             bf16 = card.major >= 8 or torch.version.hip is not None
-            found.append({"kind": "cuda", "name": card.name, "memory_bytes": card.total_memory, "bf16": bf16})
+            accelerators.append({"kind": "cuda", "name": card.name, "memory_bytes": card.total_memory, "bf16": bf16})
     if torch.backends.mps.is_available():
-        found.append({"kind": "mps", "name": platform.processor(), "memory_bytes": None, "bf16": None})
-    return found
+        accelerators.append({"kind": "mps", "name": platform.processor(), "memory_bytes": None, "bf16": None})
+    return accelerators
 
 
 def redact_command(argv: Sequence[str]) -> str:
-    """A command line that may be shown: `~` for home folders, `***` for the values of options that hold secrets."""
+    """A command line that is safe to publish: `~` for home folders, `***` for secrets."""
     program = Path(argv[0])
     words = ["python", "-m", "kiwi"] if program.parts[-2:] == ("kiwi", "__main__.py") else [program.name]
-    hide = False
+    hide_next = False
     for word in argv[1:]:
         option, equals, _ = word.partition("=")
         secret = option.startswith("-") and re.split(r"[-_.]", option.lower())[-1] in _SECRET_WORDS
-        if hide and not word.startswith("-"):
+        if hide_next and not word.startswith("-"):
             words.append(_HIDDEN)
         elif secret and equals:
             words.append(f"{option}={_HIDDEN}")
         else:
-            words.append(_public(word))
-        hide = secret and not equals
+            words.append(_redact(word))
+        hide_next = secret and not equals
     return shlex.join(words)
 
 
-def _public(text: str) -> str:
+def _redact(text: str) -> str:
     home = os.path.expanduser("~").rstrip("/")  # noqa: PTH111 (Path.home raises where there is none)
     homes = [r"/(?:home|Users)/[^/]+", *([re.escape(home)] if home else [])]
     text = re.sub(rf"(?<![\w.-])(?:{'|'.join(homes)})(?=/|$)", "~", text)
@@ -152,15 +151,15 @@ def _git() -> dict[str, Any] | None:
     root = source_root()
     if root is None or not (root / ".git").exists():
         return None
-    commit = _git_says(root, "rev-parse", "HEAD")
+    commit = _run_git(root, "rev-parse", "HEAD")
     if not commit:
         return None
-    return {"commit": commit, "changed": bool(_git_says(root, "status", "--porcelain", "--", "kiwi"))}
+    return {"commit": commit, "changed": bool(_run_git(root, "status", "--porcelain", "--", "kiwi"))}
 
 
-def _git_says(root: Path, *arguments: str) -> str | None:
+def _run_git(root: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=True)
+        process = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return process.stdout.strip()

@@ -9,21 +9,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Told apart by colour-blind readers too (Okabe and Ito, 2008), and by their markers in print.
+# Distinguishable for colour-blind readers (Okabe and Ito, 2008), and by their markers in black and white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
-DASHES = ("-", "--", ":")
-"""Of lines beyond as many as there are colours."""
+_LINE_STYLES = ("-", "--", ":")
+"""The first is for as many lines as there are colours, the next for as many more, and so on."""
 
-IN_A_LINE = 40
-"""Letters of a legend that a panel's width holds."""
+_LEGEND_CHARACTERS = 40
+"""Characters of a legend that fit in the width of a panel."""
 
-LINE = 0.22
-"""Inches of a legend's line."""
-
-MARKED = 30
-"""Points of a line, at most, that are marked: more would hide it."""
+_LEGEND_LINE_INCHES = 0.22
+_MAX_MARKERS = 30
+"""Lines with more points have no markers, which would hide them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +30,7 @@ class Curve:
 
     Args:
         x, y: its points.
-        low, high: an interval around each; none to draw the line alone.
+        low, high: an interval around each point; None draws only the line.
     """
 
     x: Sequence[float]
@@ -44,21 +42,21 @@ class Curve:
 def plot_curves(
     panels: Mapping[str, Mapping[str, Curve]], *, x: str, y: str, columns: int = 2, limits: tuple[float, float] | None
 ) -> Figure:
-    """Panels of lines side by side, with one legend.
+    """Draw panels of lines side by side, with one legend.
 
     Args:
-        panels: lines by name, by the panel's title; a name has the same colour everywhere.
-        x, y: what the axes are, units included.
+        panels: title of the panel -> name of the line -> line; a name has the same colour in all panels.
+        x, y: labels of the axes, units included.
         columns: panels side by side.
-        limits: of y in all panels; none for what is drawn, in each panel.
+        limits: of y in all panels; None fits each panel to its lines.
     """
     from matplotlib.figure import Figure  # takes a second to import
 
     rows = -(-len(panels) // columns)
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
-    side_by_side = max(1, min(len(names), IN_A_LINE * columns // max(map(len, names), default=1)))
-    legend = LINE * -(-len(names) // side_by_side)
-    figure = Figure(figsize=(4.2 * columns, 3.1 * rows + 0.3 + legend), dpi=150, layout="constrained")
+    legend_columns = max(1, min(len(names), _LEGEND_CHARACTERS * columns // max(map(len, names), default=1)))
+    legend_height = _LEGEND_LINE_INCHES * -(-len(names) // legend_columns)
+    figure = Figure(figsize=(4.2 * columns, 3.1 * rows + 0.3 + legend_height), dpi=150, layout="constrained")
     axes = figure.subplots(rows, columns, sharey=limits is not None, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
@@ -68,11 +66,11 @@ def plot_curves(
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_xlabel(x)
         for name, line in lines.items():
-            turn, style = divmod(names.index(name), len(COLOURS))
-            marker = MARKERS[style] if len(line.x) <= MARKED else ""
+            cycle, style = divmod(names.index(name), len(COLOURS))
+            marker = MARKERS[style] if len(line.x) <= _MAX_MARKERS else ""
             axis.plot(
-                line.x, line.y, color=COLOURS[style], linestyle=DASHES[turn % len(DASHES)], marker=marker, markersize=4,
-                linewidth=1.4, label=name,
+                line.x, line.y, color=COLOURS[style], linestyle=_LINE_STYLES[cycle % len(_LINE_STYLES)],
+                marker=marker, markersize=4, linewidth=1.4, label=name,
             )  # fmt: skip
             if line.low is not None and line.high is not None:
                 axis.fill_between(line.x, line.low, line.high, color=COLOURS[style], alpha=0.15, linewidth=0)
@@ -83,5 +81,5 @@ def plot_curves(
     handles = {
         label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=side_by_side, frameon=False)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=legend_columns, frameon=False)
     return figure

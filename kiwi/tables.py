@@ -1,4 +1,4 @@
-"""Tables as text: Markdown, CSV and LaTeX (booktabs). What stands in a terminal is kiwi.console's."""
+"""Tables as text: Markdown, CSV and LaTeX (booktabs). Tables on the terminal are printed by kiwi.console."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "\n": " ",
 }  # fmt: skip
-_BEYOND, _KNOWN = "\u0180", "\u2013\u2014\u2018\u2019\u201c\u201d\u2026\u20ac"
-"""Where what the T1 encoding of fonts can hold ends, and what it holds beyond."""
+_T1_END, _T1_EXTRA = "\u0180", "\u2013\u2014\u2018\u2019\u201c\u201d\u2026\u20ac"
+"""The first character beyond LaTeX's T1 font encoding, and the later characters that it still contains."""
 
 _NUMBER = re.compile(r"[+-]?[\d.,]+(e[+-]?\d+)?( ?\S{1,3})?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a header; cells are written as `str` says them.
+    """Rows under a header; cells are formatted with `str`.
 
     Args:
-        title: what the table tells.
+        title: the title.
         header: names of the columns.
-        rows: as many cells as columns each.
-        note: what a reader has to know, below the table.
+        rows: one cell per column each.
+        note: text below the table.
     """
 
     title: str
@@ -36,21 +36,21 @@ class Table:
     note: str = ""
 
     def markdown(self) -> str:
-        """As GitHub's Markdown reads it, title and note included."""
-        rules = ["---:" if numeric else "---" for numeric in self._numeric()]
-        lines = [self.header, rules, *self._cells()]
+        """The table in GitHub's Markdown, with title and note."""
+        alignment = ["---:" if numeric else "---" for numeric in self._numeric()]
+        lines = [self.header, alignment, *self._cells()]
         body = "\n".join("| " + " | ".join(_markdown(cell) for cell in line) + " |" for line in lines)
         parts = (f"**{escape_html(self.title)}**" if self.title else "", body, escape_html(self.note))
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def csv(self) -> str:
-        """Header and rows alone."""
+        """The header and the rows, without title and note."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([self.header, *self._cells()])
         return text.getvalue()
 
     def latex(self) -> str:
-        """A `table` with booktabs' rules, no wider than the line (graphicx); all text is escaped."""
+        """A `table` environment with booktabs' rules, no wider than the line (graphicx); all text is escaped."""
         columns = "".join("r" if numeric else "l" for numeric in self._numeric())
         head, *body = (" & ".join(map(escape_latex, line)) + r" \\" for line in (self.header, *self._cells()))
         caption = [rf"\caption{{{escape_latex('. '.join(part for part in (self.title, self.note) if part))}}}"]
@@ -67,11 +67,11 @@ class Table:
         return [[str(cell) for cell in row] for row in self.rows]
 
     def _numeric(self) -> list[bool]:
-        """Columns of numbers alone (a unit may follow), which are set to the right."""
+        """Which columns hold only numbers (a unit may follow) and are aligned to the right."""
         cells = self._cells()
         return [
-            bool(cells) and all(_NUMBER.fullmatch(row[at]) or not row[at] for row in cells)
-            for at in range(len(self.header))
+            bool(cells) and all(_NUMBER.fullmatch(row[column]) or not row[column] for row in cells)
+            for column in range(len(self.header))
         ]
 
 
@@ -80,12 +80,12 @@ def _markdown(cell: str) -> str:
 
 
 def escape_html(text: str) -> str:
-    """Text in which Markdown finds no HTML."""
+    """Text that Markdown does not render as HTML."""
     return text.replace("<", "&lt;")
 
 
 def latex_document(tables: Iterable[Table], before: Iterable[str] = ()) -> str:
-    """Tables as a document of its own, lines of LaTeX before them."""
+    """Tables as a whole document, after other lines of LaTeX."""
     return "\n".join(
         [
             r"\documentclass{article}", r"\usepackage[utf8]{inputenc}", r"\usepackage[T1]{fontenc}",
@@ -96,5 +96,5 @@ def latex_document(tables: Iterable[Table], before: Iterable[str] = ()) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX sets as it is; letters that its Latin fonts do not have become question marks."""
-    return "".join(_LATEX.get(char, char if char < _BEYOND or char in _KNOWN else "?") for char in text)
+    """Text that LaTeX prints unchanged; characters that its Latin fonts lack become question marks."""
+    return "".join(_LATEX.get(char, char if char < _T1_END or char in _T1_EXTRA else "?") for char in text)

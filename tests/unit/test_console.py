@@ -1,4 +1,4 @@
-"""kiwi.console: results on stdout, all that is said about them on stderr, text taken literally."""
+"""kiwi.console: results go to stdout, everything else to stderr, and text is printed literally."""
 
 import logging
 
@@ -11,7 +11,7 @@ LITERAL = "[bold]not bold[/bold] [a.b=1] back\\"
 
 @pytest.fixture
 def logs():
-    """Put the root logger back as it was."""
+    """Restore the root logger."""
     root, kiwi = logging.getLogger(), logging.getLogger("kiwi")
     before = root.handlers[:], root.level, kiwi.level
     yield
@@ -27,23 +27,23 @@ def test_results_go_to_stdout_and_notes_and_errors_to_stderr(capsys):
     assert capsys.readouterr() == ("result\n", "note\nerror: problem\n")
 
 
-@pytest.mark.parametrize("speak", [console.print, console.note, console.error])
-def test_markup_in_a_message_is_taken_literally(speak, capsys):
-    speak(LITERAL)
+@pytest.mark.parametrize("write", [console.print, console.note, console.error])
+def test_markup_in_a_message_is_printed_literally(write, capsys):
+    write(LITERAL)
     assert LITERAL in "".join(capsys.readouterr())
 
 
-def test_colons_in_a_message_are_taken_literally(capsys):
+def test_colons_in_a_message_are_printed_literally(capsys):
     console.print("frames:100:200")
     assert capsys.readouterr().out == "frames:100:200\n"
 
 
-def test_a_long_line_is_not_broken_so_that_output_can_be_piped(capsys):
+def test_a_long_line_is_not_wrapped_so_that_output_can_be_piped(capsys):
     console.print("word " * 100)
     assert capsys.readouterr().out.count("\n") == 1
 
 
-def test_a_table_shows_every_cell_and_sets_columns_of_numbers_to_the_right(capsys):
+def test_a_table_shows_every_cell_and_aligns_numbers_to_the_right(capsys):
     console.table("Scores", ("arm", "PSNR"), [("a[0]", 9.5), ("longer name", 21.25)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].strip() == "Scores"
@@ -51,7 +51,7 @@ def test_a_table_shows_every_cell_and_sets_columns_of_numbers_to_the_right(capsy
     assert any("longer name │ 21.25 │" in line for line in lines)
 
 
-def test_a_wide_table_goes_without_lines_before_words_are_folded(capsys, monkeypatch):
+def test_a_wide_table_loses_its_lines_before_words_are_broken(capsys, monkeypatch):
     monkeypatch.setattr(console.out, "_width", 80)
     header = ("category", "items", "dB", "SSIM", "compliance", "consistency", "quality", "overall")
     console.table("", header, [("background_reference", 140, 31.25, 0.971, 5.0, 4.44, 4.22, 4.55)])
@@ -60,12 +60,12 @@ def test_a_wide_table_goes_without_lines_before_words_are_folded(capsys, monkeyp
     assert ["background_reference", "140", "31.25", "0.971", "5.0", "4.44", "4.22", "4.55"] in lines
 
 
-def test_a_column_with_one_word_stays_on_the_left(capsys):
+def test_a_column_with_a_word_is_aligned_to_the_left(capsys):
     console.table("", ("x",), [("1",), ("none",)])
     assert "│ 1    │" in capsys.readouterr().out
 
 
-def test_what_is_to_be_known_of_a_table_stands_below_it(capsys):
+def test_the_note_of_a_table_is_printed_below_it(capsys):
     console.table("Scores", ("arm",), [("a",)], "Means [of] 3 items.")
     assert capsys.readouterr().out.rstrip().endswith("\nMeans [of] 3 items.")
 
@@ -75,7 +75,7 @@ def test_a_table_without_rows_still_shows_its_header(capsys):
     assert "left ┃ right" in capsys.readouterr().out
 
 
-def test_progress_passes_every_item_on_and_writes_only_to_stderr(capsys):
+def test_progress_yields_every_item_and_writes_only_to_stderr(capsys):
     assert list(console.progress(range(3), "encoding [x]")) == [0, 1, 2]
     out, err = capsys.readouterr()
     assert out == ""
@@ -83,19 +83,19 @@ def test_progress_passes_every_item_on_and_writes_only_to_stderr(capsys):
     assert "3/3" in err
 
 
-def test_progress_without_a_length_counts_to_the_given_total(capsys):
+def test_progress_over_an_iterator_counts_to_the_given_total(capsys):
     assert list(console.progress(iter("ab"), "encoding", total=5)) == ["a", "b"]
     assert "2/5" in capsys.readouterr().err
 
 
-def test_a_bar_advances_when_told(capsys):
+def test_a_progress_bar_advances_with_every_call(capsys):
     with console.progress_bar("sampling", total=4) as advance:
         advance()
         advance()
     assert "2/4" in capsys.readouterr().err
 
 
-def test_kiwi_speaks_from_info_up_and_libraries_from_warning_up(logs, capsys):
+def test_kiwi_logs_from_info_and_libraries_from_warning(logs, capsys):
     console.setup_logging()
     logging.getLogger("kiwi.models").info("loaded [x]")
     logging.getLogger("kiwi.models").debug("detail")

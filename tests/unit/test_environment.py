@@ -1,4 +1,4 @@
-"""kiwi.environment: the record beside every result is complete, cheap and fit to be published."""
+"""kiwi.environment: the record beside every result is complete, cheap and safe to publish."""
 
 import importlib.metadata
 import json
@@ -52,7 +52,7 @@ def test_the_record_loads_no_library():
 
 
 @pytest.mark.parametrize(
-    ("argv", "shown"),
+    ("argv", "redacted"),
     [
         (["/x/kiwi/__main__.py", "fit", "--config", "a b.yaml"], "python -m kiwi fit --config 'a b.yaml'"),
         (["/usr/bin/kiwi", "fit"], "kiwi fit"),
@@ -66,5 +66,5 @@ def test_the_record_loads_no_library():
         (["t", "https://ann:pw@example.org/x"], "t 'https://***@example.org/x'"),
     ],
 )
-def test_a_command_line_is_shown_without_homes_and_secrets(argv, shown):
-    assert redact_command(argv) == shown
+def test_home_folders_and_secrets_are_removed_from_a_command_line(argv, redacted):
+    assert redact_command(argv) == redacted

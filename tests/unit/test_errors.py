@@ -1,4 +1,4 @@
-"""kiwi.errors: one paragraph that says what is wrong, what came, what was wanted and how to fix it."""
+"""kiwi.errors: one paragraph with the problem, what was given, what was expected and how to fix it."""
 
 import pytest
 
@@ -8,12 +8,12 @@ from kiwi.errors import InputError, KiwiError, SpecError
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, KiwiError)]
 
 
-def test_message_is_one_paragraph_of_problem_got_wanted_and_fix():
+def test_the_message_is_one_paragraph_of_problem_got_expected_and_fix():
     problem = KiwiError("clip.mp4 is too short", got="3 frames", wanted="5 or more", fix="cut a longer clip")
     assert str(problem) == "clip.mp4 is too short. Got: 3 frames. Expected: 5 or more. Fix: cut a longer clip."
 
 
-def test_parts_that_are_not_given_are_not_mentioned():
+def test_absent_parts_are_not_mentioned():
     assert str(KiwiError("the disk is full")) == "the disk is full."
 
 
@@ -21,7 +21,7 @@ def test_a_full_stop_is_not_doubled():
     assert str(KiwiError("it broke.", fix="mend it.")) == "it broke. Fix: mend it."
 
 
-def test_falsy_values_are_still_told():
+def test_falsy_values_are_still_shown():
     assert str(KiwiError("no frames", got=0, wanted=False)) == "no frames. Got: 0. Expected: False."
 
 
@@ -32,6 +32,6 @@ def test_every_kind_ends_with_exit_code_2_and_keeps_its_parts(kind):
 
 
 @pytest.mark.parametrize("kind", [InputError, SpecError])
-def test_kinds_about_values_are_value_errors_for_callers_who_know_only_python(kind):
+def test_errors_about_values_are_also_value_errors(kind):
     with pytest.raises(ValueError, match=r"^a\.$"):
         raise kind("a")

@@ -1,4 +1,4 @@
-"""Figures draw every line where it belongs, each in its colour."""
+"""Figures draw every line in its panel and in its own colour."""
 
 import io
 
@@ -8,14 +8,14 @@ from PIL import Image
 from kiwi.figures import COLOURS, Curve, plot_curves
 
 
-def drawn(**options):
-    one, two = Curve(x=[0, 1], y=[1, 2]), Curve(x=[0, 1], y=[3, 5], low=[2.5, 4.5], high=[3.5, 5.5])
-    panels = {"left": {"one": one, "two": two}, "right": {"two": two}, "third": {"one": one}}
+def draw(**options):
+    first, second = Curve(x=[0, 1], y=[1, 2]), Curve(x=[0, 1], y=[3, 5], low=[2.5, 4.5], high=[3.5, 5.5])
+    panels = {"left": {"one": first, "two": second}, "right": {"two": second}, "third": {"one": first}}
     return plot_curves(panels, x="step", y="score", limits=(0, 6), **options)
 
 
 def test_lines_have_the_same_colour_in_every_panel_and_one_legend():
-    figure = drawn(columns=2)
+    figure = draw(columns=2)
     left, right, third, hidden = figure.axes
     assert [axis.get_title() for axis in (left, right, third)] == ["left", "right", "third"]
     assert not hidden.get_visible()
@@ -28,9 +28,9 @@ def test_lines_have_the_same_colour_in_every_panel_and_one_legend():
     assert [text.get_text() for text in legend.get_texts()] == ["one", "two"]
 
 
-def test_it_is_a_picture_without_a_display():
+def test_a_figure_is_drawn_without_a_display():
     data = io.BytesIO()
-    drawn(columns=3).savefig(data, format="png")
+    draw(columns=3).savefig(data, format="png")
     pixels = np.asarray(Image.open(data).convert("RGB"))
     assert pixels.shape[1] > 2.5 * pixels.shape[0]
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10

@@ -1,4 +1,4 @@
-"""Tables say the same in every format, whatever stands in their cells."""
+"""Tables hold the same cells in every format, and special characters are escaped."""
 
 import csv
 import io
@@ -10,14 +10,14 @@ from kiwi.tables import Table, escape_latex
 TABLE = Table("Scores & more", ("arm", "PSNR, dB", "note"), [("a|b_c", 21.5, "50%\nso"), ("\\x", -3, "")], "n = 2")
 
 
-def test_markdown_sets_numbers_to_the_right_and_keeps_cells_apart():
+def test_markdown_aligns_numbers_to_the_right_and_escapes_separators():
     assert TABLE.markdown() == (
         "**Scores & more**\n\n| arm | PSNR, dB | note |\n| --- | ---: | --- |\n"
         "| a\\|b_c | 21.5 | 50% so |\n| \\\\x | -3 |  |\n\nn = 2\n"
     )
 
 
-def test_csv_is_read_back():
+def test_csv_round_trips():
     assert list(csv.reader(io.StringIO(TABLE.csv()))) == [
         ["arm", "PSNR, dB", "note"],
         ["a|b_c", "21.5", "50%\nso"],
@@ -44,21 +44,21 @@ def test_latex_is_booktabs_with_everything_escaped():
         (["1", "x"], False),
     ],
 )
-def test_columns_of_numbers_are_told_apart(cells, numeric):
+def test_columns_of_numbers_are_recognised(cells, numeric):
     rule = Table("", ("c",), [(cell,) for cell in cells]).markdown().splitlines()[1]
     assert (rule == "| ---: |") is numeric
 
 
-def test_a_table_without_rows_title_or_note_is_one():
+def test_a_table_may_lack_rows_title_and_note():
     empty = Table("", ("a", "b"), [])
     assert empty.markdown() == "| a | b |\n| --- | --- |\n"
     assert empty.csv() == "a,b\n"
     assert "caption" not in empty.latex()
 
 
-def test_letters_that_latex_has_not_do_not_stop_it():
+def test_characters_that_latex_lacks_become_question_marks():
     assert escape_latex("Müller \u2014 编辑 ±") == "Müller \u2014 ?? ±"
 
 
-def test_markdown_holds_no_html_from_data():
+def test_html_in_cells_is_escaped_in_markdown():
     assert "<img" not in Table("<img src=x>", ("a",), [("<img src=x>",)], "<img>").markdown()

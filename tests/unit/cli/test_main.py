@@ -1,4 +1,4 @@
-"""python -m kiwi: the command table, its help, and how a command's end becomes an exit code."""
+"""python -m kiwi: the command table, its help, and how exceptions become exit codes."""
 
 import importlib.metadata
 import importlib.util
@@ -21,12 +21,12 @@ import errno
 
 from kiwi.errors import MediaError
 
-class Grave(MediaError):
+class SpecialError(MediaError):
     exit_code = 7
 
 def main(argv):
     if argv[1] == "media":
-        raise Grave("clip.mp4 [0] cannot be read", fix="check it")
+        raise SpecialError("clip.mp4 [0] cannot be read", fix="check it")
     if argv[1] == "interrupt":
         raise KeyboardInterrupt
     if argv[1] == "full":
@@ -39,7 +39,7 @@ def main(argv):
 
 @pytest.fixture(autouse=True)
 def _logging():
-    """Every run of main sets logging up; put it back."""
+    """Every run of main configures logging; restore it."""
     root = logging.getLogger()
     before = root.handlers[:], root.level
     yield
@@ -48,14 +48,14 @@ def _logging():
 
 @pytest.fixture
 def probe(tmp_path, monkeypatch):
-    """A command of the table whose module ends in every possible way."""
+    """A command whose module ends in every possible way."""
     (tmp_path / "kiwi_probe.py").write_text(PROBE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(COMMANDS, "probe", Command("kiwi_probe", "end somehow", ""))
+    monkeypatch.setitem(COMMANDS, "probe", Command("kiwi_probe", "end in some way", ""))
     monkeypatch.delitem(sys.modules, "kiwi_probe", raising=False)
 
 
-def test_help_lists_every_command_with_its_line_and_an_example(capsys):
+def test_help_lists_every_command_with_a_summary_and_an_example(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     for name, command in COMMANDS.items():
@@ -93,7 +93,7 @@ def test_every_command_of_the_table_has_its_module(name):
     assert importlib.util.find_spec(COMMANDS[name].module) is not None
 
 
-def test_an_unknown_command_is_one_paragraph_with_choices_and_the_nearest(capsys):
+def test_an_unknown_command_is_refused_with_the_choices_and_the_closest_one(capsys):
     assert main(["edti", "x"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -102,26 +102,26 @@ def test_an_unknown_command_is_one_paragraph_with_choices_and_the_nearest(capsys
     assert "(did you mean edit?)" in err
 
 
-def test_a_command_gets_its_own_name_and_arguments_and_none_is_success(probe):
+def test_a_command_gets_its_name_and_arguments_and_returning_none_is_success(probe):
     assert main(["probe", "argv", "--x", "1"]) == ["probe", "argv", "--x", "1"]
     assert main(["probe", "none"]) == 0
     assert main(["probe", "one"]) == 1
 
 
-def test_a_kiwi_error_is_its_paragraph_and_its_exit_code(probe, capsys):
+def test_a_kiwi_error_prints_its_message_and_returns_its_exit_code(probe, capsys):
     assert main(["probe", "media"]) == 7
     assert capsys.readouterr() == ("", "error: clip.mp4 [0] cannot be read. Fix: check it.\n")
 
 
-def test_an_interrupt_is_one_short_line_and_130(probe, capsys):
+def test_an_interrupt_prints_one_line_and_returns_130(probe, capsys):
     assert main(["probe", "interrupt"]) == 130
     assert capsys.readouterr() == ("", "error: interrupted\n")
 
 
-def test_a_full_disk_is_told(probe, capsys):
+def test_a_full_disk_is_reported_without_a_traceback(probe, capsys):
     assert main(["probe", "full"]) == 2
-    told = " ".join(capsys.readouterr().err.split())
-    assert told.startswith("error: there is no room left on the disk. Got: judgements.jsonl. Fix: make room there")
+    message = " ".join(capsys.readouterr().err.split())
+    assert message.startswith("error: no space left on the disk. Got: judgements.jsonl. Fix: free some space")
 
 
 def test_a_bug_keeps_its_traceback(probe):
@@ -130,7 +130,7 @@ def test_a_bug_keeps_its_traceback(probe):
 
 
 @pytest.mark.parametrize("command", ["--help", "doctor --help"])
-def test_a_reader_who_leaves_early_is_not_told_about_it(command):
+def test_a_closed_pipe_prints_no_error(command):
     code = f"import sys; from kiwi.__main__ import main; sys.stdin.read(); sys.exit(main({command.split()}))"
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
