@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from kiwi import shipped
 from kiwi.bench.rate_limit import RateLimit
 from kiwi.errors import InputError
 from kiwi.options import DeviceOptions, Options, option, positional
@@ -105,8 +106,8 @@ class BenchmarkOptions(DeviceOptions):
 
     @property
     def editor(self) -> str | None:
-        """`model`, or the sandbox's own for its items; none if finished videos are scored, or if nothing is given."""
-        return self.model or ("sandbox" if self.videos is None and self.renders_data else None)
+        """`model`, or the shipped editor for items of the sandbox; None if videos are scored or nothing is given."""
+        return self.model or (shipped.EDITOR if self.videos is None and self.renders_data else None)
 
     @property
     def rate_limit(self) -> RateLimit:

@@ -196,7 +196,8 @@ def infer_dit_config(shapes: Shapes, changes: Mapping[str, Any], report: Report)
         "latent_channels": patch[1],
         "patch_size": patch[2:],
     }
-    return from_dict(DiTConfig, sizes, "dit")
+    config: DiTConfig = from_dict(DiTConfig, sizes, "dit")
+    return config
 
 
 def _require_settable(changes: Mapping[str, Any], checkpoint: Mapping[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kiwi import console
+from kiwi import console, shipped
 from kiwi.errors import InputError
 from kiwi.media.image import read_image, write_image
 from kiwi.media.video import Video, read_video, write_video
@@ -38,7 +38,7 @@ class EditOptions(DeviceOptions):
     video: Path = positional()
     instruction: str
     reference: tuple[Path, ...] = option((), metavar="IMAGE", repeat=True)
-    model: str = "sandbox"
+    model: str = shipped.EDITOR
     out: Path
     steps: int | None = None
     solver: Literal["euler", "unipc"] | None = None

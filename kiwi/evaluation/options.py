@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from kiwi import shipped
 from kiwi.errors import InputError
 from kiwi.options import positional
 from kiwi.sandbox.options import WorldOptions
@@ -30,7 +31,7 @@ class SandboxMeasureOptions(WorldOptions):
     """
 
     out: Path = positional()
-    model: str = "sandbox"
+    model: str = shipped.EDITOR
     steps: int | None = None
     noise: int = 0
     controls: bool = True
@@ -69,7 +70,7 @@ class AnchorOptions(WorldOptions):
     """
 
     out: Path = positional()
-    vae: str = "sandbox/vae"
+    vae: str = shipped.VAE
     items: int = 140
     frames: int = 5
     size: int = 32

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kiwi import shipped
 from kiwi.encoded import TaskKind
 from kiwi.errors import SpecError
 from kiwi.media.image import fit_size
@@ -115,7 +116,7 @@ def with_untrained_parts(config: KiwiConfig) -> KiwiConfig:
         config = config.replace(vae=sizes.get(channels, NewVae(z_dim=channels)))
     if isinstance(config.mllm, QwenVL):
         known = {QwenVL.qwen25_3b().path: NewQwen.qwen25_3b(), QwenVL.qwen25_7b().path: NewQwen.qwen25_7b()}
-        known["sandbox/mllm"] = NewQwen.sandbox()
+        known[shipped.MLLM] = NewQwen.sandbox()
         if (untrained := known.get(config.mllm.path)) is None:
             raise SpecError(
                 "the sizes of this MLLM are not known without its files",

@@ -31,7 +31,7 @@ class VaeSizes(NamedTuple):
     @property
     def spatial_factor(self) -> int:
         """Height and width of one latent in pixels."""
-        return 2 ** (len(self.dim_mult) - 1) * (2 if self.residual else 1)
+        return int(2 ** (len(self.dim_mult) - 1)) * (2 if self.residual else 1)
 
 
 _RESIDUAL = {
