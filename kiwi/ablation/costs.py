@@ -49,9 +49,8 @@ def cost_of(arm: Arm) -> Cost | None:
         budget = count_budget(config, Workload.of_training(config, frames, data.get("max_pixels")))
     except KiwiError:
         return None
-    parts = resolved["model"].get("train_parts", budget.trainable)
     return Cost(
-        parameters=sum(budget.parameters.values()),
-        trainable=sum(size for part, size in budget.trainable.items() if part in parts),
+        parameters=budget.total_parameters,
+        trainable=budget.total_trainable(resolved["model"].get("train_parts")),
         step_flops=budget.step_flops,
     )

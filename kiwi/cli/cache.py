@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from kiwi import console
 from kiwi.cli import parser
-from kiwi.cli.experiments import EditorExperiment, read_editor
 from kiwi.errors import InputError
+from kiwi.training.editor_experiment import EditorExperiment, read_editor_experiment
 
 if TYPE_CHECKING:
     from kiwi.data.dataset import Encodable
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     from kiwi.models.device import usable_device
 
     device = usable_device(arguments.device)
-    experiment = read_editor(arguments.config)
+    experiment = read_editor_experiment(arguments.config)
     if arguments.root is not None:
         experiment.data["root"] = arguments.root
     encoders = _Encoders(experiment, arguments.only)

@@ -1,8 +1,8 @@
-"""What an editor costs: parameters by part and floating-point operations, counted without storage or weights."""
+"""The cost of an editor: parameters of each part and floating-point operations, counted without weights or memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kiwi import shipped
 from kiwi.encoded import TaskKind
-from kiwi.errors import SpecError
+from kiwi.errors import InputError, SpecError
 from kiwi.media.image import fit_size
 from kiwi.models.config import PARTS, KiwiConfig
 from kiwi.models.connectors import Context
@@ -24,12 +24,12 @@ from kiwi.models.vae.wan import NewVae, WanVae
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """One edit, as the DiT sees it.
+    """The size of one edit.
 
     Args:
-        frames, height, width: of the video, in pixels; 4k + 1 frames, sizes multiples of the model's.
-        references: reference images.
-        reference_tokens: visual tokens of one in the MLLM.
+        frames, height, width: of the video, in pixels; 4k + 1 frames, sides multiples of the model's size multiple.
+        references: number of reference images.
+        reference_tokens: visual tokens of one reference image in the MLLM.
     """
 
     frames: int = 81
@@ -40,12 +40,12 @@ class Workload:
 
     @classmethod
     def of_training(cls, config: KiwiConfig, max_frames: Iterable[int], max_pixels: int | None = None) -> Workload:
-        """The largest sample that an experiment trains on, with one reference.
+        """The largest sample that an experiment trains on, with one reference image.
 
         Args:
-            config: of its editor, as `with_untrained_parts` left it.
-            max_frames: of its data sets; the published 81 if there are none.
-            max_pixels: of a frame; the published 720 x 1280 if not given.
+            config: the editor, from `with_untrained_parts`.
+            max_frames: of each data set; without data sets the published 81.
+            max_pixels: height x width of a frame; the published 720 x 1280 if not given.
         """
         assert isinstance(config.vae, NewVae)
         # 9 : 16 is the shape of the published videos; other shapes of as many pixels cost the same.
@@ -55,60 +55,76 @@ class Workload:
         return cls(frames=max(max_frames, default=81), height=height, width=width, reference_tokens=tokens)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Counts for one editor."""
+    """Counts for one editor and one edit.
+
+    Args:
+        parameters: of each part.
+        trainable: trainable parameters of each part.
+        context: tokens that cross-attention attends to.
+        tokens: length of the DiT's sequence.
+        step_flops: operations of one denoising step, forward; a multiplication and an addition are two.
+        conditioning_flops: operations of what is computed once per edit: the conditions' tokens, and the keys and
+            values of the context.
+    """
 
     parameters: dict[str, int]
-    """Of each part."""
     trainable: dict[str, int]
-    """Of each part, those that learn."""
     context: int
-    """Tokens that cross-attention sees."""
     tokens: int
-    """Tokens of the DiT's sequence."""
     step_flops: int
-    """Of one denoising step of one sample, forward only; a multiplication and an addition are two."""
-    edit_flops: int
-    """Of what is computed once an edit: tokens of the conditions, keys and values of the context."""
+    conditioning_flops: int
+
+    @property
+    def total_parameters(self) -> int:
+        """Parameters of all parts."""
+        return sum(self.parameters.values())
+
+    def total_trainable(self, parts: Collection[str] | None = None) -> int:
+        """Trainable parameters, of the named parts alone if any are named."""
+        return sum(count for part, count in self.trainable.items() if parts is None or part in parts)
 
 
-def count_budget(config: KiwiConfig, work: Workload) -> Budget:
+def count_budget(config: KiwiConfig, workload: Workload) -> Budget:
     """Count an editor on the meta device.
 
     Args:
-        config: with a VAE and an MLLM that need no files (`NewVae`, `NewQwen`) and no base model.
-        work: the edit to count.
+        config: a VAE and an MLLM without files (`NewVae`, `NewQwen`), and no base model; see `with_untrained_parts`.
+        workload: the edit to count.
+
+    Raises:
+        InputError: a workload that the model cannot edit.
     """
     with torch.device("meta"):
         model = KiwiEdit(config).eval()
-        conditions, latents = _inputs(model, work)
+        _require_possible(workload, model)
+        conditions, latents = _inputs(model, workload)
         sigma = torch.ones(1)
-        with torch.no_grad(), FlopCounterMode(display=False) as once:
+        with torch.no_grad(), FlopCounterMode(display=False) as conditioning:
             prepared = model.prepare(conditions, latents.shape)
         with torch.no_grad(), FlopCounterMode(display=False) as step:
             model.velocity(latents, sigma, prepared)
-    modules = {part: getattr(model, part) for part in (*PARTS, "mllm", "vae")}
-    added = model.source.num_added_tokens(prepared.source_BLD)
-    added += model.reference.num_added_tokens(prepared.reference_BRD)
+    modules: dict[str, nn.Module] = {part: getattr(model, part) for part in (*PARTS, "mllm", "vae")}
+    added = model.source.num_added_tokens(prepared.source_BLD) + model.reference.num_added_tokens(
+        prepared.reference_BRD
+    )
     frames, height, width = prepared.grid
     return Budget(
-        parameters={part: _size(list(module.parameters())) for part, module in modules.items()},
-        trainable={
-            part: _size([p for p in module.parameters() if p.requires_grad]) for part, module in modules.items()
-        },
+        parameters={part: _size(module.parameters()) for part, module in modules.items()},
+        trainable={part: _size(p for p in m.parameters() if p.requires_grad) for part, m in modules.items()},
         context=conditions.context.tokens_BND.shape[1],
         tokens=frames * height * width + added,
         step_flops=step.get_total_flops(),
-        edit_flops=once.get_total_flops(),
+        conditioning_flops=conditioning.get_total_flops(),
     )
 
 
 def with_untrained_parts(config: KiwiConfig) -> KiwiConfig:
-    """The same editor with untrained parts in the place of pretrained ones, so that it can be counted without files.
+    """The same editor with untrained parts instead of pretrained ones, so that it can be counted without files.
 
     Raises:
-        SpecError: an MLLM of a size that only its files tell.
+        SpecError: an MLLM whose sizes are only known from its files.
     """
     sizes = {48: NewVae.wan22(), 16: NewVae.wan21()}
     if isinstance(config.vae, WanVae):
@@ -120,6 +136,7 @@ def with_untrained_parts(config: KiwiConfig) -> KiwiConfig:
         if (untrained := known.get(config.mllm.path)) is None:
             raise SpecError(
                 "the sizes of this MLLM are not known without its files",
+                code="unknown-mllm-sizes",
                 got=config.mllm.path,
                 wanted=f"one of {', '.join(known)}, or a NewQwen of its sizes",
             )
@@ -127,19 +144,27 @@ def with_untrained_parts(config: KiwiConfig) -> KiwiConfig:
     return config.replace(dit=config.dit.replace(base=NewBase()))
 
 
-TASK: dict[bool, TaskKind] = {True: TaskKind.reference, False: TaskKind.video}
-"""The mode of an edit with references, and without."""
+def _require_possible(workload: Workload, model: KiwiEdit) -> None:
+    multiple, step = model.size_multiple, model.vae.temporal_factor
+    sides = (workload.height, workload.width)
+    if workload.frames < 1 or (workload.frames - 1) % step or any(side < 1 or side % multiple for side in sides):
+        raise InputError(
+            "the model cannot edit a video of this size",
+            code="unsupported-video-size",
+            got=f"{workload.frames} frames of {workload.height}x{workload.width}",
+            wanted=f"{step}k + 1 frames, height and width multiples of {multiple}",
+        )
 
 
-def _inputs(model: KiwiEdit, work: Workload) -> tuple[Conditions, Tensor]:
-    vae, mode = model.vae, TASK[bool(work.references)]
-    size = (work.height // vae.spatial_factor, work.width // vae.spatial_factor)
-    latents = torch.empty(1, vae.channels, vae.latent_frames(work.frames), *size)
-    seen = work.references * work.reference_tokens * bool(model.latent.layers)
-    tokens = seen + len(model.query.table(mode))
+def _inputs(model: KiwiEdit, workload: Workload) -> tuple[Conditions, Tensor]:
+    vae, task = model.vae, TaskKind.of(workload.frames, workload.references)
+    size = (workload.height // vae.spatial_factor, workload.width // vae.spatial_factor)
+    latents = torch.empty(1, vae.channels, vae.latent_frames(workload.frames), *size)
+    reference_tokens = workload.references * workload.reference_tokens * bool(model.latent.layers)
+    tokens = reference_tokens + len(model.query.table(task))
     context = Context(torch.empty(1, tokens, model.config.dit.dim), None)
-    return Conditions(context, latents, torch.empty(1, vae.channels, work.references, *size)), latents
+    return Conditions(context, latents, torch.empty(1, vae.channels, workload.references, *size)), latents
 
 
-def _size(parameters: Sequence[nn.Parameter]) -> int:
+def _size(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)

@@ -1,0 +1,59 @@
+"""The editor and the data of an experiment of `kiwi fit`, for commands that use them without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kiwi.errors import InputError
+
+if TYPE_CHECKING:
+    from kiwi.models.config import KiwiConfig
+
+
+class EditorExperiment(NamedTuple):
+    """An experiment that trains an editor."""
+
+    config: KiwiConfig
+    parts: Sequence[str]
+    """Parts that are trained."""
+    data: dict[str, Any]
+    """Arguments of EditData: training and validation data, and their size."""
+    seed: int
+
+
+def read_editor_experiment(file: Path) -> EditorExperiment:
+    """Read an experiment that trains an editor, its bases included.
+
+    Raises:
+        InputError: it cannot be read, does not train an editor, or has values of the wrong type.
+    """
+    from kiwi.data.datamodule import data_sets_of
+    from kiwi.experiment import read_experiment, section
+    from kiwi.models.config import TRAINABLE, KiwiConfig
+    from kiwi.spec import from_dict
+
+    experiment = read_experiment(file)
+    model, settings = (section(experiment, path, file) for path in ("model", "data"))
+    if model.get("type") != "LitKiwi" or "config" not in model:
+        raise InputError(
+            f"{file} does not train an editor",
+            code="not-an-editor",
+            got=model.get("type"),
+            wanted="model.type: LitKiwi",
+        )
+    config: KiwiConfig = from_dict(KiwiConfig, model["config"], "model.config")
+    parts = model.get("train_parts", list(TRAINABLE))
+    if not isinstance(parts, list) or not set(parts) <= set(TRAINABLE):
+        raise InputError(
+            f"train_parts of {file} has unknown parts", code="unknown-part", got=parts, wanted=f"some of {TRAINABLE}"
+        )
+    data: dict[str, Any] = {name: settings[name] for name in ("root", "max_pixels", "holdout") if name in settings}
+    for name, minimum in (("max_pixels", 1), ("holdout", 0)):
+        if type(value := data.get(name, minimum)) is not int or value < minimum:
+            problem = f"data.{name} of {file} must be a whole number of at least {minimum}"
+            raise InputError(problem, code="out-of-range", got=repr(value))
+    for name in ("train", "validation"):
+        data[name] = data_sets_of(settings.get(name) or [], f"data.{name} of {file}")
+    return EditorExperiment(config, parts, data, experiment.get("seed_everything", 0))

@@ -1,0 +1,112 @@
+"""What an editor and its variants cost, before anything is trained: `plan` is what `kiwi plan` runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import yaml
+
+from kiwi import console
+from kiwi.errors import InputError
+from kiwi.options import Options, option, parse_assignments, positional
+from kiwi.spec import diff, override
+
+if TYPE_CHECKING:
+    from kiwi.models.budget import Budget, Workload
+    from kiwi.models.config import KiwiConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(Options):
+    """Count the parameters and floating-point operations of an editor; no weights are needed.
+
+    Operations are those of the DiT, forward, for one sample (a multiplication and an addition are two): of one
+    denoising step, and of what is computed once per edit. The MLLM's and the VAE's are not among them.
+
+    Args:
+        size: published size: a DiT, and the VAE and MLLM that go with it
+        config: instead of a size: an experiment of `kiwi fit`
+        changes: change a choice, such as source=NoSource; may be repeated
+        variants: a row for each entry of overrides in this file
+        frames: frames of the video, 4k + 1 (default: 81, or the experiment's)
+        height: of the video, in pixels (default: 704, or the experiment's)
+        width: of the video, in pixels (default: 1280, or the experiment's)
+        references: reference images
+    """
+
+    size: Literal["5b", "14b", "1.3b"] | None = positional(None)
+    config: Path | None = option(None, metavar="YAML")
+    changes: tuple[str, ...] = option((), flag="--set", metavar="PATH=VALUE", repeat=True)
+    variants: Path | None = option(None, metavar="YAML")
+    frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    references: int = 1
+
+    def __post_init__(self) -> None:
+        if (self.size is None) == (self.config is None):
+            raise InputError("give either a size or --config", code="conflicting-options", wanted="exactly one of them")
+        self.require_at_least(0, "references")
+
+
+class Plan(NamedTuple):
+    """The cost of an editor, or of several variants of it."""
+
+    workload: Workload
+    labels: list[str]
+    """How each variant differs from the first configuration; empty for the configuration itself."""
+    budgets: list[Budget]
+    train_parts: frozenset[str]
+    """Parts that are trained: those of the experiment, or all of a published size."""
+
+
+def plan(options: PlanOptions) -> Plan:
+    """Count an editor, or each of its variants.
+
+    Raises:
+        InputError: a file that cannot be read, or a video that the model cannot edit.
+        SpecError: a change that does not fit the configuration.
+    """
+    variants = [{}] if options.variants is None else _read_variants(options.variants)
+    assignments = parse_assignments(options.changes)
+
+    from kiwi.models.budget import Workload, count_budget, with_untrained_parts
+    from kiwi.models.config import TRAINABLE, KiwiConfig
+    from kiwi.training.editor_experiment import read_editor_experiment
+
+    if options.config is None:
+        # Changes come first: they may replace a part that could not be counted.
+        config = with_untrained_parts(override(KiwiConfig.untrained(str(options.size)), assignments))
+        workload, train_parts = Workload(reference_tokens=config.mllm.limits.max_reference_tokens), TRAINABLE
+    else:
+        experiment = read_editor_experiment(options.config)
+        config, train_parts = with_untrained_parts(override(experiment.config, assignments)), experiment.parts
+        max_frames = [source.max_frames for source in experiment.data["train"]]
+        workload = Workload.of_training(config, max_frames, experiment.data.get("max_pixels"))
+    size = {name: value for name in ("frames", "height", "width") if (value := getattr(options, name)) is not None}
+    workload = replace(workload, **size, references=options.references)
+    configs = [override(config, variant) for variant in variants]
+    return Plan(
+        workload,
+        labels=[_label(config, variant) for variant in configs],
+        budgets=[count_budget(variant, workload) for variant in console.progress(configs, "counting")],
+        train_parts=frozenset(train_parts),
+    )
+
+
+def _label(config: KiwiConfig, variant: KiwiConfig) -> str:
+    return ", ".join(f"{path} = {value}" for path, (_, value) in diff(config, variant).items())
+
+
+def _read_variants(file: Path) -> list[dict[str, Any]]:
+    try:
+        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as problem:
+        got = str(problem).splitlines()[0]
+        raise InputError(f"{file} cannot be read", code="unreadable-file", got=got) from problem
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        expected = "a list of mappings from dotted paths to values"
+        raise InputError(f"{file} does not hold variants", code="malformed-variants", wanted=expected)
+    return entries
