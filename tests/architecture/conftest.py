@@ -1,4 +1,4 @@
-"""What the rules are held against: the files of the source tree and their syntax trees."""
+"""The files of the source tree and their syntax trees, which the rules are checked on."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def tree() -> list[Path]:
         listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
         files = [ROOT / name for name in listed if name]
     except (OSError, subprocess.CalledProcessError):
-        rooms = ("kiwi", "experiments", "benchmarks", "tests", ".ci")
-        files = [p for room in rooms for p in (ROOT / room).rglob("*") if "__pycache__" not in p.parts]
+        folders = ("kiwi", "experiments", "benchmarks", "tests", ".ci")
+        files = [p for folder in folders for p in (ROOT / folder).rglob("*") if "__pycache__" not in p.parts]
         files += [p for p in ROOT.iterdir() if p.name != ".git"]
     return sorted(path for path in files if path.is_file())
 
 
 @pytest.fixture(scope="session")
 def sources() -> dict[str, str]:
-    """The package's Python files: path from the root -> text."""
+    """The package's Python files: path relative to the root -> text."""
     return {str(p.relative_to(ROOT)): p.read_text() for p in sorted((ROOT / "kiwi").rglob("*.py"))}
 
 

@@ -1,4 +1,4 @@
-"""Lint, format, types and import contracts: `pytest` is the one command that runs every check."""
+"""Lint, format, types and import contracts are tests, so `pytest` runs every check."""
 
 import subprocess
 import sys

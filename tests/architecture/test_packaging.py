@@ -1,4 +1,4 @@
-"""What a user installs holds all of the package, and says what it is and how to cite it."""
+"""The wheel holds the whole package, and the metadata says what it is and how to cite it."""
 
 import configparser
 import os
@@ -38,9 +38,9 @@ def test_the_wheel_holds_every_file_of_the_package(wheel, tree, root):
     assert package - set(wheel.namelist()) == set()
 
 
-def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel):
-    tops = {name.partition("/")[0] for name in wheel.namelist()}
-    assert tops == {"kiwi", f"kiwi_video-{kiwi.__version__}.dist-info"}
+def test_the_wheel_holds_nothing_but_the_package(wheel):
+    top_level = {name.partition("/")[0] for name in wheel.namelist()}
+    assert top_level == {"kiwi", f"kiwi_video-{kiwi.__version__}.dist-info"}
 
 
 def test_an_installed_wheel_finds_the_benchmarks_without_torch(wheel, tmp_path):
@@ -62,7 +62,7 @@ def test_an_installed_wheel_finds_the_benchmarks_without_torch(wheel, tmp_path):
     assert "Physical Integration & Tracking: <1 to 5>" in done.stdout
 
 
-def test_the_wheels_metadata_names_licence_version_and_command(wheel):
+def test_the_metadata_of_the_wheel_names_licence_version_and_command(wheel):
     info = f"kiwi_video-{kiwi.__version__}.dist-info"
     metadata = wheel.read(f"{info}/METADATA").decode()
     assert re.search(r"^License-Expression: Apache-2\.0$", metadata, re.MULTILINE)
@@ -103,7 +103,7 @@ def test_the_readme_and_ci_name_the_same_test_command(root):
     assert all(step in script for step in steps)
 
 
-def test_the_extra_for_developers_is_the_one_for_tests(root):
+def test_the_dev_extra_is_the_test_extra(root):
     config = configparser.ConfigParser()
     config.read(root / "setup.cfg")
     assert config["options.extras_require"]["dev"].strip() == "kiwi-video[test]"

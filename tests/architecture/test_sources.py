@@ -1,4 +1,4 @@
-"""Rules for the package's files that no linter knows."""
+"""Rules for the package's files that no linter checks."""
 
 import ast
 import configparser
@@ -20,12 +20,12 @@ def none_of(offenders):
     assert not offenders, "\n".join(["this breaks the rule:", *sorted(offenders)])
 
 
-def test_no_file_is_longer_than_one_noun_needs(sources):
+def test_no_file_is_longer_than_350_lines(sources):
     counts = {name: len(text.splitlines()) for name, text in sources.items()}
     none_of([f"{name}: {count} lines" for name, count in counts.items() if count > MAX_LINES])
 
 
-def test_every_module_says_what_lives_there(parsed):
+def test_every_module_has_a_docstring(parsed):
     none_of([name for name, module in parsed.items() if not ast.get_docstring(module)])
 
 
@@ -41,7 +41,7 @@ def test_everything_public_has_a_docstring(parsed):
     none_of([f"{name}: {node.name}" for name, node in public if not ast.get_docstring(node)])
 
 
-def test_nothing_prints_past_the_console(parsed):
+def test_nothing_prints_except_the_console(parsed):
     calls = [
         f"{name}:{node.lineno}"
         for name, module in parsed.items()
@@ -51,20 +51,20 @@ def test_nothing_prints_past_the_console(parsed):
     none_of(calls)
 
 
-def test_every_room_stands_in_the_import_contract(root):
+def test_the_import_contract_lists_exactly_the_modules_that_exist(root):
     config = configparser.ConfigParser()
     config.read(root / "setup.cfg")
-    layers = set(re.findall(r"kiwi\.(\w+)", config["importlinter:contract:rooms"]["layers"]))
-    rooms = {p.stem for p in (root / "kiwi").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
-    none_of(rooms - {"__init__"} - layers)
+    layers = set(re.findall(r"kiwi\.(\w+)", config["importlinter:contract:layers"]["layers"]))
+    modules = {p.stem for p in (root / "kiwi").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    none_of((modules - {"__init__"}) ^ layers)
 
 
-def test_every_library_that_is_imported_is_required(parsed, root):
+def test_every_imported_library_is_required(parsed, root):
     config = configparser.ConfigParser()
     config.read(root / "setup.cfg")
     groups = [config["options"]["install_requires"], *config["options.extras_require"].values()]
     required = {canonical(Requirement(line).name) for group in groups for line in group.strip().splitlines()}
-    homes = importlib.metadata.packages_distributions()
+    distributions = importlib.metadata.packages_distributions()
     imported = {
         (module, name)
         for name, parsed_module in parsed.items()
@@ -75,7 +75,7 @@ def test_every_library_that_is_imported_is_required(parsed, root):
     missing = {
         f"{name} imports {module}"
         for module, name in imported
-        if required.isdisjoint(canonical(home) for home in homes.get(module, [module]))
+        if required.isdisjoint(canonical(distribution) for distribution in distributions.get(module, [module]))
     }
     none_of(missing)
 
@@ -105,7 +105,7 @@ def test_the_examples_of_the_help_name_files_that_exist(root):
     assert files
 
 
-def test_no_file_names_a_path_of_one_machine(tree, root):
+def test_no_file_names_a_path_of_this_machine(tree, root):
     pattern = re.compile(rf"(?<![\w.~*-])/(?:{'|'.join(MACHINE_PATHS)})/".encode())
     found = [
         f"{path.relative_to(root)}: {match[0].decode()}"
@@ -120,7 +120,7 @@ def test_the_rule_against_machine_paths_finds_them(folder, tmp_path):
     file = tmp_path / "a.txt"
     file.write_text(f'see "/{folder}/clips"')
     with pytest.raises(AssertionError):
-        test_no_file_names_a_path_of_one_machine([file], tmp_path)
+        test_no_file_names_a_path_of_this_machine([file], tmp_path)
 
 
 def test_every_experiment_parses_as_a_run(root):
@@ -138,7 +138,7 @@ def test_every_experiment_parses_as_a_run(root):
         assert done.value.code == 0, file
 
 
-def test_the_readme_holds_no_blank_to_fill_in(root):
+def test_the_readme_has_no_placeholders(root):
     assert "@@" not in (root / "README.md").read_text()
 
 
@@ -147,7 +147,7 @@ STEPS = {"forward", "encode", "prepare", "velocity", "embed", "join", "drop", "p
 
 
 def toggles(module):
-    """Branches in which a module asks itself what it is, by function and line."""
+    """Branches on the module's own configuration or type, by function and line."""
     for function in ast.walk(module):
         if isinstance(function, ast.FunctionDef) and function.name in STEPS:
             for node in ast.walk(function):
@@ -158,7 +158,7 @@ def toggles(module):
 
 
 def test_no_forward_branches_on_a_choice(parsed):
-    """A choice builds another module; the module that was built does one thing."""
+    """A choice builds another module; every module does one thing."""
     models = {name: module for name, module in parsed.items() if "models/" in name}
     assert len(models) > 10
     none_of([f"{name}: {where}" for name, module in models.items() for where in toggles(module)])

@@ -1,4 +1,4 @@
-"""Every spec of the package keeps the contract of kiwi.spec."""
+"""Every spec of the package follows the contract of kiwi.spec."""
 
 import dataclasses
 import importlib
@@ -17,9 +17,9 @@ def specs():
     for module in pkgutil.walk_packages(kiwi.__path__, "kiwi."):
         if module.name != "kiwi.__main__":
             importlib.import_module(module.name)
-    found = [cls for cls in subclasses(Spec) if cls.__module__.startswith("kiwi.")]
-    assert found
-    return found
+    specs = [cls for cls in subclasses(Spec) if cls.__module__.startswith("kiwi.")]
+    assert specs
+    return specs
 
 
 def subclasses(cls):
@@ -35,7 +35,7 @@ def test_specs_are_frozen_keyword_only_dataclasses(specs):
         assert all(field.kw_only for field in dataclasses.fields(spec)), f"{spec.__name__} takes positions"
 
 
-def test_specs_go_to_json_and_back(specs):
+def test_specs_round_trip_through_json(specs):
     tried = 0
     for spec in specs:
         required = [p for p in inspect.signature(spec).parameters.values() if p.default is p.empty]
