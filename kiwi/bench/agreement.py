@@ -38,22 +38,15 @@ def measure_agreement(options: AgreementOptions) -> Table:
     people: Mapping[str, Ratings] = {}
     if options.labels:
         people = _read_labels(options.labels, {key for ratings in raters.values() for key in ratings})
-        if duplicates := raters.keys() & people.keys():
+        if duplicates := sorted(raters.keys() & people.keys()):
             raise InputError(
-                f"{options.labels} has a rater with the name of a judge",
-                code="duplicate-rater",
-                got=", ".join(sorted(duplicates)),
+                f"{options.labels} has a rater with the name of a judge", code="duplicate-rater", got=duplicates[0]
             )
         raters |= people
         if len(people) > 1:
             raters[PEOPLE_MEAN] = _mean_ratings(list(people.values()))
     if len(raters) < 2:
-        raise InputError(
-            "agreement takes at least two raters",
-            code="too-few-raters",
-            got=", ".join(raters),
-            wanted="another RUN, or --labels",
-        )
+        raise InputError("agreement needs two raters", code="too-few-raters", wanted="another RUN, or --labels")
     rows = []
     for first, second in combinations(raters, 2):
         if second == PEOPLE_MEAN and first in people:
@@ -101,31 +94,20 @@ def _read_labels(file: Path, known: Collection[tuple[str, str]]) -> dict[str, Ra
     for number, line in enumerate(lines, 2):
         location = f"{file} line {number}"
         try:
-            score = float(line["score"])
-            key = (line["item"].strip(), line["dimension"].strip())
+            score, key = float(line["score"]), (line["item"].strip(), line["dimension"].strip())
+            if not 1 <= score <= 5:
+                raise ValueError
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise ManifestError(
-                f"{location} is not a label", code="malformed-label", wanted="item, dimension, score, rater"
-            ) from None
-        if not 1 <= score <= 5:
-            raise ManifestError(
-                f"the score in {location} is out of range", code="out-of-range", got=line["score"], wanted="1 to 5"
-            )
+            expected = "item, dimension, a score from 1 to 5 and, optionally, rater"
+            raise ManifestError(f"{location} is not a label", code="malformed-label", wanted=expected) from None
         if key not in known:
-            dimensions = sorted({dimension for _, dimension in known})
+            expected = f"an item as in scores.csv, and one of {', '.join(sorted({name for _, name in known}))}"
             raise ManifestError(
-                f"the runs have no score for {location}",
-                code="unknown-item",
-                got=", ".join(key),
-                wanted=f"an item as in scores.csv, and one of {', '.join(dimensions)}",
+                f"the runs have no score for {location}", code="unknown-item", got=", ".join(key), wanted=expected
             )
         by_rater = ratings.setdefault((line.get("rater") or "people").strip(), {})
         if key in by_rater:
-            raise ManifestError(
-                f"{location} repeats the label of {', '.join(key)}",
-                code="duplicate-label",
-                fix="keep one line for each rater",
-            )
+            raise ManifestError(f"{location} repeats a label of the same rater", code="duplicate-label", got=key)
         by_rater[key] = score
     return dict(ratings)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kiwi import console
 from kiwi.bench.controls import anchor_tasks, control_tasks, measure_drift, summarize_controls, unscored_controls
@@ -42,22 +43,41 @@ SANDBOX_CATEGORIES: dict[str, tuple[str, ...]] = {
 """Kinds of edit of `--data sandbox`; all if empty."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Checked:
-    """What options name, read before anything is written."""
+class BenchmarkInputs(NamedTuple):
+    """What a benchmark's options name."""
 
     suite: Suite
     judge: JudgeSpec
     rubrics: Mapping[str, Rubric]
 
 
-def check_benchmark(options: BenchmarkOptions) -> None:
+def check_benchmark(options: BenchmarkOptions) -> BenchmarkInputs:
     """Check that all that the options name exists: the data, the judge, rubrics, and edited videos.
 
     Raises:
         InputError: something does not; says what is missing and where it was looked for.
     """
-    _check(options)
+    suite = read_suite(options.suite)
+    if options.videos is not None and not options.videos.is_dir():
+        expected = "edited videos, named SOURCE_edited.mp4"
+        raise InputError(f"the folder {options.videos} does not exist", code="missing-folder", wanted=expected)
+    data = Path(options.data_name)
+    if not options.renders_data and not any((data / LISTS[layout]).is_file() for layout in suite.lists):
+        lists = " or ".join(LISTS[layout] for layout in suite.lists)
+        raise InputError(
+            f"the data of {suite.title} is not at {data}",
+            code="missing-data",
+            wanted=f"a folder with {lists} and the videos listed in it; and --judge, to score edits of them",
+            fix="download the published data to that folder, give another with --data, or try --data sandbox, which "
+            "needs no download",
+        )
+    judge = _judge_spec(options, suite)
+    if options.editor is None and options.videos is None:
+        expected = "--model to edit with, or --videos with edited videos"
+        raise InputError("there is nothing to score", code="missing-option", wanted=expected)
+    official = options.rubrics
+    rubrics = builtin_rubrics(suite) if official is None else read_rubrics(official, suite.dimensions)
+    return BenchmarkInputs(suite, judge, rubrics)
 
 
 def run_benchmark(options: BenchmarkOptions) -> BenchmarkReport | None:
@@ -70,13 +90,13 @@ def run_benchmark(options: BenchmarkOptions) -> BenchmarkReport | None:
         KiwiError: options, data or a model that cannot be used. Videos that cannot be edited or judged are items
             without a score instead.
     """
-    checked = _check(options)
-    suite, metrics = checked.suite, _load_metrics(options)
+    suite, judge_spec, rubrics = check_benchmark(options)
+    metrics = _load_metrics(options)
     out = options.out or Path("runs/bench") / f"{suite.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = _render_data(options, suite, out) if options.renders_data else Path(options.data_name)
     data = read_items(suite, folder)
     _log_items(suite, data)
-    judge = checked.judge.build(folder)
+    judge = judge_spec.build(folder)
     videos = options.videos or out / "videos"
     tasks = [
         JudgingTask(
@@ -96,8 +116,8 @@ def run_benchmark(options: BenchmarkOptions) -> BenchmarkReport | None:
         items=items_fingerprint(data.items),
         judge=judge.name,
         version=judge.version,
-        rubrics={category: rubric.hash for category, rubric in checked.rubrics.items()},
-        origin=next(iter(checked.rubrics.values())).origin,
+        rubrics={category: rubric.hash for category, rubric in rubrics.items()},
+        origin=next(iter(rubrics.values())).origin,
     )
     open_run(out, identity)
     part, parts = options.part_index
@@ -107,7 +127,7 @@ def run_benchmark(options: BenchmarkOptions) -> BenchmarkReport | None:
         return None
     with exclusive_lock(out):
         write_inputs(out, data.items, options)
-        runner = Runner(suite, checked.rubrics, judge, Ledger(out / LEDGER), options.rate_limit)
+        runner = Runner(suite, rubrics, judge, Ledger(out / LEDGER), options.rate_limit)
         answers, missing = runner.count_pending(tasks)
         _log_estimate(judge, options.rate_limit, answers, 0 if options.editor is None else missing)
         return _judge(options, out, identity, runner, tasks, generate, data, metrics)
@@ -157,36 +177,6 @@ def _judge(
     return report
 
 
-def _check(options: BenchmarkOptions) -> _Checked:
-    suite = read_suite(options.suite)
-    if options.videos is not None and not options.videos.is_dir():
-        raise InputError(
-            f"the folder {options.videos} does not exist",
-            code="missing-folder",
-            wanted="edited videos, named SOURCE_edited.mp4",
-        )
-    data = Path(options.data_name)
-    if not options.renders_data and not any((data / LISTS[layout]).is_file() for layout in suite.lists):
-        lists = " or ".join(LISTS[layout] for layout in suite.lists)
-        raise InputError(
-            f"the data of {suite.title} is not at {data}",
-            code="missing-data",
-            wanted=f"a folder with {lists} and the videos listed in it; and --judge, to score edits of them",
-            fix="download the published data to that folder, give another with --data, or try --data sandbox, which "
-            "needs no download",
-        )
-    judge = _judge_spec(options, suite)
-    if options.editor is None and options.videos is None:
-        raise InputError(
-            "there is nothing to score",
-            code="missing-option",
-            wanted="--model to edit with, or --videos with edited videos",
-        )
-    official = options.rubrics
-    rubrics = builtin_rubrics(suite) if official is None else read_rubrics(official, suite.dimensions)
-    return _Checked(suite=suite, judge=judge, rubrics=rubrics)
-
-
 def _judge_spec(options: BenchmarkOptions, suite: Suite) -> JudgeSpec:
     """The judge that the options name, or the default."""
     name = options.judge or ("oracle" if options.renders_data else suite.judge)
@@ -197,7 +187,7 @@ def _judge_spec(options: BenchmarkOptions, suite: Suite) -> JudgeSpec:
         return Replay(ledger=str(require_file(ledger, what="ledger")))
     raise InputError(
         f"the judge {name!r} is not available"
-        + ("" if options.judge else f"; the published table of {suite.title} was scored by it"),
+        + ("" if options.judge else f"; it scored the published table of {suite.title}"),
         code="unknown-judge",
         wanted="--judge oracle (for --data sandbox), or replay:LEDGER with the judgements.jsonl of an earlier run",
     )
@@ -237,9 +227,9 @@ def _folder_title(folder: Path) -> str:
 
 
 def _log_items(suite: Suite, data: SuiteData) -> None:
-    counts = data.counts()
+    counts = Counter(item.category for item in data.items)
     parts = [
-        f"{name} {counts.get(name, 0)}" + (f" of {category.items}" if category.items else "")
+        f"{name} {counts[name]}" + (f" of {category.items}" if category.items else "")
         for name, category in suite.categories.items()
     ]
     console.note(f"{suite.title}: {len(data.items)} items ({', '.join(parts)})")

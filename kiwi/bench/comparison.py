@@ -60,13 +60,15 @@ def compare_runs(options: CompareOptions) -> Table:
 
 def _require_comparable(a: BenchmarkRun, b: BenchmarkRun) -> None:
     """Refuse runs whose scores are on different scales, as those of different judges are."""
-    for field in ("name", "items", "judge", "version", "rubrics"):
+    names = {
+        "name": "benchmark",
+        "items": "items",
+        "judge": "judge",
+        "version": "judge's version",
+        "rubrics": "rubrics",
+    }
+    for field, name in names.items():
         first, second = getattr(a.identity, field), getattr(b.identity, field)
         if first != second:
-            raise InputError(
-                f"{a.folder} and {b.folder} are not comparable: they differ in "
-                f"{ {'name': 'the benchmark', 'version': 'the version of the judge'}.get(field, f'the {field}') }",
-                code="not-comparable",
-                got=None if field in ("items", "rubrics") else f"{first} and {second}",
-                wanted="runs of the same benchmark, items, judge, version and rubrics",
-            )
+            got = None if field in ("items", "rubrics") else f"{first} and {second}"
+            raise InputError(f"runs with different {name} are not comparable", code="not-comparable", got=got)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ def gallery_cards(
 
 
 def write_gallery(
-    out: Path, title: str, about: Sequence[str], warnings: Sequence[str], cards: Iterable[GalleryCard]
+    out: Path, title: str, about: Sequence[str], warnings: Sequence[str], cards: Sequence[GalleryCard]
 ) -> None:
     """Write the page.
 
@@ -81,7 +81,6 @@ def write_gallery(
         cards: in their initial order.
     """
     pages = Environment(loader=PackageLoader("kiwi.bench", "."), autoescape=select_autoescape(["html"]))
-    cards = list(cards)
     videos = {path: _video_uri for card in cards for path in (card.task.item.source, card.task.edited)}
     images = {path: _image_uri for card in cards if (path := card.task.item.reference) is not None}
     previews = _previews(videos | images)
@@ -89,7 +88,8 @@ def write_gallery(
         title=title,
         about=about,
         warnings=warnings,
-        cards=[_template_data(card, previews) for card in cards],
+        cards=cards,
+        previews=previews,
         categories=list(dict.fromkeys(card.task.item.category for card in cards)),
         controls=list(dict.fromkeys(card.control for card in cards if card.control)),
     )
@@ -108,25 +108,6 @@ def _previews(encoders: Mapping[Path, Callable[[Path, Path], str]]) -> dict[Path
     with TemporaryDirectory() as folder, ThreadPoolExecutor(WORKERS) as pool:
         futures = {path: pool.submit(encode, path, Path(folder) / str(i)) for i, path in enumerate(encoders)}
         return {path: future.result() for path, future in console.progress(list(futures.items()), "gallery")}
-
-
-def _template_data(card: GalleryCard, previews: Mapping[Path, str | None]) -> dict[str, object]:
-    task, item, score = card.task, card.task.item, card.score
-    return {
-        "id": task.id,
-        "category": item.category,
-        "control": card.control,
-        "instruction": task.instruction,
-        "reference": None if item.reference is None else previews.get(item.reference),
-        "source": previews.get(item.source),
-        "edited": previews.get(task.edited),
-        "mean": None if score is None else score.mean("raw"),
-        "scores": []
-        if score is None
-        else [{"name": name, "raw": raw, "capped": score.capped[name]} for name, raw in score.raw.items()],
-        "replies": [{"text": j.reply or "", "reason": j.reason or ""} for j in card.judgements],
-        "reason": card.reason,
-    }
 
 
 def _video_uri(path: Path, small: Path) -> str:

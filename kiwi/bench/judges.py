@@ -120,19 +120,11 @@ class _Oracle(Judge):
             self.settings = {name: record[name] for name in names}
             is_current = record["world"] == WORLD_VERSION
         except (OSError, ValueError, KeyError, TypeError):
-            raise InputError(
-                f"the oracle cannot judge {data}, which is not an export of the sandbox",
-                code="not-an-export",
-                fix="use --data sandbox, a folder of `kiwi sandbox export`, or another judge",
-            ) from None
+            fix = "use --data sandbox, a folder of `kiwi sandbox export`, or another judge"
+            raise InputError(f"the oracle cannot judge {data}", code="not-an-export", fix=fix) from None
         if not is_current:
-            raise InputError(
-                f"{data} was exported by another version of kiwi",
-                code="other-version",
-                got=f"world {record['world']}",
-                wanted=f"world {WORLD_VERSION}",
-                fix="export it again",
-            )
+            got, expected = f"world {record['world']}", f"world {WORLD_VERSION}; export it again"
+            raise InputError(f"{data} is from another version of kiwi", code="other-version", got=got, wanted=expected)
 
     def ask(self, question: Question) -> str:
         pair, video = self._pair(question), read_video(question.media["edited"]).frames_FHWC

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kiwi.errors import InputError, SpecError
 from kiwi.media.journal import Journal
+from kiwi.spec import Spec, from_dict
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +20,7 @@ LEDGER = "judgements.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgementKey:
+class JudgementKey(Spec):
     """Identifies a question to a judge; two judgements with equal keys answer the same question.
 
     Args:
@@ -36,7 +38,7 @@ class JudgementKey:
     repeat: int
     judge: str
     version: str
-    media: Mapping[str, str]
+    media: dict[str, str]
     instruction: str
     rubric: str
     frames: str
@@ -49,7 +51,7 @@ class JudgementKey:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
+class Judgement(Spec):
     """A judge's answer to a question, and the scores in it.
 
     Args:
@@ -65,10 +67,14 @@ class Judgement:
     key: JudgementKey
     category: str
     reply: str | None
-    scores: Mapping[str, float] | None
+    scores: dict[str, float] | None
     reason: str | None
     seconds: float
     at: str
+
+    def __post_init__(self) -> None:
+        if not all(1 <= score <= 5 for score in (self.scores or {}).values()):
+            raise InputError("a judgement has a score out of range", code="out-of-range", got=self.scores)
 
 
 class Ledger:
@@ -129,30 +135,10 @@ def _to_record(judgement: Judgement) -> dict[str, Any]:
 
 
 def _from_record(record: dict[str, Any]) -> Judgement | None:
+    """None if the types are not those of a judgement: a ledger may come from anywhere."""
     try:
         fields = dict(record)
-        judgement = Judgement(key=JudgementKey(**fields.pop("asked")), **fields)
-    except (TypeError, KeyError):
+        judgement: Judgement = from_dict(Judgement, {"key": fields.pop("asked"), **fields})
+    except (KeyError, SpecError, InputError):
         return None
-    return judgement if _has_valid_types(judgement) else None
-
-
-def _has_valid_types(judgement: Judgement) -> bool:
-    """Whether all that is computed with has its type, since a ledger may come from anywhere."""
-    key, scores = judgement.key, judgement.scores
-    texts = (key.item, key.judge, key.version, key.instruction, key.rubric, key.frames, judgement.category)
-    return (
-        all(isinstance(text, str) for text in texts)
-        and type(key.repeat) is int
-        and isinstance(key.media, dict)
-        and all(isinstance(digest, str) for digest in key.media.values())
-        and (key.temperature is None or type(key.temperature) in (int, float))
-        and (judgement.reply is None or isinstance(judgement.reply, str))
-        and (
-            scores is None
-            or (
-                isinstance(scores, dict)
-                and all(type(score) in (int, float) and 1 <= score <= 5 for score in scores.values())
-            )
-        )
-    )
+    return judgement

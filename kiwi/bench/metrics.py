@@ -108,12 +108,8 @@ class VideoMetrics:
         source_FHWC, edited_FHWC = (read_video(path).frames_FHWC for path in (item.source, edited))
         frames, (height, width) = min(len(source_FHWC), len(edited_FHWC)), source_FHWC.shape[1:3]
         if min(height, width) < MIN_SIDE:
-            raise InputError(
-                f"the frames of {item.source} are too small to compare",
-                code="too-small",
-                got=f"{width}x{height}",
-                wanted=f"at least {MIN_SIDE}x{MIN_SIDE}",
-            )
+            got, expected = f"{width}x{height}", f"at least {MIN_SIDE}x{MIN_SIDE}"
+            raise InputError("the frames are too small to compare", code="too-small", got=got, wanted=expected)
         source_FHWC, edited_FHWC = source_FHWC[:frames], resize(edited_FHWC[:frames], height, width)
         values = edit_metrics(edited_FHWC, source_FHWC, None, self.distances, self.device)
         if frames > 1:

@@ -46,17 +46,12 @@ def official_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dic
     constants = _string_constants(tree)
     names = {name.partition("[")[0] for name, _ in constants}
     if extended := [name for name in _augmented_names(tree) if name in names]:
-        raise InputError(
-            f"{file} extends {extended[0]} after its assignment",
-            code="ambiguous-rubric",
-            wanted="prompts that are known without running the script",
-        )
+        expected = "prompts that are known without running the script"
+        raise InputError(f"{file} extends {extended[0]} in place", code="ambiguous-rubric", wanted=expected)
     rubrics = {}
     for category, dimensions in categories.items():
         prompts = {
-            text
-            for name, text in constants
-            if category in name.lower() and all(score in text for score in dimensions) and _is_encodable(text)
+            text for name, text in constants if category in name.lower() and all(score in text for score in dimensions)
         }
         if len(prompts) != 1:
             raise InputError(
@@ -68,15 +63,6 @@ def official_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dic
         (text,) = prompts
         rubrics[category] = Rubric(category=category, text=text, dimensions=tuple(dimensions), origin="official")
     return rubrics
-
-
-def _is_encodable(text: str) -> bool:
-    """Whether it can be written to a file: Python's literals may hold lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _string_constants(tree: ast.Module) -> list[tuple[str, str]]:
@@ -129,27 +115,14 @@ def read_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dict[st
     Raises:
         InputError: another file, or one in which a category is missing or has other scores.
     """
+    rubrics = {}
     try:
         record = json.loads(require_file(file, what="file of rubrics").read_text(encoding="utf-8"))
-        rubrics = {
-            name: Rubric(
-                category=name,
-                text=record[name]["text"],
-                dimensions=tuple(record[name]["dimensions"]),
-                origin="official",
-            )
-            for name in categories
-        }
-        if not all(isinstance(rubric.text, str) and rubric.text.strip() for rubric in rubrics.values()):
-            raise ValueError("a rubric without text")
+        for name, dimensions in categories.items():
+            if record[name]["dimensions"] != list(dimensions):
+                raise ValueError(f"the scores of {name} are not {', '.join(dimensions)}")
+            text = str(record[name]["text"])
+            rubrics[name] = Rubric(category=name, text=text, dimensions=tuple(dimensions), origin="official")
     except (ValueError, KeyError, TypeError, RecursionError) as problem:
         raise InputError(f"{file} holds no rubrics of this benchmark", code="unreadable-file", got=problem) from None
-    for name, dimensions in categories.items():
-        if (got := rubrics[name].dimensions) != tuple(dimensions):
-            raise InputError(
-                f"the rubric of {name} in {file} has other scores than the benchmark",
-                code="other-dimensions",
-                got=", ".join(got),
-                wanted=", ".join(dimensions),
-            )
     return rubrics

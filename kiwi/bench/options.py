@@ -80,11 +80,7 @@ class BenchmarkOptions(DeviceOptions):
                 raise InputError(f"--{field} must be at least {least}", code="out-of-range", got=value)
         _ = self.rate_limit, self.part_index  # out of range?
         if self.model is not None and self.videos is not None:
-            raise InputError(
-                "--model and --videos exclude each other",
-                code="conflicting-options",
-                fix="leave --model out to score finished videos",
-            )
+            raise InputError("--model and --videos exclude each other", code="conflicting-options")
         generation = {"steps": self.steps, "max-pixels": self.max_pixels, "part": None if self.part == "1/1" else 1}
         rendering = {"items": self.items, "level": self.level}
         for group, requirement, is_met in (

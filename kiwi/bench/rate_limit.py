@@ -37,12 +37,8 @@ class RateLimit:
             if (value := getattr(self, name)) < 1:
                 raise InputError(f"{name} must be at least 1", code="out-of-range", got=value)
         if self.per_minute is not None and not MIN_PER_MINUTE <= self.per_minute < math.inf:
-            raise InputError(
-                "the number of questions a minute is out of range",
-                code="out-of-range",
-                got=self.per_minute,
-                wanted=f"a finite number, {MIN_PER_MINUTE} or more",
-            )
+            expected = f"a finite number of questions a minute, {MIN_PER_MINUTE} or more"
+            raise InputError("per_minute is out of range", code="out-of-range", got=self.per_minute, wanted=expected)
 
     def waits(self) -> Iterator[float]:
         """Seconds to wait after each failed attempt but the last."""

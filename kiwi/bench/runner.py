@@ -147,7 +147,7 @@ class Runner:
         try:
             reply = self._ask(question)
             result = read_reply(reply, question.rubric.dimensions, self._all_dimensions)
-            scores, reason = (None, result.reason) if isinstance(result, Unscored) else (result, None)
+            scores, reason = (None, result.reason) if isinstance(result, Unscored) else (dict(result), None)
         except (JudgeError, KiwiError) as problem:
             reason = str(problem)
         judgement = Judgement(

@@ -8,6 +8,7 @@ the published code does not cap) and capped by the first dimension (`capped`, as
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -143,24 +144,24 @@ def aggregate(
         scored, unscored: from `score_items`.
         judgements: for the variation of repeats.
     """
-    totals = {name: sum(name in _columns_of(suite, item) for item in items) for name in _column_names(suite)}
-    names = [name for name, total in totals.items() if total]
-    members = _by_column(suite, scored)
-    sources = {name: [score.item.source.name for score in members[name]] for name in names}
-    values = {kind: {name: _values(suite, members[name], name, kind) for name in names} for kind in KINDS}
+    totals = Counter(name for item in items for name in _columns_of(suite, item.category))
+    names = [name for name in _column_names(suite) if totals[name]]
+    strata = {}
+    for kind in KINDS:
+        strata[kind], clusters = _strata(suite, [(score.item, _by_column(suite, score, kind)) for score in scored])
 
-    def mean(kind: Kind, chosen: Sequence[str]) -> Interval | None:
-        if not chosen or not all(sources[name] for name in chosen):
+    def mean(kind: Kind, *columns: str) -> Interval | None:
+        if not columns or not all(clusters[name] for name in columns):
             return None
-        return bootstrap_mean([values[kind][name] for name in chosen], clusters=[sources[name] for name in chosen])
+        return bootstrap_mean([strata[kind][name] for name in columns], clusters=[clusters[name] for name in columns])
 
     columns = [
         Column(
             name=name,
             total=totals[name],
-            scored=len(members[name]),
-            raw=mean("raw", [name]),
-            capped=mean("capped", [name]),
+            scored=len(clusters[name]),
+            raw=mean("raw", name),
+            capped=mean("capped", name),
         )
         for name in names
     ]
@@ -170,8 +171,8 @@ def aggregate(
         total=len(items),
         scored=len(scored),
         unscored=dict(unscored),
-        raw=mean("raw", names),
-        capped=mean("capped", names),
+        raw=mean("raw", *names),
+        capped=mean("capped", *names),
         repeat_std=repeat_std(repeats),
         flip_rate=flip_rate(repeats),
     )
@@ -185,52 +186,50 @@ def paired_differences(
     Raises:
         InputError: no item is scored in both.
     """
-    shared = {score.item.id for score in a} & {score.item.id for score in b}
-    before, after = (
-        _by_column(suite, sorted((s for s in scores if s.item.id in shared), key=lambda score: score.item.id))
-        for scores in (a, b)
+    first = {score.item.id: _by_column(suite, score, kind) for score in a}
+    second = {score.item: _by_column(suite, score, kind) for score in sorted(b, key=lambda score: score.item.id)}
+    strata, clusters = _strata(
+        suite,
+        [
+            (item, {name: value - first[item.id][name] for name, value in values.items()})
+            for item, values in second.items()
+            if item.id in first
+        ],
     )
-    strata: dict[str, list[float]] = {}
-    clusters: dict[str, list[str]] = {}
-    for name in before:
-        if not before[name]:
-            continue
-        first, second = (_values(suite, members[name], name, kind) for members in (before, after))
-        strata[name] = [y - x for x, y in zip(first, second, strict=True)]
-        clusters[name] = [score.item.source.name for score in before[name]]
-    if not strata:
+    names = [name for name, values in strata.items() if values]
+    if not names:
         raise InputError(
             "the two runs have no scored item in common", code="no-shared-items", wanted="runs on the same data"
         )
-    overall = paired_difference(list(strata.values()), list(clusters.values()))
-    return {"overall": overall} | {
-        name: paired_difference([values], [clusters[name]]) for name, values in strata.items()
-    }
+    overall = paired_difference([strata[name] for name in names], [clusters[name] for name in names])
+    return {"overall": overall} | {name: paired_difference([strata[name]], [clusters[name]]) for name in names}
 
 
 def _column_names(suite: Suite) -> list[str]:
-    if suite.columns == "categories":
-        return list(suite.categories)
-    return list(dict.fromkeys(name for category in suite.categories.values() for name in category.dimensions))
+    return list(dict.fromkeys(name for category in suite.categories for name in _columns_of(suite, category)))
 
 
-def _columns_of(suite: Suite, item: BenchmarkItem) -> Sequence[str]:
-    """Names of the columns that an item is in."""
-    return [item.category] if suite.columns == "categories" else suite.categories[item.category].dimensions
+def _columns_of(suite: Suite, category: str) -> Sequence[str]:
+    """Names of the columns that a category's items are in."""
+    return [category] if suite.columns == "categories" else suite.dimensions[category]
 
 
-def _by_column(suite: Suite, scored: Sequence[ItemScore]) -> dict[str, list[ItemScore]]:
-    """Scored items of each column."""
-    return {
-        name: [score for score in scored if name in _columns_of(suite, score.item)] for name in _column_names(suite)
-    }
+def _by_column(suite: Suite, score: ItemScore, kind: Kind) -> Mapping[str, float]:
+    """An item's value in each of its columns."""
+    return {score.item.category: score.mean(kind)} if suite.columns == "categories" else score.scores(kind)
 
 
-def _values(suite: Suite, scored: Sequence[ItemScore], column: str, kind: Kind) -> list[float]:
-    """Each item's number in a column."""
-    if suite.columns == "categories":
-        return [score.mean(kind) for score in scored]
-    return [score.scores(kind)[column] for score in scored]
+def _strata(
+    suite: Suite, items: Iterable[tuple[BenchmarkItem, Mapping[str, float]]]
+) -> tuple[dict[str, list[float]], dict[str, list[str]]]:
+    """Values of each column's items, and their source videos, which are the clusters."""
+    strata: dict[str, list[float]] = {name: [] for name in _column_names(suite)}
+    clusters: dict[str, list[str]] = {name: [] for name in strata}
+    for item, values in items:
+        for name, value in values.items():
+            strata[name].append(value)
+            clusters[name].append(item.source.name)
+    return strata, clusters
 
 
 def _repeats(judgements: Iterable[Judgement]) -> list[list[float]]:

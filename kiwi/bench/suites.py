@@ -116,10 +116,6 @@ class SuiteData:
     items: tuple[BenchmarkItem, ...]
     excluded: Mapping[str, int]
 
-    def counts(self) -> dict[str, int]:
-        """Number of scored items, by category."""
-        return dict(Counter(item.category for item in self.items))
-
 
 def read_items(suite: Suite, data: Path) -> SuiteData:
     """A benchmark's items from a folder in the published layout.
@@ -142,12 +138,8 @@ def read_items(suite: Suite, data: Path) -> SuiteData:
     items, stems, excluded = [], Counter[str](), Counter[str]()
     for row in rows:
         if row.category not in known:
-            raise ManifestError(
-                f"{row.location} has an unknown category",
-                code="unknown-category",
-                got=row.category,
-                wanted=one_of(known, row.category),
-            )
+            problem = f"{row.location} has an unknown category, {row.category!r}"
+            raise ManifestError(problem, code="unknown-category", wanted=one_of(known, row.category))
         if row.category in suite.excluded:
             excluded[row.category] += 1
             continue
@@ -165,17 +157,12 @@ def read_items(suite: Suite, data: Path) -> SuiteData:
         items.append(item)
     if len({item.id for item in items}) < len(items):
         raise ManifestError(
-            f"several items of {data} have the same name, and so would their edits",
-            code="duplicate-item",
-            fix="rename the source videos",
+            f"several items of {data} have the same name", code="duplicate-item", fix="rename the source videos"
         )
     files = [path for item in items for path in (item.source, item.reference) if path is not None]
     if missing := [path for path in files if not os.path.isfile(path)]:  # noqa: PTH113 (accepts names that are too long)
-        raise ManifestError(
-            f"{len(missing)} of {len(files)} files of {data} are missing",
-            code="missing-file",
-            got=", ".join(map(str, missing[:3])),
-        )
+        problem = f"{len(missing)} of {len(files)} files of {data} are missing, such as {missing[0]}"
+        raise ManifestError(problem, code="missing-file")
     return SuiteData(items=tuple(items), excluded=dict(excluded))
 
 

@@ -10,6 +10,7 @@ from kiwi.bench.options import (
     ImportRubricsOptions,
     ShowRubricsOptions,
 )
+from kiwi.bench.rubric import builtin_rubrics
 from kiwi.bench.suites import SUITES, read_suite
 from kiwi.cli import Action, dispatch
 from kiwi.tables import Table
@@ -23,10 +24,12 @@ def main(argv: list[str]) -> int:
 
 
 def _run(options: BenchmarkOptions) -> int:
+    from kiwi.bench.report import print_report
+
     report = bench.run_benchmark(options)
     if report is None:
         return 0
-    bench.print_report(report)
+    print_report(report)
     return 0 if report.is_success else 1
 
 
@@ -44,7 +47,7 @@ def _print(table: Table) -> int:
 
 
 def _show_rubrics(options: ShowRubricsOptions) -> int:
-    for rubric in bench.builtin_rubrics(read_suite(options.suite)).values():
+    for rubric in builtin_rubrics(read_suite(options.suite)).values():
         console.print(f"--- {rubric.category} ({rubric.hash}) ---\n{rubric.text}")
     return 0
 
@@ -56,7 +59,10 @@ def _import_rubrics(options: ImportRubricsOptions) -> int:
 
 
 _ACTIONS = {
-    **{name: Action(BenchmarkOptions, _run, {"suite": name}, f"run the benchmark {name}") for name in SUITES},
+    **{
+        name: Action(BenchmarkOptions, _run, {"suite": name}, f"Score an editor, or edited videos, on {name}")
+        for name in SUITES
+    },
     "compare": Action(CompareOptions, _compare),
     "agreement": Action(AgreementOptions, _agreement),
     "rubrics import": Action(ImportRubricsOptions, _import_rubrics),

@@ -70,12 +70,8 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 
 def _table(ratings: Sequence[Sequence[float]]) -> np.ndarray:
     if len({len(rater) for rater in ratings}) > 1:
-        raise InputError(
-            "all raters must rate the same items",
-            code="length-mismatch",
-            got=[len(rater) for rater in ratings],
-            wanted="NaN for a missing rating",
-        )
+        got, expected = [len(rater) for rater in ratings], "NaN for a missing rating"
+        raise InputError("all raters must rate the same items", code="length-mismatch", got=got, wanted=expected)
     return np.asarray(ratings, float).reshape(len(ratings), -1)
 
 

@@ -1,4 +1,4 @@
-"""`python -m kiwi bench`: from an editor or videos to a report, cut off and gone on with, compared, agreed with."""
+"""`python -m kiwi bench`: from an editor or videos to a report; runs resumed and compared; agreement with people."""
 
 import csv
 import json
@@ -14,7 +14,9 @@ from urllib.parse import unquote
 import pytest
 
 from kiwi.__main__ import main
+from kiwi.bench import AgreementOptions, BenchmarkOptions, CompareOptions, compare_runs, measure_agreement
 from kiwi.bench.controls import CONTROL_KINDS
+from kiwi.errors import KiwiError
 
 CLIPS = os.environ.get("KIWI_CLIPS")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -38,7 +40,7 @@ def lines(run):
     return [json.loads(line) for line in (run / "judgements.jsonl").read_text().splitlines()]
 
 
-def test_an_editor_is_scored(run):
+def test_an_editor_is_scored_with_controls_and_a_gallery(run):
     items = [line["asked"]["item"] for line in lines(run)]
     assert len([item for item in items if ":" not in item]) == 20
     assert {item.partition(":")[0] for item in items if ":" in item} == set(CONTROL_KINDS)
@@ -58,21 +60,21 @@ def test_an_editor_is_scored(run):
     assert "Computed from the exact target." in page
 
 
-def test_a_bad_editor_is_not_above_its_controls_and_that_is_said(run):
+def test_an_editor_that_scores_no_better_than_its_controls_is_reported_with_a_warning(run):
     assert "**Warning.** The control" in (run / "report.md").read_text()
 
 
-def test_going_on_asks_nothing_and_says_the_same(run, editor, capsys):
+def test_a_rerun_asks_nothing_that_has_a_score_and_reports_the_same(run, editor, capsys):
     before, report = (run / "judgements.jsonl").read_bytes(), (run / "report.md").read_text()
     options = ["--data", "sandbox", "--items", "10", "--level", "easy", "--model", editor, "--steps", "2"]
     assert main(["bench", "openve", *options, "--controls", "5", "--repeats", "2", "--out", str(run)]) == 0
     assert "no answer of oracle is missing" in capsys.readouterr().err
-    after = [json.loads(line) for line in (run / "judgements.jsonl").read_bytes()[len(before) :].splitlines()]
-    assert all(line["scores"] is None for line in after)  # what the oracle cannot judge is asked again
+    added = [json.loads(line) for line in (run / "judgements.jsonl").read_bytes()[len(before) :].splitlines()]
+    assert all(line["scores"] is None for line in added)  # questions that the oracle cannot judge are asked again
     assert (run / "report.md").read_text() == report
 
 
-def test_anchors_are_asked_for_once_there_is_something_to_ask_again(run, tmp_path, capsys):
+def test_anchors_are_judged_again_from_the_second_run_on(run, tmp_path, capsys):
     options = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(run / "videos")]
     options += ["--out", str(tmp_path / "run"), "--no-gallery", "--controls", "0", "--anchors", "3", "--metrics"]
     assert main([*options, "basic"]) == 0
@@ -84,7 +86,7 @@ def test_anchors_are_asked_for_once_there_is_something_to_ask_again(run, tmp_pat
     assert "Anchors: 3 items judged again, 0.00" in " ".join(capsys.readouterr().err.split())
 
 
-def test_parts_generate_and_a_last_run_judges(editor, tmp_path, capsys):
+def test_parts_generate_videos_and_a_run_without_part_judges_them(editor, tmp_path, capsys):
     options = ["--data", "sandbox", "--items", "4", "--level", "easy", "--model", editor, "--steps", "1"]
     options += ["--out", str(tmp_path / "run"), "--no-gallery"]
     assert main(["bench", "openve", *options, "--part", "2/2"]) == 0
@@ -95,7 +97,7 @@ def test_parts_generate_and_a_last_run_judges(editor, tmp_path, capsys):
     assert "4 of 4" in capsys.readouterr().out
 
 
-def test_videos_of_anyone_are_scored_and_what_is_missing_is_told(run, tmp_path, capsys):
+def test_a_folder_of_videos_is_scored_and_missing_ones_are_reported(run, tmp_path, capsys):
     (videos := tmp_path / "mine").mkdir()
     for video in sorted((run / "videos").iterdir())[:7]:
         shutil.copy(video, videos)
@@ -108,7 +110,7 @@ def test_videos_of_anyone_are_scored_and_what_is_missing_is_told(run, tmp_path, 
     assert "7 of 10" in (out / "report.md").read_text()
 
 
-def test_an_edit_that_cannot_be_read_costs_its_own_score_alone(run, tmp_path):
+def test_an_unreadable_edit_leaves_only_its_own_item_without_a_score(run, tmp_path):
     shutil.copytree(run / "videos", videos := tmp_path / "mine")
     broken = sorted(videos.iterdir())[0]
     broken.write_bytes(broken.read_bytes()[:300])
@@ -120,8 +122,8 @@ def test_an_edit_that_cannot_be_read_costs_its_own_score_alone(run, tmp_path):
     assert f"| {broken.stem.removesuffix('_edited')} |" in report
 
 
-def test_a_comparison_is_of_what_the_reports_say(run, tmp_path, capsys):
-    """Other edits may have been judged into the same folder in between, under the same names."""
+def test_a_comparison_uses_the_scores_in_the_reports(run, tmp_path, capsys):
+    """The ledger may also hold judgements of other edits under the same names."""
     shutil.copytree(run / "videos", videos := tmp_path / "mine")
     options = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(videos)]
     options += ["--no-gallery", "--controls", "0", "--repeats", "2"]
@@ -139,7 +141,7 @@ def test_a_comparison_is_of_what_the_reports_say(run, tmp_path, capsys):
     assert float(row.split("|")[3]) == 0
 
 
-def test_no_overall_difference_below_full_coverage(run, tmp_path, capsys):
+def test_there_is_no_overall_difference_below_full_coverage(run, tmp_path, capsys):
     (videos := tmp_path / "mine").mkdir()
     for video in sorted((run / "videos").iterdir())[:7]:
         shutil.copy(video, videos)
@@ -155,23 +157,43 @@ def test_no_overall_difference_below_full_coverage(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "code"),
     [
-        (b"", "is empty"),
-        (b"item,dimension,score\n\xe4,b,3\n", "cannot be read"),
-        (b"item,dimension,score\nnobody,Instruction Compliance,3\n", "the runs have no score for"),
-        (b"item,dimension,score,rater\nITEM,Instruction Compliance,3,oracle\n", "the name of a judge"),
-        (b"item,dimension,score\nITEM,Instruction Compliance,nan\n", "out of range"),
+        (b"", "no-labels"),
+        (b"item,dimension,score\n\xe4,b,3\n", "unreadable-file"),
+        (b"item,dimension,score\nnobody,Instruction Compliance,3\n", "unknown-item"),
+        (b"item,dimension,score\n" + 2 * b"ITEM,Instruction Compliance,3\n", "duplicate-label"),
+        (b"item,dimension,score,rater\nITEM,Instruction Compliance,3,oracle\n", "duplicate-rater"),
+        (b"item,dimension,score\nITEM,Instruction Compliance,nan\n", "malformed-label"),
+        (b"item,score\nITEM,3\n", "malformed-label"),
     ],
 )
-def test_labels_that_are_none(run, tmp_path, capsys, labels, told):
+def test_unusable_labels_are_refused(run, tmp_path, labels, code):
     item = next(csv.DictReader((run / "scores.csv").open()))["item"]
     (tmp_path / "labels.csv").write_bytes(labels.replace(b"ITEM", item.encode()))
-    assert main(["bench", "agreement", str(run), "--labels", str(tmp_path / "labels.csv")]) == 2
-    assert told in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(KiwiError, check=lambda error: error.code == code):
+        measure_agreement(AgreementOptions(runs=(run,), labels=tmp_path / "labels.csv"))
 
 
-def test_two_runs_are_compared_and_judges_agree(run, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"repeats": 0}, "out-of-range"),
+        ({"controls": -1}, "out-of-range"),
+        ({"concurrency": 0}, "out-of-range"),
+        ({"per_minute": 1e-320}, "out-of-range"),
+        ({"part": "3/2"}, "out-of-range"),
+        ({"model": "a", "videos": Path()}, "conflicting-options"),
+        ({"videos": Path(), "steps": 3}, "unused-option"),
+        ({"data": "data", "level": "easy"}, "unused-option"),
+    ],
+)
+def test_options_are_refused_when_they_are_built(options, code):
+    with pytest.raises(KiwiError, check=lambda error: error.code == code):
+        BenchmarkOptions(suite="openve", **options)
+
+
+def test_runs_are_compared_and_agreement_with_people_is_measured(run, tmp_path, capsys):
     videos = tmp_path / "targets"
     videos.mkdir()
     for target in (run / "data" / "videos").glob("*_target.mp4"):
@@ -185,7 +207,7 @@ def test_two_runs_are_compared_and_judges_agree(run, tmp_path, capsys):
     assert float(row.split("|")[3]) > 2
     labels = tmp_path / "labels.csv"
     scored = list(csv.DictReader((other / "scores.csv").open()))
-    people = [f"{r['item']},{r['dimension']},{5 if 'test' in r['item'] else 1},{who}" for r in scored for who in "ab"]
+    people = [f"{r['item']},{r['dimension']},{5 if 'test' in r['item'] else 1},{name}" for r in scored for name in "ab"]
     labels.write_text("\n".join(["item,dimension,score,rater", *people]))
     assert main(["bench", "agreement", str(other), str(run), "--labels", str(labels)]) == 0
     assert "people, mean" in capsys.readouterr().out
@@ -194,18 +216,18 @@ def test_two_runs_are_compared_and_judges_agree(run, tmp_path, capsys):
     assert "line 2" in capsys.readouterr().err
 
 
-def test_runs_of_different_judges_are_never_compared(run, tmp_path, capsys):
+def test_runs_of_different_judges_are_not_comparable(run, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run, other)
     record = json.loads((other / "run.json").read_text())
     record["version"] = "world 99"
     (other / "run.json").write_text(json.dumps(record))
-    assert main(["bench", "compare", str(run), str(other)]) == 2
-    assert "not comparable" in capsys.readouterr().err
+    with pytest.raises(KiwiError, check=lambda error: error.code == "not-comparable"):
+        compare_runs(CompareOptions(a=run, b=other))
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "named"),
     [
         (["openve"], "data/openve"),
         (["openve", "--data", "{data}", "--model", "x"], "gemini-2.5-pro"),
@@ -225,18 +247,18 @@ def test_runs_of_different_judges_are_never_compared(run, tmp_path, capsys):
         (["openve", "--data", "{data}", "--videos", ".", "--part", "1/2"], "--part"),
         (["openve", "--data", "{data}", "--videos", ".", "--steps", "3"], "--steps"),
         (["openve", "--data", "{data}", "--model", "x", "--level", "easy"], "--level"),
-        (["compare", ".", "."], "not a run"),
+        (["compare", ".", "."], "run.json"),
         (["rubrics", "import", "nothing.py"], "nothing.py"),
     ],
 )
-def test_what_cannot_be_done_is_told_and_leaves_nothing(run, tmp_path, monkeypatch, capsys, options, told):
+def test_unusable_options_are_refused_by_name_and_nothing_is_written(run, tmp_path, monkeypatch, capsys, options, named):
     monkeypatch.chdir(tmp_path)
     assert main(["bench", *(option.format(data=run / "data") for option in options)]) == 2
-    assert told in " ".join(capsys.readouterr().err.split())
+    assert named in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_of_another_run_is_left_alone(run, tmp_path, capsys):
+def test_the_folder_of_another_run_is_not_touched(run, tmp_path, capsys):
     report = (run / "report.md").read_text()
     options = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(run / "videos")]
     assert main([*options, "--name", "another", "--out", str(run)]) == 2
@@ -245,7 +267,7 @@ def test_a_folder_of_another_run_is_left_alone(run, tmp_path, capsys):
 
 
 @pytest.mark.skipif(CLIPS is None, reason="KIWI_CLIPS names no folder of clips")
-def test_real_clips_with_a_replayed_ledger(tmp_path, capsys):
+def test_real_clips_are_scored_from_a_replayed_ledger(tmp_path, capsys):
     data = Path(str(CLIPS)) / "openve-mini"
     (tmp_path / "empty.jsonl").touch()
     options = ["bench", "openve", "--data", str(data), "--videos", str(data / "edited"), "--no-gallery"]
@@ -255,72 +277,72 @@ def test_real_clips_with_a_replayed_ledger(tmp_path, capsys):
     assert "Coverage: 0 of 10" in report
     assert "Not scored: 1 of creative_edit" in report
     assert "(raw, 0 of 10) | replay | - | - | - | - | - | - |" in report
-    ledger = tmp_path / "said.jsonl"
-    said = []
+    ledger = tmp_path / "recorded.jsonl"
+    recorded = []
     for number, line in enumerate(lines(out)):
         assert line["scores"] is None
         line["asked"] |= {"judge": "gemini-2.5-pro", "version": "recorded"}
         names = ("Instruction Compliance", "Consistency & Detail Fidelity", "Visual Quality & Stability")
         line["reply"] = "\n".join(f"**{name}:** {1 + (number + k) % 5}/5" for k, name in enumerate(names))
-        said.append(json.dumps(line))
-    ledger.write_text("\n".join(said) + "\n")
-    assert main([*options, "--judge", f"replay:{ledger}", "--out", str(tmp_path / "said"), "--controls", "0"]) == 0
-    report = (tmp_path / "said" / "report.md").read_text()
+        recorded.append(json.dumps(line))
+    ledger.write_text("\n".join(recorded) + "\n")
+    assert main([*options, "--judge", f"replay:{ledger}", "--out", str(tmp_path / "replayed"), "--controls", "0"]) == 0
+    report = (tmp_path / "replayed" / "report.md").read_text()
     assert "Coverage: 10 of 10" in report
     assert "| openve-mini/edited (raw) | gemini-2.5-pro |" in report
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_the_report_compiles(run, tmp_path):
+def test_the_latex_report_compiles(run, tmp_path):
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"-output-directory={tmp_path}"]
     done = subprocess.run([*command, str(run / "report.tex")], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
 
 
-LOOK = """
+PROBE = """
 <script>
 window.addEventListener("load", async () => {
-  const at = (id) => document.getElementById(id), seen = () => [...document.querySelectorAll("article:not([hidden])")];
+  const at = (id) => document.getElementById(id), visible = () => [...document.querySelectorAll("article:not([hidden])")];
   const set = (id, value, event = "change") => { at(id).value = value; at(id).dispatchEvent(new Event(event)); };
   const sleep = (time) => new Promise((done) => setTimeout(done, time));
-  const found = {all: seen().length};
+  const result = {all: visible().length};
   set("category", "local_add");
-  found.filtered = seen().map((card) => card.dataset.category);
+  result.filtered = visible().map((card) => card.dataset.category);
   set("category", "");
   set("words", SEARCHED, "input");
-  found.words = seen().length;
+  result.words = visible().length;
   set("words", "", "input");
   set("low", "1.01");
-  found.good = seen().length;
+  result.good = visible().length;
   set("low", "1");
   set("sort", "best");
-  found.best = seen().map((card) => Number(card.dataset.mean));
+  result.best = visible().map((card) => Number(card.dataset.mean));
   set("control", "degraded");
-  found.controls = seen().map((card) => card.dataset.control);
+  result.controls = visible().map((card) => card.dataset.control);
   set("control", "");
   at("play").click();
-  const videos = seen().flatMap((card) => [...card.querySelectorAll("video")]);
+  const videos = visible().flatMap((card) => [...card.querySelectorAll("video")]);
   const plays = (video) => !video.paused && video.readyState > 1 && video.videoWidth > 0;
   const moved = (video) => video.currentTime > 0 || video.played.length > 0;
   for (let tries = 0; tries < 100 && !videos.every((video) => plays(video) && moved(video)); tries++) await sleep(300);
-  found.playing = videos.filter(plays).length;
-  found.moved = videos.filter(moved).length;
+  result.playing = videos.filter(plays).length;
+  result.moved = videos.filter(moved).length;
   at("play").click();
-  found.stopped = videos.filter((video) => video.paused).length;
-  location.href = "/found?" + encodeURIComponent(JSON.stringify(found));
+  result.stopped = videos.filter((video) => video.paused).length;
+  location.href = "/result?" + encodeURIComponent(JSON.stringify(result));
 });
 </script>
 """
 
 
-def looked_at(page: bytes, profile: Path) -> dict:
-    """What LOOK finds in a page in Chromium; it comes back as an address that the page goes to."""
-    found: Queue[str] = Queue()
+def run_probe(page: bytes, profile: Path) -> dict:
+    """The result of PROBE in a page in Chromium, which the page sends back as an address that it opens."""
+    results: Queue[str] = Queue()
 
     class Pages(BaseHTTPRequestHandler):
         def do_GET(self):
-            if self.path.startswith("/found?"):
-                found.put(unquote(self.path.partition("?")[2]))
+            if self.path.startswith("/result?"):
+                results.put(unquote(self.path.partition("?")[2]))
             self.send_response(200)
             self.send_header("Content-Type", "text/html; charset=utf-8")
             self.end_headers()
@@ -337,7 +359,7 @@ def looked_at(page: bytes, profile: Path) -> dict:
             [*command, f"http://127.0.0.1:{server.server_port}/"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
-            return json.loads(found.get(timeout=100))
+            return json.loads(results.get(timeout=100))
         finally:
             browser.kill()
             browser.wait()
@@ -348,12 +370,12 @@ def looked_at(page: bytes, profile: Path) -> dict:
 def test_the_gallery_filters_sorts_and_plays(run, tmp_path):
     words = {line["asked"]["item"]: line["asked"]["instruction"] for line in lines(run)}
     words = [text for item, text in words.items() if ":" not in item]
-    page = (run / "gallery.html").read_text() + LOOK.replace("SEARCHED", json.dumps(words[0].upper()))
-    found = looked_at(page.encode(), tmp_path / "profile")
-    assert found["all"] == len(words) == 10
-    assert found["filtered"] == ["local_add"] * 2
-    assert found["words"] == sum(words[0] in text for text in words) < 10
-    assert found["good"] < 10
-    assert found["controls"] == ["degraded"] * 5
-    assert found["best"] == sorted(found["best"], reverse=True)
-    assert (found["playing"], found["moved"], found["stopped"]) == (20, 20, 20)
+    page = (run / "gallery.html").read_text() + PROBE.replace("SEARCHED", json.dumps(words[0].upper()))
+    result = run_probe(page.encode(), tmp_path / "profile")
+    assert result["all"] == len(words) == 10
+    assert result["filtered"] == ["local_add"] * 2
+    assert result["words"] == sum(words[0] in text for text in words) < 10
+    assert result["good"] < 10
+    assert result["controls"] == ["degraded"] * 5
+    assert result["best"] == sorted(result["best"], reverse=True)
+    assert (result["playing"], result["moved"], result["stopped"]) == (20, 20, 20)

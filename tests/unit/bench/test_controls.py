@@ -36,7 +36,7 @@ def kinds(tasks):
     return found
 
 
-def test_each_kind_is_bad_in_its_own_way(edited, tmp_path):
+def test_each_kind_of_control_is_built_as_documented(edited, tmp_path):
     cases, videos = edited
     found = kinds(control_tasks(cases, videos, 5, tmp_path / "controls"))
     assert {kind: len(tasks) for kind, tasks in found.items()} == dict.fromkeys(CONTROL_KINDS, 5)
@@ -56,7 +56,7 @@ def test_each_kind_is_bad_in_its_own_way(edited, tmp_path):
         assert np.abs(own - spoilt).mean() > 5
 
 
-def test_edits_of_the_same_names_in_another_folder_are_spoilt_anew(edited, tmp_path):
+def test_another_edit_of_the_same_name_is_degraded_again(edited, tmp_path):
     cases, videos = edited
     first = next(case for case in cases)
     before = kinds(control_tasks([first], videos, 1, tmp_path / "controls"))["degraded"][0].edited
@@ -78,7 +78,7 @@ def test_an_edit_that_cannot_be_read_has_no_degraded_control(edited, tmp_path):
     ("above", "items", "holds", "undecided"),
     [(2, 6, True, False), (2, 5, False, True), (2, 2, False, True), (0, 6, False, False), (-1, 3, False, False)],
 )
-def test_what_chance_could_give_is_no_evidence(above, items, holds, undecided):
+def test_a_control_is_passed_only_if_the_difference_is_significant(above, items, holds, undecided):
     cases = [case(f"i{index}", "local_add") for index in range(items)]
     real, _ = score_items(OPENVE, cases, [judged(OPENVE, one, *([2 + above] * 3)) for one in cases])
     bad_cases = [replace(one, id=f"copy:{one.id}") for one in cases]
@@ -87,13 +87,13 @@ def test_what_chance_could_give_is_no_evidence(above, items, holds, undecided):
     assert (found.is_passed, found.is_inconclusive) == (holds, undecided)
 
 
-def test_a_kind_without_scores_says_why(edited, tmp_path):
+def test_a_kind_without_scores_has_a_reason(edited, tmp_path):
     cases, videos = edited
     tasks = list(control_tasks(cases, videos, 2, tmp_path / "controls"))
     assert unscored_controls(tasks, [], {tasks[0].id: "the judge was out"})["copy"] == "the judge was out"
 
 
-def test_anchors_are_asked_again_under_new_repeats_and_held_against_the_first_answer(edited, suite, rubrics, tmp_path):
+def test_anchors_are_new_repeats_and_are_compared_with_the_first_answer(edited, suite, rubrics, tmp_path):
     cases, videos = edited
     ledger = Ledger(tmp_path / "judgements.jsonl")
 

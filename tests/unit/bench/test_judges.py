@@ -25,7 +25,7 @@ def task(case, edited, **more):
     )
 
 
-def test_the_oracle_knows_targets_from_copies(world, suite, rubrics, tmp_path):
+def test_the_oracle_scores_targets_high_and_copies_low(world, suite, rubrics, tmp_path):
     cases, judge = read_items(suite, world).items, Oracle().build(world)
     right = [task(case, case.source.with_name(case.source.name.replace("_source", "_target"))) for case in cases]
     judged = run(suite, rubrics, judge, tmp_path, right)
@@ -34,7 +34,7 @@ def test_the_oracle_knows_targets_from_copies(world, suite, rubrics, tmp_path):
     assert {score for one in run(suite, rubrics, judge, tmp_path, wrong) for score in one.scores.values()} == {1}
 
 
-def test_the_oracle_knows_references_too(tmp_path):
+def test_the_oracle_scores_edits_with_references(tmp_path):
     data = tmp_path / "data"
     categories = ("subject_reference", "background_reference")
     export_sandbox(
@@ -48,7 +48,7 @@ def test_the_oracle_knows_references_too(tmp_path):
     assert min(score for one in judged for score in one.scores.values()) > 4.5
 
 
-def test_what_the_oracle_cannot_judge_has_a_reason(world, suite, rubrics, tmp_path):
+def test_edits_that_the_oracle_cannot_judge_have_a_reason(world, suite, rubrics, tmp_path):
     case, judge = read_items(suite, world).items[0], Oracle().build(world)
     write_video(tmp_path / "short.mp4", read_video(case.source).frames_FHWC[:3], 8)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
@@ -63,7 +63,7 @@ def test_what_the_oracle_cannot_judge_has_a_reason(world, suite, rubrics, tmp_pa
         assert reason in one.reason
 
 
-def test_the_oracle_judges_its_own_world_alone(tmp_path, world):
+def test_the_oracle_refuses_other_data_and_other_versions(tmp_path, world):
     with pytest.raises(InputError, check=lambda error: error.code == "not-an-export"):
         Oracle().build(tmp_path)
     (tmp_path / "world.json").write_text(json.dumps(json.loads((world / "world.json").read_text()) | {"world": 1}))
@@ -71,7 +71,7 @@ def test_the_oracle_judges_its_own_world_alone(tmp_path, world):
         Oracle().build(tmp_path)
 
 
-def test_a_replay_says_what_was_said(world, suite, rubrics, tmp_path):
+def test_a_replay_repeats_the_judgements_of_a_ledger(world, suite, rubrics, tmp_path):
     cases = read_items(suite, world).items
     folder = copy_sources(cases, tmp_path / "videos")
     tasks = [task(case, folder / case.edited_name) for case in cases]
@@ -88,7 +88,7 @@ def test_a_replay_says_what_was_said(world, suite, rubrics, tmp_path):
     assert read_ledger(again / "judgements.jsonl")[0].key.judge == "told"
 
 
-def test_a_replay_of_another_video_says_nothing(world, suite, rubrics, tmp_path):
+def test_a_replay_has_no_answer_about_another_video(world, suite, rubrics, tmp_path):
     one, other = read_items(suite, world).items[:2]
     run(suite, rubrics, ScriptedJudge(), tmp_path, [task(one, one.source)])
     (again := tmp_path / "again").mkdir()
@@ -96,7 +96,7 @@ def test_a_replay_of_another_video_says_nothing(world, suite, rubrics, tmp_path)
     assert run(suite, rubrics, replay, again, [task(one, other.source)])[0].scores is None
 
 
-def test_answers_of_several_judges_are_not_replayed_as_one(world, suite, rubrics, tmp_path):
+def test_a_ledger_of_several_judges_is_not_replayed(world, suite, rubrics, tmp_path):
     case = read_items(suite, world).items[0]
     other = ScriptedJudge()
     other.version = "2"

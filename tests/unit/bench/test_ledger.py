@@ -17,7 +17,7 @@ KEY = JudgementKey(
 @pytest.mark.parametrize(
     "reply", ["one\u2028two", "one\x85two", "one\x0ctwo", "half \ud800 a character", "\n\r\t", "✓"]
 )
-def test_replies_with_odd_characters_are_found_again(tmp_path, reply):
+def test_replies_with_unusual_characters_survive_a_round_trip(tmp_path, reply):
     said = Judgement(key=KEY, category="c", reply=reply, scores={"x": 3.0}, reason=None, seconds=0, at="")
     Ledger(tmp_path / "ledger.jsonl").add(said)
     again = Ledger(tmp_path / "ledger.jsonl")
@@ -25,7 +25,7 @@ def test_replies_with_odd_characters_are_found_again(tmp_path, reply):
     assert read_ledger(tmp_path / "ledger.jsonl") == [said]
 
 
-def test_lines_that_are_lost_are_counted(tmp_path, caplog):
+def test_skipped_records_are_counted_in_the_log(tmp_path, caplog):
     file = tmp_path / "ledger.jsonl"
     Ledger(file).add(Judgement(key=KEY, category="c", reply="", scores=None, reason="", seconds=0, at=""))
     file.write_text(file.read_text() + "{}\n" + file.read_text().replace('"edited": "0"', '"edited": [1]'))
@@ -34,7 +34,7 @@ def test_lines_that_are_lost_are_counted(tmp_path, caplog):
     assert "2 of 3 records" in caplog.text
 
 
-def test_two_answers_to_one_question_are_told(tmp_path, caplog):
+def test_conflicting_answers_to_one_question_are_logged(tmp_path, caplog):
     ledger = Ledger(tmp_path / "ledger.jsonl")
     for score in (2.0, 2.0, 5.0):
         said = Judgement(key=KEY, category="c", reply="", scores={"x": score}, reason=None, seconds=0, at="")
@@ -45,7 +45,7 @@ def test_two_answers_to_one_question_are_told(tmp_path, caplog):
         assert ("1 questions have judgements with different scores" in caplog.text) == (score == 5.0)
 
 
-def test_a_folder_in_its_place_is_told(tmp_path):
+def test_a_folder_in_place_of_the_file_is_refused(tmp_path):
     (tmp_path / "ledger.jsonl").mkdir()
     with pytest.raises(InputError, check=lambda error: error.code == "unreadable-file"):
         read_ledger(tmp_path / "ledger.jsonl")

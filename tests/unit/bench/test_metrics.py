@@ -31,7 +31,7 @@ def case(tmp_path):
     )  # fmt: skip
 
 
-def test_known_edits_have_known_numbers(case, tmp_path):
+def test_known_edits_have_known_values(case, tmp_path):
     assert VideoMetrics().compute(case, case.source) == pytest.approx({"psnr": 60, "ssim": 1, "flicker": 0})
     lighter, blinking = (VideoMetrics().compute(case, tmp_path / f"{name}.mp4") for name in ("lighter", "blinking"))
     assert lighter["psnr"] == pytest.approx(20 * np.log10(255 / 20), abs=0.7)
@@ -39,7 +39,7 @@ def test_known_edits_have_known_numbers(case, tmp_path):
     assert blinking["flicker"] == pytest.approx(20, abs=1)
 
 
-def test_a_table_tells_of_how_many_items(case, tmp_path):
+def test_the_table_has_the_number_of_items_of_each_metric(case, tmp_path):
     missing = BenchmarkItem(id="x", category="local_change", instruction="-", source=case.source)
     table = VideoMetrics().table([case, missing], {"source": tmp_path / "lighter.mp4", "x": tmp_path / "none.mp4"})
     assert list(table.header) == ["metric", "items", "local_add", "local_change", "mean"]
@@ -68,7 +68,7 @@ def models(tmp_path_factory):
     return folder
 
 
-def test_models_from_folders_see_frames_references_and_words(models, case, tmp_path):
+def test_models_from_folders_compare_frames_references_and_instructions(models, case, tmp_path):
     metrics = VideoMetrics.load(["basic", *(f"{kind}={models / kind}" for kind in ("clip", "dino"))], "cpu")
     same, blinking = (metrics.compute(case, tmp_path / f"{name}.mp4") for name in ("source", "blinking"))
     for name in ("CLIP (clip)", "DINO (dino)"):
@@ -79,7 +79,7 @@ def test_models_from_folders_see_frames_references_and_words(models, case, tmp_p
     assert "DINO (dino) words" not in same
 
 
-def test_lpips_stands_beside_them(case, tmp_path, monkeypatch):
+def test_lpips_is_zero_for_the_source_only(case, tmp_path, monkeypatch):
     alexnet = torchvision.models.alexnet  # weights that nobody trained: the real ones cannot be had everywhere
     monkeypatch.setattr(torchvision.models, "alexnet", lambda pretrained=False: alexnet())
     metrics = VideoMetrics.load(["lpips"], "cpu")
@@ -89,14 +89,14 @@ def test_lpips_stands_beside_them(case, tmp_path, monkeypatch):
     assert "LPIPS 0.1 to the source with alex" in table.note
 
 
-def test_frames_that_are_too_small(tmp_path):
+def test_small_frames_are_refused(tmp_path):
     write_video(tmp_path / "small.mp4", np.zeros((2, 16, 16, 3), np.uint8), 8)
     small = BenchmarkItem(id="small", category="local_add", instruction="-", source=tmp_path / "small.mp4")
     with pytest.raises(InputError, check=lambda error: error.code == "too-small"):
         VideoMetrics().compute(small, small.source)
 
 
-def test_models_that_cannot_be_used(models, tmp_path):
+def test_unknown_metrics_and_unreadable_models_are_refused(models, tmp_path):
     with pytest.raises(InputError, check=lambda error: error.code == "unknown-metric"):
         load_encoder("vmaf", "x", "cpu")
     with pytest.raises(SpecError, match="resnet"):

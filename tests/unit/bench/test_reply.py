@@ -34,7 +34,7 @@ def reply(first="4", second="3", third="5"):
         ("`4.25`", 4.25),
     ],
 )
-def test_numbers_as_judges_write_them(said, number):
+def test_usual_forms_of_a_score_are_read(said, number):
     assert read_reply(reply(first=said), NAMES) == dict(zip(NAMES, (number, 3, 5), strict=True))
 
 
@@ -52,7 +52,7 @@ def test_numbers_as_judges_write_them(said, number):
         reply().replace("\n", "\r\n"),
     ],
 )
-def test_any_order_markdown_and_json(text):
+def test_scores_are_read_in_any_order_from_markdown_and_json(text):
     assert read_reply(text, NAMES, OTHERS) == dict(zip(NAMES, (4, 3, 5), strict=True))
 
 
@@ -116,21 +116,21 @@ UNREADABLE = [
         (reply(third="5\n2 of these are doubtful"), "cannot be read"),
     ],
 )
-def test_what_is_no_answer_has_a_reason(text, why):
+def test_an_unreadable_reply_has_a_reason(text, why):
     found = read_reply(text, NAMES, OTHERS)
     assert isinstance(found, Unscored)
     assert why in found.reason
 
 
 @pytest.mark.parametrize("char", [" ", "*", "(", "[", "|", "\n", "/5", "`", "1. ", "- ", "score "])
-def test_no_reply_takes_long(char):
+def test_no_reply_takes_long_to_read(char):
     started = time.perf_counter()
     for text in (f"The edit is fine{char * 5000}overall", f"{NAMES[0]}{char * 3000}4", f"{NAMES[0]}: 4{char * 3000}x"):
         assert isinstance(read_reply(text, NAMES, OTHERS), Unscored)
     assert time.perf_counter() - started < 5
 
 
-def test_a_failed_edit_is_not_consistent():
+def test_no_score_exceeds_the_score_that_caps_it():
     scores = read_reply(reply("2", "5", "1.5"), NAMES)
     assert capped(scores, NAMES[0]) == dict(zip(NAMES, (2, 2, 1.5), strict=True))
 
@@ -172,7 +172,7 @@ noise = st.characters(codec="utf-8", exclude_categories=["Nd", "Cs"]) | st.sampl
         st.tuples(st.sampled_from(["insert", "delete", "double", "drop"]), st.integers(0, 400), noise), max_size=4
     ),
 )
-def test_mangled_replies_never_give_a_wrong_number(said, form, order, mangles):
+def test_a_corrupted_reply_gives_no_score_or_the_right_one(said, form, order, mangles):
     """Digits stay as they are, and none come to stand beside others: nobody could tell 1.5/5 without its sign."""
     truth = dict(zip(NAMES, said, strict=True))
     text = "\n".join(["Reasoning: fine.", *(form.format(name, truth[name]) for name in order)])

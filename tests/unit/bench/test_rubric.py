@@ -28,7 +28,7 @@ def script(tmp_path):
     return file
 
 
-def test_prompts_are_found_and_nothing_is_run(script, tmp_path):
+def test_prompts_are_extracted_without_running_the_script(script, tmp_path):
     found = official_rubrics(script, CATEGORIES)
     assert found["local_add"].text.startswith("\nYou are a rater of additions.")
     assert found["local_remove"].text == "You rate removals.\n" + SCORES
@@ -41,19 +41,19 @@ def test_prompts_are_found_and_nothing_is_run(script, tmp_path):
 @pytest.mark.parametrize(
     ("categories", "told"), [({"local_change": NAMES}, "no prompts"), ({"local_add": ("Beauty",)}, "no prompts")]
 )
-def test_what_the_script_does_not_hold(script, categories, told):
+def test_a_category_without_a_prompt_is_refused(script, categories, told):
     with pytest.raises(InputError, check=lambda error: error.code == "ambiguous-rubric"):
         official_rubrics(script, categories)
 
 
-def test_two_prompts_of_a_category_are_no_answer(script):
+def test_two_prompts_of_a_category_are_refused(script):
     script.write_text(script.read_text() + f'local_add_v2 = """Other.\n{SCORES}"""\n')
     with pytest.raises(InputError, check=lambda error: error.code == "ambiguous-rubric"):
         official_rubrics(script, CATEGORIES)
 
 
 @pytest.mark.parametrize("text", ["def (", "\0", "(" * 5000])
-def test_what_is_not_python(tmp_path, text):
+def test_a_script_that_is_not_python_is_refused(tmp_path, text):
     (tmp_path / "eval.py").write_text(text)
     with pytest.raises(InputError, check=lambda error: error.code == "unreadable-file"):
         official_rubrics(tmp_path / "eval.py", CATEGORIES)
@@ -62,19 +62,19 @@ def test_what_is_not_python(tmp_path, text):
 @pytest.mark.parametrize(
     "text", ["[]", "{}", '{"local_add": {"text": "a", "dimensions": ["b"]}, "local_remove": 3}', "x"]
 )
-def test_kept_rubrics_of_something_else(tmp_path, text):
+def test_a_file_without_the_rubrics_is_refused(tmp_path, text):
     (tmp_path / "kept.json").write_text(text)
     with pytest.raises(InputError):
         read_rubrics(tmp_path / "kept.json", CATEGORIES)
 
 
-def test_a_rubric_of_ours_needs_a_section_a_score(tmp_path):
+def test_a_rubric_file_needs_a_section_for_each_score(tmp_path):
     (tmp_path / "rubric.md").write_text("What to look for.\n\n## Instruction Compliance\n\n- 5: all\n")
     with pytest.raises(InputError, check=lambda error: error.code == "missing-section"):
         read_rubric(tmp_path / "rubric.md", "local_add", NAMES)
 
 
-def test_the_hash_is_of_all_that_a_judge_reads(script):
+def test_the_hash_depends_on_text_and_dimensions_only(script):
     from dataclasses import replace
 
     rubric = official_rubrics(script, CATEGORIES)["local_add"]

@@ -38,7 +38,7 @@ def runner(suite, rubrics, judge, tmp_path, rate_limit=FAST):
     return Runner(suite, rubrics, judge, Ledger(tmp_path / "judgements.jsonl"), rate_limit)
 
 
-def test_every_item_is_asked_once_and_never_again(suite, rubrics, tasks, tmp_path):
+def test_each_question_is_asked_once_and_not_again_in_the_next_run(suite, rubrics, tasks, tmp_path):
     judge = ScriptedJudge()
     judged, why = runner(suite, rubrics, judge, tmp_path).run(tasks)
     assert [one.key.item for one in judged] == [one.id for one in tasks]
@@ -50,7 +50,7 @@ def test_every_item_is_asked_once_and_never_again(suite, rubrics, tasks, tmp_pat
 
 
 @pytest.mark.parametrize("what", ["video", "rubric", "judge", "version", "words", "temperature", "frames"])
-def test_what_changes_is_asked_anew(suite, rubrics, tasks, tmp_path, what):
+def test_any_change_makes_a_new_question(suite, rubrics, tasks, tmp_path, what):
     from dataclasses import replace
 
     runner(suite, rubrics, ScriptedJudge(), tmp_path).run(tasks[:2])
@@ -68,7 +68,7 @@ def test_what_changes_is_asked_anew(suite, rubrics, tasks, tmp_path, what):
     assert len(judge.questions) == 1
 
 
-def test_failures_are_kept_to_look_at_and_asked_again(suite, rubrics, tasks, tmp_path):
+def test_failures_are_recorded_and_asked_again_in_the_next_run(suite, rubrics, tasks, tmp_path):
     judge = ScriptedJudge(lambda question, before: "I cannot rate this." if "easy" in question.key.item else (1, 1, 1))
     judged, _ = runner(suite, rubrics, judge, tmp_path).run(tasks[:3])
     assert [one.scores for one in judged] == [None] * 3
@@ -78,7 +78,7 @@ def test_failures_are_kept_to_look_at_and_asked_again(suite, rubrics, tasks, tmp
     assert len(read_ledger(tmp_path / "judgements.jsonl")) == 6
 
 
-def test_a_judge_that_is_busy_is_asked_again_and_one_that_refuses_is_not(suite, rubrics, tasks, tmp_path):
+def test_only_retryable_errors_are_retried(suite, rubrics, tasks, tmp_path):
     busy = ScriptedJudge(lambda question, before: (4, 4, 4) if before == 2 else JudgeError("busy", retryable=True))
     judged, _ = runner(suite, rubrics, busy, tmp_path).run(tasks[:1])
     assert judged[0].scores
@@ -93,7 +93,7 @@ def test_a_judge_that_is_busy_is_asked_again_and_one_that_refuses_is_not(suite, 
     assert len(never.questions) == FAST.tries
 
 
-def test_a_judge_that_says_when_is_waited_for(suite, rubrics, tasks, tmp_path):
+def test_the_wait_that_a_judge_asks_for_is_respected(suite, rubrics, tasks, tmp_path):
     judge = ScriptedJudge(
         lambda question, before: (4, 4, 4) if before else JudgeError("slow down", retryable=True, retry_after=0.4)
     )
@@ -102,14 +102,14 @@ def test_a_judge_that_says_when_is_waited_for(suite, rubrics, tasks, tmp_path):
     assert time.monotonic() - began >= 0.4
 
 
-def test_questions_run_side_by_side_but_no_more_than_may_be(suite, rubrics, cases, tmp_path):
+def test_questions_run_concurrently_up_to_the_limit(suite, rubrics, cases, tmp_path):
     folder = copy_sources(cases, tmp_path / "videos")
     judge = ScriptedJudge(seconds=0.05)
     runner(suite, rubrics, judge, tmp_path, RateLimit(concurrency=3)).run([task(case, folder) for case in cases])
     assert judge.most == 3
 
 
-def test_the_rate_is_kept(suite, rubrics, tasks, tmp_path):
+def test_the_rate_limit_is_respected(suite, rubrics, tasks, tmp_path):
     began = time.monotonic()
     runner(suite, rubrics, ScriptedJudge(), tmp_path, RateLimit(concurrency=8, per_minute=600)).run(tasks[:6])
     assert time.monotonic() - began >= 0.5
@@ -136,14 +136,14 @@ def test_missing_videos_are_generated_while_others_are_judged(suite, rubrics, ca
     assert why == {cases[3].id: f"{cases[3].edited_name} does not exist"}
 
 
-def test_repeats_are_different_questions(suite, rubrics, cases, tmp_path):
+def test_repeats_are_separate_questions(suite, rubrics, cases, tmp_path):
     folder = copy_sources(cases, tmp_path / "videos")
     judge = ScriptedJudge(lambda question, before: (question.key.repeat + 1,) * 3)
     judged, _ = runner(suite, rubrics, judge, tmp_path).run([task(cases[0], folder, range(3))])
     assert [one.scores["Instruction Compliance"] for one in judged] == [1, 2, 3]
 
 
-def test_a_line_that_was_cut_off_is_asked_again_and_harms_no_other(suite, rubrics, tasks, tmp_path):
+def test_a_truncated_line_is_asked_again_and_the_others_are_kept(suite, rubrics, tasks, tmp_path):
     runner(suite, rubrics, ScriptedJudge(), tmp_path).run(tasks[:3])
     file = tmp_path / "judgements.jsonl"
     file.write_bytes(file.read_bytes()[:-40])
@@ -158,7 +158,7 @@ def test_a_line_that_was_cut_off_is_asked_again_and_harms_no_other(suite, rubric
     "change",
     [{"scores": {"a": 9}}, {"scores": {"a": True}}, {"scores": [4]}, {"asked": None}, {"more": 1}, {"reply": 3}],
 )
-def test_lines_that_are_no_judgements_are_passed_over(suite, rubrics, tasks, tmp_path, change):
+def test_lines_that_are_not_judgements_are_skipped(suite, rubrics, tasks, tmp_path, change):
     runner(suite, rubrics, ScriptedJudge(), tmp_path).run(tasks[:2])
     file = tmp_path / "judgements.jsonl"
     one, other = file.read_text().splitlines()
@@ -166,7 +166,7 @@ def test_lines_that_are_no_judgements_are_passed_over(suite, rubrics, tasks, tmp
     assert [judgement.key.item for judgement in read_ledger(file)] == [json.loads(other)["asked"]["item"]]
 
 
-def test_one_run_at_a_time_judges_into_a_folder(tmp_path):
+def test_only_one_run_at_a_time_may_use_a_folder(tmp_path):
     with (
         exclusive_lock(tmp_path),
         pytest.raises(InputError, check=lambda error: error.code == "locked-folder"),

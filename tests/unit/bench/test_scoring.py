@@ -52,7 +52,7 @@ def test_refvie_is_the_mean_over_six_dimensions():
     assert found.raw.mean == pytest.approx(14.5 / 6)  # a mean over items would weigh subjects more
 
 
-def test_the_median_of_repeats_counts_and_their_spread_is_told():
+def test_the_median_of_repeats_counts_and_their_variation_is_reported():
     one = case("a", "local_add")
     found = table(OPENVE, [one], [judged(OPENVE, one, n, 3, 3, repeat=r) for r, n in enumerate((1, 5, 4))])
     assert found.columns[0].raw.mean == pytest.approx(10 / 3)
@@ -84,7 +84,7 @@ def test_a_column_without_scores_leaves_no_overall():
     assert (empty.raw, empty.scored, [column.raw for column in empty.columns]) == (None, 0, [None, None])
 
 
-def test_a_later_answer_to_the_same_question_counts():
+def test_the_last_answer_to_a_question_counts():
     one = case("a", "local_add")
     assert table(OPENVE, [one], [judged(OPENVE, one, 1, 1, 1), judged(OPENVE, one, 4, 4, 4)]).raw.mean == 4
 
@@ -108,7 +108,7 @@ def test_two_runs_are_compared_item_by_item(suite):
         paired_differences(suite, one[:2], other[2:], "raw")
 
 
-def test_controls_that_are_not_below_the_real_edits_are_told():
+def test_controls_that_do_not_score_below_the_real_edits_fail():
     cases = [case(f"v{i}", "local_add") for i in range(8)]
     real, _ = score_items(OPENVE, cases, [judged(OPENVE, one, 4, 4, 4) for one in cases])
 
@@ -123,7 +123,7 @@ def test_controls_that_are_not_below_the_real_edits_are_told():
     ]
 
 
-def test_a_judge_that_has_moved_is_told():
+def test_drift_is_the_difference_to_the_first_answer():
     cases = [case(f"v{i}", "local_add") for i in range(6)]
     earlier = [judged(OPENVE, one, 3, 3, 3) for one in cases]
     again = [judged(OPENVE, replace(one, id=f"anchor:{one.id}"), 4, 4, 4, repeat=1) for one in cases]
@@ -142,7 +142,7 @@ def found_of(cases, judgements, **more):
     )  # fmt: skip
 
 
-def test_no_headline_below_full_coverage_unless_asked_for():
+def test_there_is_no_overall_score_below_full_coverage_unless_allowed():
     cases = [case(category, category) for category in OPENVE.categories] + [case("more", "local_add")]
     judgements = [judged(OPENVE, one, 4, 4, 4) for one in cases[:-1]]
     held, allowed = found_of(cases, judgements), found_of(cases, judgements, allow_partial=True)
@@ -154,14 +154,14 @@ def test_no_headline_below_full_coverage_unless_asked_for():
     assert "overall score is that of the others" in warnings(allowed)[0]
 
 
-def test_an_empty_ledger_gives_no_number():
+def test_a_report_without_judgements_has_no_scores():
     cases = [case(category, category) for category in OPENVE.categories]
     found = found_of(cases, [], allow_partial=True)
     assert all(cell == "-" for row in main_table(found, with_published=False).rows for cell in row[2:])
     assert "Coverage: 0 of 5" in markdown(found)
 
 
-def test_reports_mark_published_rows_and_what_is_left_out():
+def test_reports_mark_doubtful_published_rows_and_name_excluded_categories():
     cases = [case(category, category) for category in OPENVE.categories]
     found = found_of(cases, [judged(OPENVE, one, 4, 4, 4) for one in cases])
     text = markdown(found)

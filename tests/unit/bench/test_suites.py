@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from collections import Counter
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ from kiwi.errors import InputError, ManifestError
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_every_category_has_a_rubric_that_asks_for_its_scores(name):
+def test_every_category_has_a_rubric_with_its_dimensions(name):
     suite = read_suite(name)
     rubrics = builtin_rubrics(suite)
     assert list(rubrics) == list(suite.categories)
@@ -23,7 +24,7 @@ def test_every_category_has_a_rubric_that_asks_for_its_scores(name):
     assert len({rubric.hash for rubric in rubrics.values()}) == len(rubrics)
 
 
-def test_published_counts():
+def test_suites_have_the_published_numbers_of_items():
     assert read_suite("openve").expected_items == 308
     assert read_suite("refvie").expected_items == 110
 
@@ -36,14 +37,14 @@ def test_the_mean_of_the_published_columns_is_the_published_overall(name, doubte
     assert {row.method for row in rows if row.doubt} >= set(off)
 
 
-def test_rows_that_look_transposed_are_flagged():
+def test_rows_that_look_transposed_are_marked_doubtful():
     doubted = [row.method for row in published_rows(read_suite("openve")) if row.doubt]
     assert doubted == ["Kiwi-Edit stage 2, 480p", "Kiwi-Edit stage 2, 720p"]
 
 
-def test_items_of_an_export(world, suite):
+def test_items_of_an_export_are_read(world, suite):
     found = read_items(suite, world)
-    assert found.counts() == dict.fromkeys(suite.categories, 2)
+    assert Counter(item.category for item in found.items) == dict.fromkeys(suite.categories, 2)
     assert len({case.edited_name for case in found.items}) == 10
     assert all(case.source.is_file() and case.edited_name == f"{case.source.stem}_edited.mp4" for case in found.items)
 
@@ -72,7 +73,7 @@ def test_excluded_categories_are_counted_and_not_scored(copied, suite):
     assert "five categories" in suite.excluded["creative_edit"]
 
 
-def test_items_of_one_video_are_edited_into_different_files(copied, suite):
+def test_items_that_share_a_video_have_different_edits(copied, suite):
     rewritten(copied, lambda rows: rows[1].update(original_video=rows[0]["original_video"]))
     one, other, *_ = read_items(suite, copied).items
     assert one.source == other.source
@@ -89,20 +90,20 @@ def test_items_of_one_video_are_edited_into_different_files(copied, suite):
         (lambda rows: rows[0].update(original_video="/etc/passwd"), "absolute"),
     ],
 )
-def test_lists_that_cannot_be_used(copied, suite, change, told):
+def test_unusable_lists_are_refused_with_their_line(copied, suite, change, told):
     rewritten(copied, change)
     with pytest.raises((ManifestError, InputError), match=told):
         read_items(suite, copied)
 
 
 @pytest.mark.parametrize("text", ["{", "a: b", "- 3", "- {src_video: a.mp4}"])
-def test_lists_of_references_that_cannot_be_used(tmp_path, text):
+def test_malformed_lists_with_references_are_refused(tmp_path, text):
     (tmp_path / "refvie_bench.yaml").write_text(text)
     with pytest.raises(ManifestError, match=r"refvie_bench\.yaml"):
         read_items(read_suite("refvie"), tmp_path)
 
 
-def test_references_belong_to_their_items(tmp_path):
+def test_each_item_has_its_reference(tmp_path):
     for name in ("a.mp4", "b.mp4", "a.png"):
         (tmp_path / name).touch()
     item = {"src_video": "a.mp4", "ref_img": "a.png", "instruction": "Put it there.", "edit_type": "subject"}
@@ -115,6 +116,6 @@ def test_references_belong_to_their_items(tmp_path):
     ]
 
 
-def test_no_such_benchmark():
+def test_an_unknown_benchmark_is_refused_with_the_choices():
     with pytest.raises(InputError, check=lambda error: error.code == "unknown-suite"):
         read_suite("imagenet")

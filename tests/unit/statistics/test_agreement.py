@@ -19,7 +19,7 @@ OBSERVERS = [
 
 
 @pytest.mark.parametrize(("level", "alpha"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)])
-def test_alpha_of_the_published_example(level, alpha):
+def test_alpha_matches_the_published_example(level, alpha):
     assert krippendorff_alpha(OBSERVERS, level) == pytest.approx(alpha, abs=5e-4)
 
 
@@ -32,7 +32,7 @@ def test_alpha_of_chance_and_of_perfect_agreement():
     assert isnan(krippendorff_alpha([[3, 3], [3, 3]]))
 
 
-def test_kappa_as_from_the_table_of_counts():
+def test_kappa_matches_its_definition_by_counts():
     one, other = [1, 2, 3, 4, 5, 3, 2, 1], [1, 3, 3, 4, 4, 2, 2, 2]
     counts = np.zeros((5, 5))
     for a, b in zip(one, other, strict=True):
@@ -45,13 +45,13 @@ def test_kappa_as_from_the_table_of_counts():
     assert isnan(weighted_kappa([2, 2], [2, 2]))
 
 
-def test_ranks_are_all_that_spearman_sees():
+def test_spearman_depends_on_ranks_only():
     assert spearman([1, 2, 3, 5], [1, 2.5, 2.6, 9]) == pytest.approx(1)
     assert spearman([1, 2, 3, nan], [3, 2, 1, 7]) == pytest.approx(-1)
     assert isnan(spearman([1, 1, 1], [1, 2, 3]))
 
 
-def test_raters_of_other_items_are_refused():
+def test_raters_of_different_items_and_unknown_levels_are_refused():
     with pytest.raises(InputError, check=lambda error: error.code == "length-mismatch"):
         krippendorff_alpha([[1, 2], [1]])
     with pytest.raises(InputError, check=lambda error: error.code == "unknown-level"):

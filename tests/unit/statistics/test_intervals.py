@@ -6,7 +6,7 @@ from kiwi.errors import InputError
 from kiwi.statistics.intervals import Interval, bootstrap_mean
 
 
-def test_the_interval_of_many_items_is_the_normal_one():
+def test_the_interval_of_many_items_approaches_the_normal_one():
     values = np.random.default_rng(1).normal(3.0, 0.5, 400)
     found = bootstrap_mean([values])
     half = norm.ppf(0.975) * values.std() / 400**0.5
@@ -15,7 +15,7 @@ def test_the_interval_of_many_items_is_the_normal_one():
     assert found.mean - found.low == pytest.approx(half, rel=0.15)
 
 
-def test_groups_count_alike_however_many_items_they_have():
+def test_strata_have_equal_weight_whatever_their_size():
     found = bootstrap_mean([[1.0] * 90 + [2.0] * 10, [5.0] * 3])
     assert found.mean == pytest.approx((1.1 + 5.0) / 2)
     assert found.low < found.mean < found.high
@@ -24,13 +24,13 @@ def test_groups_count_alike_however_many_items_they_have():
     assert found.high - found.low == pytest.approx((alone.high - alone.low) / 2, rel=0.1)
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
+def test_intervals_have_their_nominal_coverage():
     rng = np.random.default_rng(2)
     inside = [low <= 1.0 <= high for _, low, high in (bootstrap_mean([rng.exponential(1.0, 40)]) for _ in range(100))]
     assert 85 <= sum(inside) <= 99
 
 
-def test_more_confidence_is_wider_and_the_same_numbers_give_the_same_interval():
+def test_intervals_are_deterministic_and_wider_for_more_confidence():
     values = [1.0, 2.0, 4.0, 4.5, 5.0]
     assert bootstrap_mean([values]) == bootstrap_mean([values])
     narrow, wide = bootstrap_mean([values], 0.5), bootstrap_mean([values], 0.99)
@@ -38,7 +38,7 @@ def test_more_confidence_is_wider_and_the_same_numbers_give_the_same_interval():
 
 
 @pytest.mark.parametrize("items", [2, 3, 5, 20])
-def test_intervals_of_few_items_cover_the_truth_too(items):
+def test_intervals_of_few_items_have_their_nominal_coverage(items):
     rng = np.random.default_rng(items)
     inside = [
         low <= 2.0 <= high
@@ -48,7 +48,7 @@ def test_intervals_of_few_items_cover_the_truth_too(items):
     assert sum(inside) < 200 or items == 2
 
 
-def test_what_does_not_vary_has_no_width():
+def test_equal_items_have_an_interval_of_width_zero():
     found = bootstrap_mean([[2.0, 2.0], [4.0, 4.0, 4.0]])
     assert found.low == found.high == found.mean == 3.0
 
@@ -56,24 +56,24 @@ def test_what_does_not_vary_has_no_width():
 @pytest.mark.parametrize(
     ("groups", "clusters"), [([[3.0]], None), ([[2.0, 2.0], [4.0]], None), ([[3, 3]], [["a", "a"]])]
 )
-def test_the_width_of_a_single_item_is_not_known(groups, clusters):
+def test_a_single_item_has_no_interval(groups, clusters):
     found = bootstrap_mean(groups, clusters=clusters)
     assert found.mean == 3
     assert np.isnan([found.low, found.high]).all()
     assert str(found) == "3.00 ± ?"
 
 
-def test_clusters_that_are_each_in_other_groups_still_vary():
+def test_clusters_in_different_strata_are_still_resampled():
     found = bootstrap_mean([[1.0, 5.0], [1.0, 5.0], [5.0, 1.0]], clusters=[["a", "b"], ["b", "c"], ["a", "c"]])
     assert found.mean == 3
     assert found.high - found.low > 1
 
 
-def test_an_interval_is_read_as_mean_and_half_width():
+def test_an_interval_prints_as_mean_and_half_width():
     assert str(Interval(3.517, 3.4, 3.6)) == "3.52 ± 0.10"
 
 
 @pytest.mark.parametrize("groups", [[], [[1.0], []]])
-def test_nothing_has_no_mean(groups):
+def test_an_empty_stratum_is_refused(groups):
     with pytest.raises(InputError, check=lambda error: error.code == "no-items"):
         bootstrap_mean(groups)

@@ -19,7 +19,7 @@ def runs(rng, seeds, training, items=0.3, rest=1.0, mean=0.0):
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("training", [0.0, 0.1, 0.5])
-def test_no_difference_is_found_as_seldom_as_the_level_says(seeds, training):
+def test_false_positives_occur_at_the_nominal_rate(seeds, training):
     rng = np.random.default_rng(seeds)
     found = [random_effects_mean(runs(rng, seeds, training)) for _ in range(400)]
     rate = np.mean([one.p <= 0.05 for one in found])
@@ -28,7 +28,7 @@ def test_no_difference_is_found_as_seldom_as_the_level_says(seeds, training):
     assert np.mean(covered) == pytest.approx(1 - rate, abs=0.003)
 
 
-def test_intervals_over_items_alone_find_differences_that_are_none():
+def test_intervals_over_items_alone_have_too_many_false_positives():
     """Why this module is there: training varies, and the items know nothing of it."""
     rng = np.random.default_rng(0)
     rate = 0.0
@@ -39,7 +39,7 @@ def test_intervals_over_items_alone_find_differences_that_are_none():
 
 
 @pytest.mark.parametrize(("seeds", "least"), [(2, 0.15), (3, 0.15)])
-def test_a_bootstrap_over_items_and_few_seeds_does_too(seeds, least):
+def test_a_bootstrap_over_items_and_few_seeds_has_too_many_false_positives(seeds, least):
     rng = np.random.default_rng(0)
     rate = 0.0
     for _ in range(200):
@@ -51,7 +51,7 @@ def test_a_bootstrap_over_items_and_few_seeds_does_too(seeds, least):
     assert rate > least
 
 
-def test_a_difference_that_can_be_found_is_found_four_times_of_five():
+def test_a_detectable_difference_is_detected_with_power_0_8():
     rng = np.random.default_rng(1)
     detectable = np.median([random_effects_mean(runs(rng, 3, 0.2)).detectable_difference(3) for _ in range(100)])
     found = [random_effects_mean(runs(rng, 3, 0.2, mean=detectable)).p <= 0.05 for _ in range(200)]
@@ -63,7 +63,7 @@ def less(one, base):
 
 
 @pytest.mark.parametrize("level", [0.05, 0.005])
-def test_a_pilot_of_two_seeds_and_ten_arms_tells_what_three_seeds_find(level):
+def test_a_pilot_of_two_seeds_and_ten_arms_predicts_the_power_of_three_seeds(level):
     """Of differences to a base that all arms share, after correction for their number too."""
     rng = np.random.default_rng(6)
     power = []
@@ -77,21 +77,21 @@ def test_a_pilot_of_two_seeds_and_ten_arms_tells_what_three_seeds_find(level):
     assert np.isnan(pooled_seed_variance([random_effects_mean([{"a": 1.0, "b": 2.0}])]))
 
 
-def test_an_arm_that_trains_otherwise_does_not_speak_for_all():
+def test_an_outlier_arm_does_not_change_the_pooled_variance():
     rng = np.random.default_rng(7)
     arms = [random_effects_mean(runs(rng, 3, 0.1)) for _ in range(9)]
     wild = random_effects_mean(runs(rng, 3, 3.0))
     assert pooled_seed_variance([*arms, wild]) == pytest.approx(pooled_seed_variance(arms), abs=0.02)
 
 
-def test_what_training_adds_is_never_less_than_nothing():
+def test_the_pooled_variance_is_unbiased_and_never_negative():
     alike = random_effects_mean([{"a": 1.0, "b": -1.0, "c": 0.0}, {"a": -1.0, "b": 1.0, "c": 0.0}])
     assert pooled_seed_variance([alike]) == 0
     apart = random_effects_mean([{"loss": 1.0}, {"loss": 3.0}])
     assert pooled_seed_variance([apart]) == pytest.approx(2 / 0.4549, rel=1e-3)  # a variance of 2, and chi2's median
 
 
-def test_degrees_of_freedom_are_those_of_what_varies():
+def test_degrees_of_freedom_are_those_of_the_varying_factor():
     """By hand, from Student's t: of runs that are alike the items', of pure noise less than one, so one."""
     items = {"a": 1.0, "b": 2.0, "c": 4.0, "d": 5.0}
     alike = random_effects_mean([items] * 50)
@@ -108,7 +108,7 @@ def test_degrees_of_freedom_are_those_of_what_varies():
     ("owners", "kinds", "freedom"),
     [("aaaaaaaaab", "x" * 10, 1), ("abcdef", "xxxyyy", 4), ("abcdabcd", "xxxxyyyy", 3)],
 )
-def test_freedom_of_items(owners, kinds, freedom):
+def test_degrees_of_freedom_of_items(owners, kinds, freedom):
     """One large owner beside a small one is worth one; categories of their own owners add; shared owners count once."""
     names = [str(index) for index in range(len(owners))]
     values = dict(zip(names, [0.0, 1.0, 2.0, 0.0, 1.0, 2.0, 0.0, 1.0, 2.0, 5.0], strict=False))
@@ -118,7 +118,7 @@ def test_freedom_of_items(owners, kinds, freedom):
     assert found.item_df == pytest.approx(freedom)
 
 
-def test_more_seeds_see_smaller_differences_until_the_items_are_the_limit():
+def test_more_seeds_detect_smaller_differences_up_to_the_limit_of_the_items():
     found = random_effects_mean(runs(np.random.default_rng(2), 3, 0.5))
     sizes = [found.detectable_difference(seeds) for seeds in (2, 3, 5, 10, 1000)]
     assert sizes == sorted(sizes, reverse=True)
@@ -126,7 +126,7 @@ def test_more_seeds_see_smaller_differences_until_the_items_are_the_limit():
     assert np.isnan(found.detectable_difference(1))
 
 
-def test_categories_count_alike_and_their_means_are_no_chance():
+def test_categories_have_equal_weight_and_are_fixed_effects():
     numbers = {f"{kind}{index}": float(kind) for kind in range(2) for index in range(3 + 5 * kind)}
     noise = np.random.default_rng(3).normal(0, 0.01, (3, len(numbers)))
     seeds = [{name: value + float(e) for (name, value), e in zip(numbers.items(), row, strict=True)} for row in noise]
@@ -140,7 +140,7 @@ def test_categories_count_alike_and_their_means_are_no_chance():
     ("sizes", "videos"),
     [([8] * 7, None), ([3, 3, 60], None), ([28, 28, 28, 7], None), ([10] * 5, 10), ([7] * 7, 7), ([40], "one large")],
 )
-def test_categories_and_clusters_of_all_sizes_keep_the_level(sizes, videos):
+def test_false_positives_stay_at_the_nominal_rate_for_unbalanced_categories_and_clusters(sizes, videos):
     names = [f"{kind}-{index}" for kind, count in enumerate(sizes) for index in range(count)]
     categories = {name: name.partition("-")[0] for name in names}
     number = {name: int(name.partition("-")[2]) for name in names}
@@ -160,7 +160,7 @@ def test_categories_and_clusters_of_all_sizes_keep_the_level(sizes, videos):
     assert np.mean(np.array(found) <= 0.05) <= 0.09  # 200 draws of a chance of 0.05: 99.5% are below
 
 
-def test_edits_of_one_video_are_no_independent_items():
+def test_edits_of_one_video_are_not_independent():
     rng = np.random.default_rng(4)
     videos = rng.normal(0.2, 1, 12)
     names = {f"{video}-{edit}": video for video in range(12) for edit in range(10)}
@@ -170,26 +170,26 @@ def test_edits_of_one_video_are_no_independent_items():
     assert together.item_df == pytest.approx(11)
 
 
-def test_a_single_number_a_run_varies_by_training_alone():
+def test_a_scalar_of_each_run_has_no_item_variance():
     found = random_effects_mean([{"loss": value} for value in (1.0, 2.0, 3.0)])
     assert found.seed_std == 1
     assert found.mean.mean == 2
     assert found.mean.high - 2 == pytest.approx(4.303 / 3**0.5, rel=1e-3)  # Student's t of two degrees
 
 
-def test_one_seed_tells_nothing_of_training():
+def test_one_seed_has_no_interval():
     found = random_effects_mean(runs(np.random.default_rng(5), 1, 0.0))
     assert str(found.mean).endswith("± ?")
     assert np.isnan([found.p, found.seed_std, found.detectable_difference(3)]).all()
 
 
-def test_an_item_a_category_leaves_the_items_chance_unknown():
+def test_one_item_in_a_category_has_no_interval():
     found = random_effects_mean([{"a": 1.0, "b": 2.0}, {"a": 1.5, "b": 2.0}], {"a": "one", "b": "two"})
     assert np.isnan([found.p, found.mean.low, found.detectable_difference(3)]).all()
     assert found.seed_std > 0
 
 
-def test_equal_runs_have_no_difference_and_no_chance():
+def test_equal_runs_have_no_variance():
     found = random_effects_mean([{"a": 0.0, "b": 0.0}] * 2)
     assert (found.p, found.mean) == (1.0, (0, 0, 0))
     assert np.isnan(found.detectable_difference(5))
