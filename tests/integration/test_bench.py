@@ -251,7 +251,9 @@ def test_runs_of_different_judges_are_not_comparable(run, tmp_path):
         (["rubrics", "import", "nothing.py"], "nothing.py"),
     ],
 )
-def test_unusable_options_are_refused_by_name_and_nothing_is_written(run, tmp_path, monkeypatch, capsys, options, named):
+def test_unusable_options_are_refused_by_name_and_nothing_is_written(
+    run, tmp_path, monkeypatch, capsys, options, named
+):
     monkeypatch.chdir(tmp_path)
     assert main(["bench", *(option.format(data=run / "data") for option in options)]) == 2
     assert named in " ".join(capsys.readouterr().err.split())
@@ -302,7 +304,8 @@ def test_the_latex_report_compiles(run, tmp_path):
 PROBE = """
 <script>
 window.addEventListener("load", async () => {
-  const at = (id) => document.getElementById(id), visible = () => [...document.querySelectorAll("article:not([hidden])")];
+  const at = (id) => document.getElementById(id);
+  const visible = () => [...document.querySelectorAll("article:not([hidden])")];
   const set = (id, value, event = "change") => { at(id).value = value; at(id).dispatchEvent(new Event(event)); };
   const sleep = (time) => new Promise((done) => setTimeout(done, time));
   const result = {all: visible().length};

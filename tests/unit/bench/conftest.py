@@ -1,4 +1,4 @@
-"""Little benchmarks on the disk, and judges that say what they are told to."""
+"""A small benchmark on the disk, and a judge with scripted answers."""
 
 from __future__ import annotations
 
@@ -36,34 +36,34 @@ def rubrics(suite):
 
 
 class ScriptedJudge(Judge):
-    """Says 4, 3, 5; or whatever a function makes of the question and of how often it was asked before."""
+    """Answers 4, 3, 5; or what a function returns for the question and how often it was asked before."""
 
-    name, version, frames = "told", "1", "none"
+    name, version, frames = "scripted", "1", "none"
 
-    def __init__(self, says=None, seconds=0.0):
-        self.says, self.wait = says, seconds
+    def __init__(self, answer=None, seconds=0.0):
+        self.answer, self.wait = answer, seconds
         self.questions: list[Question] = []
-        self.lock, self.now, self.most = threading.Lock(), 0, 0
+        self.lock, self.in_flight, self.max_in_flight = threading.Lock(), 0, 0
 
     def ask(self, question):
         with self.lock:
             before = sum(earlier.key == question.key for earlier in self.questions)
             self.questions.append(question)
-            self.now += 1
-            self.most = max(self.most, self.now)
+            self.in_flight += 1
+            self.max_in_flight = max(self.max_in_flight, self.in_flight)
         time.sleep(self.wait)
         with self.lock:
-            self.now -= 1
-        numbers = (4, 3, 5) if self.says is None else self.says(question, before)
-        if isinstance(numbers, JudgeError):
-            raise numbers
-        if isinstance(numbers, str):
-            return numbers
-        return "\n".join(f"{name}: {n}" for name, n in zip(question.rubric.dimensions, numbers, strict=True))
+            self.in_flight -= 1
+        answer = (4, 3, 5) if self.answer is None else self.answer(question, before)
+        if isinstance(answer, JudgeError):
+            raise answer
+        if isinstance(answer, str):
+            return answer
+        return "\n".join(f"{name}: {score}" for name, score in zip(question.rubric.dimensions, answer, strict=True))
 
 
 def copy_sources(items, folder: Path):
-    """The unedited sources under the names of edits."""
+    """Write the unedited sources under the names of edits."""
     folder.mkdir(exist_ok=True)
     for item in items:
         (folder / item.edited_name).write_bytes(item.source.read_bytes())

@@ -1,4 +1,4 @@
-"""Controls are known to be bad, and a judge is only trusted as far as they tell."""
+"""Controls are edits that are known to be bad; a judge has to score them below the real ones."""
 
 from dataclasses import replace
 
@@ -19,82 +19,82 @@ from kiwi.bench.scoring import score_items
 from kiwi.bench.suites import read_items
 from kiwi.media.video import read_video
 from tests.unit.bench.conftest import ScriptedJudge, copy_sources
-from tests.unit.bench.test_scoring import OPENVE, case, judged
+from tests.unit.bench.test_scoring import OPENVE, make_item, make_judgement
 
 
 @pytest.fixture
 def edited(world, suite, tmp_path):
-    cases = read_items(suite, world).items
-    folder = copy_sources(cases, tmp_path / "edited")
-    return cases, {case.id: folder / case.edited_name for case in cases}
+    items = read_items(suite, world).items
+    folder = copy_sources(items, tmp_path / "edited")
+    return items, {item.id: folder / item.edited_name for item in items}
 
 
-def kinds(tasks):
-    found = {}
+def group_by_kind(tasks):
+    groups = {}
     for task in tasks:
-        found.setdefault(task.id.partition(":")[0], []).append(task)
-    return found
+        groups.setdefault(task.id.partition(":")[0], []).append(task)
+    return groups
 
 
 def test_each_kind_of_control_is_built_as_documented(edited, tmp_path):
-    cases, videos = edited
-    found = kinds(control_tasks(cases, videos, 5, tmp_path / "controls"))
-    assert {kind: len(tasks) for kind, tasks in found.items()} == dict.fromkeys(CONTROL_KINDS, 5)
-    assert len({task.item.category for task in found["copy"]}) == 5
-    for task in found["copy"]:
+    items, videos = edited
+    tasks = group_by_kind(control_tasks(items, videos, 5, tmp_path / "controls"))
+    assert {kind: len(of_kind) for kind, of_kind in tasks.items()} == dict.fromkeys(CONTROL_KINDS, 5)
+    assert len({task.item.category for task in tasks["copy"]}) == 5
+    for task in tasks["copy"]:
         assert task.edited == task.item.source
-    for task in found["wrong source"]:
+    for task in tasks["wrong source"]:
         assert task.edited in videos.values()
         assert task.edited != videos[task.item.id]
         assert task.instruction == task.item.instruction
-    for task in found["other words"]:
+    for task in tasks["other words"]:
         assert task.edited == videos[task.item.id]
         assert task.instruction != task.item.instruction
-    for task in found["degraded"]:
-        own, spoilt = (read_video(path).frames_FHWC.astype(float) for path in (videos[task.item.id], task.edited))
-        assert own.shape == spoilt.shape
-        assert np.abs(own - spoilt).mean() > 5
+    for task in tasks["degraded"]:
+        edit, degraded = (read_video(path).frames_FHWC.astype(float) for path in (videos[task.item.id], task.edited))
+        assert edit.shape == degraded.shape
+        assert np.abs(edit - degraded).mean() > 5
 
 
 def test_another_edit_of_the_same_name_is_degraded_again(edited, tmp_path):
-    cases, videos = edited
-    first = next(case for case in cases)
-    before = kinds(control_tasks([first], videos, 1, tmp_path / "controls"))["degraded"][0].edited
-    videos[first.id].write_bytes(cases[1].source.read_bytes())
-    after = kinds(control_tasks([first], videos, 1, tmp_path / "controls"))["degraded"][0].edited
+    items, videos = edited
+    first = next(item for item in items)
+    before = group_by_kind(control_tasks([first], videos, 1, tmp_path / "controls"))["degraded"][0].edited
+    videos[first.id].write_bytes(items[1].source.read_bytes())
+    after = group_by_kind(control_tasks([first], videos, 1, tmp_path / "controls"))["degraded"][0].edited
     assert before != after
     assert before.read_bytes() != after.read_bytes()
 
 
 def test_an_edit_that_cannot_be_read_has_no_degraded_control(edited, tmp_path):
-    cases, videos = edited
-    videos[cases[0].id].write_bytes(b"no video")
-    found = kinds(control_tasks(cases, videos, len(cases), tmp_path / "controls"))
-    assert len(found["copy"]) == len(cases)
-    assert len(found["degraded"]) == len(cases) - 1
+    items, videos = edited
+    videos[items[0].id].write_bytes(b"no video")
+    tasks = group_by_kind(control_tasks(items, videos, len(items), tmp_path / "controls"))
+    assert len(tasks["copy"]) == len(items)
+    assert len(tasks["degraded"]) == len(items) - 1
 
 
 @pytest.mark.parametrize(
-    ("above", "items", "holds", "undecided"),
+    ("above", "count", "is_passed", "is_inconclusive"),
     [(2, 6, True, False), (2, 5, False, True), (2, 2, False, True), (0, 6, False, False), (-1, 3, False, False)],
 )
-def test_a_control_is_passed_only_if_the_difference_is_significant(above, items, holds, undecided):
-    cases = [case(f"i{index}", "local_add") for index in range(items)]
-    real, _ = score_items(OPENVE, cases, [judged(OPENVE, one, *([2 + above] * 3)) for one in cases])
-    bad_cases = [replace(one, id=f"copy:{one.id}") for one in cases]
-    bad, _ = score_items(OPENVE, bad_cases, [judged(OPENVE, one, 2, 2, 2) for one in bad_cases])
-    (found,) = summarize_controls(bad, real)
-    assert (found.is_passed, found.is_inconclusive) == (holds, undecided)
+def test_a_control_is_passed_only_if_the_difference_is_significant(above, count, is_passed, is_inconclusive):
+    items = [make_item(f"i{index}", "local_add") for index in range(count)]
+    edits, _ = score_items(OPENVE, items, [make_judgement(OPENVE, item, *([2 + above] * 3)) for item in items])
+    control_items = [replace(item, id=f"copy:{item.id}") for item in items]
+    controls, _ = score_items(OPENVE, control_items, [make_judgement(OPENVE, item, 2, 2, 2) for item in control_items])
+    (result,) = summarize_controls(controls, edits)
+    assert (result.is_passed, result.is_inconclusive) == (is_passed, is_inconclusive)
 
 
 def test_a_kind_without_scores_has_a_reason(edited, tmp_path):
-    cases, videos = edited
-    tasks = list(control_tasks(cases, videos, 2, tmp_path / "controls"))
-    assert unscored_controls(tasks, [], {tasks[0].id: "the judge was out"})["copy"] == "the judge was out"
+    items, videos = edited
+    tasks = list(control_tasks(items, videos, 2, tmp_path / "controls"))
+    assert unscored_controls(tasks, [], {tasks[0].id: "it timed out"})["copy"] == "it timed out"
 
 
 def test_anchors_are_new_repeats_and_are_compared_with_the_first_answer(edited, suite, rubrics, tmp_path):
-    cases, videos = edited
+    items, videos = edited
     ledger = Ledger(tmp_path / "judgements.jsonl")
 
     def ask(numbers, tasks):
@@ -102,16 +102,16 @@ def test_anchors_are_new_repeats_and_are_compared_with_the_first_answer(edited, 
 
     def tasks(repeats):
         return [
-            JudgingTask(id=one.id, item=one, instruction=one.instruction, edited=videos[one.id], repeats=repeats)
-            for one in cases
+            JudgingTask(id=item.id, item=item, instruction=item.instruction, edited=videos[item.id], repeats=repeats)
+            for item in items
         ]
 
-    assert anchor_tasks(cases, videos, ledger.earlier, 3) == []
+    assert anchor_tasks(items, videos, ledger.earlier, 3) == []
     first = ask((2, 2, 2), tasks([0])) + ask((5, 5, 5), tasks([1]))
-    again = anchor_tasks(cases, videos, Ledger(ledger.file).earlier, 3)
+    again = anchor_tasks(items, videos, Ledger(ledger.file).earlier, 3)
     assert [task.repeats for task in again] == [[2]] * 3
     answers = ask((3, 3, 3), again)
     drift = measure_drift(answers, first)
     assert (drift.mean.mean, drift.items) == (1, 3)
-    moved = [replace(one, key=replace(one.key, media={"edited": "another"})) for one in first]
-    assert measure_drift(answers, moved) is None
+    of_other_edits = [replace(answer, key=replace(answer.key, media={"edited": "another"})) for answer in first]
+    assert measure_drift(answers, of_other_edits) is None

@@ -1,4 +1,4 @@
-"""The oracle answers as a judge does, and a replay says what was said, under the name of who said it."""
+"""The oracle computes a judge's answers; a replay repeats those of a ledger under the name of their judge."""
 
 import json
 
@@ -19,19 +19,21 @@ def run(suite, rubrics, judge, tmp_path, tasks):
     return Runner(suite, rubrics, judge, Ledger(tmp_path / "judgements.jsonl")).run(tasks)[0]
 
 
-def task(case, edited, **more):
+def task(item, edited, **more):
     return JudgingTask(
-        **({"id": case.id, "item": case, "instruction": case.instruction, "edited": edited, "repeats": [0]} | more)
+        **({"id": item.id, "item": item, "instruction": item.instruction, "edited": edited, "repeats": [0]} | more)
     )
 
 
 def test_the_oracle_scores_targets_high_and_copies_low(world, suite, rubrics, tmp_path):
-    cases, judge = read_items(suite, world).items, Oracle().build(world)
-    right = [task(case, case.source.with_name(case.source.name.replace("_source", "_target"))) for case in cases]
-    judged = run(suite, rubrics, judge, tmp_path, right)
-    assert min(score for one in judged for score in one.scores.values()) > 4.5
-    wrong = [task(case, case.source, id=f"copy:{case.id}") for case in cases]
-    assert {score for one in run(suite, rubrics, judge, tmp_path, wrong) for score in one.scores.values()} == {1}
+    items, judge = read_items(suite, world).items, Oracle().build(world)
+    right = [task(item, item.source.with_name(item.source.name.replace("_source", "_target"))) for item in items]
+    judgements = run(suite, rubrics, judge, tmp_path, right)
+    assert min(score for judgement in judgements for score in judgement.scores.values()) > 4.5
+    wrong = [task(item, item.source, id=f"copy:{item.id}") for item in items]
+    assert {
+        score for judgement in run(suite, rubrics, judge, tmp_path, wrong) for score in judgement.scores.values()
+    } == {1}
 
 
 def test_the_oracle_scores_edits_with_references(tmp_path):
@@ -41,26 +43,26 @@ def test_the_oracle_scores_edits_with_references(tmp_path):
         SandboxExportOptions(out=data, items=2, frames=5, size=32, categories=categories, level="easy", split="test")
     )
     suite = read_suite("refvie")
-    cases = read_items(suite, data).items
-    right = [task(case, case.source.with_name(case.source.name.replace("_source", "_target"))) for case in cases]
-    judged = run(suite, builtin_rubrics(suite), Oracle().build(data), tmp_path, right)
-    assert [one.category for one in judged] == ["subject", "background"]
-    assert min(score for one in judged for score in one.scores.values()) > 4.5
+    items = read_items(suite, data).items
+    right = [task(item, item.source.with_name(item.source.name.replace("_source", "_target"))) for item in items]
+    judgements = run(suite, builtin_rubrics(suite), Oracle().build(data), tmp_path, right)
+    assert [judgement.category for judgement in judgements] == ["subject", "background"]
+    assert min(score for judgement in judgements for score in judgement.scores.values()) > 4.5
 
 
 def test_edits_that_the_oracle_cannot_judge_have_a_reason(world, suite, rubrics, tmp_path):
-    case, judge = read_items(suite, world).items[0], Oracle().build(world)
-    write_video(tmp_path / "short.mp4", read_video(case.source).frames_FHWC[:3], 8)
+    item, judge = read_items(suite, world).items[0], Oracle().build(world)
+    write_video(tmp_path / "short.mp4", read_video(item.source).frames_FHWC[:3], 8)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     tasks = [
-        task(case, tmp_path / "short.mp4"),
-        task(case, tmp_path / "broken.mp4", id="broken"),
-        task(case, case.source, id="words", instruction="Make it snow."),
+        task(item, tmp_path / "short.mp4"),
+        task(item, tmp_path / "broken.mp4", id="broken"),
+        task(item, item.source, id="words", instruction="Make it snow."),
     ]
-    judged = run(suite, rubrics, judge, tmp_path, tasks)
-    assert [one.scores for one in judged] == [None] * 3
-    for one, reason in zip(judged, ("3 frames", "broken.mp4", "own instruction"), strict=True):
-        assert reason in one.reason
+    judgements = run(suite, rubrics, judge, tmp_path, tasks)
+    assert [judgement.scores for judgement in judgements] == [None] * 3
+    for judgement, reason in zip(judgements, ("3 frames", "broken.mp4", "own instruction"), strict=True):
+        assert reason in judgement.reason
 
 
 def test_the_oracle_refuses_other_data_and_other_versions(tmp_path, world):
@@ -72,35 +74,35 @@ def test_the_oracle_refuses_other_data_and_other_versions(tmp_path, world):
 
 
 def test_a_replay_repeats_the_judgements_of_a_ledger(world, suite, rubrics, tmp_path):
-    cases = read_items(suite, world).items
-    folder = copy_sources(cases, tmp_path / "videos")
-    tasks = [task(case, folder / case.edited_name) for case in cases]
-    judge = ScriptedJudge(lambda question, before: "I will not." if question.key.item == cases[0].id else (2, 3, 4))
+    items = read_items(suite, world).items
+    folder = copy_sources(items, tmp_path / "videos")
+    tasks = [task(item, folder / item.edited_name) for item in items]
+    judge = ScriptedJudge(lambda question, before: "I will not." if question.key.item == items[0].id else (2, 3, 4))
     judge.temperature, judge.frames = 0.2, "8"
-    said = run(suite, rubrics, judge, tmp_path, tasks[:-1])
+    recorded = run(suite, rubrics, judge, tmp_path, tasks[:-1])
     (again := tmp_path / "again").mkdir()
     replay = Replay(ledger=str(tmp_path / "judgements.jsonl")).build(world)
     replayed = run(suite, rubrics, replay, again, tasks)
-    assert [(one.key, one.reply, one.scores) for one in replayed[:-1]] == [
-        (one.key, one.reply, one.scores) for one in said
+    assert [(judgement.key, judgement.reply, judgement.scores) for judgement in replayed[:-1]] == [
+        (judgement.key, judgement.reply, judgement.scores) for judgement in recorded
     ]
     assert "no answer" in replayed[-1].reason
-    assert read_ledger(again / "judgements.jsonl")[0].key.judge == "told"
+    assert read_ledger(again / "judgements.jsonl")[0].key.judge == "scripted"
 
 
 def test_a_replay_has_no_answer_about_another_video(world, suite, rubrics, tmp_path):
-    one, other = read_items(suite, world).items[:2]
-    run(suite, rubrics, ScriptedJudge(), tmp_path, [task(one, one.source)])
+    first, second = read_items(suite, world).items[:2]
+    run(suite, rubrics, ScriptedJudge(), tmp_path, [task(first, first.source)])
     (again := tmp_path / "again").mkdir()
     replay = Replay(ledger=str(tmp_path / "judgements.jsonl")).build(world)
-    assert run(suite, rubrics, replay, again, [task(one, other.source)])[0].scores is None
+    assert run(suite, rubrics, replay, again, [task(first, second.source)])[0].scores is None
 
 
 def test_a_ledger_of_several_judges_is_not_replayed(world, suite, rubrics, tmp_path):
-    case = read_items(suite, world).items[0]
-    other = ScriptedJudge()
-    other.version = "2"
-    run(suite, rubrics, ScriptedJudge(), tmp_path, [task(case, case.source)])
-    run(suite, rubrics, other, tmp_path, [task(case, case.source)])
+    item = read_items(suite, world).items[0]
+    newer = ScriptedJudge()
+    newer.version = "2"
+    run(suite, rubrics, ScriptedJudge(), tmp_path, [task(item, item.source)])
+    run(suite, rubrics, newer, tmp_path, [task(item, item.source)])
     with pytest.raises(InputError, check=lambda error: error.code == "several-judges"):
         Replay(ledger=str(tmp_path / "judgements.jsonl")).build(world)

@@ -1,4 +1,4 @@
-"""The ledger gives back what it was given, whatever a judge says."""
+"""The ledger returns the judgements that were added to it, whatever is in a reply."""
 
 import logging
 
@@ -9,7 +9,7 @@ from kiwi.errors import InputError
 from kiwi.media.run_dir import exclusive_lock
 
 KEY = JudgementKey(
-    item="a", repeat=0, judge="told", version="1", media={"edited": "0"}, instruction="Do it.", rubric="r",
+    item="a", repeat=0, judge="scripted", version="1", media={"edited": "0"}, instruction="Do it.", rubric="r",
     frames="all", temperature=None,
 )  # fmt: skip
 
@@ -18,11 +18,11 @@ KEY = JudgementKey(
     "reply", ["one\u2028two", "one\x85two", "one\x0ctwo", "half \ud800 a character", "\n\r\t", "✓"]
 )
 def test_replies_with_unusual_characters_survive_a_round_trip(tmp_path, reply):
-    said = Judgement(key=KEY, category="c", reply=reply, scores={"x": 3.0}, reason=None, seconds=0, at="")
-    Ledger(tmp_path / "ledger.jsonl").add(said)
-    again = Ledger(tmp_path / "ledger.jsonl")
-    assert again.find(KEY) == said
-    assert read_ledger(tmp_path / "ledger.jsonl") == [said]
+    judgement = Judgement(key=KEY, category="c", reply=reply, scores={"x": 3.0}, reason=None, seconds=0, at="")
+    Ledger(tmp_path / "ledger.jsonl").add(judgement)
+    reopened = Ledger(tmp_path / "ledger.jsonl")
+    assert reopened.find(KEY) == judgement
+    assert read_ledger(tmp_path / "ledger.jsonl") == [judgement]
 
 
 def test_skipped_records_are_counted_in_the_log(tmp_path, caplog):
@@ -37,11 +37,11 @@ def test_skipped_records_are_counted_in_the_log(tmp_path, caplog):
 def test_conflicting_answers_to_one_question_are_logged(tmp_path, caplog):
     ledger = Ledger(tmp_path / "ledger.jsonl")
     for score in (2.0, 2.0, 5.0):
-        said = Judgement(key=KEY, category="c", reply="", scores={"x": score}, reason=None, seconds=0, at="")
-        ledger.add(said)
+        judgement = Judgement(key=KEY, category="c", reply="", scores={"x": score}, reason=None, seconds=0, at="")
+        ledger.add(judgement)
         with caplog.at_level(logging.WARNING, "kiwi"):
-            again = Ledger(tmp_path / "ledger.jsonl").find(KEY)
-        assert again == said
+            latest = Ledger(tmp_path / "ledger.jsonl").find(KEY)
+        assert latest == judgement
         assert ("1 questions have judgements with different scores" in caplog.text) == (score == 5.0)
 
 

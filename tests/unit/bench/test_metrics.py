@@ -1,4 +1,4 @@
-"""Metrics beside the judge: known answers for known edits, models from folders."""
+"""Metrics beside the judge's scores: known values for known edits, models from folders."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from kiwi.media.video import write_video
 
 
 @pytest.fixture
-def case(tmp_path):
+def item(tmp_path):
     frames = np.full((5, 32, 32, 3), 100, np.uint8)
     write_video(tmp_path / "source.mp4", frames, 8, crf=0)
     write_video(tmp_path / "lighter.mp4", frames + 20, 8, crf=0)
@@ -31,17 +31,17 @@ def case(tmp_path):
     )  # fmt: skip
 
 
-def test_known_edits_have_known_values(case, tmp_path):
-    assert VideoMetrics().compute(case, case.source) == pytest.approx({"psnr": 60, "ssim": 1, "flicker": 0})
-    lighter, blinking = (VideoMetrics().compute(case, tmp_path / f"{name}.mp4") for name in ("lighter", "blinking"))
+def test_known_edits_have_known_values(item, tmp_path):
+    assert VideoMetrics().compute(item, item.source) == pytest.approx({"psnr": 60, "ssim": 1, "flicker": 0})
+    lighter, blinking = (VideoMetrics().compute(item, tmp_path / f"{name}.mp4") for name in ("lighter", "blinking"))
     assert lighter["psnr"] == pytest.approx(20 * np.log10(255 / 20), abs=0.7)
     assert lighter["flicker"] < 0.5
     assert blinking["flicker"] == pytest.approx(20, abs=1)
 
 
-def test_the_table_has_the_number_of_items_of_each_metric(case, tmp_path):
-    missing = BenchmarkItem(id="x", category="local_change", instruction="-", source=case.source)
-    table = VideoMetrics().table([case, missing], {"source": tmp_path / "lighter.mp4", "x": tmp_path / "none.mp4"})
+def test_the_table_has_the_number_of_items_of_each_metric(item, tmp_path):
+    missing = BenchmarkItem(id="x", category="local_change", instruction="-", source=item.source)
+    table = VideoMetrics().table([item, missing], {"source": tmp_path / "lighter.mp4", "x": tmp_path / "none.mp4"})
     assert list(table.header) == ["metric", "items", "local_add", "local_change", "mean"]
     assert [row[1] for row in table.rows] == [1, 1, 1]
     assert {row[3] for row in table.rows} == {"-"}
@@ -68,9 +68,9 @@ def models(tmp_path_factory):
     return folder
 
 
-def test_models_from_folders_compare_frames_references_and_instructions(models, case, tmp_path):
+def test_models_from_folders_compare_frames_references_and_instructions(models, item, tmp_path):
     metrics = VideoMetrics.load(["basic", *(f"{kind}={models / kind}" for kind in ("clip", "dino"))], "cpu")
-    same, blinking = (metrics.compute(case, tmp_path / f"{name}.mp4") for name in ("source", "blinking"))
+    same, blinking = (metrics.compute(item, tmp_path / f"{name}.mp4") for name in ("source", "blinking"))
     for name in ("CLIP (clip)", "DINO (dino)"):
         assert same[f"{name} frames"] == pytest.approx(1, abs=1e-4)
         assert same[f"{name} reference"] == pytest.approx(1, abs=1e-3)
@@ -79,13 +79,13 @@ def test_models_from_folders_compare_frames_references_and_instructions(models, 
     assert "DINO (dino) words" not in same
 
 
-def test_lpips_is_zero_for_the_source_only(case, tmp_path, monkeypatch):
+def test_lpips_is_zero_for_the_source_only(item, tmp_path, monkeypatch):
     alexnet = torchvision.models.alexnet  # weights that nobody trained: the real ones cannot be had everywhere
     monkeypatch.setattr(torchvision.models, "alexnet", lambda pretrained=False: alexnet())
     metrics = VideoMetrics.load(["lpips"], "cpu")
-    assert metrics.compute(case, case.source)["lpips"] == pytest.approx(0, abs=1e-6)
-    assert metrics.compute(case, tmp_path / "lighter.mp4")["lpips"] > 0
-    table = metrics.table([case], {"source": tmp_path / "lighter.mp4"})
+    assert metrics.compute(item, item.source)["lpips"] == pytest.approx(0, abs=1e-6)
+    assert metrics.compute(item, tmp_path / "lighter.mp4")["lpips"] > 0
+    table = metrics.table([item], {"source": tmp_path / "lighter.mp4"})
     assert "LPIPS 0.1 to the source with alex" in table.note
 
 

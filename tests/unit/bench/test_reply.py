@@ -1,4 +1,4 @@
-"""A judge's reply gives the numbers that it says, or none."""
+"""A reply gives the scores that are written in it, or none."""
 
 import json
 import time
@@ -19,7 +19,7 @@ def reply(first="4", second="3", third="5"):
 
 
 @pytest.mark.parametrize(
-    ("said", "number"),
+    ("text", "number"),
     [
         ("4", 4),
         ("4.9", 4.9),
@@ -34,8 +34,8 @@ def reply(first="4", second="3", third="5"):
         ("`4.25`", 4.25),
     ],
 )
-def test_usual_forms_of_a_score_are_read(said, number):
-    assert read_reply(reply(first=said), NAMES) == dict(zip(NAMES, (number, 3, 5), strict=True))
+def test_usual_forms_of_a_score_are_read(text, number):
+    assert read_reply(reply(first=text), NAMES) == dict(zip(NAMES, (number, 3, 5), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -61,11 +61,11 @@ UNREADABLE = [
     "4 (or \uff13)", "4 (\u0664)", "\uff14", "4 - no, make that two", "5 - one point for flicker", "5 (not applicable)",
     "1 - N/A", "5 (capped to two)", "4 5", "4 | 5", "4 \u00b7 5", "4 stars", "[4", "4]", "+4", "4e0", "4 -- or so 3",
 ]  # fmt: skip
-"""What may stand for another number than the first in it."""
+"""Values that may mean another number than the first in them."""
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "reason"),
     [
         ("", "no score of Instruction Compliance, Consistency"),
         (reply(first="four"), "no score of Instruction Compliance"),
@@ -91,17 +91,17 @@ UNREADABLE = [
         ),
         ("[" * 19000, "no score"),
         ("[" * 100000, "characters"),
-        *((reply(first=said), "cannot be read") for said in UNREADABLE),
+        *((reply(first=value), "cannot be read") for value in UNREADABLE),
         *(
-            (reply().replace("ce: 4", f"ce {said}: 4"), "elsewhere")
-            for said in ("(weight)", "(best)", "(of the source)")
+            (reply().replace("ce: 4", f"ce {note}: 4"), "elsewhere")
+            for note in ("(weight)", "(best)", "(of the source)")
         ),
-        *((reply().replace("ce: 4", f"ce {said}: 4"), "another scale") for said in ("(1-10)", "(out of 10)", "(/100)")),
+        *((reply().replace("ce: 4", f"ce {note}: 4"), "another scale") for note in ("(1-10)", "(out of 10)", "(/100)")),
         ("All scores are out of 10.\n" + reply(), "another scale"),
         (reply(first="4\nout of 10"), "another scale"),
         *(
-            (f"{reply()}\n{said}", "elsewhere")
-            for said in (
+            (f"{reply()}\n{line}", "elsewhere")
+            for line in (
                 "Final Instruction Compliance: 1",
                 "Instruction Compliance - 2",
                 "Instruction Compliance \u2192 1",
@@ -116,10 +116,10 @@ UNREADABLE = [
         (reply(third="5\n2 of these are doubtful"), "cannot be read"),
     ],
 )
-def test_an_unreadable_reply_has_a_reason(text, why):
-    found = read_reply(text, NAMES, OTHERS)
-    assert isinstance(found, Unscored)
-    assert why in found.reason
+def test_an_unreadable_reply_has_a_reason(text, reason):
+    result = read_reply(text, NAMES, OTHERS)
+    assert isinstance(result, Unscored)
+    assert reason in result.reason
 
 
 @pytest.mark.parametrize("char", [" ", "*", "(", "[", "|", "\n", "/5", "`", "1. ", "- ", "score "])
@@ -172,21 +172,21 @@ noise = st.characters(codec="utf-8", exclude_categories=["Nd", "Cs"]) | st.sampl
         st.tuples(st.sampled_from(["insert", "delete", "double", "drop"]), st.integers(0, 400), noise), max_size=4
     ),
 )
-def test_a_corrupted_reply_gives_no_score_or_the_right_one(said, form, order, mangles):
-    """Digits stay as they are, and none come to stand beside others: nobody could tell 1.5/5 without its sign."""
-    truth = dict(zip(NAMES, said, strict=True))
+def test_a_corrupted_reply_gives_no_score_or_the_right_one(scores, form, order, changes):
+    """Changes do not touch digits or join them, since nobody could recover 1.5/5 without its slash."""
+    truth = dict(zip(NAMES, scores, strict=True))
     text = "\n".join(["Reasoning: fine.", *(form.format(name, truth[name]) for name in order)])
-    for what, place, char in mangles:
+    for change, place, char in changes:
         at = place % (len(text) + 1)
         lines = text.split("\n")
-        if what == "insert":
+        if change == "insert":
             text = text[:at] + char + text[at:]
-        elif what == "delete" and not text[at : at + 1].isdigit() and not text[max(0, at - 1) : at].isdigit():
+        elif change == "delete" and not text[at : at + 1].isdigit() and not text[max(0, at - 1) : at].isdigit():
             text = text[:at] + text[at + 1 :]
-        elif what == "double":
+        elif change == "double":
             text = "\n".join([*lines, lines[place % len(lines)]])
-        elif what == "drop":
+        elif change == "drop":
             text = "\n".join(lines[: place % len(lines)] + lines[place % len(lines) + 1 :])
-    found = read_reply(text, NAMES, OTHERS)
-    if not isinstance(found, Unscored):
-        assert found == {name: float(truth[name]) for name in NAMES}
+    result = read_reply(text, NAMES, OTHERS)
+    if not isinstance(result, Unscored):
+        assert result == {name: float(truth[name]) for name in NAMES}

@@ -1,4 +1,6 @@
-"""Official rubrics are read from a script that never runs."""
+"""Official rubrics are extracted from a script that is never run."""
+
+from dataclasses import replace
 
 import pytest
 
@@ -29,19 +31,17 @@ def script(tmp_path):
 
 
 def test_prompts_are_extracted_without_running_the_script(script, tmp_path):
-    found = official_rubrics(script, CATEGORIES)
-    assert found["local_add"].text.startswith("\nYou are a rater of additions.")
-    assert found["local_remove"].text == "You rate removals.\n" + SCORES
-    assert {rubric.origin for rubric in found.values()} == {"official"}
+    rubrics = official_rubrics(script, CATEGORIES)
+    assert rubrics["local_add"].text.startswith("\nYou are a rater of additions.")
+    assert rubrics["local_remove"].text == "You rate removals.\n" + SCORES
+    assert {rubric.origin for rubric in rubrics.values()} == {"official"}
     assert not (tmp_path / "ran").exists()
-    write_rubrics(tmp_path / "kept.json", found)
-    assert read_rubrics(tmp_path / "kept.json", CATEGORIES) == found
+    write_rubrics(tmp_path / "kept.json", rubrics)
+    assert read_rubrics(tmp_path / "kept.json", CATEGORIES) == rubrics
 
 
-@pytest.mark.parametrize(
-    ("categories", "told"), [({"local_change": NAMES}, "no prompts"), ({"local_add": ("Beauty",)}, "no prompts")]
-)
-def test_a_category_without_a_prompt_is_refused(script, categories, told):
+@pytest.mark.parametrize("categories", [{"local_change": NAMES}, {"local_add": ("Beauty",)}])
+def test_a_category_without_a_prompt_is_refused(script, categories):
     with pytest.raises(InputError, check=lambda error: error.code == "ambiguous-rubric"):
         official_rubrics(script, categories)
 
@@ -75,8 +75,6 @@ def test_a_rubric_file_needs_a_section_for_each_score(tmp_path):
 
 
 def test_the_hash_depends_on_text_and_dimensions_only(script):
-    from dataclasses import replace
-
     rubric = official_rubrics(script, CATEGORIES)["local_add"]
     assert rubric.hash != replace(rubric, text=rubric.text + " ").hash
     assert rubric.hash != replace(rubric, dimensions=rubric.dimensions[::-1]).hash

@@ -1,4 +1,4 @@
-"""Definitions and data of benchmarks: counts that are told, lists that are refused with their line."""
+"""Definitions and data of benchmarks: numbers of items, lists that are refused with their line."""
 
 import csv
 import shutil
@@ -19,8 +19,8 @@ def test_every_category_has_a_rubric_with_its_dimensions(name):
     assert list(rubrics) == list(suite.categories)
     for category, rubric in rubrics.items():
         assert rubric.dimensions == suite.categories[category].dimensions
-        asked = [line for line in rubric.text.splitlines() if line.endswith(": <1 to 5>")]
-        assert [line.partition(":")[0] for line in asked] == list(rubric.dimensions)
+        score_lines = [line for line in rubric.text.splitlines() if line.endswith(": <1 to 5>")]
+        assert [line.partition(":")[0] for line in score_lines] == list(rubric.dimensions)
     assert len({rubric.hash for rubric in rubrics.values()}) == len(rubrics)
 
 
@@ -32,9 +32,11 @@ def test_suites_have_the_published_numbers_of_items():
 @pytest.mark.parametrize(("name", "doubted"), [("openve", []), ("refvie", ["ReCo"])])
 def test_the_mean_of_the_published_columns_is_the_published_overall(name, doubted):
     rows = published_rows(read_suite(name))
-    off = [row.method for row in rows if abs(sum(row.columns.values()) / len(row.columns) - row.overall) > 0.0051]
-    assert off == doubted
-    assert {row.method for row in rows if row.doubt} >= set(off)
+    inconsistent = [
+        row.method for row in rows if abs(sum(row.columns.values()) / len(row.columns) - row.overall) > 0.0051
+    ]
+    assert inconsistent == doubted
+    assert {row.method for row in rows if row.doubt} >= set(inconsistent)
 
 
 def test_rows_that_look_transposed_are_marked_doubtful():
@@ -43,19 +45,19 @@ def test_rows_that_look_transposed_are_marked_doubtful():
 
 
 def test_items_of_an_export_are_read(world, suite):
-    found = read_items(suite, world)
-    assert Counter(item.category for item in found.items) == dict.fromkeys(suite.categories, 2)
-    assert len({case.edited_name for case in found.items}) == 10
-    assert all(case.source.is_file() and case.edited_name == f"{case.source.stem}_edited.mp4" for case in found.items)
+    data = read_items(suite, world)
+    assert Counter(item.category for item in data.items) == dict.fromkeys(suite.categories, 2)
+    assert len({item.edited_name for item in data.items}) == 10
+    assert all(item.source.is_file() and item.edited_name == f"{item.source.stem}_edited.mp4" for item in data.items)
 
 
 @pytest.fixture
-def copied(world, tmp_path):
+def copied_data(world, tmp_path):
     shutil.copytree(world, tmp_path / "data")
     return tmp_path / "data"
 
 
-def rewritten(data, change):
+def rewrite_list(data, change):
     file = data / "benchmark_videos.csv"
     rows = list(csv.DictReader(file.open()))
     change(rows)
@@ -65,23 +67,23 @@ def rewritten(data, change):
         writer.writerows(rows)
 
 
-def test_excluded_categories_are_counted_and_not_scored(copied, suite):
-    rewritten(copied, lambda rows: rows[3].update(edited_type="creative_edit"))
-    found = read_items(suite, copied)
-    assert len(found.items) == 9
-    assert found.excluded == {"creative_edit": 1}
+def test_excluded_categories_are_counted_and_not_scored(copied_data, suite):
+    rewrite_list(copied_data, lambda rows: rows[3].update(edited_type="creative_edit"))
+    data = read_items(suite, copied_data)
+    assert len(data.items) == 9
+    assert data.excluded == {"creative_edit": 1}
     assert "five categories" in suite.excluded["creative_edit"]
 
 
-def test_items_that_share_a_video_have_different_edits(copied, suite):
-    rewritten(copied, lambda rows: rows[1].update(original_video=rows[0]["original_video"]))
-    one, other, *_ = read_items(suite, copied).items
-    assert one.source == other.source
-    assert other.edited_name == f"{one.source.stem}_2_edited.mp4"
+def test_items_that_share_a_video_have_different_edits(copied_data, suite):
+    rewrite_list(copied_data, lambda rows: rows[1].update(original_video=rows[0]["original_video"]))
+    first, second, *_ = read_items(suite, copied_data).items
+    assert first.source == second.source
+    assert second.edited_name == f"{first.source.stem}_2_edited.mp4"
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "named"),
     [
         (lambda rows: rows[2].update(edited_type="weather"), "line 4"),
         (lambda rows: rows[2].update(prompt=" "), "line 4 has no prompt"),
@@ -90,10 +92,10 @@ def test_items_that_share_a_video_have_different_edits(copied, suite):
         (lambda rows: rows[0].update(original_video="/etc/passwd"), "absolute"),
     ],
 )
-def test_unusable_lists_are_refused_with_their_line(copied, suite, change, told):
-    rewritten(copied, change)
-    with pytest.raises((ManifestError, InputError), match=told):
-        read_items(suite, copied)
+def test_unusable_lists_are_refused_with_their_line(copied_data, suite, change, named):
+    rewrite_list(copied_data, change)
+    with pytest.raises((ManifestError, InputError), match=named):
+        read_items(suite, copied_data)
 
 
 @pytest.mark.parametrize("text", ["{", "a: b", "- 3", "- {src_video: a.mp4}"])
@@ -109,8 +111,8 @@ def test_each_item_has_its_reference(tmp_path):
     item = {"src_video": "a.mp4", "ref_img": "a.png", "instruction": "Put it there.", "edit_type": "subject"}
     listed = [item, {**item, "src_video": "b.mp4", "edit_type": "background"}]
     (tmp_path / "refvie_bench.yaml").write_text(yaml.safe_dump(listed))
-    found = read_items(read_suite("refvie"), tmp_path)
-    assert [(case.category, case.reference.name) for case in found.items] == [
+    data = read_items(read_suite("refvie"), tmp_path)
+    assert [(item.category, item.reference.name) for item in data.items] == [
         ("subject", "a.png"),
         ("background", "a.png"),
     ]
