@@ -113,7 +113,7 @@ class QuestionItem(Item):
 
     @property
     def words(self) -> str:
-        return _question(self).words
+        return _question(self).text
 
     @property
     def answer(self) -> str:  # type: ignore[override]

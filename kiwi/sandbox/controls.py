@@ -1,4 +1,4 @@
-"""Controls: items whose words or reference are another's, with which an editor that reads them does something else."""
+"""Controls: items with the instruction or the reference of another item, to which an editor has to react."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from kiwi.sandbox.edits import BackgroundReference, Edit, Restyle, SubjectRefere
 from kiwi.sandbox.pairs import EditPair
 
 Swap = Callable[[EditPair, EditPair], EditPair | None]
-"""From an item and a donor to the item with something of the donor's; None if this cannot be."""
+"""From an item and a donor to the item with the donor's instruction or reference; None if that is impossible."""
 
 
 def with_instruction_of(pair: EditPair, donor: EditPair) -> EditPair | None:
-    """The item, told to do what the donor is told to; its target stays, so that it should be missed.
+    """The item with the donor's instruction and its own target, which an editor should now miss.
 
-    None where the words mean the same: those that leave everything to the reference, or name the same style.
+    None where both instructions mean the same: they refer to the reference alone, or name the same style.
     """
     if isinstance(pair.edit, BackgroundReference) or donor.instruction == pair.instruction:
         return None
@@ -25,17 +25,17 @@ def with_instruction_of(pair: EditPair, donor: EditPair) -> EditPair | None:
 
 
 def with_reference_of(pair: EditPair, donor: EditPair) -> EditPair | None:
-    """The item with the donor's reference and the exact target that belongs to it.
+    """The item with the donor's reference and the exact target that follows from it.
 
-    None without references, where both show the same, and where the scene holds what the donor's shows.
+    None without references, where both show the same, and where the scene has an object like the donor's.
     """
     edit: Edit
     if isinstance(pair.edit, SubjectReference) and isinstance(donor.edit, SubjectReference):
-        held = {(sprite.looks.colour, sprite.looks.shape) for sprite in pair.scene.sprites}
-        looks = donor.edit.looks
-        if looks == pair.edit.looks or (looks.colour, looks.shape) in held:
+        appearance = donor.edit.appearance
+        existing = {sprite.appearance.kind for sprite in pair.scene.sprites}
+        if appearance == pair.edit.appearance or appearance.kind in existing:
             return None
-        edit = replace(pair.edit, looks=looks)
+        edit = replace(pair.edit, appearance=appearance)
     elif isinstance(pair.edit, BackgroundReference) and isinstance(donor.edit, BackgroundReference):
         if donor.edit.background == pair.edit.background:
             return None
@@ -46,11 +46,11 @@ def with_reference_of(pair: EditPair, donor: EditPair) -> EditPair | None:
 
 
 def swap_within_category(pairs: Sequence[EditPair], swap: Swap) -> dict[str, EditPair]:
-    """Each item with something of the next one of its category that has it, by id; without those for which none has."""
-    found: dict[str, EditPair] = {}
+    """The controls by item id: each item is swapped with the next one of its category for which that is possible."""
+    swapped: dict[str, EditPair] = {}
     for index, pair in enumerate(pairs):
-        donors = (other for other in (*pairs[index + 1 :], *pairs[:index]) if other.category == pair.category)
-        made = next((new for donor in donors if (new := swap(pair, donor)) is not None), None)
-        if made is not None:
-            found[pair.id] = made
-    return found
+        others = (*pairs[index + 1 :], *pairs[:index])
+        candidates = (swap(pair, donor) for donor in others if donor.category == pair.category)
+        if (control := next(filter(None, candidates), None)) is not None:
+            swapped[pair.id] = control
+    return swapped

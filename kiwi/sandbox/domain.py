@@ -1,4 +1,4 @@
-"""What a model that was trained in the sandbox alone can know, in words, and which words it never heard."""
+"""The domain of a model that was trained in the sandbox alone: a description, and its vocabulary."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ _SHAPES, _COLOURS, _TEXTURES = (", ".join(names) for names in (SHAPES, SPRITE_CO
 
 DOMAIN = (
     f"rendered scenes of one to three shapes ({_SHAPES}; {_COLOURS}; plain, striped or dotted) over {_TEXTURES} "
-    "backgrounds: to recolour, reshape, replace, add and remove shapes, to change backgrounds, to turn everything "
-    "grey, sepia, inverted or posterised; references that show such a shape or background. Never a real video"
+    "backgrounds; edits that recolour, reshape, replace, add or remove a shape, change the background, or make the "
+    "video grey, sepia, inverted or posterised; and references that show such a shape or background, never real videos"
 )
-"""One sentence without its full stop."""
+"""Completes "the model was trained on ..."; without the full stop."""
 
 MAX_INSTRUCTION_WORDS = 20
-"""Words of the longest instructions, about."""
+"""Length of the longest instructions, approximately."""
 
-_ELSE = "striped dotted shape black white colours gradient from to on an a and the"
+_OTHER_WORDS = "striped dotted shape black white colours gradient from to on an a and the"
 
 
 def unknown_words(text: str) -> list[str]:
-    """The words of an instruction that no instruction of the sandbox has, in order, each once.
+    """The words of an instruction that are in no instruction of the sandbox, in order and without repetition.
 
-    Numbers and signs are passed by.
+    Numbers and punctuation are ignored.
     """
-    return [word for word in dict.fromkeys(_words(text)) if word not in _KNOWN]
+    return [word for word in dict.fromkeys(_words(text)) if word not in _VOCABULARY]
 
 
 def _words(text: str) -> list[str]:
     return re.findall(r"[^\W\d_]+", text.lower())
 
 
-_KNOWN = {
+_VOCABULARY = {
     word
-    for said in (
+    for text in (
         *(re.sub(r"\{\w+\}", " ", wording) for wordings in WORDINGS.values() for wording in wordings),
         *(*PLACES, *MOTIONS, *SHAPES, *PATTERNS, *TEXTURES, *SPRITE_COLOURS, *BACKGROUND_COLOURS),
-        _ELSE,
+        _OTHER_WORDS,
     )
-    for word in _words(said)
+    for word in _words(text)
 }

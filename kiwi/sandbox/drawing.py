@@ -1,8 +1,8 @@
-"""Coverage: which part of every pixel a shape, a pattern or a texture fills, anti-aliased by signed distance.
+"""Coverage: the share of every pixel that a shape, a pattern or a texture covers, anti-aliased by signed distance.
 
-Pure functions of coordinates; they broadcast, so a whole video is drawn at once. y points down, as in
-pictures. Distances are negative inside. Sprites live in units of their radius, textures in units of
-half the short side of the frame.
+Pure functions of coordinates that broadcast, so a whole video is rendered at once. y points down, as in images.
+Distances are negative inside. Coordinates are in units of the radius for sprites, and of half the frame's short side
+for textures.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 Field = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-# No shape reaches farther than this from its centre, in radii (the square's corner is the farthest).
+# The largest distance of a shape's outline from its centre, in radii (reached by the corner of the square).
 REACH = 1.25
 
 
@@ -60,7 +60,7 @@ def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.sqrt(off_x**2 + off_y**2) * np.sign(y * edge_x - x * edge_y)
 
 
-# name -> signed distance in radii of the sprite.
+# name -> signed distance, in radii of the sprite.
 SHAPES: dict[str, Field] = {
     "circle": _circle,
     "square": _square,
@@ -72,8 +72,8 @@ SHAPES: dict[str, Field] = {
 
 _DIAGONAL = 0.70710678
 
-# Of a texture's period that its figure fills: so much less than half that figure and ground are never taken for each
-# other. Of equal stripes nobody could say which colour is on which.
+# Share of a texture's period that its figure covers: clearly less than half, because with equal stripes figure and
+# ground could not be told apart.
 SHARE = 0.34
 
 # name -> signed distance to the pattern's marks, in radii of the sprite.
@@ -94,12 +94,12 @@ def texture(name: str, x: np.ndarray, y: np.ndarray, pixels_per_unit: float) -> 
 
 
 def _stripes(position: np.ndarray, period: float, share: float = SHARE) -> np.ndarray:
-    """Distance to the nearest stripe of width share * period; one is centred on 0."""
+    """Distance to the nearest stripe of width share * period; one stripe is centred on 0."""
     return np.abs(_centred(position, period)) - share * period / 2
 
 
 def _dots(x: np.ndarray, y: np.ndarray, period: float, radius: float) -> np.ndarray:
-    """Distance to the nearest disc of a square lattice; one is centred on 0."""
+    """Distance to the nearest disc of a square lattice; one disc is centred on 0."""
     x, y = _centred(x, period), _centred(y, period)
     return np.sqrt(x * x + y * y) - radius
 
@@ -118,13 +118,13 @@ def _diagonal_stripes(x: np.ndarray, y: np.ndarray, pixels: float) -> np.ndarray
 
 
 def _clouds(x: np.ndarray, y: np.ndarray, pixels: float) -> np.ndarray:
-    # Products of waves with unrelated periods, so that it never looks like a lattice.
+    # Products of waves with unrelated periods, so that no lattice appears.
     waves = np.sin(4.1 * x + 0.3) * np.cos(3.3 * y - 0.8) + 0.7 * np.sin(6.7 * y + 1.9) * np.cos(5.3 * x + 0.4)
     return np.clip(0.25 + 0.9 * waves, 0.0, 1.0)
 
 
-# name -> weight of the figure colour; what the words for a background name is all there is to choose, so that
-# "brown dots on beige" is one picture and an instruction determines its target.
+# name -> weight of the figure colour. Textures have no further parameters, so that "brown dots on beige" is one image
+# and an instruction determines its target.
 TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "plain": lambda x, y, pixels: np.zeros_like(y),
     "gradient": lambda x, y, pixels: 0.5 + 0.5 * np.sin(1.5707963 * y),

@@ -1,9 +1,9 @@
-"""Edits: what turns a scene into its target.
+"""Edits: functions from a scene to its target.
 
-An `Edit` is a small frozen value: applied to a scene it gives the target scene, and it knows its category, its wording,
-its reference picture and the edits that it may be mistaken for. Everything that the target shows can be known from the
-source, the instruction and the reference, so every pair is exact ground truth. A new kind of edit is one class, its
-wordings and a proposal (kiwi.sandbox.pairs).
+An `Edit` is a small frozen value. Applied to a scene it gives the target scene; it has a category, wordings, perhaps a
+reference image, and variants with one mistake. The target is determined by the source, the instruction and the
+reference, so every pair is exact ground truth. A new kind of edit is one class, its wordings and a function that
+samples it (`PROPOSALS` in kiwi.sandbox.pairs).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import numpy as np
 from kiwi.sandbox import grammar
 from kiwi.sandbox.drawing import PATTERNS, SHAPES, TEXTURES
 from kiwi.sandbox.palette import SPRITE_COLOURS, figures_for
-from kiwi.sandbox.sampling import Dice
+from kiwi.sandbox.sampling import ItemSampler
 from kiwi.sandbox.styles import STYLES
-from kiwi.sandbox.world import Background, Looks, Scene, Sprite
+from kiwi.sandbox.world import Appearance, Background, Scene, Sprite
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edit(ABC):
-    """Base of all edits: changes nothing; a kind overrides what it needs."""
+    """Base of all edits; changes nothing."""
 
     category: ClassVar[str]
 
@@ -34,53 +34,53 @@ class Edit(ABC):
         return scene
 
     def stylise(self, video: np.ndarray) -> np.ndarray:
-        """What the edit does to the pixels of the target scene: FHWC uint8 -> FHWC uint8."""
+        """The style applied to the rendered target scene: FHWC uint8 -> FHWC uint8."""
         return video
 
     def reference(self) -> Scene | None:
-        """The scene that the reference picture shows; None where the words say everything."""
+        """The scene of the reference image; None if the edit needs no reference."""
         return None
 
     @abstractmethod
-    def instruction(self, scene: Scene, given: Dice) -> str:
-        """One wording of the edit, unambiguous in `scene`."""
+    def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
+        """Sample a wording of the edit that is unambiguous in `scene`."""
 
     def caption(self, scene: Scene) -> str:
-        """What the target shows, for this edit of `scene`."""
+        """A description of the target of this edit of `scene`."""
         return grammar.caption(self.apply(scene))
 
     @abstractmethod
     def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
-        """This edit with one thing wrong: what is wrong in it, and the edit that it then is."""
+        """The variants of this edit with one mistake: the kind of mistake, and the edit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeSprite(Edit):
-    """Give sprite `index` other looks, as the words say: a colour, a shape, or both."""
+    """Change the colour, the shape, or both, of sprite `index`, as named in the instruction."""
 
     category: ClassVar[str] = "local_change"
     index: int
-    looks: Looks
+    appearance: Appearance
 
     def apply(self, scene: Scene) -> Scene:
         sprites = list(scene.sprites)
-        sprites[self.index] = replace(sprites[self.index], looks=self.looks)
+        sprites[self.index] = replace(sprites[self.index], appearance=self.appearance)
         return replace(scene, sprites=tuple(sprites))
 
-    def instruction(self, scene: Scene, given: Dice) -> str:
-        old, new = scene.sprites[self.index].looks, self.looks
+    def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
+        old, new = scene.sprites[self.index].appearance, self.appearance
         kind = "recolour" if old.shape == new.shape else "reshape" if old.colour == new.colour else "transform"
-        it, a = grammar.refer(scene, self.index, given), grammar.a(grammar.name(new))
-        return grammar.phrase(kind, given, it=it, a=a, colour=new.colour, shape=new.shape)
+        it, a = grammar.referring_expression(scene, self.index, sampler), grammar.with_article(grammar.name(new))
+        return grammar.phrase(kind, sampler, it=it, a=a, colour=new.colour, shape=new.shape)
 
     def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
-        for wrong, looks in _mistaken_looks(self.looks):
-            yield wrong, replace(self, looks=looks)
+        for wrong, appearance in _appearances_with_mistake(self.appearance):
+            yield wrong, replace(self, appearance=appearance)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveSprite(Edit):
-    """Take sprite `index` away; what was behind it shows."""
+    """Remove sprite `index`, which shows what was behind it."""
 
     category: ClassVar[str] = "local_remove"
     index: int
@@ -88,8 +88,8 @@ class RemoveSprite(Edit):
     def apply(self, scene: Scene) -> Scene:
         return replace(scene, sprites=scene.sprites[: self.index] + scene.sprites[self.index + 1 :])
 
-    def instruction(self, scene: Scene, given: Dice) -> str:
-        return grammar.phrase("remove", given, it=grammar.refer(scene, self.index, given))
+    def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
+        return grammar.phrase("remove", sampler, it=grammar.referring_expression(scene, self.index, sampler))
 
     def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
         for index in range(len(scene.sprites)):
@@ -99,29 +99,29 @@ class RemoveSprite(Edit):
 
 @dataclass(frozen=True, kw_only=True)
 class AddSprite(Edit):
-    """Put a sprite in front of all others, at a place (PLACES) and with a motion (MOTIONS) that words give."""
+    """Add a sprite in front of all others, with a place (PLACES) and a motion (MOTIONS) named in the instruction."""
 
     category: ClassVar[str] = "local_add"
-    SIZE: ClassVar[float] = 0.36  # one size for all, because the words do not say it
-    looks: Looks
+    SIZE: ClassVar[float] = 0.36  # always the same, because the instruction does not name a size
+    appearance: Appearance
     place: str
     motion: str
 
     @property
     def sprite(self) -> Sprite:
         start, velocity = grammar.PLACES[self.place], grammar.MOTIONS[self.motion]
-        return Sprite(looks=self.looks, size=self.SIZE, start=start, velocity=velocity)
+        return Sprite(appearance=self.appearance, size=self.SIZE, start=start, velocity=velocity)
 
     def apply(self, scene: Scene) -> Scene:
         return replace(scene, sprites=(*scene.sprites, self.sprite))
 
-    def instruction(self, scene: Scene, given: Dice) -> str:
-        a = grammar.a(grammar.name(self.looks))
-        return grammar.phrase("add", given, a=a, place=self.place, motion=self.motion)
+    def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
+        a = grammar.with_article(grammar.name(self.appearance))
+        return grammar.phrase("add", sampler, a=a, place=self.place, motion=self.motion)
 
     def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
-        for wrong, looks in _mistaken_looks(self.looks):
-            yield wrong, replace(self, looks=looks)
+        for wrong, appearance in _appearances_with_mistake(self.appearance):
+            yield wrong, replace(self, appearance=appearance)
         for place in grammar.PLACES:
             if place != self.place:
                 yield "place", replace(self, place=place)
@@ -132,7 +132,7 @@ class AddSprite(Edit):
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeBackground(Edit):
-    """Put another background behind the sprites, as the words say; the camera moves as before."""
+    """Replace the background by one described in the instruction; the camera motion stays."""
 
     category: ClassVar[str] = "background_change"
     background: Background
@@ -140,8 +140,8 @@ class ChangeBackground(Edit):
     def apply(self, scene: Scene) -> Scene:
         return replace(scene, background=replace(self.background, drift=scene.background.drift))
 
-    def instruction(self, scene: Scene, given: Dice) -> str:
-        return grammar.phrase("background", given, background=grammar.describe(self.background))
+    def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
+        return grammar.phrase("background", sampler, background=grammar.describe(self.background))
 
     def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
         right = self.background
@@ -158,7 +158,7 @@ class ChangeBackground(Edit):
 
 @dataclass(frozen=True, kw_only=True)
 class Restyle(Edit):
-    """Give every pixel another look; `style` is a name in STYLES."""
+    """Apply a style to the whole video; `style` is a name in STYLES."""
 
     category: ClassVar[str] = "global_style"
     style: str
@@ -166,8 +166,8 @@ class Restyle(Edit):
     def stylise(self, video: np.ndarray) -> np.ndarray:
         return STYLES[self.style](video)
 
-    def instruction(self, scene: Scene, given: Dice) -> str:
-        return grammar.phrase(self.style, given)
+    def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
+        return grammar.phrase(self.style, sampler)
 
     def caption(self, scene: Scene) -> str:
         return grammar.caption(scene, self.style)
@@ -180,32 +180,32 @@ class Restyle(Edit):
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectReference(ChangeSprite):
-    """Give sprite `index` the looks of an object that only the reference picture shows, large and on white."""
+    """Replace sprite `index` by the object of the reference image, which shows it large and on white."""
 
     category: ClassVar[str] = "subject_reference"
 
     def reference(self) -> Scene:
         white = Background(texture="plain", ground="white", figure="white")
-        return Scene(background=white, sprites=(Sprite(looks=self.looks, size=0.8, start=(0.0, 0.0)),))
+        return Scene(background=white, sprites=(Sprite(appearance=self.appearance, size=0.8, start=(0.0, 0.0)),))
 
-    def instruction(self, scene: Scene, given: Dice) -> str:
-        return grammar.phrase("subject_reference", given, it=grammar.refer(scene, self.index, given))
+    def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
+        return grammar.phrase("subject_reference", sampler, it=grammar.referring_expression(scene, self.index, sampler))
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackgroundReference(ChangeBackground):
-    """Put the background that only the reference picture shows behind the sprites."""
+    """Replace the background by that of the reference image."""
 
     category: ClassVar[str] = "background_reference"
 
     def reference(self) -> Scene:
         return Scene(background=self.background, sprites=())
 
-    def instruction(self, scene: Scene, given: Dice) -> str:
-        return grammar.phrase("background_reference", given)
+    def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
+        return grammar.phrase("background_reference", sampler)
 
 
-def _mistaken_looks(right: Looks) -> Iterator[tuple[str, Looks]]:
+def _appearances_with_mistake(right: Appearance) -> Iterator[tuple[str, Appearance]]:
     for colour in SPRITE_COLOURS:
         if colour != right.colour:
             yield "colour", replace(right, colour=colour)

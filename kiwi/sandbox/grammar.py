@@ -1,13 +1,13 @@
-"""The language of the world: names for what a scene holds, and several wordings for every edit.
+"""The language of the sandbox: names of objects, places and backgrounds, and several wordings for every edit.
 
-An expression that refers to a sprite fits that sprite alone: by its colour, pattern and shape where they
-tell it apart, by its place in the first frame where they do not.
+An expression that refers to a sprite matches no other sprite of the scene: it names colour, pattern and shape where
+these are unique, and the place in the first frame where they are not.
 """
 
 from __future__ import annotations
 
-from kiwi.sandbox.sampling import Dice
-from kiwi.sandbox.world import Background, Looks, Scene, Sprite, Vector
+from kiwi.sandbox.sampling import ItemSampler
+from kiwi.sandbox.world import Appearance, Background, Scene, Sprite, Vector
 
 _PATTERN_WORDS = {"plain": "", "stripes": "striped", "dots": "dotted"}
 _STYLE_WORDS = {
@@ -17,8 +17,8 @@ _STYLE_WORDS = {
     "posterise": "in a few flat colours",
 }
 
-# Wordings by kind of edit; {it} is an expression that refers, {a} one that introduces. Training never says the last
-# NEW_WORDINGS of a kind (kiwi.sandbox.sampling).
+# Wordings by kind of edit; {it} refers to an object, {a} introduces a new one. Training never uses the last
+# HELD_OUT_WORDINGS of a kind (kiwi.sandbox.sampling).
 WORDINGS: dict[str, tuple[str, ...]] = {
     "recolour": (
         "Make {it} {colour}.",
@@ -119,7 +119,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# Where an added sprite can be told to go, by words; the same words name places in captions and questions.
+# Places of added sprites by name; the same names are used in captions and questions.
 PLACES: dict[str, Vector] = {
     "in the top left": (-0.5, -0.5),
     "at the top": (0.0, -0.5),
@@ -140,32 +140,32 @@ MOTIONS: dict[str, Vector] = {
     ", moving down": (0.0, 0.04),
 }
 
-# Two sprites that look alike stand at least this far apart along the axis by which they are told apart.
+# Two sprites of the same appearance are at least this far apart along the axis that distinguishes them.
 CLEARLY_APART = 0.3
 
 
-def phrase(kind: str, given: Dice, **slots: str) -> str:
-    """One wording of an edit, as a sentence: `phrase("recolour", given, it="the red ring", colour="blue")`."""
-    return _sentence(given.wording(WORDINGS[kind]).format(**slots))
+def phrase(kind: str, sampler: ItemSampler, **slots: str) -> str:
+    """Sample a wording of an edit: `phrase("recolour", sampler, it="the red ring", colour="blue")`."""
+    return _sentence(sampler.choose_wording(WORDINGS[kind]).format(**slots))
 
 
-def name(looks: Looks) -> str:
-    """Looks in full, without an article: "striped red circle"."""
-    return _words(_PATTERN_WORDS[looks.pattern], looks.colour, looks.shape)
+def name(appearance: Appearance) -> str:
+    """Appearance in full, without an article: "striped red circle"."""
+    return _join(_PATTERN_WORDS[appearance.pattern], appearance.colour, appearance.shape)
 
 
-def a(noun: str) -> str:
+def with_article(noun: str) -> str:
     """The noun with its indefinite article: "an orange star"."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def place(position: Vector) -> str:
-    """The words of PLACES for a position (x, y), each -1..1: "in the top left"."""
+    """The name in PLACES nearest to a position (x, y), each -1..1: "in the top left"."""
     return min(PLACES, key=lambda words: (PLACES[words][0] - position[0]) ** 2 + (PLACES[words][1] - position[1]) ** 2)
 
 
 def describe(background: Background) -> str:
-    """A background in words that fix its picture: "beige dots on brown", "a gradient from navy to white"."""
+    """A complete description of a background: "beige dots on brown", "a gradient from navy to white"."""
     ground, figure = background.ground, background.figure
     if background.texture == "plain":
         return f"plain {ground}"
@@ -175,42 +175,42 @@ def describe(background: Background) -> str:
 
 
 def caption(scene: Scene, style: str = "") -> str:
-    """What a video shows, as a sentence: "A red circle in the top left over plain grey, in sepia."."""
-    things = [f"{a(name(sprite.looks))} {place(sprite.start)}" for sprite in reversed(scene.sprites)]
+    """Describe a video in a sentence: "A red circle in the top left over plain grey, in sepia."."""
+    things = [f"{with_article(name(sprite.appearance))} {place(sprite.start)}" for sprite in reversed(scene.sprites)]
     listed = " and ".join([", ".join(things[:-1]), things[-1]] if len(things) > 1 else things)
     sentence = f"{listed} over {describe(scene.background)}" if things else describe(scene.background)
     return _sentence(f"{sentence}, {_STYLE_WORDS[style]}." if style else f"{sentence}.")
 
 
-def refer(scene: Scene, index: int, given: Dice) -> str:
-    """An expression that fits sprite `index` of the scene and no other: "the red ring", "the star on the left"."""
-    return "the " + given.pick(references(scene, index))
+def referring_expression(scene: Scene, index: int, sampler: ItemSampler) -> str:
+    """Sample an expression that matches only sprite `index`: "the red ring", "the star on the left"."""
+    return "the " + sampler.choose(referring_expressions(scene, index))
 
 
-def references(scene: Scene, index: int) -> list[str]:
-    """All expressions that fit sprite `index` alone, without the article.
+def referring_expressions(scene: Scene, index: int) -> list[str]:
+    """All expressions that match only sprite `index`, without the article.
 
-    By looks where they tell it apart; otherwise by the side on which it stands among those that look alike.
+    They name the appearance where that is unique, otherwise the side among the sprites with the same appearance.
     """
-    sprite, looks = scene.sprites[index], scene.sprites[index].looks
-    others = [other.looks for i, other in enumerate(scene.sprites) if i != index]
+    sprite, appearance = scene.sprites[index], scene.sprites[index].appearance
+    others = [other.appearance for i, other in enumerate(scene.sprites) if i != index]
     nouns = {
-        _words(looks.colour, looks.shape): all((o.colour, o.shape) != (looks.colour, looks.shape) for o in others),
-        name(looks): looks not in others,
-        looks.shape: all(o.shape != looks.shape for o in others),
-        _words(looks.colour, "shape"): all(o.colour != looks.colour for o in others),
+        _join(appearance.colour, appearance.shape): all(other.kind != appearance.kind for other in others),
+        name(appearance): appearance not in others,
+        appearance.shape: all(other.shape != appearance.shape for other in others),
+        _join(appearance.colour, "shape"): all(other.colour != appearance.colour for other in others),
     }
-    unique = [noun for noun, fits in nouns.items() if fits]
+    unique = [noun for noun, is_unique in nouns.items() if is_unique]
     if unique:
         return unique
-    alike = [other for i, other in enumerate(scene.sprites) if i != index and other.looks == looks]
-    sided = [f"{name(looks)} {side}" for side in _sides(sprite, alike)]
-    assert sided, f"nothing tells the {name(looks)} from the others"
+    alike = [other for i, other in enumerate(scene.sprites) if i != index and other.appearance == appearance]
+    sided = [f"{name(appearance)} {side}" for side in _sides(sprite, alike)]
+    assert sided, f"nothing distinguishes the {name(appearance)} from the others"
     return sided
 
 
 def _sides(sprite: Sprite, alike: list[Sprite]) -> list[str]:
-    """Sides of the first frame on which the sprite clearly stands, seen from every one that looks like it."""
+    """Sides of the first frame on which the sprite clearly is, relative to all sprites of the same appearance."""
     dx = [sprite.start[0] - other.start[0] for other in alike]
     dy = [sprite.start[1] - other.start[1] for other in alike]
     sides = {"on the right": dx, "at the bottom": dy, "on the left": [-d for d in dx], "at the top": [-d for d in dy]}
@@ -221,5 +221,5 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _words(*words: str) -> str:
+def _join(*words: str) -> str:
     return " ".join(word for word in words if word)

@@ -1,7 +1,7 @@
-"""The colours of the world, by name: eight vivid ones for sprites, nine muted ones for backgrounds.
+"""The colours of the sandbox by name: eight vivid ones for sprites, nine muted ones for backgrounds.
 
-No sprite colour is near a background colour, so every sprite can be seen on every background and
-every name can be told from a picture; the tests hold the distances.
+No sprite colour is close to a background colour, so every sprite is visible on every background and every colour can be
+named from an image; tests check the distances.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BACKGROUND_COLOURS: dict[str, RGB] = {
     "lavender": (204, 196, 232),
 }
 
-# Two colours of one background are at least this far apart in CIELAB, so that its texture shows.
+# The two colours of a background are at least this far apart in CIELAB, so that its texture is visible.
 TEXTURE_CONTRAST = 38.0
 
 
@@ -46,7 +46,7 @@ def lab_distance(a: RGB, b: RGB) -> float:
 
 @cache
 def figures_for(ground: str) -> tuple[str, ...]:
-    """Names of the background colours in which a texture shows on `ground`."""
+    """Names of the background colours in which a texture is visible on `ground`."""
     behind = BACKGROUND_COLOURS[ground]
     return tuple(name for name, rgb in BACKGROUND_COLOURS.items() if lab_distance(rgb, behind) >= TEXTURE_CONTRAST)
 

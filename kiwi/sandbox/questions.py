@@ -1,8 +1,8 @@
-"""Questions about the world and their answers: what a small reader of video learns to see, and to remember, with.
+"""Questions about videos of the sandbox, on which a small vision-language model is trained.
 
-An item is a video, a question in one of several wordings, and the one right answer. What is asked can be seen in the
-video (or in the picture beside it), or read in the question itself. The splits are those of the edits: training asks
-neither about what it never shows nor in the last wordings of a task.
+An item is a video, a question in one of several wordings, and its only right answer, which is visible in the video (or
+in an image beside it) or part of the question itself. The splits are those of the edits: training has no question about
+held-out objects and backgrounds, and none in the last wordings of a task.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kiwi.errors import InputError
 from kiwi.sandbox import grammar
 from kiwi.sandbox.edits import SubjectReference
 from kiwi.sandbox.pairs import CATEGORIES, PROPOSALS
-from kiwi.sandbox.sampling import Dice, dice, sample_scene
+from kiwi.sandbox.sampling import ItemSampler, item_sampler, sample_scene
 from kiwi.sandbox.world import Scene, Sprite, Vector, centres, render
 
 WORDINGS: dict[str, tuple[str, ...]] = {
@@ -92,43 +92,43 @@ TASKS = tuple(WORDINGS)
 
 _TURN = "<|im_start|>user\n{source}{instruction}%s{queries}<|im_end|>\n"
 PROMPTS = {"image": _TURN % "", "video": _TURN % "", "reference": _TURN % "{references}"}
-"""Prompt templates of an MLLM of the sandbox, by task kind: no more words than it knows, since those of the standard
-wording would be most of what it reads."""
+"""Prompt templates of an MLLM of the sandbox, by task kind. They have no words outside of its vocabulary, which would
+make up most of its input with the standard templates."""
 
-FREE = frozenset(["a", "an", "and", "at", "from", "in", "object", "objects", "of", "on", "over", "the", "to"])
-"""Words of answers that anyone can say who has seen nothing."""
+FUNCTION_WORDS = frozenset(["a", "an", "and", "at", "from", "in", "object", "objects", "of", "on", "over", "the", "to"])
+"""Words of answers that carry no information about the video."""
 
 NUMBERS = ("no objects", "one object", "two objects", "three objects")
 DIRECTIONS: dict[str, Vector] = {"to the left": (-1, 0), "to the right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
-CLEAR = 0.12
-"""A place is asked for only where the next one is this much farther away: half short sides."""
+MIN_PLACE_MARGIN = 0.12
+"""A place is unambiguous if the second nearest one is this much farther away, in half short sides."""
 
 _ATTEMPTS = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Question:
-    """One question of the world.
+    """One question of the sandbox.
 
     Args:
         video: FHWC uint8.
-        image: HWC uint8, square; None unless the question is about one.
-        words: the question.
-        answer: the one right answer, a sentence.
+        image: HWC uint8, square; None unless the question is about an image.
+        text: the question.
+        answer: the only right answer, a sentence.
         task: one of TASKS.
         id: unique in all worlds.
-        scene, pictured: what video and picture were drawn from.
+        scene, image_scene: what video and image were rendered from.
     """
 
     video: np.ndarray
     image: np.ndarray | None
-    words: str
+    text: str
     answer: str
     task: str
     id: str
     scene: Scene
-    pictured: Scene | None
+    image_scene: Scene | None
 
 
 def make_question(
@@ -143,19 +143,19 @@ def make_question(
     split: str = "train",
     scramble_words: float = 0.0,
 ) -> Question:
-    """Question `index` of the world `seed`; the same arguments give the same one, to the bit.
+    """Render question `index` of the world `seed`; the same arguments give bitwise the same question.
 
     Args:
         frames: length of the video.
         height, width: in pixels.
-        tasks: what is asked, by default all that the frames can show; they take turns by index.
+        tasks: kinds of question, by default all that the number of frames allows; they take turns by index.
         level, split: names in LEVELS and Split (kiwi.sandbox.sampling).
         scramble_words: probability that a word of the wording is replaced by random letters, like a word that the model
             has never read; names of objects and places, and the text to repeat, are kept.
 
     Raises:
-        InputError: an unknown task, level or split, a negative seed or index, a video without frames or pixels, a
-            chance that is none; "move" in one frame, or in so many that everything has turned.
+        InputError: an unknown task, level or split, a negative seed or index, a video without frames or pixels,
+            `scramble_words` outside [0, 1]; "move" with a single frame, or with so many that every sprite has bounced.
     """
     names = check_tasks(tasks, frames)
     if not 0 <= scramble_words <= 1:
@@ -164,139 +164,134 @@ def make_question(
     side = min(height, width)
     aspect = (width / max(side, 1), height / max(side, 1))
     for attempt in range(_ATTEMPTS):
-        given = dice(seed, index, len(CATEGORIES) + TASKS.index(task), attempt, level=level, split=split)
-        scene = sample_scene(given)
-        if (asked := _ASK[task](View(scene, frames, aspect), given)) is None:
+        sampler = item_sampler(seed, index, len(CATEGORIES) + TASKS.index(task), attempt, level=level, split=split)
+        clip = SceneClip(sample_scene(sampler), frames, aspect)
+        if (parts := _SAMPLE[task](clip, sampler)) is None:
             continue
-        slots, answer, pictured = asked
-        wording = _scramble(given.wording(WORDINGS[task]), scramble_words, given.rng)
+        wording = _scramble(sampler.choose_wording(WORDINGS[task]), scramble_words, sampler.rng)
         return Question(
-            video=render(scene, frames, height, width),
-            image=None if pictured is None else render(pictured, 1, side, side)[0],
-            words=wording.format(**slots),
-            answer=answer[0].upper() + answer[1:].rstrip(".") + ".",
+            video=render(clip.scene, frames, height, width),
+            image=None if parts.image_scene is None else render(parts.image_scene, 1, side, side)[0],
+            text=wording.format(**parts.slots),
+            answer=parts.answer[0].upper() + parts.answer[1:].rstrip(".") + ".",
             task=task,
             id=f"{level}-{split}-{seed}-{task}-{index:06d}",
-            scene=scene,
-            pictured=pictured,
+            scene=clip.scene,
+            image_scene=parts.image_scene,
         )
     raise InputError(
-        f"world {seed} has nothing to {task} at {index}",
+        f"item {index} of world {seed} has no question of task {task!r}",
+        code="out-of-range",
         got=f"{frames} frames",
-        wanted="fewer, in which something goes one way all the time",
+        wanted="fewer frames, in which a sprite moves in one direction throughout",
     )
 
 
 def training_sentences(count: int) -> Iterator[str]:
-    """What is said in training: questions and answers of the first items of a world, in order."""
+    """Questions and answers of the first training items of world 0, in order."""
     for index in range(count):
-        asked = make_question(0, index, frames=1, height=16, width=16)
-        yield asked.words
-        yield asked.answer
+        question = make_question(0, index, frames=1, height=16, width=16)
+        yield question.text
+        yield question.answer
 
 
 def content_words(answer: str) -> list[str]:
-    """The words of an answer that tell something: no articles, no "over", no "objects"."""
+    """The words of an answer without FUNCTION_WORDS, in lower case."""
     words = (word.strip(".,:?").lower() for word in answer.split())
-    return [word for word in words if word and word not in FREE]
+    return [word for word in words if word and word not in FUNCTION_WORDS]
 
 
-def content_overlap(said: str, wanted: str) -> float:
-    """How much of an answer is right, 0 to 1: its facts that are said in order, of all that are said or wanted.
+def content_overlap(answer: str, reference: str) -> float:
+    """How much of an answer is right, 0 to 1: its content words in common with the reference, in order.
 
-    Of the longer of the two, so that saying more does not help.
+    Divided by the number in the longer of the two, so that a longer answer is no advantage.
     """
-    told, true = content_words(said), content_words(wanted)
-    same = sum(block.size for block in SequenceMatcher(None, told, true, autojunk=False).get_matching_blocks())
-    return same / max(len(told), len(true), 1)
+    given, right = content_words(answer), content_words(reference)
+    common = sum(block.size for block in SequenceMatcher(None, given, right, autojunk=False).get_matching_blocks())
+    return common / max(len(given), len(right), 1)
 
 
 def check_tasks(tasks: Sequence[str] | None, frames: int) -> tuple[str, ...]:
-    """The tasks as a tuple; for None all that a video of so many frames can be asked about.
+    """The tasks as a tuple; None stands for all that this number of frames allows.
 
     Raises:
-        InputError: an unknown name, a name twice, none at all, or motion in a single frame.
+        InputError: an unknown name, a duplicate, no task at all, or motion in a single frame.
     """
     possible = tuple(name for name in TASKS if name != "move" or frames > 1)
     names = possible if tasks is None else tuple(tasks)
     if set(names) - set(possible) or not names or len(set(names)) < len(names):
-        wanted = f"some of {', '.join(possible)}, each once"
         raise InputError(
-            f"The tasks cannot be used with {frames} frames", got=", ".join(names) or "none", wanted=wanted
+            f"invalid tasks for a video of {frames} frames",
+            code="unknown-task",
+            got=", ".join(names) or "none",
+            wanted=f"some of {', '.join(possible)}, each once",
         )
     return names
 
 
-class View(NamedTuple):
-    """A scene as a video shows it: in how many frames, and how wide and high, in short sides."""
+class SceneClip(NamedTuple):
+    """A scene as a clip: the number of frames, and width and height in short sides."""
 
     scene: Scene
     frames: int
     aspect: Vector = (1, 1)
 
 
-Asked = tuple[dict[str, str], str, Scene | None]
-"""What fills the question's wording, its answer, and what a picture beside the video shows."""
+class QuestionParts(NamedTuple):
+    """The values of the wording's slots, the answer, and the scene of an image beside the video."""
+
+    slots: dict[str, str]
+    answer: str
+    image_scene: Scene | None = None
 
 
-def _describe(view: View, given: Dice) -> Asked:
-    return {}, grammar.caption(view.scene), None
+def _describe(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
+    return QuestionParts({}, grammar.caption(clip.scene))
 
 
-def _locate(view: View, given: Dice) -> Asked | None:
-    # Of twins only their places could be told: the question would hold the answer.
-    clear = {
-        i: unambiguous_place(sprite.start)
-        for i, sprite in enumerate(view.scene.sprites)
-        if not _has_twin(view.scene, i)
-    }
-    index = _pick(given, [i for i, place in clear.items() if place])
-    return None if index is None else ({"it": grammar.refer(view.scene, index, given)}, clear[index] or "", None)
+def _locate(clip: SceneClip, sampler: ItemSampler) -> QuestionParts | None:
+    return _ask_about(clip, sampler, lambda sprite: unambiguous_place(sprite.start))
 
 
-def _identify(view: View, given: Dice) -> Asked | None:
-    places = [grammar.place(sprite.start) for sprite in view.scene.sprites]
-    alone = [i for i, s in enumerate(view.scene.sprites) if unambiguous_place(s.start) and places.count(places[i]) == 1]
-    index = _pick(given, alone)
-    if index is None:
+def _identify(clip: SceneClip, sampler: ItemSampler) -> QuestionParts | None:
+    sprites = clip.scene.sprites
+    places = [grammar.place(sprite.start) for sprite in sprites]
+    alone = [i for i, s in enumerate(sprites) if unambiguous_place(s.start) and places.count(places[i]) == 1]
+    if not alone:
         return None
-    return {"place": places[index]}, grammar.a(grammar.name(view.scene.sprites[index].looks)), None
+    index = sampler.choose(alone)
+    return QuestionParts({"place": places[index]}, grammar.with_article(grammar.name(sprites[index].appearance)))
 
 
-def _background(view: View, given: Dice) -> Asked:
-    return {}, grammar.describe(view.scene.background), None
+def _background(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
+    return QuestionParts({}, grammar.describe(clip.scene.background))
 
 
-def _count(view: View, given: Dice) -> Asked:
-    return {}, NUMBERS[len(view.scene.sprites)], None
+def _count(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
+    return QuestionParts({}, NUMBERS[len(clip.scene.sprites)])
 
 
-def _move(view: View, given: Dice) -> Asked | None:
-    told = {
-        i: direction(s, view.frames, view.aspect)
-        for i, s in enumerate(view.scene.sprites)
-        if not _has_twin(view.scene, i)
-    }
-    index = _pick(given, [i for i, words in told.items() if words])
-    return None if index is None else ({"it": grammar.refer(view.scene, index, given)}, told[index] or "", None)
+def _move(clip: SceneClip, sampler: ItemSampler) -> QuestionParts | None:
+    return _ask_about(clip, sampler, lambda sprite: direction(sprite, clip.frames, clip.aspect))
 
 
-def _picture(view: View, given: Dice) -> Asked | None:
-    category = given.pick(("subject_reference", "background_reference"))
-    edit = PROPOSALS[category](view.scene, given)
-    pictured = edit.reference()
-    assert pictured is not None
+def _picture(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
+    category = sampler.choose(("subject_reference", "background_reference"))
+    edit = PROPOSALS[category](clip.scene, sampler)
+    image_scene = edit.reference()
+    assert image_scene is not None
     if isinstance(edit, SubjectReference):
-        return {}, grammar.a(grammar.name(edit.looks)), pictured
-    return {}, grammar.describe(pictured.background), pictured
+        return QuestionParts({}, grammar.with_article(grammar.name(edit.appearance)), image_scene)
+    return QuestionParts({}, grammar.describe(image_scene.background), image_scene)
 
 
-def _repeat(view: View, given: Dice) -> Asked:
-    text = PROPOSALS[given.pick(CATEGORIES)](view.scene, given).instruction(view.scene, given)
-    return {"text": text}, text, None
+def _repeat(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
+    edit = PROPOSALS[sampler.choose(CATEGORIES)](clip.scene, sampler)
+    text = edit.instruction(clip.scene, sampler)
+    return QuestionParts({"text": text}, text)
 
 
-_ASK: dict[str, Callable[[View, Dice], Asked | None]] = {
+_SAMPLE: dict[str, Callable[[SceneClip, ItemSampler], QuestionParts | None]] = {
     "describe": _describe,
     "locate": _locate,
     "identify": _identify,
@@ -308,14 +303,31 @@ _ASK: dict[str, Callable[[View, Dice], Asked | None]] = {
 }
 
 
+def _ask_about(clip: SceneClip, sampler: ItemSampler, answer: Callable[[Sprite], str | None]) -> QuestionParts | None:
+    """Ask about one of the sprites that have an answer; None if there is none.
+
+    Sprites that only their places distinguish are excluded, because the question would contain the answer.
+    """
+    appearances = [sprite.appearance for sprite in clip.scene.sprites]
+    answers = {
+        index: text
+        for index, sprite in enumerate(clip.scene.sprites)
+        if appearances.count(sprite.appearance) == 1 and (text := answer(sprite)) is not None
+    }
+    if not answers:
+        return None
+    index = sampler.choose(answers)
+    return QuestionParts({"it": grammar.referring_expression(clip.scene, index, sampler)}, answers[index])
+
+
 def unambiguous_place(position: Vector) -> str | None:
-    """The words for a position, where no other words fit nearly as well."""
+    """The name of a position's place, or None where a second name fits nearly as well."""
     distances = sorted(np.hypot(x - position[0], y - position[1]) for x, y in grammar.PLACES.values())
-    return grammar.place(position) if distances[1] - distances[0] >= CLEAR else None
+    return grammar.place(position) if distances[1] - distances[0] >= MIN_PLACE_MARGIN else None
 
 
 def direction(sprite: Sprite, frames: int, aspect: Vector = (1, 1)) -> str | None:
-    """The words for a sprite's motion, where it visibly goes one way in all frames, mostly along one axis."""
+    """The name of a sprite's direction of motion, if it visibly moves along one axis in all frames."""
     steps_T2 = np.diff(centres(sprite, frames) * np.array(aspect), axis=0)
     for words, axis in DIRECTIONS.items():
         along_T = steps_T2 @ np.array(axis)
@@ -333,12 +345,3 @@ def _scramble(wording: str, probability: float, rng: np.random.Generator) -> str
         return "".join(rng.choice(list(ascii_lowercase), size=int(rng.integers(2, 9))).tolist())
 
     return " ".join(map(scramble, wording.split(" ")))
-
-
-def _has_twin(scene: Scene, index: int) -> bool:
-    looks = [sprite.looks for sprite in scene.sprites]
-    return looks.count(looks[index]) > 1
-
-
-def _pick(given: Dice, indices: Sequence[int]) -> int | None:
-    return given.pick(indices) if indices else None

@@ -1,4 +1,4 @@
-"""Global styles: functions on pixels, the same for every frame, uint8 RGB in the last axis and out again."""
+"""Global styles: functions of single pixels, uint8 RGB in the last axis."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601
 _SEPIA = np.array([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]], np.float32)
-# Posterising keeps this many values of each channel.
+# Posterising keeps this number of values per channel.
 _LEVELS = 3
 
 
@@ -18,7 +18,7 @@ def grey(video: np.ndarray) -> np.ndarray:
 
 
 def sepia(video: np.ndarray) -> np.ndarray:
-    """The usual sepia matrix, clipped."""
+    """The common sepia matrix, clipped."""
     return _to_uint8(video @ _SEPIA.T)
 
 
@@ -28,12 +28,12 @@ def invert(video: np.ndarray) -> np.ndarray:
 
 
 def posterise(video: np.ndarray) -> np.ndarray:
-    """Each channel at the nearest of 0, 127 and 255."""
+    """Each channel rounded to 0, 127 or 255."""
     nearest = np.round(np.arange(256) / 255 * (_LEVELS - 1)) / (_LEVELS - 1) * 255
     return nearest.astype(np.uint8)[video]
 
 
-# Names are kinds of the grammar's wordings.
+# The names are keys of the grammar's wordings.
 STYLES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "grey": grey,
     "sepia": sepia,

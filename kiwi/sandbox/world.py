@@ -1,11 +1,11 @@
-"""The world: scenes of moving sprites over a drifting background, drawn into video with exact masks.
+"""Scenes of moving sprites over a drifting background, rendered into video with exact masks.
 
-The start of the sandbox: a `Scene` is a few numbers and names (kiwi.sandbox.sampling draws them), and `draw` turns it
-into pixels. Edits (kiwi.sandbox.edits) turn one scene into another.
+A `Scene` is a few numbers and names, which kiwi.sandbox.sampling samples; `draw` renders it to pixels, and edits
+(kiwi.sandbox.edits) map one scene to another.
 
 Positions are per axis, -1 (left, top) to 1 (right, bottom); sizes are in halves of the frame's short side;
-velocities are positions a frame. A scene therefore has no resolution or length of its own: fewer frames
-are a prefix, and any size shows the same scene. Arrays: F frames, H height, W width, C = 3 (RGB), N sprites.
+velocities are in positions per frame. A scene therefore has no resolution or length: fewer frames are a prefix, and
+every size shows the same scene. Arrays: F frames, H height, W width, C = 3 (RGB), N sprites.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from kiwi.errors import InputError
 from kiwi.sandbox.drawing import PATTERNS, REACH, SHAPES, coverage, texture
 from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS
 
-# A mark on a sprite is its own colour made this much darker.
+# A mark on a sprite is the sprite's colour multiplied by this.
 MARK_SHADE = 0.35
-# Marks keep this far from the outline (in radii), so that no shape is cut up on a dark background.
+# Marks keep this distance from the outline (in radii), so that they do not cut up a shape on a dark background.
 RIM = 0.1
 
-# Pixels of a video; of more the drawing would take gigabytes.
-MOST = 100_000_000
+# Pixels in all frames of a video; rendering more would take gigabytes.
+MAX_PIXELS = 100_000_000
 
 Vector = tuple[float, float]
 
@@ -35,13 +35,13 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class Background:
-    """A texture in two colours, seen by a camera that drifts.
+    """A texture in two colours, seen by a drifting camera.
 
     Args:
         texture: a name in TEXTURES.
         ground, figure: names in BACKGROUND_COLOURS; `plain` shows the ground alone.
-        phase: where the camera looks in frame 0, in half short sides.
-        drift: camera motion a frame, in half short sides.
+        phase: where the camera appearance in frame 0, in half short sides.
+        drift: camera motion per frame, in half short sides.
     """
 
     texture: str
@@ -52,12 +52,17 @@ class Background:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looks:
-    """What tells an object from others wherever it is: names in SHAPES, SPRITE_COLOURS and PATTERNS."""
+class Appearance:
+    """What an object looks like, wherever it is: names in SHAPES, SPRITE_COLOURS and PATTERNS."""
 
     shape: str
     colour: str
     pattern: str = "plain"
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Colour and shape, in which an edited or added sprite differs from all others of its scene."""
+        return self.colour, self.shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +70,13 @@ class Sprite:
     """A flat object that moves in a straight line and bounces off the frame's border.
 
     Args:
-        looks: shape, colour and pattern.
+        appearance: shape, colour and pattern.
         size: radius, in half short sides.
         start: centre in frame 0.
-        velocity: positions a frame.
+        velocity: positions per frame.
     """
 
-    looks: Looks
+    appearance: Appearance
     size: float
     start: Vector
     velocity: Vector = (0.0, 0.0)
@@ -79,7 +84,7 @@ class Sprite:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A background and the sprites over it, from the back to the front."""
+    """A background and the sprites in front of it, from back to front."""
 
     background: Background
     sprites: tuple[Sprite, ...]
@@ -87,13 +92,13 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Drawing:
-    """A scene as pixels.
+    """A rendered scene.
 
     Args:
-        scene: what was drawn.
+        scene: the scene.
         video: FHWC uint8.
-        sprites: NFHW float32, the share of each pixel in which each sprite is seen (what is in front is taken off).
-        background: FHW float32, likewise; it and the sprites sum to 1.
+        sprites: NFHW float32, the share of each pixel in which each sprite is visible, occlusion included.
+        background: FHW float32, the same for the background; it and the sprites sum to 1.
     """
 
     scene: Scene
@@ -102,31 +107,32 @@ class Drawing:
     background: np.ndarray
 
 
-def room(size: float) -> float:
-    """How far from the middle a sprite's centre may go, so that nearly all of it stays in view."""
+def centre_limit(size: float) -> float:
+    """The largest coordinate of a sprite's centre at which nearly all of the sprite is in view."""
     return 0.95 - size
 
 
 def centres(sprite: Sprite, frames: int) -> np.ndarray:
-    """Where the sprite's centre is: F2 float32 (x, y), bouncing between the borders."""
-    reach = room(sprite.size)
+    """The sprite's centre in each frame, F2 float32 (x, y), bouncing between the borders."""
+    reach = centre_limit(sprite.size)
     straight = np.array(sprite.start) + np.arange(frames)[:, None] * np.array(sprite.velocity)
     return (reach - np.abs((straight + reach) % (4 * reach) - 2 * reach)).astype(np.float32)
 
 
 def draw(scene: Scene, frames: int, height: int, width: int) -> Drawing:
-    """Draw a scene with its visibility masks.
+    """Render a scene with its visibility masks.
 
     Raises:
-        InputError: no frames or no pixels, or more than MOST.
+        InputError: no frames or no pixels, or more than MAX_PIXELS.
     """
-    if min(frames, height, width) < 1 or frames * height * width > MOST:
+    if min(frames, height, width) < 1 or frames * height * width > MAX_PIXELS:
         raise InputError(
-            "The world is drawn whole, in memory",
+            "a scene cannot be rendered at this size",
+            code="out-of-range",
             got=f"{frames} frames of {width}x{height}",
-            wanted=f"at least one frame and one pixel, at most {MOST:,} pixels in all frames",
+            wanted=f"at least one frame and one pixel, at most {MAX_PIXELS:,} pixels in all frames",
         )
-    half = min(height, width) / 2  # pixels in a unit
+    half = min(height, width) / 2  # pixels per unit
     x_W = _pixel_centres(width, half)
     y_H = _pixel_centres(height, half)
     canvas_FHWC = _background(scene.background, frames, x_W, y_H, half)
@@ -134,10 +140,10 @@ def draw(scene: Scene, frames: int, height: int, width: int) -> Drawing:
     for sprite, alpha_FHW in zip(scene.sprites, alphas_NFHW, strict=True):
         _paint(sprite, x_W, y_H, half, canvas_FHWC, alpha_FHW)
     visible_NFHW, rest_FHW = alphas_NFHW, np.ones((frames, height, width), np.float32)
-    for alpha_FHW in visible_NFHW[::-1]:  # from the front: what a sprite leaves over is what the next one can show
-        through_FHW = 1.0 - alpha_FHW
+    for alpha_FHW in visible_NFHW[::-1]:  # from front to back: each sprite shows in what those in front leave free
+        transmitted_FHW = 1.0 - alpha_FHW
         alpha_FHW *= rest_FHW
-        rest_FHW *= through_FHW
+        rest_FHW *= transmitted_FHW
     video_FHWC = (canvas_FHWC + 0.5).astype(np.uint8)
     return Drawing(scene=scene, video=video_FHWC, sprites=visible_NFHW, background=rest_FHW)
 
@@ -148,7 +154,7 @@ def render(scene: Scene, frames: int, height: int, width: int) -> np.ndarray:
 
 
 def sprite_masks(scene: Scene, frames: int, height: int, width: int) -> np.ndarray:
-    """Share of each pixel in which each sprite is seen: NFHW float32, 0..1. Raises InputError as `draw`."""
+    """Share of each pixel in which each sprite is visible: NFHW float32, 0..1. Raises InputError as `draw`."""
     return draw(scene, frames, height, width).sprites
 
 
@@ -170,7 +176,7 @@ def _background(background: Background, frames: int, x_W: np.ndarray, y_H: np.nd
 def _paint(
     sprite: Sprite, x_W: np.ndarray, y_H: np.ndarray, half: float, canvas_FHWC: np.ndarray, alpha_FHW: np.ndarray
 ) -> None:
-    """Paint a sprite over the canvas and note its coverage, inside the box that it ever touches."""
+    """Paint a sprite over the canvas and write its coverage, inside the bounding box of its track."""
     aspect = (len(x_W) / (2 * half), len(y_H) / (2 * half))
     centre_F2 = centres(sprite, len(canvas_FHWC)) * np.array(aspect, np.float32)
     reach = REACH * sprite.size + 1.0 / half
@@ -183,12 +189,12 @@ def _paint(
     x_F1W = (x_W[columns] - centre_F2[:, :1])[:, None, :] / sprite.size
     y_FH1 = (y_H[rows] - centre_F2[:, 1:])[:, :, None] / sprite.size
     pixels = half * sprite.size
-    distance = SHAPES[sprite.looks.shape](x_F1W, y_FH1)
+    distance = SHAPES[sprite.appearance.shape](x_F1W, y_FH1)
     alpha = coverage(distance, pixels)
-    colour = np.array(SPRITE_COLOURS[sprite.looks.colour], np.float32)
-    marks = coverage(np.maximum(PATTERNS[sprite.looks.pattern](x_F1W, y_FH1), distance + RIM), pixels)[..., None]
+    colour = np.array(SPRITE_COLOURS[sprite.appearance.colour], np.float32)
+    marks = coverage(np.maximum(PATTERNS[sprite.appearance.pattern](x_F1W, y_FH1), distance + RIM), pixels)[..., None]
     painted = colour * (1.0 - (1.0 - MARK_SHADE) * marks)
-    # Written so that coverage 0 keeps the canvas, and 1 replaces it, to the last bit: masks promise exactness.
+    # Written so that coverage 0 keeps the canvas and coverage 1 replaces it exactly, as the masks promise.
     box = canvas_FHWC[:, rows, columns]
     box *= 1.0 - alpha[..., None]
     box += alpha[..., None] * painted

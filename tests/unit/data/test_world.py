@@ -102,8 +102,8 @@ def test_a_world_is_told_from_a_manifest_in_an_experiment():
     [
         ({"items": 0}, "needs items"),
         ({"items": 1, "max_frames": 0}, "at least 1"),
-        ({"items": 1, "level": "hell"}, "no such level"),
-        ({"items": 1, "split": "dev"}, "no such split"),
+        ({"items": 1, "level": "hell"}, "middle"),
+        ({"items": 1, "split": "dev"}, "new_both"),
         ({"items": 1, "categories": ["teleport"]}, "categories"),
         ({"items": 1, "size": 4}, "too small"),
     ],

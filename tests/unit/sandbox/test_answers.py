@@ -1,4 +1,4 @@
-"""Answers held against the pixels and the scene that a question was drawn from, not against the code that answers."""
+"""Answers are compared with the pixels and the scene of a question, not with the code that answers."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ PLACES = {place: np.array(where) for place, where in grammar.PLACES.items()}
 STEPS = {"to the left": (-1, 0), "to the right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 
-def asked(task, shape, count=40):
+def questions(task, shape, count=40):
     frames, height, width = shape
     return [make_question(3, index, frames=frames, height=height, width=width, tasks=[task]) for index in range(count)]
 
 
-def only(question):
-    """The sprite that the words refer to, no other."""
+def sprite_of(question):
+    """The index of the only sprite that the question refers to."""
     scene = question.scene
     fitting = [
         index
         for index in range(len(scene.sprites))
-        if any(f"the {noun}" in question.words for noun in grammar.references(scene, index))
+        if any(f"the {noun}" in question.text for noun in grammar.referring_expressions(scene, index))
     ]
-    assert len(fitting) == 1, question.words
+    assert len(fitting) == 1, question.text
     return fitting[0]
 
 
 def tracks(scene, shape):
-    """Middle of each sprite, drawn alone, in each frame, by its pixels: (N, F, 2), x and y, -1..1."""
+    """The middle of each sprite's pixels, rendered alone, in each frame: (N, F, 2), x and y, -1..1."""
     return np.array([[_middle(alpha) for alpha in _alone(scene, sprite, shape)] for sprite in scene.sprites])
 
 
@@ -51,51 +51,51 @@ def _middle(alpha):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_is_located_is_there_in_the_first_frame(shape):
-    for question in asked("locate", shape):
-        centre = tracks(question.scene, shape)[only(question), 0]
+def test_the_located_sprite_is_at_the_answered_place_in_the_first_frame(shape):
+    for question in questions("locate", shape):
+        centre = tracks(question.scene, shape)[sprite_of(question), 0]
         nearest = min(PLACES, key=lambda place: np.linalg.norm(PLACES[place] - centre))
         assert question.answer.lower() == nearest + "."
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_is_identified_stands_where_the_words_say(shape):
-    for question in asked("identify", shape):
-        (place,) = sorted((place for place in PLACES if place in question.words), key=len)[-1:]
+def test_the_identified_sprite_is_at_the_place_of_the_question(shape):
+    for question in questions("identify", shape):
+        (place,) = sorted((place for place in PLACES if place in question.text), key=len)[-1:]
         centres = tracks(question.scene, shape)[:, 0]
         nearest = int(np.linalg.norm(centres - PLACES[place], axis=1).argmin())
         assert question.answer.lower().rstrip(".").split(" ", 1)[1] == grammar.name(
-            question.scene.sprites[nearest].looks
+            question.scene.sprites[nearest].appearance
         )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_moves_goes_that_way_in_every_frame(shape):
+def test_the_moving_sprite_moves_in_the_answered_direction_in_every_frame(shape):
     _, height, width = shape
-    for question in asked("move", shape):
-        steps = np.diff(tracks(question.scene, shape)[only(question)], axis=0) * (width, height)
+    for question in questions("move", shape):
+        steps = np.diff(tracks(question.scene, shape)[sprite_of(question)], axis=0) * (width, height)
         along = steps @ STEPS[question.answer.lower().rstrip(".")]
-        assert (along >= 0).all()  # by whole pixels, of which one frame may make none
+        assert (along >= 0).all()  # in whole pixels, so a step may be 0
         assert along.sum() > 0.7 * np.linalg.norm(steps.sum(axis=0))
 
 
-def test_motion_is_not_asked_for_where_it_cannot_be_seen():
-    with pytest.raises(InputError, match="1 frames"):
+def test_there_is_no_question_about_invisible_motion():
+    with pytest.raises(InputError, match="1 frames", check=lambda error: error.code == "unknown-task"):
         make_question(0, 0, frames=1, height=32, width=32, tasks=["move"])
     assert {make_question(0, index, frames=1, height=32, width=32).task for index in range(20)} == set(TASKS) - {"move"}
-    with pytest.raises(InputError, match="goes one way"):
+    with pytest.raises(InputError, match="300 frames", check=lambda error: error.code == "out-of-range"):
         make_question(0, 0, frames=300, height=32, width=32, tasks=["move"])
 
 
-def test_what_is_counted_is_there():
-    for question in asked("count", SHAPES[0]):
+def test_the_answered_number_of_sprites_is_in_the_scene():
+    for question in questions("count", SHAPES[0]):
         number = ["no objects", "one object", "two objects", "three objects"].index(question.answer.lower().rstrip("."))
         assert number == len(question.scene.sprites)
 
 
-def test_backgrounds_and_descriptions_name_the_colours_that_are_seen():
+def test_backgrounds_and_descriptions_name_the_visible_colours():
     for task in ("background", "describe"):
-        for question in asked(task, SHAPES[0]):
+        for question in questions(task, SHAPES[0]):
             ground = question.scene.background
             empty = render(Scene(background=ground, sprites=()), 1, 32, 32).reshape(-1, 3).astype(int)
             named = [name for name in BACKGROUND_COLOURS if name in question.answer.lower().split("over")[-1]]
@@ -105,11 +105,11 @@ def test_backgrounds_and_descriptions_name_the_colours_that_are_seen():
                 nearest = np.abs(empty - np.array(BACKGROUND_COLOURS[name])).max(axis=1).min()
                 assert nearest < 60, question.answer
         for sprite in question.scene.sprites if task == "describe" else ():
-            assert grammar.name(sprite.looks) in question.answer.lower()
+            assert grammar.name(sprite.appearance) in question.answer.lower()
 
 
-def test_pictures_show_what_is_answered():
-    for question in asked("picture", SHAPES[0]):
+def test_images_show_what_is_answered():
+    for question in questions("picture", SHAPES[0]):
         middle = question.image[8:24, 8:24].reshape(-1, 3).astype(int)
         words = question.answer.lower()
         things = [name for name in SPRITE_COLOURS if f" {name} " in words and "on" not in words.split()]
@@ -118,13 +118,13 @@ def test_pictures_show_what_is_answered():
 
 
 @pytest.mark.parametrize("name", [name for name in TEXTURES if name not in ("plain", "gradient")])
-def test_figure_and_ground_of_a_texture_are_never_taken_for_each_other(name):
+def test_figure_and_ground_of_a_texture_are_distinguishable(name):
     x, y = np.meshgrid(np.linspace(-20, 20, 800), np.linspace(-20, 20, 800))
     share = float(np.broadcast_to(texture(name, x, y, 16.0), x.shape).mean())
     assert 0.2 < share < 0.45
 
 
-def test_both_ends_of_a_gradient_are_seen():
+def test_both_ends_of_a_gradient_are_visible():
     backgrounds = [scene_at(0, index, level="easy").background for index in range(200)]
     gradients = [background for background in backgrounds if background.texture == "gradient"]
     assert len(gradients) > 50
@@ -134,4 +134,4 @@ def test_both_ends_of_a_gradient_are_seen():
         weights = (rows - ground) @ (figure - ground) / np.square(figure - ground).sum()
         assert weights.min() < 0.2
         assert weights.max() > 0.8
-        assert weights.argmin() < weights.argmax()  # from the ground, which is named first, at the top
+        assert weights.argmin() < weights.argmax()  # from the ground colour, which is named first, at the top

@@ -1,4 +1,4 @@
-"""Controls: words and references of other items, and what a model of the sandbox can know."""
+"""Controls: instructions and references of other items; the domain of a model trained in the sandbox."""
 
 import numpy as np
 import pytest
@@ -15,41 +15,41 @@ def pairs(count=42, **more):
     return [make_pair(3, index, **drawn) for index in range(count)]
 
 
-def test_other_words_are_of_the_category_and_ask_for_something_else():
+def test_swapped_instructions_are_of_the_same_category_and_describe_another_edit():
     items = pairs()
-    found = swap_within_category(items, with_instruction_of)
-    assert {item.category for item in found.values()} == set(CATEGORIES) - {"background_reference"}
+    swapped = swap_within_category(items, with_instruction_of)
+    assert {item.category for item in swapped.values()} == set(CATEGORIES) - {"background_reference"}
     for item in items:
-        if item.id in found:
-            new = found[item.id]
-            donors = [one for one in items if one.instruction == new.instruction]
-            assert all(one.category == item.category for one in donors)
-            assert new.instruction != item.instruction
-            assert np.array_equal(new.target, item.target)
+        if item.id in swapped:
+            control = swapped[item.id]
+            donors = [donor for donor in items if donor.instruction == control.instruction]
+            assert all(donor.category == item.category for donor in donors)
+            assert control.instruction != item.instruction
+            assert np.array_equal(control.target, item.target)
             if item.category == "global_style":
-                assert all(one.edit.style != item.edit.style for one in donors)
+                assert all(donor.edit.style != item.edit.style for donor in donors)
 
 
-def test_another_reference_comes_with_its_exact_target():
+def test_a_swapped_reference_comes_with_its_exact_target():
     items = pairs(categories=["subject_reference", "background_reference"])
-    found = swap_within_category(items, with_reference_of)
-    assert len(found) > 0.9 * len(items)
+    swapped = swap_within_category(items, with_reference_of)
+    assert len(swapped) > 0.9 * len(items)
     for item in items:
-        if item.id in found:
-            new = found[item.id]
-            assert new.instruction == item.instruction
-            assert np.array_equal(new.source, item.source)
-            assert not np.array_equal(new.reference, item.reference)
-            assert np.array_equal(new.target[~new.mask], item.source[~new.mask])
-            assert judge_edit(new, new.target).overall == 5.0
-            assert judge_edit(new, item.target).overall <= 3.0
-            if isinstance(new.edit, SubjectReference):
-                assert new.edit.index == item.edit.index
-                looks = new.edit.looks
-                assert (looks.colour, looks.shape) not in {(s.looks.colour, s.looks.shape) for s in item.scene.sprites}
+        if item.id in swapped:
+            control = swapped[item.id]
+            assert control.instruction == item.instruction
+            assert np.array_equal(control.source, item.source)
+            assert not np.array_equal(control.reference, item.reference)
+            assert np.array_equal(control.target[~control.mask], item.source[~control.mask])
+            assert judge_edit(control, control.target).overall == 5.0
+            assert judge_edit(control, item.target).overall <= 3.0
+            if isinstance(control.edit, SubjectReference):
+                assert control.edit.index == item.edit.index
+                appearance = control.edit.appearance
+                assert appearance.kind not in {s.appearance.kind for s in item.scene.sprites}
 
 
-def test_an_item_with_its_own_edit_is_itself():
+def test_an_item_with_its_own_edit_is_unchanged():
     for item in pairs(7):
         again = item.with_edit(item.edit)
         assert np.array_equal(again.target, item.target)
@@ -58,40 +58,40 @@ def test_an_item_with_its_own_edit_is_itself():
         assert again.caption == item.caption
 
 
-def test_an_edit_that_hardly_shows_makes_no_item():
-    item = next(one for one in pairs(40, categories=["subject_reference"]) if len(one.scene.sprites) > 1)
-    same = item.scene.sprites[item.edit.index].looks
-    assert item.with_edit(SubjectReference(index=item.edit.index, looks=same)) is None
+def test_an_invisible_edit_makes_no_item():
+    item = next(pair for pair in pairs(40, categories=["subject_reference"]) if len(pair.scene.sprites) > 1)
+    same = item.scene.sprites[item.edit.index].appearance
+    assert item.with_edit(SubjectReference(index=item.edit.index, appearance=same)) is None
 
 
-def test_the_last_item_takes_from_the_first_ones():
+def test_the_last_items_are_swapped_with_the_first_ones():
     items = pairs(14)
-    found = swap_within_category(items, with_instruction_of)
+    swapped = swap_within_category(items, with_instruction_of)
     for item in items:
-        if item.id in found:  # two of each category: the other one, before or behind
-            (other,) = (one for one in items if one.category == item.category and one is not item)
-            assert found[item.id].instruction == other.instruction
-    assert any(item.id in found for item in items[:7])
-    assert any(item.id in found for item in items[7:])
+        if item.id in swapped:  # two of each category: the other one, before or behind
+            (other,) = (pair for pair in items if pair.category == item.category and pair is not item)
+            assert swapped[item.id].instruction == other.instruction
+    assert any(item.id in swapped for item in items[:7])
+    assert any(item.id in swapped for item in items[7:])
 
 
-def test_who_is_alone_in_its_category_has_no_control():
+def test_an_item_alone_in_its_category_has_no_control():
     assert swap_within_category(pairs(7), with_instruction_of) == {}
     assert swap_within_category(pairs(5), with_reference_of) == {}
 
 
 @pytest.mark.parametrize("split", ["train", "new_both"])
-def test_every_instruction_of_the_world_is_of_known_words(split):
+def test_every_instruction_of_the_sandbox_has_known_words_only(split):
     for item in pairs(140, frames=1, split=split):
         assert unknown_words(item.instruction) == []
         assert len(item.instruction.split()) <= MAX_INSTRUCTION_WORDS
 
 
-def test_words_of_elsewhere_are_named_once_each_and_in_order():
+def test_unknown_words_are_listed_once_each_and_in_order():
     assert unknown_words("Make the red CAR snow, and snow on 2 cars!") == ["car", "snow", "cars"]
     assert unknown_words("") == []
     assert unknown_words("Entferne den Ring") == ["entferne", "den"]
 
 
-def test_what_is_known_names_all_shapes_and_colours():
+def test_the_domain_names_all_shapes_and_colours():
     assert all(name in DOMAIN for name in ("circle", "cross", "red", "pink", "clouds", "sepia"))

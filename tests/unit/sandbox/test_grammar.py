@@ -1,4 +1,4 @@
-"""The language: expressions that fit one sprite, words that fix a picture."""
+"""The language: expressions that match one sprite, descriptions that determine an image."""
 
 from __future__ import annotations
 
@@ -9,80 +9,80 @@ import pytest
 from kiwi.sandbox import grammar
 from kiwi.sandbox.drawing import PATTERNS, SHAPES
 from kiwi.sandbox.palette import SPRITE_COLOURS
-from kiwi.sandbox.sampling import NEW_WORDINGS, dice, scene_at
-from kiwi.sandbox.world import Background, Looks, Scene, Sprite
+from kiwi.sandbox.sampling import HELD_OUT_WORDINGS, item_sampler, scene_at
+from kiwi.sandbox.world import Appearance, Background, Scene, Sprite
 
 WHITE = Background(texture="plain", ground="white", figure="white")
 
 
 def sprite(shape: str, colour: str, pattern: str = "plain", start: tuple[float, float] = (0.0, 0.0)) -> Sprite:
-    return Sprite(looks=Looks(shape=shape, colour=colour, pattern=pattern), size=0.3, start=start)
+    return Sprite(appearance=Appearance(shape=shape, colour=colour, pattern=pattern), size=0.3, start=start)
 
 
-def understood(scene: Scene, expression: str) -> list[int]:
-    """An independent reader: the sprites that an expression fits, words by words."""
+def matching(scene: Scene, expression: str) -> list[int]:
+    """The sprites that an expression matches, word by word, independently of the grammar."""
     words, _, side = expression.partition(" on the ") if " on the " in expression else expression.partition(" at the ")
-    found = list(range(len(scene.sprites)))
+    matches = list(range(len(scene.sprites)))
     for word in words.split():
         attribute = {"striped": "stripes", "dotted": "dots"}.get(word, word)
         if attribute in PATTERNS:
-            found = [i for i in found if scene.sprites[i].looks.pattern == attribute]
+            matches = [i for i in matches if scene.sprites[i].appearance.pattern == attribute]
         elif attribute in SPRITE_COLOURS:
-            found = [i for i in found if scene.sprites[i].looks.colour == attribute]
+            matches = [i for i in matches if scene.sprites[i].appearance.colour == attribute]
         elif attribute in SHAPES:
-            found = [i for i in found if scene.sprites[i].looks.shape == attribute]
+            matches = [i for i in matches if scene.sprites[i].appearance.shape == attribute]
         else:
             assert word == "shape"
     if side:
         axis, sign = {"left": (0, -1), "right": (0, 1), "top": (1, -1), "bottom": (1, 1)}[side]
-        found = [max(found, key=lambda i: sign * scene.sprites[i].start[axis])]
-    return found
+        matches = [max(matches, key=lambda i: sign * scene.sprites[i].start[axis])]
+    return matches
 
 
-def test_every_expression_fits_its_sprite_alone():
-    by_place = 0
+def test_every_expression_matches_its_sprite_only():
+    with_place = 0
     for index in range(400):
         scene = scene_at(1, index)
         for i in range(len(scene.sprites)):
-            for expression in grammar.references(scene, i):
-                assert understood(scene, expression) == [i], (expression, scene)
-                by_place += " on the " in expression or " at the " in expression
-    assert by_place > 20  # scenes with twins do occur
+            for expression in grammar.referring_expressions(scene, i):
+                assert matching(scene, expression) == [i], (expression, scene)
+                with_place += " on the " in expression or " at the " in expression
+    assert with_place > 20  # sprites of the same appearance do occur
 
 
 def test_colour_and_shape_are_enough_when_they_are_unique():
     scene = Scene(
         background=WHITE, sprites=(sprite("circle", "red", "dots"), sprite("star", "red"), sprite("circle", "blue"))
     )
-    assert grammar.references(scene, 0) == ["red circle", "dotted red circle"]
-    assert "star" in grammar.references(scene, 1)
-    assert "blue shape" in grammar.references(scene, 2)
+    assert grammar.referring_expressions(scene, 0) == ["red circle", "dotted red circle"]
+    assert "star" in grammar.referring_expressions(scene, 1)
+    assert "blue shape" in grammar.referring_expressions(scene, 2)
 
 
-def test_the_pattern_tells_apart_what_colour_and_shape_do_not():
+def test_the_pattern_distinguishes_sprites_of_the_same_colour_and_shape():
     scene = Scene(background=WHITE, sprites=(sprite("ring", "red", "dots"), sprite("ring", "red", "stripes")))
-    assert grammar.references(scene, 0) == ["dotted red ring"]
+    assert grammar.referring_expressions(scene, 0) == ["dotted red ring"]
 
 
-def test_twins_are_told_apart_by_their_place():
+def test_sprites_of_the_same_appearance_are_distinguished_by_place():
     scene = Scene(
         background=WHITE,
         sprites=(sprite("ring", "red", start=(-0.5, 0.0)), sprite("ring", "red", start=(0.5, 0.1))),
     )
-    assert grammar.references(scene, 0) == ["red ring on the left"]
-    assert grammar.references(scene, 1) == ["red ring on the right"]
+    assert grammar.referring_expressions(scene, 0) == ["red ring on the left"]
+    assert grammar.referring_expressions(scene, 1) == ["red ring on the right"]
 
 
 def test_there_are_several_wordings_of_every_kind_and_each_is_a_sentence():
-    train, new = dice(0, 0), dice(0, 0, split="new_words")
+    train, new = item_sampler(0, 0), item_sampler(0, 0, split="new_words")
     slots = {"it": "the ring", "a": "a star", "colour": "red", "shape": "star"}
     slots |= {"place": "at the top", "motion": "", "background": "plain grey"}
     for kind, wordings in grammar.WORDINGS.items():
         assert len(set(wordings)) == len(wordings) >= 4
-        said, unsaid = ({grammar.phrase(kind, given, **slots) for _ in range(200)} for given in (train, new))
-        assert (len(said), len(unsaid)) == (len(wordings) - NEW_WORDINGS, NEW_WORDINGS)
-        assert not said & unsaid
-        for sentence in said | unsaid:
+        seen, held_out = ({grammar.phrase(kind, sampler, **slots) for _ in range(200)} for sampler in (train, new))
+        assert (len(seen), len(held_out)) == (len(wordings) - HELD_OUT_WORDINGS, HELD_OUT_WORDINGS)
+        assert not seen & held_out
+        for sentence in seen | held_out:
             assert sentence[0] in string.ascii_uppercase
             assert sentence.endswith(".")
             assert "{" not in sentence
@@ -90,17 +90,17 @@ def test_there_are_several_wordings_of_every_kind_and_each_is_a_sentence():
 
 
 def test_names_captions_and_articles():
-    assert grammar.name(Looks(shape="ring", colour="orange")) == "orange ring"
-    assert grammar.a("orange ring") == "an orange ring"
+    assert grammar.name(Appearance(shape="ring", colour="orange")) == "orange ring"
+    assert grammar.with_article("orange ring") == "an orange ring"
     assert grammar.describe(Background(texture="dots", ground="brown", figure="beige")) == "beige dots on brown"
     assert grammar.describe(Background(texture="plain", ground="brown", figure="beige")) == "plain brown"
     scene = Scene(
         background=WHITE,
         sprites=(sprite("star", "red", "stripes", (-0.5, -0.5)), sprite("ring", "blue", start=(0.5, 0.0))),
     )
-    said = "A blue ring on the right and a striped red star in the top left over plain white"
-    assert grammar.caption(scene) == said + "."
-    assert grammar.caption(scene, "sepia") == said + ", in sepia."
+    text = "A blue ring on the right and a striped red star in the top left over plain white"
+    assert grammar.caption(scene) == text + "."
+    assert grammar.caption(scene, "sepia") == text + ", in sepia."
     assert grammar.caption(Scene(background=WHITE, sprites=())) == "Plain white."
 
 
@@ -108,5 +108,5 @@ def test_names_captions_and_articles():
     ("position", "words"),
     [((-0.6, -0.4), "in the top left"), ((0.1, 0.1), "in the middle"), ((0.0, 0.7), "at the bottom")],
 )
-def test_places_have_words(position, words):
+def test_places_have_names(position, words):
     assert grammar.place(position) == words

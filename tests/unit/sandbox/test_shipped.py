@@ -1,4 +1,4 @@
-"""The parts that come with the package load, by kiwi and by the libraries alone, and do what they were made for."""
+"""The shipped models load, with kiwi and with the libraries alone, and do what they were trained for."""
 
 from __future__ import annotations
 
@@ -38,95 +38,95 @@ def reader():
 
 
 @pytest.fixture(scope="module")
-def alone():
-    """What the library makes of the folder, and its tokenizer."""
+def transformers_model():
+    """The model and tokenizer that transformers loads from the folder."""
     folder = locate("sandbox/mllm", "reader", "")
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
     return model, AutoProcessor.from_pretrained(folder).tokenizer
 
 
-def asked(count, batch_size, max_frames=5):
+def question_batches(count, batch_size, max_frames=5):
     questions = Questions(questions=count, max_frames=max_frames, split="test")
     data = EditData(train=[questions], multiple=8, batch_size=batch_size, num_workers=0)
     data.setup()
-    return islice(data.fresh_train_dataloader(), count // batch_size)  # training's batches never end
+    return islice(data.fresh_train_dataloader(), count // batch_size)  # training's batches are endless
 
 
 @torch.no_grad()
-def test_the_autoencoder_reconstructs_clips_that_it_never_saw():
+def test_the_autoencoder_reconstructs_held_out_clips():
     vae = WanVae(path="sandbox/vae").build()
     assert (vae.spatial_factor, vae.temporal_factor) == (4, 4)
-    found = []
+    psnr = []
     for index in range(14):
         target = make_pair(0, index, frames=5, height=32, width=32, split="test").target
-        made = pixels(vae.decode(vae.encode(video_tensor(target[None])))[0])
-        found.append(edit_metrics(made, target, None, NoPerceptual().build())["psnr"])
-    assert np.mean(found) > 28
+        reconstruction = pixels(vae.decode(vae.encode(video_tensor(target[None])))[0])
+        psnr.append(edit_metrics(reconstruction, target, None, NoPerceptual().build())["psnr"])
+    assert np.mean(psnr) > 28
 
 
 def test_the_reader_answers_better_than_chance(reader):
-    facts = [
-        content_overlap(said, wanted)
-        for batch in asked(24, batch_size=24)
-        for said, wanted in zip(reader.answer(batch), batch.answers, strict=True)
+    overlaps = [
+        content_overlap(answer, reference)
+        for batch in question_batches(24, batch_size=24)
+        for answer, reference in zip(reader.answer(batch), batch.answers, strict=True)
     ]
-    assert len(facts) == 24
-    assert np.mean(facts) > 0.6  # the most frequent answer of each task would have 0.18
+    assert len(overlaps) == 24
+    assert np.mean(overlaps) > 0.6  # the most frequent answer of each task would have 0.18
 
 
-def given(prompt):
-    """A prompt as the library takes it."""
-    pictures = {
+def model_inputs(prompt):
+    """The arguments of a transformers model for a prompt."""
+    vision = {
         name: value
         for name in ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
         if (value := getattr(prompt, name)) is not None
     }
-    words = {"input_ids": prompt.input_ids_BS, "attention_mask": prompt.attention_mask_BS}
-    return words | pictures | {"mm_token_type_ids": prompt.token_types_BS}
+    text = {"input_ids": prompt.input_ids_BS, "attention_mask": prompt.attention_mask_BS}
+    return text | vision | {"mm_token_type_ids": prompt.token_types_BS}
 
 
-def test_transformers_alone_says_what_kiwi_says(reader, alone):
-    model, tokenizer = alone
+def test_transformers_generates_the_same_answers(reader, transformers_model):
+    model, tokenizer = transformers_model
     (end,) = tokenizer.encode(END)
-    for batch in asked(7, batch_size=1, max_frames=1):
+    for batch in question_batches(7, batch_size=1, max_frames=1):
         prompt, _ = reader.continued(reader.prompt(batch), [tokenizer.encode(ANSWER)])
-        tokens = model.generate(**given(prompt), do_sample=False, max_new_tokens=96, eos_token_id=end)
-        said = tokenizer.decode(tokens[0, prompt.input_ids_BS.shape[1] :], skip_special_tokens=True)
-        assert said.strip() == reader.answer(batch)[0]
+        tokens = model.generate(**model_inputs(prompt), do_sample=False, max_new_tokens=96, eos_token_id=end)
+        answer = tokenizer.decode(tokens[0, prompt.input_ids_BS.shape[1] :], skip_special_tokens=True)
+        assert answer.strip() == reader.answer(batch)[0]
 
 
 @torch.no_grad()
-def test_transformers_sees_the_same_video_where_positions_are_the_same(reader, alone):
-    """Behind a video the library goes on counting from the longer side of its grid; published vectors, from its end."""
-    model, tokenizer = alone
-    for batch in asked(8, batch_size=1):
+def test_transformers_gives_the_same_logits_for_videos_with_the_same_positions(reader, transformers_model):
+    # After a video, transformers continues positions from the longer side of its grid, kiwi from its end.
+    model, tokenizer = transformers_model
+    for batch in question_batches(8, batch_size=1):
         prompt, _ = reader.continued(reader.prompt(batch), [tokenizer.encode(ANSWER)])
-        theirs = model(**given(prompt), position_ids=reader.reader.position_ids(prompt)).logits
+        theirs = model(**model_inputs(prompt), position_ids=reader.reader.position_ids(prompt)).logits
         ours = reader.logits(prompt, reader.see(prompt))
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def overall(editor, pairs):
     """The oracle's mean score of a model's edits of items."""
-    made = edit_pairs(pairs, pair_editor(editor.model, editor.defaults.sampling))
-    return np.mean([score_edit(pair, made[pair.id]).overall for pair in pairs])
+    edits = edit_pairs(pairs, pair_editor(editor.model, editor.defaults.sampling))
+    return np.mean([score_edit(pair, edits[pair.id]).overall for pair in pairs])
 
 
-def drawn(count, *categories):
-    """Held-out items, of the easy world."""
+def held_out_items(count, *categories):
+    """Items of the easy test split."""
     size = {"frames": 5, "height": 32, "width": 32}
     return [make_pair(0, index, **size, categories=categories, level="easy", split="test") for index in range(count)]
 
 
 @pytest.mark.parametrize("name", ["sandbox/stage2", "sandbox"])
-def test_the_editors_do_what_they_are_told(name):
+def test_the_editors_follow_their_instructions(name):
     editor = KiwiEditor.from_pretrained(name)
-    pairs = drawn(12, "global_style", "local_remove", "background_change")
+    pairs = held_out_items(12, "global_style", "local_remove", "background_change")
     assert overall(editor, pairs) > 3
     assert overall(editor, list(swap_within_category(pairs, with_instruction_of).values())) < 2
 
 
-def test_what_is_shipped_is_small():
+def test_the_shipped_files_are_small():
     sizes = [file.stat().st_size for file in shipped.ROOT.rglob("*") if file.is_file()]
     assert sum(sizes) < 40e6
     assert max(sizes) < 16e6
