@@ -96,7 +96,7 @@ def test_the_licence_is_apache_2(root):
 
 
 def test_the_readme_and_ci_name_the_same_test_command(root):
-    command = 'pip install -e ".[test]" && python -m pytest'
+    command = 'pip install -e ".[test]" && python -m pytest -n logical --maxprocesses 8 --dist loadfile'
     assert command in (root / "README.md").read_text()
     steps = [part.strip() for part in command.split("&&")]
     script = (root / ".ci" / "run").read_text().replace("pip install -qq", "pip install")
