@@ -111,11 +111,11 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
             advance()
 
 
-def setup_logging(verbose: bool = False) -> None:
-    """Send log records to stderr through rich: the package's from INFO (or DEBUG), those of libraries from WARNING."""
+def setup_logging() -> None:
+    """Send log records to stderr through rich: the package's from INFO, those of libraries from WARNING."""
     handler = RichHandler(console=err, show_path=False, show_time=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
-    logging.getLogger("kiwi").setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("kiwi").setLevel(logging.INFO)
 
 
 def _is_number(text: str) -> bool:

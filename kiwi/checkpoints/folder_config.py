@@ -48,22 +48,14 @@ def read_folder_config(folder: Path) -> FolderConfig:
         CheckpointError: not a model folder, another format, or choices that do not exist.
     """
     file = folder / "config.json"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
+    content = read_json_or_empty(file)
+    if content.get("format") != FORMAT or not {"config", "editing"} <= content.keys():
+        labels = [content[name] for name in ("format", "_class_name", "model_type") if name in content]
         raise CheckpointError(
             f"{folder} is not a model folder",
             code="not-a-model-folder",
-            got=problem,
-            wanted="a config.json that `kiwi fit` wrote",
-        ) from problem
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not {"config", "editing"} <= content.keys():
-        labels = content if isinstance(content, dict) else {"format": type(content).__name__}
-        raise CheckpointError(
-            f"{folder} is not a model folder",
-            code="not-a-model-folder",
-            got=next((labels[name] for name in ("format", "_class_name", "model_type") if name in labels), None),
-            wanted=f"a config.json of format {FORMAT}",
+            got=labels[0] if labels else "no config.json, or one that cannot be read",
+            wanted=f"a config.json of format {FORMAT} that `kiwi fit` wrote",
         )
     try:
         config: KiwiConfig = from_dict(KiwiConfig, content["config"])

@@ -56,11 +56,6 @@ def read_weights(path: Path | str) -> State:
     return state
 
 
-def read_shapes(path: Path | str) -> Shapes:
-    """Names and shapes of the tensors that `read_weights` reads; of safetensors files only the headers are read."""
-    return {name: shape for file in weight_files(path) for name, shape in _shapes_in(file).items()}
-
-
 def read_json(file: Path) -> dict[str, Any]:
     """The JSON object in a file that belongs to weights, such as config.json.
 
@@ -167,7 +162,7 @@ def _files_of_index(index: Path) -> list[Path]:
 
 def _require_agreement(index: Path, weight_map: Mapping[str, str], files: Sequence[Path]) -> None:
     """Refuse shards whose tensors are not exactly those that the index lists for them."""
-    held = [(tensor, file.name) for file in files for tensor in _shapes_in(file)]
+    held = [(tensor, file.name) for file in files for tensor in _tensor_names(file)]
     repeated = [tensor for tensor, count in Counter(tensor for tensor, _ in held).items() if count > 1]
     wrong = repeated or sorted({tensor for tensor, _ in set(held) ^ set(weight_map.items())})
     if wrong:
@@ -181,11 +176,11 @@ def _require_agreement(index: Path, weight_map: Mapping[str, str], files: Sequen
         )
 
 
-def _shapes_in(file: Path) -> Shapes:
+def _tensor_names(file: Path) -> list[str]:
     if file.suffix in TORCH_SUFFIXES:
-        return {name: tuple(tensor.shape) for name, tensor in _read_torch(file).items()}
+        return list(_read_torch(file))
     with _reading(file), safe_open(file, framework="pt") as tensors:
-        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        return list(tensors.keys())
 
 
 @contextmanager

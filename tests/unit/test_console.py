@@ -107,11 +107,3 @@ def test_kiwi_logs_from_info_and_libraries_from_warning(logs, capsys):
     assert "careful" in err
     assert "detail" not in err
     assert "chatter" not in err
-
-
-def test_verbose_shows_details_of_kiwi_only(logs, capsys):
-    console.setup_logging(verbose=True)
-    logging.getLogger("kiwi").debug("detail")
-    logging.getLogger("library").debug("chatter")
-    assert "detail" in (err := capsys.readouterr().err)
-    assert "chatter" not in err

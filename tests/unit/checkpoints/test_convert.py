@@ -15,7 +15,8 @@ from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.sampling import EditingDefaults, Sampling
 from kiwi.models.tuning import Lora
 from kiwi.weights.adapters import is_adapter
-from kiwi.weights.files import read_shapes, read_weights
+from kiwi.weights.files import read_weights
+from kiwi.weights.strict import shapes_of
 from tests.unit.checkpoints.conftest import edit, missing_parts, save_random_model
 
 
@@ -43,7 +44,7 @@ def test_a_model_in_both_published_formats_edits_the_same_video(config, tmp_path
         assert loaded.config.reference == reference
         assert editing.sampling == Sampling(sigma_min=sigma_min[folder])
         assert (edit(loaded.eval()) - expected).abs().max() <= 1e-5, folder
-        assert read_shapes(tmp_path / folder) == read_shapes(tmp_path / "m")
+        assert shapes_of(read_weights(tmp_path / folder)) == shapes_of(read_weights(tmp_path / "m"))
 
 
 @pytest.mark.parametrize("adapters", ["merge", "keep"])
@@ -62,7 +63,7 @@ def test_adapters_are_merged_or_kept_and_edit_the_same(config, tmp_path, adapter
     assert main([*back, "--adapters", adapters]) == 0
     loaded, _ = from_pretrained(tmp_path / "a")
     assert (edit(loaded.eval()) - expected).abs().max() <= 2e-5
-    assert any(map(is_adapter, read_shapes(tmp_path / "a"))) == (adapters == "keep")
+    assert any(map(is_adapter, read_weights(tmp_path / "a"))) == (adapters == "keep")
     assert loaded.config.dit.tuning == (tuned.dit.tuning if adapters == "keep" else config.dit.tuning)
     assert main(["convert", "kiwi-diffusers", f"{tmp_path}/m", f"{tmp_path}/d"]) == 0
     assert main(["convert", "kiwi-diffusers", f"{tmp_path}/d", f"{tmp_path}/b"]) == 0
