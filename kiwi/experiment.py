@@ -1,37 +1,57 @@
-"""Experiments as YAML that says only how they differ: `base:` names the file, or files, that a file starts from."""
+"""Experiments as YAML files that state only their differences: `base:` names the file, or files, to start from.
+
+Everything of kiwi's that a file may choose is written in one short form: a name, or `{type: Name, field: value}`, as in
+config.json. Files of the previous release, and Lightning's `class_path` and `init_args`, are read too.
+"""
 
 from __future__ import annotations
 
+import functools
+import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from kiwi.errors import InputError
+from kiwi.spec import Spec, choices, current_fields, current_type, warn_renamed
 
 BASE = "base"
 
+RENAMED_KEYS: dict[str, str] = {}
+"""Options of `fit` that have been renamed since the previous release, by dotted path: `{former: current}`.
+
+For those that are not fields of specs; the latter are declared with `kiwi.spec.renamed_from`.
+"""
+
+RENAMED_TYPES: dict[str, str] = {}
+"""Lightning modules and callbacks that have been renamed since the previous release: `{former: current}`."""
+
+DATA_SOURCES = {"path": "Manifest", "questions": "SandboxQuestions", "items": "SandboxEdits"}
+"""Types of data sources by the field that the previous release recognised them by; it had no `type`."""
+
 
 def read_experiment(file: Path | str) -> dict[str, Any]:
-    """A configuration with everything that its bases say, each later file over those before it.
+    """The configuration in a file, merged over those of its bases, each later base over the earlier ones.
 
     Mappings are merged key by key; all else is replaced. A mapping of another type (`type`, or a bare name in
     its place) replaces the one that was there: the fields of one choice mean nothing to another.
 
-    Returns:
-        The configuration in short form (`short_form`).
-
     Args:
-        file: its paths in `base` are relative to its own folder.
+        file: the paths in its `base` are relative to its own folder.
+
+    Returns:
+        The configuration in short form (`short_form`), with current names of options.
 
     Raises:
-        InputError: a file that cannot be read or is no mapping, or files that name each other.
+        InputError: a file that cannot be read or is not a mapping, or files that include each other.
     """
     return _read(Path(file), ())
 
 
 def merge(below: Any, above: Any) -> Any:
-    """One configuration over another, as `read_experiment` describes."""
+    """One configuration merged over another, as `read_experiment` describes."""
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
     for key in ("type", "class_path"):
@@ -41,10 +61,9 @@ def merge(below: Any, above: Any) -> Any:
 
 
 def short_form(value: Any) -> Any:
-    """Configuration with choices as `{type: Name, field: value}`, as in config.json, wherever Lightning's form stands.
+    """A configuration with `{type: Name, field: value}` in place of Lightning's `{class_path: Name, init_args: {...}}`.
 
-    That is `{class_path: Name, init_args: {field: value}}`. Classes that are not kiwi's, such as callbacks of Lightning
-    by their whole path, keep it.
+    Classes by a whole path outside kiwi, such as callbacks of Lightning, keep `class_path`.
     """
     if isinstance(value, list):
         return [short_form(item) for item in value]
@@ -53,41 +72,130 @@ def short_form(value: Any) -> Any:
     name = value.get("class_path")
     if isinstance(name, str) and "." in name and not name.startswith("kiwi."):
         return value
-    fields = value
-    if value and value.keys() <= {"class_path", "init_args"}:
-        fields = value.get("init_args") or {}
-    named = {} if fields is value or name is None else {"type": name.rpartition(".")[2]}
-    return {**named, **{key: short_form(item) for key, item in fields.items()}}
+    if not value or not value.keys() <= {"class_path", "init_args"}:
+        return {key: short_form(item) for key, item in value.items()}
+    named = {} if name is None else {"type": str(name).rpartition(".")[2]}
+    return named | {key: short_form(item) for key, item in (value.get("init_args") or {}).items()}
 
 
-def section(found: dict[str, Any], path: str, file: Path | str) -> dict[str, Any]:
-    """A mapping inside a configuration, by dotted path; empty where there is none.
+def with_current_keys(configuration: dict[str, Any]) -> dict[str, Any]:
+    """A configuration in short form under current names (`RENAMED_TYPES`, `RENAMED_KEYS`, `DATA_SOURCES`)."""
+    configuration = _with_current_types(configuration)
+    for former, current in RENAMED_KEYS.items():
+        configuration = _move(configuration, former.split("."), former, current)
+    data = configuration.get("data")
+    if isinstance(data, dict):
+        typed = {key: _with_types(data[key]) for key in ("train", "validation") if key in data}
+        configuration = configuration | {"data": data | typed}
+    return configuration
+
+
+def with_current_names(hint: Any, data: Any) -> Any:
+    """Plain data in which renamed specs and fields of specs have their current names.
+
+    Args:
+        hint: the type annotation of the value that the data describes; whatever is not a spec in it is ignored.
+        data: a name, a node, or a list of such; unknown names stay as they are.
+    """
+    arguments = typing.get_args(hint)
+    if isinstance(data, list):
+        return [functools.reduce(lambda item, inner: with_current_names(inner, item), arguments, item) for item in data]
+    if arguments:
+        return functools.reduce(lambda value, inner: with_current_names(inner, value), arguments, data)
+    if not (isinstance(hint, type) and issubclass(hint, Spec)):
+        return data
+    if isinstance(data, str):
+        return current_type(data)
+    if not isinstance(data, dict):
+        return data
+    name = data.get("type")
+    named = {"type": current_type(name)} if isinstance(name, str) else {}
+    names = named.values() if named else choices(hint)
+    specs = [Spec._registry[name] for name in names if name in Spec._registry]
+    fields = current_fields(specs, {key: value for key, value in data.items() if key != "type"})
+    hints = {key: inner for spec in reversed(specs) for key, inner in typing.get_type_hints(spec).items()}
+    return named | {key: with_current_names(hints.get(key), value) for key, value in fields.items()}
+
+
+def section(configuration: Mapping[str, Any], path: str, file: Path | str) -> dict[str, Any]:
+    """A mapping inside a configuration, by dotted path; empty if it is absent.
 
     Raises:
-        InputError: something else stands there.
+        InputError: the value is not a mapping.
     """
-    node: Any = found
+    node: Any = configuration
     for name in path.split("."):
         node = node.get(name, {}) if isinstance(node, dict) else node
     if not isinstance(node, dict):
-        raise InputError(f"{path} of {file} is no mapping", got=repr(node))
+        raise InputError(f"{path} of {file} is not a mapping", code="wrong-type", got=repr(node))
     return node
 
 
-def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if "\0" in str(file) or file.resolve() in seen:
-        raise InputError(f"{file} is among its own bases", got=" -> ".join(str(path) for path in seen))
+def _read(file: Path, including: tuple[Path, ...]) -> dict[str, Any]:
+    """Read a file, which the files `including` it may not include again."""
+    if "\0" in str(file) or file.resolve() in including:
+        chain = " -> ".join(str(path) for path in including)
+        raise InputError(f"{file} is among its own bases", code="circular-base", got=chain)
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        configuration = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as problem:
-        raise InputError(f"{file} cannot be read", got=" ".join(str(problem).split())) from problem
-    if not isinstance(found, dict):
-        raise InputError(f"{file} is no configuration", got=type(found).__name__, wanted="a mapping")
-    bases = found.pop(BASE, [])
+        reason = " ".join(str(problem).split())
+        raise InputError(f"{file} cannot be read", code="unreadable-file", got=reason) from problem
+    if not isinstance(configuration, dict):
+        got = type(configuration).__name__
+        raise InputError(f"{file} is not a configuration", code="wrong-type", got=got, wanted="a mapping")
+    bases = configuration.pop(BASE, [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise InputError(f"`{BASE}` of {file} names no files", got=bases, wanted="a path or a list of paths")
+        wanted = "a path or a list of paths"
+        raise InputError(f"`{BASE}` of {file} does not name files", code="wrong-type", got=bases, wanted=wanted)
     merged: dict[str, Any] = {}
     for base in bases:
-        merged = merge(merged, _read(file.parent / base, (*seen, file.resolve())))
-    return merge(merged, short_form(found))
+        merged = merge(merged, _read(file.parent / base, (*including, file.resolve())))
+    return merge(merged, with_current_keys(short_form(configuration)))
+
+
+def _move(node: dict[str, Any], keys: list[str], former: str, current: str) -> dict[str, Any]:
+    """A copy of a mapping in which the value at the path `keys`, if there is one, is at the path `current`."""
+    value: Any = node
+    for key in keys:
+        if not isinstance(value, dict) or key not in value:
+            return node
+        value = value[key]
+    warn_renamed(former, current)
+    moved = functools.reduce(lambda inner, key: {key: inner}, reversed(current.split(".")), value)
+    return merge(moved, _without(node, keys))
+
+
+def _without(node: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+    """A copy of a mapping without the value at a path."""
+    first, *rest = keys
+    others = {key: value for key, value in node.items() if key != first}
+    return others | {first: _without(node[first], rest)} if rest else others
+
+
+def _with_current_types(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_current_types(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    current = {key: _with_current_types(item) for key, item in value.items()}
+    if isinstance(value.get("type"), str) and value["type"] in RENAMED_TYPES:
+        current["type"] = RENAMED_TYPES[value["type"]]
+        warn_renamed(value["type"], current["type"])
+    return current
+
+
+def _with_types(sources: Any) -> Any:
+    """Data sources of the previous release with their types."""
+    return [_with_type(source) for source in sources] if isinstance(sources, list) else sources
+
+
+def _with_type(source: Any) -> Any:
+    if not isinstance(source, dict) or "type" in source:
+        return source
+    name = next((name for field, name in DATA_SOURCES.items() if field in source), None)
+    if name is None:
+        return source
+    warn_renamed("a data source without a type", f"{{type: {name}, ...}}")
+    return {"type": name, **source}

@@ -1,6 +1,6 @@
 """Specs: small frozen keyword-only dataclasses that describe a choice and build its module.
 
-A toggle of the paper is a node of a spec tree (`source=AddSource(scale=SigmaScale())`), and "off" is
+Every option of the paper is a node of a spec tree (`source=AddSource(scale=SigmaScale())`), and "off" is
 a type (`NoSource`). This module gives every spec a dict round trip by *name* (never by import path,
 so that data cannot name code to run), overrides by dotted path, and a diff against a baseline.
 """
@@ -12,8 +12,10 @@ import functools
 import inspect
 import logging
 import math
+import re
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -25,66 +27,69 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """Base of all specs. A subclass is a frozen dataclass; a family is a direct subclass of Spec."""
+    """Base of all specs. Subclasses are frozen dataclasses; an abstract one is a family: a choice of its subclasses."""
 
     _registry: ClassVar[dict[str, type[Spec]]] = {}
-    _former: ClassVar[dict[str, str]] = {}
-    """Names of specs before they were renamed, and what they are called now."""
+    _renamed: ClassVar[dict[str, str]] = {}
+    """Former names of specs, and the names that they have now."""
 
     def __init_subclass__(cls, formerly: tuple[str, ...] = (), **kwargs: Any) -> None:
         """Register a spec under its name.
 
         Args:
-            formerly: names that it had in the release before, which files may still use.
+            formerly: names that it had in the previous release, which files may still use.
         """
         super().__init_subclass__(**kwargs)
-        Spec._former.update(dict.fromkeys(formerly, cls.__name__))
+        Spec._renamed.update(dict.fromkeys(formerly, cls.__name__))
         known = Spec._registry.setdefault(cls.__name__, cls)
         assert known.__module__ == cls.__module__, f"two specs are named {cls.__name__}"
         Spec._registry[cls.__name__] = cls
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed."""
+        """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
 
 def renamed_from(former: str, **arguments: Any) -> Any:
-    """A field that files of the previous release call by another name.
+    """A dataclass field that had another name in the previous release.
 
     Args:
-        former: the old name, still read with a warning.
+        former: the old name, which is still read, with a warning.
         arguments: of `dataclasses.field`, such as `default`.
     """
     return dataclasses.field(metadata={"formerly": former}, **arguments)
 
 
 @functools.cache
-def _warn_renamed(former: str, now: str) -> None:
-    log.warning("%s is now called %s; the old name will not be read by the next release", former, now)
+def warn_renamed(former: str, current: str) -> None:
+    """Warn, once for each name, that the next release will not read it."""
+    log.warning("%s has been renamed to %s; the next release will not accept the old name", former, current)
 
 
 def require_positive(spec: Spec, *names: str) -> None:
-    """Refuse fields below 1; of a sequence every entry counts, and None is passed over.
+    """Check that fields, and all entries of those that are sequences, are at least 1; None is skipped.
 
     Raises:
-        SpecError: naming the first such field.
+        SpecError: names the first field that is not.
     """
     for name in names:
         value = getattr(spec, name)
         numbers = value if isinstance(value, (tuple, list)) else () if value is None else (value,)
         if any(number < 1 for number in numbers):
-            raise SpecError(f"{type(spec).__name__}.{name} must be at least 1", got=value)
+            raise SpecError(f"{type(spec).__name__}.{name} must be at least 1", code="out-of-range", got=value)
 
 
 def families() -> list[type[Spec]]:
-    """Every family whose module has been imported: where one spec may be exchanged for another by name."""
+    """Every family whose module has been imported."""
     return [cls for cls in Spec._registry.values() if inspect.isabstract(cls)]
 
 
 def choices(family: type[Spec]) -> list[str]:
-    """Names that may stand where `family` is asked for: its concrete subclasses, or itself."""
-    found = [name for name, cls in Spec._registry.items() if issubclass(cls, family) and cls is not family]
-    return sorted(found) or [family.__name__]
+    """Names of the specs that a field of type `family` accepts: its concrete subclasses, or the spec itself."""
+    concrete = [cls for cls in Spec._registry.values() if not inspect.isabstract(cls)]
+    return sorted(cls.__name__ for cls in concrete if issubclass(cls, family) and cls is not family) or [
+        family.__name__
+    ]
 
 
 def to_dict(spec: Spec) -> dict[str, Any]:
@@ -94,86 +99,116 @@ def to_dict(spec: Spec) -> dict[str, Any]:
 
 
 def from_dict(family: type[Spec], data: Any, path: str = "") -> Any:
-    """Build a spec of `family` from what `to_dict` wrote, from a bare name, or from an experiment's `class_path`.
+    """Build a spec of `family` from plain data.
+
+    Args:
+        family: the type of the spec, or a family of such types.
+        data: what `to_dict` returns, a bare name, or a mapping with Lightning's `class_path` and `init_args`.
+        path: of the data in a larger file, for messages.
 
     Raises:
-        SpecError: unknown name or field (the choices are listed), a value of the wrong type.
+        SpecError: an unknown name or field (with the choices), or a value of the wrong type.
     """
+    cls, fields = _parse_node(family, data, path)
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    values = {}
+    for key, value in fields.items():
+        if key not in known:
+            problem = f"{cls.__name__} has no field {_join(path, key)!r}"
+            raise SpecError(problem, code="unknown-field", wanted=_one_of(key, sorted(known)))
+        value = _merge_with_default(known[key], hints[key], value)
+        values[key] = _typed(hints[key], value, _join(path, key))
+    missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _required(f)]
+    if missing:
+        problem = f"{_join(path, cls.__name__) if path else cls.__name__} lacks required fields"
+        raise SpecError(problem, code="missing-field", wanted=", ".join(missing))
+    return cls(**values)
+
+
+def current_type(name: str) -> str:
+    """The name that a spec has now, with a warning if it was renamed since the previous release."""
+    if name in Spec._renamed:
+        warn_renamed(name, Spec._renamed[name])
+    return Spec._renamed.get(name, name)
+
+
+def current_fields(specs: Iterable[type[Spec]], fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of one of these specs under the names that they have now, with a warning for each that was renamed."""
+    known = [(spec.__name__, field) for spec in specs for field in dataclasses.fields(spec)]
+    renamed = {field.metadata["formerly"]: (spec, field.name) for spec, field in known if "formerly" in field.metadata}
+    for former in fields.keys() & renamed.keys():
+        warn_renamed(f"{renamed[former][0]}.{former}", ".".join(renamed[former]))
+    return {renamed[key][1] if key in renamed else key: value for key, value in fields.items()}
+
+
+def _parse_node(family: type[Spec], data: Any, path: str) -> tuple[type[Spec], dict[str, Any]]:
+    """The class that plain data names, which must be of the family, and its fields, both under their current names."""
+    where = path or family.__name__
     if isinstance(data, Spec):
         data = to_dict(data)
     if isinstance(data, str):
         data = {"type": data}
     if not isinstance(data, dict):
-        raise SpecError(f"{path or family.__name__} is not a spec", got=repr(data), wanted="a name or a mapping")
+        raise SpecError(f"{where} is not a spec", code="wrong-type", got=repr(data), wanted="a name or a mapping")
     if data.keys() <= {"class_path", "init_args"} and "class_path" in data:
         data = {"type": str(data["class_path"]).rpartition(".")[2], **(data.get("init_args") or {})}
     allowed = choices(family)
     name = data.get("type", allowed[0] if len(allowed) == 1 else None)
     if name is None:
-        raise SpecError(f"{path or family.__name__} does not say its type", got=data, wanted=_one_of("", allowed))
-    if isinstance(name, str) and name in Spec._former:
-        _warn_renamed(name, Spec._former[name])
-        name = Spec._former[name]
+        raise SpecError(f"{where} has no type", code="missing-type", got=data, wanted=_one_of("", allowed))
+    name = current_type(name) if isinstance(name, str) else name
     if name not in allowed:
-        raise SpecError(f"{path or family.__name__} has no choice named {name!r}", wanted=_one_of(name, allowed))
+        raise SpecError(f"{where} has no choice named {name!r}", code="unknown-choice", wanted=_one_of(name, allowed))
     cls = Spec._registry[name]
-    hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    former = {f.metadata["formerly"]: f.name for f in known.values() if "formerly" in f.metadata}
-    values = {}
-    for key, value in data.items():
-        if key == "type":
-            continue
-        if key in former:
-            _warn_renamed(f"{name}.{key}", f"{name}.{former[key]}")
-            key = former[key]
-        if key not in known:
-            raise SpecError(f"{name} has no field {_join(path, key)!r}", wanted=_one_of(key, sorted(known)))
-        values[key] = _typed(hints[key], _upon(known[key], hints[key], value), _join(path, key))
-    missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _required(f)]
-    if missing:
-        raise SpecError(f"{name} at {path or 'the top'} needs {', '.join(missing)}")
-    return cls(**values)
+    return cls, current_fields([cls], {key: value for key, value in data.items() if key != "type"})
 
 
 def override(spec: Spec, changes: dict[str, Any]) -> Any:
     """A copy of the spec with values set by dotted path: `{"source.scale": "LearnableScale", "source.scale.bins": 3}`.
 
-    A node is replaced by a name (the rest of it at its defaults) or by a mapping. The order of the
-    changes does not matter: a node is set before what stands in it.
+    A node is replaced by a name (with all fields at their defaults) or by a mapping. The order of the
+    changes does not matter: a node is always set before its fields.
 
     Raises:
-        SpecError: a path that does not exist, with the choices at the place where it breaks.
+        SpecError: a path that does not exist, with the choices at the point where it breaks.
     """
-    if wrong := [path for path in changes if not isinstance(path, str)]:
-        raise SpecError("an override is named by a dotted path", got=wrong[0], wanted="text, such as source.scale")
+    if not all(isinstance(path, str) for path in changes):
+        raise SpecError("the paths of overrides must be text", code="wrong-type", got=list(changes))
     data = to_dict(spec)
     for path in sorted(changes, key=lambda path: path.count(".")):
         *parents, last = path.split(".")
         node = data
         for depth, key in enumerate(parents):
-            child = filled(node.get(key))
+            key = _current_key(node, key)
+            child = with_defaults(node.get(key))
             if not isinstance(child, dict):
-                where = ".".join(parents[: depth + 1])
-                raise SpecError(f"no spec at {where!r} (in {path!r})", wanted=_one_of(key, _field_names(node)))
+                problem = f"no spec at {'.'.join(parents[: depth + 1])!r} (in {path!r})"
+                raise SpecError(problem, code="unknown-path", wanted=_one_of(key, _field_names(node)))
             node[key] = node = child
+        last = _current_key(node, last)
         if last not in _field_names(node):
-            raise SpecError(f"no field at {path!r}", wanted=_one_of(last, _field_names(node)))
+            raise SpecError(f"no field at {path!r}", code="unknown-path", wanted=_one_of(last, _field_names(node)))
         node[last] = changes[path]
     return from_dict(type(spec), data)
 
 
 def diff(baseline: Spec, spec: Spec) -> dict[str, tuple[Any, Any]]:
-    """What differs, by dotted path in the order of the fields: `{path: (baseline's value, spec's value)}`.
+    """The differences by dotted path, in the order of the fields: `{path: (baseline's value, spec's value)}`.
 
-    A node of another type is told by both names, then by the fields in which the spec's node differs from
+    For a node of another type these are both names, then the fields in which the spec's node differs from
     its type's defaults, so that `override(baseline, {path: new for path, (_, new) in diff.items()})` is the spec.
     """
-    return dict(_diff(to_dict(baseline), to_dict(spec), ""))
+    return dict(_diff(to_dict(baseline), to_dict(spec), "", into_mappings=False))
 
 
-def filled(value: Any) -> Any:
-    """A node given as a name or in part, with the defaults of its type; what is no node comes back as it is."""
+def diff_configurations(baseline: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The same for two configurations as plain data, whose mappings are compared key by key too."""
+    return dict(_diff(baseline, other, "", into_mappings=True))
+
+
+def with_defaults(value: Any) -> Any:
+    """A node given as a name or in part, with the defaults of its type; any other plain data is returned unchanged."""
     node = {"type": value} if isinstance(value, str) else value
     cls = Spec._registry.get(str(node.get("type"))) if isinstance(node, dict) else None
     if cls is None:
@@ -181,38 +216,47 @@ def filled(value: Any) -> Any:
     return {"type": cls.__name__, **_defaults(cls), **node}
 
 
-def _diff(a: Any, b: Any, path: str) -> typing.Iterator[tuple[str, tuple[Any, Any]]]:
-    before = a["type"] if _is_node(a) else a
-    if not _is_node(b):
-        if a != b:
-            yield path, (before, b)
-    elif before == b["type"]:
-        for key in b:
-            yield from _diff(a.get(key), b[key], _join(path, key))
-    else:
-        yield path, (before, b["type"])
-        yield from _diff(filled(b["type"]), b, path)
+def _diff(a: Any, b: Any, path: str, *, into_mappings: bool) -> typing.Iterator[tuple[str, tuple[Any, Any]]]:
+    type_a, type_b = (node["type"] if _is_node(node) else None for node in (a, b))
+    is_mappings = into_mappings and isinstance(a, dict) and isinstance(b, dict)
+    if type_a == type_b and (type_b is not None or is_mappings):
+        for key in {**b, **a}:
+            yield from _diff(a.get(key), b.get(key), _join(path, key), into_mappings=into_mappings)
+    elif type_b is not None:
+        yield path, (type_a or a, type_b)
+        yield from _diff(with_defaults(type_b), b, path, into_mappings=into_mappings)
+    elif a != b:
+        yield path, (type_a or a, b)
 
 
 def _is_node(value: Any) -> bool:
-    """Whether plain data is a spec's; a mapping with a key "type" of its own is not."""
+    """Whether plain data describes a spec; a mapping that merely has a key "type" does not."""
     return isinstance(value, dict) and isinstance(value.get("type"), str) and value["type"] in Spec._registry
 
 
 def _defaults(cls: type[Spec]) -> dict[str, Any]:
-    fields = [f for f in dataclasses.fields(cls) if not _required(f)]
-    return {
-        f.name: _plain(f.default if f.default_factory is dataclasses.MISSING else f.default_factory()) for f in fields
-    }
+    return {f.name: _plain(_default(f)) for f in dataclasses.fields(cls) if not _required(f)}
 
 
-def _upon(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
-    """A part of a node that can be of one type only, over the field's default: as the command line reads it."""
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _merge_with_default(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
+    """A mapping without a type, for a field that accepts one type only, over the field's default.
+
+    jsonargparse does the same, and what fills a cache must agree with what trains from it.
+    """
     if _required(field) or not isinstance(value, dict) or {"type", "class_path"} & set(value):
         return value
-    default: Any = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-    alone = isinstance(default, Spec) and isinstance(hint, type) and choices(hint) == [type(default).__name__]
-    return {**to_dict(default), **value} if alone else value
+    default = _default(field)
+    is_only_choice = isinstance(default, Spec) and isinstance(hint, type) and choices(hint) == [type(default).__name__]
+    return {**to_dict(default), **value} if is_only_choice else value
+
+
+def _current_key(node: dict[str, Any], key: str) -> str:
+    cls = Spec._registry.get(str(node.get("type")))
+    return next(iter(current_fields([cls], {key: None}))) if cls else key
 
 
 def _field_names(node: dict[str, Any]) -> list[str]:
@@ -233,7 +277,7 @@ def _plain(value: Any) -> Any:
 
 
 def _typed(hint: Any, value: Any, path: str) -> Any:
-    """Check and convert `value` to what the annotation says; plain data only."""
+    """Plain data checked against a type annotation and converted to it."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -241,16 +285,16 @@ def _typed(hint: Any, value: Any, path: str) -> Any:
         return _typed_union(args, value, path)
     if origin is typing.Literal:
         if not any(type(value) is type(arg) and value == arg for arg in args):
-            if str(value) in map(str, args):  # the right word of the wrong type, as YAML makes 3 of an unquoted "3"
-                wanted = f"one of {', '.join(map(repr, args))}"
-                raise SpecError(f"{path} cannot be {value!r}", wanted=wanted, fix="mind the quotes")
-            raise SpecError(f"{path} cannot be {value!r}", wanted=_one_of(str(value), [str(arg) for arg in args]))
+            # Right but for its type: YAML reads an unquoted 3 as a number.
+            fix = "check the quotes" if str(value) in map(str, args) else None
+            wanted = _one_of(str(value), [repr(arg) if fix else str(arg) for arg in args])
+            raise SpecError(f"{path} cannot be {value!r}", code="unknown-choice", wanted=wanted, fix=fix)
         return value
     if origin in (tuple, list):
         return _typed_sequence(origin, args, value, path)
     if origin is dict:
         if not isinstance(value, dict):
-            raise SpecError(f"{path} is not a mapping", got=repr(value))
+            raise SpecError(f"{path} is not a mapping", code="wrong-type", got=repr(value))
         return {_typed(args[0], k, f"{path}'s key"): _typed(args[1], v, _join(path, str(k))) for k, v in value.items()}
     if isinstance(hint, type) and issubclass(hint, Spec):
         return from_dict(hint, value, path)
@@ -259,12 +303,13 @@ def _typed(hint: Any, value: Any, path: str) -> Any:
     if hint is Path and isinstance(value, (str, Path)):
         return Path(value)
     if isinstance(hint, type) and type(value) is not hint:
-        # YAML 1.1 reads 1e-6, which has no point, as text.
-        is_number = hint is float and _is_number(value)
-        fix = "write it with a point and without quotes, such as 1.0e-6" if is_number else None
-        raise SpecError(f"{path} has the wrong type", got=repr(value), wanted=hint.__name__, fix=fix)
+        # YAML 1.1 reads 1e-6, which has no decimal point, as text.
+        is_number = hint is float and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", str(value), re.IGNORECASE)
+        fix = "write it with a decimal point and without quotes, such as 1.0e-6" if is_number else None
+        problem = f"{path} has the wrong type"
+        raise SpecError(problem, code="wrong-type", got=repr(value), wanted=hint.__name__, fix=fix)
     if hint is float and math.isnan(value):
-        raise SpecError(f"{path} is not a number", got=value)
+        raise SpecError(f"{path} is not a number", code="out-of-range", got=value)
     return value
 
 
@@ -279,14 +324,15 @@ def _typed_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
             errors.append(problem)
     if len(errors) == 1:
         raise errors[0]
-    raise SpecError(f"{path} fits nothing that it may be", got=repr(value), wanted="; or ".join(str(e) for e in errors))
+    problem, wanted = f"{path} matches none of the allowed types", "; or ".join(map(str, errors))
+    raise SpecError(problem, code="wrong-type", got=repr(value), wanted=wanted)
 
 
 def _typed_sequence(origin: Any, args: tuple[Any, ...], value: Any, path: str) -> Any:
     if not isinstance(value, (list, tuple)):
-        raise SpecError(f"{path} is not a list", got=repr(value))
+        raise SpecError(f"{path} is not a list", code="wrong-type", got=repr(value))
     if origin is tuple and Ellipsis not in args and len(args) != len(value):
-        raise SpecError(f"{path} has the wrong length", got=len(value), wanted=len(args))
+        raise SpecError(f"{path} has the wrong length", code="wrong-type", got=len(value), wanted=len(args))
     item_hints = args if origin is tuple and Ellipsis not in args else [args[0]] * len(value)
     items = (_typed(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(item_hints, value, strict=True)))
     return origin(items)
@@ -296,17 +342,8 @@ def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _is_number(value: object) -> bool:
-    try:
-        return isinstance(value, str) and math.isfinite(float(value))
-    except ValueError:
-        return False
-
-
 def _one_of(given: object, allowed: list[str]) -> str:
-    if not allowed:
-        return "nothing: it has no fields"
-    return one_of(allowed, given)
+    return one_of(allowed, given) if allowed else "no fields at all"
 
 
 def _join(path: str, key: str) -> str:

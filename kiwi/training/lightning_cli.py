@@ -6,11 +6,13 @@ Every field of the model's specs, of the data, of the trainer and of the standar
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import typing
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from kiwi.data.datamodule import EditData
 from kiwi.environment import environment
 from kiwi.errors import InputError, KiwiError, one_of
-from kiwi.experiment import read_experiment, short_form
+from kiwi.experiment import read_experiment, short_form, with_current_keys, with_current_names
 from kiwi.media.files import write_json, write_text
 from kiwi.spec import Spec, choices, families
 from kiwi.training.callbacks.before_after import BeforeAfter
@@ -55,8 +57,8 @@ MODULES: tuple[type[LitModule], ...] = (LitKiwi, LitBase, LitVae, LitMllm)
 CALLBACKS = (BeforeAfter,)
 """Callbacks of ours that `trainer.callbacks` may name without their whole path, since they are imported here."""
 
-GROUPS: dict[str, type] = {"data": EditData, "quality": EditQuality}
-"""Groups of options beside the model's in which specs are chosen."""
+GROUPS: dict[str, tuple[type, ...]] = {"model": MODULES, "data": (EditData,), "quality": (EditQuality,)}
+"""Groups of options in which specs are chosen, and the classes whose arguments they are."""
 
 
 class KiwiCLI(LightningCLI):
@@ -241,35 +243,61 @@ def with_class_paths(value: Any) -> Any:
     return fields if is_only_choice else {"class_path": name, "init_args": fields}
 
 
+def _with_current_names(configuration: dict[str, Any]) -> dict[str, Any]:
+    """A configuration in which renamed specs and fields of specs have their current names."""
+    current = dict(configuration)
+    for group, classes in GROUPS.items():
+        if isinstance(configuration.get(group), dict):
+            hints = {name: hint for cls in classes for name, hint in typing.get_type_hints(cls.__init__).items()}
+            current[group] = {
+                name: with_current_names(hints.get(name), value) for name, value in configuration[group].items()
+            }
+    return current
+
+
 def _for_jsonargparse(argv: Sequence[str]) -> list[str]:
-    """The command line with configuration files and values of our short form as jsonargparse reads them."""
-    words = iter(argv)
+    """A command line in which configuration files and values have current names and jsonargparse's form."""
+    words = list(argv)
     translated = []
-    for word in words:
-        name, has_value, value = word.partition("=")
+    while words:
+        name, has_value, value = words.pop(0).partition("=")
+        is_option = name in ("--config", "-c") or (name.startswith("--") and "." in name and not name.endswith(".help"))
+        if is_option and not has_value and words and not words[0].startswith("--"):
+            has_value, value = "=", words.pop(0)
         if name in ("--config", "-c"):
-            value = value if has_value else next(words, "")
-            # Anything else may be a configuration itself, which jsonargparse takes too.
+            # Anything but a file may be a configuration itself, which jsonargparse takes too.
             is_file = value.endswith((".yaml", ".yml"))
-            value = yaml.safe_dump(with_class_paths(read_experiment(value)), sort_keys=False) if is_file else value
-            translated += ["--config", value]
-        elif has_value and name.startswith("--"):
-            translated.append(f"{name}={_translated_value(value)}")
+            text = (
+                yaml.safe_dump(with_class_paths(_with_current_names(read_experiment(value))), sort_keys=False)
+                if is_file
+                else value
+            )
+            translated += ["--config", text]
+        elif is_option and has_value:
+            translated.append(_translated_option(name.removeprefix("--"), value))
         else:
-            translated.append(_translated_value(word))
+            translated.append(name + has_value + value)
     return translated
 
 
-def _translated_value(text: str) -> str:
-    """A value in short form as jsonargparse reads it; any other text as it is."""
-    if not text.startswith(("{", "[")):
-        return text
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    translated = with_class_paths(short_form(value))
-    return text if translated == value else yaml.safe_dump(translated, default_flow_style=True, width=10**6).strip()
+def _translated_option(path: str, text: str) -> str:
+    """An option by dotted path, such as `model.config.source={type: NoSource}`, as jsonargparse reads it."""
+    keys = path.split(".")
+    if keys[0] in GROUPS:
+        keys = ["type" if key == "class_path" else key for key in keys if key != "init_args"]
+    value: Any = text
+    if text.startswith(("{", "[")):
+        with suppress(yaml.YAMLError):
+            value = yaml.safe_load(text)
+    nested = functools.reduce(lambda inner, key: {key: inner}, reversed(keys), short_form(value))
+    node: Any = _with_current_names(with_current_keys(nested))
+    current = []
+    for _ in keys:
+        ((key, node),) = node.items()
+        current.append("class_path" if key == "type" and keys[0] in GROUPS else key)
+    if not isinstance(node, str):
+        node = yaml.safe_dump(with_class_paths(node), default_flow_style=True, width=10**6).strip()
+    return f"--{'.'.join(current)}={node}"
 
 
 def _cause(problem: BaseException) -> KiwiError | None:
@@ -298,18 +326,17 @@ def _explain(message: str) -> str:
 
 
 def _family(path: str) -> type[Spec] | None:
-    """The family of specs that an option such as config.source.scale or data.augmentation chooses from."""
+    """The family of specs that an option such as config.source.scale or data.augmentation accepts."""
     names = path.split(".")
-    group = GROUPS.get(names[0])
-    members: list[Any] = [vars(owner)["__init__"] for owner in (MODULES if group is None else (group,))]
-    names = names if group is None else names[1:]
+    group = names.pop(0) if names[0] in GROUPS else "model"
+    callables: list[Any] = [vars(cls)["__init__"] for cls in GROUPS[group]]
     family: type[Spec] | None = None
     for name in names:
-        hints = (typing.get_type_hints(member).get(name) for member in members)
+        hints = (typing.get_type_hints(function).get(name) for function in callables)
         family = next((hint for hint in hints if isinstance(hint, type) and issubclass(hint, Spec)), None)
         if family is None:
             return None
-        members = [family, *(Spec._registry[choice] for choice in choices(family))]
+        callables = [family, *(Spec._registry[choice] for choice in choices(family))]
     return family
 
 
