@@ -7,6 +7,7 @@ config.json. Files of the previous release, and Lightning's `class_path` and `in
 from __future__ import annotations
 
 import functools
+import logging
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ import yaml
 
 from kiwi.errors import InputError
 from kiwi.spec import Spec, choices, current_fields, current_type, warn_renamed
+
+log = logging.getLogger(__name__)
 
 BASE = "base"
 
@@ -197,5 +200,5 @@ def _with_type(source: Any) -> Any:
     name = next((name for field, name in DATA_SOURCES.items() if field in source), None)
     if name is None:
         return source
-    warn_renamed("a data source without a type", f"{{type: {name}, ...}}")
+    log.warning("a data source without a type is read as %s; the next release will require {type: %s, ...}", name, name)
     return {"type": name, **source}

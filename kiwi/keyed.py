@@ -1,8 +1,8 @@
 """Keyed randomness: every random number is a function of names and numbers, never of what ran before.
 
 Training noise, sigmas, dropout and augmentation are keyed by (seed, step, sample id), initial weights
-by (seed, component). So one process and two, a resumed run and an unbroken one, and the paired arms of
-an ablation all see the same numbers, and taking a component out moves no other's weights.
+by (seed, component). One process and two, a resumed run and an uninterrupted one, and the paired arms of
+an ablation therefore see the same numbers, and removing a component does not change the weights of another.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def key(*parts: str | int) -> int:
 
 
 def normal(shape: Sequence[int], *parts: str | int) -> Tensor:
-    """Standard normal float32 on the CPU (so that every device sees the same), of `shape`."""
+    """Standard normal noise of `shape`, float32, made on the CPU so that it is the same for every device."""
     generator = torch.Generator().manual_seed(key(*parts))
     return torch.randn(tuple(shape), generator=generator, dtype=torch.float32)  # whatever the default type is
 
@@ -35,9 +35,9 @@ def uniform(*parts: str | int) -> float:
 
 @contextmanager
 def forked_rng(*parts: str | int) -> Iterator[None]:
-    """Run a block under torch's global CPU generator seeded by `parts`; its state outside is untouched.
+    """Seed torch's global CPU generator by `parts` inside a block, and restore its state afterwards.
 
-    For code that draws from the global generator, libraries' module constructors above all.
+    For code that draws from the global generator, such as the constructors of modules.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(*parts))

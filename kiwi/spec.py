@@ -121,7 +121,7 @@ def from_dict(family: type[Spec], data: Any, path: str = "") -> Any:
         values[key] = _typed(hints[key], value, _join(path, key))
     missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _required(f)]
     if missing:
-        problem = f"{_join(path, cls.__name__) if path else cls.__name__} lacks required fields"
+        problem = f"{cls.__name__}{path and f' at {path}'} is missing required fields"
         raise SpecError(problem, code="missing-field", wanted=", ".join(missing))
     return cls(**values)
 
@@ -199,12 +199,7 @@ def diff(baseline: Spec, spec: Spec) -> dict[str, tuple[Any, Any]]:
     For a node of another type these are both names, then the fields in which the spec's node differs from
     its type's defaults, so that `override(baseline, {path: new for path, (_, new) in diff.items()})` is the spec.
     """
-    return dict(_diff(to_dict(baseline), to_dict(spec), "", into_mappings=False))
-
-
-def diff_configurations(baseline: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The same for two configurations as plain data, whose mappings are compared key by key too."""
-    return dict(_diff(baseline, other, "", into_mappings=True))
+    return dict(_diff(to_dict(baseline), to_dict(spec), ""))
 
 
 def with_defaults(value: Any) -> Any:
@@ -216,17 +211,17 @@ def with_defaults(value: Any) -> Any:
     return {"type": cls.__name__, **_defaults(cls), **node}
 
 
-def _diff(a: Any, b: Any, path: str, *, into_mappings: bool) -> typing.Iterator[tuple[str, tuple[Any, Any]]]:
-    type_a, type_b = (node["type"] if _is_node(node) else None for node in (a, b))
-    is_mappings = into_mappings and isinstance(a, dict) and isinstance(b, dict)
-    if type_a == type_b and (type_b is not None or is_mappings):
-        for key in {**b, **a}:
-            yield from _diff(a.get(key), b.get(key), _join(path, key), into_mappings=into_mappings)
-    elif type_b is not None:
-        yield path, (type_a or a, type_b)
-        yield from _diff(with_defaults(type_b), b, path, into_mappings=into_mappings)
-    elif a != b:
-        yield path, (type_a or a, b)
+def _diff(a: Any, b: Any, path: str) -> typing.Iterator[tuple[str, tuple[Any, Any]]]:
+    before = a["type"] if _is_node(a) else a
+    if not _is_node(b):
+        if a != b:
+            yield path, (before, b)
+    elif before == b["type"]:
+        for key in b:
+            yield from _diff(a.get(key), b[key], _join(path, key))
+    else:
+        yield path, (before, b["type"])
+        yield from _diff(with_defaults(b["type"]), b, path)
 
 
 def _is_node(value: Any) -> bool:

@@ -93,18 +93,18 @@ class _Encoders:
     def cache(self, folder: Path, dtype: Dtype) -> tuple[FeatureCache, dict[str, Encodable]]:
         """The cache in the folder, and all that it is to know of the experiment's data."""
         from kiwi.data.datamodule import EditData
-        from kiwi.data.feature_cache import Encoders, FeatureCache
+        from kiwi.data.feature_cache import EncoderFingerprints, FeatureCache
 
         multiple = self.experiment.config.dit.size_multiple(self.vae.spatial_factor)
         data = EditData(**self.experiment.data, multiple=multiple, seed=self.experiment.seed)
         data.setup()
-        encoders = Encoders(
+        encoders = EncoderFingerprints(
             vae=self.vae.fingerprint if self.keeps_latents else "",
             mllm="" if self.mllm is None else self.mllm.vision_fingerprint(),
         )
         cache = FeatureCache.create(folder, encoders, dtype)
         cache.encoders = encoders  # what another command keeps there is not this one's to add to
-        return cache, {name: item for each in data.sets.values() for name, item in each.encodable(cache).items()}
+        return cache, {name: item for each in data.sets.values() for name, item in each.encoding_jobs(cache).items()}
 
     def fill(self, cache: FeatureCache, missing: list[Encodable], clips: int, device: str) -> None:
         """Encode, and write shards of as many clips."""

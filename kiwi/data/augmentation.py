@@ -1,4 +1,4 @@
-"""What training changes about a sample each time it is drawn; keyed, so that a resumed run sees the same."""
+"""Augmentation of training samples; keyed by the draw, so that a resumed run sees the same."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from kiwi.spec import Spec
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationSpec(Spec, ABC):
-    """The family of ways to vary reference images, as the VAE sees them."""
+    """The family of augmentations of reference images, as the VAE reads them."""
 
     @abstractmethod
     def shrink(self, *where: str | int) -> float:
-        """By how much a reference is shrunk on its white canvas, in (0, 1]; a function of the key."""
+        """The factor by which a reference is shrunk on its white canvas, in (0, 1]; a function of the key."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoAugmentation(AugmentationSpec):
-    """References as large as they fit, as in editing."""
+    """No augmentation: references as large as they fit, as in editing."""
 
     def shrink(self, *where: str | int) -> float:
         return 1.0
@@ -29,10 +29,10 @@ class NoAugmentation(AugmentationSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class ShrinkReferences(AugmentationSpec):
-    """References shrunk by a factor drawn evenly from [low, high], as published: the object's size tells nothing.
+    """References shrunk by a factor drawn uniformly from [low, high], as published: their size carries no meaning.
 
     Args:
-        low, high: of the factor, in (0, 1].
+        low, high: bounds of the factor, in (0, 1].
     """
 
     low: float = 0.7
@@ -40,7 +40,7 @@ class ShrinkReferences(AugmentationSpec):
 
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.high <= 1:
-            raise SpecError("references are shrunk by factors 0 < low <= high <= 1", got=self)
+            raise SpecError("factors must satisfy 0 < low <= high <= 1", code="out-of-range", got=self)
 
     def shrink(self, *where: str | int) -> float:
         return self.low + (self.high - self.low) * uniform(*where)

@@ -1,4 +1,4 @@
-"""The LightningDataModule: manifests to loaders of homogeneous batches."""
+"""The LightningDataModule: from data sources to loaders of homogeneous batches."""
 
 from __future__ import annotations
 
@@ -6,110 +6,60 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
-from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 from torch.utils.data import DataLoader, Sampler
 
+import kiwi.data.sandbox  # noqa: F401  (its data sources can be chosen by name)
 from kiwi.data.augmentation import AugmentationSpec, NoAugmentation, ShrinkReferences
-from kiwi.data.buckets import Bucket, Record, assign
+from kiwi.data.buckets import Bucket, assign_buckets
 from kiwi.data.dataset import EditDataset
 from kiwi.data.feature_cache import FeatureCache
-from kiwi.data.manifest import read_manifest
-from kiwi.data.mixture import Cell, shares
+from kiwi.data.mixture import Stratum, sampling_shares
 from kiwi.data.sample import EditBatch, collate
 from kiwi.data.sampler import MixtureSampler, OnceSampler
-from kiwi.data.world import Questions, World
+from kiwi.data.sources import DataSource, Record
 from kiwi.errors import CheckpointError, InputError
 from kiwi.keyed import key
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """One manifest of a mixture.
+class _Sample(NamedTuple):
+    """A record, the index of its data source, and its bucket."""
 
-    Args:
-        path: CSV, JSONL or parquet, relative to the data module's root; its paths are relative to its folder.
-        max_frames: frames of a clip at most; 1 takes the first frames as image pairs.
-        weight: how often its samples are drawn, as a share of all manifests' weights; none for all of them: in
-            proportion to their sizes. Not used in validation.
-    """
-
-    path: str
-    max_frames: int = 81
-    weight: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_frames < 1:
-            raise InputError(f"max_frames of {self.path} must be at least 1", got=self.max_frames)
-
-
-DataSet = Manifest | World | Questions
-"""What a mixture is made of."""
-
-
-def data_sets_of(rows: Any, where: str) -> list[DataSet]:
-    """Manifests and worlds from an experiment's list of mappings.
-
-    Raises:
-        InputError: something else, unknown fields, or values of another type.
-    """
-    found: list[DataSet] = []
-    for row in rows if isinstance(rows, list) else [rows]:
-        kind = next((kind for name, kind in _KINDS.items() if isinstance(row, dict) and name in row), None)
-        if not isinstance(rows, list) or kind is None or not row.keys() <= _HINTS[kind].keys():
-            wanted = "; or ".join(f"{', '.join(hints)}" for hints in _HINTS.values())
-            raise InputError(f"{where} holds no manifests or worlds", got=repr(row), wanted=f"mappings with {wanted}")
-        if wrong := [name for name, value in row.items() if not isinstance(value, _HINTS[kind][name])]:
-            raise InputError(f"{wrong[0]} of a data set in {where} has the wrong type", got=repr(row[wrong[0]]))
-        found.append(kind(**row))
-    return found
-
-
-_KINDS: dict[str, type[DataSet]] = {"path": Manifest, "items": World, "questions": Questions}
-"""By the field that tells them apart."""
-_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "str": (str,),
-    "int | None": (int, NoneType),
-    "float | None": (int, float, NoneType),
-    "list[str] | None": (list, NoneType),
-}
-_HINTS = {kind: {field.name: _TYPES[str(field.type)] for field in fields(kind)} for kind in _KINDS.values()}
-"""What may stand in the fields of a data set."""
+    source: int
+    record: Record
+    bucket: Bucket
 
 
 class EditData(L.LightningDataModule):
     """Edits for training and validation.
 
     Args:
-        train: manifests, and worlds or questions of the sandbox, that are trained on, mixed by their weights.
-        validation: such that are not.
-        root: folder that the manifests' paths start from.
-        max_pixels: height x width of a video at most; larger ones are shrunk.
+        train: manifests, or edits and questions of the sandbox, mixed by their weights.
+        validation: the same, to validate on.
+        root: folder that the manifests' paths are relative to.
+        max_pixels: maximum height x width of a video; larger ones are shrunk.
         multiple: heights and widths are multiples of this; the command line takes it from the model.
-        batch_size: samples a batch, of each process.
-        holdout: this many source videos are taken out of `train`, with all their records, and validated on; of files
-            alone, since worlds have splits of their own.
-        categories: weights of edit categories (the manifests' column edited_type) within each manifest, 1 for those not
-            named; samples without one are of the category "none".
+        batch_size: samples of a batch on each rank.
+        holdout: number of source videos that are moved from `train` to `validation`, with all their records; only
+            videos in files, since the sandbox has splits of its own.
+        categories: weights of edit categories (the manifests' column edited_type) within each data source, 1 for those
+            not listed; samples without a category have the category "none".
         augmentation: of training samples.
-        cache: folder that `kiwi cache` filled; what it holds is read instead of decoding clips and running VAE and
-            vision tower.
-        num_workers: processes that decode.
+        cache: folder that `kiwi cache` filled, whose entries are read instead of decoding clips and running the VAE and
+            the vision tower.
+        num_workers: number of processes that decode.
         seed: of the order of batches and of augmentation.
     """
 
     def __init__(
         self,
-        train: list[DataSet],
-        validation: list[DataSet] | None = None,
+        train: list[DataSource],
+        validation: list[DataSource] | None = None,
         root: str = ".",
         max_pixels: int = 720 * 1280,
         multiple: int = 32,
@@ -123,86 +73,90 @@ class EditData(L.LightningDataModule):
     ) -> None:
         super().__init__()
         if batch_size < 1 or holdout < 0 or not train:
-            raise InputError("data needs manifests in train, batch_size >= 1 and holdout >= 0")
+            got = f"{len(train)} sources, batch_size {batch_size}, holdout {holdout}"
+            problem = "data needs at least one source in train, batch_size >= 1 and holdout >= 0"
+            raise InputError(problem, code="out-of-range", got=got)
         self.train, self.validation, self.root = train, validation or [], Path(root)
         self.max_pixels, self.multiple, self.batch_size = max_pixels, multiple, batch_size
         self.holdout, self.num_workers, self.seed = holdout, num_workers, seed
         self.categories, self.augmentation = categories or {}, augmentation
         self.cache = cache
         self.sets: dict[str, EditDataset] = {}
-        self.cells: list[Cell] = []
+        self.strata: list[Stratum] = []
         self.shares: list[float] = []
 
     def setup(self, stage: str = "fit") -> None:
-        """Read and validate every manifest before any work starts."""
+        """Read and check all data before any work starts."""
         if self.sets:
             return
         train, validation = self._read(self.train), self._read(self.validation)
-        held_out = self._held_out({record.source for _, record, _ in train if isinstance(record.source, Path)})
-        validation += [item for item in train if item[1].source in held_out]
-        train = [item for item in train if item[1].source not in held_out]
-        self.cells = [(number, record.category or "none") for number, record, _ in train]
-        self.shares = shares(self.cells, [manifest.weight for manifest in self.train], self.categories)
+        held_out = self._held_out({path for sample in train if (path := sample.record.source.path) is not None})
+        validation += [sample for sample in train if sample.record.source.path in held_out]
+        train = [sample for sample in train if sample.record.source.path not in held_out]
+        self.strata = [(sample.source, sample.record.category or "none") for sample in train]
+        self.shares = sampling_shares(self.strata, [source.weight for source in self.train], self.categories)
         cache = None if self.cache is None else FeatureCache(self.cache)
         self.sets = {
             "train": _dataset(train, self.augmentation, self.seed, cache),
             "validation": _dataset(validation, NoAugmentation(), self.seed, cache),
         }
         if cache is not None:
-            self._require_cached(cache)
-        self._tell()
+            self._check_cache(cache)
+        self._log_mixture()
 
     def train_dataloader(self) -> DataLoader[EditBatch]:
-        """Batches of the mixture, from where training stands."""
-        rank, world = self._place()
+        """Batches of the mixture, starting after those that were trained on."""
+        rank, world = self._rank_and_world()
         return self._loader("train", self._mixture(rank, world, lambda: getattr(self._module(), "batches_seen", 0)))
 
     def fresh_train_dataloader(self) -> DataLoader[EditBatch]:
-        """One epoch of the mixture from its start, the same in every process, apart from what training goes through."""
+        """One epoch of the mixture from its start, the same on every rank, without effect on the training batches."""
         return self._loader("train", self._mixture(0, 1))
 
     def val_dataloader(self) -> DataLoader[EditBatch] | list[DataLoader[EditBatch]]:
         """Every validation sample once, in a fixed order; none without validation data."""
-        dataset, (rank, world) = self.sets["validation"], self._place()
+        dataset, (rank, world) = self.sets["validation"], self._rank_and_world()
         if not len(dataset):
             return []
         return self._loader("validation", OnceSampler(dataset.buckets, self.batch_size, rank=rank, world=world))
 
     def state_dict(self) -> dict[str, Any]:
-        """Which data, mixture and order a checkpoint stands in the middle of; how far is the module's to know."""
+        """A fingerprint of the data, the mixture and the order; the module counts the batches."""
         return {"order": self._order()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Refuse to go on in the middle of another order.
+        """Refuse to resume with another order of batches.
 
         Raises:
-            CheckpointError: the data or the way they are mixed has changed.
+            CheckpointError: the data or their mixture have changed.
         """
         self.setup()
         if state.get("order") != self._order():
             raise CheckpointError(
-                "the checkpoint was written while training on other data, or on the same in another order",
-                fix="resume with the manifests, weights, seed, sizes and batch size (over all processes) that the run "
-                "was started with; to train on other data start a new run from its model folder (model.init)",
+                "cannot resume: the training data or their order have changed",
+                code="changed-data",
+                fix="resume with the same data sources, weights, seed, sizes and batch size (over all ranks); to train "
+                "on other data start a new run from this run's model folder (model.init)",
             )
 
-    def _require_cached(self, cache: FeatureCache) -> None:
+    def _check_cache(self, cache: FeatureCache) -> None:
         keys = {key for dataset in self.sets.values() for sample in dataset.keys for key in sample.all()}
         if missing := sum(key not in cache for key in keys):
             raise InputError(
                 f"the cache {cache.folder} lacks entries of this run",
+                code="missing-entry",
                 got=f"{missing} of {len(keys)} are missing",
                 fix="run `kiwi cache` with this run's configuration: it adds what is missing",
             )
 
     def _order(self) -> str:
-        _, world = self._place()
+        _, world = self._rank_and_world()
         return self._mixture(0, world).fingerprint(self.sets["train"].ids)
 
     def _mixture(self, rank: int, world: int, consumed: Callable[[], int] = lambda: 0) -> MixtureSampler:
         return MixtureSampler(
             self.sets["train"].buckets,
-            self.cells,
+            self.strata,
             self.shares,
             self.batch_size,
             seed=self.seed,
@@ -211,40 +165,41 @@ class EditData(L.LightningDataModule):
             world=world,
         )
 
-    def _place(self) -> tuple[int, int]:
+    def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _tell(self) -> None:
-        """Say what is trained and validated on, and in which proportions."""
-        kinds, categories = Counter[str](), Counter[str]()
-        for bucket, (number, category), share in zip(self.sets["train"].buckets, self.cells, self.shares, strict=True):
-            kinds[f"{bucket.task.value} of {self.train[number].path}"] += share  # type: ignore[assignment]
+    def _log_mixture(self) -> None:
+        """Log the number of samples, and the shares of data sources and categories."""
+        sources, categories = Counter[str](), Counter[str]()
+        buckets = self.sets["train"].buckets
+        for bucket, (source, category), share in zip(buckets, self.strata, self.shares, strict=True):
+            sources[f"{bucket.task.value} of {self.train[source].label}"] += share  # type: ignore[assignment]
             categories[category] += share  # type: ignore[assignment]
         for name, dataset in self.sets.items():
             tasks = sorted({bucket.task.value for bucket in dataset.buckets})
             log.info("%s: %d samples (%s)", name, len(dataset), ", ".join(tasks) or "none")
-        for counter in (kinds, categories)[: 1 + (set(categories) != {"none"})]:
+        for counter in (sources, categories)[: 1 + (set(categories) != {"none"})]:
             log.info("mixture: %s", ", ".join(f"{share:.1%} {name}" for name, share in sorted(counter.items())))
 
-    def _read(self, data_sets: Sequence[DataSet]) -> list[tuple[int, Record, Bucket]]:
-        """Every record with the number of its data set and its bucket."""
-        items = []
-        for number, one in enumerate(data_sets):
-            records: list[Record] = []
-            records += read_manifest(self.root / one.path) if isinstance(one, Manifest) else one.records()
-            buckets = assign(records, max_pixels=self.max_pixels, max_frames=one.max_frames, multiple=self.multiple)
-            items += [(number, record, bucket) for record, bucket in zip(records, buckets, strict=True)]
-        return items
+    def _read(self, sources: Sequence[DataSource]) -> list[_Sample]:
+        samples = []
+        for number, source in enumerate(sources):
+            records = source.records(self.root)
+            buckets = assign_buckets(
+                records, max_pixels=self.max_pixels, max_frames=source.max_frames, multiple=self.multiple
+            )
+            samples += [_Sample(number, record, bucket) for record, bucket in zip(records, buckets, strict=True)]
+        return samples
 
     def _held_out(self, sources: set[Path]) -> set[Path]:
+        """The source videos that are moved to validation."""
         if self.holdout and self.holdout >= len(sources):
-            raise InputError(
-                "data.holdout leaves nothing to train on", got=f"{self.holdout} of {len(sources)} source videos"
-            )
+            got = f"{self.holdout} of {len(sources)} source videos"
+            raise InputError("data.holdout leaves nothing to train on", code="no-samples", got=got)
         # By path, not by name alone, so that the choice is the same in every process.
         root = self.root.resolve()
-        named = sorted((key(self.seed, "holdout", os.path.relpath(p.resolve(), root)), str(p), p) for p in sources)
-        return {path for _, _, path in named[: self.holdout]}
+        keyed = sorted((key(self.seed, "holdout", os.path.relpath(p.resolve(), root)), str(p), p) for p in sources)
+        return {path for _, _, path in keyed[: self.holdout]}
 
     def _module(self) -> L.LightningModule | None:
         return self.trainer.lightning_module if self.trainer else None
@@ -259,5 +214,5 @@ class EditData(L.LightningDataModule):
         )
 
 
-def _dataset(items: Sequence[tuple[int, Record, Bucket]], *more: Any) -> EditDataset:
-    return EditDataset([record for _, record, _ in items], [bucket for *_, bucket in items], *more)
+def _dataset(samples: Sequence[_Sample], *arguments: Any) -> EditDataset:
+    return EditDataset([sample.record for sample in samples], [sample.bucket for sample in samples], *arguments)

@@ -1,6 +1,6 @@
-"""Condition dropout: edits of which one condition says nothing, so that a model also learns to go without it.
+"""Condition dropout: edits with a condition replaced by an empty one, so that the model also learns to work without it.
 
-What says nothing is the same for every model: an empty instruction, a grey video, a white picture. Guidance compares
+An empty condition is the same for every model: an empty instruction, a grey video, a white image. Guidance compares
 an edit with the same edit without a condition, and must use these too.
 """
 
@@ -18,12 +18,12 @@ from kiwi.keyed import uniform
 from kiwi.spec import Spec
 
 GREY, WHITE = 128, 255
-"""Of frames as the MLLM reads them; 0 and 1 for the VAE."""
+"""Levels of empty frames and images as the MLLM reads them; the VAE reads 0 and 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionDropout(Spec):
-    """How often each condition is taken from a training sample, independently of each other.
+    """The probability with which each condition of a training sample is dropped, independently of the others.
 
     Args:
         instruction, source, reference: probabilities in [0, 1].
@@ -35,15 +35,15 @@ class ConditionDropout(Spec):
 
     def __post_init__(self) -> None:
         if not all(0 <= p <= 1 for p in (self.instruction, self.source, self.reference)):
-            raise SpecError("condition dropout takes probabilities in [0, 1]", got=self)
+            raise SpecError("probabilities of condition dropout must be in [0, 1]", code="out-of-range", got=self)
 
     def apply(self, batch: EditBatch, *where: str | int) -> EditBatch:
-        """The batch as a training step sees it; what is dropped is a function of (where, condition, sample id)."""
+        """The batch for a training step; what is dropped is a function of (where, condition, sample id)."""
 
         def dropped(condition: str, probability: float) -> list[bool]:
             return [uniform(*where, "drop", condition, name) < probability for name in batch.ids]
 
-        return without(
+        return drop_conditions(
             batch,
             instruction=dropped("instruction", self.instruction),
             source=dropped("source", self.source),
@@ -51,14 +51,14 @@ class ConditionDropout(Spec):
         )
 
 
-def without(
+def drop_conditions(
     batch: EditBatch, *, instruction: Sequence[bool], source: Sequence[bool], reference: Sequence[bool]
 ) -> EditBatch:
-    """A batch in which some samples lack a condition; what is kept is shared with `batch`, nothing is changed in it.
+    """A batch in which conditions of some samples are empty; all else is shared with `batch`, which is not changed.
 
     Args:
         batch: the edits.
-        instruction, source, reference: whether each sample goes without.
+        instruction, source, reference: whether to drop the condition of each sample.
     """
     sources, references = batch.source_BCFHW, batch.references_BRCHW
     cached = batch.source_latents is not None
@@ -75,12 +75,12 @@ def without(
             _flat(batch.size, GREY) if off else f for f, off in zip(batch.source_frames, source, strict=True)
         ],
         reference_images=[
-            tuple(_flat(_size(picture), WHITE)[0] for picture in pictures) if off else pictures
-            for pictures, off in zip(batch.reference_images, reference, strict=True)
+            tuple(_flat(_size(image), WHITE)[0] for image in images) if off else images
+            for images, off in zip(batch.reference_images, reference, strict=True)
         ],
         source_BCFHW=sources,
         references_BRCHW=references,
-        # A cache has no latents of nothing; whoever reads it makes them.
+        # A cache has no latents of an empty source: the training module computes them.
         source_dropped=[index for index, off in enumerate(source) if off and cached],
     )
 
@@ -89,6 +89,6 @@ def _flat(size: Size, level: int) -> Pixels:
     return np.full((*size, 3), level, np.uint8)
 
 
-def _size(picture: Pixels | VisionFeatures) -> Size:
-    # What was seen is as large as it was read: as many visual tokens as the picture itself.
-    return picture.size if isinstance(picture, VisionFeatures) else (1, *picture.shape[:2])
+def _size(image: Pixels | VisionFeatures) -> Size:
+    # Features have the size that the image was read at, which gives as many visual tokens.
+    return image.size if isinstance(image, VisionFeatures) else (1, *image.shape[:2])

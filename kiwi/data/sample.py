@@ -28,26 +28,26 @@ class EditSample:
     size: Size
     """Frames, height and width of source and target."""
     source_FHWC: Pixels
-    """Empty (zero frames) when a cache holds all that is asked of it."""
+    """Empty (zero frames) when a cache holds its latents and features."""
     target_FHWC: Pixels
-    """Empty when there is nothing to learn from, or when a cache holds it."""
+    """Empty without a target, or when a cache holds its latents."""
     reference_images: tuple[Pixels, ...]
-    """Reference images as they are, (H, W, 3) of any size; the MLLM reads these, unless they were seen before."""
+    """Reference images at their own sizes, (H, W, 3), for the MLLM, unless their features are cached."""
     references_RHWC: Pixels
-    """The same letter-boxed to the video's size; the VAE reads these."""
+    """The same letterboxed to the video's size, for the VAE."""
     source_latents: LatentDistribution | None = None
     target_latents: LatentDistribution | None = None
     source_features: VisionFeatures | None = None
     reference_features: tuple[VisionFeatures, ...] | None = None
-    """From a cache, each."""
+    """From a cache, as are the three before."""
     category: str = "none"
-    """Of the edit, or what a question is about."""
+    """Kind of edit, or of question."""
     answer: str = ""
-    """Of a question, which then is the instruction; empty for edits."""
+    """Answer of a question, which is then the instruction; empty for edits."""
     caption: str = ""
-    """What the target shows, where that is known."""
+    """What the target shows, if that is known."""
     mask_FHW: NDArray[np.bool_] | None = None
-    """Where the edit may show, if that is known and was asked for (`EditDataset.decoded`)."""
+    """Where the edit may show, if that is known; only from `EditDataset.decode`."""
 
 
 @dataclass
@@ -60,12 +60,12 @@ class EditBatch:
     size: Size
     """Frames, height and width of sources and targets."""
     source_frames: list[Pixels | VisionFeatures]
-    """Each sample's source for the MLLM: uint8 frames, or what the tower saw of them."""
+    """Each sample's source for the MLLM: uint8 frames, or their vision features."""
     reference_images: list[tuple[Pixels | VisionFeatures, ...]]
     source_BCFHW: Tensor
-    """Without frames when a cache holds all that is asked of the sources."""
+    """Without frames when a cache holds latents and features of the sources."""
     target_BCFHW: Tensor
-    """Without frames when a cache holds them."""
+    """Without frames when a cache holds their latents."""
     references_BRCHW: Tensor
     source_latents: LatentDistribution | None = None
     target_latents: LatentDistribution | None = None
@@ -74,7 +74,7 @@ class EditBatch:
     answers: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     source_dropped: list[int] = field(default_factory=list)
-    """Samples of which the source says nothing, whatever its latents here."""
+    """Samples whose source is dropped, although the cached latents are of the source."""
 
 
 def collate(samples: Sequence[EditSample]) -> EditBatch:
@@ -107,5 +107,5 @@ def video_tensor(pixels_BFHWC: Pixels) -> Tensor:
 
 
 def pixels(video_CFHW: Tensor) -> Pixels:
-    """One video (C, F, H, W) in [-1, 1] as uint8 (F, H, W, C), rounded."""
+    """One video (C, F, H, W) in [-1, 1] to uint8 (F, H, W, C), rounded."""
     return to_uint8(video_CFHW.permute(1, 2, 3, 0).float().cpu().numpy())

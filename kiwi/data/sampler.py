@@ -1,4 +1,4 @@
-"""Which samples make which batch: homogeneous batches, the same kind on all processes, resumable to the batch."""
+"""Samplers: homogeneous batches, of the same kind on all ranks, which resume at the exact batch."""
 
 from __future__ import annotations
 
@@ -11,39 +11,38 @@ from typing import NamedTuple
 from torch.utils.data import Sampler
 
 from kiwi.data.buckets import Bucket
-from kiwi.data.mixture import Cell, passes, turns
+from kiwi.data.mixture import Stratum, shuffled_epochs, weighted_round_robin
 
 
-class Draw(NamedTuple):
-    """A sample, and the number of the batch that it was drawn for: the key of what is random about it."""
+class SampledIndex(NamedTuple):
+    """The index of a sample, and the number of the batch that it was drawn for: the key of its augmentation."""
 
     sample: int
     batch: int
 
 
-class MixtureSampler(Sampler[list[Draw]]):
+class MixtureSampler(Sampler[list[SampledIndex]]):
     """Endless batches, each of one bucket, in an order that is a function of the seed alone.
 
-    A bucket's turns and, within it, those of its data sets and categories are dealt out by their shares; the samples
-    of one data set and category in one bucket come in passes, each once a pass. A bucket with fewer samples than a
-    batch repeats them. An epoch is as many batches as hold all samples once. With several processes, each takes its
-    part of the same batch, so that all have the same task kind and size at a step, and one process with the batch of
-    all of them sees the same numbers.
+    Buckets, and within each bucket data sources and categories, alternate by their shares; the samples of one source
+    and category in one bucket are shuffled anew each time that all of them were drawn. A bucket with fewer samples than
+    a batch repeats them. An epoch has as many batches as hold all samples once. All ranks take their parts of the same
+    batch: they have the same task kind and size at a step, and one rank with the batch of all sees the same numbers.
 
     Args:
         buckets: of each sample.
-        cells: data set and category of each sample.
-        shares: how often each is drawn; 0 for never.
-        batch_size: samples a batch of one process.
+        strata: data source and category of each sample.
+        shares: how often each sample is drawn; 0 for never.
+        batch_size: samples of a batch on one rank.
         seed: of the order.
-        consumed: tells how many batches were trained on so far; the next epoch, or a resumed one, goes on there.
-        rank, world: which of how many processes this is.
+        consumed: returns how many batches were trained on so far; the next epoch, or a resumed one, continues there.
+        rank, world: this process's rank, and the number of ranks.
     """
 
     def __init__(
         self,
         buckets: Sequence[Bucket],
-        cells: Sequence[Cell],
+        strata: Sequence[Stratum],
         shares: Sequence[float],
         batch_size: int,
         *,
@@ -52,22 +51,22 @@ class MixtureSampler(Sampler[list[Draw]]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.members: dict[Bucket, dict[Cell, list[int]]] = defaultdict(lambda: defaultdict(list))
-        self.weights: dict[Bucket, dict[Cell, float]] = defaultdict(lambda: defaultdict(float))
-        for index, (bucket, cell, share) in enumerate(zip(buckets, cells, shares, strict=True)):
+        self.members: dict[Bucket, dict[Stratum, list[int]]] = defaultdict(lambda: defaultdict(list))
+        self.weights: dict[Bucket, dict[Stratum, float]] = defaultdict(lambda: defaultdict(float))
+        for index, (bucket, stratum, share) in enumerate(zip(buckets, strata, shares, strict=True)):
             if share > 0:
-                self.members[bucket][cell].append(index)
-                self.weights[bucket][cell] += share
+                self.members[bucket][stratum].append(index)
+                self.weights[bucket][stratum] += share
         self.batch_size, self.seed, self.consumed = batch_size, seed, consumed
         self.rank, self.world = rank, world
         self.samples = sum(share > 0 for share in shares)
-        # Kept from one epoch to the next: passing by all earlier batches at each would make long runs slow.
+        # Kept from one epoch to the next: skipping all earlier batches at each would make long runs slow.
         self.stream, self.at = self._batches(), 0
 
     def __len__(self) -> int:
         return -(-self.samples // (self.batch_size * self.world))
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampledIndex]]:
         start = self.consumed()
         if start != self.at:
             self.stream, self.at = islice(self._batches(), start, None), start
@@ -76,30 +75,31 @@ class MixtureSampler(Sampler[list[Draw]]):
         while self.at < end:
             batch, number = next(self.stream), self.at
             self.at += 1
-            yield [Draw(sample, number) for sample in batch[mine]]
+            yield [SampledIndex(sample, number) for sample in batch[mine]]
 
     def _batches(self) -> Iterator[list[int]]:
-        """Batches of all processes together, from the first; a resumed run passes by those before it."""
-        cells = {b: turns(weights, self.seed, "cells", str(b)) for b, weights in self.weights.items()}
+        """Batches of all ranks together, from the first one of the run."""
+        strata = {b: weighted_round_robin(weights, self.seed, "cells", str(b)) for b, weights in self.weights.items()}
         orders = {
-            (bucket, cell): passes(members, self.seed, "order", str(bucket), str(cell))
-            for bucket, sets in self.members.items()
-            for cell, members in sets.items()
+            (bucket, stratum): shuffled_epochs(members, self.seed, "order", str(bucket), str(stratum))
+            for bucket, by_stratum in self.members.items()
+            for stratum, members in by_stratum.items()
         }
         shares = {bucket: sum(weights.values()) for bucket, weights in self.weights.items()}
-        for bucket in turns(shares, self.seed, "buckets"):
-            yield [next(orders[bucket, next(cells[bucket])]) for _ in range(self.batch_size * self.world)]
+        for bucket in weighted_round_robin(shares, self.seed, "buckets"):
+            yield [next(orders[bucket, next(strata[bucket])]) for _ in range(self.batch_size * self.world)]
 
     def fingerprint(self, ids: Sequence[str]) -> str:
-        """Of everything that the order follows from, so that a resumed run can tell that it is still the same.
+        """A hash of everything that determines the order, by which a resumed run knows that it is unchanged.
 
         Args:
             ids: of the samples.
         """
         facts: list[object] = [self.seed, self.batch_size * self.world]
-        for bucket, sets in self.members.items():
-            for cell, members in sets.items():
-                facts.append((str(bucket), cell, self.weights[bucket][cell], [ids[member] for member in members]))
+        for bucket, by_stratum in self.members.items():
+            for stratum, members in by_stratum.items():
+                weight = self.weights[bucket][stratum]
+                facts.append((str(bucket), stratum, weight, [ids[member] for member in members]))
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
@@ -108,9 +108,9 @@ class OnceSampler(Sampler[list[int]]):
 
     Args:
         buckets: of each sample.
-        batch_size: samples a batch.
-        rank, world: with several processes, each takes every world-th batch, and the last round is filled up from the
-            first ones so that all take equally many.
+        batch_size: samples of a batch.
+        rank, world: each rank takes every world-th batch; the first ones are repeated at the end so that all ranks take
+            the same number.
     """
 
     def __init__(self, buckets: Sequence[Bucket], batch_size: int, *, rank: int = 0, world: int = 1) -> None:
@@ -124,5 +124,5 @@ class OnceSampler(Sampler[list[int]]):
         return -(-len(self.batches) // self.world)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for place in range(self.rank, len(self) * self.world, self.world):
-            yield self.batches[place % len(self.batches)]
+        for index in range(self.rank, len(self) * self.world, self.world):
+            yield self.batches[index % len(self.batches)]

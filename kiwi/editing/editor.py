@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 
 from kiwi.checkpoints.folder import from_pretrained, save_pretrained
-from kiwi.data.dataset import letterboxed
+from kiwi.data.dataset import letterbox_references
 from kiwi.data.sample import EditBatch, EditSample, collate, pixels
 from kiwi.encoded import Pixels, TaskKind
 from kiwi.errors import InputError
@@ -137,7 +137,7 @@ class KiwiEditor:
             source_FHWC=frames,
             target_FHWC=frames[:0],
             reference_images=images,
-            references_RHWC=letterboxed(images, *frames.shape[1:3]),
+            references_RHWC=letterbox_references(images, *frames.shape[1:3]),
         )
         batch = collate([sample])
         return replace(

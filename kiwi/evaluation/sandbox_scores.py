@@ -14,7 +14,7 @@ from math import isnan, nan
 import numpy as np
 import torch
 
-from kiwi.data.dataset import letterboxed
+from kiwi.data.dataset import letterbox_references
 from kiwi.data.sample import EditBatch, EditSample, collate, pixels, video_tensor
 from kiwi.encoded import Pixels, TaskKind
 from kiwi.evaluation.edit_batch import edit_batch
@@ -107,7 +107,7 @@ def collate_pairs(pairs: Sequence[EditPair]) -> EditBatch:
             source_FHWC=pair.source,
             target_FHWC=pair.target,
             reference_images=references,
-            references_RHWC=letterboxed(references, height, width),
+            references_RHWC=letterbox_references(references, height, width),
             category=pair.category,
         )
         samples.append(sample)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -21,10 +21,11 @@ class Journal:
     Args:
         path: made at the first `append`; its folder must exist.
         durable: wait at each record until it is on the disk, so that not even a crash of the machine loses it.
+        convert: applied to the JSON value of each line that is read; makes a record of what another release wrote.
     """
 
-    def __init__(self, path: Path, *, durable: bool = False) -> None:
-        self.path, self.durable = path, durable
+    def __init__(self, path: Path, *, durable: bool = False, convert: Callable[[Any], Any] | None = None) -> None:
+        self.path, self.durable, self.convert = path, durable, convert
         self._lock = Lock()
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -52,17 +53,17 @@ class Journal:
             return []
         except OSError as problem:
             raise InputError(f"{self.path} cannot be read", code="unreadable-file", got=problem.strerror) from None
-        records = [_record(line) for line in lines if line.strip()]
+        records = [self._record(line) for line in lines if line.strip()]
         valid = [record for record in records if record is not None]
         if len(valid) < len(records):
             skipped = len(records) - len(valid)
             log.warning("%s: skipped %d of %d lines that are not JSON objects", self.path, skipped, len(records))
         return valid
 
-
-def _record(line: str) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
+    def _record(self, line: str) -> dict[str, Any] | None:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            return None
+        record = record if self.convert is None else self.convert(record)
+        return record if isinstance(record, dict) else None

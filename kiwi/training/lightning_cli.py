@@ -1,4 +1,4 @@
-"""`kiwi fit` and `kiwi validate`: LightningCLI over LitKiwi and EditData.
+"""KiwiCLI: Lightning's command line over our modules and EditData.
 
 Every field of the model's specs, of the data, of the trainer and of the standard callbacks is an option:
 `--model.config.source=NoSource`, `--model.optim.lr 1e-4`, `--trainer.max_steps 100`.
@@ -6,17 +6,12 @@ Every field of the model's specs, of the data, of the trainer and of the standar
 
 from __future__ import annotations
 
-import functools
 import logging
-import re
-import typing
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, set_parsing_settings
 from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -26,11 +21,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from kiwi.data.datamodule import EditData
 from kiwi.environment import environment
-from kiwi.errors import InputError, KiwiError, one_of
-from kiwi.experiment import read_experiment, short_form, with_current_keys, with_current_names
+from kiwi.errors import InputError, KiwiError
 from kiwi.media.files import write_json, write_text
-from kiwi.spec import Spec, choices, families
-from kiwi.training.callbacks.before_after import BeforeAfter
+from kiwi.spec import families
 from kiwi.training.callbacks.edit_quality import EditQuality
 from kiwi.training.callbacks.export import ModelExport
 from kiwi.training.callbacks.previews import Previews
@@ -42,23 +35,11 @@ from kiwi.training.checkpointing import (
     remove_halves,
     require_checkpoint,
 )
+from kiwi.training.cli_arguments import explain, for_jsonargparse
 from kiwi.training.modules.base import LitModule
-from kiwi.training.modules.editor import LitKiwi
-from kiwi.training.modules.mllm import LitMllm
-from kiwi.training.modules.text_to_video import LitBase
-from kiwi.training.modules.vae import LitVae
 from kiwi.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
-
-MODULES: tuple[type[LitModule], ...] = (LitKiwi, LitBase, LitVae, LitMllm)
-"""What can be trained: `model.type` names one."""
-
-CALLBACKS = (BeforeAfter,)
-"""Callbacks of ours that `trainer.callbacks` may name without their whole path, since they are imported here."""
-
-GROUPS: dict[str, tuple[type, ...]] = {"model": MODULES, "data": (EditData,), "quality": (EditQuality,)}
-"""Groups of options in which specs are chosen, and the classes whose arguments they are."""
 
 
 class KiwiCLI(LightningCLI):
@@ -209,95 +190,20 @@ def parse(argv: Sequence[str], kind: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
             EditData,
             trainer_class=Trainer,
             subclass_mode_model=True,
-            args=_for_jsonargparse(argv),
+            args=for_jsonargparse(argv),
             save_config_callback=None,
             seed_everything_default=0,
             parser_kwargs={"prog": "python -m kiwi", **quiet, **dict.fromkeys(kind.subcommands(), quiet)},
         )
     except ArgumentError as problem:
-        raise _cause(problem) or InputError(_explain(str(problem)), fix="see `fit --help`") from problem
+        raise _cause(problem) or InputError(explain(str(problem)), fix="see `fit --help`") from problem
     except MisconfigurationException as problem:
-        raise InputError(_explain(str(problem)), fix="see `fit --help`") from problem
+        raise InputError(explain(str(problem)), fix="see `fit --help`") from problem
     except ValueError as problem:
         # jsonargparse wraps what a constructor raises; the user should see what was meant.
         if (cause := _cause(problem)) is None:
             raise
         raise cause from problem
-
-
-def with_class_paths(value: Any) -> Any:
-    """A configuration in short form (`kiwi.experiment.short_form`) as jsonargparse reads it.
-
-    The one place where `{type: Name, field: value}` becomes `{class_path: Name, init_args: {field: value}}`.
-    """
-    if isinstance(value, list):
-        return [with_class_paths(item) for item in value]
-    if not isinstance(value, dict) or "class_path" in value:
-        return value
-    fields = {name: with_class_paths(item) for name, item in value.items()}
-    if not isinstance(fields.get("type"), str):
-        return fields
-    name = fields.pop("type")
-    spec = Spec._registry.get(name)
-    is_only_choice = spec is not None and not any(issubclass(spec, family) for family in families())
-    return fields if is_only_choice else {"class_path": name, "init_args": fields}
-
-
-def _with_current_names(configuration: dict[str, Any]) -> dict[str, Any]:
-    """A configuration in which renamed specs and fields of specs have their current names."""
-    current = dict(configuration)
-    for group, classes in GROUPS.items():
-        if isinstance(configuration.get(group), dict):
-            hints = {name: hint for cls in classes for name, hint in typing.get_type_hints(cls.__init__).items()}
-            current[group] = {
-                name: with_current_names(hints.get(name), value) for name, value in configuration[group].items()
-            }
-    return current
-
-
-def _for_jsonargparse(argv: Sequence[str]) -> list[str]:
-    """A command line in which configuration files and values have current names and jsonargparse's form."""
-    words = list(argv)
-    translated = []
-    while words:
-        name, has_value, value = words.pop(0).partition("=")
-        is_option = name in ("--config", "-c") or (name.startswith("--") and "." in name and not name.endswith(".help"))
-        if is_option and not has_value and words and not words[0].startswith("--"):
-            has_value, value = "=", words.pop(0)
-        if name in ("--config", "-c"):
-            # Anything but a file may be a configuration itself, which jsonargparse takes too.
-            is_file = value.endswith((".yaml", ".yml"))
-            text = (
-                yaml.safe_dump(with_class_paths(_with_current_names(read_experiment(value))), sort_keys=False)
-                if is_file
-                else value
-            )
-            translated += ["--config", text]
-        elif is_option and has_value:
-            translated.append(_translated_option(name.removeprefix("--"), value))
-        else:
-            translated.append(name + has_value + value)
-    return translated
-
-
-def _translated_option(path: str, text: str) -> str:
-    """An option by dotted path, such as `model.config.source={type: NoSource}`, as jsonargparse reads it."""
-    keys = path.split(".")
-    if keys[0] in GROUPS:
-        keys = ["type" if key == "class_path" else key for key in keys if key != "init_args"]
-    value: Any = text
-    if text.startswith(("{", "[")):
-        with suppress(yaml.YAMLError):
-            value = yaml.safe_load(text)
-    nested = functools.reduce(lambda inner, key: {key: inner}, reversed(keys), short_form(value))
-    node: Any = _with_current_names(with_current_keys(nested))
-    current = []
-    for _ in keys:
-        ((key, node),) = node.items()
-        current.append("class_path" if key == "type" and keys[0] in GROUPS else key)
-    if not isinstance(node, str):
-        node = yaml.safe_dump(with_class_paths(node), default_flow_style=True, width=10**6).strip()
-    return f"--{'.'.join(current)}={node}"
 
 
 def _cause(problem: BaseException) -> KiwiError | None:
@@ -306,38 +212,6 @@ def _cause(problem: BaseException) -> KiwiError | None:
     while seen is not None and not isinstance(seen, KiwiError):
         seen = seen.__cause__ or seen.__context__
     return seen
-
-
-def _explain(message: str) -> str:
-    """jsonargparse's complaint as one sentence, with the choices where a name is not known."""
-    flat = re.sub(r"\s+", " ", message).strip()
-    keys = re.findall(r'Parser key "([\w.]+)"', flat)
-    path = ".".join(keys[1:] or keys)
-    if unknown := re.search(r"Expected a dot import path string: ([\w.]+)", flat):
-        classes = CALLBACKS if path.startswith("trainer.") else MODULES
-        names = choices(family) if (family := _family(path)) else [cls.__name__ for cls in classes]
-        return f"{path} has no choice named {unknown[1]!r}. Expected: {one_of(names, unknown[1])}"
-    if unrecognised := re.search(r"[Uu]nrecognized arguments: (\S+)", flat):
-        return f"there is no option {unrecognised[1]}"
-    # The last complaint of the innermost option is the one that tells; what follows repeats the input.
-    told = flat.split(f'"{keys[-1]}": ')[-1] if keys else flat
-    told = re.split(r" - Expected a <class 'NoneType'>| Given value type", told)[0]
-    return f"{told} (at {path})" if path else told
-
-
-def _family(path: str) -> type[Spec] | None:
-    """The family of specs that an option such as config.source.scale or data.augmentation accepts."""
-    names = path.split(".")
-    group = names.pop(0) if names[0] in GROUPS else "model"
-    callables: list[Any] = [vars(cls)["__init__"] for cls in GROUPS[group]]
-    family: type[Spec] | None = None
-    for name in names:
-        hints = (typing.get_type_hints(function).get(name) for function in callables)
-        family = next((hint for hint in hints if isinstance(hint, type) and issubclass(hint, Spec)), None)
-        if family is None:
-            return None
-        callables = [family, *(Spec._registry[choice] for choice in choices(family))]
-    return family
 
 
 def _quieten() -> None:

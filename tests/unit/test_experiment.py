@@ -1,7 +1,12 @@
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
 import pytest
 
+from kiwi import experiment
 from kiwi.errors import InputError
-from kiwi.experiment import merge, read_experiment
+from kiwi.experiment import merge, read_experiment, with_current_names
+from kiwi.spec import Spec, override, renamed_from
 
 
 def write(folder, **files):
@@ -53,17 +58,81 @@ def test_another_choice_replaces_the_fields_of_the_one_before(below, above, want
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "code", "value"),
     [
-        ("base: mine.yaml\n", "among its own bases"),
-        ("base: other.yaml\n", "other.yaml cannot be read"),
-        ("base: 3\n", "names no files"),
-        ("- a\n", "is no configuration"),
-        ("a: [\n", "cannot be read"),
-        ("x: 2020-13-45\n", "cannot be read"),
-        ('base: "a\\0b"\n', "among its own bases"),
+        ("base: mine.yaml\n", "circular-base", "mine.yaml"),
+        ("base: other.yaml\n", "unreadable-file", "other.yaml"),
+        ("base: 3\n", "wrong-type", "base"),
+        ("- a\n", "wrong-type", "mine.yaml"),
+        ("a: [\n", "unreadable-file", "mine.yaml"),
+        ("x: 2020-13-45\n", "unreadable-file", "mine.yaml"),
+        ('base: "a\\0b"\n', "circular-base", "a"),
     ],
 )
-def test_what_cannot_be_read_is_told(tmp_path, text, told):
-    with pytest.raises(InputError, match=told):
+def test_files_that_cannot_be_read_are_refused(tmp_path, text, code, value):
+    with pytest.raises(InputError, match=value, check=lambda error: error.code == code):
         read_experiment(write(tmp_path, mine=text) / "mine.yaml")
+
+
+def test_lightnings_form_of_our_own_choices_is_read_as_the_short_form(tmp_path):
+    text = """
+    model:
+      class_path: kiwi.training.modules.editor.LitKiwi
+      init_args:
+        config: {source: {class_path: AddSource, init_args: {scale: SigmaScale}}}
+        optim: {init_args: {lr: 0.1}}
+    trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: loss}}]}
+    """
+    assert read_experiment(write(tmp_path, old=text) / "old.yaml") == {
+        "model": {
+            "type": "LitKiwi",
+            "config": {"source": {"type": "AddSource", "scale": "SigmaScale"}},
+            "optim": {"lr": 0.1},
+        },
+        "trainer": {
+            "callbacks": [{"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"monitor": "loss"}}]
+        },
+    }
+
+
+def test_data_sources_of_the_previous_release_get_their_types(tmp_path, caplog):
+    text = "data: {train: [{path: a.csv}, {items: 3}, {questions: 4}], validation: [{type: Manifest, path: b.csv}]}"
+    data = read_experiment(write(tmp_path, old=text) / "old.yaml")["data"]
+    assert [source["type"] for source in data["train"]] == ["Manifest", "SandboxEdits", "SandboxQuestions"]
+    assert data["validation"] == [{"type": "Manifest", "path": "b.csv"}]
+    assert "without a type" in caplog.text
+
+
+def test_renamed_options_and_types_are_read_with_a_warning(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(experiment.RENAMED_KEYS, "model.old_weighting", "model.new_weighting")
+    monkeypatch.setitem(experiment.RENAMED_TYPES, "LitOld", "LitNew")
+    text = "model: {type: LitOld, old_weighting: {factor: 3}, lr: 1}"
+    assert read_experiment(write(tmp_path, old=text) / "old.yaml") == {
+        "model": {"type": "LitNew", "new_weighting": {"factor": 3}, "lr": 1}
+    }
+    assert "model.old_weighting has been renamed to model.new_weighting" in caplog.text
+    assert "LitOld has been renamed to LitNew" in caplog.text
+
+
+def test_renamed_specs_and_fields_have_their_current_names_at_any_depth(caplog):
+    @dataclass(frozen=True, kw_only=True)
+    class Solver(Spec, ABC):
+        @abstractmethod
+        def build(self): ...
+
+    @dataclass(frozen=True, kw_only=True)
+    class HeunSolver(Solver, formerly=("Heun2",)):
+        order: int = renamed_from("degree", default=2)
+
+        def build(self): ...
+
+    @dataclass(frozen=True, kw_only=True)
+    class SolverConfig(Spec):
+        solver: Solver = HeunSolver()
+        others: list[Solver] | None = None
+
+    old = {"solver": {"type": "Heun2", "degree": 3}, "others": ["Heun2", {"degree": 1}]}
+    new = {"solver": {"type": "HeunSolver", "order": 3}, "others": ["HeunSolver", {"order": 1}]}
+    assert with_current_names(SolverConfig, old) == new
+    assert override(SolverConfig(), {"solver.degree": 5}).solver == HeunSolver(order=5)
+    assert "HeunSolver.degree has been renamed to HeunSolver.order" in caplog.text

@@ -186,7 +186,8 @@ def test_neither_import_paths_nor_the_family_itself_are_names(name):
 @pytest.mark.parametrize("key", ["class_path", "_target_", "__class__"])
 def test_other_libraries_keys_for_import_paths_mean_nothing(key):
     # An experiment's class_path is taken for a name of the family, of which there is none such either.
-    with pytest.raises(SpecError, match="no choice named 'system'" if key == "class_path" else "does not say its type"):
+    code = "unknown-choice" if key == "class_path" else "missing-type"
+    with pytest.raises(SpecError, check=lambda error: error.code == code):
         from_dict(Wheel, {key: "os.system"})
     with pytest.raises(SpecError, match="no choice named 'system'" if key == "class_path" else "has no field"):
         from_dict(Lamp, {key: "os.system"})
@@ -199,7 +200,7 @@ def test_what_is_no_spec_at_all_is_refused(data):
 
 
 def test_a_field_without_default_must_be_given():
-    with pytest.raises(SpecError, match="Frame at frame needs size"):
+    with pytest.raises(SpecError, match=r"Frame at frame is missing required fields. Expected: size"):
         from_dict(Bicycle, {"frame": "Frame"})
 
 
@@ -217,9 +218,12 @@ def test_a_field_without_default_must_be_given():
             "front.spokes has the wrong type. Got: 3.0. Expected: int.",
         ),
         ({"front": {"type": "DiscWheel", "depth": "3"}}, "front.depth has the wrong type. Got: '3'. Expected: float."),
-        ({"front": {"type": "DiscWheel", "depth": "1e-6"}}, "Fix: write it with a point and without quotes, such as 1"),
+        (
+            {"front": {"type": "DiscWheel", "depth": "1e-6"}},
+            "Fix: write it with a decimal point",
+        ),
         ({"front": {"type": "DiscWheel", "depth": float("nan")}}, "front.depth is not a number. Got: nan."),
-        ({"front": {"type": "NoWheel", "rim": "alloy"}}, "no field 'front.rim'. Expected: nothing: it has no fields."),
+        ({"front": {"type": "NoWheel", "rim": "alloy"}}, "no field 'front.rim'. Expected: no fields at all."),
         ({"front": {"type": "SpokedWheel", "rim": "carbn"}}, "one of alloy, carbon (did you mean carbon?)"),
         ({"front": None}, "front is not a spec. Got: None."),
         ({"gears": 11}, "gears is not a list. Got: 11."),
@@ -231,7 +235,7 @@ def test_a_field_without_default_must_be_given():
         ({"notes": {"a": "b"}}, "notes.a has the wrong type. Got: 'b'. Expected: int."),
         ({"notes": {1: 1}}, "notes's key has the wrong type. Got: 1. Expected: str."),
         ({"lamp": {"lumen": "x"}}, "lamp.lumen has the wrong type. Got: 'x'. Expected: int."),
-        ({"width": "wide"}, "width fits nothing that it may be. Got: 'wide'."),
+        ({"width": "wide"}, "width matches none of the allowed types. Got: 'wide'."),
     ],
 )
 def test_a_value_of_the_wrong_type_is_told_by_its_path(change, message):
@@ -248,7 +252,7 @@ def test_literals_are_compared_with_their_type():
     assert from_dict(Stand, {"legs": 2}) == Stand(legs=2)
     with pytest.raises(SpecError, match="legs cannot be True"):
         from_dict(Stand, {"legs": True})
-    with pytest.raises(SpecError, match=r"legs cannot be '2'. Expected: one of 1, 2. Fix: mind the quotes"):
+    with pytest.raises(SpecError, match=r"legs cannot be '2'. Expected: one of 1, 2.*Fix: check the quotes"):
         from_dict(Stand, {"legs": "2"})
 
 
@@ -307,7 +311,7 @@ def test_an_override_of_a_path_that_does_not_exist_lists_the_choices_where_it_br
 
 
 def test_an_override_is_checked_like_any_other_data():
-    with pytest.raises(SpecError, match=r"named by a dotted path. Got: 1\."):
+    with pytest.raises(SpecError, match=r"must be text. Got: \[1\]"):
         override(Bicycle(), {1: 2})
     with pytest.raises(SpecError, match=r"rear\.spokes has the wrong type"):
         override(Bicycle(), {"rear.spokes": "many"})

@@ -83,7 +83,7 @@ def edited(trainer: L.Trainer, module: LitModule, index: int, seed: int) -> Look
     """
     if (kept := module.shown.get((index, seed))) is not None:
         return kept
-    sample = looked_at(trainer).decoded(index)
+    sample = looked_at(trainer).decode(index)
     with module.averaged():
         batch = module.transfer_batch_to_device(collate([sample]), module.device, 0)
         made = Look(sample, module.preview(batch, seed), module.caption(batch))

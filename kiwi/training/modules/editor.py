@@ -14,7 +14,7 @@ from kiwi.checkpoints.folder_config import unexpected_files
 from kiwi.data.datamodule import EditData
 from kiwi.data.dropout import ConditionDropout
 from kiwi.data.sample import EditBatch, pixels
-from kiwi.data.world import World
+from kiwi.data.sandbox import SandboxEdits
 from kiwi.encoded import LatentDistribution, Pixels, Size, VisionFeatures
 from kiwi.errors import InputError
 from kiwi.evaluation.edit_batch import edit_batch
@@ -183,7 +183,7 @@ class LitKiwi(LitFlow):
 
     def export(self, folder: Path, max_frames: int, *, self_contained: bool) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        rendered = isinstance(data, EditData) and all(isinstance(one, World) for one in data.train)
+        rendered = isinstance(data, EditData) and all(isinstance(one, SandboxEdits) for one in data.train)
         defaults = EditingDefaults(
             max_pixels=self.max_pixels,
             max_frames=max_frames,

@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from kiwi.data.buckets import Bucket, assign
+from kiwi.data.buckets import Bucket, assign_buckets
 from kiwi.data.manifest import read_manifest
 from kiwi.encoded import TaskKind
 from kiwi.errors import ManifestError
@@ -13,15 +13,17 @@ from kiwi.media.video import write_video
 def test_sizes_and_lengths_snap_and_the_log_says_so(edit_folder, caplog):
     records = read_manifest(edit_folder / "video.csv")
     with caplog.at_level(logging.INFO):
-        buckets = assign(records, max_pixels=4096, max_frames=81, multiple=16)
+        buckets = assign_buckets(records, max_pixels=4096, max_frames=81, multiple=16)
     assert set(buckets) == {Bucket(TaskKind.video, 32, 48, 5, 0)}
     assert "6 of 6 samples: snapped from 40x56, 6 frames to 32x48, 5 frames" in caplog.text
 
 
 def test_one_frame_of_a_clip_is_an_image_and_references_are_counted(edit_folder):
-    images = assign(read_manifest(edit_folder / "video.csv"), max_pixels=4096, max_frames=1, multiple=8)
+    images = assign_buckets(read_manifest(edit_folder / "video.csv"), max_pixels=4096, max_frames=1, multiple=8)
     assert {(b.task, b.frames) for b in images} == {(TaskKind.image, 1)}
-    quadruplets = assign(read_manifest(edit_folder / "reference.csv"), max_pixels=4096, max_frames=5, multiple=8)
+    quadruplets = assign_buckets(
+        read_manifest(edit_folder / "reference.csv"), max_pixels=4096, max_frames=5, multiple=8
+    )
     assert {(b.task, b.references) for b in quadruplets} == {(TaskKind.reference, 1)}
 
 
@@ -34,7 +36,7 @@ def test_a_target_of_another_shape_is_refused_with_its_line(edit_folder, tmp_pat
     write_video(tmp_path / "b.mp4", np.zeros((5, 32, 64, 3), np.uint8), 8)
     (tmp_path / "m.csv").write_text("src_video,tgt_video,prompt\na.mp4,b.mp4,Widen it.\n")
     with pytest.raises(ManifestError, match=r"m.csv, line 2.*32x32 and 32x64"):
-        assign(read_manifest(tmp_path / "m.csv"), max_pixels=4096, max_frames=5, multiple=8)
+        assign_buckets(read_manifest(tmp_path / "m.csv"), max_pixels=4096, max_frames=5, multiple=8)
 
 
 @pytest.mark.parametrize(("frames", "width", "told"), [(4, 32, "4 frames of 32x32"), (5, 48, "5 frames of 32x48")])
@@ -43,5 +45,5 @@ def test_a_mask_of_another_length_or_shape_is_refused_with_its_line(tmp_path, fr
         write_video(tmp_path / f"{name}.mp4", np.zeros((5, 32, 32, 3), np.uint8), 8)
     write_video(tmp_path / "mask.mp4", np.zeros((frames, 32, width, 3), np.uint8), 8)
     (tmp_path / "m.csv").write_text("src_video,tgt_video,prompt,mask\na.mp4,b.mp4,Do it.,mask.mp4\n")
-    with pytest.raises(ManifestError, match=f"m.csv, line 2: the mask does not fit.*{told}.*5 frames of 32x32"):
-        assign(read_manifest(tmp_path / "m.csv"), max_pixels=4096, max_frames=5, multiple=8)
+    with pytest.raises(ManifestError, match=f"m.csv, line 2: the mask does not match.*{told}.*5 frames of 32x32"):
+        assign_buckets(read_manifest(tmp_path / "m.csv"), max_pixels=4096, max_frames=5, multiple=8)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from kiwi.data.datamodule import EditData, Manifest
+from kiwi.data.datamodule import EditData
 from kiwi.data.sample import pixels, video_tensor
+from kiwi.data.sources import Manifest
 from kiwi.errors import CheckpointError, InputError, ManifestError
 from kiwi.media.video import write_video
 
@@ -18,7 +19,7 @@ def data(folder, **options):
     return EditData(root=str(folder), max_pixels=4096, num_workers=0, **options)
 
 
-def test_batches_hold_both_videos_the_words_and_letterboxed_references(edit_folder):
+def test_batches_hold_both_videos_the_instructions_and_letterboxed_references(edit_folder):
     module = data(edit_folder, train=[Manifest(path="reference.csv", max_frames=5)], batch_size=3)
     module.setup()
     (batch,) = module.train_dataloader()
@@ -59,11 +60,11 @@ def test_the_held_out_sources_are_the_same_in_every_process(edit_folder, tmp_pat
         rows.append(f"{index}/source.mp4,{index}/target.mp4,Do it.")
     (tmp_path / "video.csv").write_text("\n".join(rows))
     code = (
-        "import sys; from kiwi.data.datamodule import EditData, Manifest; "
+        "import sys; from kiwi.data.datamodule import EditData; from kiwi.data.sources import Manifest; "
         f"d = EditData(train=[Manifest(path='video.csv', max_frames=5)], root={str(tmp_path)!r}, holdout=2); "
-        "d.setup(); sys.stdout.write(str(sorted(r.source.parent.name for r in d.sets['validation'].records)))"
+        "d.setup(); sys.stdout.write(str(sorted(r.source.path.parent.name for r in d.sets['validation'].records)))"
     )
-    told = {
+    outputs = {
         subprocess.run(
             [sys.executable, "-c", code],
             capture_output=True,
@@ -73,8 +74,8 @@ def test_the_held_out_sources_are_the_same_in_every_process(edit_folder, tmp_pat
         ).stdout
         for seed in ("1", "2", "3")
     }
-    assert len(told) == 1
-    assert len(told.pop()) > 4
+    assert len(outputs) == 1
+    assert len(outputs.pop()) > 4
 
 
 def test_holding_everything_out_is_refused(edit_folder):
@@ -95,7 +96,7 @@ def test_a_video_that_breaks_after_validation_stops_with_its_line(edit_folder, t
         list(module.train_dataloader())
 
 
-def test_pixels_survive_the_way_to_the_model_and_back():
+def test_pixels_survive_the_conversion_to_tensors_and_back():
     frames = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(1, 2, 4, 4, 3) * 2
     assert np.array_equal(pixels(video_tensor(frames)[0]), frames[0])
     assert video_tensor(np.array([0, 255], np.uint8).reshape(1, 1, 1, 2, 1)).flatten().tolist() == [-1.0, 1.0]
@@ -103,11 +104,11 @@ def test_pixels_survive_the_way_to_the_model_and_back():
 
 
 def white(batch):
-    """How much of each reference's canvas is bare."""
+    """The share of each reference's canvas that is white."""
     return (batch.references_BRCHW == 1).all(dim=2).float().mean(dim=(1, 2, 3))
 
 
-def test_training_shrinks_references_anew_at_every_draw_and_validation_never(edit_folder):
+def test_training_shrinks_references_at_every_draw_and_validation_never_does(edit_folder):
     manifests = [Manifest(path="reference.csv", max_frames=5)]
     module = data(edit_folder, train=manifests, validation=manifests, batch_size=3)
     module.setup()
@@ -121,28 +122,28 @@ def test_training_shrinks_references_anew_at_every_draw_and_validation_never(edi
     assert len(plain.unique()) == 1
 
 
-def test_a_checkpoint_of_other_data_is_not_gone_on_with(edit_folder):
+def test_a_run_is_not_resumed_with_other_data(edit_folder):
     module = data(edit_folder)
     module.setup()
     data(edit_folder).load_state_dict(module.state_dict())
     for options in ({"batch_size": 4}, {"seed": 1}, {"holdout": 1}):
-        with pytest.raises(CheckpointError, match="other data"):
+        with pytest.raises(CheckpointError, check=lambda error: error.code == "changed-data"):
             data(edit_folder, **options).load_state_dict(module.state_dict())
 
 
-def test_the_mixture_is_told(edit_folder, caplog):
+def test_the_log_lists_the_mixture(edit_folder, caplog):
     manifests = [Manifest(path="video.csv", weight=1.0), Manifest(path="reference.csv", weight=3.0)]
     with caplog.at_level("INFO"):
         data(edit_folder, train=manifests).setup()
     assert "mixture: 75.0% reference of reference.csv, 25.0% video of video.csv" in caplog.text
 
 
-def test_a_sample_that_is_looked_at_has_its_mask_cropped_as_the_clip_is(edit_folder):
+def test_a_decoded_sample_has_its_mask_cropped_as_the_clip_is(edit_folder):
     module = data(edit_folder, multiple=16)
     module.setup()
     dataset = module.sets["train"]
-    index = next(i for i, record in enumerate(dataset.records) if record.source.name == "3_source.mp4")
-    sample = dataset.decoded(index)
+    index = next(i for i, record in enumerate(dataset.records) if record.source.path.name == "3_source.mp4")
+    sample = dataset.decode(index)
     mask = sample.mask_FHW
     assert mask is not None
     assert (mask.dtype, mask.shape) == (bool, sample.target_FHWC.shape[:3])
@@ -164,10 +165,10 @@ def test_training_and_validation_batches_read_no_masks(edit_folder, tmp_path):
     assert sum(len(batch.ids) for batch in batches) >= 6
     assert module.sets["train"][0].mask_FHW is None
     with pytest.raises(ManifestError, match=r"video.csv, line \d: .*_mask.mp4"):
-        module.sets["train"].decoded(0)
+        module.sets["train"].decode(0)
 
 
 def test_a_sample_without_a_mask_has_none(edit_folder):
     module = data(edit_folder, train=[Manifest(path="reference.csv", max_frames=5)])
     module.setup()
-    assert module.sets["train"].decoded(0).mask_FHW is None
+    assert module.sets["train"].decode(0).mask_FHW is None

@@ -8,16 +8,22 @@ import torch
 from safetensors import SafetensorError
 
 from kiwi.data.buckets import Bucket
-from kiwi.data.feature_cache import Encoders, FeatureCache
+from kiwi.data.clips import EncodedImage, ImageFile, VideoFile
+from kiwi.data.feature_cache import EncoderFingerprints, FeatureCache
 from kiwi.encoded import LatentDistribution, TaskKind, VisionFeatures
 from kiwi.errors import InputError
+
+
+def has_code(code):
+    return lambda error: error.code == code
+
 
 BUCKET = Bucket(TaskKind.video, 32, 48, 5, 0)
 
 
 @pytest.fixture
 def cache(tmp_path):
-    return FeatureCache.create(tmp_path / "cache", Encoders("vae"), "float32")
+    return FeatureCache.create(tmp_path / "cache", EncoderFingerprints("vae"), "float32")
 
 
 def entry(seed=0):
@@ -25,7 +31,7 @@ def entry(seed=0):
     return LatentDistribution(torch.randn(4, 2, 4, 6), torch.rand(4, 2, 4, 6))
 
 
-def test_what_was_written_is_read_back_by_another_process_of_the_same_cache(cache):
+def test_entries_are_read_back_by_another_process(cache):
     cache.write({"a": entry(0), "b": entry(1)})
     cache.write({"c": entry(2)})
     cache.write({})
@@ -35,20 +41,20 @@ def test_what_was_written_is_read_back_by_another_process_of_the_same_cache(cach
     assert "d" not in again
     for key, seed in (("a", 0), ("b", 1), ("c", 2)):
         assert all(torch.equal(found, wanted) for found, wanted in zip(again.latents(key), entry(seed), strict=True))
-    with pytest.raises(InputError, match="lacks an entry"):
+    with pytest.raises(InputError, check=has_code("missing-entry")):
         again.latents("d")
 
 
-def test_half_the_space_costs_three_digits(tmp_path):
-    cache = FeatureCache.create(tmp_path / "half", Encoders("vae"), "float16")
+def test_float16_keeps_three_digits(tmp_path):
+    cache = FeatureCache.create(tmp_path / "half", EncoderFingerprints("vae"), "float16")
     cache.write({"a": entry()})
     found = cache.latents("a")
     assert found.mean.dtype == torch.float32
     assert 0 < (found.mean - entry().mean).abs().max() < 2e-3
 
 
-def test_a_key_tells_content_size_length_and_vae_apart(cache, tmp_path):
-    other = FeatureCache.create(tmp_path / "other", Encoders("another vae"), "float32")
+def test_a_key_depends_on_content_size_length_and_vae(cache, tmp_path):
+    other = FeatureCache.create(tmp_path / "other", EncoderFingerprints("another vae"), "float32")
     keys = [
         cache.latents_key("content", BUCKET),
         cache.latents_key("other content", BUCKET),
@@ -61,19 +67,19 @@ def test_a_key_tells_content_size_length_and_vae_apart(cache, tmp_path):
     assert cache.latents_key("content", BUCKET._replace(task=TaskKind.reference, references=2)) == keys[0]
 
 
-def test_what_a_tower_saw_is_kept_as_it_was_read(tmp_path):
-    cache = FeatureCache.create(tmp_path / "cache", Encoders("vae", "tower"), "float16")
+def test_vision_features_keep_their_size_and_kind(tmp_path):
+    cache = FeatureCache.create(tmp_path / "cache", EncoderFingerprints("vae", "tower"), "float16")
     torch.manual_seed(0)
     exact = VisionFeatures(2, (4, 56, 84), torch.randn(1, 12, 8).bfloat16())
     rounded = VisionFeatures(1, (1, 28, 56), torch.randn(4, 2, 8))
     cache.write({"a": exact, "b": rounded, "c": entry()})
     again = FeatureCache(cache.folder)
     assert again.encoders == ("vae", "tower")
-    found = again.seen("a")
+    found = again.features("a")
     assert (found.kind, found.size) == (2, (4, 56, 84))
     assert found.features_LNM.dtype == torch.bfloat16
     assert torch.equal(found.features_LNM, exact.features_LNM)
-    assert torch.equal(again.seen("b").features_LNM, rounded.features_LNM.half())
+    assert torch.equal(again.features("b").features_LNM, rounded.features_LNM.half())
     assert again.verify() == []
     data = bytearray(again.shards["a"].read_bytes())
     data[-3] ^= 1
@@ -81,54 +87,55 @@ def test_what_a_tower_saw_is_kept_as_it_was_read(tmp_path):
     assert FeatureCache(cache.folder).verify() == [again.shards["a"]]
 
 
-def test_what_is_seen_of_a_source_depends_on_its_bucket_and_of_a_reference_on_the_picture_alone(tmp_path):
-    both = FeatureCache.create(tmp_path / "both", Encoders("vae", "tower"), "float32")
-    other = FeatureCache.create(tmp_path / "other", Encoders("vae", "another"), "float32")
+def test_features_of_a_source_depend_on_its_bucket_and_those_of_a_reference_on_the_image_alone(tmp_path):
+    both = FeatureCache.create(tmp_path / "both", EncoderFingerprints("vae", "tower"), "float32")
+    other = FeatureCache.create(tmp_path / "other", EncoderFingerprints("vae", "another"), "float32")
     keys = [
-        both.seen_key("content", BUCKET),
-        both.seen_key("content", BUCKET._replace(frames=1)),
-        both.seen_key("content", None),
-        both.seen_key("other content", None),
-        other.seen_key("content", None),
+        both.features_key("content", BUCKET),
+        both.features_key("content", BUCKET._replace(frames=1)),
+        both.features_key("content", None),
+        both.features_key("other content", None),
+        other.features_key("content", None),
         both.latents_key("content", BUCKET),
     ]
     assert len(set(keys)) == 6
     # What a cache does not keep has no key.
-    alone = FeatureCache.create(tmp_path / "alone", Encoders(mllm="tower"), "float32")
+    alone = FeatureCache.create(tmp_path / "alone", EncoderFingerprints(mllm="tower"), "float32")
     assert alone.latents_key("content", BUCKET) == ""
-    assert alone.seen_key("content", None) == keys[2]
+    assert alone.features_key("content", None) == keys[2]
 
 
-def test_a_cache_takes_in_an_encoder_that_it_kept_nothing_of(cache):
+def test_an_encoder_can_be_added_to_a_cache(cache):
     cache.write({"a": entry()})
-    both = FeatureCache.create(cache.folder, Encoders(mllm="tower"), "float32")
+    both = FeatureCache.create(cache.folder, EncoderFingerprints(mllm="tower"), "float32")
     assert FeatureCache(cache.folder).encoders == both.encoders == ("vae", "tower")
     assert "a" in both
-    assert FeatureCache.create(cache.folder, Encoders("vae"), "float32").encoders == ("vae", "tower")
-    with pytest.raises(InputError, match=r"another encoder.*mllm tower.*mllm other"):
-        FeatureCache.create(cache.folder, Encoders(mllm="other"), "float32")
+    assert FeatureCache.create(cache.folder, EncoderFingerprints("vae"), "float32").encoders == ("vae", "tower")
+    with pytest.raises(InputError, match=r"mllm tower.*mllm other"):
+        FeatureCache.create(cache.folder, EncoderFingerprints(mllm="other"), "float32")
 
 
-def test_pictures_inside_a_manifest_are_told_by_what_they_hold(cache, tmp_path):
+def test_images_inside_a_manifest_are_identified_by_their_content(cache, tmp_path):
     (tmp_path / "a.png").write_bytes(b"picture")
-    found = cache.contents([tmp_path / "a.png", b"picture", b"another"])
-    assert found[b"picture"] == found[tmp_path / "a.png"] != found[b"another"]
+    file, same, other = ImageFile(tmp_path / "a.png"), EncodedImage(b"picture", "a"), EncodedImage(b"another", "b")
+    hashes = cache.content_hashes([file, same, other])
+    assert hashes[same] == hashes[file] != hashes[other]
 
 
-def test_a_cache_of_another_vae_or_format_is_refused(cache, tmp_path):
-    with pytest.raises(InputError, match="another encoder"):
-        FeatureCache.create(cache.folder, Encoders("another vae"), "float32")
-    with pytest.raises(InputError, match="number format"):
-        FeatureCache.create(cache.folder, Encoders("vae"), "float16")
+def test_a_cache_built_with_a_different_vae_or_format_is_refused(cache, tmp_path):
+    with pytest.raises(InputError, check=has_code("encoder-mismatch")):
+        FeatureCache.create(cache.folder, EncoderFingerprints("another vae"), "float32")
+    with pytest.raises(InputError, check=has_code("encoder-mismatch")):
+        FeatureCache.create(cache.folder, EncoderFingerprints("vae"), "float16")
     facts = json.loads((cache.folder / "cache.json").read_text())
     (cache.folder / "cache.json").write_text(json.dumps(facts | {"format": 0}))
-    with pytest.raises(InputError, match="another format"):
+    with pytest.raises(InputError, check=has_code("unknown-format")):
         FeatureCache(cache.folder)
-    with pytest.raises(InputError, match="is not a cache of features"):
+    with pytest.raises(InputError, check=has_code("not-a-cache")):
         FeatureCache(tmp_path)
 
 
-def test_damage_is_noticed_when_read_and_removed_when_verified(cache):
+def test_damage_is_detected_on_reading_and_removed_by_verifying(cache):
     cache.write({"a": entry(0)})
     cache.write({"b": entry(1)})
     shard = cache.shards["a"]
@@ -136,7 +143,7 @@ def test_damage_is_noticed_when_read_and_removed_when_verified(cache):
     data[-3] ^= 1
     shard.write_bytes(data)
     again = FeatureCache(cache.folder)
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, check=has_code("damaged-file")):
         again.latents("a")
     assert again.verify() == [shard]
     assert not shard.exists()
@@ -150,84 +157,90 @@ def test_damage_is_noticed_when_read_and_removed_when_verified(cache):
     assert not shard.exists()
 
 
-def test_writers_that_begin_with_the_same_clip_do_not_take_each_others_place(cache):
+def test_writers_that_begin_with_the_same_clip_do_not_overwrite_each_other(cache):
     cache.write({"a": entry(0), "b": entry(1)})
     FeatureCache(cache.folder).write({"a": entry(0), "c": entry(2)})
     assert {"a", "b", "c"} <= FeatureCache(cache.folder).shards.keys()
 
 
-def test_a_shard_that_is_gone_is_told(cache):
+def test_a_missing_shard_is_an_error(cache):
     cache.write({"a": entry(0)})
     cache.shards["a"].unlink()
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, check=has_code("damaged-file")):
         cache.latents("a")
 
 
-def test_a_cache_is_not_put_among_other_things(tmp_path):
+def test_a_cache_is_not_made_in_a_folder_with_other_files(tmp_path):
     (tmp_path / "note.txt").write_text("mine")
-    for folder, told in (
+    for folder, message in (
         (tmp_path, "not empty"),
         (tmp_path / "note.txt", "not empty"),
         (tmp_path / "a/b", "does not exist"),
     ):
-        with pytest.raises(InputError, match=told):
-            FeatureCache.create(folder, Encoders("vae"), "float16")
+        with pytest.raises(InputError, match=message):
+            FeatureCache.create(folder, EncoderFingerprints("vae"), "float16")
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 
 
 def test_files_are_hashed_once_and_again_when_they_change(cache, tmp_path, monkeypatch):
-    file = tmp_path / "clip.mp4"
-    file.write_bytes(b"one")
-    first = cache.contents([file])[file]
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"one")
+    file = VideoFile(path)
+    first = cache.content_hashes([file])[file]
     monkeypatch.setattr("kiwi.data.feature_cache.sha256", lambda path: "read again")
-    assert cache.contents([file])[file] == first
+    assert cache.content_hashes([file])[file] == first
     with (cache.folder / "files.jsonl").open("a") as table:
         table.write('[1]\n{"a": 1}\nnull\n["cut sho')
-    assert FeatureCache(cache.folder).contents([file])[file] == first
-    file.write_bytes(b"two!")
-    assert cache.contents([file])[file] == "read again"
+    assert FeatureCache(cache.folder).content_hashes([file])[file] == first
+    path.write_bytes(b"two!")
+    assert cache.content_hashes([file])[file] == "read again"
 
 
-def test_writers_that_begin_at_once_make_one_cache_and_none_is_forgotten(tmp_path):
+def test_writers_that_begin_at_once_make_one_cache_with_all_their_encoders(tmp_path):
     code = (
         "import sys\n"
-        "from kiwi.data.feature_cache import Encoders, FeatureCache\n"
+        "from kiwi.data.feature_cache import EncoderFingerprints, FeatureCache\n"
         "print(flush=True)\n"
         "sys.stdin.readline()\n"
         "for i in range(30):\n"
-        "    FeatureCache.create(f'{sys.argv[1]}/{i}', Encoders(**{sys.argv[2]: 'x'}), 'float32')\n"
+        "    FeatureCache.create(f'{sys.argv[1]}/{i}', EncoderFingerprints(**{sys.argv[2]: 'x'}), 'float32')\n"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    writers = [subprocess.Popen([sys.executable, "-c", code, tmp_path, name], **pipes) for name in Encoders._fields]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path, name], **pipes) for name in EncoderFingerprints._fields
+    ]
     for writer in writers:
         writer.stdout.readline()  # imports are done
     for writer in writers:
         writer.communicate(b"\n", timeout=60)
     assert [writer.returncode for writer in writers] == [0, 0]
-    assert {FeatureCache(tmp_path / str(i)).encoders for i in range(30)} == {Encoders("x", "x")}
+    assert {FeatureCache(tmp_path / str(i)).encoders for i in range(30)} == {EncoderFingerprints("x", "x")}
 
 
-def test_a_cache_that_was_killed_while_it_was_made_is_made_again(tmp_path):
+def test_a_cache_whose_creation_was_killed_is_completed(tmp_path):
     (tmp_path / "cache" / "shards").mkdir(parents=True)
     (tmp_path / "cache" / ".cache.abc.json").write_text("{")
-    assert FeatureCache.create(tmp_path / "cache", Encoders("vae"), "float32").encoders == Encoders("vae")
+    assert FeatureCache.create(
+        tmp_path / "cache", EncoderFingerprints("vae"), "float32"
+    ).encoders == EncoderFingerprints("vae")
 
 
-def test_a_full_disk_is_told_and_leaves_no_half_of_a_shard(cache, monkeypatch):
+def test_a_full_disk_leaves_no_partial_shard(cache, monkeypatch):
     def full(tensors, path, metadata):
         path.write_bytes(b"half")
         raise SafetensorError("I/O error: No space left on device")
 
     monkeypatch.setattr("kiwi.data.feature_cache.save_file", full)
-    with pytest.raises(InputError, match=r"could not be written.*No space left.*goes on where it was"):
+    with pytest.raises(InputError, match=r"No space left.*rerun the same command to resume"):
         cache.write({"a": entry()})
     assert not list((cache.folder / "shards").iterdir())
     assert "a" not in cache
 
 
-def test_a_cache_on_a_disk_that_is_only_read_is_read(cache, tmp_path, monkeypatch):
+def test_a_cache_on_a_read_only_disk_can_be_read(cache, tmp_path, monkeypatch):
     (tmp_path / "clip.mp4").write_bytes(b"one")
-    wanted = cache.contents([tmp_path / "clip.mp4"])
+    clip, new = VideoFile(tmp_path / "clip.mp4"), VideoFile(tmp_path / "new.mp4")
+    expected = cache.content_hashes([clip])
     (tmp_path / "new.mp4").write_bytes(b"two")
     opened = Path.open
 
@@ -237,11 +250,11 @@ def test_a_cache_on_a_disk_that_is_only_read_is_read(cache, tmp_path, monkeypatc
         return opened(path, mode, **options)
 
     monkeypatch.setattr(Path, "open", read_only)
-    found = cache.contents([tmp_path / "clip.mp4", tmp_path / "new.mp4"])
-    assert wanted.items() <= found.items()
-    assert len(found) == 2
-    there = FeatureCache.create(cache.folder, cache.encoders, str(cache.dtype).removeprefix("torch."))
-    assert there.encoders == cache.encoders  # nothing is missing, so nothing is written
+    hashes = cache.content_hashes([clip, new])
+    assert expected.items() <= hashes.items()
+    assert len(hashes) == 2
+    opened_again = FeatureCache.create(cache.folder, cache.encoders, str(cache.dtype).removeprefix("torch."))
+    assert opened_again.encoders == cache.encoders  # nothing is missing, so nothing is written
 
 
 def test_two_writers_fill_one_cache(cache):
@@ -256,3 +269,11 @@ def test_two_writers_fill_one_cache(cache):
     writers = [subprocess.Popen([sys.executable, "-c", code, str(cache.folder), name]) for name in ("a", "b")]
     assert [writer.wait() for writer in writers] == [0, 0]
     assert len(FeatureCache(cache.folder)) == 40
+
+
+def test_file_hashes_of_the_previous_release_are_read(cache, tmp_path, monkeypatch):
+    (tmp_path / "clip.mp4").write_bytes(b"one")
+    file, status = VideoFile(tmp_path / "clip.mp4"), (tmp_path / "clip.mp4").stat()
+    line = [str((tmp_path / "clip.mp4").resolve()), status.st_size, status.st_mtime_ns, "hash of the list"]
+    (cache.folder / "files.jsonl").write_text(json.dumps(line) + "\n")
+    assert cache.content_hashes([file]) == {file: "hash of the list"}

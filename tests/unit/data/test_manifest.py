@@ -13,9 +13,9 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from kiwi.data.clips import ImageFile, VideoFile
 from kiwi.data.manifest import EditRecord, read_manifest
 from kiwi.errors import ManifestError
-from kiwi.media.image import read_image
 
 
 def jpeg(level: int = 100) -> bytes:
@@ -54,9 +54,10 @@ def write_rows(base: Path, kind: str, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def problem(path: Path, **options: Any) -> str:
+def problem(path: Path, code: str | None = None, **options: Any) -> str:
     with pytest.raises(ManifestError) as caught:
         read_manifest(path, **options)
+    assert caught.value.code == code or (code is None and caught.value.code)
     return str(caught.value)
 
 
@@ -74,12 +75,12 @@ def test_csv_with_every_column(base: Path) -> None:
     first, second, third = read_manifest(path)
     assert first == EditRecord(
         id="a1",
-        source=base / "src/0.mp4",
-        target=base / "tgt/0.mp4",
+        source=VideoFile(base / "src/0.mp4"),
+        target=VideoFile(base / "tgt/0.mp4"),
         instruction="Make it red",
-        references=(base / "ref a.jpg", base / "ref_b.jpg"),
+        references=(ImageFile(base / "ref a.jpg"), ImageFile(base / "ref_b.jpg")),
         category="local_change",
-        mask=base / "tgt/2.mp4",
+        mask=VideoFile(base / "tgt/2.mp4"),
         where="pairs.csv, line 2",
     )
     assert (second.instruction, second.references, second.category) == ('Say "hi", then go', (), None)
@@ -117,7 +118,7 @@ def test_jsonl_and_parquet_give_what_csv_gives(base: Path, kind: str) -> None:
         row | {"ref_image": None, "iid": None},
     ]
     records = read_manifest(write_rows(base, kind, rows))
-    assert [r.references for r in records] == [(base / "ref a.jpg", base / "ref_b.jpg"), (), ()]
+    assert [r.references for r in records] == [(ImageFile(base / "ref a.jpg"), ImageFile(base / "ref_b.jpg")), (), ()]
     assert [r.id for r in records] == ["x", "y", "pairs:3"]
     unit = "line" if kind == "jsonl" else "row"
     assert [r.where for r in records] == [f"pairs.{kind}, {unit} {n}" for n in (1, 2, 3)]
@@ -144,7 +145,7 @@ def test_refvie_parquet_holds_the_reference_images_themselves(base: Path, severa
     ]
     first, second = read_manifest(write_rows(base, "parquet", rows))
     assert (first.id, second.references) == ("7", ())
-    levels = [np.mean(read_image(image)) for image in first.references]
+    levels = [np.mean(image.frames()) for image in first.references]
     assert levels == pytest.approx([30, 220] if several else [30], abs=2)
 
 
@@ -164,7 +165,7 @@ def test_a_mask_is_a_file_inside_the_folder(base: Path, mask: Any, told: str) ->
 
 def test_base_may_be_another_folder_than_that_of_the_manifest(base: Path, tmp_path: Path) -> None:
     path = write(tmp_path, "src_video,tgt_video,prompt\nsrc/0.mp4,tgt/0.mp4,a\n", "elsewhere.csv")
-    assert read_manifest(path, base=base)[0].source == base / "src/0.mp4"
+    assert read_manifest(path, base=base)[0].source.path == base / "src/0.mp4"
     assert "does not exist" in problem(path)
     assert "base folder" in problem(path, base=tmp_path / "none")
 
@@ -174,7 +175,7 @@ def test_target_may_be_missing_only_when_it_is_not_required(base: Path) -> None:
     assert read_manifest(without, require_target=False)[0].target is None
     assert "missing tgt_video" in problem(without)
     empty = write(base, "src_video,tgt_video,prompt\nsrc/0.mp4,,a\nsrc/1.mp4,tgt/1.mp4,b\n")
-    assert [r.target for r in read_manifest(empty, require_target=False)] == [None, base / "tgt/1.mp4"]
+    assert [r.target for r in read_manifest(empty, require_target=False)] == [None, VideoFile(base / "tgt/1.mp4")]
     assert "line 2: tgt_video is empty" in problem(empty)
 
 
@@ -188,7 +189,7 @@ def test_symlinks_inside_the_base_are_followed_and_those_leaving_it_refused(base
     (base / "src/escape.mp4").symlink_to(tmp_path / "outside.mp4")
     (base / "way_out").symlink_to(tmp_path)
     path = write(base, "src_video,tgt_video,prompt\nsrc/link.mp4,tgt/0.mp4,a\n")
-    assert read_manifest(path)[0].source == base / "src/0.mp4"
+    assert read_manifest(path)[0].source.path == base / "src/0.mp4"
     for bad in ("src/escape.mp4", "way_out/outside.mp4"):
         path = write(base, f"src_video,tgt_video,prompt\n{bad},tgt/0.mp4,a\n")
         assert f"line 2: the src_video '{bad}' leaves the folder" in problem(path)
@@ -204,7 +205,7 @@ def test_symlinks_inside_the_base_are_followed_and_those_leaving_it_refused(base
         ("src_vidoe,tgt_video,prompt", "unknown column 'src_vidoe', did you mean 'src_video'?"),
         ("src_video,tgt_video,Prompt", "unknown column 'Prompt', did you mean 'prompt'?"),
         ("src_video,tgt_video,prompt,ref_images", "did you mean 'ref_image'?"),
-        ("src_video,tgt_video,prompt,prompt", "the column 'prompt' stands there twice"),
+        ("src_video,tgt_video,prompt,prompt", "the column 'prompt' occurs twice"),
     ],
 )
 def test_wrong_columns_name_the_header_line_what_was_found_and_the_closest(
@@ -254,7 +255,7 @@ def test_each_kind_of_bad_row_is_told_with_its_line(base: Path, row: str, wanted
 
 def test_duplicate_ids_name_both_rows(base: Path) -> None:
     path = write(base, "id,src_video,tgt_video,prompt\nk,src/0.mp4,tgt/0.mp4,a\nk,src/1.mp4,tgt/1.mp4,b\n")
-    assert "line 3: the id 'k' was taken before (pairs.csv, line 2)" in problem(path)
+    assert "line 3: the id 'k' is already in use (pairs.csv, line 2)" in problem(path)
 
 
 @pytest.mark.parametrize(

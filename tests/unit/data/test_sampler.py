@@ -4,28 +4,28 @@ from itertools import chain
 import pytest
 
 from kiwi.data.buckets import Bucket
-from kiwi.data.mixture import shares
+from kiwi.data.mixture import sampling_shares
 from kiwi.data.sampler import MixtureSampler, OnceSampler
 from kiwi.encoded import TaskKind
 
 VIDEO, WIDE = Bucket(TaskKind.video, 32, 32, 5, 0), Bucket(TaskKind.video, 32, 64, 5, 0)
 REFERENCE = Bucket(TaskKind.reference, 32, 32, 5, 1)
 BUCKETS = [VIDEO] * 8 + [WIDE] * 4 + [REFERENCE] * 6
-CELLS = [(0, "add")] * 4 + [(0, "remove")] * 8 + [(1, "none")] * 6
+STRATA = [(0, "add")] * 4 + [(0, "remove")] * 8 + [(1, "none")] * 6
 
 
 def sampler(weights=(None, None), categories=None, batch=2, **options):
-    given = shares(CELLS, list(weights), categories or {})
-    return MixtureSampler(BUCKETS, CELLS, given, batch, **{"seed": 0, **options})
+    shares = sampling_shares(STRATA, list(weights), categories or {})
+    return MixtureSampler(BUCKETS, STRATA, shares, batch, **{"seed": 0, **options})
 
 
-def batches(made, count):
+def batches(sampler, count):
     """The first batches, over as many epochs as it takes."""
-    found = []
-    made.consumed = lambda: len(found)
-    while len(found) < count:
-        found += list(made)
-    return found[:count]
+    consumed = []
+    sampler.consumed = lambda: len(consumed)
+    while len(consumed) < count:
+        consumed += list(sampler)
+    return consumed[:count]
 
 
 def drawn(found):
@@ -39,7 +39,7 @@ def test_batches_are_homogeneous_and_numbered():
     assert all(len(batch) == 2 for batch in found)
 
 
-def test_an_epoch_is_as_many_batches_as_hold_all_samples_and_draws_nearly_each_once():
+def test_an_epoch_has_as_many_batches_as_hold_all_samples_and_draws_nearly_each_once():
     assert len(sampler()) == 9
     counts = drawn(batches(sampler(), 90))
     assert sum(counts.values()) == 180
@@ -47,28 +47,28 @@ def test_an_epoch_is_as_many_batches_as_hold_all_samples_and_draws_nearly_each_o
     assert max(counts.values()) - min(counts.values()) <= 2
 
 
-def test_data_sets_and_categories_are_drawn_by_their_weights():
+def test_sources_and_categories_are_drawn_by_their_weights():
     counts = drawn(batches(sampler((3.0, 1.0), {"add": 2.0}), 400))
-    share = {cell: sum(counts[i] for i in range(18) if CELLS[i] == cell) / 800 for cell in set(CELLS)}
+    share = {stratum: sum(counts[i] for i in range(18) if STRATA[i] == stratum) / 800 for stratum in set(STRATA)}
     assert share[1, "none"] == pytest.approx(0.25, abs=0.01)
     assert share[0, "add"] == pytest.approx(0.75 * 0.5, abs=0.01)
     assert share[0, "remove"] == pytest.approx(0.75 * 0.5, abs=0.01)
     assert max(drawn(batches(sampler((1.0, 0.0)), 50))) < 12
 
 
-def test_the_order_follows_from_the_seed_alone():
+def test_the_order_is_a_function_of_the_seed_alone():
     assert batches(sampler(), 30) == batches(sampler(), 30)
     assert batches(sampler(), 30) != batches(sampler(seed=1), 30)
 
 
 @pytest.mark.parametrize("consumed", [0, 5, 9, 31])
-def test_a_resumed_run_goes_on_after_the_batches_that_were_trained_on(consumed):
+def test_a_resumed_run_continues_after_the_batches_that_were_trained_on(consumed):
     whole = batches(sampler(), 45)
     rest = list(sampler(consumed=lambda: consumed))
     assert rest == whole[consumed : (consumed // 9 + 1) * 9]
 
 
-def test_a_long_run_does_not_go_through_its_past_at_every_epoch():
+def test_a_long_run_does_not_skip_all_earlier_batches_at_every_epoch():
     made, begun = sampler(), []
     batches_from_the_first = made._batches
     made._batches = lambda: begun.append(True) or batches_from_the_first()
@@ -79,7 +79,7 @@ def test_a_long_run_does_not_go_through_its_past_at_every_epoch():
     assert begun == [True]
 
 
-def test_processes_have_the_same_kind_at_a_step_and_together_the_batch_of_one():
+def test_ranks_have_the_same_kind_at_a_step_and_together_the_batch_of_one_rank():
     whole = batches(sampler(batch=4), 20)
     parts = [batches(sampler(batch=2, rank=rank, world=2), 20) for rank in range(2)]
     assert [a + b for a, b in zip(*parts, strict=True)] == whole
@@ -102,13 +102,13 @@ def test_the_fingerprint_changes_with_whatever_changes_the_order():
     assert mine != sampler().fingerprint([*ids[:-1], "new"])
 
 
-def test_validation_sees_every_sample_once_in_the_manifests_order():
+def test_validation_has_every_sample_once_in_the_manifests_order():
     found = list(OnceSampler(BUCKETS, 3))
     assert found[:3] == [[0, 1, 2], [3, 4, 5], [6, 7]]
     assert list(chain(*found)) == list(range(18))
 
 
-def test_processes_share_validation_and_take_equally_many():
+def test_ranks_share_validation_and_take_the_same_number_of_batches():
     parts = [list(OnceSampler(BUCKETS, 3, rank=rank, world=3)) for rank in range(3)]
     assert [len(part) for part in parts] == [3, 3, 3]
     assert set(chain(*chain(*parts))) == set(range(18))

@@ -13,7 +13,7 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from kiwi import shipped
 from kiwi.data.datamodule import EditData
 from kiwi.data.sample import pixels, video_tensor
-from kiwi.data.world import Questions
+from kiwi.data.sandbox import SandboxQuestions
 from kiwi.editing.editor import KiwiEditor
 from kiwi.evaluation.fidelity import edit_metrics
 from kiwi.evaluation.perceptual import NoPerceptual
@@ -46,7 +46,7 @@ def transformers_model():
 
 
 def question_batches(count, batch_size, max_frames=5):
-    questions = Questions(questions=count, max_frames=max_frames, split="test")
+    questions = SandboxQuestions(items=count, max_frames=max_frames, split="test")
     data = EditData(train=[questions], multiple=8, batch_size=batch_size, num_workers=0)
     data.setup()
     return islice(data.fresh_train_dataloader(), count // batch_size)  # training's batches are endless

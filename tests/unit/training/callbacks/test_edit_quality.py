@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from kiwi.data.datamodule import EditData, Manifest
+from kiwi.data.datamodule import EditData
 from kiwi.data.sample import collate
+from kiwi.data.sources import Manifest
 from kiwi.errors import InputError
 from kiwi.evaluation.fidelity import edit_metrics
 from kiwi.evaluation.perceptual import Lpips, NoPerceptual
@@ -60,7 +61,7 @@ def test_validation_tells_the_means_of_edits_and_of_the_copied_source_and_how_ma
     module = kiwi(tiny_config)
     found = validated(tmp_path, module, data, EditQuality())
     dataset, plain = data.sets["validation"], NoPerceptual().build()
-    samples = [dataset.decoded(index) for index in range(len(dataset))]
+    samples = [dataset.decode(index) for index in range(len(dataset))]
     masked = [sample.mask_FHW is not None for sample in samples]
     assert (found["val/edits"], found["val/edits_inside"], found["val/edits_outside"]) == (3, 2, 2)
     assert (len(masked), sum(masked)) == (3, 2)

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 
-from kiwi.data.datamodule import EditData, Manifest
+from kiwi.data.datamodule import EditData
 from kiwi.data.sample import collate
+from kiwi.data.sources import Manifest
 from kiwi.models.injection import AddSource, NoSource
 from kiwi.models.scaling import LearnableScale
 from kiwi.training.callbacks.run_log import RunLog, _kind
@@ -84,7 +85,7 @@ def test_the_share_of_the_devices_peak_is_told_where_it_is_known(tiny_config, da
 
 def test_operations_are_counted_apart_for_each_length_of_clips_that_come_from_a_cache(data):
     data.setup()
-    sample = data.sets["train"].decoded(0)
+    sample = data.sets["train"].decode(0)
     cached = replace(sample, source_FHWC=sample.source_FHWC[:0])
     kinds = {_kind(collate([one])) for one in (cached, replace(cached, size=(1, *sample.size[1:])))}
     kinds.add(_kind(collate([cached, cached])))

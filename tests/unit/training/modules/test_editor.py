@@ -4,10 +4,11 @@ import lightning as L
 import pytest
 import torch
 
-from kiwi.data.datamodule import EditData, Manifest
+from kiwi.data.datamodule import EditData
 from kiwi.data.dropout import ConditionDropout
-from kiwi.data.feature_cache import Encoders, FeatureCache
+from kiwi.data.feature_cache import EncoderFingerprints, FeatureCache
 from kiwi.data.sample import collate
+from kiwi.data.sources import Manifest
 from kiwi.encoded import LatentDistribution, VisionFeatures
 from kiwi.errors import CheckpointError, InputError, SpecError, TrainingError
 from kiwi.models.vae.wan import NewVae
@@ -234,8 +235,8 @@ def test_validation_tells_right_swapped_and_blind_losses(tiny_config, data, tmp_
 def test_a_cache_is_neither_for_autoencoders_nor_for_editors_with_another(tiny_config, data, tmp_path):
     data.multiple = 4
     data.setup()
-    cache = FeatureCache.create(tmp_path / "cache", Encoders("vae"), "float16")
-    keys = [key for dataset in data.sets.values() for key in dataset.encodable(cache)]
+    cache = FeatureCache.create(tmp_path / "cache", EncoderFingerprints("vae"), "float16")
+    keys = [key for dataset in data.sets.values() for key in dataset.encoding_jobs(cache)]
     cache.write(dict.fromkeys(keys, LatentDistribution(torch.zeros(1), torch.zeros(1))))
     data.cache, data.sets = str(tmp_path / "cache"), {}
     for module, told in (
@@ -245,8 +246,8 @@ def test_a_cache_is_neither_for_autoencoders_nor_for_editors_with_another(tiny_c
         for command in ("fit", "validate"):
             with pytest.raises(InputError, match=told):
                 getattr(trainer(tmp_path), command)(module, data)
-    other = FeatureCache.create(tmp_path / "other", Encoders(mllm="another"), "float16")
-    seen = [item.seen for dataset in data.sets.values() for item in dataset.encodable(other).values()]
+    other = FeatureCache.create(tmp_path / "other", EncoderFingerprints(mllm="another"), "float16")
+    seen = [item.seen for dataset in data.sets.values() for item in dataset.encoding_jobs(other).values()]
     other.write(dict.fromkeys(seen, VisionFeatures(1, (1, 28, 28), torch.zeros(1))))
     data.cache, data.sets = str(other.folder), {}
     with pytest.raises(InputError, match="another MLLM or its limits"):
@@ -256,7 +257,7 @@ def test_a_cache_is_neither_for_autoencoders_nor_for_editors_with_another(tiny_c
 def test_a_source_that_says_nothing_is_grey_whatever_latents_the_cache_has_of_it(tiny_config, data):
     data.multiple = 4
     data.setup()
-    module, batch = LitKiwi(tiny_config), collate([data.sets["train"].decoded(0)])
+    module, batch = LitKiwi(tiny_config), collate([data.sets["train"].decode(0)])
     assert module.source_latents(batch) is None
     x = module.posterior(batch).mode()
     batch.source_latents = LatentDistribution(x, torch.zeros_like(x))
@@ -287,7 +288,7 @@ def test_a_run_goes_on_with_the_choices_that_it_was_started_with_or_not_at_all(t
 def test_sources_are_swapped_in_every_form_that_a_batch_has_them_in(tiny_config, data):
     data.multiple = 4
     data.setup()
-    samples = [data.sets["train"].decoded(index) for index in (0, 1, 2)]
+    samples = [data.sets["train"].decode(index) for index in (0, 1, 2)]
     module, plain = LitKiwi(tiny_config), collate(samples)
     swapped = module.swapped(plain)
     for index, other in enumerate((1, 2, 0)):

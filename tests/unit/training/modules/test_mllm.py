@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kiwi.data.datamodule import EditData
-from kiwi.data.world import Questions, World
+from kiwi.data.sandbox import SandboxEdits, SandboxQuestions
 from kiwi.errors import InputError
 from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.mllm.new_qwen import NewQwen
@@ -25,7 +25,7 @@ def data(*sets, **more):
 
 
 def batch_of(**questions):
-    return next(iter(data(Questions(questions=64, **questions)).fresh_train_dataloader()))
+    return next(iter(data(SandboxQuestions(items=64, **questions)).fresh_train_dataloader()))
 
 
 def first(batch):
@@ -120,8 +120,8 @@ def test_a_run_logs_them(tmp_path):
     options = {"max_steps": 1, "val_check_interval": 1, "num_sanity_val_steps": 0, **dict.fromkeys(off, False)}
     trainer = L.Trainer(default_root_dir=tmp_path, accelerator="cpu", **options)
     asked = data(
-        Questions(questions=8, tasks=["count"], max_frames=1),
-        validation=[Questions(questions=4, tasks=["count"], max_frames=1, split="new_both")],
+        SandboxQuestions(items=8, tasks=["count"], max_frames=1),
+        validation=[SandboxQuestions(items=4, tasks=["count"], max_frames=1, split="new_both")],
     )
     trainer.fit(LitMllm(TINY, optim=AdamW(lr=1e-3)), asked)
     assert {"val/loss", "val/right_count", "val/guessed_count", "val/right"} <= trainer.callback_metrics.keys()
@@ -143,6 +143,6 @@ def test_a_preview_shows_what_is_asked_about_and_tells_what_is_said():
 
 
 def test_edits_are_no_questions():
-    edits = next(iter(data(World(items=4)).fresh_train_dataloader()))
+    edits = next(iter(data(SandboxEdits(items=4)).fresh_train_dataloader()))
     with pytest.raises(InputError, match=r"Questions in data\.train"):
         LitMllm(TINY)._loss(edits)

@@ -7,8 +7,9 @@ import lightning as L
 import pytest
 import torch
 
-from kiwi.data.datamodule import EditData, Manifest
-from kiwi.data.world import World
+from kiwi.data.datamodule import EditData
+from kiwi.data.sandbox import SandboxEdits
+from kiwi.data.sources import Manifest
 from kiwi.errors import InputError, SpecError
 from kiwi.models.dit.base import WanBase
 from kiwi.models.dit.transformer import DiTConfig
@@ -28,8 +29,8 @@ CONFIG = TextToVideoConfig(
 @pytest.fixture
 def data():
     return EditData(
-        train=[World(items=28, max_frames=5), World(items=14, max_frames=1, seed=1)],
-        validation=[World(items=4, max_frames=5, split="test")],
+        train=[SandboxEdits(items=28, max_frames=5), SandboxEdits(items=14, max_frames=1, seed=1)],
+        validation=[SandboxEdits(items=4, max_frames=5, split="test")],
         multiple=8, batch_size=4, num_workers=0,
     )  # fmt: skip
 

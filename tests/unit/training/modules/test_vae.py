@@ -4,7 +4,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from kiwi.data.datamodule import EditData
 from kiwi.data.sample import pixels
-from kiwi.data.world import Questions, World
+from kiwi.data.sandbox import SandboxEdits, SandboxQuestions
 from kiwi.errors import InputError
 from kiwi.models.vae.wan import NewVae, WanVae
 from kiwi.training.modules.vae import LitVae
@@ -45,7 +45,7 @@ def test_a_vae_exported_at_half_the_size_decodes_nearly_the_same(tmp_path, monke
 
 
 def batch_of(category):
-    data = EditData(train=[World(items=4, categories=[category])], multiple=4, batch_size=2, num_workers=0)
+    data = EditData(train=[SandboxEdits(items=4, categories=[category])], multiple=4, batch_size=2, num_workers=0)
     data.setup()
     return next(iter(data.fresh_train_dataloader()))
 
@@ -86,7 +86,7 @@ def test_validation_measures_clips_and_pictures_apart(category, pictures):
 
 def test_questions_are_no_clips_to_reconstruct():
     module = LitVae(NewVae(z_dim=4, base_dim=8))
-    found = EditData(train=[Questions(questions=2)], multiple=8, num_workers=0)
+    found = EditData(train=[SandboxQuestions(items=2)], multiple=8, num_workers=0)
     found.setup()
     batch = next(iter(found.fresh_train_dataloader()))
     with pytest.raises(InputError, match="learns from edits"):

@@ -1,0 +1,127 @@
+"""Rows of manifests in the three file formats, with the place of each row and checked column names."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kiwi.errors import ManifestError
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ["src_video", "tgt_video", "prompt", "ref_image", "ref_image_bytes", "iid", "id"]
+COLUMNS += ["edited_type", "mask", "caption"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row as it was read: its cells by column, or why there are none."""
+
+    where: str
+    cells: dict[str, Any]
+    problem: str | None = None
+
+
+def _csv_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.reader(stream, strict=True)
+        header: list[str] = []
+        line = 1
+        try:
+            for cells in reader:
+                where = f"{path.name}, line {line}"
+                line = reader.line_num + 1  # where the next row starts; a quoted cell may span lines
+                if not cells:
+                    continue
+                if not header:
+                    header = [name.strip() for name in cells]
+                    _check_columns(path, where, header, required)
+                elif len(cells) != len(header):
+                    problem = f"it has {len(cells)} cells where the header has {len(header)} columns"
+                    yield Row(where=where, cells={}, problem=problem)
+                else:
+                    row: dict[str, Any] = dict(zip(header, cells, strict=True))
+                    if row.get("ref_image") and not row["ref_image"].lstrip().startswith("["):
+                        row["ref_image"] = row["ref_image"].split("|")
+                    yield Row(where=where, cells=row)
+        except csv.Error as problem:
+            yield Row(where=f"{path.name}, line {line}", cells={}, problem=f"it is not valid CSV ({problem})")
+
+
+def _jsonl_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
+    known_headers: set[tuple[str, ...]] = set()
+    with path.open(encoding="utf-8-sig") as stream:
+        for line, text in enumerate(stream, start=1):
+            where = f"{path.name}, line {line}"
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except (json.JSONDecodeError, RecursionError) as problem:
+                message = f"it is not valid JSON ({str(problem).split(': line')[0]})"
+                yield Row(where=where, cells={}, problem=message)
+                continue
+            if not isinstance(row, dict):
+                yield Row(where=where, cells={}, problem=f"it is not a JSON object but {type(row).__name__}")
+                continue
+            problem_text = None
+            if tuple(row) not in known_headers:
+                problem_text = _column_problem(list(row), required)
+                if problem_text is None:
+                    known_headers.add(tuple(row))
+            yield Row(where=where, cells=row, problem=problem_text)
+
+
+def _parquet_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
+    import pyarrow  # heavy, and only this format needs it
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(path)
+        header = list(table.schema_arrow.names)
+        _check_columns(path, f"{path.name}, schema", header, required)
+        columns = [name for name in header if name in COLUMNS]
+        number = 0
+        for batch in table.iter_batches(batch_size=256, columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                yield Row(where=f"{path.name}, row {number}", cells=row)
+    except (pyarrow.ArrowException, OSError) as problem:
+        raise ManifestError(
+            f"The manifest {path} cannot be read as parquet ({problem})", code="unreadable-file"
+        ) from None
+
+
+def _check_columns(path: Path, where: str, columns: list[str], required: tuple[str, ...]) -> None:
+    if problem := _column_problem(columns, required):
+        raise ManifestError(
+            f"The manifest {path} has wrong columns ({where}): {problem}",
+            code="unknown-column",
+            fix="rename the columns",
+        )
+    if unused := [name for name in columns if name not in COLUMNS]:
+        log.info("%s: columns that are not used: %s", path, ", ".join(unused))
+
+
+def _column_problem(columns: list[str], required: tuple[str, ...]) -> str | None:
+    """What is wrong with the column names; unknown ones are harmless unless they resemble a known one."""
+    problems = [f"the column {name!r} occurs twice" for name in sorted(set(columns)) if columns.count(name) > 1]
+    misspelt: set[str] = set()
+    for name in columns:
+        close = difflib.get_close_matches(name.strip().lower(), COLUMNS, n=1, cutoff=0.8)
+        if name not in COLUMNS and close and close[0] not in columns:
+            problems.append(f"unknown column {name!r}, did you mean {close[0]!r}?")
+            misspelt.add(close[0])
+    if missing := [name for name in required if name not in columns and name not in misspelt]:
+        problems.insert(0, f"missing {', '.join(missing)}")
+    return f"{'; '.join(problems)} (found: {', '.join(map(str, columns))})" if problems else None
+
+
+READERS = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+"""By the suffix of a manifest; each yields the rows of a file, which must have the required columns."""
