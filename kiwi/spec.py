@@ -174,7 +174,7 @@ def override(spec: Spec, changes: dict[str, Any]) -> Any:
         SpecError: a path that does not exist, with the choices at the point where it breaks.
     """
     if not all(isinstance(path, str) for path in changes):
-        raise SpecError("the paths of overrides must be text", code="wrong-type", got=list(changes))
+        raise SpecError("the paths of overrides must be text", code="wrong-type", got=", ".join(map(str, changes)))
     data = to_dict(spec)
     for path in sorted(changes, key=lambda path: path.count(".")):
         *parents, last = path.split(".")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import runpy
 import signal
 import sys
 from pathlib import Path
@@ -42,8 +41,9 @@ def _run(folder: Path, number: int) -> int:
 
         fit(from_dict(FitOptions, step.options))
     elif step.command == "cache":
-        sys.argv = ["kiwi", "cache", *(word for name, value in step.options.items() for word in (f"--{name}", value))]
-        runpy.run_module("kiwi", run_name="__main__")
+        from kiwi.training.cache import CacheOptions, fill_cache
+
+        fill_cache(from_dict(CacheOptions, step.options))
     else:
         raise InputError(
             f"a step cannot run the command {step.command!r}", code="unknown-command", wanted="fit or cache"

@@ -29,7 +29,8 @@ def read_editor_experiment(file: Path) -> EditorExperiment:
     Raises:
         InputError: it cannot be read, does not train an editor, or has values of the wrong type.
     """
-    from kiwi.data.datamodule import data_sets_of
+    import kiwi.data.sandbox  # noqa: F401  (its data sources can be chosen by name)
+    from kiwi.data.sources import DataSource
     from kiwi.experiment import read_experiment, section
     from kiwi.models.config import TRAINABLE, KiwiConfig
     from kiwi.spec import from_dict
@@ -55,5 +56,9 @@ def read_editor_experiment(file: Path) -> EditorExperiment:
             problem = f"data.{name} of {file} must be a whole number of at least {minimum}"
             raise InputError(problem, code="out-of-range", got=repr(value))
     for name in ("train", "validation"):
-        data[name] = data_sets_of(settings.get(name) or [], f"data.{name} of {file}")
+        sources = settings.get(name) or []
+        if not isinstance(sources, list):
+            problem = f"data.{name} of {file} is not a list of data sources"
+            raise InputError(problem, code="wrong-type", got=repr(sources))
+        data[name] = [from_dict(DataSource, item, f"data.{name}[{i}]") for i, item in enumerate(sources)]
     return EditorExperiment(config, parts, data, experiment.get("seed_everything", 0))

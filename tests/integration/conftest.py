@@ -10,17 +10,14 @@ import yaml
 from kiwi.__main__ import main
 
 TRAINER = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "val_check_interval": 2}
-MANIFESTS = [{"path": "video.csv", "max_frames": 5}, {"path": "reference.csv", "max_frames": 5}]
+MANIFESTS = [{"type": "Manifest", "path": f"{name}.csv", "max_frames": 5} for name in ("video", "reference")]
 
 
 def vae_config(data: Path, run: Path, **trainer: object) -> dict:
     """What `kiwi fit` needs for an autoencoder."""
     return {
         "trainer": {**TRAINER, "max_steps": 2, "default_root_dir": str(run), **trainer},
-        "model": {
-            "class_path": "LitVae",
-            "init_args": {"vae": {"class_path": "NewVae", "init_args": {"z_dim": 4, "base_dim": 4}}},
-        },
+        "model": {"type": "LitVae", "vae": {"type": "NewVae", "z_dim": 4, "base_dim": 4}},
         "data": _data(data),
         "previews": {"items": 1},
     }
@@ -30,15 +27,17 @@ def editor_config(data: Path, run: Path, vae: Path, **trainer: object) -> dict:
     """What `kiwi fit` needs for an editor."""
     config = {
         "dit": {"dim": 48, "ffn_dim": 96, "num_heads": 2, "num_layers": 2, "freq_dim": 32, "latent_channels": 4},
-        "vae": {"class_path": "WanVae", "init_args": {"path": str(vae)}},
-        "mllm": {"class_path": "NewQwen", "init_args": {"hidden_size": 32, "vision_layers": 1}},
-        "query": {"class_path": "QueryConnector", "init_args": {"image": 3, "video": 4, "reference": 5}},
+        "vae": {"type": "WanVae", "path": str(vae)},
+        "mllm": {"type": "NewQwen", "hidden_size": 32, "vision_layers": 1},
+        "query": {"type": "QueryConnector", "image": 3, "video": 4, "reference": 5},
     }
     return {
         "trainer": {**TRAINER, "max_steps": 3, "default_root_dir": str(run), **trainer},
         "model": {
-            "class_path": "LitKiwi",
-            "init_args": {"config": config, "optim": {"lr": 1e-3, "warmup_steps": 1}, "sampling": {"steps": 2}},
+            "type": "LitKiwi",
+            "config": config,
+            "optim": {"lr": 1e-3, "warmup_steps": 1},
+            "sampling": {"steps": 2},
         },
         "data": _data(data),
         "previews": {"items": 2},

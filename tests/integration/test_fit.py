@@ -215,7 +215,7 @@ def test_bad_manifests_are_refused_with_their_lines(runs, edit_folder, tmp_path,
     bad.write_text(text)
     found = refused(
         capsys, "fit", "--config", str(runs / "editor.yaml"), "--trainer.default_root_dir", str(tmp_path / "run"),
-        "--data.train", "[{path: bad.csv, max_frames: 5}]",
+        "--data.train", "[{type: Manifest, path: bad.csv, max_frames: 5}]",
     )  # fmt: skip
     bad.unlink()
     assert all(part in found for part in ["bad.csv", *told]), found
@@ -223,7 +223,7 @@ def test_bad_manifests_are_refused_with_their_lines(runs, edit_folder, tmp_path,
 
 def test_a_checkpoint_of_another_size_is_refused(runs, tmp_path, capsys):
     wider = yaml.safe_load((runs / "editor.yaml").read_text())
-    wider["model"]["init_args"]["config"]["dit"]["ffn_dim"] = 64
+    wider["model"]["config"]["dit"]["ffn_dim"] = 64
     wider["trainer"]["default_root_dir"] = str(tmp_path / "run")
     config = write_yaml(tmp_path / "wider.yaml", wider)
     last = runs / "editor" / "checkpoints" / "last.ckpt"

@@ -15,8 +15,8 @@ def test_a_run_that_was_killed_ends_as_the_unbroken_one(runs, edit_folder, tmp_p
     config = editor_config(edit_folder, tmp_path / "unused", runs / "vae" / "model", max_steps=12, log_every_n_steps=1)
     config["trainer"]["limit_val_batches"] = 0
     config["checkpoint"] = {"every_n_train_steps": 2}
-    config["model"]["init_args"] |= {
-        "averaging": {"class_path": "Ema"},
+    config["model"] |= {
+        "averaging": {"type": "Ema"},
         "targets": "sample",
         "dropout": {"instruction": 0.2, "source": 0.2, "reference": 0.2},
     }

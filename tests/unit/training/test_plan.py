@@ -132,10 +132,10 @@ def test_a_size_or_an_experiment_is_counted_not_both_and_only_an_editors():
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("model: 5", "model of .* is no mapping"),
-        ("data: 5", "data of .* is no mapping"),
-        ("data: {train: video.csv}", "holds no manifests"),
-        ("data: {train: [{path: a.csv, max_frame: 1}]}", "holds no manifests or worlds"),
+        ("model: 5", "model of .* is not a mapping"),
+        ("data: 5", "data of .* is not a mapping"),
+        ("data: {train: video.csv}", "not a list of data sources"),
+        ("data: {train: [{path: a.csv, max_frame: 1}]}", "no field .*max_frame.*did you mean max_frames"),
         ("data: {train: [{path: a.csv, max_frames: '1'}]}", "wrong type"),
         ("data: {max_pixels: '1024'}", "whole number"),
         ("model: {train_parts: [nonsense]}", "unknown parts"),

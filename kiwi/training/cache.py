@@ -1,0 +1,179 @@
+"""Filling a feature cache: the outputs of an experiment's frozen encoders for all of its clips.
+
+In this package because it needs both `kiwi.data` and the encoders of `kiwi.models`, as they are built for training.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from kiwi import console
+from kiwi.errors import InputError
+from kiwi.options import Options, option
+
+if TYPE_CHECKING:
+    from kiwi.data.dataset import EncodingJob
+    from kiwi.data.feature_cache import Entry, FeatureCache
+    from kiwi.models.mllm.encoder import MllmEncoder
+    from kiwi.models.vae.wan import VideoVae
+    from kiwi.training.editor_experiment import EditorExperiment
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions(Options):
+    """Encode an experiment's clips once, for all training on them.
+
+    The cache keeps the VAE's latents of sources and targets, and the MLLM's vision features of sources and references.
+    `kiwi fit` with `--data.cache CACHE` reads these instead of decoding clips and running the encoders. Existing
+    entries are skipped: rerun a killed command to resume it, share a cache among experiments, or let several processes
+    fill it, each with its part (`--part 1/4`).
+
+    Args:
+        config: experiment of `kiwi fit`, for its data and encoders.
+        out: folder of the cache.
+        root: folder of the manifests (default: the experiment's data.root).
+        only: keep only the VAE's latents, or only the vision features (default: both).
+        part: with several processes, which of them this is.
+        dtype: number format of the entries.
+        clips: clips and images in a shard.
+        device: cpu, cuda, cuda:1 ... (default: cuda if available).
+        verify: only read all entries, and delete damaged shards.
+    """
+
+    config: Path | None = None
+    out: Path = option(metavar="CACHE")
+    root: str | None = None
+    only: Literal["latents", "features"] | None = None
+    part: str = option("1/1", metavar="I/N")
+    dtype: Literal["float16", "float32"] = "float16"
+    clips: int = 64
+    device: str | None = None
+    verify: bool = False
+
+    def __post_init__(self) -> None:
+        self.require_at_least(1, "clips")
+        number, count = self.part_of
+        if not 1 <= number <= count:
+            wanted = "I/N with 1 <= I <= N, such as 2/4"
+            raise InputError("--part is invalid", code="out-of-range", got=self.part, wanted=wanted)
+        if self.config is None and not self.verify:
+            fix = "give --config EXPERIMENT.yaml, or --verify"
+            raise InputError("a cache is filled for an experiment", code="missing-option", fix=fix)
+
+    @property
+    def part_of(self) -> tuple[int, int]:
+        """The number of this process, from 1, and the number of processes; zeros for text that says neither."""
+        match = re.fullmatch(r"(\d+)/(\d+)", self.part, re.ASCII)
+        return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+class FilledCache(NamedTuple):
+    """What `fill_cache` did."""
+
+    encoded: int
+    """Clips and images that were encoded now."""
+    entries: int
+    """Entries of the cache."""
+
+
+def fill_cache(options: CacheOptions) -> FilledCache:
+    """Encode the clips of an experiment that a cache lacks.
+
+    Raises:
+        InputError: an experiment that does not train an editor, data that cannot be read, an untrained VAE, or a cache
+            that was built with different encoders.
+    """
+    from kiwi.models.device import usable_device
+    from kiwi.training.editor_experiment import read_editor_experiment
+
+    assert options.config is not None
+    device = usable_device(options.device)
+    experiment = read_editor_experiment(options.config)
+    if options.root is not None:
+        experiment.data["root"] = options.root
+    encoders = _Encoders(experiment, options.only)
+    cache, jobs = encoders.open_cache(options)
+    number, count = options.part_of
+    missing = [
+        job
+        for name, job in jobs.items()
+        if int(name[:8], 16) % count == number - 1
+        and any(key and key not in cache for key in (job.latents_key, job.features_key))
+    ]
+    encoders.fill(cache, missing, options.clips, device)
+    return FilledCache(len(missing), len(cache))
+
+
+class _Encoders:
+    """The frozen encoders of an experiment, as they are built for training."""
+
+    def __init__(self, experiment: EditorExperiment, only: str | None) -> None:
+        from kiwi.keyed import forked_rng
+
+        self.experiment, config = experiment, experiment.config
+        self.vae: VideoVae = config.vae.build().eval()
+        if not self.vae.fingerprint:
+            got = type(config.vae).__name__
+            raise InputError("an untrained VAE cannot fill a cache", code="untrained-vae", got=got, wanted="a WanVae")
+        self.keeps_latents = only != "features"
+        self.mllm: MllmEncoder | None = None
+        # Needed for an editor without connectors too: without vision features its sources would be decoded.
+        if only != "latents":
+            with forked_rng(experiment.seed, "mllm"):
+                self.mllm = config.mllm.build().eval()
+
+    def open_cache(self, options: CacheOptions) -> tuple[FeatureCache, dict[str, EncodingJob]]:
+        """The cache, and the jobs for all that it has to hold of the experiment's data."""
+        from kiwi.data.datamodule import EditData
+        from kiwi.data.feature_cache import EncoderFingerprints, FeatureCache
+
+        multiple = self.experiment.config.dit.size_multiple(self.vae.spatial_factor)
+        data = EditData(**self.experiment.data, multiple=multiple, seed=self.experiment.seed)
+        data.setup()
+        encoders = EncoderFingerprints(
+            vae=self.vae.fingerprint if self.keeps_latents else "",
+            mllm="" if self.mllm is None else self.mllm.vision_fingerprint(),
+        )
+        cache = FeatureCache.create(options.out, encoders, options.dtype)
+        cache.encoders = encoders  # entries of other encoders that it may keep are not this command's to add
+        return cache, {
+            name: job for dataset in data.sets.values() for name, job in dataset.encoding_jobs(cache).items()
+        }
+
+    def fill(self, cache: FeatureCache, jobs: Sequence[EncodingJob], shard_size: int, device: str) -> None:
+        """Encode, and write a shard for every `shard_size` jobs."""
+        self.vae.to(device)
+        if self.mllm is not None:
+            self.mllm.model.visual.to(device)
+        pending: dict[str, Entry] = {}
+        for number, job in enumerate(console.progress(jobs, "encoding"), start=1):
+            pending |= {key: entry for key, entry in self._encode(job).items() if key not in cache}
+            if number % shard_size == 0:
+                cache.write(pending)
+                pending = {}
+        cache.write(pending)
+
+    def _encode(self, job: EncodingJob) -> dict[str, Entry]:
+        """The entries of one clip or image by their keys."""
+        import torch
+
+        from kiwi.data.sample import video_tensor
+        from kiwi.encoded import LatentDistribution
+
+        frames = job.load()
+        entries: dict[str, Entry] = {}
+        with torch.no_grad():
+            if job.latents_key:
+                video_BCFHW = video_tensor(frames[None]).to(next(self.vae.parameters()).device)
+                posterior = self.vae.posterior(video_BCFHW)
+                entries[job.latents_key] = LatentDistribution(posterior.mean[0], posterior.deviation[0])
+            if job.features_key:
+                assert self.mllm is not None
+                prepare = self.mllm.preprocessor
+                image = prepare.prepare_reference(frames[0]) if job.is_reference else prepare.prepare_source(frames)
+                entries[job.features_key] = self.mllm.encode_image(image)
+        return entries
