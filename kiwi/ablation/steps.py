@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import kiwi.ablation.study  # noqa: F401 (registers the measurements, whose names steps have)
 from kiwi.errors import InputError, SpecError
 from kiwi.evaluation.measurement import Measurement
 from kiwi.media.files import write_json

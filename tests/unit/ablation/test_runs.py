@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from kiwi.ablation.runs import FAILED, RESULT, Run, check_result, execute, failu
 from kiwi.ablation.steps import COMMANDS, LOG, PARENT_VARIABLE, Step, read_steps, reset_stop_flag, stop_all
 from kiwi.ablation.study import Arm
 from kiwi.errors import InputError
+from kiwi.training.validation import ValidationMeasurement
 
 ARM = Arm(label="base", options={}, resolved={})
 
@@ -113,12 +115,14 @@ def test_a_run_that_was_stopped_has_not_failed(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="by prctl of Linux")
 def test_a_child_process_whose_study_is_gone_does_not_start(tmp_path):
-    prepare_run(make_run(tmp_path / "a", "nonsense"))
+    run = make_run(tmp_path / "a", "nonsense")
+    validation = Step(command="", options={}, out=tmp_path, measurement=ValidationMeasurement())
+    prepare_run(replace(run, steps=[*run.steps, validation]))
     command = [sys.executable, "-m", "kiwi.ablation.child_process", str(tmp_path / "a"), "0"]
     for parent, code in ((str(os.getpid()), 2), ("1", 1)):  # 2: the step was read, and refused
         environment = {**os.environ, PARENT_VARIABLE: parent}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-        assert (done.returncode, "nonsense" in done.stderr) == (code, code == 2)
+        assert (done.returncode, "command 'nonsense'" in done.stderr) == (code, code == 2)
 
 
 def test_a_result_alone_is_enough_to_continue_elsewhere(tmp_path):
