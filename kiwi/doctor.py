@@ -114,16 +114,13 @@ def fixes(parts: Iterable[Part]) -> dict[str, str]:
 
 
 def _check(requirement: Requirement, extra: str | None) -> Part:
-    version = installed_version(requirement.name)
-    problem = None if version is None else _import_problem(requirement.name)
+    name, specifier, version = requirement.name, requirement.specifier, installed_version(requirement.name)
     if version is None:
         state = "missing"
-    elif problem is not None:
-        state = problem
     else:
-        state = "fits" if requirement.specifier.contains(version, prereleases=True) else "wrong version"
-    wanted = str(requirement.specifier)
-    return Part(name=requirement.name, wanted=wanted, installed=version, state=state, extra=extra)
+        fits = specifier.contains(version, prereleases=True)
+        state = _import_problem(name) or ("fits" if fits else "wrong version")
+    return Part(name=name, wanted=str(specifier), installed=version, state=state, extra=extra)
 
 
 def _import_problem(name: str) -> str | None:

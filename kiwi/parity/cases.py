@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -114,11 +116,11 @@ def dit(case: Case) -> dict[str, Tensor]:
         if batch == "_context":
             inputs = {key: value.expand(len(context), -1, -1, -1, -1) for key, value in inputs.items()}
             sigma, timestep = sigma.expand(len(context)), timestep.expand(len(context))
-        with _TokenTrace(model) as trace:
+        with _traced_tokens(model) as tokens:
             prepared = _prepare(model, context, inputs["source"], inputs["ref"])
             out[name] = model.velocity(inputs["latents"], sigma, prepared, timestep)
         if name == "c_source_ref_last":
-            out |= trace.tokens
+            out |= tokens
     frames, height, width = case.meta["token_grid_f_h_w"]
     table = rope_table(frames + recorded["ref"].shape[2], height, width, case.meta["config"]["head_dim"])
     return out | {"c_rope_cos": table.cos_LK, "c_rope_sin": table.sin_LK}
@@ -206,25 +208,18 @@ def _prepare(model: KiwiEdit, context: Tensor, source: Tensor, reference: Tensor
     return model.prepare(Conditions(Context(context, None), source, reference), source.shape)
 
 
-class _TokenTrace:
-    """Records the tokens that enter the first block, leave it, and leave the last."""
-
-    def __init__(self, model: KiwiEdit) -> None:
-        self.model = model
-        self.tokens: dict[str, Tensor] = {}
-
-    def __enter__(self) -> _TokenTrace:
-        first, last = self.model.dit.blocks[0], self.model.dit.blocks[-1]
-        self.hooks = [
-            first.register_forward_pre_hook(lambda module, args: self._keep("before_block0", args[0])),
-            first.register_forward_hook(lambda module, args, output: self._keep("after_block0", output)),
-            last.register_forward_hook(lambda module, args, output: self._keep("after_last_block", output)),
-        ]
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for hook in self.hooks:
+@contextmanager
+def _traced_tokens(model: KiwiEdit) -> Iterator[dict[str, Tensor]]:
+    """Record the tokens that enter the first block, leave it, and leave the last."""
+    tokens: dict[str, Tensor] = {}
+    first, last = model.dit.blocks[0], model.dit.blocks[-1]
+    hooks = [
+        first.register_forward_pre_hook(lambda module, args: tokens.update(c_tokens_before_block0=args[0])),
+        first.register_forward_hook(lambda module, args, output: tokens.update(c_tokens_after_block0=output)),
+        last.register_forward_hook(lambda module, args, output: tokens.update(c_tokens_after_last_block=output)),
+    ]
+    try:
+        yield tokens
+    finally:
+        for hook in hooks:
             hook.remove()
-
-    def _keep(self, name: str, tokens: Tensor) -> None:
-        self.tokens[f"c_tokens_{name}"] = tokens

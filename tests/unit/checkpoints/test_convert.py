@@ -2,13 +2,17 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from kiwi.__main__ import main
+from kiwi.checkpoints import ConvertOptions, convert
 from kiwi.checkpoints.folder import from_pretrained, save_pretrained
+from kiwi.errors import InputError
 from kiwi.models.connectors import NoConnector, QueryConnector
 from kiwi.models.injection import AppendReference, ChannelConcatSource, PrependReference
 from kiwi.models.kiwi import KiwiEdit
@@ -276,3 +280,19 @@ def test_weights_are_written_in_the_given_dtype_in_both_directions(checkpoint, t
         assert torch.equal(state["dit.head.head.bias"].bfloat16(), before["dit.head.head.bias"].bfloat16())
         assert {tensor.dtype for tensor in read_weights(target / "mllm").values()} == {torch.float32}
         assert from_pretrained(target)[0].dit.head.head.weight.dtype == getattr(torch, dtype)
+
+
+def test_conversion_from_python_returns_what_was_done_with_each_part(checkpoint, tmp_path):
+    steps = dict(convert(ConvertOptions(format="kiwi-upstream", src=f"{checkpoint}/m", dst=tmp_path / "c.safetensors")))
+    assert "4 tensors of zeros" in steps["text_embedding"]
+    assert steps.keys() >= {"vae", "mllm", "choices"}
+    with pytest.raises(InputError, check=lambda error: error.code == "malformed-assignment"):
+        ConvertOptions(format="wan", src="a", dst=tmp_path / "b", set=("num_heads",))
+
+
+def test_options_are_parsed_without_torch():
+    code = "import sys; from kiwi.__main__ import main; main(['convert', *sys.argv[1:]]); print(*sys.modules)"
+    command = [sys.executable, "-c", code, "wan", "a", "b", "--set", "x"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "--set takes PATH=VALUE" in process.stderr
+    assert "torch" not in process.stdout.split()
