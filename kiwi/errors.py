@@ -37,11 +37,16 @@ class KiwiError(Exception):
         self.problem, self.code, self.got, self.wanted, self.fix = problem, code, got, wanted, fix
 
 
-def one_of(allowed: Iterable[str], given: object) -> str:
+def closest(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The choice that a misspelt name probably means, None if it resembles none."""
+    return next(iter(difflib.get_close_matches(name, list(choices), n=1, cutoff=cutoff)), None)
+
+
+def one_of(choices: Iterable[str], name: object) -> str:
     """The choices for an unknown name, with the closest of them as a suggestion, for `wanted` of an error."""
-    names = list(allowed)
-    close = difflib.get_close_matches(str(given), names, n=1)
-    return f"one of {', '.join(names)}" + (f" (did you mean {close[0]}?)" if close else "")
+    choices = list(choices)
+    suggestion = closest(str(name), choices)
+    return f"one of {', '.join(choices)}" + (f" (did you mean {suggestion}?)" if suggestion else "")
 
 
 class InputError(KiwiError, ValueError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 import logging
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiwi.errors import ManifestError
+from kiwi.errors import ManifestError, closest
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +113,10 @@ def _column_problem(columns: list[str], required: tuple[str, ...]) -> str | None
     problems = [f"the column {name!r} occurs twice" for name in sorted(set(columns)) if columns.count(name) > 1]
     misspelt: set[str] = set()
     for name in columns:
-        close = difflib.get_close_matches(name.strip().lower(), COLUMNS, n=1, cutoff=0.8)
-        if name not in COLUMNS and close and close[0] not in columns:
-            problems.append(f"unknown column {name!r}, did you mean {close[0]!r}?")
-            misspelt.add(close[0])
+        meant = closest(name.strip().lower(), COLUMNS, cutoff=0.8)
+        if name not in COLUMNS and meant and meant not in columns:
+            problems.append(f"unknown column {name!r}, did you mean {meant!r}?")
+            misspelt.add(meant)
     if missing := [name for name in required if name not in columns and name not in misspelt]:
         problems.insert(0, f"missing {', '.join(missing)}")
     return f"{'; '.join(problems)} (found: {', '.join(map(str, columns))})" if problems else None
