@@ -26,8 +26,10 @@ F frames, H height, W width, C = 3 colours.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, uniform_filter
@@ -107,6 +109,28 @@ def judge_edit(pair: EditPair, edited_FHWC: np.ndarray) -> Scores:
     return Scores(compliance=compliance, consistency=min(compliance, consistency), quality=min(compliance, quality))
 
 
+class _Contrast(NamedTuple):
+    """The pixels in which a wrong version of the target visibly differs from it.
+
+    Args:
+        pixels: indices into the flattened video (P).
+        wrong: the wrong version (PC).
+        step: the target minus the wrong version (PC).
+        scale: sum of the squares of `step`.
+    """
+
+    pixels: np.ndarray
+    wrong: np.ndarray
+    step: np.ndarray
+    scale: np.float32
+
+    def likeness_to_target(self, edited: np.ndarray) -> float:
+        """0 where an edit (FHWC) looks like the wrong version, 1 where it looks like the target."""
+        offset = edited.reshape(-1, edited.shape[-1])[self.pixels] - self.wrong
+        position = float((offset * self.step).sum() / self.scale)
+        return min(1.0, max(0.0, (position - 0.25) / 0.4))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _PreparedItem:
     """What the scores of all edits of an item need: Lab pixels FHWC, regions FHW bool.
@@ -116,7 +140,8 @@ class _PreparedItem:
         mask: where the edit may show.
         regions: parts of the mask: where the target has new content, and where old content has to disappear.
         parts: where each sprite of the target is visible, and last its background.
-        mistakes: for each the credit that it keeps, where it differs inside the mask, and its pixels there (PC).
+        mistakes: for each, in the whole video and in single frames, the credit that it keeps and its contrast.
+        motions: contrasts of the parts outside of the edit with the same parts in wrong motion.
     """
 
     source: np.ndarray
@@ -124,30 +149,68 @@ class _PreparedItem:
     mask: np.ndarray
     regions: tuple[np.ndarray, ...]
     parts: tuple[np.ndarray, ...]
-    mistakes: tuple[tuple[float, np.ndarray, np.ndarray], ...]
-
-    @property
-    def is_global(self) -> bool:
-        """Whether the edit changes most of the video, so that consistency is measured everywhere."""
-        return bool(self.mask.mean() > 0.5)
+    mistakes: tuple[tuple[float, _Contrast], ...]
+    motions: tuple[_Contrast, ...]
 
 
 @lru_cache(maxsize=1)  # edits of one item are often scored in a row, and rendering its mistakes takes longest
 def _prepare(pair: EditPair) -> _PreparedItem:
-    mistakes = []
+    target = to_lab(pair.target)
+    drawing = draw(pair.edit.apply(pair.scene), *pair.source.shape[:3])
+    parts = tuple(visible > 0.5 for visible in (*drawing.sprites, drawing.background))
+    return _PreparedItem(
+        source=to_lab(pair.source),
+        target=target,
+        mask=pair.mask,
+        regions=(pair.new_mask, pair.mask & ~pair.new_mask),
+        parts=parts,
+        mistakes=tuple(_mistake_contrasts(pair, target)),
+        motions=tuple(_motion_contrasts(target, parts, _preserved_region(pair.mask))),
+    )
+
+
+def _mistake_contrasts(pair: EditPair, target: np.ndarray) -> Iterator[tuple[float, _Contrast]]:
+    frame_size = target.shape[1] * target.shape[2]
     for kind, edit in pair.edit.mistakes(pair.scene):
         mistaken = pair.render_edit(edit)
         differs = pair.mask & (mistaken != pair.target).any(axis=-1)
-        mistakes.append((0.5 if kind in MINOR_MISTAKES else 0.25, differs, to_lab(mistaken[differs])))
-    drawing = draw(pair.edit.apply(pair.scene), *pair.source.shape[:3])
-    return _PreparedItem(
-        source=to_lab(pair.source),
-        target=to_lab(pair.target),
-        mask=pair.mask,
-        regions=(pair.new_mask, pair.mask & ~pair.new_mask),
-        parts=tuple(visible > 0.5 for visible in (*drawing.sprites, drawing.background)),
-        mistakes=tuple(mistakes),
-    )
+        contrast = _contrast(target, to_lab(mistaken[differs]), differs)
+        counts_F = differs.sum(axis=(1, 2))
+        if len(contrast.pixels):
+            yield 0.5 if kind in MINOR_MISTAKES else 0.25, contrast
+        for frame in np.flatnonzero(counts_F > MIN_FRAME_SHARE * counts_F.mean()):
+            start, end = np.searchsorted(contrast.pixels, (frame * frame_size, (frame + 1) * frame_size))
+            if start < end:
+                step = contrast.step[start:end]
+                scale = np.square(step).sum()
+                yield 0.5, _Contrast(contrast.pixels[start:end], contrast.wrong[start:end], step, scale)
+
+
+def _motion_contrasts(target: np.ndarray, parts: tuple[np.ndarray, ...], region_FHW: np.ndarray) -> Iterator[_Contrast]:
+    """Each part standing still, stopping or starting halfway, at half speed and backwards, where that is visible."""
+    frames = np.arange(len(target))
+    middle = len(frames) // 2
+    still = [np.full_like(frames, frame) for frame in np.unique(np.linspace(0, frames[-1], 9).round().astype(int))]
+    wrong = [frames[::-1], np.minimum(frames, middle), np.maximum(frames, middle), frames // 2]
+    for part in parts:
+        for order in (*still, *wrong):
+            near = (part | part[order]) & region_FHW
+            contrast = _contrast(target, target[order][near], near)
+            if len(contrast.pixels) >= MIN_VISIBLE * near[0].size:
+                yield contrast
+
+
+def _contrast(target: np.ndarray, wrong_PC: np.ndarray, region_FHW: np.ndarray) -> _Contrast:
+    """The contrast of the target with a wrong version of a region."""
+    target_PC = target[region_FHW]
+    visible = _distance(target_PC, wrong_PC) > 8.0
+    step = (target_PC - wrong_PC)[visible]
+    return _Contrast(np.flatnonzero(region_FHW)[visible], wrong_PC[visible], step, np.square(step).sum())
+
+
+def _preserved_region(mask_FHW: np.ndarray) -> np.ndarray:
+    """Where consistency is measured: outside of the mask, or everywhere if the edit changes most of the video."""
+    return np.ones_like(mask_FHW) if mask_FHW.mean() > 0.5 else ~mask_FHW
 
 
 def _score(share: float) -> float:
@@ -180,31 +243,8 @@ def _change_made(item: _PreparedItem, edited: np.ndarray) -> float:
 
 def _freedom_from_mistakes(item: _PreparedItem, edited: np.ndarray) -> float:
     """The credit, of 1, that remains if the edit shows a mistake that the instruction or the reference excludes."""
-    least = 1.0
-    for credit, differs, mistaken in item.mistakes:
-        likeness = _likeness_to_target(item.target[differs], edited[differs], mistaken)
-        least = min(least, credit + (1.0 - credit) * likeness)
-        counts_F = differs.sum(axis=(1, 2))
-        ends_F = counts_F.cumsum()
-        for frame in np.flatnonzero(counts_F > MIN_FRAME_SHARE * counts_F.mean()):
-            region = differs[frame]
-            mistaken_frame = mistaken[ends_F[frame] - counts_F[frame] : ends_F[frame]]
-            likeness = _likeness_to_target(item.target[frame][region], edited[frame][region], mistaken_frame)
-            least = min(least, 0.5 + 0.5 * likeness)
-    return least
-
-
-def _likeness_to_target(target: np.ndarray, edited: np.ndarray, mistaken: np.ndarray, min_pixels: float = 1) -> float:
-    """0 where pixels (PC) look like the mistake, 1 where they look like the target.
-
-    Also 1 where mistake and target differ visibly in fewer than `min_pixels`.
-    """
-    visible = _distance(target, mistaken) > 8.0
-    if visible.sum() < min_pixels:
-        return 1.0
-    step = (target - mistaken)[visible]
-    position = float(((edited - mistaken)[visible] * step).sum() / np.square(step).sum())
-    return min(1.0, max(0.0, (position - 0.25) / 0.4))
+    credits = (credit + (1.0 - credit) * wrong.likeness_to_target(edited) for credit, wrong in item.mistakes)
+    return min(credits, default=1.0)
 
 
 def _change_share(source: np.ndarray, target: np.ndarray, edited: np.ndarray, region_FHW: np.ndarray) -> float:
@@ -223,12 +263,12 @@ def _change_share(source: np.ndarray, target: np.ndarray, edited: np.ndarray, re
 def _preservation(item: _PreparedItem, edited: np.ndarray) -> float:
     """Whether the rest of the video is unchanged and nothing was added."""
     mask, target = item.mask, item.target
-    region = np.ones_like(mask) if item.is_global else ~mask
+    region = _preserved_region(mask)
     error = _distance(edited, target)
     fine = float((_credit(error / 18.0) if mask.all() else _credit(error[~mask] / 15.0)).mean())
     sizes = [size for size in (mask.sum(), (~mask).sum(), MIN_VISIBLE * mask.size) if size]
     # In a global edit a slight tint does not count as an object.
-    off = _area_off(edited, target, region, 15.0 if item.is_global else 4.0)
+    off = _area_off(edited, target, region, 15.0 if mask.mean() > 0.5 else 4.0)
     coarse = 1.0 - off.sum() / min(sizes)
     return min((fine - 0.3) / 0.5, float(coarse))
 
@@ -246,20 +286,8 @@ def _area_off(edited: np.ndarray, target: np.ndarray, region_FHW: np.ndarray, th
 
 
 def _motion(item: _PreparedItem, edited: np.ndarray) -> float:
-    """1 if all parts move as in the target; 0 where one stands still, stops or starts halfway, or goes at half speed or
-    backwards."""
-    frames = np.arange(len(item.target))
-    middle = len(frames) // 2
-    still = [np.full_like(frames, frame) for frame in np.unique(np.linspace(0, frames[-1], 9).round().astype(int))]
-    wrong = [frames[::-1], np.minimum(frames, middle), np.maximum(frames, middle), frames // 2]
-    outside = np.ones_like(item.mask) if item.is_global else ~item.mask
-    least = 1.0
-    for part in item.parts:
-        for order in (*still, *wrong):
-            region = (part | part[order]) & outside
-            pixels = (item.target[region], edited[region], item.target[order][region])
-            least = min(least, _likeness_to_target(*pixels, min_pixels=MIN_VISIBLE * item.mask[0].size))
-    return least
+    """1 if all parts move as in the target; 0 where one moves visibly wrong."""
+    return min((wrong.likeness_to_target(edited) for wrong in item.motions), default=1.0)
 
 
 def _quality(target_FHW: np.ndarray, edited_FHW: np.ndarray) -> float:
