@@ -43,16 +43,16 @@ log = logging.getLogger(__name__)
 
 
 class KiwiCLI(LightningCLI):
-    """LightningCLI with kiwi's standard callbacks, a run folder that is never written over, and short errors."""
+    """LightningCLI with kiwi's standard callbacks, a run folder that is never overwritten, and short errors."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """What kiwi offers of the trainer: each takes a third of a second to prepare."""
+        """Only two of the trainer's subcommands: each takes a third of a second to set up."""
         known = LightningCLI.subcommands()
         return {name: known[name] for name in ("fit", "validate")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Standard callbacks as option groups, and what the data takes from the model."""
+        """Standard callbacks as option groups, defaults, and options that follow from others."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ModelExport, "export")
         parser.add_lightning_class_args(Previews, "previews")
@@ -61,7 +61,7 @@ class KiwiCLI(LightningCLI):
         parser.set_defaults(
             {
                 "checkpoint.save_last": "link",
-                "checkpoint.enable_version_counter": False,  # after a kill it would name `last` anew
+                "checkpoint.enable_version_counter": False,  # after a kill it would rename `last`
                 "checkpoint.save_top_k": 1,
                 "checkpoint.every_n_train_steps": 500,
                 "checkpoint.filename": "step{step:06d}",
@@ -78,18 +78,18 @@ class KiwiCLI(LightningCLI):
         parser.link_arguments("data.max_pixels", "model.init_args.max_pixels", apply_on="parse")
 
     def _parse_ckpt_path(self) -> None:
-        """Look at the checkpoint first of all; Lightning would take options from it, and ours hold none."""
+        """Find and check the checkpoint before anything else. Lightning would read options from it; ours have none."""
         config = self.config[self.config["subcommand"]]
         folder = Path(config.trainer.default_root_dir) / "checkpoints"
         if config.get("ckpt_path") == "last":
-            found = newest_to_resume(folder)
-            config.ckpt_path = None if found is None else str(found)
-            log.info("going on from %s" if found else "no checkpoint in %s yet: starting anew", found or folder)
+            newest = newest_to_resume(folder)
+            config.ckpt_path = None if newest is None else str(newest)
+            log.info("resuming from %s" if newest else "no checkpoint in %s yet: starting a new run", newest or folder)
         elif config.get("ckpt_path") is not None:
             require_checkpoint(Path(config.ckpt_path))
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Log to the run's folder itself; the sampler is ours, so Lightning must not put its own in."""
+        """Log to the run's folder itself, and keep our own sampler, which Lightning would replace."""
         root = Path(self._get(self.config_init, "trainer.default_root_dir"))
         checkpoint = self._get(self.config_init, "checkpoint")
         checkpoint.dirpath = checkpoint.dirpath or str(root / "checkpoints")
@@ -108,20 +108,18 @@ class KiwiCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Refuse a folder that holds another run; read all data; then write what this run is."""
+        """Refuse a folder that holds another run, and read all data, before anything is written."""
         root, resumed = Path(self.trainer.default_root_dir), self._get(self.config, "ckpt_path")
-        # Lightning asks for nothing once a checkpoint has all the steps that are wanted.
-        self.began = resumed is None
+        # Lightning does not start training from a checkpoint that already has all the steps.
+        self.is_started = resumed is None
         self.trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda trainer, module: self._begin(root)))
         if not self.trainer.is_global_zero:
             return
         if checkpoints(root / "checkpoints") and (
             resumed is None or root.resolve() not in Path(resumed).resolve().parents
         ):
-            raise InputError(
-                f"{root} already holds a run",
-                fix="choose another --trainer.default_root_dir, or go on: --ckpt_path last",
-            )
+            fix = "choose another --trainer.default_root_dir, or resume the run with --ckpt_path last"
+            raise InputError(f"{root} already holds a run", code="occupied-folder", fix=fix)
         for callback in self.trainer.callbacks:
             if isinstance(callback, ModelExport):
                 callback.check(root, self.model)
@@ -129,8 +127,8 @@ class KiwiCLI(LightningCLI):
         self.datamodule.setup()
 
     def _begin(self, root: Path) -> None:
-        """Write what this run is, once its checkpoint, if there is one, was accepted: a refused run changes nothing."""
-        self.began = True
+        """Write the run's configuration, after its checkpoint was accepted: a refused run changes nothing."""
+        self.is_started = True
         if not self.trainer.is_global_zero:
             return
         root.mkdir(parents=True, exist_ok=True)
@@ -143,20 +141,21 @@ class KiwiCLI(LightningCLI):
         return text
 
     def after_fit(self) -> None:
-        """Leave a checkpoint of the last step, wherever the interval stood; say so if no step was asked for."""
-        if not self.began and self.trainer.is_global_zero:
+        """Save a checkpoint of the last step, whatever the interval; warn if there was nothing to train."""
+        if not self.is_started and self.trainer.is_global_zero:
             log.warning(
-                "nothing to do: the run is already at step %d, and no more is asked for (trainer.max_steps %d, "
-                "max_epochs %d); to go on with it ask for more",
+                "nothing to do: the run is already at step %d (trainer.max_steps %d, max_epochs %d); "
+                "increase max_steps or max_epochs to continue training",
                 self.trainer.global_step, self.trainer.max_steps, self.trainer.max_epochs or -1,
             )  # fmt: skip
-        if self.began and self.trainer.checkpoint_callback.save_last:
+        if self.is_started and self.trainer.checkpoint_callback.save_last:
             self.trainer.save_checkpoint(Path(self.trainer.checkpoint_callback.dirpath) / "last.ckpt")
 
     def before_validate(self) -> None:
-        """Measure what was trained, here or before, never initial weights by mistake."""
+        """Refuse to measure initial weights by mistake."""
         if self._get(self.config, "ckpt_path") is None and not self.model.trained:
-            raise InputError("validate needs a checkpoint", fix="--ckpt_path last, or RUN/checkpoints/last.ckpt")
+            fix = "give --ckpt_path last, or --ckpt_path RUN/checkpoints/last.ckpt"
+            raise InputError("validate needs a checkpoint", code="missing-checkpoint", fix=fix)
 
 
 class ConfigurationOnly(KiwiCLI):
@@ -176,14 +175,14 @@ class ConfigurationOnly(KiwiCLI):
 
 
 def parse(argv: Sequence[str], kind: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
-    """Parse a command line, and run what it says unless `kind` only parses.
+    """Parse a command line, and run it unless `kind` is `ConfigurationOnly`.
 
     Raises:
-        KiwiError: what cannot be used, in one sentence with the choices that there are.
+        KiwiError: options that cannot be used, with the choices for unknown names.
     """
     _quieten()
     set_parsing_settings(subclasses_enabled=[*families()])
-    quiet = {"exit_on_error": False}  # errors come as exceptions, to be told in our words
+    quiet = {"exit_on_error": False}  # errors are raised, so that they can be explained
     try:
         return kind(
             LitModule,
@@ -195,37 +194,35 @@ def parse(argv: Sequence[str], kind: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
             seed_everything_default=0,
             parser_kwargs={"prog": "python -m kiwi", **quiet, **dict.fromkeys(kind.subcommands(), quiet)},
         )
-    except ArgumentError as problem:
-        raise _cause(problem) or InputError(explain(str(problem)), fix="see `fit --help`") from problem
-    except MisconfigurationException as problem:
-        raise InputError(explain(str(problem)), fix="see `fit --help`") from problem
-    except ValueError as problem:
-        # jsonargparse wraps what a constructor raises; the user should see what was meant.
-        if (cause := _cause(problem)) is None:
+    except (ArgumentError, MisconfigurationException, ValueError) as error:
+        # jsonargparse wraps what a constructor raises; the user should see the original error.
+        if cause := _cause(error):
+            raise cause from error
+        if isinstance(error, ValueError):
             raise
-        raise cause from problem
+        fix = "see `python -m kiwi fit --help`"
+        raise InputError(explain(str(error)), code="invalid-option", fix=fix) from error
 
 
-def _cause(problem: BaseException) -> KiwiError | None:
-    """The KiwiError that an error came from, if one did."""
-    seen: BaseException | None = problem
-    while seen is not None and not isinstance(seen, KiwiError):
-        seen = seen.__cause__ or seen.__context__
-    return seen
+def _cause(error: BaseException) -> KiwiError | None:
+    """The KiwiError that led to an error, if there is one."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KiwiError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def _quieten() -> None:
-    """Keep libraries' advice out of the way of results."""
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    for told in (
+    """Silence advice of libraries that does not apply: frozen parts are in eval mode, and our sampler can resume."""
+    for message in (
+        ".*does not have many workers.*",
+        ".*LightningCLI's args parameter.*",
+        ".*smaller than the logging interval.*",
         ".*It is recommended to use `self.log.*",
         ".*module\\(s\\) in eval mode.*",
         ".*your dataloader is not resumable.*",
         ".*treespec, LeafSpec.*",
     ):
-        # Frozen parts are meant to be in eval mode, and our sampler does resume.
-        warnings.filterwarnings("ignore", message=told)
+        warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch", "lightning.fabric", "DeepSpeed"):
         logging.getLogger(name).setLevel(logging.WARNING)

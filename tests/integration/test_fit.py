@@ -25,15 +25,15 @@ EDITS = {
     for name in ("psnr", "ssim")
     for side in ("", "_inside", "_outside")
 }
-"""What a run whose validation samples have masks tells about edits."""
+"""Metrics of edits that a run logs if its validation samples have masks."""
 
 
 def refused(capsys, *argv):
-    """Run a command that must end with one paragraph and exit code 2."""
+    """Run a command that must end with one paragraph and exit code 2; the paragraph."""
     assert main(list(argv)) == 2
-    told = capsys.readouterr().err
-    assert "Traceback" not in told
-    return " ".join(told.split("error:", 1)[1].split())
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return " ".join(message.split("error:", 1)[1].split())
 
 
 def test_a_run_leaves_model_checkpoints_previews_scalars_and_its_configuration(runs):
@@ -62,7 +62,7 @@ def test_the_saved_configuration_runs_again(runs, tmp_path):
         assert torch.equal(tensor, theirs["state_dict"][name]), name
 
 
-def test_a_stopped_run_goes_on_from_its_checkpoint(runs, tmp_path, edit_folder):
+def test_a_stopped_run_is_resumed_from_its_checkpoint(runs, tmp_path, edit_folder):
     vae = runs / "vae" / "model"
     config = write_yaml(tmp_path / "e.yaml", editor_config(edit_folder, tmp_path / "run", vae))
     # The same command starts a run, and goes on with it.
@@ -76,7 +76,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(runs, tmp_path, edit_folder):
         assert torch.equal(tensor, resumed["state_dict"][name]), name
 
 
-def test_a_run_that_a_cluster_ends_does_not_end_as_if_all_were_done(runs, tmp_path, edit_folder, capsys, monkeypatch):
+def test_a_run_stopped_by_sigterm_has_its_own_exit_code_and_no_model(runs, tmp_path, edit_folder, capsys, monkeypatch):
     monkeypatch.setattr(LitKiwi, "on_train_batch_end", lambda *_: os.kill(os.getpid(), signal.SIGTERM), raising=False)
     file = write_yaml(tmp_path / "e.yaml", editor_config(edit_folder, tmp_path / "run", runs / "vae" / "model"))
     assert main(["fit", "--config", file]) == 143
@@ -86,7 +86,7 @@ def test_a_run_that_a_cluster_ends_does_not_end_as_if_all_were_done(runs, tmp_pa
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_a_run_whose_last_checkpoint_was_damaged_goes_on_from_the_one_before(runs, tmp_path, capsys):
+def test_a_run_whose_last_checkpoint_is_damaged_is_resumed_from_the_one_before(runs, tmp_path, capsys):
     shutil.copytree(runs / "editor", tmp_path / "run", symlinks=True)
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     data = bytearray(last.read_bytes())
@@ -101,17 +101,17 @@ def test_a_run_whose_last_checkpoint_was_damaged_goes_on_from_the_one_before(run
 
 
 @pytest.mark.parametrize("steps", [2, 3])
-def test_a_run_that_has_all_its_steps_says_so_and_is_left_as_it_is(runs, capsys, steps):
+def test_a_run_that_has_all_its_steps_says_so_and_does_not_change(runs, capsys, steps):
     last = runs / "editor" / "checkpoints" / "last.ckpt"
     before = last.stat()
     argv = ["fit", "--config", str(runs / "editor.yaml"), "--ckpt_path", "last"]
     assert main([*argv, f"--trainer.max_steps={steps}"]) == 0
-    told = " ".join(capsys.readouterr().err.split())
-    assert f"nothing to do: the run is already at step 3, and no more is asked for (trainer.max_steps {steps}," in told
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"nothing to do: the run is already at step 3 (trainer.max_steps {steps}," in message
     assert (last.stat().st_ino, last.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_a_run_that_was_killed_before_its_export_makes_it_when_it_is_resumed(runs, tmp_path):
+def test_a_run_that_was_killed_before_its_export_exports_when_it_is_resumed(runs, tmp_path):
     shutil.copytree(runs / "editor", tmp_path / "run", symlinks=True)
     shutil.rmtree(tmp_path / "run" / "model")
     argv = ["fit", "--config", str(runs / "editor.yaml"), "--ckpt_path", "last"]
@@ -121,7 +121,7 @@ def test_a_run_that_was_killed_before_its_export_makes_it_when_it_is_resumed(run
     assert all(torch.equal(tensor, made[name]) for name, tensor in wanted.items())
 
 
-def test_a_file_in_the_models_place_is_told_before_training_and_kept(runs, tmp_path, capsys):
+def test_a_foreign_file_in_the_model_folder_is_refused_before_training_and_kept(runs, tmp_path, capsys):
     note = tmp_path / "run" / "model" / "note.txt"
     note.parent.mkdir(parents=True)
     note.write_text("mine")
@@ -130,20 +130,20 @@ def test_a_file_in_the_models_place_is_told_before_training_and_kept(runs, tmp_p
     assert [path.name for path in (tmp_path / "run").rglob("*")] == ["model", "note.txt"]
 
 
-def test_validate_prints_what_the_runs_last_validation_measured(runs, tmp_path, capsys):
+def test_validate_prints_the_metrics_of_the_runs_last_validation(runs, tmp_path, capsys):
     argv = ["fit", "--config", str(runs / "editor.yaml"), "--trainer.default_root_dir", str(tmp_path)]
     assert main([*argv, "--trainer.max_steps=2", "--model.averaging=Ema"]) == 0
-    told = {name: value for name, value in read_log(tmp_path)[2].items() if name.startswith("val/")}
-    assert {"val/loss_blind", "val/edits", "val/edits_inside", *EDITS} <= told.keys()
-    assert told["val/edits"] == told["val/edits_inside"] == 2
+    metrics = {name: value for name, value in read_log(tmp_path)[2].items() if name.startswith("val/")}
+    assert {"val/loss_blind", "val/edits", "val/edits_inside", *EDITS} <= metrics.keys()
+    assert metrics["val/edits"] == metrics["val/edits_inside"] == 2
     capsys.readouterr()
     last = str(tmp_path / "checkpoints" / "last.ckpt")
     assert main(["validate", "--config", str(tmp_path / "config.yaml"), "--ckpt_path", last]) == 0
     rows = dict(re.findall(r"(val/[\w.]+)\W+?(-?\d[\d.e-]*)", capsys.readouterr().out))
-    assert {name: float(value) for name, value in rows.items()} == pytest.approx(told, rel=1e-6)
+    assert {name: float(value) for name, value in rows.items()} == pytest.approx(metrics, rel=1e-6)
 
 
-def test_lpips_without_its_weights_is_told_before_anything_starts(runs, tmp_path, capsys, monkeypatch):
+def test_lpips_without_its_weights_is_refused_before_training(runs, tmp_path, capsys, monkeypatch):
     def unreachable(*args, **kwargs):
         raise OSError("no network")
 
@@ -151,20 +151,20 @@ def test_lpips_without_its_weights_is_told_before_anything_starts(runs, tmp_path
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
     run = tmp_path / "run"
     argv = ["fit", "--config", str(runs / "editor.yaml"), "--trainer.default_root_dir", str(run)]
-    told = refused(capsys, *argv, "--data.max_pixels=4096", "--quality.perceptual=Lpips")
-    assert f"to {tmp_path / 'torch' / 'hub' / 'checkpoints' / 'alexnet-owt-7be5be79.pth'}" in told
+    message = refused(capsys, *argv, "--data.max_pixels=4096", "--quality.perceptual=Lpips")
+    assert f"to {tmp_path / 'torch' / 'hub' / 'checkpoints' / 'alexnet-owt-7be5be79.pth'}" in message
     # Lightning opens TensorBoard's file first of all; nothing that would stand in the mended command's way.
     assert all("tfevents" in file.name for file in run.iterdir())
 
 
-def test_a_folder_that_holds_a_run_is_not_written_over(runs, capsys):
-    told = refused(capsys, "fit", "--config", str(runs / "editor.yaml"))
-    assert "already holds a run" in told
-    assert "--ckpt_path" in told
+def test_a_folder_that_holds_a_run_is_not_overwritten(runs, capsys):
+    message = refused(capsys, "fit", "--config", str(runs / "editor.yaml"))
+    assert "already holds a run" in message
+    assert "--ckpt_path" in message
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         ("--model.config.source=NoSorce", "one of AddSource, ChannelConcatSource, NoSource, "),
         ("--model.config.source=NoSorce", "(did you mean NoSource?)"),
@@ -185,17 +185,17 @@ def test_a_folder_that_holds_a_run_is_not_written_over(runs, capsys):
         ("--model.train_parts=[vae]", "cannot be trained"),
     ],
 )
-def test_bad_options_are_refused_with_the_choices(runs, tmp_path, capsys, option, told):
+def test_invalid_options_are_refused_with_the_choices(runs, tmp_path, capsys, option, message):
     run = tmp_path / "run"
-    found = refused(
+    error = refused(
         capsys, "fit", "--config", str(runs / "editor.yaml"), "--trainer.default_root_dir", str(run), option
     )
-    assert told in found
+    assert message in error
     assert not list(tmp_path.iterdir())  # nothing written: the mended command may use the same folder
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("src_video,tgt_vid,prompt\n", ["line 1", "tgt_vid", "tgt_video"]),
         (
@@ -210,15 +210,15 @@ def test_bad_options_are_refused_with_the_choices(runs, tmp_path, capsys, option
         ),
     ],
 )
-def test_bad_manifests_are_refused_with_their_lines(runs, edit_folder, tmp_path, capsys, text, told):
+def test_malformed_manifests_are_refused_with_their_lines(runs, edit_folder, tmp_path, capsys, text, message):
     bad = edit_folder / "bad.csv"
     bad.write_text(text)
-    found = refused(
+    error = refused(
         capsys, "fit", "--config", str(runs / "editor.yaml"), "--trainer.default_root_dir", str(tmp_path / "run"),
         "--data.train", "[{type: Manifest, path: bad.csv, max_frames: 5}]",
     )  # fmt: skip
     bad.unlink()
-    assert all(part in found for part in ["bad.csv", *told]), found
+    assert all(part in error for part in ["bad.csv", *message]), error
 
 
 def test_a_checkpoint_of_another_size_is_refused(runs, tmp_path, capsys):
@@ -228,25 +228,25 @@ def test_a_checkpoint_of_another_size_is_refused(runs, tmp_path, capsys):
     config = write_yaml(tmp_path / "wider.yaml", wider)
     last = runs / "editor" / "checkpoints" / "last.ckpt"
     assert "the checkpoint is of another model" in refused(capsys, "fit", "--config", config, "--ckpt_path", str(last))
-    told = refused(capsys, "fit", "--config", config, f"--model.init={runs / 'editor' / 'model'}")
-    assert "with the wrong shape" in told
-    assert "dit.blocks.0.ffn.0.weight is (96, 48), not (64, 48)" in told
+    message = refused(capsys, "fit", "--config", config, f"--model.init={runs / 'editor' / 'model'}")
+    assert "with the wrong shape" in message
+    assert "dit.blocks.0.ffn.0.weight is (96, 48), not (64, 48)" in message
 
 
 @pytest.mark.parametrize("content", [None, b"", b"junk" * 100])
-def test_a_checkpoint_that_is_none_is_refused(runs, tmp_path, capsys, content):
+def test_a_file_that_is_not_a_checkpoint_is_refused(runs, tmp_path, capsys, content):
     checkpoint = tmp_path / "x.ckpt"
     if content is not None:
         checkpoint.write_bytes(content)
     run = str(tmp_path / "run")
     for command, config in (("fit", runs / "editor.yaml"), ("validate", runs / "editor" / "config.yaml")):
-        told = refused(
+        message = refused(
             capsys, command, "--config", str(config), "--ckpt_path", str(checkpoint), "--trainer.default_root_dir", run
         )
-        assert "no checkpoint" in told or "damaged" in told
+        assert "no checkpoint" in message or "damaged" in message
 
 
-def test_validate_measures_no_untrained_model(runs, capsys):
+def test_validate_refuses_an_untrained_model(runs, capsys):
     assert "needs a checkpoint" in refused(capsys, "validate", "--config", str(runs / "editor" / "config.yaml"))
 
 
@@ -291,7 +291,7 @@ def scalars(run, tag):
     return {event.step: event.value for event in EventAccumulator(str(run)).Reload().Scalars(tag)}
 
 
-def test_two_processes_train_as_one_with_the_batch_of_both(runs, tmp_path):
+def test_two_ranks_train_like_one_with_the_batch_of_both(runs, tmp_path):
     """And validate: three samples, so that one rank has a lone one."""
     argv = ["fit", "--config", str(runs / "editor.yaml"), "--trainer.log_every_n_steps=1", "--data.holdout=3"]
     argv += ["--trainer.max_steps=6", "--previews.items=1", "--quality.items=3"]
@@ -320,9 +320,9 @@ def test_two_processes_train_as_one_with_the_batch_of_both(runs, tmp_path):
     assert all(torch.allclose(tensor, theirs[name], atol=1e-5) for name, tensor in ours.items())
 
 
-def test_a_missing_vae_is_told_before_anything_starts(runs, tmp_path, capsys):
-    told = refused(
+def test_a_missing_vae_is_refused_before_training(runs, tmp_path, capsys):
+    message = refused(
         capsys, "fit", "--config", str(runs / "editor.yaml"), "--trainer.default_root_dir", str(tmp_path / "run"),
         f"--model.config.vae.path={tmp_path / 'none'}",
     )  # fmt: skip
-    assert f"no VAE at {tmp_path / 'none'}" in told
+    assert f"no VAE at {tmp_path / 'none'}" in message
