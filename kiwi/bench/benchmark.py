@@ -51,8 +51,12 @@ class BenchmarkInputs(NamedTuple):
     rubrics: Mapping[str, Rubric]
 
 
-def check_benchmark(options: BenchmarkOptions) -> BenchmarkInputs:
+def check_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> BenchmarkInputs:
     """Check that all that the options name exists: the data, the judge, rubrics, and edited videos.
+
+    Args:
+        options: of the benchmark.
+        judge: in place of the one that the options name.
 
     Raises:
         InputError: something does not; says what is missing and where it was looked for.
@@ -71,7 +75,7 @@ def check_benchmark(options: BenchmarkOptions) -> BenchmarkInputs:
             fix="download the published data to that folder, give another with --data, or try --data sandbox, which "
             "needs no download",
         )
-    judge = _judge_spec(options, suite)
+    judge = judge or _judge_spec(options, suite)
     if options.editor is None and options.videos is None:
         expected = "--model to edit with, or --videos with edited videos"
         raise InputError("there is nothing to score", code="missing-option", wanted=expected)
@@ -80,8 +84,12 @@ def check_benchmark(options: BenchmarkOptions) -> BenchmarkInputs:
     return BenchmarkInputs(suite, judge, rubrics)
 
 
-def run_benchmark(options: BenchmarkOptions) -> BenchmarkReport | None:
+def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> BenchmarkReport | None:
     """Generate missing videos, judge all, and write the reports into the run's folder.
+
+    Args:
+        options: of the benchmark.
+        judge: in place of the one that the options name.
 
     Returns:
         The report; None if `options.part` asks for the videos only.
@@ -90,13 +98,13 @@ def run_benchmark(options: BenchmarkOptions) -> BenchmarkReport | None:
         KiwiError: options, data or a model that cannot be used. Videos that cannot be edited or judged are items
             without a score instead.
     """
-    suite, judge_spec, rubrics = check_benchmark(options)
+    suite, judge_spec, rubrics = check_benchmark(options, judge)
     metrics = _load_metrics(options)
     out = options.out or Path("runs/bench") / f"{suite.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = _render_data(options, suite, out) if options.renders_data else Path(options.data_name)
     data = read_items(suite, folder)
     _log_items(suite, data)
-    judge = judge_spec.build(folder)
+    built_judge = judge_spec.build(folder)
     videos = options.videos or out / "videos"
     tasks = [
         JudgingTask(
@@ -114,8 +122,8 @@ def run_benchmark(options: BenchmarkOptions) -> BenchmarkReport | None:
         name=suite.name,
         title=options.name or _folder_title(options.videos.resolve() if options.videos else Path(str(options.editor))),
         items=items_fingerprint(data.items),
-        judge=judge.name,
-        version=judge.version,
+        judge=built_judge.name,
+        version=built_judge.version,
         rubrics={category: rubric.hash for category, rubric in rubrics.items()},
         origin=next(iter(rubrics.values())).origin,
     )
@@ -127,9 +135,9 @@ def run_benchmark(options: BenchmarkOptions) -> BenchmarkReport | None:
         return None
     with exclusive_lock(out):
         write_inputs(out, data.items, options)
-        runner = Runner(suite, rubrics, judge, Ledger(out / LEDGER), options.rate_limit)
+        runner = Runner(suite, rubrics, built_judge, Ledger(out / LEDGER), options.rate_limit)
         answers, missing = runner.count_pending(tasks)
-        _log_estimate(judge, options.rate_limit, answers, 0 if options.editor is None else missing)
+        _log_estimate(built_judge, options.rate_limit, answers, 0 if options.editor is None else missing)
         return _judge(options, out, identity, runner, tasks, generate, data, metrics)
 
 

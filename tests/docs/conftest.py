@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from kiwi.spec import Spec
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,15 +46,22 @@ def blocks(page: Path, language: str) -> list[str]:
     return [text for found, text in FENCE.findall(page.read_text(encoding="utf-8")) if found == language]
 
 
-@pytest.fixture(scope="session")
-def page_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the Python files that docs/extending.md shows."""
+@pytest.fixture
+def page_modules(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The Python files that docs/extending.md shows can be imported; afterwards they and their specs are forgotten."""
     folder = tmp_path_factory.mktemp("extending")
     for block in blocks(ROOT / "docs/extending.md", "python"):
         name = block.partition("\n")[0].removeprefix("# ")
         assert name.endswith(".py"), "every block of the page begins with the name of its file"
         (folder / name).write_text(block)
-    return folder
+    monkeypatch.syspath_prepend(str(folder))
+    yield
+    names = {file.stem for file in folder.glob("*.py")}
+    for name, spec in list(Spec._registry.items()):
+        if spec.__module__ in names:
+            del Spec._registry[name]
+    for name in names:
+        sys.modules.pop(name, None)
 
 
 def prose(page: Path) -> str:

@@ -1,10 +1,17 @@
 """Every code block of docs/extending.md runs, and what it adds arrives where the page says."""
 
 import importlib
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 import torch
 
+from kiwi.bench import benchmark
+from kiwi.media.video import read_video, write_video
 from kiwi.spec import from_dict, to_dict
 
 from .conftest import ROOT
@@ -16,7 +23,6 @@ def modules(page_modules, tmp_path, monkeypatch):
     for name in ("experiments", "benchmarks"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(page_modules))
     return importlib.import_module
 
 
@@ -35,3 +41,98 @@ def test_the_source_injection_trains_a_step_and_starts_at_the_base_model(modules
     weights = load_file(run / "model" / "model.safetensors")
     (gate,) = (tensor for name, tensor in weights.items() if name.endswith("gate_D"))
     assert gate.abs().max() > 0
+
+
+class _Service(BaseHTTPRequestHandler):
+    """An OpenAI-compatible service: 4, 3 and 2 to an edit, 1 to a copy of the source. It is busy once."""
+
+    requests: ClassVar[list[dict]] = []
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.requests.append(body)
+        if len(self.requests) == 1:
+            self.send_error(503)
+            return
+        names = re.findall(r"^(.+): <1 to 5>$", body["messages"][0]["content"], re.MULTILINE)
+        images = [part["image_url"]["url"] for part in body["messages"][1]["content"] if part["type"] == "image_url"]
+        scores = (1, 1, 1) if images[0] == images[5] else (4, 3, 2)
+        text = "\n".join(f"{name}: {score}" for name, score in zip(names, scores, strict=True))
+        reply = json.dumps({"choices": [{"finish_reason": "stop", "message": {"content": text}}]}).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, *arguments):
+        """Say nothing."""
+
+
+@pytest.fixture
+def service(monkeypatch):
+    """The service, on the loopback interface."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Service)
+    monkeypatch.setenv("JUDGE_URL", f"http://127.0.0.1:{server.server_port}/v1")
+    monkeypatch.setattr(_Service, "requests", [])
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield _Service
+    server.shutdown()
+    server.server_close()
+
+
+def invert(item, path):
+    """Write a source with its colours inverted, in place of an edit."""
+    video = read_video(item.source)
+    path.parent.mkdir(exist_ok=True)
+    write_video(path, 255 - video.frames_FHWC, video.fps)
+
+
+def test_the_scores_of_the_judge_reach_the_table(modules, service, monkeypatch):
+    monkeypatch.setattr(benchmark, "build_generator", lambda options, suite: invert)
+    report = modules("judge_with_chat").report
+    assert report.is_success
+    assert report.result.raw.mean == pytest.approx(3.0)  # the mean of 4, 3 and 2
+    assert "3.00" in (report.folder / "report.md").read_text()
+    (copies,) = (control for control in report.controls if control.kind == "copy")
+    assert copies.is_passed
+    media = [part["type"] for part in service.requests[-1]["messages"][1]["content"]]
+    assert media.count("image_url") == 10  # five frames of the source, five of the edit
+
+
+def test_the_values_of_the_measurement_reach_the_results_of_a_study(modules, tmp_path, monkeypatch):
+    from kiwi.ablation import results, steps, study
+
+    measurement = modules("sharpness").SharpnessMeasurement
+    monkeypatch.setattr(study, "MEASUREMENTS", (*study.MEASUREMENTS, measurement))
+    file = tmp_path / "study.yaml"
+    settings = "{items: 4, level: easy, categories: [local_remove, global_style]}"
+    file.write_text(
+        "stages: {edit: experiments/ablations/sandbox.yaml}\n"
+        f"measure: {{sharpness: {settings}, validation: [], primary: sharpness}}\n"
+    )
+    read = study.read_study(file)
+    assert read.metrics[0].name == "sharpness"
+    (sharpness,) = (one for one in read.measurements if isinstance(one, measurement))
+    sharpness.check()
+    options = to_dict(sharpness.options_for("sandbox", tmp_path / "out"))
+    assert sharpness.run(options) == 0
+    step = steps.Step(command="sharpness", options=options, out=tmp_path / "out", measurement=sharpness)
+    values = sharpness.collect(step.out)
+    assert len(values.items["sharpness"]) == 4
+    assert all(0 < abs(value) < 20 for value in values.items["sharpness"].values())
+    assert set(values.categories.values()) == {"local_remove", "global_style"}
+    assert "sharpness" in json.dumps(results.collect([step]))
+
+
+def test_the_data_source_yields_samples(modules, edit_folder, tmp_path):
+    pairs = tmp_path / "data" / "pairs"
+    pairs.mkdir(parents=True)
+    for index in range(3):
+        (pairs / f"{index}.txt").write_text(f"Make the square number {index} blue.\n")
+        (pairs / f"{index}_before.mp4").symlink_to(edit_folder / f"{index}_source.mp4")
+        (pairs / f"{index}_after.mp4").symlink_to(edit_folder / f"{index}_target.mp4")
+    page = modules("read_paired_folder")
+    assert page.batch.instructions[0].startswith("Make the square number")
+    assert page.batch.source_BCFHW.shape[:3] == (1, 3, 5)
+    assert not torch.equal(page.batch.source_BCFHW, page.batch.target_BCFHW)
+    spec = page.data.train[0]
+    assert from_dict(type(spec), to_dict(spec)) == spec
