@@ -1,10 +1,10 @@
-"""Kill a training run again and again, and hold what comes out against the same run unbroken.
+"""Kill a training run repeatedly, resume it each time, and compare the result with an uninterrupted run.
 
     python benchmarks/resume/kills.py --config experiments/real_clips/kills.yaml --data.root CLIPS --out runs/kills
 
-Half of the kills fall inside the writing of a checkpoint, half between two checkpoints, at a random moment. After each,
-the same command goes on (`--ckpt_path last`). At the end losses of every step, weights, optimizer and average must be
-equal to the bit. What is not known here is given on to `kiwi fit`.
+Half of the kills happen while a checkpoint is written, half at a random time between two checkpoints. After each, the
+same command resumes the run (`--ckpt_path last`). At the end the losses of all steps, the weights, the optimizer and
+the average of the weights must be bitwise equal. Unknown options are passed to `kiwi fit`.
 """
 
 from __future__ import annotations
@@ -25,68 +25,69 @@ from kiwi.training.checkpointing import checkpoints, newest
 from kiwi.training.run_log import read_log
 
 POLL = 0.0005
-"""Seconds between looks at the checkpoints' folder: a small checkpoint is written in milliseconds."""
+"""Seconds between checks of the checkpoint folder: a small checkpoint is written in milliseconds."""
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--out", type=Path, required=True, help="folder of the two runs; must not exist")
-    options.add_argument("--kills", type=int, default=20)
-    options.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
-    arguments, fit = options.parse_known_args()
-    arguments.out.mkdir(parents=True)
-    draw = random.Random(arguments.seed)
-    unbroken, broken = arguments.out / "unbroken", arguments.out / "broken"
-    between = _unbroken([*fit, "--trainer.default_root_dir", str(unbroken)], unbroken / "checkpoints")
+    """Run, kill, compare; exit code 1 if the results differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the two runs; must not exist")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the times of the kills (default: 0)")
+    options, fit = parser.parse_known_args()
+    options.out.mkdir(parents=True)
+    rng = random.Random(options.seed)
+    reference, killed = options.out / "reference", options.out / "killed"
+    interval = _run_reference([*fit, "--trainer.default_root_dir", str(reference)], reference / "checkpoints")
+    fit_killed = [*fit, "--trainer.default_root_dir", str(killed)]
     rows = []
-    for number in range(1, arguments.kills + 1):
+    for number in range(1, options.kills + 1):
         kind = "writing" if number % 2 else "between"
-        before = _step(broken)
-        moment = _kill([*fit, "--trainer.default_root_dir", str(broken)], broken / "checkpoints", kind, between, draw)
-        rows.append((number, kind, moment, before, _step(broken)))
+        before = _last_step(killed)
+        state = _run_and_kill(fit_killed, killed / "checkpoints", kind, interval, rng)
+        rows.append((number, kind, state, before, _last_step(killed)))
         console.note(" ".join(map(str, rows[-1])))
-    _run([*fit, "--trainer.default_root_dir", str(broken)]).wait()
-    console.table("", ("kill", "where", "left behind", "resumed at step", "whole checkpoint of step"), rows)
-    return _compare(unbroken, broken)
+    _start(fit_killed).wait()
+    console.table("", ("kill", "during", "files left", "resumed at step", "last complete checkpoint at step"), rows)
+    return _compare(reference, killed)
 
 
-def _run(fit: list[str]) -> subprocess.Popen[bytes]:
+def _start(fit: list[str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "kiwi", "fit", *fit, "--ckpt_path", "last"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _unbroken(fit: list[str], folder: Path) -> float:
-    """Run to the end; the time between two checkpoints."""
-    process, seen = _run(fit), []
-    while process.poll() is None:
+def _run_reference(fit: list[str], folder: Path) -> float:
+    """Run to the end; returns the mean time between two checkpoints in seconds."""
+    process, changes = _start(fit), []
+    for _ in _while_running(process):
         names = {path.name for path in checkpoints(folder)}
-        if len(names) > 0 and (not seen or names != seen[-1][1]):
-            seen.append((time.monotonic(), names))
-        time.sleep(POLL)
-    if process.returncode or len(seen) < 3:
-        raise SystemExit(f"the unbroken run failed or wrote too few checkpoints (exit code {process.returncode})")
-    return (seen[-1][0] - seen[0][0]) / (len(seen) - 1)
+        if names and (not changes or names != changes[-1][1]):
+            changes.append((time.monotonic(), names))
+    if process.returncode or len(changes) < 3:
+        raise SystemExit(f"the reference run failed or wrote too few checkpoints (exit code {process.returncode})")
+    return (changes[-1][0] - changes[0][0]) / (len(changes) - 1)
 
 
-def _kill(fit: list[str], folder: Path, kind: str, between: float, draw: random.Random) -> str:
-    """Start or go on, kill at the moment that was asked for; what lay in the folder then."""
-    before, process = set(_halves(folder)), _run(fit)
-    # Not always the first checkpoint after a start: the run must get on.
-    for _ in range(draw.choice((1, 1, 2))):
-        known = _stamp(folder)
+def _run_and_kill(fit: list[str], folder: Path, kind: str, interval: float, rng: random.Random) -> str:
+    """Start or resume, and kill at a time of this kind; returns the state of the checkpoint folder afterwards."""
+    partial_before, process = set(_partial_files(folder)), _start(fit)
+    # Not always at the first checkpoint after a start, so that the run makes progress.
+    for _ in range(rng.choice((1, 1, 2))):
+        last_change = _modified_at(folder)
         for _ in _while_running(process):
-            if kind == "writing" and any(_size(half) for half in set(_halves(folder)) - before):
+            if kind == "writing" and any(_size(path) for path in set(_partial_files(folder)) - partial_before):
                 break
-            if kind == "between" and _stamp(folder) != known:
+            if kind == "between" and _modified_at(folder) != last_change:
                 break
     if kind == "between":
-        time.sleep(draw.uniform(0, between))
+        time.sleep(rng.uniform(0, interval))
     if process.poll() is not None:
-        return f"ended by itself ({process.returncode})"
+        return f"had ended (exit code {process.returncode})"
     process.kill()
     process.wait()
-    left = [_size(half) for half in _halves(folder)]
-    return f"half a checkpoint ({max(left):,} bytes)" if any(left) else "whole checkpoints only"
+    sizes = [_size(path) for path in _partial_files(folder)]
+    return f"partial checkpoint ({max(sizes):,} bytes)" if any(sizes) else "complete checkpoints only"
 
 
 def _while_running(process: subprocess.Popen[bytes]) -> Iterator[None]:
@@ -95,48 +96,50 @@ def _while_running(process: subprocess.Popen[bytes]) -> Iterator[None]:
         time.sleep(POLL)
 
 
-def _halves(folder: Path) -> list[Path]:
+def _partial_files(folder: Path) -> list[Path]:
+    """Checkpoints that are being written."""
     return list(folder.glob(".*.ckpt"))
 
 
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:  # written and renamed just now
+    except FileNotFoundError:  # renamed in the meantime
         return 0
 
 
-def _stamp(folder: Path) -> float:
+def _modified_at(folder: Path) -> float:
+    """Time of the last complete checkpoint."""
     try:
         return max((path.stat().st_mtime for path in checkpoints(folder)), default=0.0)
-    except FileNotFoundError:  # replaced just now
-        return _stamp(folder)
+    except FileNotFoundError:  # replaced in the meantime
+        return _modified_at(folder)
 
 
 def _load(run: Path) -> dict[str, Any]:
     return torch.load(newest(run / "checkpoints") or "", map_location="cpu", weights_only=True)
 
 
-def _step(run: Path) -> int:
-    """Optimizer steps in the newest whole checkpoint."""
+def _last_step(run: Path) -> int:
+    """Optimizer step of the newest complete checkpoint."""
     return 0 if newest(run / "checkpoints") is None else int(_load(run)["global_step"])
 
 
-def _compare(unbroken: Path, broken: Path) -> int:
-    ours, theirs = _load(unbroken), _load(broken)
-    losses = [{step: numbers["loss"] for step, numbers in read_log(run).items()} for run in (unbroken, broken)]
-    checks = {
-        "steps": (ours["global_step"], theirs["global_step"]),
-        "losses of every step": tuple(losses),
-        "weights": (ours["state_dict"], theirs["state_dict"]),
-        "average of the weights": (ours["average"], theirs["average"]),
-        "optimizer": (ours["optimizer_states"], theirs["optimizer_states"]),
-        "learning-rate schedule": (ours["lr_schedulers"], theirs["lr_schedulers"]),
-        "batches trained on": (ours["batches_seen"], theirs["batches_seen"]),
+def _compare(reference: Path, killed: Path) -> int:
+    a, b = _load(reference), _load(killed)
+    losses = [{step: numbers["loss"] for step, numbers in read_log(run).items()} for run in (reference, killed)]
+    names = {
+        "steps": "global_step",
+        "weights": "state_dict",
+        "average of the weights": "average",
+        "optimizer": "optimizer_states",
+        "learning-rate schedule": "lr_schedulers",
+        "batches trained on": "batches_seen",
     }
-    rows = [(name, _count(a), "equal to the bit" if _equal(a, b) else "DIFFERENT") for name, (a, b) in checks.items()]
-    console.table("", ("unbroken against killed", "numbers", "found"), rows)
-    return 0 if all(found != "DIFFERENT" for *_, found in rows) else 1
+    pairs = {"losses of all steps": tuple(losses), **{name: (a[key], b[key]) for name, key in names.items()}}
+    rows = [(name, _count(x), "bitwise equal" if _equal(x, y) else "DIFFERENT") for name, (x, y) in pairs.items()]
+    console.table("", ("state", "numbers", "result"), rows)
+    return int(any(result == "DIFFERENT" for *_, result in rows))
 
 
 def _equal(a: Any, b: Any) -> bool:

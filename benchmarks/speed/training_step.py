@@ -1,7 +1,10 @@
-"""What a training step costs, way by way: the naive one, then each thing done once instead of at every step.
+"""Time and memory of a training step, with each optimisation added in turn, as a ratio to the naive step.
 
-Forward and backward of LitKiwi's loss on one batch, from decoded pixels on; the ways add up. Each is told as a ratio to
-the naive one of the same run and the same weights. Sizes are small by default; the ratios depend on them.
+    python benchmarks/speed/training_step.py
+
+Forward and backward pass of LitKiwi's loss on one batch, from decoded pixels; all variants have the same weights.
+"query-only" differentiates the frozen language model only for the queries; "cached" features are computed beforehand.
+Sizes are small by default, and the ratios depend on them.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from unittest import mock
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages; read when torch is imported
 
@@ -25,10 +29,10 @@ from kiwi import console
 from kiwi.data.sample import EditBatch, EditSample, collate
 from kiwi.encoded import TaskKind
 from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
-from kiwi.models import mllm
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import QueryConnector
 from kiwi.models.dit.transformer import DiTConfig
+from kiwi.models.mllm import encoder as mllm_encoder
 from kiwi.models.mllm.new_qwen import NewQwen
 from kiwi.models.mllm.prefix_cache import full_forward
 from kiwi.models.mllm.vision_input import VisionLimits
@@ -39,10 +43,10 @@ from kiwi.training.modules.editor import LitKiwi
 Step = Callable[[], None]
 
 
-def build(options: argparse.Namespace, tuning: TuningSpec) -> LitKiwi:
-    """A new editor of the asked sizes, ready to be trained."""
+def build_module(options: argparse.Namespace, tuning: TuningSpec) -> LitKiwi:
+    """A new editor of the given sizes, ready for training."""
     area = options.height * options.width
-    reader = NewQwen(
+    encoder = NewQwen(
         generation=options.generation,
         hidden_size=options.mllm_width,
         layers=options.mllm_layers,
@@ -61,34 +65,36 @@ def build(options: argparse.Namespace, tuning: TuningSpec) -> LitKiwi:
     config = KiwiConfig(
         dit=dit,
         vae=NewVae(z_dim=options.latent_channels, base_dim=options.vae_width),
-        mllm=reader,
+        mllm=encoder,
         query=QueryConnector(reference=options.queries),
     )
     return LitKiwi(config).to(options.device).train()
 
 
-def pixels(options: argparse.Namespace, device: torch.device) -> EditBatch:
-    """A batch of noise with a reference each, as training gets it without a cache."""
+def random_batch(options: argparse.Namespace, device: torch.device) -> EditBatch:
+    """A batch of noise with a reference image for each sample, as training gets it without a cache."""
     rng = np.random.default_rng(0)
     size = (options.frames, options.height, options.width)
 
     def sample(index: int) -> EditSample:
         source, target = rng.integers(0, 256, (2, *size, 3), np.uint8)
-        picture = rng.integers(0, 256, (1, *size[1:], 3), np.uint8)
-        words = "Put this on the table. " * (1 + index)
-        return EditSample(str(index), TaskKind.reference, words, size, source, target, tuple(picture), picture)
+        references = rng.integers(0, 256, (1, *size[1:], 3), np.uint8)
+        instruction = "Put this on the table. " * (1 + index)
+        return EditSample(
+            str(index), TaskKind.reference, instruction, size, source, target, tuple(references), references
+        )
 
     batch = collate([sample(index) for index in range(options.batch)])
     tensors = ("source_BCFHW", "target_BCFHW", "references_BRCHW")
     return replace(batch, **{name: getattr(batch, name).to(device) for name in tensors})
 
 
-def ways(module: LitKiwi, batch: EditBatch) -> dict[str, Step]:
-    """From the naive step on, each with one more thing done before."""
+def step_variants(module: LitKiwi, batch: EditBatch) -> dict[str, Step]:
+    """The naive step, then each with one more optimisation."""
     encoder, vae = module.editor.mllm, module.editor.vae
     with torch.no_grad():
         prepare = encoder.preprocessor
-        seen = replace(
+        with_vision = replace(
             batch,
             source_frames=[encoder.encode_image(prepare.prepare_source(frames)) for frames in batch.source_frames],
             reference_images=[
@@ -97,17 +103,21 @@ def ways(module: LitKiwi, batch: EditBatch) -> dict[str, Step]:
             ],
         )
         source, target = (vae.posterior(clips) for clips in (batch.source_BCFHW, batch.target_BCFHW))
-    cached = replace(seen, source_latents=source, target_latents=target)
-    given = {"cached vision": seen, "cached vision and latents": cached}
-    own: dict[str, Step] = {name: partial(step, module, one) for name, one in given.items()}
+    with_latents = replace(with_vision, source_latents=source, target_latents=target)
+    batches = {"cached vision": with_vision, "cached vision and latents": with_latents}
+    cached: dict[str, Step] = {name: partial(run_step, module, inputs) for name, inputs in batches.items()}
     if encoder.language_model_forward is full_forward:
-        return {"naive": partial(step, module, batch), **own}
-    query_only = {f"query-only, {name}": way for name, way in own.items()}
-    return {"naive": partial(naive, module, batch), "query-only": partial(step, module, batch), **query_only}
+        return {"naive": partial(run_step, module, batch), **cached}
+    query_only = {f"query-only, {name}": step for name, step in cached.items()}
+    return {
+        "naive": partial(run_naive_step, module, batch),
+        "query-only": partial(run_step, module, batch),
+        **query_only,
+    }
 
 
-def step(module: LitKiwi, batch: EditBatch) -> None:
-    """What one training step computes before the optimizer."""
+def run_step(module: LitKiwi, batch: EditBatch) -> None:
+    """A training step without the optimizer."""
     x0 = module.target_latents(batch)
     noise, sigma_B = module.draw(batch.ids, x0.shape, 0)
     conditions = module.editor.encode(batch, module.source_latents(batch))
@@ -116,99 +126,93 @@ def step(module: LitKiwi, batch: EditBatch) -> None:
     module.zero_grad()
 
 
-def naive(module: LitKiwi, batch: EditBatch) -> None:
-    """The same, every token of the frozen language model differentiated."""
-    own, mllm.prefix_cached_forward = mllm.prefix_cached_forward, full_forward
-    try:
-        step(module, batch)
-    finally:
-        mllm.prefix_cached_forward = own
+def run_naive_step(module: LitKiwi, batch: EditBatch) -> None:
+    """The same, with the frozen language model differentiated for every token."""
+    with mock.patch.object(mllm_encoder, "prefix_cached_forward", full_forward):
+        run_step(module, batch)
 
 
-def seconds(way: Step, device: torch.device) -> float:
+def measure_seconds(step: Step, device: torch.device) -> float:
     """Wall time of one step."""
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     synchronize()
     start = time.perf_counter()
-    way()
+    step()
     synchronize()
     return time.perf_counter() - start
 
 
-def peak_bytes(way: Step, device: torch.device) -> int:
-    """The most memory that the allocator gave out during a step, above what was in use before it."""
+def measure_peak_bytes(step: Step, device: torch.device) -> int:
+    """Peak of allocated memory during a step, above what was allocated before it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        way()
+        step()
         return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        way()
-    events = found.profiler.kineto_results.events()  # type: ignore[union-attr]
-    given = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    return int(np.cumsum([size for _, size in given]).max())
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    events = profiled.profiler.kineto_results.events()  # type: ignore[union-attr]
+    allocations = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return int(np.cumsum([size for _, size in allocations]).max())
 
 
-def measure(options: argparse.Namespace, name: str, tuning: TuningSpec) -> list[list[str]]:
-    """Rows of the table for one way in which the language model learns."""
+def measure_variants(options: argparse.Namespace, name: str, tuning: TuningSpec) -> list[list[str]]:
+    """Rows of the table for one tuning of the language model."""
     device = torch.device(options.device)
-    module = build(options, tuning)
-    found = ways(module, pixels(options, device))
-    times: dict[str, list[float]] = {way: [] for way in found}
-    # Ways take turns, so that a change of the machine's load falls on all; the first turn only warms up.
+    module = build_module(options, tuning)
+    steps = step_variants(module, random_batch(options, device))
+    times: dict[str, list[float]] = {variant: [] for variant in steps}
+    # Variants take turns, so that changes of the machine's load affect all of them; the first turn is a warm-up.
     for _ in console.progress(range(options.repeats + 1), name):
-        for way, one in found.items():
-            times[way].append(seconds(one, device))
-    time_of = {way: statistics.median(some[1:]) for way, some in times.items()}
-    memory = {way: peak_bytes(one, device) for way, one in found.items()}
-    cost = f"{1e3 * time_of['naive']:.0f} ms and {memory['naive'] / 2**20:.1f} MiB on {options.device}"
-    console.note(f"{name}: {told(module)}; naive: {cost}, median of {options.repeats}")
+        for variant, step in steps.items():
+            times[variant].append(measure_seconds(step, device))
+    medians = {variant: statistics.median(values[1:]) for variant, values in times.items()}
+    memory = {variant: measure_peak_bytes(step, device) for variant, step in steps.items()}
+    naive = f"{1e3 * medians['naive']:.0f} ms and {memory['naive'] / 2**20:.1f} MiB on {options.device}"
+    console.note(f"{name}: {parameter_counts(module)}; naive: {naive}, median of {options.repeats}")
     return [
-        [name, way, f"{time_of[way] / time_of['naive']:.2f}", f"{memory[way] / memory['naive']:.2f}"] for way in found
+        [name, variant, f"{medians[variant] / medians['naive']:.2f}", f"{memory[variant] / memory['naive']:.2f}"]
+        for variant in steps
     ]
 
 
-def told(module: nn.Module) -> str:
-    """Sizes of the parts."""
+def parameter_counts(module: nn.Module) -> str:
+    """Numbers of parameters of the parts."""
     editor = module.editor
-    sizes = {part: sum(p.numel() for p in getattr(editor, part).parameters()) for part in ("dit", "mllm", "vae")}
-    return ", ".join(f"{part} {size / 1e6:.2f}M" for part, size in sizes.items())
+    counts = {part: sum(p.numel() for p in getattr(editor, part).parameters()) for part in ("dit", "mllm", "vae")}
+    return ", ".join(f"{part} {count / 1e6:.2f}M" for part, count in counts.items())
 
 
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--generation", choices=["2.5", "3"], default="2.5", help="of Qwen-VL")
+    parser.add_argument("--generation", choices=["2.5", "3"], default="2.5", help="version of Qwen-VL")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     sizes = {
-        "dit-width": (96, "of the DiT"),
-        "dit-layers": (3, "of the DiT"),
-        "mllm-width": (128, "of the language model"),
-        "mllm-layers": (8, "of the language model"),
-        "vision-layers": (6, "of the vision tower"),
+        "dit-width": (96, "width of the DiT"),
+        "dit-layers": (3, "blocks of the DiT"),
+        "mllm-width": (128, "width of the language model"),
+        "mllm-layers": (8, "layers of the language model"),
+        "vision-layers": (6, "layers of the vision tower"),
         "vae-width": (8, "base channels of the VAE"),
-        "latent-channels": (16, "of the VAE"),
+        "latent-channels": (16, "latent channels of the VAE"),
         "queries": (64, "learnable queries"),
-        "rank": (8, "of the language model's adapters"),
-        "batch": (2, "samples"),
-        "frames": (5, "of each clip"),
-        "height": (96, "of a frame"),
-        "width": (128, "of a frame"),
-        "repeats": (7, "timed steps of each way"),
-        "threads": (1, "of the CPU"),
+        "rank": (8, "rank of the language model's LoRA"),
+        "batch": (2, "samples in a batch"),
+        "frames": (5, "frames of a clip"),
+        "height": (96, "height of a frame"),
+        "width": (128, "width of a frame"),
+        "repeats": (7, "timed steps of each variant"),
+        "threads": (1, "CPU threads"),
     }
-    for option, (default, what) in sizes.items():
-        parser.add_argument(f"--{option}", type=int, default=default, help=what)
+    for option, (default, description) in sizes.items():
+        parser.add_argument(f"--{option}", type=int, default=default, help=description)
     options = parser.parse_args()
-    # One thread by default: with as many as cores, whatever else runs on the machine makes all of them wait.
+    # One thread by default: with one for each core, all of them wait for whatever else runs on the machine.
     torch.set_num_threads(options.threads)
     tunings = {"frozen": Frozen(), "LoRA": Lora(rank=options.rank)}
-    rows = [row for name, tuning in tunings.items() for row in measure(options, name, tuning)]
-    console.table(
-        "ratios to the naive step",
-        ["language model", "way", "step time", "peak memory"],
-        rows,
-    )
+    rows = [row for name, tuning in tunings.items() for row in measure_variants(options, name, tuning)]
+    console.table("Ratios to the naive step", ["language model", "variant", "step time", "peak memory"], rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The script that kills runs, on a tiny run: one kill inside the writing of a checkpoint, one between two."""
+"""benchmarks/resume/kills.py on a tiny run: one kill while a checkpoint is written, one between two checkpoints."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from tests.integration.conftest import editor_config, write_yaml
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "resume" / "kills.py"
 
 
-def test_a_run_that_was_killed_ends_as_the_unbroken_one(runs, edit_folder, tmp_path):
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(runs, edit_folder, tmp_path):
     config = editor_config(edit_folder, tmp_path / "unused", runs / "vae" / "model", max_steps=12, log_every_n_steps=1)
     config["trainer"]["limit_val_batches"] = 0
     config["checkpoint"] = {"every_n_train_steps": 2}
@@ -29,7 +29,7 @@ def test_a_run_that_was_killed_ends_as_the_unbroken_one(runs, edit_folder, tmp_p
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("equal to the bit") == 7
+    assert done.stdout.count("bitwise equal") == 7
     assert "DIFFERENT" not in done.stdout
-    assert list(read_log(tmp_path / "kills/broken")) == list(range(1, 13))
-    assert newest(tmp_path / "kills/broken/checkpoints")
+    assert list(read_log(tmp_path / "kills/killed")) == list(range(1, 13))
+    assert newest(tmp_path / "kills/killed/checkpoints")

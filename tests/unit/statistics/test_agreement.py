@@ -1,4 +1,4 @@
-"""Agreement of raters, held against published examples."""
+"""Agreement of raters, compared with published examples."""
 
 from math import isnan, nan
 
@@ -33,15 +33,15 @@ def test_alpha_of_chance_and_of_perfect_agreement():
 
 
 def test_kappa_matches_its_definition_by_counts():
-    one, other = [1, 2, 3, 4, 5, 3, 2, 1], [1, 3, 3, 4, 4, 2, 2, 2]
+    a, b = [1, 2, 3, 4, 5, 3, 2, 1], [1, 3, 3, 4, 4, 2, 2, 2]
     counts = np.zeros((5, 5))
-    for a, b in zip(one, other, strict=True):
-        counts[a - 1, b - 1] += 1 / len(one)
+    for x, y in zip(a, b, strict=True):
+        counts[x - 1, y - 1] += 1 / len(a)
     weights = np.subtract.outer(np.arange(5), np.arange(5)) ** 2
     chance = np.outer(counts.sum(1), counts.sum(0))
-    assert weighted_kappa(one, other) == pytest.approx(1 - (weights * counts).sum() / (weights * chance).sum())
-    assert weighted_kappa([*one, nan], [*other, 3]) == weighted_kappa(one, other)
-    assert weighted_kappa(one, one) == 1
+    assert weighted_kappa(a, b) == pytest.approx(1 - (weights * counts).sum() / (weights * chance).sum())
+    assert weighted_kappa([*a, nan], [*b, 3]) == weighted_kappa(a, b)
+    assert weighted_kappa(a, a) == 1
     assert isnan(weighted_kappa([2, 2], [2, 2]))
 
 

@@ -8,26 +8,26 @@ from kiwi.statistics.intervals import Interval, bootstrap_mean
 
 def test_the_interval_of_many_items_approaches_the_normal_one():
     values = np.random.default_rng(1).normal(3.0, 0.5, 400)
-    found = bootstrap_mean([values])
+    interval = bootstrap_mean([values])
     half = norm.ppf(0.975) * values.std() / 400**0.5
-    assert found.mean == pytest.approx(values.mean())
-    assert found.high - found.mean == pytest.approx(half, rel=0.15)
-    assert found.mean - found.low == pytest.approx(half, rel=0.15)
+    assert interval.mean == pytest.approx(values.mean())
+    assert interval.high - interval.mean == pytest.approx(half, rel=0.15)
+    assert interval.mean - interval.low == pytest.approx(half, rel=0.15)
 
 
 def test_strata_have_equal_weight_whatever_their_size():
-    found = bootstrap_mean([[1.0] * 90 + [2.0] * 10, [5.0] * 3])
-    assert found.mean == pytest.approx((1.1 + 5.0) / 2)
-    assert found.low < found.mean < found.high
-    # Between groups nothing is drawn: half the width of the one group that varies.
-    alone = bootstrap_mean([[1.0] * 90 + [2.0] * 10])
-    assert found.high - found.low == pytest.approx((alone.high - alone.low) / 2, rel=0.1)
+    interval = bootstrap_mean([[1.0] * 90 + [2.0] * 10, [5.0] * 3])
+    assert interval.mean == pytest.approx((1.1 + 5.0) / 2)
+    assert interval.low < interval.mean < interval.high
+    # Only one stratum varies, and has half of the weight: half of its width.
+    varying = bootstrap_mean([[1.0] * 90 + [2.0] * 10])
+    assert interval.high - interval.low == pytest.approx((varying.high - varying.low) / 2, rel=0.1)
 
 
 def test_intervals_have_their_nominal_coverage():
     rng = np.random.default_rng(2)
-    inside = [low <= 1.0 <= high for _, low, high in (bootstrap_mean([rng.exponential(1.0, 40)]) for _ in range(100))]
-    assert 85 <= sum(inside) <= 99
+    covered = [low <= 1.0 <= high for _, low, high in (bootstrap_mean([rng.exponential(1.0, 40)]) for _ in range(100))]
+    assert 85 <= sum(covered) <= 99
 
 
 def test_intervals_are_deterministic_and_wider_for_more_confidence():
@@ -40,40 +40,40 @@ def test_intervals_are_deterministic_and_wider_for_more_confidence():
 @pytest.mark.parametrize("items", [2, 3, 5, 20])
 def test_intervals_of_few_items_have_their_nominal_coverage(items):
     rng = np.random.default_rng(items)
-    inside = [
+    covered = [
         low <= 2.0 <= high
         for _, low, high in (bootstrap_mean(rng.normal(2, 1, (5, items)).tolist()) for _ in range(200))
     ]
-    assert sum(inside) >= 182  # without their stretch, 160 of two items
-    assert sum(inside) < 200 or items == 2
+    assert sum(covered) >= 182  # 160 for two items without the small-sample factor
+    assert sum(covered) < 200 or items == 2
 
 
 def test_equal_items_have_an_interval_of_width_zero():
-    found = bootstrap_mean([[2.0, 2.0], [4.0, 4.0, 4.0]])
-    assert found.low == found.high == found.mean == 3.0
+    interval = bootstrap_mean([[2.0, 2.0], [4.0, 4.0, 4.0]])
+    assert interval.low == interval.high == interval.mean == 3.0
 
 
 @pytest.mark.parametrize(
-    ("groups", "clusters"), [([[3.0]], None), ([[2.0, 2.0], [4.0]], None), ([[3, 3]], [["a", "a"]])]
+    ("strata", "clusters"), [([[3.0]], None), ([[2.0, 2.0], [4.0]], None), ([[3, 3]], [["a", "a"]])]
 )
-def test_a_single_item_has_no_interval(groups, clusters):
-    found = bootstrap_mean(groups, clusters=clusters)
-    assert found.mean == 3
-    assert np.isnan([found.low, found.high]).all()
-    assert str(found) == "3.00 ± ?"
+def test_a_single_item_has_no_interval(strata, clusters):
+    interval = bootstrap_mean(strata, clusters=clusters)
+    assert interval.mean == 3
+    assert np.isnan([interval.low, interval.high]).all()
+    assert str(interval) == "3.00 ± ?"
 
 
 def test_clusters_in_different_strata_are_still_resampled():
-    found = bootstrap_mean([[1.0, 5.0], [1.0, 5.0], [5.0, 1.0]], clusters=[["a", "b"], ["b", "c"], ["a", "c"]])
-    assert found.mean == 3
-    assert found.high - found.low > 1
+    interval = bootstrap_mean([[1.0, 5.0], [1.0, 5.0], [5.0, 1.0]], clusters=[["a", "b"], ["b", "c"], ["a", "c"]])
+    assert interval.mean == 3
+    assert interval.high - interval.low > 1
 
 
 def test_an_interval_prints_as_mean_and_half_width():
     assert str(Interval(3.517, 3.4, 3.6)) == "3.52 ± 0.10"
 
 
-@pytest.mark.parametrize("groups", [[], [[1.0], []]])
-def test_an_empty_stratum_is_refused(groups):
+@pytest.mark.parametrize("strata", [[], [[1.0], []]])
+def test_an_empty_stratum_is_refused(strata):
     with pytest.raises(InputError, check=lambda error: error.code == "no-items"):
-        bootstrap_mean(groups)
+        bootstrap_mean(strata)

@@ -1,4 +1,4 @@
-"""Differences of two editors: intervals that hold, tests that are exact where they can be."""
+"""Paired differences: coverage of intervals, exact and random permutation tests, detectable differences."""
 
 import numpy as np
 import pytest
@@ -8,41 +8,43 @@ from kiwi.statistics.paired import flip_rate, holm, items_needed, paired_differe
 
 
 def test_p_values_of_few_items_are_exact():
-    found = paired_difference([[1.0, 2.0, 3.0]])
-    assert found.mean.mean == 2
-    assert found.p == 2 / 8  # all plus, all minus
+    difference = paired_difference([[1.0, 2.0, 3.0]])
+    assert difference.mean.mean == 2
+    assert difference.p == 2 / 8  # all signs + or all signs -
     assert paired_difference([[1.0, 1.0, -2.0]]).p == 1
     assert paired_difference([[0.0, 0.0]]).p == 1
 
 
 def test_strata_have_equal_weight_whatever_their_size():
-    found = paired_difference([[1.0] * 30, [0.0, 0.5] * 5])
-    assert found.mean.mean == pytest.approx((1 + 0.25) / 2)
-    assert found.items == 40
-    assert found.mean.low < found.mean.mean < found.mean.high
-    assert 0 < found.p < 0.001
+    difference = paired_difference([[1.0] * 30, [0.0, 0.5] * 5])
+    assert difference.mean.mean == pytest.approx((1 + 0.25) / 2)
+    assert difference.items == 40
+    assert difference.mean.low < difference.mean.mean < difference.mean.high
+    assert 0 < difference.p < 0.001
 
 
 def test_edits_of_one_video_are_not_independent():
     rng = np.random.default_rng(1)
     videos = rng.normal(0.2, 1, 12)
-    values, owners = [np.repeat(videos, 10).tolist()], [np.repeat(np.arange(12), 10).tolist()]
-    alone, together = paired_difference(values), paired_difference(values, owners)
-    assert together.detectable / alone.detectable == pytest.approx(np.sqrt(10) * 1.17, rel=0.1)  # 12 videos are few
-    assert together.p > 10 * alone.p
-    assert together.p == pytest.approx(paired_difference([videos.tolist()]).p)
+    values, clusters = [np.repeat(videos, 10).tolist()], [np.repeat(np.arange(12), 10).tolist()]
+    independent, clustered = paired_difference(values), paired_difference(values, clusters)
+    assert clustered.detectable / independent.detectable == pytest.approx(
+        np.sqrt(10) * 1.17, rel=0.1
+    )  # 12 videos are few
+    assert clustered.p > 10 * independent.p
+    assert clustered.p == pytest.approx(paired_difference([videos.tolist()]).p)
 
 
 def test_a_video_may_have_edits_of_several_categories():
-    found = paired_difference([[1.0, 2.0, 3.0], [1.0, 3.0]], [["a", "b", "c"], ["a", "b"]])
-    assert found.mean.mean == 2
-    assert found.mean.low < 2 < found.mean.high
+    difference = paired_difference([[1.0, 2.0, 3.0], [1.0, 3.0]], [["a", "b", "c"], ["a", "b"]])
+    assert difference.mean.mean == 2
+    assert difference.mean.low < 2 < difference.mean.high
 
 
 def test_equal_editors_differ_significantly_at_the_nominal_rate():
     rng = np.random.default_rng(2)
     ps = [paired_difference([rng.normal(0, 1, 12).tolist()]).p for _ in range(200)]
-    assert np.mean(np.array(ps) <= 0.05) <= 0.09  # 200 draws of a chance of 0.05: 99.5% are below
+    assert np.mean(np.array(ps) <= 0.05) <= 0.09  # 99.5% of binomials (200, 0.05) are below
     assert 0.4 < np.mean(ps) < 0.6
 
 
@@ -50,15 +52,15 @@ def test_a_detectable_difference_is_detected_with_power_0_8():
     rng = np.random.default_rng(3)
     detectable = paired_difference([rng.normal(0, 1, 60).tolist()]).detectable
     assert detectable == pytest.approx(2.8 / np.sqrt(60), rel=0.25)
-    found = [paired_difference([rng.normal(2.8 / np.sqrt(60), 1, 60).tolist()]).p <= 0.05 for _ in range(60)]
-    assert 0.6 < np.mean(found) < 0.95
+    significant = [paired_difference([rng.normal(2.8 / np.sqrt(60), 1, 60).tolist()]).p <= 0.05 for _ in range(60)]
+    assert 0.6 < np.mean(significant) < 0.95
 
 
 def test_half_the_difference_needs_four_times_the_items():
-    found = paired_difference([np.random.default_rng(4).normal(0, 1, 50).tolist()])
-    assert items_needed(found, found.detectable / 2) == pytest.approx(200, abs=1)
+    difference = paired_difference([np.random.default_rng(4).normal(0, 1, 50).tolist()])
+    assert items_needed(difference, difference.detectable / 2) == pytest.approx(200, abs=1)
     with pytest.raises(InputError):
-        items_needed(found, 0)
+        items_needed(difference, 0)
 
 
 def test_holm_matches_a_calculation_by_hand():
@@ -73,9 +75,9 @@ def test_variation_of_repeats():
     assert repeat_std([[1], [2]]) is flip_rate([[1]]) is None
 
 
-@pytest.mark.parametrize("groups", [[], [[1.0], []]])
-def test_empty_strata_and_mismatched_clusters_are_refused(groups):
+@pytest.mark.parametrize("strata", [[], [[1.0], []]])
+def test_empty_strata_and_mismatched_clusters_are_refused(strata):
     with pytest.raises(InputError, check=lambda error: error.code == "no-items"):
-        paired_difference(groups)
+        paired_difference(strata)
     with pytest.raises(InputError, check=lambda error: error.code == "length-mismatch"):
         paired_difference([[1.0, 2.0]], [["a"]])
