@@ -315,8 +315,8 @@ def _typed_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
     for option in (option for option in options if option is not type(None)):
         try:
             return _typed(option, value, path)
-        except SpecError as problem:
-            errors.append(problem)
+        except SpecError as error:
+            errors.append(error)
     if len(errors) == 1:
         raise errors[0]
     problem, wanted = f"{path} matches none of the allowed types", "; or ".join(map(str, errors))

@@ -3,7 +3,7 @@
 import pytest
 
 from kiwi import errors
-from kiwi.errors import InputError, KiwiError, SpecError
+from kiwi.errors import InputError, KiwiError, SpecError, one_of
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, KiwiError)]
 
@@ -35,3 +35,8 @@ def test_every_kind_ends_with_exit_code_2_and_keeps_its_parts(kind):
 def test_errors_about_values_are_also_value_errors(kind):
     with pytest.raises(ValueError, match=r"^a\.$"):
         raise kind("a")
+
+
+def test_a_misspelt_name_is_answered_with_the_choices_and_a_suggestion():
+    assert one_of(["fit", "edit"], "edti") == "one of fit, edit (did you mean edit?)"
+    assert one_of(["fit", "edit"], "xyz") == "one of fit, edit"
