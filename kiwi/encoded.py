@@ -1,4 +1,4 @@
-"""What data and models share: kinds of task, sizes, the latents' distribution, vision features.
+"""Types that data and models share: task kinds, sizes, the latents' distribution, vision features.
 
 A ground file, so that `kiwi.data` and `kiwi.models` know each other only through it. B samples, C latent channels,
 F frames, h w latent height and width; L levels of features, N visual tokens, M the MLLM's width.
@@ -23,7 +23,7 @@ Size = tuple[int, int, int]
 
 
 class TaskKind(StrEnum):
-    """What an edit is conditioned on; selects the query table and the prompt."""
+    """The kind of an edit, which selects the query table and the prompt."""
 
     image = "image"
     video = "video"
@@ -45,26 +45,26 @@ class LatentDistribution(NamedTuple):
     deviation: Tensor
 
     def mode(self) -> Tensor:
-        """The likeliest latents."""
+        """The most likely latents."""
         return self.mean
 
     def sample(self, noise: Tensor) -> Tensor:
-        """LatentDistribution drawn with standard normal noise of their shape."""
+        """Draw latents, with standard normal noise of their shape."""
         return self.mean + self.deviation * noise
 
     @classmethod
     def stack(cls, clips: Sequence[LatentDistribution | None]) -> LatentDistribution | None:
-        """The distribution of a batch from those of its clips; None if no clip has one. All clips have one, or none."""
-        given = [clip for clip in clips if clip is not None]
-        assert len(given) in (0, len(clips))
-        return cls(*(torch.stack(parts) for parts in zip(*given, strict=True))) if given else None
+        """The distribution of a batch from those of its clips, or None if all of them are None."""
+        present = [clip for clip in clips if clip is not None]
+        assert len(present) in (0, len(clips)), "either all clips of a batch have latents, or none"
+        return cls(*(torch.stack(parts) for parts in zip(*present, strict=True))) if present else None
 
 
 class VisionFeatures(NamedTuple):
-    """Output of the MLLM's vision tower for one image or video; stands for it wherever the MLLM would read it."""
+    """Output of the MLLM's vision tower for one image or video, which the MLLM accepts in its place."""
 
     kind: int
     """IMAGE or VIDEO of `kiwi.models.mllm.positions`."""
     size: Size
-    """The size that it was read at."""
+    """Its size as input of the vision tower."""
     features_LNM: Tensor

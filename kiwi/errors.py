@@ -37,6 +37,11 @@ class KiwiError(Exception):
         self.problem, self.code, self.got, self.wanted, self.fix = problem, code, got, wanted, fix
 
 
+def first_line(problem: BaseException) -> str:
+    """The first line of an exception's message; empty if it has none."""
+    return next(iter(str(problem).strip().splitlines()), "")
+
+
 def closest(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The choice that a misspelt name probably means, None if it resembles none."""
     return next(iter(difflib.get_close_matches(name, list(choices), n=1, cutoff=cutoff)), None)

@@ -3,7 +3,7 @@
     python benchmarks/speed/attention.py
 
 A ratio above 1 means that plain products are faster. kiwi.models.dit.attention.attend uses them for bf16 on CPUs that
-multiply it natively and up to SHORT keys, and the fused kernel everywhere else.
+multiply it natively and up to MAX_UNFUSED_KEYS keys, and the fused kernel everywhere else.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
             fused = measure_seconds(F.scaled_dot_product_attention, qkv, options.repeats)
             ratio = fused / measure_seconds(attend_unfused, qkv, options.repeats)
             rows.append((name, length, f"{1e3 * fused:.1f}", f"{ratio:.2f}"))
-    console.table("Attention, forward and backward", ("type", "tokens", "fused, ms", "fused / plain"), rows)
+    console.table("Attention, forward and backward", ("type", "tokens", "fused, ms", "fused / unfused"), rows)
 
 
 if __name__ == "__main__":

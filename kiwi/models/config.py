@@ -1,4 +1,4 @@
-"""KiwiConfig: every choice of the editor as one tree of specs, and the published choices."""
+"""KiwiConfig: every choice of the editor as one tree of specs, and the published configurations."""
 
 from __future__ import annotations
 
@@ -20,15 +20,26 @@ from kiwi.models.vae.wan import NewVae, VaeSpec, WanVae
 from kiwi.spec import Spec
 
 PARTS = ("dit", "query", "latent", "source", "reference")
-"""The parts that an editor has of its own, beside a pretrained VAE and MLLM."""
+"""The parts that are built here, beside the pretrained VAE and MLLM."""
 
 TRAINABLE = (*PARTS, "mllm")
-"""Parts that may learn; each learns as its spec says (`dit.tuning`, `mllm.tuning`)."""
+"""Parts that may be trained, each as its spec says (`dit.tuning`, `mllm.tuning`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KiwiConfig(Spec):
-    """One node a choice; what has a default is as in the published editor."""
+    """The editor: one node per choice, with the published choices as defaults.
+
+    Args:
+        dit: the diffusion transformer.
+        vae: the video autoencoder, always frozen.
+        mllm: the multimodal LLM.
+        query: connector from the learnable queries to the context.
+        latent: connector from the reference images' dense features to the context.
+        source: injection of the source video's latents.
+        reference: injection of the reference images' latents.
+        schedule: of the noise.
+    """
 
     dit: DiTConfig
     vae: VaeSpec
@@ -41,7 +52,7 @@ class KiwiConfig(Spec):
 
     @classmethod
     def published_5b(cls) -> KiwiConfig:
-        """What the published 5B editor is trained from: Wan2.2-TI2V-5B, Qwen2.5-VL-3B with adapters of rank 64."""
+        """The published 5B editor before training: Wan2.2-TI2V-5B, Qwen2.5-VL-3B with adapters of rank 64."""
         repository = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
         return cls(
             dit=DiTConfig.wan22_5b().replace(base=WanBase(path=repository, subfolder="transformer")),
@@ -51,7 +62,7 @@ class KiwiConfig(Spec):
 
     @classmethod
     def published_14b(cls) -> KiwiConfig:
-        """What the published 14B editor is trained from: Wan2.1-T2V-14B adapters of rank 128, fewer queries."""
+        """The published 14B editor before training: Wan2.1-T2V-14B with adapters of rank 128, fewer queries."""
         repository = "Wan-AI/Wan2.1-T2V-14B-Diffusers"
         base = WanBase(path=repository, subfolder="transformer", dtype="bfloat16")
         return cls(
@@ -63,16 +74,16 @@ class KiwiConfig(Spec):
 
     @classmethod
     def untrained(cls, size: str) -> KiwiConfig:
-        """A published size ("5b", "14b" or "1.3b") with every part at its published shapes and none of its weights.
+        """A published size ("5b", "14b" or "1.3b") with all parts in their published shapes, untrained.
 
-        For counting on the meta device; the VAE and the MLLM are of the published architectures.
+        It needs no files, for counting on the meta device.
         """
         dit = {"5b": DiTConfig.wan22_5b, "14b": DiTConfig.wan21_14b, "1.3b": DiTConfig.wan21_1_3b}[size]()
         vae = NewVae.wan22() if size == "5b" else NewVae.wan21()
         return cls(dit=dit, vae=vae, mllm=NewQwen.qwen25_3b())
 
     def builders(self, mllm_dim: int) -> dict[str, Callable[[], nn.Module]]:
-        """What builds each of the parts that an editor has of its own, for an MLLM of this width."""
+        """The constructor of each part in `PARTS`, for an MLLM of this width."""
         return {
             "dit": self.dit.build,
             "query": lambda: self.query.build(mllm_dim, self.dit.dim),

@@ -26,7 +26,7 @@ READ_OUTS: dict[str, Callable[[Prompt, int], Tensor]] = {
     "queries": lambda prompt, count: prompt.queries_BS,
     "tail": lambda prompt, count: prompt.tail_BS(count),
 }
-"""Which positions (a mask, B x S) are read as the queries' features."""
+"""From a prompt and its number of queries to the positions (a mask, B x S) that are read as their features."""
 
 
 class Context(NamedTuple):
@@ -37,18 +37,18 @@ class Context(NamedTuple):
 
 
 class Connector(nn.Module, ABC):
-    """What the DiT is told through one of the two ways."""
+    """A module from the MLLM's hidden states to a part of the DiT's context."""
 
     layers: tuple[int, ...]
     """MLLM layers whose hidden states it reads."""
 
     @abstractmethod
     def forward(self, states: HiddenStates, prompt: Prompt) -> Context:
-        """Its part of the context."""
+        """Compute this part of the context."""
 
 
 class QueryConnectorModule(Connector):
-    """A connector that also brings the queries which the MLLM reads."""
+    """A connector that also holds the learnable queries in the MLLM's prompt."""
 
     @abstractmethod
     def table(self, task: TaskKind) -> Tensor:
@@ -60,23 +60,23 @@ class QueryConnectorModule(Connector):
 
 @dataclass(frozen=True, kw_only=True)
 class QuerySpec(Spec, ABC):
-    """The family of the instruction's way into the context."""
+    """The family of connectors from learnable queries to the context."""
 
     @abstractmethod
     def build(self, mllm_dim: int, dit_dim: int) -> QueryConnectorModule:
-        """The module between an MLLM and a DiT of these widths."""
+        """Build the module between an MLLM and a DiT of these widths."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueryConnector(QuerySpec):
-    """Learnable queries read by the MLLM, their hidden states mapped to the DiT's width.
+    """Learnable queries at the end of the MLLM's prompt; an MLP maps their hidden states to the DiT's width.
 
     Args:
-        image, video, reference: number of queries in each mode.
-        readout: "queries" reads the queries' own positions; "tail" the last Q positions of the prompt, which two
-            template tokens close, so that the first two queries are missed. Released checkpoints need "tail".
-        layers: MLLM layers that are read, their features side by side: -1 after the last layer and its norm, 0 the
-            embeddings, 1 after the first layer, ...
+        image, video, reference: number of queries for each task kind.
+        readout: "queries" reads the queries' own positions; "tail" the last Q positions of the prompt, which ends with
+            two template tokens, so that the first two queries are missed. Released checkpoints need "tail".
+        layers: MLLM layers that are read and concatenated: -1 after the last layer and its norm, 0 the embeddings, 1
+            after the first layer, ...
     """
 
     image: int = 256
@@ -87,21 +87,21 @@ class QueryConnector(QuerySpec):
 
     def __post_init__(self) -> None:
         if min(self.image, self.video, self.reference) < 1:
-            raise SpecError("every mode needs at least one query", got=self)
+            raise SpecError("every task kind needs at least one query", code="out-of-range", got=self)
         _require_layers(self.layers, self)
 
     def build(self, mllm_dim: int, dit_dim: int) -> QueryConnectorModule:
-        return QueryModule(self, mllm_dim, dit_dim)
+        return LearnableQueryModule(self, mllm_dim, dit_dim)
 
 
-class QueryModule(QueryConnectorModule):
-    """The query tables and their connector."""
+class LearnableQueryModule(QueryConnectorModule):
+    """The query tables and their MLP."""
 
     def __init__(self, spec: QueryConnector, mllm_dim: int, dit_dim: int) -> None:
         super().__init__()
         counts = {"image": spec.image, "video": spec.video, "reference": spec.reference}
         self.queries = nn.ParameterDict(
-            {mode: nn.Parameter(0.02 * torch.randn(count, mllm_dim)) for mode, count in counts.items()}
+            {task: nn.Parameter(0.02 * torch.randn(count, mllm_dim)) for task, count in counts.items()}
         )
         self.connector = mlp(len(spec.layers) * mllm_dim, dit_dim)
         self.layers, self.read_out = spec.layers, READ_OUTS[spec.readout]
@@ -110,27 +110,27 @@ class QueryModule(QueryConnectorModule):
         return self.queries[task]
 
     def forward(self, states: HiddenStates, prompt: Prompt) -> Context:
-        # Every sample of a batch has the same number of queries, so that they stack without padding.
+        # All samples of a batch have the same number of queries, so that no padding is needed.
         where = self.read_out(prompt, int(prompt.queries_BS[0].sum()))
         features, _ = gather_tokens(_concat_layers(states, self.layers), where)
         return Context(self.connector(features.to(dtype_of(self.connector))), None)
 
 
-# --- the reference's dense features ---------------------------------------------------------------------
+# --- dense features of the references --------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentSpec(Spec, ABC):
-    """The family of the reference's way into the context."""
+    """The family of connectors from the reference images to the context."""
 
     @abstractmethod
     def build(self, mllm_dim: int, dit_dim: int) -> Connector:
-        """The module between an MLLM and a DiT of these widths."""
+        """Build the module between an MLLM and a DiT of these widths."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentConnector(LatentSpec):
-    """The reference images' dense features (the hidden states of their visual tokens), mapped to the DiT's width.
+    """An MLP maps the hidden states of the reference images' visual tokens to the DiT's width.
 
     Args:
         layers: MLLM layers that are read, as in `QueryConnector`.
@@ -142,11 +142,11 @@ class LatentConnector(LatentSpec):
         _require_layers(self.layers, self)
 
     def build(self, mllm_dim: int, dit_dim: int) -> Connector:
-        return LatentModule(self, mllm_dim, dit_dim)
+        return LatentConnectorModule(self, mllm_dim, dit_dim)
 
 
-class LatentModule(Connector):
-    """The connector of the reference's features."""
+class LatentConnectorModule(Connector):
+    """The MLP over the reference images' features."""
 
     def __init__(self, spec: LatentConnector, mllm_dim: int, dit_dim: int) -> None:
         super().__init__()
@@ -163,14 +163,14 @@ class LatentModule(Connector):
 
 @dataclass(frozen=True, kw_only=True)
 class NoConnector(QuerySpec, LatentSpec):
-    """The "off" of both: no queries, no tokens in the context."""
+    """No queries, no tokens in the context: the "off" of both families."""
 
     def build(self, mllm_dim: int, dit_dim: int) -> NoConnectorModule:
         return NoConnectorModule(mllm_dim, dit_dim)
 
 
 class NoConnectorModule(QueryConnectorModule):
-    """Nothing is asked and nothing is told."""
+    """An empty context, and no queries."""
 
     layers = ()
 
@@ -187,15 +187,15 @@ class NoConnectorModule(QueryConnectorModule):
 
 
 def join_contexts(references: Context, queries: Context) -> Context:
-    """The DiT's context, [reference tokens, query tokens]."""
+    """Concatenate to the DiT's context, [reference tokens, query tokens]."""
     tokens = torch.cat((references.tokens_BND, queries.tokens_BND), dim=1)
     if references.mask_BN is None and queries.mask_BN is None:
         return Context(tokens, None)
-    return Context(tokens, torch.cat((_mask(references), _mask(queries)), dim=1))
+    return Context(tokens, torch.cat((_full_mask(references), _full_mask(queries)), dim=1))
 
 
 def mlp(in_dim: int, out_dim: int) -> nn.Sequential:
-    """Linear, tanh-GELU, Linear; the last starts at zero, so that training starts from an empty context."""
+    """Linear, tanh-GELU, Linear; the last is initialised to zero, so that training starts from an empty context."""
     last = nn.Linear(out_dim, out_dim)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
@@ -203,7 +203,7 @@ def mlp(in_dim: int, out_dim: int) -> nn.Sequential:
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """The type of a module's weights; the MLLM's features may come in another."""
+    """The type of a module's weights; the MLLM's features may have another."""
     return next(module.parameters()).dtype
 
 
@@ -211,11 +211,11 @@ def _concat_layers(states: HiddenStates, layers: Sequence[int]) -> Tensor:
     return torch.cat([states[layer] for layer in layers], dim=-1)
 
 
-def _mask(context: Context) -> Tensor:
+def _full_mask(context: Context) -> Tensor:
     shape, device = context.tokens_BND.shape[:2], context.tokens_BND.device
     return torch.ones(shape, dtype=torch.bool, device=device) if context.mask_BN is None else context.mask_BN
 
 
 def _require_layers(layers: tuple[int, ...], spec: Spec) -> None:
     if not layers or len(set(layers)) < len(layers):
-        raise SpecError("a connector reads one or more MLLM layers, each once", got=spec)
+        raise SpecError("a connector needs one or more different MLLM layers", code="invalid-layers", got=spec)

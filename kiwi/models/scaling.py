@@ -1,8 +1,8 @@
 """Timestep scaling gamma(t): how strongly the source's tokens are added at each noise level.
 
-The paper describes a learnable scalar, the released code multiplies by the schedule's sigma(t). Everything
-learnable here is sigma(t) plus a term that starts at zero, so that training starts where the released code is.
-All of it in float32: in bf16 the noise level itself would be rounded. B samples, K nodes.
+The paper describes a learnable scalar, the released code multiplies by the schedule's sigma(t). Everything learnable
+here is sigma(t) plus a term that is initialised to zero, so that training starts from the released code. All of it is
+in float32: in bf16 the noise level itself would be rounded. B samples.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ScaleSpec(Spec, ABC):
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """A module from sigma (B,) to gamma (B,)."""
+        """Build a module from sigma (B,) to gamma (B,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class ConstantScale(ScaleSpec):
 
 
 class ConstantScaleModule(nn.Module):
-    """The same for every sigma."""
+    """The same gamma for every sigma."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
@@ -63,19 +63,20 @@ class ConstantScaleModule(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class LearnableScale(ScaleSpec):
-    """gamma(t) = sigma(t) + a learned scalar a noise level; equal to sigma at step 0 (the paper's text).
+    """gamma(t) = sigma(t) + a learned scalar per noise level; equal to sigma at step 0 (the paper's text).
 
-    The scalars stand at evenly spaced sigmas from 0 to 1, with straight lines between them.
+    The scalars are at evenly spaced sigmas from 0 to 1, with linear interpolation between them.
 
     Args:
-        bins: number of scalars; 1000 gives every timestep of training its own, few share what they learn.
+        bins: number of scalars; 1000 gives each training timestep its own, fewer are shared by neighbouring timesteps.
     """
 
     bins: int = 16
 
     def __post_init__(self) -> None:
         if self.bins < 2:
-            raise SpecError("a learnable scale needs at least 2 bins, the first at sigma 0, the last at 1", got=self)
+            message = "a learnable scale needs at least 2 bins, the first at sigma 0, the last at 1"
+            raise SpecError(message, code="out-of-range", got=self)
 
     def build(self) -> nn.Module:
         return LearnableScaleModule(self.bins)
@@ -101,7 +102,7 @@ class FunctionScale(ScaleSpec):
     """gamma(t) = sigma(t) + a small learned function of sigma; equal to sigma at step 0.
 
     Args:
-        width: hidden units of the function, a perceptron over cosines of sigma.
+        width: hidden units of the function, an MLP over cosines of sigma.
         frequencies: how many cosines, cos(pi k sigma) for k = 1, 2, ...
     """
 
@@ -110,14 +111,14 @@ class FunctionScale(ScaleSpec):
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.frequencies < 1:
-            raise SpecError("the function needs width >= 1 and frequencies >= 1", got=self)
+            raise SpecError("width and frequencies must be at least 1", code="out-of-range", got=self)
 
     def build(self) -> nn.Module:
         return FunctionScaleModule(self)
 
 
 class FunctionScaleModule(nn.Module):
-    """sigma plus a perceptron whose last layer starts at zero."""
+    """sigma plus an MLP whose last layer is initialised to zero."""
 
     def __init__(self, spec: FunctionScale) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
-"""TextToVideo: the base that an editor's DiT comes from, a Wan text-to-video model with a small text encoder.
+"""TextToVideo: a Wan text-to-video model with a small text encoder, the base model of an editor's DiT.
 
     caption --text encoder, text embedding--> context
     noisy latents --patch embedding--> tokens --DiT, context--> velocity
 
-What the editor keeps of it is the DiT: `WanBase` leaves the text embedding out, as it does with the published weights.
-B samples, N tokens of a caption, T the text encoder's width, D the DiT's; latents (B, C, F, H, W).
+An editor starts from its DiT: `WanBase` leaves the text embedding out, as with the published weights. B samples, N
+tokens of a caption, T the text encoder's width, D the DiT's; latents (B, C, F, H, W).
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from kiwi.weights.names import TEXT_EMBEDDING
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoder(Spec):
-    """An untrained UMT5 encoder, the kind that Wan reads captions with, of any size.
+    """An untrained UMT5 encoder of any size, the architecture of Wan's text encoder.
 
     Args:
         tokenizer: folder of a tokenizer, or the name of a shipped model, such as "sandbox/mllm".
         dim: width T.
         layers, heads: of the encoder.
-        max_tokens: of a caption; what is longer is cut.
+        max_tokens: of a caption; longer ones are truncated.
     """
 
     tokenizer: str
@@ -52,10 +52,11 @@ class TextEncoder(Spec):
     def __post_init__(self) -> None:
         require_positive(self, "dim", "layers", "heads", "max_tokens")
         if self.dim % self.heads:
-            raise SpecError("text.dim must be a multiple of text.heads", got=f"{self.dim} and {self.heads}")
+            got = f"{self.dim} and {self.heads}"
+            raise SpecError("text.dim must be a multiple of text.heads", code="inconsistent-sizes", got=got)
 
     def build(self) -> CaptionEncoder:
-        """The encoder and its tokenizer."""
+        """Build the encoder with its tokenizer."""
         folder = locate(self.tokenizer, "tokenizer", "name a folder with tokenizer.json")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         config = UMT5Config(
@@ -72,30 +73,31 @@ class TextEncoder(Spec):
 
 
 class CaptionEncoder(nn.Module):
-    """Captions in, features out."""
+    """The text encoder with its tokenizer: captions in, features out."""
 
     def __init__(self, model: UMT5EncoderModel, tokenizer: object, max_tokens: int) -> None:
         super().__init__()
         self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
 
     def forward(self, captions: Sequence[str]) -> Context:
-        """Features (B, N, T), and which of them are of words."""
+        """Features (B, N, T), and the mask of real tokens."""
         device = next(self.model.parameters()).device
-        read = self.tokenizer(  # type: ignore[operator]
+        tokens = self.tokenizer(  # type: ignore[operator]
             list(captions), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(device)
-        features = self.model(input_ids=read["input_ids"], attention_mask=read["attention_mask"]).last_hidden_state
-        return Context(features, read["attention_mask"].bool())
+        mask = tokens["attention_mask"]
+        features = self.model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
+        return Context(features, mask.bool())
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextToVideoConfig(Spec):
-    """One node a choice.
+    """The text-to-video model, one node per choice.
 
     Args:
-        dit: the transformer that an editor then starts from.
-        vae: whose latents it makes.
-        text: who reads the captions.
+        dit: the diffusion transformer, from which an editor then starts.
+        vae: the video autoencoder, always frozen.
+        text: the text encoder.
         schedule: of the noise.
     """
 
@@ -106,7 +108,7 @@ class TextToVideoConfig(Spec):
 
 
 class PreparedText(NamedTuple):
-    """What does not change from one denoising step to the next."""
+    """Everything that stays the same from one denoising step to the next."""
 
     context: Sequence[KeysValues]
     rope: Rope
@@ -114,11 +116,12 @@ class PreparedText(NamedTuple):
 
 
 class TextToVideo(nn.Module):
-    """The model. `encode` reads captions, `prepare` what all steps share, `velocity` is one step.
+    """The model: `encode` computes the context, `prepare` what all steps share, `velocity` one step.
 
     Args:
-        config: the choices.
-        seed: of the initial weights, drawn part by part; the DiT's are those of a new editor of this seed.
+        config: the spec of every part.
+        seed: of the initial weights, drawn independently for each part; the DiT's are those of an editor with
+            this seed.
     """
 
     def __init__(self, config: TextToVideoConfig, seed: int = 0) -> None:
@@ -145,37 +148,37 @@ class TextToVideo(nn.Module):
         return self.config.dit.size_multiple(self.vae.spatial_factor)
 
     def train(self, mode: bool = True) -> TextToVideo:
-        """As usual, except that the VAE stays in eval mode."""
+        """Set training mode, except that the VAE always stays in eval mode."""
         super().train(mode)
         self.vae.eval()
         return self
 
     def encode(self, captions: Sequence[str]) -> Context:
-        """Captions as the DiT's context, (B, N, D)."""
+        """Encode captions as the DiT's context, (B, N, D)."""
         features, mask = self.text(captions)
         return Context(self.text_embedding(features), mask)
 
     def prepare(self, context: Context, latent_shape: Sequence[int]) -> PreparedText:
-        """Once a video: keys and values of every block, rotary table for latents of this shape."""
+        """Compute, once per video, every block's keys and values, and the rotary table for latents of this shape."""
         grid = self.dit.patch_embedding.grid(latent_shape[2:])
         rope = rope_table(*grid, self.config.dit.head_dim, device=context.tokens_BND.device).float()
         return PreparedText(self.dit.project_context(*context), rope, grid)
 
     def velocity(self, latents_BCFHW: Tensor, sigma_B: Tensor, prepared: PreparedText) -> Tensor:
-        """One step: d x / d sigma of each sample at its own noise level."""
+        """Predict d x / d sigma for each sample at its own noise level: one denoising step."""
         tokens = self.dit.patch_embedding(latents_BCFHW)
         time = self.dit.time(self.schedule.timestep(sigma_B))
         patches = self.dit(tokens, time, prepared.rope, prepared.context)
         return self.dit.unpatchify(patches, prepared.grid).float()
 
     def save(self, folder: Path) -> None:
-        """Write into an existing folder what `WanBase(path=folder)` reads, in Wan's names, and the text encoder."""
-        own = {f"{TEXT_EMBEDDING}{name}": tensor for name, tensor in self.text_embedding.state_dict().items()}
-        write_weights({**self.dit.state_dict(), **own}, folder)
+        """Write the weights under Wan's names, for `WanBase(path=folder)`, and the text encoder to a folder."""
+        embedding = {f"{TEXT_EMBEDDING}{name}": tensor for name, tensor in self.text_embedding.state_dict().items()}
+        write_weights({**self.dit.state_dict(), **embedding}, folder)
         write_json(folder / "config.json", {"kind": MODEL_KIND, "config": to_dict(self.config)})
         self.text.model.save_pretrained(folder / "text_encoder")
         self.text.tokenizer.save_pretrained(folder / "text_encoder")  # type: ignore[attr-defined]
 
 
 MODEL_KIND = "kiwi text-to-video"
-"""What config.json of a saved model says that it is."""
+"""The value of "kind" in a saved model's config.json."""

@@ -1,4 +1,4 @@
-"""Every variant of experiments/ablations/variants.yaml is built, trained and edits; off is off and out is out."""
+"""Every variant of experiments/ablations/variants.yaml can be built, trained and used, and "off" has no effect."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -28,7 +28,7 @@ SMALL = {"query.image": 2, "query.video": 2, "query.reference": 2, "source.scale
 
 
 def variant(config, changes):
-    """The variant at the test's size: counts that are only cost are made smaller."""
+    """The variant at the test's size, with smaller counts where they only cost time."""
     return override(config, {path: SMALL.get(path, value) for path, value in changes.items()})
 
 
@@ -37,7 +37,7 @@ def label(changes):
 
 
 def batches():
-    """One batch of two for every kind of task; those with references have two each."""
+    """One batch of two samples for every task kind; those with references have two each."""
     rng = np.random.default_rng(0)
 
     def sample(task, name, frames, references):
@@ -74,17 +74,17 @@ def test_every_variant_trains_and_edits(tiny_config, changes):
     config = variant(tiny_config, changes)
     assert changes == {} or diff(tiny_config, config)
     model, before = trained(config)
-    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert moved <= learning
-    assert len(moved) > 0.5 * len(learning), sorted(learning - moved)
+    assert moved <= trainable
+    assert len(moved) > 0.5 * len(trainable), sorted(trainable - moved)
     result = edited(model)
     assert result.frames_FHWC.shape == (5, 32, 48, 3)
     assert result.frames_FHWC.std() > 0
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=label)
-def test_taking_a_component_out_or_exchanging_it_moves_no_other_initial_weight(tiny_config, changes):
+def test_removing_or_replacing_a_component_changes_no_other_initial_weight(tiny_config, changes):
     whole = KiwiEdit(tiny_config, seed=3).state_dict()
     other = KiwiEdit(variant(tiny_config, changes), seed=3).state_dict()
     touched = {path.split(".")[0] for path in changes if "tuning" not in path}
@@ -112,7 +112,7 @@ def velocity(model):
 
 
 @pytest.mark.parametrize("name", ADDITIVE)
-def test_a_zero_initialised_way_in_equals_off_bitwise_at_step_zero_and_differs_after_training(tiny_config, name):
+def test_a_zero_initialised_injection_equals_off_bitwise_at_step_zero_and_differs_after_training(tiny_config, name):
     on, off = (KiwiEdit(tiny_config.replace(source=source)).eval() for source in (ADDITIVE[name], NoSource()))
     for model in (on, off):
         torch.manual_seed(0)
@@ -125,7 +125,7 @@ def test_a_zero_initialised_way_in_equals_off_bitwise_at_step_zero_and_differs_a
 
 
 @pytest.mark.parametrize("source", [SharedEmbeddingSource(), TokenConcatSource(), ChannelConcatSource(init="xavier")])
-def test_the_other_ways_in_differ_from_off_from_the_start_as_they_say(tiny_config, source):
+def test_the_other_injections_differ_from_off_at_step_zero(tiny_config, source):
     on, off = (KiwiEdit(tiny_config.replace(source=s)).eval() for s in (source, NoSource()))
     for model in (on, off):
         torch.manual_seed(0)

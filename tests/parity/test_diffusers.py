@@ -29,23 +29,23 @@ def pair(request):
 
 
 @pytest.mark.parametrize("timesteps", [(731.25,), (999.0, 3.5)])
-def test_velocity_equals_that_of_diffusers(pair, timesteps):
+def test_velocity_equals_diffusers(pair, timesteps):
     theirs, ours = pair
     batch, channels = len(timesteps), ours.config.latent_channels
     latents, text = torch.randn(batch, channels, 3, 4, 6), torch.randn(batch, 7, 20)
     timestep = torch.tensor(timesteps)
     with torch.no_grad():
-        wanted = theirs(latents, timestep, text).sample
-        # Ours has no text embedding: it is given what theirs makes of the text.
+        expected = theirs(latents, timestep, text).sample
+        # Ours has no text embedding: it gets the output of theirs.
         context = ours.project_context(theirs.condition_embedder.text_embedder(text), None)
         rope = rope_table(*ours.patch_embedding.grid(latents.shape[2:]), ours.config.head_dim)
         tokens = ours(ours.patch_embedding(latents), ours.time(timestep), rope.float(), context)
-        found = ours.unpatchify(tokens, ours.patch_embedding.grid(latents.shape[2:]))
-    assert wanted.abs().max() > 0.1
-    assert torch.allclose(found, wanted, atol=2e-5), (found - wanted).abs().max()
+        velocity = ours.unpatchify(tokens, ours.patch_embedding.grid(latents.shape[2:]))
+    assert expected.abs().max() > 0.1
+    assert torch.allclose(velocity, expected, atol=2e-5), (velocity - expected).abs().max()
 
 
-def test_names_go_to_diffusers_and_back(pair):
+def test_names_are_converted_to_diffusers_and_back(pair):
     theirs, _ = pair
     names = set(theirs.state_dict())
     assert {dit_to_diffusers(dit_from_diffusers(name)) for name in names} == names

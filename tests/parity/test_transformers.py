@@ -44,8 +44,8 @@ BATCHES = {
 
 
 @pytest.mark.parametrize("mode", BATCHES)
-def test_a_padded_batch_has_the_states_that_the_library_gives_each_sample(encoder, mode):
-    """With queries that are the placeholder's own embedding, ours is the plain model."""
+def test_a_padded_batch_has_the_same_states_as_each_sample_in_the_library(encoder, mode):
+    """With queries equal to the placeholder's own embedding, ours is the library's model."""
     sources, words, pictures = BATCHES[mode]
     query = encoder.model.get_input_embeddings().weight[encoder.prompter.ids["query"]]
     batch = encoder.prompter(sources, words, pictures, mode, 3)
@@ -80,12 +80,12 @@ def library_processor(encoder):
     return (Qwen3VLProcessor if third else Qwen2_5_VLProcessor)(settings, prompter.tokenizer, videos)
 
 
-def test_pictures_become_the_tokens_and_pixels_of_the_librarys_processor(encoder):
+def test_images_and_videos_become_the_same_tokens_and_pixels_as_in_the_library(encoder):
     side = encoder.preprocessor.factor * 2
     source, picture = clip(4, side, 2 * side, 0), clip(1, side, side, 1)[0]
     ours = encoder.prompter([source], ["Use it."], [(picture,)], "reference", 2)
     third = encoder.config.model_type == "qwen3_vl"
-    # Where time stands between the spans, the processor itself writes the marks around them.
+    # Where times precede the spans, the processor itself writes the marks around them.
     video = "<|video_pad|>" if third else "<|vision_start|><|video_pad|><|vision_end|>"
     text = encoder.prompter.template["reference"].format(
         source=video,
@@ -110,7 +110,7 @@ def test_pictures_become_the_tokens_and_pixels_of_the_librarys_processor(encoder
 
 
 def test_text_after_a_long_narrow_video_starts_after_its_largest_position():
-    """Where the published models and newer versions of the library part ways: time reaches further than space."""
+    """Here the published models and newer versions of the library differ: time extends further than space."""
     prompter_limits = LIMITS.replace(max_pixels_per_frame=56 * 56)
     encoder = NewQwen(limits=prompter_limits).build()
     prompt = encoder.prompter([clip(6, 56, 56, 0)], ["x"], [()], "video", 2)

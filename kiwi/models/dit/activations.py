@@ -1,4 +1,4 @@
-"""What the transformer keeps of each block for the backward pass: memory against time, as a choice."""
+"""Activation checkpointing: what the transformer keeps of each block for the backward pass, memory against time."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kiwi.errors import SpecError
-from kiwi.spec import Spec
+from kiwi.spec import Spec, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationSpec(Spec, ABC):
-    """The family of ways to run a block while it learns. A spec does the work itself: it has no state."""
+    """The family of ways to run a block in training. A spec does the work itself: it has no state."""
 
     @abstractmethod
     def run(self, index: int, block: nn.Module, *args: Any) -> Tensor:
-        """What the block makes of `args`; the same numbers and gradients in every way.
+        """Run the block; all specs give the same numbers and gradients.
 
         Args:
             index: of the block, from 0.
             block: called with `args`.
-            args: tensors, or tuples and lists of them.
+            args: tensors, or tuples and lists of tensors.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeepActivations(ActivationSpec):
-    """Every activation is kept."""
+    """Keep every activation."""
 
     def run(self, index: int, block: nn.Module, *args: Any) -> Tensor:
         return block(*args)
@@ -38,7 +37,7 @@ class KeepActivations(ActivationSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class RecomputeActivations(ActivationSpec):
-    """Activation checkpointing: a block keeps its inputs alone and runs again in the backward pass.
+    """Keep only the inputs of a block, and run it again in the backward pass.
 
     Args:
         every: 1 recomputes every block (the published training), n the first of every n.
@@ -47,9 +46,8 @@ class RecomputeActivations(ActivationSpec):
     every: int = 1
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise SpecError("blocks are recomputed every 1 or more", got=self)
+        require_positive(self, "every")
 
     def run(self, index: int, block: nn.Module, *args: Any) -> Tensor:
-        # Without gradients torch just runs the block.
+        # Without gradients torch simply runs the block.
         return block(*args) if index % self.every else checkpoint(block, *args, use_reentrant=False)

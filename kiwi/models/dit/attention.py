@@ -17,7 +17,7 @@ from kiwi.models.precision import cpu_has_bf16_matmul
 
 
 class RMSNorm(nn.Module):
-    """RMS norm over the last axis in float32, scaled by a learned weight; all heads together, as Wan has it."""
+    """RMS norm over the last axis in float32, with a learned weight; over all heads together, as in Wan."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -30,36 +30,36 @@ class RMSNorm(nn.Module):
 
 
 class KeysValues(NamedTuple):
-    """Keys and values of the context for one block, computed once an edit; shape (B, H, N, E) each."""
+    """Keys and values of the context for one block, computed once per edit; shape (B, H, N, E) each."""
 
     keys_BHNE: Tensor
     values_BHNE: Tensor
     mask_B11N: Tensor | None
-    """True where a context token may be attended to; None when none is padding."""
+    """True where a context token may be attended to; None without padding."""
 
 
-SHORT = 1024
-"""Keys up to which a processor's bf16 attention is computed without the fused kernel."""
+MAX_UNFUSED_KEYS = 1024
+"""Number of keys up to which bf16 attention on a CPU is computed without the fused kernel."""
 
 
 def attend(q_BHLE: Tensor, keys_BHNE: Tensor, values_BHNE: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax attention, (B, H, L, E), by the fastest way there is on the device.
+    """Softmax attention, (B, H, L, E), in the way that is fastest on the device.
 
     Args:
         q_BHLE, keys_BHNE, values_BHNE: queries, keys and values.
         mask: True where a key may be attended to; broadcasts to (B, H, L, N).
     """
-    # torch's fused kernel for processors is slow in bf16, the backward pass above all: without it a DiT of 1.15 M
-    # parameters trained at 72 instead of 25 samples/s on one core with avx512_bf16. In float32, and where bf16 is not
-    # multiplied natively, the kernel is the faster one (benchmarks/speed/attention.py tells what holds on a machine).
-    on_processor = q_BHLE.device.type == "cpu" and q_BHLE.dtype == torch.bfloat16
-    if on_processor and keys_BHNE.shape[2] <= SHORT and cpu_has_bf16_matmul():
+    # torch's fused CPU kernel is slow in bf16, above all in the backward pass: without it a DiT of 1.15 M parameters
+    # trained at 72 instead of 25 samples/s on one core with avx512_bf16. In float32, and on CPUs without native bf16,
+    # the fused kernel is faster (benchmarks/speed/attention.py measures it).
+    on_cpu = q_BHLE.device.type == "cpu" and q_BHLE.dtype == torch.bfloat16
+    if on_cpu and keys_BHNE.shape[2] <= MAX_UNFUSED_KEYS and cpu_has_bf16_matmul():
         return attend_unfused(q_BHLE, keys_BHNE, values_BHNE, mask)
     return F.scaled_dot_product_attention(q_BHLE, keys_BHNE, values_BHNE, attn_mask=mask)
 
 
 def attend_unfused(q_BHLE: Tensor, keys_BHNE: Tensor, values_BHNE: Tensor, mask: Tensor | None) -> Tensor:
-    """As `attend`, by two products of matrices and a softmax in float32; all scores are held at once."""
+    """As `attend`, with two matrix products and a softmax in float32; all scores are in memory at once."""
     scores_BHLN = (q_BHLE @ keys_BHNE.transpose(-1, -2)).float() * q_BHLE.shape[-1] ** -0.5
     if mask is not None:
         scores_BHLN = scores_BHLN.masked_fill(~mask, float("-inf"))
@@ -83,24 +83,24 @@ class _Attention(nn.Module):
 
 
 class SelfAttention(_Attention):
-    """Attention among the video's (and the reference's) tokens, positions by rotary embedding."""
+    """Attention among the tokens of the sequence, with rotary position embedding."""
 
     def forward(self, x_BLD: Tensor, rope: Rope) -> Tensor:
-        """Attend; shape kept."""
+        """Attend; the shape is unchanged."""
         q = rotate(self._heads(self.norm_q(self.q(x_BLD))), rope)
         k = rotate(self._heads(self.norm_k(self.k(x_BLD))), rope)
         return self._attend(q, KeysValues(k, self._heads(self.v(x_BLD)), None))
 
 
 class CrossAttention(_Attention):
-    """Attention from the video's tokens to the context that the connectors made."""
+    """Attention from the tokens of the sequence to the connectors' context."""
 
     def project(self, context_BND: Tensor, mask_BN: Tensor | None) -> KeysValues:
-        """Keys and values of the context: they do not change between denoising steps."""
-        context_BND = context_BND.to(self.k.weight.dtype)  # connectors may be kept in another type than the DiT
+        """Keys and values of the context, which do not change between denoising steps."""
+        context_BND = context_BND.to(self.k.weight.dtype)  # connectors may have another type than the DiT
         keys, values = self._heads(self.norm_k(self.k(context_BND))), self._heads(self.v(context_BND))
         return KeysValues(keys, values, None if mask_BN is None else mask_BN[:, None, None, :])
 
     def forward(self, x_BLD: Tensor, context: KeysValues) -> Tensor:
-        """Attend to the projected context; shape kept."""
+        """Attend to the projected context; the shape is unchanged."""
         return self._attend(self._heads(self.norm_q(self.q(x_BLD))), context)

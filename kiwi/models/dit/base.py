@@ -1,4 +1,4 @@
-"""Where the DiT's weights come from before training: nowhere, or a Wan base model named by path or hub id."""
+"""The weights that a DiT starts from: random ones, or a Wan base model named by path or hub id."""
 
 from __future__ import annotations
 
@@ -22,50 +22,50 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True)
 class BaseSpec(Spec, ABC):
-    """The family of weights that a DiT starts with."""
+    """The family of weights that a DiT starts from."""
 
     @abstractmethod
-    def build(self, make: Callable[[], Module]) -> Module:
-        """The module that `make` constructs, with its weights."""
+    def build(self, construct: Callable[[], Module]) -> Module:
+        """Construct a module with these weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewBase(BaseSpec):
     """Random weights."""
 
-    def build(self, make: Callable[[], Module]) -> Module:
-        return make()
+    def build(self, construct: Callable[[], Module]) -> Module:
+        return construct()
 
 
 @dataclass(frozen=True, kw_only=True)
 class WanBase(BaseSpec):
-    """The transformer of a Wan model, in the original names or in diffusers'.
+    """The transformer of a Wan model, under the original names or diffusers'.
 
     Args:
         path: folder or file of the transformer's weights, or a hub id such as "Wan-AI/Wan2.2-TI2V-5B-Diffusers".
-        subfolder: where in it the transformer lies ("transformer" in diffusers' repositories).
-        dtype: type its weights are kept in; bfloat16 where they stay frozen, float32 where they learn.
+        subfolder: of the path that holds the transformer ("transformer" in diffusers' repositories).
+        dtype: of its weights; bfloat16 for frozen ones, float32 for trainable ones.
     """
 
     path: str
     subfolder: str = ""
     dtype: Literal["float32", "bfloat16"] = "float32"
 
-    def build(self, make: Callable[[], Module]) -> Module:
+    def build(self, construct: Callable[[], Module]) -> Module:
         with torch.device("meta"):
-            module = make()
+            module = construct()
         state = read_wan_transformer(self.path, self.subfolder)
-        # Copied: tensors mapped from a file die with it when something writes over the file.
+        # Copied, because overwriting a memory-mapped file crashes the process.
         typed = {name: tensor.to(getattr(torch, self.dtype), copy=True) for name, tensor in state.items()}
         load_strict(module, typed, f"the Wan base model {self.path}", assign=True)
         return module
 
 
 def read_wan_transformer(path: str, subfolder: str = "") -> State:
-    """A Wan transformer's weights under the original names, without the text embedding (it is never applied).
+    """Read a Wan transformer's weights under the original names, without the text embedding (which is never applied).
 
     Raises:
-        CheckpointError: nothing there, weights that are not a Wan transformer's, or two names of one tensor.
+        CheckpointError: no such model, weights that are not a Wan transformer's, or two names for one tensor.
     """
     folder = locate(path, "Wan base model", "download the model or correct the path", subfolder=subfolder)
     state = read_weights(folder)
@@ -74,6 +74,7 @@ def read_wan_transformer(path: str, subfolder: str = "") -> State:
     if "patch_embedding.weight" not in state or "blocks.0.self_attn.q.weight" not in state:
         raise CheckpointError(
             f"{folder} does not hold a Wan transformer",
+            code="not-a-wan-transformer",
             got=", ".join(sorted(state)[:5]) or "no tensors",
             wanted="tensors named blocks.0.self_attn.q.weight ..., or diffusers' blocks.0.attn1.to_q.weight ...",
         )

@@ -25,7 +25,7 @@ class Rope(NamedTuple):
 def rope_table(
     frames: int, height: int, width: int, head_dim: int, *, device: torch.device | str = "cpu", theta: float = 10000.0
 ) -> Rope:
-    """The table of a frames x height x width token grid, computed in float64 and kept in it.
+    """The table of a frames x height x width token grid, in float64.
 
     The channels of a head are split (d - 2 (d // 3), d // 3, d // 3) over frame, height and width (Wan).
     """

@@ -1,8 +1,8 @@
 """The video diffusion transformer of Wan2.1 / Wan2.2: tokens in, tokens out.
 
 B batch, C latent channels, F H W latent frames, height and width, L tokens, D width, N context tokens.
-Parameter names are those of the published Wan files. Norms, modulation and time embedding run in
-float32 whatever the type of the rest.
+Parameter names are those of the published Wan files. Norms, modulation and time embedding run in float32, whatever the
+type of the weights.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from kiwi.models.tuning import Full, TuningSpec
 from kiwi.spec import Spec, require_positive
 
 LORA_TARGETS = ("q", "k", "v", "o", "ffn.0", "ffn.2")
-"""Linear layers of a block that adapters go to (the published 14B training)."""
+"""Linear layers of a block that get adapters, as in the published 14B training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig(Spec):
-    """Sizes of the transformer; the defaults are Wan2.2-TI2V-5B. What it starts with and how it learns.
+    """Sizes of the transformer (the defaults are Wan2.2-TI2V-5B), its initial weights, and how it is trained.
 
     Args:
         dim: width D.
         ffn_dim: width of the feed-forward layers.
         num_heads: attention heads; dim / num_heads must be even.
-        num_layers: blocks.
+        num_layers: number of blocks.
         freq_dim: channels of the sinusoidal timestep embedding, even.
         latent_channels: channels C of the VAE's latents, in and out.
         patch_size: latent frames, rows and columns of one token.
         eps: of all norms.
         activations: what the blocks keep for the backward pass.
-        base: the weights it starts with.
-        tuning: how it learns: in full, by adapters (the published 14B: `Lora(rank=128)`), or not at all.
+        base: the weights that it starts from.
+        tuning: full training, adapters (the published 14B: `Lora(rank=128)`), or frozen.
     """
 
     dim: int = 3072
@@ -63,19 +63,21 @@ class DiTConfig(Spec):
     def __post_init__(self) -> None:
         require_positive(self, "dim", "ffn_dim", "num_heads", "num_layers", "freq_dim", "latent_channels", "patch_size")
         if not 0 < self.eps < math.inf:
-            raise SpecError("dit.eps must be above 0 and finite", got=self.eps)
+            raise SpecError("dit.eps must be above 0 and finite", code="out-of-range", got=self.eps)
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
-            raise SpecError("dit.dim must be an even multiple of dit.num_heads", got=f"{self.dim} and {self.num_heads}")
+            got = f"{self.dim} and {self.num_heads}"
+            raise SpecError("dit.dim must be an even multiple of dit.num_heads", code="inconsistent-sizes", got=got)
         # Each axis of the rotary embedding needs whole pairs: d - 2 (d // 3) and d // 3 both even.
         if ((self.dim // self.num_heads) // 3) % 2:
             raise SpecError(
                 "the head width cannot be split in three even parts for the rotary embedding",
+                code="inconsistent-sizes",
                 got=self.dim // self.num_heads,
                 wanted="a head width h with h // 3 even, such as 24, 32, 48, 96 or 128",
             )
         if self.freq_dim % 2 or self.patch_size[0] != 1:
             got = f"{self.freq_dim} and {self.patch_size}"
-            raise SpecError("dit.freq_dim must be even and dit.patch_size[0] 1", got=got)
+            raise SpecError("dit.freq_dim must be even and dit.patch_size[0] 1", code="out-of-range", got=got)
 
     @classmethod
     def wan22_5b(cls) -> DiTConfig:
@@ -106,7 +108,7 @@ class DiTConfig(Spec):
         return spatial_factor * self.patch_size[1]
 
     def build(self) -> DiT:
-        """The transformer, base weights and adapters included."""
+        """Build the transformer, base weights and adapters included."""
         dit = self.base.build(lambda: DiT(self))
         self.tuning.apply(dit, LORA_TARGETS)
         return dit
@@ -121,16 +123,16 @@ class Modulation(NamedTuple):
 
 
 class TimeModulation(NamedTuple):
-    """What the blocks and the head are told about the timestep: (B, D) and (B, 6, D), float32."""
+    """The embedded timestep, for the head (B, D) and for the blocks (B, 6, D), float32."""
 
     vector_BD: Tensor
     blocks_B6D: Tensor
 
 
 class PatchEmbedding(nn.Module):
-    """LatentDistribution to tokens: a 3D convolution whose kernel is its stride, done as one matrix product.
+    """Latents to tokens: a 3D convolution whose kernel is its stride, computed as one matrix product.
 
-    Written as a product it also takes zero frames (no reference: no tokens), which a convolution does not.
+    As a product it also accepts zero frames (no reference, no tokens), which a convolution does not.
     Weight (D, C, pf, ph, pw) and bias (D,), as `nn.Conv3d` stores them.
     """
 
@@ -148,11 +150,12 @@ class PatchEmbedding(nn.Module):
         """Token grid of latents of these sizes, both (frames, height, width).
 
         Raises:
-            InputError: a size that the patch does not divide (the published code crops it silently).
+            InputError: a size that is not a multiple of the patch (the published code crops it silently).
         """
         if any(size % patch for size, patch in zip(sizes, self.patch_size, strict=True)):
             raise InputError(
                 "the latents cannot be cut into whole patches",
+                code="unsupported-video-size",
                 got=f"frames x height x width {tuple(sizes)}",
                 wanted=f"multiples of {self.patch_size}",
                 fix="resize the video to a multiple of the model's size (KiwiEdit.size_multiple)",
@@ -169,7 +172,7 @@ class PatchEmbedding(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention to the context, feed-forward; the first and last modulated by time."""
+    """Self-attention, cross-attention to the context, and feed-forward; the first and last are modulated by time."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -183,7 +186,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x_BLD: Tensor, time_B6D: Tensor, rope: Rope, context: KeysValues) -> Tensor:
-        """One block; shape kept."""
+        """Run the block; the shape is unchanged."""
         parts = (self.modulation.float() + time_B6D).chunk(6, dim=1)
         attention, ffn = Modulation(*parts[:3]), Modulation(*parts[3:])
         x = x_BLD + self._gated(self.self_attn(modulate(x_BLD, attention, self.eps), rope), attention)
@@ -205,7 +208,7 @@ class Head(nn.Module):
         self.head = nn.Linear(config.dim, config.latent_channels * math.prod(config.patch_size))
 
     def forward(self, x_BLD: Tensor, vector_BD: Tensor) -> Tensor:
-        """Patches (B, L, pf ph pw C); the modulation is each sample's own, whatever the batch."""
+        """Patches (B, L, pf ph pw C), each sample with its own modulation."""
         shift, scale = (self.modulation.float() + vector_BD[:, None, :]).chunk(2, dim=1)
         return self.head(modulate(x_BLD, Modulation(shift, scale, shift), self.eps))
 
@@ -235,14 +238,14 @@ class DiT(nn.Module):
         nn.init.zeros_(self.head.head.weight)
 
     def time(self, timestep_B: Tensor) -> TimeModulation:
-        """Embed one timestep (0 to 1000, fractions allowed) a sample; once a denoising step."""
+        """Embed each sample's timestep (0 to 1000, fractions allowed); once per denoising step."""
         vector = _linear32(self.time_embedding[0], timestep_embedding(timestep_B, self.config.freq_dim))
         vector = _linear32(self.time_embedding[2], F.silu(vector))
         blocks = _linear32(self.time_projection[1], F.silu(vector))
         return TimeModulation(vector, blocks.unflatten(1, (6, self.config.dim)))
 
     def project_context(self, context_BND: Tensor, mask_BN: Tensor | None) -> list[KeysValues]:
-        """Keys and values of the context for every block; once an edit."""
+        """Keys and values of the context for every block; once per edit."""
         return [cast(Block, block).cross_attn.project(context_BND, mask_BN) for block in self.blocks]
 
     def forward(self, x_BLD: Tensor, time: TimeModulation, rope: Rope, context: Sequence[KeysValues]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The multimodal LLM that reads video, instruction, references and the learnable queries.
+"""The multimodal LLM: from source frames, instruction, reference images and learnable queries to hidden states.
 
 transformers' Qwen2.5-VL or Qwen3-VL, run without its language head. B samples, S tokens, Q queries, M the MLLM's
 width.
@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from kiwi.encoded import VisionFeatures
-from kiwi.errors import CheckpointError, KiwiError, SpecError
+from kiwi.errors import CheckpointError, KiwiError, SpecError, first_line
 from kiwi.media.files import write_json
 from kiwi.models.mllm.positions import IMAGE, VIDEO, grids_per_temporal_patch, position_ids
 from kiwi.models.mllm.prefix_cache import LanguageModelForward, LanguageModelInput, full_forward, prefix_cached_forward
@@ -49,24 +49,24 @@ from kiwi.weights.hub import locate
 from kiwi.weights.strict import Mismatch, fingerprint
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
-"""Linear layers of the language model that adapters go to (the published training)."""
+"""Linear layers of the language model that get adapters, as in the published training."""
 
 
 class Generation(NamedTuple):
-    """What differs between the generations of Qwen-VL."""
+    """The differences between the generations of Qwen-VL."""
 
     model: type[PreTrainedModel]
     spans: VideoSpans
-    """How the prompt divides a video's tokens."""
+    """How a prompt divides a video's tokens into spans."""
     video_grids: Callable[[Tensor], Tensor]
-    """The grids of those spans."""
+    """From the grids of videos to the grids of their spans."""
 
 
 GENERATIONS = {
     "qwen2_5_vl": Generation(Qwen2_5_VLModel, single_span, lambda grids_V3: grids_V3),
     "qwen3_vl": Generation(Qwen3VLModel, span_per_temporal_patch, grids_per_temporal_patch),
 }
-"""By the `model_type` of their configurations."""
+"""By the `model_type` of the model's configuration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +74,8 @@ class MllmSpec(Spec, ABC):
     """The family of multimodal LLMs.
 
     Args:
-        limits: how much of the pictures it reads.
-        tuning: how its language model learns; the vision tower never does.
+        limits: on the frames and pixels that it reads.
+        tuning: how its language model is trained; the vision tower is always frozen.
     """
 
     limits: VisionLimits = field(default_factory=VisionLimits)
@@ -83,17 +83,17 @@ class MllmSpec(Spec, ABC):
 
     @abstractmethod
     def build(self) -> MllmEncoder:
-        """The encoder, weights and adapters included."""
+        """Build the encoder, weights and adapters included."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QwenVL(MllmSpec):
-    """A trained Qwen2.5-VL or Qwen3-VL; which one its configuration says.
+    """A pretrained Qwen2.5-VL or Qwen3-VL, according to its configuration.
 
     Args:
         path: folder with config, weights, tokenizer and preprocessor settings, or a hub id. A file prompt.json in
-            the folder replaces the standard wording.
-        dtype: type its weights are kept in; while frozen, bfloat16 halves the memory at no cost to training.
+            the folder replaces the default wording of prompts.
+        dtype: of its weights; bfloat16 halves the memory, at no cost to training while they are frozen.
     """
 
     path: str
@@ -101,7 +101,7 @@ class QwenVL(MllmSpec):
 
     @classmethod
     def qwen25_3b(cls) -> QwenVL:
-        """Qwen2.5-VL-3B, the published reader."""
+        """Qwen2.5-VL-3B, the published MLLM."""
         return cls(path="Qwen/Qwen2.5-VL-3B-Instruct")
 
     @classmethod
@@ -121,12 +121,15 @@ class QwenVL(MllmSpec):
 
     def build(self) -> MllmEncoder:
         folder = locate(self.path, "MLLM", "name a folder with a Qwen-VL, or a hub id")
-        weight_files(folder)  # only to refuse what is wrong: transformers follows an index out of its folder
+        weight_files(folder)  # refuses an index that points out of the folder, which transformers would follow
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             if config.model_type not in GENERATIONS:
                 raise CheckpointError(
-                    f"the MLLM {self.path!r} is of an unknown kind", got=config.model_type, wanted=list(GENERATIONS)
+                    f"the MLLM {self.path!r} has an unsupported architecture",
+                    code="unsupported-mllm",
+                    got=config.model_type,
+                    wanted=f"one of {', '.join(GENERATIONS)}",
                 )
             model, info = GENERATIONS[config.model_type].model.from_pretrained(
                 folder,
@@ -136,30 +139,29 @@ class QwenVL(MllmSpec):
                 ignore_mismatched_sizes=True,
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            images = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+            image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
         except KiwiError:
             raise
-        except (
-            Exception
-        ) as problem:  # a damaged file: the libraries raise whatever they stumble over, plain Exception too
-            first = next(iter(str(problem).strip().splitlines()), "")
-            first = first if isinstance(problem, (OSError, ValueError)) else f"{type(problem).__name__} {first}"
-            raise CheckpointError(f"the MLLM {self.path!r} cannot be loaded", got=first) from problem
+        except Exception as problem:  # on damaged files the libraries raise anything, plain Exception too
+            got = first_line(problem)
+            got = got if isinstance(problem, (OSError, ValueError)) else f"{type(problem).__name__} {got}"
+            message = f"the MLLM {self.path!r} cannot be loaded"
+            raise CheckpointError(message, code="unreadable-mllm", got=got) from problem
         _require_all(model, info, self.path)
-        encoder = MllmEncoder(model, tokenizer, images, self.limits, read_template(template_path(folder)))
+        encoder = MllmEncoder(model, tokenizer, image_processor, self.limits, read_template(template_path(folder)))
         encoder.fingerprint = fingerprint(model.state_dict())
         return encoder.apply_tuning(self.tuning)
 
 
-_FORM = ("num_heads", "window_size", "fullatt_block_indexes", "deepstack_visual_indexes", "hidden_act")
-"""Fields of a vision tower's configuration that its features depend on and its weights do not show."""
+_TOWER_FIELDS = ("num_heads", "window_size", "fullatt_block_indexes", "deepstack_visual_indexes", "hidden_act")
+"""Fields of a vision tower's configuration that its features depend on, and its weights do not determine."""
 
 
 class MllmEncoder(nn.Module):
-    """Prompt and queries in, hidden states out."""
+    """The MLLM with its preprocessing: prompt and queries in, hidden states out."""
 
     fingerprint = ""
-    """Of the weights that were loaded; none for new ones."""
+    """Hash of the loaded weights; empty for new ones."""
 
     def __init__(
         self,
@@ -173,7 +175,7 @@ class MllmEncoder(nn.Module):
         self.model = model.requires_grad_(False)
         self.hidden_size = int(model.config.text_config.hidden_size)
         sizes = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
-        # Frames arrive at their final size (see VisionPreprocessor.resize_video), so the library's cap is off.
+        # VisionPreprocessor.resize_video gives frames their final size, so the library's cap is off.
         settings = {name: getattr(image_processor, name) for name in sizes}
         video_processor = Qwen2VLVideoProcessor(**settings, cap_pixels_per_frame=False)
         self.generation = GENERATIONS[model.config.model_type]
@@ -182,25 +184,26 @@ class MllmEncoder(nn.Module):
         self.prompter = Prompter(tokenizer, self.preprocessor, template, self.generation.spans)
 
     def apply_tuning(self, tuning: TuningSpec) -> MllmEncoder:
-        """Itself, the language model prepared to learn as the spec says."""
+        """Freeze the language model, give it adapters, or make it trainable, as the spec says; returns the encoder."""
         tuning.apply(self.model.language_model, LORA_TARGETS)
         return self
 
     @property
     def config(self) -> Any:
-        """The library's configuration of the model."""
+        """transformers' configuration of the model."""
         return self.model.config
 
     def check_layers(self, layers: Sequence[int]) -> None:
         """Refuse layers that the language model does not have.
 
         Raises:
-            SpecError: with the range there is.
+            SpecError: naming the valid range.
         """
         depth = int(self.config.text_config.num_hidden_layers)
         if wrong := [layer for layer in layers if not -depth - 1 <= layer <= depth]:
             raise SpecError(
-                "the MLLM has no such layers",
+                "the MLLM does not have these layers",
+                code="unknown-layer",
                 got=wrong,
                 wanted=f"{-depth - 1} to {depth} (0: embeddings, -1: the last)",
             )
@@ -210,7 +213,7 @@ class MllmEncoder(nn.Module):
 
         Args:
             prompt: the batch.
-            seconds: length of a temporal patch, two frames. The published code never tells the frame rate: 1.
+            seconds: length of a temporal patch, two frames; the published code ignores the frame rate and has 1.
         """
         vision = self.config.vision_config
         images, videos = prompt.image_grid_thw, prompt.video_grid_thw
@@ -226,21 +229,21 @@ class MllmEncoder(nn.Module):
         return positions
 
     @torch.no_grad()
-    def encode_image(self, picture: VisionInput) -> VisionFeatures:
-        """What the tower sees of one picture (from `pictures`), to be read in its place; on the tower's device."""
+    def encode_image(self, vision_input: VisionInput) -> VisionFeatures:
+        """Vision features of one image or video, to be cached and used in its place.
+
+        Args:
+            vision_input: from `preprocessor.prepare_source` or `prepare_reference`.
+        """
         device = next(self.model.visual.parameters()).device
-        patches = self.preprocessor.to_patches(picture).to(device)
-        (features,) = encode_vision(
-            self.model.visual, patches, torch.tensor([self.preprocessor.patch_grid(picture.size)], device=device)
-        )
-        return VisionFeatures(picture.kind, picture.size, features)
+        patches = self.preprocessor.to_patches(vision_input).to(device)
+        grid_13 = torch.tensor([self.preprocessor.patch_grid(vision_input.size)], device=device)
+        (features,) = encode_vision(self.model.visual, patches, grid_13)
+        return VisionFeatures(vision_input.kind, vision_input.size, features)
 
     @torch.no_grad()
     def vision_features(self, prompt: Prompt) -> PromptVisionFeatures:
-        """Features of all of a prompt's pictures and videos; those seen before are not looked at again.
-
-        No gradient ever reaches the tower.
-        """
+        """Features of all images and videos of a prompt, without gradients; cached ones are not computed again."""
         tower = self.model.visual
         return PromptVisionFeatures(
             encode_vision(tower, prompt.pixel_values, prompt.image_grid_thw, prompt.cached_image_features),
@@ -248,19 +251,19 @@ class MllmEncoder(nn.Module):
         )
 
     def vision_fingerprint(self) -> str:
-        """A fingerprint of everything that decides what `see` sees: the tower's weights, its settings, the limits."""
-        tower, pictures = self.model.visual, self.preprocessor
-        # What its weights' names and shapes do not tell.
-        form = {name: getattr(self.config.vision_config, name, None) for name in _FORM}
-        facts = (self.config.model_type, str(tower.dtype), fingerprint(tower.state_dict()), self.settings, form)
-        return hashlib.sha256(repr((*facts, to_dict(pictures.limits))).encode()).hexdigest()
+        """A hash of everything that vision features depend on: the tower's weights, its settings, the limits."""
+        tower, limits = self.model.visual, to_dict(self.preprocessor.limits)
+        config = {name: getattr(self.config.vision_config, name, None) for name in _TOWER_FIELDS}
+        weights = fingerprint(tower.state_dict())
+        facts = (self.config.model_type, str(tower.dtype), weights, self.settings, config, limits)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def embed(self, prompt: Prompt, vision: PromptVisionFeatures, queries_QM: Tensor) -> LanguageModelInput:
-        """Word embeddings, with visual features and query vectors in the place of their placeholders'."""
-        # Not left to the library's model: versions that take features from before (`mm_encoder_outputs`) are new, and
-        # older ones pass over them without a word.
+        """Embed the prompt's words, with visual features and queries at the positions of their placeholders."""
+        # Not done by the library's model: only new versions accept precomputed features (`mm_encoder_outputs`), and
+        # older ones ignore them silently.
         embeds_BSM = self.model.get_input_embeddings()(prompt.input_ids_BS)
-        visual_LVM = vision.in_order(prompt.token_types_BS).to(embeds_BSM)
+        visual_LVM = vision.in_token_order(prompt.token_types_BS).to(embeds_BSM)
         queries = queries_QM.to(embeds_BSM).expand(len(embeds_BSM), *queries_QM.shape)
         embeds_BSM = embeds_BSM.masked_scatter((prompt.token_types_BS > 0)[..., None], visual_LVM[0])
         embeds_BSM = embeds_BSM.masked_scatter(prompt.queries_BS[..., None], queries)
@@ -268,22 +271,22 @@ class MllmEncoder(nn.Module):
 
     @property
     def language_model_forward(self) -> LanguageModelForward:
-        """How the language model is run."""
-        # Asked at every call, because what learns may change after construction: adapters are put in, a run freezes
-        # parts. What requires gradients now is what counts, and to look at it costs nothing beside the run itself.
-        learns = any(parameter.requires_grad for parameter in self.model.language_model.parameters())
-        return full_forward if learns else prefix_cached_forward
+        """The forward pass for the language model: the prefix cache needs it to be frozen."""
+        # Decided at every call, because adapters and frozen parts may change after construction; the check costs
+        # nothing beside the forward pass.
+        is_trainable = any(parameter.requires_grad for parameter in self.model.language_model.parameters())
+        return full_forward if is_trainable else prefix_cached_forward
 
     def forward(self, prompt: Prompt, queries_QM: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
         """Hidden states (B, S, M) by layer: -1 after the last one's norm, 0 the embeddings, 1 after the first, ...
 
-        Attention is causal, so that the queries, which come last, see everything, and padding on the right is seen by
-        nothing. Without layers to read, nothing is run.
+        Attention is causal: the queries, which come last, attend to everything, and nothing attends to the padding on
+        the right. Without layers nothing is run.
 
         Args:
             prompt: the batch.
-            queries_QM: vectors of the queries.
-            layers: which states are wanted.
+            queries_QM: embeddings of the queries.
+            layers: layers whose states are returned.
         """
         if not layers:
             return {}
@@ -293,8 +296,10 @@ class MllmEncoder(nn.Module):
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write base weights, tokenizer, preprocessor settings and prompt template, for `QwenVL(path=folder)`.
 
-        The weights are written as another type if one is given. Adapters are not among them: whoever saves the editor
-        keeps those.
+        Args:
+            folder: created if missing.
+            dtype: of the written weights; their own if not given. Adapters are not written: they are part of the
+                editor's weights.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
@@ -312,7 +317,7 @@ class MllmEncoder(nn.Module):
 
 
 def _require_all(model: nn.Module, info: dict[str, Any], path: str) -> None:
-    """transformers only logs what it did not find; here that is an error (but for the language head, never used)."""
+    """Refuse missing and unexpected weights, which transformers only logs (the language head is never used)."""
     mismatch = Mismatch(
         num_expected=len(model.state_dict()),
         missing=sorted(info["missing_keys"]),

@@ -1,16 +1,16 @@
-"""A Qwen-VL made from nothing, of any size: configuration, byte-level tokenizer, image processor, random weights."""
+"""An untrained Qwen-VL of any size: configuration, byte-level tokenizer, image processor, random weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2VLImageProcessor, Qwen3VLConfig
 
-from kiwi.errors import SpecError
+from kiwi.errors import SpecError, first_line
 from kiwi.models.mllm.encoder import GENERATIONS, MllmEncoder, MllmSpec
 from kiwi.models.mllm.prompting import DEFAULT_TEMPLATE, read_template, template_path
 from kiwi.models.mllm.vision_input import VisionLimits
@@ -28,32 +28,32 @@ SPECIAL_TOKENS = (
 )
 
 BYTE_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
-"""Of the byte-level tokenizer."""
+"""Size of the byte-level tokenizer's vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewQwen(MllmSpec):
-    """An untrained Qwen-VL with a byte-level tokenizer: the code path of a trained one, random features.
+    """An untrained Qwen-VL with random weights, on the same code path as a pretrained one.
 
     Args:
         generation: "2.5" or "3".
-        hidden_size: the language model's width M.
-        layers: of the language model.
-        heads, kv_heads: of its attention; None for heads of 16 channels, half as many for keys and values.
-        intermediate_size: width of its feed-forward layers; None for 2 M.
-        vocab_size: rows of the embedding table; None for as many as the tokenizer has.
-        tokenizer: folder of a tokenizer with Qwen's special tokens, such as `kiwi sandbox vocabulary` writes; None for
-            one whose words are bytes. A file prompt.json in it replaces the standard wording.
-        vision_hidden_size, vision_layers, vision_heads, vision_intermediate_size: of the vision tower; None for M / 2
-            (32 at least), heads of 16 channels and feed-forward layers twice as wide.
-        vision_patch: side of a patch in pixels, half that of a visual token; None for the published one, 14 of the 2.5
-            and 16 of the 3. Small patches let small pictures be read as they are, without enlarging them.
-        vision_window, vision_full: of the 2.5's tower, the window in pixels and the blocks without one.
+        hidden_size: width M of the language model.
+        layers: number of layers of the language model.
+        heads, kv_heads: of its attention; by default heads of 16 channels, half as many for keys and values.
+        intermediate_size: width of its feed-forward layers; by default 2 M.
+        vocab_size: rows of the embedding table; by default the tokenizer's size.
+        tokenizer: folder of a tokenizer with Qwen's special tokens, such as `kiwi sandbox vocabulary` writes; by
+            default a byte-level one. A file prompt.json in the folder replaces the default wording of prompts.
+        vision_hidden_size, vision_layers, vision_heads, vision_intermediate_size: of the vision tower; by default a
+            width of M / 2 (at least 32), heads of 16 channels and feed-forward layers twice as wide.
+        vision_patch: side of a patch in pixels, half that of a visual token; by default as published, 14 for 2.5 and
+            16 for 3. With small patches small images need not be enlarged.
+        vision_window, vision_full: window in pixels of the 2.5's vision tower, and the blocks without one.
         rope_theta: base of the language model's rotary embedding. The slowest channels are those of columns: with the
-            published 1e6 and heads of 32 channels they turn by less than 2e-4 a visual token, so that frames of a few
-            tokens a side look the same from left and right. There a base below 10 serves.
-        init_std: deviation of all first weights. The published one is small for narrow models, whose attention then
-            takes long to tell one token from another; there M^-0.5 is of the right size.
+            published 1e6 and heads of 32 channels they rotate by less than 2e-4 per visual token, so that left and
+            right of a frame of a few tokens look the same. Below 10 they differ.
+        init_std: standard deviation of the initial weights. The published one is small for narrow models, whose
+            attention then needs long to distinguish tokens; M^-0.5 suits them.
     """
 
     generation: Literal["2.5", "3"] = "2.5"
@@ -88,45 +88,48 @@ class NewQwen(MllmSpec):
         if self.hidden_size % (2 * heads) or heads % kv_heads:
             raise SpecError(
                 "the language model's heads do not fit its width",
+                code="inconsistent-sizes",
                 got=f"hidden_size {self.hidden_size}, {heads} heads, {kv_heads} of keys and values",
                 wanted="heads of an even number of channels, and a multiple of those of keys and values",
             )
         if width % (4 * vision_heads):
             raise SpecError(
                 "the vision tower's heads do not fit its width",
+                code="inconsistent-sizes",
                 got=f"width {width}, {vision_heads} heads",
                 wanted="heads of a multiple of 4 channels, for the rotary embedding of rows and columns",
             )
         if self.vocab_size is not None and self.vocab_size < BYTE_VOCAB_SIZE:
-            raise SpecError(
-                "the tokenizer has more words than vocab_size", got=self.vocab_size, wanted=f"{BYTE_VOCAB_SIZE} or more"
-            )
+            _refuse_vocab_size(self.vocab_size, BYTE_VOCAB_SIZE)
         if self.rope_theta <= 1:
-            raise SpecError("rope_theta is not the base of a rotary embedding", got=self.rope_theta, wanted="above 1")
+            raise SpecError("rope_theta must be above 1", code="out-of-range", got=self.rope_theta)
         if not 0 < self.init_std < 1:
-            raise SpecError("init_std is not a deviation of weights", got=self.init_std, wanted="between 0 and 1")
+            raise SpecError("init_std must be between 0 and 1", code="out-of-range", got=self.init_std)
         if self.vision_window < (token := 2 * _patch(self)):
             raise SpecError(
-                "vision_window is smaller than a visual token", got=self.vision_window, wanted=f"{token} or more"
+                "vision_window is smaller than a visual token",
+                code="out-of-range",
+                got=self.vision_window,
+                wanted=f"{token} or more",
             )
 
     @classmethod
     def qwen25_3b(cls) -> NewQwen:
         """The shapes of Qwen2.5-VL-3B."""
         return cls(
-            hidden_size=2048, layers=36, heads=16, kv_heads=2, intermediate_size=11008, vocab_size=151936, **_TOWER_25
+            hidden_size=2048, layers=36, heads=16, kv_heads=2, intermediate_size=11008, vocab_size=151936, **_VISION_25
         )
 
     @classmethod
     def qwen25_7b(cls) -> NewQwen:
         """The shapes of Qwen2.5-VL-7B."""
         return cls(
-            hidden_size=3584, layers=28, heads=28, kv_heads=4, intermediate_size=18944, vocab_size=152064, **_TOWER_25
+            hidden_size=3584, layers=28, heads=28, kv_heads=4, intermediate_size=18944, vocab_size=152064, **_VISION_25
         )
 
     @classmethod
     def sandbox(cls) -> NewQwen:
-        """The shapes of the shipped reader (1.2 M parameters)."""
+        """The shapes of the shipped MLLM of the sandbox (1.2 M parameters)."""
         return cls(
             hidden_size=128, layers=3, heads=4, kv_heads=2, vocab_size=648, vision_hidden_size=128, vision_heads=4,
             vision_patch=4, vision_window=64, vision_full=(0, 1), rope_theta=3,
@@ -135,19 +138,17 @@ class NewQwen(MllmSpec):
     def build(self) -> MllmEncoder:
         tokenizer = byte_tokenizer() if self.tokenizer is None else _load_tokenizer(self.tokenizer)
         if self.vocab_size is not None and self.vocab_size < len(tokenizer):
-            raise SpecError(
-                "the tokenizer has more words than vocab_size", got=self.vocab_size, wanted=f"{len(tokenizer)} or more"
-            )
+            _refuse_vocab_size(self.vocab_size, len(tokenizer))
         config = (_config_25 if self.generation == "2.5" else _config_3)(self, tokenizer)
-        colours = {} if self.generation == "2.5" else {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-        processor = Qwen2VLImageProcessor(patch_size=_patch(self), **colours)
+        normalisation = {} if self.generation == "2.5" else {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        processor = Qwen2VLImageProcessor(patch_size=_patch(self), **normalisation)
         model = GENERATIONS[config.model_type].model(config)
         template = DEFAULT_TEMPLATE if self.tokenizer is None else template_path(Path(self.tokenizer))
         encoder = MllmEncoder(model, tokenizer, processor, self.limits, read_template(template))
         return encoder.apply_tuning(self.tuning)
 
 
-_TOWER_25: dict[str, Any] = {
+_VISION_25: dict[str, Any] = {
     "vision_hidden_size": 1280,
     "vision_layers": 32,
     "vision_heads": 16,
@@ -159,24 +160,29 @@ _TOWER_25: dict[str, Any] = {
 """The vision tower of every published Qwen2.5-VL."""
 
 
+def _refuse_vocab_size(vocab_size: int, minimum: int) -> NoReturn:
+    message = "vocab_size is smaller than the tokenizer's vocabulary"
+    raise SpecError(message, code="out-of-range", got=vocab_size, wanted=f"{minimum} or more")
+
+
 def byte_tokenizer() -> Any:
-    """A tokenizer whose words are bytes, with Qwen's special tokens."""
+    """A byte-level tokenizer with Qwen's special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
     return _with_special_tokens(raw)
 
 
-def train_tokenizer(texts: Iterable[str], words: int) -> Any:
-    """A byte-pair tokenizer of the words of some texts, with Qwen's special tokens; other text is spelled in bytes.
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
+    """Train a byte-pair tokenizer, with Qwen's special tokens; unknown words are spelled in bytes.
 
     Args:
-        texts: to learn from; the same ones give the same tokenizer.
-        words: of its vocabulary at most, special tokens not counted; 256 are bytes.
+        texts: to train on; the same texts give the same tokenizer.
+        vocab_size: largest vocabulary, special tokens excluded; 256 entries are bytes.
     """
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=words, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
     raw.train_from_iterator(texts, trainer)
     return _with_special_tokens(raw)
 
@@ -192,10 +198,11 @@ def _load_tokenizer(folder: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(Path(folder).resolve(strict=True), trust_remote_code=False)
     except (OSError, ValueError) as problem:
-        first = next(iter(str(problem).strip().splitlines()), "")
-        raise SpecError(f"the tokenizer {folder} cannot be loaded", got=first) from problem
+        message = f"the tokenizer {folder} cannot be loaded"
+        raise SpecError(message, code="unreadable-tokenizer", got=first_line(problem)) from problem
     if missing := [token for token in SPECIAL_TOKENS if token not in tokenizer.get_vocab()]:
-        raise SpecError(f"the tokenizer {folder} lacks tokens", got=", ".join(missing))
+        message = f"the tokenizer {folder} lacks special tokens"
+        raise SpecError(message, code="missing-tokens", got=", ".join(missing))
     return tokenizer
 
 
@@ -210,20 +217,20 @@ def _config_25(spec: NewQwen, tokenizer: Any) -> Qwen2_5_VLConfig:
 
 def _config_3(spec: NewQwen, tokenizer: Any) -> Qwen3VLConfig:
     text = _text(spec, tokenizer)
-    # Here the width of a head is a size of its own; features of early vision blocks join the first text layers.
+    # Here a head's width is set explicitly, and features of early vision blocks are added to the first text layers.
     text["head_dim"] = spec.hidden_size // text["num_attention_heads"]
     vision = _vision(spec) | {"num_position_embeddings": 2304, "deepstack_visual_indexes": [0]}
     return Qwen3VLConfig(text_config=text, vision_config=vision, **_shared(tokenizer))
 
 
 def _heads(spec: NewQwen) -> tuple[int, int]:
-    """Of the language model: attention heads, and those of keys and values."""
+    """Number of attention heads of the language model, and of heads of keys and values."""
     heads = spec.heads or max(1, spec.hidden_size // 16)
     return heads, spec.kv_heads or max(1, heads // 2)
 
 
 def _tower(spec: NewQwen) -> tuple[int, int]:
-    """Of the vision tower: width and heads."""
+    """Width and number of heads of the vision tower."""
     width = spec.vision_hidden_size or max(32, spec.hidden_size // 2)
     return width, spec.vision_heads or max(1, width // 16)
 
@@ -267,7 +274,7 @@ def _vision(spec: NewQwen) -> dict[str, Any]:
 
 
 def _shared(tokenizer: Any) -> dict[str, Any]:
-    """Words that stand for pictures; and the head is the embeddings of the words, as LitMllm trains it."""
+    """Ids of the visual tokens; and the language head is tied to the word embeddings, as LitMllm trains it."""
     names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
     names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}

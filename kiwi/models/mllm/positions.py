@@ -1,7 +1,7 @@
 """Position ids of Qwen-VL's multimodal rotary embedding: one axis for time, one for rows, one for columns.
 
-Written out here because the libraries' versions disagree: text after a video starts one after the *largest* position
-of the video in the published models (time included), in newer ones one after its spatial extent. S tokens.
+They are computed here because versions of the library disagree: text after a video starts one after the *largest*
+position of the video in the published models (time included), in newer ones one after its spatial extent. S tokens.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 IMAGE, VIDEO = 1, 2
-"""Types of tokens beside text (0)."""
+"""Token types; text is 0."""
 
 
 def position_ids(types_S: Tensor, grids: dict[int, Iterator[Tensor]], merge_size: int, step: int) -> Tensor:
     """Position ids (3, S) of one sample without padding.
 
-    Text advances all three axes together. The tokens of a picture or video stand at offsets (time, row, column) of
-    their merged grid; what follows starts one after the largest of them.
+    Text advances all three axes together. The tokens of an image or video are at offsets (time, row, column) of their
+    merged grid; what follows starts one after the largest of them.
 
     Args:
         types_S: 0 text, 1 image, 2 video; each run of 1 or 2 is one grid.
         grids: by type, the grids (frames, rows, columns) in vision patches, in the order of their runs; consumed.
-        merge_size: patches a token joins in each direction of space.
+        merge_size: patches that a token merges along each side.
         step: time positions between two patches of a video.
     """
     parts: list[Tensor] = []
@@ -43,7 +43,7 @@ def position_ids(types_S: Tensor, grids: dict[int, Iterator[Tensor]], merge_size
 
 
 def grids_per_temporal_patch(grids_V3: Tensor) -> Tensor:
-    """The grids of videos whose temporal patches stand in spans of their own (Qwen3-VL): one frame each."""
+    """Split the grids of videos into grids of one frame, for temporal patches in separate spans (Qwen3-VL)."""
     single = grids_V3.repeat_interleave(grids_V3[:, 0], dim=0).clone()
     single[:, 0] = 1
     return single

@@ -1,6 +1,8 @@
-"""Two ways to run the MLLM's language model over a prompt, equal in states and in the queries' gradients.
+"""Two forward passes of the MLLM's language model, equal in hidden states and in the queries' gradients.
 
-B samples, S tokens, M the MLLM's width. In the second way: P tokens of the longest prefix, T of the suffix.
+`full_forward` runs all tokens at once. `prefix_cached_forward` runs what precedes the queries without gradients into a
+cache of keys and values, and differentiates only the rest. B samples, S tokens, M the MLLM's width; in the second
+pass P tokens of the longest prefix, T of the suffix; D layers of visual features, V visual tokens.
 """
 
 from __future__ import annotations
@@ -16,64 +18,64 @@ from kiwi.models.mllm.prompting import Prompt
 
 
 class LanguageModelInput(NamedTuple):
-    """A prompt as the language model gets it."""
+    """An embedded prompt."""
 
     prompt: Prompt
     embeds_BSM: Tensor
-    """Words, visual features and queries in their places."""
+    """Word embeddings, visual features and queries at their positions."""
     positions_3BS: Tensor
-    deep_DVM: Tensor
-    """What is added at the V visual tokens after each of the first D layers; D is 0 in Qwen2.5-VL."""
+    deepstack_DVM: Tensor
+    """Features added at the visual tokens after each of the first D layers; D is 0 in Qwen2.5-VL."""
 
 
 LanguageModelForward = Callable[[nn.Module, LanguageModelInput, Sequence[int]], dict[int, Tensor]]
-"""From the language model, its input and the layers asked for to hidden states (B, S, M) by layer."""
+"""From the language model, its input and layer indices to the hidden states (B, S, M) of these layers."""
 
 
-def full_forward(language_model: nn.Module, given: LanguageModelInput, layers: Sequence[int]) -> dict[int, Tensor]:
-    """All tokens in one pass: what weights that learn need."""
-    prompt = given.prompt
-    return _run(
+def full_forward(language_model: nn.Module, inputs: LanguageModelInput, layers: Sequence[int]) -> dict[int, Tensor]:
+    """Run all tokens in one pass, as trainable weights need it."""
+    prompt = inputs.prompt
+    return _forward(
         language_model,
-        given.embeds_BSM,
+        inputs.embeds_BSM,
         prompt.attention_mask_BS,
-        given.positions_3BS,
+        inputs.positions_3BS,
         layers,
-        **_deepstack(given.deep_DVM, prompt.token_types_BS > 0),
+        **_deepstack(inputs.deepstack_DVM, prompt.token_types_BS > 0),
     )
 
 
 def prefix_cached_forward(
-    language_model: nn.Module, given: LanguageModelInput, layers: Sequence[int]
+    language_model: nn.Module, inputs: LanguageModelInput, layers: Sequence[int]
 ) -> dict[int, Tensor]:
-    """What stands before the queries without gradients, into a cache of keys and values; then queries and what follows.
+    """Run the tokens before the queries without gradients into a key-value cache, then the queries and what follows.
 
-    Exact while no weight of the language model learns: attention is causal, so that nothing before the queries depends
-    on them. Only the suffix is kept for the backward pass.
+    Exact while the language model is frozen: attention is causal, so that nothing before the queries depends on them.
+    Only the suffix is kept for the backward pass.
     """
-    prompt, embeds_BSM = given.prompt, given.embeds_BSM
+    prompt, embeds_BSM = inputs.prompt, inputs.embeds_BSM
     suffix_BS = _suffix(prompt)
-    batch, before = len(suffix_BS), suffix_BS.shape[1] - int(suffix_BS[0].sum())
+    batch, prefix_length = len(suffix_BS), suffix_BS.shape[1] - int(suffix_BS[0].sum())
     # In a shorter row these columns reach into the suffix, which is masked there: the padding of its prefix.
-    prefix_BP = (prompt.attention_mask_BS.bool() & ~suffix_BS)[:, :before]
+    prefix_BP = (prompt.attention_mask_BS.bool() & ~suffix_BS)[:, :prefix_length]
     cache = DynamicCache()
     with torch.no_grad():
-        prefix = _run(
+        prefix = _forward(
             language_model,
-            embeds_BSM[:, :before],
+            embeds_BSM[:, :prefix_length],
             prefix_BP,
-            given.positions_3BS[:, :, :before],
+            inputs.positions_3BS[:, :, :prefix_length],
             layers,
             cache,
-            **_deepstack(given.deep_DVM, prompt.token_types_BS[:, :before] > 0),
+            **_deepstack(inputs.deepstack_DVM, prompt.token_types_BS[:, :prefix_length] > 0),
         )
     suffix_BT = suffix_BS[suffix_BS].view(batch, -1)
-    real_BS = torch.cat((prefix_BP, suffix_BT), dim=1)
-    positions_3BT = given.positions_3BS[:, suffix_BS].unflatten(1, suffix_BT.shape)
+    mask_BS = torch.cat((prefix_BP, suffix_BT), dim=1)
+    positions_3BT = inputs.positions_3BS[:, suffix_BS].unflatten(1, suffix_BT.shape)
     embeds_BTM = embeds_BSM[suffix_BS].unflatten(0, suffix_BT.shape)
-    suffix = _run(language_model, embeds_BTM, real_BS, positions_3BT, layers, cache)
-    # Back to the prompt's order, padding behind the suffix instead of before it.
-    order_BS = real_BS.int().argsort(dim=1, descending=True, stable=True)
+    suffix = _forward(language_model, embeds_BTM, mask_BS, positions_3BT, layers, cache)
+    # Back to the prompt's order, with the padding behind the suffix instead of before it.
+    order_BS = mask_BS.int().argsort(dim=1, descending=True, stable=True)
     return {
         layer: torch.cat((prefix[layer], suffix[layer]), dim=1).take_along_dim(order_BS[..., None], dim=1)
         for layer in prefix
@@ -81,19 +83,21 @@ def prefix_cached_forward(
 
 
 def _suffix(prompt: Prompt) -> Tensor:
-    """True from the first query to the end of a sample, which is equally far in all (B, S)."""
+    """True from the first query to the end of a sample (B, S); the same number of tokens in all samples."""
     counts_B = ((prompt.queries_BS.cumsum(dim=1) > 0) & prompt.attention_mask_BS.bool()).sum(dim=1)
     assert len(counts_B.unique()) == 1, "a batch has one template and one number of queries"
-    # Without queries the last token is run by itself, so that there is a suffix.
+    # Without queries the last token is the suffix, so that there is one.
     return prompt.tail_BS(max(1, int(counts_B[0])))
 
 
-def _deepstack(deep_DVM: Tensor, visual_BS: Tensor) -> dict[str, Any]:
-    """Arguments that only a language model with such layers knows."""
-    return {"visual_pos_masks": visual_BS, "deepstack_visual_embeds": list(deep_DVM)} if len(deep_DVM) else {}
+def _deepstack(deepstack_DVM: Tensor, visual_BS: Tensor) -> dict[str, Any]:
+    """Arguments that only a language model with DeepStack layers accepts."""
+    if not len(deepstack_DVM):
+        return {}
+    return {"visual_pos_masks": visual_BS, "deepstack_visual_embeds": list(deepstack_DVM)}
 
 
-def _run(
+def _forward(
     language_model: nn.Module,
     embeds_BSM: Tensor,
     mask_BK: Tensor,
@@ -102,17 +106,16 @@ def _run(
     cache: Cache | None = None,
     **deepstack: Any,
 ) -> dict[int, Tensor]:
-    """One pass; the mask covers what is in the cache too, and the cache takes this pass's keys and values in."""
-    # By position, because the cache's name is not the same in all versions of the library.
+    """One pass. The mask covers the cached tokens too; this pass's keys and values are added to the cache."""
+    # By position, because the name of the cache's argument differs between versions of the library.
     output = language_model(
         None,
         mask_BK,
         positions_3BS,
         cache,
         embeds_BSM,
-        # No cache beside the one that is given.
-        use_cache=False,
-        # All layers' states are a memory cost that only deeper read-outs need to pay.
+        use_cache=False,  # no other cache beside this one
+        # The states of all layers cost memory that only read-outs of earlier layers need.
         output_hidden_states=any(layer != -1 for layer in layers),
         **deepstack,
     )

@@ -1,7 +1,7 @@
-"""From frames, an instruction and reference images to the token sequence that the MLLM reads.
+"""Prompts: from source frames, an instruction and reference images to the MLLM's token sequence.
 
-The wording comes from a template file (prompt.json of the model folder). Text from users is tokenised as
-plain text: a special token written in an instruction stays words. B samples, S tokens (padded right).
+The wording comes from a template file (prompt.json of the model folder). Text from users is tokenised as plain text:
+a special token in an instruction stays text. B samples, S tokens (padded right).
 """
 
 from __future__ import annotations
@@ -27,14 +27,18 @@ _SLOTS = {
     "reference": ["source", "instruction", "references", "queries"],
 }
 PLACEHOLDER = "<|object_ref_start|>"
-"""The token whose embedding is replaced by a query (the published choice)."""
+"""The token whose embedding is replaced by a query, as published."""
+
+
+Visual = VisionInput | VisionFeatures
+"""An image or video of a prompt: its pixels, or cached features."""
 
 
 @dataclass
 class Prompt:
-    """A batch as the MLLM reads it. Grids are (frames, rows, columns) in vision patches.
+    """A tokenised batch. Grids are (frames, rows, columns) in vision patches.
 
-    Pixels are those of the pictures that the tower has not seen yet, grids those of all.
+    Pixel values are those of the images and videos without cached features, grids those of all.
     """
 
     input_ids_BS: Tensor
@@ -50,44 +54,47 @@ class Prompt:
     pixel_values_videos: Tensor | None
     video_grid_thw: Tensor | None
     cached_image_features: tuple[Tensor | None, ...] = ()
-    """Features (L, N, M) of each image, None for one that is still to be seen; nothing at all if none was."""
+    """Features (L, N, M) of each image, None for those that are not cached; empty if none is."""
     cached_video_features: tuple[Tensor | None, ...] = ()
 
     def tail_BS(self, count: int) -> Tensor:
-        """True at the last `count` tokens of each sample, padding not counted."""
+        """True at the last `count` tokens of each sample, padding excluded."""
         ends_B1 = self.attention_mask_BS.sum(dim=1, keepdim=True)
         at_S = torch.arange(self.input_ids_BS.shape[1], device=self.input_ids_BS.device)
         return (at_S < ends_B1) & (at_S >= ends_B1 - count)
 
     def to(self, device: torch.device | str) -> Self:
-        """The same on another device."""
+        """A copy on another device."""
 
-        def moved(value: Any) -> Any:
+        def move(value: Any) -> Any:
             if isinstance(value, tuple):
-                return tuple(moved(one) for one in value)
+                return tuple(move(item) for item in value)
             return value.to(device) if isinstance(value, Tensor) else value
 
-        return type(self)(**{f.name: moved(getattr(self, f.name)) for f in fields(self)})
+        return type(self)(**{f.name: move(getattr(self, f.name)) for f in fields(self)})
 
 
 def read_template(path: Path) -> dict[str, str]:
-    """Read a template file: one text a mode, with each of its slots exactly once.
+    """Read a template file: one text per task kind, with each of its slots exactly once.
 
     Raises:
-        CheckpointError: the file is missing, is not JSON, or a mode's slots are not as they must be.
+        CheckpointError: the file is missing, is not JSON, or has wrong slots.
     """
     try:
         template = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
-        raise CheckpointError(f"the prompt template {path} cannot be read", got=problem) from problem
-    for mode, slots in _SLOTS.items():
-        text = template.get(mode) if isinstance(template, dict) else None
-        found = re.findall(r"\{(\w+)\}", text) if isinstance(text, str) else repr(text)
-        if found != slots:
+        raise CheckpointError(
+            f"the prompt template {path} cannot be read", code="unreadable-file", got=problem
+        ) from problem
+    for task, slots in _SLOTS.items():
+        text = template.get(task) if isinstance(template, dict) else None
+        got = re.findall(r"\{(\w+)\}", text) if isinstance(text, str) else repr(text)
+        if got != slots:
             raise CheckpointError(
-                f"the prompt template {path} is wrong for mode {mode!r}",
-                got=found,
-                wanted=f"the slots {slots}, in order",
+                f"the prompt template {path} has wrong slots for the task {task!r}",
+                code="malformed-template",
+                got=got,
+                wanted=f"{slots}, in this order",
             )
     return template
 
@@ -96,24 +103,24 @@ DEFAULT_TEMPLATE = Path(__file__).with_name("prompt.json")
 
 
 def template_path(folder: Path) -> Path:
-    """The template file of a model's or tokenizer's folder: its own prompt.json, or else the standard wording."""
-    return own if (own := folder / "prompt.json").is_file() else DEFAULT_TEMPLATE
+    """The template file of a model's or tokenizer's folder: its prompt.json, or the default wording without one."""
+    return path if (path := folder / "prompt.json").is_file() else DEFAULT_TEMPLATE
 
 
 VideoSpans = Callable[[int], list[str]]
-"""From a number of frames to the texts that lead the spans its visual tokens are divided into."""
+"""From a number of frames to the texts before each of the spans that a video's visual tokens are divided into."""
 
 
 def single_span(frames: int) -> list[str]:
-    """Qwen2.5-VL: all of a video's tokens in one span, time told by position ids."""
+    """Qwen2.5-VL: all of a video's tokens in one span; position ids encode time."""
     return [""]
 
 
 def span_per_temporal_patch(frames: int) -> list[str]:
-    """Qwen3-VL: a span for every two frames, led by its time in seconds.
+    """Qwen3-VL: one span for every two frames, after its time in seconds.
 
-    The frame rate is not told to the prompter. Two frames a second are assumed, the rate at which Qwen3-VL samples
-    videos, and what the published position ids of Qwen2.5-VL amount to.
+    Two frames per second are assumed, whatever the frame rate: Qwen3-VL samples videos at this rate, and the published
+    position ids of Qwen2.5-VL amount to it.
     """
     times = [index / 2 for index in range(frames)]
     times += times[-1:] * (frames % 2)
@@ -121,7 +128,7 @@ def span_per_temporal_patch(frames: int) -> list[str]:
 
 
 class Prompter:
-    """Builds prompts. One is made for an MLLM, with its tokenizer and its way with pictures."""
+    """Builds the prompts of one MLLM, with its tokenizer, preprocessor, template and video spans."""
 
     def __init__(
         self,
@@ -139,7 +146,10 @@ class Prompter:
         ]
         if missing:
             raise CheckpointError(
-                "the MLLM's tokenizer lacks tokens", got=", ".join(missing), fix="use a Qwen-VL tokenizer"
+                "the MLLM's tokenizer lacks special tokens",
+                code="missing-tokens",
+                got=", ".join(missing),
+                fix="use a Qwen-VL tokenizer",
             )
 
     def __call__(
@@ -150,22 +160,22 @@ class Prompter:
         task: TaskKind,
         num_queries: int,
     ) -> Prompt:
-        """Prompt of a batch, all samples of one task kind.
+        """Build the prompt of a batch, all samples of one task kind.
 
         Args:
-            sources: each sample's video (F, H, W, 3); one frame is read as an image.
-            instructions: what to do; empty where it is left out, for guidance.
-            references: each sample's reference images (H, W, 3), none unless the task is "reference". What the tower
-                saw of a source or a reference may stand in its place.
-            task: chooses the template.
-            num_queries: placeholders at the end.
+            sources: each sample's video (F, H, W, 3), or its cached vision features; one frame is an image.
+            instructions: what to change, in words; empty if dropped out.
+            references: each sample's reference images (H, W, 3), or their cached vision features; none unless the task
+                is "reference".
+            task: selects the template.
+            num_queries: number of placeholders for queries.
 
         Raises:
-            InputError: references that do not fit the task, or an instruction that is not text throughout.
+            InputError: references that do not fit the task, or an instruction that is not valid Unicode.
         """
         rows = [self._row(*sample, task, num_queries) for sample in zip(sources, instructions, references, strict=True)]
-        pictures = [picture for row in rows for picture in row.images]
-        images, videos = ([p for p in pictures if p.kind == kind] for kind in (IMAGE, VIDEO))
+        visuals = [visual for row in rows for visual in row.visuals]
+        images, videos = ([visual for visual in visuals if visual.kind == kind] for kind in (IMAGE, VIDEO))
         ids = _pad([row.ids for row in rows], self.tokenizer.pad_token_id or 0)
         kinds = {IMAGE: self.ids["image"], VIDEO: self.ids["video"]}
         return Prompt(
@@ -184,13 +194,13 @@ class Prompter:
             cached_video_features=_features(videos),
         )
 
-    def _patches(self, pictures: Sequence[VisionInput | VisionFeatures]) -> Tensor | None:
-        # One call a picture: the library stacks pictures of equal size, which mixes up their order no more than ours.
-        found = [self.preprocessor.to_patches(picture) for picture in pictures if isinstance(picture, VisionInput)]
-        return torch.cat(found) if found else None
+    def _patches(self, visuals: Sequence[Visual]) -> Tensor | None:
+        # One call per image, so that their order is kept: the library batches images of equal size.
+        patches = [self.preprocessor.to_patches(visual) for visual in visuals if isinstance(visual, VisionInput)]
+        return torch.cat(patches) if patches else None
 
-    def _grids(self, pictures: Sequence[VisionInput | VisionFeatures]) -> Tensor | None:
-        return torch.tensor([self.preprocessor.patch_grid(picture.size) for picture in pictures]) if pictures else None
+    def _grids(self, visuals: Sequence[Visual]) -> Tensor | None:
+        return torch.tensor([self.preprocessor.patch_grid(visual.size) for visual in visuals]) if visuals else None
 
     def _row(
         self,
@@ -201,10 +211,18 @@ class Prompter:
         num_queries: int,
     ) -> _Row:
         if (task == TaskKind.reference) != bool(references):
-            raise InputError(f"the task '{task}' does not go with {len(references)} reference images")
+            raise InputError(
+                f"the task {str(task)!r} does not fit the number of reference images",
+                code="mismatched-references",
+                got=len(references),
+            )
         if any("\ud800" <= char <= "\udfff" for char in instruction):
-            # Half of a pair, as broken JSON or a wrongly decoded command line has it: no tokeniser takes it.
-            raise InputError("the instruction holds a lone surrogate, which is no character", got=ascii(instruction))
+            # Half of a pair, as in broken JSON or a wrongly decoded command line: no tokenizer accepts it.
+            raise InputError(
+                "the instruction is not valid Unicode: it has a lone surrogate",
+                code="invalid-unicode",
+                got=ascii(instruction),
+            )
         row = _Row()
         for part in re.split(r"(\{\w+\})", self.template[task]):
             match part:
@@ -218,34 +236,31 @@ class Prompter:
                         self.tokenizer.encode(instruction.strip(), add_special_tokens=False, split_special_tokens=True)
                     )
                 case "{references}":
-                    for reference in references:
-                        shown = (
-                            reference
-                            if isinstance(reference, VisionFeatures)
-                            else self.preprocessor.prepare_reference(reference)
-                        )
-                        self._add(row, shown, is_reference=True)
+                    prepare = self.preprocessor.prepare_reference
+                    for image in references:
+                        visual = image if isinstance(image, VisionFeatures) else prepare(image)
+                        self._add(row, visual, is_reference=True)
                 case "{queries}":
                     row.add([self.ids["query"]] * num_queries, queries=True)
                 case _:
                     row.add(self.tokenizer.encode(part, add_special_tokens=False))
         return row
 
-    def _add(self, row: _Row, picture: VisionInput | VisionFeatures, is_reference: bool = False) -> None:
-        row.images.append(picture)
-        leads, kind = (self.spans(picture.size[0]), "video") if picture.kind == VIDEO else ([""], "image")
-        tokens = self.preprocessor.num_tokens(picture.size) // len(leads)
-        for lead in leads:
-            row.add(self.tokenizer.encode(lead, add_special_tokens=False))
+    def _add(self, row: _Row, visual: Visual, is_reference: bool = False) -> None:
+        row.visuals.append(visual)
+        headings, kind = (self.spans(visual.size[0]), "video") if visual.kind == VIDEO else ([""], "image")
+        tokens = self.preprocessor.num_tokens(visual.size) // len(headings)
+        for heading in headings:
+            row.add(self.tokenizer.encode(heading, add_special_tokens=False))
             row.add([self.ids["start"]])
             row.add([self.ids[kind]] * tokens, references=is_reference)
             row.add([self.ids["end"]])
 
 
 def gather_tokens(hidden_BSM: Tensor, where_BS: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The marked positions of every sample, padded to the longest (B, R, M), and the mask of the real ones (B, R).
+    """Gather the marked positions of every sample, padded to the longest (B, R, M), with a mask (B, R) of real tokens.
 
-    The mask is None when none is padding.
+    The mask is None if there is no padding.
     """
     counts = where_BS.sum(dim=1).tolist()
     rows = [states[mask] for states, mask in zip(hidden_BSM, where_BS, strict=True)]
@@ -257,13 +272,13 @@ def gather_tokens(hidden_BSM: Tensor, where_BS: Tensor) -> tuple[Tensor, Tensor 
 
 
 class _Row:
-    """One sample's tokens while they are being collected."""
+    """The tokens of one sample, while its prompt is built."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.queries: list[int] = []
         self.references: list[int] = []
-        self.images: list[VisionInput | VisionFeatures] = []
+        self.visuals: list[Visual] = []
 
     def add(self, ids: list[int], *, queries: bool = False, references: bool = False) -> None:
         self.ids += ids
@@ -275,5 +290,5 @@ def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
-def _features(pictures: Sequence[VisionInput | VisionFeatures]) -> tuple[Tensor | None, ...]:
-    return tuple(picture.features_LNM if isinstance(picture, VisionFeatures) else None for picture in pictures)
+def _features(visuals: Sequence[Visual]) -> tuple[Tensor | None, ...]:
+    return tuple(visual.features_LNM if isinstance(visual, VisionFeatures) else None for visual in visuals)

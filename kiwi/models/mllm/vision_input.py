@@ -1,6 +1,6 @@
-"""VisionPreprocessor and videos as the MLLM reads them: how much of them, at which size, as which patches.
+"""Images and videos as input of the MLLM's vision tower: how many frames, at which size, in which patches.
 
-F frames, H height, W width; L levels of features, N visual tokens, M the MLLM's width (see kiwi/models/vision.py).
+F frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from kiwi.spec import Spec, require_positive
 
 @dataclass(frozen=True, kw_only=True)
 class VisionLimits(Spec):
-    """How much of the pictures the MLLM reads; defaults as published.
+    """Limits on the images and videos that the MLLM reads; defaults as published.
 
     Args:
         max_frames: frames sampled evenly from the source video.
-        max_pixels_per_frame: height x width of a frame at most.
-        min_pixels_per_frame: at least; smaller videos are enlarged.
-        max_reference_tokens: visual tokens (28 x 28 pixels for Qwen2.5-VL) of a reference image at most.
+        max_pixels_per_frame: largest height x width of a frame.
+        min_pixels_per_frame: smallest height x width of a frame; smaller videos are enlarged.
+        max_reference_tokens: most visual tokens (28 x 28 pixels for Qwen2.5-VL) of a reference image.
     """
 
     max_frames: int = 16
@@ -38,11 +38,12 @@ class VisionLimits(Spec):
     def __post_init__(self) -> None:
         require_positive(self, "max_frames", "min_pixels_per_frame", "max_reference_tokens")
         if self.max_pixels_per_frame < 1.05 * self.min_pixels_per_frame:
-            raise SpecError("the MLLM's limits need max_pixels_per_frame above min_pixels_per_frame", got=self)
+            problem = "max_pixels_per_frame must be at least 1.05 times min_pixels_per_frame"
+            raise SpecError(problem, code="out-of-range", got=self)
 
 
 class VisionInput(NamedTuple):
-    """A picture or video at the size it is read at."""
+    """An image or video, resized for the vision tower."""
 
     kind: int
     """IMAGE or VIDEO."""
@@ -50,17 +51,17 @@ class VisionInput(NamedTuple):
 
     @property
     def size(self) -> Size:
-        """Pixels, height and width."""
+        """Frames, height and width."""
         frames, height, width = self.frames.shape[:3]
         return frames, height, width
 
 
 class VisionPreprocessor:
-    """Sizes pictures as the published reader does, and cuts them into patches.
+    """Resizes images and videos as the published code does, and cuts them into patches.
 
     Args:
         image_processor, video_processor: transformers', with the MLLM's settings.
-        limits: how much is read.
+        limits: on frames and pixels.
     """
 
     def __init__(self, image_processor: Any, video_processor: Any, limits: VisionLimits) -> None:
@@ -68,48 +69,43 @@ class VisionPreprocessor:
         self.factor: int = image_processor.patch_size * image_processor.merge_size
 
     def prepare_source(self, frames: Pixels) -> VisionInput:
-        """A source video as it is read; one frame is an image."""
+        """Resize a source video; one frame is an image."""
         if len(frames) == 1:
             return VisionInput(IMAGE, self.resize_image(frames[0])[None])
         return VisionInput(VIDEO, self.resize_video(frames))
 
     def prepare_reference(self, image: Pixels) -> VisionInput:
-        """A reference image (H, W, 3) as it is read."""
+        """Resize a reference image (H, W, 3)."""
         return VisionInput(IMAGE, self.resize_image(image, self.limits.max_reference_tokens * self.factor**2)[None])
 
     def num_tokens(self, size: Size) -> int:
-        """Visual tokens of a picture or video of the size it is read at."""
+        """Visual tokens of an image or video of this size."""
         frames, rows, columns = self.patch_grid(size)
         return frames * rows * columns // int(self.image_processor.merge_size) ** 2
 
     def patch_grid(self, size: Size) -> Size:
-        """The same in vision patches."""
+        """Frames, rows and columns of vision patches of an image or video of this size."""
         frames, height, width = size
         patch = int(self.image_processor.patch_size)
         return -(-frames // int(self.video_processor.temporal_patch_size)), height // patch, width // patch
 
-    def to_patches(self, shown: VisionInput) -> Tensor:
-        """The pixels of all patches, in the order in which the vision tower takes them."""
-        if shown.kind == IMAGE:
-            images = [shown.frames[0]]
-            found = self.image_processor(images=images, return_tensors="pt", do_resize=False)["pixel_values"]
-        else:
-            videos = [torch.from_numpy(shown.frames).permute(0, 3, 1, 2)]
-            found = self.video_processor(videos=videos, return_tensors="pt", do_sample_frames=False, do_resize=False)[
-                "pixel_values_videos"
-            ]
-        assert isinstance(found, Tensor)
-        return found
+    def to_patches(self, vision_input: VisionInput) -> Tensor:
+        """The pixels of all patches, in the vision tower's order."""
+        options: dict[str, Any] = {"return_tensors": "pt", "do_resize": False}
+        if vision_input.kind == IMAGE:
+            return self.image_processor(images=[vision_input.frames[0]], **options)["pixel_values"]
+        videos = [torch.from_numpy(vision_input.frames).permute(0, 3, 1, 2)]
+        return self.video_processor(videos=videos, do_sample_frames=False, **options)["pixel_values_videos"]
 
     def resize_image(self, image: Pixels, max_pixels: int | None = None) -> Pixels:
-        """An image at the size the MLLM reads it: sides multiples of the vision token, 4 tokens at least."""
+        """Resize an image (H, W, 3): sides multiples of a visual token, at least 4 tokens."""
         area = self.factor**2
         limit = 16384 * area if max_pixels is None else max_pixels
         size = smart_resize(*image.shape[:2], factor=self.factor, min_pixels=4 * area, max_pixels=limit)
         return resize(image[None], *size)[0]
 
     def resize_video(self, frames: Pixels) -> Pixels:
-        """At most `max_frames` frames, evenly sampled, resized in the two steps of the published reader."""
+        """Sample at most `max_frames` frames evenly, and resize them in the two steps of the published code."""
         if len(frames) > self.limits.max_frames:
             frames = frames[np.linspace(0, len(frames) - 1, self.limits.max_frames).round().astype(int)]
         limits, factor = self.limits, self.factor
@@ -119,7 +115,7 @@ class VisionPreprocessor:
             min_pixels=min(4 * (2 * factor) ** 2, limits.min_pixels_per_frame),
             max_pixels=limits.max_pixels_per_frame,
         )
-        # The reader's own budget: 768 visual tokens a frame, less when many frames share the total of 115200.
+        # The published budget: 768 visual tokens per frame, less when many frames share the total of 115200.
         budget = min(768 * factor**2, 115200 * factor**2 / len(frames) * 2)
         fine = smart_resize(
             *coarse,
@@ -131,7 +127,7 @@ class VisionPreprocessor:
 
 
 def _resize_at_float(frames: Pixels, height: int, width: int) -> Pixels:
-    """The published reader's second resize: bicubic at float32, where the first (and every image's) is Pillow's."""
+    """The published second resize: bicubic in float32, where the first (and every image's) is Pillow's."""
     if frames.shape[1:3] == (height, width):
         return frames
     pixels_FCHW = torch.from_numpy(frames).permute(0, 3, 1, 2).float()

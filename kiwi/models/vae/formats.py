@@ -139,8 +139,8 @@ def build_network(state: State, config: Mapping[str, Any], what: str) -> Autoenc
     except CheckpointError:
         raise
     except Exception as problem:  # the library does not validate config.json and fails in any way
-        problem_text = f"{what} has sizes that no Wan VAE can have"
-        raise CheckpointError(problem_text, code="not-a-wan-vae", got=problem) from problem
+        message = f"{what} has sizes that no Wan VAE can have"
+        raise CheckpointError(message, code="not-a-wan-vae", got=problem) from problem
     if original:
         sizes = network_sizes(network)
         # Compared under the file's own names first: those are the ones that its owner can look for.

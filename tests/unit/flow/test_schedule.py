@@ -27,13 +27,13 @@ def test_loss_weights_have_mean_one_peak_in_the_middle_and_vanish_at_pure_noise(
     assert float(table[weights.argmax()]) == pytest.approx(0.5, abs=0.01)
 
 
-def test_even_weights_count_every_noise_level_alike_and_leave_the_schedule_as_it_is():
+def test_even_weights_are_one_at_every_noise_level_and_leave_the_schedule_unchanged():
     schedule = FlowSchedule(weighting="even")
     assert torch.equal(schedule.loss_weight(torch.linspace(0, 1, 11)), torch.ones(11))
     assert torch.equal(schedule.sigmas(10), FlowSchedule().sigmas(10))
 
 
-def test_nearest_takes_the_first_on_ties():
+def test_nearest_returns_the_first_on_ties():
     assert nearest(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([2.5, 0.0])).tolist() == [0, 2]
 
 
@@ -42,7 +42,7 @@ def test_nearest_takes_the_first_on_ties():
     [{"shift": 0.0}, {"shift": -1.0}, {"shift": float("nan")}, {"shift": float("inf")}, {"num_train_timesteps": 0}],
 )
 def test_impossible_schedules_are_refused(wrong):
-    with pytest.raises(SpecError, match="shift > 0"):
+    with pytest.raises(SpecError, check=lambda error: error.code == "out-of-range"):
         FlowSchedule(**wrong)
 
 
@@ -56,5 +56,5 @@ def test_a_grid_towards_sigma_min_has_the_diffusers_pipelines_spacing_and_still_
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": 4, "strength": 0.0}, {"steps": 4, "sigma_min": 1.0}])
 def test_impossible_grids_are_refused(wrong):
-    with pytest.raises(SpecError, match="sampling grid needs"):
+    with pytest.raises(SpecError, check=lambda error: error.code == "out-of-range"):
         FlowSchedule().sigmas(**wrong)

@@ -32,14 +32,14 @@ def test_unipc_needs_fewer_steps_for_the_same_error():
 
 
 @pytest.mark.parametrize("solver", [EulerSolver(), UniPCSolver()])
-def test_every_step_is_told_and_the_model_is_called_once_a_step(solver):
-    called, told = [], []
+def test_on_step_is_called_for_every_step_and_the_model_once_per_step(solver):
+    calls, steps = [], []
 
     def counted(x, sigma):
-        called.append(float(sigma))
+        calls.append(float(sigma))
         return velocity(x, sigma)
 
-    solver.solve(counted, torch.zeros(1, 4), FlowSchedule().sigmas(6), lambda step, x: told.append(step))
-    assert told == [0, 1, 2, 3, 4, 5]
-    assert len(called) == 6
-    assert called[0] == pytest.approx(1.0, abs=1e-5)
+    solver.solve(counted, torch.zeros(1, 4), FlowSchedule().sigmas(6), lambda step, x: steps.append(step))
+    assert steps == [0, 1, 2, 3, 4, 5]
+    assert len(calls) == 6
+    assert calls[0] == pytest.approx(1.0, abs=1e-5)

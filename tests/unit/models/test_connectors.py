@@ -26,7 +26,8 @@ def states():
     return {-1: torch.randn(2, 10, 6), 1: torch.randn(2, 10, 6)}
 
 
-def started(module):
+def randomise(module):
+    """The same module with a random last layer, which is zero in a new one."""
     torch.nn.init.normal_(module.connector[2].weight)
     return module
 
@@ -34,59 +35,59 @@ def started(module):
 def test_queries_are_read_at_their_own_positions_or_at_the_tail(prompt, states):
     at = {"queries": ((5, 8), (4, 7)), "tail": ((7, 10), (5, 8))}
     for readout, spans in at.items():
-        module = started(QueryConnector(image=3, video=3, reference=3, readout=readout).build(6, 8))
-        found = module(states, prompt)
-        wanted = torch.stack([states[-1][row, a:b] for row, (a, b) in enumerate(spans)])
-        assert torch.allclose(found.tokens_BND, module.connector(wanted))
-        assert found.mask_BN is None
+        module = randomise(QueryConnector(image=3, video=3, reference=3, readout=readout).build(6, 8))
+        context = module(states, prompt)
+        expected = torch.stack([states[-1][row, a:b] for row, (a, b) in enumerate(spans)])
+        assert torch.allclose(context.tokens_BND, module.connector(expected))
+        assert context.mask_BN is None
 
 
-def test_several_layers_are_read_side_by_side(prompt, states):
-    query = started(QueryConnector(layers=(1, -1)).build(6, 8))
+def test_several_layers_are_concatenated(prompt, states):
+    query = randomise(QueryConnector(layers=(1, -1)).build(6, 8))
     assert query.connector[0].in_features == 12
-    wanted = torch.cat((states[1], states[-1]), dim=-1)[0, 5:8]
-    assert torch.allclose(query(states, prompt).tokens_BND[0], query.connector(wanted))
-    latent = started(LatentConnector(layers=(1,)).build(6, 8))
-    found = latent(states, prompt)
-    assert torch.allclose(found.tokens_BND[0], latent.connector(states[1][0, 1:4]))
-    assert found.mask_BN.tolist() == [[True] * 3, [True, True, False]]
+    concatenated = torch.cat((states[1], states[-1]), dim=-1)[0, 5:8]
+    assert torch.allclose(query(states, prompt).tokens_BND[0], query.connector(concatenated))
+    latent = randomise(LatentConnector(layers=(1,)).build(6, 8))
+    context = latent(states, prompt)
+    assert torch.allclose(context.tokens_BND[0], latent.connector(states[1][0, 1:4]))
+    assert context.mask_BN.tolist() == [[True] * 3, [True, True, False]]
 
 
-def test_the_context_is_references_then_queries_with_the_padding_marked(prompt, states):
-    query, latent = (started(spec.build(6, 8)) for spec in (QueryConnector(), LatentConnector()))
+def test_the_context_is_references_then_queries_with_padding_masked(prompt, states):
+    query, latent = (randomise(spec.build(6, 8)) for spec in (QueryConnector(), LatentConnector()))
     joined = join_contexts(latent(states, prompt), query(states, prompt))
     assert joined.tokens_BND.shape == (2, 6, 8)
     assert torch.equal(joined.tokens_BND[:, 3:], query(states, prompt).tokens_BND)
     assert joined.mask_BN.tolist() == [[True] * 6, [True, True, False, True, True, True]]
-    whole = Context(torch.zeros(2, 1, 8), None)
-    assert join_contexts(whole, whole).mask_BN is None
+    unpadded = Context(torch.zeros(2, 1, 8), None)
+    assert join_contexts(unpadded, unpadded).mask_BN is None
 
 
-def test_off_is_no_queries_and_no_tokens(prompt, states):
+def test_no_connector_has_no_queries_and_no_tokens(prompt, states):
     module = NoConnector().build(6, 8)
     assert module.table("video").shape == (0, 6)
     assert module.layers == ()
     assert module(states, prompt).tokens_BND.shape == (2, 0, 8)
     assert not list(module.parameters())
-    latent = started(LatentConnector().build(6, 8))
+    latent = randomise(LatentConnector().build(6, 8))
     assert torch.equal(
         join_contexts(latent(states, prompt), module(states, prompt)).tokens_BND, latent(states, prompt).tokens_BND
     )
 
 
-def test_both_start_with_an_empty_context(prompt, states):
+def test_new_connectors_give_a_context_of_zeros(prompt, states):
     for spec in (QueryConnector(), LatentConnector()):
         assert spec.build(6, 8)(states, prompt).tokens_BND.abs().max() == 0
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("spec", "values", "code"),
     [
-        (lambda: QueryConnector(video=0), "at least one query"),
-        (lambda: QueryConnector(layers=()), "one or more MLLM layers"),
-        (lambda: LatentConnector(layers=(-1, -1)), "each once"),
+        (QueryConnector, {"video": 0}, "out-of-range"),
+        (QueryConnector, {"layers": ()}, "invalid-layers"),
+        (LatentConnector, {"layers": (-1, -1)}, "invalid-layers"),
     ],
 )
-def test_counts_and_layers_out_of_range_are_refused(make, told):
-    with pytest.raises(SpecError, match=told):
-        make()
+def test_counts_and_layers_out_of_range_are_refused(spec, values, code):
+    with pytest.raises(SpecError, check=lambda error: error.code == code):
+        spec(**values)

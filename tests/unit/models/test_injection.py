@@ -31,12 +31,12 @@ def test_channel_concatenation_is_one_convolution_over_both(noisy):
     module = ChannelConcatSource(init="xavier").build(DIT)
     joined = module.join(embedding(latents), module.embed(source, embedding), SIGMA)
     weight = torch.cat((embedding.weight, module.patch_embedding.weight), dim=1)
-    wanted = F.conv3d(torch.cat((latents, source), dim=1), weight, embedding.bias, stride=(1, 2, 2))
-    assert torch.allclose(joined, wanted.flatten(2).transpose(1, 2), atol=1e-5)
+    expected = F.conv3d(torch.cat((latents, source), dim=1), weight, embedding.bias, stride=(1, 2, 2))
+    assert torch.allclose(joined, expected.flatten(2).transpose(1, 2), atol=1e-5)
     assert not hasattr(module.patch_embedding.bias, "shape")
 
 
-def test_a_shared_embedding_has_no_weights_and_adds_the_noisy_latents_tokens(noisy):
+def test_a_shared_embedding_has_no_weights_and_embeds_like_the_dit(noisy):
     embedding, latents, source = noisy
     module = SharedEmbeddingSource().build(DIT)
     assert not list(module.parameters())
@@ -59,17 +59,19 @@ def test_the_scaled_source_is_added_in_float32_whatever_the_tokens_type(noisy):
     embedding, latents, source = noisy
     module = AddSource().build(DIT)
     torch.nn.init.normal_(module.patch_embedding.weight)
-    tokens, own = embedding(latents).bfloat16(), module.embed(source, embedding).bfloat16()
-    wanted = (tokens.float() + SIGMA[:, None, None] * own.float()).bfloat16()
-    assert torch.equal(module.join(tokens, own, SIGMA), wanted)
+    tokens, condition = embedding(latents).bfloat16(), module.embed(source, embedding).bfloat16()
+    expected = (tokens.float() + SIGMA[:, None, None] * condition.float()).bfloat16()
+    assert torch.equal(module.join(tokens, condition, SIGMA), expected)
     # A noise level in double must not make the sum double: what a step adds is the same in training and sampling.
-    assert module.join(tokens.float(), own, SIGMA.double()).dtype == torch.float32
+    assert module.join(tokens.float(), condition, SIGMA.double()).dtype == torch.float32
     scaled = AddSource(scale=LearnableScale()).build(DIT)
-    assert torch.equal(scaled.join(tokens, own, SIGMA.bfloat16()), scaled.join(tokens, own, SIGMA.bfloat16().float()))
+    assert torch.equal(
+        scaled.join(tokens, condition, SIGMA.bfloat16()), scaled.join(tokens, condition, SIGMA.bfloat16().float())
+    )
 
 
 @pytest.mark.parametrize("spec", [AppendReference(), PrependReference()])
-def test_joined_tokens_take_the_type_of_the_sequence(noisy, spec):
+def test_joined_tokens_have_the_type_of_the_sequence(noisy, spec):
     embedding, latents, source = noisy
     module = spec.build(DIT)
     joined = module.join(embedding(latents).bfloat16(), module.embed(source, embedding), SIGMA)
@@ -77,22 +79,22 @@ def test_joined_tokens_take_the_type_of_the_sequence(noisy, spec):
 
 
 @pytest.mark.parametrize(("spec", "at"), [(TokenConcatSource(), 18), (AppendReference(), 18), (PrependReference(), 0)])
-def test_concatenated_tokens_stand_where_they_say_and_are_dropped_again(noisy, spec, at):
+def test_concatenated_tokens_are_at_their_place_and_dropped_again(noisy, spec, at):
     embedding, latents, source = noisy
     module = spec.build(DIT)
     torch.nn.init.normal_(module.patch_embedding.weight)
-    own = module.embed(source, embedding)
-    joined = module.join(embedding(latents), own, SIGMA)
-    assert joined.shape[1] == 18 + module.num_added_tokens(own) == 36
-    assert torch.equal(joined[:, at : at + 18], own)
-    assert torch.equal(module.drop(joined, own), embedding(latents))
+    condition = module.embed(source, embedding)
+    joined = module.join(embedding(latents), condition, SIGMA)
+    assert joined.shape[1] == 18 + module.num_added_tokens(condition) == 36
+    assert torch.equal(joined[:, at : at + 18], condition)
+    assert torch.equal(module.drop(joined, condition), embedding(latents))
 
 
-def test_off_leaves_the_sequence_as_it_is(noisy):
+def test_no_injection_leaves_the_sequence_unchanged(noisy):
     embedding, latents, source = noisy
     module, tokens = NoSource().build(DIT), embedding(latents)
-    own = module.embed(source, embedding)
-    assert module.join(tokens, own, SIGMA) is tokens
-    assert module.drop(tokens, own) is tokens
-    assert module.num_added_tokens(own) == 0
+    condition = module.embed(source, embedding)
+    assert module.join(tokens, condition, SIGMA) is tokens
+    assert module.drop(tokens, condition) is tokens
+    assert module.num_added_tokens(condition) == 0
     assert not list(module.parameters())

@@ -18,7 +18,7 @@ def test_a_constant_is_the_same_at_every_noise_level():
 
 
 @pytest.mark.parametrize("spec", [LearnableScale(bins=8), FunctionScale(width=16)])
-def test_a_learnable_gamma_learns_a_curve(spec):
+def test_a_learnable_gamma_can_fit_a_curve(spec):
     torch.manual_seed(0)
     gamma = spec.build()
     target = 1 - SIGMAS + 0.3 * torch.sin(3 * SIGMAS)
@@ -43,20 +43,20 @@ def test_each_scalar_of_a_table_acts_at_its_own_noise_level():
 @pytest.mark.parametrize("spec", [SigmaScale(), LearnableScale(), FunctionScale(), ConstantScale(value=1 / 3)])
 def test_the_noise_level_is_not_rounded_when_the_model_is_in_bf16(spec):
     gamma = spec.build().bfloat16()
-    wanted = SIGMAS if not isinstance(spec, ConstantScale) else torch.full_like(SIGMAS, 1 / 3)
-    assert torch.equal(gamma(SIGMAS), wanted)
+    expected = SIGMAS if not isinstance(spec, ConstantScale) else torch.full_like(SIGMAS, 1 / 3)
+    assert torch.equal(gamma(SIGMAS), expected)
 
 
 @pytest.mark.parametrize("spec", [LearnableScale(bins=7), FunctionScale()])
-def test_gamma_under_autocast_is_the_float32_one_to_the_last_bit(spec):
+def test_gamma_under_autocast_equals_gamma_in_float32_bitwise(spec):
     gamma = spec.build()
     for parameter in gamma.parameters():
         torch.nn.init.normal_(parameter)
-    wanted = gamma(SIGMAS)
+    expected = gamma(SIGMAS)
     with torch.autocast("cpu", torch.bfloat16):
-        found = gamma(SIGMAS)
-    assert torch.equal(found, wanted)
-    assert (wanted - SIGMAS).abs().max() > 0.1
+        autocast = gamma(SIGMAS)
+    assert torch.equal(autocast, expected)
+    assert (expected - SIGMAS).abs().max() > 0.1
 
 
 def test_values_out_of_range_are_refused():

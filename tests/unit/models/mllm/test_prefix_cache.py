@@ -1,4 +1,4 @@
-"""The two ways of reading agree; the one that costs less is taken where it is exact."""
+"""The two forward passes agree; the one with a prefix cache is used where it is exact."""
 
 import numpy as np
 import pytest
@@ -46,38 +46,37 @@ BATCHES = {
 }
 
 
-def prompt_of(encoder, mode, queries=4):
-    sources, pictures = BATCHES[mode]
-    prompt = encoder.prompter(sources, WORDS, pictures, mode, queries)
+def prompt_of(encoder, task, queries=4):
+    sources, references = BATCHES[task]
+    prompt = encoder.prompter(sources, WORDS, references, task, queries)
     assert len(prompt.attention_mask_BS.sum(dim=1).unique()) == 3
     return prompt
 
 
-def read(encoder, reading, prompt, queries, layers=LAYERS):
-    return reading(
-        encoder.model.language_model, encoder.embed(prompt, encoder.vision_features(prompt), queries), layers
-    )
+def run(forward, encoder, prompt, queries, layers=LAYERS):
+    embedded = encoder.embed(prompt, encoder.vision_features(prompt), queries)
+    return forward(encoder.model.language_model, embedded, layers)
 
 
-@pytest.mark.parametrize("learning", [True, False])
-@pytest.mark.parametrize("mode", BATCHES)
-def test_both_ways_give_the_same_states_at_every_layer(encoder, mode, learning):
-    prompt = prompt_of(encoder, mode)
+@pytest.mark.parametrize("trainable", [True, False])
+@pytest.mark.parametrize("task", BATCHES)
+def test_both_passes_give_the_same_states_at_every_layer(encoder, task, trainable):
+    prompt = prompt_of(encoder, task)
     real = prompt.attention_mask_BS.bool()
-    queries = torch.randn(4, 32, requires_grad=learning)
-    whole = read(encoder, full_forward, prompt, queries)
-    found = encoder(prompt, queries, LAYERS)
-    assert whole.keys() == found.keys() == set(LAYERS)
+    queries = torch.randn(4, 32, requires_grad=trainable)
+    full = run(full_forward, encoder, prompt, queries)
+    cached = encoder(prompt, queries, LAYERS)
+    assert full.keys() == cached.keys() == set(LAYERS)
     for layer in LAYERS:
-        assert found[layer].shape == whole[layer].shape
-        assert found[layer].requires_grad == learning
-        assert whole[layer][real].std() > 0.1
-        torch.testing.assert_close(found[layer][real], whole[layer][real], atol=1e-5, rtol=1e-5)
+        assert cached[layer].shape == full[layer].shape
+        assert cached[layer].requires_grad == trainable
+        assert full[layer][real].std() > 0.1
+        torch.testing.assert_close(cached[layer][real], full[layer][real], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("mode", BATCHES)
-def test_both_ways_give_queries_and_connectors_the_same_gradients(encoder, mode):
-    prompt = prompt_of(encoder, mode)
+@pytest.mark.parametrize("task", BATCHES)
+def test_both_passes_give_queries_and_connectors_the_same_gradients(encoder, task):
+    prompt = prompt_of(encoder, task)
     query = QueryConnector(image=4, video=4, reference=4, layers=(-1, 1), readout="tail").build(32, 24)
     latent = LatentConnector(layers=(-1, 2)).build(32, 24)
     modules = torch.nn.ModuleList([query, latent])
@@ -85,67 +84,68 @@ def test_both_ways_give_queries_and_connectors_the_same_gradients(encoder, mode)
     for parameter in modules.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     gradients = []
-    for reading in (full_forward, prefix_cached_forward):
+    for forward in (full_forward, prefix_cached_forward):
         modules.zero_grad()
-        states = read(encoder, reading, prompt, query.table(mode), query.layers + latent.layers)
+        states = run(forward, encoder, prompt, query.table(task), query.layers + latent.layers)
         context = join_contexts(latent(states, prompt), query(states, prompt))
         context.tokens_BND.square().mean().backward()
         gradients.append({name: p.grad for name, p in modules.named_parameters() if p.grad is not None})
-    whole, found = gradients
-    assert found.keys() == whole.keys()
-    assert found[f"0.queries.{mode}"].abs().max() > 1e-3
-    for name, gradient in whole.items():
-        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-5)
+    full, cached = gradients
+    assert cached.keys() == full.keys()
+    assert cached[f"0.queries.{task}"].abs().max() > 1e-3
+    for name, gradient in full.items():
+        torch.testing.assert_close(cached[name], gradient, atol=1e-5, rtol=1e-5)
 
 
-def graph_of(encoder):
-    """Sequence lengths that each language layer sees, with and without gradients."""
-    seen = {True: [], False: []}
+def record_lengths(encoder):
+    """Sequence lengths of each language layer's inputs, with and without gradients."""
+    lengths = {True: [], False: []}
     handles = [
-        layer.register_forward_pre_hook(lambda _, args: seen[torch.is_grad_enabled()].append(args[0].shape[1]))
+        layer.register_forward_pre_hook(lambda _, args: lengths[torch.is_grad_enabled()].append(args[0].shape[1]))
         for layer in encoder.model.language_model.layers
     ]
-    return seen, handles
+    return lengths, handles
 
 
 def test_only_queries_and_what_follows_them_are_differentiated(encoder):
     prompt = prompt_of(encoder, "reference")
     closing = len(encoder.prompter.template["reference"].split("{queries}")[1].removeprefix("<|im_end|>")) + 1
-    seen, handles = graph_of(encoder)
+    lengths, handles = record_lengths(encoder)
     try:
         encoder(prompt, torch.randn(4, 32, requires_grad=True), (-1,))
     finally:
         for handle in handles:
             handle.remove()
     suffix = 4 + closing
-    assert seen[True] == [suffix] * 3
-    assert seen[False] == [prompt.input_ids_BS.shape[1] - suffix] * 3
+    assert lengths[True] == [suffix] * 3
+    assert lengths[False] == [prompt.input_ids_BS.shape[1] - suffix] * 3
 
 
-def test_a_prompt_without_queries_is_read_too(encoder):
+def test_a_prompt_without_queries_can_be_run(encoder):
     prompt = prompt_of(encoder, "reference", 0)
     queries = NoConnector().build(32, 24).table("reference")
     real = prompt.attention_mask_BS.bool()
-    whole, found = (read(encoder, way, prompt, queries)[-1][real] for way in (full_forward, prefix_cached_forward))
-    torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
+    passes = (full_forward, prefix_cached_forward)
+    full, cached = (run(forward, encoder, prompt, queries)[-1][real] for forward in passes)
+    torch.testing.assert_close(cached, full, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("tuning", [Lora(rank=2), Full()])
-def test_weights_that_learn_are_read_whole_until_they_are_frozen(tuning):
+def test_trainable_weights_need_the_full_pass_until_they_are_frozen(tuning):
     encoder = build("2.5", tuning=tuning)
     assert encoder.language_model_forward is full_forward
     prompt = prompt_of(encoder, "video")
-    whole = encoder(prompt, torch.zeros(4, 32), (-1,))[-1]
-    whole[prompt.queries_BS].pow(3).mean().backward()
-    learning = [p for p in encoder.parameters() if p.requires_grad]
-    assert sum(p.grad is not None and bool(p.grad.any()) for p in learning) > 0.9 * len(learning)
+    full = encoder(prompt, torch.zeros(4, 32), (-1,))[-1]
+    full[prompt.queries_BS].pow(3).mean().backward()
+    trainable = [p for p in encoder.parameters() if p.requires_grad]
+    assert sum(p.grad is not None and bool(p.grad.any()) for p in trainable) > 0.9 * len(trainable)
     encoder.requires_grad_(False)
     assert encoder.language_model_forward is prefix_cached_forward
-    found = encoder(prompt, torch.zeros(4, 32), (-1,))[-1]
-    torch.testing.assert_close(found[prompt.queries_BS], whole[prompt.queries_BS], atol=1e-5, rtol=1e-5)
+    cached = encoder(prompt, torch.zeros(4, 32), (-1,))[-1]
+    torch.testing.assert_close(cached[prompt.queries_BS], full[prompt.queries_BS], atol=1e-5, rtol=1e-5)
 
 
-def test_an_mllm_that_a_run_does_not_train_is_differentiated_in_the_queries_only(tiny_config):
+def test_an_mllm_that_is_not_trained_is_differentiated_in_the_queries_only(tiny_config):
     assert KiwiEdit(tiny_config).mllm.language_model_forward is prefix_cached_forward
     adapted = tiny_config.replace(mllm=tiny_config.mllm.replace(tuning=Lora(rank=2)))
     assert LitKiwi(adapted).editor.mllm.language_model_forward is full_forward

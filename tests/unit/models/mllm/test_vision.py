@@ -1,4 +1,4 @@
-"""Vision features: computed once they serve many readings, and no gradient reaches the tower."""
+"""Vision features: cached features equal computed ones, and no gradient reaches the tower."""
 
 import dataclasses
 import itertools
@@ -42,80 +42,82 @@ def samples():
     return sources, ["Use it.", "Use both of them.", "Use."], pictures
 
 
-def prompt_of(encoder, rows=slice(None), known=lambda place: False):
-    """The prompt of the samples; pictures at known places, numbered through, are replaced by what the tower saw."""
-    sources, words, pictures = samples()
-    reader, place = encoder.preprocessor, itertools.count()
+def prompt_of(encoder, rows=slice(None), is_cached=lambda index: False):
+    """The prompt of the samples; images and videos, numbered through, are replaced by features where cached."""
+    sources, words, references = samples()
+    preprocessor, index = encoder.preprocessor, itertools.count()
     for row, source in enumerate(sources):
-        if known(next(place)):
-            sources[row] = encoder.encode_image(reader.prepare_source(source))
-        for index, picture in enumerate(pictures[row]):
-            if known(next(place)):
-                pictures[row][index] = encoder.encode_image(reader.prepare_reference(picture))
-    return encoder.prompter(sources[rows], words[rows], pictures[rows], "reference", 3)
+        if is_cached(next(index)):
+            sources[row] = encoder.encode_image(preprocessor.prepare_source(source))
+        for column, image in enumerate(references[row]):
+            if is_cached(next(index)):
+                references[row][column] = encoder.encode_image(preprocessor.prepare_reference(image))
+    return encoder.prompter(sources[rows], words[rows], references[rows], "reference", 3)
 
 
-@pytest.mark.parametrize("known", [lambda place: True, lambda place: place % 2, lambda place: place % 3 == 0])
-def test_pictures_seen_before_give_the_states_and_gradients_of_those_seen_on_the_way(encoder, known):
+@pytest.mark.parametrize("is_cached", [lambda index: True, lambda index: index % 2, lambda index: index % 3 == 0])
+def test_cached_features_give_the_same_states_and_gradients_as_computed_ones(encoder, is_cached):
     queries = torch.randn(3, 32, requires_grad=True)
     results = []
-    for prompt in (prompt_of(encoder), prompt_of(encoder, known=known)):
+    for prompt in (prompt_of(encoder), prompt_of(encoder, is_cached=is_cached)):
         states = encoder(prompt, queries, (0, 1, -1))
         (gradient,) = torch.autograd.grad(states[-1][prompt.queries_BS].pow(3).sum(), queries)
         results.append((prompt, states, gradient))
-    (prompt, states, gradient), (half, again, same) = results
+    (prompt, states, gradient), (cached, cached_states, cached_gradient) = results
     for name in ("input_ids_BS", "token_types_BS", "references_BS", "image_grid_thw", "video_grid_thw"):
-        assert torch.equal(getattr(prompt, name), getattr(half, name))
-    assert torch.equal(encoder.position_ids(prompt), encoder.position_ids(half))
+        assert torch.equal(getattr(prompt, name), getattr(cached, name))
+    assert torch.equal(encoder.position_ids(prompt), encoder.position_ids(cached))
     real = prompt.attention_mask_BS.bool()
     for layer in states:
-        torch.testing.assert_close(states[layer][real], again[layer][real], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(gradient, same, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(states[layer][real], cached_states[layer][real], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradient, cached_gradient, atol=1e-5, rtol=1e-4)
     assert gradient.abs().max() > 1e-3
 
 
-def test_the_tower_is_not_run_for_what_was_seen_before(encoder):
+def test_the_tower_is_not_run_for_cached_features(encoder):
     plain, queries = prompt_of(encoder), torch.randn(3, 32)
-    prompt = prompt_of(encoder, known=lambda place: True).to("cpu")
+    prompt = prompt_of(encoder, is_cached=lambda index: True).to("cpu")
     assert prompt.pixel_values is prompt.pixel_values_videos is None
     states = encoder(plain, queries, (-1,))[-1]
     encoder.model.visual.forward = None
     real = prompt.attention_mask_BS.bool()
     torch.testing.assert_close(encoder(prompt, queries, (-1,))[-1][real], states[real], atol=1e-5, rtol=1e-5)
-    # It is really read: other features, other states.
+    # The features are used: other features give other states.
     other = dataclasses.replace(
         prompt, cached_image_features=tuple(features + 1 for features in prompt.cached_image_features)
     )
     assert (encoder(other, queries, (-1,))[-1] - states)[prompt.queries_BS].abs().max() > 1e-2
 
 
-def test_what_was_seen_is_one_picture_in_memory_of_its_own(encoder):
+def test_the_features_of_each_image_have_their_own_memory(encoder):
     levels = 1 if encoder.config.model_type == "qwen2_5_vl" else 2
-    sources, _, pictures = samples()
-    prepare = encoder.preprocessor
-    shown = [prepare.prepare_source(s) for s in sources] + [prepare.prepare_reference(p) for p in pictures[1]]
-    assert [one.kind for one in shown] == [VIDEO, VIDEO, IMAGE, IMAGE, IMAGE]
-    for one in shown:
-        seen = encoder.encode_image(one)
-        assert (seen.kind, seen.size) == (one.kind, one.frames.shape[:3])
-        assert seen.features_LNM.shape == (levels, encoder.preprocessor.num_tokens(seen.size), 32)
-    for one in (*(vision := encoder.vision_features(prompt_of(encoder))).images, *vision.videos):
-        assert one.untyped_storage().nbytes() == one.numel() * one.element_size()
+    sources, _, references = samples()
+    preprocessor = encoder.preprocessor
+    inputs = [preprocessor.prepare_source(s) for s in sources]
+    inputs += [preprocessor.prepare_reference(r) for r in references[1]]
+    assert [vision_input.kind for vision_input in inputs] == [VIDEO, VIDEO, IMAGE, IMAGE, IMAGE]
+    for vision_input in inputs:
+        encoded = encoder.encode_image(vision_input)
+        assert (encoded.kind, encoded.size) == (vision_input.kind, vision_input.frames.shape[:3])
+        assert encoded.features_LNM.shape == (levels, preprocessor.num_tokens(encoded.size), 32)
+    vision = encoder.vision_features(prompt_of(encoder))
+    for features in (*vision.images, *vision.videos):
+        assert features.untyped_storage().nbytes() == features.numel() * features.element_size()
 
 
-def test_a_video_of_which_one_frame_is_read_stays_a_video():
-    """With max_frames 1 its size alone would not tell."""
+def test_a_video_of_which_one_frame_is_sampled_stays_a_video():
+    """With max_frames 1 its size alone does not distinguish it from an image."""
     limits = VisionLimits(max_frames=1, max_pixels_per_frame=84 * 84, min_pixels_per_frame=28 * 28)
     encoder = NewQwen(hidden_size=32, limits=limits).build().eval()
     (video, _, _), words, _ = samples()
-    seen = encoder.encode_image(encoder.preprocessor.prepare_source(video))
-    assert (seen.kind, seen.size[0]) == (VIDEO, 1)
-    plain, known = (encoder.prompter([source], words[:1], [()], "video", 3) for source in (video, seen))
-    assert torch.equal(plain.input_ids_BS, known.input_ids_BS)
-    assert torch.equal(encoder.vision_features(plain).videos[0], encoder.vision_features(known).videos[0])
+    encoded = encoder.encode_image(encoder.preprocessor.prepare_source(video))
+    assert (encoded.kind, encoded.size[0]) == (VIDEO, 1)
+    plain, cached = (encoder.prompter([source], words[:1], [()], "video", 3) for source in (video, encoded))
+    assert torch.equal(plain.input_ids_BS, cached.input_ids_BS)
+    assert torch.equal(encoder.vision_features(plain).videos[0], encoder.vision_features(cached).videos[0])
 
 
-def test_a_fingerprint_tells_what_decides_the_features_apart(generation):
+def test_the_fingerprint_depends_on_everything_that_determines_the_features(generation):
     plain = build(generation, Frozen())
     wider = NewQwen(generation=generation, hidden_size=32, limits=VisionLimits()).build().eval()
     wider.load_state_dict(plain.state_dict())
@@ -127,14 +129,14 @@ def test_a_fingerprint_tells_what_decides_the_features_apart(generation):
     form = build(generation, Frozen())
     form.config.vision_config.num_heads *= 2
     assert len({encoder.vision_fingerprint() for encoder in (plain, wider, other, half, form)}) == 5
-    # The language model has no part in it, however it learns.
+    # It does not depend on the language model or its tuning.
     adapted = build(generation, Lora(rank=2))
     adapted.model.visual.load_state_dict(plain.model.visual.state_dict())
     assert adapted.vision_fingerprint() == plain.vision_fingerprint()
 
 
-def test_no_gradient_reaches_the_tower_even_if_its_weights_ask_for_one(encoder):
-    """Language adapters learn all the same."""
+def test_no_gradient_reaches_the_tower_even_if_its_weights_require_one(encoder):
+    """Language adapters still get gradients."""
     encoder.model.visual.requires_grad_(True)
     prompt = prompt_of(encoder)
     assert not any(x.requires_grad for part in encoder.vision_features(prompt) for x in part)
@@ -148,5 +150,5 @@ def test_no_gradient_reaches_the_tower_even_if_its_weights_ask_for_one(encoder):
 def test_features_of_another_prompt_are_refused(encoder):
     prompt, queries = prompt_of(encoder), torch.randn(3, 32)
     vision = encoder.vision_features(prompt)
-    with pytest.raises(InputError, match="not those of this prompt"):
+    with pytest.raises(InputError, check=lambda error: error.code == "mismatched-vision-features"):
         encoder.embed(prompt, PromptVisionFeatures(vision.images[:-1], vision.videos), queries)

@@ -23,7 +23,7 @@ def test_one_tile_that_covers_everything_changes_no_bit(spec):
 
 @pytest.mark.parametrize(("size", "stride"), [((3, 4), (2, 2)), ((4, 4), (4, 4)), ((5, 2), (1, 1)), ((30, 3), (15, 3))])
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (7, 11), (13, 3)])
-def test_a_coder_that_sees_single_latents_gives_the_same_tiled(size, stride, height, width):
+def test_a_pointwise_coder_gives_the_same_result_tiled(size, stride, height, width):
     spec, latents = Tiling(size=size, stride=stride), torch.randn(1, 2, 3, height, width)
     whole = enlarged(latents, 3)
     assert torch.allclose(spec.decode(lambda x: enlarged(x, 3), latents, 3), whole, atol=1e-6)
@@ -31,16 +31,16 @@ def test_a_coder_that_sees_single_latents_gives_the_same_tiled(size, stride, hei
 
 
 def test_tiles_start_at_multiples_of_the_stride_until_one_reaches_the_border():
-    seen = []
+    tiles = []
     video = torch.arange(14.0).expand(1, 1, 1, 10, 14)
 
     def coder(tile):
-        seen.append((int(tile[..., 0].max()), *tile.shape[-2:]))
+        tiles.append((int(tile[..., 0].max()), *tile.shape[-2:]))
         return tile[..., ::2, ::2]
 
     Tiling(size=(5, 3), stride=(2, 2)).encode(coder, video, 2)
     # 7 latents wide: 0-3, 2-5, 4-7; the next start, 6, would lie within the last tile. 5 latents high: one tile.
-    assert seen == [(0, 10, 6), (4, 10, 6), (8, 10, 6)]
+    assert tiles == [(0, 10, 6), (4, 10, 6), (8, 10, 6)]
 
 
 def numbered():
@@ -55,23 +55,23 @@ def test_overlaps_are_blended_by_linear_ramps_in_output_units():
     assert torch.allclose(strip, torch.tensor([0, 0, 1 / 3, 2 / 3, 1, 1]))
 
 
-def test_where_both_axes_are_blended_the_smaller_weight_counts():
+def test_where_both_axes_are_blended_the_smaller_weight_is_used():
     square = Tiling(size=(2, 2), stride=(1, 1)).decode(numbered(), torch.zeros(1, 1, 1, 3, 3), 2)[0, 0, 0]
     # Pixel (2, 2): weights 1, 1/2, 1/2, 1/2 of tiles 0 to 3; products of the axes would give 1, 1/2, 1/2, 1/4.
     assert square[2, 2] == pytest.approx((0 * 1 + 1 * 0.5 + 2 * 0.5 + 3 * 0.5) / 2.5)
     assert square[2, 3] == pytest.approx((0 * 0.5 + 1 * 1 + 2 * 0.5 + 3 * 0.5) / 2.5)
 
 
-def test_tiles_without_overlap_stand_side_by_side():
+def test_tiles_without_overlap_are_concatenated():
     strip = Tiling(size=(1, 1), stride=(1, 1)).decode(numbered(), torch.zeros(1, 1, 1, 1, 3), 2)[0, 0, 0, 0]
     assert strip.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_sums_are_exact_at_bfloat16():
     latents = torch.randn(1, 1, 1, 8, 8).bfloat16()
-    found = Tiling(size=(4, 4), stride=(2, 2)).decode(lambda x: enlarged(x, 2), latents, 2)
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found, enlarged(latents, 2))
+    decoded = Tiling(size=(4, 4), stride=(2, 2)).decode(lambda x: enlarged(x, 2), latents, 2)
+    assert decoded.dtype == torch.bfloat16
+    assert torch.equal(decoded, enlarged(latents, 2))
 
 
 @pytest.mark.parametrize(("size", "stride"), [((4, 4), (0, 2)), ((4, 4), (2, 5)), ((0, 4), (0, 2)), ((4, 4), (2, -1))])

@@ -28,7 +28,7 @@ def test_shapes_follow_the_factors(vae, frames, latent):
         assert vae.decode(latents).shape == (1, 3, frames, 16, 24)
 
 
-def test_the_wan22_form_halves_once_more():
+def test_the_wan22_form_has_twice_the_spatial_factor():
     vae = NewVae(z_dim=4, base_dim=4, dim_mult=(1, 2, 2), residual=True).build()
     with torch.no_grad():
         latents = vae.encode(torch.rand(1, 3, 5, 32, 32))
@@ -39,7 +39,7 @@ def test_the_wan22_form_halves_once_more():
 @pytest.mark.parametrize("shape", [(1, 3, 4, 16, 16), (1, 3, 5, 18, 16)])
 def test_videos_that_would_lose_frames_or_rows_are_refused(vae, shape):
     for encode in (vae.encode, vae.posterior):
-        with pytest.raises(InputError, match=r"4k \+ 1 frames"):
+        with pytest.raises(InputError, check=lambda error: error.code == "unsupported-video-size"):
             encode(torch.rand(shape))
 
 
@@ -68,8 +68,10 @@ def test_normalisation_survives_saving(vae, tmp_path):
         assert torch.allclose(loaded.decode(latents), vae.decode(raw), atol=1e-4)
 
 
-def test_a_folder_without_a_vae_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=f"no VAE at {tmp_path / 'none'}"):
+def test_a_folder_without_a_vae_is_refused_by_name(tmp_path):
+    with pytest.raises(
+        CheckpointError, match=str(tmp_path / "none"), check=lambda error: error.code == "missing-model"
+    ):
         WanVae(path=str(tmp_path / "none")).build()
     with pytest.raises(CheckpointError, match=f"{tmp_path} does not hold one set of weights"):
         WanVae(path=str(tmp_path)).build()
@@ -108,8 +110,8 @@ def test_samples_have_the_mean_and_deviation_they_were_drawn_with():
 
 
 def test_no_more_than_four_frames_are_encoded_or_one_latent_decoded_at_a_time(vae, monkeypatch):
-    seen = {"encoder": [], "decoder": []}
-    for name, frames in seen.items():
+    lengths = {"encoder": [], "decoder": []}
+    for name, frames in lengths.items():
         network = getattr(vae.vae, name)
         forward = network.forward
         monkeypatch.setattr(
@@ -117,10 +119,10 @@ def test_no_more_than_four_frames_are_encoded_or_one_latent_decoded_at_a_time(va
         )
     with torch.no_grad():
         vae.decode(vae.encode(torch.rand(1, 3, 9, 16, 16)))
-    assert seen == {"encoder": [1, 4, 4], "decoder": [1, 1, 1]}
+    assert lengths == {"encoder": [1, 4, 4], "decoder": [1, 1, 1]}
 
 
-def test_statistics_are_float32_at_any_type_and_no_part_of_the_weights():
+def test_statistics_are_float32_whatever_the_weights_and_not_among_them():
     vae = NewVae(z_dim=4, base_dim=4).build()
     before = vae.state_dict().keys()
     vae.set_normalisation(torch.full((4,), 1.001), torch.full((4,), 3.003))
@@ -133,7 +135,7 @@ def test_statistics_are_float32_at_any_type_and_no_part_of_the_weights():
         assert vae.decode(posterior.mode()).dtype == torch.float32
 
 
-def test_tiling_is_chosen_in_the_spec_and_exchanged_on_the_module():
+def test_tiling_is_set_in_the_spec_and_may_be_changed_on_the_module():
     tiling = Tiling(size=(3, 3), stride=(2, 2))
     vae = NewVae(z_dim=4, base_dim=4, tiling=tiling).build()
     for parameter in vae.parameters():  # weights that see far, so that a tile's border shows
@@ -148,10 +150,10 @@ def test_tiling_is_chosen_in_the_spec_and_exchanged_on_the_module():
             return (*vae.posterior(video), vae.decode(latents))
 
     tiled, whole, one_tile = map(results, (tiling, NoTiling(), Tiling(size=(5, 5), stride=(1, 1))))
-    for found, wanted, same in zip(tiled, whole, one_tile, strict=True):
-        assert found.shape == wanted.shape
-        assert (found - wanted).abs().max() > 1e-3
-        assert torch.equal(same, wanted)
+    for in_tiles, at_once, in_one_tile in zip(tiled, whole, one_tile, strict=True):
+        assert in_tiles.shape == at_once.shape
+        assert (in_tiles - at_once).abs().max() > 1e-3
+        assert torch.equal(in_one_tile, at_once)
 
 
 def test_tiles_are_blended_before_they_are_clamped(vae, monkeypatch):
@@ -172,7 +174,7 @@ def test_the_decoder_may_have_its_own_width():
 
 
 @pytest.mark.parametrize(("preset", "channels", "factor"), [("wan21", 16, 8), ("wan22", 48, 16)])
-def test_the_presets_are_built_without_storage(preset, channels, factor):
+def test_the_presets_can_be_built_on_the_meta_device(preset, channels, factor):
     with torch.device("meta"):
         vae = getattr(NewVae, preset)().build()
     assert {tensor.device.type for tensor in vae.state_dict().values()} == {"meta"}
