@@ -44,7 +44,7 @@ SANDBOX_CATEGORIES: dict[str, tuple[str, ...]] = {
 
 
 class BenchmarkInputs(NamedTuple):
-    """What a benchmark's options name."""
+    """The suite, judge and rubrics that a benchmark's options name."""
 
     suite: Suite
     judge: JudgeSpec
@@ -99,7 +99,11 @@ def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> 
             without a score instead.
     """
     suite, judge_spec, rubrics = check_benchmark(options, judge)
-    metrics = _load_metrics(options)
+    metrics = None
+    if options.metrics is not None:
+        from kiwi.bench.metrics import VideoMetrics  # imports torch
+
+        metrics = VideoMetrics.load(options.metrics, options.device)
     out = options.out or Path("runs/bench") / f"{suite.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = _render_data(options, suite, out) if options.renders_data else Path(options.data_name)
     data = read_items(suite, folder)
@@ -216,15 +220,6 @@ def _render_data(options: BenchmarkOptions, suite: Suite, out: Path) -> Path:
         )
     )
     return data
-
-
-def _load_metrics(options: BenchmarkOptions) -> VideoMetrics | None:
-    """Loaded before anything is judged, since this may fail."""
-    if options.metrics is None:
-        return None
-    from kiwi.bench.metrics import VideoMetrics  # imports torch
-
-    return VideoMetrics.load(options.metrics, options.device)
 
 
 def _folder_title(folder: Path) -> str:

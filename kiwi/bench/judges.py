@@ -1,4 +1,4 @@
-"""Judges: what answers a rubric's questions about videos. The oracle computes its scores, a replay reads a ledger."""
+"""Judges answer a rubric's questions about videos. The oracle computes its scores, a replay reads a ledger."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from kiwi.bench.benchmark import check_benchmark, run_benchmark
 from kiwi.bench.options import BenchmarkOptions
 from kiwi.bench.report import print_report
 from kiwi.bench.run_folder import read_run
-from kiwi.bench.scoring import KINDS
+from kiwi.bench.scoring import SCORE_KINDS
 from kiwi.errors import InputError
 from kiwi.evaluation.measurement import Measurement, Metric, MetricValues, typed_options
 from kiwi.spec import from_dict
@@ -53,7 +53,7 @@ class BenchmarkMeasurement(Measurement):
 
     def metrics(self) -> Sequence[Metric]:
         """The mean over an item's dimensions, raw and capped."""
-        return [Metric(name=f"{self.settings.suite} {kind}") for kind in KINDS]
+        return [Metric(name=f"{self.settings.suite} {kind}") for kind in SCORE_KINDS]
 
     def check(self) -> None:
         """Raise an InputError if the data, the judge or the rubrics are missing."""
@@ -77,7 +77,7 @@ class BenchmarkMeasurement(Measurement):
         return MetricValues(
             items={
                 metric.name: {item: score.mean(kind) for item, score in scored.items()}
-                for metric, kind in zip(self.metrics(), KINDS, strict=True)
+                for metric, kind in zip(self.metrics(), SCORE_KINDS, strict=True)
             },
             categories={item: score.item.category for item, score in scored.items()},
             clusters={item: score.item.source.name for item, score in scored.items()},

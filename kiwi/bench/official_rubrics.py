@@ -106,7 +106,9 @@ def _string_value(node: ast.expr | None) -> str | None:
 
 def write_rubrics(out: Path, rubrics: Mapping[str, Rubric]) -> None:
     """Write rubrics to a JSON file."""
-    write_json(out, {name: {"text": one.text, "dimensions": list(one.dimensions)} for name, one in rubrics.items()})
+    write_json(
+        out, {name: {"text": rubric.text, "dimensions": list(rubric.dimensions)} for name, rubric in rubrics.items()}
+    )
 
 
 def read_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dict[str, Rubric]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kiwi import console
 from kiwi.bench.controls import SIGNIFICANCE, ControlResult
-from kiwi.bench.scoring import KINDS, BenchmarkResult, ItemScore
+from kiwi.bench.scoring import SCORE_KINDS, BenchmarkResult, ItemScore
 from kiwi.bench.suites import PublishedRow, Suite
 from kiwi.statistics.paired import Difference
 from kiwi.tables import Table, escape_html, escape_latex, latex_document
@@ -131,17 +131,17 @@ def notes(report: BenchmarkReport) -> list[str]:
     return texts
 
 
-def main_table(report: BenchmarkReport, with_published: bool = True) -> Table:
+def main_table(report: BenchmarkReport) -> Table:
     """The published table with rows for this run, raw and capped."""
     result, columns = report.result, report.result.columns
     header = ["method", "judge", "overall", *(column.name for column in columns)]
     coverage = "" if result.is_complete else f", {result.scored} of {result.total}"
     rows: list[Sequence[object]] = []
-    for kind in KINDS:
+    for kind in SCORE_KINDS:
         overall = getattr(result, kind) if report.has_overall else None
         cells = [_cell(value) for value in (overall, *(getattr(column, kind) for column in columns))]
         rows.append([f"{report.title} ({kind}{coverage})", report.judge, *cells])
-    for row in report.published if with_published else ():
+    for row in report.published:
         mark = "*" if row.doubt else ""
         values = [f"{row.columns[column.name]:.2f}" for column in columns if column.name in row.columns]
         if len(values) == len(columns):

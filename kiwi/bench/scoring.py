@@ -21,8 +21,8 @@ from kiwi.errors import InputError
 from kiwi.statistics.intervals import Interval, bootstrap_mean
 from kiwi.statistics.paired import Difference, flip_rate, paired_difference, repeat_std
 
-Kind = Literal["raw", "capped"]
-KINDS: tuple[Kind, Kind] = ("raw", "capped")
+ScoreKind = Literal["raw", "capped"]
+SCORE_KINDS: tuple[ScoreKind, ScoreKind] = ("raw", "capped")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +40,12 @@ class ItemScore:
     capped: Mapping[str, float]
     repeats: int
 
-    def mean(self, kind: Kind = "raw") -> float:
+    def mean(self, kind: ScoreKind = "raw") -> float:
         """Mean over the three dimensions."""
         values = self.scores(kind).values()
         return sum(values) / len(values)
 
-    def scores(self, kind: Kind) -> Mapping[str, float]:
+    def scores(self, kind: ScoreKind) -> Mapping[str, float]:
         """Either kind of scores."""
         return self.raw if kind == "raw" else self.capped
 
@@ -147,10 +147,10 @@ def aggregate(
     totals = Counter(name for item in items for name in _columns_of(suite, item.category))
     names = [name for name in _column_names(suite) if totals[name]]
     strata = {}
-    for kind in KINDS:
+    for kind in SCORE_KINDS:
         strata[kind], clusters = _strata(suite, [(score.item, _by_column(suite, score, kind)) for score in scored])
 
-    def mean(kind: Kind, *columns: str) -> Interval | None:
+    def mean(kind: ScoreKind, *columns: str) -> Interval | None:
         if not columns or not all(clusters[name] for name in columns):
             return None
         return bootstrap_mean([strata[kind][name] for name in columns], clusters=[clusters[name] for name in columns])
@@ -179,7 +179,7 @@ def aggregate(
 
 
 def paired_differences(
-    suite: Suite, a: Sequence[ItemScore], b: Sequence[ItemScore], kind: Kind
+    suite: Suite, a: Sequence[ItemScore], b: Sequence[ItemScore], kind: ScoreKind
 ) -> dict[str, Difference]:
     """Differences b - a, overall (under "overall") and by column, on the items that both have.
 
@@ -214,7 +214,7 @@ def _columns_of(suite: Suite, category: str) -> Sequence[str]:
     return [category] if suite.columns == "categories" else suite.dimensions[category]
 
 
-def _by_column(suite: Suite, score: ItemScore, kind: Kind) -> Mapping[str, float]:
+def _by_column(suite: Suite, score: ItemScore, kind: ScoreKind) -> Mapping[str, float]:
     """An item's value in each of its columns."""
     return {score.item.category: score.mean(kind)} if suite.columns == "categories" else score.scores(kind)
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
@@ -169,8 +169,7 @@ def read_items(suite: Suite, data: Path) -> SuiteData:
 LISTS = {"openve": "benchmark_videos.csv", "refvie": "refvie_bench.yaml"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Row:
+class _Row(NamedTuple):
     location: str
     category: str
     instruction: str
@@ -211,18 +210,11 @@ _READERS = {"openve": _openve_rows, "refvie": _refvie_rows}
 
 
 def _row(location: str, entry: Any, fields: Sequence[str]) -> _Row:
-    """A row from its fields for category, instruction, source and, if there are four, reference."""
+    """A row from an entry's fields, in the row's order."""
     values = {name: entry.get(name) if isinstance(entry, dict) else None for name in fields}
     if missing := [name for name, value in values.items() if not isinstance(value, str) or not value.strip()]:
         raise ManifestError(f"{location} has no {', '.join(missing)}", code="missing-field", wanted=", ".join(fields))
-    category, instruction, source, *reference = (str(value).strip() for value in values.values())
-    return _Row(
-        location=location,
-        category=category,
-        instruction=instruction,
-        source=source,
-        reference=next(iter(reference), None),
-    )
+    return _Row(location, *(str(value).strip() for value in values.values()))
 
 
 _ABOUT = ("method", "params", "judge", "overall", "doubt", "source")

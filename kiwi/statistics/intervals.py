@@ -48,7 +48,7 @@ def bootstrap_mean(strata: Strata, confidence: float = 0.95, clusters: Clusters 
     Args:
         strata: values of the items of each stratum; one stratum for a plain mean.
         confidence: level of the interval.
-        clusters: items of one cluster are not independent, and are resampled together; each item is one if not given.
+        clusters: items of one cluster are not independent, and are resampled together; by default each item is one.
 
     Raises:
         InputError: no strata, an empty one, or clusters of another shape.

@@ -50,7 +50,7 @@ def paired_difference(strata: Strata, clusters: Clusters | None = None) -> Diffe
 
     Args:
         strata: second score - first score of the items of each category; one stratum for a plain mean.
-        clusters: the cluster of each item, in the same shape, such as its source video; each item is one if not given.
+        clusters: the cluster of each item, in the same shape, such as its source video; by default each item is one.
 
     Raises:
         InputError: no strata, an empty one, or clusters of another shape.

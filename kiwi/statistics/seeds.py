@@ -80,8 +80,8 @@ def random_effects_mean(
     Args:
         runs: values of the run of each seed, all on the same items. A single item is a value of the run itself, such as
             its validation loss, for which training is the only random effect.
-        categories: of the items, with equal weight; one for all if not given.
-        clusters: of items that are not independent; each item is one if not given.
+        categories: of the items, with equal weight; one for all by default.
+        clusters: of items that are not independent; by default each item is one.
 
     Raises:
         InputError: no seeds or items, seeds with different items, or values that are not finite.

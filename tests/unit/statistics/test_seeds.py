@@ -21,10 +21,10 @@ def runs(rng, seeds, training, items=0.3, rest=1.0, mean=0.0):
 @pytest.mark.parametrize("training", [0.0, 0.1, 0.5])
 def test_false_positives_occur_at_the_nominal_rate(seeds, training):
     rng = np.random.default_rng(seeds)
-    means = [random_effects_mean(runs(rng, seeds, training)) for _ in range(400)]
-    rate = np.mean([mean.p <= 0.05 for mean in means])
+    estimates = [random_effects_mean(runs(rng, seeds, training)) for _ in range(400)]
+    rate = np.mean([estimate.p <= 0.05 for estimate in estimates])
     assert rate <= 0.08  # 99.5% of binomials (400, 0.05) are below
-    covered = [mean.mean.low <= 0 <= mean.mean.high for mean in means]
+    covered = [estimate.mean.low <= 0 <= estimate.mean.high for estimate in estimates]
     assert np.mean(covered) == pytest.approx(1 - rate, abs=0.003)
 
 
@@ -114,27 +114,27 @@ def test_degrees_of_freedom_of_items(clusters, categories, df):
     """A large cluster beside a small one has one; categories with separate clusters add; shared clusters count once."""
     names = [str(index) for index in range(len(clusters))]
     values = dict(zip(names, [0.0, 1.0, 2.0, 0.0, 1.0, 2.0, 0.0, 1.0, 2.0, 5.0], strict=False))
-    mean = random_effects_mean(
+    estimate = random_effects_mean(
         [values] * 2, dict(zip(names, categories, strict=True)), dict(zip(names, clusters, strict=True))
     )
-    assert mean.item_df == pytest.approx(df)
+    assert estimate.item_df == pytest.approx(df)
 
 
 def test_more_seeds_detect_smaller_differences_up_to_the_limit_of_the_items():
-    mean = random_effects_mean(runs(np.random.default_rng(2), 3, 0.5))
-    sizes = [mean.detectable_difference(seeds) for seeds in (2, 3, 5, 10, 1000)]
+    estimate = random_effects_mean(runs(np.random.default_rng(2), 3, 0.5))
+    sizes = [estimate.detectable_difference(seeds) for seeds in (2, 3, 5, 10, 1000)]
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[-1] > 2.8 * mean.item_variance**0.5
-    assert np.isnan(mean.detectable_difference(1))
+    assert sizes[-1] > 2.8 * estimate.item_variance**0.5
+    assert np.isnan(estimate.detectable_difference(1))
 
 
 def test_categories_have_equal_weight_and_are_fixed_effects():
     numbers = {f"{kind}{index}": float(kind) for kind in range(2) for index in range(3 + 5 * kind)}
     noise = np.random.default_rng(3).normal(0, 0.01, (3, len(numbers)))
     seeds = [{name: value + float(e) for (name, value), e in zip(numbers.items(), row, strict=True)} for row in noise]
-    mean = random_effects_mean(seeds, {name: name[0] for name in numbers})
-    assert mean.mean.mean == pytest.approx(0.5, abs=0.01)
-    assert mean.mean.high - mean.mean.low < 0.05
+    estimate = random_effects_mean(seeds, {name: name[0] for name in numbers})
+    assert estimate.mean.mean == pytest.approx(0.5, abs=0.01)
+    assert estimate.mean.high - estimate.mean.low < 0.05
     assert random_effects_mean(seeds).mean.mean == pytest.approx(8 / 11, abs=0.01)
 
 
@@ -175,28 +175,28 @@ def test_edits_of_one_video_are_not_independent():
 
 
 def test_a_scalar_of_each_run_has_no_item_variance():
-    mean = random_effects_mean([{"loss": value} for value in (1.0, 2.0, 3.0)])
-    assert mean.seed_std == 1
-    assert mean.mean.mean == 2
-    assert mean.mean.high - 2 == pytest.approx(4.303 / 3**0.5, rel=1e-3)  # Student's t of two degrees
+    estimate = random_effects_mean([{"loss": value} for value in (1.0, 2.0, 3.0)])
+    assert estimate.seed_std == 1
+    assert estimate.mean.mean == 2
+    assert estimate.mean.high - 2 == pytest.approx(4.303 / 3**0.5, rel=1e-3)  # Student's t of two degrees
 
 
 def test_one_seed_has_no_interval():
-    mean = random_effects_mean(runs(np.random.default_rng(5), 1, 0.0))
-    assert str(mean.mean).endswith("± ?")
-    assert np.isnan([mean.p, mean.seed_std, mean.detectable_difference(3)]).all()
+    estimate = random_effects_mean(runs(np.random.default_rng(5), 1, 0.0))
+    assert str(estimate.mean).endswith("± ?")
+    assert np.isnan([estimate.p, estimate.seed_std, estimate.detectable_difference(3)]).all()
 
 
 def test_one_item_in_a_category_has_no_interval():
-    mean = random_effects_mean([{"a": 1.0, "b": 2.0}, {"a": 1.5, "b": 2.0}], {"a": "one", "b": "two"})
-    assert np.isnan([mean.p, mean.mean.low, mean.detectable_difference(3)]).all()
-    assert mean.seed_std > 0
+    estimate = random_effects_mean([{"a": 1.0, "b": 2.0}, {"a": 1.5, "b": 2.0}], {"a": "one", "b": "two"})
+    assert np.isnan([estimate.p, estimate.mean.low, estimate.detectable_difference(3)]).all()
+    assert estimate.seed_std > 0
 
 
 def test_equal_runs_have_no_variance():
-    mean = random_effects_mean([{"a": 0.0, "b": 0.0}] * 2)
-    assert (mean.p, mean.mean) == (1.0, (0, 0, 0))
-    assert np.isnan(mean.detectable_difference(5))
+    estimate = random_effects_mean([{"a": 0.0, "b": 0.0}] * 2)
+    assert (estimate.p, estimate.mean) == (1.0, (0, 0, 0))
+    assert np.isnan(estimate.detectable_difference(5))
     assert random_effects_mean([{"a": 1.0, "b": 1.0}] * 2).p == 0
 
 
