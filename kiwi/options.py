@@ -1,7 +1,7 @@
-"""Options of a command: a frozen dataclass that the command line, a study's file and Python all build.
+"""Options of a command: a frozen dataclass that is built by the command line, a study's file or Python code.
 
-`Options` is a `Spec`, so that it has a dict round trip, typed values and refusals that name the choices. The
-`Args` section of its docstring is the help text; `kiwi.cli.parse` makes the command line from it.
+`Options` is a `Spec`, so it has a dict round trip, typed values and errors that list the choices. The `Args` section of
+its docstring is the help text, from which `kiwi.cli.parse` builds the command line.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from kiwi.spec import Spec
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Spec):
-    """Base of all commands' options. `__post_init__` of a subclass refuses values that cannot be used."""
+    """Base of all commands' options. Subclasses validate their values in `__post_init__`."""
 
     def require_at_least(self, minimum: int, *names: str) -> None:
-        """Refuse options below a minimum; those that were not given (None) pass.
+        """Refuse options below a minimum; None is accepted.
 
         Raises:
-            InputError: naming the first such option as the command line does.
+            InputError: naming the first such option.
         """
         for name in names:
             value = getattr(self, name)
@@ -35,11 +35,11 @@ class Options(Spec):
 
 
 def positional(default: Any = dataclasses.MISSING, *, metavar: str | None = None) -> Any:
-    """An option that the command line takes by its place.
+    """A positional argument of the command line.
 
     Args:
-        default: without one it is required.
-        metavar: name in the help; the field's in capitals unless given.
+        default: the option is required if there is none.
+        metavar: name in the help; by default the field's name in capitals.
     """
     return dataclasses.field(default=default, metadata={"positional": True, "metavar": metavar})
 
@@ -53,15 +53,15 @@ def option(
     empty: bool = False,
     flag: str | None = None,
 ) -> Any:
-    """An option with more to say about itself than its type and its default.
+    """An option with settings beyond its type and default.
 
     Args:
-        default: without one it is required.
+        default: the option is required if there is none.
         metavar: name of its value in the help.
-        repeat: of a tuple: the option is given once a value (`--reference A --reference B`), not with all of them.
-        comma_separated: of a tuple of strings: its values are one word, separated by commas (`--categories a,b`).
-        empty: of a tuple: the option may be given without a value, which is not the same as not giving it.
-        flag: its name on the command line, where that is not the field's with dashes.
+        repeat: for tuples: the option is repeated for every value (`--reference A --reference B`).
+        comma_separated: for tuples of strings: the values are separated by commas (`--categories a,b`).
+        empty: for tuples: the option may be given without a value, which differs from not giving it.
+        flag: its name on the command line, if that is not the field's name with dashes.
     """
     metadata = {
         "metavar": metavar,
@@ -75,7 +75,7 @@ def option(
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions(Options):
-    """Base of the options of a command that runs a model.
+    """Base of the options of commands that run a model.
 
     Args:
         device: cpu, cuda, cuda:1 ... (default: cuda if there is one)
@@ -85,7 +85,7 @@ class DeviceOptions(Options):
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
-    """Options of the form PATH=VALUE as changes for `kiwi.spec.override`; values are read as YAML.
+    """Parse options of the form PATH=VALUE into changes for `kiwi.spec.override`; values are YAML.
 
     Raises:
         InputError: a text without `=`, or a value that is not YAML.

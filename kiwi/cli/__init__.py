@@ -1,8 +1,8 @@
 """The commands: one small file each, with `main(argv)` where `argv[0]` is the command's own name.
 
-A command is an options dataclass (`kiwi.options.Options`) and one function that Python users call too; here lives what
-turns a command line into the dataclass. argparse, because options are given once a value, with dashes and without
-one (`--reference A --reference B --dry-run`), which jsonargparse's typed options are not.
+A command is an options dataclass (`kiwi.options.Options`) and one function that Python users call too. This module
+turns a command line into the dataclass, with argparse: jsonargparse's typed options can neither be repeated
+(`--reference A --reference B`) nor be switches without a value (`--dry-run`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 class Action(NamedTuple):
-    """One action of a command that has several, such as `bench compare`."""
+    """One action of a command with several, such as `bench compare`."""
 
     options: type[Options]
     run: Callable[[Any], int]
@@ -33,33 +33,33 @@ class Action(NamedTuple):
     fixed: Mapping[str, Any] = types.MappingProxyType({})
     """Fields of the options that the action's name sets, such as the suite of `bench openve`."""
     help: str = ""
-    """Its line in the list of actions; the first line of the options' docstring unless given."""
+    """One line for the list of actions; by default the first line of the options' docstring."""
 
 
 def parse(
     options: type[OptionsT], command: str, argv: Sequence[str], fixed: Mapping[str, Any] = types.MappingProxyType({})
 ) -> OptionsT:
-    """Options from a command line.
+    """Parse the options of a command line.
 
     Args:
         options: their dataclass; its docstring is the help.
-        command: as it stands after `python -m kiwi`.
-        argv: what follows the command.
-        fixed: fields that the command itself sets; they are not on the command line.
+        command: the words after `python -m kiwi`, such as "bench compare".
+        argv: the words after the command.
+        fixed: fields that the command itself sets and that are not on the command line.
 
     Raises:
-        InputError: unknown or missing options, or values that the options refuse.
+        InputError: unknown or missing options, or invalid values.
     """
     parser = parser_of(options, command, fixed)
-    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
-    return typing.cast(OptionsT, from_dict(options, {**given, **fixed}))
+    values = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    return typing.cast(OptionsT, from_dict(options, {**values, **fixed}))
 
 
 def dispatch(actions: Mapping[str, Action], command: str, description: str, argv: Sequence[str]) -> int:
-    """Run one of a command's actions, named by the first words of `argv`; the exit code.
+    """Run the action that the first words of `argv` name; returns the exit code.
 
     Raises:
-        InputError: no such action.
+        InputError: there is no such action.
     """
     name = next((name for name in actions if list(argv[: len(name.split())]) == name.split()), None)
     if name is not None:
@@ -78,11 +78,11 @@ def dispatch(actions: Mapping[str, Action], command: str, description: str, argv
 
 
 def parser_of(options: type[Options], command: str, without: Container[str] = ()) -> argparse.ArgumentParser:
-    """The argparse parser of a command's options, `without` some fields."""
+    """Build the argparse parser of a command's options, `without` some fields."""
     documented = docstring_parser.parse(options.__doc__ or "")
-    described = {
+    help_texts = {
         name: " ".join((entry.description or "").split())
-        for base in reversed(options.__mro__)  # fields that several commands share are described in their base
+        for base in reversed(options.__mro__)  # shared fields are documented in the base class
         for entry in docstring_parser.parse(base.__doc__ or "").params
         for name in entry.arg_name.split(", ")
     }
@@ -92,7 +92,7 @@ def parser_of(options: type[Options], command: str, without: Container[str] = ()
     for field in dataclasses.fields(options):
         if field.name in without:
             continue
-        help_text = described.get(field.name)
+        help_text = help_texts.get(field.name)
         assert help_text, f"{options.__name__}.{field.name} is not described in the docstring"
         _add(parser, field, hints[field.name], help_text)
     return parser
@@ -102,10 +102,14 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
     flag = field.metadata.get("flag") or "--" + field.name.replace("_", "-")
     required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     default = None if required or field.default in (None, (), dataclasses.MISSING) else field.default
-    text = help_text if default is None or isinstance(default, bool) else f"{help_text} (default: {_shown(default)})"
+    text = (
+        help_text
+        if default is None or isinstance(default, bool)
+        else f"{help_text} (default: {_format_default(default)})"
+    )
     text = text.replace("%", "%%")
     if hint is bool:
-        # `gallery: bool = True` is switched off by --no-gallery; every other switch is off unless it is given.
+        # `gallery: bool = True` is switched off by --no-gallery; all other switches are off by default.
         name = f"--no-{field.name.replace('_', '-')}" if default else flag
         action = "store_false" if default else "store_true"
         parser.add_argument(name, dest=field.name, action=action, default=None, help=text)
@@ -132,7 +136,7 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
 
 
 def _value_type(hint: Any) -> tuple[Any, bool]:
-    """The type of one value, and whether there may be several: of `int | None`, `tuple[str, ...]` and so on."""
+    """The type of one value, and whether several are allowed: of `int | None`, `tuple[str, ...]` and so on."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
     if typing.get_origin(hint) in (tuple, list):
@@ -144,7 +148,7 @@ def _split_at_commas(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(","))
 
 
-def _shown(default: Any) -> str:
+def _format_default(default: Any) -> str:
     return " ".join(map(str, default)) if isinstance(default, (tuple, list)) else str(default)
 
 
@@ -152,13 +156,8 @@ def _summary(options: type[Options]) -> str:
     return (docstring_parser.parse(options.__doc__ or "").short_description or "").rstrip(".")
 
 
-def parser(command: str, description: str, **kwargs: Any) -> argparse.ArgumentParser:
-    """An argument parser for `python -m kiwi COMMAND`, for commands that have no options dataclass yet."""
-    return _Parser(prog=f"python -m kiwi {command}", description=description, **kwargs)
-
-
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults where they tell something: not for switches, nor for options without one."""
+    """Shows defaults, except for switches and for options without a default."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or action.default is False or not action.help:

@@ -6,13 +6,15 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 
 import kiwi
 from kiwi.__main__ import COMMANDS, Command, main
-from kiwi.cli import parser
-from kiwi.errors import InputError, KiwiError
+from kiwi.cli import parse, parser_of
+from kiwi.errors import KiwiError
+from kiwi.options import Options, positional
 
 HEAVY = {"torch", "lightning", "transformers", "diffusers", "numpy", "av"}
 
@@ -141,41 +143,45 @@ def test_a_closed_pipe_prints_no_error(command):
         assert running.wait(60) != 0
 
 
-def test_a_parser_tells_its_problems_as_a_kiwi_error_and_not_as_a_usage_dump(capsys):
-    options = parser("edit", "Edit.")
-    options.add_argument("video")
-    options.add_argument("--steps", type=int, default=50)
-    for arguments, message in [
-        ([], "the following arguments are required: video"),
+@dataclass(frozen=True, kw_only=True)
+class ExampleOptions(Options):
+    """Edit.
+
+    Formats:
+      mp4   a video
+
+    Args:
+        video: source video
+        steps: number of solver steps
+        reference: reference image
+        quiet: print nothing
+    """
+
+    video: str = positional()
+    steps: int = 50
+    reference: str | None = None
+    quiet: bool = False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: VIDEO"),
         (["a", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
         (["a", "--stepz", "1"], "unrecognized arguments: --stepz 1"),
         (["a", "--ste", "1"], "unrecognized arguments: --ste 1"),
-    ]:
-        with pytest.raises(InputError) as caught:
-            options.parse_args(arguments)
-        assert isinstance(caught.value, KiwiError)
-        assert str(caught.value) == (
-            f"python -m kiwi edit: {message}. Fix: `python -m kiwi edit --help` shows every option."
-        )
+    ],
+)
+def test_a_wrong_command_line_is_a_kiwi_error_without_a_usage_dump(arguments, message, capsys):
+    with pytest.raises(KiwiError) as caught:
+        parse(ExampleOptions, "edit", arguments)
+    assert str(caught.value) == f"python -m kiwi edit: {message}. Fix: `python -m kiwi edit --help` shows every option."
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_parsers_help_shows_the_defaults_that_there_are():
-    options = parser("edit", "Edit.\n\n  as it stands", epilog="example:\n  python -m kiwi edit in.mp4")
-    options.add_argument("--steps", type=int, default=50, help="number of solver steps")
-    options.add_argument("--reference", help="reference image")
-    options.add_argument("--quiet", action="store_true", help="say nothing")
-    text = options.format_help()
+def test_the_help_keeps_the_lines_of_the_description_and_shows_the_defaults_that_exist():
+    text = parser_of(ExampleOptions, "edit").format_help()
     assert "usage: python -m kiwi edit" in text
     assert "number of solver steps (default: 50)" in text
     assert text.count("default") == 1
-    assert "\n\n  as it stands\n" in text
-    assert "example:\n  python -m kiwi edit in.mp4" in text
-
-
-def test_subcommands_behave_like_commands():
-    options = parser("sandbox", "The world.")
-    export = options.add_subparsers(required=True).add_parser("export")
-    export.add_argument("--clips", type=int)
-    with pytest.raises(InputError, match="python -m kiwi sandbox export: argument --clips: invalid int value"):
-        options.parse_args(["export", "--clips", "x"])
+    assert "\n\nFormats:\n  mp4   a video\n" in text

@@ -1,4 +1,4 @@
-"""A command's options dataclass is its command line: names, types, defaults, help and refusals."""
+"""An options dataclass defines a command line: names, types, defaults, help and errors."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +39,7 @@ class PaintOptions(Options):
             raise InputError("--coats must be at least 1", code="too-few-coats", got=self.coats)
 
 
-def test_every_kind_of_option_arrives_typed():
+def test_every_kind_of_option_is_typed():
     words = "x.png --colour blue --reference a --reference b --layers 3 4 --coats 2 --no-frame --dry-run"
     options = parse(PaintOptions, "paint", words.split(" "))
     assert (options.out, options.colour, options.coats) == (Path("x.png"), "blue", 2)
@@ -47,21 +47,21 @@ def test_every_kind_of_option_arrives_typed():
     assert (options.frame, options.dry_run) == (False, True)
 
 
-def test_what_is_not_given_has_its_default():
+def test_options_that_are_not_given_have_their_defaults():
     assert parse(PaintOptions, "paint", ["x.png"]) == PaintOptions(out=Path("x.png"))
 
 
 @pytest.mark.parametrize(
     "words", [[], ["x", "--coats", "two"], ["x", "--colour", "green"], ["x", "--col", "red"], ["x", "--unknown"]]
 )
-def test_a_wrong_command_line_is_one_error_with_the_way_to_the_help(words):
+def test_a_wrong_command_line_is_an_error_that_points_to_the_help(words):
     with pytest.raises(InputError) as caught:
         parse(PaintOptions, "paint", words)
     assert caught.value.code == "command-line"
     assert "python -m kiwi paint --help" in str(caught.value)
 
 
-def test_values_are_refused_by_the_dataclass_whoever_builds_it():
+def test_the_dataclass_validates_values_from_the_command_line_and_from_python():
     from_words = partial(parse, PaintOptions, "paint", ["x", "--coats", "0"])
     for build in (from_words, partial(PaintOptions, out=Path("x"), coats=0)):
         with pytest.raises(InputError) as caught:
@@ -69,7 +69,7 @@ def test_values_are_refused_by_the_dataclass_whoever_builds_it():
         assert caught.value.code == "too-few-coats"
 
 
-def test_the_help_has_the_docstrings_words_and_the_defaults():
+def test_the_help_shows_the_docstring_and_the_defaults():
     text = " ".join(parser_of(PaintOptions, "paint").format_help().split())
     assert "Paint a picture." in text
     assert "what with. (default: red)" in text
@@ -78,7 +78,7 @@ def test_the_help_has_the_docstrings_words_and_the_defaults():
     assert "--no-frame" in text
 
 
-def test_an_option_without_a_description_is_a_mistake_of_ours():
+def test_an_undocumented_option_is_a_bug():
     @dataclass(frozen=True, kw_only=True)
     class BareOptions(Options):
         """Nothing said."""
@@ -89,11 +89,11 @@ def test_an_option_without_a_description_is_a_mistake_of_ours():
         parser_of(BareOptions, "bare")
 
 
-def test_actions_are_dispatched_by_name_and_unknown_ones_refused(capsys):
-    seen = []
-    actions = {"paint": Action(PaintOptions, lambda options: seen.append(options) or 0)}
+def test_actions_are_dispatched_by_name_and_unknown_actions_are_refused(capsys):
+    calls = []
+    actions = {"paint": Action(PaintOptions, lambda options: calls.append(options) or 0)}
     assert dispatch(actions, "studio", "A studio.", ["paint", "x.png"]) == 0
-    assert seen == [PaintOptions(out=Path("x.png"))]
+    assert calls == [PaintOptions(out=Path("x.png"))]
     assert dispatch(actions, "studio", "A studio.", ["--help"]) == 0
     assert "Paint a picture" in capsys.readouterr().out
     with pytest.raises(InputError) as caught:

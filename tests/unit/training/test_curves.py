@@ -1,12 +1,15 @@
-"""Learning curves of runs: every number where it belongs, and what cannot be drawn is told."""
+"""Learning curves of runs: the points of every metric, and input that is refused."""
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from kiwi.__main__ import main
+from kiwi.errors import InputError
+from kiwi.training.curves import CurvesOptions, draw_curves
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def test_a_point_is_the_mean_of_a_stretch(runs, tmp_path):
         assert picture.size[0] > 1.2 * picture.size[1]  # two panels, side by side
 
 
-def test_few_steps_are_drawn_as_they_are_and_runs_of_one_name_told_apart(runs, tmp_path):
+def test_few_steps_are_drawn_unchanged_and_runs_of_the_same_name_are_distinguished(runs, tmp_path):
     assert main(["curves", runs[0], runs[2], "--numbers", "loss", "--out", str(tmp_path / "curves.pdf")]) == 0
     assert points(tmp_path / "curves.csv") == [
         *(("loss", "one/short", step, 10 - step) for step in range(1, 5)),
@@ -52,7 +55,7 @@ def test_few_steps_are_drawn_as_they_are_and_runs_of_one_name_told_apart(runs, t
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--numbers", "lose", "--out", "curves.png"], "no run has lose. Expected: loss, val/loss"),
         (["--out", "curves.mp4"], ".png"),
@@ -61,14 +64,14 @@ def test_few_steps_are_drawn_as_they_are_and_runs_of_one_name_told_apart(runs, t
         ([".", "--out", "curves.png"], "metrics.jsonl"),
     ],
 )
-def test_what_cannot_be_drawn_is_told_and_nothing_is_written(runs, tmp_path, monkeypatch, capsys, options, told):
+def test_bad_input_is_refused_and_nothing_is_written(runs, tmp_path, monkeypatch, capsys, options, message):
     (empty := tmp_path / "empty").mkdir()
     monkeypatch.chdir(empty)
     assert main(["curves", runs[0], *options]) == 2
-    assert told in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
     assert not list(empty.iterdir())
 
 
-def test_a_run_given_twice_is_told(runs, tmp_path, capsys):
-    assert main(["curves", runs[0], runs[0], "--out", str(tmp_path / "curves.png")]) == 2
-    assert "twice" in capsys.readouterr().err
+def test_a_run_that_is_given_twice_is_refused(runs, tmp_path):
+    with pytest.raises(InputError, check=lambda error: error.code == "duplicate-run"):
+        draw_curves(CurvesOptions(runs=(Path(runs[0]), Path(runs[0])), out=tmp_path / "curves.png"))

@@ -1,0 +1,114 @@
+"""Learning curves of runs, in one figure and one table: `draw_curves` is what `kiwi curves` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kiwi.errors import InputError
+from kiwi.figures import Curve, plot_curves
+from kiwi.media.files import atomic_path, require_writable, write_text
+from kiwi.options import Options, option, positional
+from kiwi.tables import Table
+from kiwi.training.run_log import FILE, read_log
+
+_SUFFIXES = (".png", ".pdf", ".svg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvesOptions(Options):
+    """Draw metrics of runs over optimizer steps: one panel per metric, one line per run.
+
+    A point is the mean over equally many steps, see `--points`. OUT.csv holds the points.
+
+    Args:
+        runs: folder of a run
+        out: figure to write (.png, .pdf, .svg)
+        numbers: names of the metrics
+        points: points of a line, at most
+    """
+
+    runs: tuple[Path, ...] = positional(metavar="RUN")
+    out: Path
+    numbers: tuple[str, ...] = option(("loss", "val/loss"), metavar="NAME")
+    points: int = 50
+
+    def __post_init__(self) -> None:
+        self.require_at_least(1, "points")
+        if self.out.suffix.lower() not in _SUFFIXES:
+            raise InputError(
+                f"cannot draw {self.out}",
+                code="unknown-format",
+                wanted=f"a file name that ends in one of {', '.join(_SUFFIXES)}",
+            )
+
+
+def draw_curves(options: CurvesOptions) -> Path:
+    """Write the figure and, beside it, the points as CSV.
+
+    Returns:
+        The CSV file.
+
+    Raises:
+        InputError: a folder is not a run's or is given twice, no run has a metric, or `out` cannot be written.
+    """
+    require_writable(options.out)
+    logs: dict[str, Mapping[int, Mapping[str, float]]] = {}
+    for run, title in zip(options.runs, _titles(options.runs), strict=True):
+        if not (run / FILE).is_file():
+            raise InputError(
+                f"{run} is not the folder of a run",
+                code="not-a-run",
+                wanted=f"{FILE} in it, as `python -m kiwi fit` writes",
+            )
+        logs[title] = read_log(run)
+    panels = {name: _lines(logs, name, options.points) for name in dict.fromkeys(options.numbers)}
+    if missing := [name for name, lines in panels.items() if not any(line.x for line in lines.values())]:
+        known = sorted({name for log in logs.values() for metrics in log.values() for name in metrics})
+        raise InputError(
+            f"no run has {', '.join(missing)}", code="unknown-metric", wanted=", ".join(known) or "runs with metrics"
+        )
+    rows = [
+        (name, run, f"{step:g}", f"{value:.6g}")
+        for name, lines in panels.items()
+        for run, line in lines.items()
+        for step, value in zip(line.x, line.y, strict=True)
+    ]
+    figure = plot_curves(panels, x="optimizer steps", y="mean over a stretch of steps", limits=None)
+    with atomic_path(options.out) as temporary:
+        figure.savefig(temporary, format=options.out.suffix[1:].lower())
+    csv_file = options.out.with_suffix(".csv")
+    write_text(csv_file, Table("", ("number", "run", "step", "value"), rows).csv())
+    return csv_file
+
+
+def _titles(runs: Sequence[Path]) -> list[str]:
+    """The names of the folders, with as many of their parent folders as make them different."""
+    paths = [run.resolve().parts for run in runs]
+    if len(set(paths)) < len(paths):
+        raise InputError("a run is given twice", code="duplicate-run", got=", ".join(map(str, runs)))
+    for depth in range(1, max(map(len, paths)) + 1):
+        titles = ["/".join(parts[-depth:]) for parts in paths]
+        if len(set(titles)) == len(titles):
+            break
+    return titles
+
+
+def _lines(logs: Mapping[str, Mapping[int, Mapping[str, float]]], name: str, points: int) -> dict[str, Curve]:
+    """Means of a metric over equal stretches of steps, by run; no points for a run without the metric."""
+    lines = {}
+    for run, log in logs.items():
+        steps = [step for step in sorted(log) if name in log[step]]
+        values = [log[step][name] for step in steps]
+        edges = np.linspace(0, max(steps, default=0), points + 1)
+        stretch_of_step = np.searchsorted(edges, steps, side="left")
+        stretches = np.unique(stretch_of_step)
+        x, y = (
+            [float(np.mean(np.compress(stretch_of_step == stretch, numbers))) for stretch in stretches]
+            for numbers in (steps, values)
+        )
+        lines[run] = Curve(x=x, y=y)
+    return lines
