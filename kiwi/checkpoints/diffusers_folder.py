@@ -172,7 +172,7 @@ def _merged_dit(config: KiwiConfig, state: State, report: Report) -> State:
 
 
 def _merged_mllm(mllm: MllmEncoder, state: State, report: Report) -> State:
-    """The MLLM's tensors with what was trained of them."""
+    """The MLLM's tensors, adapters merged, including those that the editor trained."""
     trained, adapters = split_adapters(
         {name.removeprefix("mllm.model."): t for name, t in state.items() if name.startswith("mllm.")}
     )

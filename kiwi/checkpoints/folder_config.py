@@ -1,4 +1,4 @@
-"""config.json of a model folder: what it says, and which folders are model folders."""
+"""config.json of a model folder, and which files belong to a model folder."""
 
 from __future__ import annotations
 

@@ -85,9 +85,7 @@ def load_case(file: Path) -> Case:
         )
         tensors = load_file(file.with_suffix(".safetensors"))
     except (OSError, ValueError, SafetensorError) as problem:
-        raise InputError(
-            f"the golden case {file} cannot be read", code="unreadable-golden-case", got=problem
-        ) from problem
+        raise InputError(f"the golden case {file} cannot be read", code="unreadable-file", got=problem) from problem
     if not isinstance(meta, dict) or not any(name.startswith("out/") for name in tensors):
         raise InputError(
             f"the golden case {file} cannot be compared",

@@ -1,4 +1,4 @@
-"""Where pretrained models lie: a local folder, a model shipped with the package, or a repository of the hub."""
+"""Where pretrained models are found: a local folder, a model shipped with the package, or a repository of the hub."""
 
 from __future__ import annotations
 
