@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from kiwi.ablation.costs import editor_config
+from kiwi.ablation.costs import editor_of
 from kiwi.ablation.steps import Step, child_environment, write_steps
 from kiwi.ablation.study import Arm
 from kiwi.data.feature_cache import FeatureCache
@@ -20,6 +20,8 @@ from kiwi.media.files import make_folder, write_text
 from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.mllm.new_qwen import NewQwen
 from kiwi.models.tuning import Frozen
+from kiwi.spec import to_dict
+from kiwi.training.cache import CacheOptions
 
 DATA_FIELDS = ("root", "train", "validation", "max_pixels", "holdout")
 """Options of the data that determine which clips are encoded, and at which size."""
@@ -50,11 +52,11 @@ def cache_requests(arms: Sequence[Arm], seeds: Sequence[int]) -> list[CacheReque
     users: dict[Path, tuple[str, str]] = {}
     for arm in arms:
         for stage, resolved in arm.resolved.items():
-            data = resolved.get("data", {})
-            config = editor_config(resolved) if data.get("cache") else None
-            if config is None:
+            data, where = resolved.get("data", {}), f"{arm.label}, stage {stage}"
+            editor = editor_of(resolved, where) if data.get("cache") else None
+            if editor is None:
                 continue
-            folder, where = Path(data["cache"]), f"{arm.label}, stage {stage}"
+            config, folder = editor.config, Path(data["cache"])
             mllm = config.mllm.replace(tuning=Frozen()) if isinstance(config.mllm, QwenVL) else config.mllm
             encoders = repr((config.vae, mllm))
             first_encoders, first = users.setdefault(folder, (encoders, where))
@@ -94,11 +96,11 @@ def fill_caches(requests: Sequence[CacheRequest], out: Path) -> None:
         make_folder(request.folder.parent)
         config = folder / f"{number}.yaml"
         write_text(config, yaml.safe_dump(dict(request.experiment)))
-        options = {"config": str(config), "out": str(request.folder)}
+        options = CacheOptions(config=config, out=request.folder)
         if content := cache_content(request.folder):
-            options |= {"only": content} if content != "both" else {}
-            options["dtype"] = str(FeatureCache(request.folder).dtype).removeprefix("torch.")
-        write_steps(folder, [Step(command="cache", options=options, out=request.folder)])
+            dtype = str(FeatureCache(request.folder).dtype).removeprefix("torch.")
+            options = options.replace(only=None if content == "both" else content, dtype=dtype)
+        write_steps(folder, [Step(command="cache", options=to_dict(options), out=request.folder)])
         command = [sys.executable, "-m", "kiwi.ablation.child_process", str(folder), "0"]
         if code := subprocess.run(command, stdin=subprocess.DEVNULL, env=child_environment()).returncode:
             raise InputError(

@@ -9,10 +9,7 @@ from typing import Any
 from kiwi.ablation.study import Arm
 from kiwi.errors import KiwiError
 from kiwi.models.budget import Workload, count_budget, with_untrained_parts
-from kiwi.models.config import KiwiConfig
-from kiwi.spec import from_dict
-
-EDITOR = "LitKiwi"
+from kiwi.training.editor_experiment import EditorExperiment, editor_experiment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,28 +26,24 @@ class Cost:
     step_flops: int
 
 
-def editor_config(resolved: Mapping[str, Any]) -> KiwiConfig | None:
-    """The editor that a stage trains; None if it trains something else."""
-    model = resolved.get("model", {})
-    if model.get("type") != EDITOR:
-        return None
-    config: KiwiConfig = from_dict(KiwiConfig, model["config"], "model.config")
-    return config
+def editor_of(resolved: Mapping[str, Any], where: str) -> EditorExperiment | None:
+    """The editor that a stage trains, and its data; None if it trains something else."""
+    is_editor = resolved.get("model", {}).get("type") == "LitKiwi"
+    return editor_experiment(dict(resolved), where) if is_editor else None
 
 
 def cost_of(arm: Arm) -> Cost | None:
     """Count an arm; None if it is not an editor, or if only its files tell the sizes."""
-    resolved = list(arm.resolved.values())[-1]
     try:
-        if (config := editor_config(resolved)) is None:
+        if (editor := editor_of(list(arm.resolved.values())[-1], arm.label)) is None:
             return None
-        config, data = with_untrained_parts(config), resolved.get("data", {})
-        frames = [data_set.get("max_frames") or 81 for data_set in data.get("train") or []]
-        budget = count_budget(config, Workload.of_training(config, frames, data.get("max_pixels")))
+        config = with_untrained_parts(editor.config)
+        max_frames = [source.max_frames for source in editor.data["train"]]
+        budget = count_budget(config, Workload.of_training(config, max_frames, editor.data.get("max_pixels")))
     except KiwiError:
         return None
     return Cost(
         parameters=budget.total_parameters,
-        trainable=budget.total_trainable(resolved["model"].get("train_parts")),
+        trainable=budget.total_trainable(editor.parts),
         step_flops=budget.step_flops,
     )

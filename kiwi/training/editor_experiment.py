@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kiwi.errors import InputError
+from kiwi.experiment import read_experiment, section
 
 if TYPE_CHECKING:
     from kiwi.models.config import KiwiConfig
@@ -29,13 +30,24 @@ def read_editor_experiment(file: Path) -> EditorExperiment:
     Raises:
         InputError: it cannot be read, does not train an editor, or has values of the wrong type.
     """
+    return editor_experiment(read_experiment(file), file)
+
+
+def editor_experiment(experiment: dict[str, Any], file: Path | str) -> EditorExperiment:
+    """The same from a configuration in short form.
+
+    Args:
+        experiment: as `kiwi.experiment.read_experiment` or `kiwi.training.fit.resolve` returns it.
+        file: names the configuration in messages.
+
+    Raises:
+        InputError: as `read_editor_experiment`.
+    """
     import kiwi.data.sandbox  # noqa: F401  (its data sources can be chosen by name)
     from kiwi.data.sources import DataSource
-    from kiwi.experiment import read_experiment, section
     from kiwi.models.config import TRAINABLE, KiwiConfig
     from kiwi.spec import from_dict
 
-    experiment = read_experiment(file)
     model, settings = (section(experiment, path, file) for path in ("model", "data"))
     if model.get("type") != "LitKiwi" or "config" not in model:
         raise InputError(
