@@ -190,12 +190,14 @@ def resolve_inside(base: str | Path, relative: str | Path, what: str = "path") -
     Raises:
         InputError: an empty or absolute path, or one that leaves `base` through `..` or a symlink.
     """
-    text, code = str(relative), "path-outside-folder"
+    text = str(relative)
     if not text.strip() or "\0" in text:
         raise InputError(f"the {what} is not a path", code="invalid-path", got=repr(text), wanted=f"a path in {base}")
     # A Windows drive or UNC path is absolute in meaning on every system; Path() alone would not see it here.
     if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith("\\"):
-        raise InputError(f"the {what} {text!r} is absolute", code=code, wanted=f"a path relative to {base}")
+        raise InputError(
+            f"the {what} {text!r} is absolute", code="path-outside-folder", wanted=f"a path relative to {base}"
+        )
     root = Path(base).resolve()
     try:
         resolved = (root / text).resolve()
@@ -203,7 +205,10 @@ def resolve_inside(base: str | Path, relative: str | Path, what: str = "path") -
         raise InputError(f"the {what} {text!r} cannot be resolved", code="unresolvable-path", got=problem) from None
     if not resolved.is_relative_to(root):
         raise InputError(
-            f"the {what} {text!r} leaves the folder {base}", code=code, got=resolved, wanted=f"a path inside {root}"
+            f"the {what} {text!r} leaves the folder {base}",
+            code="path-outside-folder",
+            got=resolved,
+            wanted=f"a path inside {root}",
         )
     return resolved
 
