@@ -319,8 +319,8 @@ def _typed_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
             errors.append(error)
     if len(errors) == 1:
         raise errors[0]
-    problem, wanted = f"{path} matches none of the allowed types", "; or ".join(map(str, errors))
-    raise SpecError(problem, code="wrong-type", got=repr(value), wanted=wanted)
+    sentence, wanted = f"{path} matches none of the allowed types", "; or ".join(map(str, errors))
+    raise SpecError(sentence, code="wrong-type", got=repr(value), wanted=wanted)
 
 
 def _typed_sequence(origin: Any, args: tuple[Any, ...], value: Any, path: str) -> Any:

@@ -143,8 +143,8 @@ class _Checker:
         return self.records
 
     def _id(self, number: int, row: Row) -> str:
-        given = next((row.cells[k] for k in ("iid", "id") if row.cells.get(k) not in (None, "")), None)
-        record_id = f"{self.path.stem}:{number}" if given is None else str(given).strip()
+        own_id = next((row.cells[k] for k in ("iid", "id") if row.cells.get(k) not in (None, "")), None)
+        record_id = f"{self.path.stem}:{number}" if own_id is None else str(own_id).strip()
         if record_id in self.first_seen:
             self._problem(row, f"the id {record_id!r} is already in use ({self.first_seen[record_id]})")
         self.first_seen.setdefault(record_id, row.where)

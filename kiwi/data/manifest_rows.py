@@ -119,7 +119,7 @@ def _column_problem(columns: list[str], required: tuple[str, ...]) -> str | None
             misspelt.add(meant)
     if missing := [name for name in required if name not in columns and name not in misspelt]:
         problems.insert(0, f"missing {', '.join(missing)}")
-    return f"{'; '.join(problems)} (found: {', '.join(map(str, columns))})" if problems else None
+    return f"{'; '.join(problems)} (columns: {', '.join(map(str, columns))})" if problems else None
 
 
 READERS = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}

@@ -56,7 +56,9 @@ def _with_current_names(configuration: dict[str, Any]) -> dict[str, Any]:
     current = dict(configuration)
     for group, classes in GROUPS.items():
         if isinstance(configuration.get(group), dict):
-            hints = {name: hint for cls in classes for name, hint in typing.get_type_hints(cls.__init__).items()}
+            hints = {
+                name: hint for cls in classes for name, hint in typing.get_type_hints(vars(cls)["__init__"]).items()
+            }
             current[group] = {
                 name: with_current_names(hints.get(name), value) for name, value in configuration[group].items()
             }
@@ -75,12 +77,10 @@ def for_jsonargparse(argv: Sequence[str]) -> list[str]:
         if name in ("--config", "-c"):
             # Anything but a file may be a configuration itself, which jsonargparse takes too.
             is_file = value.endswith((".yaml", ".yml"))
-            text = (
-                yaml.safe_dump(with_class_paths(_with_current_names(read_experiment(value))), sort_keys=False)
-                if is_file
-                else value
-            )
-            translated += ["--config", text]
+            if is_file:
+                configuration = with_class_paths(_with_current_names(read_experiment(value)))
+                value = yaml.safe_dump(configuration, sort_keys=False)
+            translated += ["--config", value]
         elif is_option and has_value:
             translated.append(_translated_option(name.removeprefix("--"), value))
         else:

@@ -1,4 +1,4 @@
-"""`kiwi cache`, and training from what it keeps."""
+"""`kiwi cache`, and training from its entries."""
 
 import json
 import shutil
@@ -73,9 +73,9 @@ def test_training_from_a_cache_gives_the_same_model_and_decodes_no_clip(
     cached, same = fit("cached", f"--data.cache={cache}")
     # Not to the bit: a clip encoded in a batch differs from the same clip alone in the last digit.
     for name in ("loss", "val/loss", "val/loss_swapped"):
-        found, wanted = ([numbers[name] for numbers in run.values() if name in numbers] for run in (cached, plain))
-        assert found == pytest.approx(wanted, rel=1e-5)
-        assert found
+        values, expected = ([numbers[name] for numbers in run.values() if name in numbers] for run in (cached, plain))
+        assert values == pytest.approx(expected, rel=1e-5)
+        assert values
     assert all(torch.allclose(tensor, same[name], atol=1e-4) for name, tensor in weights.items())
     assert decoded == []
 

@@ -1,4 +1,4 @@
-"""The curricula of experiments/stages, without storage: what is in each stage, what learns, and how they chain."""
+"""The curricula of experiments/stages, without their weights: parts, trainable parameters, and how stages chain."""
 
 from pathlib import Path
 
@@ -38,38 +38,38 @@ def built(config):
 @pytest.mark.parametrize("size", ["5b", "14b"])
 def test_the_published_stages_are_as_published(size, stage):
     steps, lr, accumulation, pixels, parts = PUBLISHED[stage]
-    found = read_experiment(STAGES / size / f"{stage}.yaml")
-    assert found["trainer"]["max_steps"] == steps
-    assert found["trainer"].get("accumulate_grad_batches", 1) == accumulation
-    assert model_of(found)["optim"] == {"type": "AdamW", "lr": lr}
-    assert found["data"]["max_pixels"] == pixels
-    assert set(model_of(found)["train_parts"]) == parts
-    frames = {manifest["max_frames"] for manifest in found["data"]["train"]}
+    experiment = read_experiment(STAGES / size / f"{stage}.yaml")
+    assert experiment["trainer"]["max_steps"] == steps
+    assert experiment["trainer"].get("accumulate_grad_batches", 1) == accumulation
+    assert model_of(experiment)["optim"] == {"type": "AdamW", "lr": lr}
+    assert experiment["data"]["max_pixels"] == pixels
+    assert set(model_of(experiment)["train_parts"]) == parts
+    frames = {manifest["max_frames"] for manifest in experiment["data"]["train"]}
     assert max(frames) == (1 if stage == "stage1" else 81 if size == "5b" else 49)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_each_stage_starts_from_the_one_before_and_finds_all_it_needs_there(size):
+def test_each_stage_starts_from_the_previous_one_which_has_all_that_it_needs(size):
     """What a stage's model owns is in the last stage's folder, new adapters and a frozen base model aside."""
     before, home = None, None
     for stage in ORDER:
-        found = read_experiment(STAGES / size / f"{stage}.yaml")
-        config = from_dict(KiwiConfig, model_of(found)["config"])
+        experiment = read_experiment(STAGES / size / f"{stage}.yaml")
+        config = from_dict(KiwiConfig, model_of(experiment)["config"])
         names = set(names_to_save(config, built(config).state_dict()))
-        assert model_of(found).get("init") == (None if home is None else f"{home}/model")
+        assert model_of(experiment).get("init") == (None if home is None else f"{home}/model")
         if before is not None:
             absent = {name for name in names - before if ".lora_" not in name}
             assert not absent or (size != "14b" and stage == "stage2a" and all(n.startswith("dit.") for n in absent))
             assert not before - names
-        before, home = names, found["trainer"]["default_root_dir"]
+        before, home = names, experiment["trainer"]["default_root_dir"]
 
 
-def test_what_learns_in_each_stage_of_the_5b():
+def test_the_trainable_parameters_of_each_stage_of_the_5b():
     seen = []
     for stage in ORDER:
-        found = read_experiment(STAGES / "5b" / f"{stage}.yaml")
-        model = built(from_dict(KiwiConfig, model_of(found)["config"]))
-        for part in {*PARTS, "mllm"} - set(model_of(found)["train_parts"]):
+        experiment = read_experiment(STAGES / "5b" / f"{stage}.yaml")
+        model = built(from_dict(KiwiConfig, model_of(experiment)["config"]))
+        for part in {*PARTS, "mllm"} - set(model_of(experiment)["train_parts"]):
             getattr(model, part).requires_grad_(False)
         seen.append({name for name, parameter in model.named_parameters() if parameter.requires_grad})
     assert (

@@ -15,7 +15,7 @@ def write(folder, **files):
     return folder
 
 
-def test_a_file_says_only_how_it_differs_from_its_base(tmp_path):
+def test_a_file_is_merged_over_its_base(tmp_path):
     write(
         tmp_path,
         base="trainer: {max_steps: 5, devices: 1}\ndata: {train: [a, b]}\n",
@@ -27,7 +27,7 @@ def test_a_file_says_only_how_it_differs_from_its_base(tmp_path):
     }
 
 
-def test_bases_have_bases_in_their_own_folders_and_later_ones_win(tmp_path):
+def test_bases_have_bases_in_their_own_folders_and_later_ones_take_precedence(tmp_path):
     (tmp_path / "sub").mkdir()
     write(tmp_path, root="a: 1\nb: 1\nc: 1\n")
     write(tmp_path / "sub", first="base: ../root.yaml\nb: 2\nc: 2\n", second="c: 3\n")
@@ -36,7 +36,7 @@ def test_bases_have_bases_in_their_own_folders_and_later_ones_win(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("below", "above", "wanted"),
+    ("below", "above", "expected"),
     [
         (
             {"type": "Lora", "rank": 64},
@@ -53,8 +53,8 @@ def test_bases_have_bases_in_their_own_folders_and_later_ones_win(tmp_path):
         ("Full", {"type": "Lora"}, {"type": "Lora"}),
     ],
 )
-def test_another_choice_replaces_the_fields_of_the_one_before(below, above, wanted):
-    assert merge({"tuning": below}, {"tuning": above}) == {"tuning": wanted}
+def test_another_choice_replaces_the_fields_of_the_previous_one(below, above, expected):
+    assert merge({"tuning": below}, {"tuning": above}) == {"tuning": expected}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from kiwi.keyed import forked_rng, key, normal, uniform
 
 
-def test_equal_keys_give_equal_numbers_and_others_do_not():
+def test_equal_keys_give_equal_numbers_and_different_keys_do_not():
     assert torch.equal(normal((3, 4), 1, "noise", "a"), normal((3, 4), 1, "noise", "a"))
     assert not torch.equal(normal((3, 4), 1, "noise", "a"), normal((3, 4), 1, "noise", "b"))
     assert key(1, "2") != key("1", "2") != key("12")
@@ -15,11 +15,11 @@ def test_equal_keys_give_equal_numbers_and_others_do_not():
 
 def test_keys_do_not_depend_on_the_process():
     code = 'from kiwi.keyed import key, uniform; import sys; sys.stdout.write(f\'{key(7, "dit")} {uniform(7, "x")}\')'
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told == f"{key(7, 'dit')} {uniform(7, 'x')}"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output == f"{key(7, 'dit')} {uniform(7, 'x')}"
 
 
-def test_forked_rng_leaves_the_outer_state_alone():
+def test_forked_rng_does_not_change_the_outer_state():
     torch.manual_seed(5)
     expected = torch.rand(4)
     torch.manual_seed(5)

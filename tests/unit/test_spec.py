@@ -1,4 +1,4 @@
-"""kiwi.spec: specs go to plain data and back by name, are overridden by dotted path and told apart by a diff."""
+"""kiwi.spec: round trips through plain data by name, overrides by dotted path, and diffs."""
 
 import json
 from abc import ABC, abstractmethod
@@ -88,7 +88,7 @@ def test_round_trip_through_json_gives_the_same_spec(bicycle):
 
 
 @given(bicycles, bicycles)
-def test_a_diff_holds_all_that_is_needed_to_make_the_spec_from_the_baseline(baseline, bicycle):
+def test_a_diff_has_all_overrides_that_make_the_spec_from_the_baseline(baseline, bicycle):
     changes = {path: new for path, (_, new) in diff(baseline, bicycle).items()}
     assert override(baseline, changes) == bicycle
 
@@ -112,8 +112,8 @@ def test_a_bare_name_and_a_partial_mapping_take_the_defaults():
     assert from_dict(Bicycle, {"lamp": {"lumen": 7}}).lamp == Lamp(lumen=7)
 
 
-def test_a_part_of_a_node_of_one_type_leaves_the_rest_at_the_defaults_of_its_place():
-    """As the command line reads it: what computes a cache and what trains from it must agree."""
+def test_a_partial_node_of_the_only_type_keeps_the_other_defaults_of_its_field():
+    """As jsonargparse does: what fills a cache and what trains from it must agree."""
 
     @dataclass(frozen=True, kw_only=True)
     class Tyre(Spec):
@@ -130,7 +130,7 @@ def test_a_part_of_a_node_of_one_type_leaves_the_rest_at_the_defaults_of_its_pla
     assert from_dict(Trike, {"left": {"type": "Tyre", "width": 50}}).left == Tyre(width=50)
 
 
-def test_a_spec_given_as_data_stays_what_it_is():
+def test_a_spec_is_accepted_as_data():
     assert from_dict(Wheel, DiscWheel(depth=4.0)) == DiscWheel(depth=4.0)
 
 
@@ -139,7 +139,7 @@ def test_choices_are_the_members_of_a_family_or_the_family_itself():
     assert choices(Lamp) == ["Lamp"]
 
 
-def test_specs_cannot_be_changed_only_copied():
+def test_specs_are_immutable_and_can_be_copied_with_changes():
     wheel = SpokedWheel()
     with pytest.raises(FrozenInstanceError):
         wheel.spokes = 3
@@ -184,7 +184,7 @@ def test_neither_import_paths_nor_the_family_itself_are_names(name):
 
 
 @pytest.mark.parametrize("key", ["class_path", "_target_", "__class__"])
-def test_other_libraries_keys_for_import_paths_mean_nothing(key):
+def test_import_paths_of_other_libraries_are_not_resolved(key):
     # An experiment's class_path is taken for a name of the family, of which there is none such either.
     code = "unknown-choice" if key == "class_path" else "missing-type"
     with pytest.raises(SpecError, check=lambda error: error.code == code):
@@ -194,7 +194,7 @@ def test_other_libraries_keys_for_import_paths_mean_nothing(key):
 
 
 @pytest.mark.parametrize("data", [3, None, ["SpokedWheel"], {"type": ["SpokedWheel"]}, {"type": 3}])
-def test_what_is_no_spec_at_all_is_refused(data):
+def test_data_that_does_not_describe_a_spec_is_refused(data):
     with pytest.raises(SpecError):
         from_dict(Wheel, data)
 
@@ -238,7 +238,7 @@ def test_a_field_without_default_must_be_given():
         ({"width": "wide"}, "width matches none of the allowed types. Got: 'wide'."),
     ],
 )
-def test_a_value_of_the_wrong_type_is_told_by_its_path(change, message):
+def test_a_value_of_the_wrong_type_is_reported_with_its_path(change, message):
     with pytest.raises(SpecError) as caught:
         from_dict(Bicycle, change)
     assert message in str(caught.value)
@@ -256,14 +256,14 @@ def test_literals_are_compared_with_their_type():
         from_dict(Stand, {"legs": "2"})
 
 
-def test_values_become_what_the_annotation_says():
+def test_values_are_converted_to_the_annotated_types():
     bicycle = from_dict(Bicycle, {"gears": [1, 2], "seat": [2, "x"], "lamp": None, "spares": ["NoWheel"], "width": 2.5})
     assert (bicycle.gears, bicycle.seat, bicycle.lamp, bicycle.spares) == ((1, 2), (2.0, "x"), None, [NoWheel()])
     assert type(bicycle.seat[0]) is float
     assert (bicycle.width, from_dict(Bicycle, {"anything": [1, {"a": None}]}).anything) == (2.5, [1, {"a": None}])
 
 
-def test_override_sets_a_value_by_its_path_and_leaves_the_rest():
+def test_override_sets_only_the_value_at_its_path():
     bicycle = override(Bicycle(), {"rear.spokes": 20, "name": "racer"})
     assert bicycle == Bicycle(rear=SpokedWheel(spokes=20), name="racer")
 
@@ -275,7 +275,7 @@ def test_override_replaces_a_node_by_a_name_or_a_mapping():
     assert override(Bicycle(lamp=Lamp()), {"lamp": None}) == Bicycle()
 
 
-def test_a_node_named_anew_starts_from_its_defaults():
+def test_a_node_replaced_by_its_own_name_has_its_defaults():
     assert override(Bicycle(), {"rear": "SpokedWheel"}).rear == SpokedWheel(spokes=32)
 
 
@@ -319,13 +319,13 @@ def test_an_override_is_checked_like_any_other_data():
         override(Bicycle(), {"rear": "os.system"})
 
 
-def test_an_override_leaves_the_spec_it_starts_from_alone():
+def test_an_override_does_not_change_the_original():
     bicycle = Bicycle()
     override(bicycle, {"rear.spokes": 1, "front": "NoWheel"})
     assert bicycle == Bicycle()
 
 
-def test_a_diff_tells_the_deepest_path_in_the_order_of_the_fields():
+def test_a_diff_has_the_deepest_paths_in_the_order_of_the_fields():
     bicycle = Bicycle(front=NoWheel(), rear=SpokedWheel(spokes=20), lamp=Lamp(), gears=(1,))
     assert list(diff(Bicycle(), bicycle).items()) == [
         ("front", ("SpokedWheel", "NoWheel")),
@@ -335,17 +335,17 @@ def test_a_diff_tells_the_deepest_path_in_the_order_of_the_fields():
     ]
 
 
-def test_a_diff_tells_apart_two_variants_of_the_same_new_type():
+def test_a_diff_distinguishes_two_variants_of_the_same_new_type():
     shallow, deep = (diff(Bicycle(), Bicycle(front=DiscWheel(depth=depth))) for depth in (5.0, 80.0))
     assert shallow == {"front": ("SpokedWheel", "DiscWheel"), "front.depth": (20.0, 5.0)}
     assert deep == {"front": ("SpokedWheel", "DiscWheel"), "front.depth": (20.0, 80.0)}
 
 
-def test_a_diff_tells_a_node_that_was_taken_out():
+def test_a_diff_lists_a_removed_node():
     assert diff(Bicycle(lamp=Lamp()), Bicycle()) == {"lamp": ("Lamp", None)}
 
 
-def test_every_family_that_was_imported_is_known_by_its_abstract_class():
+def test_imported_families_are_their_abstract_classes():
     @dataclass(frozen=True, kw_only=True)
     class Animal(Spec, ABC):
         @abstractmethod
@@ -359,7 +359,7 @@ def test_every_family_that_was_imported_is_known_by_its_abstract_class():
     assert Kiwi not in families()
 
 
-def test_a_mapping_with_a_key_type_of_its_own_is_told_as_a_value():
+def test_a_mapping_with_its_own_key_type_is_compared_as_a_value():
     plain, noted = Bicycle(frame=Frame(size=5)), Bicycle(frame=Frame(size=5), notes={"type": 3})
     assert diff(plain, noted) == {"notes": ({}, {"type": 3})}
     assert override(plain, {"notes": {"type": 3}}) == noted

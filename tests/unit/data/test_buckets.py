@@ -10,7 +10,7 @@ from kiwi.errors import ManifestError
 from kiwi.media.video import write_video
 
 
-def test_sizes_and_lengths_snap_and_the_log_says_so(edit_folder, caplog):
+def test_sizes_and_lengths_are_snapped_and_logged(edit_folder, caplog):
     records = read_manifest(edit_folder / "video.csv")
     with caplog.at_level(logging.INFO):
         buckets = assign_buckets(records, max_pixels=4096, max_frames=81, multiple=16)
@@ -27,7 +27,7 @@ def test_one_frame_of_a_clip_is_an_image_and_references_are_counted(edit_folder)
     assert {(b.task, b.references) for b in quadruplets} == {(TaskKind.reference, 1)}
 
 
-def test_the_kind_of_an_edit_follows_from_its_references_first_and_its_frames_then():
+def test_the_kind_of_an_edit_is_given_by_its_references_or_else_its_frames():
     assert [TaskKind.of(*x) for x in ((1, 0), (5, 0), (1, 1), (5, 2))] == ["image", "video", "reference", "reference"]
 
 
@@ -39,11 +39,11 @@ def test_a_target_of_another_shape_is_refused_with_its_line(edit_folder, tmp_pat
         assign_buckets(read_manifest(tmp_path / "m.csv"), max_pixels=4096, max_frames=5, multiple=8)
 
 
-@pytest.mark.parametrize(("frames", "width", "told"), [(4, 32, "4 frames of 32x32"), (5, 48, "5 frames of 32x48")])
-def test_a_mask_of_another_length_or_shape_is_refused_with_its_line(tmp_path, frames, width, told):
+@pytest.mark.parametrize(("frames", "width", "described"), [(4, 32, "4 frames of 32x32"), (5, 48, "5 frames of 32x48")])
+def test_a_mask_of_another_length_or_shape_is_refused_with_its_line(tmp_path, frames, width, described):
     for name in ("a", "b"):
         write_video(tmp_path / f"{name}.mp4", np.zeros((5, 32, 32, 3), np.uint8), 8)
     write_video(tmp_path / "mask.mp4", np.zeros((frames, 32, width, 3), np.uint8), 8)
     (tmp_path / "m.csv").write_text("src_video,tgt_video,prompt,mask\na.mp4,b.mp4,Do it.,mask.mp4\n")
-    with pytest.raises(ManifestError, match=f"m.csv, line 2: the mask does not match.*{told}.*5 frames of 32x32"):
+    with pytest.raises(ManifestError, match=f"m.csv, line 2: the mask does not match.*{described}.*5 frames of 32x32"):
         assign_buckets(read_manifest(tmp_path / "m.csv"), max_pixels=4096, max_frames=5, multiple=8)

@@ -21,49 +21,53 @@ def batch(count=2):
 
 
 def test_dropped_conditions_are_empty_and_the_others_are_kept():
-    given = batch()
-    found = drop_conditions(given, instruction=[True, False], source=[False, True], reference=[True, False])
-    assert found.instructions == ["", "Make it snow."]
-    assert (found.source_BCFHW[1] == 0).all()
-    assert (found.source_frames[1] == 128).all()
-    assert (found.references_BRCHW[0] == 1).all()
-    assert (found.reference_images[0][0] == 255).all()
-    assert torch.equal(found.source_BCFHW[0], given.source_BCFHW[0])
-    assert torch.equal(found.references_BRCHW[1], given.references_BRCHW[1])
-    assert torch.equal(found.target_BCFHW, given.target_BCFHW)
-    assert given.source_BCFHW[1].min() < 0
-    assert given.instructions == ["Make it snow."] * 2
+    original = batch()
+    dropped = drop_conditions(original, instruction=[True, False], source=[False, True], reference=[True, False])
+    assert dropped.instructions == ["", "Make it snow."]
+    assert (dropped.source_BCFHW[1] == 0).all()
+    assert (dropped.source_frames[1] == 128).all()
+    assert (dropped.references_BRCHW[0] == 1).all()
+    assert (dropped.reference_images[0][0] == 255).all()
+    assert torch.equal(dropped.source_BCFHW[0], original.source_BCFHW[0])
+    assert torch.equal(dropped.references_BRCHW[1], original.references_BRCHW[1])
+    assert torch.equal(dropped.target_BCFHW, original.target_BCFHW)
+    assert original.source_BCFHW[1].min() < 0
+    assert original.instructions == ["Make it snow."] * 2
 
 
 def test_cached_conditions_are_dropped_too():
     """Empty images have the size that the tower read, so that there are as many visual tokens."""
-    given = batch()
+    original = batch()
     seen = VisionFeatures(2, (4, 56, 56), torch.zeros(1, 8, 4)), VisionFeatures(1, (1, 28, 56), torch.zeros(1, 2, 4))
-    given.source_frames, given.reference_images = [seen[0]] * 2, [seen[1:]] * 2
-    given.source_BCFHW, given.source_latents = (
+    original.source_frames, original.reference_images = [seen[0]] * 2, [seen[1:]] * 2
+    original.source_BCFHW, original.source_latents = (
         torch.zeros(2, 3, 0, 8, 8),
         LatentDistribution(torch.ones(2, 4), torch.ones(2, 4)),
     )
-    found = drop_conditions(given, instruction=[False] * 2, source=[False, True], reference=[True, False])
-    assert found.source_dropped == [1]
-    assert found.source_frames[0] is seen[0]
-    assert found.source_frames[1].shape == (5, 8, 8, 3)
-    assert (found.source_frames[1] == 128).all()
-    assert found.reference_images[0][0].shape == (28, 56, 3)
-    assert (found.reference_images[0][0] == 255).all()
-    assert found.reference_images[1] == seen[1:]
-    assert found.source_latents is given.source_latents
+    dropped = drop_conditions(original, instruction=[False] * 2, source=[False, True], reference=[True, False])
+    assert dropped.source_dropped == [1]
+    assert dropped.source_frames[0] is seen[0]
+    assert dropped.source_frames[1].shape == (5, 8, 8, 3)
+    assert (dropped.source_frames[1] == 128).all()
+    assert dropped.reference_images[0][0].shape == (28, 56, 3)
+    assert (dropped.reference_images[0][0] == 255).all()
+    assert dropped.reference_images[1] == seen[1:]
+    assert dropped.source_latents is original.source_latents
     assert (
         drop_conditions(batch(), instruction=[False] * 2, source=[True] * 2, reference=[False] * 2).source_dropped == []
     )
 
 
 def test_conditions_are_dropped_independently_with_their_probabilities_and_keyed():
-    spec, given = ConditionDropout(instruction=0.5, source=0.2), batch(1)
+    spec, original = ConditionDropout(instruction=0.5, source=0.2), batch(1)
     seen = np.array(
         [
-            [found.instructions[0] == "", (found.source_BCFHW == 0).all().item(), (found.references_BRCHW == 1).all()]
-            for found in (spec.apply(given, 0, step) for step in range(600))
+            [
+                dropped.instructions[0] == "",
+                (dropped.source_BCFHW == 0).all().item(),
+                (dropped.references_BRCHW == 1).all(),
+            ]
+            for dropped in (spec.apply(original, 0, step) for step in range(600))
         ]
     )
     instruction, source, reference = seen.mean(0)
@@ -71,11 +75,11 @@ def test_conditions_are_dropped_independently_with_their_probabilities_and_keyed
     assert source == pytest.approx(0.2, abs=0.05)
     assert reference == 0
     assert (seen[:, 0] & seen[:, 1]).mean() == pytest.approx(0.1, abs=0.04)
-    again = [spec.apply(given, 0, step).instructions[0] == "" for step in range(600)]
+    again = [spec.apply(original, 0, step).instructions[0] == "" for step in range(600)]
     assert again == seen[:, 0].tolist()
-    assert [spec.apply(given, 1, step).instructions[0] == "" for step in range(600)] != again
+    assert [spec.apply(original, 1, step).instructions[0] == "" for step in range(600)] != again
 
 
-def test_impossible_probabilities_are_refused():
+def test_probabilities_outside_0_to_1_are_refused():
     with pytest.raises(SpecError, check=lambda error: error.code == "out-of-range"):
         ConditionDropout(source=1.5)

@@ -40,7 +40,7 @@ def test_entries_are_read_back_by_another_process(cache):
     assert "a" in again
     assert "d" not in again
     for key, seed in (("a", 0), ("b", 1), ("c", 2)):
-        assert all(torch.equal(found, wanted) for found, wanted in zip(again.latents(key), entry(seed), strict=True))
+        assert all(map(torch.equal, again.latents(key), entry(seed)))
     with pytest.raises(InputError, check=has_code("missing-entry")):
         again.latents("d")
 
@@ -48,9 +48,9 @@ def test_entries_are_read_back_by_another_process(cache):
 def test_float16_keeps_three_digits(tmp_path):
     cache = FeatureCache.create(tmp_path / "half", EncoderFingerprints("vae"), "float16")
     cache.write({"a": entry()})
-    found = cache.latents("a")
-    assert found.mean.dtype == torch.float32
-    assert 0 < (found.mean - entry().mean).abs().max() < 2e-3
+    latents = cache.latents("a")
+    assert latents.mean.dtype == torch.float32
+    assert 0 < (latents.mean - entry().mean).abs().max() < 2e-3
 
 
 def test_a_key_depends_on_content_size_length_and_vae(cache, tmp_path):
@@ -75,10 +75,10 @@ def test_vision_features_keep_their_size_and_kind(tmp_path):
     cache.write({"a": exact, "b": rounded, "c": entry()})
     again = FeatureCache(cache.folder)
     assert again.encoders == ("vae", "tower")
-    found = again.features("a")
-    assert (found.kind, found.size) == (2, (4, 56, 84))
-    assert found.features_LNM.dtype == torch.bfloat16
-    assert torch.equal(found.features_LNM, exact.features_LNM)
+    features = again.features("a")
+    assert (features.kind, features.size) == (2, (4, 56, 84))
+    assert features.features_LNM.dtype == torch.bfloat16
+    assert torch.equal(features.features_LNM, exact.features_LNM)
     assert torch.equal(again.features("b").features_LNM, rounded.features_LNM.half())
     assert again.verify() == []
     data = bytearray(again.shards["a"].read_bytes())

@@ -1,4 +1,4 @@
-"""Manifests: what a good one becomes, and that a bad one is told apart by line, all at once."""
+"""Manifests: the records of valid ones, and the messages for malformed ones, with all problems at once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def problem(path: Path, code: str | None = None, **options: Any) -> str:
     return str(caught.value)
 
 
-# --- good manifests -------------------------------------------------------------------------------
+# --- valid manifests -------------------------------------------------------------------------------
 
 
 def test_csv_with_every_column(base: Path) -> None:
@@ -110,7 +110,7 @@ def test_line_numbers_are_those_of_the_file_across_quoted_newlines(base: Path) -
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_jsonl_and_parquet_give_what_csv_gives(base: Path, kind: str) -> None:
+def test_jsonl_and_parquet_give_the_same_records_as_csv(base: Path, kind: str) -> None:
     row = {"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": "p"}
     rows = [
         row | {"ref_image": ["ref a.jpg", "ref_b.jpg"], "iid": "x"},
@@ -137,7 +137,7 @@ def test_a_single_reference_may_be_plain_text_or_a_list_in_json(base: Path, kind
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_refvie_parquet_holds_the_reference_images_themselves(base: Path, several: bool) -> None:
+def test_refvie_parquet_contains_encoded_reference_images(base: Path, several: bool) -> None:
     data = [jpeg(30), jpeg(220)] if several else jpeg(30)
     rows = [
         {"iid": 7, "prompt": "p", "src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "ref_image_bytes": data},
@@ -150,36 +150,36 @@ def test_refvie_parquet_holds_the_reference_images_themselves(base: Path, severa
 
 
 @pytest.mark.parametrize(
-    ("mask", "told"),
+    ("mask", "expected"),
     [
         ("tgt/9.mp4", "the mask 'tgt/9.mp4' does not exist"),
         ("../outside.mp4", "the mask '../outside.mp4' leaves the folder"),
         (3, "mask is not text but int"),
     ],
 )
-def test_a_mask_is_a_file_inside_the_folder(base: Path, mask: Any, told: str) -> None:
+def test_a_mask_is_a_file_inside_the_folder(base: Path, mask: Any, expected: str) -> None:
     row = {"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": "p", "mask": mask}
     for kind in ("jsonl", "parquet"):
-        assert told in problem(write_rows(base, kind, [row]))
+        assert expected in problem(write_rows(base, kind, [row]))
 
 
-def test_base_may_be_another_folder_than_that_of_the_manifest(base: Path, tmp_path: Path) -> None:
+def test_paths_can_be_relative_to_another_folder_than_the_manifests(base: Path, tmp_path: Path) -> None:
     path = write(tmp_path, "src_video,tgt_video,prompt\nsrc/0.mp4,tgt/0.mp4,a\n", "elsewhere.csv")
     assert read_manifest(path, base=base)[0].source.path == base / "src/0.mp4"
     assert "does not exist" in problem(path)
     assert "base folder" in problem(path, base=tmp_path / "none")
 
 
-def test_target_may_be_missing_only_when_it_is_not_required(base: Path) -> None:
-    without = write(base, "src_video,prompt\nsrc/0.mp4,a\n")
-    assert read_manifest(without, require_target=False)[0].target is None
-    assert "missing tgt_video" in problem(without)
+def test_the_target_can_be_missing_only_if_it_is_not_required(base: Path) -> None:
+    no_column = write(base, "src_video,prompt\nsrc/0.mp4,a\n")
+    assert read_manifest(no_column, require_target=False)[0].target is None
+    assert "missing tgt_video" in problem(no_column)
     empty = write(base, "src_video,tgt_video,prompt\nsrc/0.mp4,,a\nsrc/1.mp4,tgt/1.mp4,b\n")
     assert [r.target for r in read_manifest(empty, require_target=False)] == [None, VideoFile(base / "tgt/1.mp4")]
     assert "line 2: tgt_video is empty" in problem(empty)
 
 
-def test_columns_of_other_tools_are_left_alone(base: Path) -> None:
+def test_columns_of_other_tools_are_ignored(base: Path) -> None:
     path = write(base, "src_video,tgt_video,prompt,score,editscore_model\nsrc/0.mp4,tgt/0.mp4,a,8.5,m\n")
     assert len(read_manifest(path)) == 1
 
@@ -195,11 +195,11 @@ def test_symlinks_inside_the_base_are_followed_and_those_leaving_it_refused(base
         assert f"line 2: the src_video '{bad}' leaves the folder" in problem(path)
 
 
-# --- bad manifests --------------------------------------------------------------------------------
+# --- malformed manifests --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("header", "wanted"),
+    ("header", "expected"),
     [
         ("source,tgt_video,prompt", "missing src_video"),
         ("src_vidoe,tgt_video,prompt", "unknown column 'src_vidoe', did you mean 'src_video'?"),
@@ -208,13 +208,13 @@ def test_symlinks_inside_the_base_are_followed_and_those_leaving_it_refused(base
         ("src_video,tgt_video,prompt,prompt", "the column 'prompt' occurs twice"),
     ],
 )
-def test_wrong_columns_name_the_header_line_what_was_found_and_the_closest(
-    base: Path, header: str, wanted: str
+def test_wrong_columns_are_reported_with_the_header_line_all_columns_and_the_closest_name(
+    base: Path, header: str, expected: str
 ) -> None:
     message = problem(write(base, f"\n{header}\nsrc/0.mp4,tgt/0.mp4,a\n"))
-    assert wanted in message
+    assert expected in message
     assert "pairs.csv, line 2" in message
-    assert f"found: {header.replace(',', ', ')}" in message
+    assert f"columns: {header.replace(',', ', ')}" in message
 
 
 def test_wrong_columns_in_jsonl_and_parquet(base: Path) -> None:
@@ -227,7 +227,7 @@ def test_wrong_columns_in_jsonl_and_parquet(base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "wanted"),
+    ("row", "expected"),
     [
         ("src/9.mp4,tgt/0.mp4,a,", "the src_video 'src/9.mp4' does not exist"),
         ("src/0.mp4,nowhere/0.mp4,a,", "the tgt_video 'nowhere/0.mp4' does not exist"),
@@ -246,11 +246,11 @@ def test_wrong_columns_in_jsonl_and_parquet(base: Path) -> None:
         ('src/0.mp4,tgt/0.mp4,"never closed', "it is not valid CSV"),
     ],
 )
-def test_each_kind_of_bad_row_is_told_with_its_line(base: Path, row: str, wanted: str) -> None:
+def test_each_kind_of_malformed_row_is_reported_with_its_line(base: Path, row: str, expected: str) -> None:
     path = write(base, f"src_video,tgt_video,prompt,ref_image\nsrc/0.mp4,tgt/0.mp4,good,\n{row}\n")
     message = problem(path)
     assert f"{path} has 1 problem: pairs.csv, line 3: " in message
-    assert wanted in message
+    assert expected in message
 
 
 def test_duplicate_ids_name_both_rows(base: Path) -> None:
@@ -259,7 +259,7 @@ def test_duplicate_ids_name_both_rows(base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "wanted"),
+    ("line", "expected"),
     [
         ('{"src_video": "src/0.mp4",', "it is not valid JSON"),
         ("[" * 100_000, "it is not valid JSON"),
@@ -274,21 +274,21 @@ def test_duplicate_ids_name_both_rows(base: Path) -> None:
         ('{"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4"}', "missing prompt"),
     ],
 )
-def test_bad_json_lines_are_told_with_their_line(base: Path, line: str, wanted: str) -> None:
+def test_malformed_json_lines_are_reported_with_their_line(base: Path, line: str, expected: str) -> None:
     good = '{"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": "a"}'
     path = write(base, f"{good}\n\n{line}\n{good}\n", "pairs.jsonl")
     message = problem(path)
     assert "has 1 problem: pairs.jsonl, line 3: " in message
-    assert wanted in message
+    assert expected in message
 
 
-def test_reference_bytes_that_are_no_image_are_told_with_their_row(base: Path) -> None:
+def test_reference_bytes_that_are_not_an_image_are_reported_with_their_row(base: Path) -> None:
     row = {"prompt": "p", "src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4"}
     path = write_rows(base, "parquet", [row | {"ref_image_bytes": jpeg()}, row | {"ref_image_bytes": b"junk"}])
     assert "pairs.parquet, row 2: the image bytes of reference 1 is not an image" in problem(path)
 
 
-def test_the_first_five_problems_and_the_count_of_all_stand_in_one_paragraph(base: Path) -> None:
+def test_one_paragraph_has_the_first_five_problems_and_the_number_of_all(base: Path) -> None:
     rows = "".join(f"gone{n}.mp4,tgt/0.mp4,a\n" for n in range(2000))
     message = problem(write(base, "src_video,tgt_video,prompt\nsrc/0.mp4,tgt/0.mp4,a\n" + rows))
     assert "has 2000 problems: " in message
@@ -306,7 +306,7 @@ def test_empty_manifests_are_refused(base: Path, text: str) -> None:
     assert "pairs.jsonl is empty" in problem(write(base, "\n\n", "pairs.jsonl"))
 
 
-def test_what_is_no_manifest_is_named(base: Path) -> None:
+def test_files_that_are_not_manifests_are_refused_by_name(base: Path) -> None:
     assert "unknown suffix" in problem(write(base, "x", "pairs.txt"))
     assert "gone.csv does not exist" in problem(base / "gone.csv")
     (base / "folder.csv").mkdir()
@@ -316,7 +316,7 @@ def test_what_is_no_manifest_is_named(base: Path) -> None:
     assert "latin.csv is not UTF-8" in problem(base / "latin.csv")
 
 
-def test_a_large_manifest_is_read_whole(base: Path) -> None:
+def test_a_large_manifest_is_read_completely(base: Path) -> None:
     rows = "".join(f"src/{n % 4}.mp4,tgt/{n % 4}.mp4,edit {n},ref a.jpg\n" for n in range(20_000))
     path = write(base, "src_video,tgt_video,prompt,ref_image\n" + rows)
     assert len(read_manifest(path)) == 20_000

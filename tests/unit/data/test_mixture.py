@@ -11,8 +11,8 @@ from kiwi.errors import InputError
 STRATA = [(0, "add")] * 6 + [(0, "remove")] * 2 + [(1, "none")] * 2
 
 
-def total(found, *where):
-    return sum(share for share, stratum in zip(found, STRATA, strict=True) if stratum in where)
+def total(shares, *strata):
+    return sum(share for share, stratum in zip(shares, STRATA, strict=True) if stratum in strata)
 
 
 def test_without_weights_all_samples_have_equal_shares():
@@ -20,15 +20,15 @@ def test_without_weights_all_samples_have_equal_shares():
 
 
 def test_the_share_of_a_source_is_its_weight_whatever_its_size():
-    found = sampling_shares(STRATA, [1.0, 3.0], {})
-    assert total(found, (1, "none")) == pytest.approx(0.75)
-    assert total(found, (0, "add")) == pytest.approx(0.25 * 6 / 8)
+    shares = sampling_shares(STRATA, [1.0, 3.0], {})
+    assert total(shares, (1, "none")) == pytest.approx(0.75)
+    assert total(shares, (0, "add")) == pytest.approx(0.25 * 6 / 8)
 
 
 def test_the_weight_of_a_category_acts_within_its_source_and_does_not_change_the_sources_share():
-    found = sampling_shares(STRATA, [1.0, 1.0], {"remove": 3.0})
-    assert total(found, (1, "none")) == pytest.approx(0.5)
-    assert total(found, (0, "remove")) == pytest.approx(0.5 * 6 / 12)
+    shares = sampling_shares(STRATA, [1.0, 1.0], {"remove": 3.0})
+    assert total(shares, (1, "none")) == pytest.approx(0.5)
+    assert total(shares, (0, "remove")) == pytest.approx(0.5 * 6 / 12)
     assert sum(sampling_shares(STRATA, [None, None], {"remove": 0.0})[6:8]) == 0
     assert sum(sampling_shares(STRATA, [None, None], {"remove": 0.0})) == pytest.approx(1)
 
@@ -51,9 +51,9 @@ def test_invalid_weights_are_refused(sources, categories, code, value):
 
 @given(st.lists(st.floats(0.05, 20), min_size=1, max_size=6), st.integers(1, 400), st.integers(0, 9))
 def test_after_any_number_of_rounds_each_name_has_had_its_share_give_or_take_one_of_each_other(weights, count, seed):
-    found = Counter(islice(weighted_round_robin(dict(enumerate(weights)), seed), count))
+    counts = Counter(islice(weighted_round_robin(dict(enumerate(weights)), seed), count))
     for index, weight in enumerate(weights):
-        assert abs(found[index] - count * weight / sum(weights)) <= len(weights)
+        assert abs(counts[index] - count * weight / sum(weights)) <= len(weights)
 
 
 def test_the_round_robin_is_a_function_of_its_key():
@@ -65,8 +65,8 @@ def test_the_round_robin_is_a_function_of_its_key():
 
 
 def test_every_epoch_has_all_members_once_in_an_order_of_its_own():
-    found = list(islice(shuffled_epochs("abcdefgh", 3), 24))
-    assert [sorted(found[at : at + 8]) for at in (0, 8, 16)] == [sorted("abcdefgh")] * 3
-    assert found[:8] != found[8:16]
-    assert found == list(islice(shuffled_epochs("abcdefgh", 3), 24))
-    assert found != list(islice(shuffled_epochs("abcdefgh", 4), 24))
+    drawn = list(islice(shuffled_epochs("abcdefgh", 3), 24))
+    assert [sorted(drawn[at : at + 8]) for at in (0, 8, 16)] == [sorted("abcdefgh")] * 3
+    assert drawn[:8] != drawn[8:16]
+    assert drawn == list(islice(shuffled_epochs("abcdefgh", 3), 24))
+    assert drawn != list(islice(shuffled_epochs("abcdefgh", 4), 24))

@@ -28,32 +28,32 @@ def batches(sampler, count):
     return consumed[:count]
 
 
-def drawn(found):
-    return Counter(draw.sample for draw in chain(*found))
+def counts_of(batches):
+    return Counter(item.sample for item in chain(*batches))
 
 
 def test_batches_are_homogeneous_and_numbered():
-    found = batches(sampler(), 60)
-    assert all(len({BUCKETS[draw.sample] for draw in batch}) == 1 for batch in found)
-    assert [{draw.batch for draw in batch} for batch in found] == [{number} for number in range(60)]
-    assert all(len(batch) == 2 for batch in found)
+    sampled = batches(sampler(), 60)
+    assert all(len({BUCKETS[item.sample] for item in batch}) == 1 for batch in sampled)
+    assert [{item.batch for item in batch} for batch in sampled] == [{number} for number in range(60)]
+    assert all(len(batch) == 2 for batch in sampled)
 
 
 def test_an_epoch_has_as_many_batches_as_hold_all_samples_and_draws_nearly_each_once():
     assert len(sampler()) == 9
-    counts = drawn(batches(sampler(), 90))
+    counts = counts_of(batches(sampler(), 90))
     assert sum(counts.values()) == 180
     assert set(counts) == set(range(18))
     assert max(counts.values()) - min(counts.values()) <= 2
 
 
 def test_sources_and_categories_are_drawn_by_their_weights():
-    counts = drawn(batches(sampler((3.0, 1.0), {"add": 2.0}), 400))
+    counts = counts_of(batches(sampler((3.0, 1.0), {"add": 2.0}), 400))
     share = {stratum: sum(counts[i] for i in range(18) if STRATA[i] == stratum) / 800 for stratum in set(STRATA)}
     assert share[1, "none"] == pytest.approx(0.25, abs=0.01)
     assert share[0, "add"] == pytest.approx(0.75 * 0.5, abs=0.01)
     assert share[0, "remove"] == pytest.approx(0.75 * 0.5, abs=0.01)
-    assert max(drawn(batches(sampler((1.0, 0.0)), 50))) < 12
+    assert max(counts_of(batches(sampler((1.0, 0.0)), 50))) < 12
 
 
 def test_the_order_is_a_function_of_the_seed_alone():
@@ -87,10 +87,10 @@ def test_ranks_have_the_same_kind_at_a_step_and_together_the_batch_of_one_rank()
 
 
 def test_a_bucket_smaller_than_a_batch_repeats_its_samples():
-    found = batches(sampler(batch=8), 9)
-    assert all(len(batch) == 8 for batch in found)
-    wide = next(batch for batch in found if BUCKETS[batch[0].sample] == WIDE)
-    assert set(Counter(draw.sample for draw in wide).values()) == {2}
+    sampled = batches(sampler(batch=8), 9)
+    assert all(len(batch) == 8 for batch in sampled)
+    wide = next(batch for batch in sampled if BUCKETS[batch[0].sample] == WIDE)
+    assert set(Counter(item.sample for item in wide).values()) == {2}
 
 
 def test_the_fingerprint_changes_with_whatever_changes_the_order():
@@ -103,9 +103,9 @@ def test_the_fingerprint_changes_with_whatever_changes_the_order():
 
 
 def test_validation_has_every_sample_once_in_the_manifests_order():
-    found = list(OnceSampler(BUCKETS, 3))
-    assert found[:3] == [[0, 1, 2], [3, 4, 5], [6, 7]]
-    assert list(chain(*found)) == list(range(18))
+    sampled = list(OnceSampler(BUCKETS, 3))
+    assert sampled[:3] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert list(chain(*sampled)) == list(range(18))
 
 
 def test_ranks_share_validation_and_take_the_same_number_of_batches():

@@ -17,18 +17,18 @@ from kiwi.sandbox.pairs import CATEGORIES, make_pair
 VAE = Path(__file__).parents[3] / "experiments/sandbox/vae.yaml"
 
 
-def data(*worlds, **more):
-    found = EditData(train=list(worlds), **({"multiple": 8, "batch_size": 2, "num_workers": 0} | more))
-    found.setup()
-    return found
+def data(*sources, **options):
+    module = EditData(train=list(sources), **({"multiple": 8, "batch_size": 2, "num_workers": 0} | options))
+    module.setup()
+    return module
 
 
 def test_a_sample_shows_the_item_to_the_last_bit():
     world = SandboxEdits(items=14, seed=3, max_frames=5, size=32, width=40, level="middle", split="new_things")
-    found = data(world).sets["train"]
+    dataset = data(world).sets["train"]
     for index in range(14):
         pair = make_pair(3, index, frames=5, height=32, width=40, level="middle", split="new_things")
-        sample = found.decode(index)
+        sample = dataset.decode(index)
         assert (sample.source_FHWC == pair.source).all()
         assert (sample.target_FHWC == pair.target).all()
         assert (sample.mask_FHW == pair.mask).all()
@@ -41,47 +41,49 @@ def test_a_sample_shows_the_item_to_the_last_bit():
 
 
 def test_only_the_items_of_a_batch_are_rendered(monkeypatch):
-    drawn = []
-    monkeypatch.setattr("kiwi.data.sandbox.make_pair", lambda **item: drawn.append(item["index"]) or make_pair(**item))
-    found = data(SandboxEdits(items=300, seed=91))
-    assert drawn == [0]  # whether items can be drawn at all
-    batch = next(iter(found.train_dataloader()))
-    assert len(drawn) == 1 + 2  # once for source, target, words and reference
+    rendered = []
+    monkeypatch.setattr(
+        "kiwi.data.sandbox.make_pair", lambda **item: rendered.append(item["index"]) or make_pair(**item)
+    )
+    module = data(SandboxEdits(items=300, seed=91))
+    assert rendered == [0]  # to check the settings
+    batch = next(iter(module.train_dataloader()))
+    assert len(rendered) == 1 + 2  # once for source, target, instruction and reference
     assert len(batch.ids) == 2
 
 
 def test_categories_and_weights_are_mixed_like_those_of_manifests():
-    found = data(
+    module = data(
         SandboxEdits(items=70, weight=3),
         SandboxEdits(items=70, max_frames=1, categories=["local_add"], weight=1),
         batch_size=1,
     )
-    assert {category for _, category in found.strata} == set(CATEGORIES)
-    assert sum(share for (number, _), share in zip(found.strata, found.shares, strict=True) if number) == pytest.approx(
-        0.25
-    )
-    batches = [batch for _, batch in zip(range(40), found.train_dataloader(), strict=False)]
+    assert {category for _, category in module.strata} == set(CATEGORIES)
+    assert sum(
+        share for (number, _), share in zip(module.strata, module.shares, strict=True) if number
+    ) == pytest.approx(0.25)
+    batches = [batch for _, batch in zip(range(40), module.train_dataloader(), strict=False)]
     assert sum(batch.task == TaskKind.image for batch in batches) == 10
 
 
 def test_the_sandbox_can_be_mixed_with_a_manifest_and_is_not_held_out(edit_folder):
-    found = data(
+    module = data(
         Manifest(path="video.csv", max_frames=5),
         SandboxEdits(items=10, size=40, width=56),
         root=str(edit_folder),
         holdout=2,
     )
-    assert len(found.sets["train"]) == 4 + 10
-    assert len(found.sets["validation"]) == 2
+    assert len(module.sets["train"]) == 4 + 10
+    assert len(module.sets["validation"]) == 2
 
 
 def test_rendered_clips_are_cached_by_their_content(tmp_path):
     cache = FeatureCache.create(tmp_path / "cache", EncoderFingerprints("vae", "tower"), "float32")
-    found = data(SandboxEdits(items=14)).sets["train"].encoding_jobs(cache)
-    assert len(found) == 14 + 14 + 4  # sources, targets, references
+    jobs = data(SandboxEdits(items=14)).sets["train"].encoding_jobs(cache)
+    assert len(jobs) == 14 + 14 + 4  # sources, targets, references
     same, other = (data(SandboxEdits(items=14, seed=seed)).sets["train"].encoding_jobs(cache) for seed in (0, 1))
-    assert same.keys() == found.keys()
-    assert not other.keys() & found.keys()
+    assert same.keys() == jobs.keys()
+    assert not other.keys() & jobs.keys()
     item = data(SandboxEdits(items=1)).sets["train"].records[0]
     assert RenderedClip(item, "source").content_hash() != RenderedClip(item, "target").content_hash()
 
@@ -138,8 +140,8 @@ def test_words_are_scrambled_with_the_given_probability():
 
 
 def test_lengths_of_rendered_clips_are_snapped():
-    found = data(SandboxEdits(items=1, max_frames=7, size=36))
-    sample = found.sets["train"].decode(0)
+    module = data(SandboxEdits(items=1, max_frames=7, size=36))
+    sample = module.sets["train"].decode(0)
     assert sample.size[0] == 5
     assert sample.source_FHWC.shape[:3] == sample.size == sample.mask_FHW.shape
     assert sample.source_FHWC.dtype == np.uint8
