@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+import shutil
 import typing
 from collections import Counter
 
@@ -11,10 +12,12 @@ import yaml
 
 import kiwi.cli
 from kiwi.__main__ import COMMANDS, main
+from kiwi.ablation.study import read_study
 from kiwi.options import Options
 from kiwi.spec import Spec, choices
+from kiwi.training import fit
 
-from .conftest import PAGES, ROOT, commands, inline_code, prose
+from .conftest import PAGES, ROOT, blocks, commands, inline_code, prose
 
 KIWI = ("python", "-m", "kiwi")
 TRAINING = ("fit", "validate")
@@ -167,7 +170,7 @@ def family_at(spec, path):
 CHEAP = ("sandbox export runs/clips", "sandbox preview", "edit runs/clips", "bench rubrics show", "plan --config")
 
 
-def test_the_cheap_commands_run_as_they_are_printed(elsewhere, monkeypatch):
+def test_the_cheap_commands_and_the_python_code_run_as_they_are_printed(elsewhere, monkeypatch):
     monkeypatch.chdir(elsewhere)
     ran = Counter()
     for command in OURS:
@@ -177,3 +180,30 @@ def test_the_cheap_commands_run_as_they_are_printed(elsewhere, monkeypatch):
             ran[prefix] += 1
     assert set(ran) == set(CHEAP)
     assert (elsewhere / "runs/background.mp4").stat().st_size > 0
+    for page in PAGES:
+        for block in blocks(page, "python") if page.name != "extending.md" else ():  # test_extending.py runs its blocks
+            exec(compile(block, page.name, "exec"), {})
+
+
+@pytest.fixture
+def experiments(tmp_path):
+    """A copy of the experiments, in which the documentation's files can be put beside them."""
+    return shutil.copytree(ROOT / "experiments", tmp_path / "experiments", ignore=shutil.ignore_patterns("pilot"))
+
+
+def test_the_experiment_of_the_training_page_is_a_configuration(experiments):
+    (block,) = blocks(ROOT / "docs/training.md", "yaml")
+    file = experiments / "first_light" / "mine.yaml"
+    file.write_text(block)
+    model = fit.resolve(fit.FitOptions(config=(file,)))["model"]
+    assert model["config"]["source"]["scale"] == {"type": "LearnableScale", "bins": 8}
+    assert model["config"]["latent"] == {"type": "NoConnector"}
+
+
+def test_the_study_of_the_ablations_page_is_a_study(experiments):
+    (block,) = blocks(ROOT / "docs/ablations.md", "yaml")
+    file = experiments / "ablations" / "mine.yaml"
+    file.write_text(block)
+    study = read_study(file)
+    assert len(study.arms) == 1 + 2 + 2  # the base, two arms, and two of the grid
+    assert study.metrics[0].name == "sandbox inside"

@@ -1,5 +1,6 @@
 """What the documentation points to exists: linked pages and headings, files, specs, options."""
 
+import importlib
 import re
 
 import pytest
@@ -52,6 +53,19 @@ def test_every_page_of_the_documentation_is_linked_from_the_readme():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().split()) <= WORDS
+
+
+@every_page
+def test_every_python_name_that_is_written_out_can_be_imported(page):
+    if page.name == "CHANGELOG.md":
+        return
+    for code in inline_code(page):
+        if re.fullmatch(r"kiwi(\.\w+)+", code) and not code.endswith(".py"):
+            module, _, name = code.rpartition(".")
+            try:
+                importlib.import_module(code)
+            except ImportError:
+                assert hasattr(importlib.import_module(module), name), code
 
 
 @every_page
