@@ -43,7 +43,7 @@ class Command:
 
 def blocks(page: Path, language: str) -> list[str]:
     """The code blocks of a page in one language."""
-    return [text for found, text in FENCE.findall(page.read_text(encoding="utf-8")) if found == language]
+    return [text for tag, text in FENCE.findall(page.read_text(encoding="utf-8")) if tag == language]
 
 
 @pytest.fixture
