@@ -1,4 +1,4 @@
-"""What every test stands on: no model hub, few threads, fixed seeds, and real clips where there are any."""
+"""Shared by all tests: no model hub, one thread, fixed seeds, and real video clips where there are any."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-# torch and huggingface_hub, which read these once, are imported by no test before this file.
+# torch and huggingface_hub read these when they are imported, which no test does before this file.
 os.environ["HF_HUB_OFFLINE"] = "1"
-_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(max(1, min(2, (os.cpu_count() or 1) // _WORKERS)))
+# The models of the tests are tiny: waiting for a second thread takes up to six times the CPU time of the work itself.
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
-settings.register_profile("kiwi", deadline=None, derandomize=True)  # a busy machine is no failure
+settings.register_profile("kiwi", deadline=None, derandomize=True)  # no deadline, because the machine may be busy
 settings.load_profile("kiwi")
 
 
 @pytest.fixture(autouse=True)
 def _seeds() -> None:
-    """The same global random state at the start of every test; torch only where it is loaded already."""
+    """Reset the global random state before every test; that of torch only if it has been imported."""
     random.seed(0)
     np.random.seed(0)
     torch = sys.modules.get("torch")
@@ -33,19 +33,19 @@ def _seeds() -> None:
 
 @pytest.fixture(scope="session")
 def clips() -> Path:
-    """The folder of real video clips that KIWI_CLIPS names; tests that need it are skipped without."""
+    """The folder of real video clips in KIWI_CLIPS; tests that need it are skipped if the variable is not set."""
     folder = os.environ.get("KIWI_CLIPS")
     if not folder:
         pytest.skip("needs real video clips: set KIWI_CLIPS to their folder")
     path = Path(folder).resolve()
     if not path.is_dir():
-        pytest.fail(f"KIWI_CLIPS names no folder: {folder}")
+        pytest.fail(f"KIWI_CLIPS is not a folder: {folder}")
     return path
 
 
 @pytest.fixture(scope="session")
 def tiny_config() -> Any:
-    """A whole editor of a few thousand weights: Wan VAE, Qwen2.5-VL, both connectors, DiT, source and reference."""
+    """A complete editor of a few thousand weights: Wan VAE, Qwen2.5-VL, both connectors, DiT, source and reference."""
     from kiwi.models.connectors import QueryConnector
     from kiwi.models.dit.transformer import DiTConfig
     from kiwi.models.kiwi import KiwiConfig
@@ -62,7 +62,7 @@ def tiny_config() -> Any:
 
 @pytest.fixture(scope="session")
 def edit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six clips in which a red square becomes blue, with manifests video.csv and reference.csv (three of them).
+    """Six clips in which a red square becomes blue, in the manifests video.csv and (three of them) reference.csv.
 
     The manifest of videos has masks of the square; that of references has none.
     """

@@ -1,4 +1,4 @@
-"""A model made by the commands themselves: a VAE, then an editor, a few steps each, on six tiny clips."""
+"""A model trained by the commands themselves: a VAE, then an editor, a few steps each, on six tiny clips."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MANIFESTS = [{"type": "Manifest", "path": f"{name}.csv", "max_frames": 5} for na
 
 
 def vae_config(data: Path, run: Path, **trainer: object) -> dict:
-    """What `kiwi fit` needs for an autoencoder."""
+    """The configuration of `kiwi fit` for an autoencoder."""
     return {
         "trainer": {**TRAINER, "max_steps": 2, "default_root_dir": str(run), **trainer},
         "model": {"type": "LitVae", "vae": {"type": "NewVae", "z_dim": 4, "base_dim": 4}},
@@ -24,7 +24,7 @@ def vae_config(data: Path, run: Path, **trainer: object) -> dict:
 
 
 def editor_config(data: Path, run: Path, vae: Path, **trainer: object) -> dict:
-    """What `kiwi fit` needs for an editor."""
+    """The configuration of `kiwi fit` for an editor."""
     config = {
         "dit": {"dim": 48, "ffn_dim": 96, "num_heads": 2, "num_layers": 2, "freq_dim": 32, "latent_channels": 4},
         "vae": {"type": "WanVae", "path": str(vae)},
@@ -46,7 +46,7 @@ def editor_config(data: Path, run: Path, vae: Path, **trainer: object) -> dict:
 
 
 def write_yaml(path: Path, config: dict) -> str:
-    """The configuration as a file; its path."""
+    """Write a configuration and return its path."""
     path.write_text(yaml.safe_dump(config))
     return str(path)
 

@@ -1,4 +1,4 @@
-"""`python -m kiwi sandbox`: export, preview, and one paragraph for bad input."""
+"""`python -m kiwi sandbox`: export, preview, anchors, vocabulary, and errors of one paragraph."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_preview_shows_the_pair():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "text"),
     [
         (["preview", "world.gif"], "ends in .png"),
         (["preview", "world.png", "--items", "0"], "--items"),
@@ -59,16 +59,16 @@ def test_the_preview_shows_the_pair():
         (["dance"], "dance"),
     ],
 )
-def test_bad_input_is_one_paragraph_and_exit_code_2(arguments, said, capsys, tmp_path, monkeypatch):
+def test_bad_input_is_one_paragraph_and_exit_code_2(arguments, text, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["sandbox", *arguments]) == InputError.exit_code
     message = capsys.readouterr().err
-    assert said in message
+    assert text in message
     assert "Traceback" not in message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_vocabulary_has_the_words_of_the_world_and_spells_all_others(tmp_path, capsys):
+def test_a_vocabulary_has_the_words_of_the_sandbox_and_spells_all_others(tmp_path, capsys):
     folder = tmp_path / "words"
     assert main(["sandbox", "vocabulary", str(folder), "--items", "300", "--words", "480"]) == 0
     assert "488 tokens" in capsys.readouterr().out
@@ -91,14 +91,14 @@ def test_a_vocabulary_has_the_words_of_the_world_and_spells_all_others(tmp_path,
     assert (folder / "note.txt").exists()
 
 
-@pytest.mark.parametrize(("option", "told"), [("--words", "at least 256"), ("--items", "at least 1")])
-def test_a_vocabulary_of_nothing_is_refused(tmp_path, capsys, option, told):
+@pytest.mark.parametrize(("option", "text"), [("--words", "at least 256"), ("--items", "at least 1")])
+def test_an_empty_vocabulary_is_refused(tmp_path, capsys, option, text):
     assert main(["sandbox", "vocabulary", str(tmp_path / "v"), option, "0"]) == 2
-    assert told in capsys.readouterr().err
+    assert text in capsys.readouterr().err
     assert not (tmp_path / "v").exists()
 
 
-def test_a_tokenizer_that_cannot_serve_is_told(tmp_path):
+def test_an_unusable_tokenizer_is_refused(tmp_path):
     with pytest.raises(SpecError, match="cannot be loaded"):
         NewQwen(tokenizer=str(tmp_path / "nothing")).build()
     byte_tokenizer().save_pretrained(tmp_path / "bytes")
@@ -113,7 +113,7 @@ def test_a_tokenizer_that_cannot_serve_is_told(tmp_path):
         NewQwen(tokenizer=str(tmp_path / "bytes")).build()
 
 
-def test_anchors_hold_of_the_kinds_there_are(tmp_path, capsys):
+def test_an_anchor_without_edits_does_not_fail(tmp_path, capsys):
     options = ["--vae", "none", "--items", "3", "--categories", "local_remove"]
     assert main(["sandbox", "anchors", str(tmp_path / "out"), *options]) == 0
     assert "no such edit" in (tmp_path / "out/anchors.md").read_text()
@@ -122,14 +122,14 @@ def test_anchors_hold_of_the_kinds_there_are(tmp_path, capsys):
     assert "cannot be created" in capsys.readouterr().err
 
 
-def test_anchors_are_told_as_tables_and_a_figure(tmp_path, capsys):
-    assert main(["sandbox", "anchors", str(tmp_path / "out"), "--vae", "none", "--items", "28"]) == 0
-    made = {item.name for item in (tmp_path / "out").iterdir()}
-    assert made == {"anchors.md", "anchors.csv", "damage.csv", "damage.png", "damage.pdf", "environment.json"}
+def test_anchors_are_reported_as_tables_and_a_figure(tmp_path, capsys):
+    assert main(["sandbox", "anchors", str(tmp_path / "out"), "--vae", "none", "--items", "14"]) == 0
+    files = {item.name for item in (tmp_path / "out").iterdir()}
+    assert files == {"anchors.md", "anchors.csv", "damage.csv", "damage.png", "damage.pdf", "environment.json"}
     rows = list(csv.DictReader((tmp_path / "out/anchors.csv").open()))
     assert [row["edit"] for row in rows] == list(ANCHORS)
     assert all(row["holds"] == "yes" for row in rows)
-    assert rows[0]["items"] == rows[0]["edits"] == "28"
+    assert rows[0]["items"] == rows[0]["edits"] == "14"
     levels = list(csv.DictReader((tmp_path / "out/damage.csv").open()))
     assert len(levels) == len(DEGRADATIONS) * len(LEVELS)
     assert read_image(tmp_path / "out/damage.png").std() > 1
@@ -138,14 +138,14 @@ def test_anchors_are_told_as_tables_and_a_figure(tmp_path, capsys):
 
 def test_an_autoencoder_that_is_too_poor_fails_its_anchor(tmp_path, capsys):
     NewVae(z_dim=4, base_dim=4).build().save(tmp_path / "vae")
-    given = ["--vae", str(tmp_path / "vae"), "--items", "14", "--frames", "5", "--size", "32"]
-    assert main(["sandbox", "anchors", str(tmp_path / "out"), *given]) == 1
+    options = ["--vae", str(tmp_path / "vae"), "--items", "7", "--frames", "5", "--size", "32"]
+    assert main(["sandbox", "anchors", str(tmp_path / "out"), *options]) == 1
     rows = {row["edit"]: row for row in csv.DictReader((tmp_path / "out/anchors.csv").open())}
     assert rows["round trip of the target"]["holds"] == "NO"
     categories = list(csv.DictReader((tmp_path / "out/round_trip.csv").open()))
     assert [row["category"] for row in categories] == [*CATEGORIES, "all"]
-    assert [row["items"] for row in categories] == ["2"] * 7 + ["14"]
+    assert [row["items"] for row in categories] == ["1"] * 7 + ["7"]
     assert float(categories[-1]["dB"]) < 20
-    # Sizes that the autoencoder cannot halve are told before anything is written.
-    assert main(["sandbox", "anchors", str(tmp_path / "no"), *given[:2], "--size", "33"]) == 2
+    # A size that the autoencoder cannot halve is refused before anything is written.
+    assert main(["sandbox", "anchors", str(tmp_path / "no"), *options[:2], "--size", "33"]) == 2
     assert not (tmp_path / "no").exists()
