@@ -7,7 +7,7 @@ have: they measure how much was changed, not whether it should have been.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -40,19 +40,52 @@ MIN_SIDE = 32
 _NO_DISTANCES = NoPerceptual().build()
 
 
-@dataclass(frozen=True, kw_only=True)
 class Encoder:
-    """An image model whose features are compared.
+    """An image model of transformers whose features are compared.
 
     Args:
+        kind: "clip" or "dino".
+        folder: model folder or hub id.
+        device: to run on.
+
+    Attributes:
         name: "CLIP" or "DINO", with the folder's name.
-        encode_frames: frames (F, H, W, C) to features (F, D).
-        encode_text: a text to a feature (1, D); None if the model has no text encoder.
+
+    Raises:
+        InputError: another kind.
+        CheckpointError: a folder that cannot be loaded.
     """
 
-    name: str
-    encode_frames: Callable[[Pixels], Tensor]
-    encode_text: Callable[[str], Tensor] | None
+    def __init__(self, kind: str, folder: str, device: str) -> None:
+        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+        if kind not in ("clip", "dino"):
+            expected = "basic, lpips, clip=FOLDER or dino=FOLDER"
+            raise InputError(f"there is no metric {kind!r}", code="unknown-metric", wanted=expected)
+        try:
+            self.model: Any = AutoModel.from_pretrained(folder, use_safetensors=True).to(device).eval()
+            self.processor = AutoImageProcessor.from_pretrained(folder)
+            self.tokenizer = AutoTokenizer.from_pretrained(folder) if kind == "clip" else None
+        except (OSError, ValueError) as problem:
+            got = str(problem).splitlines()[0]
+            raise CheckpointError(f"{folder} cannot be loaded as {kind}", code="unreadable-model", got=got) from None
+        self.name, self.device = f"{kind.upper()} ({Path(folder).name})", device
+
+    def encode_frames(self, frames_FHWC: Pixels) -> Tensor:
+        """Features (F, D) of frames."""
+        encode = self.model if self.tokenizer is None else self.model.get_image_features
+        features = []
+        for start in range(0, len(frames_FHWC), BATCH):
+            pixels = self.processor(images=list(frames_FHWC[start : start + BATCH]), return_tensors="pt")
+            features.append(_features(encode(**pixels.to(self.device))))
+        return torch.cat(features)
+
+    def encode_text(self, text: str) -> Tensor | None:
+        """The feature (1, D) of a text; None if the model has no text encoder."""
+        if self.tokenizer is None:
+            return None
+        tokens = self.tokenizer(text, return_tensors="pt", truncation=True)
+        return _features(self.model.get_text_features(**tokens.to(self.device)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +119,7 @@ class VideoMetrics:
             if kind == "lpips":
                 lpips = from_dict(Lpips, {"net": value} if value else {}, "--metrics lpips")
             elif name != "basic":
-                encoders.append(load_encoder(kind, value, device))
+                encoders.append(Encoder(kind, value, device))
         if lpips is None:
             return cls(encoders=encoders, device=device)
         note = f"; lpips: LPIPS 0.1 to the source with {lpips.net} (lpips)"
@@ -121,8 +154,8 @@ class VideoMetrics:
                 pairs["frames"] = features_FD[1:], features_FD[:-1]
             if item.reference is not None:
                 pairs["reference"] = features_FD, encoder.encode_frames(read_image(item.reference)[None])
-            if encoder.encode_text is not None:
-                pairs["words"] = features_FD, encoder.encode_text(item.instruction)
+            if (text_1D := encoder.encode_text(item.instruction)) is not None:
+                pairs["words"] = features_FD, text_1D
             for name, (a, b) in pairs.items():
                 values[f"{encoder.name} {name}"] = float(cosine_similarity(a, b).mean())
         return values
@@ -151,46 +184,6 @@ class VideoMetrics:
             "difference in grey levels between the changes of neighbouring frames. Means with 95% confidence "
             "intervals; last column: the mean over categories.",
         )
-
-
-def load_encoder(kind: str, folder: str, device: str) -> Encoder:
-    """An encoder from a model folder of transformers or a hub id.
-
-    Raises:
-        InputError: another kind than clip or dino.
-        CheckpointError: a folder that cannot be loaded.
-    """
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-
-    if kind not in ("clip", "dino"):
-        raise InputError(
-            f"there is no metric {kind!r}", code="unknown-metric", wanted="basic, lpips, clip=FOLDER or dino=FOLDER"
-        )
-    try:
-        model: Any = AutoModel.from_pretrained(folder, use_safetensors=True).to(device).eval()
-        processor = AutoImageProcessor.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder) if kind == "clip" else None
-    except (OSError, ValueError) as problem:
-        raise CheckpointError(
-            f"{folder} cannot be loaded as {kind}", code="unreadable-model", got=str(problem).splitlines()[0]
-        ) from None
-
-    def encode_frames(frames_FHWC: Pixels) -> Tensor:
-        features = []
-        for start in range(0, len(frames_FHWC), BATCH):
-            pixels = processor(images=list(frames_FHWC[start : start + BATCH]), return_tensors="pt").to(device)
-            features.append(_features(model.get_image_features(**pixels) if kind == "clip" else model(**pixels)))
-        return torch.cat(features)
-
-    def encode_text(text: str) -> Tensor:
-        assert tokenizer is not None
-        return _features(model.get_text_features(**tokenizer(text, return_tensors="pt", truncation=True).to(device)))
-
-    return Encoder(
-        name=f"{kind.upper()} ({Path(folder).name})",
-        encode_frames=encode_frames,
-        encode_text=encode_text if kind == "clip" else None,
-    )
 
 
 def _flicker(edited_FHWC: Pixels, source_FHWC: Pixels) -> float:

@@ -33,14 +33,6 @@ def _run(options: BenchmarkOptions) -> int:
     return 0 if report.is_success else 1
 
 
-def _compare(options: CompareOptions) -> int:
-    return _print(bench.compare_runs(options))
-
-
-def _agreement(options: AgreementOptions) -> int:
-    return _print(bench.measure_agreement(options))
-
-
 def _print(table: Table) -> int:
     console.table(table.title, table.header, table.rows, table.note)
     return 0
@@ -63,8 +55,8 @@ _ACTIONS = {
         name: Action(BenchmarkOptions, _run, {"suite": name}, f"Score an editor, or edited videos, on {name}")
         for name in SUITES
     },
-    "compare": Action(CompareOptions, _compare),
-    "agreement": Action(AgreementOptions, _agreement),
+    "compare": Action(CompareOptions, lambda options: _print(bench.compare_runs(options))),
+    "agreement": Action(AgreementOptions, lambda options: _print(bench.measure_agreement(options))),
     "rubrics import": Action(ImportRubricsOptions, _import_rubrics),
     "rubrics show": Action(ShowRubricsOptions, _show_rubrics),
 }

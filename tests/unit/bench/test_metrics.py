@@ -9,7 +9,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, Dinov2Config, Dinov2Model, PreTrainedTokenizerFast
 
-from kiwi.bench.metrics import VideoMetrics, load_encoder
+from kiwi.bench.metrics import Encoder, VideoMetrics
 from kiwi.bench.suites import BenchmarkItem
 from kiwi.errors import CheckpointError, InputError, SpecError
 from kiwi.media.image import write_image
@@ -98,10 +98,10 @@ def test_small_frames_are_refused(tmp_path):
 
 def test_unknown_metrics_and_unreadable_models_are_refused(models, tmp_path):
     with pytest.raises(InputError, check=lambda error: error.code == "unknown-metric"):
-        load_encoder("vmaf", "x", "cpu")
+        Encoder("vmaf", "x", "cpu")
     with pytest.raises(SpecError, match="resnet"):
         VideoMetrics.load(["lpips=resnet"], "cpu")
     with pytest.raises(CheckpointError, check=lambda error: error.code == "unreadable-model"):
-        load_encoder("dino", str(tmp_path), "cpu")
+        Encoder("dino", str(tmp_path), "cpu")
     with pytest.raises(CheckpointError, match="dino cannot be loaded as clip"):
-        load_encoder("clip", str(models / "dino"), "cpu")
+        Encoder("clip", str(models / "dino"), "cpu")
