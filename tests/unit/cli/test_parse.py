@@ -102,6 +102,32 @@ def test_actions_are_dispatched_by_name_and_unknown_actions_are_refused(capsys):
     assert "did you mean paint" in str(caught.value)
 
 
+def test_an_action_may_have_two_words_and_set_fields_itself(capsys):
+    calls = []
+    actions = {"paint red": Action(PaintOptions, calls.append, {"colour": "red"}, "use red")}
+    dispatch(actions, "studio", "A studio.", ["paint", "red", "x.png"])
+    assert calls == [PaintOptions(out=Path("x.png"), colour="red")]
+    with pytest.raises(InputError, check=lambda error: error.code == "command-line"):
+        dispatch(actions, "studio", "A studio.", ["paint", "red", "x.png", "--colour", "blue"])
+    assert dispatch(actions, "studio", "A studio.", ["paint", "--help"]) == 0
+    assert "paint red  use red" in capsys.readouterr().out
+
+
+def test_an_option_may_be_given_without_a_value():
+    @dataclass(frozen=True, kw_only=True)
+    class MeasureOptions(Options):
+        """Measure.
+
+        Args:
+            metrics: names.
+        """
+
+        metrics: tuple[str, ...] | None = option(None, empty=True)
+
+    words = ([], ["--metrics"], ["--metrics", "a", "b"])
+    assert [parse(MeasureOptions, "measure", list(w)).metrics for w in words] == [None, (), ("a", "b")]
+
+
 def test_options_from_a_file_are_typed_and_unknown_names_refused():
     from kiwi.spec import from_dict
 
