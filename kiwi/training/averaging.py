@@ -1,4 +1,4 @@
-"""Averages of the weights over training steps: what is exported and looked at, while the weights themselves train."""
+"""Averages of the weights over training steps, which are validated, previewed and exported."""
 
 from __future__ import annotations
 
@@ -16,36 +16,39 @@ from kiwi.spec import Spec
 
 Named = Iterable[tuple[str, nn.Parameter]]
 
+RESUME = "resume with the configuration that the run was started with (config.yaml in its folder)"
+
 
 class Average:
-    """What is kept beside the weights of a module. This one keeps nothing: the weights are their own average."""
+    """An average of a module's weights; this base class keeps none and stands for the weights themselves."""
 
     def update(self, parameters: Named) -> None:
-        """Take in the weights after an optimizer step."""
+        """Update the average with the weights after an optimizer step."""
 
     @contextmanager
     def applied(self, parameters: Named) -> Iterator[None]:
-        """Run a block with the average in the weights' place."""
+        """Run a block with the average in place of the weights."""
         yield
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data and tensors, for a checkpoint."""
+        """The average as plain data and tensors."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any], shapes: dict[str, torch.Size]) -> None:
-        """Go on from a checkpoint.
+        """Restore the average from a checkpoint.
 
         Args:
             state: as saved.
-            shapes: of the weights that it must be an average of.
+            shapes: shapes of the trainable parameters.
 
         Raises:
-            CheckpointError: it is of another kind or of other weights.
+            CheckpointError: an average of another kind, or of other parameters.
         """
         if state:
             raise CheckpointError(
-                "the checkpoint holds an average of the weights and this run keeps none",
-                fix="resume with the configuration the run was started with (config.yaml in its folder)",
+                "the checkpoint has an average of the weights, which this run does not keep",
+                code="average-mismatch",
+                fix=RESUME,
             )
 
 
@@ -55,12 +58,12 @@ class AveragingSpec(Spec, ABC):
 
     @abstractmethod
     def build(self) -> Average:
-        """A new average, of nothing yet."""
+        """A new, empty average."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoAveraging(AveragingSpec):
-    """The weights as they are."""
+    """No average: the weights themselves."""
 
     def build(self) -> Average:
         return Average()
@@ -68,28 +71,27 @@ class NoAveraging(AveragingSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class Ema(AveragingSpec):
-    """Exponential moving average of what learns, in float32.
+    """Exponential moving average of the trainable parameters, in float32.
 
-    Lightning's own callback averages a copy of the whole module, frozen MLLM and VAE included; this one keeps what
-    learns alone.
+    Lightning's own callback averages a copy of the whole module, frozen MLLM and VAE included.
 
     Args:
-        decay: how much of the average stays at each step, in [0, 1); (1 + t) / (10 + t) while that is smaller, so that
-            short runs are not held at their start.
+        decay: in [0, 1); (1 + t) / (10 + t) at step t while that is smaller, so that the average of a short run does
+            not stay close to the initial weights.
     """
 
     decay: float = 0.999
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
-            raise SpecError("the decay of an average lies in [0, 1)", got=self.decay)
+            raise SpecError("Ema.decay must be in [0, 1)", code="out-of-range", got=self.decay)
 
     def build(self) -> Average:
         return EmaAverage(self.decay)
 
 
 class EmaAverage(Average):
-    """The average and how many steps it has taken in."""
+    """The average, and the number of its updates."""
 
     def __init__(self, decay: float) -> None:
         self.decay, self.updates = decay, 0
@@ -108,30 +110,31 @@ class EmaAverage(Average):
 
     @contextmanager
     def applied(self, parameters: Named) -> Iterator[None]:
-        mine = {name: parameter for name, parameter in parameters if name in self.values}
-        kept = {name: parameter.detach().clone() for name, parameter in mine.items()}
+        averaged = {name: parameter for name, parameter in parameters if name in self.values}
+        weights = {name: parameter.detach().clone() for name, parameter in averaged.items()}
         try:
-            _fill(mine, self.values)
+            _copy(self.values, averaged)
             yield
         finally:
-            _fill(mine, kept)
+            _copy(weights, averaged)
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "values": self.values}
 
     def load_state_dict(self, state: dict[str, Any], shapes: dict[str, torch.Size]) -> None:
-        found = {name: value.shape for name, value in state.get("values", {}).items()}
-        if not state or (found and found != shapes):
+        saved = {name: value.shape for name, value in state.get("values", {}).items()}
+        if not state or (saved and saved != shapes):
             raise CheckpointError(
-                "the checkpoint's average of the weights is not of this model",
-                got=f"{len(found)} tensors" if state else "no average",
-                wanted=f"{len(shapes)} tensors, of what learns",
-                fix="resume with the configuration the run was started with (config.yaml in its folder)",
+                "the checkpoint's average of the weights does not fit this model",
+                code="average-mismatch",
+                got=f"{len(saved)} tensors" if state else "no average",
+                wanted=f"{len(shapes)} tensors, one for each trainable parameter",
+                fix=RESUME,
             )
         self.updates, self.values = state["updates"], dict(state["values"])
 
 
 @torch.no_grad()
-def _fill(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
+def _copy(values: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
     for name, parameter in parameters.items():
         parameter.copy_(values[name])

@@ -32,7 +32,7 @@ from kiwi.training.checkpointing import (
     AtomicCheckpointIO,
     checkpoints,
     newest_to_resume,
-    remove_halves,
+    remove_unfinished,
     require_checkpoint,
 )
 from kiwi.training.cli_arguments import explain, for_jsonargparse
@@ -75,7 +75,6 @@ class KiwiCLI(LightningCLI):
         parser.link_arguments("model.size_multiple", "data.multiple", apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-        parser.link_arguments("data.max_pixels", "model.init_args.max_pixels", apply_on="parse")
 
     def _parse_ckpt_path(self) -> None:
         """Find and check the checkpoint before anything else. Lightning would read options from it; ours have none."""
@@ -123,7 +122,7 @@ class KiwiCLI(LightningCLI):
         for callback in self.trainer.callbacks:
             if isinstance(callback, ModelExport):
                 callback.check(root, self.model)
-        remove_halves(root / "checkpoints")
+        remove_unfinished(root / "checkpoints")
         self.datamodule.setup()
 
     def _begin(self, root: Path) -> None:
@@ -153,7 +152,7 @@ class KiwiCLI(LightningCLI):
 
     def before_validate(self) -> None:
         """Refuse to measure initial weights by mistake."""
-        if self._get(self.config, "ckpt_path") is None and not self.model.trained:
+        if self._get(self.config, "ckpt_path") is None and not self.model.is_pretrained:
             fix = "give --ckpt_path last, or --ckpt_path RUN/checkpoints/last.ckpt"
             raise InputError("validate needs a checkpoint", code="missing-checkpoint", fix=fix)
 

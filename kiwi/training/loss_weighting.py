@@ -1,6 +1,6 @@
-"""Where in a video the loss looks: at all of it alike, or above all at what the edit changes.
+"""Weights of the training loss over the positions of a video: uniform, or larger where the edit changes something.
 
-LatentDistribution (B, C, F, H, W): B samples, C channels.
+Latents (B, C, F, H, W): B samples, C channels.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from kiwi.spec import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmphasisSpec(Spec, ABC):
-    """The family of weights over a video's places."""
+class LossWeighting(Spec, ABC, formerly=("EmphasisSpec",)):
+    """The family of loss weightings."""
 
     @abstractmethod
     def weights(self, target_BCFHW: Tensor, source_BCFHW: Tensor) -> Tensor:
-        """Of each place, (B, 1, F, H, W) with mean 1 over each sample.
+        """Weight of each position, (B, 1, F, H, W) with mean 1 over each sample.
 
         Args:
             target_BCFHW: latents of the targets.
@@ -30,24 +30,24 @@ class EmphasisSpec(Spec, ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Even(EmphasisSpec):
-    """Every place alike, as published."""
+class Uniform(LossWeighting, formerly=("Even",)):
+    """The same weight everywhere, as published."""
 
     def weights(self, target_BCFHW: Tensor, source_BCFHW: Tensor) -> Tensor:
         return torch.ones_like(target_BCFHW[:, :1])
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnChanges(EmphasisSpec):
-    """Places where target and source differ count more. No masks are needed.
+class ChangeWeighted(LossWeighting, formerly=("OnChanges",)):
+    """Larger weights where target and source differ. No masks are needed.
 
-    A local edit changes a tenth of the frame, so that a model which copies its source has nine tenths of an even loss
-    right. In the sandbox, 400 steps of 16 samples without a pretrained DiT, the loss where something changed was 0.92
-    with even weights and 0.87 with a factor of 6 (0.15 and 0.25 where nothing did; one run each).
+    A local edit changes a tenth of the frame, so that a model that copies its source has nine tenths of a uniform loss
+    right. In the sandbox, after 400 steps of 16 samples without a pretrained DiT, the loss where something changed was
+    0.92 with uniform weights and 0.87 with a factor of 6 (0.15 and 0.25 where nothing did; one run each).
 
     Args:
-        factor: what a place that changed wholly counts, where one that did not counts 1.
-        half: squared difference of latents, mean over their channels, at which a place is half way to it; latents have
+        factor: weight of a position that changed completely, relative to one that did not change.
+        half: squared difference of latents, averaged over channels, at which the weight is halfway there; latents have
             variance 1.
     """
 
@@ -56,7 +56,7 @@ class OnChanges(EmphasisSpec):
 
     def __post_init__(self) -> None:
         if self.factor < 1 or self.half <= 0:
-            raise SpecError("the emphasis needs a factor of 1 or more and half above 0", got=self)
+            raise SpecError("ChangeWeighted needs factor >= 1 and half > 0", code="out-of-range", got=self)
 
     def weights(self, target_BCFHW: Tensor, source_BCFHW: Tensor) -> Tensor:
         difference = (target_BCFHW.float() - source_BCFHW.float()).square().mean(dim=1, keepdim=True)

@@ -1,7 +1,7 @@
-"""Muon: momentum made orthogonal, for the matrices of a network (Jordan et al. 2024; scaled as arXiv 2502.16982).
+"""Muon: orthogonalized momentum for the matrices of a network (Jordan et al. 2024; scaled as in arXiv 2502.16982).
 
-torch's and timm's optimizers of this name make the matrices orthogonal in bfloat16, always, which on a processor
-without instructions for it takes longer than the rest of the step; torch's takes no convolutions either.
+torch's and timm's optimizers of this name always orthogonalize in bfloat16, which on a processor without instructions
+for it takes longer than the rest of the step; torch's does not take convolutions either.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import torch.distributed as dist
 from torch import Tensor
 
 STEPS = 5
-"""Of the Newton-Schulz iteration."""
+"""Steps of the Newton-Schulz iteration."""
 
 LONG = 1.75
-"""Longer side over the shorter one from which on it saves work to leave the longer one out of the steps."""
+"""Ratio of the sides of a matrix above which it saves work to iterate on products of the shorter side only."""
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps of equal size in all directions of a matrix; AdamW where a parameter is none.
+    """Steps of equal size in all directions of a matrix; AdamW for other parameters.
 
     Args:
-        groups: of parameters; those of a group with `orthogonal` true are matrices (out, in) or convolutions
-            (out, in, ...), all others AdamW's.
-        lr: of both: an orthogonal step is as large as AdamW's steps usually are, 0.2 lr an element.
-        momentum: of the orthogonal steps, Nesterov's.
+        groups: parameter groups; those with `orthogonal` true hold matrices (out, in) or convolutions (out, in, ...),
+            the others are AdamW's.
+        lr: of both: an orthogonal step has the usual size of AdamW's, 0.2 lr per element.
+        momentum: of the orthogonal steps (Nesterov).
         betas, eps: of AdamW.
         weight_decay: decoupled, per unit of lr.
     """
@@ -55,18 +55,19 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            learning = [parameter for parameter in group["params"] if parameter.grad is not None]
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if group["orthogonal"]:
-                updates = _shared([partial(self._orthogonal, p, self._momentum(p, group)) for p in learning], learning)
+                compute = [partial(self._orthogonal, p, self._momentum(p, group)) for p in parameters]
+                updates = _compute_shared(compute, parameters)
             else:
-                updates = [self._adam(parameter, group) for parameter in learning]
-            for parameter, update in zip(learning, updates, strict=True):
+                updates = [self._adam(parameter, group) for parameter in parameters]
+            for parameter, update in zip(parameters, updates, strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.sub_(group["lr"] * update.to(parameter.dtype))
         return loss
 
     def _momentum(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
-        """Nesterov's, of the gradient; as a matrix (out, in)."""
+        """Nesterov momentum of the gradient as a matrix (out, in)."""
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
         if not state:
@@ -76,7 +77,7 @@ class Muon(torch.optim.Optimizer):
 
     @staticmethod
     def _orthogonal(parameter: Tensor, matrix: Tensor) -> Tensor:
-        return (0.2 * max(matrix.shape) ** 0.5 * orthogonalised(matrix)).view_as(parameter)
+        return (0.2 * max(matrix.shape) ** 0.5 * orthogonalize(matrix)).view_as(parameter)
 
     def _adam(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
         state, (first, second) = self.state[parameter], group["betas"]
@@ -91,13 +92,13 @@ class Muon(torch.optim.Optimizer):
         return state["mean"] / (1 - first ** state["step"]) / deviation
 
 
-def _shared(makers: Sequence[Callable[[], Tensor]], like: Sequence[Tensor]) -> list[Tensor]:
-    """What the makers make, of the shapes of `like`; of several processes, which all know the same, each makes a part.
+def _compute_shared(functions: Sequence[Callable[[], Tensor]], like: Sequence[Tensor]) -> list[Tensor]:
+    """Results of functions, in the shapes of `like`; each of several processes with the same inputs computes a share.
 
-    The work is that of the steps of the iteration, which go by the cube of a matrix's shorter side.
+    The work is that of the iteration's steps, which grows with the cube of a matrix's shorter side.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and makers):
-        return [make() for make in makers]
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and functions):
+        return [function() for function in functions]
     work = [0.0] * dist.get_world_size()
     whole = torch.zeros(sum(tensor.numel() for tensor in like), device=like[0].device)
     parts = [part.view_as(tensor) for part, tensor in zip(whole.split([t.numel() for t in like]), like, strict=True)]
@@ -105,8 +106,8 @@ def _shared(makers: Sequence[Callable[[], Tensor]], like: Sequence[Tensor]) -> l
         rank = work.index(min(work))
         work[rank] += _work(like[index])
         if rank == dist.get_rank():
-            parts[index].copy_(makers[index]())
-    dist.all_reduce(whole)  # of what is zero elsewhere: exact
+            parts[index].copy_(functions[index]())
+    dist.all_reduce(whole)  # exact: each part is zero in all other processes
     return parts
 
 
@@ -115,11 +116,11 @@ def _work(parameter: Tensor) -> float:
     return float(min(rows, columns) ** 2 * (rows + columns))
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """The matrix (N, K) with all its singular values brought near 1 (0.7 to 1.2, as the iteration leaves them).
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """The matrix (N, K) with all its singular values close to 1 (the iteration leaves them between 0.7 and 1.2).
 
-    Every step of the iteration multiplies X by a polynomial of X X'. Of long matrices, such as convolutions, products
-    are made of the shorter side alone, and X is multiplied once: less than half the work.
+    Every step multiplies X by a polynomial of X X'. For long matrices, such as convolutions, the steps multiply only
+    products of the shorter side, and X once at the end: less than half the work.
     """
     wide = matrix.shape[0] <= matrix.shape[1]
     unit = (matrix if wide else matrix.T).float()
@@ -133,7 +134,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     gram = unit @ unit.T
     product = torch.eye(len(gram), device=gram.device)
     for _ in range(STEPS):
-        now = product @ gram @ product
-        product = a * product + (b * now + c * now @ now) @ product
-    found = product @ unit
-    return (found if wide else found.T).to(matrix.dtype)
+        step_gram = product @ gram @ product
+        product = a * product + (b * step_gram + c * step_gram @ step_gram) @ product
+    unit = product @ unit
+    return (unit if wide else unit.T).to(matrix.dtype)

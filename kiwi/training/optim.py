@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules, as specs; parameter groups are queries over the parameters' roles."""
+"""Specs of optimizers and learning-rate schedules; names and shapes of parameters decide their groups."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class OptimSpec(Spec, ABC):
 
     Args:
         lr: peak learning rate.
-        weight_decay: on matrices only; norms, biases, modulation and queries are not decayed.
+        weight_decay: of matrices; norms, biases, modulation and queries are not decayed.
         warmup_steps: optimizer steps from 0 to lr.
-        schedule: after warm-up, constant or cosine to a tenth.
+        schedule: after warm-up, constant or cosine to a tenth of lr.
     """
 
     lr: float = 1e-5
@@ -37,21 +37,27 @@ class OptimSpec(Spec, ABC):
 
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.warmup_steps < 0 or self.weight_decay < 0:
-            raise SpecError("the optimizer needs lr > 0, warmup_steps >= 0 and weight_decay >= 0", got=self)
+            raise SpecError(
+                "the optimizer needs lr > 0, warmup_steps >= 0, weight_decay >= 0", code="out-of-range", got=self
+            )
 
     @abstractmethod
-    def optimizer(self, trained: Sequence[Named]) -> torch.optim.Optimizer:
-        """The optimizer over named parameters, at the peak learning rate."""
+    def optimizer(self, parameters: Sequence[Named]) -> torch.optim.Optimizer:
+        """The optimizer over trainable parameters, at the peak learning rate."""
 
     def build(self, parameters: Iterable[Named], total_steps: float) -> tuple[torch.optim.Optimizer, LambdaLR]:
         """Optimizer and schedule over the named parameters that require gradients."""
         if self.schedule == "cosine" and not math.isfinite(total_steps):
-            raise SpecError("a cosine schedule needs to know its end", fix="set --trainer.max_steps or max_epochs")
+            raise SpecError(
+                "a cosine schedule needs the number of training steps",
+                code="missing-steps",
+                fix="set --trainer.max_steps or --trainer.max_epochs",
+            )
         optimizer = self.optimizer([(name, p) for name, p in parameters if p.requires_grad])
         return optimizer, LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
 
     def factor(self, step: int, total_steps: float) -> float:
-        """Learning rate over its peak at an optimizer step (from 0)."""
+        """Learning rate at an optimizer step (from 0), relative to its peak."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if self.schedule == "constant":
@@ -62,7 +68,7 @@ class OptimSpec(Spec, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(OptimSpec):
-    """AdamW, as the published training has it.
+    """AdamW, as in the published training.
 
     Args:
         betas: of the moments.
@@ -70,17 +76,17 @@ class AdamW(OptimSpec):
 
     betas: tuple[float, float] = (0.9, 0.999)
 
-    def optimizer(self, trained: Sequence[Named]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(_groups(trained, self.weight_decay), lr=self.lr, betas=self.betas)
+    def optimizer(self, parameters: Sequence[Named]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(_groups(parameters, self.weight_decay), lr=self.lr, betas=self.betas)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Muon(OptimSpec):
-    """Muon for matrices and convolutions, AdamW for all else: for parts that are trained from nothing.
+    """Muon for matrices and convolutions, AdamW for the rest: for parts that are trained from scratch.
 
     The momentum of a matrix is made orthogonal before it is applied, and scaled to the size of AdamW's steps
-    (arXiv 2502.16982), so that one `lr` serves both. The sandbox's autoencoder, by 2 clips a step, was at 18.7 dB after
-    200 steps; with AdamW it took 400 steps to 18.8 dB (one run each, cosine to the end).
+    (arXiv 2502.16982), so that one `lr` serves both. The sandbox's autoencoder, with 2 clips per step, reached 18.7 dB
+    after 200 steps; with AdamW it took 400 steps to reach 18.8 dB (one run each, cosine to the end).
 
     Args:
         betas: of AdamW's moments.
@@ -93,28 +99,28 @@ class Muon(OptimSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.momentum < 1:
-            raise SpecError("momentum is a share", got=self.momentum, wanted="0 or more, below 1")
+            raise SpecError("Muon.momentum must be in [0, 1)", code="out-of-range", got=self.momentum)
 
-    def optimizer(self, trained: Sequence[Named]) -> torch.optim.Optimizer:
+    def optimizer(self, parameters: Sequence[Named]) -> torch.optim.Optimizer:
         hidden, others = (
-            _groups([(n, p) for n, p in trained if is_hidden(n, p) is wanted], self.weight_decay)
-            for wanted in (True, False)
+            _groups([(n, p) for n, p in parameters if is_hidden(n, p) is expected], self.weight_decay)
+            for expected in (True, False)
         )
         groups = [group | {"orthogonal": True} for group in hidden] + others
         return muon.Muon(groups, self.lr, self.momentum, self.betas)
 
 
-def _groups(trained: Sequence[Named], weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters that decay and those that do not; no group without any."""
+def _groups(parameters: Sequence[Named], weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters with and without weight decay; empty groups are left out."""
     groups = [
-        {"params": [p for n, p in trained if decays(n, p)], "weight_decay": weight_decay},
-        {"params": [p for n, p in trained if not decays(n, p)], "weight_decay": 0.0},
+        {"params": [p for n, p in parameters if decays(n, p)], "weight_decay": weight_decay},
+        {"params": [p for n, p in parameters if not decays(n, p)], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: matrices yes; norms, biases, modulation and queries no."""
+    """Whether weight decay applies: to matrices, but not to norms, biases, modulation and queries."""
     return (
         parameter.ndim >= 2
         and parameter.numel() > len(parameter)
@@ -124,5 +130,5 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 
 
 def is_hidden(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter maps between hidden features: no embedding of words, nor what reads or makes pixels."""
+    """Whether a parameter maps between hidden features: not an embedding, nor a layer that reads or writes pixels."""
     return decays(name, parameter) and min(parameter.shape[:2]) >= 8 and "embed" not in name

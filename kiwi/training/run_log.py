@@ -1,26 +1,22 @@
-"""The metrics of a run: metrics.jsonl in its folder."""
+"""The metrics of a run: metrics.jsonl in its folder, which a kill does not cut short."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from kiwi.media.journal import Journal
 
 FILE = "metrics.jsonl"
 
 
 def read_log(run: Path | str) -> dict[int, dict[str, float]]:
-    """Numbers by step of a run's folder, training's and validation's together; of a step done twice the later ones.
+    """The metrics of a run's folder by step, those of training and validation together.
 
-    Lines that are none, such as one that a kill cut short, are passed over.
+    A resumed run may repeat steps: later values replace those before. Lines that are not metrics are skipped.
     """
-    found: dict[int, dict[str, float]] = {}
-    for line in (Path(run) / FILE).read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            numbers = json.loads(line)
-            step = numbers.pop("step")
-            numbers = {name: float(value) for name, value in numbers.items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue
-        if type(step) is int:
-            found[step] = found.get(step, {}) | numbers
-    return found
+    log: dict[int, dict[str, float]] = {}
+    for record in Journal(Path(run) / FILE).read():
+        step = record.pop("step", None)
+        if type(step) is int and all(isinstance(value, (int, float)) for value in record.values()):
+            log[step] = log.get(step, {}) | {name: float(value) for name, value in record.items()}
+    return log

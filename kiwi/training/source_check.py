@@ -1,17 +1,20 @@
-"""Does the model read its source? Three losses at fixed noise levels, side by side.
+"""Does the model use its source? Three validation losses at fixed noise levels, side by side.
 
 `loss` with the right source; `loss_swapped` with another sample's; `loss_blind`, the least that a family of linear
-predictors reaches which know the training targets but see no source (blind.py). A model that reads its
-source is below both.
+predictors reaches that know the training targets but see no source. A model that uses its source is below both.
+
+Each blind predictor sees a block of noisy latents (side x side positions, of one frame or of all) and knows mean and
+covariance of such blocks over *training* targets; its loss on validation targets has a closed form. The best block and
+the best shrinkage are chosen at each noise level in hindsight, in favour of the blind predictor.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-from kiwi.training.blind import BlindPredictors
 
 SIGMAS = (0.3, 0.5, 0.65, 0.75, 0.83, 0.9, 0.95, 0.99)
 """Eight noise levels, denser where the shifted schedule spends its steps."""
@@ -19,51 +22,147 @@ SIGMAS = (0.3, 0.5, 0.65, 0.75, 0.83, 0.9, 0.95, 0.99)
 HEADLINE = ("loss", "loss_swapped", "loss_blind")
 """The three means over all noise levels."""
 
+BLOCK_SIDES = (1, 2, 4)
+MAX_BLOCK_SIZE = 1024
+"""Numbers in a block at most: larger covariances take too long."""
+SHRINKAGE = (0.0, 0.01, 0.03, 0.1, 0.3)
+
+BlockKind = tuple[int, int, bool]
+"""Frames of the clip, side of the block, whether a block spans all frames."""
+
 
 class SourceCheck:
-    """Accumulates a validation run; B samples, S = len(sigmas)."""
+    """Accumulates the losses of a validation run; B samples, S = len(sigmas)."""
 
     sigmas = SIGMAS
 
     def __init__(self) -> None:
-        self.right_S: list[Tensor] = []
+        self.losses_S: list[Tensor] = []
         self.tasks: list[str] = []
-        self.swapped_S: list[Tensor] = []
+        self.swapped_losses_S: list[Tensor] = []
         self.blind = BlindPredictors()
 
-    def add(self, task: str, x0_BCFHW: Tensor, right_BS: Tensor, swapped_BS: Tensor | None) -> None:
-        """Take in a batch: target latents, and losses at each noise level with the right and a swapped source."""
-        self.tasks += [task] * len(right_BS)
-        self.right_S += list(right_BS.double().cpu())
-        self.swapped_S += [] if swapped_BS is None else list(swapped_BS.double().cpu())
-        self.blind.meet(x0_BCFHW)
+    def add(self, task: str, x0_BCFHW: Tensor, losses_BS: Tensor, swapped_losses_BS: Tensor | None) -> None:
+        """Add a batch: target latents, and losses at each noise level with the right and with a swapped source."""
+        self.tasks += [task] * len(losses_BS)
+        self.losses_S += list(losses_BS.double().cpu())
+        self.swapped_losses_S += [] if swapped_losses_BS is None else list(swapped_losses_BS.double().cpu())
+        self.blind.add_validation(x0_BCFHW)
 
     def gather(self) -> None:
-        """Take in what the other processes have seen, so that all tell the same numbers."""
+        """Add the batches of the other processes, so that all report the same numbers."""
         if not (dist.is_available() and dist.is_initialized()):
             return
-        seen: list[SourceCheck] = [self] * dist.get_world_size()
-        dist.all_gather_object(seen, self)
-        for rank, other in enumerate(seen):
+        checks: list[SourceCheck] = [self] * dist.get_world_size()
+        dist.all_gather_object(checks, self)
+        for rank, check in enumerate(checks):
             if rank != dist.get_rank():
-                self.tasks += other.tasks
-                self.right_S += other.right_S
-                self.swapped_S += other.swapped_S
-                self.blind.merge(other.blind)
+                self.tasks += check.tasks
+                self.losses_S += check.losses_S
+                self.swapped_losses_S += check.swapped_losses_S
+                self.blind.merge(check.blind)
 
     def summary(self) -> dict[str, float]:
-        """Means over samples and noise levels, of each kind of task and at each level; empty before anything came."""
-        if not self.right_S:
+        """Means over samples and noise levels, of each task and at each level; empty before any batch."""
+        if not self.losses_S:
             return {}
-        right_S = torch.stack(self.right_S).mean(0)
-        found = {"loss": float(right_S.mean())}
-        found |= {f"loss_at_{sigma:g}": float(loss) for sigma, loss in zip(self.sigmas, right_S, strict=True)}
+        mean_S = torch.stack(self.losses_S).mean(0)
+        summary = {"loss": float(mean_S.mean())}
+        summary |= {f"loss_at_{sigma:g}": float(loss) for sigma, loss in zip(self.sigmas, mean_S, strict=True)}
         for task in sorted(set(self.tasks)):
-            of_task = [right for right, kind in zip(self.right_S, self.tasks, strict=True) if kind == task]
-            found[f"loss_{task}"] = float(torch.stack(of_task).mean())
-        if self.swapped_S:
-            found["loss_swapped"] = float(torch.stack(self.swapped_S).mean())
+            of_task = [loss_S for loss_S, kind in zip(self.losses_S, self.tasks, strict=True) if kind == task]
+            summary[f"loss_{task}"] = float(torch.stack(of_task).mean())
+        if self.swapped_losses_S:
+            summary["loss_swapped"] = float(torch.stack(self.swapped_losses_S).mean())
         if (blind_S := self.blind.losses(torch.tensor(self.sigmas))) is not None:
-            found["loss_blind"] = float(blind_S.mean())
-            found |= {f"loss_blind_at_{s:g}": float(loss) for s, loss in zip(self.sigmas, blind_S, strict=True)}
-        return found
+            summary["loss_blind"] = float(blind_S.mean())
+            summary |= {f"loss_blind_at_{s:g}": float(loss) for s, loss in zip(self.sigmas, blind_S, strict=True)}
+        return summary
+
+
+@dataclass
+class Moments:
+    """Sums over n blocks of K numbers each."""
+
+    n: int
+    sum_K: Tensor
+    outer_KK: Tensor
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.n + other.n, self.sum_K + other.sum_K, self.outer_KK + other.outer_KK)
+
+    def about(self, centre_K: Tensor) -> Tensor:
+        """Second moments about a centre, (K, K)."""
+        mean = self.sum_K / self.n
+        cross = torch.outer(mean, centre_K)
+        return self.outer_KK / self.n - cross - cross.T + torch.outer(centre_K, centre_K)
+
+
+class BlindPredictors:
+    """The moments of training and validation targets, and from them the least loss without a source."""
+
+    def __init__(self) -> None:
+        self.training: dict[BlockKind, Moments] = {}
+        self.validation: dict[BlockKind, Moments] = {}
+        self.sample_counts: dict[int, int] = {}
+        """Validation samples by their number of frames."""
+
+    def add_training(self, x0_BCFHW: Tensor) -> None:
+        """Add target latents that the predictors are fitted to."""
+        _add_blocks(self.training, x0_BCFHW)
+
+    def add_validation(self, x0_BCFHW: Tensor) -> None:
+        """Add target latents that the predictors are measured on."""
+        _add_blocks(self.validation, x0_BCFHW)
+        frames = x0_BCFHW.shape[2]
+        self.sample_counts[frames] = self.sample_counts.get(frames, 0) + len(x0_BCFHW)
+
+    def merge(self, other: BlindPredictors) -> None:
+        """Add the validation targets of another process; the training targets of all are the same."""
+        for kind, moments in other.validation.items():
+            self.validation[kind] = self.validation[kind] + moments if kind in self.validation else moments
+        for frames, count in other.sample_counts.items():
+            self.sample_counts[frames] = self.sample_counts.get(frames, 0) + count
+
+    def losses(self, sigmas_S: Tensor) -> Tensor | None:
+        """Loss of the best predictor at each noise level, (S,); None for a clip length without training targets."""
+        total = torch.zeros(len(sigmas_S), dtype=torch.float64)
+        for frames, count in self.sample_counts.items():
+            kinds = [kind for kind in self.training.keys() & self.validation.keys() if kind[0] == frames]
+            if not kinds:
+                return None
+            losses = [_least_loss(self.training[kind], self.validation[kind], sigmas_S.double()) for kind in kinds]
+            total += count * torch.stack(losses).amin(dim=0)
+        return total / sum(self.sample_counts.values())
+
+
+def _least_loss(training: Moments, validation: Moments, sigmas_S: Tensor) -> Tensor:
+    """Expected squared error over noise, per number, of the linear estimate of n - x_0 from (1 - s) x_0 + s n.
+
+    Along an eigenvector with variance v the estimate is w (x_s - its mean) - mean with
+    w = (s - (1 - s) v) / ((1 - s)^2 v + s^2); a target at distance d from the mean then costs
+    (1 - s w)^2 + d^2 (1 + (1 - s) w)^2.
+    """
+    mean = training.sum_K / training.n
+    variances_K, basis = torch.linalg.eigh(training.about(mean))
+    squares_K = ((basis.T @ validation.about(mean)) * basis.T).sum(1).clamp_min(0.0)
+    s = sigmas_S[:, None, None]
+    shrink = torch.tensor(SHRINKAGE, dtype=torch.float64)[:, None]
+    v = (1 - shrink) * variances_K.clamp_min(0.0) + shrink * variances_K.mean()
+    w = (s - (1 - s) * v) / ((1 - s) ** 2 * v + s**2)
+    return ((1 - s * w) ** 2 + squares_K * (1 + (1 - s) * w) ** 2).mean(-1).amin(-1)
+
+
+def _add_blocks(moments: dict[BlockKind, Moments], x0_BCFHW: Tensor) -> None:
+    x0 = x0_BCFHW.double().cpu()
+    channels, frames, height, width = x0.shape[1:]
+    for side in BLOCK_SIDES:
+        for spans in {False, frames > 1}:
+            if min(height, width) < side or channels * side * side * (frames if spans else 1) > MAX_BLOCK_SIZE:
+                continue
+            step = max(1, side // 2)
+            blocks = x0.unfold(3, side, step).unfold(4, side, step).permute(0, 3, 4, 2, 1, 5, 6)
+            rows = blocks.flatten(3).flatten(0, 2) if spans else blocks.flatten(4).flatten(0, 3)
+            added = Moments(len(rows), rows.sum(0), rows.T @ rows)
+            kind = (frames, side, spans)
+            moments[kind] = moments[kind] + added if kind in moments else added

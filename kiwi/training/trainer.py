@@ -1,4 +1,4 @@
-"""Lightning's Trainer with the precision `auto`, the fastest that this machine trains well in, and a bar of steps."""
+"""Lightning's Trainer with the precision `auto` and a progress bar of steps, and intervals of optimizer steps."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "1
 
 
 class Trainer(lightning.Trainer):
-    """Trains a module; every option is Lightning's.
+    """Lightning's Trainer, with all its options.
 
     Args:
-        precision: as Lightning's; `auto` is bf16-mixed on an accelerator or a processor that multiplies bf16, and
-            32-true everywhere else.
+        precision: as in Lightning; `auto` is bf16-mixed on an accelerator or a processor with bf16 instructions, and
+            32-true elsewhere.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class Trainer(lightning.Trainer):
     ) -> None:
         on_cpu = accelerator == "cpu"
         if precision == "auto":
-            precision = "bf16-mixed" if multiplies_bf16(on_cpu=on_cpu) else "32-true"
+            precision = "bf16-mixed" if has_bf16(on_cpu=on_cpu) else "32-true"
             log.info("precision: %s", precision)
-        elif "bf16" in str(precision) and not multiplies_bf16(on_cpu=on_cpu):
+        elif "bf16" in str(precision) and not has_bf16(on_cpu=on_cpu):
             log.warning(
-                "precision %s: nothing here multiplies bf16, which can be fifty times slower than float32; "
-                "--trainer.precision auto takes what is fast",
+                "precision %s: this machine has no bf16 instructions, which makes it up to fifty times slower than "
+                "float32; --trainer.precision auto selects the faster one",
                 precision,
             )
         if kwargs.get("enable_progress_bar") is not False:
@@ -53,27 +53,49 @@ class Trainer(lightning.Trainer):
         super().__init__(accelerator=accelerator, precision=precision, **kwargs)  # type: ignore[arg-type]
 
 
+class EveryNSteps:
+    """An interval of optimizer steps for callbacks that run after every batch, several of which make a step if
+    gradients are accumulated.
+
+    Args:
+        n: length of the interval; 0 for never.
+        step: steps before the first call, as after resuming.
+    """
+
+    def __init__(self, n: int, step: int = 0) -> None:
+        self.n, self.last = n, step
+
+    def due(self, step: int) -> bool:
+        """Whether an interval has ended since the last call, `step` being the optimizer steps so far."""
+        is_new, self.last = step != self.last, step
+        return is_new and self.n > 0 and step % self.n == 0
+
+
 class StepsBar(RichProgressBar):
-    """Lightning's bar of an epoch, headed by how far the whole run is: epochs mean little to one that counts steps."""
+    """Lightning's bar of an epoch, headed by the progress of the whole run if that is limited by steps."""
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Begin to count; steps of before a checkpoint tell nothing of the pace."""
-        self.began, self.first = time.monotonic(), trainer.global_step
+        """Start the clock; steps before a checkpoint do not count for the speed."""
+        self.started, self.first_step = time.monotonic(), trainer.global_step
         super().on_train_start(trainer, pl_module)
 
     def configure_columns(self, trainer: lightning.Trainer) -> list[Any]:
-        """As Lightning's, but for heading and time; of a run that counts epochs just as Lightning's."""
+        """Lightning's columns; for a run that is limited by steps, with another heading and without the time."""
         columns = super().configure_columns(trainer)
         if trainer.max_steps <= 0:
             return columns
-        return [_Heading(self, trainer), *(one for one in columns[1:] if not isinstance(one, CustomTimeColumn))]
+        return [
+            _Heading(self, trainer),
+            *(column for column in columns[1:] if not isinstance(column, CustomTimeColumn)),
+        ]
 
     def heading(self, trainer: lightning.Trainer) -> str:
-        """Steps done and wanted, and the time that the rest will take."""
-        done, wanted = trainer.global_step, trainer.max_steps
-        here = done - self.first
-        left = timedelta(seconds=round((time.monotonic() - self.began) / here * (wanted - done))) if here else "?"
-        return f"step {done}/{wanted} ({left} left)"
+        """Steps done and to do, and the remaining time."""
+        step, total = trainer.global_step, trainer.max_steps
+        timed = step - self.first_step
+        seconds = (time.monotonic() - self.started) / timed * (total - step) if timed else None
+        left = "?" if seconds is None else timedelta(seconds=round(seconds))
+        return f"step {step}/{total} ({left} left)"
 
 
 class _Heading(ProgressColumn):
@@ -87,17 +109,18 @@ class _Heading(ProgressColumn):
 
 
 def _with_bar(callbacks: list[Callback] | Callback | None) -> list[Callback]:
-    given = callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
-    return given if any(isinstance(one, ProgressBar) for one in given) else [*given, StepsBar()]
+    callbacks = callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
+    has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    return callbacks if has_bar else [*callbacks, StepsBar()]
 
 
-def multiplies_bf16(*, on_cpu: bool = False) -> bool:
-    """Whether what a run would use has instructions for bf16: the accelerators, or without any the processor.
+def has_bf16(*, on_cpu: bool = False) -> bool:
+    """Whether the accelerators, or without any the processor, have instructions for bf16.
 
     Args:
-        on_cpu: leave accelerators out.
+        on_cpu: ignore accelerators.
     """
-    found = [] if on_cpu else devices()
-    if found:
-        return all(device["bf16"] for device in found)
+    accelerators = [] if on_cpu else devices()
+    if accelerators:
+        return all(device["bf16"] for device in accelerators)
     return cpu_has_bf16_matmul()

@@ -1,4 +1,4 @@
-"""Before and after: what training did to an editor, on items of the sandbox that it never saw."""
+"""Edits of held-out items of the sandbox before and after training, side by side."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ from kiwi.training.modules.editor import LitKiwi
 
 log = logging.getLogger(__name__)
 
-MEASURES = ("inside", "outside", *ORACLE_SCORES)
-"""What is written of each item's edits."""
+SCORES = ("inside", "outside", *ORACLE_SCORES)
+"""The scores in scores.csv, of SandboxScores."""
 
-_SETTINGS = "settings.json"
+SETTINGS, BEFORE = "settings.json", "before.npz"
 
 FPS = 4
-"""Of the videos: slower than the world's, whose clips are short."""
+"""Frame rate of the videos: slower than the sandbox's, whose clips are short."""
 
 
 class BeforeAfter(L.Callback):
-    """Edits held-out items before training and after it, and tells what the edits are worth.
+    """Edits held-out items of the sandbox before and after training, and scores the edits.
 
     The run's folder then has before_after/ with scores.md and scores.csv, edits.png (reference, source, before, after
-    and target of some items) and a video of each of these. A resumed run takes what was before from there.
+    and target of some items) and a video of each of these. A resumed run reads the edits before training from there.
 
     Args:
-        items: how many, from the first of the world.
-        shown: of these, in the picture and as videos.
-        categories: kinds of edit; all for none.
-        level, split, seed: which items, of a split that training does not draw from.
-        frames, size: of their videos; size is height and width.
+        items: number of items, from the first of the world.
+        shown: number of these in the picture and as videos.
+        categories: kinds of edit; all of them unless given.
+        level, split, seed: which items to draw, of a split that training does not use.
+        frames, size: frames, and height and width, of their videos.
     """
 
     def __init__(
@@ -69,80 +69,87 @@ class BeforeAfter(L.Callback):
         size: int = 32,
     ) -> None:
         if items < 1 or not 1 <= shown <= items:
-            raise InputError("before and after needs items, some of them shown", got=f"items {items}, shown {shown}")
+            raise InputError(
+                "BeforeAfter needs items >= 1 and 1 <= shown <= items",
+                code="out-of-range",
+                got=f"items {items}, shown {shown}",
+            )
         kinds = check_categories(categories)
-        self.drawn = partial(
+        self.make_pair = partial(
             make_pair, seed, frames=frames, height=size, width=size, categories=kinds, level=level, split=split
         )
         self.items, self.shown = items, shown
-        self.settings = {"items": items, "seed": seed, **self.drawn.keywords}
-        self.drawn(0)  # settings that nothing can be drawn with are told at once
+        self.settings = {"items": items, "seed": seed, **self.make_pair.keywords}
+        self.make_pair(0)  # refuses settings that nothing can be drawn with
         self.pairs: list[EditPair] = []
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Refuse what does not edit."""
+        """Refuse modules that do not edit."""
         if not isinstance(module, LitKiwi):
-            raise InputError("before and after is of editors", got=type(module).__name__, wanted="LitKiwi")
+            raise InputError(
+                "BeforeAfter needs an editor", code="wrong-module", got=type(module).__name__, wanted="LitKiwi"
+            )
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Edit with what training starts from.
+        """Edit with the initial weights.
 
         Raises:
-            InputError: a run that goes on, whose edits from before are of other items.
+            InputError: a resumed run, whose edits before training are of other items.
         """
         folder = _folder(trainer)
-        if trainer.is_global_zero and trainer.global_step > 0 and (folder / _SETTINGS).exists():
-            open_run_dir(folder / _SETTINGS, self.settings, "edits from before training")
+        if trainer.is_global_zero and trainer.global_step > 0 and (folder / SETTINGS).exists():
+            open_run_dir(folder / SETTINGS, self.settings, "edits from before training")
         if trainer.is_global_zero and trainer.global_step == 0:
             make_folder(folder)
-            for left in folder.glob(f".{_kept(trainer).stem}.*"):
-                left.unlink()  # of a run that was killed here
-            write_json(folder / _SETTINGS, self.settings)
-            with atomic_path(_kept(trainer)) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, **self._edited(module, "editing before training"))  # type: ignore[arg-type]
+            for unfinished in folder.glob(f".{Path(BEFORE).stem}.*"):
+                unfinished.unlink()  # of a run that was killed here
+            write_json(folder / SETTINGS, self.settings)
+            with atomic_path(folder / BEFORE) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, **self._edit(module, "editing before training"))  # type: ignore[arg-type]
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Edit with what was learned, and tell."""
+        """Edit with the trained weights, and write and print the scores."""
         if not trainer.is_global_zero:
             return
+        file = _folder(trainer) / BEFORE
         try:
-            with np.load(_kept(trainer), allow_pickle=False) as kept:
-                before = dict(kept)
+            with np.load(file, allow_pickle=False) as arrays:
+                before = dict(arrays)
         except (OSError, ValueError, EOFError, BadZipFile) as problem:
-            log.warning("%s cannot be read (%s): what was before training is not known", _kept(trainer), problem)
+            log.warning("no scores before and after training: %s cannot be read (%s)", file, problem)
             return
         with module.averaged():  # type: ignore[operator]
-            after = self._edited(module, "editing after training")
-        self._tell(_folder(trainer), {"before": before, "after": after})
+            after = self._edit(module, "editing after training")
+        self._report(_folder(trainer), {"before": before, "after": after})
 
-    def _edited(self, module: L.LightningModule, what: str) -> dict[str, Pixels]:
+    def _edit(self, module: L.LightningModule, description: str) -> dict[str, Pixels]:
         assert isinstance(module, LitKiwi)
-        self.pairs = self.pairs or [self.drawn(index) for index in range(self.items)]
-        console.note(f"{what}: {len(self.pairs)} items that training does not see")
+        self.pairs = self.pairs or [self.make_pair(index) for index in range(self.items)]
+        console.note(f"{description}: {len(self.pairs)} held-out items")
         return edit_pairs(self.pairs, pair_editor(module.editor, module.sampling))
 
-    def _tell(self, folder: Path, made: Mapping[str, Mapping[str, Pixels]]) -> None:
+    def _report(self, folder: Path, edits: Mapping[str, Mapping[str, Pixels]]) -> None:
         """Write and print scores; write a picture and videos."""
-        scored = {when: [score_edit(pair, videos[pair.id]) for pair in self.pairs] for when, videos in made.items()}
-        table = self._table(scored, MEASURES)
+        scores = {when: [score_edit(pair, videos[pair.id]) for pair in self.pairs] for when, videos in edits.items()}
+        table = self._table(scores, SCORES)
         write_text(folder / "scores.md", table.markdown())
         write_text(folder / "scores.csv", table.csv())
         shown = self.pairs[: self.shown]
-        write_image(folder / "edits.png", edit_sheet(shown, made))
+        write_image(folder / "edits.png", edit_sheet(shown, edits))
         for pair in shown:
-            frames = np.stack([edit_sheet([pair], made, frame=frame) for frame in range(len(pair.source))])
+            frames = np.stack([edit_sheet([pair], edits, frame=frame) for frame in range(len(pair.source))])
             write_video(folder / f"{pair.id}.mp4", frames, FPS)
-        seen = self._table(scored, ("inside", "outside", "overall"))
-        console.table(seen.title, seen.header, seen.rows, seen.note)
+        brief = self._table(scores, ("inside", "outside", "overall"))
+        console.table(brief.title, brief.header, brief.rows, brief.note)
         console.print(f"picture: {folder / 'edits.png'}; videos: {folder}/*.mp4; table: {folder / 'scores.md'}")
 
-    def _table(self, scored: Mapping[str, Sequence[SandboxScores]], names: Sequence[str]) -> Table:
+    def _table(self, scores: Mapping[str, Sequence[SandboxScores]], names: Sequence[str]) -> Table:
         categories = [*dict.fromkeys(pair.category for pair in self.pairs), "mean"]
         rows: list[Sequence[object]] = []
         for category in categories:
-            for when, found in scored.items():
-                own = [one for one in found if category in (one.category, "mean")]
-                rows.append((category, when, len(own), *(format_mean(own, name) for name in names)))
+            for when, items in scores.items():
+                group = [item for item in items if category in (item.category, "mean")]
+                rows.append((category, when, len(group), *(format_mean(group, name) for name in names)))
         return Table(
             "Held-out items before and after training: dB inside and outside the mask, oracle's scores (1 to 5)",
             ("category", "training", "items", *names),
@@ -154,7 +161,3 @@ class BeforeAfter(L.Callback):
 
 def _folder(trainer: L.Trainer) -> Path:
     return Path(trainer.default_root_dir) / "before_after"
-
-
-def _kept(trainer: L.Trainer) -> Path:
-    return _folder(trainer) / "before.npz"

@@ -1,4 +1,4 @@
-"""LitFlow: what learns a velocity by flow matching, and how its validation asks whether it reads what it is given.
+"""LitFlow: modules that learn a velocity by flow matching, and the check that they use their conditions.
 
 B samples, S fixed noise levels; latents (B, C, F, H, W).
 """
@@ -9,12 +9,11 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable
 from itertools import islice, pairwise
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from kiwi.data.datamodule import EditData
 from kiwi.data.sample import EditBatch
 from kiwi.encoded import LatentDistribution, TaskKind
 from kiwi.errors import InputError
@@ -23,7 +22,7 @@ from kiwi.flow.schedule import FlowSchedule
 from kiwi.keyed import normal, uniform
 from kiwi.models.vae.wan import VideoVae
 from kiwi.training.averaging import AveragingSpec
-from kiwi.training.modules.base import LitModule
+from kiwi.training.modules.base import LitModule, edit_data
 from kiwi.training.optim import OptimSpec
 from kiwi.training.source_check import HEADLINE, SourceCheck
 
@@ -32,11 +31,11 @@ log = logging.getLogger(__name__)
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """From noisy latents and noise levels (B,) to d x / d sigma."""
 
-BANDS = (0.0, 0.5, 0.75, 0.9, 1.0)
-"""Bounds of the bands of noise levels that training losses are told by."""
+SIGMA_BANDS = (0.0, 0.5, 0.75, 0.9, 1.0)
+"""Bounds of the bands of noise levels that training losses are logged by."""
 
 BLIND_BATCHES = 64
-"""Training batches, an epoch at most, that the blind predictors of validation know."""
+"""Training batches, an epoch at most, that validation's blind predictors are fitted to."""
 
 
 class LitFlow(LitModule):
@@ -46,84 +45,78 @@ class LitFlow(LitModule):
 
     Args:
         optim: optimizer and schedule.
-        averaging: of the weights; the average is what is validated, looked at and exported.
-        max_pixels: size that the exported model works at.
+        averaging: of the weights; the average is validated, previewed and exported.
         seed: of initial weights and all randomness of training.
         targets: whether the target's latents are the mode of the VAE's distribution or a sample of it, new at every
             step; validation always takes the mode.
     """
 
     def __init__(
-        self,
-        optim: OptimSpec,
-        averaging: AveragingSpec,
-        max_pixels: int,
-        seed: int,
-        targets: Literal["mode", "sample"] = "mode",
+        self, optim: OptimSpec, averaging: AveragingSpec, seed: int, targets: Literal["mode", "sample"]
     ) -> None:
-        super().__init__(optim, averaging, max_pixels, seed)
+        super().__init__(optim, averaging, seed)
         self.targets = targets
         self.check = SourceCheck()
 
-    # --- what it learns -------------------------------------------------------------------------------
+    # --- what a module defines ------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def vae(self) -> VideoVae:
-        """Whose latents it works in."""
+        """The autoencoder of the latents."""
 
     @property
     @abstractmethod
     def schedule(self) -> FlowSchedule:
-        """Of the noise."""
+        """The noise schedule."""
 
     @abstractmethod
     def velocity(self, batch: EditBatch, latent_shape: torch.Size) -> Velocity:
-        """Read a batch's conditions once, to tell velocities of latents of this shape under them."""
+        """Encode a batch's conditions, and return the velocity of latents of this shape under them."""
 
     @abstractmethod
-    def swapped(self, batch: EditBatch) -> EditBatch | None:
-        """The batch with every sample given another's conditions; None where there is no other."""
+    def swap_conditions(self, batch: EditBatch) -> EditBatch | None:
+        """The batch with another sample's conditions for every sample; None if there is no other."""
 
-    def encoders(self) -> tuple[str, str | None]:
-        """Fingerprints of VAE and MLLM, which a cache may stand for; None where nothing of it is read."""
-        return self.vae.fingerprint, None
-
-    def emphasis(self, batch: EditBatch, target_BCFHW: Tensor) -> Tensor | None:
-        """Weights of the places of a batch's videos in the training loss, with mean 1 over each; none: all alike."""
+    def position_weights(self, batch: EditBatch, target_BCFHW: Tensor) -> Tensor | None:
+        """Weights of the training loss over positions, with mean 1 over each sample; None for uniform ones."""
         return None
 
-    def thinned(self, batch: EditBatch) -> EditBatch:
-        """The batch as a training step sees it: conditions may be left out."""
-        return batch
+    def encoder_fingerprints(self) -> dict[str, str]:
+        """Fingerprints of the encoders whose output a cache may hold, as it names them."""
+        return {"vae": self.vae.fingerprint}
+
+    # --- training -------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Refuse what other encoders said, before anything is made of it or written."""
+        """Refuse a cache that was built with different encoders, before any work.
+
+        Raises:
+            InputError: naming the encoder.
+        """
         super().setup(stage)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        cache = data.sets["train"].cache if isinstance(data, EditData) else None
+        cache = edit_data(self.trainer).sets["train"].cache
         if cache is None:
             return
-        for name, kept, wanted in zip(("VAE", "MLLM or its limits"), cache.encoders, self.encoders(), strict=True):
-            if kept and kept != wanted and wanted is not None:
+        expected = self.encoder_fingerprints()
+        for name, cached in cache.encoders._asdict().items():
+            if name in expected and cached and cached != expected[name]:
+                encoder = {"vae": "VAE", "mllm": "MLLM or different vision limits"}[name]
                 raise InputError(
-                    f"the cache {cache.folder} is of another {name}",
-                    got=f"fingerprint {kept[:12]}",
-                    wanted=wanted[:12] or "a trained VAE",
-                    fix="make one with this run's configuration: `kiwi cache`",
+                    f"the cache {cache.folder} was built with a different {encoder}",
+                    code="cache-mismatch",
+                    got=f"fingerprint {cached[:12]}",
+                    wanted=expected[name][:12] or "a trained VAE",
+                    fix="build a cache with the configuration of this run: `kiwi cache`",
                 )
-
-    # --- one step -------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def posterior(self, batch: EditBatch) -> LatentDistribution:
-        """What the VAE says about the targets, now or when they were cached."""
-        if batch.target_latents is not None:
-            return LatentDistribution(*batch.target_latents)
-        return self.vae.posterior(batch.target_BCFHW)
+        """The VAE's distribution of the targets' latents, from the cache if that has them."""
+        return self.vae.posterior(batch.target_BCFHW) if batch.target_latents is None else batch.target_latents
 
     def target_latents(self, batch: EditBatch) -> Tensor:
-        """The target's latents for a training step, a sample if that is asked for; keyed as the noise is."""
+        """The targets' latents for a training step: the mode, or a sample that is keyed as the noise is."""
         posterior = self.posterior(batch)
         if self.targets == "mode":
             return posterior.mode()
@@ -139,56 +132,56 @@ class LitFlow(LitModule):
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
         """Weighted velocity loss of a batch."""
-        batch = self.thinned(batch)
         x0 = self.target_latents(batch)
         noise, sigma_B = self.draw(batch.ids, x0.shape, self.global_step)
         predicted = self.velocity(batch, x0.shape)(add_noise(x0, noise, sigma_B), sigma_B)
-        losses_B = velocity_loss(predicted, velocity_target(x0, noise), self.emphasis(batch, x0))
+        losses_B = velocity_loss(predicted, velocity_target(x0, noise), self.position_weights(batch, x0))
         weights_B = self.schedule.loss_weight(sigma_B.cpu()).to(losses_B)
         loss = (losses_B * weights_B).mean()
         self.require_finite(loss, "the loss")
-        self._record(batch.task, torch.stack((sigma_B, losses_B.detach(), weights_B)))
+        self._log_losses(batch.task, torch.stack((sigma_B, losses_B.detach(), weights_B)))
         return loss
 
-    def _record(self, task: TaskKind, seen_3B: Tensor) -> None:
-        """Losses over the batch of all processes: as trained on, by kind of task and by band of noise levels."""
-        sigma, losses, weights = self.all_gather(seen_3B.float()).movedim(-2, 0).flatten(1)
-        self.record("loss", (losses * weights).mean(), batch_size=len(losses), prog_bar=True)
-        self.record(f"loss_{task.value}", losses.mean(), batch_size=len(losses))
-        for low, high in pairwise(BANDS):
+    def _log_losses(self, task: TaskKind, sigmas_losses_weights_3B: Tensor) -> None:
+        """Log losses over the batch of all processes: weighted, by task and by band of noise levels."""
+        sigma, losses, weights = self.all_gather(sigmas_losses_weights_3B.float()).movedim(-2, 0).flatten(1)
+        self.log_metric("loss", (losses * weights).mean(), batch_size=len(losses), prog_bar=True)
+        self.log_metric(f"loss_{task.value}", losses.mean(), batch_size=len(losses))
+        for low, high in pairwise(SIGMA_BANDS):
             inside = (sigma > low) & (sigma <= high)
             if inside.any():
-                self.record(f"loss_sigma_{low:g}_{high:g}", losses[inside].mean(), batch_size=int(inside.sum()))
+                self.log_metric(f"loss_sigma_{low:g}_{high:g}", losses[inside].mean(), batch_size=int(inside.sum()))
 
     # --- validation -----------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation; the blind predictors learn the training targets once."""
+        """Begin a new check; its blind predictors are fitted to the training targets once per run."""
         super().on_validation_epoch_start()
-        known = self.check.blind.known
+        training = self.check.blind.training
         self.check = SourceCheck()
-        self.check.blind.known = known
-        if not known and self.trainer.datamodule is not None:  # type: ignore[attr-defined]
-            data = cast(EditData, self.trainer.datamodule)  # type: ignore[attr-defined]
-            for batch in islice(data.fresh_train_dataloader(), BLIND_BATCHES):
-                self.check.blind.learn(self.posterior(self.transfer_batch_to_device(batch, self.device, 0)).mode())
+        self.check.blind.training = training
+        if not training:
+            for batch in islice(edit_data(self.trainer).fresh_train_dataloader(), BLIND_BATCHES):
+                batch = self.transfer_batch_to_device(batch, self.device, 0)
+                self.check.blind.add_training(self.posterior(batch).mode())
 
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
-        """Losses at fixed noise levels and noises: with the right conditions, and with another sample's."""
+        """Losses at fixed noise levels and noises, with the right conditions and with another sample's."""
         x0 = self.posterior(batch).mode()
         noises = [self._validation_noise(batch.ids, x0, level) for level in range(len(self.check.sigmas))]
-        right_BS = self._losses(batch, x0, noises)
-        other = self.swapped(batch)
-        self.check.add(batch.task.value, x0, right_BS, None if other is None else self._losses(other, x0, noises))
+        losses_BS = self._losses(batch, x0, noises)
+        swapped = self.swap_conditions(batch)
+        swapped_losses_BS = None if swapped is None else self._losses(swapped, x0, noises)
+        self.check.add(batch.task.value, x0, losses_BS, swapped_losses_BS)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all processes."""
         super().on_validation_epoch_end()
         self.check.gather()
-        found = self.check.summary()
-        if found and "loss_swapped" not in found:
-            log.warning("no two validation samples of one size have different conditions: loss_swapped cannot be told")
-        for name, value in found.items():
+        summary = self.check.summary()
+        if summary and "loss_swapped" not in summary:
+            log.warning("val/loss_swapped is not logged: no two validation samples of one size differ in conditions")
+        for name, value in summary.items():
             self.log(f"val/{name}", value, prog_bar=name in HEADLINE, rank_zero_only=True)
 
     def _losses(self, batch: EditBatch, x0: Tensor, noises: list[Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
-"""LitMllm: a small reader learns to see and to remember, by answering questions about the world.
+"""LitMllm: a small MLLM, trained to answer questions about the sandbox before editors freeze it.
 
-What an editor freezes has to be worth reading. Next-token loss on the answers alone, through a head that is the word
-embeddings, as small Qwen-VLs have it. B samples, S tokens, M the MLLM's width, W words of the vocabulary.
+Next-token loss on the answers only, through a head tied to the word embeddings, as in small Qwen-VLs. B samples,
+S tokens, M the MLLM's width, W words of the vocabulary.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kiwi.data.datamodule import EditData
 from kiwi.data.sample import EditBatch, pixels
 from kiwi.errors import InputError
 from kiwi.keyed import forked_rng
@@ -30,37 +29,44 @@ from kiwi.models.mllm.vision import PromptVisionFeatures, encode_vision
 from kiwi.models.sampling import eval_mode
 from kiwi.sandbox.questions import content_overlap
 from kiwi.training.averaging import AveragingSpec, NoAveraging
-from kiwi.training.modules.base import Clips, LitModule
+from kiwi.training.modules.base import LitModule, Preview, edit_data, require_no_cache
 from kiwi.training.optim import AdamW, OptimSpec
 
 ANSWER, END = "<|im_start|>assistant\n", "<|im_end|>"
-"""What stands before and after an answer, in Qwen's chats."""
+"""The tokens around an answer in Qwen's chat format."""
 
-LONGEST = 96
+MAX_ANSWER_TOKENS = 96
 """Tokens that an answer is decoded to at most."""
 
-GUESSED_FROM = 512
-"""Training's answers that the blind guesser knows."""
+BLIND_ANSWERS = 512
+"""Training answers from which the blind guesser knows the most frequent one of a task."""
 
 _FILES = {"config.json", "prompt.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 _FILES |= {"preprocessor_config.json", "added_tokens.json", "chat_template.jinja", "generation_config.json"}
 
 
+class Answer(NamedTuple):
+    """An answer of a validation run."""
+
+    task: str
+    predicted: str
+    expected: str
+
+
 class LitMllm(LitModule):
-    """Trains all of an MLLM, vision tower included, on questions (`Questions` in data.train) and their answers.
+    """Trains a whole MLLM, vision tower included, on questions (`Questions` in data.train) and their answers.
 
-    Validation decodes greedily and tells by task the share of answers that are right to the last word,
-    `val/right_TASK`, and the share of their facts (`content_overlap`), `val/facts_TASK`; beside them what always giving
-    the task's most frequent answer would be worth, `val/guessed_TASK` and `val/guessed_facts_TASK`.
+    Validation decodes greedily and logs by task the share of answers that match word for word, `val/right_TASK`, and
+    the share of their content (`content_overlap`), `val/facts_TASK`; beside them the same of a guesser that always
+    gives the task's most frequent answer, `val/guessed_TASK` and `val/guessed_facts_TASK`.
 
-    The folder it exports is transformers' format, as `QwenVL(path=folder)` needs it.
+    The exported folder is in the format of transformers, as `QwenVL(path=folder)` needs it.
 
     Args:
-        mllm: the reader; `NewQwen(...)` trains one from nothing.
+        mllm: the MLLM; `NewQwen(...)` trains one from scratch.
         optim: optimizer and schedule.
-        averaging: of the weights; the average is what is validated and exported.
+        averaging: of the weights; the average is validated and exported.
         export_dtype: of the weights in the exported folder; float16 halves it.
-        max_pixels: not used by a reader; the command line sets it for every module.
         seed: of initial weights.
     """
 
@@ -70,63 +76,53 @@ class LitMllm(LitModule):
         optim: OptimSpec = AdamW(lr=1e-3, warmup_steps=100, schedule="cosine"),  # noqa: B008  (frozen)
         averaging: AveragingSpec = NoAveraging(),  # noqa: B008  (frozen)
         export_dtype: Literal["float32", "float16"] = "float32",
-        max_pixels: int = 720 * 1280,
         seed: int = 0,
     ) -> None:
-        super().__init__(optim, averaging, max_pixels, seed)
+        super().__init__(optim, averaging, seed)
         with forked_rng(seed, "mllm"):
             self.reader: MllmEncoder = mllm.build()
         self.reader.model.requires_grad_(True)
         self.export_dtype = getattr(torch, export_dtype)
-        self.answered: Counter[tuple[str, str]] = Counter()
-        """Training's answers, by task."""
-        self.told: list[tuple[str, str, str]] = []
-        """Of this validation: task, what was said, what is right."""
+        self.training_answers: Counter[tuple[str, str]] = Counter()
+        """Pairs of task and answer."""
+        self.answers: list[Answer] = []
+        """Of the current validation."""
 
     @property
     def size_multiple(self) -> int:
-        return 8  # frames are resized for the reader anyway
+        return 8  # the MLLM resizes frames anyway
 
     @property
-    def trained(self) -> bool:
+    def is_pretrained(self) -> bool:
         return bool(self.reader.fingerprint)
 
-    def on_fit_start(self) -> None:
-        """Refuse a cache, which has no pixels, and data without answers."""
-        data = cast(EditData, self.trainer.datamodule)  # type: ignore[attr-defined]
-        if data.cache is not None:
-            raise InputError(
-                "a reader is trained on pixels", got=f"data.cache {data.cache}", fix="leave data.cache out"
-            )
-
-    def choices(self) -> dict[str, Any]:
-        return {}
-
-    def is_saved(self, name: str) -> bool:
-        return True
+    def setup(self, stage: str) -> None:
+        """Refuse a cache, which holds no pixels."""
+        super().setup(stage)
+        require_no_cache(self.trainer, "an MLLM")
 
     # --- reading and answering --------------------------------------------------------------------------
 
     def prompt(self, batch: EditBatch) -> Prompt:
-        """The questions, in the words that an editor's instructions stand in."""
+        """The questions, in the prompt format of an editor's instructions."""
         prompter = self.reader.prompter
         return prompter(batch.source_frames, batch.instructions, batch.reference_images, batch.task, 0).to(self.device)
 
-    def see(self, prompt: Prompt) -> PromptVisionFeatures:
-        """As the reader's `vision_features`, with gradients."""
+    def vision_features(self, prompt: Prompt) -> PromptVisionFeatures:
+        """As those of the MLLM, with gradients."""
         tower = self.reader.model.visual
         images = encode_vision(tower, prompt.pixel_values, prompt.image_grid_thw)
         return PromptVisionFeatures(images, encode_vision(tower, prompt.pixel_values_videos, prompt.video_grid_thw))
 
     def logits(self, prompt: Prompt, vision: PromptVisionFeatures) -> Tensor:
-        """Of the token after each, (B, S, W)."""
+        """Logits of the token after each token, (B, S, W)."""
         model = self.reader.model
-        nothing = torch.zeros(0, self.reader.hidden_size, device=self.device)
-        states = full_forward(model.language_model, self.reader.embed(prompt, vision, nothing), (-1,))[-1]
+        no_queries = torch.zeros(0, self.reader.hidden_size, device=self.device)
+        states = full_forward(model.language_model, self.reader.embed(prompt, vision, no_queries), (-1,))[-1]
         return F.linear(states, model.get_input_embeddings().weight)
 
-    def continued(self, prompt: Prompt, rows: Sequence[Sequence[int]]) -> tuple[Prompt, Tensor]:
-        """Each sample with more tokens behind its last, and where those stand (B, S)."""
+    def append_tokens(self, prompt: Prompt, rows: Sequence[Sequence[int]]) -> tuple[Prompt, Tensor]:
+        """The prompt with more tokens after each sample's last, and a mask of the new ones (B, S)."""
         lengths = prompt.attention_mask_BS.sum(dim=1).tolist()
         total = max(length + len(row) for length, row in zip(lengths, rows, strict=True))
         padding = (0, total - prompt.input_ids_BS.shape[1])
@@ -141,38 +137,40 @@ class LitMllm(LitModule):
         return replace(prompt, **wider), added_BS
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
-        """Mean loss over the answers' tokens."""
+        """Mean loss over the tokens of the answers."""
         loss = self._loss(batch)
         self.require_finite(loss, "the loss")
-        self.record("loss", self.all_gather(loss.detach()).mean(), prog_bar=True, batch_size=len(batch.ids))
+        self.log_metric("loss", self.all_gather(loss.detach()).mean(), prog_bar=True, batch_size=len(batch.ids))
         return loss
 
     def _loss(self, batch: EditBatch) -> Tensor:
         if not all(batch.answers):
-            raise InputError("a reader learns from questions", got=batch.ids[0], wanted="Questions in data.train")
+            raise InputError(
+                f"the sample {batch.ids[0]} is not a question", code="missing-answer", wanted="Questions in data.train"
+            )
         tokenizer, prompt = self.reader.prompter.tokenizer, self.prompt(batch)
-        opened, _ = self.continued(prompt, [self._ids(ANSWER)] * len(batch.ids))
+        opened, _ = self.append_tokens(prompt, [self._ids(ANSWER)] * len(batch.ids))
         answers = [tokenizer.encode(answer, add_special_tokens=False) + self._ids(END) for answer in batch.answers]
-        whole, answer_BS = self.continued(opened, answers)
-        logits = self.logits(whole, self.see(whole))
+        whole, answer_BS = self.append_tokens(opened, answers)
+        logits = self.logits(whole, self.vision_features(whole))
         return F.cross_entropy(logits[:, :-1][answer_BS[:, 1:]].float(), whole.input_ids_BS[:, 1:][answer_BS[:, 1:]])
 
     @torch.no_grad()
     def answer(self, batch: EditBatch) -> list[str]:
-        """What the reader says to a batch's questions, the likeliest token each time."""
-        prompt, _ = self.continued(self.prompt(batch), [self._ids(ANSWER)] * len(batch.ids))
-        vision, (end,) = self.see(prompt), self._ids(END)
-        said: list[list[int]] = [[] for _ in batch.ids]
-        for _ in range(LONGEST):
-            if all(row[-1:] == [end] for row in said):
+        """Answer a batch's questions by greedy decoding."""
+        prompt, _ = self.append_tokens(self.prompt(batch), [self._ids(ANSWER)] * len(batch.ids))
+        vision, (end,) = self.vision_features(prompt), self._ids(END)
+        rows: list[list[int]] = [[] for _ in batch.ids]
+        for _ in range(MAX_ANSWER_TOKENS):
+            if all(row[-1:] == [end] for row in rows):
                 break
-            spoken, _ = self.continued(prompt, said)
-            last_B = spoken.attention_mask_BS.sum(dim=1) - 1
-            next_B = self.logits(spoken, vision)[torch.arange(len(said), device=self.device), last_B].argmax(dim=-1)
-            for row, token in zip(said, next_B.tolist(), strict=True):
+            context, _ = self.append_tokens(prompt, rows)
+            last_B = context.attention_mask_BS.sum(dim=1) - 1
+            next_B = self.logits(context, vision)[torch.arange(len(rows), device=self.device), last_B].argmax(dim=-1)
+            for row, token in zip(rows, next_B.tolist(), strict=True):
                 row += [] if row[-1:] == [end] else [token]
         tokenizer = self.reader.prompter.tokenizer
-        return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in said]
+        return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
     def _ids(self, text: str) -> list[int]:
         return list(self.reader.prompter.tokenizer.encode(text, add_special_tokens=False))
@@ -180,29 +178,28 @@ class LitMllm(LitModule):
     # --- validation -----------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation; the blind guesser learns training's answers once."""
+        """Clear the answers; those of the training data are counted once per run."""
         super().on_validation_epoch_start()
-        self.told = []
-        if not self.answered:
-            data = cast(EditData, self.trainer.datamodule)  # type: ignore[attr-defined]
-            batches = -(-GUESSED_FROM // data.batch_size)
-            for batch in islice(data.fresh_train_dataloader(), batches):
-                self.answered.update(zip(batch.categories, batch.answers, strict=True))
+        self.answers = []
+        if not self.training_answers:
+            data = edit_data(self.trainer)
+            for batch in islice(data.fresh_train_dataloader(), -(-BLIND_ANSWERS // data.batch_size)):
+                self.training_answers.update(zip(batch.categories, batch.answers, strict=True))
 
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
-        """The loss, and what is said."""
+        """The loss, and the answers."""
         self.log("val/loss", self._loss(batch), batch_size=len(batch.ids), prog_bar=True, sync_dist=True)
-        self.told += zip(batch.categories, self.answer(batch), batch.answers, strict=True)
+        self.answers += map(Answer, batch.categories, self.answer(batch), batch.answers)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the shares of right answers, of this process's samples and all others'."""
+        """Log the shares of right answers over the samples of all processes."""
         super().on_validation_epoch_end()
-        for name, value in _summary(self.told, self.answered).items():
+        for name, value in _summary(self.answers, self.training_answers).items():
             self.log(f"val/{name}", value, sync_dist=True)
 
-    # --- what the commands and callbacks ask for --------------------------------------------------------
+    # --- for commands and callbacks -------------------------------------------------------------------
 
-    def foreign(self, folder: Path) -> list[str]:
+    def unexpected_files(self, folder: Path) -> list[str]:
         names = [item.name for item in folder.iterdir()]
         if not (folder / "config.json").is_file():
             return sorted(names)
@@ -210,36 +207,37 @@ class LitMllm(LitModule):
             name for name in names if name not in _FILES and not name.endswith((".safetensors", ".index.json"))
         )
 
-    def export(self, folder: Path, max_frames: int, *, self_contained: bool) -> None:
-        with atomic_folder(folder, self.foreign) as new:
+    def export(self, folder: Path, *, self_contained: bool) -> None:
+        with atomic_folder(folder, self.unexpected_files) as new:
             self.reader.save(new, self.export_dtype)
 
-    def preview(self, batch: EditBatch, seed: int) -> Clips:
-        """What is asked about: the video, and the picture where there is one."""
-        pictures = (
-            {"picture": pixels(batch.references_BRCHW[0, :1].transpose(0, 1))} if batch.reference_images[0] else {}
-        )
-        return {"video": pixels(batch.source_BCFHW[0])} | pictures
-
-    def caption(self, batch: EditBatch) -> str:
-        """The question, what is said, and what is right."""
+    def preview(self, batch: EditBatch, seed: int) -> Preview:
+        """The video, and the picture if there is one; the caption has question, prediction and answer."""
+        clips = {"video": pixels(batch.source_BCFHW[0])}
+        if batch.reference_images[0]:
+            clips["picture"] = pixels(batch.references_BRCHW[0, :1].transpose(0, 1))
         with eval_mode(self):
-            (said,) = self.answer(batch)
-        return f"{batch.instructions[0]}\nsaid: {said}\nright: {batch.answers[0]}"
+            (predicted,) = self.answer(batch)
+        return Preview(clips, f"{batch.instructions[0]}\npredicted: {predicted}\nexpected: {batch.answers[0]}")
 
 
-def _summary(told: Iterable[tuple[str, str, str]], answered: Counter[tuple[str, str]]) -> dict[str, float]:
-    """What is right and what would be guessed, whole answers and facts, by task and over all tasks alike."""
-    usual = {task: answer for (task, answer), _ in reversed(answered.most_common())}
+def _summary(answers: Iterable[Answer], training_answers: Counter[tuple[str, str]]) -> dict[str, float]:
+    """Shares of right answers and of their content, of the MLLM and of a blind guesser, by task and over tasks."""
+    most_frequent = {task: answer for (task, answer), _ in reversed(training_answers.most_common())}
     shares: dict[str, dict[str, list[float]]] = {}
-    for task, said, wanted in told:
-        guess = usual.get(task, "")
-        values = (said == wanted, content_overlap(said, wanted), guess == wanted, content_overlap(guess, wanted))
-        for name, value in zip(("right", "facts", "guessed", "guessed_facts"), values, strict=True):
+    for task, predicted, expected in answers:
+        guess = most_frequent.get(task, "")
+        values = {
+            "right": predicted == expected,
+            "facts": content_overlap(predicted, expected),
+            "guessed": guess == expected,
+            "guessed_facts": content_overlap(guess, expected),
+        }
+        for name, value in values.items():
             shares.setdefault(name, {}).setdefault(task, []).append(float(value))
-    found: dict[str, float] = {}
+    summary: dict[str, float] = {}
     for name, tasks in shares.items():
         means = {task: sum(values) / len(values) for task, values in sorted(tasks.items())}
-        found |= {f"{name}_{task}": mean for task, mean in means.items()}
-        found[name] = sum(means.values()) / len(means)
-    return found
+        summary |= {f"{name}_{task}": mean for task, mean in means.items()}
+        summary[name] = sum(means.values()) / len(means)
+    return summary

@@ -1,4 +1,4 @@
-"""LitBase: the text-to-video model that an editor starts from, trained on captions of the targets (B samples)."""
+"""LitBase: the text-to-video model that editors start from, trained on captions of the targets (B samples)."""
 
 from __future__ import annotations
 
@@ -18,26 +18,25 @@ from kiwi.models.text_to_video import MODEL_KIND, TextToVideo, TextToVideoConfig
 from kiwi.models.vae.wan import VideoVae
 from kiwi.spec import to_dict
 from kiwi.training.averaging import AveragingSpec, NoAveraging
-from kiwi.training.modules.base import Clips
+from kiwi.training.modules.base import Preview
 from kiwi.training.modules.flow import LitFlow, Velocity
 from kiwi.training.optim import AdamW, OptimSpec
 
 
 class LitBase(LitFlow):
-    """Trains a Wan text-to-video model of any size from nothing, text encoder included.
+    """Trains a Wan text-to-video model of any size from scratch, text encoder included.
 
-    Its data are edits of which captions are known: the sandbox's, or manifests with a column `caption`. Of their
-    sources and references nothing is read. The folder it exports is a `WanBase` for an editor's DiT.
+    The data are edits with captions: items of the sandbox, or manifests with a column `caption`. Their sources and
+    references are not used. The exported folder is a `WanBase` for an editor's DiT.
 
-    Validation tells `val/loss`, `val/loss_swapped` (every sample given another's caption) and `val/loss_blind`.
+    Validation logs `val/loss`, `val/loss_swapped` (with another sample's caption) and `val/loss_blind`.
 
     Args:
-        config: the model's choices.
+        config: architecture of the model.
         optim: optimizer and schedule.
-        averaging: of the weights; the average is what is validated, looked at and exported.
+        averaging: of the weights; the average is validated, previewed and exported.
         sampling: of previews.
-        targets: as of LitKiwi.
-        max_pixels: not used by a base; the command line sets it for every module.
+        targets: see LitKiwi.
         seed: of initial weights and all randomness of training.
     """
 
@@ -48,10 +47,9 @@ class LitBase(LitFlow):
         averaging: AveragingSpec = NoAveraging(),  # noqa: B008  (frozen)
         sampling: Sampling = Sampling(steps=20),  # noqa: B008  (frozen)
         targets: Literal["mode", "sample"] = "mode",
-        max_pixels: int = 720 * 1280,
         seed: int = 0,
     ) -> None:
-        super().__init__(optim, averaging, max_pixels, seed, targets)
+        super().__init__(optim, averaging, seed, targets)
         self.model = TextToVideo(config, seed=seed)
         self.sampling = sampling
 
@@ -64,57 +62,53 @@ class LitBase(LitFlow):
         return self.model.schedule
 
     def velocity(self, batch: EditBatch, latent_shape: torch.Size) -> Velocity:
-        """Read a batch's captions, to tell velocities under them.
+        """Encode a batch's captions, and return the velocity under them.
 
         Raises:
             InputError: a sample without a caption.
         """
         if missing := [name for name, caption in zip(batch.ids, batch.captions, strict=True) if not caption]:
             raise InputError(
-                "a text-to-video model learns from captions",
-                got=f"{missing[0]}, without one",
+                f"the sample {missing[0]} has no caption",
+                code="missing-caption",
                 wanted="items of the sandbox, or a manifest with a column `caption`",
             )
         prepared = self.model.prepare(self.model.encode(batch.captions), latent_shape)
         return lambda latents, sigma_B: self.model.velocity(latents, sigma_B, prepared)
 
-    def swapped(self, batch: EditBatch) -> EditBatch | None:
-        """Every sample under the caption of the next one in the batch; None where one has the same."""
+    def swap_conditions(self, batch: EditBatch) -> EditBatch | None:
+        """The batch with the next sample's caption for every sample; None if two neighbours share theirs."""
         captions = batch.captions[1:] + batch.captions[:1]
-        is_like = any(own == other for own, other in zip(batch.captions, captions, strict=True))
-        return None if is_like else replace(batch, captions=captions)
+        is_any_equal = any(before == after for before, after in zip(batch.captions, captions, strict=True))
+        return None if is_any_equal else replace(batch, captions=captions)
 
-    # --- what the commands and callbacks ask for --------------------------------------------------------
+    # --- for commands and callbacks -------------------------------------------------------------------
 
     @property
     def size_multiple(self) -> int:
         return self.model.size_multiple
 
-    def choices(self) -> dict[str, Any]:
+    def resume_config(self) -> dict[str, Any]:
         return {"config": to_dict(self.model.config), "targets": self.targets}
 
     def is_saved(self, name: str) -> bool:
         return not name.startswith("model.vae.")
 
-    def export(self, folder: Path, max_frames: int, *, self_contained: bool) -> None:
-        with atomic_folder(folder, self.foreign) as new:
+    def export(self, folder: Path, *, self_contained: bool) -> None:
+        with atomic_folder(folder, self.unexpected_files) as new:
             self.model.save(new)
 
-    def foreign(self, folder: Path) -> list[str]:
-        """What an earlier export did not write into a folder."""
+    def unexpected_files(self, folder: Path) -> list[str]:
         names = sorted(item.name for item in folder.iterdir())
         if read_json_or_empty(folder / "config.json").get("kind") != MODEL_KIND:
             return names
         return [name for name in names if name not in ("config.json", "model.safetensors", "text_encoder")]
 
-    def caption(self, batch: EditBatch) -> str:
-        return batch.captions[0]
-
-    def preview(self, batch: EditBatch, seed: int) -> Clips:
-        """What is made of a caption, beside a clip that it is true of."""
+    def preview(self, batch: EditBatch, seed: int) -> Preview:
+        """A clip generated from a caption, beside one that has the caption."""
         with eval_mode(self):
             latents = self.vae.encode(batch.target_BCFHW)
             noise = make_noise(tuple(latents.shape), seed, batch.ids, self.device)
             made = denoise(self.model, self.model.encode(batch.captions), noise, self.sampling)
             clip = pixels(self.vae.decode(made)[0])
-        return {"generated": clip, "a clip": pixels(batch.target_BCFHW[0])}
+        return Preview({"generated": clip, "a clip": pixels(batch.target_BCFHW[0])}, batch.captions[0])

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from kiwi.errors import SpecError
-from kiwi.training.loss_weighting import Even, OnChanges
+from kiwi.spec import from_dict
+from kiwi.training.loss_weighting import ChangeWeighted, LossWeighting, Uniform
 
 
 def latents(changed):
@@ -13,15 +14,15 @@ def latents(changed):
     return target, source
 
 
-def test_even_weights_are_all_one():
+def test_uniform_weights_are_all_one():
     target, source = latents(2)
-    assert torch.equal(Even().weights(target, source), torch.ones(2, 1, 2, 4, 8))
+    assert torch.equal(Uniform().weights(target, source), torch.ones(2, 1, 2, 4, 8))
 
 
 @pytest.mark.parametrize("changed", [1, 4, 8])
-def test_what_changed_counts_more_and_each_sample_counts_as_much(changed):
+def test_changed_positions_weigh_more_and_every_sample_the_same(changed):
     target, source = latents(changed)
-    weights = OnChanges(factor=8.0, half=0.1).weights(target, source)
+    weights = ChangeWeighted(factor=8.0, half=0.1).weights(target, source)
     assert weights.mean(dim=(1, 2, 3, 4)) == pytest.approx(torch.ones(2))
     if changed < 8:
         # A squared difference of 1 is 10/11 of the way from 1 to 8.
@@ -31,12 +32,17 @@ def test_what_changed_counts_more_and_each_sample_counts_as_much(changed):
         assert torch.allclose(weights, torch.ones_like(weights))
 
 
-def test_a_factor_of_one_is_even():
+def test_a_factor_of_one_is_uniform():
     target, source = latents(3)
-    assert torch.allclose(OnChanges(factor=1.0).weights(target, source), torch.ones(2, 1, 2, 4, 8))
+    assert torch.allclose(ChangeWeighted(factor=1.0).weights(target, source), torch.ones(2, 1, 2, 4, 8))
 
 
 @pytest.mark.parametrize("wrong", [{"factor": 0.5}, {"half": 0.0}])
-def test_weights_that_turn_it_round_are_refused(wrong):
-    with pytest.raises(SpecError, match="factor of 1 or more"):
-        OnChanges(**wrong)
+def test_settings_that_would_weigh_changes_less_are_refused(wrong):
+    with pytest.raises(SpecError, check=lambda error: error.code == "out-of-range"):
+        ChangeWeighted(**wrong)
+
+
+@pytest.mark.parametrize(("former", "current"), [("Even", Uniform()), ("OnChanges", ChangeWeighted())])
+def test_the_names_of_the_previous_release_are_still_read(former, current):
+    assert from_dict(LossWeighting, {"type": former}) == current

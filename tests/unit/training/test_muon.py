@@ -7,7 +7,7 @@ from torch import nn
 
 from kiwi.errors import SpecError
 from kiwi.training.muon import Muon as Optimizer
-from kiwi.training.muon import orthogonalised
+from kiwi.training.muon import orthogonalize
 from kiwi.training.optim import Muon, is_hidden
 
 
@@ -23,13 +23,13 @@ def test_all_directions_of_a_matrix_become_alike(shape):
     torch.manual_seed(0)
     left, right = torch.randn(shape[0], 8), torch.randn(8, shape[1])
     matrix = left @ torch.diag(torch.logspace(0, -1, 8)) @ right  # one direction is ten times another
-    values = torch.linalg.svdvals(orthogonalised(matrix))[:8]
+    values = torch.linalg.svdvals(orthogonalize(matrix))[:8]
     assert 0.5 < values.min() <= values.max() < 1.3
     assert torch.linalg.svdvals(matrix)[:8].max() > 5 * torch.linalg.svdvals(matrix)[:8].min()
 
 
 def test_a_zero_gradient_moves_nothing():
-    assert torch.equal(orthogonalised(torch.zeros(4, 8)), torch.zeros(4, 8))
+    assert torch.equal(orthogonalize(torch.zeros(4, 8)), torch.zeros(4, 8))
 
 
 def test_hidden_maps_are_orthogonal_and_pixels_words_and_biases_are_not():

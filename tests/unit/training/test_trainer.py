@@ -1,4 +1,4 @@
-"""Precision `auto`: bf16 where it is multiplied, float32 elsewhere, and a word where bf16 would crawl."""
+"""Precision `auto`: bf16 where there are instructions for it, float32 elsewhere, and a warning for slow bf16."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgre
 from kiwi.models import precision as precisions
 from kiwi.models.precision import cpu_has_bf16_matmul
 from kiwi.training import trainer
-from kiwi.training.trainer import StepsBar, Trainer, multiplies_bf16
+from kiwi.training.trainer import StepsBar, Trainer, has_bf16
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -37,71 +37,71 @@ def machine(monkeypatch):
         (True, (True, False), False),
     ],
 )
-def test_the_accelerators_decide_and_the_processor_where_there_are_none(machine, processor, cards, expected):
+def test_accelerators_decide_or_the_processor_if_there_are_none(machine, processor, cards, expected):
     machine(processor, *cards)
-    assert multiplies_bf16() is expected
+    assert has_bf16() is expected
 
 
-def test_a_run_on_the_processor_does_not_ask_the_accelerators(machine):
+def test_accelerators_are_ignored_for_a_run_on_the_processor(machine):
     machine(False, True)
-    assert multiplies_bf16()
-    assert not multiplies_bf16(on_cpu=True)
+    assert has_bf16()
+    assert not has_bf16(on_cpu=True)
 
 
 @pytest.mark.parametrize(("processor", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_auto_takes_what_is_fast(machine, caplog, processor, expected):
+def test_auto_selects_the_faster_precision(machine, caplog, processor, expected):
     machine(processor)
     with caplog.at_level(logging.INFO, "kiwi"):
         assert Trainer(precision="auto", **QUIET).precision == expected
     assert expected in caplog.text
 
 
-def test_slow_bf16_is_told_and_not_forbidden(machine, caplog):
+def test_slow_bf16_is_allowed_with_a_warning(machine, caplog):
     machine(False)
     assert Trainer(precision="bf16-mixed", **QUIET).precision == "bf16-mixed"
     assert "--trainer.precision auto" in caplog.text
 
 
-@pytest.mark.parametrize(("told", "expected"), [(True, True), (False, False), (None, False)])
-def test_a_processor_whose_instructions_are_not_told_has_none(monkeypatch, told, expected):
+@pytest.mark.parametrize(("reported", "expected"), [(True, True), (False, False), (None, False)])
+def test_a_processor_of_unknown_instructions_has_no_bf16(monkeypatch, reported, expected):
     cpu_has_bf16_matmul.cache_clear()
-    monkeypatch.setattr(precisions, "hardware", lambda: {"avx512_bf16": told})
+    monkeypatch.setattr(precisions, "hardware", lambda: {"avx512_bf16": reported})
     monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: True)
     assert cpu_has_bf16_matmul() is expected
     cpu_has_bf16_matmul.cache_clear()
 
 
 @pytest.mark.parametrize("precision", [None, "32-true", "64-true"])
-def test_what_is_named_is_taken_without_a_word(machine, caplog, precision):
+def test_a_precision_that_is_given_is_used_without_a_message(machine, caplog, precision):
     machine(True)
     assert Trainer(precision=precision, **QUIET).precision == (precision or "32-true")
     assert not [record for record in caplog.records if record.name.startswith("kiwi")]
 
 
 @pytest.mark.parametrize(
-    ("first", "done", "told"),
+    ("first", "done", "heading"),
     [(0, 10, "step 10/40 (0:05:00 left)"), (30, 30, "step 30/40 (? left)"), (20, 30, "step 30/40 (0:01:40 left)")],
 )
-def test_the_bar_tells_how_far_the_run_is_by_the_pace_since_it_began(monkeypatch, first, done, told):
+def test_the_bar_shows_progress_and_remaining_time_by_the_speed_since_the_start(monkeypatch, first, done, heading):
     bar = StepsBar()
-    bar.began, bar.first = 0.0, first
+    bar.started, bar.first_step = 0.0, first
     monkeypatch.setattr("time.monotonic", lambda: 100.0)
     run = SimpleNamespace(global_step=done, max_steps=40)
-    assert bar.heading(run) == told
+    assert bar.heading(run) == heading
     column = bar.configure_columns(run)[0]
-    assert column.render(SimpleNamespace(description="Epoch 3/-2")).plain == told
+    assert column.render(SimpleNamespace(description="Epoch 3/-2")).plain == heading
     assert column.render(SimpleNamespace(description="Validation")).plain == "Validation"
 
 
 def test_a_run_that_counts_epochs_has_the_bar_of_lightning():
     run = SimpleNamespace(max_steps=-1)
-    columns = [type(one) for one in StepsBar().configure_columns(run)]
-    assert columns == [type(one) for one in RichProgressBar().configure_columns(run)]
+    columns = [type(column) for column in StepsBar().configure_columns(run)]
+    assert columns == [type(column) for column in RichProgressBar().configure_columns(run)]
 
 
-def test_a_bar_of_ones_own_is_kept_and_none_is_none():
+def test_a_progress_bar_of_the_callers_own_is_kept():
     own = TQDMProgressBar()
     for bars, options in (([own], {"callbacks": own}), ([], {}), ([StepsBar], {"enable_progress_bar": True})):
-        made = Trainer(**{**QUIET, "enable_progress_bar": bool(bars), **options})
-        found = [one for one in made.callbacks if isinstance(one, ProgressBar)]
-        assert [type(one) if isinstance(bars[0], type) else one for one in found] == bars
+        callbacks = Trainer(**{**QUIET, "enable_progress_bar": bool(bars), **options}).callbacks
+        found = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
+        assert [type(bar) if isinstance(bars[0], type) else bar for bar in found] == bars

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import lightning as L
 import pytest
+import torch
 
 from kiwi.data.datamodule import EditData
 from kiwi.data.sample import collate
@@ -43,38 +44,38 @@ def run(folder, module, data, **options):
     return read_log(folder)
 
 
-def test_a_line_a_step_tells_losses_by_task_and_noise_level_and_what_training_costs(tiny_config, data, tmp_path):
+def test_a_line_per_step_has_losses_by_task_and_noise_level_and_costs(tiny_config, data, tmp_path):
     module = LitKiwi(
         tiny_config.replace(source=AddSource(scale=LearnableScale())), optim=AdamW(lr=1e-2, warmup_steps=2)
     )
-    found = run(tmp_path, module, data)
-    assert list(found) == [1, 2, 3, 4, 5, 6]
-    assert all(math.isfinite(value) for numbers in found.values() for value in numbers.values())
+    metrics = run(tmp_path, module, data)
+    assert list(metrics) == [1, 2, 3, 4, 5, 6]
+    assert all(math.isfinite(value) for numbers in metrics.values() for value in numbers.values())
     names = {"loss", "gradient_norm", "lr", "samples_per_second", "memory_gib", "gamma_at_0.5"}
-    assert all(names <= numbers.keys() for numbers in found.values())
+    assert all(names <= numbers.keys() for numbers in metrics.values())
     # Each step's own kind of task only, and the bands in which its noise levels fell.
-    tasks = [[name for name in numbers if name in ("loss_video", "loss_reference")] for numbers in found.values()]
+    tasks = [[name for name in numbers if name in ("loss_video", "loss_reference")] for numbers in metrics.values()]
     assert {name for (name,) in tasks} == {"loss_video", "loss_reference"}
-    bands = [name for numbers in found.values() for name in numbers if name.startswith("loss_sigma_")]
+    bands = [name for numbers in metrics.values() for name in numbers if name.startswith("loss_sigma_")]
     assert 6 <= len(bands) <= 12
     assert {"loss_sigma_0.75_0.9", "loss_sigma_0.9_1"} <= set(bands)
-    assert [numbers["lr"] for numbers in found.values()][:2] == pytest.approx([1e-2, 1e-2])
-    assert {"val/loss", "val/loss_swapped", "val/loss_video", "val/loss_at_0.9"} <= found[3].keys()
-    assert not any(name.startswith("val/") for name in found[2])
-    assert found[1]["gamma_at_0.5"] == pytest.approx(0.5, abs=0.02)
-    assert found[6]["gamma_at_0.5"] != found[1]["gamma_at_0.5"]
+    assert [numbers["lr"] for numbers in metrics.values()][:2] == pytest.approx([1e-2, 1e-2])
+    assert {"val/loss", "val/loss_swapped", "val/loss_video", "val/loss_at_0.9"} <= metrics[3].keys()
+    assert not any(name.startswith("val/") for name in metrics[2])
+    assert metrics[1]["gamma_at_0.5"] == pytest.approx(0.5, abs=0.02)
+    assert metrics[6]["gamma_at_0.5"] != metrics[1]["gamma_at_0.5"]
 
 
-def test_steps_of_accumulated_batches_are_one_line_with_their_mean(tiny_config, data, tmp_path):
-    found = run(tmp_path, LitKiwi(tiny_config), data, max_steps=2, accumulate_grad_batches=3, limit_val_batches=0)
-    assert list(found) == [1, 2]
+def test_accumulated_batches_of_a_step_are_one_line_with_their_mean(tiny_config, data, tmp_path):
+    metrics = run(tmp_path, LitKiwi(tiny_config), data, max_steps=2, accumulate_grad_batches=3, limit_val_batches=0)
+    assert list(metrics) == [1, 2]
     assert not any(
         name.startswith("gamma")
         for name in run(tmp_path / "b", LitKiwi(tiny_config.replace(source=NoSource())), data, max_steps=1)[1]
     )
 
 
-def test_the_share_of_the_devices_peak_is_told_where_it_is_known(tiny_config, data, tmp_path):
+def test_mfu_is_logged_where_the_devices_peak_is_known(tiny_config, data, tmp_path):
     known, unknown = (
         run(tmp_path / name, LitKiwi(tiny_config), data, max_steps=3, limit_val_batches=0, log=log)
         for name, log in (("known", RunLog(peak_tflops=1e-3)), ("unknown", RunLog()))
@@ -83,43 +84,50 @@ def test_the_share_of_the_devices_peak_is_told_where_it_is_known(tiny_config, da
     assert not any("mfu" in numbers for numbers in unknown.values())
 
 
-def test_operations_are_counted_apart_for_each_length_of_clips_that_come_from_a_cache(data):
+def test_operations_are_counted_for_each_length_of_clips_from_a_cache(data):
     data.setup()
     sample = data.sets["train"].decode(0)
     cached = replace(sample, source_FHWC=sample.source_FHWC[:0])
-    kinds = {_kind(collate([one])) for one in (cached, replace(cached, size=(1, *sample.size[1:])))}
+    kinds = {_kind(collate([clip])) for clip in (cached, replace(cached, size=(1, *sample.size[1:])))}
     kinds.add(_kind(collate([cached, cached])))
     assert len(kinds) == 3
 
 
-def test_a_resumed_runs_lines_take_the_place_of_those_that_it_repeats(tmp_path):
+def test_lines_of_a_resumed_run_replace_those_of_the_steps_that_it_repeats(tmp_path):
     lines = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}, {"step": 2, "val/loss": 5.0}, {"step": 2, "loss": 3.0}]
     text = "\n".join(map(json.dumps, lines[:3])) + '\n{"step": 3, "lo\n' + json.dumps(lines[3]) + "\n"
     (tmp_path / FILE).write_text(text)
     assert read_log(tmp_path) == {1: {"loss": 1.0}, 2: {"loss": 3.0, "val/loss": 5.0}}
 
 
-def test_lines_that_are_none_are_passed_over(tmp_path):
-    odd = ['{"step": "a", "loss": 1}', '{"step": 1, "loss": "b"}', "[1, 2]", '"x"', '{"loss": 2}', "\udcff\udcfe"]
-    text = "\n".join([*odd, '{"step": 2, "loss": 3}'])
+def test_lines_that_are_not_metrics_are_skipped(tmp_path):
+    invalid = ['{"step": "a", "loss": 1}', '{"step": 1, "loss": "b"}', "[1, 2]", '"x"', '{"loss": 2}', "\udcff\udcfe"]
+    text = "\n".join([*invalid, '{"step": 2, "loss": 3}'])
     (tmp_path / FILE).write_bytes(text.encode("utf-8", "surrogateescape"))
     assert read_log(tmp_path) == {2: {"loss": 3.0}}
 
 
-def test_a_line_that_a_kill_cut_short_does_not_spoil_the_next(tiny_config, data, tmp_path):
+def test_a_line_cut_short_by_a_kill_does_not_damage_the_next(tiny_config, data, tmp_path):
     (tmp_path / FILE).write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "lo')
-    found = run(tmp_path, LitKiwi(tiny_config), data, max_steps=1, limit_val_batches=0)
-    assert list(found) == [1]
-    assert found[1]["loss"] != 1.0
+    metrics = run(tmp_path, LitKiwi(tiny_config), data, max_steps=1, limit_val_batches=0)
+    assert list(metrics) == [1]
+    assert metrics[1]["loss"] != 1.0
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, ""), ("", ""), ("{}\n", "{}\n"), ("{}\n{", "{}\n{\n")])
-def test_a_log_is_gone_on_with_without_reading_it(tmp_path, monkeypatch, before, after):
+def test_a_log_is_appended_to_without_reading_it(tmp_path, monkeypatch, before, after):
     if before is not None:
         (tmp_path / FILE).write_text(before)
-    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("all of it was read"))
-    trainer = SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path, precision="32-true")
+    for method in ("read_bytes", "read_text"):
+        monkeypatch.setattr(Path, method, lambda *args, **kwargs: pytest.fail("the whole file was read"))
+    logged = {"val/loss": torch.tensor(2.0), "train/loss": torch.tensor(3.0)}
+    trainer = SimpleNamespace(
+        is_global_zero=True, default_root_dir=tmp_path, precision="32-true", global_step=1, callback_metrics=logged
+    )
     log = RunLog(peak_tflops=1.0)
     log.on_fit_start(trainer, None)
+    log.on_validation_end(trainer, None)
     log.teardown(trainer, None, "fit")
-    assert (tmp_path / FILE).read_text() == after
+    log.on_validation_end(trainer, None)  # outside of training nothing is written
+    monkeypatch.undo()
+    assert (tmp_path / FILE).read_text() == after + '{"step": 1, "val/loss": 2.0}\n'

@@ -13,7 +13,7 @@ from kiwi.encoded import LatentDistribution, VisionFeatures
 from kiwi.errors import CheckpointError, InputError, SpecError, TrainingError
 from kiwi.models.vae.wan import NewVae
 from kiwi.training.averaging import Ema
-from kiwi.training.loss_weighting import Even, OnChanges
+from kiwi.training.loss_weighting import ChangeWeighted, Uniform
 from kiwi.training.modules.editor import LitKiwi
 from kiwi.training.modules.vae import LitVae
 from kiwi.training.optim import AdamW
@@ -36,7 +36,7 @@ def trainer(folder, **options):
 
 
 class Recorder(L.Callback):
-    """Keeps each step's loss and batch."""
+    """Records each step's loss and batch."""
 
     def __init__(self):
         self.losses, self.batches = [], []
@@ -46,7 +46,7 @@ class Recorder(L.Callback):
         self.batches.append(batch.ids)
 
 
-def test_every_task_kind_trains_and_the_loss_falls(tiny_config, data, tmp_path):
+def test_every_task_is_trained_and_the_loss_falls(tiny_config, data, tmp_path):
     recorder = Recorder()
     module = LitKiwi(tiny_config, optim=AdamW(lr=3e-3, warmup_steps=2))
 
@@ -60,7 +60,7 @@ def test_every_task_kind_trains_and_the_loss_falls(tiny_config, data, tmp_path):
     assert validated() < 0.9 * before
 
 
-def test_two_runs_see_the_same_numbers(tiny_config, data, tmp_path):
+def test_two_runs_have_the_same_losses(tiny_config, data, tmp_path):
     def losses():
         recorder = Recorder()
         module = LitKiwi(tiny_config, optim=AdamW(lr=1e-3, warmup_steps=0))
@@ -107,15 +107,15 @@ def test_a_lone_validation_sample_is_swapped_with_an_earlier_one_and_never_with_
     data.batch_size = 1
     data.setup()
     batches = [b for b in data.train_dataloader() if b.task == "video" and b.source_BCFHW.shape[2] == 5]
-    assert module.swapped(batches[0]) is None
-    swapped = module.swapped(batches[1])
+    assert module.swap_conditions(batches[0]) is None
+    swapped = module.swap_conditions(batches[1])
     assert torch.equal(swapped.source_BCFHW, batches[0].source_BCFHW)
     assert (swapped.source_frames[0] == batches[0].source_frames[0]).all()
     assert swapped.instructions == batches[1].instructions
-    assert module.swapped(batches[1]) is None
+    assert module.swap_conditions(batches[1]) is None
 
 
-def test_only_the_chosen_parts_learn(tiny_config, data, tmp_path):
+def test_only_the_selected_parts_are_trained(tiny_config, data, tmp_path):
     module = LitKiwi(tiny_config, optim=AdamW(lr=1e-2, warmup_steps=0), train_parts=("query", "dit"))
     before = {name: p.clone() for name, p in module.editor.state_dict().items()}
     trainer(tmp_path, max_steps=6, enable_checkpointing=False).fit(module, data)
@@ -123,24 +123,24 @@ def test_only_the_chosen_parts_learn(tiny_config, data, tmp_path):
     assert changed == {"query", "dit"}
 
 
-def test_the_loss_looks_where_the_emphasis_says(tiny_config, data):
+def test_the_loss_is_weighted_by_position(tiny_config, data):
     data.setup()
     batch = next(b for b in data.fresh_train_dataloader() if b.task == "video")
-    found = {}
-    for emphasis in (Even(), OnChanges(factor=8.0)):
-        module = LitKiwi(tiny_config, emphasis=emphasis)
-        module.all_gather = lambda seen: seen
-        module.log = lambda *args, **more: None
-        found[emphasis] = float(module.training_step(batch, 0).detach())
+    losses = {}
+    for weighting in (Uniform(), ChangeWeighted(factor=8.0)):
+        module = LitKiwi(tiny_config, loss_weighting=weighting)
+        module.all_gather = lambda tensor: tensor
+        module.log = lambda *args, **kwargs: None
+        losses[weighting] = float(module.training_step(batch, 0).detach())
     source, x0 = module.vae.encode(batch.source_BCFHW), module.target_latents(batch)
     noise, sigma_B = module.draw(batch.ids, x0.shape, 0)
-    # A new editor says nothing: its error is the velocity itself.
+    # A new editor predicts zero: its error is the velocity itself.
     squares = (noise - x0).square()
-    wanted = {spec: (squares * spec.weights(x0, source)).flatten(1).mean(1) for spec in found}
+    expected = {spec: (squares * spec.weights(x0, source)).flatten(1).mean(1) for spec in losses}
     weights_B = module.schedule.loss_weight(sigma_B)
-    for emphasis, losses_B in wanted.items():
-        assert found[emphasis] == pytest.approx(float((losses_B * weights_B).mean()), rel=1e-4)
-    assert found[Even()] != pytest.approx(found[OnChanges(factor=8.0)], rel=1e-3)
+    for weighting, losses_B in expected.items():
+        assert losses[weighting] == pytest.approx(float((losses_B * weights_B).mean()), rel=1e-4)
+    assert losses[Uniform()] != pytest.approx(losses[ChangeWeighted(factor=8.0)], rel=1e-3)
 
 
 def test_an_unknown_part_is_refused(tiny_config):
@@ -148,14 +148,14 @@ def test_an_unknown_part_is_refused(tiny_config):
         LitKiwi(tiny_config, train_parts=("vae",))
 
 
-def test_a_cosine_without_an_end_is_refused(tiny_config, data, tmp_path):
+def test_a_cosine_schedule_without_a_number_of_steps_is_refused(tiny_config, data, tmp_path):
     module = LitKiwi(tiny_config, optim=AdamW(schedule="cosine"))
-    with pytest.raises(SpecError, match="needs to know its end"):
+    with pytest.raises(SpecError, check=lambda error: error.code == "missing-steps"):
         trainer(tmp_path, max_steps=-1, max_epochs=-1, max_time="00:00:00:01").fit(module, data)
 
 
-class Poison(L.Callback):
-    """Spoils the third batch."""
+class NanBatch(L.Callback):
+    """Puts NaN into the third batch."""
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         if trainer.global_step == 2:
@@ -163,21 +163,19 @@ class Poison(L.Callback):
             self.ids = batch.ids
 
 
-def test_a_loss_that_is_not_finite_stops_names_the_batch_and_keeps_the_last_good_checkpoint(
-    tiny_config, data, tmp_path
-):
-    poison = Poison()
+def test_a_loss_that_is_not_finite_stops_training_and_leaves_the_last_good_checkpoint(tiny_config, data, tmp_path):
+    nan_batch = NanBatch()
     keep = L.pytorch.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=1, save_last=True)
     module = LitKiwi(tiny_config, optim=AdamW(lr=1e-3, warmup_steps=0))
     with pytest.raises(TrainingError) as problem:
-        trainer(tmp_path, callbacks=[poison, keep]).fit(module, data)
-    told = str(problem.value)
-    assert "the loss is not finite at step 2" in told
-    assert ", ".join(poison.ids) in told
-    assert str(keep.last_model_path) in told
-    kept = torch.load(keep.last_model_path, weights_only=True)
-    assert kept["global_step"] == 2
-    assert all(torch.isfinite(tensor).all() for tensor in kept["state_dict"].values())
+        trainer(tmp_path, callbacks=[nan_batch, keep]).fit(module, data)
+    assert problem.value.code == "non-finite"
+    assert "step 2" in str(problem.value)
+    assert ", ".join(nan_batch.ids) in str(problem.value)
+    assert str(keep.last_model_path) in str(problem.value)
+    checkpoint = torch.load(keep.last_model_path, weights_only=True)
+    assert checkpoint["global_step"] == 2
+    assert all(torch.isfinite(tensor).all() for tensor in checkpoint["state_dict"].values())
     assert all(torch.isfinite(p).all() for p in module.parameters())
 
 
@@ -191,7 +189,7 @@ def test_checkpoints_hold_the_trained_parts_only_and_load_without_pickle(tiny_co
 
 
 @pytest.mark.parametrize("stop", [4, 6])
-def test_resuming_goes_on_as_if_never_stopped(tiny_config, data, tmp_path, stop):
+def test_a_resumed_run_equals_an_unbroken_one(tiny_config, data, tmp_path, stop):
     """In the middle of an epoch of six batches, and at its end."""
 
     def run(steps, checkpoint=None):
@@ -219,42 +217,42 @@ def test_a_checkpoint_of_another_model_is_refused_before_training(tiny_config, d
     run.fit(LitKiwi(tiny_config), data)
     run.save_checkpoint(tmp_path / "x.ckpt")
     wider = tiny_config.replace(dit=tiny_config.dit.replace(ffn_dim=64))
-    with pytest.raises(CheckpointError, match=r"another model.*ffn.*\(96"):
+    with pytest.raises(CheckpointError, match=r"ffn.*\(96", check=lambda error: error.code == "other-model"):
         trainer(tmp_path).fit(LitKiwi(wider), data, ckpt_path=str(tmp_path / "x.ckpt"), weights_only=True)
 
 
-def test_validation_tells_right_swapped_and_blind_losses(tiny_config, data, tmp_path):
+def test_validation_logs_right_swapped_and_blind_losses(tiny_config, data, tmp_path):
     run = trainer(tmp_path, limit_val_batches=1.0)
-    (found,) = run.validate(LitKiwi(tiny_config), data, verbose=False)
-    assert {"val/loss", "val/loss_swapped", "val/loss_blind", "val/loss_at_0.9"} <= found.keys()
+    (metrics,) = run.validate(LitKiwi(tiny_config), data, verbose=False)
+    assert {"val/loss", "val/loss_swapped", "val/loss_blind", "val/loss_at_0.9"} <= metrics.keys()
     # An untrained model with zero-initialised source cannot tell two sources apart, and is worse than the blind one.
-    assert found["val/loss"] == pytest.approx(found["val/loss_swapped"], rel=1e-5)
-    assert found["val/loss"] > found["val/loss_blind"] > 0
+    assert metrics["val/loss"] == pytest.approx(metrics["val/loss_swapped"], rel=1e-5)
+    assert metrics["val/loss"] > metrics["val/loss_blind"] > 0
 
 
-def test_a_cache_is_neither_for_autoencoders_nor_for_editors_with_another(tiny_config, data, tmp_path):
+def test_a_cache_is_refused_by_autoencoders_and_by_editors_with_other_encoders(tiny_config, data, tmp_path):
     data.multiple = 4
     data.setup()
     cache = FeatureCache.create(tmp_path / "cache", EncoderFingerprints("vae"), "float16")
     keys = [key for dataset in data.sets.values() for key in dataset.encoding_jobs(cache)]
     cache.write(dict.fromkeys(keys, LatentDistribution(torch.zeros(1), torch.zeros(1))))
     data.cache, data.sets = str(tmp_path / "cache"), {}
-    for module, told in (
-        (LitVae(NewVae(z_dim=4, base_dim=4)), "trained on pixels"),
-        (LitKiwi(tiny_config), "another VAE"),
+    for module, code in (
+        (LitVae(NewVae(z_dim=4, base_dim=4)), "cache-not-allowed"),
+        (LitKiwi(tiny_config), "cache-mismatch"),
     ):
         for command in ("fit", "validate"):
-            with pytest.raises(InputError, match=told):
+            with pytest.raises(InputError, check=lambda error, code=code: error.code == code):
                 getattr(trainer(tmp_path), command)(module, data)
     other = FeatureCache.create(tmp_path / "other", EncoderFingerprints(mllm="another"), "float16")
     seen = [item.seen for dataset in data.sets.values() for item in dataset.encoding_jobs(other).values()]
     other.write(dict.fromkeys(seen, VisionFeatures(1, (1, 28, 28), torch.zeros(1))))
     data.cache, data.sets = str(other.folder), {}
-    with pytest.raises(InputError, match="another MLLM or its limits"):
+    with pytest.raises(InputError, match="MLLM", check=lambda error: error.code == "cache-mismatch"):
         trainer(tmp_path).fit(LitKiwi(tiny_config), data)
 
 
-def test_a_source_that_says_nothing_is_grey_whatever_latents_the_cache_has_of_it(tiny_config, data):
+def test_a_dropped_source_is_grey_although_the_cache_has_its_latents(tiny_config, data):
     data.multiple = 4
     data.setup()
     module, batch = LitKiwi(tiny_config), collate([data.sets["train"].decode(0)])
@@ -269,7 +267,7 @@ def test_a_source_that_says_nothing_is_grey_whatever_latents_the_cache_has_of_it
     assert torch.equal(batch.source_latents.mean, x)
 
 
-def test_a_run_goes_on_with_the_choices_that_it_was_started_with_or_not_at_all(tiny_config, data, tmp_path):
+def test_a_run_does_not_resume_with_another_configuration(tiny_config, data, tmp_path):
     run = trainer(tmp_path)
     run.fit(LitKiwi(tiny_config), data)
     run.save_checkpoint(tmp_path / "x.ckpt")
@@ -280,9 +278,27 @@ def test_a_run_goes_on_with_the_choices_that_it_was_started_with_or_not_at_all(t
         "model.train_parts": {"train_parts": ("dit", "source")},
         "model.targets": {"targets": "sample"},
     }
-    for told, change in changes.items():
-        with pytest.raises(CheckpointError, match=told):
+    for path, change in changes.items():
+        with pytest.raises(CheckpointError, match=path, check=lambda error: error.code == "configuration-changed"):
             trainer(tmp_path).fit(LitKiwi(**{"config": tiny_config} | change), data, ckpt_path=str(tmp_path / "x.ckpt"))
+
+
+def test_a_checkpoint_of_the_previous_release_resumes(tiny_config, data, tmp_path):
+    """It has its settings under another key, and the loss weighting under another name."""
+    run = trainer(tmp_path)
+    run.fit(LitKiwi(tiny_config), data)
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    checkpoint = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    settings = checkpoint.pop("resume_config")
+    assert settings.pop("model.loss_weighting.type") == "Uniform"
+    checkpoint["choices"] = settings | {"model.emphasis.type": "Even"}
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    resumed = trainer(tmp_path, max_steps=5)
+    resumed.fit(LitKiwi(tiny_config), data, ckpt_path=str(tmp_path / "x.ckpt"))
+    assert resumed.global_step == 5
+    other = LitKiwi(tiny_config, loss_weighting=ChangeWeighted())
+    with pytest.raises(CheckpointError, match=r"model\.loss_weighting\.type"):
+        trainer(tmp_path).fit(other, data, ckpt_path=str(tmp_path / "x.ckpt"))
 
 
 def test_sources_are_swapped_in_every_form_that_a_batch_has_them_in(tiny_config, data):
@@ -290,20 +306,20 @@ def test_sources_are_swapped_in_every_form_that_a_batch_has_them_in(tiny_config,
     data.setup()
     samples = [data.sets["train"].decode(index) for index in (0, 1, 2)]
     module, plain = LitKiwi(tiny_config), collate(samples)
-    swapped = module.swapped(plain)
-    for index, other in enumerate((1, 2, 0)):
-        assert (swapped.source_frames[index] == plain.source_frames[other]).all()
-        assert torch.equal(swapped.source_BCFHW[index], plain.source_BCFHW[other])
+    swapped = module.swap_conditions(plain)
+    for index, donor in enumerate((1, 2, 0)):
+        assert (swapped.source_frames[index] == plain.source_frames[donor]).all()
+        assert torch.equal(swapped.source_BCFHW[index], plain.source_BCFHW[donor])
     assert swapped.source_latents is None
     assert torch.equal(swapped.target_BCFHW, plain.target_BCFHW)
     seen = [VisionFeatures(2, (4, 28, 28), torch.full((1, 2, 8), float(index))) for index in range(3)]
     latents = LatentDistribution(torch.arange(3.0).view(3, 1, 1, 1, 1), torch.arange(3.0).view(3, 1, 1, 1, 1) + 10)
     nothing = plain.source_BCFHW[:, :, :0]
     cached = replace(plain, source_frames=seen, source_latents=latents, source_BCFHW=nothing)
-    swapped = LitKiwi(tiny_config).swapped(cached)
-    assert [one.features_LNM[0, 0, 0].item() for one in swapped.source_frames] == [1, 2, 0]
+    swapped = LitKiwi(tiny_config).swap_conditions(cached)
+    assert [features.features_LNM[0, 0, 0].item() for features in swapped.source_frames] == [1, 2, 0]
     assert swapped.source_latents.mean.flatten().tolist() == [1, 2, 0]
     assert swapped.source_latents.deviation.flatten().tolist() == [11, 12, 10]
-    # Without another source there is nothing to swap with: the same clip twice is no other source.
+    # Equal clips are not swapped with each other.
     twice = LatentDistribution(torch.zeros(3, 1, 1, 1, 1), torch.zeros(3, 1, 1, 1, 1))
-    assert LitKiwi(tiny_config).swapped(replace(cached, source_latents=twice)) is None
+    assert LitKiwi(tiny_config).swap_conditions(replace(cached, source_latents=twice)) is None

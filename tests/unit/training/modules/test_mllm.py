@@ -1,4 +1,4 @@
-"""LitMllm: answers are learned, token by token, by every part of the reader."""
+"""LitMllm: answers are learned, token by token, by every part of the MLLM."""
 
 from collections import Counter
 from copy import copy
@@ -12,16 +12,16 @@ from kiwi.data.sandbox import SandboxEdits, SandboxQuestions
 from kiwi.errors import InputError
 from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.mllm.new_qwen import NewQwen
-from kiwi.training.modules.mllm import ANSWER, END, LitMllm, _summary
+from kiwi.training.modules.mllm import ANSWER, END, Answer, LitMllm, _summary
 from kiwi.training.optim import AdamW
 
 TINY = NewQwen(hidden_size=32, layers=1, vision_layers=1)
 
 
 def data(*sets, **more):
-    found = EditData(train=list(sets), multiple=8, batch_size=4, num_workers=0, **more)
-    found.setup()
-    return found
+    data = EditData(train=list(sets), multiple=8, batch_size=4, num_workers=0, **more)
+    data.setup()
+    return data
 
 
 def batch_of(**questions):
@@ -29,15 +29,15 @@ def batch_of(**questions):
 
 
 def first(batch):
-    """A batch of its first sample alone."""
-    found = copy(batch)
+    """The batch with only its first sample."""
+    single = copy(batch)
     for name, value in vars(batch).items():
         if isinstance(value, (list, torch.Tensor)):
-            setattr(found, name, value[:1])
-    return found
+            setattr(single, name, value[:1])
+    return single
 
 
-def test_a_batch_asks_and_knows_the_answers():
+def test_a_batch_has_questions_and_answers():
     batch = batch_of(tasks=["count", "picture"])
     assert set(batch.categories) <= {"count", "picture"}
     assert all(answer.endswith(".") for answer in batch.answers)
@@ -45,11 +45,11 @@ def test_a_batch_asks_and_knows_the_answers():
     assert batch.target_BCFHW.shape[2] == 0
 
 
-def test_answers_stand_behind_their_questions_and_nothing_else_is_learned():
+def test_answers_follow_their_questions_and_only_they_are_trained_on():
     module, batch = LitMllm(TINY), batch_of(tasks=["repeat"])
     tokenizer, prompt = module.reader.prompter.tokenizer, module.prompt(batch)
     rows = [tokenizer.encode(text, add_special_tokens=False) for text in ("one", "number two", "3", "")]
-    whole, added_BS = module.continued(prompt, rows)
+    whole, added_BS = module.append_tokens(prompt, rows)
     for index, row in enumerate(rows):
         length = int(prompt.attention_mask_BS[index].sum())
         assert whole.input_ids_BS[index, :length].tolist() == prompt.input_ids_BS[index, :length].tolist()
@@ -58,8 +58,7 @@ def test_answers_stand_behind_their_questions_and_nothing_else_is_learned():
     assert prompt.input_ids_BS.shape[1] < whole.input_ids_BS.shape[1]
 
 
-def test_every_part_learns_and_what_is_said_follows(tmp_path):
-    """Of one batch, until it is known by heart."""
+def test_every_part_is_trained_and_a_batch_can_be_learned_by_heart(tmp_path):
     module, batch = LitMllm(TINY), batch_of(tasks=["count"], max_frames=1)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
     first = module._loss(batch)
@@ -73,23 +72,23 @@ def test_every_part_learns_and_what_is_said_follows(tmp_path):
         optimizer.step()
     assert loss < first / 20
     assert module.answer(batch) == batch.answers
-    module.export(tmp_path / "mllm", 5, self_contained=True)
+    module.export(tmp_path / "mllm", self_contained=True)
     again = LitMllm(QwenVL(path=str(tmp_path / "mllm"), dtype="float32", limits=TINY.limits))
     assert again.answer(batch) == batch.answers
-    assert again.trained
-    assert not module.trained
+    assert again.is_pretrained
+    assert not module.is_pretrained
     halved = LitMllm(QwenVL(path=str(tmp_path / "mllm"), dtype="float32", limits=TINY.limits), export_dtype="float16")
-    halved.export(tmp_path / "half", 5, self_contained=True)
+    halved.export(tmp_path / "half", self_contained=True)
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("mllm", "half")]
     assert 1.8 < sizes[0] / sizes[1] < 2.1
     half = LitMllm(QwenVL(path=str(tmp_path / "half"), dtype="float32", limits=TINY.limits))
     assert half.answer(batch) == batch.answers
-    assert module.foreign(tmp_path / "mllm") == []
+    assert module.unexpected_files(tmp_path / "mllm") == []
     (tmp_path / "mllm" / "note.txt").write_text("mine")
-    assert module.foreign(tmp_path / "mllm") == ["note.txt"]
+    assert module.unexpected_files(tmp_path / "mllm") == ["note.txt"]
 
 
-def test_the_loss_is_that_of_the_answers_tokens_alone():
+def test_the_loss_is_over_the_tokens_of_the_answers_only():
     module, batch = LitMllm(TINY), batch_of(tasks=["count"])
     tokenizer = module.reader.prompter.tokenizer
     with torch.no_grad():
@@ -97,17 +96,21 @@ def test_the_loss_is_that_of_the_answers_tokens_alone():
         for index in range(4):
             row = [*module._ids(ANSWER), *tokenizer.encode(batch.answers[index]), *module._ids(END)]
             one = module.reader.prompter([batch.source_frames[index]], [batch.instructions[index]], [()], batch.task, 0)
-            whole, _ = module.continued(one, [row])
-            logits = module.logits(whole, module.see(whole))[0].log_softmax(-1)
+            whole, _ = module.append_tokens(one, [row])
+            logits = module.logits(whole, module.vision_features(whole))[0].log_softmax(-1)
             start = one.input_ids_BS.shape[1] + len(module._ids(ANSWER))
             expected += [-logits[at - 1, whole.input_ids_BS[0, at]] for at in range(start, whole.input_ids_BS.shape[1])]
         assert float(module._loss(batch)) == pytest.approx(float(torch.stack(expected).mean()), rel=1e-4)
 
 
-def test_validation_tells_right_answers_beside_a_blind_guessers():
-    told = [("count", "One object.", "One object."), ("count", "Two objects.", "One object."), ("move", "Up.", "Down.")]
-    answered = Counter({("count", "One object."): 5, ("count", "Two objects."): 3, ("move", "Down."): 2})
-    assert _summary(told, answered) == {
+def test_validation_scores_answers_beside_those_of_a_blind_guesser():
+    answers = [
+        Answer("count", "One object.", "One object."),
+        Answer("count", "Two objects.", "One object."),
+        Answer("move", "Up.", "Down."),
+    ]
+    training_answers = Counter({("count", "One object."): 5, ("count", "Two objects."): 3, ("move", "Down."): 2})
+    assert _summary(answers, training_answers) == {
         **{"right_count": 0.5, "right_move": 0, "right": 0.25},
         **{"facts_count": 0.5, "facts_move": 0, "facts": 0.25},
         **{"guessed_count": 1, "guessed_move": 1, "guessed": 1},
@@ -119,30 +122,30 @@ def test_a_run_logs_them(tmp_path):
     off = ("logger", "enable_progress_bar", "enable_checkpointing", "use_distributed_sampler", "enable_model_summary")
     options = {"max_steps": 1, "val_check_interval": 1, "num_sanity_val_steps": 0, **dict.fromkeys(off, False)}
     trainer = L.Trainer(default_root_dir=tmp_path, accelerator="cpu", **options)
-    asked = data(
+    questions = data(
         SandboxQuestions(items=8, tasks=["count"], max_frames=1),
         validation=[SandboxQuestions(items=4, tasks=["count"], max_frames=1, split="new_both")],
     )
-    trainer.fit(LitMllm(TINY, optim=AdamW(lr=1e-3)), asked)
+    trainer.fit(LitMllm(TINY, optim=AdamW(lr=1e-3)), questions)
     assert {"val/loss", "val/right_count", "val/guessed_count", "val/right"} <= trainer.callback_metrics.keys()
 
 
-def test_a_preview_shows_what_is_asked_about_and_tells_what_is_said():
+def test_a_preview_shows_video_and_picture_with_question_prediction_and_answer():
     module, batch = LitMllm(TINY), batch_of(tasks=["picture"])
-    question, said, right = module.caption(one := first(batch)).split("\n")
-    assert (question, said, right) == (
+    preview = module.preview(first(batch), 0)
+    assert preview.caption.split("\n") == [
         batch.instructions[0],
-        f"said: {module.answer(one)[0]}",
-        f"right: {batch.answers[0]}",
-    )
-    assert {name: clip.shape for name, clip in module.preview(one, 0).items()} == {
+        f"predicted: {module.answer(first(batch))[0]}",
+        f"expected: {batch.answers[0]}",
+    ]
+    assert {name: clip.shape for name, clip in preview.clips.items()} == {
         "video": (5, 32, 32, 3),
         "picture": (1, 32, 32, 3),
     }
-    assert module.preview(first(batch_of(tasks=["count"])), 0).keys() == {"video"}
+    assert module.preview(first(batch_of(tasks=["count"])), 0).clips.keys() == {"video"}
 
 
-def test_edits_are_no_questions():
+def test_edits_are_refused():
     edits = next(iter(data(SandboxEdits(items=4)).fresh_train_dataloader()))
-    with pytest.raises(InputError, match=r"Questions in data\.train"):
+    with pytest.raises(InputError, check=lambda error: error.code == "missing-answer"):
         LitMllm(TINY)._loss(edits)

@@ -1,4 +1,4 @@
-"""LitBase: captions are read, and an editor's DiT starts from what it learned."""
+"""LitBase: captions are used, and an editor's DiT starts from the trained weights."""
 
 import json
 from dataclasses import replace
@@ -56,7 +56,7 @@ def test_it_trains_on_clips_and_frames_and_the_loss_falls(data, tmp_path):
     assert all(parameter.grad is None for parameter in module.vae.parameters())
 
 
-def test_every_part_learns_and_the_vae_does_not(data, tmp_path):
+def test_every_part_is_trained_except_the_vae(data, tmp_path):
     module = LitBase(CONFIG, optim=AdamW(lr=1e-2, warmup_steps=0))
     before = {name: tensor.clone() for name, tensor in module.model.state_dict().items()}
     trainer(tmp_path, max_steps=6).fit(module, data)
@@ -64,7 +64,7 @@ def test_every_part_learns_and_the_vae_does_not(data, tmp_path):
     assert {n.split(".")[0] for n in state if not torch.equal(before[n], state[n])} == {"dit", "text", "text_embedding"}
 
 
-def test_the_caption_and_nothing_of_padding_decides():
+def test_padding_of_captions_changes_nothing():
     model = TextToVideo(CONFIG).eval()
     torch.nn.init.normal_(model.dit.head.head.weight, std=0.1)
     latents, sigma = torch.randn(1, 4, 2, 8, 8), torch.tensor([0.7])
@@ -85,7 +85,7 @@ def test_the_caption_and_nothing_of_padding_decides():
 def test_an_editors_dit_starts_from_the_exported_folder(tmp_path, data):
     module = LitBase(CONFIG)
     trainer(tmp_path, max_steps=2).fit(module, data)
-    module.export(tmp_path / "model", 5, self_contained=True)
+    module.export(tmp_path / "model", self_contained=True)
     config = KiwiConfig(dit=DIT.replace(base=WanBase(path=str(tmp_path / "model"))), vae=CONFIG.vae, mllm=NewQwen())
     own, learned = KiwiEdit(config).dit.state_dict(), module.model.dit.state_dict()
     assert own.keys() == learned.keys()
@@ -94,25 +94,25 @@ def test_an_editors_dit_starts_from_the_exported_folder(tmp_path, data):
     assert json.loads((tmp_path / "model" / "config.json").read_text())["config"]["dit"]["dim"] == 48
 
 
-def test_an_export_replaces_its_own_and_leaves_what_is_not(tmp_path, data):
+def test_an_export_replaces_the_last_one_and_no_other_files(tmp_path, data):
     module = LitBase(CONFIG)
-    module.export(tmp_path / "model", 5, self_contained=True)
-    module.export(tmp_path / "model", 5, self_contained=True)
-    assert module.foreign(tmp_path / "model") == []
+    module.export(tmp_path / "model", self_contained=True)
+    module.export(tmp_path / "model", self_contained=True)
+    assert module.unexpected_files(tmp_path / "model") == []
     (tmp_path / "model" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"notes\.txt"):
-        module.export(tmp_path / "model", 5, self_contained=True)
+        module.export(tmp_path / "model", self_contained=True)
     assert (tmp_path / "model" / "notes.txt").read_text() == "mine"
 
 
-def test_captions_are_swapped_only_with_others(data):
+def test_captions_are_swapped_only_with_different_ones(data):
     data.setup()
     batch = next(iter(data.fresh_train_dataloader()))
     module = LitBase(CONFIG)
-    swapped = module.swapped(batch)
+    swapped = module.swap_conditions(batch)
     assert sorted(swapped.captions) == sorted(batch.captions)
-    assert all(own != other for own, other in zip(batch.captions, swapped.captions, strict=True))
-    assert module.swapped(replace(batch, captions=["the same"] * len(batch.captions))) is None
+    assert all(before != after for before, after in zip(batch.captions, swapped.captions, strict=True))
+    assert module.swap_conditions(replace(batch, captions=["the same"] * len(batch.captions))) is None
 
 
 def test_edits_without_captions_are_refused(edit_folder, tmp_path):
@@ -120,7 +120,7 @@ def test_edits_without_captions_are_refused(edit_folder, tmp_path):
         train=[Manifest(path="video.csv", max_frames=5)], root=str(edit_folder), max_pixels=1024, multiple=8,
         batch_size=2, num_workers=0,
     )  # fmt: skip
-    with pytest.raises(InputError, match=r"column `caption`"):
+    with pytest.raises(InputError, check=lambda error: error.code == "missing-caption"):
         trainer(tmp_path).fit(LitBase(CONFIG), data)
 
 
