@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 BASE = "base"
 
-RENAMED_KEYS: dict[str, str] = {}
+RENAMED_KEYS: dict[str, str] = {"model.emphasis": "model.loss_weighting", "model.max_pixels": "data.max_pixels"}
 """Options of `fit` that have been renamed since the previous release, by dotted path: `{former: current}`.
 
 For those that are not fields of specs; the latter are declared with `kiwi.spec.renamed_from`.

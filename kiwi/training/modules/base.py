@@ -264,6 +264,6 @@ def _with_current_names(settings: dict[str, str]) -> dict[str, str]:
     for spec in Spec._registry.values():
         renamed |= {f.metadata["formerly"]: f.name for f in fields(spec) if "formerly" in f.metadata}
     return {
-        ".".join(renamed.get(part, part) for part in path.split(".")): Spec._former.get(value, value)
+        ".".join(renamed.get(part, part) for part in path.split(".")): Spec._renamed.get(value, value)
         for path, value in settings.items()
     }
