@@ -114,6 +114,19 @@ def test_renamed_options_and_types_are_read_with_a_warning(tmp_path, monkeypatch
     assert "LitOld has been renamed to LitNew" in caplog.text
 
 
+def test_the_loss_weighting_size_and_callbacks_of_the_previous_release_are_read(tmp_path):
+    text = """
+    model: {class_path: LitKiwi, init_args: {emphasis: {class_path: OnChanges, init_args: {half: 0.2}}, max_pixels: 9}}
+    trainer: {callbacks: [{class_path: kiwi.training.before_after.BeforeAfter, init_args: {items: 4}}]}
+    data: {max_pixels: 8}
+    """
+    assert read_experiment(write(tmp_path, old=text) / "old.yaml") == {
+        "model": {"type": "LitKiwi", "loss_weighting": {"type": "OnChanges", "half": 0.2}},
+        "trainer": {"callbacks": [{"type": "BeforeAfter", "items": 4}]},
+        "data": {"max_pixels": 8},
+    }
+
+
 def test_renamed_specs_and_fields_have_their_current_names_at_any_depth(caplog):
     @dataclass(frozen=True, kw_only=True)
     class Solver(Spec, ABC):
