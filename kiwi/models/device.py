@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kiwi.errors import InputError
+from kiwi.errors import InputError, first_line
 
 
 def usable_device(device: str | None) -> str:
@@ -21,7 +21,7 @@ def usable_device(device: str | None) -> str:
         raise InputError(
             f"the device {device!r} cannot be used",
             code="unusable-device",
-            got=str(problem).splitlines()[0],
+            got=first_line(problem),
             fix="`python -m kiwi doctor` lists the devices of this machine",
         ) from None
     return device

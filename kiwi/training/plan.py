@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import yaml
 
 from kiwi import console
-from kiwi.errors import InputError
+from kiwi.errors import InputError, first_line
 from kiwi.options import Options, option, parse_assignments, positional
 from kiwi.spec import diff, override
 
@@ -79,10 +79,14 @@ def plan(options: PlanOptions) -> Plan:
     if options.config is None:
         # Changes come first: they may replace a part that could not be counted.
         config = with_untrained_parts(override(KiwiConfig.untrained(str(options.size)), assignments))
-        workload, train_parts = Workload(reference_tokens=config.mllm.limits.max_reference_tokens), TRAINABLE
+        workload = Workload(reference_tokens=config.mllm.limits.max_reference_tokens)
+        train_parts = frozenset(TRAINABLE)
     else:
         experiment = read_editor_experiment(options.config)
-        config, train_parts = with_untrained_parts(override(experiment.config, assignments)), experiment.parts
+        config, train_parts = (
+            with_untrained_parts(override(experiment.config, assignments)),
+            frozenset(experiment.parts),
+        )
         max_frames = [source.max_frames for source in experiment.data["train"]]
         workload = Workload.of_training(config, max_frames, experiment.data.get("max_pixels"))
     size = {name: value for name in ("frames", "height", "width") if (value := getattr(options, name)) is not None}
@@ -92,7 +96,7 @@ def plan(options: PlanOptions) -> Plan:
         workload,
         labels=[_label(config, variant) for variant in configs],
         budgets=[count_budget(variant, workload) for variant in console.progress(configs, "counting")],
-        train_parts=frozenset(train_parts),
+        train_parts=train_parts,
     )
 
 
@@ -104,8 +108,7 @@ def _read_variants(file: Path) -> list[dict[str, Any]]:
     try:
         entries = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as problem:
-        got = str(problem).splitlines()[0]
-        raise InputError(f"{file} cannot be read", code="unreadable-file", got=got) from problem
+        raise InputError(f"{file} cannot be read", code="unreadable-file", got=first_line(problem)) from problem
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         expected = "a list of mappings from dotted paths to values"
         raise InputError(f"{file} does not hold variants", code="malformed-variants", wanted=expected)

@@ -109,16 +109,6 @@ class QwenVL(MllmSpec):
         """Qwen2.5-VL-7B."""
         return cls(path="Qwen/Qwen2.5-VL-7B-Instruct")
 
-    @classmethod
-    def qwen3_4b(cls) -> QwenVL:
-        """Qwen3-VL-4B."""
-        return cls(path="Qwen/Qwen3-VL-4B-Instruct")
-
-    @classmethod
-    def qwen3_8b(cls) -> QwenVL:
-        """Qwen3-VL-8B."""
-        return cls(path="Qwen/Qwen3-VL-8B-Instruct")
-
     def build(self) -> MllmEncoder:
         folder = locate(self.path, "MLLM", "name a folder with a Qwen-VL, or a hub id")
         weight_files(folder)  # refuses an index that points out of the folder, which transformers would follow
