@@ -65,7 +65,7 @@ def test_training_from_a_cache_gives_the_same_model_and_decodes_no_clip(
 
     plain, weights = fit("plain")
     decoded = []
-    monkeypatch.setattr("kiwi.models.mllm.vision_input.VisionPreprocessor.patches", _only_nothing(decoded))
+    monkeypatch.setattr("kiwi.models.mllm.vision_input.VisionPreprocessor.to_patches", _noting_content(decoded))
     decode = sys.modules["kiwi.data.dataset"]._decode_clip
     monkeypatch.setattr(
         "kiwi.data.dataset._decode_clip", lambda clip, bucket: decoded.append(clip.path.name) or decode(clip, bucket)
@@ -168,12 +168,12 @@ def test_a_cache_that_lacks_entries_is_refused_before_training(experiment, cache
     assert not (tmp_path / "run").exists()
 
 
-def _only_nothing(decoded):
-    """`VisionPreprocessor.patches`, noting pictures that show something: those that are dropped are looked at anew."""
-    patches = VisionPreprocessor.patches
+def _noting_content(decoded):
+    """`VisionPreprocessor.to_patches`, noting images with content: empty ones replace dropped conditions."""
+    to_patches = VisionPreprocessor.to_patches
 
     def noting(self, shown):
         decoded.extend([] if shown.frames.min() == shown.frames.max() else [shown.size])
-        return patches(self, shown)
+        return to_patches(self, shown)
 
     return noting
