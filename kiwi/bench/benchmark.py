@@ -14,7 +14,7 @@ from kiwi.bench.controls import anchor_tasks, control_tasks, measure_drift, summ
 from kiwi.bench.gallery import gallery_cards
 from kiwi.bench.generation import build_generator, generate_part
 from kiwi.bench.judges import Judge, JudgeSpec, Oracle, Replay
-from kiwi.bench.ledger import LEDGER, Ledger
+from kiwi.bench.ledger import LEDGER, Judgement, Ledger
 from kiwi.bench.official_rubrics import read_rubrics
 from kiwi.bench.options import BenchmarkOptions
 from kiwi.bench.rate_limit import RateLimit
@@ -22,7 +22,7 @@ from kiwi.bench.report import BenchmarkReport
 from kiwi.bench.rubric import Rubric, builtin_rubrics
 from kiwi.bench.run_folder import RunIdentity, items_fingerprint, open_run, write_inputs, write_reports
 from kiwi.bench.runner import JudgingTask, Runner, VideoGenerator
-from kiwi.bench.scoring import aggregate, score_items
+from kiwi.bench.scoring import ItemScore, aggregate, score_items
 from kiwi.bench.suites import LISTS, Suite, SuiteData, published_rows, read_items, read_suite
 from kiwi.errors import InputError
 from kiwi.media.files import require_file
@@ -109,22 +109,12 @@ def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> 
     data = read_items(suite, folder)
     _log_items(suite, data)
     built_judge = judge_spec.build(folder)
-    videos = options.videos or out / "videos"
-    tasks = [
-        JudgingTask(
-            id=item.id,
-            item=item,
-            instruction=item.instruction,
-            edited=videos / item.edited_name,
-            repeats=range(options.repeats),
-        )
-        for item in data.items
-    ]
+    tasks = _edit_tasks(options, data, out)
     is_missing = any(not task.edited.is_file() for task in tasks)
     generate = build_generator(options, suite) if options.editor is not None and is_missing else None
     identity = RunIdentity(
         name=suite.name,
-        title=options.name or _folder_title(options.videos.resolve() if options.videos else Path(str(options.editor))),
+        title=options.name or _default_title(options),
         items=items_fingerprint(data.items),
         judge=built_judge.name,
         version=built_judge.version,
@@ -142,49 +132,59 @@ def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> 
         runner = Runner(suite, rubrics, built_judge, Ledger(out / LEDGER), options.rate_limit)
         answers, missing = runner.count_pending(tasks)
         _log_estimate(built_judge, options.rate_limit, answers, 0 if options.editor is None else missing)
-        return _judge(options, out, identity, runner, tasks, generate, data, metrics)
+        return _judge_all(options, out, identity, runner, tasks, generate, data, metrics)
 
 
-def _judge(
+class _Judged(NamedTuple):
+    """Tasks with their judgements and scores, and by task why others have no score."""
+
+    tasks: Sequence[JudgingTask]
+    judgements: Sequence[Judgement]
+    scored: Sequence[ItemScore]
+    failures: Mapping[str, str]
+
+
+def _judge_tasks(runner: Runner, tasks: Sequence[JudgingTask], generate: VideoGenerator | None = None) -> _Judged:
+    judgements, failures = runner.run(tasks, generate)
+    items = [replace(task.item, id=task.id) for task in tasks]
+    scored, unscored = score_items(runner.suite, items, judgements)
+    return _Judged(tasks, judgements, scored, unscored | failures)
+
+
+def _judge_all(
     options: BenchmarkOptions, out: Path, identity: RunIdentity, runner: Runner, tasks: Sequence[JudgingTask],
     generate: VideoGenerator | None, data: SuiteData, metrics: VideoMetrics | None,
 ) -> BenchmarkReport:  # fmt: skip
     """Judge edits, controls and anchors, and write the reports."""
-    suite, edited = runner.suite, {task.item.id: task.edited for task in tasks}
+    suite, edited = runner.suite, {task.id: task.edited for task in tasks}
     earlier = runner.ledger.earlier
     anchors = anchor_tasks(data.items, edited, earlier, options.anchors)
     if options.anchors and not anchors:
         console.note("no anchors: nothing in this folder was judged before; rerun the same command to judge them")
-    judgements, failures = runner.run(tasks, generate)
-    scored, unscored = score_items(suite, data.items, judgements)
-    scored_items = [score.item for score in scored]
-    controls = list(control_tasks(scored_items, edited, options.controls, out / "controls")) if scored else []
-    control_judgements, control_failures = runner.run(controls)
-    control_items = [replace(task.item, id=task.id) for task in controls]
-    control_scores, unscored_control_items = score_items(suite, control_items, control_judgements)
-    control_failures = unscored_control_items | control_failures
-    anchor_judgements, _ = runner.run(anchors)
+    edits = _judge_tasks(runner, tasks, generate)
+    scored_items = [score.item for score in edits.scored]
+    bad_edits = control_tasks(scored_items, edited, options.controls, out / "controls") if scored_items else ()
+    controls = _judge_tasks(runner, list(bad_edits))
     report = BenchmarkReport(
         suite=suite,
         title=identity.title,
         judge=identity.judge,
         version=identity.version,
         rubrics=identity.origin,
-        result=aggregate(suite, data.items, scored, unscored | failures, judgements),
-        scored=scored,
-        controls=summarize_controls(control_scores, scored),
-        answers=(sum(score.repeats for score in scored), len(scored) * options.repeats),
+        result=aggregate(suite, data.items, edits.scored, edits.failures, edits.judgements),
+        scored=edits.scored,
+        controls=summarize_controls(controls.scored, edits.scored),
+        answers=(sum(score.repeats for score in edits.scored), len(edits.scored) * options.repeats),
         judge_note=runner.judge.note,
-        unscored_controls=unscored_controls(controls, control_scores, control_failures),
-        drift=measure_drift(anchor_judgements, earlier),
+        unscored_controls=unscored_controls(controls.tasks, controls.scored, controls.failures),
+        drift=measure_drift(_judge_tasks(runner, anchors).judgements, earlier),
         published=published_rows(suite),
         excluded=data.excluded,
         allow_partial=options.allow_partial,
         metrics=None if metrics is None else metrics.table(data.items, edited),
         folder=out,
     )
-    cards = gallery_cards(tasks, scored, judgements, report.result.unscored)
-    cards += gallery_cards(controls, control_scores, control_judgements, control_failures, controls=True)
+    cards = gallery_cards(*edits) + gallery_cards(*controls, are_controls=True)
     write_reports(report, cards if options.gallery else None)
     return report
 
@@ -222,8 +222,19 @@ def _render_data(options: BenchmarkOptions, suite: Suite, out: Path) -> Path:
     return data
 
 
-def _folder_title(folder: Path) -> str:
-    """A folder's name, with its parent's if the name itself is generic."""
+def _edit_tasks(options: BenchmarkOptions, data: SuiteData, out: Path) -> list[JudgingTask]:
+    videos, repeats = options.videos or out / "videos", range(options.repeats)
+    return [
+        JudgingTask(
+            id=item.id, item=item, instruction=item.instruction, edited=videos / item.edited_name, repeats=repeats
+        )
+        for item in data.items
+    ]
+
+
+def _default_title(options: BenchmarkOptions) -> str:
+    """The name of the folder of videos or of the model, with its parent's if the name itself is generic."""
+    folder = options.videos.resolve() if options.videos else Path(str(options.editor))
     if folder.name == "model" and folder.parent.name:
         return folder.parent.name
     return f"{folder.parent.name}/{folder.name}" if folder.name in ("edited", "videos") else folder.name

@@ -50,8 +50,8 @@ class GalleryCard:
 
 
 def gallery_cards(
-    tasks: Sequence[JudgingTask], scored: Sequence[ItemScore], judgements: Sequence[Judgement],
-    failures: Mapping[str, str], controls: bool = False,
+    tasks: Sequence[JudgingTask], judgements: Sequence[Judgement], scored: Sequence[ItemScore],
+    failures: Mapping[str, str], are_controls: bool = False,
 ) -> list[GalleryCard]:  # fmt: skip
     """Cards for tasks that were judged; those of controls are named by their kind."""
     scores = {score.item.id: score for score in scored}
@@ -64,7 +64,7 @@ def gallery_cards(
             score=scores.get(task.id),
             judgements=by_task.get(task.id, []),
             reason=failures.get(task.id),
-            control=task.id.partition(":")[0] if controls else "",
+            control=task.id.partition(":")[0] if are_controls else "",
         )
         for task in tasks
     ]
