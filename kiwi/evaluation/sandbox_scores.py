@@ -17,11 +17,10 @@ import torch
 from kiwi.data.dataset import letterbox_references
 from kiwi.data.sample import EditBatch, EditSample, collate, pixels, video_tensor
 from kiwi.encoded import Pixels, TaskKind
-from kiwi.evaluation.edit_batch import edit_batch
 from kiwi.evaluation.fidelity import clip_psnr
 from kiwi.media.image import contact_sheet, resize
 from kiwi.models.kiwi import KiwiEdit
-from kiwi.models.sampling import Sampling
+from kiwi.models.sampling import Sampling, sample_edits
 from kiwi.models.vae.wan import VideoVae
 from kiwi.sandbox.oracle import judge_edit
 from kiwi.sandbox.pairs import CATEGORIES, EditPair
@@ -122,7 +121,7 @@ def pair_editor(model: KiwiEdit, sampling: Sampling, seed: int = 0) -> PairEdito
         batch = collate_pairs(pairs)
         for name in ("source_BCFHW", "target_BCFHW", "references_BRCHW"):
             setattr(batch, name, getattr(batch, name).to(device))
-        return edit_batch(model, batch, sampling, seed)
+        return [pixels(video) for video in sample_edits(model, batch, sampling, seed)]
 
     return edit
 

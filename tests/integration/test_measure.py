@@ -26,8 +26,8 @@ def measure(out, model, *more, items=3):
 def test_an_editor_is_measured_with_controls_and_again_without_work(model, tmp_path, capsys):
     out = tmp_path / "measured"
     assert measure(out, model, items=6) == 0
-    said = capsys.readouterr().out
-    assert "6 items" in said
+    output = capsys.readouterr().out
+    assert "6 items" in output
     rows = list(csv.reader((out / "oracle.csv").open()))
     assert rows[-1][:2] == ["mean", "6"]
     assert all("±" in cell for cell in rows[-1][2:])
@@ -47,7 +47,7 @@ def test_an_editor_is_measured_with_controls_and_again_without_work(model, tmp_p
     assert (out / "items.jsonl").read_text() == before
 
 
-def test_a_killed_measurement_goes_on_and_ends_the_same(model, tmp_path):
+def test_a_killed_measurement_resumes_with_the_same_result(model, tmp_path):
     assert measure(tmp_path / "whole", model, "--no-controls") == 0
     assert measure(tmp_path / "cut", model, "--no-controls") == 0
     whole = (tmp_path / "whole" / "items.jsonl").read_text().splitlines()
@@ -60,7 +60,7 @@ def test_a_killed_measurement_goes_on_and_ends_the_same(model, tmp_path):
         assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
-def test_measurements_of_other_settings_are_not_mixed(model, tmp_path, capsys):
+def test_measurements_with_other_settings_are_refused(model, tmp_path, capsys):
     assert measure(tmp_path, model, "--no-controls") == 0
     before = (tmp_path / "items.jsonl").read_text()
     assert measure(tmp_path, model, "--no-controls", "--noise", "1") == 2
@@ -69,7 +69,7 @@ def test_measurements_of_other_settings_are_not_mixed(model, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--items", "0"], "--items"),
         (["--size", "30"], "multiples of 8"),
@@ -77,9 +77,9 @@ def test_measurements_of_other_settings_are_not_mixed(model, tmp_path, capsys):
         (["--categories", "snow"], "snow"),
     ],
 )
-def test_what_cannot_be_measured_is_told_and_leaves_nothing(model, tmp_path, capsys, options, told):
+def test_what_cannot_be_measured_is_refused_and_writes_nothing(model, tmp_path, capsys, options, message):
     assert main(["sandbox", "measure", str(tmp_path / "out"), "--model", model, *options]) == 2
-    assert told in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
 
 
@@ -87,14 +87,14 @@ SHOWN = "{items: 3, shown: 2, categories: [local_change, subject_reference]}"
 CALLBACK = f"[{{class_path: kiwi.training.before_after.BeforeAfter, init_args: {SHOWN}}}]"
 
 
-def test_training_tells_what_was_before_and_after(model, runs, tmp_path, capsys):
+def test_training_scores_edits_before_and_after(model, runs, tmp_path, capsys):
     run = tmp_path / "run"
     config = runs / "editor" / "config.yaml"
     options = ["fit", "--config", str(config), "--model.init", model, "--trainer.default_root_dir", str(run)]
     options += ["--trainer.callbacks", CALLBACK]
     assert main([*options, "--trainer.max_steps", "1"]) == 0
-    said = capsys.readouterr().out
-    assert "edits.png" in said
+    output = capsys.readouterr().out
+    assert "edits.png" in output
     folder = run / "before_after"
     rows = list(csv.DictReader((folder / "scores.csv").open()))
     assert [(row["category"], row["training"], row["items"]) for row in rows[-2:]] == [
@@ -105,15 +105,15 @@ def test_training_tells_what_was_before_and_after(model, runs, tmp_path, capsys)
     assert len(videos) == 2
     assert read_video(videos[0]).frame_count == 5
     before = {row["category"]: row for row in rows if row["training"] == "before"}
-    # Going on keeps what was before all training.
+    # A resumed run keeps the edits before all training.
     assert main([*options, "--trainer.max_steps", "2", "--ckpt_path", "last"]) == 0
     again = list(csv.DictReader((folder / "scores.csv").open()))
     assert {row["category"]: row for row in again if row["training"] == "before"} == before
-    # Of other items nobody knows what was before; a record that cannot be read costs the table, not the model.
+    # Edits of other items are refused; a damaged record costs the table, not the model.
     options[-1] = CALLBACK.replace("items: 3", "items: 4")
     assert main([*options, "--trainer.max_steps", "3", "--ckpt_path", "last"]) == 2
     assert "items 4" in " ".join(capsys.readouterr().err.split())
     options[-1] = CALLBACK
     (folder / "before.npz").write_bytes(b"PK")
     assert main([*options, "--trainer.max_steps", "3", "--ckpt_path", "last"]) == 0
-    assert "what was before training is not known" in " ".join(capsys.readouterr().err.split())
+    assert "no scores before and after training" in " ".join(capsys.readouterr().err.split())

@@ -8,7 +8,7 @@ import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from kiwi.errors import InputError
-from kiwi.evaluation.fidelity import PSNR_CAP, edit_metrics
+from kiwi.evaluation.fidelity import PSNR_CAP, clip_psnr, edit_metrics
 from kiwi.evaluation.perceptual import Lpips, NoPerceptual
 
 PLAIN = NoPerceptual().build()
@@ -34,27 +34,35 @@ def decibel(squared_error):
     return 10 * math.log10(255**2 / squared_error)
 
 
-def test_psnr_tells_the_edit_and_the_rest_apart():
-    wanted = np.full((3, 16, 16, 3), 100, np.uint8)
+def test_psnr_inside_and_outside_the_mask_are_separate():
+    target = np.full((3, 16, 16, 3), 100, np.uint8)
     mask = np.zeros((3, 16, 16), bool)
     mask[:, :4, :4] = True  # a sixteenth
-    made = np.full_like(wanted, 103)
-    made[mask] = 110
-    found = edit_metrics(made, wanted, mask, PLAIN)
-    assert found["psnr_inside"] == pytest.approx(decibel(100), abs=1e-4)
-    assert found["psnr_outside"] == pytest.approx(decibel(9), abs=1e-4)
-    assert found["psnr"] == pytest.approx(decibel(100 / 16 + 9 * 15 / 16), abs=1e-4)
+    edited = np.full_like(target, 103)
+    edited[mask] = 110
+    metrics = edit_metrics(edited, target, mask, PLAIN)
+    assert metrics["psnr_inside"] == pytest.approx(decibel(100), abs=1e-4)
+    assert metrics["psnr_outside"] == pytest.approx(decibel(9), abs=1e-4)
+    assert metrics["psnr"] == pytest.approx(decibel(100 / 16 + 9 * 15 / 16), abs=1e-4)
 
 
-def test_psnr_is_the_mean_of_the_frames_and_frames_without_a_side_do_not_count_for_it():
-    wanted, made = np.full((2, 16, 16, 3), 100, np.uint8), np.full((2, 16, 16, 3), 110, np.uint8)
-    made[1] = 120
+def test_psnr_is_the_mean_over_frames_that_have_the_side():
+    target, edited = np.full((2, 16, 16, 3), 100, np.uint8), np.full((2, 16, 16, 3), 110, np.uint8)
+    edited[1] = 120
     mask = np.zeros((2, 16, 16), bool)
     mask[0] = True
-    found = edit_metrics(made, wanted, mask, PLAIN)
-    assert found["psnr"] == pytest.approx((decibel(100) + decibel(400)) / 2, abs=1e-4)
-    assert found["psnr_inside"] == pytest.approx(decibel(100), abs=1e-4)
-    assert found["psnr_outside"] == pytest.approx(decibel(400), abs=1e-4)
+    metrics = edit_metrics(edited, target, mask, PLAIN)
+    assert metrics["psnr"] == pytest.approx((decibel(100) + decibel(400)) / 2, abs=1e-4)
+    assert metrics["psnr_inside"] == pytest.approx(decibel(100), abs=1e-4)
+    assert metrics["psnr_outside"] == pytest.approx(decibel(400), abs=1e-4)
+
+
+def test_psnr_of_a_clip_is_over_all_its_pixels_and_not_the_mean_over_frames():
+    target, edited = np.full((2, 16, 16, 3), 100, np.uint8), np.full((2, 16, 16, 3), 110, np.uint8)
+    edited[1] = 120
+    assert clip_psnr(edited, target, np.ones((2, 16, 16), bool)) == pytest.approx(decibel((100 + 400) / 2), abs=1e-4)
+    assert clip_psnr(target, target, np.ones((2, 16, 16), bool)) == PSNR_CAP
+    assert math.isnan(clip_psnr(edited, target, np.zeros((2, 16, 16), bool)))
 
 
 @pytest.mark.parametrize(
@@ -66,64 +74,67 @@ def test_a_side_without_pixels_is_absent(mask, sides):
     assert metrics.keys() == {f"{name}{side}" for name in ("psnr", "ssim") for side in sides}
 
 
-def test_identical_frames_count_with_a_finite_psnr(untrained):
-    found = edit_metrics(noise(0), noise(0), left_half(), Lpips().build())
-    assert {found[f"psnr{side}"] for side in ("", "_inside", "_outside")} == {PSNR_CAP}
-    assert {round(found[f"ssim{side}"], 5) for side in ("", "_inside", "_outside")} == {1.0}
-    assert {found[f"lpips{side}"] for side in ("", "_inside", "_outside")} == {0.0}
+def test_identical_frames_have_a_finite_psnr(untrained):
+    metrics = edit_metrics(noise(0), noise(0), left_half(), Lpips().build())
+    assert {metrics[f"psnr{side}"] for side in ("", "_inside", "_outside")} == {PSNR_CAP}
+    assert {round(metrics[f"ssim{side}"], 5) for side in ("", "_inside", "_outside")} == {1.0}
+    assert {metrics[f"lpips{side}"] for side in ("", "_inside", "_outside")} == {0.0}
     # One differing level in one of 6144 values lies above the cap as well.
     almost = noise(0)
     almost[:, 0, 0, 0] ^= 1
     assert edit_metrics(almost, noise(0), None, PLAIN)["psnr"] == PSNR_CAP
 
 
-def test_ssim_of_whole_frames_is_torchmetrics_and_its_sides_share_it_by_area():
-    made, wanted = (noise(0) // 2 + noise(1) // 2), noise(1)
-    made[:, :, :16] = wanted[:, :, :16]
-    pair = (torch.from_numpy(frames).movedim(-1, 1).double() for frames in (made, wanted))
-    found = edit_metrics(made, wanted, left_half(), PLAIN)
-    assert found["ssim"] == pytest.approx(float(structural_similarity_index_measure(*pair, data_range=255.0)), abs=1e-4)
-    assert found["ssim"] == pytest.approx((found["ssim_inside"] + found["ssim_outside"]) / 2, abs=1e-5)
-    assert found["ssim_inside"] > 0.9 > found["ssim_outside"]
+def test_ssim_of_whole_frames_is_that_of_torchmetrics_and_the_mean_of_its_sides():
+    edited, target = (noise(0) // 2 + noise(1) // 2), noise(1)
+    edited[:, :, :16] = target[:, :, :16]
+    pair = (torch.from_numpy(frames).movedim(-1, 1).double() for frames in (edited, target))
+    metrics = edit_metrics(edited, target, left_half(), PLAIN)
+    assert metrics["ssim"] == pytest.approx(
+        float(structural_similarity_index_measure(*pair, data_range=255.0)), abs=1e-4
+    )
+    assert metrics["ssim"] == pytest.approx((metrics["ssim_inside"] + metrics["ssim_outside"]) / 2, abs=1e-5)
+    assert metrics["ssim_inside"] > 0.9 > metrics["ssim_outside"]
 
 
-def test_lpips_of_whole_frames_is_the_packages_and_its_sides_share_it_by_area(untrained):
+def test_lpips_of_whole_frames_is_that_of_the_package_and_the_mean_of_its_sides(untrained):
     """All of VGG's maps are enlarged by whole factors at 32 pixels, which keeps their means."""
-    made, wanted = noise(0, frames=1), noise(1, frames=1)
-    made[:, :, :16] = wanted[:, :, :16]
-    found = edit_metrics(made, wanted, left_half(1), Lpips(net="vgg").build())
+    edited, target = noise(0, frames=1), noise(1, frames=1)
+    edited[:, :, :16] = target[:, :, :16]
+    metrics = edit_metrics(edited, target, left_half(1), Lpips(net="vgg").build())
     whole = lpips.LPIPS(net="vgg", verbose=False).requires_grad_(False)
     whole.load_state_dict(_network(Lpips(net="vgg")).state_dict())
-    pair = (torch.from_numpy(frames).movedim(-1, 1).float() / 127.5 - 1 for frames in (made, wanted))
-    assert found["lpips"] == pytest.approx(float(whole(*pair)), rel=1e-4)
-    assert found["lpips"] == pytest.approx((found["lpips_inside"] + found["lpips_outside"]) / 2, rel=1e-4)
-    assert 0 < found["lpips_inside"] < found["lpips_outside"]
+    pair = (torch.from_numpy(frames).movedim(-1, 1).float() / 127.5 - 1 for frames in (edited, target))
+    assert metrics["lpips"] == pytest.approx(float(whole(*pair)), rel=1e-4)
+    assert metrics["lpips"] == pytest.approx((metrics["lpips_inside"] + metrics["lpips_outside"]) / 2, rel=1e-4)
+    assert 0 < metrics["lpips_inside"] < metrics["lpips_outside"]
 
 
 def _network(spec):
-    """The network behind a measure."""
+    """The network of a built metric."""
     (cell,) = (c.cell_contents for c in spec.build().__closure__ if isinstance(c.cell_contents, torch.nn.Module))
     return cell
 
 
-def test_building_lpips_leaves_the_global_generator_alone(untrained):
+def test_building_lpips_does_not_change_the_global_generator(untrained):
     before = torch.random.get_rng_state()
     Lpips().build()
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_missing_or_damaged_weights_are_told_with_the_file_and_its_place(monkeypatch, tmp_path, damaged):
+def test_missing_or_damaged_weights_are_refused_with_url_and_path(monkeypatch, tmp_path, damaged):
     def unreachable(*args, **kwargs):
         raise OSError("no network")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-    place = tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    path = tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
     if damaged:
-        place.parent.mkdir(parents=True)
-        place.write_bytes(b"junk" * 100)
-    with pytest.raises(InputError) as told:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"junk" * 100)
+    with pytest.raises(InputError) as caught:
         Lpips().build()
-    assert ("could not be loaded" if damaged else "could not be downloaded (no network)") in str(told.value)
-    assert f"download https://download.pytorch.org/models/alexnet-owt-7be5be79.pth to {place}" in str(told.value)
+    assert caught.value.code == "missing-weights"
+    assert ("could not be loaded" if damaged else "could not be downloaded (no network)") in str(caught.value)
+    assert f"download https://download.pytorch.org/models/alexnet-owt-7be5be79.pth to {path}" in str(caught.value)

@@ -1,10 +1,9 @@
-"""Scores of an editor: known edits have known numbers, and tables say how many and how sure."""
+"""Scores of an editor: known edits have known scores, and tables give the number of items and intervals."""
 
 import numpy as np
 import pytest
 import torch
 
-from kiwi.evaluation.edit_batch import edit_batch
 from kiwi.evaluation.fidelity import PSNR_CAP
 from kiwi.evaluation.sandbox_scores import (
     BATCH,
@@ -38,7 +37,7 @@ def model(tiny_config):
     return model
 
 
-def test_the_exact_target_has_the_most_and_the_copy_nothing():
+def test_the_exact_target_scores_highest_and_the_unedited_source_lowest():
     for pair in pairs(7):
         exact, copy = score_edit(pair, pair.target), score_edit(pair, pair.source)
         assert exact.inside == PSNR_CAP
@@ -52,20 +51,20 @@ def test_the_exact_target_has_the_most_and_the_copy_nothing():
         assert np.isnan(exact.ceiling_inside)
 
 
-def test_psnr_is_of_all_pixels_of_a_side():
-    pair = next(one for one in pairs() if not one.mask.all())
+def test_psnr_is_over_all_pixels_of_a_side():
+    pair = next(pair for pair in pairs() if not pair.mask.all())
     edited = pair.target.astype(int)
     edited[pair.mask] = np.where(edited[pair.mask] > 127, edited[pair.mask] - 10, edited[pair.mask] + 10)
     edited[~pair.mask] = np.where(edited[~pair.mask] > 127, edited[~pair.mask] - 2, edited[~pair.mask] + 2)
-    found = score_edit(pair, edited.astype(np.uint8), (pair.target, pair.source))
-    assert found.inside == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)
-    assert found.outside == pytest.approx(20 * np.log10(255 / 2), abs=1e-3)
-    # The round trips that were given: the source's is the target, the target's is the source.
-    assert found.ceiling_inside == found.copy_inside
-    assert found.ceiling_outside == PSNR_CAP
+    scores = score_edit(pair, edited.astype(np.uint8), (pair.target, pair.source))
+    assert scores.inside == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)
+    assert scores.outside == pytest.approx(20 * np.log10(255 / 2), abs=1e-3)
+    # As round trips, the source's is the target and the target's is the source.
+    assert scores.ceiling_inside == scores.copy_inside
+    assert scores.ceiling_outside == PSNR_CAP
 
 
-def test_an_items_edit_depends_on_itself_alone(model):
+def test_an_items_edit_does_not_depend_on_its_batch(model):
     items = pairs(14)
     edit = pair_editor(model, Sampling(steps=2), seed=3)
     together = edit_pairs(items, edit)
@@ -78,7 +77,7 @@ def test_an_items_edit_depends_on_itself_alone(model):
         assert not np.array_equal(alone, other_noise)
 
 
-def test_batches_hold_items_of_one_kind_and_all_of_them():
+def test_batches_hold_all_items_by_task():
     items = pairs(70, frames=1)
     batches = group_batches(items)
     assert sorted(pair.id for batch in batches for pair in batch) == sorted(pair.id for pair in items)
@@ -88,7 +87,7 @@ def test_batches_hold_items_of_one_kind_and_all_of_them():
         assert collate_pairs(batch).task == ("image" if batch[0].reference is None else "reference")
 
 
-def test_round_trips_are_the_autoencoders(model):
+def test_round_trips_encode_and_decode(model):
     clips = [pair.source for pair in pairs(2)]
     first, second = round_trips(model.vae, clips)
     assert first.shape == clips[0].shape
@@ -96,7 +95,7 @@ def test_round_trips_are_the_autoencoders(model):
     assert np.abs(second.astype(int) - alone).max() <= 1
 
 
-def test_means_are_over_categories_and_skip_what_was_not_measured():
+def test_means_are_over_categories_and_skip_missing_scores():
     items = pairs(8)  # eight items, seven categories: the first category has two
     scored = [score_edit(pair, pair.target if index else pair.source) for index, pair in enumerate(items)]
     assert category_mean(scored, "overall").mean == pytest.approx((6 * 5 + (1 + 5) / 2) / 7)
@@ -105,7 +104,7 @@ def test_means_are_over_categories_and_skip_what_was_not_measured():
     assert outside.mean == pytest.approx(PSNR_CAP)
 
 
-def test_tables_have_a_row_a_category_and_the_mean():
+def test_tables_have_a_row_for_each_category_and_for_the_mean():
     scored = [score_edit(pair, pair.source) for pair in pairs(14)]
     fidelity, oracle = score_tables(scored)
     assert [row[0] for row in fidelity.rows] == [row[0] for row in oracle.rows] == [*CATEGORIES, "mean"]
@@ -119,31 +118,31 @@ def test_tables_have_a_row_a_category_and_the_mean():
     assert by_name["local_add"]["in"] == by_name["local_add"]["copy in"]
 
 
-def test_a_sheet_has_a_row_an_item_and_a_column_an_editor():
+def test_a_sheet_has_a_row_for_each_item_and_a_column_for_each_editor():
     items = pairs(3)
-    one = edit_sheet(items, {"copy": {pair.id: pair.source for pair in items}})
-    two = edit_sheet(items, {name: {pair.id: pair.source for pair in items} for name in ("before", "after")})
-    assert two.shape[1] > one.shape[1] > 4 * 144
-    assert two.shape[0] == one.shape[0] > 3 * 144
+    single = edit_sheet(items, {"copy": {pair.id: pair.source for pair in items}})
+    double = edit_sheet(items, {name: {pair.id: pair.source for pair in items} for name in ("before", "after")})
+    assert double.shape[1] > single.shape[1] > 4 * 144
+    assert double.shape[0] == single.shape[0] > 3 * 144
 
 
-def test_a_sheet_shows_the_middle_frame_or_the_one_asked_for():
+def test_a_sheet_shows_the_middle_frame_unless_another_is_given():
     (pair,) = pairs(1)
     marked = np.zeros_like(pair.source)
     marked[2] = 255
-    made = {"edit": {pair.id: marked}}
-    middle, first = edit_sheet([pair], made), edit_sheet([pair], made, frame=0)
-    assert np.array_equal(middle, edit_sheet([pair], made, frame=2))
+    edits = {"edit": {pair.id: marked}}
+    middle, first = edit_sheet([pair], edits), edit_sheet([pair], edits, frame=0)
+    assert np.array_equal(middle, edit_sheet([pair], edits, frame=2))
     assert middle.sum() > first.sum()
 
 
 def test_items_of_other_sizes_are_not_batched_together():
     items = [pair for size in (32, 48) for pair in pairs(8, height=size)]
-    assert all(len({one.source.shape for one in batch}) == 1 for batch in group_batches(items))
+    assert all(len({pair.source.shape for pair in batch}) == 1 for batch in group_batches(items))
 
 
-def test_a_batch_edits_as_its_model_says(model):
+def test_edits_are_uint8_videos_of_their_sources_size(model):
     items = pairs(2, categories=["local_remove"])
-    found = edit_batch(model, collate_pairs(items), Sampling(steps=1), 0)
-    assert [video.shape for video in found] == [(5, 32, 32, 3)] * 2
-    assert found[0].dtype == np.uint8
+    videos = pair_editor(model, Sampling(steps=1))(items)
+    assert [video.shape for video in videos] == [(5, 32, 32, 3)] * 2
+    assert videos[0].dtype == np.uint8
