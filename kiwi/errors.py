@@ -24,7 +24,7 @@ class KiwiError(Exception):
     exit_code = 2
 
     def __init__(
-        self, problem: str, *, code: str = "", got: object = None, wanted: object = None, fix: str | None = None
+        self, problem: str, *, code: str, got: object = None, wanted: object = None, fix: str | None = None
     ) -> None:
         parts = [problem.rstrip(".") + "."]
         if got is not None:

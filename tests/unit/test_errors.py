@@ -9,34 +9,42 @@ KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and is
 
 
 def test_the_message_is_one_paragraph_of_problem_got_expected_and_fix():
-    problem = KiwiError("clip.mp4 is too short", got="3 frames", wanted="5 or more", fix="cut a longer clip")
+    problem = KiwiError(
+        "clip.mp4 is too short", code="too-short", got="3 frames", wanted="5 or more", fix="cut a longer clip"
+    )
     assert str(problem) == "clip.mp4 is too short. Got: 3 frames. Expected: 5 or more. Fix: cut a longer clip."
 
 
 def test_absent_parts_are_not_mentioned():
-    assert str(KiwiError("the disk is full")) == "the disk is full."
+    assert str(KiwiError("the disk is full", code="disk-full")) == "the disk is full."
 
 
 def test_a_full_stop_is_not_doubled():
-    assert str(KiwiError("it broke.", fix="mend it.")) == "it broke. Fix: mend it."
+    assert str(KiwiError("it broke.", code="broken", fix="mend it.")) == "it broke. Fix: mend it."
 
 
 def test_falsy_values_are_still_shown():
-    assert str(KiwiError("no frames", got=0, wanted=False)) == "no frames. Got: 0. Expected: False."
+    assert str(KiwiError("no frames", code="no-frames", got=0, wanted=False)) == "no frames. Got: 0. Expected: False."
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_ends_with_exit_code_2_and_keeps_its_parts(kind):
-    problem = kind("a", got=1, wanted=2, fix="c")
-    assert (problem.exit_code, problem.problem, problem.got, problem.wanted, problem.fix) == (2, "a", 1, 2, "c")
+    error = kind("a", code="b", got=1, wanted=2, fix="c")
+    assert (error.exit_code, error.problem, error.code) == (2, "a", "b")
+    assert (error.got, error.wanted, error.fix) == (1, 2, "c")
 
 
 @pytest.mark.parametrize("kind", [InputError, SpecError])
 def test_errors_about_values_are_also_value_errors(kind):
     with pytest.raises(ValueError, match=r"^a\.$"):
-        raise kind("a")
+        raise kind("a", code="b")
 
 
 def test_a_misspelt_name_is_answered_with_the_choices_and_a_suggestion():
     assert one_of(["fit", "edit"], "edti") == "one of fit, edit (did you mean edit?)"
     assert one_of(["fit", "edit"], "xyz") == "one of fit, edit"
+
+
+def test_every_error_needs_a_code():
+    with pytest.raises(TypeError, match="code"):
+        KiwiError("the disk is full")

@@ -122,7 +122,7 @@ def test_missing_videos_are_generated_while_others_are_judged(suite, rubrics, it
 
     def generate(item, path):
         if len(done) == 3:
-            raise MediaError("the source is broken")
+            raise MediaError("the source is broken", code="damaged-video")
         time.sleep(0.05)
         done.append((item.id, len(judge.questions)))
         path.write_bytes(item.source.read_bytes())

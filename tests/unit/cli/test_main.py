@@ -28,7 +28,7 @@ class SpecialError(MediaError):
 
 def main(argv):
     if argv[1] == "media":
-        raise SpecialError("clip.mp4 [0] cannot be read", fix="check it")
+        raise SpecialError("clip.mp4 [0] cannot be read", code="unreadable", fix="check it")
     if argv[1] == "interrupt":
         raise KeyboardInterrupt
     if argv[1] == "full":
