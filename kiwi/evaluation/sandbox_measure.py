@@ -40,11 +40,11 @@ from kiwi.tables import Table
 from kiwi.weights.strict import fingerprint
 
 SETTINGS, SCORES = "settings.json", "items.jsonl"
-"""Files of a folder of measurements: what was measured, and the scores of each item."""
+"""Files of a folder of measurements: its settings, and the scores of each item."""
 
 AS_ASKED, OTHER_WORDS, OTHER_REFERENCE = "as asked", "other words", "other reference"
 OLD_TARGET = "other reference, old target"
-"""How an item was edited, and what it was compared with: the values of `what` in SCORES."""
+"""How an item was edited, and its target: the values of `what` in SCORES."""
 
 METRICS = ("overall", "compliance", "consistency", "quality", "inside", "outside")
 """Scores that studies compare."""
@@ -68,7 +68,7 @@ class SandboxMeasurement(Measurement):
 
     @classmethod
     def from_study(cls, settings: Any) -> Sequence[SandboxMeasurement]:
-        """From options, without controls unless they are asked for."""
+        """From options; controls are off unless the options turn them on."""
         decided = {"model": "model", "out": "out"}
         options = typed_options(
             SandboxMeasureOptions, settings, "sandbox", defaults={"controls": False}, decided=decided
@@ -100,7 +100,7 @@ class SandboxMeasurement(Measurement):
 
     def collect(self, folder: Path) -> MetricValues:
         """Scores of the items edited as asked."""
-        scores = {f"sandbox/{name}": item for (what, name), item in read_scores(folder).items() if what == AS_ASKED}
+        scores = {f"sandbox/{name}": item for (kind, name), item in read_scores(folder).items() if kind == AS_ASKED}
         items = {
             f"sandbox {metric}": {
                 name: value for name, item in scores.items() if not isnan(value := getattr(item, metric))
@@ -170,12 +170,12 @@ def print_tables(tables: Mapping[str, Table]) -> None:
 
 
 def read_scores(folder: Path) -> dict[tuple[str, str], SandboxScores]:
-    """All scores in a folder of measurements by (what, id); see AS_ASKED."""
+    """All scores in a folder of measurements by (AS_ASKED, OTHER_WORDS ..., id)."""
     scores = {}
     for record in Journal(folder / SCORES).read():
-        what = record.pop("what")
+        kind = record.pop("what")
         record |= {name: nan for name, value in record.items() if value is None}  # JSON has no NaN
-        scores[what, record["id"]] = SandboxScores(**record)
+        scores[kind, record["id"]] = SandboxScores(**record)
     return scores
 
 
@@ -203,7 +203,7 @@ class _ScoreFile:
             targets: items with the same ids to score the edits against, by the name to keep the scores under.
             vae: whose round trips bound the scores.
         """
-        missing = [pair for name, pair in pairs.items() if any((what, name) not in self.scores for what in targets)]
+        missing = [pair for name, pair in pairs.items() if any((kind, name) not in self.scores for kind in targets)]
         with console.progress_bar(f"editing, {description}", len(missing)) as advance:
             for batch in group_batches(missing):
                 bounds: list[Any] = [None] * len(batch)
@@ -211,18 +211,18 @@ class _ScoreFile:
                     both = ([pair.source for pair in batch], [pair.target for pair in batch])
                     bounds = list(zip(*(round_trips(vae, clips) for clips in both), strict=True))
                 for pair, video, bound in zip(batch, editor(batch), bounds, strict=True):
-                    for what, items in targets.items():
-                        self._append(what, score_edit(items[pair.id], video, bound))
+                    for kind, items in targets.items():
+                        self._append(kind, score_edit(items[pair.id], video, bound))
                     advance()
 
-    def of(self, what: str, ids: Mapping[str, EditPair]) -> list[SandboxScores]:
+    def of(self, kind: str, ids: Mapping[str, EditPair]) -> list[SandboxScores]:
         """The scores of items, in their order."""
-        return [self.scores[what, name] for name in ids]
+        return [self.scores[kind, name] for name in ids]
 
-    def _append(self, what: str, scores: SandboxScores) -> None:
-        self.scores[what, scores.id] = scores
+    def _append(self, kind: str, scores: SandboxScores) -> None:
+        self.scores[kind, scores.id] = scores
         numbers = asdict(scores).items()
-        self.journal.append({"what": what, **{k: None if isinstance(v, float) and isnan(v) else v for k, v in numbers}})
+        self.journal.append({"what": kind, **{k: None if isinstance(v, float) and isnan(v) else v for k, v in numbers}})
 
 
 def _controls_table(scores: _ScoreFile, words: Mapping[str, EditPair], references: Mapping[str, EditPair]) -> Table:

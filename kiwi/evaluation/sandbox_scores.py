@@ -171,7 +171,7 @@ def few_items_note(counts: Iterable[int]) -> str:
     """A sentence for a table's note, with a space before it, if some of its means are over very few items."""
     if all(count >= MIN_ITEMS for count in counts):
         return ""
-    return f" Means of fewer than {MIN_ITEMS} items say next to nothing: their intervals can be wider than the scale."
+    return f" Means of fewer than {MIN_ITEMS} items are unreliable: their intervals can be wider than the scale."
 
 
 def score_tables(scores: Sequence[SandboxScores]) -> tuple[Table, Table]:

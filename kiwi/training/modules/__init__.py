@@ -1,1 +1,1 @@
-"""Lightning modules: what is trained, by which loss, and how it is validated."""
+"""Lightning modules: the editor, its pretrained parts, and how they are trained and validated."""

@@ -35,7 +35,7 @@ class Preview(NamedTuple):
 
 
 class LitModule(L.LightningModule, ABC):
-    """A LightningModule with an optimizer spec that stops at NaN and saves what is trained.
+    """A LightningModule with an optimizer spec that stops at NaN and saves only trained tensors.
 
     Args:
         optim: optimizer and schedule.
@@ -217,7 +217,7 @@ class LitModule(L.LightningModule, ABC):
             path, value = pending.pop()
             if isinstance(value, dict):
                 pending += [(f"{path}.{name}", inner) for name, inner in value.items()]
-            elif not path.endswith((".path", ".subfolder")):  # folders may be moved; fingerprints tell their contents
+            elif not path.endswith((".path", ".subfolder")):  # folders may be moved
                 flat[path] = str(value)
         return flat
 
@@ -230,8 +230,8 @@ class LitModule(L.LightningModule, ABC):
             raise CheckpointError(
                 "cannot resume: the configuration has changed",
                 code="configuration-changed",
-                got=", ".join(f"{path} = {current.get(path, 'nothing')}" for path in changed[:5]),
-                wanted=", ".join(f"{path} = {saved.get(path, 'nothing')}" for path in changed[:5]),
+                got=", ".join(f"{path} = {current.get(path, 'not set')}" for path in changed[:5]),
+                wanted=", ".join(f"{path} = {saved.get(path, 'not set')}" for path in changed[:5]),
                 fix="restore these settings, or start a new run from the model folder of this one (model.init)",
             )
 

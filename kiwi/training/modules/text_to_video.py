@@ -109,6 +109,6 @@ class LitBase(LitFlow):
         with eval_mode(self):
             latents = self.vae.encode(batch.target_BCFHW)
             noise = make_noise(tuple(latents.shape), seed, batch.ids, self.device)
-            made = denoise(self.model, self.model.encode(batch.captions), noise, self.sampling)
-            clip = pixels(self.vae.decode(made)[0])
+            generated = denoise(self.model, self.model.encode(batch.captions), noise, self.sampling)
+            clip = pixels(self.vae.decode(generated)[0])
         return Preview({"generated": clip, "a clip": pixels(batch.target_BCFHW[0])}, batch.captions[0])

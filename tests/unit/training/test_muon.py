@@ -19,7 +19,7 @@ def network() -> nn.Sequential:
 
 
 @pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16)])
-def test_all_directions_of_a_matrix_become_alike(shape):
+def test_singular_values_become_nearly_equal(shape):
     torch.manual_seed(0)
     left, right = torch.randn(shape[0], 8), torch.randn(8, shape[1])
     matrix = left @ torch.diag(torch.logspace(0, -1, 8)) @ right  # one direction is ten times another
@@ -28,11 +28,11 @@ def test_all_directions_of_a_matrix_become_alike(shape):
     assert torch.linalg.svdvals(matrix)[:8].max() > 5 * torch.linalg.svdvals(matrix)[:8].min()
 
 
-def test_a_zero_gradient_moves_nothing():
+def test_a_zero_gradient_changes_nothing():
     assert torch.equal(orthogonalize(torch.zeros(4, 8)), torch.zeros(4, 8))
 
 
-def test_hidden_maps_are_orthogonal_and_pixels_words_and_biases_are_not():
+def test_hidden_layers_are_orthogonalized_but_not_embeddings_and_biases():
     model = network()
     optimizer, _ = Muon(lr=1.0).build(model.named_parameters(), 10)
     orthogonal = {id(p) for group in optimizer.param_groups if group["orthogonal"] for p in group["params"]}
@@ -41,7 +41,7 @@ def test_hidden_maps_are_orthogonal_and_pixels_words_and_biases_are_not():
     assert not is_hidden("norm.gamma", nn.Parameter(torch.zeros(64, 1, 1, 1)))
 
 
-def test_an_orthogonal_step_is_as_large_as_adamws():
+def test_an_orthogonal_step_has_the_size_of_adamws():
     weight = nn.Parameter(torch.zeros(16, 8, 3, 3, 3))
     optimizer = Optimizer([{"params": [weight], "orthogonal": True}], lr=0.1)
     weight.grad = torch.randn_like(weight)
@@ -49,7 +49,7 @@ def test_an_orthogonal_step_is_as_large_as_adamws():
     assert float(weight.detach().square().mean().sqrt()) == pytest.approx(0.2 * 0.1, rel=0.3)
 
 
-def test_all_else_is_torchs_adamw():
+def test_other_parameters_are_updated_as_by_torchs_adamw():
     ours, theirs = network(), network()
     settings = {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.1}
     first = Optimizer([{"params": list(ours.parameters())}], **settings)
@@ -64,7 +64,7 @@ def test_all_else_is_torchs_adamw():
         torch.testing.assert_close(a, b)
 
 
-def test_it_goes_on_from_its_state_bit_for_bit():
+def test_it_resumes_from_its_state_bit_for_bit():
     x = torch.randn(4, 3, 2, 2, 2)
 
     def steps(model, optimizer, count):
@@ -85,7 +85,7 @@ def test_it_goes_on_from_its_state_bit_for_bit():
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
 
 
-def test_a_closure_is_asked_with_gradients():
+def test_a_closure_runs_with_gradients():
     weight = nn.Parameter(torch.ones(4, 4))
     optimizer = Optimizer([{"params": [weight], "orthogonal": True}], lr=0.1)
 
@@ -100,7 +100,7 @@ def test_a_closure_is_asked_with_gradients():
 
 
 @pytest.mark.parametrize("momentum", [-0.1, 1.0])
-def test_momentum_is_a_share(momentum):
+def test_momentum_outside_its_range_is_refused(momentum):
     with pytest.raises(SpecError, match="momentum"):
         Muon(momentum=momentum)
 
@@ -120,7 +120,7 @@ def _stepped(rank: int, world: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
-def test_several_processes_share_the_work_and_step_as_one_does(tmp_path):
+def test_several_processes_share_the_work_and_step_as_one(tmp_path):
     _stepped(0, 1, str(tmp_path))
     torch.multiprocessing.spawn(_stepped, (3, str(tmp_path)), nprocs=3)  # one more than there are matrices
     (alone,) = (torch.load(path, weights_only=True) for path in tmp_path.glob("1-*.pt"))
