@@ -205,7 +205,7 @@ class EditData(L.LightningDataModule):
         return self.trainer.lightning_module if self.trainer else None
 
     def _loader(self, name: str, sampler: Sampler[Any]) -> DataLoader[EditBatch]:
-        return DataLoader(  # type: ignore[type-var]
+        return DataLoader(
             self.sets[name],  # type: ignore[arg-type]
             batch_sampler=sampler,
             collate_fn=collate,

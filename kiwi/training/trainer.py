@@ -50,7 +50,7 @@ class Trainer(lightning.Trainer):
             )
         if kwargs.get("enable_progress_bar") is not False:
             kwargs["callbacks"] = _with_bar(kwargs.get("callbacks"))
-        super().__init__(accelerator=accelerator, precision=precision, **kwargs)  # type: ignore[arg-type]
+        super().__init__(accelerator=accelerator, precision=precision, **kwargs)
 
 
 class EveryNSteps:

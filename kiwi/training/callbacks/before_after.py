@@ -118,7 +118,7 @@ class BeforeAfter(L.Callback):
         except (OSError, ValueError, EOFError, BadZipFile) as problem:
             log.warning("no scores before and after training: %s cannot be read (%s)", file, problem)
             return
-        with module.averaged():  # type: ignore[operator]
+        with module.averaged():
             after = self._edit(module, "editing after training")
         self._report(_folder(trainer), {"before": before, "after": after})
 

@@ -238,7 +238,7 @@ class LitModule(L.LightningModule, ABC):
 
 def edit_data(trainer: L.Trainer) -> EditData:
     """The data of a run."""
-    data = trainer.datamodule  # type: ignore[attr-defined]
+    data = trainer.datamodule
     assert isinstance(data, EditData), "kiwi's modules train on EditData"
     return data
 
