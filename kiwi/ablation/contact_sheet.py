@@ -63,7 +63,7 @@ def _record(out: Path) -> Path:
 
 
 def _sandbox_options(study: Study) -> SandboxMeasureOptions | None:
-    return next((found.settings for found in study.measurements if isinstance(found, SandboxMeasurement)), None)
+    return next((sandbox.settings for sandbox in study.measurements if isinstance(sandbox, SandboxMeasurement)), None)
 
 
 def _models(study: Study, runs: Sequence[Run]) -> dict[str, Path]:

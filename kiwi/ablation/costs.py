@@ -33,7 +33,7 @@ def editor_of(resolved: Mapping[str, Any], where: str) -> EditorExperiment | Non
 
 
 def cost_of(arm: Arm) -> Cost | None:
-    """Count an arm; None if it is not an editor, or if only its files tell the sizes."""
+    """Count an arm; None if it is not an editor, or if its sizes are only known from files."""
     try:
         if (editor := editor_of(list(arm.resolved.values())[-1], arm.label)) is None:
             return None

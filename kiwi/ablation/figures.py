@@ -33,7 +33,7 @@ def write_figures(
     """Write all figures that there are numbers for, as PNG and PDF.
 
     Args:
-        out: folder; made if it does not exist.
+        out: folder; created if necessary.
         metric: metric of the differences and of quality over cost.
         summaries: of the arms in that metric.
         results: of all runs.

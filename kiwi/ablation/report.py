@@ -35,7 +35,7 @@ class StudyReport:
 
 
 def write_report(study: Study, runs: Sequence[Run], out: Path) -> StudyReport:
-    """Analyse the results of all finished runs, and write tables, figures, analysis.json and what they are of."""
+    """Analyse the results of all finished runs; write tables, figures, analysis.json and the study's configuration."""
     results = [read_result(run.folder / RESULT) for run in runs if run.state == "done"]
     missing = [f"{run.name}: {run.state}" for run in runs if run.state != "done"]
     write_json(out / "environment.json", environment())

@@ -79,17 +79,17 @@ def collect(steps: Sequence[Step]) -> dict[str, Any]:
     Raises:
         KiwiError: a measurement found nothing, or its files cannot be read.
     """
-    measured = [step.measurement.collect(step.out) for step in steps if step.measurement is not None]
+    measurements = [step.measurement.collect(step.out) for step in steps if step.measurement is not None]
     training = [step.out for step in steps if step.measurement is None]
     logs = [read_log(folder) for folder in training if (folder / FILE).is_file()]
     last = last_values(logs[-1]) if logs else {}
     speeds = [line["samples_per_second"] for log in logs for line in log.values() if "samples_per_second" in line]
     memory = [line["memory_gib"] for log in logs for line in log.values() if "memory_gib" in line]
     return {
-        "items": {metric: dict(values) for found in measured for metric, values in found.items.items() if values},
-        "categories": {item: category for found in measured for item, category in found.categories.items()},
-        "clusters": {item: cluster for found in measured for item, cluster in found.clusters.items()},
-        "numbers": {metric: value for found in measured for metric, value in found.scalars.items()},
+        "items": {metric: dict(items) for values in measurements for metric, items in values.items.items() if items},
+        "categories": {item: category for values in measurements for item, category in values.categories.items()},
+        "clusters": {item: cluster for values in measurements for item, cluster in values.clusters.items()},
+        "numbers": {metric: value for values in measurements for metric, value in values.scalars.items()},
         "curves": {name: _curve(logs, name) for name in CURVES},
         "by_sigma": {
             prefix: {name.removeprefix(prefix): value for name, value in last.items() if name.startswith(prefix)}

@@ -185,7 +185,7 @@ def _run(study: Study, arm: Arm, seed: int, out: Path) -> Run:
 
 
 def _first_init(study: Study, arm: Arm) -> dict[str, Any]:
-    """The initial model of the first trained stage if earlier stages are skipped: what the first of those has."""
+    """The initial model of the first trained stage: that of the study's first stage, if that is skipped."""
     first = next(iter(study.stages))
     if first in arm.options:
         return {}

@@ -1,4 +1,4 @@
-"""Measurements of a trained editor: what is known of each kind, wherever it is used.
+"""Measurements of a trained editor: the interface that all kinds have.
 
 A kind of measurement is one class. It names its metrics and whether higher values are better, checks its options
 before anything is trained, runs a command of kiwi on a model folder, and reads back what that command wrote. The
@@ -36,7 +36,7 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricValues:
-    """The values that a measurement found.
+    """The values that a measurement yields.
 
     Args:
         items: value by metric and item; items that a metric does not apply to are absent.

@@ -46,7 +46,7 @@ class ValidationMeasurement(Measurement):
         return [validation_metric(name) for name in self.names]
 
     def collect(self, folder: Path) -> MetricValues:
-        """All validation numbers of a training run, also those that no study asked for; only finite ones."""
+        """All finite validation numbers of a training run, including those that are not in `names`."""
         values = last_values(read_log(folder)) if (folder / FILE).is_file() else {}
         return MetricValues(scalars={name: value for name, value in values.items() if name.startswith("val/")})
 
