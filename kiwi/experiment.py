@@ -28,9 +28,6 @@ RENAMED_KEYS: dict[str, str] = {"model.emphasis": "model.loss_weighting", "model
 For those that are not fields of specs; the latter are declared with `kiwi.spec.renamed_from`.
 """
 
-RENAMED_TYPES: dict[str, str] = {}
-"""Lightning modules and callbacks that have been renamed since the previous release: `{former: current}`."""
-
 DATA_SOURCES = {"path": "Manifest", "questions": "SandboxQuestions", "items": "SandboxEdits"}
 """Types of data sources by the field that the previous release recognised them by; it had no `type`."""
 
@@ -82,8 +79,7 @@ def short_form(value: Any) -> Any:
 
 
 def with_current_keys(configuration: dict[str, Any]) -> dict[str, Any]:
-    """A configuration in short form under current names (`RENAMED_TYPES`, `RENAMED_KEYS`, `DATA_SOURCES`)."""
-    configuration = _with_current_types(configuration)
+    """A configuration in short form under current names (`RENAMED_KEYS`, `DATA_SOURCES`)."""
     for former, current in RENAMED_KEYS.items():
         configuration = _move(configuration, former.split("."), former, current)
     data = configuration.get("data")
@@ -175,18 +171,6 @@ def _without(node: dict[str, Any], keys: list[str]) -> dict[str, Any]:
     first, *rest = keys
     others = {key: value for key, value in node.items() if key != first}
     return others | {first: _without(node[first], rest)} if rest else others
-
-
-def _with_current_types(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_with_current_types(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    current = {key: _with_current_types(item) for key, item in value.items()}
-    if isinstance(value.get("type"), str) and value["type"] in RENAMED_TYPES:
-        current["type"] = RENAMED_TYPES[value["type"]]
-        warn_renamed(value["type"], current["type"])
-    return current
 
 
 def _with_types(sources: Any) -> Any:

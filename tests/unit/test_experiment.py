@@ -103,15 +103,13 @@ def test_data_sources_of_the_previous_release_get_their_types(tmp_path, caplog):
     assert "without a type" in caplog.text
 
 
-def test_renamed_options_and_types_are_read_with_a_warning(tmp_path, monkeypatch, caplog):
+def test_renamed_options_are_read_with_a_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(experiment.RENAMED_KEYS, "model.old_weighting", "model.new_weighting")
-    monkeypatch.setitem(experiment.RENAMED_TYPES, "LitOld", "LitNew")
-    text = "model: {type: LitOld, old_weighting: {factor: 3}, lr: 1}"
+    text = "model: {type: LitKiwi, old_weighting: {factor: 3}, lr: 1}"
     assert read_experiment(write(tmp_path, old=text) / "old.yaml") == {
-        "model": {"type": "LitNew", "new_weighting": {"factor": 3}, "lr": 1}
+        "model": {"type": "LitKiwi", "new_weighting": {"factor": 3}, "lr": 1}
     }
     assert "model.old_weighting has been renamed to model.new_weighting" in caplog.text
-    assert "LitOld has been renamed to LitNew" in caplog.text
 
 
 def test_the_loss_weighting_size_and_callbacks_of_the_previous_release_are_read(tmp_path):
