@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kiwi.data.datamodule import EditData
 from kiwi.data.sample import EditBatch
 from kiwi.encoded import LatentDistribution, TaskKind
 from kiwi.errors import InputError
@@ -95,7 +96,8 @@ class LitFlow(LitModule):
             InputError: naming the encoder.
         """
         super().setup(stage)
-        cache = edit_data(self.trainer).sets["train"].cache
+        data = self.trainer.datamodule  # None for a plain DataLoader
+        cache = data.sets["train"].cache if isinstance(data, EditData) else None
         if cache is None:
             return
         expected = self.encoder_fingerprints()
