@@ -237,9 +237,9 @@ class LitModule(L.LightningModule, ABC):
 
 
 def edit_data(trainer: L.Trainer) -> EditData:
-    """The data of a run."""
+    """The EditData of a run; modules can be trained on plain DataLoaders too, the callbacks cannot."""
     data = trainer.datamodule
-    assert isinstance(data, EditData), "kiwi's modules train on EditData"
+    assert isinstance(data, EditData)
     return data
 
 
@@ -249,11 +249,12 @@ def require_no_cache(trainer: L.Trainer, model: str) -> None:
     Raises:
         InputError: the data has a cache.
     """
-    if (cache := edit_data(trainer).cache) is not None:
+    data = trainer.datamodule
+    if isinstance(data, EditData) and data.cache is not None:
         raise InputError(
             f"{model} is trained on pixels, not on a cache",
             code="cache-not-allowed",
-            got=f"data.cache {cache}",
+            got=f"data.cache {data.cache}",
             fix="remove data.cache",
         )
 

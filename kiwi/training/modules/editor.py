@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kiwi.checkpoints.folder import load_initial_weights, names_to_save, save_pretrained
 from kiwi.checkpoints.folder_config import unexpected_files
+from kiwi.data.datamodule import EditData
 from kiwi.data.dropout import ConditionDropout
 from kiwi.data.sample import EditBatch, pixels
 from kiwi.data.sandbox import SandboxEdits
@@ -25,7 +26,7 @@ from kiwi.models.vae.wan import VideoVae
 from kiwi.spec import to_dict
 from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.loss_weighting import LossWeighting, Uniform
-from kiwi.training.modules.base import Preview, edit_data
+from kiwi.training.modules.base import Preview
 from kiwi.training.modules.flow import LitFlow, Velocity
 from kiwi.training.optim import AdamW, OptimSpec
 from kiwi.training.source_check import SIGMAS
@@ -182,13 +183,13 @@ class LitKiwi(LitFlow):
         return bool(names_to_save(self.editor.config, [name.removeprefix("editor.")]))
 
     def export(self, folder: Path, *, self_contained: bool) -> None:
-        data = edit_data(self.trainer)
-        defaults = EditingDefaults(
-            max_pixels=data.max_pixels,
-            max_frames=max(bucket.frames for bucket in data.sets["train"].buckets),
-            sampling=self.sampling,
-            domain="sandbox" if all(isinstance(source, SandboxEdits) for source in data.train) else "",
-        )
+        data, defaults = self.trainer.datamodule, EditingDefaults(sampling=self.sampling)
+        if isinstance(data, EditData):
+            defaults = defaults.replace(
+                max_pixels=data.max_pixels,
+                max_frames=max(bucket.frames for bucket in data.sets["train"].buckets),
+                domain="sandbox" if all(isinstance(source, SandboxEdits) for source in data.train) else "",
+            )
         save_pretrained(self.editor, folder, defaults, self_contained=self_contained, dtype=self.export_dtype)
 
     def unexpected_files(self, folder: Path) -> list[str]:

@@ -23,7 +23,7 @@ from kiwi.flow.schedule import FlowSchedule
 from kiwi.keyed import normal, uniform
 from kiwi.models.vae.wan import VideoVae
 from kiwi.training.averaging import AveragingSpec
-from kiwi.training.modules.base import LitModule, edit_data
+from kiwi.training.modules.base import LitModule
 from kiwi.training.optim import OptimSpec
 from kiwi.training.source_check import HEADLINE, SourceCheck
 
@@ -162,8 +162,9 @@ class LitFlow(LitModule):
         training = self.check.blind.training
         self.check = SourceCheck()
         self.check.blind.training = training
-        if not training:
-            for batch in islice(edit_data(self.trainer).fresh_train_dataloader(), BLIND_BATCHES):
+        data = self.trainer.datamodule
+        if not training and isinstance(data, EditData):
+            for batch in islice(data.fresh_train_dataloader(), BLIND_BATCHES):
                 batch = self.transfer_batch_to_device(batch, self.device, 0)
                 self.check.blind.add_training(self.posterior(batch).mode())
 
