@@ -1,5 +1,6 @@
 """What the documentation points to exists: linked pages and headings, files, specs, options."""
 
+import configparser
 import importlib
 import re
 
@@ -7,7 +8,7 @@ import pytest
 
 from kiwi.__main__ import COMMANDS
 
-from .conftest import CARDS, GUIDES, PAGES, ROOT, inline_code, prose
+from .conftest import CARDS, GUIDES, PAGES, ROOT, blocks, inline_code, prose
 
 ALL = [*PAGES, *GUIDES, *CARDS]
 ROOMS = ("kiwi", "experiments", "benchmarks", "tests", "docs", ".ci", ".github")
@@ -49,6 +50,15 @@ def test_every_file_that_is_named_exists(page):
 def test_every_page_of_the_documentation_is_linked_from_the_readme():
     linked = set(re.findall(r"\]\((docs/[^)#]+)\)", (ROOT / "README.md").read_text()))
     assert linked == {str(page.relative_to(ROOT)) for page in PAGES if page.parent == ROOT / "docs"}
+
+
+def test_the_picture_of_the_layers_has_every_package_in_the_order_of_the_import_contract():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    layers = re.findall(r"kiwi\.(\w+)", config["importlinter:contract:layers"]["layers"])
+    packages = [name for name in layers if (ROOT / "kiwi" / name / "__init__.py").exists()]
+    (picture,) = blocks(ROOT / "docs/architecture.md", "mermaid")
+    assert re.findall(r"kiwi\.(\w+)", picture) == packages
 
 
 def test_the_readme_is_short():
