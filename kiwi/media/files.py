@@ -131,7 +131,7 @@ def require_replaceable(path: str | Path, unexpected_files: UnexpectedFiles) -> 
 
 
 def require_writable(path: Path) -> None:
-    """Check that something can be written at `path`, by writing beside it: permissions do not tell of read-only disks.
+    """Check that something can be written at `path`, by writing beside it: permissions do not cover read-only disks.
 
     Raises:
         InputError: an impossible name; a parent folder that does not exist or cannot be written to.

@@ -290,9 +290,9 @@ def _text(text: str, width: int) -> Image.Image:
     wrapped = "\n".join(line for part in text.splitlines() for line in textwrap.wrap(part, per_line)) or " "
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     _, _, right, bottom = measure.multiline_textbbox((0, 0), wrapped, font=font)
-    picture = Image.new("RGB", (math.ceil(min(right, width)) + 1, math.ceil(bottom) + 2), _WHITE)
-    ImageDraw.Draw(picture).multiline_text((0, 0), wrapped, fill=(0, 0, 0), font=font)
-    return picture
+    image = Image.new("RGB", (math.ceil(min(right, width)) + 1, math.ceil(bottom) + 2), _WHITE)
+    ImageDraw.Draw(image).multiline_text((0, 0), wrapped, fill=(0, 0, 0), font=font)
+    return image
 
 
 def _pil(image_HWC: np.ndarray) -> Image.Image:

@@ -1,4 +1,4 @@
-"""The folder of a resumable command: a record of its settings, written first, tells which command it belongs to."""
+"""The folder of a resumable command: a record of its settings, written first, binds it to them."""
 
 from __future__ import annotations
 

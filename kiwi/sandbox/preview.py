@@ -1,4 +1,4 @@
-"""A picture of what the sandbox contains: a row for each item."""
+"""A preview image of the sandbox, with a row for each item."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EMPTY, _BORDER = 232, 160
 
 @dataclass(frozen=True, kw_only=True)
 class PreviewOptions(WorldOptions):
-    """Draw items of the sandbox into one picture.
+    """Draw items of the sandbox into one image.
 
     A row is an item; the columns are the reference image, the first and last frame of source and target, and the mask
     of what changed in the last frame.
@@ -45,7 +45,7 @@ class PreviewOptions(WorldOptions):
 
 
 def write_preview(options: PreviewOptions) -> None:
-    """Render the items and write the picture. Raises InputError as `make_pair`."""
+    """Render the items and write the image. Raises InputError as `make_pair`."""
     write_image(options.out, preview(options.pairs()))
 
 

@@ -206,9 +206,9 @@ def content_overlap(answer: str, reference: str) -> float:
 
     Divided by the number in the longer of the two, so that a longer answer is no advantage.
     """
-    given, right = content_words(answer), content_words(reference)
-    common = sum(block.size for block in SequenceMatcher(None, given, right, autojunk=False).get_matching_blocks())
-    return common / max(len(given), len(right), 1)
+    words, right = content_words(answer), content_words(reference)
+    common = sum(block.size for block in SequenceMatcher(None, words, right, autojunk=False).get_matching_blocks())
+    return common / max(len(words), len(right), 1)
 
 
 def check_tasks(tasks: Sequence[str] | None, frames: int) -> tuple[str, ...]:

@@ -153,11 +153,6 @@ def render(scene: Scene, frames: int, height: int, width: int) -> np.ndarray:
     return draw(scene, frames, height, width).video
 
 
-def sprite_masks(scene: Scene, frames: int, height: int, width: int) -> np.ndarray:
-    """Share of each pixel in which each sprite is visible: NFHW float32, 0..1. Raises InputError as `draw`."""
-    return draw(scene, frames, height, width).sprites
-
-
 def _pixel_centres(count: int, half: float) -> np.ndarray:
     return ((np.arange(count, dtype=np.float32) + 0.5) - count / 2) / half
 

@@ -14,7 +14,7 @@ from kiwi.sandbox import grammar
 from kiwi.sandbox.pairs import CATEGORIES, MIN_CHANGE, EditPair, make_pair
 from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS, to_lab
 from kiwi.sandbox.styles import STYLES, grey, invert, posterise, sepia
-from kiwi.sandbox.world import render, sprite_masks
+from kiwi.sandbox.world import draw, render
 
 SIZE = {"frames": 5, "height": 40, "width": 48}
 
@@ -103,9 +103,8 @@ def test_an_added_sprite_is_wholly_visible_at_the_named_place(of):
         assert tuple(kept) == pair.scene.sprites
         assert f"{grammar.name(added.appearance)} {grammar.place(added.start)}" in pair.instruction
         alone = replace(pair.scene, sprites=(added,))
-        assert sprite_masks(alone, **SIZE).sum() == pytest.approx(
-            sprite_masks(pair.edit.apply(pair.scene), **SIZE)[-1].sum(), rel=1e-5
-        )
+        edited = draw(pair.edit.apply(pair.scene), **SIZE)
+        assert draw(alone, **SIZE).sprites.sum() == pytest.approx(edited.sprites[-1].sum(), rel=1e-5)
 
 
 def test_a_change_keeps_place_motion_and_pattern_and_names_what_changes(of):

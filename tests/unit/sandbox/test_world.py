@@ -23,7 +23,6 @@ from kiwi.sandbox.world import (
     centres,
     draw,
     render,
-    sprite_masks,
 )
 
 GREY = Background(texture="plain", ground="grey", figure="white")
@@ -37,6 +36,10 @@ def scenes() -> list[Scene]:
 def make_sprite(shape: str = "circle", colour: str = "red", pattern: str = "plain", **where: object) -> Sprite:
     values = {"size": 0.4, "start": (0.0, 0.0), **where}
     return Sprite(appearance=Appearance(shape=shape, colour=colour, pattern=pattern), **values)
+
+
+def sprite_masks(scene: Scene, frames: int, height: int, width: int) -> np.ndarray:
+    return draw(scene, frames, height, width).sprites
 
 
 def test_a_scene_is_a_function_of_seed_and_index():
