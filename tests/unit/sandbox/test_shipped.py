@@ -89,7 +89,7 @@ def test_transformers_generates_the_same_answers(reader, transformers_model):
     model, tokenizer = transformers_model
     (end,) = tokenizer.encode(END)
     for batch in question_batches(7, batch_size=1, max_frames=1):
-        prompt, _ = reader.continued(reader.prompt(batch), [tokenizer.encode(ANSWER)])
+        prompt, _ = reader.append_tokens(reader.prompt(batch), [tokenizer.encode(ANSWER)])
         tokens = model.generate(**model_inputs(prompt), do_sample=False, max_new_tokens=96, eos_token_id=end)
         answer = tokenizer.decode(tokens[0, prompt.input_ids_BS.shape[1] :], skip_special_tokens=True)
         assert answer.strip() == reader.answer(batch)[0]
@@ -100,9 +100,9 @@ def test_transformers_gives_the_same_logits_for_videos_with_the_same_positions(r
     # After a video, transformers continues positions from the longer side of its grid, kiwi from its end.
     model, tokenizer = transformers_model
     for batch in question_batches(8, batch_size=1):
-        prompt, _ = reader.continued(reader.prompt(batch), [tokenizer.encode(ANSWER)])
+        prompt, _ = reader.append_tokens(reader.prompt(batch), [tokenizer.encode(ANSWER)])
         theirs = model(**model_inputs(prompt), position_ids=reader.reader.position_ids(prompt)).logits
-        ours = reader.logits(prompt, reader.see(prompt))
+        ours = reader.logits(prompt, reader.vision_features(prompt))
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
