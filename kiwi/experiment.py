@@ -52,6 +52,9 @@ def read_experiment(file: Path | str) -> dict[str, Any]:
 
 def merge(below: Any, above: Any) -> Any:
     """One configuration merged over another, as `read_experiment` describes."""
+    has_fields_only = isinstance(above, dict) and not above.keys() & {"type", "class_path"}
+    if isinstance(below, str) and below[:1].isupper() and has_fields_only:
+        below = {"type": below}  # a choice that was given as a bare name
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
     for key in ("type", "class_path"):

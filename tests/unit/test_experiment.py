@@ -51,6 +51,7 @@ def test_bases_have_bases_in_their_own_folders_and_later_ones_take_precedence(tm
         ({"type": "Lora", "rank": 64}, {"type": "Full"}, {"type": "Full"}),
         ({"type": "Lora", "rank": 64}, "Full", "Full"),
         ("Full", {"type": "Lora"}, {"type": "Lora"}),
+        ("Lora", {"rank": 8}, {"type": "Lora", "rank": 8}),
     ],
 )
 def test_another_choice_replaces_the_fields_of_the_previous_one(below, above, expected):
