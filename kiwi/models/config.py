@@ -14,7 +14,6 @@ from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.injection import AddSource, AppendReference, ReferenceSpec, SourceSpec
 from kiwi.models.mllm.encoder import MllmSpec, QwenVL
 from kiwi.models.mllm.new_qwen import NewQwen
-from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.tuning import Lora
 from kiwi.models.vae.wan import NewVae, VaeSpec, WanVae
 from kiwi.spec import Spec
@@ -58,18 +57,6 @@ class KiwiConfig(Spec):
             dit=DiTConfig.wan22_5b().replace(base=WanBase(path=repository, subfolder="transformer")),
             vae=WanVae(path=repository, subfolder="vae"),
             mllm=QwenVL.qwen25_3b().replace(tuning=Lora(rank=64)),
-        )
-
-    @classmethod
-    def published_14b(cls) -> KiwiConfig:
-        """The published 14B editor before training: Wan2.1-T2V-14B with adapters of rank 128, fewer queries."""
-        repository = "Wan-AI/Wan2.1-T2V-14B-Diffusers"
-        base = WanBase(path=repository, subfolder="transformer", dtype="bfloat16")
-        return cls(
-            dit=DiTConfig.wan21_14b().replace(base=base, tuning=Lora(rank=128)),
-            vae=WanVae(path=repository, subfolder="vae"),
-            mllm=QwenVL.qwen25_3b().replace(tuning=Lora(rank=256), limits=VisionLimits(max_frames=10)),
-            query=QueryConnector(reference=384),
         )
 
     @classmethod

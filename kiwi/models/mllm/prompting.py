@@ -131,11 +131,7 @@ class Prompter:
     """Builds the prompts of one MLLM, with its tokenizer, preprocessor, template and video spans."""
 
     def __init__(
-        self,
-        tokenizer: Any,
-        preprocessor: VisionPreprocessor,
-        template: dict[str, str],
-        spans: VideoSpans,
+        self, tokenizer: Any, preprocessor: VisionPreprocessor, template: dict[str, str], spans: VideoSpans
     ) -> None:
         self.tokenizer, self.preprocessor, self.template, self.spans = tokenizer, preprocessor, template, spans
         special = {"image": "<|image_pad|>", "video": "<|video_pad|>", "start": "<|vision_start|>"}
