@@ -245,8 +245,8 @@ def test_a_cache_is_refused_by_autoencoders_and_by_editors_with_other_encoders(t
             with pytest.raises(InputError, check=lambda error, code=code: error.code == code):
                 getattr(trainer(tmp_path), command)(module, data)
     other = FeatureCache.create(tmp_path / "other", EncoderFingerprints(mllm="another"), "float16")
-    seen = [item.seen for dataset in data.sets.values() for item in dataset.encoding_jobs(other).values()]
-    other.write(dict.fromkeys(seen, VisionFeatures(1, (1, 28, 28), torch.zeros(1))))
+    keys = [job.features_key for dataset in data.sets.values() for job in dataset.encoding_jobs(other).values()]
+    other.write(dict.fromkeys(keys, VisionFeatures(1, (1, 28, 28), torch.zeros(1))))
     data.cache, data.sets = str(other.folder), {}
     with pytest.raises(InputError, match="MLLM", check=lambda error: error.code == "cache-mismatch"):
         trainer(tmp_path).fit(LitKiwi(tiny_config), data)
