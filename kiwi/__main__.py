@@ -119,7 +119,7 @@ def _run(argv: list[str]) -> int:
         raise InputError(
             f"there is no command {argv[0]!r}",
             code="unknown-command",
-            wanted=one_of(COMMANDS, argv[0]),
+            expected=one_of(COMMANDS, argv[0]),
             fix="`python -m kiwi --help` describes each",
         )
     module = importlib.import_module(COMMANDS[argv[0]].module)

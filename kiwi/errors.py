@@ -17,24 +17,24 @@ class KiwiError(Exception):
         problem: one sentence on what is wrong, naming the file, option or item.
         code: stable kebab-case name of the kind of problem, such as "unknown-option", for programs and tests.
         got: the value that was given, if the sentence does not name it already.
-        wanted: the values that would have been accepted.
+        expected: the values that would have been accepted.
         fix: what to do now.
     """
 
     exit_code = 2
 
     def __init__(
-        self, problem: str, *, code: str, got: object = None, wanted: object = None, fix: str | None = None
+        self, problem: str, *, code: str, got: object = None, expected: object = None, fix: str | None = None
     ) -> None:
         parts = [problem.rstrip(".") + "."]
         if got is not None:
             parts.append(f"Got: {str(got).rstrip('.')}.")
-        if wanted is not None:
-            parts.append(f"Expected: {wanted}.")
+        if expected is not None:
+            parts.append(f"Expected: {expected}.")
         if fix is not None:
             parts.append(f"Fix: {fix.rstrip('.')}.")
         super().__init__(" ".join(parts))
-        self.problem, self.code, self.got, self.wanted, self.fix = problem, code, got, wanted, fix
+        self.problem, self.code, self.got, self.expected, self.fix = problem, code, got, expected, fix
 
 
 def first_line(problem: BaseException) -> str:
@@ -48,7 +48,7 @@ def closest(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str | Non
 
 
 def one_of(choices: Iterable[str], name: object) -> str:
-    """The choices for an unknown name, with the closest of them as a suggestion, for `wanted` of an error."""
+    """The choices for an unknown name, with the closest of them as a suggestion, for `expected` of an error."""
     choices = list(choices)
     suggestion = closest(str(name), choices)
     return f"one of {', '.join(choices)}" + (f" (did you mean {suggestion}?)" if suggestion else "")

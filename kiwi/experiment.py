@@ -145,12 +145,12 @@ def _read(file: Path, including: tuple[Path, ...]) -> dict[str, Any]:
         raise InputError(f"{file} cannot be read", code="unreadable-file", got=reason) from problem
     if not isinstance(configuration, dict):
         got = type(configuration).__name__
-        raise InputError(f"{file} is not a configuration", code="wrong-type", got=got, wanted="a mapping")
+        raise InputError(f"{file} is not a configuration", code="wrong-type", got=got, expected="a mapping")
     bases = configuration.pop(BASE, [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        wanted = "a path or a list of paths"
-        raise InputError(f"`{BASE}` of {file} does not name files", code="wrong-type", got=bases, wanted=wanted)
+        expected = "a path or a list of paths"
+        raise InputError(f"`{BASE}` of {file} does not name files", code="wrong-type", got=bases, expected=expected)
     merged: dict[str, Any] = {}
     for base in bases:
         merged = merge(merged, _read(file.parent / base, (*including, file.resolve())))

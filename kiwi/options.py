@@ -95,7 +95,7 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
         path, equals, value = text.partition("=")
         if not equals or not path:
             raise InputError(
-                "--set takes PATH=VALUE", code="malformed-assignment", got=text, wanted="such as source=NoSource"
+                "--set takes PATH=VALUE", code="malformed-assignment", got=text, expected="such as source=NoSource"
             )
         try:
             parsed[path] = yaml.safe_load(value)

@@ -116,13 +116,13 @@ def from_dict(family: type[Spec], data: Any, path: str = "") -> Any:
     for key, value in fields.items():
         if key not in known:
             problem = f"{cls.__name__} has no field {_join(path, key)!r}"
-            raise SpecError(problem, code="unknown-field", wanted=_one_of(key, sorted(known)))
+            raise SpecError(problem, code="unknown-field", expected=_one_of(key, sorted(known)))
         value = _merge_with_default(known[key], hints[key], value)
         values[key] = _typed(hints[key], value, _join(path, key))
     missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _required(f)]
     if missing:
         problem = f"{cls.__name__}{path and f' at {path}'} is missing required fields"
-        raise SpecError(problem, code="missing-field", wanted=", ".join(missing))
+        raise SpecError(problem, code="missing-field", expected=", ".join(missing))
     return cls(**values)
 
 
@@ -150,16 +150,16 @@ def _parse_node(family: type[Spec], data: Any, path: str) -> tuple[type[Spec], d
     if isinstance(data, str):
         data = {"type": data}
     if not isinstance(data, dict):
-        raise SpecError(f"{where} is not a spec", code="wrong-type", got=repr(data), wanted="a name or a mapping")
+        raise SpecError(f"{where} is not a spec", code="wrong-type", got=repr(data), expected="a name or a mapping")
     if data.keys() <= {"class_path", "init_args"} and "class_path" in data:
         data = {"type": str(data["class_path"]).rpartition(".")[2], **(data.get("init_args") or {})}
     allowed = choices(family)
     name = data.get("type", allowed[0] if len(allowed) == 1 else None)
     if name is None:
-        raise SpecError(f"{where} has no type", code="missing-type", got=data, wanted=_one_of("", allowed))
+        raise SpecError(f"{where} has no type", code="missing-type", got=data, expected=_one_of("", allowed))
     name = current_type(name) if isinstance(name, str) else name
     if name not in allowed:
-        raise SpecError(f"{where} has no choice named {name!r}", code="unknown-choice", wanted=_one_of(name, allowed))
+        raise SpecError(f"{where} has no choice named {name!r}", code="unknown-choice", expected=_one_of(name, allowed))
     cls = Spec._registry[name]
     return cls, current_fields([cls], {key: value for key, value in data.items() if key != "type"})
 
@@ -184,11 +184,11 @@ def override(spec: Spec, changes: dict[str, Any]) -> Any:
             child = with_defaults(node.get(key))
             if not isinstance(child, dict):
                 problem = f"no spec at {'.'.join(parents[: depth + 1])!r} (in {path!r})"
-                raise SpecError(problem, code="unknown-path", wanted=_one_of(key, _field_names(node)))
+                raise SpecError(problem, code="unknown-path", expected=_one_of(key, _field_names(node)))
             node[key] = node = child
         last = _current_key(node, last)
         if last not in _field_names(node):
-            raise SpecError(f"no field at {path!r}", code="unknown-path", wanted=_one_of(last, _field_names(node)))
+            raise SpecError(f"no field at {path!r}", code="unknown-path", expected=_one_of(last, _field_names(node)))
         node[last] = changes[path]
     return from_dict(type(spec), data)
 
@@ -282,8 +282,8 @@ def _typed(hint: Any, value: Any, path: str) -> Any:
         if not any(type(value) is type(arg) and value == arg for arg in args):
             # Right but for its type: YAML reads an unquoted 3 as a number.
             fix = "check the quotes" if str(value) in map(str, args) else None
-            wanted = _one_of(str(value), [repr(arg) if fix else str(arg) for arg in args])
-            raise SpecError(f"{path} cannot be {value!r}", code="unknown-choice", wanted=wanted, fix=fix)
+            expected = _one_of(str(value), [repr(arg) if fix else str(arg) for arg in args])
+            raise SpecError(f"{path} cannot be {value!r}", code="unknown-choice", expected=expected, fix=fix)
         return value
     if origin in (tuple, list):
         return _typed_sequence(origin, args, value, path)
@@ -302,7 +302,7 @@ def _typed(hint: Any, value: Any, path: str) -> Any:
         is_number = hint is float and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", str(value), re.IGNORECASE)
         fix = "write it with a decimal point and without quotes, such as 1.0e-6" if is_number else None
         problem = f"{path} has the wrong type"
-        raise SpecError(problem, code="wrong-type", got=repr(value), wanted=hint.__name__, fix=fix)
+        raise SpecError(problem, code="wrong-type", got=repr(value), expected=hint.__name__, fix=fix)
     if hint is float and math.isnan(value):
         raise SpecError(f"{path} is not a number", code="out-of-range", got=value)
     return value
@@ -319,15 +319,15 @@ def _typed_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
             errors.append(error)
     if len(errors) == 1:
         raise errors[0]
-    sentence, wanted = f"{path} matches none of the allowed types", "; or ".join(map(str, errors))
-    raise SpecError(sentence, code="wrong-type", got=repr(value), wanted=wanted)
+    sentence, expected = f"{path} matches none of the allowed types", "; or ".join(map(str, errors))
+    raise SpecError(sentence, code="wrong-type", got=repr(value), expected=expected)
 
 
 def _typed_sequence(origin: Any, args: tuple[Any, ...], value: Any, path: str) -> Any:
     if not isinstance(value, (list, tuple)):
         raise SpecError(f"{path} is not a list", code="wrong-type", got=repr(value))
     if origin is tuple and Ellipsis not in args and len(args) != len(value):
-        raise SpecError(f"{path} has the wrong length", code="wrong-type", got=len(value), wanted=len(args))
+        raise SpecError(f"{path} has the wrong length", code="wrong-type", got=len(value), expected=len(args))
     item_hints = args if origin is tuple and Ellipsis not in args else [args[0]] * len(value)
     items = (_typed(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(item_hints, value, strict=True)))
     return origin(items)

@@ -46,7 +46,7 @@ def _run(folder: Path, number: int) -> int:
         fill_cache(from_dict(CacheOptions, step.options))
     else:
         raise InputError(
-            f"a step cannot run the command {step.command!r}", code="unknown-command", wanted="fit or cache"
+            f"a step cannot run the command {step.command!r}", code="unknown-command", expected="fit or cache"
         )
     return 0
 

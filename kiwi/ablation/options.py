@@ -57,8 +57,8 @@ class AblateOptions(Options):
             if (value := getattr(self, name)) < 1:
                 raise InputError(f"--{name} must be at least 1", code="out-of-range", got=value)
         if any(not 0 <= seed < 2**32 for seed in self.seeds) or len(set(self.seeds)) < len(self.seeds):
-            wanted = "integers from 0, each once"
-            raise InputError("--seeds are invalid", code="invalid-seeds", got=list(self.seeds), wanted=wanted)
+            expected = "integers from 0, each once"
+            raise InputError("--seeds are invalid", code="invalid-seeds", got=list(self.seeds), expected=expected)
         if self.price is not None and not 0 <= self.price < inf:
             raise InputError("--price must be a number of at least 0", code="out-of-range", got=self.price)
         without = {"--dry-run": self.dry_run, "--report": self.report, "--no-estimate": not self.estimate}
@@ -86,7 +86,7 @@ class AblateOptions(Options):
             if not equals or not name.isidentifier():
                 raise InputError(
                     "--slurm must be NAME=VALUE", code="malformed-assignment", got=assignment,
-                    wanted="such as slurm_partition=gpu",
+                    expected="such as slurm_partition=gpu",
                 )  # fmt: skip
             if re.fullmatch(r"-?\d+(\.\d+)?", value):
                 options[name] = float(value) if "." in value else int(value)

@@ -100,7 +100,7 @@ def check_result(run: Run) -> None:
             f"{run.folder} has the result of another configuration, or of other measurements",
             code="different-run",
             got=", ".join(f"{name} {recorded.get(name)}" for name in differing),
-            wanted=", ".join(f"{name} {run.record[name]}" for name in differing),
+            expected=", ".join(f"{name} {run.record[name]}" for name in differing),
             fix="choose another --out, or delete that folder",
         )
 

@@ -111,8 +111,8 @@ def read_study(file: Path, resolve: Resolve = fit.resolve) -> Study:
     stages = _read_stages(content, file)
     seeds = content.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds):
-        wanted = "a list of integers from 0, such as [0, 1, 2]"
-        raise InputError(f"seeds of {file} are invalid", code="invalid-seeds", got=seeds, wanted=wanted)
+        expected = "a list of integers from 0, such as [0, 1, 2]"
+        raise InputError(f"seeds of {file} are invalid", code="invalid-seeds", got=seeds, expected=expected)
     if len(set(seeds)) < len(seeds):
         raise InputError(f"seeds of {file} has a seed twice", code="duplicate-seed", got=seeds)
     return Study(
@@ -135,12 +135,12 @@ def _read_stages(content: Mapping[str, Any], file: Path) -> dict[str, Path]:
         name: file.parent / str(path) for name, path in _mapping(content.get("stages"), f"stages of {file}").items()
     }
     if not stages:
-        wanted = "stages: {NAME: experiment.yaml}"
-        raise InputError(f"{file} has no stages", code="missing-stages", wanted=wanted)
+        expected = "stages: {NAME: experiment.yaml}"
+        raise InputError(f"{file} has no stages", code="missing-stages", expected=expected)
     for name in stages:
         if not re.fullmatch(r"[A-Za-z][\w-]{0,40}", name, re.ASCII) or RESERVED.fullmatch(name):
-            wanted = "letters, digits, - and _, and not a group of options of `kiwi fit`"
-            raise InputError(f"{file}: {name!r} cannot name a stage", code="invalid-stage-name", wanted=wanted)
+            expected = "letters, digits, - and _, and not a group of options of `kiwi fit`"
+            raise InputError(f"{file}: {name!r} cannot name a stage", code="invalid-stage-name", expected=expected)
     return stages
 
 
@@ -150,8 +150,8 @@ def _read_arms(content: Mapping[str, Any], file: Path, stages: Mapping[str, Path
     if not isinstance(listed, list) or not all(
         isinstance(changed, dict) and changed and all(isinstance(path, str) for path in changed) for changed in listed
     ):
-        wanted = "a list of mappings from dotted paths to values, without the base"
-        raise InputError(f"arms of {file} are invalid", code="invalid-arms", got=listed, wanted=wanted)
+        expected = "a list of mappings from dotted paths to values, without the base"
+        raise InputError(f"arms of {file} are invalid", code="invalid-arms", got=listed, expected=expected)
     arms: list[Arm] = []
     for number, changed in enumerate([{}, *listed, *_grid(content, file)]):
         where = f"arm {number} of {file}" if number else f"the base of {file}"
@@ -180,8 +180,8 @@ def _resolve_arm(
         or not set(skipped) < set(stages)
         or len(set(skipped)) < len(skipped)
     ):
-        wanted = f"a list of some of {', '.join(stages)}, not all"
-        raise InputError(f"{where} cannot skip these stages", code="invalid-skip", got=skipped, wanted=wanted)
+        expected = f"a list of some of {', '.join(stages)}, not all"
+        raise InputError(f"{where} cannot skip these stages", code="invalid-skip", got=skipped, expected=expected)
     options: dict[str, dict[str, Any]] = {stage: {} for stage in stages if stage not in skipped}
     for path, value in itertools.chain(common.items(), changed.items()):
         start, _, rest = path.partition(".")
@@ -211,7 +211,9 @@ def _grid(content: Mapping[str, Any], file: Path) -> Iterator[dict[str, Any]]:
     grid = _mapping(content.get("grid"), f"grid of {file}")
     for path, values in grid.items():
         if not isinstance(values, list) or not values:
-            raise InputError(f"grid of {file} has no values for {path}", code="empty-grid", got=values, wanted="a list")
+            raise InputError(
+                f"grid of {file} has no values for {path}", code="empty-grid", got=values, expected="a list"
+            )
     if grid:
         for values in itertools.product(*grid.values()):
             yield dict(zip(grid, values, strict=True))
@@ -235,7 +237,7 @@ def _read_measurements(measure: Mapping[str, Any], file: Path) -> list[Measureme
     if (primary := measure.get(PRIMARY)) is not None and primary not in names:
         raise InputError(
             f"primary in measure of {file} is not one of its metrics", code="unknown-metric", got=primary,
-            wanted=one_of(names, primary),
+            expected=one_of(names, primary),
         )  # fmt: skip
     return measurements
 
@@ -249,4 +251,6 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
 def _check_fields(content: Mapping[str, Any], known: Sequence[str], where: object) -> None:
     for name in content:
         if name not in known:
-            raise InputError(f"{where} has an unknown field {name!r}", code="unknown-field", wanted=one_of(known, name))
+            raise InputError(
+                f"{where} has an unknown field {name!r}", code="unknown-field", expected=one_of(known, name)
+            )

@@ -46,7 +46,7 @@ def measure_agreement(options: AgreementOptions) -> Table:
         if len(people) > 1:
             raters[PEOPLE_MEAN] = _mean_ratings(list(people.values()))
     if len(raters) < 2:
-        raise InputError("agreement needs two raters", code="too-few-raters", wanted="another RUN, or --labels")
+        raise InputError("agreement needs two raters", code="too-few-raters", expected="another RUN, or --labels")
     rows = []
     for first, second in combinations(raters, 2):
         if second == PEOPLE_MEAN and first in people:
@@ -85,11 +85,11 @@ def _read_labels(file: Path, known: Collection[tuple[str, str]]) -> dict[str, Ra
         lines = list(csv.DictReader(io.StringIO(text, newline="")))
     except (ValueError, csv.Error) as problem:
         raise ManifestError(
-            f"{file} cannot be read", code="unreadable-file", got=problem, wanted="a CSV file in UTF-8"
+            f"{file} cannot be read", code="unreadable-file", got=problem, expected="a CSV file in UTF-8"
         ) from None
     if not lines:
         raise ManifestError(
-            f"{file} is empty", code="no-labels", wanted="lines with item, dimension, score and, optionally, rater"
+            f"{file} is empty", code="no-labels", expected="lines with item, dimension, score and, optionally, rater"
         )
     for number, line in enumerate(lines, 2):
         location = f"{file} line {number}"
@@ -99,11 +99,11 @@ def _read_labels(file: Path, known: Collection[tuple[str, str]]) -> dict[str, Ra
                 raise ValueError
         except (KeyError, TypeError, ValueError, AttributeError):
             expected = "item, dimension, a score from 1 to 5 and, optionally, rater"
-            raise ManifestError(f"{location} is not a label", code="malformed-label", wanted=expected) from None
+            raise ManifestError(f"{location} is not a label", code="malformed-label", expected=expected) from None
         if key not in known:
             expected = f"an item as in scores.csv, and one of {', '.join(sorted({name for _, name in known}))}"
             raise ManifestError(
-                f"the runs have no score for {location}", code="unknown-item", got=", ".join(key), wanted=expected
+                f"the runs have no score for {location}", code="unknown-item", got=", ".join(key), expected=expected
             )
         by_rater = ratings.setdefault((line.get("rater") or "people").strip(), {})
         if key in by_rater:

@@ -64,21 +64,21 @@ def check_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -
     suite = read_suite(options.suite)
     if options.videos is not None and not options.videos.is_dir():
         expected = "edited videos, named SOURCE_edited.mp4"
-        raise InputError(f"the folder {options.videos} does not exist", code="missing-folder", wanted=expected)
+        raise InputError(f"the folder {options.videos} does not exist", code="missing-folder", expected=expected)
     data = Path(options.data_name)
     if not options.renders_data and not any((data / LISTS[layout]).is_file() for layout in suite.lists):
         lists = " or ".join(LISTS[layout] for layout in suite.lists)
         raise InputError(
             f"the data of {suite.title} is not at {data}",
             code="missing-data",
-            wanted=f"a folder with {lists} and the videos listed in it; and --judge, to score edits of them",
+            expected=f"a folder with {lists} and the videos listed in it; and --judge, to score edits of them",
             fix="download the published data to that folder, give another with --data, or try --data sandbox, which "
             "needs no download",
         )
     judge = judge or _judge_spec(options, suite)
     if options.editor is None and options.videos is None:
         expected = "--model to edit with, or --videos with edited videos"
-        raise InputError("there is nothing to score", code="missing-option", wanted=expected)
+        raise InputError("there is nothing to score", code="missing-option", expected=expected)
     official = options.rubrics
     rubrics = builtin_rubrics(suite) if official is None else read_rubrics(official, suite.dimensions)
     return BenchmarkInputs(suite, judge, rubrics)
@@ -201,7 +201,7 @@ def _judge_spec(options: BenchmarkOptions, suite: Suite) -> JudgeSpec:
         f"the judge {name!r} is not available"
         + ("" if options.judge else f"; it scored the published table of {suite.title}"),
         code="unknown-judge",
-        wanted="--judge oracle (for --data sandbox), or replay:LEDGER with the judgements.jsonl of an earlier run",
+        expected="--judge oracle (for --data sandbox), or replay:LEDGER with the judgements.jsonl of an earlier run",
     )
 
 

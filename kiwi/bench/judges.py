@@ -124,7 +124,9 @@ class _Oracle(Judge):
             raise InputError(f"the oracle cannot judge {data}", code="not-an-export", fix=fix) from None
         if not is_current:
             got, expected = f"world {record['world']}", f"world {WORLD_VERSION}; export it again"
-            raise InputError(f"{data} is from another version of kiwi", code="other-version", got=got, wanted=expected)
+            raise InputError(
+                f"{data} is from another version of kiwi", code="other-version", got=got, expected=expected
+            )
 
     def ask(self, question: Question) -> str:
         pair, video = self._pair(question), read_video(question.media["edited"]).frames_FHWC

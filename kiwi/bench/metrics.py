@@ -61,7 +61,7 @@ class Encoder:
 
         if kind not in ("clip", "dino"):
             expected = "basic, lpips, clip=FOLDER or dino=FOLDER"
-            raise InputError(f"there is no metric {kind!r}", code="unknown-metric", wanted=expected)
+            raise InputError(f"there is no metric {kind!r}", code="unknown-metric", expected=expected)
         try:
             self.model: Any = AutoModel.from_pretrained(folder, use_safetensors=True).to(device).eval()
             self.processor = AutoImageProcessor.from_pretrained(folder)
@@ -142,7 +142,7 @@ class VideoMetrics:
         frames, (height, width) = min(len(source_FHWC), len(edited_FHWC)), source_FHWC.shape[1:3]
         if min(height, width) < MIN_SIDE:
             got, expected = f"{width}x{height}", f"at least {MIN_SIDE}x{MIN_SIDE}"
-            raise InputError("the frames are too small to compare", code="too-small", got=got, wanted=expected)
+            raise InputError("the frames are too small to compare", code="too-small", got=got, expected=expected)
         source_FHWC, edited_FHWC = source_FHWC[:frames], resize(edited_FHWC[:frames], height, width)
         values = edit_metrics(edited_FHWC, source_FHWC, None, self.distances, self.device)
         if frames > 1:

@@ -47,7 +47,7 @@ def official_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dic
     names = {name.partition("[")[0] for name, _ in constants}
     if extended := [name for name in _augmented_names(tree) if name in names]:
         expected = "prompts that are known without running the script"
-        raise InputError(f"{file} extends {extended[0]} in place", code="ambiguous-rubric", wanted=expected)
+        raise InputError(f"{file} extends {extended[0]} in place", code="ambiguous-rubric", expected=expected)
     rubrics = {}
     for category, dimensions in categories.items():
         prompts = {
@@ -58,7 +58,7 @@ def official_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dic
                 f"{file} has {len(prompts) or 'no'} prompts for {category}",
                 code="ambiguous-rubric",
                 got=", ".join(name for name, _ in constants[:10]) or "no string constants",
-                wanted=f"one string named after {category} that names {', '.join(dimensions)}",
+                expected=f"one string named after {category} that names {', '.join(dimensions)}",
             )
         (text,) = prompts
         rubrics[category] = Rubric(category=category, text=text, dimensions=tuple(dimensions), origin="official")

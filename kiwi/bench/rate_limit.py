@@ -38,7 +38,7 @@ class RateLimit:
                 raise InputError(f"{name} must be at least 1", code="out-of-range", got=value)
         if self.per_minute is not None and not MIN_PER_MINUTE <= self.per_minute < math.inf:
             expected = f"a finite number of questions a minute, {MIN_PER_MINUTE} or more"
-            raise InputError("per_minute is out of range", code="out-of-range", got=self.per_minute, wanted=expected)
+            raise InputError("per_minute is out of range", code="out-of-range", got=self.per_minute, expected=expected)
 
     def waits(self) -> Iterator[float]:
         """Seconds to wait after each failed attempt but the last."""

@@ -64,7 +64,7 @@ def read_rubric(file: Path, category: str, dimensions: Sequence[str]) -> Rubric:
     text = require_file(file, what="rubric").read_text(encoding="utf-8")
     if missing := [name for name in dimensions if f"\n## {name}\n" not in text]:
         expected = "a heading '## NAME' for each score"
-        raise InputError(f"{file} has no section for {missing[0]}", code="missing-section", wanted=expected)
+        raise InputError(f"{file} has no section for {missing[0]}", code="missing-section", expected=expected)
     first, second, third = dimensions
     answer = _ANSWER.format(
         first=first, second=second, third=third, lines="\n".join(f"{name}: <1 to 5>" for name in dimensions)

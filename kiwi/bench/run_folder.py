@@ -103,7 +103,7 @@ def read_run(folder: Path) -> BenchmarkRun:
     """A finished run. Raises InputError for a folder of something else, or of a run that is not finished."""
     if not (folder / _RUN).is_file():
         raise InputError(
-            f"{folder} is not a run of a benchmark", code="not-a-run", wanted=f"a folder of `kiwi bench`, with {_RUN}"
+            f"{folder} is not a run of a benchmark", code="not-a-run", expected=f"a folder of `kiwi bench`, with {_RUN}"
         )
     try:
         identity = RunIdentity(**read_record(folder / _RUN))

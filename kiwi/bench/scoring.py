@@ -199,7 +199,7 @@ def paired_differences(
     names = [name for name, values in strata.items() if values]
     if not names:
         raise InputError(
-            "the two runs have no scored item in common", code="no-shared-items", wanted="runs on the same data"
+            "the two runs have no scored item in common", code="no-shared-items", expected="runs on the same data"
         )
     overall = paired_difference([strata[name] for name in names], [clusters[name] for name in names])
     return {"overall": overall} | {name: paired_difference([strata[name]], [clusters[name]]) for name in names}

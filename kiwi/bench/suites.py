@@ -79,7 +79,7 @@ class Suite(Spec):
 def read_suite(name: str) -> Suite:
     """A suite by its name. Raises InputError if there is none of that name."""
     if name not in SUITES:
-        raise InputError(f"there is no benchmark {name!r}", code="unknown-suite", wanted=one_of(SUITES, name))
+        raise InputError(f"there is no benchmark {name!r}", code="unknown-suite", expected=one_of(SUITES, name))
     definition = yaml.safe_load((DEFINITIONS / name / "bench.yaml").read_text(encoding="utf-8"))
     suite: Suite = from_dict(Suite, {"name": name, **definition}, name)
     return suite
@@ -132,14 +132,14 @@ def read_items(suite: Suite, data: Path) -> SuiteData:
     rows = [row for layout in suite.lists for row in _READERS[layout](data)]
     if not rows:
         raise ManifestError(
-            f"{data} lists no items", code="no-items", wanted=" or ".join(LISTS[layout] for layout in suite.lists)
+            f"{data} lists no items", code="no-items", expected=" or ".join(LISTS[layout] for layout in suite.lists)
         )
     known = {*suite.categories, *suite.excluded}
     items, stems, excluded = [], Counter[str](), Counter[str]()
     for row in rows:
         if row.category not in known:
             problem = f"{row.location} has an unknown category, {row.category!r}"
-            raise ManifestError(problem, code="unknown-category", wanted=one_of(known, row.category))
+            raise ManifestError(problem, code="unknown-category", expected=one_of(known, row.category))
         if row.category in suite.excluded:
             excluded[row.category] += 1
             continue
@@ -213,7 +213,7 @@ def _row(location: str, entry: Any, fields: Sequence[str]) -> _Row:
     """A row from an entry's fields, in the row's order."""
     values = {name: entry.get(name) if isinstance(entry, dict) else None for name in fields}
     if missing := [name for name, value in values.items() if not isinstance(value, str) or not value.strip()]:
-        raise ManifestError(f"{location} has no {', '.join(missing)}", code="missing-field", wanted=", ".join(fields))
+        raise ManifestError(f"{location} has no {', '.join(missing)}", code="missing-field", expected=", ".join(fields))
     return _Row(location, *(str(value).strip() for value in values.values()))
 
 

@@ -210,7 +210,7 @@ def _require_settable(changes: Mapping[str, Any], checkpoint: Mapping[str, Tenso
             f"{', '.join(wrong)} cannot be set",
             code="fixed-choice",
             got="a checkpoint that was trained with this choice, or a part with an option of its own",
-            wanted=f"one of {', '.join(allowed)}",
+            expected=f"one of {', '.join(allowed)}",
         )
 
 

@@ -102,7 +102,7 @@ def _check_options(options: ConvertOptions, exporting: bool) -> None:
         raise InputError(
             f"{'writing' if exporting else 'reading'} {options.format} does not use {_flags(unused)}",
             code="unused-option",
-            wanted=f"only some of {_flags(sorted(effective))}",
+            expected=f"only some of {_flags(sorted(effective))}",
             fix="leave it out",
         )
 

@@ -79,7 +79,7 @@ def import_diffusers(
             f"parts of {root} are missing",
             code="missing-part",
             got=f"no {', '.join(missing)}",
-            wanted="the parts that its model_index.json lists",
+            expected="the parts that its model_index.json lists",
         )
     if "transformer" not in parts:
         raise _not_a_diffusers_folder(root, "the folders transformer, vae, ...")
@@ -91,7 +91,7 @@ def import_diffusers(
             f"{root / 'transformer'} does not hold the number of blocks in its config.json",
             code="missing-block",
             got=layers,
-            wanted=transformer["num_layers"],
+            expected=transformer["num_layers"],
         )
     recorded = {"dit.num_heads": transformer.get("num_attention_heads"), "dit.eps": transformer.get("eps")}
     recorded = {path: value for path, value in recorded.items() if value is not None}
@@ -136,7 +136,7 @@ def export_diffusers(folder: Path, target: Path, report: Report, dtype: torch.dt
             "the MLLM cannot be part of a published folder",
             code="unsupported-config",
             got=mllm.config.model_type,
-            wanted="qwen2_5_vl",
+            expected="qwen2_5_vl",
         )
     state = read_weights(folder)
     require_finite_floats(state, str(folder))
@@ -199,8 +199,10 @@ def _link_mllm(root: Path, folder: Path) -> Path:
     return folder
 
 
-def _not_a_diffusers_folder(root: Path, wanted: str) -> CheckpointError:
-    return CheckpointError(f"{root} is not a published diffusers folder", code="not-a-diffusers-folder", wanted=wanted)
+def _not_a_diffusers_folder(root: Path, expected: str) -> CheckpointError:
+    return CheckpointError(
+        f"{root} is not a published diffusers folder", code="not-a-diffusers-folder", expected=expected
+    )
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def prepends_reference(embedder: Mapping[str, Any]) -> bool:
             "ref_embedder/config.json is invalid: ref_pad_first",
             code="invalid-diffusers-config",
             got=repr(first),
-            wanted="true or false",
+            expected="true or false",
         )
     return first
 
@@ -109,7 +109,7 @@ def vision_limits(encoder: Mapping[str, Any]) -> VisionLimits:
     values = {name: encoder[key] for name, key in keys.items() if key in encoder}
     if wrong := {keys[name]: value for name, value in values.items() if type(value) is not int}:
         raise CheckpointError(
-            "mllm_encoder/config.json is invalid", code="invalid-diffusers-config", got=wrong, wanted="integers"
+            "mllm_encoder/config.json is invalid", code="invalid-diffusers-config", got=wrong, expected="integers"
         )
     try:
         return VisionLimits(**values)

@@ -185,7 +185,7 @@ def _check_differences(saved: KiwiConfig, config: KiwiConfig, folder: Path) -> N
     if wrong := sorted(changed.keys() & {"dit.num_heads", "dit.eps", "dit.freq_dim"}):
         expected, got = changed[wrong[0]]
         raise CheckpointError(
-            f"{folder} was trained with another {wrong[0]}", code="mismatched-config", got=got, wanted=expected
+            f"{folder} was trained with another {wrong[0]}", code="mismatched-config", got=got, expected=expected
         )
     for path, (before, now) in changed.items():
         log.warning("%s was trained with %s = %s; training continues with %s", folder, path, before, now)
@@ -203,7 +203,7 @@ def _require_same_bases(model: KiwiEdit, bases: Mapping[str, str], folder: Path)
                 f"the {part} {getattr(spec, 'path', '')!r} is not the one that {folder} was saved with",
                 code="different-base-model",
                 got=f"fingerprint {fingerprints[part][:12] or 'of new weights'}",
-                wanted=expected[:12],
+                expected=expected[:12],
                 fix="restore the version that the folder was saved with",
             )
 

@@ -55,7 +55,7 @@ def read_folder_config(folder: Path) -> FolderConfig:
             f"{folder} is not a model folder",
             code="not-a-model-folder",
             got=labels[0] if labels else "no config.json, or one that cannot be read",
-            wanted=f"a config.json of format {FORMAT} that `kiwi fit` wrote",
+            expected=f"a config.json of format {FORMAT} that `kiwi fit` wrote",
         )
     try:
         config: KiwiConfig = from_dict(KiwiConfig, content["config"])
@@ -73,7 +73,7 @@ def read_folder_config(folder: Path) -> FolderConfig:
             f"{file} is invalid: bases",
             code="invalid-model-config",
             got=bases,
-            wanted=f"fingerprints of some of {', '.join(sorted(outside))}",
+            expected=f"fingerprints of some of {', '.join(sorted(outside))}",
         )
 
     def absolute(path: str) -> str:

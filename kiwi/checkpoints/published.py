@@ -89,7 +89,7 @@ def export_published(folder: Path, file: Path, report: Report, dtype: torch.dtyp
     """
     if file.suffix != ".safetensors":
         raise CheckpointError(
-            f"cannot write {file}", code="unknown-format", wanted="a file name that ends in .safetensors"
+            f"cannot write {file}", code="unknown-format", expected="a file name that ends in .safetensors"
         )
     config = read_folder_config(folder).config
     require_publishable(config)
@@ -144,7 +144,7 @@ def _read_choices(file: Path) -> dict[str, Any]:
             f"the choices recorded in {file} cannot be used",
             code="invalid-metadata",
             got=text[:200],
-            wanted=f"values of {', '.join(types)}",
+            expected=f"values of {', '.join(types)}",
         )
     return choices
 
@@ -173,8 +173,8 @@ def require_publishable(config: KiwiConfig) -> None:
             "the published code does not support the choices of this model",
             code="unsupported-config",
             got="; ".join(unsupported),
-            wanted="AddSource with SigmaScale, appended, prepended or no references, both connectors reading the last "
-            "layer, queries read at the tail (query.readout=tail), shift 5",
+            expected="AddSource with SigmaScale, appended, prepended or no references, both connectors reading the "
+            "last layer, queries read at the tail (query.readout=tail), shift 5",
             fix="keep the model folder, or train with these choices",
         )
 

@@ -68,7 +68,7 @@ def dispatch(actions: Mapping[str, Action], command: str, description: str, argv
         return action.run(parse(action.options, command, argv[len(name.split()) :], action.fixed))
     if argv and argv[-1] not in ("-h", "--help"):
         raise InputError(
-            f"`kiwi {command}` has no action {argv[0]!r}", code="unknown-action", wanted=one_of(actions, argv[0])
+            f"`kiwi {command}` has no action {argv[0]!r}", code="unknown-action", expected=one_of(actions, argv[0])
         )
     width = max(map(len, actions))
     lines = [f"usage: python -m kiwi {command} ACTION ...", "", description, "", "actions:"]

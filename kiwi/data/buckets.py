@@ -68,7 +68,7 @@ def _plan(record: Record, max_pixels: int, max_frames: int, multiple: int) -> tu
                 f"{record.where}: source and target differ in shape",
                 code="shape-mismatch",
                 got=f"{source.height}x{source.width} and {target.height}x{target.width}",
-                wanted="the same aspect ratio, since the edit is learned pixel by pixel",
+                expected="the same aspect ratio, since the edit is learned pixel by pixel",
             )
         available = min(available, target.frames)
         if record.mask is not None:
@@ -95,5 +95,5 @@ def _check_mask(record: Record, target: VideoInfo, mask: VideoInfo) -> None:
             f"{record.where}: the mask does not match the target",
             code="shape-mismatch",
             got=f"{mask.frames} frames of {mask.height}x{mask.width}",
-            wanted=f"{target.frames} frames of {target.height}x{target.width}, or of the same aspect ratio",
+            expected=f"{target.frames} frames of {target.height}x{target.width}, or of the same aspect ratio",
         )

@@ -78,7 +78,7 @@ class FeatureCache:
             raise InputError(problem, code="not-a-cache", got=error, fix=fix) from error
         if not is_readable:
             problem = f"the cache {self.folder} has another format"
-            raise InputError(problem, code="unknown-format", got=facts["format"], wanted=FORMAT)
+            raise InputError(problem, code="unknown-format", got=facts["format"], expected=FORMAT)
         self.shards: dict[str, Path] = {}
         self.opened: dict[Path, Any] = {}
         self.unreadable: list[Path] = []
@@ -123,7 +123,7 @@ class FeatureCache:
                 f"the cache {self.folder} was built with a different encoder or number format",
                 code="encoder-mismatch",
                 got=f"{_describe(self.encoders)}, {own_dtype}",
-                wanted=f"{_describe(encoders)}, {dtype}",
+                expected=f"{_describe(encoders)}, {dtype}",
                 fix="give another folder",
             )
         if together != kept:

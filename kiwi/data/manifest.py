@@ -68,8 +68,8 @@ def read_manifest(path: str | Path, *, base: Path | None = None, require_target:
     path = Path(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        wanted = ", ".join(READERS)
-        raise ManifestError(f"The manifest {path} has an unknown suffix", code="unknown-format", wanted=wanted)
+        expected = ", ".join(READERS)
+        raise ManifestError(f"The manifest {path} has an unknown suffix", code="unknown-format", expected=expected)
     if not path.is_file():
         state = "is a folder" if path.is_dir() else "does not exist"
         fix = "give the path of a manifest file"
@@ -138,8 +138,10 @@ class _Checker:
                 fix=f"correct these rows (paths are relative to {self.files.base})",
             )
         if not self.records:
-            wanted = "one row for each edit"
-            raise ManifestError(f"The manifest {self.path} is empty", code="empty-file", got="no rows", wanted=wanted)
+            expected = "one row for each edit"
+            raise ManifestError(
+                f"The manifest {self.path} is empty", code="empty-file", got="no rows", expected=expected
+            )
         return self.records
 
     def _id(self, number: int, row: Row) -> str:
@@ -257,6 +259,6 @@ def _as_list(value: Any, kind: type, column: str) -> list[Any]:
     values = value if isinstance(value, list) else [value]
     for item in values:
         if not isinstance(item, kind):
-            problem, wanted = f"{column} holds {type(item).__name__}", f"{kind.__name__} or a list of it"
-            raise InputError(problem, code="wrong-type", wanted=wanted)
+            problem, expected = f"{column} holds {type(item).__name__}", f"{kind.__name__} or a list of it"
+            raise InputError(problem, code="wrong-type", expected=expected)
     return values

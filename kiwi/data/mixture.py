@@ -41,7 +41,7 @@ def sampling_shares(
     known = sorted({category for _, category in strata})
     if unknown := sorted(set(category_weights) - set(known)):
         problem = "data.categories lists categories that no training sample has"
-        raise InputError(problem, code="unknown-category", got=unknown, wanted=f"some of {known}")
+        raise InputError(problem, code="unknown-category", got=unknown, expected=f"some of {known}")
     weights = [*category_weights.values(), *(weight for weight in source_weights if weight is not None)]
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
         got = f"{list(source_weights)} and {dict(category_weights)}"

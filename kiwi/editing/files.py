@@ -55,7 +55,7 @@ class EditOptions(DeviceOptions):
             raise InputError(problem, code="missing-folder", fix=f"mkdir -p {folder}")
         if self.out.suffix.lower() not in (".mp4", ".png"):
             expected = "a name that ends in .mp4, or in .png for one frame"
-            raise InputError(f"cannot write {self.out}", code="unknown-file-type", wanted=expected)
+            raise InputError(f"cannot write {self.out}", code="unknown-file-type", expected=expected)
         inputs = (self.video, *self.reference)
         if self.out.exists() and any(path.exists() and self.out.samefile(path) for path in inputs):
             problem = f"{self.out} is an input of the edit and would be overwritten"

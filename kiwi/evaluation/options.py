@@ -50,7 +50,7 @@ class SandboxMeasureOptions(WorldOptions):
                 "the model cannot edit videos of this length",
                 code="unsupported-length",
                 got=f"{self.frames} frames",
-                wanted="4k + 1 frames",
+                expected="4k + 1 frames",
             )
 
 

@@ -129,7 +129,7 @@ def measure_editor(options: SandboxMeasureOptions) -> dict[str, Table]:
             "the model cannot edit videos of this size",
             code="unsupported-size",
             got=f"{width}x{height}",
-            wanted=f"multiples of {multiple}",
+            expected=f"multiples of {multiple}",
         )
     sampling = defaults.sampling if options.steps is None else defaults.sampling.replace(steps=options.steps)
     settings = {

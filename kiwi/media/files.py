@@ -123,7 +123,7 @@ def require_replaceable(path: str | Path, unexpected_files: UnexpectedFiles) -> 
             f"{path} has files that would be lost if it were replaced",
             code="unexpected-files",
             got=", ".join(unexpected[:5]) + more,
-            wanted="a new path, an empty folder, or a folder of the same kind without other files",
+            expected="a new path, an empty folder, or a folder of the same kind without other files",
             fix="choose another path, or move these files",
         )
     require_writable(path)
@@ -192,11 +192,11 @@ def resolve_inside(base: str | Path, relative: str | Path, what: str = "path") -
     """
     text = str(relative)
     if not text.strip() or "\0" in text:
-        raise InputError(f"the {what} is not a path", code="invalid-path", got=repr(text), wanted=f"a path in {base}")
+        raise InputError(f"the {what} is not a path", code="invalid-path", got=repr(text), expected=f"a path in {base}")
     # A Windows drive or UNC path is absolute in meaning on every system; Path() alone would not see it here.
     if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith("\\"):
         raise InputError(
-            f"the {what} {text!r} is absolute", code="path-outside-folder", wanted=f"a path relative to {base}"
+            f"the {what} {text!r} is absolute", code="path-outside-folder", expected=f"a path relative to {base}"
         )
     root = Path(base).resolve()
     try:
@@ -208,7 +208,7 @@ def resolve_inside(base: str | Path, relative: str | Path, what: str = "path") -
             f"the {what} {text!r} leaves the folder {base}",
             code="path-outside-folder",
             got=resolved,
-            wanted=f"a path inside {root}",
+            expected=f"a path inside {root}",
         )
     return resolved
 
@@ -251,7 +251,7 @@ def report_unwritable(folder: Path, action: str = "written to") -> Iterator[None
 
 def _require_name(path: Path) -> None:
     if path.name in ("", ".."):
-        raise InputError(f"the path {str(path)!r} has no file name", code="invalid-path", wanted="a path with a name")
+        raise InputError(f"the path {str(path)!r} has no file name", code="invalid-path", expected="a path with a name")
     with report_unwritable(path.parent), suppress(FileNotFoundError):
         path.lstat()  # the file system refuses a name that is too long
 

@@ -71,7 +71,7 @@ def write_image(path: Path | str, image_HWC: np.ndarray) -> None:
             f"cannot write the image {path}",
             code="wrong-suffix",
             got=f"suffix {path.suffix!r}",
-            wanted=" or ".join(_WRITERS),
+            expected=" or ".join(_WRITERS),
         )
     image = _pil(require_rgb(image_HWC, "HWC"))
     options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
@@ -172,7 +172,7 @@ def letterbox(image_HWC: np.ndarray, height: int, width: int, *, shrink: float =
     image = _pil(require_rgb(image_HWC, "HWC"))
     _require_positive(height=height, width=width)
     if not 0 < shrink <= 1:
-        raise InputError("shrink is out of range", code="out-of-range", got=shrink, wanted="above 0, at most 1")
+        raise InputError("shrink is out of range", code="out-of-range", got=shrink, expected="above 0, at most 1")
     fitted = _contained(image.size, (width, height))
     # Resampled once to the final size, because a second time would blur.
     small = tuple(max(1, round(side * shrink)) for side in fitted)
@@ -240,7 +240,7 @@ def _open(source: Path | str | bytes, title: str) -> Image.Image:
         raise too_large from None
     except UnidentifiedImageError:
         raise MediaError(
-            f"{title} is not an image", code="unreadable-image", wanted="PNG, JPEG, WebP or another raster format"
+            f"{title} is not an image", code="unreadable-image", expected="PNG, JPEG, WebP or another raster format"
         ) from None
     except FileNotFoundError:
         raise MediaError(f"the image {title} does not exist", code="missing-file", fix="check the path") from None
@@ -264,7 +264,7 @@ def _to_rgb(image: Image.Image, title: str) -> np.ndarray:
             f"the value of white is undefined in {title}",
             code="unsupported-colours",
             got=f"{'floating-point' if image.mode == 'F' else '32-bit'} pixels",
-            wanted="8 or 16 bits per channel",
+            expected="8 or 16 bits per channel",
         )
     if values is not None:
         gray = ((values + 128) // 257).astype(np.uint8)
@@ -310,7 +310,7 @@ def require_rgb(pixels: np.ndarray, axes: str) -> np.ndarray:
             "not an RGB image" if axes == "HWC" else "not RGB frames",
             code="invalid-pixels",
             got=f"{pixels.dtype} {pixels.shape}",
-            wanted=f"uint8 [{', '.join(axes[:-1])}, 3], not empty",
+            expected=f"uint8 [{', '.join(axes[:-1])}, 3], not empty",
             fix="convert floats in [-1, 1] with kiwi.media.video.to_uint8",
         )
     return pixels

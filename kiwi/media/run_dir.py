@@ -55,7 +55,7 @@ def open_run_dir(record: Path, settings: Mapping[str, Any], kind: str, allowed: 
             f"{folder} holds {kind} with other settings",
             code="settings-changed",
             got=_listed(settings, differing),
-            wanted=_listed(before, differing),
+            expected=_listed(before, differing),
             fix="use the same settings to resume it, or choose another folder",
         )
     return folder

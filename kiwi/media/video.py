@@ -151,7 +151,7 @@ def read_video(
     stop = None if max_frames is None else start + max_frames
     if path.suffix.lower() in IMAGE_SUFFIXES:
         if start:
-            raise InputError(f"{path} is an image, which has no frame {start}", code="out-of-range", wanted="start=0")
+            raise InputError(f"{path} is an image, which has no frame {start}", code="out-of-range", expected="start=0")
         return Video(read_image(path)[None], Fraction(1))
     with open_video(path) as (container, stream):
         frames = decode(container, stream, path)
@@ -163,7 +163,7 @@ def read_video(
         pixels = _convert(islice(sampled, start, stop), path)
         if not pixels:
             raise InputError(
-                f"{path} has no frame {start}", code="out-of-range", wanted="start below its number of frames"
+                f"{path} has no frame {start}", code="out-of-range", expected="start below its number of frames"
             )
         return Video(np.stack(pixels), output_fps or frame_rate(stream))
 
@@ -184,10 +184,10 @@ def write_video(path: str | Path, frames_FHWC: np.ndarray, fps: float | Fraction
     require_rgb(frames_FHWC, "FHWC")
     if path.suffix.lower() != ".mp4":
         raise InputError(
-            f"cannot write the video {path}", code="wrong-suffix", got=f"suffix {path.suffix!r}", wanted=".mp4"
+            f"cannot write the video {path}", code="wrong-suffix", got=f"suffix {path.suffix!r}", expected=".mp4"
         )
     if not 0 <= crf <= 51:
-        raise InputError("crf is out of range", code="out-of-range", got=crf, wanted="0 (lossless) to 51")
+        raise InputError("crf is out of range", code="out-of-range", got=crf, expected="0 (lossless) to 51")
     rate = _as_rate(fps)
     with atomic_path(path) as temporary:
         try:
@@ -207,7 +207,7 @@ def to_uint8(video: np.ndarray) -> np.ndarray:
     """
     if not np.issubdtype(video.dtype, np.floating):
         raise InputError(
-            "the video is not floating-point", code="invalid-pixels", got=video.dtype, wanted="values in [-1, 1]"
+            "the video is not floating-point", code="invalid-pixels", got=video.dtype, expected="values in [-1, 1]"
         )
     values = video.astype(
         np.promote_types(video.dtype, np.float32)
@@ -283,11 +283,11 @@ def _encode(path: Path, frames_FHWC: np.ndarray, rate: Fraction, crf: int) -> No
 
 def _as_rate(fps: float | Fraction) -> Fraction:
     if not math.isfinite(fps) or fps <= 0:
-        raise InputError("fps must be positive", code="out-of-range", got=fps, wanted="such as 16 or 24000/1001")
+        raise InputError("fps must be positive", code="out-of-range", got=fps, expected="such as 16 or 24000/1001")
     rate = Fraction(fps)
     if isinstance(fps, float):
         ntsc = next((r for r in _NTSC_RATES if abs(fps - r) < 0.005), None)
         rate = ntsc or rate.limit_denominator(1001)
     if rate <= 0 or max(rate.numerator, rate.denominator) > _MAX_RATE_TERM:
-        raise InputError("fps is out of range", code="out-of-range", got=fps, wanted="a fraction of 32-bit integers")
+        raise InputError("fps is out of range", code="out-of-range", got=fps, expected="a fraction of 32-bit integers")
     return rate

@@ -138,7 +138,7 @@ def with_untrained_parts(config: KiwiConfig) -> KiwiConfig:
                 "the sizes of this MLLM are not known without its files",
                 code="unknown-mllm-sizes",
                 got=config.mllm.path,
-                wanted=f"one of {', '.join(known)}, or a NewQwen of its sizes",
+                expected=f"one of {', '.join(known)}, or a NewQwen of its sizes",
             )
         config = config.replace(mllm=untrained.replace(limits=config.mllm.limits, tuning=config.mllm.tuning))
     return config.replace(dit=config.dit.replace(base=NewBase()))
@@ -152,7 +152,7 @@ def _require_possible(workload: Workload, model: KiwiEdit) -> None:
             "the model cannot edit a video of this size",
             code="unsupported-video-size",
             got=f"{workload.frames} frames of {workload.height}x{workload.width}",
-            wanted=f"{step}k + 1 frames, height and width multiples of {multiple}",
+            expected=f"{step}k + 1 frames, height and width multiples of {multiple}",
         )
 
 

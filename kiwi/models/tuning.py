@@ -100,4 +100,6 @@ def _require_linear(module: nn.Module, targets: Sequence[str]) -> None:
     if wrong:
         linear = (name for name, child in modules.items() if isinstance(child, nn.Linear))
         endings = sorted({".".join(name.split(".")[-2:]) for name in linear})
-        raise SpecError("adapters need linear layers", code="not-linear", got=wrong, wanted=f"endings among {endings}")
+        raise SpecError(
+            "adapters need linear layers", code="not-linear", got=wrong, expected=f"endings among {endings}"
+        )

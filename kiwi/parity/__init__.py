@@ -63,7 +63,7 @@ def check_parity(options: ParityOptions) -> ParityReport:
             f"{options.dir} holds no such golden cases",
             code="missing-golden-case",
             got=", ".join(sorted(present)) or "none",
-            wanted=", ".join(sorted(selected)) or "NAME.json and NAME.safetensors",
+            expected=", ".join(sorted(selected)) or "NAME.json and NAME.safetensors",
         )
     names = [name for name in CASES if name in selected]
     results = [compare_case(load_case(options.dir / f"{name}.json"), CASES[name]) for name in names]

@@ -91,7 +91,7 @@ def load_case(file: Path) -> Case:
             f"the golden case {file} cannot be compared",
             code="incomplete-golden-case",
             got="no tensor named out/..." if isinstance(meta, dict) else f"a {type(meta).__name__} in {file.name}",
-            wanted="a JSON object, and outputs",
+            expected="a JSON object, and outputs",
         )
     return Case(file.stem, meta, tensors)
 

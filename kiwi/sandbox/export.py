@@ -64,7 +64,7 @@ class SandboxExportOptions(WorldOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0.1 <= self.fps <= 1000:
-            raise InputError("--fps is out of range", code="out-of-range", got=self.fps, wanted="0.1 to 1000")
+            raise InputError("--fps is out of range", code="out-of-range", got=self.fps, expected="0.1 to 1000")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,7 +100,7 @@ def judge_edit(pair: EditPair, edited_FHWC: np.ndarray) -> Scores:
             f"the edit of {pair.id} does not match its source",
             code="invalid-pixels",
             got=f"{edited_FHWC.dtype} of shape {edited_FHWC.shape}",
-            wanted=f"uint8 of shape {pair.source.shape}",
+            expected=f"uint8 of shape {pair.source.shape}",
         )
     item, edited = _prepare(pair), to_lab(edited_FHWC)
     compliance = _score(min(_change_made(item, edited), _freedom_from_mistakes(item, edited)))

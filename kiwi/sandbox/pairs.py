@@ -176,7 +176,7 @@ def make_pair(
             "the video is too small for the sandbox",
             code="out-of-range",
             got=f"{width}x{height}",
-            wanted=f"at least {MIN_SIDE} pixels a side",
+            expected=f"at least {MIN_SIDE} pixels a side",
         )
     category = names[index % len(names)]
     scene = scene_at(seed, index, level, split)
@@ -191,7 +191,7 @@ def make_pair(
             f"no {category} of item {index} of world {seed} is visible",
             code="out-of-range",
             got=f"frames of {width}x{height}",
-            wanted="an aspect ratio closer to a square",
+            expected="an aspect ratio closer to a square",
         )
     target, mask, new_mask = rendered
     return EditPair(
@@ -218,8 +218,10 @@ def check_categories(categories: Sequence[str] | None) -> tuple[str, ...]:
     names = CATEGORIES if categories is None else tuple(categories)
     unknown = [name for name in names if name not in PROPOSALS]
     if unknown or not names or len(set(names)) < len(names):
-        wanted = f"some of {', '.join(CATEGORIES)}, each once"
-        raise InputError("invalid categories", code="unknown-category", got=", ".join(names) or "none", wanted=wanted)
+        expected = f"some of {', '.join(CATEGORIES)}, each once"
+        raise InputError(
+            "invalid categories", code="unknown-category", got=", ".join(names) or "none", expected=expected
+        )
     return names
 
 

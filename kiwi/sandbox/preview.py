@@ -40,7 +40,7 @@ class PreviewOptions(WorldOptions):
         super().__post_init__()
         if self.out.suffix.lower() != ".png":
             raise InputError(
-                "the preview must be a PNG file", code="wrong-suffix", got=self.out, wanted="a path that ends in .png"
+                "the preview must be a PNG file", code="wrong-suffix", got=self.out, expected="a path that ends in .png"
             )
 
 

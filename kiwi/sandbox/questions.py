@@ -159,7 +159,7 @@ def make_question(
     """
     names = check_tasks(tasks, frames)
     if not 0 <= scramble_words <= 1:
-        raise InputError("scramble_words is a probability", code="out-of-range", got=scramble_words, wanted="0 to 1")
+        raise InputError("scramble_words is a probability", code="out-of-range", got=scramble_words, expected="0 to 1")
     task = names[index % len(names)]
     side = min(height, width)
     aspect = (width / max(side, 1), height / max(side, 1))
@@ -183,7 +183,7 @@ def make_question(
         f"item {index} of world {seed} has no question of task {task!r}",
         code="out-of-range",
         got=f"{frames} frames",
-        wanted="fewer frames, in which a sprite moves in one direction throughout",
+        expected="fewer frames, in which a sprite moves in one direction throughout",
     )
 
 
@@ -224,7 +224,7 @@ def check_tasks(tasks: Sequence[str] | None, frames: int) -> tuple[str, ...]:
             f"invalid tasks for a video of {frames} frames",
             code="unknown-task",
             got=", ".join(names) or "none",
-            wanted=f"some of {', '.join(possible)}, each once",
+            expected=f"some of {', '.join(possible)}, each once",
         )
     return names
 

@@ -190,7 +190,7 @@ def item_sampler(seed: int, index: int, *keys: int, level: str = "full", split: 
         raise InputError("seed and index must not be negative", code="out-of-range", got=f"seed {seed}, index {index}")
     for name, choice, choices in (("level", level, list(LEVELS)), ("split", split, [str(item) for item in Split])):
         if choice not in choices:
-            raise InputError(f"there is no {name} {choice!r}", code=f"unknown-{name}", wanted=one_of(choices, choice))
+            raise InputError(f"there is no {name} {choice!r}", code=f"unknown-{name}", expected=one_of(choices, choice))
     sequence = np.random.SeedSequence(seed, spawn_key=(list(Split).index(Split(split)), index, *keys))
     return ItemSampler(np.random.default_rng(sequence), LEVELS[cast(LevelName, level)], Split(split))
 

@@ -130,7 +130,7 @@ def draw(scene: Scene, frames: int, height: int, width: int) -> Drawing:
             "a scene cannot be rendered at this size",
             code="out-of-range",
             got=f"{frames} frames of {width}x{height}",
-            wanted=f"at least one frame and one pixel, at most {MAX_PIXELS:,} pixels in all frames",
+            expected=f"at least one frame and one pixel, at most {MAX_PIXELS:,} pixels in all frames",
         )
     half = min(height, width) / 2  # pixels per unit
     x_W = _pixel_centres(width, half)

@@ -71,7 +71,7 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 def _table(ratings: Sequence[Sequence[float]]) -> np.ndarray:
     if len({len(rater) for rater in ratings}) > 1:
         got, expected = [len(rater) for rater in ratings], "NaN for a missing rating"
-        raise InputError("all raters must rate the same items", code="length-mismatch", got=got, wanted=expected)
+        raise InputError("all raters must rate the same items", code="length-mismatch", got=got, expected=expected)
     return np.asarray(ratings, float).reshape(len(ratings), -1)
 
 
@@ -91,5 +91,5 @@ def _distances(values: np.ndarray, counts: np.ndarray, level: str) -> np.ndarray
         ranks = by_rating[np.concatenate([[0], np.cumsum(counts)[:-1]])]
         return (ranks[:, None] - ranks[None, :]) ** 2
     raise InputError(
-        "unknown level of measurement", code="unknown-level", got=level, wanted="interval, ordinal or nominal"
+        "unknown level of measurement", code="unknown-level", got=level, expected="interval, ordinal or nominal"
     )

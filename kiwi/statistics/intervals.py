@@ -119,7 +119,9 @@ def cluster_totals(strata: Strata, clusters: Clusters | None) -> np.ndarray:
     if clusters is None:
         clusters = [[(stratum, item) for item in range(len(values))] for stratum, values in enumerate(strata)]
     if (got := [len(labels) for labels in clusters]) != (expected := [len(stratum) for stratum in strata]):
-        raise InputError("clusters and strata have different lengths", code="length-mismatch", got=got, wanted=expected)
+        raise InputError(
+            "clusters and strata have different lengths", code="length-mismatch", got=got, expected=expected
+        )
     index = {label: number for number, label in enumerate(dict.fromkeys(c for labels in clusters for c in labels))}
     totals = np.zeros((len(index), len(strata), 2))
     for stratum, (values, labels) in enumerate(zip(strata, clusters, strict=True)):

@@ -128,7 +128,7 @@ class EmaAverage(Average):
                 "the checkpoint's average of the weights does not fit this model",
                 code="average-mismatch",
                 got=f"{len(saved)} tensors" if state else "no average",
-                wanted=f"{len(shapes)} tensors, one for each trainable parameter",
+                expected=f"{len(shapes)} tensors, one for each trainable parameter",
                 fix=RESUME,
             )
         self.updates, self.values = state["updates"], dict(state["values"])

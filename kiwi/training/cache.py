@@ -58,8 +58,8 @@ class CacheOptions(Options):
         self.require_at_least(1, "clips")
         number, count = self.part_of
         if not 1 <= number <= count:
-            wanted = "I/N with 1 <= I <= N, such as 2/4"
-            raise InputError("--part is invalid", code="out-of-range", got=self.part, wanted=wanted)
+            expected = "I/N with 1 <= I <= N, such as 2/4"
+            raise InputError("--part is invalid", code="out-of-range", got=self.part, expected=expected)
         if self.config is None and not self.verify:
             fix = "give --config EXPERIMENT.yaml, or --verify"
             raise InputError("a cache is filled for an experiment", code="missing-option", fix=fix)
@@ -118,7 +118,7 @@ class _Encoders:
         self.vae: VideoVae = config.vae.build().eval()
         if not self.vae.fingerprint:
             got = type(config.vae).__name__
-            raise InputError("an untrained VAE cannot fill a cache", code="untrained-vae", got=got, wanted="a WanVae")
+            raise InputError("an untrained VAE cannot fill a cache", code="untrained-vae", got=got, expected="a WanVae")
         self.keeps_latents = only != "features"
         self.mllm: MllmEncoder | None = None
         # Needed for an editor without connectors too: without vision features its sources would be decoded.

@@ -64,14 +64,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"the checkpoint {path} cannot be read",
                 code="unreadable-checkpoint",
                 got=str(problem).splitlines()[0],
-                wanted="tensors and plain data",
+                expected="tensors and plain data",
                 fix=_suggest_other(Path(path)),
             ) from problem
         if not isinstance(checkpoint, dict) or not checkpoint.keys() >= REQUIRED_KEYS:
             raise CheckpointError(
                 f"{path} is not a checkpoint of a run",
                 code="not-a-checkpoint",
-                wanted=f"a file with {', '.join(sorted(REQUIRED_KEYS))}",
+                expected=f"a file with {', '.join(sorted(REQUIRED_KEYS))}",
             )
         return checkpoint
 

@@ -42,7 +42,7 @@ class CurvesOptions(Options):
             raise InputError(
                 f"cannot draw {self.out}",
                 code="unknown-format",
-                wanted=f"a file name that ends in one of {', '.join(_SUFFIXES)}",
+                expected=f"a file name that ends in one of {', '.join(_SUFFIXES)}",
             )
 
 
@@ -62,14 +62,14 @@ def draw_curves(options: CurvesOptions) -> Path:
             raise InputError(
                 f"{run} is not the folder of a run",
                 code="not-a-run",
-                wanted=f"{FILE} in it, as `python -m kiwi fit` writes",
+                expected=f"{FILE} in it, as `python -m kiwi fit` writes",
             )
         logs[title] = read_log(run)
     panels = {name: _lines(logs, name, options.points) for name in dict.fromkeys(options.numbers)}
     if missing := [name for name, lines in panels.items() if not any(line.x for line in lines.values())]:
         known = sorted({name for log in logs.values() for metrics in log.values() for name in metrics})
         raise InputError(
-            f"no run has {', '.join(missing)}", code="unknown-metric", wanted=", ".join(known) or "runs with metrics"
+            f"no run has {', '.join(missing)}", code="unknown-metric", expected=", ".join(known) or "runs with metrics"
         )
     rows = [
         (name, run, f"{step:g}", f"{value:.6g}")

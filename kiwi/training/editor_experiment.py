@@ -54,13 +54,13 @@ def editor_experiment(experiment: dict[str, Any], file: Path | str) -> EditorExp
             f"{file} does not train an editor",
             code="not-an-editor",
             got=model.get("type"),
-            wanted="model.type: LitKiwi",
+            expected="model.type: LitKiwi",
         )
     config: KiwiConfig = from_dict(KiwiConfig, model["config"], "model.config")
     parts = model.get("train_parts", list(TRAINABLE))
     if not isinstance(parts, list) or not set(parts) <= set(TRAINABLE):
         raise InputError(
-            f"train_parts of {file} has unknown parts", code="unknown-part", got=parts, wanted=f"some of {TRAINABLE}"
+            f"train_parts of {file} has unknown parts", code="unknown-part", got=parts, expected=f"some of {TRAINABLE}"
         )
     data: dict[str, Any] = {name: settings[name] for name in ("root", "max_pixels", "holdout") if name in settings}
     for name, minimum in (("max_pixels", 1), ("holdout", 0)):

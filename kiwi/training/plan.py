@@ -47,7 +47,9 @@ class PlanOptions(Options):
 
     def __post_init__(self) -> None:
         if (self.size is None) == (self.config is None):
-            raise InputError("give either a size or --config", code="conflicting-options", wanted="exactly one of them")
+            raise InputError(
+                "give either a size or --config", code="conflicting-options", expected="exactly one of them"
+            )
         self.require_at_least(0, "references")
 
 
@@ -111,5 +113,5 @@ def _read_variants(file: Path) -> list[dict[str, Any]]:
         raise InputError(f"{file} cannot be read", code="unreadable-file", got=first_line(problem)) from problem
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         expected = "a list of mappings from dotted paths to values"
-        raise InputError(f"{file} does not hold variants", code="malformed-variants", wanted=expected)
+        raise InputError(f"{file} does not hold variants", code="malformed-variants", expected=expected)
     return entries

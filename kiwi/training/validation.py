@@ -32,8 +32,10 @@ class ValidationMeasurement(Measurement):
     def from_study(cls, settings: Any) -> Sequence[ValidationMeasurement]:
         """From a list of names."""
         if not isinstance(settings, list) or not all(isinstance(name, str) for name in settings):
-            wanted = "a list of names such as [val/loss]"
-            raise InputError("validation is not a list of names", code="invalid-metrics", got=settings, wanted=wanted)
+            expected = "a list of names such as [val/loss]"
+            raise InputError(
+                "validation is not a list of names", code="invalid-metrics", got=settings, expected=expected
+            )
         return (cls(names=tuple(settings)),)
 
     @property

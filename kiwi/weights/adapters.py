@@ -65,7 +65,7 @@ def adapted_layers(adapters: Mapping[str, Tensor]) -> list[str]:
             f"the adapter {name} cannot be used",
             code="invalid-adapter",
             got=got,
-            wanted=f"matrices X{LORA_A} (rank, in) and X{LORA_B} (out, rank) for a layer X",
+            expected=f"matrices X{LORA_A} (rank, in) and X{LORA_B} (out, rank) for a layer X",
         )
     return [name.removesuffix(LORA_A) for name in adapters if name.endswith(LORA_A)]
 
@@ -84,7 +84,7 @@ def merge_adapters(weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor]
                 f"the adapter of {layer} cannot be merged",
                 code="mismatched-adapter",
                 got="no such weight",
-                wanted=f"{layer}.weight",
+                expected=f"{layer}.weight",
             )
         if b.shape[1] != a.shape[0] or weight.shape != (b.shape[0], a.shape[1]):
             raise CheckpointError(
@@ -120,7 +120,7 @@ def rank_and_targets(weights: Mapping[str, Tensor], adapters: Mapping[str, Tenso
             "these adapters cannot be kept beside the weights",
             code="unsupported-adapters",
             got=got,
-            wanted="adapters of one rank, on all layers of the same name",
+            expected="adapters of one rank, on all layers of the same name",
             fix="merge them: --adapters merge",
         )
     return ranks.pop(), targets

@@ -68,7 +68,7 @@ def read_json(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} cannot be read", code="unreadable-file", got=problem) from problem
     if not isinstance(content, dict):
         raise CheckpointError(
-            f"{file} cannot be read", code="unreadable-file", got=type(content).__name__, wanted="a JSON object"
+            f"{file} cannot be read", code="unreadable-file", got=type(content).__name__, expected="a JSON object"
         )
     return content
 
@@ -99,7 +99,9 @@ def weight_files(path: Path | str) -> list[Path]:
         return _files_of_folder(path)
     if not path.is_file():
         raise CheckpointError(
-            f"there are no weights at {path}", code="missing-weights", wanted="a .safetensors or .pth file, or a folder"
+            f"there are no weights at {path}",
+            code="missing-weights",
+            expected="a .safetensors or .pth file, or a folder",
         )
     if path.name.endswith(".index.json"):
         return _files_of_index(path)
@@ -107,7 +109,7 @@ def weight_files(path: Path | str) -> list[Path]:
         raise CheckpointError(
             f"{path} is not a weights file",
             code="unknown-format",
-            wanted=f".safetensors, {', '.join(TORCH_SUFFIXES)}",
+            expected=f".safetensors, {', '.join(TORCH_SUFFIXES)}",
         )
     return [path]
 
@@ -132,7 +134,7 @@ def _files_of_folder(folder: Path) -> list[Path]:
             f"{folder} does not hold one set of weights",
             code="ambiguous-weights" if present else "missing-weights",
             got=", ".join(file.name for file in present) or f"none of the known names (safetensors files: {names})",
-            wanted=f"one of {', '.join(file.name for file in indices + single)}",
+            expected=f"one of {', '.join(file.name for file in indices + single)}",
         )
     return weight_files(present[0])
 
@@ -149,7 +151,7 @@ def _files_of_index(index: Path) -> list[Path]:
             f"a shard of {index} leaves the folder",
             code="path-outside-folder",
             got=repr(outside[0]),
-            wanted="a file in it",
+            expected="a file in it",
         )
     files = [index.parent / name for name in sorted(set(weight_map.values()))]
     if missing := [file.name for file in files if not file.is_file()]:
@@ -171,7 +173,7 @@ def _require_agreement(index: Path, weight_map: Mapping[str, str], files: Sequen
             code="inconsistent-shards",
             got=f"{len(wrong)} tensors {'in two shards' if repeated else 'not in the shards it names'}: "
             + ", ".join(wrong[:5]),
-            wanted="each tensor once, in the shard that the index names for it",
+            expected="each tensor once, in the shard that the index names for it",
             fix="download the index and the shards again",
         )
 
@@ -220,7 +222,7 @@ def _unwrap(content: Any, file: Path) -> State:
                 f"{file} holds two sets of weights",
                 code="ambiguous-weights",
                 got=" and ".join(keys),
-                wanted="one of them",
+                expected="one of them",
             )
         content = content[keys[0]]
     if not isinstance(content, Mapping) or not all(
@@ -229,7 +231,7 @@ def _unwrap(content: Any, file: Path) -> State:
         raise CheckpointError(
             f"{file} holds more than named tensors",
             code="not-a-state-dict",
-            wanted="a state dict, or one under model_state",
+            expected="a state dict, or one under model_state",
         )
     return dict(content)
 

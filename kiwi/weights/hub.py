@@ -37,13 +37,13 @@ def locate(path: str, kind: str, fix: str, *, subfolder: str = "") -> Path:
     # Only the name is checked: files in the hub's cache, or moved to a larger disk, are links to other places.
     if inner.anchor or ".." in inner.parts:
         raise CheckpointError(
-            f"the subfolder {subfolder!r} leaves {path}", code="path-outside-folder", wanted=f"a folder in {path}"
+            f"the subfolder {subfolder!r} leaves {path}", code="path-outside-folder", expected=f"a folder in {path}"
         )
     if (local / subfolder).exists():
         return local / subfolder
     if local.exists() or not is_hub_id(path):
         raise CheckpointError(
-            f"there is no {kind} {local / subfolder}", code="missing-model", wanted="a folder, or a hub id", fix=fix
+            f"there is no {kind} {local / subfolder}", code="missing-model", expected="a folder, or a hub id", fix=fix
         )
     return _download(path, kind, fix, subfolder)
 

@@ -42,7 +42,7 @@ class Mismatch:
                 f"the weights of {source} do not match the model",
                 code="mismatched-weights",
                 got=self,
-                wanted=f"{self.num_expected} tensors, all of them and no others",
+                expected=f"{self.num_expected} tensors, all of them and no others",
                 fix="build the model with the configuration that the weights were saved with (config.json beside them)",
             )
 
@@ -79,7 +79,7 @@ def require_finite_floats(state: Mapping[str, Tensor], source: str) -> None:
             f"{source} holds tensors of an unsupported type",
             code="unsupported-dtype",
             got=_shorten(wrong_types).replace("torch.", ""),
-            wanted=", ".join(str(dtype).removeprefix("torch.") for dtype in FLOAT_DTYPES),
+            expected=", ".join(str(dtype).removeprefix("torch.") for dtype in FLOAT_DTYPES),
             fix="convert a copy that was not quantised",
         )
     # Checked as float32, the widest type that models are loaded in.

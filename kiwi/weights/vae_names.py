@@ -82,7 +82,7 @@ def infer_sizes(shapes: _Shapes) -> VaeSizes:
             "the tensors are not those of a Wan VAE",
             code="not-a-wan-vae",
             got=f"levels of the encoder with {widths} channels, encoder.conv1.weight with {base_dim}",
-            wanted="multiples of the first width",
+            expected="multiples of the first width",
         )
     dim_mult = tuple(width // base_dim for width in widths)
     return VaeSizes(
@@ -159,6 +159,6 @@ def _width(shapes: _Shapes, name: str) -> int:
             f"the tensor {name} does not determine the size of the VAE",
             code="not-a-wan-vae",
             got=got,
-            wanted="the weights of a Wan VAE",
+            expected="the weights of a Wan VAE",
         )
     return shapes[name][0]

@@ -10,7 +10,7 @@ KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and is
 
 def test_the_message_is_one_paragraph_of_problem_got_expected_and_fix():
     problem = KiwiError(
-        "clip.mp4 is too short", code="too-short", got="3 frames", wanted="5 or more", fix="cut a longer clip"
+        "clip.mp4 is too short", code="too-short", got="3 frames", expected="5 or more", fix="cut a longer clip"
     )
     assert str(problem) == "clip.mp4 is too short. Got: 3 frames. Expected: 5 or more. Fix: cut a longer clip."
 
@@ -24,14 +24,14 @@ def test_a_full_stop_is_not_doubled():
 
 
 def test_falsy_values_are_still_shown():
-    assert str(KiwiError("no frames", code="no-frames", got=0, wanted=False)) == "no frames. Got: 0. Expected: False."
+    assert str(KiwiError("no frames", code="no-frames", got=0, expected=False)) == "no frames. Got: 0. Expected: False."
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_ends_with_exit_code_2_and_keeps_its_parts(kind):
-    error = kind("a", code="b", got=1, wanted=2, fix="c")
+    error = kind("a", code="b", got=1, expected=2, fix="c")
     assert (error.exit_code, error.problem, error.code) == (2, "a", "b")
-    assert (error.got, error.wanted, error.fix) == (1, 2, "c")
+    assert (error.got, error.expected, error.fix) == (1, 2, "c")
 
 
 @pytest.mark.parametrize("kind", [InputError, SpecError])

@@ -76,6 +76,6 @@ def read_wan_transformer(path: str, subfolder: str = "") -> State:
             f"{folder} does not hold a Wan transformer",
             code="not-a-wan-transformer",
             got=", ".join(sorted(state)[:5]) or "no tensors",
-            wanted="tensors named blocks.0.self_attn.q.weight ..., or diffusers' blocks.0.attn1.to_q.weight ...",
+            expected="tensors named blocks.0.self_attn.q.weight ..., or diffusers' blocks.0.attn1.to_q.weight ...",
         )
     return {name: tensor for name, tensor in state.items() if not name.startswith(TEXT_EMBEDDING)}

@@ -73,7 +73,7 @@ class DiTConfig(Spec):
                 "the head width cannot be split in three even parts for the rotary embedding",
                 code="inconsistent-sizes",
                 got=self.dim // self.num_heads,
-                wanted="a head width h with h // 3 even, such as 24, 32, 48, 96 or 128",
+                expected="a head width h with h // 3 even, such as 24, 32, 48, 96 or 128",
             )
         if self.freq_dim % 2 or self.patch_size[0] != 1:
             got = f"{self.freq_dim} and {self.patch_size}"
@@ -157,7 +157,7 @@ class PatchEmbedding(nn.Module):
                 "the latents cannot be cut into whole patches",
                 code="unsupported-video-size",
                 got=f"frames x height x width {tuple(sizes)}",
-                wanted=f"multiples of {self.patch_size}",
+                expected=f"multiples of {self.patch_size}",
                 fix="resize the video to a multiple of the model's size (KiwiEdit.size_multiple)",
             )
         f, h, w = (size // patch for size, patch in zip(sizes, self.patch_size, strict=True))

@@ -119,7 +119,7 @@ class QwenVL(MllmSpec):
                     f"the MLLM {self.path!r} has an unsupported architecture",
                     code="unsupported-mllm",
                     got=config.model_type,
-                    wanted=f"one of {', '.join(GENERATIONS)}",
+                    expected=f"one of {', '.join(GENERATIONS)}",
                 )
             model, info = GENERATIONS[config.model_type].model.from_pretrained(
                 folder,
@@ -195,7 +195,7 @@ class MllmEncoder(nn.Module):
                 "the MLLM does not have these layers",
                 code="unknown-layer",
                 got=wrong,
-                wanted=f"{-depth - 1} to {depth} (0: embeddings, -1: the last)",
+                expected=f"{-depth - 1} to {depth} (0: embeddings, -1: the last)",
             )
 
     def position_ids(self, prompt: Prompt, seconds: int = 1) -> Tensor:

@@ -90,14 +90,14 @@ class NewQwen(MllmSpec):
                 "the language model's heads do not fit its width",
                 code="inconsistent-sizes",
                 got=f"hidden_size {self.hidden_size}, {heads} heads, {kv_heads} of keys and values",
-                wanted="heads of an even number of channels, and a multiple of those of keys and values",
+                expected="heads of an even number of channels, and a multiple of those of keys and values",
             )
         if width % (4 * vision_heads):
             raise SpecError(
                 "the vision tower's heads do not fit its width",
                 code="inconsistent-sizes",
                 got=f"width {width}, {vision_heads} heads",
-                wanted="heads of a multiple of 4 channels, for the rotary embedding of rows and columns",
+                expected="heads of a multiple of 4 channels, for the rotary embedding of rows and columns",
             )
         if self.vocab_size is not None and self.vocab_size < BYTE_VOCAB_SIZE:
             _refuse_vocab_size(self.vocab_size, BYTE_VOCAB_SIZE)
@@ -110,7 +110,7 @@ class NewQwen(MllmSpec):
                 "vision_window is smaller than a visual token",
                 code="out-of-range",
                 got=self.vision_window,
-                wanted=f"{token} or more",
+                expected=f"{token} or more",
             )
 
     @classmethod
@@ -162,7 +162,7 @@ _VISION_25: dict[str, Any] = {
 
 def _refuse_vocab_size(vocab_size: int, minimum: int) -> NoReturn:
     message = "vocab_size is smaller than the tokenizer's vocabulary"
-    raise SpecError(message, code="out-of-range", got=vocab_size, wanted=f"{minimum} or more")
+    raise SpecError(message, code="out-of-range", got=vocab_size, expected=f"{minimum} or more")
 
 
 def byte_tokenizer() -> Any:

@@ -94,7 +94,7 @@ def read_template(path: Path) -> dict[str, str]:
                 f"the prompt template {path} has wrong slots for the task {task!r}",
                 code="malformed-template",
                 got=got,
-                wanted=f"{slots}, in this order",
+                expected=f"{slots}, in this order",
             )
     return template
 

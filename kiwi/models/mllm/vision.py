@@ -41,7 +41,7 @@ class PromptVisionFeatures(NamedTuple):
                 "the vision features do not belong to this prompt",
                 code="mismatched-vision-features",
                 got=f"features of {got[IMAGE]} image and {got[VIDEO]} video tokens",
-                wanted=f"{expected[IMAGE]} and {expected[VIDEO]}",
+                expected=f"{expected[IMAGE]} and {expected[VIDEO]}",
                 fix="compute them with the MLLM and the limits that made the prompt",
             )
         levels, _, width = (self.images + self.videos)[0].shape

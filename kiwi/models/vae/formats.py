@@ -81,7 +81,7 @@ def require_valid_sizes(sizes: VaeSizes) -> None:
             "the autoencoder's levels and temporal_downsample do not match",
             code="inconsistent-sizes",
             got=f"{len(sizes.dim_mult)} levels, temporal_downsample {steps}",
-            wanted="one entry per step between levels, two of them true",
+            expected="one entry per step between levels, two of them true",
         )
     # Shortcuts fold pixels and frames into channels (8 of them for a step that halves time too, else 4, and none at
     # the last level) and take the mean of whole groups; the decoder's unfold them again.
@@ -93,7 +93,7 @@ def require_valid_sizes(sizes: VaeSizes) -> None:
             "the residual autoencoder's shortcuts do not fit its widths",
             code="inconsistent-sizes",
             got=f"dim_mult {sizes.dim_mult}",
-            wanted="each width a divisor of 4 times the one before (8 where time halves too), the last of the one "
+            expected="each width a divisor of 4 times the one before (8 where time halves too), the last of the one "
             "before itself, such as (1, 2, 2)",
         )
 
@@ -130,7 +130,7 @@ def build_network(state: State, config: Mapping[str, Any], what: str) -> Autoenc
             f"{what} does not hold a Wan VAE",
             code="not-a-wan-vae",
             got=", ".join(sorted(state)[:3]) or "no tensors",
-            wanted="the original names (encoder.downsamples.0...), or diffusers' with AutoencoderKLWan's config.json",
+            expected="the original names (encoder.downsamples.0...), or diffusers' with AutoencoderKLWan's config.json",
         )
     try:
         with torch.device("meta"):
@@ -156,7 +156,7 @@ def build_network(state: State, config: Mapping[str, Any], what: str) -> Autoenc
             f"the latents of {what} cannot be normalised",
             code="invalid-latent-statistics",
             got=f"means {mean} and deviations {deviation}",
-            wanted=f"{network.config.z_dim} finite numbers of each in its config.json, deviations above 0",
+            expected=f"{network.config.z_dim} finite numbers of each in its config.json, deviations above 0",
         )
     return network.eval()
 
@@ -208,7 +208,7 @@ def _network_for(state: State, config: Mapping[str, Any], what: str) -> Autoenco
             f"the statistics that normalise the latents of {what} are unknown",
             code="missing-latent-statistics",
             got=f"{sizes.z_dim} latent channels in the {'Wan2.2' if sizes.residual else 'Wan2.1'} form",
-            wanted=", or ".join(f"{f['z_dim']} channels ({f['name']})" for f in forms),
+            expected=", or ".join(f"{f['z_dim']} channels ({f['name']})" for f in forms),
             fix="put the weights into a folder with a config.json that holds latents_mean and latents_std",
         )
     return new_network(sizes, form["latents_mean"], form["latents_std"])

@@ -63,7 +63,7 @@ class Tiling(TilingSpec):
                 "the tiles do not cover the video",
                 code="inconsistent-sizes",
                 got=f"size {self.size}, stride {self.stride}",
-                wanted="0 < stride <= size, for height and width",
+                expected="0 < stride <= size, for height and width",
             )
 
     def encode(self, coder: Coder, video_BCFHW: Tensor, factor: int) -> Tensor:

@@ -152,7 +152,7 @@ class VideoVae(nn.Module):
                 "the autoencoder cannot encode a video of this size",
                 code="unsupported-video-size",
                 got=f"{frames} frames of {height}x{width}",
-                wanted=f"4k + 1 frames, height and width multiples of {self.spatial_factor}",
+                expected=f"4k + 1 frames, height and width multiples of {self.spatial_factor}",
             )
         return self.posterior_of_whole_chunks(video_BCFHW)
 

@@ -87,7 +87,7 @@ class BeforeAfter(L.Callback):
         """Refuse modules that do not edit."""
         if not isinstance(module, LitKiwi):
             raise InputError(
-                "BeforeAfter needs an editor", code="wrong-module", got=type(module).__name__, wanted="LitKiwi"
+                "BeforeAfter needs an editor", code="wrong-module", got=type(module).__name__, expected="LitKiwi"
             )
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -63,7 +63,7 @@ class EditQuality(L.Callback):
                 f"the frames are too small for {type(self.perceptual).__name__}",
                 code="frames-too-small",
                 got=f"{min(sides)} pixels",
-                wanted=f"{self.perceptual.min_side} at least",
+                expected=f"{self.perceptual.min_side} at least",
                 fix="--quality.perceptual=NoPerceptual, or larger videos",
             )
         self.perceptual_maps = self.perceptual.build(trainer.strategy.root_device)

@@ -231,7 +231,7 @@ class LitModule(L.LightningModule, ABC):
                 "cannot resume: the configuration has changed",
                 code="configuration-changed",
                 got=", ".join(f"{path} = {current.get(path, 'not set')}" for path in changed[:5]),
-                wanted=", ".join(f"{path} = {saved.get(path, 'not set')}" for path in changed[:5]),
+                expected=", ".join(f"{path} = {saved.get(path, 'not set')}" for path in changed[:5]),
                 fix="restore these settings, or start a new run from the model folder of this one (model.init)",
             )
 

@@ -73,7 +73,7 @@ class LitKiwi(LitFlow):
                 "model.train_parts names parts that cannot be trained",
                 code="unknown-part",
                 got=train_parts,
-                wanted=f"some of {TRAINABLE}",
+                expected=f"some of {TRAINABLE}",
             )
         self.train_parts = tuple(train_parts)
         self.export_dtype = None if export_dtype is None else getattr(torch, export_dtype)

@@ -108,7 +108,7 @@ class LitFlow(LitModule):
                     f"the cache {cache.folder} was built with a different {encoder}",
                     code="cache-mismatch",
                     got=f"fingerprint {cached[:12]}",
-                    wanted=expected[name][:12] or "a trained VAE",
+                    expected=expected[name][:12] or "a trained VAE",
                     fix="build a cache with the configuration of this run: `kiwi cache`",
                 )
 

@@ -146,7 +146,9 @@ class LitMllm(LitModule):
     def _loss(self, batch: EditBatch) -> Tensor:
         if not all(batch.answers):
             raise InputError(
-                f"the sample {batch.ids[0]} is not a question", code="missing-answer", wanted="Questions in data.train"
+                f"the sample {batch.ids[0]} is not a question",
+                code="missing-answer",
+                expected="Questions in data.train",
             )
         tokenizer, prompt = self.reader.prompter.tokenizer, self.prompt(batch)
         opened, _ = self.append_tokens(prompt, [self._ids(ANSWER)] * len(batch.ids))

@@ -71,7 +71,7 @@ class LitBase(LitFlow):
             raise InputError(
                 f"the sample {missing[0]} has no caption",
                 code="missing-caption",
-                wanted="items of the sandbox, or a manifest with a column `caption`",
+                expected="items of the sandbox, or a manifest with a column `caption`",
             )
         prepared = self.model.prepare(self.model.encode(batch.captions), latent_shape)
         return lambda latents, sigma_B: self.model.velocity(latents, sigma_B, prepared)

@@ -150,7 +150,7 @@ def _require_clips(batch: EditBatch) -> None:
         raise InputError(
             f"the sample {batch.ids[0]} has no target",
             code="missing-target",
-            wanted="a manifest with targets, or items of the sandbox",
+            expected="a manifest with targets, or items of the sandbox",
         )
 
 
