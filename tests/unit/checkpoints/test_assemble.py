@@ -128,7 +128,7 @@ def test_tensors_that_are_not_finite_floats_are_refused_by_name(checkpoint, tmp_
         ("dit.num_heads=0", "num_heads must be at least 1"),
         ("dit.num_heads=abc", "dit.num_heads has the wrong type. Got: 'abc'"),
         ("dit.num_heads=null", "dit.num_heads has the wrong type"),
-        ("dit.eps=1e-6", "with a point"),
+        ("dit.eps=1e-6", "such as 1.0e-6"),
         ("mllm.limits.max_reference_tokens=0", "max_reference_tokens must be at least 1"),
         ("reference=NoReference", "unexpected"),
         ("query.image=7", "query.queries.image"),
@@ -146,7 +146,7 @@ def test_a_choice_for_a_part_that_a_checkpoint_lacks_is_accepted(checkpoint, tmp
     assert read_folder_config(tmp_path / "a").config.source.scale == LearnableScale()
     dit = {name: tensor for name, tensor in state.items() if name.startswith("pipe.dit.")}
     assert import_state(checkpoint, tmp_path, dit, "--set", "query.layers=[99]") == 2
-    assert "no such layers" in capsys.readouterr().err
+    assert "does not have these layers. Got: [99]" in capsys.readouterr().err
 
 
 def test_a_gap_in_the_numbers_of_blocks_is_refused_before_any_block_is_made(checkpoint, tmp_path, capsys):
