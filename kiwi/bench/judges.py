@@ -134,7 +134,7 @@ class _Oracle(Judge):
             raise JudgeError("the oracle can judge an item by its own instruction only", retryable=False)
         if video.shape != pair.source.shape:
             raise JudgeError(f"the edit has {_size(video)}, the source {_size(pair.source)}", retryable=False)
-        scores = oracle.judge_edit(pair, video)
+        scores = oracle.score_edit(pair, video)
         values = (scores.compliance, scores.consistency, scores.quality)
         lines = [f"{name}: {value:.2f}" for name, value in zip(question.rubric.dimensions, values, strict=True)]
         return "\n".join(["Computed from the exact target.", *lines])

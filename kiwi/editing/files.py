@@ -12,7 +12,7 @@ from kiwi.errors import InputError
 from kiwi.media.image import read_image, write_image
 from kiwi.media.video import Video, read_video, write_video
 from kiwi.options import DeviceOptions, option, positional
-from kiwi.sandbox.domain import DOMAIN
+from kiwi.sandbox.domain import DOMAIN_DESCRIPTION
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def edit_file(options: EditOptions) -> Video:
     if options.tiled:
         editor.model.vae.tiling = Tiling()
     if editor.defaults.domain == "sandbox":
-        console.note(f"{options.model} was trained on {DOMAIN}.")
+        console.note(f"{options.model} was trained on {DOMAIN_DESCRIPTION}.")
     reasons = out_of_domain_reasons(editor, video, options.instruction, len(references), max_pixels=options.max_pixels)
     if reasons:
         log.warning("the edit is outside the model's training domain, expect a poor result: %s", "; ".join(reasons))

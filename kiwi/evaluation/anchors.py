@@ -20,7 +20,7 @@ from kiwi.figures import Curve, plot_curves
 from kiwi.media.files import atomic_path, make_folder, write_json, write_text
 from kiwi.models.vae.wan import WanVae
 from kiwi.sandbox.anchors import ANCHORS, Anchor, check_anchor, reconstruction_anchor, score_degraded
-from kiwi.sandbox.oracle import Scores, judge_edit
+from kiwi.sandbox.oracle import Scores, score_edit
 from kiwi.sandbox.pairs import CATEGORIES, EditPair
 from kiwi.tables import Table
 
@@ -96,7 +96,7 @@ def _round_trip_table(pairs: list[EditPair], decoded: Mapping[str, Pixels]) -> T
     groups: dict[str, list[tuple[float, ...]]] = {category: [] for category in CATEGORIES}
     for pair in pairs:
         fidelity = edit_metrics(decoded[pair.id], pair.target, None, perceptual)
-        scores = judge_edit(pair, decoded[pair.id])
+        scores = score_edit(pair, decoded[pair.id])
         oracle = (getattr(scores, name) for name in ORACLE_SCORES)
         groups[pair.category].append((fidelity["psnr"], fidelity["ssim"], *oracle))
     groups = {category: items for category, items in groups.items() if items}

@@ -24,7 +24,7 @@ from kiwi.evaluation.sandbox_scores import (
     group_batches,
     pair_editor,
     round_trips,
-    score_edit,
+    score_item,
     score_tables,
 )
 from kiwi.media.files import write_json, write_text
@@ -212,7 +212,7 @@ class _ScoreFile:
                     bounds = list(zip(*(round_trips(vae, clips) for clips in both), strict=True))
                 for pair, video, bound in zip(batch, editor(batch), bounds, strict=True):
                     for kind, items in targets.items():
-                        self._append(kind, score_edit(items[pair.id], video, bound))
+                        self._append(kind, score_item(items[pair.id], video, bound))
                     advance()
 
     def of(self, kind: str, ids: Mapping[str, EditPair]) -> list[SandboxScores]:

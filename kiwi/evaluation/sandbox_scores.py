@@ -22,7 +22,7 @@ from kiwi.media.image import contact_sheet, resize
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.sampling import Sampling, sample_edits
 from kiwi.models.vae.wan import VideoVae
-from kiwi.sandbox.oracle import judge_edit
+from kiwi.sandbox.oracle import score_edit
 from kiwi.sandbox.pairs import CATEGORIES, EditPair
 from kiwi.statistics.intervals import Interval, bootstrap_mean
 from kiwi.tables import Table
@@ -64,7 +64,7 @@ class SandboxScores:
     overall: float
 
 
-def score_edit(pair: EditPair, edited: Pixels, round_trip: tuple[Pixels, Pixels] | None = None) -> SandboxScores:
+def score_item(pair: EditPair, edited: Pixels, round_trip: tuple[Pixels, Pixels] | None = None) -> SandboxScores:
     """Score an edit of an item.
 
     Args:
@@ -72,7 +72,7 @@ def score_edit(pair: EditPair, edited: Pixels, round_trip: tuple[Pixels, Pixels]
         edited: the edited source, of its size and length.
         round_trip: the item's source and target after encoding and decoding, for the upper bounds.
     """
-    oracle, outside = judge_edit(pair, edited), ~pair.mask
+    oracle, outside = score_edit(pair, edited), ~pair.mask
     ceilings = {}
     if round_trip is not None:
         source, target = round_trip

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from kiwi.sandbox.oracle import Scores, judge_edit
+from kiwi.sandbox.oracle import Scores, score_edit
 from kiwi.sandbox.pairs import EditPair
 from kiwi.sandbox.world import Pixels
 
@@ -106,7 +106,7 @@ def reconstruction_anchor(reconstruct: Callable[[EditPair], Pixels]) -> Anchor:
 
 def check_anchor(pairs: Sequence[EditPair], anchor: Anchor) -> AnchorResult:
     """Score an anchor's edits of some items and compare them with its bounds."""
-    by_item = [[judge_edit(pair, edited).overall for edited in anchor.make_edits(pair)] for pair in pairs]
+    by_item = [[score_edit(pair, edited).overall for edited in anchor.make_edits(pair)] for pair in pairs]
     scores = tuple(score for of_item in by_item for score in of_item)
     bounded = (float(np.mean(scores)),) if anchor.on_mean and scores else scores
     passed = bool(bounded) and anchor.minimum - 1e-6 <= min(bounded) and max(bounded) <= anchor.maximum + 1e-6
@@ -133,7 +133,7 @@ DEGRADATIONS: dict[str, Callable[[EditPair, float], Pixels]] = {
 def score_degraded(pair: EditPair) -> dict[tuple[str, float], Scores]:
     """Score an item's target under every degradation, by name and level."""
     return {
-        (name, level): judge_edit(pair, degrade(pair, level))
+        (name, level): score_edit(pair, degrade(pair, level))
         for name, degrade in DEGRADATIONS.items()
         for level in LEVELS
     }

@@ -10,7 +10,7 @@ from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS
 
 _SHAPES, _COLOURS, _TEXTURES = (", ".join(names) for names in (SHAPES, SPRITE_COLOURS, TEXTURES))
 
-DOMAIN = (
+DOMAIN_DESCRIPTION = (
     f"rendered scenes of one to three shapes ({_SHAPES}; {_COLOURS}; plain, striped or dotted) over {_TEXTURES} "
     "backgrounds; edits that recolour, reshape, replace, add or remove a shape, change the background, or make the "
     "video grey, sepia, inverted or posterised; and references that show such a shape or background, never real videos"

@@ -85,7 +85,7 @@ class Scores:
         return (self.compliance + self.consistency + self.quality) / 3
 
 
-def judge_edit(pair: EditPair, edited_FHWC: np.ndarray) -> Scores:
+def score_edit(pair: EditPair, edited_FHWC: np.ndarray) -> Scores:
     """Score an edit of a pair's source.
 
     Args:

@@ -22,7 +22,7 @@ from kiwi.evaluation.sandbox_scores import (
     few_items_note,
     format_mean,
     pair_editor,
-    score_edit,
+    score_item,
 )
 from kiwi.media.files import atomic_path, make_folder, write_json, write_text
 from kiwi.media.image import write_image
@@ -130,7 +130,7 @@ class BeforeAfter(L.Callback):
 
     def _report(self, folder: Path, edits: Mapping[str, Mapping[str, Pixels]]) -> None:
         """Write and print scores; write a picture and videos."""
-        scores = {when: [score_edit(pair, videos[pair.id]) for pair in self.pairs] for when, videos in edits.items()}
+        scores = {when: [score_item(pair, videos[pair.id]) for pair in self.pairs] for when, videos in edits.items()}
         table = self._table(scores, SCORES)
         write_text(folder / "scores.md", table.markdown())
         write_text(folder / "scores.csv", table.csv())

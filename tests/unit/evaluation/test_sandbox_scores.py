@@ -14,7 +14,7 @@ from kiwi.evaluation.sandbox_scores import (
     group_batches,
     pair_editor,
     round_trips,
-    score_edit,
+    score_item,
     score_tables,
 )
 from kiwi.models.kiwi import KiwiEdit
@@ -39,7 +39,7 @@ def model(tiny_config):
 
 def test_the_exact_target_scores_highest_and_the_unedited_source_lowest():
     for pair in pairs(7):
-        exact, copy = score_edit(pair, pair.target), score_edit(pair, pair.source)
+        exact, copy = score_item(pair, pair.target), score_item(pair, pair.source)
         assert exact.inside == PSNR_CAP
         assert exact.overall == 5.0
         assert copy.inside == copy.copy_inside == exact.copy_inside < 20
@@ -56,7 +56,7 @@ def test_psnr_is_over_all_pixels_of_a_side():
     edited = pair.target.astype(int)
     edited[pair.mask] = np.where(edited[pair.mask] > 127, edited[pair.mask] - 10, edited[pair.mask] + 10)
     edited[~pair.mask] = np.where(edited[~pair.mask] > 127, edited[~pair.mask] - 2, edited[~pair.mask] + 2)
-    scores = score_edit(pair, edited.astype(np.uint8), (pair.target, pair.source))
+    scores = score_item(pair, edited.astype(np.uint8), (pair.target, pair.source))
     assert scores.inside == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)
     assert scores.outside == pytest.approx(20 * np.log10(255 / 2), abs=1e-3)
     # As round trips, the source's is the target and the target's is the source.
@@ -97,7 +97,7 @@ def test_round_trips_encode_and_decode(model):
 
 def test_means_are_over_categories_and_skip_missing_scores():
     items = pairs(8)  # eight items, seven categories: the first category has two
-    scored = [score_edit(pair, pair.target if index else pair.source) for index, pair in enumerate(items)]
+    scored = [score_item(pair, pair.target if index else pair.source) for index, pair in enumerate(items)]
     assert category_mean(scored, "overall").mean == pytest.approx((6 * 5 + (1 + 5) / 2) / 7)
     assert category_mean(scored, "ceiling_inside") is None
     outside = category_mean(scored, "outside")
@@ -105,7 +105,7 @@ def test_means_are_over_categories_and_skip_missing_scores():
 
 
 def test_tables_have_a_row_for_each_category_and_for_the_mean():
-    scored = [score_edit(pair, pair.source) for pair in pairs(14)]
+    scored = [score_item(pair, pair.source) for pair in pairs(14)]
     fidelity, oracle = score_tables(scored)
     assert [row[0] for row in fidelity.rows] == [row[0] for row in oracle.rows] == [*CATEGORIES, "mean"]
     assert [row[1] for row in oracle.rows] == [2] * 7 + [14]
@@ -113,7 +113,7 @@ def test_tables_have_a_row_for_each_category_and_for_the_mean():
     by_name = {row[0]: dict(zip(fidelity.header, row, strict=True)) for row in fidelity.rows}
     assert by_name["global_style"]["out"] == ""
     assert "fewer than 5 items" in oracle.note
-    assert "fewer than 5 items" not in score_tables([score_edit(pair, pair.source) for pair in pairs(35)])[1].note
+    assert "fewer than 5 items" not in score_tables([score_item(pair, pair.source) for pair in pairs(35)])[1].note
     assert by_name["local_add"]["VAE in"] == ""
     assert by_name["local_add"]["in"] == by_name["local_add"]["copy in"]
 

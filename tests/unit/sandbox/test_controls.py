@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from kiwi.sandbox.controls import swap_within_category, with_instruction_of, with_reference_of
-from kiwi.sandbox.domain import DOMAIN, MAX_INSTRUCTION_WORDS, unknown_words
+from kiwi.sandbox.domain import DOMAIN_DESCRIPTION, MAX_INSTRUCTION_WORDS, unknown_words
 from kiwi.sandbox.edits import SubjectReference
-from kiwi.sandbox.oracle import judge_edit
+from kiwi.sandbox.oracle import score_edit
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
 
 
@@ -41,8 +41,8 @@ def test_a_swapped_reference_comes_with_its_exact_target():
             assert np.array_equal(control.source, item.source)
             assert not np.array_equal(control.reference, item.reference)
             assert np.array_equal(control.target[~control.mask], item.source[~control.mask])
-            assert judge_edit(control, control.target).overall == 5.0
-            assert judge_edit(control, item.target).overall <= 3.0
+            assert score_edit(control, control.target).overall == 5.0
+            assert score_edit(control, item.target).overall <= 3.0
             if isinstance(control.edit, SubjectReference):
                 assert control.edit.index == item.edit.index
                 appearance = control.edit.appearance
@@ -94,4 +94,4 @@ def test_unknown_words_are_listed_once_each_and_in_order():
 
 
 def test_the_domain_names_all_shapes_and_colours():
-    assert all(name in DOMAIN for name in ("circle", "cross", "red", "pink", "clouds", "sepia"))
+    assert all(name in DOMAIN_DESCRIPTION for name in ("circle", "cross", "red", "pink", "clouds", "sepia"))

@@ -20,7 +20,7 @@ from kiwi.sandbox.anchors import (
 )
 from kiwi.sandbox.anchors import LEVELS as DEGRADATION_LEVELS
 from kiwi.sandbox.edits import ChangeBackground, ChangeSprite
-from kiwi.sandbox.oracle import SCORE_NAMES, judge_edit
+from kiwi.sandbox.oracle import SCORE_NAMES, score_edit
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
 from kiwi.sandbox.palette import figures_for
 from kiwi.sandbox.sampling import LEVELS, relative_distance
@@ -72,7 +72,7 @@ def test_the_anchors_hold_at_every_level(level, split):
 
 def test_the_exact_target_is_a_five_and_the_unedited_copy_a_one_in_every_score(all_pairs):
     for pair in all_pairs:
-        best, copy = judge_edit(pair, pair.target), judge_edit(pair, pair.source)
+        best, copy = score_edit(pair, pair.target), score_edit(pair, pair.source)
         assert (best.compliance, best.consistency, best.quality, best.overall) == (5, 5, 5, 5)
         assert (copy.compliance, copy.overall) == (1, 1)
 
@@ -93,7 +93,7 @@ def test_the_closer_to_a_mistake_the_lower_the_score(all_pairs):
         for wrong, edit in dict(pair.edit.mistakes(pair.scene)).items():  # one of each kind
             mistaken = pair.render_edit(edit).astype(np.float32)
             mixed = [(share * mistaken + (1 - share) * pair.target).astype(np.uint8) for share in (0.9, 0.6, 0.4, 0.0)]
-            scores = [judge_edit(pair, edited).compliance for edited in mixed]
+            scores = [score_edit(pair, edited).compliance for edited in mixed]
             assert all(worse <= better + 0.02 for worse, better in itertools.pairwise(scores)), (pair.id, wrong)
             assert scores[0] < scores[-1] - 1.5
 
@@ -110,7 +110,7 @@ def test_wrong_motion_is_not_consistent(order, all_pairs):
         outside = ~pair.mask | (pair.mask.mean() > 0.5)
         if (np.abs(other.astype(int) - pair.target)[outside].max(axis=-1) > 60).mean() > 0.03:
             scored += 1
-            assert judge_edit(pair, other).consistency < 2, pair.id
+            assert score_edit(pair, other).consistency < 2, pair.id
     assert scored > 10
 
 
@@ -133,7 +133,7 @@ def test_damage_to_another_object_lowers_consistency_in_every_category(all_pairs
             isinstance(damaged, np.ndarray)
             and (np.abs(damaged.astype(int) - pair.target).max(axis=-1) > 60).mean() > 0.03
         ):
-            scores[pair.category].append(judge_edit(pair, damaged).consistency)
+            scores[pair.category].append(score_edit(pair, damaged).consistency)
     assert all(len(values) >= 3 and np.mean(values) < 2 for values in scores.values()), scores
 
 
@@ -149,7 +149,7 @@ def test_an_unrequested_object_lowers_consistency_in_every_category(all_pairs):
                 visible = (
                     np.abs(edited.astype(int) - pair.target).max(axis=-1) > 60
                 ).mean() > 0.03  # not under every style
-                scores += [judge_edit(pair, edited).consistency] if visible else []
+                scores += [score_edit(pair, edited).consistency] if visible else []
         assert len(scores) >= 2
         assert np.mean(scores) < 2.2, (category, scores)
 
@@ -160,10 +160,10 @@ def test_an_edit_with_remains_of_the_old_object_or_style_is_incomplete(all_pairs
             sprites = list(pair.scene.sprites)
             sprites[pair.edit.index] = replace(sprites[pair.edit.index], size=sprites[pair.edit.index].size / 2)
             edited = render(replace(pair.scene, sprites=tuple(sprites)), **SIZE)
-            assert judge_edit(pair, edited).overall < 3, pair.id
+            assert score_edit(pair, edited).overall < 3, pair.id
         if pair.category == "global_style" and pair.edit.style in ("grey", "invert"):
             objects = (pair.source != render(replace(pair.scene, sprites=()), **SIZE)).any(axis=-1)
-            assert judge_edit(pair, np.where(objects[..., None], pair.source, pair.target)).overall <= 3, pair.id
+            assert score_edit(pair, np.where(objects[..., None], pair.source, pair.target)).overall <= 3, pair.id
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
@@ -171,7 +171,7 @@ def test_two_thirds_of_an_edit_are_incomplete(category, all_pairs):
     scores = []
     for pair in (pair for pair in all_pairs if pair.category == category):
         left = np.arange(32) < np.quantile(np.where(pair.mask)[2], 0.3)
-        scores.append(judge_edit(pair, np.where(left[:, None], pair.source, pair.target)).compliance)
+        scores.append(score_edit(pair, np.where(left[:, None], pair.source, pair.target)).compliance)
     assert np.mean(scores) < 3.5
 
 
@@ -179,14 +179,14 @@ def test_a_mistake_in_one_frame_costs_two_points(all_pairs):
     for pair in all_pairs[:28]:
         for wrong, edit in dict(pair.edit.mistakes(pair.scene)).items():  # one of each kind
             mistaken = np.concatenate([pair.target[:4], pair.render_edit(edit)[4:]])
-            assert judge_edit(pair, mistaken).compliance <= 3, (pair.id, wrong)
+            assert score_edit(pair, mistaken).compliance <= 3, (pair.id, wrong)
 
 
 def test_a_single_frame_is_scored_in_the_same_way():
     for index in range(21):
         pair = make_pair(7, index, frames=1, height=32, width=32, split="test")
-        assert judge_edit(pair, pair.target).overall == 5
-        assert judge_edit(pair, pair.source).overall == 1
+        assert score_edit(pair, pair.target).overall == 5
+        assert score_edit(pair, pair.source).overall == 1
         assert not any((edited == pair.target).all() for edited in ANCHORS["wrong motion"].make_edits(pair))
 
 
@@ -210,12 +210,12 @@ def test_an_old_object_that_stays_behind_the_new_one_is_incomplete(all_pairs):
     assert len(pairs) >= 3
     for pair in pairs:
         both = np.where(pair.new_mask[..., None], pair.target, pair.source)
-        assert judge_edit(pair, both).overall <= 3
+        assert score_edit(pair, both).overall <= 3
 
 
 def test_the_edit_of_another_item_scores_one(all_pairs):
     for pair, other in zip(all_pairs, all_pairs[7:], strict=False):
-        assert judge_edit(pair, other.target).overall < 2, pair.id
+        assert score_edit(pair, other.target).overall < 2, pair.id
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_damage_outside_the_edit_lowers_consistency_only(all_pairs):
     for pair in (pair for pair in all_pairs if pair.category in ("local_remove", "local_add")):
         left_outside = ~pair.mask & (np.arange(32) < 16)
         damaged = np.where(left_outside[..., None], 255 - pair.target, pair.target)
-        score = judge_edit(pair, damaged)
+        score = score_edit(pair, damaged)
         assert score.compliance == 5
         assert score.consistency < 2.5
 
@@ -248,7 +248,7 @@ def test_removing_more_than_requested_lowers_consistency(all_pairs):
     pairs = [pair for pair in all_pairs if pair.category == "local_remove" and len(pair.scene.sprites) > 1]
     assert len(pairs) >= 5
     for pair in pairs:
-        score = judge_edit(pair, render(replace(pair.edit.apply(pair.scene), sprites=()), **SIZE))
+        score = score_edit(pair, render(replace(pair.edit.apply(pair.scene), sprites=()), **SIZE))
         assert score.compliance > 4.5
         assert score.consistency < 3, pair.id
 
@@ -258,7 +258,7 @@ def test_static_noise_lowers_quality_most(all_pairs):
     scores = []
     for pair in all_pairs:
         noisy = pair.target + 18 * rng.standard_normal((1, 32, 32, 1))
-        scores.append(judge_edit(pair, np.clip(noisy, 0, 255).astype(np.uint8)))
+        scores.append(score_edit(pair, np.clip(noisy, 0, 255).astype(np.uint8)))
     assert mean(scores, "quality") < 4
     assert mean(scores, "quality") < mean(scores, "compliance") - 0.4
 
@@ -267,15 +267,15 @@ def test_flicker_lowers_quality(all_pairs):
     steady, flickering = [], []
     for pair in all_pairs:
         shift = np.array([0, 14, 0, 14, 0])[:, None, None, None]
-        steady.append(judge_edit(pair, (pair.target * 0.97).astype(np.uint8)))
-        flickering.append(judge_edit(pair, np.clip(pair.target * 0.97 - shift, 0, 255).astype(np.uint8)))
+        steady.append(score_edit(pair, (pair.target * 0.97).astype(np.uint8)))
+        flickering.append(score_edit(pair, np.clip(pair.target * 0.97 - shift, 0, 255).astype(np.uint8)))
     assert mean(flickering, "quality") < mean(steady, "quality") - 1
 
 
 def test_an_edit_with_a_little_of_the_source_left_is_complete(all_pairs):
     """Four fifths of a change count as complete, so that the losses of an autoencoder do not matter."""
     for share, expected in ((0.05, 5.0), (0.12, 4.55), (0.15, 4.15)):
-        compliance = np.mean([judge_edit(pair, blend(pair, share)).compliance for pair in all_pairs[:42]])
+        compliance = np.mean([score_edit(pair, blend(pair, share)).compliance for pair in all_pairs[:42]])
         assert compliance == pytest.approx(expected, abs=0.1)
 
 
@@ -283,7 +283,7 @@ def test_no_score_exceeds_the_first(all_pairs):
     rng = np.random.default_rng(0)
     for pair in all_pairs:
         for share in rng.uniform(0, 1, 3):
-            score = judge_edit(pair, blend(pair, share))
+            score = score_edit(pair, blend(pair, share))
             assert 1 <= score.consistency <= score.compliance <= 5
             assert 1 <= score.quality <= score.compliance
 
@@ -296,4 +296,4 @@ def test_every_category_has_three_published_names():
 @pytest.mark.parametrize("edited", [np.zeros((4, 32, 32, 3), np.uint8), np.zeros((5, 32, 32, 3))])
 def test_an_edit_of_another_shape_or_type_is_refused(edited, all_pairs):
     with pytest.raises(InputError, check=lambda error: error.code == "invalid-pixels"):
-        judge_edit(all_pairs[0], edited)
+        score_edit(all_pairs[0], edited)

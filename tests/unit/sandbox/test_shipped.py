@@ -17,7 +17,7 @@ from kiwi.data.sandbox import SandboxQuestions
 from kiwi.editing.editor import KiwiEditor
 from kiwi.evaluation.fidelity import edit_metrics
 from kiwi.evaluation.perceptual import NoPerceptual
-from kiwi.evaluation.sandbox_scores import edit_pairs, pair_editor, score_edit
+from kiwi.evaluation.sandbox_scores import edit_pairs, pair_editor, score_item
 from kiwi.experiment import read_experiment
 from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.mllm.vision_input import VisionLimits
@@ -109,7 +109,7 @@ def test_transformers_gives_the_same_logits_for_videos_with_the_same_positions(r
 def overall(editor, pairs):
     """The oracle's mean score of a model's edits of items."""
     edits = edit_pairs(pairs, pair_editor(editor.model, editor.defaults.sampling))
-    return np.mean([score_edit(pair, edits[pair.id]).overall for pair in pairs])
+    return np.mean([score_item(pair, edits[pair.id]).overall for pair in pairs])
 
 
 def held_out_items(count, *categories):
