@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from kiwi import __doc__ as description
 from kiwi import __version__, console
-from kiwi.errors import InputError, KiwiError, one_of
+from kiwi.errors import InputError, KiwiError, format_choices
 
 
 class Command(NamedTuple):
@@ -119,7 +119,7 @@ def _run(argv: list[str]) -> int:
         raise InputError(
             f"there is no command {argv[0]!r}",
             code="unknown-command",
-            expected=one_of(COMMANDS, argv[0]),
+            expected=format_choices(COMMANDS, argv[0]),
             fix="`python -m kiwi --help` describes each",
         )
     module = importlib.import_module(COMMANDS[argv[0]].module)

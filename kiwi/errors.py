@@ -1,6 +1,6 @@
-"""Errors that a user can cause: one paragraph with the problem, what was given, what was expected and how to fix it.
+"""Errors that a user can fix: one paragraph that says what is wrong, what was expected and how to fix it.
 
-This module imports nothing else of the package. The command line prints every KiwiError as one paragraph on stderr
+This module imports nothing else from kiwi. The command line prints every KiwiError as one paragraph on stderr
 and exits with code 2; any other exception is a bug and keeps its traceback.
 """
 
@@ -11,14 +11,14 @@ from collections.abc import Iterable
 
 
 class KiwiError(Exception):
-    """A problem that the user can fix.
+    """Base class of the errors that a user can fix.
 
     Args:
-        problem: one sentence on what is wrong, naming the file, option or item.
-        code: stable kebab-case name of the kind of problem, such as "unknown-option", for programs and tests.
-        got: the value that was given, if the sentence does not name it already.
-        expected: the values that would have been accepted.
-        fix: what to do now.
+        problem: one sentence that says what is wrong and names the file, option or item.
+        code: stable kebab-case name for the kind of error, such as "unknown-option", for programs and tests.
+        got: the rejected value, unless `problem` already contains it.
+        expected: the accepted values.
+        fix: what the user can do.
     """
 
     exit_code = 2
@@ -37,25 +37,25 @@ class KiwiError(Exception):
         self.problem, self.code, self.got, self.expected, self.fix = problem, code, got, expected, fix
 
 
-def first_line(problem: BaseException) -> str:
-    """The first line of an exception's message; empty if it has none."""
-    return next(iter(str(problem).strip().splitlines()), "")
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or an empty string if it has none."""
+    return next(iter(str(error).strip().splitlines()), "")
 
 
 def closest(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The choice that a misspelt name probably means, None if it resembles none."""
+    """Return the choice most similar to a misspelt name, or None if none is similar."""
     return next(iter(difflib.get_close_matches(name, list(choices), n=1, cutoff=cutoff)), None)
 
 
-def one_of(choices: Iterable[str], name: object) -> str:
-    """The choices for an unknown name, with the closest of them as a suggestion, for `expected` of an error."""
+def format_choices(choices: Iterable[str], name: object) -> str:
+    """List the valid choices for an `expected` text, and suggest the one closest to the unknown `name`."""
     choices = list(choices)
     suggestion = closest(str(name), choices)
     return f"one of {', '.join(choices)}" + (f" (did you mean {suggestion}?)" if suggestion else "")
 
 
 class InputError(KiwiError, ValueError):
-    """An argument or option that cannot be used."""
+    """An invalid argument or option."""
 
 
 class MediaError(KiwiError):
@@ -63,7 +63,7 @@ class MediaError(KiwiError):
 
 
 class ManifestError(KiwiError):
-    """A malformed manifest; the message names the file and the line."""
+    """An invalid manifest; the message names the file and the line."""
 
 
 class SpecError(KiwiError, ValueError):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from kiwi.errors import SpecError, one_of
+from kiwi.errors import SpecError, format_choices
 
 log = logging.getLogger(__name__)
 
@@ -338,7 +338,7 @@ def _required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _one_of(given: object, allowed: list[str]) -> str:
-    return one_of(allowed, given) if allowed else "no fields at all"
+    return format_choices(allowed, given) if allowed else "no fields at all"
 
 
 def _join(path: str, key: str) -> str:

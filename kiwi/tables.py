@@ -1,4 +1,4 @@
-"""Tables as text: Markdown, CSV and LaTeX (booktabs). Tables on the terminal are printed by kiwi.console."""
+"""Tables as Markdown, CSV and LaTeX text; kiwi.console prints tables on the terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-_LATEX = {
+_LATEX_ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "\n": " ",
@@ -24,10 +24,10 @@ class Table:
     """Rows under a header; cells are formatted with `str`.
 
     Args:
-        title: the title.
-        header: names of the columns.
-        rows: one cell per column each.
-        note: text below the table.
+        title: text above the table; empty for none.
+        header: column names.
+        rows: each has one cell per column.
+        note: text below the table; empty for none.
     """
 
     title: str
@@ -35,23 +35,23 @@ class Table:
     rows: Sequence[Sequence[object]]
     note: str = ""
 
-    def markdown(self) -> str:
-        """The table in GitHub's Markdown, with title and note."""
-        alignment = ["---:" if numeric else "---" for numeric in self._numeric()]
+    def to_markdown(self) -> str:
+        """Format the table in GitHub's Markdown, with title and note."""
+        alignment = ["---:" if numeric else "---" for numeric in self._numeric_columns()]
         lines = [self.header, alignment, *self._cells()]
-        body = "\n".join("| " + " | ".join(_markdown(cell) for cell in line) + " |" for line in lines)
+        body = "\n".join("| " + " | ".join(_escape_markdown_cell(cell) for cell in line) + " |" for line in lines)
         parts = (f"**{escape_html(self.title)}**" if self.title else "", body, escape_html(self.note))
         return "\n\n".join(part for part in parts if part) + "\n"
 
-    def csv(self) -> str:
-        """The header and the rows, without title and note."""
+    def to_csv(self) -> str:
+        """Format the header and the rows as CSV, without title and note."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([self.header, *self._cells()])
         return text.getvalue()
 
-    def latex(self) -> str:
-        """A `table` environment with booktabs' rules, no wider than the line (graphicx); all text is escaped."""
-        columns = "".join("r" if numeric else "l" for numeric in self._numeric())
+    def to_latex(self) -> str:
+        """Format a LaTeX `table` with booktabs' rules, at most as wide as the line (graphicx); all text is escaped."""
+        columns = "".join("r" if numeric else "l" for numeric in self._numeric_columns())
         head, *body = (" & ".join(map(escape_latex, line)) + r" \\" for line in (self.header, *self._cells()))
         caption = [rf"\caption{{{escape_latex('. '.join(part for part in (self.title, self.note) if part))}}}"]
         return "\n".join(
@@ -66,8 +66,8 @@ class Table:
     def _cells(self) -> list[list[str]]:
         return [[str(cell) for cell in row] for row in self.rows]
 
-    def _numeric(self) -> list[bool]:
-        """Which columns hold only numbers (a unit may follow) and are aligned to the right."""
+    def _numeric_columns(self) -> list[bool]:
+        """For each column, whether its cells are all numbers, with or without a unit; these are right-aligned."""
         cells = self._cells()
         return [
             bool(cells) and all(_NUMBER.fullmatch(row[column]) or not row[column] for row in cells)
@@ -75,26 +75,27 @@ class Table:
         ]
 
 
-def _markdown(cell: str) -> str:
+def _escape_markdown_cell(cell: str) -> str:
     return escape_html(cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " "))
 
 
 def escape_html(text: str) -> str:
-    """Text that Markdown does not render as HTML."""
+    """Escape `<`, so that Markdown shows tags as text instead of rendering them."""
     return text.replace("<", "&lt;")
 
 
-def latex_document(tables: Iterable[Table], before: Iterable[str] = ()) -> str:
-    """Tables as a whole document, after other lines of LaTeX."""
+def latex_document(tables: Iterable[Table], leading_lines: Iterable[str] = ()) -> str:
+    """Format a complete LaTeX document: `leading_lines` (LaTeX code), then the tables."""
     return "\n".join(
         [
             r"\documentclass{article}", r"\usepackage[utf8]{inputenc}", r"\usepackage[T1]{fontenc}",
             r"\usepackage{booktabs}", r"\usepackage{graphicx}", r"\usepackage[landscape,margin=1cm]{geometry}",
-            r"\begin{document}", r"\small", *before, *(table.latex() for table in tables), r"\end{document}", "",
+            r"\begin{document}", r"\small", *leading_lines, *(table.to_latex() for table in tables),
+            r"\end{document}", "",
         ]
     )  # fmt: skip
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints unchanged; characters that its Latin fonts lack become question marks."""
-    return "".join(_LATEX.get(char, char if char < _T1_END or char in _T1_EXTRA else "?") for char in text)
+    """Escape text for LaTeX; characters that its Latin fonts lack become question marks."""
+    return "".join(_LATEX_ESCAPES.get(char, char if char < _T1_END or char in _T1_EXTRA else "?") for char in text)

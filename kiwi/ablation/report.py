@@ -58,8 +58,8 @@ def write_report(study: Study, runs: Sequence[Run], out: Path) -> StudyReport:
     if any(name for summary in summaries[first] for name in summary.by_category):
         tables.append(category_table(study.title, first, summaries[first]))
     tables += problem_tables(failed, without_metric)
-    write_text(out / "table.md", "\n".join(table.markdown() for table in tables))
-    write_text(out / "table.csv", long_table(summaries).csv())
+    write_text(out / "table.md", "\n".join(table.to_markdown() for table in tables))
+    write_text(out / "table.csv", long_table(summaries).to_csv())
     write_text(out / "table.tex", latex_document(tables))
     write_json(out / "analysis.json", {"title": study.title, "measures": to_json(summaries), "failed": failed})
     write_figures(out / "figures", first, summaries[first], results, costs)

@@ -27,7 +27,7 @@ from typing import Any
 
 from kiwi.ablation.labels import arm_label, changes, folder_name
 from kiwi.bench.measurement import BenchmarkMeasurement
-from kiwi.errors import InputError, KiwiError, one_of
+from kiwi.errors import InputError, KiwiError, format_choices
 from kiwi.evaluation.measurement import Measurement, Metric
 from kiwi.evaluation.sandbox_measure import SandboxMeasurement
 from kiwi.experiment import read_experiment
@@ -237,7 +237,7 @@ def _read_measurements(measure: Mapping[str, Any], file: Path) -> list[Measureme
     if (primary := measure.get(PRIMARY)) is not None and primary not in names:
         raise InputError(
             f"primary in measure of {file} is not one of its metrics", code="unknown-metric", got=primary,
-            expected=one_of(names, primary),
+            expected=format_choices(names, primary),
         )  # fmt: skip
     return measurements
 
@@ -252,5 +252,5 @@ def _check_fields(content: Mapping[str, Any], known: Sequence[str], where: objec
     for name in content:
         if name not in known:
             raise InputError(
-                f"{where} has an unknown field {name!r}", code="unknown-field", expected=one_of(known, name)
+                f"{where} has an unknown field {name!r}", code="unknown-field", expected=format_choices(known, name)
             )

@@ -68,7 +68,7 @@ def measure_agreement(options: AgreementOptions) -> Table:
         "of the second rater - mean of the first.",
     )
     if options.out:
-        write_text(options.out, table.markdown())
+        write_text(options.out, table.to_markdown())
     return table
 
 

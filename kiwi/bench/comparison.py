@@ -54,7 +54,7 @@ def compare_runs(options: CompareOptions) -> Table:
         "know." + ("" if needed is None else f" Detecting an overall difference of 0.1 takes {needed} such items."),
     )
     if options.out:
-        write_text(options.out, table.markdown())
+        write_text(options.out, table.to_markdown())
     return table
 
 

@@ -192,10 +192,10 @@ def markdown(report: BenchmarkReport) -> str:
     """report.md: warnings on top, then the tables."""
     parts = [escape_html(f"# {report.suite.title}: {report.title}")]
     parts += [f"**Warning.** {escape_html(text)}" for text in warnings(report)]
-    parts += [table.markdown() for table in (main_table(report), *_further_tables(report))]
+    parts += [table.to_markdown() for table in (main_table(report), *_further_tables(report))]
     if report.result.unscored:
         unscored = Table("Items without a score", ("item", "reason"), sorted(report.result.unscored.items()))
-        parts.append(unscored.markdown())
+        parts.append(unscored.to_markdown())
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
@@ -205,7 +205,7 @@ def latex(report: BenchmarkReport) -> str:
     """
     texts = [rf"\textbf{{Warning.}} {escape_latex(warning)}" for warning in warnings(report)]
     return latex_document(
-        [main_table(report), *_further_tables(report)], before=["\n".join([text, ""]) for text in texts]
+        [main_table(report), *_further_tables(report)], leading_lines=["\n".join([text, ""]) for text in texts]
     )
 
 

@@ -146,11 +146,11 @@ def _read_scores(folder: Path, suite: Suite, items: Sequence[BenchmarkItem]) -> 
 def write_reports(report: BenchmarkReport, cards: Sequence[GalleryCard] | None) -> None:
     """Write scores, reports and, unless there are no cards, the gallery."""
     out = report.folder
-    write_text(out / _SCORES, reports.items_table(report.scored).csv())
+    write_text(out / _SCORES, reports.items_table(report.scored).to_csv())
     write_text(out / "report.md", reports.markdown(report))
     write_text(out / "report.tex", reports.latex(report))
     if report.metrics is not None:
-        write_text(out / "metrics.csv", report.metrics.csv())
+        write_text(out / "metrics.csv", report.metrics.to_csv())
     if cards is not None:
         title, about = f"{report.suite.title}: {report.title}", [reports.headline(report), reports.notes(report)[0]]
         write_gallery(out / "gallery.html", title, about, reports.warnings(report), cards)

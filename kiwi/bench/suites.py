@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from kiwi.errors import InputError, ManifestError, one_of
+from kiwi.errors import InputError, ManifestError, format_choices
 from kiwi.media.files import resolve_inside
 from kiwi.spec import Spec, from_dict
 
@@ -79,7 +79,7 @@ class Suite(Spec):
 def read_suite(name: str) -> Suite:
     """A suite by its name. Raises InputError if there is none of that name."""
     if name not in SUITES:
-        raise InputError(f"there is no benchmark {name!r}", code="unknown-suite", expected=one_of(SUITES, name))
+        raise InputError(f"there is no benchmark {name!r}", code="unknown-suite", expected=format_choices(SUITES, name))
     definition = yaml.safe_load((DEFINITIONS / name / "bench.yaml").read_text(encoding="utf-8"))
     suite: Suite = from_dict(Suite, {"name": name, **definition}, name)
     return suite
@@ -139,7 +139,7 @@ def read_items(suite: Suite, data: Path) -> SuiteData:
     for row in rows:
         if row.category not in known:
             problem = f"{row.location} has an unknown category, {row.category!r}"
-            raise ManifestError(problem, code="unknown-category", expected=one_of(known, row.category))
+            raise ManifestError(problem, code="unknown-category", expected=format_choices(known, row.category))
         if row.category in suite.excluded:
             excluded[row.category] += 1
             continue

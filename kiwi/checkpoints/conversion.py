@@ -18,7 +18,7 @@ from kiwi.models.dit.base import WanBase, read_wan_transformer
 from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.vae.wan import WanVae
 from kiwi.options import parse_assignments
-from kiwi.weights.files import saved_dtype
+from kiwi.weights.files import lossless_load_dtype
 from kiwi.weights.hub import locate
 
 _IMPORT_OPTIONS = {
@@ -77,7 +77,7 @@ def _import_settings(options: ConvertOptions, dtype: torch.dtype | None) -> Impo
     mllm = locate(options.mllm, "MLLM", "name a folder with a Qwen-VL, or a hub id")
     return ImportSettings(
         vae=WanVae(path=vae, subfolder=subfolder),
-        mllm=QwenVL(path=options.mllm, dtype=saved_dtype(mllm)),
+        mllm=QwenVL(path=options.mllm, dtype=lossless_load_dtype(mllm)),
         base=WanBase(path=base, subfolder=base_subfolder) if base else None,
         changes=parse_assignments(options.set),
         adapters=options.adapters,

@@ -39,7 +39,7 @@ from kiwi.models.tuning import Frozen
 from kiwi.models.vae.formats import original_state
 from kiwi.models.vae.wan import WanVae, published_config
 from kiwi.weights.adapters import merge_adapters, split_adapters, without_base_layer
-from kiwi.weights.files import State, read_json, read_weights, saved_dtype, write_weights
+from kiwi.weights.files import State, lossless_load_dtype, read_json, read_weights, write_weights
 from kiwi.weights.hub import locate
 from kiwi.weights.strict import require_finite_floats
 
@@ -105,7 +105,7 @@ def import_diffusers(
         limits = vision_limits(read_json(root / "mllm_encoder/config.json"))
         settings = ImportSettings(
             vae=WanVae(path=str(root / "vae")),
-            mllm=QwenVL(path=str(mllm), limits=limits, dtype=saved_dtype(mllm)),
+            mllm=QwenVL(path=str(mllm), limits=limits, dtype=lossless_load_dtype(mllm)),
             changes={**recorded, **changes},
             dtype=dtype,
             editing=EditingDefaults(sampling=PIPELINE_SAMPLING),

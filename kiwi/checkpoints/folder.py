@@ -28,7 +28,7 @@ from kiwi.spec import diff, to_dict
 from kiwi.weights.adapters import is_adapter, split_adapters, without_base_layer
 from kiwi.weights.files import read_weights, write_weights
 from kiwi.weights.hub import locate
-from kiwi.weights.strict import compare_shapes, fingerprint, load_keeping_trainable, shapes_of
+from kiwi.weights.strict import compare_shapes, fingerprint, load_preserving_requires_grad, shapes_of
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def from_pretrained(folder: Path | str) -> tuple[KiwiEdit, EditingDefaults]:
     compare_shapes(expected, shapes_of(state)).raise_if_any(str(folder))
     # Copied, because a memory-mapped tensor becomes invalid when something writes to its file.
     state = {name: t.float() if t.dtype == torch.float16 else t.clone() for name, t in state.items()}
-    load_keeping_trainable(model, state, assign=True)
+    load_preserving_requires_grad(model, state, assign=True)
     return model, editing
 
 
@@ -171,7 +171,7 @@ def load_initial_weights(model: KiwiEdit, folder: Path | str) -> None:
     required = {*names_to_save(model.config, tensors), *(state.keys() & tensors.keys())} - optional
     expected = shapes_of({name: tensors[name] for name in required})
     compare_shapes(expected, shapes_of(state)).raise_if_any(str(folder))
-    load_keeping_trainable(model, state, assign=False)
+    load_preserving_requires_grad(model, state, assign=False)
 
 
 def _locate_model_folder(folder: Path | str) -> Path:

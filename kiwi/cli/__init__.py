@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 import docstring_parser
 
 from kiwi import console
-from kiwi.errors import InputError, one_of
+from kiwi.errors import InputError, format_choices
 from kiwi.options import Options
 from kiwi.spec import from_dict
 
@@ -68,7 +68,9 @@ def dispatch(actions: Mapping[str, Action], command: str, description: str, argv
         return action.run(parse(action.options, command, argv[len(name.split()) :], action.fixed))
     if argv and argv[-1] not in ("-h", "--help"):
         raise InputError(
-            f"`kiwi {command}` has no action {argv[0]!r}", code="unknown-action", expected=one_of(actions, argv[0])
+            f"`kiwi {command}` has no action {argv[0]!r}",
+            code="unknown-action",
+            expected=format_choices(actions, argv[0]),
         )
     width = max(map(len, actions))
     lines = [f"usage: python -m kiwi {command} ACTION ...", "", description, "", "actions:"]

@@ -57,10 +57,10 @@ def check_anchors(options: AnchorOptions) -> AnchorReport:
     passed = all(row[-1] != "NO" for row in tables["anchors"].rows)
     items = [score_degraded(pair) for pair in console.progress(pairs, "damaging")]
     levels = [(damage, level, [item[damage, level] for item in items]) for damage, level in items[0]]
-    write_text(out / "anchors.md", "\n".join(table.markdown() for table in tables.values()))
+    write_text(out / "anchors.md", "\n".join(table.to_markdown() for table in tables.values()))
     tables["damage"] = _damage_table(levels)
     for name, table in tables.items():
-        write_text(out / f"{name}.csv", table.csv())
+        write_text(out / f"{name}.csv", table.to_csv())
     figure = _damage_figure(levels)
     for suffix in ("png", "pdf"):
         with atomic_path(out / f"damage.{suffix}") as temporary:

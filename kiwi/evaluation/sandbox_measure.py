@@ -152,8 +152,8 @@ def measure_editor(options: SandboxMeasureOptions) -> dict[str, Table]:
         scores.complete(OTHER_REFERENCE, references, editor, {OTHER_REFERENCE: references, OLD_TARGET: old_targets})
         tables["controls"] = _controls_table(scores, words, references)
     for name, table in tables.items():
-        write_text(options.out / f"{name}.csv", table.csv())
-    write_text(options.out / "measured.md", "\n".join(table.markdown() for table in tables.values()))
+        write_text(options.out / f"{name}.csv", table.to_csv())
+    write_text(options.out / "measured.md", "\n".join(table.to_markdown() for table in tables.values()))
     shown = pairs[:SHEET_ITEMS]
     write_image(options.out / "edits.png", edit_sheet(shown, {"edit": edit_pairs(shown, editor)}))
     write_json(options.out / "environment.json", environment())

@@ -15,7 +15,7 @@ from typing import Literal, TypeVar, cast
 
 import numpy as np
 
-from kiwi.errors import InputError, one_of
+from kiwi.errors import InputError, format_choices
 from kiwi.sandbox.drawing import PATTERNS, SHAPES, TEXTURES
 from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS, figures_for
 from kiwi.sandbox.world import Appearance, Background, Scene, Sprite, Vector, centre_limit
@@ -190,7 +190,9 @@ def item_sampler(seed: int, index: int, *keys: int, level: str = "full", split: 
         raise InputError("seed and index must not be negative", code="out-of-range", got=f"seed {seed}, index {index}")
     for name, choice, choices in (("level", level, list(LEVELS)), ("split", split, [str(item) for item in Split])):
         if choice not in choices:
-            raise InputError(f"there is no {name} {choice!r}", code=f"unknown-{name}", expected=one_of(choices, choice))
+            raise InputError(
+                f"there is no {name} {choice!r}", code=f"unknown-{name}", expected=format_choices(choices, choice)
+            )
     sequence = np.random.SeedSequence(seed, spawn_key=(list(Split).index(Split(split)), index, *keys))
     return ItemSampler(np.random.default_rng(sequence), LEVELS[cast(LevelName, level)], Split(split))
 

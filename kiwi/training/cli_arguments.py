@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from kiwi.data.datamodule import EditData
-from kiwi.errors import one_of
+from kiwi.errors import format_choices
 from kiwi.experiment import read_experiment, short_form, with_current_keys, with_current_names
 from kiwi.spec import Spec, choices, families
 from kiwi.training.callbacks.before_after import BeforeAfter
@@ -116,7 +116,7 @@ def explain(message: str) -> str:
     if unknown := re.search(r"Expected a dot import path string: ([\w.]+)", flat):
         classes = CALLBACKS if path.startswith("trainer.") else MODULES
         names = choices(family) if (family := _family(path)) else [cls.__name__ for cls in classes]
-        return f"{path} has no choice named {unknown[1]!r}. Expected: {one_of(names, unknown[1])}"
+        return f"{path} has no choice named {unknown[1]!r}. Expected: {format_choices(names, unknown[1])}"
     if unrecognised := re.search(r"[Uu]nrecognized arguments: (\S+)", flat):
         return f"there is no option {unrecognised[1]}"
     # The last complaint of the innermost option has the reason; what follows repeats the input.

@@ -81,7 +81,7 @@ def draw_curves(options: CurvesOptions) -> Path:
     with atomic_path(options.out) as temporary:
         figure.savefig(temporary, format=options.out.suffix[1:].lower())
     csv_file = options.out.with_suffix(".csv")
-    write_text(csv_file, Table("", ("number", "run", "step", "value"), rows).csv())
+    write_text(csv_file, Table("", ("number", "run", "step", "value"), rows).to_csv())
     return csv_file
 
 

@@ -82,7 +82,7 @@ def read_metadata(path: Path | str) -> dict[str, str]:
         return dict(tensors.metadata() or {})
 
 
-def saved_dtype(path: Path | str) -> Literal["float32", "bfloat16"]:
+def lossless_load_dtype(path: Path | str) -> Literal["float32", "bfloat16"]:
     """The dtype to load weights in without losing precision (float32 represents every float16 exactly)."""
     dtypes = {tensor.dtype for tensor in read_weights(path).values()}
     return "bfloat16" if dtypes <= {torch.bfloat16} else "float32"

@@ -106,10 +106,10 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: str, *, 
         CheckpointError: with every missing, unexpected and mismatched name (the first ten of each kind).
     """
     compare_shapes(shapes_of(module.state_dict()), shapes_of(state)).raise_if_any(source)
-    load_keeping_trainable(module, state, assign=assign)
+    load_preserving_requires_grad(module, state, assign=assign)
 
 
-def load_keeping_trainable(module: nn.Module, state: Mapping[str, Tensor], *, assign: bool) -> None:
+def load_preserving_requires_grad(module: nn.Module, state: Mapping[str, Tensor], *, assign: bool) -> None:
     """Load tensors whose shapes were compared before, perhaps not all of the module's; `requires_grad` stays."""
     trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     module.load_state_dict(state, strict=False, assign=assign)

@@ -3,7 +3,7 @@
 import pytest
 
 from kiwi import errors
-from kiwi.errors import InputError, KiwiError, SpecError, one_of
+from kiwi.errors import InputError, KiwiError, SpecError, format_choices
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, KiwiError)]
 
@@ -41,8 +41,8 @@ def test_errors_about_values_are_also_value_errors(kind):
 
 
 def test_a_misspelt_name_is_answered_with_the_choices_and_a_suggestion():
-    assert one_of(["fit", "edit"], "edti") == "one of fit, edit (did you mean edit?)"
-    assert one_of(["fit", "edit"], "xyz") == "one of fit, edit"
+    assert format_choices(["fit", "edit"], "edti") == "one of fit, edit (did you mean edit?)"
+    assert format_choices(["fit", "edit"], "xyz") == "one of fit, edit"
 
 
 def test_every_error_needs_a_code():

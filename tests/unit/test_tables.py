@@ -11,14 +11,14 @@ TABLE = Table("Scores & more", ("arm", "PSNR, dB", "note"), [("a|b_c", 21.5, "50
 
 
 def test_markdown_aligns_numbers_to_the_right_and_escapes_separators():
-    assert TABLE.markdown() == (
+    assert TABLE.to_markdown() == (
         "**Scores & more**\n\n| arm | PSNR, dB | note |\n| --- | ---: | --- |\n"
         "| a\\|b_c | 21.5 | 50% so |\n| \\\\x | -3 |  |\n\nn = 2\n"
     )
 
 
 def test_csv_round_trips():
-    assert list(csv.reader(io.StringIO(TABLE.csv()))) == [
+    assert list(csv.reader(io.StringIO(TABLE.to_csv()))) == [
         ["arm", "PSNR, dB", "note"],
         ["a|b_c", "21.5", "50%\nso"],
         ["\\x", "-3", ""],
@@ -26,7 +26,7 @@ def test_csv_round_trips():
 
 
 def test_latex_is_booktabs_with_everything_escaped():
-    text = TABLE.latex()
+    text = TABLE.to_latex()
     assert r"\begin{tabular}{lrl}" in text
     assert r"\caption{Scores \& more. n = 2}" in text
     assert r"a\textbar{}b\_c & 21.5 & 50\% so \\" in text
@@ -45,15 +45,15 @@ def test_latex_is_booktabs_with_everything_escaped():
     ],
 )
 def test_columns_of_numbers_are_recognised(cells, numeric):
-    rule = Table("", ("c",), [(cell,) for cell in cells]).markdown().splitlines()[1]
+    rule = Table("", ("c",), [(cell,) for cell in cells]).to_markdown().splitlines()[1]
     assert (rule == "| ---: |") is numeric
 
 
 def test_a_table_may_lack_rows_title_and_note():
     empty = Table("", ("a", "b"), [])
-    assert empty.markdown() == "| a | b |\n| --- | --- |\n"
-    assert empty.csv() == "a,b\n"
-    assert "caption" not in empty.latex()
+    assert empty.to_markdown() == "| a | b |\n| --- | --- |\n"
+    assert empty.to_csv() == "a,b\n"
+    assert "caption" not in empty.to_latex()
 
 
 def test_characters_that_latex_lacks_become_question_marks():
@@ -61,4 +61,4 @@ def test_characters_that_latex_lacks_become_question_marks():
 
 
 def test_html_in_cells_is_escaped_in_markdown():
-    assert "<img" not in Table("<img src=x>", ("a",), [("<img src=x>",)], "<img>").markdown()
+    assert "<img" not in Table("<img src=x>", ("a",), [("<img src=x>",)], "<img>").to_markdown()

@@ -132,8 +132,8 @@ class BeforeAfter(L.Callback):
         """Write and print scores; write a picture and videos."""
         scores = {when: [score_item(pair, videos[pair.id]) for pair in self.pairs] for when, videos in edits.items()}
         table = self._table(scores, SCORES)
-        write_text(folder / "scores.md", table.markdown())
-        write_text(folder / "scores.csv", table.csv())
+        write_text(folder / "scores.md", table.to_markdown())
+        write_text(folder / "scores.csv", table.to_csv())
         shown = self.pairs[: self.shown]
         write_image(folder / "edits.png", edit_sheet(shown, edits))
         for pair in shown:
