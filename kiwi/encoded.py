@@ -42,7 +42,7 @@ class LatentDistribution(NamedTuple):
     """
 
     mean: Tensor
-    deviation: Tensor
+    std: Tensor
 
     def mode(self) -> Tensor:
         """The most likely latents."""
@@ -50,7 +50,7 @@ class LatentDistribution(NamedTuple):
 
     def sample(self, noise: Tensor) -> Tensor:
         """Draw latents, with standard normal noise of their shape."""
-        return self.mean + self.deviation * noise
+        return self.mean + self.std * noise
 
     @classmethod
     def stack(cls, clips: Sequence[LatentDistribution | None]) -> LatentDistribution | None:

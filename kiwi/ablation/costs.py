@@ -39,7 +39,7 @@ def cost_of(arm: Arm) -> Cost | None:
             return None
         config = with_untrained_parts(editor.config)
         max_frames = [source.max_frames for source in editor.data["train"]]
-        budget = count_budget(config, Workload.of_training(config, max_frames, editor.data.get("max_pixels")))
+        budget = count_budget(config, Workload.for_training(config, max_frames, editor.data.get("max_pixels")))
     except KiwiError:
         return None
     return Cost(

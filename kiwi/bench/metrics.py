@@ -26,7 +26,7 @@ from kiwi.evaluation.fidelity import edit_metrics
 from kiwi.evaluation.perceptual import Lpips, NoPerceptual, PerceptualMaps
 from kiwi.media.image import read_image, resize
 from kiwi.media.video import read_video
-from kiwi.models.device import usable_device
+from kiwi.models.device import resolve_device
 from kiwi.spec import from_dict
 from kiwi.statistics.intervals import bootstrap_mean
 from kiwi.tables import Table
@@ -112,7 +112,7 @@ class VideoMetrics:
             InputError: an unknown name, or a network whose weights are not available.
             CheckpointError: a folder that cannot be loaded.
         """
-        device = usable_device(device)
+        device = resolve_device(device)
         encoders, lpips = [], None
         for name in names:
             kind, _, value = name.partition("=")

@@ -257,8 +257,8 @@ class FeatureCache:
         return {clip: clip.content_hash() if clip.path is None else known[states[clip.path]] for clip in clips}
 
 
-_LATENTS, _FEATURES = LatentDistribution._fields, ("features", "read")
-"""Names of an entry's tensors."""
+_LATENTS, _FEATURES = ("mean", "deviation"), ("features", "read")
+"""Names of an entry's tensors in shard files, in the order of their types' fields (`deviation`: standard deviation)."""
 
 _STATE = ("path", "size", "modified")
 """Fields of files.jsonl that identify the state of a file; "hash" is its content's."""

@@ -19,7 +19,7 @@ from kiwi.errors import InputError
 from kiwi.flow.solvers import OnStep, ignore_step
 from kiwi.media.image import fit_size, read_image, resize
 from kiwi.media.video import Video, read_video
-from kiwi.models.device import usable_device
+from kiwi.models.device import resolve_device
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.sampling import EditingDefaults, Sampling, sample_edits
 
@@ -47,7 +47,7 @@ class KiwiEditor:
             CheckpointError: not a model folder, or weights that do not fit its configuration.
             InputError: a device that cannot be used.
         """
-        device = usable_device(device)
+        device = resolve_device(device)
         return cls(*from_pretrained(folder), device=device)
 
     def save_pretrained(self, folder: Path | str, *, self_contained: bool = True) -> None:

@@ -31,7 +31,7 @@ from kiwi.media.files import write_json, write_text
 from kiwi.media.image import write_image
 from kiwi.media.journal import Journal
 from kiwi.media.run_dir import open_run_dir
-from kiwi.models.device import usable_device
+from kiwi.models.device import resolve_device
 from kiwi.models.vae.wan import VideoVae
 from kiwi.sandbox.controls import swap_within_category, with_instruction_of, with_reference_of
 from kiwi.sandbox.pairs import EditPair
@@ -121,7 +121,7 @@ def measure_editor(options: SandboxMeasureOptions) -> dict[str, Table]:
         CheckpointError: a model that cannot be loaded.
     """
     height, width = options.pair(0).source.shape[1:3]  # refuses settings that nothing can be drawn with
-    device = usable_device(options.device)
+    device = resolve_device(options.device)
     model, defaults = from_pretrained(options.model)
     model.to(device).eval()
     if height % (multiple := model.size_multiple) or width % multiple:

@@ -39,7 +39,7 @@ class Workload:
     reference_tokens: int = 768
 
     @classmethod
-    def of_training(cls, config: KiwiConfig, max_frames: Iterable[int], max_pixels: int | None = None) -> Workload:
+    def for_training(cls, config: KiwiConfig, max_frames: Iterable[int], max_pixels: int | None = None) -> Workload:
         """The largest sample that an experiment trains on, with one reference image.
 
         Args:
@@ -161,7 +161,7 @@ def _inputs(model: KiwiEdit, workload: Workload) -> tuple[Conditions, Tensor]:
     size = (workload.height // vae.spatial_factor, workload.width // vae.spatial_factor)
     latents = torch.empty(1, vae.channels, vae.latent_frames(workload.frames), *size)
     reference_tokens = workload.references * workload.reference_tokens * bool(model.latent.layers)
-    tokens = reference_tokens + len(model.query.table(task))
+    tokens = reference_tokens + len(model.query.queries_for(task))
     context = Context(torch.empty(1, tokens, model.config.dit.dim), None)
     return Conditions(context, latents, torch.empty(1, vae.channels, workload.references, *size)), latents
 

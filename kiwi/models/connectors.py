@@ -51,7 +51,7 @@ class QueryConnectorModule(Connector):
     """A connector that also holds the learnable queries in the MLLM's prompt."""
 
     @abstractmethod
-    def table(self, task: TaskKind) -> Tensor:
+    def queries_for(self, task: TaskKind) -> Tensor:
         """The learnable queries of a task kind, (Q, M)."""
 
 
@@ -106,7 +106,7 @@ class LearnableQueryModule(QueryConnectorModule):
         self.connector = mlp(len(spec.layers) * mllm_dim, dit_dim)
         self.layers, self.read_out = spec.layers, READ_OUTS[spec.readout]
 
-    def table(self, task: TaskKind) -> Tensor:
+    def queries_for(self, task: TaskKind) -> Tensor:
         return self.queries[task]
 
     def forward(self, states: HiddenStates, prompt: Prompt) -> Context:
@@ -178,7 +178,7 @@ class NoConnectorModule(QueryConnectorModule):
         super().__init__()
         self.mllm_dim, self.dit_dim = mllm_dim, dit_dim
 
-    def table(self, task: TaskKind) -> Tensor:
+    def queries_for(self, task: TaskKind) -> Tensor:
         return torch.zeros(0, self.mllm_dim)
 
     def forward(self, states: HiddenStates, prompt: Prompt) -> Context:

@@ -7,7 +7,7 @@ import torch
 from kiwi.errors import InputError, first_line
 
 
-def usable_device(device: str | None) -> str:
+def resolve_device(device: str | None) -> str:
     """The device of this name; without a name CUDA where there is any, else the CPU.
 
     Raises:

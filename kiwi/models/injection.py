@@ -1,9 +1,11 @@
 """Hybrid latent injection: how the source video and the reference images enter the DiT's token sequence.
 
-Each injection is a spec and a module with three methods: `embed` (latents to tokens, once per edit), `join` (these
-tokens into the sequence, every step) and `drop` (added tokens out of the sequence, after the head). B batch, C
-channels, F H W latent frames, height and width, L tokens of the sequence, R tokens of the condition, D width, P patch
-channels.
+Each injection is a spec and a module with three methods: `embed` turns latents into tokens, once per edit;
+`add_condition` adds these tokens to the sequence, in every step; `remove_added_tokens` removes tokens that lengthened
+the sequence, after the head. gamma(t) is the scale of the source tokens at a noise level (kiwi.models.scaling).
+
+B batch, C channels, F H W latent frames, height and width, L tokens of the sequence, R tokens of the condition,
+D width, P patch channels.
 """
 
 from __future__ import annotations
@@ -21,27 +23,27 @@ from kiwi.spec import Spec
 
 
 class Injection(nn.Module, ABC):
-    """The interface of all injections."""
+    """Base class of all injection modules."""
 
     @abstractmethod
     def embed(self, latents_BCFHW: Tensor, dit_embedding: PatchEmbedding) -> Tensor:
         """Embed the condition as tokens (B, R, D); zero frames give zero tokens.
 
         Args:
-            latents_BCFHW: of the source video, or of the reference images, one frame each.
+            latents_BCFHW: latents of the source video, or of the reference images (one frame each).
             dit_embedding: the DiT's patch embedding of noisy latents, which an injection may share.
         """
 
     @abstractmethod
-    def join(self, tokens_BLD: Tensor, condition_BRD: Tensor, sigma_B: Tensor) -> Tensor:
+    def add_condition(self, tokens_BLD: Tensor, condition_BRD: Tensor, sigma_B: Tensor) -> Tensor:
         """Add the condition to the sequence."""
 
     def num_added_tokens(self, condition_BRD: Tensor) -> int:
-        """By how many tokens `join` lengthens the sequence; whole frames."""
+        """Number of tokens by which `add_condition` lengthens the sequence; always whole frames."""
         return 0
 
-    def drop(self, tokens_BLP: Tensor, condition_BRD: Tensor) -> Tensor:
-        """Remove the tokens that `join` added to the sequence."""
+    def remove_added_tokens(self, tokens_BLP: Tensor, condition_BRD: Tensor) -> Tensor:
+        """Remove the tokens that `add_condition` added to the sequence."""
         return tokens_BLP
 
 
@@ -50,7 +52,7 @@ class Injection(nn.Module, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSpec(Spec, ABC):
-    """The family of injections of the source video's latents."""
+    """Base class of all specs that inject the source video's latents."""
 
     @abstractmethod
     def build(self, dit: DiTConfig) -> Injection:
@@ -59,48 +61,49 @@ class SourceSpec(Spec, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class AddSource(SourceSpec):
-    """Source latents through a separate patch embedding, scaled by gamma(t), added to the noisy tokens.
+    """Embed the source latents with a separate patch embedding, scale them by gamma(t), add them to the noisy tokens.
 
     The embedding is initialised to zero, so that training starts from the base model.
 
     Args:
-        scale: gamma(t).
+        scale: the function gamma(t).
     """
 
     scale: ScaleSpec = field(default_factory=SigmaScale)
 
     def build(self, dit: DiTConfig) -> Injection:
         embedding = PatchEmbedding(dit.latent_channels, dit.dim, dit.patch_size, zero_init=True)
-        return AddModule(embedding, self.scale.build())
+        return AddInjection(embedding, self.scale.build())
 
 
 @dataclass(frozen=True, kw_only=True)
 class SharedEmbeddingSource(SourceSpec):
-    """Source latents through the DiT's own patch embedding, scaled by gamma(t), added to the noisy tokens.
+    """Embed the source latents with the DiT's patch embedding, scale them by gamma(t), add them to the noisy tokens.
 
-    The paper's ablation of the separate embedding. Nothing is initialised to zero: it differs from `NoSource` from the
-    first step.
+    The paper's ablation of the separate embedding. Nothing is initialised to zero, so that the output differs from
+    that of `NoSource` from the first step.
 
     Args:
-        scale: gamma(t).
+        scale: the function gamma(t).
     """
 
     scale: ScaleSpec = field(default_factory=SigmaScale)
 
     def build(self, dit: DiTConfig) -> Injection:
-        return SharedModule(self.scale.build())
+        return SharedEmbeddingInjection(self.scale.build())
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelConcatSource(SourceSpec):
-    """Noisy and source latents concatenated along the channels, one patch embedding over both.
+    """Concatenate noisy and source latents along the channels, with one patch embedding over both.
 
-    The paper's ablation of adding with gamma(t). A convolution over concatenated channels is the sum of one over each:
-    the noisy half is the DiT's embedding, the source's half is here. It therefore equals `AddSource` with
-    `ConstantScale`, but for the bias.
+    The paper's ablation of the scaled addition. A convolution over concatenated channels is the sum of two
+    convolutions: the DiT's patch embedding is the one over noisy channels, this module the one over source channels.
+    It therefore equals `AddSource` with `ConstantScale`, except that it has no bias.
 
     Args:
-        init: of the source's half: "zero" starts from the base model, "xavier" is the usual one of a patch embedding.
+        init: initial weights for the source channels: "zero" starts training from the base model, "xavier" is the
+            usual initialisation of a patch embedding.
     """
 
     init: Literal["zero", "xavier"] = "zero"
@@ -108,24 +111,24 @@ class ChannelConcatSource(SourceSpec):
     def build(self, dit: DiTConfig) -> Injection:
         zero = self.init == "zero"
         embedding = PatchEmbedding(dit.latent_channels, dit.dim, dit.patch_size, zero_init=zero, bias=False)
-        return AddModule(embedding, ConstantScale().build())
+        return AddInjection(embedding, ConstantScale().build())
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenConcatSource(SourceSpec):
-    """Source latents as additional frames after the video's (twice the tokens), through a separate embedding.
+    """Embed the source latents separately and append them as additional frames (twice the tokens).
 
-    The embedding is initialised to zero, like the reference's. Zero tokens still take part in attention, so this
-    differs from `NoSource` from the first step. There is no scaling by time.
+    The embedding is initialised to zero, as for reference images. Zero tokens still take part in attention, so that
+    the output differs from that of `NoSource` from the first step. gamma(t) is not applied.
     """
 
     def build(self, dit: DiTConfig) -> Injection:
-        return AppendModule(dit)
+        return AppendInjection(dit)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoSource(SourceSpec):
-    """The DiT does not see the source video's latents."""
+    """Do not give the source video's latents to the DiT."""
 
     def build(self, dit: DiTConfig) -> Injection:
         return NoInjection(dit.dim)
@@ -136,7 +139,7 @@ class NoSource(SourceSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceSpec(Spec, ABC):
-    """The family of injections of the reference images' latents."""
+    """Base class of all specs that inject the reference images' latents."""
 
     @abstractmethod
     def build(self, dit: DiTConfig) -> Injection:
@@ -145,23 +148,23 @@ class ReferenceSpec(Spec, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class AppendReference(ReferenceSpec):
-    """Reference latents as additional frames after the video's, one per image; their embedding starts at zero."""
+    """Append one frame of latents per reference image to the video's; their embedding is initialised to zero."""
 
     def build(self, dit: DiTConfig) -> Injection:
-        return AppendModule(dit)
+        return AppendInjection(dit)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrependReference(ReferenceSpec):
-    """Reference latents as additional frames before the video's (`ref_pad_first` of the published code)."""
+    """Prepend the reference latents as frames before the video's (`ref_pad_first` in the published code)."""
 
     def build(self, dit: DiTConfig) -> Injection:
-        return PrependModule(dit)
+        return PrependInjection(dit)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoReference(ReferenceSpec):
-    """The DiT does not see the reference images' latents."""
+    """Do not give the reference images' latents to the DiT."""
 
     def build(self, dit: DiTConfig) -> Injection:
         return NoInjection(dit.dim)
@@ -170,21 +173,21 @@ class NoReference(ReferenceSpec):
 # --- modules ------------------------------------------------------------------------------------------
 
 
-class Scaled(Injection):
-    """x <- x + gamma(sigma) * tokens."""
+class ScaledInjection(Injection):
+    """Add the condition, scaled by gamma(t), to the tokens of the sequence."""
 
     def __init__(self, scale: nn.Module) -> None:
         super().__init__()
         self.scale = scale
 
-    def join(self, tokens_BLD: Tensor, condition_BRD: Tensor, sigma_B: Tensor) -> Tensor:
-        # In float32: gamma(t) in bf16 would round the noise level.
+    def add_condition(self, tokens_BLD: Tensor, condition_BRD: Tensor, sigma_B: Tensor) -> Tensor:
+        # In float32, because bf16 would round gamma(t).
         scaled = self.scale(sigma_B.float())[:, None, None] * condition_BRD.float()
         return (tokens_BLD.float() + scaled).to(tokens_BLD.dtype)
 
 
-class AddModule(Scaled):
-    """Tokens from a separate embedding; its bias is scaled too."""
+class AddInjection(ScaledInjection):
+    """Scaled addition of tokens from a separate embedding, bias included."""
 
     def __init__(self, patch_embedding: PatchEmbedding, scale: nn.Module) -> None:
         super().__init__(scale)
@@ -194,15 +197,15 @@ class AddModule(Scaled):
         return self.patch_embedding(latents_BCFHW)
 
 
-class SharedModule(Scaled):
-    """Tokens from the DiT's embedding."""
+class SharedEmbeddingInjection(ScaledInjection):
+    """Scaled addition of tokens from the DiT's patch embedding."""
 
     def embed(self, latents_BCFHW: Tensor, dit_embedding: PatchEmbedding) -> Tensor:
         return dit_embedding(latents_BCFHW)
 
 
-class AppendModule(Injection):
-    """[video tokens, condition tokens], without scaling by time."""
+class AppendInjection(Injection):
+    """Sequence [video tokens, condition tokens], without gamma(t)."""
 
     def __init__(self, dit: DiTConfig) -> None:
         super().__init__()
@@ -211,28 +214,28 @@ class AppendModule(Injection):
     def embed(self, latents_BCFHW: Tensor, dit_embedding: PatchEmbedding) -> Tensor:
         return self.patch_embedding(latents_BCFHW)
 
-    def join(self, tokens_BLD: Tensor, condition_BRD: Tensor, sigma_B: Tensor) -> Tensor:
+    def add_condition(self, tokens_BLD: Tensor, condition_BRD: Tensor, sigma_B: Tensor) -> Tensor:
         return torch.cat((tokens_BLD, condition_BRD.to(tokens_BLD.dtype)), dim=1)
 
     def num_added_tokens(self, condition_BRD: Tensor) -> int:
         return condition_BRD.shape[1]
 
-    def drop(self, tokens_BLP: Tensor, condition_BRD: Tensor) -> Tensor:
+    def remove_added_tokens(self, tokens_BLP: Tensor, condition_BRD: Tensor) -> Tensor:
         return tokens_BLP[:, : tokens_BLP.shape[1] - condition_BRD.shape[1]]
 
 
-class PrependModule(AppendModule):
-    """[condition tokens, video tokens]."""
+class PrependInjection(AppendInjection):
+    """Sequence [condition tokens, video tokens], without gamma(t)."""
 
-    def join(self, tokens_BLD: Tensor, condition_BRD: Tensor, sigma_B: Tensor) -> Tensor:
+    def add_condition(self, tokens_BLD: Tensor, condition_BRD: Tensor, sigma_B: Tensor) -> Tensor:
         return torch.cat((condition_BRD.to(tokens_BLD.dtype), tokens_BLD), dim=1)
 
-    def drop(self, tokens_BLP: Tensor, condition_BRD: Tensor) -> Tensor:
+    def remove_added_tokens(self, tokens_BLP: Tensor, condition_BRD: Tensor) -> Tensor:
         return tokens_BLP[:, condition_BRD.shape[1] :]
 
 
 class NoInjection(Injection):
-    """No tokens, and the sequence unchanged: the "off" of both families."""
+    """No condition: the sequence is unchanged."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -241,5 +244,5 @@ class NoInjection(Injection):
     def embed(self, latents_BCFHW: Tensor, dit_embedding: PatchEmbedding) -> Tensor:
         return latents_BCFHW.new_zeros(latents_BCFHW.shape[0], 0, self.dim)
 
-    def join(self, tokens_BLD: Tensor, condition_BRD: Tensor, sigma_B: Tensor) -> Tensor:
+    def add_condition(self, tokens_BLD: Tensor, condition_BRD: Tensor, sigma_B: Tensor) -> Tensor:
         return tokens_BLD

@@ -53,7 +53,7 @@ class Conditions(NamedTuple):
     """One latent frame per reference image; R may be 0."""
 
 
-class Prepared(NamedTuple):
+class PreparedConditions(NamedTuple):
     """Everything that stays the same from one denoising step to the next."""
 
     context: Sequence[KeysValues]
@@ -114,7 +114,7 @@ class KiwiEdit(nn.Module):
             inputs: a batch of edits; its task kind selects the queries and the prompt.
             source_latents_BCFHW: the sources' latents if they are known already; the VAE then skips the sources.
         """
-        queries_QM = self.query.table(inputs.task)
+        queries_QM = self.query.queries_for(inputs.task)
         prompt = self.mllm.prompter(
             inputs.source_frames, inputs.instructions, inputs.reference_images, inputs.task, len(queries_QM)
         ).to(inputs.source_BCFHW.device)
@@ -125,7 +125,7 @@ class KiwiEdit(nn.Module):
             reference = self.vae.encode_images(inputs.references_BRCHW)
         return Conditions(context, source, reference)
 
-    def prepare(self, conditions: Conditions, latent_shape: Sequence[int]) -> Prepared:
+    def prepare(self, conditions: Conditions, latent_shape: Sequence[int]) -> PreparedConditions:
         """Compute, once per edit, the conditions' tokens, every block's keys and values, and the rotary table.
 
         Args:
@@ -139,10 +139,10 @@ class KiwiEdit(nn.Module):
         added = self.source.num_added_tokens(source) + self.reference.num_added_tokens(reference)
         frames += added // (height * width)
         rope = rope_table(frames, height, width, self.config.dit.head_dim, device=source.device).float()
-        return Prepared(self.dit.project_context(*conditions.context), source, reference, rope, grid)
+        return PreparedConditions(self.dit.project_context(*conditions.context), source, reference, rope, grid)
 
     def velocity(
-        self, latents_BCFHW: Tensor, sigma_B: Tensor, prepared: Prepared, timestep_B: Tensor | None = None
+        self, latents_BCFHW: Tensor, sigma_B: Tensor, prepared: PreparedConditions, timestep_B: Tensor | None = None
     ) -> Tensor:
         """Predict d x / d sigma for each sample at its own noise level: one denoising step.
 
@@ -154,11 +154,11 @@ class KiwiEdit(nn.Module):
         """
         timestep_B = self.schedule.timestep(sigma_B) if timestep_B is None else timestep_B
         tokens = self.dit.patch_embedding(latents_BCFHW)
-        tokens = self.source.join(tokens, prepared.source_BLD, sigma_B)
-        tokens = self.reference.join(tokens, prepared.reference_BRD, sigma_B)
-        patches = self.dit(tokens, self.dit.time(timestep_B), prepared.rope, prepared.context)
-        patches = self.reference.drop(patches, prepared.reference_BRD)
-        patches = self.source.drop(patches, prepared.source_BLD)
+        tokens = self.source.add_condition(tokens, prepared.source_BLD, sigma_B)
+        tokens = self.reference.add_condition(tokens, prepared.reference_BRD, sigma_B)
+        patches = self.dit(tokens, self.dit.embed_timestep(timestep_B), prepared.rope, prepared.context)
+        patches = self.reference.remove_added_tokens(patches, prepared.reference_BRD)
+        patches = self.source.remove_added_tokens(patches, prepared.source_BLD)
         return self.dit.unpatchify(patches, prepared.grid).float()
 
     def forward(self, latents_BCFHW: Tensor, sigma_B: Tensor, conditions: Conditions) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from kiwi.environment import hardware
 
 
-def full_precision(device: torch.device) -> AbstractContextManager[object]:
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """A context that disables autocast on a device (the meta device does not support it)."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 

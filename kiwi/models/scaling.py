@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kiwi.errors import SpecError
-from kiwi.models.precision import full_precision
+from kiwi.models.precision import without_autocast
 from kiwi.spec import Spec
 
 
@@ -130,6 +130,6 @@ class FunctionScaleModule(nn.Module):
     def forward(self, sigma_B: Tensor) -> Tensor:
         """gamma of each sample, shape (B,)."""
         k = torch.arange(1, self.frequencies + 1, device=sigma_B.device)
-        with full_precision(sigma_B.device):
+        with without_autocast(sigma_B.device):
             features = torch.cos(torch.pi * k * sigma_B[:, None]).to(self.hidden.weight.dtype)
             return sigma_B + self.last(nn.functional.silu(self.hidden(features)))[:, 0].float()

@@ -167,7 +167,7 @@ class TextToVideo(nn.Module):
     def velocity(self, latents_BCFHW: Tensor, sigma_B: Tensor, prepared: PreparedText) -> Tensor:
         """Predict d x / d sigma for each sample at its own noise level: one denoising step."""
         tokens = self.dit.patch_embedding(latents_BCFHW)
-        time = self.dit.time(self.schedule.timestep(sigma_B))
+        time = self.dit.embed_timestep(self.schedule.timestep(sigma_B))
         patches = self.dit(tokens, time, prepared.rope, prepared.context)
         return self.dit.unpatchify(patches, prepared.grid).float()
 

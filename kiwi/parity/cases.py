@@ -17,7 +17,7 @@ from kiwi.models.connectors import Context, join_contexts, mlp
 from kiwi.models.dit.rope import rope_table
 from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.injection import AddSource, AppendReference, NoReference, NoSource, PrependReference
-from kiwi.models.kiwi import Conditions, KiwiEdit, Prepared
+from kiwi.models.kiwi import Conditions, KiwiEdit, PreparedConditions
 from kiwi.models.mllm.new_qwen import NewQwen
 from kiwi.models.vae.formats import build_network
 from kiwi.models.vae.tiling import Tiling
@@ -142,7 +142,7 @@ def end_to_end(case: Case) -> dict[str, Tensor]:
             sigma: Tensor,
             rounds: bool = name.startswith("bf16"),
             model: KiwiEdit = model,
-            prepared: Prepared = prepared,
+            prepared: PreparedConditions = prepared,
             grid: Tensor = grid,
         ) -> Tensor:
             timestep = model.schedule.timestep(sigma[None])
@@ -167,7 +167,7 @@ def vae(case: Case) -> dict[str, Tensor]:
     out = {
         "encode": video_vae.encode(video),
         "encode_first_frame_only": video_vae.encode(video[:, :, :1]),
-        "encode_truncated_T": video_vae.posterior_of_whole_chunks(video[:, :, :4]).mode(),
+        "encode_truncated_T": video_vae.posterior_truncated(video[:, :, :4]).mode(),
         "decode_raw": video_vae.decode_unclamped(video_vae.denormalise(latents)),
     }
     video_vae.tiling = Tiling(size=tuple(config["tile_size"]), stride=tuple(config["tile_stride"]))
@@ -204,7 +204,7 @@ def _editor(case: Case, **parts: Any) -> KiwiEdit:
     return model.eval()
 
 
-def _prepare(model: KiwiEdit, context: Tensor, source: Tensor, reference: Tensor) -> Prepared:
+def _prepare(model: KiwiEdit, context: Tensor, source: Tensor, reference: Tensor) -> PreparedConditions:
     return model.prepare(Conditions(Context(context, None), source, reference), source.shape)
 
 

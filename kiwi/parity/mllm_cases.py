@@ -40,10 +40,10 @@ def mllm(case: Case) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     for kind in counts:
         prompt = _prompt(case, kind)
-        states = encoder(prompt, query.table(kind), query.layers + latent.layers)
-        count = len(query.table(kind))
+        states = encoder(prompt, query.queries_for(kind), query.layers + latent.layers)
+        count = len(query.queries_for(kind))
         vision = encoder.vision_features(prompt)
-        out[f"{kind}/inputs_embeds"] = encoder.embed(prompt, vision, query.table(kind)).embeds_BSM
+        out[f"{kind}/inputs_embeds"] = encoder.embed(prompt, vision, query.queries_for(kind)).embeds_BSM
         out[f"{kind}/position_ids"] = encoder.position_ids(prompt)
         out[f"{kind}/hidden_states"] = states[-1]
         out[f"{kind}/query_features"] = gather_tokens(states[-1], prompt.tail_BS(count))[0]

@@ -87,11 +87,11 @@ def fill_cache(options: CacheOptions) -> FilledCache:
         InputError: an experiment that does not train an editor, data that cannot be read, an untrained VAE, or a cache
             that was built with different encoders.
     """
-    from kiwi.models.device import usable_device
+    from kiwi.models.device import resolve_device
     from kiwi.training.editor_experiment import read_editor_experiment
 
     assert options.config is not None
-    device = usable_device(options.device)
+    device = resolve_device(options.device)
     experiment = read_editor_experiment(options.config)
     if options.root is not None:
         experiment.data["root"] = options.root
@@ -170,7 +170,7 @@ class _Encoders:
             if job.latents_key:
                 video_BCFHW = video_tensor(frames[None]).to(next(self.vae.parameters()).device)
                 posterior = self.vae.posterior(video_BCFHW)
-                entries[job.latents_key] = LatentDistribution(posterior.mean[0], posterior.deviation[0])
+                entries[job.latents_key] = LatentDistribution(posterior.mean[0], posterior.std[0])
             if job.features_key:
                 assert self.mllm is not None
                 prepare = self.mllm.preprocessor

@@ -90,7 +90,7 @@ def plan(options: PlanOptions) -> Plan:
             frozenset(experiment.parts),
         )
         max_frames = [source.max_frames for source in experiment.data["train"]]
-        workload = Workload.of_training(config, max_frames, experiment.data.get("max_pixels"))
+        workload = Workload.for_training(config, max_frames, experiment.data.get("max_pixels"))
     size = {name: value for name in ("frames", "height", "width") if (value := getattr(options, name)) is not None}
     workload = replace(workload, **size, references=options.references)
     configs = [override(config, variant) for variant in variants]

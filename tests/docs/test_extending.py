@@ -33,7 +33,7 @@ def test_the_source_injection_trains_a_step_and_starts_at_the_base_model(modules
     assert from_dict(type(tiny_config), to_dict(tiny_config.replace(source=spec))).source == spec
     source = KiwiEdit(tiny_config.replace(source=spec)).source
     tokens = torch.randn(2, 6, 48)
-    assert torch.equal(source.join(tokens, torch.randn(2, 6, 48), torch.ones(2)), tokens)
+    assert torch.equal(source.add_condition(tokens, torch.randn(2, 6, 48), torch.ones(2)), tokens)
 
     run = modules("train_gated_source").run
     from safetensors.torch import load_file

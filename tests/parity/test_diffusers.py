@@ -39,7 +39,7 @@ def test_velocity_equals_diffusers(pair, timesteps):
         # Ours has no text embedding: it gets the output of theirs.
         context = ours.project_context(theirs.condition_embedder.text_embedder(text), None)
         rope = rope_table(*ours.patch_embedding.grid(latents.shape[2:]), ours.config.head_dim)
-        tokens = ours(ours.patch_embedding(latents), ours.time(timestep), rope.float(), context)
+        tokens = ours(ours.patch_embedding(latents), ours.embed_timestep(timestep), rope.float(), context)
         velocity = ours.unpatchify(tokens, ours.patch_embedding.grid(latents.shape[2:]))
     assert expected.abs().max() > 0.1
     assert torch.allclose(velocity, expected, atol=2e-5), (velocity - expected).abs().max()

@@ -22,7 +22,7 @@ from kiwi.models.dit.activations import ActivationSpec, KeepActivations
 from kiwi.models.dit.attention import CrossAttention, KeysValues, SelfAttention
 from kiwi.models.dit.base import BaseSpec, NewBase
 from kiwi.models.dit.rope import Rope
-from kiwi.models.precision import full_precision
+from kiwi.models.precision import without_autocast
 from kiwi.models.tuning import Full, TuningSpec
 from kiwi.spec import Spec, require_positive
 
@@ -237,7 +237,7 @@ class DiT(nn.Module):
             nn.init.normal_(weight, std=0.02)
         nn.init.zeros_(self.head.head.weight)
 
-    def time(self, timestep_B: Tensor) -> TimeModulation:
+    def embed_timestep(self, timestep_B: Tensor) -> TimeModulation:
         """Embed each sample's timestep (0 to 1000, fractions allowed); once per denoising step."""
         vector = _linear32(self.time_embedding[0], timestep_embedding(timestep_B, self.config.freq_dim))
         vector = _linear32(self.time_embedding[2], F.silu(vector))
@@ -286,5 +286,5 @@ def timestep_embedding(timestep_B: Tensor, channels: int) -> Tensor:
 def _linear32(layer: nn.Module, x: Tensor) -> Tensor:
     """A linear layer in float32 even under autocast: rounding here would round the timestep."""
     assert isinstance(layer, nn.Linear)
-    with full_precision(x.device):
+    with without_autocast(x.device):
         return F.linear(x.float(), layer.weight.float(), layer.bias.float())

@@ -154,9 +154,9 @@ class VideoVae(nn.Module):
                 got=f"{frames} frames of {height}x{width}",
                 expected=f"4k + 1 frames, height and width multiples of {self.spatial_factor}",
             )
-        return self.posterior_of_whole_chunks(video_BCFHW)
+        return self.posterior_truncated(video_BCFHW)
 
-    def posterior_of_whole_chunks(self, video_BCFHW: Tensor) -> LatentDistribution:
+    def posterior_truncated(self, video_BCFHW: Tensor) -> LatentDistribution:
         """As `posterior`, but without frames at the end that do not fill a chunk, as the published code does."""
         moments = self.tiling.encode(self._moments, video_BCFHW.to(self.vae.dtype), self.spatial_factor).float()
         mean, log_variance = moments.chunk(2, dim=1)

@@ -19,7 +19,7 @@ from kiwi.encoded import LatentDistribution, Pixels, Size, VisionFeatures
 from kiwi.errors import InputError
 from kiwi.flow.schedule import FlowSchedule
 from kiwi.models.config import TRAINABLE, KiwiConfig
-from kiwi.models.injection import Scaled
+from kiwi.models.injection import ScaledInjection
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.sampling import EditingDefaults, Sampling, sample_edits
 from kiwi.models.vae.wan import VideoVae
@@ -130,7 +130,7 @@ class LitKiwi(LitFlow):
     def scalar_probes(self) -> dict[str, float]:
         """gamma(t), where the source is scaled, at validation's noise levels."""
         source = self.editor.source
-        if not isinstance(source, Scaled):
+        if not isinstance(source, ScaledInjection):
             return {}
         with torch.no_grad():
             gammas = source.scale(torch.tensor(SIGMAS, device=self.device))

@@ -65,7 +65,7 @@ def test_the_context_is_references_then_queries_with_padding_masked(prompt, stat
 
 def test_no_connector_has_no_queries_and_no_tokens(prompt, states):
     module = NoConnector().build(6, 8)
-    assert module.table("video").shape == (0, 6)
+    assert module.queries_for("video").shape == (0, 6)
     assert module.layers == ()
     assert module(states, prompt).tokens_BND.shape == (2, 0, 8)
     assert not list(module.parameters())

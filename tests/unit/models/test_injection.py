@@ -29,7 +29,7 @@ def noisy():
 def test_channel_concatenation_is_one_convolution_over_both(noisy):
     embedding, latents, source = noisy
     module = ChannelConcatSource(init="xavier").build(DIT)
-    joined = module.join(embedding(latents), module.embed(source, embedding), SIGMA)
+    joined = module.add_condition(embedding(latents), module.embed(source, embedding), SIGMA)
     weight = torch.cat((embedding.weight, module.patch_embedding.weight), dim=1)
     expected = F.conv3d(torch.cat((latents, source), dim=1), weight, embedding.bias, stride=(1, 2, 2))
     assert torch.allclose(joined, expected.flatten(2).transpose(1, 2), atol=1e-5)
@@ -40,7 +40,7 @@ def test_a_shared_embedding_has_no_weights_and_embeds_like_the_dit(noisy):
     embedding, latents, source = noisy
     module = SharedEmbeddingSource().build(DIT)
     assert not list(module.parameters())
-    joined = module.join(embedding(latents), module.embed(source, embedding), SIGMA)
+    joined = module.add_condition(embedding(latents), module.embed(source, embedding), SIGMA)
     assert torch.allclose(joined, embedding(latents) + SIGMA[:, None, None] * embedding(source), atol=1e-6)
 
 
@@ -50,7 +50,7 @@ def test_the_scale_multiplies_weight_and_bias_of_the_added_tokens(noisy):
         module = AddSource(scale=scale).build(DIT)
         torch.nn.init.normal_(module.patch_embedding.weight)
         torch.nn.init.normal_(module.patch_embedding.bias)
-        joined = module.join(embedding(latents), module.embed(source, embedding), SIGMA)
+        joined = module.add_condition(embedding(latents), module.embed(source, embedding), SIGMA)
         added = gamma[:, None, None] * module.patch_embedding(source)
         assert torch.allclose(joined, embedding(latents) + added, atol=1e-5)
 
@@ -61,12 +61,13 @@ def test_the_scaled_source_is_added_in_float32_whatever_the_tokens_type(noisy):
     torch.nn.init.normal_(module.patch_embedding.weight)
     tokens, condition = embedding(latents).bfloat16(), module.embed(source, embedding).bfloat16()
     expected = (tokens.float() + SIGMA[:, None, None] * condition.float()).bfloat16()
-    assert torch.equal(module.join(tokens, condition, SIGMA), expected)
+    assert torch.equal(module.add_condition(tokens, condition, SIGMA), expected)
     # A noise level in double must not make the sum double: what a step adds is the same in training and sampling.
-    assert module.join(tokens.float(), condition, SIGMA.double()).dtype == torch.float32
+    assert module.add_condition(tokens.float(), condition, SIGMA.double()).dtype == torch.float32
     scaled = AddSource(scale=LearnableScale()).build(DIT)
     assert torch.equal(
-        scaled.join(tokens, condition, SIGMA.bfloat16()), scaled.join(tokens, condition, SIGMA.bfloat16().float())
+        scaled.add_condition(tokens, condition, SIGMA.bfloat16()),
+        scaled.add_condition(tokens, condition, SIGMA.bfloat16().float()),
     )
 
 
@@ -74,7 +75,7 @@ def test_the_scaled_source_is_added_in_float32_whatever_the_tokens_type(noisy):
 def test_joined_tokens_have_the_type_of_the_sequence(noisy, spec):
     embedding, latents, source = noisy
     module = spec.build(DIT)
-    joined = module.join(embedding(latents).bfloat16(), module.embed(source, embedding), SIGMA)
+    joined = module.add_condition(embedding(latents).bfloat16(), module.embed(source, embedding), SIGMA)
     assert joined.dtype == torch.bfloat16
 
 
@@ -84,17 +85,17 @@ def test_concatenated_tokens_are_at_their_place_and_dropped_again(noisy, spec, a
     module = spec.build(DIT)
     torch.nn.init.normal_(module.patch_embedding.weight)
     condition = module.embed(source, embedding)
-    joined = module.join(embedding(latents), condition, SIGMA)
+    joined = module.add_condition(embedding(latents), condition, SIGMA)
     assert joined.shape[1] == 18 + module.num_added_tokens(condition) == 36
     assert torch.equal(joined[:, at : at + 18], condition)
-    assert torch.equal(module.drop(joined, condition), embedding(latents))
+    assert torch.equal(module.remove_added_tokens(joined, condition), embedding(latents))
 
 
 def test_no_injection_leaves_the_sequence_unchanged(noisy):
     embedding, latents, source = noisy
     module, tokens = NoSource().build(DIT), embedding(latents)
     condition = module.embed(source, embedding)
-    assert module.join(tokens, condition, SIGMA) is tokens
-    assert module.drop(tokens, condition) is tokens
+    assert module.add_condition(tokens, condition, SIGMA) is tokens
+    assert module.remove_added_tokens(tokens, condition) is tokens
     assert module.num_added_tokens(condition) == 0
     assert not list(module.parameters())

@@ -86,7 +86,7 @@ def test_both_passes_give_queries_and_connectors_the_same_gradients(encoder, tas
     gradients = []
     for forward in (full_forward, prefix_cached_forward):
         modules.zero_grad()
-        states = run(forward, encoder, prompt, query.table(task), query.layers + latent.layers)
+        states = run(forward, encoder, prompt, query.queries_for(task), query.layers + latent.layers)
         context = join_contexts(latent(states, prompt), query(states, prompt))
         context.tokens_BND.square().mean().backward()
         gradients.append({name: p.grad for name, p in modules.named_parameters() if p.grad is not None})
@@ -123,7 +123,7 @@ def test_only_queries_and_what_follows_them_are_differentiated(encoder):
 
 def test_a_prompt_without_queries_can_be_run(encoder):
     prompt = prompt_of(encoder, "reference", 0)
-    queries = NoConnector().build(32, 24).table("reference")
+    queries = NoConnector().build(32, 24).queries_for("reference")
     real = prompt.attention_mask_BS.bool()
     passes = (full_forward, prefix_cached_forward)
     full, cached = (run(forward, encoder, prompt, queries)[-1][real] for forward in passes)

@@ -96,7 +96,7 @@ def test_the_posterior_is_the_networks_in_normalised_units(vae):
         assert torch.equal(scaled.encode(video), ours.mode())
     offset, unit = torch.arange(4.0)[:, None, None, None], unit[:, None, None, None]
     assert torch.allclose(ours.mean * unit + offset, theirs.mean, atol=1e-5)
-    assert torch.allclose(ours.deviation * unit, theirs.std, rtol=1e-5)
+    assert torch.allclose(ours.std * unit, theirs.std, rtol=1e-5)
     noise = torch.randn_like(ours.mean)
     assert torch.equal(ours.sample(torch.zeros_like(noise)), ours.mode())
     assert torch.allclose(ours.sample(noise) * unit + offset, theirs.mean + theirs.std * noise, atol=1e-4)
@@ -131,7 +131,7 @@ def test_statistics_are_float32_whatever_the_weights_and_not_among_them():
     assert torch.equal(vae.denormalise(torch.ones(1, 4, 1, 1, 1)).flatten(), torch.full((4,), 1.001) + 3.003)
     with torch.no_grad():
         posterior = vae.posterior(torch.rand(1, 3, 1, 16, 16))
-        assert (posterior.mean.dtype, posterior.deviation.dtype) == (torch.float32, torch.float32)
+        assert (posterior.mean.dtype, posterior.std.dtype) == (torch.float32, torch.float32)
         assert vae.decode(posterior.mode()).dtype == torch.float32
 
 

@@ -319,7 +319,7 @@ def test_sources_are_swapped_in_every_form_that_a_batch_has_them_in(tiny_config,
     swapped = LitKiwi(tiny_config).swap_conditions(cached)
     assert [features.features_LNM[0, 0, 0].item() for features in swapped.source_frames] == [1, 2, 0]
     assert swapped.source_latents.mean.flatten().tolist() == [1, 2, 0]
-    assert swapped.source_latents.deviation.flatten().tolist() == [11, 12, 10]
+    assert swapped.source_latents.std.flatten().tolist() == [11, 12, 10]
     # Equal clips are not swapped with each other.
     twice = LatentDistribution(torch.zeros(3, 1, 1, 1, 1), torch.zeros(3, 1, 1, 1, 1))
     assert LitKiwi(tiny_config).swap_conditions(replace(cached, source_latents=twice)) is None
