@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from kiwi import console
-from kiwi.training.checkpointing import checkpoints, newest
+from kiwi.training.checkpointing import list_checkpoints, newest_checkpoint
 from kiwi.training.run_log import read_log
 
 POLL = 0.0005
@@ -61,7 +61,7 @@ def _run_reference(fit: list[str], folder: Path) -> float:
     """Run to the end; returns the mean time between two checkpoints in seconds."""
     process, changes = _start(fit), []
     for _ in _while_running(process):
-        names = {path.name for path in checkpoints(folder)}
+        names = {path.name for path in list_checkpoints(folder)}
         if names and (not changes or names != changes[-1][1]):
             changes.append((time.monotonic(), names))
     if process.returncode or len(changes) < 3:
@@ -111,18 +111,18 @@ def _size(path: Path) -> int:
 def _modified_at(folder: Path) -> float:
     """Time of the last complete checkpoint."""
     try:
-        return max((path.stat().st_mtime for path in checkpoints(folder)), default=0.0)
+        return max((path.stat().st_mtime for path in list_checkpoints(folder)), default=0.0)
     except FileNotFoundError:  # replaced in the meantime
         return _modified_at(folder)
 
 
 def _load(run: Path) -> dict[str, Any]:
-    return torch.load(newest(run / "checkpoints") or "", map_location="cpu", weights_only=True)
+    return torch.load(newest_checkpoint(run / "checkpoints") or "", map_location="cpu", weights_only=True)
 
 
 def _last_step(run: Path) -> int:
     """Optimizer step of the newest complete checkpoint."""
-    return 0 if newest(run / "checkpoints") is None else int(_load(run)["global_step"])
+    return 0 if newest_checkpoint(run / "checkpoints") is None else int(_load(run)["global_step"])
 
 
 def _compare(reference: Path, killed: Path) -> int:

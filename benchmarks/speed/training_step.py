@@ -119,7 +119,7 @@ def step_variants(module: LitKiwi, batch: EditBatch) -> dict[str, Step]:
 def run_step(module: LitKiwi, batch: EditBatch) -> None:
     """A training step without the optimizer."""
     x0 = module.target_latents(batch)
-    noise, sigma_B = module.draw(batch.ids, x0.shape, 0)
+    noise, sigma_B = module.draw_noise(batch.ids, x0.shape, 0)
     conditions = module.editor.encode(batch, module.source_latents(batch))
     predicted = module.editor(add_noise(x0, noise, sigma_B), sigma_B, conditions)
     velocity_loss(predicted, velocity_target(x0, noise)).mean().backward()

@@ -9,7 +9,7 @@ from typing import Any
 from kiwi.ablation.study import Arm
 from kiwi.errors import KiwiError
 from kiwi.models.budget import Workload, count_budget, with_untrained_parts
-from kiwi.training.editor_experiment import EditorExperiment, editor_experiment
+from kiwi.training.editor_experiment import EditorExperiment, parse_editor_experiment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Cost:
 def editor_of(resolved: Mapping[str, Any], where: str) -> EditorExperiment | None:
     """The editor that a stage trains, and its data; None if it trains something else."""
     is_editor = resolved.get("model", {}).get("type") == "LitKiwi"
-    return editor_experiment(dict(resolved), where) if is_editor else None
+    return parse_editor_experiment(dict(resolved), where) if is_editor else None
 
 
 def cost_of(arm: Arm) -> Cost | None:
@@ -44,6 +44,6 @@ def cost_of(arm: Arm) -> Cost | None:
         return None
     return Cost(
         parameters=budget.total_parameters,
-        trainable=budget.total_trainable(editor.parts),
+        trainable=budget.total_trainable(editor.train_parts),
         step_flops=budget.step_flops,
     )

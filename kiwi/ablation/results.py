@@ -12,7 +12,7 @@ from typing import Any
 from kiwi.ablation.steps import Step
 from kiwi.errors import InputError
 from kiwi.media.run_dir import read_record
-from kiwi.training.run_log import FILE, read_log
+from kiwi.training.run_log import METRICS_FILE, read_log
 from kiwi.training.validation import last_values
 
 CURVES = ("loss", "val/loss")
@@ -81,7 +81,7 @@ def collect(steps: Sequence[Step]) -> dict[str, Any]:
     """
     measurements = [step.measurement.collect(step.out) for step in steps if step.measurement is not None]
     training = [step.out for step in steps if step.measurement is None]
-    logs = [read_log(folder) for folder in training if (folder / FILE).is_file()]
+    logs = [read_log(folder) for folder in training if (folder / METRICS_FILE).is_file()]
     last = last_values(logs[-1]) if logs else {}
     speeds = [line["samples_per_second"] for log in logs for line in log.values() if "samples_per_second" in line]
     memory = [line["memory_gib"] for log in logs for line in log.values() if "memory_gib" in line]

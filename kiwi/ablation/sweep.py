@@ -28,7 +28,7 @@ from kiwi.media.files import make_folder, write_json
 from kiwi.media.run_dir import exclusive_lock
 from kiwi.spec import to_dict
 from kiwi.tables import Table
-from kiwi.training.run_log import FILE, read_log
+from kiwi.training.run_log import METRICS_FILE, read_log
 
 PROBE_STEPS = 8
 """Steps by which the speed of a stage is measured before a study starts."""
@@ -164,7 +164,7 @@ def seconds_per_run(study: Study, runs: Sequence[Run]) -> tuple[float, str]:
             write_json(folder / RUN, {})
             write_steps(folder, [Step(command="fit", options=to_dict(training), out=root)])
             execute(folder)
-            log = read_log(root) if (root / FILE).is_file() else {}
+            log = read_log(root) if (root / METRICS_FILE).is_file() else {}
             speeds = [line["samples_per_second"] for line in log.values() if "samples_per_second" in line]
             if not speeds:
                 return float("nan"), f"the first steps of {stage} failed: {failure_reason(folder)}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kiwi.training.fit import run
+from kiwi.training.fit import run_command_line
 
 
 def main(argv: list[str]) -> int:
     """Run `fit` or `validate`."""
-    run(argv)
+    run_command_line(argv)
     return 0

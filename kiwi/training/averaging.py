@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from kiwi.errors import CheckpointError, SpecError
 from kiwi.spec import Spec
 
-Named = Iterable[tuple[str, nn.Parameter]]
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
-RESUME = "resume with the configuration that the run was started with (config.yaml in its folder)"
+RESUME_FIX = "resume with the configuration that the run was started with (config.yaml in its folder)"
 
 
 class Average:
     """An average of a module's weights; this base class keeps none and stands for the weights themselves."""
 
-    def update(self, parameters: Named) -> None:
+    def update(self, parameters: NamedParameters) -> None:
         """Update the average with the weights after an optimizer step."""
 
     @contextmanager
-    def applied(self, parameters: Named) -> Iterator[None]:
+    def applied(self, parameters: NamedParameters) -> Iterator[None]:
         """Run a block with the average in place of the weights."""
         yield
 
@@ -48,7 +48,7 @@ class Average:
             raise CheckpointError(
                 "the checkpoint has an average of the weights, which this run does not keep",
                 code="average-mismatch",
-                fix=RESUME,
+                fix=RESUME_FIX,
             )
 
 
@@ -98,7 +98,7 @@ class EmaAverage(Average):
         self.values: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def update(self, parameters: Named) -> None:
+    def update(self, parameters: NamedParameters) -> None:
         weights = {name: parameter.detach().float() for name, parameter in parameters}
         if not self.values:
             self.values = {name: weight.clone() for name, weight in weights.items()}
@@ -109,14 +109,14 @@ class EmaAverage(Average):
         self.updates += 1
 
     @contextmanager
-    def applied(self, parameters: Named) -> Iterator[None]:
+    def applied(self, parameters: NamedParameters) -> Iterator[None]:
         averaged = {name: parameter for name, parameter in parameters if name in self.values}
         weights = {name: parameter.detach().clone() for name, parameter in averaged.items()}
         try:
-            _copy(self.values, averaged)
+            _copy_into_parameters(self.values, averaged)
             yield
         finally:
-            _copy(weights, averaged)
+            _copy_into_parameters(weights, averaged)
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "values": self.values}
@@ -129,12 +129,12 @@ class EmaAverage(Average):
                 code="average-mismatch",
                 got=f"{len(saved)} tensors" if state else "no average",
                 expected=f"{len(shapes)} tensors, one for each trainable parameter",
-                fix=RESUME,
+                fix=RESUME_FIX,
             )
         self.updates, self.values = state["updates"], dict(state["values"])
 
 
 @torch.no_grad()
-def _copy(values: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
+def _copy_into_parameters(values: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
     for name, parameter in parameters.items():
         parameter.copy_(values[name])

@@ -56,7 +56,7 @@ class CacheOptions(Options):
 
     def __post_init__(self) -> None:
         self.require_at_least(1, "clips")
-        number, count = self.part_of
+        number, count = self.process_and_count
         if not 1 <= number <= count:
             expected = "I/N with 1 <= I <= N, such as 2/4"
             raise InputError("--part is invalid", code="out-of-range", got=self.part, expected=expected)
@@ -65,7 +65,7 @@ class CacheOptions(Options):
             raise InputError("a cache is filled for an experiment", code="missing-option", fix=fix)
 
     @property
-    def part_of(self) -> tuple[int, int]:
+    def process_and_count(self) -> tuple[int, int]:
         """The number of this process, from 1, and the number of processes; zeros for text that says neither."""
         match = re.fullmatch(r"(\d+)/(\d+)", self.part, re.ASCII)
         return (int(match[1]), int(match[2])) if match else (0, 0)
@@ -95,9 +95,9 @@ def fill_cache(options: CacheOptions) -> FilledCache:
     experiment = read_editor_experiment(options.config)
     if options.root is not None:
         experiment.data["root"] = options.root
-    encoders = _Encoders(experiment, options.only)
+    encoders = _FrozenEncoders(experiment, options.only)
     cache, jobs = encoders.open_cache(options)
-    number, count = options.part_of
+    number, count = options.process_and_count
     missing = [
         job
         for name, job in jobs.items()
@@ -108,7 +108,7 @@ def fill_cache(options: CacheOptions) -> FilledCache:
     return FilledCache(len(missing), len(cache))
 
 
-class _Encoders:
+class _FrozenEncoders:
     """The frozen encoders of an experiment, as they are built for training."""
 
     def __init__(self, experiment: EditorExperiment, only: str | None) -> None:

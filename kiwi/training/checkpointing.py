@@ -12,80 +12,82 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from kiwi.errors import CheckpointError, TrainingError
+from kiwi.errors import CheckpointError, TrainingError, first_line
 from kiwi.media.files import atomic_path
 
 log = logging.getLogger(__name__)
 
-LAST = "last.ckpt"
+LAST_CHECKPOINT = "last.ckpt"
+"""Name of the checkpoint that is replaced at every save."""
+
 REQUIRED_KEYS = {"state_dict", "global_step", "batches_seen", "pytorch-lightning_version"}
-"""Keys of every checkpoint of kiwi."""
+"""Keys that every checkpoint of a kiwi run has."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's reading and writing of checkpoints, safe against kills and against code in files.
+    """Lightning's checkpoint IO with atomic writes, and without unpickling code from files.
 
-    The library's own writer goes through the system's temporary folder, which on another file system means a copy that
-    a kill can cut short, and never syncs to disk.
+    Lightning's writer never syncs to disk, and goes through the system's temporary folder: on another file system, a
+    kill can interrupt the copy from there.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write beside the final name, sync, rename.
+        """Write a temporary file in the same folder, sync it to disk, and rename it.
 
         Raises:
-            TrainingError: the disk is full or fails; earlier checkpoints are not affected.
+            TrainingError: writing failed, for example on a full disk; earlier checkpoints are not affected.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as problem:
-            last_good = newest(path.parent)
+        except (OSError, RuntimeError) as error:
+            last_good = newest_checkpoint(path.parent)
             raise TrainingError(
                 f"the checkpoint {path} could not be written",
                 code="unwritable-checkpoint",
-                got=next((str(e) for e in _chain(problem) if isinstance(e, OSError)), str(problem).splitlines()[0]),
+                got=next((str(e) for e in _exception_chain(error) if isinstance(e, OSError)), first_line(error)),
                 fix="free space, then resume with `--ckpt_path last`"
                 + (f"; last good checkpoint: {last_good}" if last_good else ""),
-            ) from problem
+            ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        """Read tensors and plain data; anything else is refused whatever `weights_only` is.
+        """Load tensors and plain data; pickled code is rejected even if `weights_only` is False.
 
         Raises:
-            CheckpointError: missing, damaged, or not a checkpoint of a run.
+            CheckpointError: the file is missing, damaged, or not a checkpoint of a run.
         """
         require_checkpoint(Path(path))
         try:
             checkpoint = super().load_checkpoint(path, map_location or "cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as problem:
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
             raise CheckpointError(
                 f"the checkpoint {path} cannot be read",
                 code="unreadable-checkpoint",
-                got=str(problem).splitlines()[0],
+                got=first_line(error),
                 expected="tensors and plain data",
-                fix=_suggest_other(Path(path)),
-            ) from problem
+                fix=_suggest_fix(Path(path)),
+            ) from error
         if not isinstance(checkpoint, dict) or not checkpoint.keys() >= REQUIRED_KEYS:
             raise CheckpointError(
                 f"{path} is not a checkpoint of a run",
                 code="not-a-checkpoint",
-                expected=f"a file with {', '.join(sorted(REQUIRED_KEYS))}",
+                expected=f"a file with the keys {', '.join(sorted(REQUIRED_KEYS))}",
             )
         return checkpoint
 
 
-def newest(folder: Path) -> Path | None:
-    """The newest undamaged checkpoint in a run's checkpoints folder; LAST if that is the newest.
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest undamaged checkpoint in a run's checkpoints folder, or None.
 
-    A kill may have left an unfinished file (under a hidden name), or LAST as a link to a deleted file.
+    Unfinished files (with hidden names) and links to deleted files, which a killed run may have left, are ignored.
     """
-    return next((path for path in _newest_first(folder) if is_whole(path)), None)
+    return next((path for path in _newest_first(folder) if is_undamaged(path)), None)
 
 
-def newest_to_resume(folder: Path) -> Path | None:
-    """The checkpoint to resume a run from, as `newest`; newer ones that are damaged are skipped with a warning.
+def checkpoint_to_resume(folder: Path) -> Path | None:
+    """The newest undamaged checkpoint, to resume a run from; damaged ones are skipped with a warning.
 
     Returns:
         None if the folder has no checkpoints.
@@ -95,7 +97,7 @@ def newest_to_resume(folder: Path) -> Path | None:
     """
     damaged: list[str] = []
     for path in _newest_first(folder):
-        if is_whole(path):
+        if is_undamaged(path):
             if damaged:
                 log.warning("checkpoints in %s were skipped because they are damaged: %s", folder, ", ".join(damaged))
             return path
@@ -110,11 +112,11 @@ def newest_to_resume(folder: Path) -> Path | None:
     return None
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a checkpoint's bytes match the checksums that torch.save stored.
+def is_undamaged(path: Path) -> bool:
+    """Whether a checkpoint matches the checksums that torch.save stored in it.
 
-    Reads the whole file once (2 GB/s from memory, half the time of loading it). Cheaper checks are not enough: torch
-    loads a file with changed bytes in a tensor without an error.
+    Reads the whole file once (2 GB/s from memory, half the time of loading it). Cheaper checks are not enough: if
+    bytes of a tensor are damaged, torch.load raises no error.
     """
     try:
         status = path.stat()
@@ -128,49 +130,50 @@ def _matches_checksums(path: Path, modified: int, size: int) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except Exception:  # garbage can raise anything in the reader
+    except Exception:  # zipfile can raise any exception on damaged data
         return False
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(checkpoints(folder), key=lambda path: (path.stat().st_mtime_ns, path.name == LAST), reverse=True)
+    paths = list_checkpoints(folder)
+    return sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name == LAST_CHECKPOINT), reverse=True)
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints, without unfinished files."""
+def list_checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints in a folder, without unfinished files."""
     return sorted(path for path in folder.glob("*.ckpt") if not path.name.startswith(".") and path.is_file())
 
 
 def remove_unfinished(folder: Path) -> None:
     """Delete checkpoints that a kill left unfinished."""
     for path in folder.glob(".*.ckpt"):
-        log.info("removed %s, which a killed run had left unfinished", path)
+        log.info("removed the unfinished checkpoint %s of a killed run", path)
         path.unlink()
 
 
 def require_checkpoint(path: Path) -> None:
-    """Refuse a missing or damaged checkpoint before anything is built; see `is_whole`.
+    """Reject a missing or damaged checkpoint before anything is built; see `is_undamaged`.
 
     Raises:
-        CheckpointError: naming the newest undamaged one beside it.
+        CheckpointError: the checkpoint is missing or damaged; the message names the newest undamaged one in its folder.
     """
-    if path.is_file() and is_whole(path):
+    if path.is_file() and is_undamaged(path):
         return
-    undamaged = newest(path.parent)
+    undamaged = newest_checkpoint(path.parent)
     fix = f"use {undamaged}" if undamaged else "give a .ckpt file of a run's checkpoints folder, or `last`"
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}", code="missing-file", fix=fix)
     raise CheckpointError(f"{path} is damaged or not a checkpoint", code="damaged-checkpoint", fix=fix)
 
 
-def _suggest_other(path: Path) -> str:
-    others = [other for other in checkpoints(path.parent) if other.resolve() != path.resolve()]
-    return f"use {others[-1]}" if others else "start the run again: there is no other checkpoint beside it"
+def _suggest_fix(path: Path) -> str:
+    alternatives = [file for file in list_checkpoints(path.parent) if file.resolve() != path.resolve()]
+    return f"use {alternatives[-1]}" if alternatives else "start the run again: its folder has no other checkpoint"
 
 
-def _chain(problem: BaseException | None) -> list[BaseException]:
+def _exception_chain(error: BaseException | None) -> list[BaseException]:
     chain = []
-    while problem is not None:
-        chain.append(problem)
-        problem = problem.__cause__ or problem.__context__
+    while error is not None:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
     return chain

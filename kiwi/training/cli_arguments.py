@@ -51,7 +51,7 @@ def with_class_paths(value: Any) -> Any:
     return fields if is_only_choice else {"class_path": name, "init_args": fields}
 
 
-def _with_current_names(configuration: dict[str, Any]) -> dict[str, Any]:
+def _rename_specs_and_fields(configuration: dict[str, Any]) -> dict[str, Any]:
     """A configuration in which renamed specs and fields of specs have their current names."""
     current = dict(configuration)
     for group, classes in GROUPS.items():
@@ -65,7 +65,7 @@ def _with_current_names(configuration: dict[str, Any]) -> dict[str, Any]:
     return current
 
 
-def for_jsonargparse(argv: Sequence[str]) -> list[str]:
+def translate_argv_for_jsonargparse(argv: Sequence[str]) -> list[str]:
     """A command line in which configuration files and values have current names and jsonargparse's form."""
     words = list(argv)
     translated = []
@@ -78,17 +78,17 @@ def for_jsonargparse(argv: Sequence[str]) -> list[str]:
             # Anything but a file may be a configuration itself, which jsonargparse takes too.
             is_file = value.endswith((".yaml", ".yml"))
             if is_file:
-                configuration = with_class_paths(_with_current_names(read_experiment(value)))
+                configuration = with_class_paths(_rename_specs_and_fields(read_experiment(value)))
                 value = yaml.safe_dump(configuration, sort_keys=False)
             translated += ["--config", value]
         elif is_option and has_value:
-            translated.append(_translated_option(name.removeprefix("--"), value))
+            translated.append(_translate_option(name.removeprefix("--"), value))
         else:
             translated.append(name + has_value + value)
     return translated
 
 
-def _translated_option(path: str, text: str) -> str:
+def _translate_option(path: str, text: str) -> str:
     """An option by dotted path, such as `model.config.source={type: NoSource}`, as jsonargparse reads it."""
     keys = path.split(".")
     if keys[0] in GROUPS:
@@ -98,7 +98,7 @@ def _translated_option(path: str, text: str) -> str:
         with suppress(yaml.YAMLError):
             value = yaml.safe_load(text)
     nested = functools.reduce(lambda inner, key: {key: inner}, reversed(keys), short_form(value))
-    node: Any = _with_current_names(with_current_keys(nested))
+    node: Any = _rename_specs_and_fields(with_current_keys(nested))
     current = []
     for _ in keys:
         ((key, node),) = node.items()
@@ -108,14 +108,14 @@ def _translated_option(path: str, text: str) -> str:
     return f"--{'.'.join(current)}={node}"
 
 
-def explain(message: str) -> str:
+def explain_parse_error(message: str) -> str:
     """jsonargparse's message as one sentence, with the choices for an unknown name."""
     flat = re.sub(r"\s+", " ", message).strip()
     keys = re.findall(r'Parser key "([\w.]+)"', flat)
     path = ".".join(keys[1:] or keys)
     if unknown := re.search(r"Expected a dot import path string: ([\w.]+)", flat):
         classes = CALLBACKS if path.startswith("trainer.") else MODULES
-        names = choices(family) if (family := _family(path)) else [cls.__name__ for cls in classes]
+        names = choices(family) if (family := _find_spec_family(path)) else [cls.__name__ for cls in classes]
         return f"{path} has no choice named {unknown[1]!r}. Expected: {format_choices(names, unknown[1])}"
     if unrecognised := re.search(r"[Uu]nrecognized arguments: (\S+)", flat):
         return f"there is no option {unrecognised[1]}"
@@ -126,7 +126,7 @@ def explain(message: str) -> str:
     return f"{reason} (at {path})" if path else reason
 
 
-def _family(path: str) -> type[Spec] | None:
+def _find_spec_family(path: str) -> type[Spec] | None:
     """The family of specs that an option such as config.source.scale or data.augmentation accepts."""
     names = path.split(".")
     group = names.pop(0) if names[0] in GROUPS else "model"

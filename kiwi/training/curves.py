@@ -13,7 +13,7 @@ from kiwi.figures import Curve, plot_curves
 from kiwi.media.files import atomic_path, require_writable, write_text
 from kiwi.options import Options, option, positional
 from kiwi.tables import Table
-from kiwi.training.run_log import FILE, read_log
+from kiwi.training.run_log import METRICS_FILE, read_log
 
 _SUFFIXES = (".png", ".pdf", ".svg")
 
@@ -57,15 +57,15 @@ def draw_curves(options: CurvesOptions) -> Path:
     """
     require_writable(options.out)
     logs: dict[str, Mapping[int, Mapping[str, float]]] = {}
-    for run, title in zip(options.runs, _titles(options.runs), strict=True):
-        if not (run / FILE).is_file():
+    for run, title in zip(options.runs, _make_titles(options.runs), strict=True):
+        if not (run / METRICS_FILE).is_file():
             raise InputError(
                 f"{run} is not the folder of a run",
                 code="not-a-run",
-                expected=f"{FILE} in it, as `python -m kiwi fit` writes",
+                expected=f"{METRICS_FILE} in it, as `python -m kiwi fit` writes",
             )
         logs[title] = read_log(run)
-    panels = {name: _lines(logs, name, options.points) for name in dict.fromkeys(options.numbers)}
+    panels = {name: _average_metric(logs, name, options.points) for name in dict.fromkeys(options.numbers)}
     if missing := [name for name, lines in panels.items() if not any(line.x for line in lines.values())]:
         known = sorted({name for log in logs.values() for metrics in log.values() for name in metrics})
         raise InputError(
@@ -85,7 +85,7 @@ def draw_curves(options: CurvesOptions) -> Path:
     return csv_file
 
 
-def _titles(runs: Sequence[Path]) -> list[str]:
+def _make_titles(runs: Sequence[Path]) -> list[str]:
     """The names of the folders, with as many of their parent folders as make them different."""
     paths = [run.resolve().parts for run in runs]
     if len(set(paths)) < len(paths):
@@ -97,7 +97,7 @@ def _titles(runs: Sequence[Path]) -> list[str]:
     return titles
 
 
-def _lines(logs: Mapping[str, Mapping[int, Mapping[str, float]]], name: str, points: int) -> dict[str, Curve]:
+def _average_metric(logs: Mapping[str, Mapping[int, Mapping[str, float]]], name: str, points: int) -> dict[str, Curve]:
     """Means of a metric over equal stretches of steps, by run; no points for a run without the metric."""
     lines = {}
     for run, log in logs.items():

@@ -17,7 +17,7 @@ class EditorExperiment(NamedTuple):
     """An experiment that trains an editor."""
 
     config: KiwiConfig
-    parts: Sequence[str]
+    train_parts: Sequence[str]
     """Parts that are trained."""
     data: dict[str, Any]
     """Arguments of EditData: training and validation data, and their size."""
@@ -30,10 +30,10 @@ def read_editor_experiment(file: Path) -> EditorExperiment:
     Raises:
         InputError: it cannot be read, does not train an editor, or has values of the wrong type.
     """
-    return editor_experiment(read_experiment(file), file)
+    return parse_editor_experiment(read_experiment(file), file)
 
 
-def editor_experiment(experiment: dict[str, Any], file: Path | str) -> EditorExperiment:
+def parse_editor_experiment(experiment: dict[str, Any], file: Path | str) -> EditorExperiment:
     """The same from a configuration in short form.
 
     Args:

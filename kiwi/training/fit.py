@@ -13,10 +13,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from kiwi.errors import TrainingError
 from kiwi.experiment import short_form
 from kiwi.options import Options
-from kiwi.training.lightning_cli import ConfigurationOnly, KiwiCLI, parse
+from kiwi.training.lightning_cli import KiwiCLI, ParseOnlyCLI, run_cli
 
 
-class Interrupted(TrainingError):
+class TrainingInterrupted(TrainingError):
     """A run that SIGTERM ended, as clusters do when a job's time is over."""
 
     exit_code = 143
@@ -42,7 +42,7 @@ class FitOptions(Options):
     def arguments(self) -> list[str]:
         """The same options as a command line, without the command's name."""
         arguments = [word for file in self.config for word in ("--config", str(file))]
-        arguments += [f"--{path}={_as_text(value)}" for path, value in self.overrides.items()]
+        arguments += [f"--{path}={_format_value(value)}" for path, value in self.overrides.items()]
         return arguments + ([] if self.checkpoint is None else [f"--ckpt_path={self.checkpoint}"])
 
 
@@ -55,7 +55,7 @@ def fit(options: FitOptions) -> Path:
     Raises:
         KiwiError: options that cannot be used, or training that cannot continue.
     """
-    return Path(run(["fit", *options.arguments()]).trainer.default_root_dir)
+    return Path(run_command_line(["fit", *options.arguments()]).trainer.default_root_dir)
 
 
 def validate(options: FitOptions) -> dict[str, float]:
@@ -64,7 +64,7 @@ def validate(options: FitOptions) -> dict[str, float]:
     Raises:
         KiwiError: options that cannot be used, or a model that was never trained.
     """
-    metrics = run(["validate", *options.arguments()]).trainer.callback_metrics
+    metrics = run_command_line(["validate", *options.arguments()]).trainer.callback_metrics
     return {name: float(value) for name, value in metrics.items()}
 
 
@@ -77,26 +77,26 @@ def resolve(options: FitOptions) -> dict[str, Any]:
     Raises:
         InputError: options that `fit` would refuse.
     """
-    cli = parse(["fit", *options.arguments()], ConfigurationOnly)
+    cli = run_cli(["fit", *options.arguments()], ParseOnlyCLI)
     configuration: dict[str, Any] = short_form(yaml.safe_load(cli.configuration()))
     return configuration
 
 
-def run(argv: Sequence[str]) -> KiwiCLI:
+def run_command_line(argv: Sequence[str]) -> KiwiCLI:
     """Run a command line of `fit` or `validate`, whose name is its first word.
 
     Raises:
-        Interrupted: SIGTERM ended the run.
+        TrainingInterrupted: SIGTERM ended the run.
         KiwiError: options that cannot be used, or training that cannot continue.
     """
     try:
-        return parse(argv, KiwiCLI)
+        return run_cli(argv, KiwiCLI)
     except SIGTERMException:
         fix = "rerun the same command with --ckpt_path last to resume from the last checkpoint"
-        raise Interrupted("training was stopped by SIGTERM", code="interrupted", fix=fix) from None
+        raise TrainingInterrupted("training was stopped by SIGTERM", code="interrupted", fix=fix) from None
 
 
-def _as_text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, str):
         return value
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6)

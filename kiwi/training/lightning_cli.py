@@ -30,12 +30,12 @@ from kiwi.training.callbacks.previews import Previews
 from kiwi.training.callbacks.run_log import RunLog
 from kiwi.training.checkpointing import (
     AtomicCheckpointIO,
-    checkpoints,
-    newest_to_resume,
+    checkpoint_to_resume,
+    list_checkpoints,
     remove_unfinished,
     require_checkpoint,
 )
-from kiwi.training.cli_arguments import explain, for_jsonargparse
+from kiwi.training.cli_arguments import explain_parse_error, translate_argv_for_jsonargparse
 from kiwi.training.modules.base import LitModule
 from kiwi.training.trainer import Trainer
 
@@ -81,7 +81,7 @@ class KiwiCLI(LightningCLI):
         config = self.config[self.config["subcommand"]]
         folder = Path(config.trainer.default_root_dir) / "checkpoints"
         if config.get("ckpt_path") == "last":
-            newest = newest_to_resume(folder)
+            newest = checkpoint_to_resume(folder)
             config.ckpt_path = None if newest is None else str(newest)
             log.info("resuming from %s" if newest else "no checkpoint in %s yet: starting a new run", newest or folder)
         elif config.get("ckpt_path") is not None:
@@ -111,21 +111,23 @@ class KiwiCLI(LightningCLI):
         root, resumed = Path(self.trainer.default_root_dir), self._get(self.config, "ckpt_path")
         # Lightning does not start training from a checkpoint that already has all the steps.
         self.is_started = resumed is None
-        self.trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda trainer, module: self._begin(root)))
+        self.trainer.callbacks.insert(
+            0, LambdaCallback(on_train_start=lambda trainer, module: self._write_run_files(root))
+        )
         if not self.trainer.is_global_zero:
             return
-        if checkpoints(root / "checkpoints") and (
+        if list_checkpoints(root / "checkpoints") and (
             resumed is None or root.resolve() not in Path(resumed).resolve().parents
         ):
             fix = "choose another --trainer.default_root_dir, or resume the run with --ckpt_path last"
             raise InputError(f"{root} already holds a run", code="occupied-folder", fix=fix)
         for callback in self.trainer.callbacks:
             if isinstance(callback, ModelExport):
-                callback.check(root, self.model)
+                callback.require_replaceable_folder(root, self.model)
         remove_unfinished(root / "checkpoints")
         self.datamodule.setup()
 
-    def _begin(self, root: Path) -> None:
+    def _write_run_files(self, root: Path) -> None:
         """Write the run's configuration, after its checkpoint was accepted: a refused run changes nothing."""
         self.is_started = True
         if not self.trainer.is_global_zero:
@@ -157,7 +159,7 @@ class KiwiCLI(LightningCLI):
             raise InputError("validate needs a checkpoint", code="missing-checkpoint", fix=fix)
 
 
-class ConfigurationOnly(KiwiCLI):
+class ParseOnlyCLI(KiwiCLI):
     """Parses a command line of `fit` and builds nothing."""
 
     @staticmethod
@@ -173,13 +175,13 @@ class ConfigurationOnly(KiwiCLI):
     def _run_subcommand(self, subcommand: str) -> None: ...
 
 
-def parse(argv: Sequence[str], kind: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
-    """Parse a command line, and run it unless `kind` is `ConfigurationOnly`.
+def run_cli(argv: Sequence[str], kind: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
+    """Parse a command line, and run it unless `kind` is `ParseOnlyCLI`.
 
     Raises:
         KiwiError: options that cannot be used, with the choices for unknown names.
     """
-    _quieten()
+    _silence_library_warnings()
     set_parsing_settings(subclasses_enabled=[*families()])
     quiet = {"exit_on_error": False}  # errors are raised, so that they can be explained
     try:
@@ -188,22 +190,22 @@ def parse(argv: Sequence[str], kind: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
             EditData,
             trainer_class=Trainer,
             subclass_mode_model=True,
-            args=for_jsonargparse(argv),
+            args=translate_argv_for_jsonargparse(argv),
             save_config_callback=None,
             seed_everything_default=0,
             parser_kwargs={"prog": "python -m kiwi", **quiet, **dict.fromkeys(kind.subcommands(), quiet)},
         )
     except (ArgumentError, MisconfigurationException, ValueError) as error:
         # jsonargparse wraps what a constructor raises; the user should see the original error.
-        if cause := _cause(error):
+        if cause := _find_kiwi_error(error):
             raise cause from error
         if isinstance(error, ValueError):
             raise
         fix = "see `python -m kiwi fit --help`"
-        raise InputError(explain(str(error)), code="invalid-option", fix=fix) from error
+        raise InputError(explain_parse_error(str(error)), code="invalid-option", fix=fix) from error
 
 
-def _cause(error: BaseException) -> KiwiError | None:
+def _find_kiwi_error(error: BaseException) -> KiwiError | None:
     """The KiwiError that led to an error, if there is one."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, KiwiError):
@@ -211,7 +213,7 @@ def _cause(error: BaseException) -> KiwiError | None:
     return cause
 
 
-def _quieten() -> None:
+def _silence_library_warnings() -> None:
     """Silence advice of libraries that does not apply: frozen parts are in eval mode, and our sampler can resume."""
     for message in (
         ".*does not have many workers.*",

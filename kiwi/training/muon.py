@@ -14,13 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-STEPS = 5
+NEWTON_SCHULZ_STEPS = 5
 """Steps of the Newton-Schulz iteration."""
 
-LONG = 1.75
+LONG_MATRIX_RATIO = 1.75
 """Ratio of the sides of a matrix above which it saves work to iterate on products of the shorter side only."""
 
-_QUINTIC = (3.4445, -4.7750, 2.0315)
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
@@ -57,16 +57,16 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if group["orthogonal"]:
-                compute = [partial(self._orthogonal, p, self._momentum(p, group)) for p in parameters]
-                updates = _compute_shared(compute, parameters)
+                compute = [partial(self._orthogonal_update, p, self._update_momentum(p, group)) for p in parameters]
+                updates = _compute_in_shares(compute, parameters)
             else:
-                updates = [self._adam(parameter, group) for parameter in parameters]
+                updates = [self._adamw_update(parameter, group) for parameter in parameters]
             for parameter, update in zip(parameters, updates, strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.sub_(group["lr"] * update.to(parameter.dtype))
         return loss
 
-    def _momentum(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+    def _update_momentum(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
         """Nesterov momentum of the gradient as a matrix (out, in)."""
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
@@ -76,10 +76,10 @@ class Muon(torch.optim.Optimizer):
         return gradient.lerp(state["momentum"], group["momentum"]).flatten(1)
 
     @staticmethod
-    def _orthogonal(parameter: Tensor, matrix: Tensor) -> Tensor:
+    def _orthogonal_update(parameter: Tensor, matrix: Tensor) -> Tensor:
         return (0.2 * max(matrix.shape) ** 0.5 * orthogonalize(matrix)).view_as(parameter)
 
-    def _adam(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+    def _adamw_update(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
         state, (first, second) = self.state[parameter], group["betas"]
         if not state:
             state |= {"step": 0, "mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
@@ -88,11 +88,11 @@ class Muon(torch.optim.Optimizer):
         state["step"] += 1
         state["mean"].lerp_(gradient, 1 - first)
         state["square"].lerp_(gradient.square(), 1 - second)
-        deviation = (state["square"] / (1 - second ** state["step"])).sqrt() + group["eps"]
-        return state["mean"] / (1 - first ** state["step"]) / deviation
+        denominator = (state["square"] / (1 - second ** state["step"])).sqrt() + group["eps"]
+        return state["mean"] / (1 - first ** state["step"]) / denominator
 
 
-def _compute_shared(functions: Sequence[Callable[[], Tensor]], like: Sequence[Tensor]) -> list[Tensor]:
+def _compute_in_shares(functions: Sequence[Callable[[], Tensor]], like: Sequence[Tensor]) -> list[Tensor]:
     """Results of functions, in the shapes of `like`; each of several processes with the same inputs computes a share.
 
     The work is that of the iteration's steps, which grows with the cube of a matrix's shorter side.
@@ -102,16 +102,16 @@ def _compute_shared(functions: Sequence[Callable[[], Tensor]], like: Sequence[Te
     work = [0.0] * dist.get_world_size()
     whole = torch.zeros(sum(tensor.numel() for tensor in like), device=like[0].device)
     parts = [part.view_as(tensor) for part, tensor in zip(whole.split([t.numel() for t in like]), like, strict=True)]
-    for index in sorted(range(len(like)), key=lambda index: -_work(like[index])):
+    for index in sorted(range(len(like)), key=lambda index: -_estimate_work(like[index])):
         rank = work.index(min(work))
-        work[rank] += _work(like[index])
+        work[rank] += _estimate_work(like[index])
         if rank == dist.get_rank():
             parts[index].copy_(functions[index]())
     dist.all_reduce(whole)  # exact: each part is zero in all other processes
     return parts
 
 
-def _work(parameter: Tensor) -> float:
+def _estimate_work(parameter: Tensor) -> float:
     rows, columns = len(parameter), parameter[0].numel()
     return float(min(rows, columns) ** 2 * (rows + columns))
 
@@ -125,15 +125,15 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     wide = matrix.shape[0] <= matrix.shape[1]
     unit = (matrix if wide else matrix.T).float()
     unit = unit / (unit.norm() + 1e-7)
-    a, b, c = _QUINTIC
-    if unit.shape[1] < LONG * len(unit):
-        for _ in range(STEPS):
+    a, b, c = _COEFFICIENTS
+    if unit.shape[1] < LONG_MATRIX_RATIO * len(unit):
+        for _ in range(NEWTON_SCHULZ_STEPS):
             gram = unit @ unit.T
             unit = a * unit + (b * gram + c * gram @ gram) @ unit
         return (unit if wide else unit.T).to(matrix.dtype)
     gram = unit @ unit.T
     product = torch.eye(len(gram), device=gram.device)
-    for _ in range(STEPS):
+    for _ in range(NEWTON_SCHULZ_STEPS):
         step_gram = product @ gram @ product
         product = a * product + (b * step_gram + c * step_gram @ step_gram) @ product
     unit = product @ unit

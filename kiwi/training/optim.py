@@ -16,7 +16,7 @@ from kiwi.errors import SpecError
 from kiwi.spec import Spec
 from kiwi.training import muon
 
-Named = tuple[str, nn.Parameter]
+NamedParameter = tuple[str, nn.Parameter]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +42,10 @@ class OptimSpec(Spec, ABC):
             )
 
     @abstractmethod
-    def optimizer(self, parameters: Sequence[Named]) -> torch.optim.Optimizer:
+    def make_optimizer(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:
         """The optimizer over trainable parameters, at the peak learning rate."""
 
-    def build(self, parameters: Iterable[Named], total_steps: float) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    def build(self, parameters: Iterable[NamedParameter], total_steps: float) -> tuple[torch.optim.Optimizer, LambdaLR]:
         """Optimizer and schedule over the named parameters that require gradients."""
         if self.schedule == "cosine" and not math.isfinite(total_steps):
             raise SpecError(
@@ -53,10 +53,10 @@ class OptimSpec(Spec, ABC):
                 code="missing-steps",
                 fix="set --trainer.max_steps or --trainer.max_epochs",
             )
-        optimizer = self.optimizer([(name, p) for name, p in parameters if p.requires_grad])
-        return optimizer, LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
+        optimizer = self.make_optimizer([(name, p) for name, p in parameters if p.requires_grad])
+        return optimizer, LambdaLR(optimizer, lambda step: self.lr_factor(step, total_steps))
 
-    def factor(self, step: int, total_steps: float) -> float:
+    def lr_factor(self, step: int, total_steps: float) -> float:
         """Learning rate at an optimizer step (from 0), relative to its peak."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
@@ -76,8 +76,8 @@ class AdamW(OptimSpec):
 
     betas: tuple[float, float] = (0.9, 0.999)
 
-    def optimizer(self, parameters: Sequence[Named]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(_groups(parameters, self.weight_decay), lr=self.lr, betas=self.betas)
+    def make_optimizer(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(_make_groups(parameters, self.weight_decay), lr=self.lr, betas=self.betas)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,25 +101,25 @@ class Muon(OptimSpec):
         if not 0 <= self.momentum < 1:
             raise SpecError("Muon.momentum must be in [0, 1)", code="out-of-range", got=self.momentum)
 
-    def optimizer(self, parameters: Sequence[Named]) -> torch.optim.Optimizer:
+    def make_optimizer(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:
         hidden, others = (
-            _groups([(n, p) for n, p in parameters if is_hidden(n, p) is expected], self.weight_decay)
+            _make_groups([(n, p) for n, p in parameters if is_hidden_weight(n, p) is expected], self.weight_decay)
             for expected in (True, False)
         )
         groups = [group | {"orthogonal": True} for group in hidden] + others
         return muon.Muon(groups, self.lr, self.momentum, self.betas)
 
 
-def _groups(parameters: Sequence[Named], weight_decay: float) -> list[dict[str, Any]]:
+def _make_groups(parameters: Sequence[NamedParameter], weight_decay: float) -> list[dict[str, Any]]:
     """Parameters with and without weight decay; empty groups are left out."""
     groups = [
-        {"params": [p for n, p in parameters if decays(n, p)], "weight_decay": weight_decay},
-        {"params": [p for n, p in parameters if not decays(n, p)], "weight_decay": 0.0},
+        {"params": [p for n, p in parameters if is_decayed(n, p)], "weight_decay": weight_decay},
+        {"params": [p for n, p in parameters if not is_decayed(n, p)], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
 
-def decays(name: str, parameter: nn.Parameter) -> bool:
+def is_decayed(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies: to matrices, but not to norms, biases, modulation and queries."""
     return (
         parameter.ndim >= 2
@@ -129,6 +129,6 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     )
 
 
-def is_hidden(name: str, parameter: nn.Parameter) -> bool:
+def is_hidden_weight(name: str, parameter: nn.Parameter) -> bool:
     """Whether a parameter maps between hidden features: not an embedding, nor a layer that reads or writes pixels."""
-    return decays(name, parameter) and min(parameter.shape[:2]) >= 8 and "embed" not in name
+    return is_decayed(name, parameter) and min(parameter.shape[:2]) >= 8 and "embed" not in name

@@ -87,7 +87,7 @@ def plan(options: PlanOptions) -> Plan:
         experiment = read_editor_experiment(options.config)
         config, train_parts = (
             with_untrained_parts(override(experiment.config, assignments)),
-            frozenset(experiment.parts),
+            frozenset(experiment.train_parts),
         )
         max_frames = [source.max_frames for source in experiment.data["train"]]
         workload = Workload.for_training(config, max_frames, experiment.data.get("max_pixels"))
@@ -96,13 +96,13 @@ def plan(options: PlanOptions) -> Plan:
     configs = [override(config, variant) for variant in variants]
     return Plan(
         workload,
-        labels=[_label(config, variant) for variant in configs],
+        labels=[_describe_changes(config, variant) for variant in configs],
         budgets=[count_budget(variant, workload) for variant in console.progress(configs, "counting")],
         train_parts=train_parts,
     )
 
 
-def _label(config: KiwiConfig, variant: KiwiConfig) -> str:
+def _describe_changes(config: KiwiConfig, variant: KiwiConfig) -> str:
     return ", ".join(f"{path} = {value}" for path, (_, value) in diff(config, variant).items())
 
 

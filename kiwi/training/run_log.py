@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kiwi.media.journal import Journal
 
-FILE = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 
 
 def read_log(run: Path | str) -> dict[int, dict[str, float]]:
@@ -15,7 +15,7 @@ def read_log(run: Path | str) -> dict[int, dict[str, float]]:
     A resumed run may repeat steps: later values replace those before. Lines that are not metrics are skipped.
     """
     log: dict[int, dict[str, float]] = {}
-    for record in Journal(Path(run) / FILE).read():
+    for record in Journal(Path(run) / METRICS_FILE).read():
         step = record.pop("step", None)
         if type(step) is int and all(isinstance(value, (int, float)) for value in record.values()):
             log[step] = log.get(step, {}) | {name: float(value) for name, value in record.items()}

@@ -19,7 +19,7 @@ from torch import Tensor
 SIGMAS = (0.3, 0.5, 0.65, 0.75, 0.83, 0.9, 0.95, 0.99)
 """Eight noise levels, denser where the shifted schedule spends its steps."""
 
-HEADLINE = ("loss", "loss_swapped", "loss_blind")
+MEAN_LOSSES = ("loss", "loss_swapped", "loss_blind")
 """The three means over all noise levels."""
 
 BLOCK_SIDES = (1, 2, 4)
@@ -28,7 +28,7 @@ MAX_BLOCK_SIZE = 1024
 SHRINKAGE = (0.0, 0.01, 0.03, 0.1, 0.3)
 
 BlockKind = tuple[int, int, bool]
-"""Frames of the clip, side of the block, whether a block spans all frames."""
+"""Frames of the clip, side of the block, whether it spans all frames."""
 
 
 class SourceCheck:
@@ -70,8 +70,8 @@ class SourceCheck:
         summary = {"loss": float(mean_S.mean())}
         summary |= {f"loss_at_{sigma:g}": float(loss) for sigma, loss in zip(self.sigmas, mean_S, strict=True)}
         for task in sorted(set(self.tasks)):
-            of_task = [loss_S for loss_S, kind in zip(self.losses_S, self.tasks, strict=True) if kind == task]
-            summary[f"loss_{task}"] = float(torch.stack(of_task).mean())
+            task_losses_S = [loss_S for loss_S, kind in zip(self.losses_S, self.tasks, strict=True) if kind == task]
+            summary[f"loss_{task}"] = float(torch.stack(task_losses_S).mean())
         if self.swapped_losses_S:
             summary["loss_swapped"] = float(torch.stack(self.swapped_losses_S).mean())
         if (blind_S := self.blind.losses(torch.tensor(self.sigmas))) is not None:
@@ -91,7 +91,7 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.n + other.n, self.sum_K + other.sum_K, self.outer_KK + other.outer_KK)
 
-    def about(self, centre_K: Tensor) -> Tensor:
+    def second_moments_about(self, centre_K: Tensor) -> Tensor:
         """Second moments about a centre, (K, K)."""
         mean = self.sum_K / self.n
         cross = torch.outer(mean, centre_K)
@@ -131,12 +131,14 @@ class BlindPredictors:
             kinds = [kind for kind in self.training.keys() & self.validation.keys() if kind[0] == frames]
             if not kinds:
                 return None
-            losses = [_least_loss(self.training[kind], self.validation[kind], sigmas_S.double()) for kind in kinds]
+            losses = [
+                _compute_lowest_loss(self.training[kind], self.validation[kind], sigmas_S.double()) for kind in kinds
+            ]
             total += count * torch.stack(losses).amin(dim=0)
         return total / sum(self.sample_counts.values())
 
 
-def _least_loss(training: Moments, validation: Moments, sigmas_S: Tensor) -> Tensor:
+def _compute_lowest_loss(training: Moments, validation: Moments, sigmas_S: Tensor) -> Tensor:
     """Expected squared error over noise, per number, of the linear estimate of n - x_0 from (1 - s) x_0 + s n.
 
     Along an eigenvector with variance v the estimate is w (x_s - its mean) - mean with
@@ -144,8 +146,8 @@ def _least_loss(training: Moments, validation: Moments, sigmas_S: Tensor) -> Ten
     (1 - s w)^2 + d^2 (1 + (1 - s) w)^2.
     """
     mean = training.sum_K / training.n
-    variances_K, basis = torch.linalg.eigh(training.about(mean))
-    squares_K = ((basis.T @ validation.about(mean)) * basis.T).sum(1).clamp_min(0.0)
+    variances_K, basis = torch.linalg.eigh(training.second_moments_about(mean))
+    squares_K = ((basis.T @ validation.second_moments_about(mean)) * basis.T).sum(1).clamp_min(0.0)
     s = sigmas_S[:, None, None]
     shrink = torch.tensor(SHRINKAGE, dtype=torch.float64)[:, None]
     v = (1 - shrink) * variances_K.clamp_min(0.0) + shrink * variances_K.mean()
@@ -157,12 +159,12 @@ def _add_blocks(moments: dict[BlockKind, Moments], x0_BCFHW: Tensor) -> None:
     x0 = x0_BCFHW.double().cpu()
     channels, frames, height, width = x0.shape[1:]
     for side in BLOCK_SIDES:
-        for spans in {False, frames > 1}:
-            if min(height, width) < side or channels * side * side * (frames if spans else 1) > MAX_BLOCK_SIZE:
+        for spans_frames in {False, frames > 1}:
+            if min(height, width) < side or channels * side * side * (frames if spans_frames else 1) > MAX_BLOCK_SIZE:
                 continue
             step = max(1, side // 2)
             blocks = x0.unfold(3, side, step).unfold(4, side, step).permute(0, 3, 4, 2, 1, 5, 6)
-            rows = blocks.flatten(3).flatten(0, 2) if spans else blocks.flatten(4).flatten(0, 3)
+            rows = blocks.flatten(3).flatten(0, 2) if spans_frames else blocks.flatten(4).flatten(0, 3)
             added = Moments(len(rows), rows.sum(0), rows.T @ rows)
-            kind = (frames, side, spans)
+            kind = (frames, side, spans_frames)
             moments[kind] = moments[kind] + added if kind in moments else added

@@ -49,7 +49,7 @@ class Trainer(lightning.Trainer):
                 precision,
             )
         if kwargs.get("enable_progress_bar") is not False:
-            kwargs["callbacks"] = _with_bar(kwargs.get("callbacks"))
+            kwargs["callbacks"] = _add_progress_bar(kwargs.get("callbacks"))
         super().__init__(accelerator=accelerator, precision=precision, **kwargs)
 
 
@@ -71,7 +71,7 @@ class EveryNSteps:
         return is_new and self.n > 0 and step % self.n == 0
 
 
-class StepsBar(RichProgressBar):
+class StepProgressBar(RichProgressBar):
     """Lightning's bar of an epoch, headed by the progress of the whole run if that is limited by steps."""
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -85,7 +85,7 @@ class StepsBar(RichProgressBar):
         if trainer.max_steps <= 0:
             return columns
         return [
-            _Heading(self, trainer),
+            _HeadingColumn(self, trainer),
             *(column for column in columns[1:] if not isinstance(column, CustomTimeColumn)),
         ]
 
@@ -98,8 +98,8 @@ class StepsBar(RichProgressBar):
         return f"step {step}/{total} ({left} left)"
 
 
-class _Heading(ProgressColumn):
-    def __init__(self, steps: StepsBar, trainer: lightning.Trainer) -> None:
+class _HeadingColumn(ProgressColumn):
+    def __init__(self, steps: StepProgressBar, trainer: lightning.Trainer) -> None:
         super().__init__(Column(no_wrap=True))
         self.steps, self.trainer = steps, trainer
 
@@ -108,10 +108,10 @@ class _Heading(ProgressColumn):
         return Text(self.steps.heading(self.trainer) if training else task.description)
 
 
-def _with_bar(callbacks: list[Callback] | Callback | None) -> list[Callback]:
+def _add_progress_bar(callbacks: list[Callback] | Callback | None) -> list[Callback]:
     callbacks = callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
     has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
-    return callbacks if has_bar else [*callbacks, StepsBar()]
+    return callbacks if has_bar else [*callbacks, StepProgressBar()]
 
 
 def has_bf16(*, on_cpu: bool = False) -> bool:

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 from kiwi.errors import InputError
 from kiwi.evaluation.measurement import Measurement, Metric, MetricValues
-from kiwi.training.run_log import FILE, read_log
+from kiwi.training.run_log import METRICS_FILE, read_log
 
-LOWER_IS_BETTER = ("loss", "lpips")
-WRONG_CONDITIONS = ("swapped", "blind")
+LOWER_IS_BETTER_SUBSTRINGS = ("loss", "lpips")
+CONTROL_SUBSTRINGS = ("swapped", "blind")
 """In names of losses under conditions that are wrong on purpose: neither a rise nor a fall is better by itself."""
 
 
@@ -45,19 +45,19 @@ class ValidationMeasurement(Measurement):
 
     def metrics(self) -> Sequence[Metric]:
         """Losses and distances are better if lower, all else if higher."""
-        return [validation_metric(name) for name in self.names]
+        return [metric_from_name(name) for name in self.names]
 
     def collect(self, folder: Path) -> MetricValues:
         """All finite validation numbers of a training run, including those that are not in `names`."""
-        values = last_values(read_log(folder)) if (folder / FILE).is_file() else {}
+        values = last_values(read_log(folder)) if (folder / METRICS_FILE).is_file() else {}
         return MetricValues(scalars={name: value for name, value in values.items() if name.startswith("val/")})
 
 
-def validation_metric(name: str) -> Metric:
+def metric_from_name(name: str) -> Metric:
     """The metric of a name that training logs."""
-    if any(word in name for word in WRONG_CONDITIONS):
+    if any(word in name for word in CONTROL_SUBSTRINGS):
         return Metric(name=name, better="neither")
-    return Metric(name=name, better="lower" if any(word in name for word in LOWER_IS_BETTER) else "higher")
+    return Metric(name=name, better="lower" if any(word in name for word in LOWER_IS_BETTER_SUBSTRINGS) else "higher")
 
 
 def last_values(log: Mapping[int, Mapping[str, float]]) -> dict[str, float]:

@@ -9,8 +9,8 @@ from kiwi.errors import InputError
 from kiwi.media.files import atomic_folder, make_folder, write_json
 from kiwi.options import Options, positional
 
-_FILES = {"prompt.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
-_BYTES = 256
+_TOKENIZER_FILES = {"prompt.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
+_BYTE_TOKENS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class VocabularyOptions(Options):
     items: int = 4000
 
     def __post_init__(self) -> None:
-        for name, least in (("words", _BYTES), ("items", 1)):
+        for name, least in (("words", _BYTE_TOKENS), ("items", 1)):
             if (value := getattr(self, name)) < least:
                 raise InputError(f"--{name} must be at least {least}", code="out-of-range", got=value)
 
@@ -54,4 +54,4 @@ def learn_vocabulary(options: VocabularyOptions) -> int:
 
 
 def _unexpected_files(folder: Path) -> list[str]:
-    return sorted({file.name for file in folder.iterdir()} - _FILES)
+    return sorted({file.name for file in folder.iterdir()} - _TOKENIZER_FILES)

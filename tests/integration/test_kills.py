@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kiwi.training.checkpointing import newest
+from kiwi.training.checkpointing import newest_checkpoint
 from kiwi.training.run_log import read_log
 from tests.integration.conftest import editor_config, write_yaml
 
@@ -32,4 +32,4 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(runs, edit_folder,
     assert done.stdout.count("bitwise equal") == 7
     assert "DIFFERENT" not in done.stdout
     assert list(read_log(tmp_path / "kills/killed")) == list(range(1, 13))
-    assert newest(tmp_path / "kills/killed/checkpoints")
+    assert newest_checkpoint(tmp_path / "kills/killed/checkpoints")

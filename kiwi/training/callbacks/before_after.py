@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 SCORES = ("inside", "outside", *ORACLE_SCORES)
 """The scores in scores.csv, of SandboxScores."""
 
-SETTINGS, BEFORE = "settings.json", "before.npz"
+SETTINGS_FILE, BEFORE_FILE = "settings.json", "before.npz"
 
 FPS = 4
 """Frame rate of the videos: slower than the sandbox's, whose clips are short."""
@@ -96,22 +96,22 @@ class BeforeAfter(L.Callback):
         Raises:
             InputError: a resumed run, whose edits before training are of other items.
         """
-        folder = _folder(trainer)
-        if trainer.is_global_zero and trainer.global_step > 0 and (folder / SETTINGS).exists():
-            open_run_dir(folder / SETTINGS, self.settings, "edits from before training")
+        folder = _output_folder(trainer)
+        if trainer.is_global_zero and trainer.global_step > 0 and (folder / SETTINGS_FILE).exists():
+            open_run_dir(folder / SETTINGS_FILE, self.settings, "edits from before training")
         if trainer.is_global_zero and trainer.global_step == 0:
             make_folder(folder)
-            for unfinished in folder.glob(f".{Path(BEFORE).stem}.*"):
+            for unfinished in folder.glob(f".{Path(BEFORE_FILE).stem}.*"):
                 unfinished.unlink()  # of a run that was killed here
-            write_json(folder / SETTINGS, self.settings)
-            with atomic_path(folder / BEFORE) as temporary, temporary.open("wb") as file:
+            write_json(folder / SETTINGS_FILE, self.settings)
+            with atomic_path(folder / BEFORE_FILE) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, **self._edit(module, "editing before training"))  # type: ignore[arg-type]
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Edit with the trained weights, and write and print the scores."""
         if not trainer.is_global_zero:
             return
-        file = _folder(trainer) / BEFORE
+        file = _output_folder(trainer) / BEFORE_FILE
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 before = dict(arrays)
@@ -120,7 +120,7 @@ class BeforeAfter(L.Callback):
             return
         with module.averaged():
             after = self._edit(module, "editing after training")
-        self._report(_folder(trainer), {"before": before, "after": after})
+        self._write_report(_output_folder(trainer), {"before": before, "after": after})
 
     def _edit(self, module: L.LightningModule, description: str) -> dict[str, Pixels]:
         assert isinstance(module, LitKiwi)
@@ -128,10 +128,10 @@ class BeforeAfter(L.Callback):
         console.note(f"{description}: {len(self.pairs)} held-out items")
         return edit_pairs(self.pairs, pair_editor(module.editor, module.sampling))
 
-    def _report(self, folder: Path, edits: Mapping[str, Mapping[str, Pixels]]) -> None:
+    def _write_report(self, folder: Path, edits: Mapping[str, Mapping[str, Pixels]]) -> None:
         """Write and print scores; write a picture and videos."""
         scores = {when: [score_item(pair, videos[pair.id]) for pair in self.pairs] for when, videos in edits.items()}
-        table = self._table(scores, SCORES)
+        table = self._make_table(scores, SCORES)
         write_text(folder / "scores.md", table.to_markdown())
         write_text(folder / "scores.csv", table.to_csv())
         shown = self.pairs[: self.shown]
@@ -139,11 +139,11 @@ class BeforeAfter(L.Callback):
         for pair in shown:
             frames = np.stack([edit_sheet([pair], edits, frame=frame) for frame in range(len(pair.source))])
             write_video(folder / f"{pair.id}.mp4", frames, FPS)
-        brief = self._table(scores, ("inside", "outside", "overall"))
+        brief = self._make_table(scores, ("inside", "outside", "overall"))
         console.table(brief.title, brief.header, brief.rows, brief.note)
         console.print(f"picture: {folder / 'edits.png'}; videos: {folder}/*.mp4; table: {folder / 'scores.md'}")
 
-    def _table(self, scores: Mapping[str, Sequence[SandboxScores]], names: Sequence[str]) -> Table:
+    def _make_table(self, scores: Mapping[str, Sequence[SandboxScores]], names: Sequence[str]) -> Table:
         categories = [*dict.fromkeys(pair.category for pair in self.pairs), "mean"]
         rows: list[Sequence[object]] = []
         for category in categories:
@@ -159,5 +159,5 @@ class BeforeAfter(L.Callback):
         )
 
 
-def _folder(trainer: L.Trainer) -> Path:
+def _output_folder(trainer: L.Trainer) -> Path:
     return Path(trainer.default_root_dir) / "before_after"

@@ -73,10 +73,11 @@ class EditQuality(L.Callback):
         if self.perceptual_maps is None or trainer.sanity_checking:
             return
         assert isinstance(module, LitKiwi)
-        for name, value in _summary(_gather(self._measure(trainer, module, self.perceptual_maps))).items():
+        samples = _gather_metrics(self._compare_edits(trainer, module, self.perceptual_maps))
+        for name, value in _summarize(samples).items():
             module.log(f"val/{name}", value, rank_zero_only=True)
 
-    def _measure(self, trainer: L.Trainer, module: LitKiwi, maps: PerceptualMaps) -> dict[int, EditMetrics]:
+    def _compare_edits(self, trainer: L.Trainer, module: LitKiwi, maps: PerceptualMaps) -> dict[int, EditMetrics]:
         """Metrics of this process's share of the samples, by their position among all.
 
         Every process makes the same number of edits, some of which are discarded: sharded weights are gathered by all
@@ -99,7 +100,7 @@ class EditQuality(L.Callback):
         return metrics
 
 
-def _gather(share: dict[int, EditMetrics]) -> list[EditMetrics]:
+def _gather_metrics(share: dict[int, EditMetrics]) -> list[EditMetrics]:
     """The metrics of all processes, in the order of the samples."""
     shares = [share]
     if dist.is_available() and dist.is_initialized():
@@ -109,7 +110,7 @@ def _gather(share: dict[int, EditMetrics]) -> list[EditMetrics]:
     return [together[position] for position in sorted(together)]
 
 
-def _summary(samples: list[EditMetrics]) -> dict[str, float]:
+def _summarize(samples: list[EditMetrics]) -> dict[str, float]:
     """Means over the samples that have a metric, and their number."""
     summary: dict[str, float] = {"edits": len(samples)}
     for side in ("inside", "outside"):

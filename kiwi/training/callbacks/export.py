@@ -27,7 +27,7 @@ class ModelExport(L.Callback):
     def __init__(self, folder: str = "model", every_n_steps: int = 0, self_contained: bool = True) -> None:
         self.folder, self.interval, self.self_contained = folder, EveryNSteps(every_n_steps), self_contained
 
-    def check(self, root: Path, module: LitModule) -> None:
+    def require_replaceable_folder(self, root: Path, module: LitModule) -> None:
         """Refuse, before any work, a run's folder in which the export would replace other files.
 
         Raises:

@@ -56,7 +56,7 @@ class Previews(L.Callback):
         for index in select_indices(preview_dataset(trainer), self.items):
             sample, preview = preview_sample(trainer, module, index, self.seed)
             stem = folder / f"step{trainer.global_step:06d}_{index:03d}"
-            write_image(stem.with_suffix(".png"), _contact_sheet(sample, preview))
+            write_image(stem.with_suffix(".png"), _make_contact_sheet(sample, preview))
             video = side_by_side(preview.clips)
             if len(video) > 1:
                 write_video(stem.with_suffix(".mp4"), video, Fraction(FPS))
@@ -106,7 +106,7 @@ def side_by_side(clips: Clips) -> Pixels:
     )
 
 
-def _contact_sheet(sample: EditSample, preview: Preview) -> Pixels:
+def _make_contact_sheet(sample: EditSample, preview: Preview) -> Pixels:
     """First and last frame of every clip, enlarged, with the caption."""
     frames, height, width = sample.size
     scale = max(1, round(192 / height))

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import flop_registry
 from kiwi.data.sample import EditBatch
 from kiwi.media.journal import Journal
 from kiwi.training.modules.base import LitModule
-from kiwi.training.run_log import FILE
+from kiwi.training.run_log import METRICS_FILE
 from kiwi.training.trainer import EveryNSteps
 
 
@@ -39,25 +39,25 @@ class RunLog(L.Callback):
         self.journal: Journal | None = None
         self.flops: dict[str, int] = {}
         self.counter: _FlopCounter | None = None
-        self._restart()
+        self._restart_counters()
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Look up the device's peak, and open the file."""
-        if self.peak_tflops is None and (peak := get_available_flops(module.device, _dtype(trainer))):
+        if self.peak_tflops is None and (peak := get_available_flops(module.device, _compute_dtype(trainer))):
             self.peak_tflops = peak / 1e12
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            self.journal = Journal(folder / FILE)
+            self.journal = Journal(folder / METRICS_FILE)
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Start the clock."""
         self.interval = EveryNSteps(self.every_n_steps or trainer.log_every_n_steps, trainer.global_step)
-        self._restart()
+        self._restart_counters()
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: EditBatch, index: int) -> None:
         """Count the operations of the first batch of each kind."""
-        if self.peak_tflops and _kind(batch) not in self.flops:
+        if self.peak_tflops and _flops_key(batch) not in self.flops:
             self.counter = _FlopCounter()
             self.counter.__enter__()
 
@@ -68,13 +68,13 @@ class RunLog(L.Callback):
         assert isinstance(module, LitModule)
         if self.counter is not None:
             self.counter.__exit__(None, None, None)
-            self.flops[_kind(batch)], self.counter = self.counter.total, None
+            self.flops[_flops_key(batch)], self.counter = self.counter.total, None
         self.samples += len(batch.ids) * trainer.world_size
-        self.operations += self.flops.get(_kind(batch), 0)
+        self.operations += self.flops.get(_flops_key(batch), 0)
         if not self.interval.due(trainer.global_step):
             return
         seconds = time.perf_counter() - self.started
-        costs = {"samples_per_second": self.samples / seconds, **_peak_memory(module.device)}
+        costs = {"samples_per_second": self.samples / seconds, **_measure_peak_memory(module.device)}
         if self.peak_tflops:
             costs["mfu"] = self.operations / seconds / (self.peak_tflops * 1e12)
         costs |= module.scalar_probes()
@@ -82,13 +82,13 @@ class RunLog(L.Callback):
             logger.log_metrics({f"train/{name}": value for name, value in costs.items()}, trainer.global_step - 1)
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         self._write(trainer.global_step, {**module.pop_metrics(), "lr": lr, **costs})
-        self._restart()
+        self._restart_counters()
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Write the metrics of validation, whose time does not count for training."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self._write(trainer.global_step, metrics)
-        self._restart()
+        self._restart_counters()
 
     def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """Stop writing: validation outside of training is not part of the run."""
@@ -98,7 +98,7 @@ class RunLog(L.Callback):
         if self.journal is not None:
             self.journal.append({"step": step, **metrics})
 
-    def _restart(self) -> None:
+    def _restart_counters(self) -> None:
         self.started, self.samples, self.operations = time.perf_counter(), 0, 0
 
 
@@ -114,16 +114,16 @@ class _FlopCounter(TorchDispatchMode):
         return out
 
 
-def _kind(batch: EditBatch) -> str:
+def _flops_key(batch: EditBatch) -> str:
     """What the number of operations depends on."""
     return f"{batch.task} {len(batch.ids)} {batch.size} {batch.references_BRCHW.shape[1]}"
 
 
-def _dtype(trainer: L.Trainer) -> torch.dtype:
+def _compute_dtype(trainer: L.Trainer) -> torch.dtype:
     return torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
 
 
-def _peak_memory(device: torch.device) -> dict[str, float]:
+def _measure_peak_memory(device: torch.device) -> dict[str, float]:
     """`memory_gib`; empty where the system does not count it (Windows)."""
     if device.type == "cuda":
         return {"memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}

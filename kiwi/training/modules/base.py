@@ -47,7 +47,7 @@ class LitModule(L.LightningModule, ABC):
         super().__init__()
         self.optim, self.seed = optim, seed
         self.average = averaging.build()
-        self.validating = ExitStack()
+        self.validation_stack = ExitStack()
         self.pending_metrics: dict[str, list[Tensor]] = {}
         self.batch_ids: list[str] = []
         self.batches_seen = 0
@@ -140,11 +140,11 @@ class LitModule(L.LightningModule, ABC):
 
     def on_validation_epoch_start(self) -> None:
         """Swap the average in."""
-        self.validating.enter_context(self.averaged())
+        self.validation_stack.enter_context(self.averaged())
 
     def on_validation_epoch_end(self) -> None:
         """Swap the weights back in, before a callback can save a checkpoint."""
-        self.validating.close()
+        self.validation_stack.close()
 
     def trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Named parameters that require gradients."""

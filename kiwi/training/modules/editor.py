@@ -27,7 +27,7 @@ from kiwi.spec import to_dict
 from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.loss_weighting import LossWeighting, Uniform
 from kiwi.training.modules.base import Preview
-from kiwi.training.modules.flow import LitFlow, Velocity
+from kiwi.training.modules.flow import LitFlow, VelocityFunction
 from kiwi.training.optim import AdamW, OptimSpec
 from kiwi.training.source_check import SIGMAS
 
@@ -83,7 +83,7 @@ class LitKiwi(LitFlow):
         for part in set(TRAINABLE) - set(train_parts):
             getattr(self.editor, part).requires_grad_(False)
         self.sampling, self.dropout, self.loss_weighting = sampling, dropout, loss_weighting
-        self.previous_sources: dict[Size, list[_Source]] = {}
+        self.previous_sources: dict[Size, list[_SourceClip]] = {}
 
     # --- training -------------------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class LitKiwi(LitFlow):
             batch = replace(batch, source_latents=self.vae.posterior(batch.source_BCFHW))
         return self.dropout.apply(batch, self.seed, self.global_step)
 
-    def velocity(self, batch: EditBatch, latent_shape: torch.Size) -> Velocity:
+    def velocity(self, batch: EditBatch, latent_shape: torch.Size) -> VelocityFunction:
         conditions = self.editor.encode(batch, self.source_latents(batch))
         prepared = self.editor.prepare(conditions, latent_shape)
         return lambda latents, sigma_B: self.editor.velocity(latents, sigma_B, prepared)
@@ -147,7 +147,7 @@ class LitKiwi(LitFlow):
         latents = (
             [None] * len(batch.ids) if batch.source_latents is None else map(LatentDistribution, *batch.source_latents)
         )
-        sources = [_Source(*parts) for parts in zip(batch.source_frames, batch.source_BCFHW, latents, strict=True)]
+        sources = [_SourceClip(*parts) for parts in zip(batch.source_frames, batch.source_BCFHW, latents, strict=True)]
         candidates = [*sources, *self.previous_sources.get(batch.size, [])]
         self.previous_sources[batch.size] = sources
         swapped = []
@@ -207,14 +207,14 @@ class LitKiwi(LitFlow):
         return Preview(clips, batch.instructions[0])
 
 
-class _Source(NamedTuple):
+class _SourceClip(NamedTuple):
     """A validation sample's source, in every form that a batch holds."""
 
     frames: Pixels | VisionFeatures
     pixels_CFHW: Tensor
     latents: LatentDistribution | None
 
-    def is_same_clip(self, other: _Source) -> bool:
+    def is_same_clip(self, other: _SourceClip) -> bool:
         """Whether both are the same clip, by their latents, or else their pixels."""
         if self.latents is not None and other.latents is not None:
             return torch.equal(self.latents.mean, other.latents.mean)

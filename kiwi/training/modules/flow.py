@@ -25,11 +25,11 @@ from kiwi.models.vae.wan import VideoVae
 from kiwi.training.averaging import AveragingSpec
 from kiwi.training.modules.base import LitModule
 from kiwi.training.optim import OptimSpec
-from kiwi.training.source_check import HEADLINE, SourceCheck
+from kiwi.training.source_check import MEAN_LOSSES, SourceCheck
 
 log = logging.getLogger(__name__)
 
-Velocity = Callable[[Tensor, Tensor], Tensor]
+VelocityFunction = Callable[[Tensor, Tensor], Tensor]
 """From noisy latents and noise levels (B,) to d x / d sigma."""
 
 SIGMA_BANDS = (0.0, 0.5, 0.75, 0.9, 1.0)
@@ -57,7 +57,7 @@ class LitFlow(LitModule):
     ) -> None:
         super().__init__(optim, averaging, seed)
         self.targets = targets
-        self.check = SourceCheck()
+        self.source_check = SourceCheck()
 
     # --- what a module defines ------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ class LitFlow(LitModule):
         """The noise schedule."""
 
     @abstractmethod
-    def velocity(self, batch: EditBatch, latent_shape: torch.Size) -> Velocity:
+    def velocity(self, batch: EditBatch, latent_shape: torch.Size) -> VelocityFunction:
         """Encode a batch's conditions, and return the velocity of latents of this shape under them."""
 
     @abstractmethod
@@ -126,7 +126,7 @@ class LitFlow(LitModule):
         noise = [normal(shape, self.seed, "target", self.global_step, name) for name in batch.ids]
         return posterior.sample(torch.stack(noise).to(posterior.mean))
 
-    def draw(self, ids: list[str], shape: torch.Size, *where: str | int) -> tuple[Tensor, Tensor]:
+    def draw_noise(self, ids: list[str], shape: torch.Size, *where: str | int) -> tuple[Tensor, Tensor]:
         """Noise (B, ...) and noise levels (B,) of samples, keyed by (seed, where, id)."""
         noise = torch.stack([normal(shape[1:], self.seed, "noise", *where, name) for name in ids])
         position = torch.tensor([1.0 - uniform(self.seed, "sigma", *where, name) for name in ids], dtype=torch.float32)
@@ -135,7 +135,7 @@ class LitFlow(LitModule):
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
         """Weighted velocity loss of a batch."""
         x0 = self.target_latents(batch)
-        noise, sigma_B = self.draw(batch.ids, x0.shape, self.global_step)
+        noise, sigma_B = self.draw_noise(batch.ids, x0.shape, self.global_step)
         predicted = self.velocity(batch, x0.shape)(add_noise(x0, noise, sigma_B), sigma_B)
         losses_B = velocity_loss(predicted, velocity_target(x0, noise), self.position_weights(batch, x0))
         weights_B = self.schedule.loss_weight(sigma_B.cpu()).to(losses_B)
@@ -159,41 +159,41 @@ class LitFlow(LitModule):
     def on_validation_epoch_start(self) -> None:
         """Begin a new check; its blind predictors are fitted to the training targets once per run."""
         super().on_validation_epoch_start()
-        training = self.check.blind.training
-        self.check = SourceCheck()
-        self.check.blind.training = training
+        training = self.source_check.blind.training
+        self.source_check = SourceCheck()
+        self.source_check.blind.training = training
         data = self.trainer.datamodule
         if not training and isinstance(data, EditData):
             for batch in islice(data.fresh_train_dataloader(), BLIND_BATCHES):
                 batch = self.transfer_batch_to_device(batch, self.device, 0)
-                self.check.blind.add_training(self.posterior(batch).mode())
+                self.source_check.blind.add_training(self.posterior(batch).mode())
 
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
         """Losses at fixed noise levels and noises, with the right conditions and with another sample's."""
         x0 = self.posterior(batch).mode()
-        noises = [self._validation_noise(batch.ids, x0, level) for level in range(len(self.check.sigmas))]
-        losses_BS = self._losses(batch, x0, noises)
+        noises = [self._draw_validation_noise(batch.ids, x0, level) for level in range(len(self.source_check.sigmas))]
+        losses_BS = self._compute_losses(batch, x0, noises)
         swapped = self.swap_conditions(batch)
-        swapped_losses_BS = None if swapped is None else self._losses(swapped, x0, noises)
-        self.check.add(batch.task.value, x0, losses_BS, swapped_losses_BS)
+        swapped_losses_BS = None if swapped is None else self._compute_losses(swapped, x0, noises)
+        self.source_check.add(batch.task.value, x0, losses_BS, swapped_losses_BS)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all processes."""
         super().on_validation_epoch_end()
-        self.check.gather()
-        summary = self.check.summary()
+        self.source_check.gather()
+        summary = self.source_check.summary()
         if summary and "loss_swapped" not in summary:
             log.warning("val/loss_swapped is not logged: no two validation samples of one size differ in conditions")
         for name, value in summary.items():
-            self.log(f"val/{name}", value, prog_bar=name in HEADLINE, rank_zero_only=True)
+            self.log(f"val/{name}", value, prog_bar=name in MEAN_LOSSES, rank_zero_only=True)
 
-    def _losses(self, batch: EditBatch, x0: Tensor, noises: list[Tensor]) -> Tensor:
+    def _compute_losses(self, batch: EditBatch, x0: Tensor, noises: list[Tensor]) -> Tensor:
         """Velocity loss of each sample at each fixed noise level, shape (B, S)."""
         velocity, losses = self.velocity(batch, x0.shape), []
-        for sigma, noise in zip(self.check.sigmas, noises, strict=True):
+        for sigma, noise in zip(self.source_check.sigmas, noises, strict=True):
             sigma_B = x0.new_full((len(x0),), sigma)
             losses.append(velocity_loss(velocity(add_noise(x0, noise, sigma_B), sigma_B), velocity_target(x0, noise)))
         return torch.stack(losses, dim=1)
 
-    def _validation_noise(self, ids: list[str], x0: Tensor, level: int) -> Tensor:
+    def _draw_validation_noise(self, ids: list[str], x0: Tensor, level: int) -> Tensor:
         return torch.stack([normal(x0.shape[1:], self.seed, "validation", level, name) for name in ids]).to(x0)

@@ -41,8 +41,8 @@ MAX_ANSWER_TOKENS = 96
 BLIND_ANSWERS = 512
 """Training answers from which the blind guesser knows the most frequent one of a task."""
 
-_FILES = {"config.json", "prompt.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
-_FILES |= {"preprocessor_config.json", "added_tokens.json", "chat_template.jinja", "generation_config.json"}
+_EXPORTED_FILES = {"config.json", "prompt.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
+_EXPORTED_FILES |= {"preprocessor_config.json", "added_tokens.json", "chat_template.jinja", "generation_config.json"}
 
 
 class Answer(NamedTuple):
@@ -138,12 +138,12 @@ class LitMllm(LitModule):
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
         """Mean loss over the tokens of the answers."""
-        loss = self._loss(batch)
+        loss = self._compute_loss(batch)
         self.require_finite(loss, "the loss")
         self.log_metric("loss", self.all_gather(loss.detach()).mean(), prog_bar=True, batch_size=len(batch.ids))
         return loss
 
-    def _loss(self, batch: EditBatch) -> Tensor:
+    def _compute_loss(self, batch: EditBatch) -> Tensor:
         if not all(batch.answers):
             raise InputError(
                 f"the sample {batch.ids[0]} is not a question",
@@ -151,8 +151,8 @@ class LitMllm(LitModule):
                 expected="Questions in data.train",
             )
         tokenizer, prompt = self.reader.prompter.tokenizer, self.prompt(batch)
-        opened, _ = self.append_tokens(prompt, [self._ids(ANSWER)] * len(batch.ids))
-        answers = [tokenizer.encode(answer, add_special_tokens=False) + self._ids(END) for answer in batch.answers]
+        opened, _ = self.append_tokens(prompt, [self._tokenize(ANSWER)] * len(batch.ids))
+        answers = [tokenizer.encode(answer, add_special_tokens=False) + self._tokenize(END) for answer in batch.answers]
         whole, answer_BS = self.append_tokens(opened, answers)
         logits = self.logits(whole, self.vision_features(whole))
         return F.cross_entropy(logits[:, :-1][answer_BS[:, 1:]].float(), whole.input_ids_BS[:, 1:][answer_BS[:, 1:]])
@@ -160,8 +160,8 @@ class LitMllm(LitModule):
     @torch.no_grad()
     def answer(self, batch: EditBatch) -> list[str]:
         """Answer a batch's questions by greedy decoding."""
-        prompt, _ = self.append_tokens(self.prompt(batch), [self._ids(ANSWER)] * len(batch.ids))
-        vision, (end,) = self.vision_features(prompt), self._ids(END)
+        prompt, _ = self.append_tokens(self.prompt(batch), [self._tokenize(ANSWER)] * len(batch.ids))
+        vision, (end,) = self.vision_features(prompt), self._tokenize(END)
         rows: list[list[int]] = [[] for _ in batch.ids]
         for _ in range(MAX_ANSWER_TOKENS):
             if all(row[-1:] == [end] for row in rows):
@@ -174,7 +174,7 @@ class LitMllm(LitModule):
         tokenizer = self.reader.prompter.tokenizer
         return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
-    def _ids(self, text: str) -> list[int]:
+    def _tokenize(self, text: str) -> list[int]:
         return list(self.reader.prompter.tokenizer.encode(text, add_special_tokens=False))
 
     # --- validation -----------------------------------------------------------------------------------
@@ -190,13 +190,13 @@ class LitMllm(LitModule):
 
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
         """The loss, and the answers."""
-        self.log("val/loss", self._loss(batch), batch_size=len(batch.ids), prog_bar=True, sync_dist=True)
+        self.log("val/loss", self._compute_loss(batch), batch_size=len(batch.ids), prog_bar=True, sync_dist=True)
         self.answers += map(Answer, batch.categories, self.answer(batch), batch.answers)
 
     def on_validation_epoch_end(self) -> None:
         """Log the shares of right answers over the samples of all processes."""
         super().on_validation_epoch_end()
-        for name, value in _summary(self.answers, self.training_answers).items():
+        for name, value in _summarize_answers(self.answers, self.training_answers).items():
             self.log(f"val/{name}", value, sync_dist=True)
 
     # --- for commands and callbacks -------------------------------------------------------------------
@@ -206,7 +206,7 @@ class LitMllm(LitModule):
         if not (folder / "config.json").is_file():
             return sorted(names)
         return sorted(
-            name for name in names if name not in _FILES and not name.endswith((".safetensors", ".index.json"))
+            name for name in names if name not in _EXPORTED_FILES and not name.endswith((".safetensors", ".index.json"))
         )
 
     def export(self, folder: Path, *, self_contained: bool) -> None:
@@ -223,7 +223,7 @@ class LitMllm(LitModule):
         return Preview(clips, f"{batch.instructions[0]}\npredicted: {predicted}\nexpected: {batch.answers[0]}")
 
 
-def _summary(answers: Iterable[Answer], training_answers: Counter[tuple[str, str]]) -> dict[str, float]:
+def _summarize_answers(answers: Iterable[Answer], training_answers: Counter[tuple[str, str]]) -> dict[str, float]:
     """Shares of right answers and of their content, of the MLLM and of a blind guesser, by task and over tasks."""
     most_frequent = {task: answer for (task, answer), _ in reversed(training_answers.most_common())}
     shares: dict[str, dict[str, list[float]]] = {}

@@ -19,7 +19,7 @@ from kiwi.models.vae.wan import VideoVae
 from kiwi.spec import to_dict
 from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.modules.base import Preview
-from kiwi.training.modules.flow import LitFlow, Velocity
+from kiwi.training.modules.flow import LitFlow, VelocityFunction
 from kiwi.training.optim import AdamW, OptimSpec
 
 
@@ -61,7 +61,7 @@ class LitBase(LitFlow):
     def schedule(self) -> FlowSchedule:
         return self.model.schedule
 
-    def velocity(self, batch: EditBatch, latent_shape: torch.Size) -> Velocity:
+    def velocity(self, batch: EditBatch, latent_shape: torch.Size) -> VelocityFunction:
         """Encode a batch's captions, and return the velocity under them.
 
         Raises:

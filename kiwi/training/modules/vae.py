@@ -80,14 +80,14 @@ class LitVae(LitModule):
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
         """Reconstruction and KL of a batch's clips and reference images, with the same weight for every pixel."""
         _require_clips(batch)
-        groups = [videos for videos in (_clips(batch), _references(batch)) if len(videos)]
-        losses = torch.stack([self._loss(videos) * videos.numel() for videos in groups])
+        groups = [videos for videos in (_concat_clips(batch), _flatten_references(batch)) if len(videos)]
+        losses = torch.stack([self._compute_loss(videos) * videos.numel() for videos in groups])
         loss = losses.sum() / sum(videos.numel() for videos in groups)
         self.require_finite(loss, "the loss")
         self.log_metric("loss", self.all_gather(loss.detach()).mean(), prog_bar=True, batch_size=len(batch.ids))
         return loss
 
-    def _loss(self, videos_BCFHW: Tensor) -> Tensor:
+    def _compute_loss(self, videos_BCFHW: Tensor) -> Tensor:
         posterior = self.autoencoder.vae.encode(videos_BCFHW.to(self.autoencoder.vae.dtype)).latent_dist
         # The mode, not a sample: editors read modes, and the KL term alone keeps the latents bounded.
         reconstruction = self.autoencoder.decode_unclamped(posterior.mode())
@@ -97,7 +97,7 @@ class LitVae(LitModule):
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
         """PSNR (dB) and SSIM of reconstructed clips and reference images."""
         _require_clips(batch)
-        for prefix, videos in (("", _clips(batch)), ("picture_", _references(batch))):
+        for prefix, videos in (("", _concat_clips(batch)), ("picture_", _flatten_references(batch))):
             reconstructions = self.autoencoder.decode(self.autoencoder.encode(videos)) if len(videos) else videos
             for reconstruction, video in zip(reconstructions, videos, strict=True):
                 metrics = edit_metrics(pixels(reconstruction), pixels(video), None, NoPerceptual().build())
@@ -120,17 +120,17 @@ class LitVae(LitModule):
         return Preview(clips, batch.instructions[0])
 
     def export(self, folder: Path, *, self_contained: bool) -> None:
-        mean, deviation = self._latent_statistics()
+        mean, deviation = self._compute_latent_statistics()
         self.autoencoder.set_normalisation(mean, deviation)
         with atomic_folder(folder, self.unexpected_files) as new:
             self.autoencoder.save(new, self.export_dtype)
 
-    def _latent_statistics(self) -> tuple[Tensor, Tensor]:
+    def _compute_latent_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of each latent channel over training clips, unnormalised."""
         total, squares, count = torch.zeros(()), torch.zeros(()), 0
         with eval_mode(self):
             for batch in islice(edit_data(self.trainer).fresh_train_dataloader(), self.statistics_batches):
-                clips = _clips(self.transfer_batch_to_device(batch, self.device, 0))
+                clips = _concat_clips(self.transfer_batch_to_device(batch, self.device, 0))
                 latents = (
                     self.autoencoder.vae.encode(clips.to(self.autoencoder.vae.dtype))
                     .latent_dist.mode()
@@ -154,11 +154,11 @@ def _require_clips(batch: EditBatch) -> None:
         )
 
 
-def _clips(batch: EditBatch) -> Tensor:
+def _concat_clips(batch: EditBatch) -> Tensor:
     """Sources and targets as one batch of clips."""
     return torch.cat((batch.source_BCFHW, batch.target_BCFHW))
 
 
-def _references(batch: EditBatch) -> Tensor:
+def _flatten_references(batch: EditBatch) -> Tensor:
     """Reference images as a batch of clips of one frame, as the editor encodes them."""
     return batch.references_BRCHW.flatten(0, 1)[:, :, None]

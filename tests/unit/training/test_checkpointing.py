@@ -12,8 +12,8 @@ from kiwi.errors import CheckpointError
 from kiwi.training.checkpointing import (
     REQUIRED_KEYS,
     AtomicCheckpointIO,
-    newest,
-    newest_to_resume,
+    checkpoint_to_resume,
+    newest_checkpoint,
     remove_unfinished,
     require_checkpoint,
 )
@@ -50,7 +50,7 @@ def test_a_kill_while_writing_does_not_damage_the_last_checkpoint(io, tmp_path):
     assert x.shape in ((1,), (20000, 1024))
     assert x.eq(x.ndim - 1).all()
     assert list(tmp_path.glob(".*.ckpt"))
-    assert newest(tmp_path) == file
+    assert newest_checkpoint(tmp_path) == file
     remove_unfinished(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
@@ -81,17 +81,17 @@ def test_a_full_disk_is_reported_and_the_last_checkpoint_stays(tmp_path):
 
 
 def test_the_newest_undamaged_checkpoint_is_found(io, tmp_path):
-    assert newest(tmp_path) is None
+    assert newest_checkpoint(tmp_path) is None
     for age, name in ((3, "step000001.ckpt"), (2, "step000002.ckpt")):
         io.save_checkpoint(STATE | {"x": torch.zeros(1)}, tmp_path / name)
         os.utime(tmp_path / name, (time.time() - 60 * age,) * 2)
     (tmp_path / ".step000003.abc.ckpt").write_bytes(b"half")
     (tmp_path / "step000003.ckpt").write_bytes(b"half")
     (tmp_path / "last.ckpt").symlink_to("step000001.ckpt.gone")
-    assert newest(tmp_path) == tmp_path / "step000002.ckpt"
+    assert newest_checkpoint(tmp_path) == tmp_path / "step000002.ckpt"
     (tmp_path / "last.ckpt").unlink()
     (tmp_path / "last.ckpt").symlink_to("step000002.ckpt")
-    assert newest(tmp_path) == tmp_path / "last.ckpt"
+    assert newest_checkpoint(tmp_path) == tmp_path / "last.ckpt"
 
 
 def test_a_damaged_or_missing_checkpoint_is_refused_with_the_newest_undamaged_one(io, tmp_path):
@@ -138,13 +138,13 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning_and_refused_by_name(io, 
     for age, name in ((3, "step000001.ckpt"), (2, "step000002.ckpt"), (1, "last.ckpt")):
         io.save_checkpoint(STATE | {"x": torch.rand(100_000)}, tmp_path / name)
         os.utime(tmp_path / name, (time.time() - 60 * age,) * 2)
-    assert newest_to_resume(tmp_path) == tmp_path / "last.ckpt"
+    assert checkpoint_to_resume(tmp_path) == tmp_path / "last.ckpt"
     assert not caplog.records
     damage(tmp_path / "last.ckpt", how)
-    assert newest_to_resume(tmp_path) == tmp_path / "step000002.ckpt"
+    assert checkpoint_to_resume(tmp_path) == tmp_path / "step000002.ckpt"
     damage(tmp_path / "step000002.ckpt", how)
     caplog.clear()
-    assert newest_to_resume(tmp_path) == tmp_path / "step000001.ckpt"
+    assert checkpoint_to_resume(tmp_path) == tmp_path / "step000001.ckpt"
     (record,) = caplog.records
     assert {"last.ckpt", "step000002.ckpt"} <= set(record.getMessage().replace(",", "").split())
     for refuse in (io.load_checkpoint, require_checkpoint):
@@ -152,4 +152,4 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning_and_refused_by_name(io, 
             refuse(tmp_path / "last.ckpt")
     damage(tmp_path / "step000001.ckpt", how)
     with pytest.raises(CheckpointError, match=r"(step00000[12]\.ckpt.*){2}all damaged"):
-        newest_to_resume(tmp_path)
+        checkpoint_to_resume(tmp_path)

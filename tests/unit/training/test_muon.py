@@ -8,7 +8,7 @@ from torch import nn
 from kiwi.errors import SpecError
 from kiwi.training.muon import Muon as Optimizer
 from kiwi.training.muon import orthogonalize
-from kiwi.training.optim import Muon, is_hidden
+from kiwi.training.optim import Muon, is_hidden_weight
 
 
 def network() -> nn.Sequential:
@@ -37,8 +37,8 @@ def test_hidden_layers_are_orthogonalized_but_not_embeddings_and_biases():
     optimizer, _ = Muon(lr=1.0).build(model.named_parameters(), 10)
     orthogonal = {id(p) for group in optimizer.param_groups if group["orthogonal"] for p in group["params"]}
     assert {name for name, p in model.named_parameters() if id(p) in orthogonal} == {"1.weight", "3.weight"}
-    assert not is_hidden("model.embed_tokens.weight", nn.Parameter(torch.zeros(500, 64)))
-    assert not is_hidden("norm.gamma", nn.Parameter(torch.zeros(64, 1, 1, 1)))
+    assert not is_hidden_weight("model.embed_tokens.weight", nn.Parameter(torch.zeros(500, 64)))
+    assert not is_hidden_weight("norm.gamma", nn.Parameter(torch.zeros(64, 1, 1, 1)))
 
 
 def test_an_orthogonal_step_has_the_size_of_adamws():

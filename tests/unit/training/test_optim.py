@@ -3,14 +3,14 @@ import torch
 
 from kiwi.errors import SpecError
 from kiwi.models.kiwi import KiwiEdit
-from kiwi.training.optim import AdamW, decays
+from kiwi.training.optim import AdamW, is_decayed
 
 
 def test_matrices_decay_and_nothing_else(tiny_config):
     named = dict(KiwiEdit(tiny_config).named_parameters())
-    assert decays("dit.blocks.0.ffn.0.weight", named["dit.blocks.0.ffn.0.weight"])
+    assert is_decayed("dit.blocks.0.ffn.0.weight", named["dit.blocks.0.ffn.0.weight"])
     for name in ("dit.blocks.0.modulation", "dit.head.modulation", "query.queries.video", "dit.blocks.0.norm3.weight"):
-        assert not decays(name, named[name]), name
+        assert not is_decayed(name, named[name]), name
 
 
 def test_frozen_parameters_are_in_no_group(tiny_config):
@@ -23,14 +23,14 @@ def test_frozen_parameters_are_in_no_group(tiny_config):
 
 def test_warm_up_rises_linearly_from_the_first_step_to_the_peak():
     spec = AdamW(warmup_steps=4)
-    assert [spec.factor(step, 100) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert [spec.lr_factor(step, 100) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
 
 
 def test_cosine_ends_at_a_tenth():
     spec = AdamW(warmup_steps=10, schedule="cosine")
-    assert spec.factor(10, 110) == pytest.approx(1.0)
-    assert spec.factor(60, 110) == pytest.approx(0.55)
-    assert spec.factor(110, 110) == pytest.approx(0.1)
+    assert spec.lr_factor(10, 110) == pytest.approx(1.0)
+    assert spec.lr_factor(60, 110) == pytest.approx(0.55)
+    assert spec.lr_factor(110, 110) == pytest.approx(0.1)
 
 
 def test_empty_groups_are_left_out():

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgre
 from kiwi.models import precision as precisions
 from kiwi.models.precision import cpu_has_bf16_matmul
 from kiwi.training import trainer
-from kiwi.training.trainer import StepsBar, Trainer, has_bf16
+from kiwi.training.trainer import StepProgressBar, Trainer, has_bf16
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -83,7 +83,7 @@ def test_a_precision_that_is_given_is_used_without_a_message(machine, caplog, pr
     [(0, 10, "step 10/40 (0:05:00 left)"), (30, 30, "step 30/40 (? left)"), (20, 30, "step 30/40 (0:01:40 left)")],
 )
 def test_the_bar_shows_progress_and_remaining_time_by_the_speed_since_the_start(monkeypatch, first, done, heading):
-    bar = StepsBar()
+    bar = StepProgressBar()
     bar.started, bar.first_step = 0.0, first
     monkeypatch.setattr("time.monotonic", lambda: 100.0)
     run = SimpleNamespace(global_step=done, max_steps=40)
@@ -95,13 +95,13 @@ def test_the_bar_shows_progress_and_remaining_time_by_the_speed_since_the_start(
 
 def test_a_run_that_counts_epochs_has_the_bar_of_lightning():
     run = SimpleNamespace(max_steps=-1)
-    columns = [type(column) for column in StepsBar().configure_columns(run)]
+    columns = [type(column) for column in StepProgressBar().configure_columns(run)]
     assert columns == [type(column) for column in RichProgressBar().configure_columns(run)]
 
 
 def test_a_progress_bar_of_the_callers_own_is_kept():
     own = TQDMProgressBar()
-    for bars, options in (([own], {"callbacks": own}), ([], {}), ([StepsBar], {"enable_progress_bar": True})):
+    for bars, options in (([own], {"callbacks": own}), ([], {}), ([StepProgressBar], {"enable_progress_bar": True})):
         callbacks = Trainer(**{**QUIET, "enable_progress_bar": bool(bars), **options}).callbacks
         found = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
         assert [type(bar) if isinstance(bars[0], type) else bar for bar in found] == bars

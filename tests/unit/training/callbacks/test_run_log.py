@@ -13,10 +13,10 @@ from kiwi.data.sample import collate
 from kiwi.data.sources import Manifest
 from kiwi.models.injection import AddSource, NoSource
 from kiwi.models.scaling import LearnableScale
-from kiwi.training.callbacks.run_log import RunLog, _kind
+from kiwi.training.callbacks.run_log import RunLog, _flops_key
 from kiwi.training.modules.editor import LitKiwi
 from kiwi.training.optim import AdamW
-from kiwi.training.run_log import FILE, read_log
+from kiwi.training.run_log import METRICS_FILE, read_log
 
 
 @pytest.fixture
@@ -88,27 +88,27 @@ def test_operations_are_counted_for_each_length_of_clips_from_a_cache(data):
     data.setup()
     sample = data.sets["train"].decode(0)
     cached = replace(sample, source_FHWC=sample.source_FHWC[:0])
-    kinds = {_kind(collate([clip])) for clip in (cached, replace(cached, size=(1, *sample.size[1:])))}
-    kinds.add(_kind(collate([cached, cached])))
+    kinds = {_flops_key(collate([clip])) for clip in (cached, replace(cached, size=(1, *sample.size[1:])))}
+    kinds.add(_flops_key(collate([cached, cached])))
     assert len(kinds) == 3
 
 
 def test_lines_of_a_resumed_run_replace_those_of_the_steps_that_it_repeats(tmp_path):
     lines = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}, {"step": 2, "val/loss": 5.0}, {"step": 2, "loss": 3.0}]
     text = "\n".join(map(json.dumps, lines[:3])) + '\n{"step": 3, "lo\n' + json.dumps(lines[3]) + "\n"
-    (tmp_path / FILE).write_text(text)
+    (tmp_path / METRICS_FILE).write_text(text)
     assert read_log(tmp_path) == {1: {"loss": 1.0}, 2: {"loss": 3.0, "val/loss": 5.0}}
 
 
 def test_lines_that_are_not_metrics_are_skipped(tmp_path):
     invalid = ['{"step": "a", "loss": 1}', '{"step": 1, "loss": "b"}', "[1, 2]", '"x"', '{"loss": 2}', "\udcff\udcfe"]
     text = "\n".join([*invalid, '{"step": 2, "loss": 3}'])
-    (tmp_path / FILE).write_bytes(text.encode("utf-8", "surrogateescape"))
+    (tmp_path / METRICS_FILE).write_bytes(text.encode("utf-8", "surrogateescape"))
     assert read_log(tmp_path) == {2: {"loss": 3.0}}
 
 
 def test_a_line_cut_short_by_a_kill_does_not_damage_the_next(tiny_config, data, tmp_path):
-    (tmp_path / FILE).write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "lo')
+    (tmp_path / METRICS_FILE).write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "lo')
     metrics = run(tmp_path, LitKiwi(tiny_config), data, max_steps=1, limit_val_batches=0)
     assert list(metrics) == [1]
     assert metrics[1]["loss"] != 1.0
@@ -117,7 +117,7 @@ def test_a_line_cut_short_by_a_kill_does_not_damage_the_next(tiny_config, data, 
 @pytest.mark.parametrize(("before", "after"), [(None, ""), ("", ""), ("{}\n", "{}\n"), ("{}\n{", "{}\n{\n")])
 def test_a_log_is_appended_to_without_reading_it(tmp_path, monkeypatch, before, after):
     if before is not None:
-        (tmp_path / FILE).write_text(before)
+        (tmp_path / METRICS_FILE).write_text(before)
     for method in ("read_bytes", "read_text"):
         monkeypatch.setattr(Path, method, lambda *args, **kwargs: pytest.fail("the whole file was read"))
     logged = {"val/loss": torch.tensor(2.0), "train/loss": torch.tensor(3.0)}
@@ -130,4 +130,4 @@ def test_a_log_is_appended_to_without_reading_it(tmp_path, monkeypatch, before, 
     log.teardown(trainer, None, "fit")
     log.on_validation_end(trainer, None)  # outside of training nothing is written
     monkeypatch.undo()
-    assert (tmp_path / FILE).read_text() == after + '{"step": 1, "val/loss": 2.0}\n'
+    assert (tmp_path / METRICS_FILE).read_text() == after + '{"step": 1, "val/loss": 2.0}\n'

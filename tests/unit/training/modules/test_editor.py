@@ -76,18 +76,20 @@ def test_two_runs_have_the_same_losses(tiny_config, data, tmp_path):
 def test_noise_is_keyed_by_seed_step_and_sample(tiny_config):
     module = LitKiwi(tiny_config, seed=1)
     shape = torch.Size((2, 4, 2, 4, 4))
-    noise, sigma = module.draw(["a", "b"], shape, 7)
-    swapped_noise, swapped_sigma = module.draw(["b", "a"], shape, 7)
+    noise, sigma = module.draw_noise(["a", "b"], shape, 7)
+    swapped_noise, swapped_sigma = module.draw_noise(["b", "a"], shape, 7)
     assert torch.equal(noise, swapped_noise.flip(0))
     assert torch.equal(sigma, swapped_sigma.flip(0))
-    assert not torch.equal(noise, module.draw(["a", "b"], shape, 8)[0])
+    assert not torch.equal(noise, module.draw_noise(["a", "b"], shape, 8)[0])
     assert not torch.equal(noise, LitKiwi(tiny_config, seed=2).draw(["a", "b"], shape, 7)[0])
 
 
 def test_noise_levels_fill_the_whole_schedule(tiny_config):
     """The published code rounds timesteps to bf16 first and so draws only 294 of 1000 levels."""
     module = LitKiwi(tiny_config)
-    drawn = torch.cat([module.draw([str(i)], torch.Size((1, 1)), step)[1] for i in range(40) for step in range(50)])
+    drawn = torch.cat(
+        [module.draw_noise([str(i)], torch.Size((1, 1)), step)[1] for i in range(40) for step in range(50)]
+    )
     assert len(drawn.unique()) == len(drawn)
     assert float(drawn.min()) < 0.1
     assert float(drawn.max()) > 0.999
@@ -96,9 +98,9 @@ def test_noise_levels_fill_the_whole_schedule(tiny_config):
 
 def test_noise_levels_are_not_rounded_when_training_in_bf16(tiny_config):
     module = LitKiwi(tiny_config)
-    full = torch.cat([module.draw([str(i)], torch.Size((1, 1)), 0)[1] for i in range(200)])
+    full = torch.cat([module.draw_noise([str(i)], torch.Size((1, 1)), 0)[1] for i in range(200)])
     with L.pytorch.plugins.HalfPrecision("bf16-true").train_step_context():
-        short = torch.cat([module.draw([str(i)], torch.Size((1, 1)), 0)[1] for i in range(200)])
+        short = torch.cat([module.draw_noise([str(i)], torch.Size((1, 1)), 0)[1] for i in range(200)])
     assert torch.equal(full, short)
 
 
@@ -133,7 +135,7 @@ def test_the_loss_is_weighted_by_position(tiny_config, data):
         module.log = lambda *args, **kwargs: None
         losses[weighting] = float(module.training_step(batch, 0).detach())
     source, x0 = module.vae.encode(batch.source_BCFHW), module.target_latents(batch)
-    noise, sigma_B = module.draw(batch.ids, x0.shape, 0)
+    noise, sigma_B = module.draw_noise(batch.ids, x0.shape, 0)
     # A new editor predicts zero: its error is the velocity itself.
     squares = (noise - x0).square()
     expected = {spec: (squares * spec.weights(x0, source)).flatten(1).mean(1) for spec in losses}

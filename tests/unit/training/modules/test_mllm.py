@@ -12,7 +12,7 @@ from kiwi.data.sandbox import SandboxEdits, SandboxQuestions
 from kiwi.errors import InputError
 from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.mllm.new_qwen import NewQwen
-from kiwi.training.modules.mllm import ANSWER, END, Answer, LitMllm, _summary
+from kiwi.training.modules.mllm import ANSWER, END, Answer, LitMllm, _summarize_answers
 from kiwi.training.optim import AdamW
 
 TINY = NewQwen(hidden_size=32, layers=1, vision_layers=1)
@@ -61,13 +61,13 @@ def test_answers_follow_their_questions_and_only_they_are_trained_on():
 def test_every_part_is_trained_and_a_batch_can_be_learned_by_heart(tmp_path):
     module, batch = LitMllm(TINY), batch_of(tasks=["count"], max_frames=1)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
-    first = module._loss(batch)
+    first = module._compute_loss(batch)
     first.backward()
     without = {name for name, parameter in module.named_parameters() if parameter.grad is None}
     assert not without
     for _ in range(100):
         optimizer.zero_grad()
-        loss = module._loss(batch)
+        loss = module._compute_loss(batch)
         loss.backward()
         optimizer.step()
     assert loss < first / 20
@@ -94,13 +94,13 @@ def test_the_loss_is_over_the_tokens_of_the_answers_only():
     with torch.no_grad():
         expected = []
         for index in range(4):
-            row = [*module._ids(ANSWER), *tokenizer.encode(batch.answers[index]), *module._ids(END)]
+            row = [*module._tokenize(ANSWER), *tokenizer.encode(batch.answers[index]), *module._tokenize(END)]
             one = module.reader.prompter([batch.source_frames[index]], [batch.instructions[index]], [()], batch.task, 0)
             whole, _ = module.append_tokens(one, [row])
             logits = module.logits(whole, module.vision_features(whole))[0].log_softmax(-1)
-            start = one.input_ids_BS.shape[1] + len(module._ids(ANSWER))
+            start = one.input_ids_BS.shape[1] + len(module._tokenize(ANSWER))
             expected += [-logits[at - 1, whole.input_ids_BS[0, at]] for at in range(start, whole.input_ids_BS.shape[1])]
-        assert float(module._loss(batch)) == pytest.approx(float(torch.stack(expected).mean()), rel=1e-4)
+        assert float(module._compute_loss(batch)) == pytest.approx(float(torch.stack(expected).mean()), rel=1e-4)
 
 
 def test_validation_scores_answers_beside_those_of_a_blind_guesser():
@@ -110,7 +110,7 @@ def test_validation_scores_answers_beside_those_of_a_blind_guesser():
         Answer("move", "Up.", "Down."),
     ]
     training_answers = Counter({("count", "One object."): 5, ("count", "Two objects."): 3, ("move", "Down."): 2})
-    assert _summary(answers, training_answers) == {
+    assert _summarize_answers(answers, training_answers) == {
         **{"right_count": 0.5, "right_move": 0, "right": 0.25},
         **{"facts_count": 0.5, "facts_move": 0, "facts": 0.25},
         **{"guessed_count": 1, "guessed_move": 1, "guessed": 1},
@@ -148,4 +148,4 @@ def test_a_preview_shows_video_and_picture_with_question_prediction_and_answer()
 def test_edits_are_refused():
     edits = next(iter(data(SandboxEdits(items=4)).fresh_train_dataloader()))
     with pytest.raises(InputError, check=lambda error: error.code == "missing-answer"):
-        LitMllm(TINY)._loss(edits)
+        LitMllm(TINY)._compute_loss(edits)

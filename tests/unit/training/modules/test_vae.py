@@ -12,7 +12,7 @@ from kiwi.training.modules.vae import LitVae
 
 def test_an_export_replaces_the_last_one_and_no_other_files(tmp_path, monkeypatch):
     module = LitVae(NewVae(z_dim=4, base_dim=4))
-    monkeypatch.setattr(module, "_latent_statistics", lambda: (torch.zeros(4), torch.ones(4)))
+    monkeypatch.setattr(module, "_compute_latent_statistics", lambda: (torch.zeros(4), torch.ones(4)))
     for _ in range(2):
         module.export(tmp_path / "vae", self_contained=True)
     assert (tmp_path / "vae/diffusion_pytorch_model.safetensors").exists()
@@ -30,7 +30,7 @@ def test_an_export_replaces_the_last_one_and_no_other_files(tmp_path, monkeypatc
 def test_a_vae_exported_at_half_the_size_decodes_nearly_the_same(tmp_path, monkeypatch):
     for dtype in ("float32", "float16"):
         module = LitVae(NewVae(z_dim=4, base_dim=4), export_dtype=dtype)
-        monkeypatch.setattr(module, "_latent_statistics", lambda: (torch.zeros(4), torch.ones(4)))
+        monkeypatch.setattr(module, "_compute_latent_statistics", lambda: (torch.zeros(4), torch.ones(4)))
         module.export(tmp_path / dtype, self_contained=True)
         assert next(module.parameters()).dtype == torch.float32
         assert not module.is_pretrained
