@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from kiwi.errors import InputError
-from kiwi.spec import Spec, choices, current_fields, current_type, warn_renamed
+from kiwi.spec import Spec, allowed_names, resolve_field_names, resolve_type_name, warn_renamed
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def read_experiment(file: Path | str) -> dict[str, Any]:
         file: the paths in its `base` are relative to its own folder.
 
     Returns:
-        The configuration in short form (`short_form`), with current names of options.
+        The configuration in short form (`to_short_form`), with current names of options.
 
     Raises:
         InputError: a file that cannot be read or is not a mapping, or files that include each other.
@@ -63,22 +63,22 @@ def merge(below: Any, above: Any) -> Any:
     return below | {key: merge(below[key], value) if key in below else value for key, value in above.items()}
 
 
-def short_form(value: Any) -> Any:
+def to_short_form(value: Any) -> Any:
     """A configuration with `{type: Name, field: value}` in place of Lightning's `{class_path: Name, init_args: {...}}`.
 
     Classes by a whole path outside kiwi, such as callbacks of Lightning, keep `class_path`.
     """
     if isinstance(value, list):
-        return [short_form(item) for item in value]
+        return [to_short_form(item) for item in value]
     if not isinstance(value, dict):
         return value
     name = value.get("class_path")
     if isinstance(name, str) and "." in name and not name.startswith("kiwi."):
         return value
     if not value or not value.keys() <= {"class_path", "init_args"}:
-        return {key: short_form(item) for key, item in value.items()}
+        return {key: to_short_form(item) for key, item in value.items()}
     named = {} if name is None else {"type": str(name).rpartition(".")[2]}
-    return named | {key: short_form(item) for key, item in (value.get("init_args") or {}).items()}
+    return named | {key: to_short_form(item) for key, item in (value.get("init_args") or {}).items()}
 
 
 def with_current_keys(configuration: dict[str, Any]) -> dict[str, Any]:
@@ -107,19 +107,19 @@ def with_current_names(hint: Any, data: Any) -> Any:
     if not (isinstance(hint, type) and issubclass(hint, Spec)):
         return data
     if isinstance(data, str):
-        return current_type(data)
+        return resolve_type_name(data)
     if not isinstance(data, dict):
         return data
     name = data.get("type")
-    named = {"type": current_type(name)} if isinstance(name, str) else {}
-    names = named.values() if named else choices(hint)
+    named = {"type": resolve_type_name(name)} if isinstance(name, str) else {}
+    names = named.values() if named else allowed_names(hint)
     specs = [Spec._registry[name] for name in names if name in Spec._registry]
-    fields = current_fields(specs, {key: value for key, value in data.items() if key != "type"})
+    fields = resolve_field_names(specs, {key: value for key, value in data.items() if key != "type"})
     hints = {key: inner for spec in reversed(specs) for key, inner in typing.get_type_hints(spec).items()}
     return named | {key: with_current_names(hints.get(key), value) for key, value in fields.items()}
 
 
-def section(configuration: Mapping[str, Any], path: str, file: Path | str) -> dict[str, Any]:
+def get_section(configuration: Mapping[str, Any], path: str, file: Path | str) -> dict[str, Any]:
     """A mapping inside a configuration, by dotted path; empty if it is absent.
 
     Raises:
@@ -154,7 +154,7 @@ def _read(file: Path, including: tuple[Path, ...]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for base in bases:
         merged = merge(merged, _read(file.parent / base, (*including, file.resolve())))
-    return merge(merged, with_current_keys(short_form(configuration)))
+    return merge(merged, with_current_keys(to_short_form(configuration)))
 
 
 def _move(node: dict[str, Any], keys: list[str], former: str, current: str) -> dict[str, Any]:

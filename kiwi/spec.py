@@ -79,12 +79,12 @@ def require_positive(spec: Spec, *names: str) -> None:
             raise SpecError(f"{type(spec).__name__}.{name} must be at least 1", code="out-of-range", got=value)
 
 
-def families() -> list[type[Spec]]:
+def abstract_specs() -> list[type[Spec]]:
     """Every family whose module has been imported."""
     return [cls for cls in Spec._registry.values() if inspect.isabstract(cls)]
 
 
-def choices(family: type[Spec]) -> list[str]:
+def allowed_names(family: type[Spec]) -> list[str]:
     """Names of the specs that a field of type `family` accepts: its concrete subclasses, or the spec itself."""
     concrete = [cls for cls in Spec._registry.values() if not inspect.isabstract(cls)]
     return sorted(cls.__name__ for cls in concrete if issubclass(cls, family) and cls is not family) or [
@@ -126,14 +126,14 @@ def from_dict(family: type[Spec], data: Any, path: str = "") -> Any:
     return cls(**values)
 
 
-def current_type(name: str) -> str:
+def resolve_type_name(name: str) -> str:
     """The name that a spec has now, with a warning if it was renamed since the previous release."""
     if name in Spec._renamed:
         warn_renamed(name, Spec._renamed[name])
     return Spec._renamed.get(name, name)
 
 
-def current_fields(specs: Iterable[type[Spec]], fields: dict[str, Any]) -> dict[str, Any]:
+def resolve_field_names(specs: Iterable[type[Spec]], fields: dict[str, Any]) -> dict[str, Any]:
     """Fields of one of these specs under the names that they have now, with a warning for each that was renamed."""
     known = [(spec.__name__, field) for spec in specs for field in dataclasses.fields(spec)]
     renamed = {field.metadata["formerly"]: (spec, field.name) for spec, field in known if "formerly" in field.metadata}
@@ -153,15 +153,15 @@ def _parse_node(family: type[Spec], data: Any, path: str) -> tuple[type[Spec], d
         raise SpecError(f"{where} is not a spec", code="wrong-type", got=repr(data), expected="a name or a mapping")
     if data.keys() <= {"class_path", "init_args"} and "class_path" in data:
         data = {"type": str(data["class_path"]).rpartition(".")[2], **(data.get("init_args") or {})}
-    allowed = choices(family)
+    allowed = allowed_names(family)
     name = data.get("type", allowed[0] if len(allowed) == 1 else None)
     if name is None:
         raise SpecError(f"{where} has no type", code="missing-type", got=data, expected=_one_of("", allowed))
-    name = current_type(name) if isinstance(name, str) else name
+    name = resolve_type_name(name) if isinstance(name, str) else name
     if name not in allowed:
         raise SpecError(f"{where} has no choice named {name!r}", code="unknown-choice", expected=_one_of(name, allowed))
     cls = Spec._registry[name]
-    return cls, current_fields([cls], {key: value for key, value in data.items() if key != "type"})
+    return cls, resolve_field_names([cls], {key: value for key, value in data.items() if key != "type"})
 
 
 def override(spec: Spec, changes: dict[str, Any]) -> Any:
@@ -245,13 +245,15 @@ def _merge_with_default(field: dataclasses.Field[Any], hint: Any, value: Any) ->
     if _required(field) or not isinstance(value, dict) or {"type", "class_path"} & set(value):
         return value
     default = _default(field)
-    is_only_choice = isinstance(default, Spec) and isinstance(hint, type) and choices(hint) == [type(default).__name__]
+    is_only_choice = (
+        isinstance(default, Spec) and isinstance(hint, type) and allowed_names(hint) == [type(default).__name__]
+    )
     return {**to_dict(default), **value} if is_only_choice else value
 
 
 def _current_key(node: dict[str, Any], key: str) -> str:
     cls = Spec._registry.get(str(node.get("type")))
-    return next(iter(current_fields([cls], {key: None}))) if cls else key
+    return next(iter(resolve_field_names([cls], {key: None}))) if cls else key
 
 
 def _field_names(node: dict[str, Any]) -> list[str]:

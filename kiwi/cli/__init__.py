@@ -50,7 +50,7 @@ def parse(
     Raises:
         InputError: unknown or missing options, or invalid values.
     """
-    parser = parser_of(options, command, fixed)
+    parser = build_parser(options, command, fixed)
     values = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     return typing.cast(OptionsT, from_dict(options, {**values, **fixed}))
 
@@ -79,7 +79,7 @@ def dispatch(actions: Mapping[str, Action], command: str, description: str, argv
     return 0 if argv else 2
 
 
-def parser_of(options: type[Options], command: str, without: Container[str] = ()) -> argparse.ArgumentParser:
+def build_parser(options: type[Options], command: str, without: Container[str] = ()) -> argparse.ArgumentParser:
     """Build the argparse parser of a command's options, `without` some fields."""
     documented = docstring_parser.parse(options.__doc__ or "")
     help_texts = {

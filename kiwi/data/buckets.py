@@ -65,7 +65,7 @@ def _plan(record: Record, max_pixels: int, max_frames: int, multiple: int) -> tu
         # A codec may round sizes, so a few pixels are tolerated: both sides are cropped to the bucket anyway.
         if _differ_in_shape(source, target):
             raise ManifestError(
-                f"{record.where}: source and target differ in shape",
+                f"{record.location}: source and target differ in shape",
                 code="shape-mismatch",
                 got=f"{source.height}x{source.width} and {target.height}x{target.width}",
                 expected="the same aspect ratio, since the edit is learned pixel by pixel",
@@ -92,7 +92,7 @@ def _check_mask(record: Record, target: VideoInfo, mask: VideoInfo) -> None:
     """Check that a mask covers its target frame by frame and pixel by pixel."""
     if mask.frames != target.frames or _differ_in_shape(mask, target):
         raise ManifestError(
-            f"{record.where}: the mask does not match the target",
+            f"{record.location}: the mask does not match the target",
             code="shape-mismatch",
             got=f"{mask.frames} frames of {mask.height}x{mask.width}",
             expected=f"{target.frames} frames of {target.height}x{target.width}, or of the same aspect ratio",

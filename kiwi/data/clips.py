@@ -26,7 +26,7 @@ class Clip(Protocol):
     def info(self) -> VideoInfo:
         """Size, length and frame rate, without decoding the frames of a video."""
 
-    def frames(self, max_frames: int | None = None) -> NDArray[np.uint8]:
+    def decode(self, max_frames: int | None = None) -> NDArray[np.uint8]:
         """Decode the first frames: (F, H, W, 3), RGB."""
 
     def content_hash(self) -> str:
@@ -42,7 +42,7 @@ class VideoFile:
     def info(self) -> VideoInfo:
         return probe(self.path)
 
-    def frames(self, max_frames: int | None = None) -> NDArray[np.uint8]:
+    def decode(self, max_frames: int | None = None) -> NDArray[np.uint8]:
         return read_video(self.path, max_frames=max_frames).frames_FHWC
 
     def content_hash(self) -> str:
@@ -53,9 +53,9 @@ class ImageFile(VideoFile):
     """An image file, whatever its suffix."""
 
     def info(self) -> VideoInfo:
-        return _image_info(self.frames())
+        return _image_info(self.decode())
 
-    def frames(self, max_frames: int | None = None) -> NDArray[np.uint8]:
+    def decode(self, max_frames: int | None = None) -> NDArray[np.uint8]:
         return read_image(self.path)[None]
 
 
@@ -73,9 +73,9 @@ class EncodedImage:
     path: ClassVar[None] = None
 
     def info(self) -> VideoInfo:
-        return _image_info(self.frames())
+        return _image_info(self.decode())
 
-    def frames(self, max_frames: int | None = None) -> NDArray[np.uint8]:
+    def decode(self, max_frames: int | None = None) -> NDArray[np.uint8]:
         return read_image(self.data, name=self.name)[None]
 
     def content_hash(self) -> str:

@@ -17,7 +17,7 @@ from kiwi.data.augmentation import AugmentationSpec, NoAugmentation, ShrinkRefer
 from kiwi.data.buckets import Bucket, assign_buckets
 from kiwi.data.dataset import EditDataset
 from kiwi.data.feature_cache import FeatureCache
-from kiwi.data.mixture import Stratum, sampling_shares
+from kiwi.data.mixture import Stratum, sampling_probabilities
 from kiwi.data.sample import EditBatch, collate
 from kiwi.data.sampler import MixtureSampler, OnceSampler
 from kiwi.data.sources import DataSource, Record
@@ -81,22 +81,24 @@ class EditData(L.LightningDataModule):
         self.holdout, self.num_workers, self.seed = holdout, num_workers, seed
         self.categories, self.augmentation = categories or {}, augmentation
         self.cache = cache
-        self.sets: dict[str, EditDataset] = {}
+        self.datasets: dict[str, EditDataset] = {}
         self.strata: list[Stratum] = []
-        self.shares: list[float] = []
+        self.sampling_probabilities: list[float] = []
 
     def setup(self, stage: str = "fit") -> None:
         """Read and check all data before any work starts."""
-        if self.sets:
+        if self.datasets:
             return
         train, validation = self._read(self.train), self._read(self.validation)
         held_out = self._held_out({path for sample in train if (path := sample.record.source.path) is not None})
         validation += [sample for sample in train if sample.record.source.path in held_out]
         train = [sample for sample in train if sample.record.source.path not in held_out]
         self.strata = [(sample.source, sample.record.category or "none") for sample in train]
-        self.shares = sampling_shares(self.strata, [source.weight for source in self.train], self.categories)
+        self.sampling_probabilities = sampling_probabilities(
+            self.strata, [source.weight for source in self.train], self.categories
+        )
         cache = None if self.cache is None else FeatureCache(self.cache)
-        self.sets = {
+        self.datasets = {
             "train": _dataset(train, self.augmentation, self.seed, cache),
             "validation": _dataset(validation, NoAugmentation(), self.seed, cache),
         }
@@ -115,7 +117,7 @@ class EditData(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[EditBatch] | list[DataLoader[EditBatch]]:
         """Every validation sample once, in a fixed order; none without validation data."""
-        dataset, (rank, world) = self.sets["validation"], self._rank_and_world()
+        dataset, (rank, world) = self.datasets["validation"], self._rank_and_world()
         if not len(dataset):
             return []
         return self._loader("validation", OnceSampler(dataset.buckets, self.batch_size, rank=rank, world=world))
@@ -140,7 +142,7 @@ class EditData(L.LightningDataModule):
             )
 
     def _check_cache(self, cache: FeatureCache) -> None:
-        keys = {key for dataset in self.sets.values() for sample in dataset.keys for key in sample.all()}
+        keys = {key for dataset in self.datasets.values() for sample in dataset.keys for key in sample.all()}
         if missing := sum(key not in cache for key in keys):
             raise InputError(
                 f"the cache {cache.folder} lacks entries of this run",
@@ -151,16 +153,16 @@ class EditData(L.LightningDataModule):
 
     def _order(self) -> str:
         _, world = self._rank_and_world()
-        return self._mixture(0, world).fingerprint(self.sets["train"].ids)
+        return self._mixture(0, world).fingerprint(self.datasets["train"].ids)
 
-    def _mixture(self, rank: int, world: int, consumed: Callable[[], int] = lambda: 0) -> MixtureSampler:
+    def _mixture(self, rank: int, world: int, get_batches_seen: Callable[[], int] = lambda: 0) -> MixtureSampler:
         return MixtureSampler(
-            self.sets["train"].buckets,
+            self.datasets["train"].buckets,
             self.strata,
-            self.shares,
+            self.sampling_probabilities,
             self.batch_size,
             seed=self.seed,
-            consumed=consumed,
+            get_batches_seen=get_batches_seen,
             rank=rank,
             world=world,
         )
@@ -171,11 +173,11 @@ class EditData(L.LightningDataModule):
     def _log_mixture(self) -> None:
         """Log the number of samples, and the shares of data sources and categories."""
         sources, categories = Counter[str](), Counter[str]()
-        buckets = self.sets["train"].buckets
-        for bucket, (source, category), share in zip(buckets, self.strata, self.shares, strict=True):
+        buckets = self.datasets["train"].buckets
+        for bucket, (source, category), share in zip(buckets, self.strata, self.sampling_probabilities, strict=True):
             sources[f"{bucket.task.value} of {self.train[source].label}"] += share  # type: ignore[assignment]
             categories[category] += share  # type: ignore[assignment]
-        for name, dataset in self.sets.items():
+        for name, dataset in self.datasets.items():
             tasks = sorted({bucket.task.value for bucket in dataset.buckets})
             log.info("%s: %d samples (%s)", name, len(dataset), ", ".join(tasks) or "none")
         for counter in (sources, categories)[: 1 + (set(categories) != {"none"})]:
@@ -206,7 +208,7 @@ class EditData(L.LightningDataModule):
 
     def _loader(self, name: str, sampler: Sampler[Any]) -> DataLoader[EditBatch]:
         return DataLoader(
-            self.sets[name],  # type: ignore[arg-type]
+            self.datasets[name],  # type: ignore[arg-type]
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=self.num_workers,

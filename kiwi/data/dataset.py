@@ -121,7 +121,7 @@ class EditDataset(Dataset[EditSample]):
                 load = partial(_decode_clip, record.target, bucket)
                 jobs.setdefault(keys.target, EncodingJob(load, keys.target, "", False))
             for reference, key in zip(record.references, keys.reference_features, strict=bool(keys.reference_features)):
-                jobs[key] = EncodingJob(reference.frames, "", key, True)
+                jobs[key] = EncodingJob(reference.decode, "", key, True)
         return jobs
 
     def _keys(self, cache: FeatureCache) -> list[CacheKeys]:
@@ -155,7 +155,7 @@ class EditDataset(Dataset[EditSample]):
             for i in range(len(record.references))
         ]
         try:
-            images = tuple(reference.frames()[0] for reference in record.references)
+            images = tuple(reference.decode()[0] for reference in record.references)
             empty = np.zeros((0, bucket.height, bucket.width, 3), np.uint8)
             source_FHWC = _decode_clip(record.source, bucket) if source else empty
             target_FHWC = _decode_clip(record.target, bucket) if target and record.target is not None else empty
@@ -190,8 +190,8 @@ def _sample_id(record: Record, bucket: Bucket) -> str:
 
 
 def _decode_clip(clip: Clip, bucket: Bucket) -> Pixels:
-    return crop_resize(clip.frames(bucket.frames), bucket.height, bucket.width)
+    return crop_resize(clip.decode(bucket.frames), bucket.height, bucket.width)
 
 
 def _in_manifest(record: Record, problem: KiwiError) -> ManifestError:
-    return ManifestError(f"{record.where}: {problem}", code=problem.code)
+    return ManifestError(f"{record.location}: {problem}", code=problem.code)

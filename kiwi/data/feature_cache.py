@@ -36,9 +36,9 @@ from kiwi.encoded import LatentDistribution, VisionFeatures
 from kiwi.errors import InputError
 from kiwi.media.files import atomic_path, require_writable, sha256, write_json
 from kiwi.media.journal import Journal
-from kiwi.media.run_dir import LOCK
+from kiwi.media.run_dir import LOCK_FILE
 
-FORMAT = 2
+FORMAT_VERSION = 2
 """Version of the folder's layout and of how clips are resized: a change of either needs a new cache."""
 
 Dtype = Literal["float16", "float32"]
@@ -69,7 +69,7 @@ class FeatureCache:
         self.folder = Path(folder)
         try:
             facts = json.loads((self.folder / "cache.json").read_text(encoding="utf-8"))
-            is_readable = facts["format"] == FORMAT
+            is_readable = facts["format"] == FORMAT_VERSION
             names = EncoderFingerprints._fields
             self.encoders = EncoderFingerprints(*(str(facts.get(name, "")) for name in names))
             self.dtype: torch.dtype = getattr(torch, facts["dtype"])
@@ -78,7 +78,7 @@ class FeatureCache:
             raise InputError(problem, code="not-a-cache", got=error, fix=fix) from error
         if not is_readable:
             problem = f"the cache {self.folder} has another format"
-            raise InputError(problem, code="unknown-format", got=facts["format"], expected=FORMAT)
+            raise InputError(problem, code="unknown-format", got=facts["format"], expected=FORMAT_VERSION)
         self.shards: dict[str, Path] = {}
         self.opened: dict[Path, Any] = {}
         self.unreadable: list[Path] = []
@@ -108,7 +108,7 @@ class FeatureCache:
             _make_folders(folder)
         with _write_lock(folder):
             if not (folder / "cache.json").exists():
-                write_json(folder / "cache.json", {"format": FORMAT, "dtype": dtype, **encoders._asdict()})
+                write_json(folder / "cache.json", {"format": FORMAT_VERSION, "dtype": dtype, **encoders._asdict()})
             cache = cls(folder)
             cache._add_encoders(encoders, dtype)
             return cache
@@ -127,7 +127,7 @@ class FeatureCache:
                 fix="give another folder",
             )
         if together != kept:
-            write_json(self.folder / "cache.json", {"format": FORMAT, "dtype": dtype, **together})
+            write_json(self.folder / "cache.json", {"format": FORMAT_VERSION, "dtype": dtype, **together})
             self.encoders = EncoderFingerprints(**together)
 
     def __contains__(self, key: str) -> bool:
@@ -298,7 +298,7 @@ def _append(table: Journal, record: Mapping[str, Any]) -> None:
 def _make_folders(folder: Path) -> None:
     """Make a cache's folders, or complete those of another writer or of one that was killed."""
     require_writable(folder)
-    own = {"shards", "cache.json", LOCK}
+    own = {"shards", "cache.json", LOCK_FILE}
     problem, fix = f"{folder} is not a cache, and not empty", "give another folder"
     try:
         names = [item.name for item in folder.iterdir()] if folder.exists() else []
@@ -315,7 +315,7 @@ def _make_folders(folder: Path) -> None:
 @contextmanager
 def _write_lock(folder: Path) -> Iterator[None]:
     """Wait for other writers: of two that add their encoders at the same time one would be lost."""
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder / LOCK_FILE)
     try:
         lock.acquire()
     except (OSError, NotImplementedError) as error:
@@ -329,7 +329,7 @@ def _write_lock(folder: Path) -> Iterator[None]:
 
 def _key(what: str, encoder: str, content: str, bucket: Bucket | None) -> str:
     size = None if bucket is None else (bucket.frames, bucket.height, bucket.width)
-    return encoder and hashlib.sha256(repr((FORMAT, what, encoder, content, size)).encode()).hexdigest()
+    return encoder and hashlib.sha256(repr((FORMAT_VERSION, what, encoder, content, size)).encode()).hexdigest()
 
 
 def _checksum(tensors: Iterable[Tensor]) -> str:

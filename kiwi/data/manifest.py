@@ -37,7 +37,7 @@ class EditRecord:
         answer: of a question, which no manifest holds so far.
         mask: a video as long as the target (an image for a pair of images), white where the edit may show.
         caption: what the target shows.
-        where: the row's place for messages, such as "pairs.csv, line 7".
+        location: the row's place for messages, such as "pairs.csv, line 7".
     """
 
     id: str
@@ -49,7 +49,7 @@ class EditRecord:
     answer: str = ""
     mask: VideoFile | None = None
     caption: str = ""
-    where: str
+    location: str
 
 
 def read_manifest(path: str | Path, *, base: Path | None = None, require_target: bool = True) -> list[EditRecord]:
@@ -124,7 +124,7 @@ class _Checker:
                     category=self._text(row, "edited_type"),
                     mask=mask,
                     caption=self._text(row, "caption") or "",
-                    where=row.where,
+                    location=row.location,
                 )
             )
 
@@ -149,7 +149,7 @@ class _Checker:
         record_id = f"{self.path.stem}:{number}" if own_id is None else str(own_id).strip()
         if record_id in self.first_seen:
             self._problem(row, f"the id {record_id!r} is already in use ({self.first_seen[record_id]})")
-        self.first_seen.setdefault(record_id, row.where)
+        self.first_seen.setdefault(record_id, row.location)
         return record_id
 
     def _text(self, row: Row, column: str) -> str | None:
@@ -181,7 +181,7 @@ class _Checker:
                     images.append(ImageFile(image))
             for index, data in enumerate(_as_list(row.cells.get("ref_image_bytes"), bytes, "ref_image_bytes")):
                 check_image(data, name=f"reference {index + 1}")
-                images.append(EncodedImage(data, f"reference {index + 1} of {row.where}"))
+                images.append(EncodedImage(data, f"reference {index + 1} of {row.location}"))
         except KiwiError as problem:
             self._problem(row, str(problem))
         return tuple(images)
@@ -189,7 +189,7 @@ class _Checker:
     def _problem(self, row: Row, text: str) -> None:
         self.count += 1
         if self.count <= _MAX_PROBLEMS:
-            self.problems.append(f"{row.where}: {text.rstrip('.')}")
+            self.problems.append(f"{row.location}: {text.rstrip('.')}")
 
 
 class _Files:

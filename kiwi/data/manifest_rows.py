@@ -22,7 +22,7 @@ COLUMNS += ["edited_type", "mask", "caption"]
 class Row:
     """A row as it was read: its cells by column, or why there are none."""
 
-    where: str
+    location: str
     cells: dict[str, Any]
     problem: str | None = None
 
@@ -34,47 +34,47 @@ def _csv_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
         line = 1
         try:
             for cells in reader:
-                where = f"{path.name}, line {line}"
+                location = f"{path.name}, line {line}"
                 line = reader.line_num + 1  # where the next row starts; a quoted cell may span lines
                 if not cells:
                     continue
                 if not header:
                     header = [name.strip() for name in cells]
-                    _check_columns(path, where, header, required)
+                    _check_columns(path, location, header, required)
                 elif len(cells) != len(header):
                     problem = f"it has {len(cells)} cells where the header has {len(header)} columns"
-                    yield Row(where=where, cells={}, problem=problem)
+                    yield Row(location=location, cells={}, problem=problem)
                 else:
                     row: dict[str, Any] = dict(zip(header, cells, strict=True))
                     if row.get("ref_image") and not row["ref_image"].lstrip().startswith("["):
                         row["ref_image"] = row["ref_image"].split("|")
-                    yield Row(where=where, cells=row)
+                    yield Row(location=location, cells=row)
         except csv.Error as problem:
-            yield Row(where=f"{path.name}, line {line}", cells={}, problem=f"it is not valid CSV ({problem})")
+            yield Row(location=f"{path.name}, line {line}", cells={}, problem=f"it is not valid CSV ({problem})")
 
 
 def _jsonl_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
     known_headers: set[tuple[str, ...]] = set()
     with path.open(encoding="utf-8-sig") as stream:
         for line, text in enumerate(stream, start=1):
-            where = f"{path.name}, line {line}"
+            location = f"{path.name}, line {line}"
             if not text.strip():
                 continue
             try:
                 row = json.loads(text)
             except (json.JSONDecodeError, RecursionError) as problem:
                 message = f"it is not valid JSON ({str(problem).split(': line')[0]})"
-                yield Row(where=where, cells={}, problem=message)
+                yield Row(location=location, cells={}, problem=message)
                 continue
             if not isinstance(row, dict):
-                yield Row(where=where, cells={}, problem=f"it is not a JSON object but {type(row).__name__}")
+                yield Row(location=location, cells={}, problem=f"it is not a JSON object but {type(row).__name__}")
                 continue
             problem_text = None
             if tuple(row) not in known_headers:
                 problem_text = _column_problem(list(row), required)
                 if problem_text is None:
                     known_headers.add(tuple(row))
-            yield Row(where=where, cells=row, problem=problem_text)
+            yield Row(location=location, cells=row, problem=problem_text)
 
 
 def _parquet_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
@@ -90,17 +90,17 @@ def _parquet_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
         for batch in table.iter_batches(batch_size=256, columns=columns):
             for row in batch.to_pylist():
                 number += 1
-                yield Row(where=f"{path.name}, row {number}", cells=row)
+                yield Row(location=f"{path.name}, row {number}", cells=row)
     except (pyarrow.ArrowException, OSError) as problem:
         raise ManifestError(
             f"The manifest {path} cannot be read as parquet ({problem})", code="unreadable-file"
         ) from None
 
 
-def _check_columns(path: Path, where: str, columns: list[str], required: tuple[str, ...]) -> None:
+def _check_columns(path: Path, location: str, columns: list[str], required: tuple[str, ...]) -> None:
     if problem := _column_problem(columns, required):
         raise ManifestError(
-            f"The manifest {path} has wrong columns ({where}): {problem}",
+            f"The manifest {path} has wrong columns ({location}): {problem}",
             code="unknown-column",
             fix="rename the columns",
         )

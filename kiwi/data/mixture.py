@@ -24,7 +24,7 @@ Stratum = tuple[int, str]
 """Samples of equal weight: the index of their data source, and their category."""
 
 
-def sampling_shares(
+def sampling_probabilities(
     strata: Sequence[Stratum], source_weights: Sequence[float | None], category_weights: Mapping[str, float]
 ) -> list[float]:
     """The share of each sample among all samples that are drawn.

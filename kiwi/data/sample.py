@@ -90,9 +90,9 @@ def collate(samples: Sequence[EditSample]) -> EditBatch:
         reference_images=[
             s.reference_images if s.reference_features is None else s.reference_features for s in samples
         ],
-        source_BCFHW=video_tensor(np.stack([s.source_FHWC for s in samples])),
-        target_BCFHW=video_tensor(np.stack([s.target_FHWC for s in samples])),
-        references_BRCHW=video_tensor(np.stack([s.references_RHWC for s in samples])).transpose(1, 2),
+        source_BCFHW=to_video_tensor(np.stack([s.source_FHWC for s in samples])),
+        target_BCFHW=to_video_tensor(np.stack([s.target_FHWC for s in samples])),
+        references_BRCHW=to_video_tensor(np.stack([s.references_RHWC for s in samples])).transpose(1, 2),
         source_latents=LatentDistribution.stack([s.source_latents for s in samples]),
         target_latents=LatentDistribution.stack([s.target_latents for s in samples]),
         categories=[s.category for s in samples],
@@ -101,11 +101,11 @@ def collate(samples: Sequence[EditSample]) -> EditBatch:
     )
 
 
-def video_tensor(pixels_BFHWC: Pixels) -> Tensor:
+def to_video_tensor(pixels_BFHWC: Pixels) -> Tensor:
     """uint8 (B, F, H, W, C) to float32 (B, C, F, H, W) in [-1, 1]."""
     return torch.from_numpy(pixels_BFHWC).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
 
 
-def pixels(video_CFHW: Tensor) -> Pixels:
+def to_pixels(video_CFHW: Tensor) -> Pixels:
     """One video (C, F, H, W) in [-1, 1] to uint8 (F, H, W, C), rounded."""
     return to_uint8(video_CFHW.permute(1, 2, 3, 0).float().cpu().numpy())

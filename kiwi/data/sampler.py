@@ -35,7 +35,8 @@ class MixtureSampler(Sampler[list[SampledIndex]]):
         shares: how often each sample is drawn; 0 for never.
         batch_size: samples of a batch on one rank.
         seed: of the order.
-        consumed: returns how many batches were trained on so far; the next epoch, or a resumed one, continues there.
+        get_batches_seen: returns the number of batches trained on so far; the next epoch, or a resumed one, continues
+            there.
         rank, world: this process's rank, and the number of ranks.
     """
 
@@ -47,7 +48,7 @@ class MixtureSampler(Sampler[list[SampledIndex]]):
         batch_size: int,
         *,
         seed: int,
-        consumed: Callable[[], int] = lambda: 0,
+        get_batches_seen: Callable[[], int] = lambda: 0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -57,7 +58,7 @@ class MixtureSampler(Sampler[list[SampledIndex]]):
             if share > 0:
                 self.members[bucket][stratum].append(index)
                 self.weights[bucket][stratum] += share
-        self.batch_size, self.seed, self.consumed = batch_size, seed, consumed
+        self.batch_size, self.seed, self.get_batches_seen = batch_size, seed, get_batches_seen
         self.rank, self.world = rank, world
         self.samples = sum(share > 0 for share in shares)
         # Kept from one epoch to the next: skipping all earlier batches at each would make long runs slow.
@@ -67,7 +68,7 @@ class MixtureSampler(Sampler[list[SampledIndex]]):
         return -(-self.samples // (self.batch_size * self.world))
 
     def __iter__(self) -> Iterator[list[SampledIndex]]:
-        start = self.consumed()
+        start = self.get_batches_seen()
         if start != self.at:
             self.stream, self.at = islice(self._batches(), start, None), start
         end = (start // len(self) + 1) * len(self)

@@ -52,7 +52,7 @@ class Item(ABC):
         return self.kinds[self.index % len(self.kinds)]
 
     @property
-    def where(self) -> str:
+    def location(self) -> str:
         return f"item {self.id} of the sandbox"
 
     @property
@@ -187,7 +187,7 @@ class RenderedClip:
     part: Part
     path: ClassVar[None] = None
 
-    def frames(self, max_frames: int | None = None) -> Pixels:
+    def decode(self, max_frames: int | None = None) -> Pixels:
         return self.item.render(self.part)[:max_frames]
 
     def info(self) -> VideoInfo:

@@ -21,7 +21,7 @@ class Record(Protocol):
         """Unique in its source, and the same at every read."""
 
     @property
-    def where(self) -> str:
+    def location(self) -> str:
         """Its place in the source, for messages."""
 
     @property

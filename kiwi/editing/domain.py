@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kiwi.data.sample import pixels, video_tensor
+from kiwi.data.sample import to_pixels, to_video_tensor
 from kiwi.editing.editor import KiwiEditor
 from kiwi.media.video import Video
 from kiwi.models.sampling import eval_mode
@@ -68,7 +68,7 @@ def _video_reasons(editor: KiwiEditor, video: Video, frames: np.ndarray) -> list
 
 def _reconstruction_psnr(editor: KiwiEditor, frames: np.ndarray) -> float:
     with eval_mode(editor.model):
-        clip = video_tensor(frames[None]).to(editor.device)
-        reconstruction = pixels(editor.model.vae.decode(editor.model.vae.encode(clip))[0])
+        clip = to_video_tensor(frames[None]).to(editor.device)
+        reconstruction = to_pixels(editor.model.vae.decode(editor.model.vae.encode(clip))[0])
     error = float(np.square(reconstruction.astype(np.float32) - frames).mean())
     return float(10 * np.log10(255.0**2 / max(error, 1e-3)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from kiwi.checkpoints.folder import from_pretrained, save_pretrained
 from kiwi.data.dataset import letterbox_references
-from kiwi.data.sample import EditBatch, EditSample, collate, pixels
+from kiwi.data.sample import EditBatch, EditSample, collate, to_pixels
 from kiwi.encoded import Pixels, TaskKind
 from kiwi.errors import InputError
 from kiwi.flow.solvers import OnStep, ignore_step
@@ -101,7 +101,7 @@ class KiwiEditor:
         self._log_changes(video, frames)
         batch = self._batch(frames, instruction, images)
         (edited,) = sample_edits(self.model, batch, sampling or self.defaults.sampling, seed, on_step)
-        return Video(resize(pixels(edited)[: video.frame_count], video.height, video.width), Fraction(video.fps))
+        return Video(resize(to_pixels(edited)[: video.frame_count], video.height, video.width), Fraction(video.fps))
 
     def working_frames(self, video: Video, max_pixels: int | None = None) -> Pixels:
         """The source at the model's size and 4k + 1 frames, (F, H, W, 3); `max_pixels` as in `edit`."""

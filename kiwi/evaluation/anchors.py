@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from kiwi import console
-from kiwi.data.sample import pixels, video_tensor
+from kiwi.data.sample import to_pixels, to_video_tensor
 from kiwi.encoded import Pixels
 from kiwi.environment import environment
 from kiwi.evaluation.fidelity import edit_metrics
@@ -74,7 +74,7 @@ def _autoencoder(path: str, size: int) -> Callable[[Pixels], Pixels]:
 
     @torch.no_grad()
     def reconstruct(frames_FHWC: Pixels) -> Pixels:
-        return pixels(vae.decode(vae.encode(video_tensor(frames_FHWC[None])))[0])
+        return to_pixels(vae.decode(vae.encode(to_video_tensor(frames_FHWC[None])))[0])
 
     reconstruct(np.zeros((1, size, size, 3), np.uint8))  # refuses a size that it cannot halve before any other work
     return reconstruct

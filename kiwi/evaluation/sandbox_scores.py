@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from kiwi.data.dataset import letterbox_references
-from kiwi.data.sample import EditBatch, EditSample, collate, pixels, video_tensor
+from kiwi.data.sample import EditBatch, EditSample, collate, to_pixels, to_video_tensor
 from kiwi.encoded import Pixels, TaskKind
 from kiwi.evaluation.fidelity import clip_psnr
 from kiwi.media.image import contact_sheet, resize
@@ -121,7 +121,7 @@ def pair_editor(model: KiwiEdit, sampling: Sampling, seed: int = 0) -> PairEdito
         batch = collate_pairs(pairs)
         for name in ("source_BCFHW", "target_BCFHW", "references_BRCHW"):
             setattr(batch, name, getattr(batch, name).to(device))
-        return [pixels(video) for video in sample_edits(model, batch, sampling, seed)]
+        return [to_pixels(video) for video in sample_edits(model, batch, sampling, seed)]
 
     return edit
 
@@ -145,8 +145,8 @@ def group_batches(pairs: Iterable[EditPair]) -> list[list[EditPair]]:
 @torch.no_grad()
 def round_trips(vae: VideoVae, clips: Sequence[Pixels]) -> list[Pixels]:
     """Encode and decode clips of one size."""
-    video = video_tensor(np.stack(clips)).to(next(vae.parameters()).device)
-    return [pixels(decoded) for decoded in vae.decode(vae.encode(video))]
+    video = to_video_tensor(np.stack(clips)).to(next(vae.parameters()).device)
+    return [to_pixels(decoded) for decoded in vae.decode(vae.encode(video))]
 
 
 # --- tables and pictures ------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from kiwi.errors import InputError
 from kiwi.media.files import make_folder, report_unwritable, write_json
 
-LOCK = ".lock"
+LOCK_FILE = ".lock"
 """The lock file of a folder."""
 
 
@@ -36,7 +36,7 @@ def open_run_dir(record: Path, settings: Mapping[str, Any], kind: str, allowed: 
     folder, settings = make_folder(record.parent), json.loads(json.dumps(settings))
     if not record.exists():
         with report_unwritable(folder):
-            unexpected = sorted({path.name for path in folder.iterdir()} - {LOCK, *allowed})
+            unexpected = sorted({path.name for path in folder.iterdir()} - {LOCK_FILE, *allowed})
         if unexpected:
             raise InputError(
                 f"{folder} exists and is not {kind}",
@@ -68,7 +68,7 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds the lock, or the folder cannot be written to.
     """
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder / LOCK_FILE)
     with report_unwritable(folder):
         try:
             lock.acquire(blocking=False)

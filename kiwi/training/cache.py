@@ -141,7 +141,7 @@ class _FrozenEncoders:
         cache = FeatureCache.create(options.out, encoders, options.dtype)
         cache.encoders = encoders  # entries of other encoders that it may keep are not this command's to add
         return cache, {
-            name: job for dataset in data.sets.values() for name, job in dataset.encoding_jobs(cache).items()
+            name: job for dataset in data.datasets.values() for name, job in dataset.encoding_jobs(cache).items()
         }
 
     def fill(self, cache: FeatureCache, jobs: Sequence[EncodingJob], shard_size: int, device: str) -> None:
@@ -161,14 +161,14 @@ class _FrozenEncoders:
         """The entries of one clip or image by their keys."""
         import torch
 
-        from kiwi.data.sample import video_tensor
+        from kiwi.data.sample import to_video_tensor
         from kiwi.encoded import LatentDistribution
 
         frames = job.load()
         entries: dict[str, Entry] = {}
         with torch.no_grad():
             if job.latents_key:
-                video_BCFHW = video_tensor(frames[None]).to(next(self.vae.parameters()).device)
+                video_BCFHW = to_video_tensor(frames[None]).to(next(self.vae.parameters()).device)
                 posterior = self.vae.posterior(video_BCFHW)
                 entries[job.latents_key] = LatentDistribution(posterior.mean[0], posterior.std[0])
             if job.features_key:

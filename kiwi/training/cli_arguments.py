@@ -13,8 +13,8 @@ import yaml
 
 from kiwi.data.datamodule import EditData
 from kiwi.errors import format_choices
-from kiwi.experiment import read_experiment, short_form, with_current_keys, with_current_names
-from kiwi.spec import Spec, choices, families
+from kiwi.experiment import read_experiment, to_short_form, with_current_keys, with_current_names
+from kiwi.spec import Spec, abstract_specs, allowed_names
 from kiwi.training.callbacks.before_after import BeforeAfter
 from kiwi.training.callbacks.edit_quality import EditQuality
 from kiwi.training.modules.base import LitModule
@@ -34,7 +34,7 @@ GROUPS: dict[str, tuple[type, ...]] = {"model": MODULES, "data": (EditData,), "q
 
 
 def with_class_paths(value: Any) -> Any:
-    """A configuration in short form (`kiwi.experiment.short_form`) as jsonargparse reads it.
+    """A configuration in short form (`kiwi.experiment.to_short_form`) as jsonargparse reads it.
 
     The one place where `{type: Name, field: value}` becomes `{class_path: Name, init_args: {field: value}}`.
     """
@@ -47,7 +47,7 @@ def with_class_paths(value: Any) -> Any:
         return fields
     name = fields.pop("type")
     spec = Spec._registry.get(name)
-    is_only_choice = spec is not None and not any(issubclass(spec, family) for family in families())
+    is_only_choice = spec is not None and not any(issubclass(spec, family) for family in abstract_specs())
     return fields if is_only_choice else {"class_path": name, "init_args": fields}
 
 
@@ -97,7 +97,7 @@ def _translate_option(path: str, text: str) -> str:
     if text.startswith(("{", "[")):
         with suppress(yaml.YAMLError):
             value = yaml.safe_load(text)
-    nested = functools.reduce(lambda inner, key: {key: inner}, reversed(keys), short_form(value))
+    nested = functools.reduce(lambda inner, key: {key: inner}, reversed(keys), to_short_form(value))
     node: Any = _rename_specs_and_fields(with_current_keys(nested))
     current = []
     for _ in keys:
@@ -115,7 +115,7 @@ def explain_parse_error(message: str) -> str:
     path = ".".join(keys[1:] or keys)
     if unknown := re.search(r"Expected a dot import path string: ([\w.]+)", flat):
         classes = CALLBACKS if path.startswith("trainer.") else MODULES
-        names = choices(family) if (family := _find_spec_family(path)) else [cls.__name__ for cls in classes]
+        names = allowed_names(family) if (family := _find_spec_family(path)) else [cls.__name__ for cls in classes]
         return f"{path} has no choice named {unknown[1]!r}. Expected: {format_choices(names, unknown[1])}"
     if unrecognised := re.search(r"[Uu]nrecognized arguments: (\S+)", flat):
         return f"there is no option {unrecognised[1]}"
@@ -137,5 +137,5 @@ def _find_spec_family(path: str) -> type[Spec] | None:
         family = next((hint for hint in hints if isinstance(hint, type) and issubclass(hint, Spec)), None)
         if family is None:
             return None
-        callables = [family, *(Spec._registry[choice] for choice in choices(family))]
+        callables = [family, *(Spec._registry[choice] for choice in allowed_names(family))]
     return family

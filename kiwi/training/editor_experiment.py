@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kiwi.errors import InputError
-from kiwi.experiment import read_experiment, section
+from kiwi.experiment import get_section, read_experiment
 
 if TYPE_CHECKING:
     from kiwi.models.config import KiwiConfig
@@ -48,7 +48,7 @@ def parse_editor_experiment(experiment: dict[str, Any], file: Path | str) -> Edi
     from kiwi.models.config import TRAINABLE, KiwiConfig
     from kiwi.spec import from_dict
 
-    model, settings = (section(experiment, path, file) for path in ("model", "data"))
+    model, settings = (get_section(experiment, path, file) for path in ("model", "data"))
     if model.get("type") != "LitKiwi" or "config" not in model:
         raise InputError(
             f"{file} does not train an editor",

@@ -11,7 +11,7 @@ import yaml
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from kiwi.errors import TrainingError
-from kiwi.experiment import short_form
+from kiwi.experiment import to_short_form
 from kiwi.options import Options
 from kiwi.training.lightning_cli import KiwiCLI, ParseOnlyCLI, run_cli
 
@@ -78,7 +78,7 @@ def resolve(options: FitOptions) -> dict[str, Any]:
         InputError: options that `fit` would refuse.
     """
     cli = run_cli(["fit", *options.arguments()], ParseOnlyCLI)
-    configuration: dict[str, Any] = short_form(yaml.safe_load(cli.configuration()))
+    configuration: dict[str, Any] = to_short_form(yaml.safe_load(cli.configuration()))
     return configuration
 
 

@@ -23,7 +23,7 @@ from kiwi.data.datamodule import EditData
 from kiwi.environment import environment
 from kiwi.errors import InputError, KiwiError
 from kiwi.media.files import write_json, write_text
-from kiwi.spec import families
+from kiwi.spec import abstract_specs
 from kiwi.training.callbacks.edit_quality import EditQuality
 from kiwi.training.callbacks.export import ModelExport
 from kiwi.training.callbacks.previews import Previews
@@ -182,7 +182,7 @@ def run_cli(argv: Sequence[str], kind: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
         KiwiError: options that cannot be used, with the choices for unknown names.
     """
     _silence_library_warnings()
-    set_parsing_settings(subclasses_enabled=[*families()])
+    set_parsing_settings(subclasses_enabled=[*abstract_specs()])
     quiet = {"exit_on_error": False}  # errors are raised, so that they can be explained
     try:
         return kind(

@@ -14,7 +14,7 @@ import kiwi.cli
 from kiwi.__main__ import COMMANDS, main
 from kiwi.ablation.study import read_study
 from kiwi.options import Options
-from kiwi.spec import Spec, choices
+from kiwi.spec import Spec, allowed_names
 from kiwi.training import fit
 
 from .conftest import PAGES, ROOT, blocks, commands, inline_code, prose
@@ -144,7 +144,7 @@ def flags(options):
     """The options of a command as they are typed."""
     if not options.__module__.startswith("kiwi."):
         return []
-    return kiwi.cli.parser_of(options, "command")._option_string_actions
+    return kiwi.cli.build_parser(options, "command")._option_string_actions
 
 
 def test_the_page_of_variants_names_every_choice_of_the_model():
@@ -156,13 +156,13 @@ def test_the_page_of_variants_names_every_choice_of_the_model():
         named = {name for name in re.findall(r"`(\w+)`", listed) if name in Spec._registry}
         for path in re.findall(r"`([\w.]+)`", paths):
             family = family_at(KiwiConfig, path)
-            assert named == set(choices(family)), path
+            assert named == set(allowed_names(family)), path
 
 
 def family_at(spec, path):
     """The family of specs that a dotted path of a configuration chooses from."""
     for name in path.split("."):
-        owners = [spec, *(Spec._registry[choice] for choice in choices(spec))]
+        owners = [spec, *(Spec._registry[choice] for choice in allowed_names(spec))]
         spec = next(hints[name] for owner in owners if name in (hints := typing.get_type_hints(owner)))
     return spec
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kiwi.errors import SpecError
-from kiwi.spec import Spec, choices, diff, families, from_dict, override, to_dict
+from kiwi.spec import Spec, abstract_specs, allowed_names, diff, from_dict, override, to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +135,8 @@ def test_a_spec_is_accepted_as_data():
 
 
 def test_choices_are_the_members_of_a_family_or_the_family_itself():
-    assert choices(Wheel) == ["DiscWheel", "NoWheel", "SpokedWheel"]
-    assert choices(Lamp) == ["Lamp"]
+    assert allowed_names(Wheel) == ["DiscWheel", "NoWheel", "SpokedWheel"]
+    assert allowed_names(Lamp) == ["Lamp"]
 
 
 def test_specs_are_immutable_and_can_be_copied_with_changes():
@@ -355,8 +355,8 @@ def test_imported_families_are_their_abstract_classes():
     class Kiwi(Animal):
         def build(self) -> None: ...
 
-    assert Animal in families()
-    assert Kiwi not in families()
+    assert Animal in abstract_specs()
+    assert Kiwi not in abstract_specs()
 
 
 def test_a_mapping_with_its_own_key_type_is_compared_as_a_value():

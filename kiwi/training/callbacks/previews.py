@@ -67,7 +67,7 @@ class Previews(L.Callback):
 
 def preview_dataset(trainer: L.Trainer) -> EditDataset:
     """The samples to preview: those of validation, or of training if there are none."""
-    sets = edit_data(trainer).sets
+    sets = edit_data(trainer).datasets
     return sets["validation"] if len(sets["validation"]) else sets["train"]
 
 

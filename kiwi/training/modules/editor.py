@@ -13,7 +13,7 @@ from kiwi.checkpoints.folder import load_initial_weights, names_to_save, save_pr
 from kiwi.checkpoints.folder_config import unexpected_files
 from kiwi.data.datamodule import EditData
 from kiwi.data.dropout import ConditionDropout
-from kiwi.data.sample import EditBatch, pixels
+from kiwi.data.sample import EditBatch, to_pixels
 from kiwi.data.sandbox import SandboxEdits
 from kiwi.encoded import LatentDistribution, Pixels, Size, VisionFeatures
 from kiwi.errors import InputError
@@ -187,7 +187,7 @@ class LitKiwi(LitFlow):
         if isinstance(data, EditData):
             defaults = defaults.replace(
                 max_pixels=data.max_pixels,
-                max_frames=max(bucket.frames for bucket in data.sets["train"].buckets),
+                max_frames=max(bucket.frames for bucket in data.datasets["train"].buckets),
                 domain="sandbox" if all(isinstance(source, SandboxEdits) for source in data.train) else "",
             )
         save_pretrained(self.editor, folder, defaults, self_contained=self_contained, dtype=self.export_dtype)
@@ -198,11 +198,11 @@ class LitKiwi(LitFlow):
     def preview(self, batch: EditBatch, seed: int) -> Preview:
         """The reference, if there is one, the source, the edit and the target."""
         (edit,) = sample_edits(self.editor, batch, self.sampling, seed)
-        clips = {"reference": pixels(batch.references_BRCHW[0].transpose(0, 1))} if batch.reference_images[0] else {}
+        clips = {"reference": to_pixels(batch.references_BRCHW[0].transpose(0, 1))} if batch.reference_images[0] else {}
         clips |= {
-            "source": pixels(batch.source_BCFHW[0]),
-            "edit": pixels(edit),
-            "target": pixels(batch.target_BCFHW[0]),
+            "source": to_pixels(batch.source_BCFHW[0]),
+            "edit": to_pixels(edit),
+            "target": to_pixels(batch.target_BCFHW[0]),
         }
         return Preview(clips, batch.instructions[0])
 

@@ -97,7 +97,7 @@ class LitFlow(LitModule):
         """
         super().setup(stage)
         data = self.trainer.datamodule  # None for a plain DataLoader
-        cache = data.sets["train"].cache if isinstance(data, EditData) else None
+        cache = data.datasets["train"].cache if isinstance(data, EditData) else None
         if cache is None:
             return
         expected = self.encoder_fingerprints()

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kiwi.data.sample import EditBatch, pixels
+from kiwi.data.sample import EditBatch, to_pixels
 from kiwi.errors import InputError
 from kiwi.keyed import forked_rng
 from kiwi.media.files import atomic_folder
@@ -215,9 +215,9 @@ class LitMllm(LitModule):
 
     def preview(self, batch: EditBatch, seed: int) -> Preview:
         """The video, and the picture if there is one; the caption has question, prediction and answer."""
-        clips = {"video": pixels(batch.source_BCFHW[0])}
+        clips = {"video": to_pixels(batch.source_BCFHW[0])}
         if batch.reference_images[0]:
-            clips["picture"] = pixels(batch.references_BRCHW[0, :1].transpose(0, 1))
+            clips["picture"] = to_pixels(batch.references_BRCHW[0, :1].transpose(0, 1))
         with eval_mode(self):
             (predicted,) = self.answer(batch)
         return Preview(clips, f"{batch.instructions[0]}\npredicted: {predicted}\nexpected: {batch.answers[0]}")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from kiwi.checkpoints.folder_config import read_json_or_empty
-from kiwi.data.sample import EditBatch, pixels
+from kiwi.data.sample import EditBatch, to_pixels
 from kiwi.errors import InputError
 from kiwi.flow.schedule import FlowSchedule
 from kiwi.media.files import atomic_folder
@@ -110,5 +110,5 @@ class LitBase(LitFlow):
             latents = self.vae.encode(batch.target_BCFHW)
             noise = make_noise(tuple(latents.shape), seed, batch.ids, self.device)
             generated = denoise(self.model, self.model.encode(batch.captions), noise, self.sampling)
-            clip = pixels(self.vae.decode(generated)[0])
-        return Preview({"generated": clip, "a clip": pixels(batch.target_BCFHW[0])}, batch.captions[0])
+            clip = to_pixels(self.vae.decode(generated)[0])
+        return Preview({"generated": clip, "a clip": to_pixels(batch.target_BCFHW[0])}, batch.captions[0])

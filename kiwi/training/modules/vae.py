@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kiwi.data.sample import EditBatch, pixels
+from kiwi.data.sample import EditBatch, to_pixels
 from kiwi.errors import InputError
 from kiwi.evaluation.fidelity import edit_metrics
 from kiwi.evaluation.perceptual import NoPerceptual
@@ -100,7 +100,7 @@ class LitVae(LitModule):
         for prefix, videos in (("", _concat_clips(batch)), ("picture_", _flatten_references(batch))):
             reconstructions = self.autoencoder.decode(self.autoencoder.encode(videos)) if len(videos) else videos
             for reconstruction, video in zip(reconstructions, videos, strict=True):
-                metrics = edit_metrics(pixels(reconstruction), pixels(video), None, NoPerceptual().build())
+                metrics = edit_metrics(to_pixels(reconstruction), to_pixels(video), None, NoPerceptual().build())
                 for name, value in metrics.items():
                     self.log(f"val/{prefix}{name}", value, prog_bar=not prefix, batch_size=1, sync_dist=True)
 
@@ -116,7 +116,7 @@ class LitVae(LitModule):
         """A clip and its reconstruction."""
         with eval_mode(self):
             decoded = self.autoencoder.decode(self.autoencoder.encode(batch.target_BCFHW))
-        clips = {"clip": pixels(batch.target_BCFHW[0]), "reconstruction": pixels(decoded[0])}
+        clips = {"clip": to_pixels(batch.target_BCFHW[0]), "reconstruction": to_pixels(decoded[0])}
         return Preview(clips, batch.instructions[0])
 
     def export(self, folder: Path, *, self_contained: bool) -> None:

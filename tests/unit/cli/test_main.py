@@ -12,7 +12,7 @@ import pytest
 
 import kiwi
 from kiwi.__main__ import COMMANDS, Command, main
-from kiwi.cli import parse, parser_of
+from kiwi.cli import build_parser, parse
 from kiwi.errors import KiwiError
 from kiwi.options import Options, positional
 
@@ -180,7 +180,7 @@ def test_a_wrong_command_line_is_a_kiwi_error_without_a_usage_dump(arguments, me
 
 
 def test_the_help_keeps_the_lines_of_the_description_and_shows_the_defaults_that_exist():
-    text = parser_of(ExampleOptions, "edit").format_help()
+    text = build_parser(ExampleOptions, "edit").format_help()
     assert "usage: python -m kiwi edit" in text
     assert "number of solver steps (default: 50)" in text
     assert text.count("default") == 1

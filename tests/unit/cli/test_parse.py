@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from kiwi.cli import Action, dispatch, parse, parser_of
+from kiwi.cli import Action, build_parser, dispatch, parse
 from kiwi.errors import InputError, SpecError
 from kiwi.options import Options, option, positional
 
@@ -70,7 +70,7 @@ def test_the_dataclass_validates_values_from_the_command_line_and_from_python():
 
 
 def test_the_help_shows_the_docstring_and_the_defaults():
-    text = " ".join(parser_of(PaintOptions, "paint").format_help().split())
+    text = " ".join(build_parser(PaintOptions, "paint").format_help().split())
     assert "Paint a picture." in text
     assert "what with. (default: red)" in text
     assert "thicknesses in micrometres. (default: 1 2)" in text
@@ -86,7 +86,7 @@ def test_an_undocumented_option_is_a_bug():
         secret: int = 1
 
     with pytest.raises(AssertionError, match="secret"):
-        parser_of(BareOptions, "bare")
+        build_parser(BareOptions, "bare")
 
 
 def test_actions_are_dispatched_by_name_and_unknown_actions_are_refused(capsys):
@@ -150,7 +150,7 @@ def test_options_that_commands_share_are_described_once_in_their_base():
         finish: str = "oil"
         rooms: tuple[str, ...] = option((), comma_separated=True)
 
-    text = " ".join(parser_of(FramedOptions, "frame").format_help().split())
+    text = " ".join(build_parser(FramedOptions, "frame").format_help().split())
     assert "Paint a framed picture." in text
     assert "of the frame. (default: oak)" in text
     assert "of the frame. (default: oil)" in text

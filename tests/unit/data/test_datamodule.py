@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kiwi.data.datamodule import EditData
-from kiwi.data.sample import pixels, video_tensor
+from kiwi.data.sample import to_pixels, to_video_tensor
 from kiwi.data.sources import Manifest
 from kiwi.errors import CheckpointError, InputError, ManifestError
 from kiwi.media.video import write_video
@@ -44,10 +44,10 @@ def test_held_out_sources_are_in_no_training_record(edit_folder):
     manifests = [Manifest(path="video.csv", max_frames=5), Manifest(path="reference.csv", max_frames=5)]
     module = data(edit_folder, train=[*manifests, Manifest(path="video.csv", max_frames=1)], holdout=2)
     module.setup()
-    train, held = ({r.source for r in module.sets[name].records} for name in ("train", "validation"))
+    train, held = ({r.source for r in module.datasets[name].records} for name in ("train", "validation"))
     assert len(held) == 2
     assert not train & held
-    assert sum(len(module.sets[name]) for name in ("train", "validation")) == 15
+    assert sum(len(module.datasets[name]) for name in ("train", "validation")) == 15
 
 
 def test_the_held_out_sources_are_the_same_in_every_process(edit_folder, tmp_path, capsys):
@@ -62,7 +62,7 @@ def test_the_held_out_sources_are_the_same_in_every_process(edit_folder, tmp_pat
     code = (
         "import sys; from kiwi.data.datamodule import EditData; from kiwi.data.sources import Manifest; "
         f"d = EditData(train=[Manifest(path='video.csv', max_frames=5)], root={str(tmp_path)!r}, holdout=2); "
-        "d.setup(); sys.stdout.write(str(sorted(r.source.path.parent.name for r in d.sets['validation'].records)))"
+        "d.setup(); sys.stdout.write(str(sorted(r.source.path.parent.name for r in d.datasets['validation'].records)))"
     )
     exec(code, {})
     here = capsys.readouterr().out
@@ -100,9 +100,9 @@ def test_a_video_that_breaks_after_validation_stops_with_its_line(edit_folder, t
 
 def test_pixels_survive_the_conversion_to_tensors_and_back():
     frames = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(1, 2, 4, 4, 3) * 2
-    assert np.array_equal(pixels(video_tensor(frames)[0]), frames[0])
-    assert video_tensor(np.array([0, 255], np.uint8).reshape(1, 1, 1, 2, 1)).flatten().tolist() == [-1.0, 1.0]
-    assert video_tensor(frames).dtype == torch.float32
+    assert np.array_equal(to_pixels(to_video_tensor(frames)[0]), frames[0])
+    assert to_video_tensor(np.array([0, 255], np.uint8).reshape(1, 1, 1, 2, 1)).flatten().tolist() == [-1.0, 1.0]
+    assert to_video_tensor(frames).dtype == torch.float32
 
 
 def white(batch):
@@ -143,7 +143,7 @@ def test_the_log_lists_the_mixture(edit_folder, caplog):
 def test_a_decoded_sample_has_its_mask_cropped_as_the_clip_is(edit_folder):
     module = data(edit_folder, multiple=16)
     module.setup()
-    dataset = module.sets["train"]
+    dataset = module.datasets["train"]
     index = next(i for i, record in enumerate(dataset.records) if record.source.path.name == "3_source.mp4")
     sample = dataset.decode(index)
     mask = sample.mask_FHW
@@ -165,12 +165,12 @@ def test_training_and_validation_batches_read_no_masks(edit_folder, tmp_path):
         mask.write_bytes(b"gone bad" * 100)
     batches = [*module.train_dataloader(), *module.val_dataloader()]
     assert sum(len(batch.ids) for batch in batches) >= 6
-    assert module.sets["train"][0].mask_FHW is None
+    assert module.datasets["train"][0].mask_FHW is None
     with pytest.raises(ManifestError, match=r"video.csv, line \d: .*_mask.mp4"):
-        module.sets["train"].decode(0)
+        module.datasets["train"].decode(0)
 
 
 def test_a_sample_without_a_mask_has_none(edit_folder):
     module = data(edit_folder, train=[Manifest(path="reference.csv", max_frames=5)])
     module.setup()
-    assert module.sets["train"].decode(0).mask_FHW is None
+    assert module.datasets["train"].decode(0).mask_FHW is None

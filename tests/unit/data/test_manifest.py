@@ -81,7 +81,7 @@ def test_csv_with_every_column(base: Path) -> None:
         references=(ImageFile(base / "ref a.jpg"), ImageFile(base / "ref_b.jpg")),
         category="local_change",
         mask=VideoFile(base / "tgt/2.mp4"),
-        where="pairs.csv, line 2",
+        location="pairs.csv, line 2",
     )
     assert (second.instruction, second.references, second.category) == ('Say "hi", then go', (), None)
     assert second.mask is None
@@ -90,7 +90,7 @@ def test_csv_with_every_column(base: Path) -> None:
 
 def test_ids_default_to_the_row_number_and_do_not_depend_on_layout(base: Path) -> None:
     path = write(base, "\ufeffsrc_video,tgt_video,prompt\r\n\r\nsrc/0.mp4,tgt/0.mp4,a\r\n\r\nsrc/1.mp4,tgt/1.mp4,b\r\n")
-    assert [(r.id, r.where) for r in read_manifest(path)] == [
+    assert [(r.id, r.location) for r in read_manifest(path)] == [
         ("pairs:1", "pairs.csv, line 3"),
         ("pairs:2", "pairs.csv, line 5"),
     ]
@@ -106,7 +106,7 @@ def test_line_numbers_are_those_of_the_file_across_quoted_newlines(base: Path) -
     (base / "src/9.mp4").touch()
     records = read_manifest(path)
     assert records[0].instruction == "two\nlines"
-    assert [r.where.split()[-1] for r in records] == ["2", "4", "5"]
+    assert [r.location.split()[-1] for r in records] == ["2", "4", "5"]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -121,7 +121,7 @@ def test_jsonl_and_parquet_give_the_same_records_as_csv(base: Path, kind: str) -
     assert [r.references for r in records] == [(ImageFile(base / "ref a.jpg"), ImageFile(base / "ref_b.jpg")), (), ()]
     assert [r.id for r in records] == ["x", "y", "pairs:3"]
     unit = "line" if kind == "jsonl" else "row"
-    assert [r.where for r in records] == [f"pairs.{kind}, {unit} {n}" for n in (1, 2, 3)]
+    assert [r.location for r in records] == [f"pairs.{kind}, {unit} {n}" for n in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -145,7 +145,7 @@ def test_refvie_parquet_contains_encoded_reference_images(base: Path, several: b
     ]
     first, second = read_manifest(write_rows(base, "parquet", rows))
     assert (first.id, second.references) == ("7", ())
-    levels = [np.mean(image.frames()) for image in first.references]
+    levels = [np.mean(image.decode()) for image in first.references]
     assert levels == pytest.approx([30, 220] if several else [30], abs=2)
 
 

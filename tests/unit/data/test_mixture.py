@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kiwi.data.mixture import sampling_shares, shuffled_epochs, weighted_round_robin
+from kiwi.data.mixture import sampling_probabilities, shuffled_epochs, weighted_round_robin
 from kiwi.errors import InputError
 
 STRATA = [(0, "add")] * 6 + [(0, "remove")] * 2 + [(1, "none")] * 2
@@ -16,21 +16,21 @@ def total(shares, *strata):
 
 
 def test_without_weights_all_samples_have_equal_shares():
-    assert sampling_shares(STRATA, [None, None], {}) == pytest.approx([0.1] * 10)
+    assert sampling_probabilities(STRATA, [None, None], {}) == pytest.approx([0.1] * 10)
 
 
 def test_the_share_of_a_source_is_its_weight_whatever_its_size():
-    shares = sampling_shares(STRATA, [1.0, 3.0], {})
+    shares = sampling_probabilities(STRATA, [1.0, 3.0], {})
     assert total(shares, (1, "none")) == pytest.approx(0.75)
     assert total(shares, (0, "add")) == pytest.approx(0.25 * 6 / 8)
 
 
 def test_the_weight_of_a_category_acts_within_its_source_and_does_not_change_the_sources_share():
-    shares = sampling_shares(STRATA, [1.0, 1.0], {"remove": 3.0})
+    shares = sampling_probabilities(STRATA, [1.0, 1.0], {"remove": 3.0})
     assert total(shares, (1, "none")) == pytest.approx(0.5)
     assert total(shares, (0, "remove")) == pytest.approx(0.5 * 6 / 12)
-    assert sum(sampling_shares(STRATA, [None, None], {"remove": 0.0})[6:8]) == 0
-    assert sum(sampling_shares(STRATA, [None, None], {"remove": 0.0})) == pytest.approx(1)
+    assert sum(sampling_probabilities(STRATA, [None, None], {"remove": 0.0})[6:8]) == 0
+    assert sum(sampling_probabilities(STRATA, [None, None], {"remove": 0.0})) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_the_weight_of_a_category_acts_within_its_source_and_does_not_change_the
 )
 def test_invalid_weights_are_refused(sources, categories, code, value):
     with pytest.raises(InputError, match=value, check=lambda error: error.code == code):
-        sampling_shares(STRATA, sources, categories)
+        sampling_probabilities(STRATA, sources, categories)
 
 
 @given(st.lists(st.floats(0.05, 20), min_size=1, max_size=6), st.integers(1, 400), st.integers(0, 9))

@@ -4,7 +4,7 @@ from itertools import chain
 import pytest
 
 from kiwi.data.buckets import Bucket
-from kiwi.data.mixture import sampling_shares
+from kiwi.data.mixture import sampling_probabilities
 from kiwi.data.sampler import MixtureSampler, OnceSampler
 from kiwi.encoded import TaskKind
 
@@ -15,14 +15,14 @@ STRATA = [(0, "add")] * 4 + [(0, "remove")] * 8 + [(1, "none")] * 6
 
 
 def sampler(weights=(None, None), categories=None, batch=2, **options):
-    shares = sampling_shares(STRATA, list(weights), categories or {})
+    shares = sampling_probabilities(STRATA, list(weights), categories or {})
     return MixtureSampler(BUCKETS, STRATA, shares, batch, **{"seed": 0, **options})
 
 
 def batches(sampler, count):
     """The first batches, over as many epochs as it takes."""
     consumed = []
-    sampler.consumed = lambda: len(consumed)
+    sampler.get_batches_seen = lambda: len(consumed)
     while len(consumed) < count:
         consumed += list(sampler)
     return consumed[:count]
@@ -64,7 +64,7 @@ def test_the_order_is_a_function_of_the_seed_alone():
 @pytest.mark.parametrize("consumed", [0, 5, 9, 31])
 def test_a_resumed_run_continues_after_the_batches_that_were_trained_on(consumed):
     whole = batches(sampler(), 45)
-    rest = list(sampler(consumed=lambda: consumed))
+    rest = list(sampler(get_batches_seen=lambda: consumed))
     assert rest == whole[consumed : (consumed // 9 + 1) * 9]
 
 
@@ -74,7 +74,7 @@ def test_a_long_run_does_not_skip_all_earlier_batches_at_every_epoch():
     made._batches = lambda: begun.append(True) or batches_from_the_first()
     assert batches(made, 45) == batches(sampler(), 45)
     assert not begun
-    made.consumed = lambda: 20
+    made.get_batches_seen = lambda: 20
     assert list(made) == batches(sampler(), 27)[20:]
     assert begun == [True]
 

@@ -25,7 +25,7 @@ def data(*sources, **options):
 
 def test_a_sample_shows_the_item_to_the_last_bit():
     world = SandboxEdits(items=14, seed=3, max_frames=5, size=32, width=40, level="middle", split="new_things")
-    dataset = data(world).sets["train"]
+    dataset = data(world).datasets["train"]
     for index in range(14):
         pair = make_pair(3, index, frames=5, height=32, width=40, level="middle", split="new_things")
         sample = dataset.decode(index)
@@ -60,7 +60,7 @@ def test_categories_and_weights_are_mixed_like_those_of_manifests():
     )
     assert {category for _, category in module.strata} == set(CATEGORIES)
     assert sum(
-        share for (number, _), share in zip(module.strata, module.shares, strict=True) if number
+        share for (number, _), share in zip(module.strata, module.sampling_probabilities, strict=True) if number
     ) == pytest.approx(0.25)
     batches = [batch for _, batch in zip(range(40), module.train_dataloader(), strict=False)]
     assert sum(batch.task == TaskKind.image for batch in batches) == 10
@@ -73,18 +73,18 @@ def test_the_sandbox_can_be_mixed_with_a_manifest_and_is_not_held_out(edit_folde
         root=str(edit_folder),
         holdout=2,
     )
-    assert len(module.sets["train"]) == 4 + 10
-    assert len(module.sets["validation"]) == 2
+    assert len(module.datasets["train"]) == 4 + 10
+    assert len(module.datasets["validation"]) == 2
 
 
 def test_rendered_clips_are_cached_by_their_content(tmp_path):
     cache = FeatureCache.create(tmp_path / "cache", EncoderFingerprints("vae", "tower"), "float32")
-    jobs = data(SandboxEdits(items=14)).sets["train"].encoding_jobs(cache)
+    jobs = data(SandboxEdits(items=14)).datasets["train"].encoding_jobs(cache)
     assert len(jobs) == 14 + 14 + 4  # sources, targets, references
-    same, other = (data(SandboxEdits(items=14, seed=seed)).sets["train"].encoding_jobs(cache) for seed in (0, 1))
+    same, other = (data(SandboxEdits(items=14, seed=seed)).datasets["train"].encoding_jobs(cache) for seed in (0, 1))
     assert same.keys() == jobs.keys()
     assert not other.keys() & jobs.keys()
-    item = data(SandboxEdits(items=1)).sets["train"].records[0]
+    item = data(SandboxEdits(items=1)).datasets["train"].records[0]
     assert RenderedClip(item, "source").content_hash() != RenderedClip(item, "target").content_hash()
 
 
@@ -141,7 +141,7 @@ def test_words_are_scrambled_with_the_given_probability():
 
 def test_lengths_of_rendered_clips_are_snapped():
     module = data(SandboxEdits(items=1, max_frames=7, size=36))
-    sample = module.sets["train"].decode(0)
+    sample = module.datasets["train"].decode(0)
     assert sample.size[0] == 5
     assert sample.source_FHWC.shape[:3] == sample.size == sample.mask_FHW.shape
     assert sample.source_FHWC.dtype == np.uint8

@@ -12,7 +12,7 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from kiwi import shipped
 from kiwi.data.datamodule import EditData
-from kiwi.data.sample import pixels, video_tensor
+from kiwi.data.sample import to_pixels, to_video_tensor
 from kiwi.data.sandbox import SandboxQuestions
 from kiwi.editing.editor import KiwiEditor
 from kiwi.evaluation.fidelity import edit_metrics
@@ -59,7 +59,7 @@ def test_the_autoencoder_reconstructs_held_out_clips():
     psnr = []
     for index in range(14):
         target = make_pair(0, index, frames=5, height=32, width=32, split="test").target
-        reconstruction = pixels(vae.decode(vae.encode(video_tensor(target[None])))[0])
+        reconstruction = to_pixels(vae.decode(vae.encode(to_video_tensor(target[None])))[0])
         psnr.append(edit_metrics(reconstruction, target, None, NoPerceptual().build())["psnr"])
     assert np.mean(psnr) > 28
 

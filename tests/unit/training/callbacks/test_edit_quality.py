@@ -58,7 +58,7 @@ def validated(folder, module, data, *callbacks):
 def test_validation_logs_means_over_edits_and_over_unedited_sources_and_their_number(tiny_config, data, tmp_path):
     module = kiwi(tiny_config)
     metrics = validated(tmp_path, module, data, EditQuality())
-    dataset, plain = data.sets["validation"], NoPerceptual().build()
+    dataset, plain = data.datasets["validation"], NoPerceptual().build()
     samples = [dataset.decode(index) for index in range(len(dataset))]
     masked = [sample.mask_FHW is not None for sample in samples]
     assert (metrics["val/edits"], metrics["val/edits_inside"], metrics["val/edits_outside"]) == (3, 2, 2)
@@ -131,7 +131,7 @@ def test_samples_of_previews_are_not_edited_again_at_the_same_step(tiny_config, 
     callbacks = Previews(every_n_steps=1, items=2), EditQuality(items=2, seed=seed)
     trainer(tmp_path, *callbacks, val_check_interval=1).fit(kiwi(tiny_config), data)
     assert len(edits) == len(set(edits)) == 2 * 2 * (1 + seed)  # both steps; other noise needs other edits
-    assert len(select_indices(data.sets["validation"], 2)) == 2
+    assert len(select_indices(data.datasets["validation"], 2)) == 2
 
 
 def test_validation_does_not_change_what_is_trained(tiny_config, data, tmp_path, untrained):

@@ -86,7 +86,7 @@ def test_mfu_is_logged_where_the_devices_peak_is_known(tiny_config, data, tmp_pa
 
 def test_operations_are_counted_for_each_length_of_clips_from_a_cache(data):
     data.setup()
-    sample = data.sets["train"].decode(0)
+    sample = data.datasets["train"].decode(0)
     cached = replace(sample, source_FHWC=sample.source_FHWC[:0])
     kinds = {_flops_key(collate([clip])) for clip in (cached, replace(cached, size=(1, *sample.size[1:])))}
     kinds.add(_flops_key(collate([cached, cached])))

@@ -236,9 +236,9 @@ def test_a_cache_is_refused_by_autoencoders_and_by_editors_with_other_encoders(t
     data.multiple = 4
     data.setup()
     cache = FeatureCache.create(tmp_path / "cache", EncoderFingerprints("vae"), "float16")
-    keys = [key for dataset in data.sets.values() for key in dataset.encoding_jobs(cache)]
+    keys = [key for dataset in data.datasets.values() for key in dataset.encoding_jobs(cache)]
     cache.write(dict.fromkeys(keys, LatentDistribution(torch.zeros(1), torch.zeros(1))))
-    data.cache, data.sets = str(tmp_path / "cache"), {}
+    data.cache, data.datasets = str(tmp_path / "cache"), {}
     for module, code in (
         (LitVae(NewVae(z_dim=4, base_dim=4)), "cache-not-allowed"),
         (LitKiwi(tiny_config), "cache-mismatch"),
@@ -247,9 +247,9 @@ def test_a_cache_is_refused_by_autoencoders_and_by_editors_with_other_encoders(t
             with pytest.raises(InputError, check=lambda error, code=code: error.code == code):
                 getattr(trainer(tmp_path), command)(module, data)
     other = FeatureCache.create(tmp_path / "other", EncoderFingerprints(mllm="another"), "float16")
-    keys = [job.features_key for dataset in data.sets.values() for job in dataset.encoding_jobs(other).values()]
+    keys = [job.features_key for dataset in data.datasets.values() for job in dataset.encoding_jobs(other).values()]
     other.write(dict.fromkeys(keys, VisionFeatures(1, (1, 28, 28), torch.zeros(1))))
-    data.cache, data.sets = str(other.folder), {}
+    data.cache, data.datasets = str(other.folder), {}
     with pytest.raises(InputError, match="MLLM", check=lambda error: error.code == "cache-mismatch"):
         trainer(tmp_path).fit(LitKiwi(tiny_config), data)
 
@@ -257,7 +257,7 @@ def test_a_cache_is_refused_by_autoencoders_and_by_editors_with_other_encoders(t
 def test_a_dropped_source_is_grey_although_the_cache_has_its_latents(tiny_config, data):
     data.multiple = 4
     data.setup()
-    module, batch = LitKiwi(tiny_config), collate([data.sets["train"].decode(0)])
+    module, batch = LitKiwi(tiny_config), collate([data.datasets["train"].decode(0)])
     assert module.source_latents(batch) is None
     x = module.posterior(batch).mode()
     batch.source_latents = LatentDistribution(x, torch.zeros_like(x))
@@ -306,7 +306,7 @@ def test_a_checkpoint_of_the_previous_release_resumes(tiny_config, data, tmp_pat
 def test_sources_are_swapped_in_every_form_that_a_batch_has_them_in(tiny_config, data):
     data.multiple = 4
     data.setup()
-    samples = [data.sets["train"].decode(index) for index in (0, 1, 2)]
+    samples = [data.datasets["train"].decode(index) for index in (0, 1, 2)]
     module, plain = LitKiwi(tiny_config), collate(samples)
     swapped = module.swap_conditions(plain)
     for index, donor in enumerate((1, 2, 0)):

@@ -3,7 +3,7 @@ import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from kiwi.data.datamodule import EditData
-from kiwi.data.sample import pixels
+from kiwi.data.sample import to_pixels
 from kiwi.data.sandbox import SandboxEdits, SandboxQuestions
 from kiwi.errors import InputError
 from kiwi.models.vae.wan import NewVae, WanVae
@@ -79,7 +79,7 @@ def test_validation_measures_clips_and_reference_images_separately(category, pic
         **dict.fromkeys(("val/psnr", "val/ssim"), 4),
         **(dict.fromkeys(("val/picture_psnr", "val/picture_ssim"), pictures) if pictures else {}),
     }
-    reconstruction, source = (torch.from_numpy(pixels(video[0])).float() for video in (decoded, batch.source_BCFHW))
+    reconstruction, source = (torch.from_numpy(to_pixels(video[0])).float() for video in (decoded, batch.source_BCFHW))
     frames = [peak_signal_noise_ratio(*pair, data_range=255.0) for pair in zip(reconstruction, source, strict=True)]
     assert metrics["val/psnr"][0] == pytest.approx(float(torch.stack(frames).mean()), rel=1e-5)
 
