@@ -1,4 +1,4 @@
-"""Averages of the weights over training steps, which are validated, previewed and exported."""
+"""Averages of the weights over optimizer steps. Validation, previews and exports use the averaged weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RESUME_FIX = "resume with the configuration that the run was started with (confi
 
 
 class Average:
-    """An average of a module's weights; this base class keeps none and stands for the weights themselves."""
+    """An average of a module's weights. This base class averages nothing: its methods do nothing."""
 
     def update(self, parameters: NamedParameters) -> None:
         """Update the average with the weights after an optimizer step."""
@@ -31,22 +31,22 @@ class Average:
         yield
 
     def state_dict(self) -> dict[str, Any]:
-        """The average as plain data and tensors."""
+        """The state of the average for a checkpoint, as plain data and tensors."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any], shapes: dict[str, torch.Size]) -> None:
         """Restore the average from a checkpoint.
 
         Args:
-            state: as saved.
+            state: result of `state_dict`, empty if the checkpoint has no average.
             shapes: shapes of the trainable parameters.
 
         Raises:
-            CheckpointError: an average of another kind, or of other parameters.
+            CheckpointError: the saved average is of a different kind or of different parameters.
         """
         if state:
             raise CheckpointError(
-                "the checkpoint has an average of the weights, which this run does not keep",
+                "the checkpoint has an average of the weights, but model.averaging is NoAveraging",
                 code="average-mismatch",
                 fix=RESUME_FIX,
             )
@@ -54,16 +54,16 @@ class Average:
 
 @dataclass(frozen=True, kw_only=True)
 class AveragingSpec(Spec, ABC):
-    """The family of averages."""
+    """Base class of all averaging specs."""
 
     @abstractmethod
     def build(self) -> Average:
-        """A new, empty average."""
+        """Build an average without any updates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoAveraging(AveragingSpec):
-    """No average: the weights themselves."""
+    """No average: validation, previews and exports use the current weights."""
 
     def build(self) -> Average:
         return Average()
@@ -73,11 +73,11 @@ class NoAveraging(AveragingSpec):
 class Ema(AveragingSpec):
     """Exponential moving average of the trainable parameters, in float32.
 
-    Lightning's own callback averages a copy of the whole module, frozen MLLM and VAE included.
+    Lightning's EMA callback is not used: it averages a copy of the whole module, including the frozen MLLM and VAE.
 
     Args:
-        decay: in [0, 1); (1 + t) / (10 + t) at step t while that is smaller, so that the average of a short run does
-            not stay close to the initial weights.
+        decay: decay per optimizer step, in [0, 1). At step t, (1 + t) / (10 + t) is used while that is smaller, so that
+            the average of a short run does not stay close to the initial weights.
     """
 
     decay: float = 0.999
@@ -91,7 +91,7 @@ class Ema(AveragingSpec):
 
 
 class EmaAverage(Average):
-    """The average, and the number of its updates."""
+    """Exponential moving average in float32, with the number of its updates."""
 
     def __init__(self, decay: float) -> None:
         self.decay, self.updates = decay, 0

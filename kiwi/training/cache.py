@@ -1,6 +1,6 @@
-"""Filling a feature cache: the outputs of an experiment's frozen encoders for all of its clips.
+"""`kiwi cache`: encode all clips of an experiment with its frozen encoders, and store the results in a feature cache.
 
-In this package because it needs both `kiwi.data` and the encoders of `kiwi.models`, as they are built for training.
+This is part of `kiwi.training` because it needs both `kiwi.data` and the encoders of `kiwi.models`.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheOptions(Options):
-    """Encode an experiment's clips once, for all training on them.
+    """Encode an experiment's clips once, for all training runs on them.
 
-    The cache keeps the VAE's latents of sources and targets, and the MLLM's vision features of sources and references.
+    The cache holds the VAE latents of sources and targets, and the MLLM vision features of sources and references.
     `kiwi fit` with `--data.cache CACHE` reads these instead of decoding clips and running the encoders. Existing
     entries are skipped: rerun a killed command to resume it, share a cache among experiments, or let several processes
     fill it, each with its part (`--part 1/4`).
 
     Args:
-        config: experiment of `kiwi fit`, for its data and encoders.
-        out: folder of the cache.
+        config: experiment of `kiwi fit` that names the data and the encoders.
+        out: cache folder.
         root: folder of the manifests (default: the experiment's data.root).
-        only: keep only the VAE's latents, or only the vision features (default: both).
-        part: with several processes, which of them this is.
+        only: store only the VAE latents, or only the vision features (default: both).
+        part: part of the clips that this process encodes, such as 2/4 for the second of four processes.
         dtype: number format of the entries.
-        clips: clips and images in a shard.
+        clips: number of clips and images per shard.
         device: cpu, cuda, cuda:1 ... (default: cuda if available).
-        verify: only read all entries, and delete damaged shards.
+        verify: encode nothing; read all entries and delete damaged shards.
     """
 
     config: Path | None = None
@@ -66,26 +66,26 @@ class CacheOptions(Options):
 
     @property
     def process_and_count(self) -> tuple[int, int]:
-        """The number of this process, from 1, and the number of processes; zeros for text that says neither."""
+        """The number of this process, from 1, and the number of processes; (0, 0) if `part` is malformed."""
         match = re.fullmatch(r"(\d+)/(\d+)", self.part, re.ASCII)
         return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 class FilledCache(NamedTuple):
-    """What `fill_cache` did."""
+    """Result of `fill_cache`."""
 
     encoded: int
-    """Clips and images that were encoded now."""
+    """Number of clips and images that this call encoded."""
     entries: int
-    """Entries of the cache."""
+    """Number of entries that the cache holds now."""
 
 
 def fill_cache(options: CacheOptions) -> FilledCache:
-    """Encode the clips of an experiment that a cache lacks.
+    """Encode those clips of an experiment that the cache does not hold yet.
 
     Raises:
-        InputError: an experiment that does not train an editor, data that cannot be read, an untrained VAE, or a cache
-            that was built with different encoders.
+        InputError: the experiment does not train an editor, its data cannot be read, its VAE is untrained, or the cache
+            was built with different encoders.
     """
     from kiwi.models.device import resolve_device
     from kiwi.training.editor_experiment import read_editor_experiment
@@ -109,7 +109,7 @@ def fill_cache(options: CacheOptions) -> FilledCache:
 
 
 class _FrozenEncoders:
-    """The frozen encoders of an experiment, as they are built for training."""
+    """The frozen encoders of an experiment, built as for training."""
 
     def __init__(self, experiment: EditorExperiment, only: str | None) -> None:
         from kiwi.keyed import forked_rng
@@ -121,13 +121,13 @@ class _FrozenEncoders:
             raise InputError("an untrained VAE cannot fill a cache", code="untrained-vae", got=got, expected="a WanVae")
         self.keeps_latents = only != "features"
         self.mllm: MllmEncoder | None = None
-        # Needed for an editor without connectors too: without vision features its sources would be decoded.
+        # Editors without connectors need vision features too: otherwise training would decode their sources.
         if only != "latents":
             with forked_rng(experiment.seed, "mllm"):
                 self.mllm = config.mllm.build().eval()
 
     def open_cache(self, options: CacheOptions) -> tuple[FeatureCache, dict[str, EncodingJob]]:
-        """The cache, and the jobs for all that it has to hold of the experiment's data."""
+        """Open the cache, and list the encoding jobs of all clips and images of the experiment."""
         from kiwi.data.datamodule import EditData
         from kiwi.data.feature_cache import EncoderFingerprints, FeatureCache
 
@@ -139,13 +139,13 @@ class _FrozenEncoders:
             mllm="" if self.mllm is None else self.mllm.vision_fingerprint(),
         )
         cache = FeatureCache.create(options.out, encoders, options.dtype)
-        cache.encoders = encoders  # entries of other encoders that it may keep are not this command's to add
+        cache.encoders = encoders  # add no entries of other encoders, which the cache may hold too
         return cache, {
             name: job for dataset in data.datasets.values() for name, job in dataset.encoding_jobs(cache).items()
         }
 
     def fill(self, cache: FeatureCache, jobs: Sequence[EncodingJob], shard_size: int, device: str) -> None:
-        """Encode, and write a shard for every `shard_size` jobs."""
+        """Run the jobs, and write a shard after every `shard_size` of them."""
         self.vae.to(device)
         if self.mllm is not None:
             self.mllm.model.visual.to(device)
@@ -158,7 +158,7 @@ class _FrozenEncoders:
         cache.write(pending)
 
     def _encode(self, job: EncodingJob) -> dict[str, Entry]:
-        """The entries of one clip or image by their keys."""
+        """Encode one clip or image, and return its cache entries by key."""
         import torch
 
         from kiwi.data.sample import to_video_tensor

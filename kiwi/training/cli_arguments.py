@@ -1,4 +1,4 @@
-"""Between configurations in short form and jsonargparse: class paths for its input, one sentence for its messages."""
+"""Translate between kiwi's short form of configurations and jsonargparse, and shorten jsonargparse's error messages."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from kiwi.training.modules.text_to_video import LitBase
 from kiwi.training.modules.vae import LitVae
 
 MODULES: tuple[type[LitModule], ...] = (LitKiwi, LitBase, LitVae, LitMllm)
-"""What can be trained: `model.type` names one."""
+"""LightningModules that `model.type` can name."""
 
 CALLBACKS = (BeforeAfter,)
-"""Callbacks of ours that `trainer.callbacks` may name without their whole path, since they are imported here."""
+"""Callbacks of kiwi that `trainer.callbacks` can name without a module path, because they are imported here."""
 
 GROUPS: dict[str, tuple[type, ...]] = {"model": MODULES, "data": (EditData,), "quality": (EditQuality,)}
-"""Groups of options in which specs are chosen, and the classes whose arguments they are."""
+"""Option groups that contain specs, and the classes whose constructor arguments they hold."""
 
 
 def with_class_paths(value: Any) -> Any:
-    """A configuration in short form (`kiwi.experiment.to_short_form`) as jsonargparse reads it.
+    """Convert a configuration in short form (`kiwi.experiment.to_short_form`) to jsonargparse's form.
 
-    The one place where `{type: Name, field: value}` becomes `{class_path: Name, init_args: {field: value}}`.
+    This is the only place where `{type: Name, field: value}` becomes `{class_path: Name, init_args: {field: value}}`.
     """
     if isinstance(value, list):
         return [with_class_paths(item) for item in value]
@@ -47,12 +47,12 @@ def with_class_paths(value: Any) -> Any:
         return fields
     name = fields.pop("type")
     spec = Spec._registry.get(name)
-    is_only_choice = spec is not None and not any(issubclass(spec, family) for family in abstract_specs())
-    return fields if is_only_choice else {"class_path": name, "init_args": fields}
+    has_no_alternatives = spec is not None and not any(issubclass(spec, family) for family in abstract_specs())
+    return fields if has_no_alternatives else {"class_path": name, "init_args": fields}
 
 
 def _rename_specs_and_fields(configuration: dict[str, Any]) -> dict[str, Any]:
-    """A configuration in which renamed specs and fields of specs have their current names."""
+    """Replace former names of specs and of their fields in a configuration by the current names."""
     current = dict(configuration)
     for group, classes in GROUPS.items():
         if isinstance(configuration.get(group), dict):
@@ -66,30 +66,30 @@ def _rename_specs_and_fields(configuration: dict[str, Any]) -> dict[str, Any]:
 
 
 def translate_argv_for_jsonargparse(argv: Sequence[str]) -> list[str]:
-    """A command line in which configuration files and values have current names and jsonargparse's form."""
-    words = list(argv)
+    """Convert the configuration files and values in arguments to current names and to jsonargparse's form."""
+    pending = list(argv)
     translated = []
-    while words:
-        name, has_value, value = words.pop(0).partition("=")
+    while pending:
+        name, separator, value = pending.pop(0).partition("=")
         is_option = name in ("--config", "-c") or (name.startswith("--") and "." in name and not name.endswith(".help"))
-        if is_option and not has_value and words and not words[0].startswith("--"):
-            has_value, value = "=", words.pop(0)
+        if is_option and not separator and pending and not pending[0].startswith("--"):
+            separator, value = "=", pending.pop(0)
         if name in ("--config", "-c"):
-            # Anything but a file may be a configuration itself, which jsonargparse takes too.
+            # Any other value may be an inline configuration, which jsonargparse accepts too.
             is_file = value.endswith((".yaml", ".yml"))
             if is_file:
                 configuration = with_class_paths(_rename_specs_and_fields(read_experiment(value)))
                 value = yaml.safe_dump(configuration, sort_keys=False)
             translated += ["--config", value]
-        elif is_option and has_value:
+        elif is_option and separator:
             translated.append(_translate_option(name.removeprefix("--"), value))
         else:
-            translated.append(name + has_value + value)
+            translated.append(name + separator + value)
     return translated
 
 
 def _translate_option(path: str, text: str) -> str:
-    """An option by dotted path, such as `model.config.source={type: NoSource}`, as jsonargparse reads it."""
+    """Convert an option such as `model.config.source={type: NoSource}` to jsonargparse's form."""
     keys = path.split(".")
     if keys[0] in GROUPS:
         keys = ["type" if key == "class_path" else key for key in keys if key != "init_args"]
@@ -99,17 +99,17 @@ def _translate_option(path: str, text: str) -> str:
             value = yaml.safe_load(text)
     nested = functools.reduce(lambda inner, key: {key: inner}, reversed(keys), to_short_form(value))
     node: Any = _rename_specs_and_fields(with_current_keys(nested))
-    current = []
+    current_keys = []
     for _ in keys:
         ((key, node),) = node.items()
-        current.append("class_path" if key == "type" and keys[0] in GROUPS else key)
+        current_keys.append("class_path" if key == "type" and keys[0] in GROUPS else key)
     if not isinstance(node, str):
         node = yaml.safe_dump(with_class_paths(node), default_flow_style=True, width=10**6).strip()
-    return f"--{'.'.join(current)}={node}"
+    return f"--{'.'.join(current_keys)}={node}"
 
 
 def explain_parse_error(message: str) -> str:
-    """jsonargparse's message as one sentence, with the choices for an unknown name."""
+    """Shorten jsonargparse's error message to one sentence; for an unknown name, list the valid ones."""
     flat = re.sub(r"\s+", " ", message).strip()
     keys = re.findall(r'Parser key "([\w.]+)"', flat)
     path = ".".join(keys[1:] or keys)
@@ -119,7 +119,7 @@ def explain_parse_error(message: str) -> str:
         return f"{path} has no choice named {unknown[1]!r}. Expected: {format_choices(names, unknown[1])}"
     if unrecognised := re.search(r"[Uu]nrecognized arguments: (\S+)", flat):
         return f"there is no option {unrecognised[1]}"
-    # The last complaint of the innermost option has the reason; what follows repeats the input.
+    # The last message about the innermost option states the reason; the text after it repeats the input.
     reason = flat.split(f'"{keys[-1]}": ')[-1] if keys else flat
     reason = re.split(r" - Expected a <class 'NoneType'>| Given value type", reason)[0]
     reason = re.sub(r"- Expected a path but .* either not accessible or invalid - ", "", reason)
@@ -127,7 +127,7 @@ def explain_parse_error(message: str) -> str:
 
 
 def _find_spec_family(path: str) -> type[Spec] | None:
-    """The family of specs that an option such as config.source.scale or data.augmentation accepts."""
+    """The base class of the specs that an option such as config.source.scale or data.augmentation accepts."""
     names = path.split(".")
     group = names.pop(0) if names[0] in GROUPS else "model"
     callables: list[Any] = [vars(cls)["__init__"] for cls in GROUPS[group]]

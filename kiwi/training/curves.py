@@ -1,4 +1,4 @@
-"""Learning curves of runs, in one figure and one table: `draw_curves` is what `kiwi curves` runs."""
+"""`kiwi curves`: the learning curves of several runs, as a figure and a table."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _SUFFIXES = (".png", ".pdf", ".svg")
 class CurvesOptions(Options):
     """Draw metrics of runs over optimizer steps: one panel per metric, one line per run.
 
-    A point is the mean over equally many steps, see `--points`. OUT.csv holds the points.
+    Steps are divided into --points equal intervals; each point is the mean over one. OUT.csv holds the points.
 
     Args:
-        runs: folder of a run
+        runs: run folder
         out: figure to write (.png, .pdf, .svg)
         numbers: names of the metrics
-        points: points of a line, at most
+        points: maximum number of points per line
     """
 
     runs: tuple[Path, ...] = positional(metavar="RUN")
@@ -53,16 +53,16 @@ def draw_curves(options: CurvesOptions) -> Path:
         The CSV file.
 
     Raises:
-        InputError: a folder is not a run's or is given twice, no run has a metric, or `out` cannot be written.
+        InputError: a folder is not a run folder or is given twice, no run has a metric, or `out` cannot be written.
     """
     require_writable(options.out)
     logs: dict[str, Mapping[int, Mapping[str, float]]] = {}
     for run, title in zip(options.runs, _make_titles(options.runs), strict=True):
         if not (run / METRICS_FILE).is_file():
             raise InputError(
-                f"{run} is not the folder of a run",
+                f"{run} is not a run folder",
                 code="not-a-run",
-                expected=f"{METRICS_FILE} in it, as `python -m kiwi fit` writes",
+                expected=f"a folder with {METRICS_FILE}, which `python -m kiwi fit` writes",
             )
         logs[title] = read_log(run)
     panels = {name: _average_metric(logs, name, options.points) for name in dict.fromkeys(options.numbers)}
@@ -77,7 +77,7 @@ def draw_curves(options: CurvesOptions) -> Path:
         for run, line in lines.items()
         for step, value in zip(line.x, line.y, strict=True)
     ]
-    figure = plot_curves(panels, x="optimizer steps", y="mean over a stretch of steps", limits=None)
+    figure = plot_curves(panels, x="optimizer steps", y="mean over an interval of steps", limits=None)
     with atomic_path(options.out) as temporary:
         figure.savefig(temporary, format=options.out.suffix[1:].lower())
     csv_file = options.out.with_suffix(".csv")
@@ -86,7 +86,7 @@ def draw_curves(options: CurvesOptions) -> Path:
 
 
 def _make_titles(runs: Sequence[Path]) -> list[str]:
-    """The names of the folders, with as many of their parent folders as make them different."""
+    """Title each run by its folder, with as many parent folders as are needed to distinguish the runs."""
     paths = [run.resolve().parts for run in runs]
     if len(set(paths)) < len(paths):
         raise InputError("a run is given twice", code="duplicate-run", got=", ".join(map(str, runs)))
@@ -98,17 +98,17 @@ def _make_titles(runs: Sequence[Path]) -> list[str]:
 
 
 def _average_metric(logs: Mapping[str, Mapping[int, Mapping[str, float]]], name: str, points: int) -> dict[str, Curve]:
-    """Means of a metric over equal stretches of steps, by run; no points for a run without the metric."""
-    lines = {}
+    """Average a metric over equal intervals of steps, by run; a run without the metric has no points."""
+    curves = {}
     for run, log in logs.items():
         steps = [step for step in sorted(log) if name in log[step]]
         values = [log[step][name] for step in steps]
         edges = np.linspace(0, max(steps, default=0), points + 1)
-        stretch_of_step = np.searchsorted(edges, steps, side="left")
-        stretches = np.unique(stretch_of_step)
+        interval_of_step = np.searchsorted(edges, steps, side="left")
+        intervals = np.unique(interval_of_step)
         x, y = (
-            [float(np.mean(np.compress(stretch_of_step == stretch, numbers))) for stretch in stretches]
-            for numbers in (steps, values)
+            [float(np.mean(np.compress(interval_of_step == interval, series))) for interval in intervals]
+            for series in (steps, values)
         )
-        lines[run] = Curve(x=x, y=y)
-    return lines
+        curves[run] = Curve(x=x, y=y)
+    return curves

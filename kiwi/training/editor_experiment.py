@@ -1,4 +1,4 @@
-"""The editor and the data of an experiment of `kiwi fit`, for commands that use them without training."""
+"""The editor and the data of a `kiwi fit` experiment, for commands that use them without training."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ if TYPE_CHECKING:
 
 
 class EditorExperiment(NamedTuple):
-    """An experiment that trains an editor."""
+    """Configuration of an experiment that trains an editor."""
 
     config: KiwiConfig
     train_parts: Sequence[str]
-    """Parts that are trained."""
+    """Trainable parts."""
     data: dict[str, Any]
-    """Arguments of EditData: training and validation data, and their size."""
+    """Arguments of EditData: data sources, size limits, and the number of held-out samples."""
     seed: int
 
 
 def read_editor_experiment(file: Path) -> EditorExperiment:
-    """Read an experiment that trains an editor, its bases included.
+    """Read an experiment that trains an editor, including the experiments that it inherits from.
 
     Raises:
-        InputError: it cannot be read, does not train an editor, or has values of the wrong type.
+        InputError: the file cannot be read, does not train an editor, or has values of the wrong type.
     """
     return parse_editor_experiment(read_experiment(file), file)
 
 
 def parse_editor_experiment(experiment: dict[str, Any], file: Path | str) -> EditorExperiment:
-    """The same from a configuration in short form.
+    """Parse a configuration that trains an editor.
 
     Args:
-        experiment: as `kiwi.experiment.read_experiment` or `kiwi.training.fit.resolve` returns it.
-        file: names the configuration in messages.
+        experiment: configuration in short form, from `kiwi.experiment.read_experiment` or `kiwi.training.fit.resolve`.
+        file: name of the configuration in error messages.
 
     Raises:
-        InputError: as `read_editor_experiment`.
+        InputError: the configuration does not train an editor, or has values of the wrong type.
     """
-    import kiwi.data.sandbox  # noqa: F401  (its data sources can be chosen by name)
+    import kiwi.data.sandbox  # noqa: F401  (registers its data sources)
     from kiwi.data.sources import DataSource
     from kiwi.models.config import TRAINABLE, KiwiConfig
     from kiwi.spec import from_dict
@@ -65,12 +65,12 @@ def parse_editor_experiment(experiment: dict[str, Any], file: Path | str) -> Edi
     data: dict[str, Any] = {name: settings[name] for name in ("root", "max_pixels", "holdout") if name in settings}
     for name, minimum in (("max_pixels", 1), ("holdout", 0)):
         if type(value := data.get(name, minimum)) is not int or value < minimum:
-            problem = f"data.{name} of {file} must be a whole number of at least {minimum}"
-            raise InputError(problem, code="out-of-range", got=repr(value))
+            message = f"data.{name} of {file} must be a whole number of at least {minimum}"
+            raise InputError(message, code="out-of-range", got=repr(value))
     for name in ("train", "validation"):
         sources = settings.get(name) or []
         if not isinstance(sources, list):
-            problem = f"data.{name} of {file} is not a list of data sources"
-            raise InputError(problem, code="wrong-type", got=repr(sources))
+            message = f"data.{name} of {file} is not a list of data sources"
+            raise InputError(message, code="wrong-type", got=repr(sources))
         data[name] = [from_dict(DataSource, item, f"data.{name}[{i}]") for i, item in enumerate(sources)]
     return EditorExperiment(config, parts, data, experiment.get("seed_everything", 0))

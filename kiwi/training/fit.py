@@ -1,4 +1,4 @@
-"""`fit` and `validate` as typed calls: for Python users, for studies, and for the command line."""
+"""`fit` and `validate` as Python functions with typed options, also used by `kiwi ablate` and the command line."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from kiwi.training.lightning_cli import KiwiCLI, ParseOnlyCLI, run_cli
 
 
 class TrainingInterrupted(TrainingError):
-    """A run that SIGTERM ended, as clusters do when a job's time is over."""
+    """Training was stopped by SIGTERM, which clusters send when a job reaches its time limit."""
 
     exit_code = 143
-    """128 and the signal's number, as shells have it."""
+    """128 plus the signal's number, as in shells."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions(Options):
-    """Train a model, or validate one.
+    """Options to train or validate a model.
 
     Args:
-        config: experiments (YAML), each over those before it.
-        overrides: values over those of the experiments by dotted path, such as `{"trainer.max_steps": 100,
-            "model.config.source": "NoSource"}`; every option of `kiwi fit --help`.
-        checkpoint: the checkpoint to resume or to validate; "last" for the newest one of the run's folder, which may be
-            empty yet.
+        config: experiments (YAML); values of later files replace those of earlier ones.
+        overrides: values that replace those of the experiments, by dotted path: `{"trainer.max_steps": 100,
+            "model.config.source": "NoSource"}`. `kiwi fit --help` lists all paths.
+        checkpoint: the checkpoint to resume or to validate. "last" is the newest one in the run folder; if there is
+            none yet, `fit` starts a new run.
     """
 
     config: tuple[Path, ...] = ()
@@ -40,42 +40,42 @@ class FitOptions(Options):
     checkpoint: str | None = None
 
     def arguments(self) -> list[str]:
-        """The same options as a command line, without the command's name."""
+        """The options as command-line arguments, without the command's name."""
         arguments = [word for file in self.config for word in ("--config", str(file))]
         arguments += [f"--{path}={_format_value(value)}" for path, value in self.overrides.items()]
         return arguments + ([] if self.checkpoint is None else [f"--ckpt_path={self.checkpoint}"])
 
 
 def fit(options: FitOptions) -> Path:
-    """Train, and leave checkpoints and the exported model in the run's folder.
+    """Train, and write checkpoints and the exported model to the run folder.
 
     Returns:
-        The run's folder (`trainer.default_root_dir`).
+        The run folder (`trainer.default_root_dir`).
 
     Raises:
-        KiwiError: options that cannot be used, or training that cannot continue.
+        KiwiError: the options are invalid, or training cannot continue.
     """
     return Path(run_command_line(["fit", *options.arguments()]).trainer.default_root_dir)
 
 
 def validate(options: FitOptions) -> dict[str, float]:
-    """Measure a checkpoint, or a trained model, on the validation data; the metrics by name.
+    """Evaluate a checkpoint, or a pretrained model, on the validation data, and return the metrics by name.
 
     Raises:
-        KiwiError: options that cannot be used, or a model that was never trained.
+        KiwiError: the options are invalid, or the model has untrained weights.
     """
     metrics = run_command_line(["validate", *options.arguments()]).trainer.callback_metrics
     return {name: float(value) for name, value in metrics.items()}
 
 
 def resolve(options: FitOptions) -> dict[str, Any]:
-    """The complete configuration that options stand for, defaults included; nothing is built.
+    """Resolve options to the complete configuration, including defaults, without building anything.
 
     Returns:
-        What config.yaml of the run would hold, in the short form that experiments have (`{type: Name, field: value}`).
+        The content of the run's config.yaml, in the short form of experiments (`{type: Name, field: value}`).
 
     Raises:
-        InputError: options that `fit` would refuse.
+        InputError: the options are invalid.
     """
     cli = run_cli(["fit", *options.arguments()], ParseOnlyCLI)
     configuration: dict[str, Any] = to_short_form(yaml.safe_load(cli.configuration()))
@@ -83,11 +83,14 @@ def resolve(options: FitOptions) -> dict[str, Any]:
 
 
 def run_command_line(argv: Sequence[str]) -> KiwiCLI:
-    """Run a command line of `fit` or `validate`, whose name is its first word.
+    """Run `fit` or `validate`.
+
+    Args:
+        argv: name of the command, followed by its options.
 
     Raises:
-        TrainingInterrupted: SIGTERM ended the run.
-        KiwiError: options that cannot be used, or training that cannot continue.
+        TrainingInterrupted: training was stopped by SIGTERM.
+        KiwiError: the options are invalid, or training cannot continue.
     """
     try:
         return run_cli(argv, KiwiCLI)

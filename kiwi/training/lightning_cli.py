@@ -1,6 +1,6 @@
-"""KiwiCLI: Lightning's command line over our modules and EditData.
+"""LightningCLI for kiwi's LightningModules and EditData.
 
-Every field of the model's specs, of the data, of the trainer and of the standard callbacks is an option:
+Every field of the model's specs, the data, the trainer and the standard callbacks is an option:
 `--model.config.source=NoSource`, `--model.optim.lr 1e-4`, `--trainer.max_steps 100`.
 """
 
@@ -43,16 +43,16 @@ log = logging.getLogger(__name__)
 
 
 class KiwiCLI(LightningCLI):
-    """LightningCLI with kiwi's standard callbacks, a run folder that is never overwritten, and short errors."""
+    """LightningCLI with kiwi's standard callbacks, run folders that are never overwritten, and short error messages."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Only two of the trainer's subcommands: each takes a third of a second to set up."""
-        known = LightningCLI.subcommands()
-        return {name: known[name] for name in ("fit", "validate")}
+        """Offer only `fit` and `validate`: setting up a subcommand takes 0.3 s."""
+        subcommands = LightningCLI.subcommands()
+        return {name: subcommands[name] for name in ("fit", "validate")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Standard callbacks as option groups, defaults, and options that follow from others."""
+        """Add the standard callbacks as option groups, defaults, and links between options."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ModelExport, "export")
         parser.add_lightning_class_args(Previews, "previews")
@@ -61,7 +61,7 @@ class KiwiCLI(LightningCLI):
         parser.set_defaults(
             {
                 "checkpoint.save_last": "link",
-                "checkpoint.enable_version_counter": False,  # after a kill it would rename `last`
+                "checkpoint.enable_version_counter": False,  # otherwise `last` is renamed after a kill
                 "checkpoint.save_top_k": 1,
                 "checkpoint.every_n_train_steps": 500,
                 "checkpoint.filename": "step{step:06d}",
@@ -77,18 +77,21 @@ class KiwiCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     def _parse_ckpt_path(self) -> None:
-        """Find and check the checkpoint before anything else. Lightning would read options from it; ours have none."""
+        """Find and check the checkpoint before anything else.
+
+        Lightning would read hyperparameters from it, but kiwi checkpoints contain none.
+        """
         config = self.config[self.config["subcommand"]]
         folder = Path(config.trainer.default_root_dir) / "checkpoints"
         if config.get("ckpt_path") == "last":
-            newest = checkpoint_to_resume(folder)
-            config.ckpt_path = None if newest is None else str(newest)
-            log.info("resuming from %s" if newest else "no checkpoint in %s yet: starting a new run", newest or folder)
+            path = checkpoint_to_resume(folder)
+            config.ckpt_path = None if path is None else str(path)
+            log.info("resuming from %s" if path else "no checkpoint in %s yet: starting a new run", path or folder)
         elif config.get("ckpt_path") is not None:
             require_checkpoint(Path(config.ckpt_path))
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Log to the run's folder itself, and keep our own sampler, which Lightning would replace."""
+        """Log directly into the run folder (no version subfolder), and keep kiwi's sampler."""
         root = Path(self._get(self.config_init, "trainer.default_root_dir"))
         checkpoint = self._get(self.config_init, "checkpoint")
         checkpoint.dirpath = checkpoint.dirpath or str(root / "checkpoints")
@@ -102,18 +105,17 @@ class KiwiCLI(LightningCLI):
         if trainer.loggers:
             trainer.callbacks.append(LearningRateMonitor("step"))
         if isinstance(trainer.strategy, DDPStrategy):
-            # A batch of one task kind leaves the query tables of the others without gradients.
+            # In a batch of one task kind, the query embeddings of the other kinds get no gradients.
             trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         return trainer
 
     def before_fit(self) -> None:
-        """Refuse a folder that holds another run, and read all data, before anything is written."""
+        """Raise an error if the folder holds another run, and set up all data, before anything is written."""
         root, resumed = Path(self.trainer.default_root_dir), self._get(self.config, "ckpt_path")
-        # Lightning does not start training from a checkpoint that already has all the steps.
+        # on_train_start is not called if the checkpoint already has max_steps; is_started then stays False.
         self.is_started = resumed is None
-        self.trainer.callbacks.insert(
-            0, LambdaCallback(on_train_start=lambda trainer, module: self._write_run_files(root))
-        )
+        write_run_files = LambdaCallback(on_train_start=lambda trainer, module: self._write_run_files(root))
+        self.trainer.callbacks.insert(0, write_run_files)
         if not self.trainer.is_global_zero:
             return
         if list_checkpoints(root / "checkpoints") and (
@@ -128,7 +130,7 @@ class KiwiCLI(LightningCLI):
         self.datamodule.setup()
 
     def _write_run_files(self, root: Path) -> None:
-        """Write the run's configuration, after its checkpoint was accepted: a refused run changes nothing."""
+        """Write config.yaml and environment.json; the checkpoint is loaded: a failed start changes nothing."""
         self.is_started = True
         if not self.trainer.is_global_zero:
             return
@@ -142,7 +144,7 @@ class KiwiCLI(LightningCLI):
         return text
 
     def after_fit(self) -> None:
-        """Save a checkpoint of the last step, whatever the interval; warn if there was nothing to train."""
+        """Save a checkpoint of the last step, even between intervals; warn if there was nothing to train."""
         if not self.is_started and self.trainer.is_global_zero:
             log.warning(
                 "nothing to do: the run is already at step %d (trainer.max_steps %d, max_epochs %d); "
@@ -153,14 +155,14 @@ class KiwiCLI(LightningCLI):
             self.trainer.save_checkpoint(Path(self.trainer.checkpoint_callback.dirpath) / "last.ckpt")
 
     def before_validate(self) -> None:
-        """Refuse to measure initial weights by mistake."""
+        """Raise an error if the weights would be untrained."""
         if self._get(self.config, "ckpt_path") is None and not self.model.is_pretrained:
             fix = "give --ckpt_path last, or --ckpt_path RUN/checkpoints/last.ckpt"
             raise InputError("validate needs a checkpoint", code="missing-checkpoint", fix=fix)
 
 
 class ParseOnlyCLI(KiwiCLI):
-    """Parses a command line of `fit` and builds nothing."""
+    """Parses the options of `fit` without building or running anything."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -175,17 +177,18 @@ class ParseOnlyCLI(KiwiCLI):
     def _run_subcommand(self, subcommand: str) -> None: ...
 
 
-def run_cli(argv: Sequence[str], kind: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
-    """Parse a command line, and run it unless `kind` is `ParseOnlyCLI`.
+def run_cli(argv: Sequence[str], cli_class: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
+    """Parse the arguments, and run the command unless `cli_class` is `ParseOnlyCLI`.
 
     Raises:
-        KiwiError: options that cannot be used, with the choices for unknown names.
+        KiwiError: the options are invalid (for an unknown name, the message lists the valid ones), or the run failed.
     """
     _silence_library_warnings()
     set_parsing_settings(subclasses_enabled=[*abstract_specs()])
-    quiet = {"exit_on_error": False}  # errors are raised, so that they can be explained
+    raise_on_error = {"exit_on_error": False}  # instead of printing usage and exiting
+    subcommand_kwargs = dict.fromkeys(cli_class.subcommands(), raise_on_error)
     try:
-        return kind(
+        return cli_class(
             LitModule,
             EditData,
             trainer_class=Trainer,
@@ -193,10 +196,10 @@ def run_cli(argv: Sequence[str], kind: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
             args=translate_argv_for_jsonargparse(argv),
             save_config_callback=None,
             seed_everything_default=0,
-            parser_kwargs={"prog": "python -m kiwi", **quiet, **dict.fromkeys(kind.subcommands(), quiet)},
+            parser_kwargs={"prog": "python -m kiwi", **raise_on_error, **subcommand_kwargs},
         )
     except (ArgumentError, MisconfigurationException, ValueError) as error:
-        # jsonargparse wraps what a constructor raises; the user should see the original error.
+        # jsonargparse wraps exceptions raised in constructors; the user should see the original error.
         if cause := _find_kiwi_error(error):
             raise cause from error
         if isinstance(error, ValueError):
@@ -206,7 +209,7 @@ def run_cli(argv: Sequence[str], kind: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
 
 
 def _find_kiwi_error(error: BaseException) -> KiwiError | None:
-    """The KiwiError that led to an error, if there is one."""
+    """The first KiwiError in the chain of causes of an exception, or None."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, KiwiError):
         cause = cause.__cause__ or cause.__context__
@@ -214,7 +217,7 @@ def _find_kiwi_error(error: BaseException) -> KiwiError | None:
 
 
 def _silence_library_warnings() -> None:
-    """Silence advice of libraries that does not apply: frozen parts are in eval mode, and our sampler can resume."""
+    """Silence warnings that do not apply: frozen parts are meant to be in eval mode, and kiwi's sampler can resume."""
     for message in (
         ".*does not have many workers.*",
         ".*LightningCLI's args parameter.*",

@@ -1,7 +1,7 @@
 """Muon: orthogonalized momentum for the matrices of a network (Jordan et al. 2024; scaled as in arXiv 2502.16982).
 
-torch's and timm's optimizers of this name always orthogonalize in bfloat16, which on a processor without instructions
-for it takes longer than the rest of the step; torch's does not take convolutions either.
+The Muon optimizers of torch and timm are not used: they always orthogonalize in bfloat16, which takes longer than the
+rest of the step on a CPU without bf16 instructions, and torch's does not support convolutions.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ import torch.distributed as dist
 from torch import Tensor
 
 NEWTON_SCHULZ_STEPS = 5
-"""Steps of the Newton-Schulz iteration."""
+"""Number of Newton-Schulz iterations."""
 
 LONG_MATRIX_RATIO = 1.75
-"""Ratio of the sides of a matrix above which it saves work to iterate on products of the shorter side only."""
+"""Ratio of long to short side above which iterating only on (short, short) matrices saves work."""
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic polynomial of a Newton-Schulz iteration."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps of equal size in all directions of a matrix; AdamW for other parameters.
+    """Orthogonalized updates, of equal size in all directions, for matrices; AdamW for other parameters.
 
     Args:
-        groups: parameter groups; those with `orthogonal` true hold matrices (out, in) or convolutions (out, in, ...),
-            the others are AdamW's.
-        lr: of both: an orthogonal step has the usual size of AdamW's, 0.2 lr per element.
-        momentum: of the orthogonal steps (Nesterov).
-        betas, eps: of AdamW.
-        weight_decay: decoupled, per unit of lr.
+        groups: parameter groups. Those with `orthogonal=True` contain matrices (out, in) or convolutions (out, in, ...);
+            AdamW updates the others.
+        lr: learning rate of both. An orthogonal update has the typical size of AdamW's: 0.2 lr per element (RMS).
+        momentum: Nesterov momentum of the orthogonal updates.
+        betas, eps: decay rates of AdamW's moments, and the constant that avoids division by zero.
+        weight_decay: decoupled weight decay, multiplied by lr.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _update_momentum(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
-        """Nesterov momentum of the gradient as a matrix (out, in)."""
+        """Update the momentum buffer, and return the Nesterov momentum as a matrix (out, in)."""
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
         if not state:
@@ -93,48 +94,51 @@ class Muon(torch.optim.Optimizer):
 
 
 def _compute_in_shares(functions: Sequence[Callable[[], Tensor]], like: Sequence[Tensor]) -> list[Tensor]:
-    """Results of functions, in the shapes of `like`; each of several processes with the same inputs computes a share.
+    """Call functions, dividing the work among all processes, which must have the same inputs.
 
-    The work is that of the iteration's steps, which grows with the cube of a matrix's shorter side.
+    Args:
+        functions: functions that each return one tensor.
+        like: tensors with the shapes of the results; their sizes determine how the work is divided.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and functions):
         return [function() for function in functions]
-    work = [0.0] * dist.get_world_size()
-    whole = torch.zeros(sum(tensor.numel() for tensor in like), device=like[0].device)
-    parts = [part.view_as(tensor) for part, tensor in zip(whole.split([t.numel() for t in like]), like, strict=True)]
+    work_of_rank = [0.0] * dist.get_world_size()
+    buffer = torch.zeros(sum(tensor.numel() for tensor in like), device=like[0].device)
+    parts = [part.view_as(tensor) for part, tensor in zip(buffer.split([t.numel() for t in like]), like, strict=True)]
     for index in sorted(range(len(like)), key=lambda index: -_estimate_work(like[index])):
-        rank = work.index(min(work))
-        work[rank] += _estimate_work(like[index])
+        rank = work_of_rank.index(min(work_of_rank))
+        work_of_rank[rank] += _estimate_work(like[index])
         if rank == dist.get_rank():
             parts[index].copy_(functions[index]())
-    dist.all_reduce(whole)  # exact: each part is zero in all other processes
+    dist.all_reduce(buffer)  # a sum; exact, because each part is zero in all processes but one
     return parts
 
 
 def _estimate_work(parameter: Tensor) -> float:
+    """Relative cost of orthogonalizing a parameter as a matrix."""
     rows, columns = len(parameter), parameter[0].numel()
     return float(min(rows, columns) ** 2 * (rows + columns))
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """The matrix (N, K) with all its singular values close to 1 (the iteration leaves them between 0.7 and 1.2).
+    """Bring all singular values of a matrix (N, K) close to 1; the iteration leaves them between 0.7 and 1.2.
 
-    Every step multiplies X by a polynomial of X X'. For long matrices, such as convolutions, the steps multiply only
-    products of the shorter side, and X once at the end: less than half the work.
+    Every iteration multiplies X by a polynomial of X X'. For long matrices, such as convolutions, the polynomials are
+    multiplied with each other first, and with X once at the end, which is less than half the work.
     """
-    wide = matrix.shape[0] <= matrix.shape[1]
-    unit = (matrix if wide else matrix.T).float()
+    is_wide = matrix.shape[0] <= matrix.shape[1]
+    unit = (matrix if is_wide else matrix.T).float()
     unit = unit / (unit.norm() + 1e-7)
     a, b, c = _COEFFICIENTS
     if unit.shape[1] < LONG_MATRIX_RATIO * len(unit):
         for _ in range(NEWTON_SCHULZ_STEPS):
             gram = unit @ unit.T
             unit = a * unit + (b * gram + c * gram @ gram) @ unit
-        return (unit if wide else unit.T).to(matrix.dtype)
+        return (unit if is_wide else unit.T).to(matrix.dtype)
     gram = unit @ unit.T
     product = torch.eye(len(gram), device=gram.device)
     for _ in range(NEWTON_SCHULZ_STEPS):
         step_gram = product @ gram @ product
         product = a * product + (b * step_gram + c * step_gram @ step_gram) @ product
     unit = product @ unit
-    return (unit if wide else unit.T).to(matrix.dtype)
+    return (unit if is_wide else unit.T).to(matrix.dtype)

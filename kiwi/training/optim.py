@@ -1,4 +1,4 @@
-"""Specs of optimizers and learning-rate schedules; names and shapes of parameters decide their groups."""
+"""Specs of optimizers and learning-rate schedules. Names and shapes of parameters determine their groups."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ NamedParameter = tuple[str, nn.Parameter]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimSpec(Spec, ABC):
-    """The family of optimizers, with linear warm-up.
+    """Base class of all optimizer specs, with linear warm-up.
 
     Args:
         lr: peak learning rate.
-        weight_decay: of matrices; norms, biases, modulation and queries are not decayed.
-        warmup_steps: optimizer steps from 0 to lr.
-        schedule: after warm-up, constant or cosine to a tenth of lr.
+        weight_decay: weight decay of matrices; norms, biases, modulation and queries are not decayed.
+        warmup_steps: optimizer steps over which the learning rate rises from 0 to lr.
+        schedule: schedule after warm-up: constant, or cosine decay to a tenth of lr.
     """
 
     lr: float = 1e-5
@@ -43,10 +43,10 @@ class OptimSpec(Spec, ABC):
 
     @abstractmethod
     def make_optimizer(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:
-        """The optimizer over trainable parameters, at the peak learning rate."""
+        """Build the optimizer for trainable parameters, at the peak learning rate."""
 
     def build(self, parameters: Iterable[NamedParameter], total_steps: float) -> tuple[torch.optim.Optimizer, LambdaLR]:
-        """Optimizer and schedule over the named parameters that require gradients."""
+        """Build optimizer and schedule for those parameters that require gradients."""
         if self.schedule == "cosine" and not math.isfinite(total_steps):
             raise SpecError(
                 "a cosine schedule needs the number of training steps",
@@ -71,7 +71,7 @@ class AdamW(OptimSpec):
     """AdamW, as in the published training.
 
     Args:
-        betas: of the moments.
+        betas: decay rates of the moments.
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
@@ -82,15 +82,15 @@ class AdamW(OptimSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class Muon(OptimSpec):
-    """Muon for matrices and convolutions, AdamW for the rest: for parts that are trained from scratch.
+    """Muon for matrices and convolutions, AdamW for the rest; meant for parts that are trained from scratch.
 
-    The momentum of a matrix is made orthogonal before it is applied, and scaled to the size of AdamW's steps
-    (arXiv 2502.16982), so that one `lr` serves both. The sandbox's autoencoder, with 2 clips per step, reached 18.7 dB
+    The momentum of a matrix is orthogonalized before it is applied, and scaled to the size of AdamW's steps
+    (arXiv 2502.16982), so that both optimizers share one `lr`. The sandbox's autoencoder, with 2 clips per step, reached 18.7 dB
     after 200 steps; with AdamW it took 400 steps to reach 18.8 dB (one run each, cosine to the end).
 
     Args:
-        betas: of AdamW's moments.
-        momentum: of the matrices' updates, Nesterov's.
+        betas: decay rates of AdamW's moments.
+        momentum: Nesterov momentum of Muon's updates.
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
@@ -103,15 +103,15 @@ class Muon(OptimSpec):
 
     def make_optimizer(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:
         hidden, others = (
-            _make_groups([(n, p) for n, p in parameters if is_hidden_weight(n, p) is expected], self.weight_decay)
-            for expected in (True, False)
+            _make_groups([(n, p) for n, p in parameters if is_hidden_weight(n, p) is is_hidden], self.weight_decay)
+            for is_hidden in (True, False)
         )
         groups = [group | {"orthogonal": True} for group in hidden] + others
         return muon.Muon(groups, self.lr, self.momentum, self.betas)
 
 
 def _make_groups(parameters: Sequence[NamedParameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters with and without weight decay; empty groups are left out."""
+    """Split parameters into groups with and without weight decay; empty groups are omitted."""
     groups = [
         {"params": [p for n, p in parameters if is_decayed(n, p)], "weight_decay": weight_decay},
         {"params": [p for n, p in parameters if not is_decayed(n, p)], "weight_decay": 0.0},
@@ -120,7 +120,7 @@ def _make_groups(parameters: Sequence[NamedParameter], weight_decay: float) -> l
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: to matrices, but not to norms, biases, modulation and queries."""
+    """Whether weight decay applies to a parameter: matrices are decayed, but norms, biases, modulation and queries are not."""
     return (
         parameter.ndim >= 2
         and parameter.numel() > len(parameter)
@@ -130,5 +130,5 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
 
 
 def is_hidden_weight(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter maps between hidden features: not an embedding, nor a layer that reads or writes pixels."""
+    """Whether a parameter is a weight between hidden features, and not of an embedding or an input or output layer."""
     return is_decayed(name, parameter) and min(parameter.shape[:2]) >= 8 and "embed" not in name

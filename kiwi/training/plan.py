@@ -1,4 +1,4 @@
-"""What an editor and its variants cost, before anything is trained: `plan` is what `kiwi plan` runs."""
+"""`kiwi plan`: parameters and operations of an editor and its variants, counted without weights."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 class PlanOptions(Options):
     """Count the parameters and floating-point operations of an editor; no weights are needed.
 
-    Operations are those of the DiT, forward, for one sample (a multiplication and an addition are two): of one
-    denoising step, and of what is computed once per edit. The MLLM's and the VAE's are not among them.
+    Only the forward pass of the DiT is counted, for one sample: the operations of one denoising step, and those done
+    once per edit. A multiplication and an addition are two operations. The MLLM and the VAE are not counted.
 
     Args:
-        size: published size: a DiT, and the VAE and MLLM that go with it
-        config: instead of a size: an experiment of `kiwi fit`
-        changes: change a choice, such as source=NoSource; may be repeated
-        variants: a row for each entry of overrides in this file
-        frames: frames of the video, 4k + 1 (default: 81, or the experiment's)
-        height: of the video, in pixels (default: 704, or the experiment's)
-        width: of the video, in pixels (default: 1280, or the experiment's)
-        references: reference images
+        size: published size, which determines the DiT, VAE and MLLM
+        config: experiment of `kiwi fit` to use instead of a published size
+        changes: override an option of the configuration, such as source=NoSource; may be repeated
+        variants: file with a list of overrides; the table has one row for each
+        frames: number of video frames, 4k + 1 (default: 81, or the experiment's)
+        height: video height in pixels (default: 704, or the experiment's)
+        width: video width in pixels (default: 1280, or the experiment's)
+        references: number of reference images
     """
 
     size: Literal["5b", "14b", "1.3b"] | None = positional(None)
@@ -61,15 +61,15 @@ class Plan(NamedTuple):
     """How each variant differs from the first configuration; empty for the configuration itself."""
     budgets: list[Budget]
     train_parts: frozenset[str]
-    """Parts that are trained: those of the experiment, or all of a published size."""
+    """Trainable parts: those of the experiment, or all parts of a published size."""
 
 
 def plan(options: PlanOptions) -> Plan:
-    """Count an editor, or each of its variants.
+    """Count the parameters and operations of an editor, or of each of its variants.
 
     Raises:
-        InputError: a file that cannot be read, or a video that the model cannot edit.
-        SpecError: a change that does not fit the configuration.
+        InputError: a file cannot be read, or the model cannot edit videos of this size.
+        SpecError: an override does not fit the configuration.
     """
     variants = [{}] if options.variants is None else _read_variants(options.variants)
     assignments = parse_assignments(options.changes)
@@ -79,7 +79,7 @@ def plan(options: PlanOptions) -> Plan:
     from kiwi.training.editor_experiment import read_editor_experiment
 
     if options.config is None:
-        # Changes come first: they may replace a part that could not be counted.
+        # Overrides are applied first: they may replace a part that could not be counted.
         config = with_untrained_parts(override(KiwiConfig.untrained(str(options.size)), assignments))
         workload = Workload(reference_tokens=config.mllm.limits.max_reference_tokens)
         train_parts = frozenset(TRAINABLE)
@@ -109,8 +109,8 @@ def _describe_changes(config: KiwiConfig, variant: KiwiConfig) -> str:
 def _read_variants(file: Path) -> list[dict[str, Any]]:
     try:
         entries = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as problem:
-        raise InputError(f"{file} cannot be read", code="unreadable-file", got=first_line(problem)) from problem
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{file} cannot be read", code="unreadable-file", got=first_line(error)) from error
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         expected = "a list of mappings from dotted paths to values"
         raise InputError(f"{file} does not hold variants", code="malformed-variants", expected=expected)

@@ -1,4 +1,4 @@
-"""The metrics of a run: metrics.jsonl in its folder, which a kill does not cut short."""
+"""Metrics of a run: the append-only file metrics.jsonl in the run folder."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from pathlib import Path
 from kiwi.media.journal import Journal
 
 METRICS_FILE = "metrics.jsonl"
+"""File in a run folder with one line of metrics per logged step."""
 
 
 def read_log(run: Path | str) -> dict[int, dict[str, float]]:
-    """The metrics of a run's folder by step, those of training and validation together.
+    """Read the training and validation metrics of a run folder, by optimizer step.
 
-    A resumed run may repeat steps: later values replace those before. Lines that are not metrics are skipped.
+    A resumed run may repeat steps: later values replace earlier ones. Lines without metrics are skipped.
     """
     log: dict[int, dict[str, float]] = {}
     for record in Journal(Path(run) / METRICS_FILE).read():

@@ -1,11 +1,15 @@
-"""Does the model use its source? Three validation losses at fixed noise levels, side by side.
+"""Check whether a model uses its source, by comparing three validation losses at fixed noise levels.
 
-`loss` with the right source; `loss_swapped` with another sample's; `loss_blind`, the least that a family of linear
-predictors reaches that know the training targets but see no source. A model that uses its source is below both.
+- `loss`: with the sample's own source.
+- `loss_swapped`: with the source of another sample.
+- `loss_blind`: the lowest loss of linear predictors that know statistics of the training targets, but not the source.
 
-Each blind predictor sees a block of noisy latents (side x side positions, of one frame or of all) and knows mean and
-covariance of such blocks over *training* targets; its loss on validation targets has a closed form. The best block and
-the best shrinkage are chosen at each noise level in hindsight, in favour of the blind predictor.
+If the model uses its source, `loss` is lower than the other two.
+
+Each blind predictor gets a block of noisy latents (side x side positions, of one frame or of all frames), and knows the
+mean and covariance of such blocks over the *training* targets; its loss on the validation targets has a closed form.
+At each noise level, the block kind and covariance shrinkage with the lowest validation loss are taken, which favours
+the blind predictor.
 """
 
 from __future__ import annotations
@@ -17,22 +21,26 @@ import torch.distributed as dist
 from torch import Tensor
 
 SIGMAS = (0.3, 0.5, 0.65, 0.75, 0.83, 0.9, 0.95, 0.99)
-"""Eight noise levels, denser where the shifted schedule spends its steps."""
+"""Noise levels of validation, denser where the shifted schedule places more of its steps."""
 
 MEAN_LOSSES = ("loss", "loss_swapped", "loss_blind")
-"""The three means over all noise levels."""
+"""Names of the three losses that are means over all noise levels."""
 
 BLOCK_SIDES = (1, 2, 4)
+"""Sides of the blocks, in latent positions."""
+
 MAX_BLOCK_SIZE = 1024
-"""Numbers in a block at most: larger covariances take too long."""
+"""Maximum number of values in a block: the covariance of larger ones takes too long."""
+
 SHRINKAGE = (0.0, 0.01, 0.03, 0.1, 0.3)
+"""Candidate shrinkages of the covariance towards a multiple of the identity."""
 
 BlockKind = tuple[int, int, bool]
-"""Frames of the clip, side of the block, whether it spans all frames."""
+"""Number of frames of the clip, side of the block, and whether the block spans all frames."""
 
 
 class SourceCheck:
-    """Accumulates the losses of a validation run; B samples, S = len(sigmas)."""
+    """Accumulates the losses of a validation run (B samples, S = len(sigmas) noise levels)."""
 
     sigmas = SIGMAS
 
@@ -43,14 +51,14 @@ class SourceCheck:
         self.blind = BlindPredictors()
 
     def add(self, task: str, x0_BCFHW: Tensor, losses_BS: Tensor, swapped_losses_BS: Tensor | None) -> None:
-        """Add a batch: target latents, and losses at each noise level with the right and with a swapped source."""
+        """Add a batch: target latents, and losses at each noise level with the own and with a swapped source."""
         self.tasks += [task] * len(losses_BS)
         self.losses_S += list(losses_BS.double().cpu())
         self.swapped_losses_S += [] if swapped_losses_BS is None else list(swapped_losses_BS.double().cpu())
         self.blind.add_validation(x0_BCFHW)
 
     def gather(self) -> None:
-        """Add the batches of the other processes, so that all report the same numbers."""
+        """Add the batches of the other processes, so that all report the same losses."""
         if not (dist.is_available() and dist.is_initialized()):
             return
         checks: list[SourceCheck] = [self] * dist.get_world_size()
@@ -63,7 +71,7 @@ class SourceCheck:
                 self.blind.merge(check.blind)
 
     def summary(self) -> dict[str, float]:
-        """Means over samples and noise levels, of each task and at each level; empty before any batch."""
+        """Mean losses over samples: over all noise levels, at each level, and by task. Empty before any batch."""
         if not self.losses_S:
             return {}
         mean_S = torch.stack(self.losses_S).mean(0)
@@ -82,7 +90,7 @@ class SourceCheck:
 
 @dataclass
 class Moments:
-    """Sums over n blocks of K numbers each."""
+    """Sums over n blocks of K values each: of the blocks, and of their outer products."""
 
     n: int
     sum_K: Tensor
@@ -92,40 +100,40 @@ class Moments:
         return Moments(self.n + other.n, self.sum_K + other.sum_K, self.outer_KK + other.outer_KK)
 
     def second_moments_about(self, centre_K: Tensor) -> Tensor:
-        """Second moments about a centre, (K, K)."""
+        """Second moments about `centre_K`, (K, K)."""
         mean = self.sum_K / self.n
         cross = torch.outer(mean, centre_K)
         return self.outer_KK / self.n - cross - cross.T + torch.outer(centre_K, centre_K)
 
 
 class BlindPredictors:
-    """The moments of training and validation targets, and from them the least loss without a source."""
+    """The lowest loss without a source, computed from the moments of training and validation targets."""
 
     def __init__(self) -> None:
         self.training: dict[BlockKind, Moments] = {}
         self.validation: dict[BlockKind, Moments] = {}
         self.sample_counts: dict[int, int] = {}
-        """Validation samples by their number of frames."""
+        """Number of validation samples by their number of frames."""
 
     def add_training(self, x0_BCFHW: Tensor) -> None:
         """Add target latents that the predictors are fitted to."""
         _add_blocks(self.training, x0_BCFHW)
 
     def add_validation(self, x0_BCFHW: Tensor) -> None:
-        """Add target latents that the predictors are measured on."""
+        """Add target latents that the predictors are evaluated on."""
         _add_blocks(self.validation, x0_BCFHW)
         frames = x0_BCFHW.shape[2]
         self.sample_counts[frames] = self.sample_counts.get(frames, 0) + len(x0_BCFHW)
 
     def merge(self, other: BlindPredictors) -> None:
-        """Add the validation targets of another process; the training targets of all are the same."""
+        """Add the validation targets of another process; all processes have the same training targets."""
         for kind, moments in other.validation.items():
             self.validation[kind] = self.validation[kind] + moments if kind in self.validation else moments
         for frames, count in other.sample_counts.items():
             self.sample_counts[frames] = self.sample_counts.get(frames, 0) + count
 
     def losses(self, sigmas_S: Tensor) -> Tensor | None:
-        """Loss of the best predictor at each noise level, (S,); None for a clip length without training targets."""
+        """Loss of the best predictor at each noise level, (S,); None if a clip length has no training targets."""
         total = torch.zeros(len(sigmas_S), dtype=torch.float64)
         for frames, count in self.sample_counts.items():
             kinds = [kind for kind in self.training.keys() & self.validation.keys() if kind[0] == frames]
@@ -139,10 +147,11 @@ class BlindPredictors:
 
 
 def _compute_lowest_loss(training: Moments, validation: Moments, sigmas_S: Tensor) -> Tensor:
-    """Expected squared error over noise, per number, of the linear estimate of n - x_0 from (1 - s) x_0 + s n.
+    """Lowest expected squared error per value at each noise level, (S,), over the candidate shrinkages.
 
-    Along an eigenvector with variance v the estimate is w (x_s - its mean) - mean with
-    w = (s - (1 - s) v) / ((1 - s)^2 v + s^2); a target at distance d from the mean then costs
+    The predictor estimates the velocity n - x_0 from x_s = (1 - s) x_0 + s n, where n is noise. Along an eigenvector
+    of the training covariance with variance v, the best linear estimate is w (x_s - E[x_s]) - E[x_0] with
+    w = (s - (1 - s) v) / ((1 - s)^2 v + s^2). A target at distance d from E[x_0] then has the expected squared error
     (1 - s w)^2 + d^2 (1 + (1 - s) w)^2.
     """
     mean = training.sum_K / training.n
@@ -156,6 +165,7 @@ def _compute_lowest_loss(training: Moments, validation: Moments, sigmas_S: Tenso
 
 
 def _add_blocks(moments: dict[BlockKind, Moments], x0_BCFHW: Tensor) -> None:
+    """Add the moments of all blocks of target latents, by kind of block."""
     x0 = x0_BCFHW.double().cpu()
     channels, frames, height, width = x0.shape[1:]
     for side in BLOCK_SIDES:

@@ -1,4 +1,4 @@
-"""Lightning's Trainer with the precision `auto` and a progress bar of steps, and intervals of optimizer steps."""
+"""Lightning's Trainer with precision `auto` and a progress bar over optimizer steps."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ class Trainer(lightning.Trainer):
     """Lightning's Trainer, with all its options.
 
     Args:
-        precision: as in Lightning; `auto` is bf16-mixed on an accelerator or a processor with bf16 instructions, and
-            32-true elsewhere.
+        accelerator: as in Lightning.
+        precision: as in Lightning, or `auto`: bf16-mixed on an accelerator or CPU with bf16 instructions, 32-true
+            elsewhere.
     """
 
     def __init__(
@@ -44,8 +45,8 @@ class Trainer(lightning.Trainer):
             log.info("precision: %s", precision)
         elif "bf16" in str(precision) and not has_bf16(on_cpu=on_cpu):
             log.warning(
-                "precision %s: this machine has no bf16 instructions, which makes it up to fifty times slower than "
-                "float32; --trainer.precision auto selects the faster one",
+                "precision %s can be up to fifty times slower than float32 on this machine, which has no bf16 "
+                "instructions; --trainer.precision auto selects the faster one",
                 precision,
             )
         if kwargs.get("enable_progress_bar") is not False:
@@ -54,33 +55,34 @@ class Trainer(lightning.Trainer):
 
 
 class EveryNSteps:
-    """An interval of optimizer steps for callbacks that run after every batch, several of which make a step if
-    gradients are accumulated.
+    """An interval of optimizer steps, for callbacks that run after every batch.
+
+    With gradient accumulation, several batches share an optimizer step; the interval is due at only one of them.
 
     Args:
-        n: length of the interval; 0 for never.
-        step: steps before the first call, as after resuming.
+        n: number of optimizer steps between calls; 0 for never.
+        step: optimizer steps done so far, such as those before a run was resumed.
     """
 
     def __init__(self, n: int, step: int = 0) -> None:
         self.n, self.last = n, step
 
     def due(self, step: int) -> bool:
-        """Whether an interval has ended since the last call, `step` being the optimizer steps so far."""
+        """Whether `step`, the number of optimizer steps so far, is new and ends an interval. Remembers `step`."""
         is_new, self.last = step != self.last, step
         return is_new and self.n > 0 and step % self.n == 0
 
 
 class StepProgressBar(RichProgressBar):
-    """Lightning's bar of an epoch, headed by the progress of the whole run if that is limited by steps."""
+    """Lightning's progress bar. Its heading shows the progress of the whole run if `max_steps` is set."""
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the clock; steps before a checkpoint do not count for the speed."""
+        """Start the clock; steps before a resumed checkpoint do not count towards the speed."""
         self.started, self.first_step = time.monotonic(), trainer.global_step
         super().on_train_start(trainer, pl_module)
 
     def configure_columns(self, trainer: lightning.Trainer) -> list[Any]:
-        """Lightning's columns; for a run that is limited by steps, with another heading and without the time."""
+        """Lightning's columns; if `max_steps` is set, with the heading of the run and without the epoch's time."""
         columns = super().configure_columns(trainer)
         if trainer.max_steps <= 0:
             return columns
@@ -90,22 +92,23 @@ class StepProgressBar(RichProgressBar):
         ]
 
     def heading(self, trainer: lightning.Trainer) -> str:
-        """Steps done and to do, and the remaining time."""
+        """Steps done, total steps, and the estimated remaining time."""
         step, total = trainer.global_step, trainer.max_steps
-        timed = step - self.first_step
-        seconds = (time.monotonic() - self.started) / timed * (total - step) if timed else None
-        left = "?" if seconds is None else timedelta(seconds=round(seconds))
-        return f"step {step}/{total} ({left} left)"
+        timed_steps = step - self.first_step
+        elapsed = time.monotonic() - self.started
+        seconds = elapsed / timed_steps * (total - step) if timed_steps else None
+        remaining = "?" if seconds is None else timedelta(seconds=round(seconds))
+        return f"step {step}/{total} ({remaining} left)"
 
 
 class _HeadingColumn(ProgressColumn):
-    def __init__(self, steps: StepProgressBar, trainer: lightning.Trainer) -> None:
+    def __init__(self, bar: StepProgressBar, trainer: lightning.Trainer) -> None:
         super().__init__(Column(no_wrap=True))
-        self.steps, self.trainer = steps, trainer
+        self.bar, self.trainer = bar, trainer
 
     def render(self, task: Task) -> Text:
-        training = task.description.startswith("Epoch")
-        return Text(self.steps.heading(self.trainer) if training else task.description)
+        is_training = task.description.startswith("Epoch")
+        return Text(self.bar.heading(self.trainer) if is_training else task.description)
 
 
 def _add_progress_bar(callbacks: list[Callback] | Callback | None) -> list[Callback]:
@@ -115,7 +118,7 @@ def _add_progress_bar(callbacks: list[Callback] | Callback | None) -> list[Callb
 
 
 def has_bf16(*, on_cpu: bool = False) -> bool:
-    """Whether the accelerators, or without any the processor, have instructions for bf16.
+    """Whether all accelerators have bf16 instructions, or, if there are none, the CPU has them.
 
     Args:
         on_cpu: ignore accelerators.

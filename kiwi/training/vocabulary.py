@@ -1,4 +1,4 @@
-"""A tokenizer learned from the sandbox's language, for a small vision-language model that is trained from scratch."""
+"""Train a tokenizer on the sandbox's questions, for a small vision-language model that is trained from scratch."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _BYTE_TOKENS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularyOptions(Options):
-    """Learn a byte-pair tokenizer from the sandbox's training questions, with Qwen's special tokens.
+    """Train a byte-pair tokenizer with Qwen's special tokens on the sandbox's training questions.
 
-    OUT is a folder that `NewQwen(tokenizer=OUT)` reads; text with other words is spelled in bytes. OUT/prompt.json is
-    the prompt template for a model that knows no other words.
+    `NewQwen(tokenizer=OUT)` reads the folder OUT. Words that are not in the vocabulary are encoded as bytes.
+    OUT/prompt.json is a prompt template that uses only words of the vocabulary.
 
     Args:
-        out: folder to write to.
-        words: maximum size of the vocabulary, with 256 bytes, without Qwen's own tokens.
-        items: number of questions and answers to learn from.
+        out: output folder.
+        words: maximum vocabulary size, including 256 byte tokens and excluding Qwen's special tokens.
+        items: number of questions and answers to train on.
     """
 
     out: Path = positional()
@@ -31,16 +31,16 @@ class VocabularyOptions(Options):
     items: int = 4000
 
     def __post_init__(self) -> None:
-        for name, least in (("words", _BYTE_TOKENS), ("items", 1)):
-            if (value := getattr(self, name)) < least:
-                raise InputError(f"--{name} must be at least {least}", code="out-of-range", got=value)
+        for name, minimum in (("words", _BYTE_TOKENS), ("items", 1)):
+            if (value := getattr(self, name)) < minimum:
+                raise InputError(f"--{name} must be at least {minimum}", code="out-of-range", got=value)
 
 
 def learn_vocabulary(options: VocabularyOptions) -> int:
-    """Learn the tokenizer and write its folder; the number of its tokens.
+    """Train the tokenizer, write its folder, and return the number of tokens.
 
     Raises:
-        InputError: the folder cannot be written, or has other files in it.
+        InputError: the folder cannot be written, or contains other files.
     """
     from kiwi.models.mllm.new_qwen import train_tokenizer
     from kiwi.sandbox.questions import PROMPTS, training_sentences
