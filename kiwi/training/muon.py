@@ -28,7 +28,7 @@ class Muon(torch.optim.Optimizer):
     """Orthogonalized updates, of equal size in all directions, for matrices; AdamW for other parameters.
 
     Args:
-        groups: parameter groups. Those with `orthogonal=True` contain matrices (out, in) or convolutions (out, in, ...);
+        groups: parameter groups. Those with `orthogonal=True` have matrices (out, in) or convolutions (out, in, ...);
             AdamW updates the others.
         lr: learning rate of both. An orthogonal update has the typical size of AdamW's: 0.2 lr per element (RMS).
         momentum: Nesterov momentum of the orthogonal updates.
