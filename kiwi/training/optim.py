@@ -85,8 +85,8 @@ class Muon(OptimSpec):
     """Muon for matrices and convolutions, AdamW for the rest; meant for parts that are trained from scratch.
 
     The momentum of a matrix is orthogonalized before it is applied, and scaled to the size of AdamW's steps
-    (arXiv 2502.16982), so that both optimizers share one `lr`. The sandbox's autoencoder, with 2 clips per step, reached 18.7 dB
-    after 200 steps; with AdamW it took 400 steps to reach 18.8 dB (one run each, cosine to the end).
+    (arXiv 2502.16982), so that both optimizers share one `lr`. The sandbox's autoencoder, with 2 clips per step,
+    reached 18.7 dB after 200 steps; with AdamW it took 400 steps to reach 18.8 dB (one run each, cosine to the end).
 
     Args:
         betas: decay rates of AdamW's moments.
