@@ -120,7 +120,7 @@ def _make_groups(parameters: Sequence[NamedParameter], weight_decay: float) -> l
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies to a parameter: matrices are decayed, but norms, biases, modulation and queries are not."""
+    """Whether weight decay applies to a parameter: to matrices, but not to norms, biases, modulation and queries."""
     return (
         parameter.ndim >= 2
         and parameter.numel() > len(parameter)
