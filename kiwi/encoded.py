@@ -1,7 +1,7 @@
-"""Types that data and models share: task kinds, sizes, the latents' distribution, vision features.
+"""Types that `kiwi.data` and `kiwi.models` share, so that neither imports the other.
 
-A ground file, so that `kiwi.data` and `kiwi.models` know each other only through it. B samples, C latent channels,
-F frames, h w latent height and width; L levels of features, N visual tokens, M the MLLM's width.
+B samples, C latent channels, F frames, h w latent height and width; L levels of vision features, N visual tokens,
+M the MLLM's width.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Pixels = NDArray[np.uint8]
-"""uint8 RGB: frames (F, H, W, 3), or one image (H, W, 3) where the text says so."""
+"""uint8 RGB frames (F, H, W, 3), or one image (H, W, 3) where a docstring says so."""
 
 Size = tuple[int, int, int]
-"""Frames, height and width."""
+"""Number of frames, height and width."""
 
 
 class TaskKind(StrEnum):
-    """The kind of an edit, which selects the query table and the prompt."""
+    """The kind of an edit, which selects the learnable queries and the prompt template."""
 
     image = "image"
     video = "video"
@@ -36,7 +36,7 @@ class TaskKind(StrEnum):
 
 
 class LatentDistribution(NamedTuple):
-    """The VAE encoder's posterior: a Gaussian for every latent, in normalised units, float32.
+    """The VAE encoder's posterior: mean and standard deviation of a Gaussian for every normalised latent, in float32.
 
     Shape (C, F, h, w) of a clip, (B, C, F, h, w) of a batch.
     """
@@ -49,7 +49,11 @@ class LatentDistribution(NamedTuple):
         return self.mean
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Draw latents, with standard normal noise of their shape."""
+        """Draw latents.
+
+        Args:
+            noise: standard normal noise of the latents' shape.
+        """
         return self.mean + self.std * noise
 
     @classmethod
@@ -61,10 +65,10 @@ class LatentDistribution(NamedTuple):
 
 
 class VisionFeatures(NamedTuple):
-    """Output of the MLLM's vision tower for one image or video, which the MLLM accepts in its place."""
+    """Output of the MLLM's vision tower for one image or video, which the MLLM accepts instead of pixels."""
 
     kind: int
-    """IMAGE or VIDEO of `kiwi.models.mllm.positions`."""
+    """`IMAGE` or `VIDEO` of `kiwi.models.mllm.positions`."""
     size: Size
-    """Its size as input of the vision tower."""
+    """Size of the image or video as input of the vision tower."""
     features_LNM: Tensor

@@ -1,4 +1,4 @@
-"""Editing: a trained model folder applied to a video, from Python (`KiwiEditor`) or from file to file (`edit_file`)."""
+"""Edit videos with a trained model: `KiwiEditor` works on arrays or files, `edit_file` is the command `kiwi edit`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""KiwiEditor: from a video, an instruction and reference images to the edited video, of the same size and length."""
+"""KiwiEditor: edits a video by an instruction and reference images, keeping its size and length."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class KiwiEditor:
     """A model with its recommended settings, ready to edit.
 
     Args:
-        model: the editor.
-        defaults: size, length and sampling that it was trained for.
-        device: where it runs.
+        model: the editing model.
+        defaults: frame size, length and sampling settings that the model was trained for.
+        device: device to run on.
     """
 
     def __init__(self, model: KiwiEdit, defaults: EditingDefaults, device: str = "cpu") -> None:
@@ -41,22 +41,22 @@ class KiwiEditor:
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, device: str | None = None) -> Self:
-        """Load a model folder, or a hub repository that holds one; by default onto the accelerator if there is one.
+        """Load a model folder or a hub repository, by default on the GPU if there is one.
 
         Raises:
-            CheckpointError: not a model folder, or weights that do not fit its configuration.
-            InputError: a device that cannot be used.
+            CheckpointError: if this is not a model folder, or its weights do not fit its configuration.
+            InputError: if the device cannot be used.
         """
         device = resolve_device(device)
         return cls(*from_pretrained(folder), device=device)
 
     def save_pretrained(self, folder: Path | str, *, self_contained: bool = True) -> None:
-        """Write the model and its defaults as a model folder, which replaces an earlier one as a whole.
+        """Write the model and its defaults as a model folder, replacing an existing one completely.
 
         Args:
             folder: created if missing; its parent must exist.
-            self_contained: copy pretrained parts from local folders, so that the result can be moved; otherwise they
-                are referenced by path.
+            self_contained: copy pretrained parts from local folders, so that the model folder can be moved; otherwise
+                it refers to them by path.
         """
         save_pretrained(self.model, folder, self.defaults, self_contained=self_contained)
 
@@ -73,62 +73,62 @@ class KiwiEditor:
     ) -> Video:
         """Edit a video.
 
-        The model works at its own size: frames are shrunk to `max_pixels` and to its size multiple, the last frame is
-        repeated up to a length of 4k + 1, and the result is resized and cut to the source's size and length. All
-        frames are edited at once.
+        Frames are resized to at most `max_pixels`, with sides that are multiples of the model's `size_multiple`. The
+        last frame is repeated up to a length of 4k + 1. The edited video is resized and cut to the source's size and
+        length. All frames are edited at once.
 
         Args:
             video: a file, or decoded frames; an image is a video of one frame.
-            instruction: what to change, in words.
-            references: reference images, files or uint8 arrays (H, W, 3).
+            instruction: the edit instruction.
+            references: reference images as files or uint8 arrays (H, W, 3).
             sampling: steps and solver; the model's defaults if not given.
-            max_pixels: height x width to work at; the model's default if not given.
-            seed: of the starting noise.
+            max_pixels: largest height x width to edit at; the model's default if not given.
+            seed: seed of the initial noise.
             on_step: called after each denoising step with its index and the latents.
 
         Returns:
             The edited video, of the source's size, frame count and frame rate.
 
         Raises:
-            InputError: an empty instruction, or `max_pixels` below 1.
-            MediaError: a file that cannot be read.
+            InputError: if the instruction is empty or `max_pixels` is below 1.
+            MediaError: if a file cannot be read.
         """
         if not instruction.strip():
-            raise InputError("the instruction is empty", code="empty-instruction", fix="say in words what to change")
+            raise InputError("the instruction is empty", code="empty-instruction", fix="describe the edit in words")
         video = video if isinstance(video, Video) else read_video(video)
-        images = tuple(read_image(r) if isinstance(r, (str, Path)) else r for r in references)
+        images = tuple(read_image(image) if isinstance(image, (str, Path)) else image for image in references)
         frames = self.working_frames(video, max_pixels)
-        self._log_changes(video, frames)
-        batch = self._batch(frames, instruction, images)
+        self._log_resizing(video, frames)
+        batch = self._make_batch(frames, instruction, images)
         (edited,) = sample_edits(self.model, batch, sampling or self.defaults.sampling, seed, on_step)
         return Video(resize(to_pixels(edited)[: video.frame_count], video.height, video.width), Fraction(video.fps))
 
     def working_frames(self, video: Video, max_pixels: int | None = None) -> Pixels:
-        """The source at the model's size and 4k + 1 frames, (F, H, W, 3); `max_pixels` as in `edit`."""
+        """Resize and pad the source as the model edits it, (F, H, W, 3); `max_pixels` as in `edit`."""
         max_pixels = self.defaults.max_pixels if max_pixels is None else max_pixels
         height, width = fit_size(video.height, video.width, max_pixels=max_pixels, multiple=self.model.size_multiple)
         padding = -(video.frame_count - 1) % self.model.vae.temporal_factor
-        # Resized, not cropped: the result must cover all of the source.
+        # Resized, not cropped, because the edited video must show the whole source.
         frames = resize(video.frames_FHWC, height, width)
         return np.concatenate([frames, np.repeat(frames[-1:], padding, axis=0)])
 
-    def _log_changes(self, video: Video, frames: Pixels) -> None:
-        """Log how the frames that the model works on differ from the video."""
+    def _log_resizing(self, video: Video, frames: Pixels) -> None:
+        """Log how length and size of the model's input differ from the video's."""
         count, height, width = frames.shape[:3]
         if video.frame_count > self.defaults.max_frames:
             log.warning(
-                "the video has %d frames, but the model was trained on at most %d: expect a weaker edit, and more "
-                "memory use",
+                "the video has %d frames, but the model was trained on at most %d: the edit may be weaker, and needs "
+                "more memory",
                 video.frame_count,
                 self.defaults.max_frames,
             )
         if (count, height, width) != (video.frame_count, video.height, video.width):
             log.info(
-                "editing at %dx%d, %d frames (the video is %dx%d, %d frames)",
-                height, width, count, video.height, video.width, video.frame_count,
+                "editing %d frames of %dx%d (the video has %d frames of %dx%d)",
+                count, height, width, video.frame_count, video.height, video.width,
             )  # fmt: skip
 
-    def _batch(self, frames: Pixels, instruction: str, images: tuple[Pixels, ...]) -> EditBatch:
+    def _make_batch(self, frames: Pixels, instruction: str, images: tuple[Pixels, ...]) -> EditBatch:
         sample = EditSample(
             id="edit",
             task=TaskKind.of(len(frames), len(images)),

@@ -1,4 +1,4 @@
-"""Editing from file to file: `edit_file` is what `kiwi edit` runs."""
+"""Editing of files: `edit_file` implements the command `kiwi edit`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class EditOptions(DeviceOptions):
 
     Args:
         video: video file, or an image
-        instruction: what to change, in words
+        instruction: edit instruction, in plain words
         reference: reference image; may be repeated
-        model: model folder (written by `kiwi fit`) or hub id; the default is the shipped editor of the rendered world,
-            which was not trained on real videos
-        out: where to write the edited .mp4 (or .png of one frame); its folder must exist
-        steps: denoising steps (default: the model's own)
-        solver: ODE solver (default: the model's own)
-        max_pixels: height x width to work at (default: the model's own)
-        tiled: run the VAE over overlapping tiles: less memory, more time
-        seed: of the starting noise
+        model: model folder (written by `kiwi fit`) or hub id; the default is the shipped editor, which was trained on
+            rendered videos only
+        out: path of the edited .mp4 (or .png, for one frame); its folder must exist
+        steps: denoising steps (default: the model's)
+        solver: ODE solver (default: the model's)
+        max_pixels: largest height x width to edit at (default: the model's)
+        tiled: run the VAE on overlapping tiles, which takes less memory but more time
+        seed: seed of the initial noise
     """
 
     video: Path = positional()
@@ -49,17 +49,17 @@ class EditOptions(DeviceOptions):
     def __post_init__(self) -> None:
         self.require_at_least(1, "steps", "max_pixels")
         if not self.instruction.strip():
-            raise InputError("--instruction is empty", code="empty-instruction", fix="say in words what to change")
+            raise InputError("--instruction is empty", code="empty-instruction", fix="describe the edit in words")
         if not (folder := self.out.parent).is_dir():
-            problem = f"the folder {folder} for {self.out.name} does not exist"
-            raise InputError(problem, code="missing-folder", fix=f"mkdir -p {folder}")
+            message = f"the folder {folder} for {self.out.name} does not exist"
+            raise InputError(message, code="missing-folder", fix=f"mkdir -p {folder}")
         if self.out.suffix.lower() not in (".mp4", ".png"):
             expected = "a name that ends in .mp4, or in .png for one frame"
             raise InputError(f"cannot write {self.out}", code="unknown-file-type", expected=expected)
         inputs = (self.video, *self.reference)
         if self.out.exists() and any(path.exists() and self.out.samefile(path) for path in inputs):
-            problem = f"{self.out} is an input of the edit and would be overwritten"
-            raise InputError(problem, code="output-is-input", fix="give another --out")
+            message = f"{self.out} is an input of the edit and would be overwritten"
+            raise InputError(message, code="output-is-input", fix="give another --out")
 
 
 def edit_file(options: EditOptions) -> Video:
@@ -69,16 +69,18 @@ def edit_file(options: EditOptions) -> Video:
         The edited video, of the source's size, frame count and frame rate.
 
     Raises:
-        MediaError: a file that cannot be read.
-        CheckpointError: a model folder that cannot be loaded.
-        InputError: a clip of several frames for a .png, or a device that cannot be used.
+        MediaError: if a file cannot be read.
+        CheckpointError: if the model cannot be loaded.
+        InputError: if the output is a .png but the video has several frames, or the device cannot be used.
     """
     # The files are read before the model is loaded, which takes seconds.
     video, references = read_video(options.video), [read_image(path) for path in options.reference]
     as_image = options.out.suffix.lower() == ".png"
     if as_image and video.frame_count > 1:
         got = f"{video.frame_count} frames"
-        raise InputError(f"{options.out} can hold one frame", code="too-many-frames", got=got, fix="use .mp4")
+        raise InputError(
+            f"{options.out.suffix} files can hold only one frame", code="too-many-frames", got=got, fix="use .mp4"
+        )
 
     from kiwi.editing.domain import out_of_domain_reasons
     from kiwi.editing.editor import KiwiEditor
@@ -92,7 +94,9 @@ def edit_file(options: EditOptions) -> Video:
         console.note(f"{options.model} was trained on {DOMAIN_DESCRIPTION}.")
     reasons = out_of_domain_reasons(editor, video, options.instruction, len(references), max_pixels=options.max_pixels)
     if reasons:
-        log.warning("the edit is outside the model's training domain, expect a poor result: %s", "; ".join(reasons))
+        log.warning(
+            "the edit is outside the model's training domain, so the result may be poor: %s", "; ".join(reasons)
+        )
     sampling = editor.defaults.sampling
     if options.steps is not None:
         sampling = sampling.replace(steps=options.steps)

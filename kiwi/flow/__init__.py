@@ -1,1 +1,1 @@
-"""Flow matching as pure maths: the noise schedule, the training objective and the solvers."""
+"""Flow matching without models: the noise schedule, the training objective and the ODE solvers."""

@@ -1,7 +1,7 @@
 """The noise schedule of flow matching: sigma, its shift, timesteps and the loss weight.
 
-Noise at level sigma in [0, 1] gives x_sigma = (1 - sigma) x_0 + sigma n; the model's timestep is 1000 sigma. All of it
-is in float32, as published; timesteps are never rounded to a shorter type.
+A sample x_0 at noise level sigma in [0, 1] is x_sigma = (1 - sigma) x_0 + sigma n; the model's timestep is 1000 sigma.
+Everything is computed in float32, as in the published code; timesteps are never rounded to bf16.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class FlowSchedule(Spec):
     """Shifted linear schedule: sigma = shift s / (1 + (shift - 1) s) for s running linearly from 1 to 0.
 
     Args:
-        shift: above 1 spends more of the steps at high noise; 5 for the published models.
-        num_train_timesteps: the timestep of pure noise, and the number of tabulated training sigmas.
-        weighting: of the training loss: the published "bell" around the middle timestep, or "even" over all noise
-            levels. Near pure noise, where only the conditions determine the video, the bell weight is almost 0: a
-            pretrained model can generate there already, a model trained from scratch has to learn it.
+        shift: values above 1 place more of the steps at high noise; the published models use 5.
+        num_train_timesteps: timestep of pure noise, and number of training sigmas.
+        weighting: weight of the training loss by noise level: the published "bell" around the middle timestep, or
+            "even". Near pure noise, where only the conditions determine the video, the bell is almost 0: a pretrained
+            model can already generate there, but a model trained from scratch has to learn it.
     """
 
     shift: float = 5.0
@@ -39,16 +39,16 @@ class FlowSchedule(Spec):
             raise SpecError(message, code="out-of-range", got=self)
 
     def sigma(self, s: Tensor) -> Tensor:
-        """Sigma at the linear position s in [0, 1], of any shape; 1 is pure noise."""
+        """Shift the linear position s in [0, 1], of any shape; 1 is pure noise."""
         return self.shift * s / (1 + (self.shift - 1) * s)
 
     def sigmas(self, steps: int, *, strength: float = 1.0, sigma_min: float = 0.0) -> Tensor:
-        """The grid of a sampler: `steps` decreasing sigmas and a closing 0, shape (steps + 1,).
+        """Compute the grid of a sampler: `steps` decreasing sigmas and a final 0, shape (steps + 1,).
 
         Args:
             steps: number of model calls of a first-order solver, at least 1.
-            strength: where sampling starts, from `sigma_min` (0) to pure noise (1).
-            sigma_min: linear position at which the evenly spaced steps would end; the last one continues to 0.
+            strength: start of the grid; 1 is pure noise, values towards 0 start closer to `sigma_min`.
+            sigma_min: linear position at which the evenly spaced grid ends; its last entry is then replaced by 0.
         """
         if steps < 1 or not 0 < strength <= 1 or not 0 <= sigma_min < 1:
             raise SpecError(
@@ -62,27 +62,27 @@ class FlowSchedule(Spec):
         return self.sigma(positions)
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """The model's timestep in [0, num_train_timesteps] at noise level sigma."""
+        """Convert a noise level to the model's timestep in [0, num_train_timesteps]."""
         return sigma * self.num_train_timesteps
 
     def loss_weight(self, sigma: Tensor) -> Tensor:
-        """Weight of the training loss, with mean 1 over the training table.
+        """Compute the weight of the training loss, whose mean over the training sigmas is 1.
 
         The bell is Gaussian-shaped and peaks at timestep 500. At sigma 1 it is 0, because the published weight
-        subtracts the table's minimum.
+        subtracts the minimum over the training sigmas.
         """
         if self.weighting == "even":
             return torch.ones_like(sigma)
-        table = self._bell(self.sigmas(self.num_train_timesteps)[:-1])
+        table = self._bell_weight(self.sigmas(self.num_train_timesteps)[:-1])
         floor = table.min()
         scale = self.num_train_timesteps / (table - floor).sum()
-        return ((self._bell(sigma) - floor) * scale).clamp_min(0.0)
+        return ((self._bell_weight(sigma) - floor) * scale).clamp_min(0.0)
 
-    def _bell(self, sigma: Tensor) -> Tensor:
+    def _bell_weight(self, sigma: Tensor) -> Tensor:
         n = self.num_train_timesteps
         return torch.exp(-2 * ((self.timestep(sigma) - n / 2) / n) ** 2)
 
 
-def nearest(table: Tensor, value: Tensor) -> Tensor:
-    """Index of the table's entry nearest to each value, the first on ties, as the published code looks up sigmas."""
+def nearest_index(table: Tensor, value: Tensor) -> Tensor:
+    """Find the index of the table entry nearest to each value (the first on ties), as the published code does."""
     return (table[None, :] - value.reshape(-1, 1)).abs().argmin(dim=1).reshape(value.shape)

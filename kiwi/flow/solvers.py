@@ -25,28 +25,28 @@ def ignore_step(step: int, x: Tensor) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SolverSpec(Spec, ABC):
-    """The family of solvers, from noise (sigma 1) to a video (sigma 0)."""
+    """Base class of all solver specs; a solver integrates from noise (sigma 1) to a video (sigma 0)."""
 
     @abstractmethod
     def solve(self, velocity: Velocity, x: Tensor, sigmas: Tensor, on_step: OnStep = ignore_step) -> Tensor:
         """Integrate x from sigmas[0] down to sigmas[-1].
 
         Args:
-            velocity: the model.
-            x: the start, of any shape.
-            sigmas: falling grid of shape (steps + 1,), the last entry 0.
+            velocity: the model's prediction of d x / d sigma.
+            x: initial value at sigmas[0], of any shape.
+            sigmas: decreasing grid of shape (steps + 1,) that ends in 0.
             on_step: called after each step, for progress bars and traces.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class EulerSolver(SolverSpec):
-    """First order, one model call per step; the published sampler."""
+    """Euler's first-order method with one model call per step, as in the published sampler."""
 
     def solve(self, velocity: Velocity, x: Tensor, sigmas: Tensor, on_step: OnStep = ignore_step) -> Tensor:
         sigmas = sigmas.to(x.device)
-        for step, (sigma, following) in enumerate(pairwise(sigmas)):
-            x = x + velocity(x, sigma) * (following - sigma)
+        for step, (sigma, next_sigma) in enumerate(pairwise(sigmas)):
+            x = x + velocity(x, sigma) * (next_sigma - sigma)
             on_step(step, x)
         return x
 
@@ -58,7 +58,7 @@ class UniPCSolver(SolverSpec):
     It needs fewer steps than Euler for the same error.
 
     Args:
-        order: from 1 to 3; 2 is the usual choice.
+        order: order of the method, from 1 to 3; 2 is usual.
     """
 
     order: int = 2
@@ -71,7 +71,7 @@ class UniPCSolver(SolverSpec):
         )
         scheduler.set_timesteps(sigmas=sigmas[:-1].double().cpu().numpy())
         for step, timestep in enumerate(scheduler.timesteps):
-            # The scheduler's own sigma (it avoids exactly 1) goes to the model, so that both agree to the last bit.
+            # The scheduler's first sigma is slightly below 1; the model gets the same, so that both agree exactly.
             sigma = scheduler.sigmas[step].to(x.device, torch.float32)
             x = scheduler.step(velocity(x, sigma), timestep, x, return_dict=False)[0]
             on_step(step, x)

@@ -1,1 +1,1 @@
-"""The model: `KiwiEdit` in kiwi.py composes it, and every part that the paper ablates has a file of its name."""
+"""The model: `KiwiEdit` in kiwi.py composes its parts; each part that the paper ablates is a file of that name."""

@@ -1,4 +1,4 @@
-"""The cost of an editor: parameters of each part and floating-point operations, counted without weights or memory."""
+"""The cost of an editor: parameters of each part and floating-point operations, counted on the meta device."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Workload:
     """The size of one edit.
 
     Args:
-        frames, height, width: of the video, in pixels; 4k + 1 frames, sides multiples of the model's size multiple.
+        frames, height, width: size of the video; 4k + 1 frames, sides that are multiples of `KiwiEdit.size_multiple`.
         references: number of reference images.
-        reference_tokens: visual tokens of one reference image in the MLLM.
+        reference_tokens: number of visual tokens of one reference image in the MLLM.
     """
 
     frames: int = 81
@@ -43,12 +43,12 @@ class Workload:
         """The largest sample that an experiment trains on, with one reference image.
 
         Args:
-            config: the editor, from `with_untrained_parts`.
-            max_frames: of each data set; without data sets the published 81.
-            max_pixels: height x width of a frame; the published 720 x 1280 if not given.
+            config: editor configuration, as `with_untrained_parts` returns it.
+            max_frames: largest number of frames of each data set; the published 81 if empty.
+            max_pixels: largest height x width of a frame; the published 720 x 1280 if not given.
         """
         assert isinstance(config.vae, NewVae)
-        # 9 : 16 is the shape of the published videos; other shapes of as many pixels cost the same.
+        # Published videos are 9 : 16; other shapes with as many pixels cost the same.
         multiple = config.dit.size_multiple(config.vae.sizes.spatial_factor)
         height, width = fit_size(9 * 512, 16 * 512, max_pixels=max_pixels or 720 * 1280, multiple=multiple)
         tokens = config.mllm.limits.max_reference_tokens
@@ -57,16 +57,16 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Counts for one editor and one edit.
+    """Parameters of an editor, and tokens and operations of an edit.
 
     Args:
-        parameters: of each part.
-        trainable: trainable parameters of each part.
-        context: tokens that cross-attention attends to.
+        parameters: number of parameters of each part.
+        trainable: number of trainable parameters of each part.
+        context: number of tokens that cross-attention attends to.
         tokens: length of the DiT's sequence.
-        step_flops: operations of one denoising step, forward; a multiplication and an addition are two.
-        conditioning_flops: operations of what is computed once per edit: the conditions' tokens, and the keys and
-            values of the context.
+        step_flops: floating-point operations of one forward denoising step; a multiply-add counts as two.
+        conditioning_flops: floating-point operations that are needed once per edit, for the conditions' tokens and the
+            context's keys and values.
     """
 
     parameters: dict[str, int]
@@ -78,28 +78,28 @@ class Budget:
 
     @property
     def total_parameters(self) -> int:
-        """Parameters of all parts."""
+        """Number of parameters of all parts."""
         return sum(self.parameters.values())
 
     def total_trainable(self, parts: Collection[str] | None = None) -> int:
-        """Trainable parameters, of the named parts alone if any are named."""
+        """Number of trainable parameters of the named parts, or of all parts if none are given."""
         return sum(count for part, count in self.trainable.items() if parts is None or part in parts)
 
 
 def count_budget(config: KiwiConfig, workload: Workload) -> Budget:
-    """Count an editor on the meta device.
+    """Count parameters and operations of an editor on the meta device.
 
     Args:
-        config: a VAE and an MLLM without files (`NewVae`, `NewQwen`), and no base model; see `with_untrained_parts`.
-        workload: the edit to count.
+        config: editor configuration whose parts need no files; `with_untrained_parts` makes one.
+        workload: size of the edit.
 
     Raises:
-        InputError: a workload that the model cannot edit.
+        InputError: if the model cannot edit a video of this size.
     """
     with torch.device("meta"):
         model = KiwiEdit(config).eval()
-        _require_possible(workload, model)
-        conditions, latents = _inputs(model, workload)
+        _require_supported_size(workload, model)
+        conditions, latents = _make_inputs(model, workload)
         sigma = torch.ones(1)
         with torch.no_grad(), FlopCounterMode(display=False) as conditioning:
             prepared = model.prepare(conditions, latents.shape)
@@ -111,8 +111,11 @@ def count_budget(config: KiwiConfig, workload: Workload) -> Budget:
     )
     frames, height, width = prepared.grid
     return Budget(
-        parameters={part: _size(module.parameters()) for part, module in modules.items()},
-        trainable={part: _size(p for p in m.parameters() if p.requires_grad) for part, m in modules.items()},
+        parameters={part: _count_parameters(module.parameters()) for part, module in modules.items()},
+        trainable={
+            part: _count_parameters(p for p in module.parameters() if p.requires_grad)
+            for part, module in modules.items()
+        },
         context=conditions.context.tokens_BND.shape[1],
         tokens=frames * height * width + added,
         step_flops=step.get_total_flops(),
@@ -121,10 +124,10 @@ def count_budget(config: KiwiConfig, workload: Workload) -> Budget:
 
 
 def with_untrained_parts(config: KiwiConfig) -> KiwiConfig:
-    """The same editor with untrained parts instead of pretrained ones, so that it can be counted without files.
+    """Replace pretrained parts by randomly initialised ones of the same sizes, which need no files.
 
     Raises:
-        SpecError: an MLLM whose sizes are only known from its files.
+        SpecError: if the sizes of the MLLM are only known from its files.
     """
     sizes = {48: NewVae.wan22(), 16: NewVae.wan21()}
     if isinstance(config.vae, WanVae):
@@ -138,13 +141,13 @@ def with_untrained_parts(config: KiwiConfig) -> KiwiConfig:
                 "the sizes of this MLLM are not known without its files",
                 code="unknown-mllm-sizes",
                 got=config.mllm.path,
-                expected=f"one of {', '.join(known)}, or a NewQwen of its sizes",
+                expected=f"one of {', '.join(known)}, or a NewQwen with the MLLM's sizes",
             )
         config = config.replace(mllm=untrained.replace(limits=config.mllm.limits, tuning=config.mllm.tuning))
     return config.replace(dit=config.dit.replace(base=NewBase()))
 
 
-def _require_possible(workload: Workload, model: KiwiEdit) -> None:
+def _require_supported_size(workload: Workload, model: KiwiEdit) -> None:
     multiple, step = model.size_multiple, model.vae.temporal_factor
     sides = (workload.height, workload.width)
     if workload.frames < 1 or (workload.frames - 1) % step or any(side < 1 or side % multiple for side in sides):
@@ -156,7 +159,7 @@ def _require_possible(workload: Workload, model: KiwiEdit) -> None:
         )
 
 
-def _inputs(model: KiwiEdit, workload: Workload) -> tuple[Conditions, Tensor]:
+def _make_inputs(model: KiwiEdit, workload: Workload) -> tuple[Conditions, Tensor]:
     vae, task = model.vae, TaskKind.of(workload.frames, workload.references)
     size = (workload.height // vae.spatial_factor, workload.width // vae.spatial_factor)
     latents = torch.empty(1, vae.channels, vae.latent_frames(workload.frames), *size)
@@ -166,5 +169,5 @@ def _inputs(model: KiwiEdit, workload: Workload) -> tuple[Conditions, Tensor]:
     return Conditions(context, latents, torch.empty(1, vae.channels, workload.references, *size)), latents
 
 
-def _size(parameters: Iterable[nn.Parameter]) -> int:
+def _count_parameters(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)

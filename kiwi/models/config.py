@@ -1,4 +1,4 @@
-"""KiwiConfig: every choice of the editor as one tree of specs, and the published configurations."""
+"""KiwiConfig: the configuration of the editor as one tree of specs, and the published configurations."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from kiwi.models.vae.wan import NewVae, VaeSpec, WanVae
 from kiwi.spec import Spec
 
 PARTS = ("dit", "query", "latent", "source", "reference")
-"""The parts that are built here, beside the pretrained VAE and MLLM."""
+"""Attributes of `KiwiEdit` that hold its parts other than the VAE and the MLLM."""
 
 TRAINABLE = (*PARTS, "mllm")
-"""Parts that may be trained, each as its spec says (`dit.tuning`, `mllm.tuning`)."""
+"""Parts that can be trained; `dit.tuning` and `mllm.tuning` say how."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KiwiConfig(Spec):
-    """The editor: one node per choice, with the published choices as defaults.
+    """The editor's configuration: one spec per part, with the published ones as defaults.
 
     Args:
         dit: the diffusion transformer.
         vae: the video autoencoder, always frozen.
         mllm: the multimodal LLM.
-        query: connector from the learnable queries to the context.
-        latent: connector from the reference images' dense features to the context.
+        query: learnable queries, and their connector to the context.
+        latent: connector from the MLLM's features of the reference images to the context.
         source: injection of the source video's latents.
         reference: injection of the reference images' latents.
-        schedule: of the noise.
+        schedule: the noise schedule.
     """
 
     dit: DiTConfig
@@ -61,16 +61,16 @@ class KiwiConfig(Spec):
 
     @classmethod
     def untrained(cls, size: str) -> KiwiConfig:
-        """A published size ("5b", "14b" or "1.3b") with all parts in their published shapes, untrained.
+        """An editor of a published size ("5b", "14b" or "1.3b") with randomly initialised parts.
 
-        It needs no files, for counting on the meta device.
+        It needs no files, so that its parameters can be counted on the meta device.
         """
         dit = {"5b": DiTConfig.wan22_5b, "14b": DiTConfig.wan21_14b, "1.3b": DiTConfig.wan21_1_3b}[size]()
         vae = NewVae.wan22() if size == "5b" else NewVae.wan21()
         return cls(dit=dit, vae=vae, mllm=NewQwen.qwen25_3b())
 
     def builders(self, mllm_dim: int) -> dict[str, Callable[[], nn.Module]]:
-        """The constructor of each part in `PARTS`, for an MLLM of this width."""
+        """Constructors of the parts in `PARTS`, for an MLLM of this width."""
         return {
             "dit": self.dit.build,
             "query": lambda: self.query.build(mllm_dim, self.dit.dim),

@@ -1,7 +1,6 @@
-"""The dual connector: from the MLLM's hidden states to the DiT's context.
+"""The dual connector, which maps the MLLM's hidden states to the DiT's context.
 
-B samples, S tokens of the prompt, Q queries, R reference tokens, M the MLLM's width, D the DiT's width,
-N context tokens.
+B samples, S tokens of the prompt, Q queries, M the MLLM's width, D the DiT's width, N context tokens.
 """
 
 from __future__ import annotations
@@ -20,27 +19,28 @@ from kiwi.models.mllm.prompting import Prompt, gather_tokens
 from kiwi.spec import Spec
 
 HiddenStates = Mapping[int, Tensor]
-"""The MLLM's hidden states (B, S, M) by layer; -1 is after the last layer's final norm."""
+"""The MLLM's hidden states (B, S, M) by layer; -1 is the output of the final norm."""
 
-READ_OUTS: dict[str, Callable[[Prompt, int], Tensor]] = {
+READOUT_MASKS: dict[str, Callable[[Prompt, int], Tensor]] = {
     "queries": lambda prompt, count: prompt.queries_BS,
     "tail": lambda prompt, count: prompt.tail_BS(count),
 }
-"""From a prompt and its number of queries to the positions (a mask, B x S) that are read as their features."""
+"""For each `QueryConnector.readout`: from a prompt and its number of queries to a mask (B, S) of positions to read."""
 
 
 class Context(NamedTuple):
-    """Tokens for cross-attention, and True where one is real (None when none is padding)."""
+    """Tokens for cross-attention."""
 
     tokens_BND: Tensor
     mask_BN: Tensor | None
+    """False at padding; None without padding."""
 
 
 class Connector(nn.Module, ABC):
-    """A module from the MLLM's hidden states to a part of the DiT's context."""
+    """Base class of all modules that map the MLLM's hidden states to a part of the DiT's context."""
 
     layers: tuple[int, ...]
-    """MLLM layers whose hidden states it reads."""
+    """Layers of the MLLM whose hidden states are read."""
 
     @abstractmethod
     def forward(self, states: HiddenStates, prompt: Prompt) -> Context:
@@ -48,11 +48,11 @@ class Connector(nn.Module, ABC):
 
 
 class QueryConnectorModule(Connector):
-    """A connector that also holds the learnable queries in the MLLM's prompt."""
+    """A connector that also holds the learnable queries for the MLLM's prompt."""
 
     @abstractmethod
     def queries_for(self, task: TaskKind) -> Tensor:
-        """The learnable queries of a task kind, (Q, M)."""
+        """Learnable queries (Q, M) for a task kind."""
 
 
 # --- queries ------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ class QueryConnectorModule(Connector):
 
 @dataclass(frozen=True, kw_only=True)
 class QuerySpec(Spec, ABC):
-    """The family of connectors from learnable queries to the context."""
+    """Base class of all specs of connectors from learnable queries to the context."""
 
     @abstractmethod
     def build(self, mllm_dim: int, dit_dim: int) -> QueryConnectorModule:
@@ -73,10 +73,11 @@ class QueryConnector(QuerySpec):
 
     Args:
         image, video, reference: number of queries for each task kind.
-        readout: "queries" reads the queries' own positions; "tail" the last Q positions of the prompt, which ends with
-            two template tokens, so that the first two queries are missed. Released checkpoints need "tail".
-        layers: MLLM layers that are read and concatenated: -1 after the last layer and its norm, 0 the embeddings, 1
-            after the first layer, ...
+        readout: positions whose hidden states are read. "queries" reads the queries' positions; "tail" reads the last
+            Q positions of the prompt, which ends with two template tokens, so that it misses the first two queries.
+            Released checkpoints need "tail".
+        layers: MLLM layers whose hidden states are concatenated: -1 is the output of the final norm, 0 the embeddings,
+            1 the output of the first layer, ...
     """
 
     image: int = 256
@@ -95,7 +96,7 @@ class QueryConnector(QuerySpec):
 
 
 class LearnableQueryModule(QueryConnectorModule):
-    """The query tables and their MLP."""
+    """Learnable queries of each task kind, and the MLP that maps their hidden states to the context."""
 
     def __init__(self, spec: QueryConnector, mllm_dim: int, dit_dim: int) -> None:
         super().__init__()
@@ -104,15 +105,15 @@ class LearnableQueryModule(QueryConnectorModule):
             {task: nn.Parameter(0.02 * torch.randn(count, mllm_dim)) for task, count in counts.items()}
         )
         self.connector = mlp(len(spec.layers) * mllm_dim, dit_dim)
-        self.layers, self.read_out = spec.layers, READ_OUTS[spec.readout]
+        self.layers, self.readout_mask = spec.layers, READOUT_MASKS[spec.readout]
 
     def queries_for(self, task: TaskKind) -> Tensor:
         return self.queries[task]
 
     def forward(self, states: HiddenStates, prompt: Prompt) -> Context:
         # All samples of a batch have the same number of queries, so that no padding is needed.
-        where = self.read_out(prompt, int(prompt.queries_BS[0].sum()))
-        features, _ = gather_tokens(_concat_layers(states, self.layers), where)
+        mask_BS = self.readout_mask(prompt, int(prompt.queries_BS[0].sum()))
+        features, _ = gather_tokens(_concat_layers(states, self.layers), mask_BS)
         return Context(self.connector(features.to(dtype_of(self.connector))), None)
 
 
@@ -121,7 +122,7 @@ class LearnableQueryModule(QueryConnectorModule):
 
 @dataclass(frozen=True, kw_only=True)
 class LatentSpec(Spec, ABC):
-    """The family of connectors from the reference images to the context."""
+    """Base class of all specs of connectors from the reference images to the context."""
 
     @abstractmethod
     def build(self, mllm_dim: int, dit_dim: int) -> Connector:
@@ -133,7 +134,7 @@ class LatentConnector(LatentSpec):
     """An MLP maps the hidden states of the reference images' visual tokens to the DiT's width.
 
     Args:
-        layers: MLLM layers that are read, as in `QueryConnector`.
+        layers: MLLM layers whose hidden states are read, as in `QueryConnector`.
     """
 
     layers: tuple[int, ...] = (-1,)
@@ -146,7 +147,7 @@ class LatentConnector(LatentSpec):
 
 
 class LatentConnectorModule(Connector):
-    """The MLP over the reference images' features."""
+    """The MLP that maps hidden states of the reference images' tokens to the context."""
 
     def __init__(self, spec: LatentConnector, mllm_dim: int, dit_dim: int) -> None:
         super().__init__()
@@ -163,14 +164,14 @@ class LatentConnectorModule(Connector):
 
 @dataclass(frozen=True, kw_only=True)
 class NoConnector(QuerySpec, LatentSpec):
-    """No queries, no tokens in the context: the "off" of both families."""
+    """Turns the query connector or the latent connector off: it adds no tokens to the context."""
 
     def build(self, mllm_dim: int, dit_dim: int) -> NoConnectorModule:
         return NoConnectorModule(mllm_dim, dit_dim)
 
 
 class NoConnectorModule(QueryConnectorModule):
-    """An empty context, and no queries."""
+    """A connector without queries and with an empty context."""
 
     layers = ()
 
@@ -187,7 +188,7 @@ class NoConnectorModule(QueryConnectorModule):
 
 
 def join_contexts(references: Context, queries: Context) -> Context:
-    """Concatenate to the DiT's context, [reference tokens, query tokens]."""
+    """Concatenate both parts of the DiT's context as [reference tokens, query tokens]."""
     tokens = torch.cat((references.tokens_BND, queries.tokens_BND), dim=1)
     if references.mask_BN is None and queries.mask_BN is None:
         return Context(tokens, None)
@@ -195,7 +196,7 @@ def join_contexts(references: Context, queries: Context) -> Context:
 
 
 def mlp(in_dim: int, out_dim: int) -> nn.Sequential:
-    """Linear, tanh-GELU, Linear; the last is initialised to zero, so that training starts from an empty context."""
+    """Build Linear, tanh-GELU, Linear; the last layer is initialised to zero, so that the context starts as zeros."""
     last = nn.Linear(out_dim, out_dim)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
@@ -203,7 +204,7 @@ def mlp(in_dim: int, out_dim: int) -> nn.Sequential:
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """The type of a module's weights; the MLLM's features may have another."""
+    """The dtype of a module's weights, which may differ from that of the MLLM's hidden states."""
     return next(module.parameters()).dtype
 
 
@@ -218,4 +219,4 @@ def _full_mask(context: Context) -> Tensor:
 
 def _require_layers(layers: tuple[int, ...], spec: Spec) -> None:
     if not layers or len(set(layers)) < len(layers):
-        raise SpecError("a connector needs one or more different MLLM layers", code="invalid-layers", got=spec)
+        raise SpecError("layers must name at least one MLLM layer, and none twice", code="invalid-layers", got=spec)

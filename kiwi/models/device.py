@@ -1,4 +1,4 @@
-"""The device that a model runs on."""
+"""The PyTorch device that a model runs on."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from kiwi.errors import InputError, first_line
 
 
 def resolve_device(device: str | None) -> str:
-    """The device of this name; without a name CUDA where there is any, else the CPU.
+    """Check that a device can be used and return its name; None stands for CUDA if available, else for the CPU.
 
     Raises:
-        InputError: torch does not know the device, or this machine does not have it.
+        InputError: if PyTorch does not know the device, or this machine does not have it.
     """
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError) as problem:
+    except (RuntimeError, AssertionError) as error:
         raise InputError(
             f"the device {device!r} cannot be used",
             code="unusable-device",
-            got=first_line(problem),
+            got=first_line(error),
             fix="`python -m kiwi doctor` lists the devices of this machine",
         ) from None
     return device

@@ -4,8 +4,10 @@
     source latents, reference latents --patch embeddings--> source tokens, reference tokens
     noisy latents + gamma(t) source tokens, reference tokens --DiT, context--> velocity
 
-B samples, C latent channels, F H W latent frames, height and width, R reference images, D the DiT's width, L source
-tokens, N context tokens.
+gamma(t) is the paper's scale of the source tokens, a function of the noise level (kiwi.models.scaling).
+
+B samples, C latent channels, F H W latent frames, height and width, R reference images, Q learnable queries, M the
+MLLM's width, D the DiT's width, L source tokens, N context tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from kiwi.models.injection import Injection
 
 
 class EditInputs(Protocol):
-    """A batch of edits, all of one task kind and one size; `kiwi.data.sample.EditBatch` is one."""
+    """A batch of edits, all of one task kind and one size, such as `kiwi.data.sample.EditBatch`."""
 
     ids: list[str]
     task: TaskKind
@@ -45,38 +47,47 @@ class EditInputs(Protocol):
 
 
 class Conditions(NamedTuple):
-    """What an edit is conditioned on."""
+    """Context and latents that an edit is conditioned on."""
 
     context: Context
     source_BCFHW: Tensor
     reference_BCRHW: Tensor
-    """One latent frame per reference image; R may be 0."""
+    """Latents of each reference image as one frame; R may be 0."""
 
 
 class PreparedConditions(NamedTuple):
-    """Everything that stays the same from one denoising step to the next."""
+    """Inputs of the DiT that stay the same in all denoising steps of an edit."""
 
     context: Sequence[KeysValues]
+    """Keys and values of the context for each block."""
     source_BLD: Tensor
+    """Tokens of the source video."""
     reference_BRD: Tensor
+    """Tokens of the reference images; here R counts tokens."""
     rope: Rope
     grid: tuple[int, int, int]
+    """Frames, rows and columns of the noisy tokens."""
 
 
 class KiwiEdit(nn.Module):
-    """The editor: `encode` computes the conditions, `prepare` what all steps share, `velocity` one step.
+    """The editor. `encode` computes the conditions, `prepare` the inputs shared by all steps, `velocity` one step.
 
     Args:
         config: the spec of every part.
-        seed: of the initial weights, which are drawn independently for each part.
-        empty: leave the parts without a base model on the meta device, for a checkpoint to be loaded into.
+        seed: seed for weight initialisation; each part uses an independent stream.
+        empty: create every part that has no base model on the meta device; a checkpoint must be loaded afterwards.
     """
 
+    # Attribute names are the first word of every weight's name in checkpoints.
     dit: DiT
     query: QueryConnectorModule
+    """Learnable queries, and their connector to the context."""
     latent: Connector
+    """Connector from the MLLM's features of the reference images to the context."""
     source: Injection
+    """Injection of the source video's latents."""
     reference: Injection
+    """Injection of the reference images' latents."""
 
     def __init__(self, config: KiwiConfig, seed: int = 0, *, empty: bool = False) -> None:
         super().__init__()
@@ -84,8 +95,10 @@ class KiwiEdit(nn.Module):
         with forked_rng(seed, "vae"):
             self.vae = config.vae.build()
         if self.vae.channels != config.dit.latent_channels:
-            got = f"{self.vae.channels} and {config.dit.latent_channels}"
-            raise SpecError("the VAE and the DiT differ in latent channels", code="vae-dit-mismatch", got=got)
+            got = f"{self.vae.channels} and {config.dit.latent_channels} channels"
+            raise SpecError(
+                "the VAE and the DiT have different numbers of latent channels", code="vae-dit-mismatch", got=got
+            )
         with forked_rng(seed, "mllm"):
             self.mllm = config.mllm.build()
         for part, build in config.builders(self.mllm.hidden_size).items():
@@ -108,11 +121,11 @@ class KiwiEdit(nn.Module):
         return self
 
     def encode(self, inputs: EditInputs, source_latents_BCFHW: Tensor | None = None) -> Conditions:
-        """Compute the context from MLLM and connectors, and the VAE's latents of sources and references.
+        """Compute the context with MLLM and connectors, and the latents of sources and references with the VAE.
 
         Args:
-            inputs: a batch of edits; its task kind selects the queries and the prompt.
-            source_latents_BCFHW: the sources' latents if they are known already; the VAE then skips the sources.
+            inputs: a batch of edits; its task kind selects the queries and the prompt template.
+            source_latents_BCFHW: latents of the sources, if already computed; the VAE then does not encode them.
         """
         queries_QM = self.query.queries_for(inputs.task)
         prompt = self.mllm.prompter(
@@ -126,16 +139,16 @@ class KiwiEdit(nn.Module):
         return Conditions(context, source, reference)
 
     def prepare(self, conditions: Conditions, latent_shape: Sequence[int]) -> PreparedConditions:
-        """Compute, once per edit, the conditions' tokens, every block's keys and values, and the rotary table.
+        """Compute once per edit: the conditions' tokens, every block's keys and values, and the rotary embedding.
 
         Args:
-            conditions: from `encode`.
-            latent_shape: (B, C, F, H, W) of the latents to denoise.
+            conditions: result of `encode`.
+            latent_shape: shape (B, C, F, H, W) of the latents to denoise.
         """
         frames, height, width = grid = self.dit.patch_embedding.grid(latent_shape[2:])
         source = self.source.embed(conditions.source_BCFHW, self.dit.patch_embedding)
         reference = self.reference.embed(conditions.reference_BCRHW, self.dit.patch_embedding)
-        # Added tokens are whole frames on the video's own grid; positions follow the order of the sequence.
+        # Added tokens are whole frames of the video's grid; rotary positions follow the order of the sequence.
         added = self.source.num_added_tokens(source) + self.reference.num_added_tokens(reference)
         frames += added // (height * width)
         rope = rope_table(frames, height, width, self.config.dit.head_dim, device=source.device).float()
@@ -148,9 +161,9 @@ class KiwiEdit(nn.Module):
 
         Args:
             latents_BCFHW: noisy latents.
-            sigma_B: noise levels in [0, 1], the argument of gamma(t).
-            prepared: from `prepare`.
-            timestep_B: input of the time embedding; 1000 sigma unless given (the published code rounds it).
+            sigma_B: noise levels in [0, 1], from which gamma(t) is computed.
+            prepared: result of `prepare`.
+            timestep_B: input of the timestep embedding; 1000 sigma if not given (the published code rounds it).
         """
         timestep_B = self.schedule.timestep(sigma_B) if timestep_B is None else timestep_B
         tokens = self.dit.patch_embedding(latents_BCFHW)
@@ -162,5 +175,5 @@ class KiwiEdit(nn.Module):
         return self.dit.unpatchify(patches, prepared.grid).float()
 
     def forward(self, latents_BCFHW: Tensor, sigma_B: Tensor, conditions: Conditions) -> Tensor:
-        """`prepare` and `velocity` in one call, for training: one step of one batch."""
+        """Prepare the conditions and predict the velocity in one call, for training."""
         return self.velocity(latents_BCFHW, sigma_B, self.prepare(conditions, latents_BCFHW.shape))

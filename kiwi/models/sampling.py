@@ -1,4 +1,4 @@
-"""Sampling: from a batch of edits, through noise and the denoising loop, to the edited videos."""
+"""Sampling: settings, initial noise and the denoising loop."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Spec):
-    """How a video is sampled.
+    """Settings of the sampler.
 
     Args:
-        steps: points of the sigma grid, which is the number of model calls.
-        solver: Euler as published, or UniPC.
-        sigma_min: where the grid ends before its closing 0, in linear positions. The two published samplers differ:
-            the training code's has 0, the diffusers pipeline's 0.003 / 1.002.
+        steps: number of denoising steps, each with one call of the model.
+        solver: ODE solver; the published sampler uses Euler.
+        sigma_min: see `FlowSchedule.sigmas`. The published training code samples with 0, the published diffusers
+            pipeline with 0.003 / 1.002.
     """
 
     steps: int = 50
@@ -45,10 +45,10 @@ class EditingDefaults(Spec):
     """Settings that a model folder recommends for its model.
 
     Args:
-        max_pixels: height x width that the model was trained at; larger videos are edited at this size.
-        max_frames: the most frames that it was trained on, 4k + 1.
-        sampling: steps and solver.
-        domain: "sandbox" for a model that was trained on nothing but the rendered world.
+        max_pixels: largest height x width that the model was trained at; larger videos are resized to it for editing.
+        max_frames: largest number of frames that the model was trained on, 4k + 1.
+        sampling: settings of the sampler.
+        domain: "sandbox" if the model was trained on the sandbox's rendered videos only.
     """
 
     max_pixels: int = 720 * 1280
@@ -66,10 +66,10 @@ def sample_edits(
     """Edit a batch: encode, draw noise, denoise, decode.
 
     Args:
-        model: the editor; in eval mode while this runs.
-        inputs: the edits, on the model's device. A sample's noise is a function of (seed, its id) alone.
-        sampling: steps and solver.
-        seed: of the starting noise.
+        model: the editor; it is in eval mode during the call.
+        inputs: the edits, on the model's device. A sample's noise depends only on `seed` and its id.
+        sampling: settings of the sampler.
+        seed: seed of the initial noise.
         on_step: called after each denoising step with its index and the latents.
 
     Returns:
@@ -88,15 +88,15 @@ def denoise(
     sampling: Sampling,
     on_step: OnStep = ignore_step,
 ) -> Tensor:
-    """Latents of the video, integrated from noise at sigma 1 along the schedule's grid down to 0.
+    """Integrate from noise at sigma 1 down to the video's latents at sigma 0.
 
-    There is no classifier-free guidance: the published sampler applies none.
+    There is no classifier-free guidance, as in the published sampler.
 
     Args:
-        model: the editor, or a text-to-video model; in eval mode while this runs.
-        conditions: from the model's `encode`.
-        noise_BCFHW: standard normal, of the latents' shape.
-        sampling: steps and solver.
+        model: the editor or a text-to-video model; it is in eval mode during the call.
+        conditions: result of the model's `encode`.
+        noise_BCFHW: standard normal noise of the latents' shape.
+        sampling: settings of the sampler.
         on_step: called after each denoising step with its index and the latents.
     """
     with eval_mode(model):
@@ -110,13 +110,13 @@ def denoise(
 
 
 def make_noise(shape: Sequence[int], seed: int, ids: Sequence[str], device: torch.device | str) -> Tensor:
-    """The starting noise of a batch: each sample's is a function of (seed, its id), whatever the batch."""
-    return torch.stack([normal(shape[1:], seed, "sampling", name) for name in ids]).to(device)
+    """Draw the initial noise of a batch; each sample's depends only on `seed` and its id, not on the batch."""
+    return torch.stack([normal(shape[1:], seed, "sampling", sample_id) for sample_id in ids]).to(device)
 
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Run a block in eval mode and without gradients, then restore the model's mode."""
+    """Run a block of code in eval mode and without gradients, then restore the model's mode."""
     training = model.training
     model.eval()
     try:

@@ -1,8 +1,8 @@
-"""Timestep scaling gamma(t): how strongly the source's tokens are added at each noise level.
+"""Timestep scaling gamma(t): the factor with which the source's tokens are added at each noise level.
 
-The paper describes a learnable scalar, the released code multiplies by the schedule's sigma(t). Everything learnable
-here is sigma(t) plus a term that is initialised to zero, so that training starts from the released code. All of it is
-in float32: in bf16 the noise level itself would be rounded. B samples.
+The paper describes a learnable scalar; the released code multiplies by the schedule's sigma(t). Every learnable gamma
+here is sigma(t) plus a term that is initialised to zero, so that training starts at the released code's gamma.
+Everything is computed in float32, because bf16 would round the noise level. B samples.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from kiwi.spec import Spec
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleSpec(Spec, ABC):
-    """The family of gamma(t)."""
+    """Base class of all specs of gamma(t)."""
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """Build a module from sigma (B,) to gamma (B,)."""
+        """Build a module that maps noise levels sigma (B,) to gamma (B,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SigmaScale(ScaleSpec):
-    """gamma(t) = sigma(t): all of the source's structure at high noise, none at the end (the released code)."""
+    """gamma(t) = sigma(t), as in the released code: the source is added fully at high noise, not at all at the end."""
 
     def build(self) -> nn.Module:
         return nn.Identity()
@@ -40,7 +40,7 @@ class ConstantScale(ScaleSpec):
     """gamma(t) = value at every noise level: no timestep scaling.
 
     Args:
-        value: the constant.
+        value: gamma at every noise level.
     """
 
     value: float = 1.0
@@ -50,32 +50,32 @@ class ConstantScale(ScaleSpec):
 
 
 class ConstantScaleModule(nn.Module):
-    """The same gamma for every sigma."""
+    """Maps every noise level to the same gamma."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
         self.value = value
 
     def forward(self, sigma_B: Tensor) -> Tensor:
-        """gamma of each sample, shape (B,)."""
+        """Compute the gamma of each sample, shape (B,)."""
         return torch.full_like(sigma_B, self.value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearnableScale(ScaleSpec):
-    """gamma(t) = sigma(t) + a learned scalar per noise level; equal to sigma at step 0 (the paper's text).
+    """gamma(t) = sigma(t) + a learned scalar per noise level, as the paper describes; initially sigma(t).
 
-    The scalars are at evenly spaced sigmas from 0 to 1, with linear interpolation between them.
+    The scalars belong to evenly spaced sigmas from 0 to 1, and are interpolated linearly between them.
 
     Args:
-        bins: number of scalars; 1000 gives each training timestep its own, fewer are shared by neighbouring timesteps.
+        bins: number of scalars, of which neighbouring timesteps share some unless there are 1000.
     """
 
     bins: int = 16
 
     def __post_init__(self) -> None:
         if self.bins < 2:
-            message = "a learnable scale needs at least 2 bins, the first at sigma 0, the last at 1"
+            message = "LearnableScale needs at least 2 bins, the first at sigma 0, the last at 1"
             raise SpecError(message, code="out-of-range", got=self)
 
     def build(self) -> nn.Module:
@@ -83,27 +83,27 @@ class LearnableScale(ScaleSpec):
 
 
 class LearnableScaleModule(nn.Module):
-    """sigma plus the linear interpolation of K offsets."""
+    """Adds linearly interpolated learned offsets to sigma."""
 
     def __init__(self, bins: int) -> None:
         super().__init__()
         self.offset = nn.Parameter(torch.zeros(bins))
 
     def forward(self, sigma_B: Tensor) -> Tensor:
-        """gamma of each sample, shape (B,)."""
+        """Compute the gamma of each sample, shape (B,)."""
         position = sigma_B.clamp(0.0, 1.0) * (len(self.offset) - 1)
         lower = position.floor().clamp(max=len(self.offset) - 2)
-        offset, at = self.offset.float(), lower.long()
-        return sigma_B + torch.lerp(offset[at], offset[at + 1], position - lower)
+        offset, index = self.offset.float(), lower.long()
+        return sigma_B + torch.lerp(offset[index], offset[index + 1], position - lower)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionScale(ScaleSpec):
-    """gamma(t) = sigma(t) + a small learned function of sigma; equal to sigma at step 0.
+    """gamma(t) = sigma(t) + an MLP of cosines of sigma; initially sigma(t).
 
     Args:
-        width: hidden units of the function, an MLP over cosines of sigma.
-        frequencies: how many cosines, cos(pi k sigma) for k = 1, 2, ...
+        width: number of hidden units of the MLP.
+        frequencies: number of cosines cos(pi k sigma), k = 1, 2, ...
     """
 
     width: int = 32
@@ -118,7 +118,7 @@ class FunctionScale(ScaleSpec):
 
 
 class FunctionScaleModule(nn.Module):
-    """sigma plus an MLP whose last layer is initialised to zero."""
+    """Adds the output of an MLP to sigma; its last layer is initialised to zero."""
 
     def __init__(self, spec: FunctionScale) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class FunctionScaleModule(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, sigma_B: Tensor) -> Tensor:
-        """gamma of each sample, shape (B,)."""
+        """Compute the gamma of each sample, shape (B,)."""
         k = torch.arange(1, self.frequencies + 1, device=sigma_B.device)
         with without_autocast(sigma_B.device):
             features = torch.cos(torch.pi * k * sigma_B[:, None]).to(self.hidden.weight.dtype)

@@ -1,10 +1,11 @@
-"""TextToVideo: a Wan text-to-video model with a small text encoder, the base model of an editor's DiT.
+"""TextToVideo: a Wan text-to-video model with a small text encoder, whose DiT an editor can start from.
 
     caption --text encoder, text embedding--> context
     noisy latents --patch embedding--> tokens --DiT, context--> velocity
 
-An editor starts from its DiT: `WanBase` leaves the text embedding out, as with the published weights. B samples, N
-tokens of a caption, T the text encoder's width, D the DiT's; latents (B, C, F, H, W).
+An editor loads the DiT with `WanBase`, which ignores the text embedding, as for the published Wan models.
+
+B samples, N tokens of a caption, T the text encoder's width, D the DiT's width; latents (B, C, F, H, W).
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ from kiwi.weights.names import TEXT_EMBEDDING
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoder(Spec):
-    """An untrained UMT5 encoder of any size, the architecture of Wan's text encoder.
+    """A randomly initialised UMT5 encoder, the architecture of Wan's text encoder.
 
     Args:
-        tokenizer: folder of a tokenizer, or the name of a shipped model, such as "sandbox/mllm".
+        tokenizer: folder of a tokenizer, or name of a shipped model, such as "sandbox/mllm".
         dim: width T.
-        layers, heads: of the encoder.
-        max_tokens: of a caption; longer ones are truncated.
+        layers, heads: number of layers and attention heads.
+        max_tokens: largest number of tokens of a caption; longer captions are truncated.
     """
 
     tokenizer: str
@@ -52,7 +53,7 @@ class TextEncoder(Spec):
     def __post_init__(self) -> None:
         require_positive(self, "dim", "layers", "heads", "max_tokens")
         if self.dim % self.heads:
-            got = f"{self.dim} and {self.heads}"
+            got = f"text.dim {self.dim}, text.heads {self.heads}"
             raise SpecError("text.dim must be a multiple of text.heads", code="inconsistent-sizes", got=got)
 
     def build(self) -> CaptionEncoder:
@@ -73,14 +74,14 @@ class TextEncoder(Spec):
 
 
 class CaptionEncoder(nn.Module):
-    """The text encoder with its tokenizer: captions in, features out."""
+    """The text encoder with its tokenizer."""
 
     def __init__(self, model: UMT5EncoderModel, tokenizer: object, max_tokens: int) -> None:
         super().__init__()
         self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
 
     def forward(self, captions: Sequence[str]) -> Context:
-        """Features (B, N, T), and the mask of real tokens."""
+        """Encode captions as features (B, N, T), with a mask that is False at padding."""
         device = next(self.model.parameters()).device
         tokens = self.tokenizer(  # type: ignore[operator]
             list(captions), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
@@ -92,13 +93,13 @@ class CaptionEncoder(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class TextToVideoConfig(Spec):
-    """The text-to-video model, one node per choice.
+    """Configuration of the text-to-video model: one spec per part.
 
     Args:
-        dit: the diffusion transformer, from which an editor then starts.
+        dit: the diffusion transformer.
         vae: the video autoencoder, always frozen.
         text: the text encoder.
-        schedule: of the noise.
+        schedule: the noise schedule.
     """
 
     dit: DiTConfig
@@ -108,7 +109,7 @@ class TextToVideoConfig(Spec):
 
 
 class PreparedText(NamedTuple):
-    """Everything that stays the same from one denoising step to the next."""
+    """Inputs of the DiT that stay the same in all denoising steps of a video."""
 
     context: Sequence[KeysValues]
     rope: Rope
@@ -116,12 +117,12 @@ class PreparedText(NamedTuple):
 
 
 class TextToVideo(nn.Module):
-    """The model: `encode` computes the context, `prepare` what all steps share, `velocity` one step.
+    """The model. `encode` computes the context, `prepare` the inputs shared by all steps, `velocity` one step.
 
     Args:
         config: the spec of every part.
-        seed: of the initial weights, drawn independently for each part; the DiT's are those of an editor with
-            this seed.
+        seed: seed for weight initialisation; each part uses an independent stream. The DiT gets the same initial
+            weights as that of an editor with this seed.
     """
 
     def __init__(self, config: TextToVideoConfig, seed: int = 0) -> None:
@@ -130,8 +131,10 @@ class TextToVideo(nn.Module):
         with forked_rng(seed, "vae"):
             self.vae = config.vae.build().requires_grad_(False)
         if self.vae.channels != config.dit.latent_channels:
-            got = f"{self.vae.channels} and {config.dit.latent_channels}"
-            raise SpecError("the VAE and the DiT differ in latent channels", code="vae-dit-mismatch", got=got)
+            got = f"{self.vae.channels} and {config.dit.latent_channels} channels"
+            raise SpecError(
+                "the VAE and the DiT have different numbers of latent channels", code="vae-dit-mismatch", got=got
+            )
         with forked_rng(seed, "text"):
             self.text = config.text.build()
             width = config.dit.dim
@@ -159,7 +162,7 @@ class TextToVideo(nn.Module):
         return Context(self.text_embedding(features), mask)
 
     def prepare(self, context: Context, latent_shape: Sequence[int]) -> PreparedText:
-        """Compute, once per video, every block's keys and values, and the rotary table for latents of this shape."""
+        """Compute once per video: every block's keys and values, and the rotary embedding for latents of this shape."""
         grid = self.dit.patch_embedding.grid(latent_shape[2:])
         rope = rope_table(*grid, self.config.dit.head_dim, device=context.tokens_BND.device).float()
         return PreparedText(self.dit.project_context(*context), rope, grid)
@@ -172,7 +175,7 @@ class TextToVideo(nn.Module):
         return self.dit.unpatchify(patches, prepared.grid).float()
 
     def save(self, folder: Path) -> None:
-        """Write the weights under Wan's names, for `WanBase(path=folder)`, and the text encoder to a folder."""
+        """Write the DiT under Wan's names, so that `WanBase(path=folder)` can read it, and the text encoder."""
         embedding = {f"{TEXT_EMBEDDING}{name}": tensor for name, tensor in self.text_embedding.state_dict().items()}
         write_weights({**self.dit.state_dict(), **embedding}, folder)
         write_json(folder / "config.json", {"kind": MODEL_KIND, "config": to_dict(self.config)})

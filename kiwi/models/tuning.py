@@ -15,20 +15,20 @@ from kiwi.weights.adapters import is_adapter, matches_target
 
 @dataclass(frozen=True, kw_only=True)
 class TuningSpec(Spec, ABC):
-    """The family of ways to train a pretrained part."""
+    """Base class of all specs that say how a pretrained part is trained."""
 
     @abstractmethod
     def apply(self, module: nn.Module, targets: Sequence[str]) -> None:
-        """Prepare a module that holds its pretrained weights, so that exactly the trainable ones require gradients.
+        """Make exactly the trainable weights of a module require gradients, and add adapters if the spec has any.
 
         Args:
-            module: changed in place.
-            targets: names of the linear layers that get adapters unless the spec names others.
+            module: module with its pretrained weights; changed in place.
+            targets: name endings of the linear layers that get adapters by default.
         """
 
     @abstractmethod
     def is_trainable(self, name: str) -> bool:
-        """Whether a tensor of the prepared module may differ from the pretrained one, by its name."""
+        """Whether the tensor of this name is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +55,14 @@ class Full(TuningSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class Lora(TuningSpec):
-    """Low-rank adapters, W + B A with B zero at initialisation; W is frozen (arXiv 2106.09685).
+    """Low-rank adapters: W + B A with W frozen and B initialised to zero (arXiv 2106.09685).
 
-    The factor alpha / rank is 1, as in the published training. Adapters are kept in float32 whatever the type of
-    the weights. Their names are peft's, with the adapter called "default".
+    The factor alpha / rank is 1, as in the published training. Adapters are in float32 whatever the dtype of the
+    frozen weights. Their names are those of peft, with the adapter name "default".
 
     Args:
-        rank: of A and B; published are 64 (MLLM, 5B), 256 (MLLM, 14B) and 128 (DiT, 14B).
-        targets: name endings of the linear layers that get adapters; if empty, the part's usual ones.
+        rank: rank of B A; published are 64 (MLLM, 5B), 256 (MLLM, 14B) and 128 (DiT, 14B).
+        targets: name endings of the linear layers that get adapters; if empty, the part's published ones.
     """
 
     rank: int = 64
@@ -78,7 +78,7 @@ class Lora(TuningSpec):
         _require_linear(module, targets)
         module.requires_grad_(False)
         config = LoraConfig(r=self.rank, lora_alpha=self.rank, lora_dropout=0.0, target_modules=targets)
-        # Where the weights are, whatever the default device is (a meta device above all).
+        # On the device of the weights, because the default device may be another (such as the meta device).
         with next(module.parameters()).device:
             inject_adapter_in_model(config, module)
         for name, parameter in module.named_parameters():
@@ -91,15 +91,19 @@ class Lora(TuningSpec):
 
 
 def _require_linear(module: nn.Module, targets: Sequence[str]) -> None:
-    """Refuse targets that match no module or one that is not linear, as peft matches them: "head" also "head.head"."""
+    """Raise an error for targets that match no module or a non-linear one; as in peft, "head" also matches "x.head"."""
     modules = dict(module.named_modules())
     matches = {
         target: [child for name, child in modules.items() if matches_target(name, (target,))] for target in targets
     }
-    wrong = [t for t, children in matches.items() if not (children and all(isinstance(c, nn.Linear) for c in children))]
-    if wrong:
+    invalid = [
+        target
+        for target, children in matches.items()
+        if not (children and all(isinstance(child, nn.Linear) for child in children))
+    ]
+    if invalid:
         linear = (name for name, child in modules.items() if isinstance(child, nn.Linear))
         endings = sorted({".".join(name.split(".")[-2:]) for name in linear})
         raise SpecError(
-            "adapters need linear layers", code="not-linear", got=wrong, expected=f"endings among {endings}"
+            "adapter targets must be linear layers", code="not-linear", got=invalid, expected=f"endings among {endings}"
         )

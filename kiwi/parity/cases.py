@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kiwi.checkpoints.published import from_published_state
 from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
-from kiwi.flow.schedule import FlowSchedule, nearest
+from kiwi.flow.schedule import FlowSchedule, nearest_index
 from kiwi.flow.solvers import EulerSolver
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import Context, join_contexts, mlp
@@ -43,12 +43,12 @@ def scheduler(case: Case) -> dict[str, Tensor]:
     for name, grid in grids.items():
         out[f"{name}_sigmas"], out[f"{name}_timesteps"] = grid[:-1], schedule.timestep(grid[:-1])
         rounded = out[f"{name}_timesteps"].bfloat16().float()
-        index = nearest(out[f"{name}_timesteps"], rounded)
+        index = nearest_index(out[f"{name}_timesteps"], rounded)
         out |= {f"{name}_bf16_timesteps": rounded, f"{name}_bf16_index": index, f"{name}_bf16_sigma": grid[index]}
     out["training_weights"] = schedule.loss_weight(out["training_sigmas"])
 
     def step(timestep: Tensor) -> Tensor:
-        index = int(nearest(out["inference_timesteps"], timestep.reshape(1)))
+        index = int(nearest_index(out["inference_timesteps"], timestep.reshape(1)))
         return EulerSolver().solve(
             lambda x, sigma: inputs["step_model_output"], inputs["step_sample"], grids["inference"][index : index + 2]
         )
@@ -57,7 +57,7 @@ def scheduler(case: Case) -> dict[str, Tensor]:
     out["step_last"] = step(out["inference_timesteps"][-1])
 
     def sigma_of(timestep: Tensor) -> Tensor:
-        return out["training_sigmas"][nearest(out["training_timesteps"], timestep)]
+        return out["training_sigmas"][nearest_index(out["training_timesteps"], timestep)]
 
     x0, noise, prediction = inputs["train_x0"], inputs["train_noise"], inputs["train_prediction"]
     sigma, rounded_sigma = sigma_of(inputs["train_timestep"]), sigma_of(inputs["train_timestep_bf16_as_f32"])
@@ -109,7 +109,7 @@ def dit(case: Case) -> dict[str, Tensor]:
     models = {name: _editor(case, **parts) for name, parts in _VARIANTS.items()}
     for name, (variant, when, batch) in _DIT_MODES.items():
         model, timestep = models[variant], recorded[f"timestep_{when}"]
-        sigma = recorded["scheduler_sigmas"][nearest(recorded["scheduler_timesteps"], timestep)]
+        sigma = recorded["scheduler_sigmas"][nearest_index(recorded["scheduler_timesteps"], timestep)]
         context = recorded["context_batch2" if batch else "context"]
         suffix = "_batch2" if batch == "_batch2" else ""
         inputs = {key: recorded.get(key + suffix, recorded[key]) for key in ("latents", "source", "ref")}
@@ -148,7 +148,7 @@ def end_to_end(case: Case) -> dict[str, Tensor]:
             timestep = model.schedule.timestep(sigma[None])
             if rounds:
                 timestep = timestep.bfloat16().float()
-            nearest_sigma = grid[:-1][nearest(model.schedule.timestep(grid[:-1]), timestep)]
+            nearest_sigma = grid[:-1][nearest_index(model.schedule.timestep(grid[:-1]), timestep)]
             return model.velocity(x, nearest_sigma, prepared, timestep)
 
         def record(step: int, x: Tensor, name: str = name) -> None:

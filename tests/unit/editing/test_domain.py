@@ -1,4 +1,4 @@
-"""What lies outside a model's training domain is reported, and nothing for models that were trained on other videos."""
+"""Reasons why an edit is outside a model's training domain; none for models that were trained on other videos."""
 
 from fractions import Fraction
 
@@ -22,31 +22,33 @@ def editor(tiny_config):
 
 @pytest.fixture
 def reasons(editor):
-    """The reasons for frames and an instruction."""
+    """A function that lists the reasons for frames and an instruction."""
     return lambda frames, *rest: out_of_domain_reasons(editor, Video(frames, Fraction(8)), *rest)
 
 
 @pytest.mark.parametrize("level", ["easy", "full"])
-def test_items_of_the_sandbox_are_in_domain(reasons, level):
+def test_sandbox_samples_are_in_domain(reasons, level):
     for index in range(8):
         pair = make_pair(1, index, frames=5, height=32, width=32, level=level, split="new_both")
         assert reasons(pair.source, pair.instruction, int(pair.reference is not None)) == []
 
 
-def test_unknown_words_and_videos_and_sizes_are_each_reported(reasons):
+def test_unknown_words_unlike_videos_and_large_sizes_are_each_reported(reasons):
     pair = make_pair(1, 0, frames=5, height=32, width=32)
-    (words,) = reasons(pair.source, "Let it snow on the red ring.")
-    assert "'it'" in words
-    assert "'snow'" in words
+    (word_reason,) = reasons(pair.source, "Let it snow on the red ring.")
+    assert "'it'" in word_reason
+    assert "'snow'" in word_reason
     noise = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3), np.uint8)
     (psnr,) = reasons(noise, pair.instruction)
     assert "dB" in psnr
     large = make_pair(1, 0, frames=9, height=96, width=96)
-    assert any("96x96, 9 frames" in reason for reason in reasons(large.source, large.instruction))
-    larger = make_pair(1, 0, frames=5, height=64, width=64)  # four times the pixels are shrunk and still in domain
+    assert any("9 frames of 96x96" in reason for reason in reasons(large.source, large.instruction))
+    larger = make_pair(
+        1, 0, frames=5, height=64, width=64
+    )  # four times the training size is resized and still in domain
     assert reasons(larger.source, larger.instruction) == []
     wider = np.pad(larger.source, [(0, 0), (0, 0), (0, 32), (0, 0)], mode="edge")
-    assert any("64x96, 5 frames" in reason for reason in reasons(wider, larger.instruction))
+    assert any("5 frames of 64x96" in reason for reason in reasons(wider, larger.instruction))
 
 
 @pytest.mark.parametrize(
@@ -66,15 +68,15 @@ def test_references_and_lengths_unlike_the_training_data_are_reported(reasons, i
     assert expected is None or expected in reported[0]
 
 
-@pytest.mark.parametrize(("deviation", "in_domain"), [(2, True), (60, False)])
-def test_a_little_noise_stays_in_domain_and_strong_noise_does_not(reasons, deviation, in_domain):
+@pytest.mark.parametrize(("std", "in_domain"), [(2, True), (60, False)])
+def test_a_little_noise_stays_in_domain_and_strong_noise_does_not(reasons, std, in_domain):
     pair = make_pair(1, 0, frames=5, height=32, width=32)
-    noise = np.random.default_rng(0).normal(0, deviation, pair.source.shape)
+    noise = np.random.default_rng(0).normal(0, std, pair.source.shape)
     noisy = np.clip(pair.source + noise, 0, 255).astype(np.uint8)
     assert (reasons(noisy, pair.instruction) == []) == in_domain
 
 
-def test_a_model_that_is_not_of_the_sandbox_has_no_reasons(editor):
+def test_a_model_that_was_trained_on_other_videos_has_no_reasons(editor):
     other = KiwiEditor(editor.model, EditingDefaults(max_pixels=1024, max_frames=5))
     noise = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3), np.uint8)
     assert out_of_domain_reasons(other, Video(noise, Fraction(8)), "Let it snow.") == []

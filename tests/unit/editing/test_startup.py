@@ -1,4 +1,4 @@
-"""What an edit does not need is not imported: imports are most of the CPU time of a small edit."""
+"""Modules that an edit does not need are not imported: imports take most of the CPU time of a small edit."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ SCRIPTS = {
         "lightning", "torchmetrics", "matplotlib", "deepspeed", "transformers.models.umt5",
     ),
 }  # fmt: skip
-"""Code, and the modules that it must not import."""
+"""Modules that a piece of code must not import."""
 
 
 @pytest.mark.parametrize("code", SCRIPTS)

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from kiwi.errors import SpecError
-from kiwi.flow.schedule import FlowSchedule, nearest
+from kiwi.flow.schedule import FlowSchedule, nearest_index
 
 
-def test_the_grid_falls_from_pure_noise_to_zero():
+def test_the_grid_decreases_from_pure_noise_to_zero():
     sigmas = FlowSchedule().sigmas(50)
     assert len(sigmas) == 51
     assert (sigmas[0], sigmas[-1]) == (1.0, 0.0)
@@ -33,8 +33,8 @@ def test_even_weights_are_one_at_every_noise_level_and_leave_the_schedule_unchan
     assert torch.equal(schedule.sigmas(10), FlowSchedule().sigmas(10))
 
 
-def test_nearest_returns_the_first_on_ties():
-    assert nearest(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([2.5, 0.0])).tolist() == [0, 2]
+def test_the_nearest_index_is_the_first_on_ties():
+    assert nearest_index(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([2.5, 0.0])).tolist() == [0, 2]
 
 
 @pytest.mark.parametrize(
