@@ -1,7 +1,7 @@
-"""Options of a command: a frozen dataclass that is built by the command line, a study's file or Python code.
+"""Options of a command: a frozen dataclass that the command line, a study's YAML file or Python code creates.
 
-`Options` is a `Spec`, so it has a dict round trip, typed values and errors that list the choices. The `Args` section of
-its docstring is the help text, from which `kiwi.cli.parse` builds the command line.
+`Options` is a `Spec`: it converts to a dictionary and back, checks the types of its values, and its errors list what is
+allowed. `kiwi.cli.parse` derives the command line from its fields and the help from the `Args` of its docstring.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from kiwi.spec import Spec
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Spec):
-    """Base of all commands' options. Subclasses validate their values in `__post_init__`."""
+    """Base class of the options of all commands. Subclasses validate their values in `__post_init__`."""
 
     def require_at_least(self, minimum: int, *names: str) -> None:
-        """Refuse options below a minimum; None is accepted.
+        """Check that the named options are not below a minimum; None is accepted.
 
         Raises:
-            InputError: naming the first such option.
+            InputError: an option is below the minimum; the message names the first one.
         """
         for name in names:
             value = getattr(self, name)
@@ -35,11 +35,11 @@ class Options(Spec):
 
 
 def positional(default: Any = dataclasses.MISSING, *, metavar: str | None = None) -> Any:
-    """A positional argument of the command line.
+    """Declare a field that is a positional argument on the command line.
 
     Args:
-        default: the option is required if there is none.
-        metavar: name in the help; by default the field's name in capitals.
+        default: default value; without one the argument is required.
+        metavar: name of the argument in the help; by default the field's name in capitals.
     """
     return dataclasses.field(default=default, metadata={"positional": True, "metavar": metavar})
 
@@ -53,15 +53,15 @@ def option(
     empty: bool = False,
     flag: str | None = None,
 ) -> Any:
-    """An option with settings beyond its type and default.
+    """Declare a field whose command-line option needs more than a type and a default.
 
     Args:
-        default: the option is required if there is none.
-        metavar: name of its value in the help.
-        repeat: for tuples: the option is repeated for every value (`--reference A --reference B`).
-        comma_separated: for tuples of strings: the values are separated by commas (`--categories a,b`).
-        empty: for tuples: the option may be given without a value, which differs from not giving it.
-        flag: its name on the command line, if that is not the field's name with dashes.
+        default: default value; without one the option is required.
+        metavar: name of the option's value in the help.
+        repeat: a tuple is given by repeating the option for every value (`--reference A --reference B`).
+        comma_separated: a tuple of strings is given as one text with commas (`--categories a,b`).
+        empty: the option of a tuple may be given without a value, which sets `()` instead of the default.
+        flag: name of the option on the command line; by default the field's name with dashes.
     """
     metadata = {
         "metavar": metavar,
@@ -75,7 +75,7 @@ def option(
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions(Options):
-    """Base of the options of commands that run a model.
+    """Base class of the options of commands that run a model.
 
     Args:
         device: cpu, cuda, cuda:1 ... (default: cuda if there is one)
@@ -85,7 +85,7 @@ class DeviceOptions(Options):
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
-    """Parse options of the form PATH=VALUE into changes for `kiwi.spec.override`; values are YAML.
+    """Parse texts of the form PATH=VALUE into changes for `kiwi.spec.override`; values are YAML.
 
     Raises:
         InputError: a text without `=`, or a value that is not YAML.
@@ -95,10 +95,13 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
         path, equals, value = text.partition("=")
         if not equals or not path:
             raise InputError(
-                "--set takes PATH=VALUE", code="malformed-assignment", got=text, expected="such as source=NoSource"
+                "--set takes PATH=VALUE",
+                code="malformed-assignment",
+                got=text,
+                expected="an assignment such as source=NoSource",
             )
         try:
             parsed[path] = yaml.safe_load(value)
-        except yaml.YAMLError as problem:
-            raise InputError(f"the value of {path} is not valid YAML", code="invalid-yaml", got=value) from problem
+        except yaml.YAMLError as error:
+            raise InputError(f"the value of {path} is not valid YAML", code="invalid-yaml", got=value) from error
     return parsed

@@ -1,4 +1,4 @@
-"""Augmentation of training samples; keyed by the draw, so that a resumed run sees the same."""
+"""Augmentation of training samples, as a function of a key: a resumed run repeats it exactly."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from kiwi.spec import Spec
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationSpec(Spec, ABC):
-    """The family of augmentations of reference images, as the VAE reads them."""
+    """Base class of all augmentation specs; they change the reference images that the VAE encodes."""
 
     @abstractmethod
-    def shrink(self, *where: str | int) -> float:
-        """The factor by which a reference is shrunk on its white canvas, in (0, 1]; a function of the key."""
+    def shrink(self, *key_parts: str | int) -> float:
+        """The factor in (0, 1] by which a reference image is shrunk on its white canvas: a function of the key."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoAugmentation(AugmentationSpec):
-    """No augmentation: references as large as they fit, as in editing."""
+    """No augmentation: reference images are as large as fits, as at inference."""
 
-    def shrink(self, *where: str | int) -> float:
+    def shrink(self, *key_parts: str | int) -> float:
         return 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShrinkReferences(AugmentationSpec):
-    """References shrunk by a factor drawn uniformly from [low, high], as published: their size carries no meaning.
+    """Shrink reference images by a factor drawn uniformly from [low, high], as published.
+
+    The size of a reference carries no information, and the model must not rely on it.
 
     Args:
         low, high: bounds of the factor, in (0, 1].
@@ -40,7 +42,7 @@ class ShrinkReferences(AugmentationSpec):
 
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.high <= 1:
-            raise SpecError("factors must satisfy 0 < low <= high <= 1", code="out-of-range", got=self)
+            raise SpecError("shrink factors must satisfy 0 < low <= high <= 1", code="out-of-range", got=self)
 
-    def shrink(self, *where: str | int) -> float:
-        return self.low + (self.high - self.low) * uniform(*where)
+    def shrink(self, *key_parts: str | int) -> float:
+        return self.low + (self.high - self.low) * uniform(*key_parts)

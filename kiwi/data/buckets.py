@@ -1,7 +1,7 @@
-"""Buckets: the sizes of batches, and which sample belongs to which.
+"""Buckets: groups of samples that can be batched together.
 
-A batch holds samples of one task kind, one size, one frame count and one number of references. Frame
-counts are snapped down to 4k + 1 and sizes to the model's multiple; the log lists what was snapped.
+All samples of a bucket have the same task kind, size, frame count and number of references. Frame counts are rounded
+down to 4k + 1 and sizes to the model's size multiple; the log lists what was rounded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Bucket(NamedTuple):
-    """What all samples of a batch have in common."""
+    """The properties that all samples of a batch share."""
 
     task: TaskKind
     height: int
@@ -35,52 +35,52 @@ class Bucket(NamedTuple):
 
 
 def assign_buckets(records: Sequence[Record], *, max_pixels: int, max_frames: int, multiple: int) -> list[Bucket]:
-    """The bucket of each record, from the headers of its clips.
+    """Assign each record to a bucket, by the headers of its clips.
 
     Args:
-        records: the samples of one data source.
+        records: records of one data source.
         max_pixels: maximum height x width; larger videos are shrunk.
-        max_frames: maximum number of frames, counted from the first; 1 makes image pairs of videos.
-        multiple: heights and widths become multiples of this.
+        max_frames: maximum number of frames, from the first; 1 turns videos into image pairs.
+        multiple: size multiple in pixels for heights and widths.
 
     Raises:
-        ManifestError: a source and a target with different aspect ratios, which cannot be aligned, or a mask whose
-            aspect ratio or length is not its target's.
+        ManifestError: source and target have different aspect ratios, so they cannot be aligned, or a mask differs from
+            its target in aspect ratio or length.
     """
     with ThreadPoolExecutor() as pool:
-        planned = list(pool.map(lambda r: _plan(r, max_pixels, max_frames, multiple), records))
-    changes = Counter(change for _, change in planned if change)
+        assigned = list(pool.map(lambda r: _assign_bucket(r, max_pixels, max_frames, multiple), records))
+    changes = Counter(change for _, change in assigned if change)
     for change, count in changes.items():
         log.info("%d of %d samples: %s", count, len(records), change)
-    return [bucket for bucket, _ in planned]
+    return [bucket for bucket, _ in assigned]
 
 
-def _plan(record: Record, max_pixels: int, max_frames: int, multiple: int) -> tuple[Bucket, str]:
-    """A record's bucket, and what had to be changed for it, in words; empty for nothing."""
+def _assign_bucket(record: Record, max_pixels: int, max_frames: int, multiple: int) -> tuple[Bucket, str]:
+    """The bucket of a record, and a description of the changes to its size and length; empty without changes."""
     source = record.source.info()
     available = source.frames
-    rates = ""
+    rate_note = ""
     if record.target is not None:
         target = record.target.info()
-        # A codec may round sizes, so a few pixels are tolerated: both sides are cropped to the bucket anyway.
+        # Codecs round sizes, so a few pixels are tolerated: both videos are cropped to the bucket anyway.
         if _differ_in_shape(source, target):
             raise ManifestError(
                 f"{record.location}: source and target differ in shape",
                 code="shape-mismatch",
                 got=f"{source.height}x{source.width} and {target.height}x{target.width}",
-                expected="the same aspect ratio, since the edit is learned pixel by pixel",
+                expected="the same aspect ratio, since source and target are aligned pixel by pixel",
             )
         available = min(available, target.frames)
         if record.mask is not None:
             _check_mask(record, target, record.mask.info())
         if abs(source.fps / target.fps - 1) > 0.01:
-            rates = f"; frame rates differ ({float(source.fps):g} and {float(target.fps):g}), paired frame by frame"
+            rate_note = f"; frame rates differ ({float(source.fps):g} and {float(target.fps):g}), paired frame by frame"
     frames = snap_frames(min(available, max_frames))
     height, width = fit_size(source.height, source.width, max_pixels=max_pixels, multiple=multiple)
-    before, after = f"{source.height}x{source.width}, {available} frames", f"{height}x{width}, {frames} frames"
-    snapped = f"snapped from {before} to {after}" if before != after else ""
-    count = len(record.references)
-    return Bucket(TaskKind.of(frames, count), height, width, frames, count), snapped + rates
+    original, rounded = f"{source.height}x{source.width}, {available} frames", f"{height}x{width}, {frames} frames"
+    size_note = f"snapped from {original} to {rounded}" if original != rounded else ""
+    reference_count = len(record.references)
+    return Bucket(TaskKind.of(frames, reference_count), height, width, frames, reference_count), size_note + rate_note
 
 
 def _differ_in_shape(a: VideoInfo, b: VideoInfo) -> bool:

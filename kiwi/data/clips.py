@@ -1,4 +1,4 @@
-"""Clips: videos and images that are decoded, or rendered, when they are needed. No torch."""
+"""Clips: videos and images that are decoded or rendered on demand. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Clip(Protocol):
 
     @property
     def path(self) -> Path | None:
-        """Its file; None if it does not have one of its own."""
+        """Path of the clip's file; None for a clip that is not a file of its own."""
 
     def info(self) -> VideoInfo:
-        """Size, length and frame rate, without decoding the frames of a video."""
+        """Size, length and frame rate, read without decoding a whole video."""
 
     def decode(self, max_frames: int | None = None) -> NDArray[np.uint8]:
-        """Decode the first frames: (F, H, W, 3), RGB."""
+        """Decode all frames, or the first `max_frames`: (F, H, W, 3), RGB."""
 
     def content_hash(self) -> str:
-        """A hash that two clips share only if they show the same."""
+        """Hash of the content; equal only for equal clips."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class VideoFile:
 
 
 class ImageFile(VideoFile):
-    """An image file, whatever its suffix."""
+    """An image file of any suffix."""
 
     def info(self) -> VideoInfo:
-        return _image_info(self.decode())
+        return _make_image_info(self.decode())
 
     def decode(self, max_frames: int | None = None) -> NDArray[np.uint8]:
         return read_image(self.path)[None]
@@ -61,11 +61,11 @@ class ImageFile(VideoFile):
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image that a manifest holds in encoded form (PNG, JPEG, ...).
+    """An encoded image (PNG, JPEG, ...) that is stored inside a manifest.
 
     Args:
-        data: the encoded image.
-        name: what messages call it.
+        data: the bytes of the encoded image.
+        name: name used in error messages.
     """
 
     data: bytes
@@ -73,7 +73,7 @@ class EncodedImage:
     path: ClassVar[None] = None
 
     def info(self) -> VideoInfo:
-        return _image_info(self.decode())
+        return _make_image_info(self.decode())
 
     def decode(self, max_frames: int | None = None) -> NDArray[np.uint8]:
         return read_image(self.data, name=self.name)[None]
@@ -82,7 +82,7 @@ class EncodedImage:
         return hashlib.sha256(self.data).hexdigest()
 
 
-def _image_info(frames_FHWC: NDArray[np.uint8]) -> VideoInfo:
+def _make_image_info(frames_FHWC: NDArray[np.uint8]) -> VideoInfo:
     _, height, width, _ = frames_FHWC.shape
     return VideoInfo(
         frames=1, height=height, width=width, fps=Fraction(1), duration=1.0, rotation=0,

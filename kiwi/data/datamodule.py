@@ -1,4 +1,4 @@
-"""The LightningDataModule: from data sources to loaders of homogeneous batches."""
+"""The LightningDataModule: turns data sources into data loaders of homogeneous batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import lightning as L
 from torch.utils.data import DataLoader, Sampler
 
-import kiwi.data.sandbox  # noqa: F401  (its data sources can be chosen by name)
+import kiwi.data.sandbox  # noqa: F401  (registers the sandbox's data sources as specs)
 from kiwi.data.augmentation import AugmentationSpec, NoAugmentation, ShrinkReferences
 from kiwi.data.buckets import Bucket, assign_buckets
 from kiwi.data.dataset import EditDataset
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 
 class _Sample(NamedTuple):
-    """A record, the index of its data source, and its bucket."""
+    """A record with the index of its data source and its bucket."""
 
-    source: int
+    data_source_index: int
     record: Record
     bucket: Bucket
 
@@ -39,21 +39,21 @@ class EditData(L.LightningDataModule):
     """Edits for training and validation.
 
     Args:
-        train: manifests, or edits and questions of the sandbox, mixed by their weights.
-        validation: the same, to validate on.
+        train: data sources (manifests, sandbox edits, sandbox visual question answering), sampled by weight.
+        validation: data sources for validation, of the same types.
         root: folder that the manifests' paths are relative to.
         max_pixels: maximum height x width of a video; larger ones are shrunk.
-        multiple: heights and widths are multiples of this; the command line takes it from the model.
-        batch_size: samples of a batch on each rank.
-        holdout: number of source videos that are moved from `train` to `validation`, with all their records; only
-            videos in files, since the sandbox has splits of its own.
-        categories: weights of edit categories (the manifests' column edited_type) within each data source, 1 for those
-            not listed; samples without a category have the category "none".
-        augmentation: of training samples.
-        cache: folder that `kiwi cache` filled, whose entries are read instead of decoding clips and running the VAE and
+        multiple: size multiple in pixels for heights and widths; the command line takes it from the model.
+        batch_size: number of samples per batch on each rank.
+        holdout: number of source videos to move from `train` to `validation`, with all records that use them; only
+            video files count, since the sandbox has its own splits.
+        categories: sampling weights of edit categories (the manifests' column edited_type) within each data source;
+            1 if not listed. Samples without a category have the category "none".
+        augmentation: augmentation of training samples.
+        cache: folder that `kiwi cache` filled; its entries are read instead of decoding clips and running the VAE and
             the vision tower.
-        num_workers: number of processes that decode.
-        seed: of the order of batches and of augmentation.
+        num_workers: number of worker processes that decode.
+        seed: seed for the batch order and augmentation.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class EditData(L.LightningDataModule):
         super().__init__()
         if batch_size < 1 or holdout < 0 or not train:
             got = f"{len(train)} sources, batch_size {batch_size}, holdout {holdout}"
-            problem = "data needs at least one source in train, batch_size >= 1 and holdout >= 0"
-            raise InputError(problem, code="out-of-range", got=got)
+            message = "data needs at least one source in train, batch_size >= 1 and holdout >= 0"
+            raise InputError(message, code="out-of-range", got=got)
         self.train, self.validation, self.root = train, validation or [], Path(root)
         self.max_pixels, self.multiple, self.batch_size = max_pixels, multiple, batch_size
         self.holdout, self.num_workers, self.seed = holdout, num_workers, seed
@@ -86,76 +86,80 @@ class EditData(L.LightningDataModule):
         self.sampling_probabilities: list[float] = []
 
     def setup(self, stage: str = "fit") -> None:
-        """Read and check all data before any work starts."""
+        """Read and check the records of all data sources."""
         if self.datasets:
             return
-        train, validation = self._read(self.train), self._read(self.validation)
-        held_out = self._held_out({path for sample in train if (path := sample.record.source.path) is not None})
+        train, validation = self._read_samples(self.train), self._read_samples(self.validation)
+        held_out = self._choose_holdout({path for sample in train if (path := sample.record.source.path) is not None})
         validation += [sample for sample in train if sample.record.source.path in held_out]
         train = [sample for sample in train if sample.record.source.path not in held_out]
-        self.strata = [(sample.source, sample.record.category or "none") for sample in train]
+        self.strata = [(sample.data_source_index, sample.record.category or "none") for sample in train]
         self.sampling_probabilities = sampling_probabilities(
             self.strata, [source.weight for source in self.train], self.categories
         )
         cache = None if self.cache is None else FeatureCache(self.cache)
         self.datasets = {
-            "train": _dataset(train, self.augmentation, self.seed, cache),
-            "validation": _dataset(validation, NoAugmentation(), self.seed, cache),
+            "train": _make_dataset(train, self.augmentation, self.seed, cache),
+            "validation": _make_dataset(validation, NoAugmentation(), self.seed, cache),
         }
         if cache is not None:
             self._check_cache(cache)
         self._log_mixture()
 
     def train_dataloader(self) -> DataLoader[EditBatch]:
-        """Batches of the mixture, starting after those that were trained on."""
-        rank, world = self._rank_and_world()
-        return self._loader("train", self._mixture(rank, world, lambda: getattr(self._module(), "batches_seen", 0)))
+        """Training batches, continuing after those already consumed."""
+        rank, world_size = self._get_rank_and_world_size()
+        sampler = self._make_train_sampler(rank, world_size, lambda: getattr(self._get_module(), "batches_seen", 0))
+        return self._make_loader("train", sampler)
 
     def fresh_train_dataloader(self) -> DataLoader[EditBatch]:
-        """One epoch of the mixture from its start, the same on every rank, without effect on the training batches."""
-        return self._loader("train", self._mixture(0, 1))
+        """The first epoch of training batches, the same on every rank; does not advance the training batches."""
+        return self._make_loader("train", self._make_train_sampler(0, 1))
 
     def val_dataloader(self) -> DataLoader[EditBatch] | list[DataLoader[EditBatch]]:
-        """Every validation sample once, in a fixed order; none without validation data."""
-        dataset, (rank, world) = self.datasets["validation"], self._rank_and_world()
+        """Every validation sample once, in a fixed order; an empty list without validation data."""
+        dataset, (rank, world_size) = self.datasets["validation"], self._get_rank_and_world_size()
         if not len(dataset):
             return []
-        return self._loader("validation", OnceSampler(dataset.buckets, self.batch_size, rank=rank, world=world))
+        sampler = OnceSampler(dataset.buckets, self.batch_size, rank=rank, world_size=world_size)
+        return self._make_loader("validation", sampler)
 
     def state_dict(self) -> dict[str, Any]:
-        """A fingerprint of the data, the mixture and the order; the module counts the batches."""
-        return {"order": self._order()}
+        """A fingerprint of the data, the mixture and the batch order; the LightningModule counts the batches."""
+        return {"order": self._order_fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Refuse to resume with another order of batches.
+        """Check that a resumed run has the same batch order.
 
         Raises:
-            CheckpointError: the data or their mixture have changed.
+            CheckpointError: the data or their mixture changed.
         """
         self.setup()
-        if state.get("order") != self._order():
+        if state.get("order") != self._order_fingerprint():
             raise CheckpointError(
-                "cannot resume: the training data or their order have changed",
+                "cannot resume: the training data or their order changed",
                 code="changed-data",
-                fix="resume with the same data sources, weights, seed, sizes and batch size (over all ranks); to train "
-                "on other data start a new run from this run's model folder (model.init)",
+                fix="resume with the same data sources, weights, seed, sizes and global batch size; to train on other "
+                "data, start a new run from this run's model folder (model.init)",
             )
 
     def _check_cache(self, cache: FeatureCache) -> None:
-        keys = {key for dataset in self.datasets.values() for sample in dataset.keys for key in sample.all()}
-        if missing := sum(key not in cache for key in keys):
+        entries = {entry for dataset in self.datasets.values() for keys in dataset.keys for entry in keys.all()}
+        if missing := sum(entry not in cache for entry in entries):
             raise InputError(
-                f"the cache {cache.folder} lacks entries of this run",
+                f"the cache {cache.folder} lacks entries that this run needs",
                 code="missing-entry",
-                got=f"{missing} of {len(keys)} are missing",
+                got=f"{missing} of {len(entries)} are missing",
                 fix="run `kiwi cache` with this run's configuration: it adds what is missing",
             )
 
-    def _order(self) -> str:
-        _, world = self._rank_and_world()
-        return self._mixture(0, world).fingerprint(self.datasets["train"].ids)
+    def _order_fingerprint(self) -> str:
+        _, world_size = self._get_rank_and_world_size()
+        return self._make_train_sampler(0, world_size).fingerprint(self.datasets["train"].ids)
 
-    def _mixture(self, rank: int, world: int, get_batches_seen: Callable[[], int] = lambda: 0) -> MixtureSampler:
+    def _make_train_sampler(
+        self, rank: int, world_size: int, get_batches_seen: Callable[[], int] = lambda: 0
+    ) -> MixtureSampler:
         return MixtureSampler(
             self.datasets["train"].buckets,
             self.strata,
@@ -164,49 +168,52 @@ class EditData(L.LightningDataModule):
             seed=self.seed,
             get_batches_seen=get_batches_seen,
             rank=rank,
-            world=world,
+            world_size=world_size,
         )
 
-    def _rank_and_world(self) -> tuple[int, int]:
+    def _get_rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _log_mixture(self) -> None:
-        """Log the number of samples, and the shares of data sources and categories."""
-        sources, categories = Counter[str](), Counter[str]()
+        """Log the number of samples, and how often each data source and category is sampled."""
+        by_source, by_category = Counter[str](), Counter[str]()
         buckets = self.datasets["train"].buckets
-        for bucket, (source, category), share in zip(buckets, self.strata, self.sampling_probabilities, strict=True):
-            sources[f"{bucket.task.value} of {self.train[source].label}"] += share  # type: ignore[assignment]
-            categories[category] += share  # type: ignore[assignment]
+        for bucket, stratum, share in zip(buckets, self.strata, self.sampling_probabilities, strict=True):
+            source_index, category = stratum
+            by_source[f"{bucket.task.value} of {self.train[source_index].label}"] += share  # type: ignore[assignment]
+            by_category[category] += share  # type: ignore[assignment]
         for name, dataset in self.datasets.items():
             tasks = sorted({bucket.task.value for bucket in dataset.buckets})
             log.info("%s: %d samples (%s)", name, len(dataset), ", ".join(tasks) or "none")
-        for counter in (sources, categories)[: 1 + (set(categories) != {"none"})]:
+        for counter in (by_source, by_category)[: 1 + (set(by_category) != {"none"})]:
             log.info("mixture: %s", ", ".join(f"{share:.1%} {name}" for name, share in sorted(counter.items())))
 
-    def _read(self, sources: Sequence[DataSource]) -> list[_Sample]:
+    def _read_samples(self, sources: Sequence[DataSource]) -> list[_Sample]:
         samples = []
-        for number, source in enumerate(sources):
+        for index, source in enumerate(sources):
             records = source.records(self.root)
             buckets = assign_buckets(
                 records, max_pixels=self.max_pixels, max_frames=source.max_frames, multiple=self.multiple
             )
-            samples += [_Sample(number, record, bucket) for record, bucket in zip(records, buckets, strict=True)]
+            samples += [_Sample(index, record, bucket) for record, bucket in zip(records, buckets, strict=True)]
         return samples
 
-    def _held_out(self, sources: set[Path]) -> set[Path]:
-        """The source videos that are moved to validation."""
-        if self.holdout and self.holdout >= len(sources):
-            got = f"{self.holdout} of {len(sources)} source videos"
-            raise InputError("data.holdout leaves nothing to train on", code="no-samples", got=got)
-        # By path, not by name alone, so that the choice is the same in every process.
+    def _choose_holdout(self, source_videos: set[Path]) -> set[Path]:
+        """Choose the source videos that are moved to validation."""
+        if self.holdout and self.holdout >= len(source_videos):
+            got = f"{self.holdout} of {len(source_videos)} source videos"
+            raise InputError("data.holdout leaves no samples to train on", code="no-samples", got=got)
+        # Keyed by the path relative to root, so that the choice does not depend on the machine or on file order.
         root = self.root.resolve()
-        keyed = sorted((key(self.seed, "holdout", os.path.relpath(p.resolve(), root)), str(p), p) for p in sources)
+        keyed = sorted(
+            (key(self.seed, "holdout", os.path.relpath(p.resolve(), root)), str(p), p) for p in source_videos
+        )
         return {path for _, _, path in keyed[: self.holdout]}
 
-    def _module(self) -> L.LightningModule | None:
+    def _get_module(self) -> L.LightningModule | None:
         return self.trainer.lightning_module if self.trainer else None
 
-    def _loader(self, name: str, sampler: Sampler[Any]) -> DataLoader[EditBatch]:
+    def _make_loader(self, name: str, sampler: Sampler[Any]) -> DataLoader[EditBatch]:
         return DataLoader(
             self.datasets[name],  # type: ignore[arg-type]
             batch_sampler=sampler,
@@ -216,5 +223,5 @@ class EditData(L.LightningDataModule):
         )
 
 
-def _dataset(samples: Sequence[_Sample], *arguments: Any) -> EditDataset:
+def _make_dataset(samples: Sequence[_Sample], *arguments: Any) -> EditDataset:
     return EditDataset([sample.record for sample in samples], [sample.bucket for sample in samples], *arguments)

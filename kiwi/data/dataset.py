@@ -1,4 +1,4 @@
-"""Records as decoded samples at the size of their buckets."""
+"""The dataset: decodes records to samples at the sizes of their buckets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kiwi.media.image import crop_resize, letterbox
 
 
 class CacheKeys(NamedTuple):
-    """Keys of a sample's entries in a cache; empty for what the cache does not keep."""
+    """Keys of a sample's entries in a cache; empty where the cache does not hold this kind of entry."""
 
     source: str
     target: str
@@ -31,29 +31,29 @@ class CacheKeys(NamedTuple):
     reference_features: tuple[str, ...]
 
     def all(self) -> Iterator[str]:
-        """Those that are not empty."""
+        """All keys that are not empty."""
         yield from filter(None, (*self[:3], *self.reference_features))
 
 
 class EncodingJob(NamedTuple):
-    """A clip or image to encode for a cache, and the keys of the results; empty for what is not needed."""
+    """A clip or image to encode for a cache, with the keys of its results; empty keys mark results not needed."""
 
     load: Callable[[], Pixels]
-    """Decodes it: (F, H, W, 3)."""
+    """Decodes the clip: (F, H, W, 3)."""
     latents_key: str
     features_key: str
     is_reference: bool
 
 
 class EditDataset(Dataset[EditSample]):
-    """Decodes one record at a time. A sample that cannot be read stops the run; it is never replaced by another.
+    """Decodes one record at a time. A sample that cannot be read raises an error; it is never replaced by another one.
 
     Args:
-        records: the edits.
-        buckets: of each record, the size that it is decoded to.
-        augmentation: of samples that are drawn for training batches.
-        seed: of the augmentation.
-        cache: of latents and features; a clip that it holds completely is not decoded.
+        records: edits to decode.
+        buckets: bucket of each record, with the size to decode it to.
+        augmentation: augmentation of samples in training batches.
+        seed: seed for the augmentation.
+        cache: cache of latents and features; a clip whose entries it holds is not decoded.
     """
 
     def __init__(
@@ -68,28 +68,28 @@ class EditDataset(Dataset[EditSample]):
         self.records, self.buckets = list(records), list(buckets)
         self.augmentation, self.seed = augmentation, seed
         self.cache = cache
-        self.keys = [] if cache is None else self._keys(cache)
+        self.keys = [] if cache is None else self._compute_keys(cache)
 
     def __len__(self) -> int:
         return len(self.records)
 
     @property
     def ids(self) -> list[str]:
-        """Of every sample: the record's id, and the number of frames."""
-        return [_sample_id(record, bucket) for record, bucket in zip(self.records, self.buckets, strict=True)]
+        """Sample ids: the id of the record and the number of frames."""
+        return [_make_sample_id(record, bucket) for record, bucket in zip(self.records, self.buckets, strict=True)]
 
     def __getitem__(self, index: int | SampledIndex) -> EditSample:
-        """A sample, augmented if it was drawn for a training batch, with latents and features of the cache.
+        """Decode a sample, with latents and features from the cache; augmented if the index is a `SampledIndex`.
 
         Raises:
-            ManifestError: its video or reference cannot be read, with the manifest's line.
+            ManifestError: a video or reference cannot be read; the message names the record's location.
         """
-        number, *batch = index if isinstance(index, SampledIndex) else (index,)
+        position, *batch = index if isinstance(index, SampledIndex) else (index,)
         if self.cache is None:
-            return self._decode(number, batch)
-        cache, keys = self.cache, self.keys[number]
+            return self._decode(position, batch)
+        cache, keys = self.cache, self.keys[position]
         has_source = bool(keys.source and keys.source_features)
-        sample = self._decode(number, batch, source=not has_source, target=not keys.target)
+        sample = self._decode(position, batch, source=not has_source, target=not keys.target)
         return replace(
             sample,
             source_latents=cache.latents(keys.source) if keys.source else None,
@@ -99,21 +99,21 @@ class EditDataset(Dataset[EditSample]):
         )
 
     def decode(self, index: int) -> EditSample:
-        """A sample as in editing: completely decoded, with its mask, without augmentation."""
+        """Decode a sample as at inference: all clips and the mask, without cache and augmentation."""
         sample, record, bucket = self._decode(index), self.records[index], self.buckets[index]
         if record.mask is None:
             return sample
         try:
             mask_FHWC = _decode_clip(record.mask, bucket)
-        except KiwiError as problem:
-            raise _in_manifest(record, problem) from problem
-        # The edit may show where the mask is white, from half up.
+        except KiwiError as error:
+            raise _add_location(record, error) from error
+        # White pixels (above half intensity) are those that the edit may change.
         return replace(sample, mask_FHW=mask_FHWC.mean(axis=-1, dtype=np.float32) >= 127.5)
 
     def encoding_jobs(self, cache: FeatureCache) -> dict[str, EncodingJob]:
-        """What a cache needs to hold all of these samples, by the first key of each job."""
+        """The encoding jobs that fill a cache for all samples, by the first key of each job."""
         jobs: dict[str, EncodingJob] = {}
-        for record, bucket, keys in zip(self.records, self.buckets, self._keys(cache), strict=True):
+        for record, bucket, keys in zip(self.records, self.buckets, self._compute_keys(cache), strict=True):
             # A clip is decoded once for both encoders, and once for all samples that use it.
             load = partial(_decode_clip, record.source, bucket)
             jobs[keys.source or keys.source_features] = EncodingJob(load, keys.source, keys.source_features, False)
@@ -124,8 +124,8 @@ class EditDataset(Dataset[EditSample]):
                 jobs[key] = EncodingJob(reference.decode, "", key, True)
         return jobs
 
-    def _keys(self, cache: FeatureCache) -> list[CacheKeys]:
-        """Keys of every sample."""
+    def _compute_keys(self, cache: FeatureCache) -> list[CacheKeys]:
+        """Compute the cache keys of every sample."""
         clips = [clip for r in self.records for clip in (r.source, r.target, *r.references) if clip is not None]
         hashes = cache.content_hashes(clips)
         return [
@@ -141,17 +141,17 @@ class EditDataset(Dataset[EditSample]):
         ]
 
     def _decode(self, index: int, batch: Sequence[int] = (), *, source: bool = True, target: bool = True) -> EditSample:
-        """A sample from its clips alone.
+        """Decode a sample without the cache.
 
         Args:
-            index: of the record.
-            batch: number of the training batch that it is drawn for, the key of its augmentation; empty for none.
+            index: index of the record.
+            batch: the number of the training batch, as key of the augmentation; empty to disable augmentation.
             source, target: whether to decode these clips.
         """
         record, bucket = self.records[index], self.buckets[index]
-        name = _sample_id(record, bucket)
+        sample_id = _make_sample_id(record, bucket)
         shrinks = [
-            self.augmentation.shrink(self.seed, "shrink", *batch, name, i) if batch else 1.0
+            self.augmentation.shrink(self.seed, "shrink", *batch, sample_id, i) if batch else 1.0
             for i in range(len(record.references))
         ]
         try:
@@ -159,10 +159,10 @@ class EditDataset(Dataset[EditSample]):
             empty = np.zeros((0, bucket.height, bucket.width, 3), np.uint8)
             source_FHWC = _decode_clip(record.source, bucket) if source else empty
             target_FHWC = _decode_clip(record.target, bucket) if target and record.target is not None else empty
-        except KiwiError as problem:
-            raise _in_manifest(record, problem) from problem
+        except KiwiError as error:
+            raise _add_location(record, error) from error
         return EditSample(
-            id=name,
+            id=sample_id,
             task=bucket.task,
             instruction=record.instruction,
             size=(bucket.frames, bucket.height, bucket.width),
@@ -179,13 +179,13 @@ class EditDataset(Dataset[EditSample]):
 def letterbox_references(
     images: Sequence[Pixels], height: int, width: int, shrinks: Sequence[float] | None = None
 ) -> Pixels:
-    """Reference images on white at the video's size, (R, H, W, 3), each shrunk by its factor; R may be 0."""
+    """Letterbox reference images on white at the video's size, each shrunk by its factor: (R, H, W, 3), R may be 0."""
     factors = shrinks or [1.0] * len(images)
     boxed = [letterbox(image, height, width, shrink=factor) for image, factor in zip(images, factors, strict=True)]
     return np.stack(boxed) if boxed else np.zeros((0, height, width, 3), np.uint8)
 
 
-def _sample_id(record: Record, bucket: Bucket) -> str:
+def _make_sample_id(record: Record, bucket: Bucket) -> str:
     return f"{record.id}/{bucket.frames}f"
 
 
@@ -193,5 +193,5 @@ def _decode_clip(clip: Clip, bucket: Bucket) -> Pixels:
     return crop_resize(clip.decode(bucket.frames), bucket.height, bucket.width)
 
 
-def _in_manifest(record: Record, problem: KiwiError) -> ManifestError:
-    return ManifestError(f"{record.location}: {problem}", code=problem.code)
+def _add_location(record: Record, error: KiwiError) -> ManifestError:
+    return ManifestError(f"{record.location}: {error}", code=error.code)

@@ -1,7 +1,7 @@
-"""Condition dropout: edits with a condition replaced by an empty one, so that the model also learns to work without it.
+"""Condition dropout: replaces conditions of training samples by empty ones, as classifier-free guidance requires.
 
-An empty condition is the same for every model: an empty instruction, a grey video, a white image. Guidance compares
-an edit with the same edit without a condition, and must use these too.
+The empty conditions are an empty instruction, a grey video and a white image. Guidance at inference must use the same
+ones for its prediction without a condition.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kiwi.keyed import uniform
 from kiwi.spec import Spec
 
 GREY, WHITE = 128, 255
-"""Levels of empty frames and images as the MLLM reads them; the VAE reads 0 and 1."""
+"""Pixel levels of empty frames and images as input of the MLLM. The VAE reads the same levels as 0 and 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class ConditionDropout(Spec):
     """The probability with which each condition of a training sample is dropped, independently of the others.
 
     Args:
-        instruction, source, reference: probabilities in [0, 1].
+        instruction, source, reference: probability of dropping this condition, in [0, 1].
     """
 
     instruction: float = 0.0
@@ -35,34 +35,34 @@ class ConditionDropout(Spec):
 
     def __post_init__(self) -> None:
         if not all(0 <= p <= 1 for p in (self.instruction, self.source, self.reference)):
-            raise SpecError("probabilities of condition dropout must be in [0, 1]", code="out-of-range", got=self)
+            raise SpecError("condition dropout needs probabilities in [0, 1]", code="out-of-range", got=self)
 
-    def apply(self, batch: EditBatch, *where: str | int) -> EditBatch:
-        """The batch for a training step; what is dropped is a function of (where, condition, sample id)."""
+    def apply(self, batch: EditBatch, *key_parts: str | int) -> EditBatch:
+        """Drop conditions of a training batch: a function of (key_parts, condition, sample id)."""
 
-        def dropped(condition: str, probability: float) -> list[bool]:
-            return [uniform(*where, "drop", condition, name) < probability for name in batch.ids]
+        def choose(condition: str, probability: float) -> list[bool]:
+            return [uniform(*key_parts, "drop", condition, sample_id) < probability for sample_id in batch.ids]
 
         return drop_conditions(
             batch,
-            instruction=dropped("instruction", self.instruction),
-            source=dropped("source", self.source),
-            reference=dropped("reference", self.reference),
+            instruction=choose("instruction", self.instruction),
+            source=choose("source", self.source),
+            reference=choose("reference", self.reference),
         )
 
 
 def drop_conditions(
     batch: EditBatch, *, instruction: Sequence[bool], source: Sequence[bool], reference: Sequence[bool]
 ) -> EditBatch:
-    """A batch in which conditions of some samples are empty; all else is shared with `batch`, which is not changed.
+    """Copy a batch with conditions of some samples replaced by empty ones; `batch` is not changed.
 
     Args:
-        batch: the edits.
-        instruction, source, reference: whether to drop the condition of each sample.
+        batch: the batch of edits.
+        instruction, source, reference: for each sample, whether to drop this condition.
     """
     sources, references = batch.source_BCFHW, batch.references_BRCHW
-    cached = batch.source_latents is not None
-    if any(source) and not cached:
+    has_cached_source = batch.source_latents is not None
+    if any(source) and not has_cached_source:
         sources = sources.clone()
         sources[np.flatnonzero(source)] = 0.0
     if any(reference):
@@ -70,25 +70,26 @@ def drop_conditions(
         references[np.flatnonzero(reference)] = 1.0
     return replace(
         batch,
-        instructions=["" if off else text for text, off in zip(batch.instructions, instruction, strict=True)],
+        instructions=["" if drop else text for text, drop in zip(batch.instructions, instruction, strict=True)],
         source_frames=[
-            _flat(batch.size, GREY) if off else f for f, off in zip(batch.source_frames, source, strict=True)
+            _make_flat_video(batch.size, GREY) if drop else frames
+            for frames, drop in zip(batch.source_frames, source, strict=True)
         ],
         reference_images=[
-            tuple(_flat(_size(image), WHITE)[0] for image in images) if off else images
-            for images, off in zip(batch.reference_images, reference, strict=True)
+            tuple(_make_flat_video(_input_size(image), WHITE)[0] for image in images) if drop else images
+            for images, drop in zip(batch.reference_images, reference, strict=True)
         ],
         source_BCFHW=sources,
         references_BRCHW=references,
-        # A cache has no latents of an empty source: the training module computes them.
-        source_dropped=[index for index, off in enumerate(source) if off and cached],
+        # A cache has no latents of an empty source video; the training module computes them.
+        source_dropped=[index for index, drop in enumerate(source) if drop and has_cached_source],
     )
 
 
-def _flat(size: Size, level: int) -> Pixels:
+def _make_flat_video(size: Size, level: int) -> Pixels:
     return np.full((*size, 3), level, np.uint8)
 
 
-def _size(image: Pixels | VisionFeatures) -> Size:
-    # Features have the size that the image was read at, which gives as many visual tokens.
+def _input_size(image: Pixels | VisionFeatures) -> Size:
+    # The size that the vision tower encoded: an empty image of this size has as many visual tokens.
     return image.size if isinstance(image, VisionFeatures) else (1, *image.shape[:2])

@@ -1,6 +1,6 @@
-"""One edit and a batch of edits.
+"""Samples of one edit, and batches of them.
 
-F frames, H height, W width, R reference images, B samples, C = 3 colours. Samples hold uint8 pixels,
+Shape suffixes: F frames, H height, W width, R reference images, B samples, C = 3 colours. Samples hold uint8 pixels,
 batches float32 in [-1, 1].
 """
 
@@ -32,27 +32,27 @@ class EditSample:
     target_FHWC: Pixels
     """Empty without a target, or when a cache holds its latents."""
     reference_images: tuple[Pixels, ...]
-    """Reference images at their own sizes, (H, W, 3), for the MLLM, unless their features are cached."""
+    """Reference images at their original sizes, (H, W, 3), for the MLLM."""
     references_RHWC: Pixels
-    """The same letterboxed to the video's size, for the VAE."""
+    """Reference images letterboxed to the video's size, for the VAE."""
     source_latents: LatentDistribution | None = None
     target_latents: LatentDistribution | None = None
     source_features: VisionFeatures | None = None
     reference_features: tuple[VisionFeatures, ...] | None = None
-    """From a cache, as are the three before."""
+    """This field and the three above are read from a cache, or None without one."""
     category: str = "none"
-    """Kind of edit, or of question."""
+    """Category of the edit or question."""
     answer: str = ""
-    """Answer of a question, which is then the instruction; empty for edits."""
+    """Answer to the question in `instruction`; empty for edits."""
     caption: str = ""
-    """What the target shows, if that is known."""
+    """Description of the target video, if known."""
     mask_FHW: NDArray[np.bool_] | None = None
-    """Where the edit may show, if that is known; only from `EditDataset.decode`."""
+    """Region that the edit may change, if known; set by `EditDataset.decode` only."""
 
 
 @dataclass
 class EditBatch:
-    """Edits of one task kind and one size."""
+    """A batch of edits of one task kind and one size."""
 
     ids: list[str]
     task: TaskKind
@@ -60,21 +60,21 @@ class EditBatch:
     size: Size
     """Frames, height and width of sources and targets."""
     source_frames: list[Pixels | VisionFeatures]
-    """Each sample's source for the MLLM: uint8 frames, or their vision features."""
+    """The MLLM's input for each source: uint8 frames, or their vision features."""
     reference_images: list[tuple[Pixels | VisionFeatures, ...]]
     source_BCFHW: Tensor
-    """Without frames when a cache holds latents and features of the sources."""
+    """Empty (zero frames) when a cache holds latents and features of the sources."""
     target_BCFHW: Tensor
-    """Without frames when a cache holds their latents."""
+    """Empty (zero frames) when a cache holds their latents."""
     references_BRCHW: Tensor
     source_latents: LatentDistribution | None = None
     target_latents: LatentDistribution | None = None
-    """From a cache."""
+    """Source and target latents from a cache, or None without one."""
     categories: list[str] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     source_dropped: list[int] = field(default_factory=list)
-    """Samples whose source is dropped, although the cached latents are of the source."""
+    """Indices of samples whose source is dropped while `source_latents` still has its cached latents."""
 
 
 def collate(samples: Sequence[EditSample]) -> EditBatch:
@@ -102,10 +102,10 @@ def collate(samples: Sequence[EditSample]) -> EditBatch:
 
 
 def to_video_tensor(pixels_BFHWC: Pixels) -> Tensor:
-    """uint8 (B, F, H, W, C) to float32 (B, C, F, H, W) in [-1, 1]."""
+    """Convert uint8 (B, F, H, W, C) to float32 (B, C, F, H, W) in [-1, 1]."""
     return torch.from_numpy(pixels_BFHWC).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
 
 
 def to_pixels(video_CFHW: Tensor) -> Pixels:
-    """One video (C, F, H, W) in [-1, 1] to uint8 (F, H, W, C), rounded."""
+    """Convert one video (C, F, H, W) in [-1, 1] to uint8 (F, H, W, C), rounded to the nearest level."""
     return to_uint8(video_CFHW.permute(1, 2, 3, 0).float().cpu().numpy())

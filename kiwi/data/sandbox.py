@@ -1,4 +1,4 @@
-"""The sandbox as data sources: items that are rendered when they are read, and are never on disk."""
+"""The sandbox as data sources: its items are rendered when they are read, and never stored on disk."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from kiwi.sandbox.sampling import LevelName, SplitName
 from kiwi.spec import renamed_from, require_positive
 
 FPS = Fraction(8)
-"""Frame rate of rendered clips; nothing in training depends on it."""
+"""Frame rate of rendered clips; training does not depend on it."""
 
 Part = Literal["source", "target", "mask", "reference"]
 
 
 @dataclass(frozen=True)
 class Item(ABC):
-    """One item of the sandbox, rendered when its clips are read: a `kiwi.data.sources.Record`."""
+    """One item of the sandbox, a `kiwi.data.sources.Record`; it is rendered when its clips are decoded."""
 
     seed: int
     index: int
@@ -40,12 +40,12 @@ class Item(ABC):
     level: str
     split: str
     kinds: tuple[str, ...]
-    """Categories of edits, or tasks of questions; item `index` has kind `index` modulo their number."""
+    """Edit categories or question tasks; the item has the kind at `index` modulo their number."""
 
     answer: ClassVar[str] = ""
     caption: ClassVar[str] = ""
     parts: ClassVar[tuple[Part, ...]]
-    """Clips that it has besides references."""
+    """The clips that the item has besides reference images."""
 
     @property
     def category(self) -> str:
@@ -58,21 +58,21 @@ class Item(ABC):
     @property
     @abstractmethod
     def id(self) -> str:
-        """Unique in all worlds; known without rendering."""
+        """Identifier, unique in all sandbox datasets; computed without rendering."""
 
     @property
     @abstractmethod
     def instruction(self) -> str:
-        """The instruction or question."""
+        """The editing instruction or the question."""
 
     @property
     @abstractmethod
     def has_reference(self) -> bool:
-        """Whether there is an image beside the video; known without rendering."""
+        """Whether the item has a reference image; computed without rendering."""
 
     @abstractmethod
     def render(self, part: Part) -> Pixels:
-        """One of its clips, (F, H, W, 3)."""
+        """Render one of the item's clips: (F, H, W, 3)."""
 
     @property
     def source(self) -> RenderedClip:
@@ -93,13 +93,13 @@ class Item(ABC):
     def _clip(self, part: Part) -> RenderedClip | None:
         return RenderedClip(self, part) if part in self.parts else None
 
-    def _arguments(self, kinds: str) -> dict[str, Any]:
-        """The arguments by which the sandbox makes it; `kinds` is their name for the categories or tasks."""
+    def _make_arguments(self, kinds: str) -> dict[str, Any]:
+        """Arguments for `make_pair` or `make_question`, which name the field `kinds` as given here."""
         return {kinds if name == "kinds" else name: value for name, value in vars(self).items()}
 
 
 class EditItem(Item):
-    """An edit: source, target, mask, and a reference image if its category has one."""
+    """An edit with source, target and mask, and a reference image if its category needs one."""
 
     parts = ("source", "target", "mask")
 
@@ -109,18 +109,18 @@ class EditItem(Item):
 
     @property
     def instruction(self) -> str:
-        return _texts(self)[0]
+        return _get_texts(self)[0]
 
     @property
     def caption(self) -> str:  # type: ignore[override]
-        return _texts(self)[1]
+        return _get_texts(self)[1]
 
     @property
     def has_reference(self) -> bool:
         return self.category.endswith("_reference")
 
     def render(self, part: Part) -> Pixels:
-        pair = _pair(self)
+        pair = _make_pair(self)
         if part == "mask":
             return pair.mask[..., None].repeat(3, axis=-1).astype(np.uint8) * 255
         if part == "reference":
@@ -131,11 +131,11 @@ class EditItem(Item):
 
 @dataclass(frozen=True)
 class QuestionItem(Item):
-    """A question about a video, or about an image beside it."""
+    """A question about a video, or about a reference image."""
 
     parts = ("source",)
     scramble_words: float = 0.0
-    """As `SandboxQuestions.scramble_words`."""
+    """See `SandboxQuestions.scramble_words`."""
 
     @property
     def id(self) -> str:
@@ -143,45 +143,45 @@ class QuestionItem(Item):
 
     @property
     def instruction(self) -> str:
-        return _question(self).text
+        return _make_question(self).text
 
     @property
     def answer(self) -> str:  # type: ignore[override]
-        return _question(self).answer
+        return _make_question(self).answer
 
     @property
     def has_reference(self) -> bool:
         return self.category == "picture"
 
     def render(self, part: Part) -> Pixels:
-        question = _question(self)
+        question = _make_question(self)
         if part == "source":
             return question.video
         assert question.image is not None
         return question.image[None]
 
 
-# The last few are kept, since source, target, reference and texts are read one by one.
+# The last few pairs are cached, since the clips and texts of an item are requested one after another.
 @lru_cache(maxsize=4)
-def _pair(item: EditItem) -> EditPair:
-    return make_pair(**item._arguments("categories"))
+def _make_pair(item: EditItem) -> EditPair:
+    return make_pair(**item._make_arguments("categories"))
 
 
 @lru_cache(maxsize=2**16)
-def _texts(item: EditItem) -> tuple[str, str]:
-    """Instruction and caption: all that training renders an item for when its clips are in a cache."""
-    pair = _pair(item)
+def _get_texts(item: EditItem) -> tuple[str, str]:
+    """Instruction and caption, cached for many items: with a feature cache, training needs nothing else of an item."""
+    pair = _make_pair(item)
     return pair.instruction, pair.caption
 
 
 @lru_cache(maxsize=4)
-def _question(item: QuestionItem) -> Question:
-    return make_question(**item._arguments("tasks"))
+def _make_question(item: QuestionItem) -> Question:
+    return make_question(**item._make_arguments("tasks"))
 
 
 @dataclass(frozen=True)
 class RenderedClip:
-    """A clip or image of an item: a `kiwi.data.clips.Clip`."""
+    """One clip or image of a sandbox item, as a `kiwi.data.clips.Clip`."""
 
     item: Item
     part: Part
@@ -203,24 +203,24 @@ class RenderedClip:
         )
 
     def content_hash(self) -> str:
-        """A hash of what is rendered, known without rendering."""
-        # Caches keep these hashes: the text has the names of the release that the first caches were filled by.
+        """Hash of everything that determines the rendering, computed without rendering."""
+        # Existing caches store these hashes, so the hashed text keeps the names of the release that first wrote them.
         item = repr(self.item).replace("scramble_words=", "mumbled=")
         return hashlib.sha256(f"({WORLD_VERSION}, Rendered(item={item}, part={self.part!r}))".encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxDataset(DataSource, ABC):
-    """Items of the sandbox.
+    """Base class of data sources that render sandbox items.
 
     Args:
-        items: number of items, from the first; an item is a function of (seed, split, index), so more cost nothing.
-        seed: seed of the world.
-        max_frames: frames of a clip, 4k + 1; 1 makes image pairs.
+        items: number of items, from index 0; an item is a function of (seed, split, index), so more items cost nothing.
+        seed: seed for the sandbox items.
+        max_frames: number of frames of a clip, 4k + 1; 1 makes image pairs.
         size: height in pixels.
-        width: in pixels; as the height if null.
-        level: how complex the scenes are (`kiwi sandbox preview --help`).
-        split: which objects and wordings occur.
+        width: width in pixels; equal to the height if null.
+        level: complexity of the scenes (`kiwi sandbox preview --help`).
+        split: split that decides which objects and wordings occur.
     """
 
     items: int
@@ -234,22 +234,22 @@ class SandboxDataset(DataSource, ABC):
     def __post_init__(self) -> None:
         require_positive(self, "items", "max_frames")
 
-    def _items(self, make_item: Callable[..., Item], kinds: tuple[str, ...]) -> Sequence[Item]:
+    def _make_items(self, make_item: Callable[..., Item], kinds: tuple[str, ...]) -> Sequence[Item]:
         width = self.size if self.width is None else self.width
         items = [
             make_item(self.seed, index, self.max_frames, self.size, width, self.level, self.split, kinds)
             for index in range(self.items)
         ]
-        items[0].render("source")  # settings that nothing can be rendered with are refused before training starts
+        items[0].render("source")  # raises now, not during training, if these settings cannot be rendered
         return items
 
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxEdits(SandboxDataset):
-    """Edits of the sandbox.
+    """Edits from the sandbox.
 
     Args:
-        categories: kinds of edit; all if null.
+        categories: edit categories to include; all if null.
     """
 
     categories: list[str] | None = None
@@ -259,19 +259,19 @@ class SandboxEdits(SandboxDataset):
         return f"the sandbox ({self.level}, {self.split}, seed {self.seed})"
 
     def records(self, root: Path) -> Sequence[Item]:
-        """Its items. Raises InputError if none can be rendered with these settings."""
-        return self._items(EditItem, check_categories(self.categories))
+        """Its items. Raises InputError if these settings cannot be rendered."""
+        return self._make_items(EditItem, check_categories(self.categories))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxQuestions(SandboxDataset):
-    """Questions about the sandbox, to train a vision-language model on (`LitMllm`).
+    """Visual question answering about the sandbox, to train a vision-language model (`LitMllm`).
 
     Args:
-        items: number of questions, from the first.
-        tasks: kinds of question; all that the frames allow if null.
-        scramble_words: probability that a word of a question is replaced by random letters, so that the model learns to
-            cope with words that it has never read (`make_question`).
+        items: number of questions, from index 0.
+        tasks: question tasks to include; if null, all that are possible with this number of frames.
+        scramble_words: probability of replacing a word of a question by random letters, so that the model learns to
+            handle unknown words (`make_question`).
     """
 
     items: int = renamed_from("questions")
@@ -283,6 +283,6 @@ class SandboxQuestions(SandboxDataset):
         return f"questions of the sandbox ({self.level}, {self.split}, seed {self.seed})"
 
     def records(self, root: Path) -> Sequence[Item]:
-        """Its items. Raises InputError if none can be rendered with these settings."""
+        """Its items. Raises InputError if these settings cannot be rendered."""
         make_item = partial(QuestionItem, scramble_words=self.scramble_words)
-        return self._items(make_item, check_tasks(self.tasks, self.max_frames))
+        return self._make_items(make_item, check_tasks(self.tasks, self.max_frames))

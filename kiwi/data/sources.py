@@ -1,4 +1,4 @@
-"""Data sources: what a mixture is made of. Manifests are read here, the sandbox in `kiwi.data.sandbox`."""
+"""Data sources, from which batches are mixed: manifests are here, the sandbox is in `kiwi.data.sandbox`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from kiwi.spec import Spec, require_positive
 
 
 class Record(Protocol):
-    """An edit, or a question, to train on; its clips are decoded when they are needed."""
+    """An edit or a question to train on; its clips are decoded on demand."""
 
     @property
     def id(self) -> str:
-        """Unique in its source, and the same at every read."""
+        """Identifier, unique in its data source and stable between runs."""
 
     @property
     def location(self) -> str:
-        """Its place in the source, for messages."""
+        """Position in the data source for error messages, such as "pairs.csv, line 7"."""
 
     @property
     def instruction(self) -> str: ...
@@ -51,12 +51,12 @@ class Record(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource(Spec, ABC):
-    """The family of what a mixture is made of.
+    """Base class of all data source specs.
 
     Args:
-        max_frames: maximum number of frames of a clip; 1 takes the first frames as image pairs.
-        weight: share of the samples drawn from this source, relative to the weights of all sources; without weights
-            sources are drawn in proportion to their sizes. Not used in validation.
+        max_frames: maximum number of frames of a clip; 1 makes image pairs of the first frames.
+        weight: sampling weight of this source, relative to the sum of all weights; without weights sources are sampled
+            in proportion to their sizes. Not used for validation.
     """
 
     max_frames: int = 81
@@ -68,26 +68,26 @@ class DataSource(Spec, ABC):
     @property
     @abstractmethod
     def label(self) -> str:
-        """What the log calls it."""
+        """Name of the source in the log."""
 
     @abstractmethod
     def records(self, root: Path) -> Sequence[Record]:
-        """Its samples.
+        """Read the records of this source.
 
         Args:
-            root: folder that relative paths start from.
+            root: folder that the paths of data sources are relative to.
 
         Raises:
-            KiwiError: it cannot be read, or its settings cannot be used.
+            KiwiError: the source cannot be read, or its settings are invalid.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(DataSource):
-    """A list of edits in files.
+    """A table of edits whose videos and images are files.
 
     Args:
-        path: CSV, JSONL or parquet, relative to the data module's root; its own paths are relative to its folder.
+        path: CSV, JSONL or parquet file, relative to the data module's root; paths in it are relative to its folder.
     """
 
     path: str

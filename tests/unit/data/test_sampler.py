@@ -81,9 +81,9 @@ def test_a_long_run_does_not_skip_all_earlier_batches_at_every_epoch():
 
 def test_ranks_have_the_same_kind_at_a_step_and_together_the_batch_of_one_rank():
     whole = batches(sampler(batch=4), 20)
-    parts = [batches(sampler(batch=2, rank=rank, world=2), 20) for rank in range(2)]
+    parts = [batches(sampler(batch=2, rank=rank, world_size=2), 20) for rank in range(2)]
     assert [a + b for a, b in zip(*parts, strict=True)] == whole
-    assert len(sampler(batch=2, rank=1, world=2)) == len(sampler(batch=4)) == 5
+    assert len(sampler(batch=2, rank=1, world_size=2)) == len(sampler(batch=4)) == 5
 
 
 def test_a_bucket_smaller_than_a_batch_repeats_its_samples():
@@ -96,7 +96,7 @@ def test_a_bucket_smaller_than_a_batch_repeats_its_samples():
 def test_the_fingerprint_changes_with_whatever_changes_the_order():
     ids = [str(i) for i in range(18)]
     mine = sampler().fingerprint(ids)
-    assert mine == sampler(batch=1, world=2).fingerprint(ids)
+    assert mine == sampler(batch=1, world_size=2).fingerprint(ids)
     others = [sampler(seed=1), sampler(batch=4), sampler((1.0, 2.0)), sampler(categories={"add": 2.0})]
     assert mine not in [other.fingerprint(ids) for other in others]
     assert mine != sampler().fingerprint([*ids[:-1], "new"])
@@ -109,7 +109,7 @@ def test_validation_has_every_sample_once_in_the_manifests_order():
 
 
 def test_ranks_share_validation_and_take_the_same_number_of_batches():
-    parts = [list(OnceSampler(BUCKETS, 3, rank=rank, world=3)) for rank in range(3)]
+    parts = [list(OnceSampler(BUCKETS, 3, rank=rank, world_size=3)) for rank in range(3)]
     assert [len(part) for part in parts] == [3, 3, 3]
     assert set(chain(*chain(*parts))) == set(range(18))
-    assert [len(list(OnceSampler(BUCKETS[:2], 2, rank=r, world=4))) for r in range(4)] == [1] * 4
+    assert [len(list(OnceSampler(BUCKETS[:2], 2, rank=r, world_size=4))) for r in range(4)] == [1] * 4
