@@ -1,4 +1,4 @@
-"""Ablation studies: variants of an editor trained under several seeds, measured and compared in pairs."""
+"""Ablation studies: train variants of an editor with several seeds, evaluate them and compare each with the base."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ __all__ = ["AblateOptions", "run_study"]
 
 
 def run_study(options: AblateOptions) -> StudyReport:
-    """Run a study, or what is left of it, and analyse its results: `python -m kiwi ablate`.
+    """Run a study and analyse its results (`python -m kiwi ablate`); finished runs are not repeated.
 
     Raises:
-        KiwiError: a study, options or a folder that cannot be used; nothing was run. Failed runs are in the report.
+        KiwiError: the study, an option or the output folder is invalid, and nothing was run. A run that fails does not
+            raise an error; the report lists it.
     """
-    from kiwi.ablation.sweep import run  # imports torch, which options and --help do not need
+    from kiwi.ablation.sweep import run_sweep  # imports torch, which options and --help do not need
 
-    return run(options)
+    return run_sweep(options)

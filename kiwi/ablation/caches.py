@@ -1,4 +1,4 @@
-"""Feature caches that arms read (`data.cache`): check that they fit, and fill them once before the runs start."""
+"""Feature caches of a study (`data.cache`): check that they suit the arms, and fill them before the runs start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from kiwi.ablation.costs import editor_of
+from kiwi.ablation.costs import find_editor_experiment
 from kiwi.ablation.steps import Step, child_environment, write_steps
 from kiwi.ablation.study import Arm
 from kiwi.data.feature_cache import FeatureCache
@@ -24,77 +24,79 @@ from kiwi.spec import to_dict
 from kiwi.training.cache import CacheOptions
 
 DATA_FIELDS = ("root", "train", "validation", "max_pixels", "holdout")
-"""Options of the data that determine which clips are encoded, and at which size."""
+"""Fields of `data` that determine which clips are encoded, and at which size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheRequest:
-    """What a cache must contain.
+    """A cache that must be filled before the runs start.
 
     Args:
-        folder: of the cache.
-        experiment: resolved; with the data to encode and the encoders.
-        where: arm and stage, for messages.
+        folder: folder of the cache.
+        experiment: resolved configuration with the data to encode and the encoders.
+        stage: arm and stage that read the cache, for error messages.
     """
 
     folder: Path
     experiment: Mapping[str, Any]
-    where: str
+    stage: str
 
 
 def cache_requests(arms: Sequence[Arm], seeds: Sequence[int]) -> list[CacheRequest]:
-    """The distinct caches of all stages that train an editor from one.
+    """List the different caches that the stages of the arms read.
 
     Raises:
-        InputError: one cache for different encoders, or for an MLLM that is different under each seed.
+        InputError: stages with different encoders share a cache, or the MLLM has other weights for each seed.
     """
     requests: dict[str, CacheRequest] = {}
-    users: dict[Path, tuple[str, str]] = {}
+    first_users: dict[Path, tuple[str, str]] = {}
     for arm in arms:
-        for stage, resolved in arm.resolved.items():
-            data, where = resolved.get("data", {}), f"{arm.label}, stage {stage}"
-            editor = editor_of(resolved, where) if data.get("cache") else None
+        for name, resolved in arm.resolved.items():
+            data, stage = resolved.get("data", {}), f"{arm.label}, stage {name}"
+            editor = find_editor_experiment(resolved, stage) if data.get("cache") else None
             if editor is None:
                 continue
             config, folder = editor.config, Path(data["cache"])
             mllm = config.mllm.replace(tuning=Frozen()) if isinstance(config.mllm, QwenVL) else config.mllm
             encoders = repr((config.vae, mllm))
-            first_encoders, first = users.setdefault(folder, (encoders, where))
+            first_encoders, first_stage = first_users.setdefault(folder, (encoders, stage))
             if first_encoders != encoders:
                 raise InputError(
-                    f"the cache {folder} cannot serve {first} and {where}",
+                    f"the cache {folder} cannot serve {first_stage} and {stage}",
                     code="cache-mismatch",
-                    got="a different VAE or MLLM, or different limits",
-                    fix="give that arm a data.cache of its own",
+                    got="a different VAE or MLLM, or different vision limits",
+                    fix="set another data.cache for that arm",
                 )
             if isinstance(config.mllm, NewQwen) and len(seeds) > 1 and cache_content(folder) != "latents":
                 raise InputError(
-                    f"the cache {folder} cannot serve {where} under more than one seed",
+                    f"the cache {folder} cannot serve {stage} under more than one seed",
                     code="cache-mismatch",
-                    got="an MLLM without pretrained weights, whose features differ from seed to seed",
+                    got="a randomly initialised MLLM, whose features differ from seed to seed",
                     fix="remove data.cache, or fill it with `kiwi cache --only latents` first",
                 )
-            key = repr((folder, config.dit.patch_size, *(data.get(name) for name in DATA_FIELDS)))
+            key = repr((folder, config.dit.patch_size, *(data.get(field) for field in DATA_FIELDS)))
             experiment = {**resolved, "seed_everything": seeds[0]}
-            requests.setdefault(key, CacheRequest(folder=folder, experiment=experiment, where=where))
+            requests.setdefault(key, CacheRequest(folder=folder, experiment=experiment, stage=stage))
     return list(requests.values())
 
 
 def fill_caches(requests: Sequence[CacheRequest], out: Path) -> None:
-    """Encode what is missing, in child processes that release the accelerator's memory. Caches keep their format.
+    """Encode missing samples; existing caches keep their content and dtype.
+
+    Each cache is filled in a child process, which releases the memory of the accelerator.
 
     Args:
-        requests: the caches to fill.
-        out: folder of the study; OUT/caches has the experiments that they were filled for.
+        requests: caches to fill.
+        out: folder of the study; the configuration of each request is written to OUT/caches.
 
     Raises:
         InputError: a cache could not be filled.
     """
     folder = out / "caches"
-    for number, request in enumerate(requests):
+    for index, request in enumerate(requests):
         make_folder(folder)
         make_folder(request.folder.parent)
-        config = folder / f"{number}.yaml"
+        config = folder / f"{index}.yaml"
         write_text(config, yaml.safe_dump(dict(request.experiment)))
         options = CacheOptions(config=config, out=request.folder)
         if content := cache_content(request.folder):
@@ -102,17 +104,17 @@ def fill_caches(requests: Sequence[CacheRequest], out: Path) -> None:
             options = options.replace(only=None if content == "both" else content, dtype=dtype)
         write_steps(folder, [Step(command="cache", options=to_dict(options), out=request.folder)])
         command = [sys.executable, "-m", "kiwi.ablation.child_process", str(folder), "0"]
-        if code := subprocess.run(command, stdin=subprocess.DEVNULL, env=child_environment()).returncode:
+        if exit_code := subprocess.run(command, stdin=subprocess.DEVNULL, env=child_environment()).returncode:
             raise InputError(
-                f"the cache {request.folder} could not be filled for {request.where}",
+                f"the cache {request.folder} could not be filled for {request.stage}",
                 code="cache-failed",
-                got=f"exit code {code}",
+                got=f"exit code {exit_code}",
                 fix="see the output above; rerun the same command to resume",
             )
 
 
 def cache_content(folder: Path) -> Literal["", "latents", "features", "both"]:
-    """What an existing cache has; empty if there is none."""
+    """Return which encodings a cache contains; an empty string if there is no cache."""
     if not (folder / "cache.json").is_file():
         return ""
     encoders = FeatureCache(folder).encoders

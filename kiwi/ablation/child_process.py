@@ -1,6 +1,7 @@
-"""`python -m kiwi.ablation.child_process FOLDER N`: run step N of a folder, and die with the process that started it.
+"""`python -m kiwi.ablation.child_process FOLDER INDEX`: run one step of a run, and exit when the parent process dies.
 
-A study that is killed leaves no training behind that would write into the folders of the next one (on Linux).
+So (on Linux) killing a study also kills its training processes, which would otherwise write into a later study's
+folders.
 """
 
 from __future__ import annotations
@@ -12,28 +13,28 @@ import sys
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
-"""Of prctl(2)."""
+"""Option of prctl(2): signal to send when the parent dies."""
 
 
-def main(folder: str, number: str) -> int:
-    """Run a step; the exit code."""
+def main(folder: str, step_index: str) -> int:
+    """Run a step and return its exit code."""
     from kiwi import console
     from kiwi.errors import KiwiError
 
     console.setup_logging()
     try:
-        return _run(Path(folder), int(number))
-    except KiwiError as problem:
-        console.error(str(problem))
-        return problem.exit_code
+        return _run_step(Path(folder), int(step_index))
+    except KiwiError as error:
+        console.error(str(error))
+        return error.exit_code
 
 
-def _run(folder: Path, number: int) -> int:
+def _run_step(folder: Path, step_index: int) -> int:
     from kiwi.ablation.steps import read_steps
     from kiwi.errors import InputError
     from kiwi.spec import from_dict
 
-    step = read_steps(folder)[number]
+    step = read_steps(folder)[step_index]
     if step.measurement is not None:
         return step.measurement.run(step.options)
     if step.command == "fit":

@@ -1,4 +1,4 @@
-"""The contact sheet: the same items of the sandbox, edited by every arm, to look at beside the numbers."""
+"""The contact sheet of a study: the same sandbox items edited by the model of every arm, for visual inspection."""
 
 from __future__ import annotations
 
@@ -21,57 +21,57 @@ from kiwi.media.run_dir import read_record
 log = logging.getLogger(__name__)
 
 ITEMS = 7
-"""One of each category."""
+"""Number of items on the sheet, one of each category."""
 
 
 def draw_contact_sheet(study: Study, runs: Sequence[Run], out: Path) -> None:
-    """Edit the first items with each arm's model of the first seed, unless the sheet shows these models already."""
-    models = _models(study, runs)
+    """Edit the first items with every arm's model of the first seed, unless the sheet is current."""
+    models = _finished_models(study, runs)
     if not models or contact_sheet_is_current(study, runs, out):
         return
-    options = _sandbox_options(study)
+    options = _find_sandbox_options(study)
     assert options is not None
     pairs = [options.pair(index) for index in range(ITEMS)]
     edits = {}
     for label, folder in console.progress(list(models.items()), "contact sheet"):
         try:
             model, defaults = from_pretrained(folder)
-        except KiwiError as problem:
-            log.warning("%s is missing on the contact sheet: %s", label, problem)
+        except KiwiError as error:
+            log.warning("%s is missing on the contact sheet: %s", label, error)
             continue
         sampling = defaults.sampling if options.steps is None else defaults.sampling.replace(steps=options.steps)
         edits[label] = edit_pairs(pairs, pair_editor(model.eval(), sampling, options.noise))
     if edits:
         write_image(out, edit_sheet(pairs, edits))
-        write_json(_record(out), _hashes(models))
+        write_json(_hashes_file(out), _hash_models(models))
 
 
 def contact_sheet_is_current(study: Study, runs: Sequence[Run], out: Path) -> bool:
-    """Whether the sheet shows the models that exist; true if there are none, or nothing of the sandbox is measured."""
-    models = _models(study, runs)
+    """Whether the sheet shows all models of the first seed; true without models or sandbox measurements."""
+    models = _finished_models(study, runs)
     if not models:
         return True
     try:
-        return out.is_file() and read_record(_record(out)) == _hashes(models)
+        return out.is_file() and read_record(_hashes_file(out)) == _hash_models(models)
     except InputError:
         return False
 
 
-def _record(out: Path) -> Path:
-    """Hashes of the models on the sheet."""
+def _hashes_file(out: Path) -> Path:
+    """File with the hashes of the models on the sheet."""
     return out.with_suffix(".json")
 
 
-def _sandbox_options(study: Study) -> SandboxMeasureOptions | None:
+def _find_sandbox_options(study: Study) -> SandboxMeasureOptions | None:
     return next((sandbox.settings for sandbox in study.measurements if isinstance(sandbox, SandboxMeasurement)), None)
 
 
-def _models(study: Study, runs: Sequence[Run]) -> dict[str, Path]:
-    if _sandbox_options(study) is None:
+def _finished_models(study: Study, runs: Sequence[Run]) -> dict[str, Path]:
+    if _find_sandbox_options(study) is None:
         return {}
     done = [run for run in runs if run.seed == study.seeds[0] and run.state == "done" and run.model.is_dir()]
     return {run.arm.label: run.model for run in done}
 
 
-def _hashes(models: dict[str, Path]) -> dict[str, str]:
+def _hash_models(models: dict[str, Path]) -> dict[str, str]:
     return {label: sha256(folder / "model.safetensors") for label, folder in models.items()}

@@ -1,4 +1,4 @@
-"""What an arm costs before it runs: parameters and operations of a step, counted without weights."""
+"""The cost of an arm: parameters and operations per step, counted from the configuration without loading weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from kiwi.training.editor_experiment import EditorExperiment, parse_editor_exper
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """The cost of an arm's last stage.
+    """The cost of the last stage of an arm.
 
     Args:
-        parameters, trainable: numbers of all parameters and of those that are trained.
-        step_flops: of the DiT's forward pass for one sample of the longest clips, with one reference.
+        parameters: number of parameters of the whole editor.
+        trainable: number of trainable parameters.
+        step_flops: floating-point operations of one forward pass of the DiT, for one of the longest clips with one
+            reference image.
     """
 
     parameters: int
@@ -26,16 +28,16 @@ class Cost:
     step_flops: int
 
 
-def editor_of(resolved: Mapping[str, Any], where: str) -> EditorExperiment | None:
-    """The editor that a stage trains, and its data; None if it trains something else."""
+def find_editor_experiment(resolved: Mapping[str, Any], stage: str) -> EditorExperiment | None:
+    """Return the editor that a stage trains and its data; None if the stage trains another kind of model."""
     is_editor = resolved.get("model", {}).get("type") == "LitKiwi"
-    return parse_editor_experiment(dict(resolved), where) if is_editor else None
+    return parse_editor_experiment(dict(resolved), stage) if is_editor else None
 
 
-def cost_of(arm: Arm) -> Cost | None:
-    """Count an arm; None if it is not an editor, or if its sizes are only known from files."""
+def count_cost(arm: Arm) -> Cost | None:
+    """Count the cost of an arm; None if it trains no editor, or if its sizes are only known from missing files."""
     try:
-        if (editor := editor_of(list(arm.resolved.values())[-1], arm.label)) is None:
+        if (editor := find_editor_experiment(list(arm.resolved.values())[-1], arm.label)) is None:
             return None
         config = with_untrained_parts(editor.config)
         max_frames = [source.max_frames for source in editor.data["train"]]

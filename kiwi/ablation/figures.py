@@ -1,4 +1,4 @@
-"""A study's figures: differences with intervals, learning curves, scale and loss by noise level, quality over cost."""
+"""Figures of a study: differences with intervals, learning curves, curves over the noise level, score against cost."""
 
 from __future__ import annotations
 
@@ -30,26 +30,27 @@ def write_figures(
     results: Sequence[RunResult],
     costs: Mapping[str, Cost | None],
 ) -> None:
-    """Write all figures that there are numbers for, as PNG and PDF.
+    """Write every figure that has data, as PNG and PDF.
 
     Args:
-        out: folder; created if necessary.
-        metric: metric of the differences and of quality over cost.
-        summaries: of the arms in that metric.
-        results: of all runs.
-        costs: of the arms by label.
+        out: output folder; created if necessary.
+        metric: metric for the plots of differences and of score against cost.
+        summaries: summaries of the arms in that metric.
+        results: results of all finished runs.
+        costs: cost by label of the arm.
     """
     labels = [summary.label for summary in summaries]
     by_steps = {
-        name: {label: curve for label in labels if (curve := _over_seeds(label, name, results)) is not None}
+        name: {label: curve for label in labels if (curve := _average_over_seeds(label, name, results)) is not None}
         for name in ("loss", "val/loss")
     }
+    gammas, losses = (_average_by_sigma(prefix, labels, results) for prefix in ("gamma_at_", "val/loss_at_"))
     figures: dict[str, Figure | None] = {
-        "forest": _forest(metric, summaries),
-        "curves": _panels(by_steps, "optimizer steps", "mean (band: all seeds)"),
-        "gamma": _panels({"scale of the source": _by_sigma("gamma_at_", labels, results)}, "sigma", "gamma"),
-        "sigma": _panels({"validation by noise level": _by_sigma("val/loss_at_", labels, results)}, "sigma", "loss"),
-        "cost": _quality_over_cost(metric, summaries, costs),
+        "forest": _draw_forest_plot(metric, summaries),
+        "curves": _draw_panels(by_steps, "optimizer steps", "mean (band: all seeds)"),
+        "gamma": _draw_panels({"scale of the source": gammas}, "sigma", "gamma"),
+        "sigma": _draw_panels({"validation by noise level": losses}, "sigma", "loss"),
+        "cost": _draw_cost_plot(metric, summaries, costs),
     }
     make_folder(out)
     for name, figure in figures.items():
@@ -58,7 +59,7 @@ def write_figures(
                 figure.savefig(temporary, format=suffix)  # type: ignore[union-attr]
 
 
-def _forest(metric: str, summaries: Sequence[ArmSummary]) -> Figure | None:
+def _draw_forest_plot(metric: str, summaries: Sequence[ArmSummary]) -> Figure | None:
     from matplotlib.figure import Figure
 
     compared = [(summary.label, summary.comparison) for summary in summaries if summary.comparison is not None]
@@ -77,14 +78,14 @@ def _forest(metric: str, summaries: Sequence[ArmSummary]) -> Figure | None:
     axis.set_yticks(range(len(compared)), [label for label, _ in compared], fontsize=8)
     axis.set_ylim(len(compared) - 0.5, -0.5)
     axis.set_xlabel(
-        f"{metric}: difference to the base, 95% interval\n(grey: not significant; hollow: unknown)", fontsize=8
+        f"{metric}: difference from the base, 95% interval\n(grey: not significant; hollow: unknown)", fontsize=8
     )
     axis.grid(axis="x", alpha=0.25, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def _quality_over_cost(metric: str, summaries: Sequence[ArmSummary], costs: Mapping[str, Cost | None]) -> Figure | None:
+def _draw_cost_plot(metric: str, summaries: Sequence[ArmSummary], costs: Mapping[str, Cost | None]) -> Figure | None:
     from matplotlib.figure import Figure
 
     points = [(summary, cost) for summary in summaries if (cost := costs.get(summary.label)) is not None]
@@ -108,31 +109,31 @@ def _quality_over_cost(metric: str, summaries: Sequence[ArmSummary], costs: Mapp
     return figure
 
 
-def _panels(panels: Mapping[str, Mapping[str, Curve]], x: str, y: str) -> Figure | None:
+def _draw_panels(panels: Mapping[str, Mapping[str, Curve]], x: str, y: str) -> Figure | None:
     filled = {title: lines for title, lines in panels.items() if lines}
     return plot_curves(filled, x=x, y=y, limits=None, columns=min(2, len(filled))) if filled else None
 
 
-def _over_seeds(label: str, name: str, results: Sequence[RunResult]) -> Curve | None:
-    """A curve's mean over the seeds that logged it, at the steps that they share."""
+def _average_over_seeds(label: str, name: str, results: Sequence[RunResult]) -> Curve | None:
+    """Average a logged curve over seeds, at the steps that all of them logged."""
     logged = [curve for result in results if result.label == label and (curve := result.curves.get(name))]
-    return _mean_curve([{float(step): value for step, value in curve} for curve in logged])
+    return _average_curves([{float(step): value for step, value in curve} for curve in logged])
 
 
-def _by_sigma(prefix: str, labels: Sequence[str], results: Sequence[RunResult]) -> dict[str, Curve]:
-    """Each arm's last values by noise level, mean over seeds, at the levels that they share."""
+def _average_by_sigma(prefix: str, labels: Sequence[str], results: Sequence[RunResult]) -> dict[str, Curve]:
+    """Average the last values by noise level over seeds, for each arm, at the levels that all seeds have."""
     by_label = {}
     for label in labels:
         by_seed = [result.by_sigma.get(prefix, {}) for result in results if result.label == label]
-        curve = _mean_curve([{float(sigma): value for sigma, value in values.items()} for values in by_seed])
+        curve = _average_curves([{float(sigma): value for sigma, value in values.items()} for values in by_seed])
         if curve is not None:
             by_label[label] = curve
     return by_label
 
 
-def _mean_curve(by_seed: Sequence[Mapping[float, float]]) -> Curve | None:
+def _average_curves(by_seed: Sequence[Mapping[float, float]]) -> Curve | None:
     x = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
     if not x:
         return None
-    values_SX = np.array([[values[at] for at in x] for values in by_seed])
+    values_SX = np.array([[values[position] for position in x] for values in by_seed])
     return Curve(x=x, y=list(values_SX.mean(0)), low=list(values_SX.min(0)), high=list(values_SX.max(0)))

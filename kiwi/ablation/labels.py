@@ -1,4 +1,4 @@
-"""Labels of arms: how an arm's resolved configuration differs from the base's."""
+"""Labels of arms, computed from the differences between the configurations of the arm and of the base."""
 
 from __future__ import annotations
 
@@ -11,104 +11,110 @@ from kiwi.errors import SpecError
 from kiwi.spec import Spec, diff, from_dict
 
 OMITTED_PREFIXES = ("model.config.", "model.")
-"""Beginnings of paths that a label leaves out."""
+"""Prefixes of option paths that labels omit."""
 
 MAX_FOLDER_NAME = 60
+"""Length of the longest folder name; longer names are cut and end with a hash."""
+
 MAX_VALUE = 48
-"""Characters; longer names and values are cut and get a digest. study.json has the values in full."""
+"""Length of the longest value in a label; longer values are cut and end with a hash. study.json has the full values."""
 
 
-def changes(base: Any, other: Any) -> dict[str, Any]:
-    """The values of another configuration that differ, by dotted path.
+def changed_values(base: Any, variant: Any) -> dict[str, Any]:
+    """Return the values of an arm's configuration that differ from the base, by dotted path.
 
-    Specs are compared by `kiwi.spec.diff`: a spec of another type appears as its name, followed by the fields that
-    differ from its defaults.
+    A spec of another type appears as the name of its type, followed by the fields that differ from its defaults
+    (`kiwi.spec.diff`).
 
     Args:
-        base, other: resolved configurations, as `kiwi.training.fit.resolve` returns them.
+        base: resolved configuration of the base, as `kiwi.training.fit.resolve` returns it.
+        variant: resolved configuration of the arm.
     """
-    return dict(_changes(_short_form(base), _short_form(other), ""))
+    return dict(_iterate_changes(_shorten_classes(base), _shorten_classes(variant), ""))
 
 
 def arm_label(stages: Mapping[str, Mapping[str, Any]], skipped: Iterable[str] = ()) -> str:
-    """An arm's changes as text, such as "source=NoSource" or "stage2: optim.lr=0.01; without stage1".
+    """Write the changes of an arm as text, such as "source=NoSource" or "stage2: optim.lr=0.01; without stage1".
 
     Args:
-        stages: changes of each stage that is trained.
-        skipped: stages that are not.
+        stages: changed values by dotted path, for each trained stage.
+        skipped: names of the stages that the arm skips.
     """
-    by_stage = [{_short_path(path): _value_text(value) for path, value in of.items()} for of in stages.values()]
+    by_stage = [
+        {_shorten_path(path): _format_short(value) for path, value in stage.items()} for stage in stages.values()
+    ]
     first = by_stage[0].items() if by_stage else ()
-    everywhere = [item for item in first if all(item in of.items() for of in by_stage)]
-    parts = [f"{path}={value}" for path, value in everywhere]
-    for stage, of in zip(stages, by_stage, strict=True):
-        specific = [f"{path}={value}" for path, value in of.items() if (path, value) not in everywhere]
+    common = [item for item in first if all(item in stage.items() for stage in by_stage)]
+    parts = [f"{path}={value}" for path, value in common]
+    for stage, changes in zip(stages, by_stage, strict=True):
+        specific = [f"{path}={value}" for path, value in changes.items() if (path, value) not in common]
         parts += [f"{stage}: {', '.join(specific)}"] if specific else []
     parts += [f"without {stage}" for stage in skipped]
     return "; ".join(parts) or "base"
 
 
 def folder_name(label: str) -> str:
-    """A file name for a label, the same for the same label and different for others."""
+    """Return a safe folder name for a label; different labels have different names."""
     name = re.sub(r"[^\w.=+-]+", "_", label, flags=re.ASCII).strip("_.") or "arm"
     if name == label and len(name) <= MAX_FOLDER_NAME:
         return name
-    return f"{name[: MAX_FOLDER_NAME - 9]}_{_digest(label)}"
+    return f"{name[: MAX_FOLDER_NAME - 9]}_{_short_hash(label)}"
 
 
-def _digest(text: str) -> str:
+def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _short_path(path: str) -> str:
+def _shorten_path(path: str) -> str:
     return next((path.removeprefix(prefix) for prefix in OMITTED_PREFIXES if path.startswith(prefix)), path)
 
 
-def _value_text(value: Any) -> str:
-    text = _text(value)
-    return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 12]}... {_digest(text)}"
+def _format_short(value: Any) -> str:
+    text = _format_value(value)
+    return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 12]}... {_short_hash(text)}"
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, list):
-        return "[" + ", ".join(map(_text, value)) + "]"
+        return "[" + ", ".join(map(_format_value, value)) + "]"
     if isinstance(value, dict):
-        fields = ", ".join(f"{key}={_text(item)}" for key, item in value.items() if key != "type" and item is not None)
+        items = [(key, item) for key, item in value.items() if key != "type" and item is not None]
+        fields = ", ".join(f"{key}={_format_value(item)}" for key, item in items)
         return f"{value['type']}({fields})" if "type" in value else "{" + fields + "}"
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return str(value)
 
 
-def _changes(base: Any, other: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if base == other:
+def _iterate_changes(base: Any, variant: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if base == variant:
         return
-    if (specs := _specs(base, other)) is not None:
+    if (specs := _parse_specs(base, variant)) is not None:
         for field, (_, value) in diff(*specs).items():
             yield ".".join(filter(None, (path, field))), value
-    elif isinstance(base, dict) and isinstance(other, dict) and base.get("type") == other.get("type"):
-        for key in {**other, **base}:
-            yield from _changes(base.get(key), other.get(key), f"{path}.{key}" if path else str(key))
+    elif isinstance(base, dict) and isinstance(variant, dict) and base.get("type") == variant.get("type"):
+        for key in {**variant, **base}:
+            yield from _iterate_changes(base.get(key), variant.get(key), f"{path}.{key}" if path else str(key))
     else:
-        yield path, other
+        yield path, variant
 
 
-def _specs(base: Any, other: Any) -> tuple[Spec, Spec] | None:
-    """Both as specs; None unless both have a type that is a spec, unlike that of a Lightning module or callback."""
-    if not all(isinstance(value, dict) and "type" in value for value in (base, other)):
+def _parse_specs(base: Any, variant: Any) -> tuple[Spec, Spec] | None:
+    """Parse both values as specs; return None if one of them is no spec, such as a Lightning callback."""
+    if not all(isinstance(value, dict) and "type" in value for value in (base, variant)):
         return None
     try:
-        return from_dict(Spec, base), from_dict(Spec, other)
+        return from_dict(Spec, base), from_dict(Spec, variant)
     except SpecError:
         return None
 
 
-def _short_form(value: Any) -> Any:
-    """Classes of other packages too as `{type: Name, field: value}`, without their module."""
+def _shorten_classes(value: Any) -> Any:
+    """Rewrite Lightning's `class_path` and `init_args` as `{type: Name, field: value}`, without the module."""
     if isinstance(value, list):
-        return [_short_form(item) for item in value]
+        return [_shorten_classes(item) for item in value]
     if not isinstance(value, dict):
         return value
     if isinstance(value.get("class_path"), str):
         value = {"type": value["class_path"].rpartition(".")[2], **(value.get("init_args") or {})}
-    return {key: _short_form(item) for key, item in value.items()}
+    return {key: _shorten_classes(item) for key, item in value.items()}

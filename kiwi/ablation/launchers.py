@@ -1,4 +1,4 @@
-"""Launchers start runs: as processes of this machine, or as jobs of a Slurm cluster (submitit, the extra `cluster`)."""
+"""Launchers execute runs: as local processes, or as Slurm jobs with submitit (`pip install kiwi-video[cluster]`)."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, Protocol
 
-from kiwi.ablation.runs import execute
+from kiwi.ablation.runs import execute_run
 from kiwi.ablation.steps import reset_stop_flag, stop_all
 from kiwi.errors import InputError
 
-POLL = 10.0
-"""Seconds between two queries of a cluster's jobs."""
+POLL_SECONDS = 10.0
+"""Seconds between two queries of the states of cluster jobs."""
 
-Event = tuple[Path, Literal["running", "ended"]]
-"""A run's folder, and what happened to it."""
+RunEvent = tuple[Path, Literal["running", "ended"]]
+"""The folder of a run, and whether the run started or ended."""
 
 
 class Launcher(Protocol):
-    """Executes runs whose folders were prepared (`prepare_run`)."""
+    """Interface of launchers, which execute runs whose folders were prepared by `prepare_run`."""
 
-    def launch(self, folders: Sequence[Path]) -> Iterator[Event]:
-        """Yield two events for each folder: "running" when it starts and "ended" when it ends, whatever its result."""
+    def launch(self, folders: Sequence[Path]) -> Iterator[RunEvent]:
+        """Execute runs; yield "running" when a run starts and "ended" when it finishes, fails or is stopped."""
         ...
 
 
-class Local:
-    """Several runs at once on this machine.
+class LocalLauncher:
+    """Executes several runs at once as processes of this machine.
 
     Args:
-        jobs: runs at once; does not change any number.
-        threads: CPU threads of each run; another number changes the last digits of results.
-        devices: accelerators, as CUDA numbers them, distributed over the jobs; empty for CPU only.
+        jobs: number of runs at once; it does not affect results.
+        threads: number of CPU threads per run; it affects the last digits of results.
+        devices: CUDA device ids, which are distributed over the jobs; empty to use only the CPU.
     """
 
     def __init__(self, jobs: int = 1, threads: int = 1, devices: Sequence[str] = ()) -> None:
         self.jobs, self.threads = jobs, threads
-        self.free: SimpleQueue[str | None] = SimpleQueue()
+        self.free_devices: SimpleQueue[str | None] = SimpleQueue()
         for job in range(jobs):
-            self.free.put(devices[job % len(devices)] if devices else None)
+            self.free_devices.put(devices[job % len(devices)] if devices else None)
 
-    def launch(self, folders: Sequence[Path]) -> Iterator[Event]:
-        """As `Launcher`; closing the iterator kills the runs that are still running."""
-        events: SimpleQueue[Event] = SimpleQueue()
+    def launch(self, folders: Sequence[Path]) -> Iterator[RunEvent]:
+        """Execute runs and yield their events; closing the iterator kills the runs that have not ended."""
+        events: SimpleQueue[RunEvent] = SimpleQueue()
         pool = ThreadPoolExecutor(self.jobs)
-        futures = [pool.submit(self._run, folder, events) for folder in folders]
+        futures = [pool.submit(self._execute_run, folder, events) for folder in folders]
         try:
             for _ in range(2 * len(folders)):
                 yield events.get()
@@ -60,54 +60,54 @@ class Local:
             pool.shutdown(wait=True, cancel_futures=True)
             reset_stop_flag()
 
-    def _run(self, folder: Path, events: SimpleQueue[Event]) -> None:
+    def _execute_run(self, folder: Path, events: SimpleQueue[RunEvent]) -> None:
         events.put((folder, "running"))
-        device = self.free.get()
+        device = self.free_devices.get()
         try:
-            execute(folder, self.threads, device)
+            execute_run(folder, self.threads, device)
         finally:
-            self.free.put(device)
+            self.free_devices.put(device)
             events.put((folder, "ended"))
 
 
-class Cluster:
-    """A Slurm job per run. Jobs continue if the process that waits for them dies; the same command finds their results.
+class ClusterLauncher:
+    """Submits one Slurm job per run. Jobs continue if this process dies; rerunning the command finds their results.
 
     Args:
-        folder: for submitit's own files.
-        jobs: jobs at once, at most.
-        threads: CPU threads of each run.
-        options: of submitit's executor, such as timeout_min, slurm_partition, gpus_per_node.
-        kind: submitit's name of the cluster.
+        folder: folder for submitit's logs and pickles.
+        jobs: maximum number of jobs at once.
+        threads: number of CPU threads per run.
+        options: parameters of submitit's executor, such as timeout_min, slurm_partition or gpus_per_node.
+        cluster: cluster type of submitit's `AutoExecutor`, such as slurm or local.
     """
 
     def __init__(
         self, folder: Path, jobs: int = 16, threads: int = 1, options: Mapping[str, Any] | None = None,
-        kind: str = "slurm",
+        cluster: str = "slurm",
     ) -> None:  # fmt: skip
         try:
             import submitit
         except ImportError:
             raise InputError(
-                "submitit is not installed; cluster jobs need it", code="missing-package",
+                "cluster jobs need the package submitit, which is not installed", code="missing-package",
                 fix="pip install 'kiwi-video[cluster]'",
             ) from None  # fmt: skip
         try:
-            self.executor = submitit.AutoExecutor(folder=folder, cluster=kind)
+            self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
             parameters = {"cpus_per_task": threads, "timeout_min": 24 * 60, **(options or {})}
-            if kind == "slurm":
+            if cluster == "slurm":
                 parameters.setdefault("slurm_array_parallelism", jobs)
             self.executor.update_parameters(**parameters)
-        except (RuntimeError, ValueError, NameError, TypeError) as problem:
+        except (RuntimeError, ValueError, NameError, TypeError) as error:
             raise InputError(
-                "cannot set up cluster jobs", code="cluster-unavailable", got=" ".join(str(problem).split())
+                "cannot set up jobs of the cluster", code="cluster-unavailable", got=" ".join(str(error).split())
             ) from None
         self.threads = threads
 
-    def launch(self, folders: Sequence[Path]) -> Iterator[Event]:
-        """As `Launcher`."""
+    def launch(self, folders: Sequence[Path]) -> Iterator[RunEvent]:
+        """Submit all runs at once and yield their events."""
         with self.executor.batch():
-            jobs = {folder: self.executor.submit(execute, folder.resolve(), self.threads) for folder in folders}
+            jobs = {folder: self.executor.submit(execute_run, folder.resolve(), self.threads) for folder in folders}
         started: set[Path] = set()
         while jobs:
             for folder, job in list(jobs.items()):
@@ -118,4 +118,4 @@ class Cluster:
                     del jobs[folder]
                     yield folder, "ended"
             if jobs:
-                time.sleep(POLL)
+                time.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""Options of `ablate`; importing them does not import torch."""
+"""Options of `kiwi ablate`, in a module that does not import torch."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from kiwi.options import Options, option, positional
 
 @dataclass(frozen=True, kw_only=True)
 class AblateOptions(Options):
-    """Train variants (arms) of an editor under several seeds, measure each, and estimate every arm's effect.
+    """Train variants of an editor with several seeds, evaluate them, and estimate the effect of each change.
 
-    STUDY.yaml has the stages, the seeds, the arms (options of `kiwi fit` by dotted path, in addition to the base) and
-    the measurements; experiments/ablations/ has examples. Paths, names and values are checked before anything starts. A
-    feature cache that the arms read (data.cache) is filled first. Runs of one seed share data order, noise and initial
-    weights. Rerun the same command to resume, to try failed runs again, and to include arms and seeds that were added
-    since. A category with fewer than two items has no interval, and neither has a study of one seed.
+    An arm is one variant of the configuration, and the base is the unchanged configuration. STUDY.yaml lists the stages
+    of training, the seeds, the arms (options of `kiwi fit` by dotted path) and the measurements; see
+    experiments/ablations/. All paths, names and values are checked before anything runs. Feature caches that the arms
+    read (data.cache) are filled first. Runs with the same seed share data order, noise and initial weights. Rerun the
+    same command to resume, to retry failed runs, or to add arms and seeds. With one seed there are no intervals; a
+    category needs at least two items for one.
 
-    OUT/table.md, table.csv, table.tex, analysis.json, figures/, edits.png (the same items edited by every arm),
-    study.json (the configurations), environment.json; OUT/arms/ARM/seed-N/ has each run, of which only result.json is
-    needed to continue elsewhere. The exit code is 1 if a run failed or is missing.
+    The command writes to OUT: table.md, table.csv, table.tex, analysis.json, figures/, edits.png (the same items edited
+    by every arm), study.json (all configurations) and environment.json. Each run is in OUT/arms/ARM/seed-N/; its
+    result.json is enough to continue the study elsewhere. The exit code is 1 if a run failed or is missing.
 
     Args:
-        study: arms, seeds, stages and measurements.
-        out: folder of the results (default: runs/ablations/STUDY).
-        jobs: runs at once.
-        threads: CPU threads of each run; another number changes the last digits of results.
-        launcher: where runs are executed.
-        slurm: an option of submitit's executor, such as slurm_partition=gpu or timeout_min=600; may be repeated.
-        seeds: seeds to use instead of the study's.
-        price: price of one hour of a run; the estimate includes the total.
-        estimate: do not time a few steps of the base first to estimate the duration.
-        dry_run: check everything and print what would run, but run nothing.
-        report: run nothing; analyse the results that exist.
+        study: YAML file of the study.
+        out: output folder (default: runs/ablations/STUDY).
+        jobs: number of runs at once.
+        threads: number of CPU threads per run; it affects the last digits of results.
+        launcher: execute runs on this machine or as Slurm jobs.
+        slurm: option of submitit's executor, such as slurm_partition=gpu or timeout_min=600; may be repeated.
+        seeds: seeds that replace those of the study.
+        price: price of one hour of a run, to estimate the total price.
+        estimate: do not estimate the duration from a few training steps of the base.
+        dry_run: check the study and print the arms with their cost, but run nothing.
+        report: analyse existing results and run nothing.
     """
 
     study: Path = positional(metavar="STUDY.yaml")
@@ -57,15 +58,15 @@ class AblateOptions(Options):
             if (value := getattr(self, name)) < 1:
                 raise InputError(f"--{name} must be at least 1", code="out-of-range", got=value)
         if any(not 0 <= seed < 2**32 for seed in self.seeds) or len(set(self.seeds)) < len(self.seeds):
-            expected = "integers from 0, each once"
+            expected = "distinct integers of at least 0"
             raise InputError("--seeds are invalid", code="invalid-seeds", got=list(self.seeds), expected=expected)
         if self.price is not None and not 0 <= self.price < inf:
             raise InputError("--price must be a number of at least 0", code="out-of-range", got=self.price)
-        without = {"--dry-run": self.dry_run, "--report": self.report, "--no-estimate": not self.estimate}
-        if self.price is not None and any(without.values()):
-            flag = next(flag for flag, given in without.items() if given)
+        switches = {"--dry-run": self.dry_run, "--report": self.report, "--no-estimate": not self.estimate}
+        if self.price is not None and any(switches.values()):
+            flag = next(flag for flag, is_set in switches.items() if is_set)
             raise InputError(
-                f"--price and {flag} exclude each other: the price is part of the estimate",
+                f"--price and {flag} cannot be combined, because the price is part of the estimate",
                 code="conflicting-options", fix="remove one of them",
             )  # fmt: skip
         if self.executor_options and self.launcher != "slurm":
@@ -73,23 +74,23 @@ class AblateOptions(Options):
 
     @property
     def folder(self) -> Path:
-        """`out`, or its default."""
+        """The output folder: `out`, or runs/ablations/STUDY if it is not set."""
         return self.out or Path("runs/ablations") / self.study.stem
 
     @property
     def executor_options(self) -> dict[str, Any]:
-        """`slurm` as submitit's executor takes it: numbers, true, false, none, and text such as 1:30:00."""
-        words: dict[str, bool | None] = {"true": True, "false": False, "null": None, "none": None}
+        """`slurm` parsed for submitit's executor: numbers, true, false, none, and text such as 1:30:00."""
+        constants: dict[str, bool | None] = {"true": True, "false": False, "null": None, "none": None}
         options: dict[str, Any] = {}
         for assignment in self.slurm:
             name, equals, value = assignment.partition("=")
             if not equals or not name.isidentifier():
                 raise InputError(
                     "--slurm must be NAME=VALUE", code="malformed-assignment", got=assignment,
-                    expected="such as slurm_partition=gpu",
+                    expected="NAME=VALUE, such as slurm_partition=gpu",
                 )  # fmt: skip
             if re.fullmatch(r"-?\d+(\.\d+)?", value):
                 options[name] = float(value) if "." in value else int(value)
             else:
-                options[name] = words.get(value.lower(), value)
+                options[name] = constants.get(value.lower(), value)
         return options

@@ -1,4 +1,8 @@
-"""The report of a study: tables, figures and analysis.json of all results that exist."""
+"""The report of a study: tables, figures and analysis.json, from the results of all finished runs.
+
+An *arm* is one variant of the configuration; the first arm, the *base*, is the unchanged configuration. The *primary*
+metric is the one that the study's file names as decisive.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,12 @@ from pathlib import Path
 
 from kiwi import console
 from kiwi.ablation.analysis import ArmSummary, summarize_arms, to_json
-from kiwi.ablation.costs import cost_of
+from kiwi.ablation.costs import count_cost
 from kiwi.ablation.figures import write_figures
 from kiwi.ablation.results import RunResult, read_result
-from kiwi.ablation.runs import RESULT, Run, failure_reason
+from kiwi.ablation.runs import RESULT_FILE, Run, failure_reason
 from kiwi.ablation.study import Study
-from kiwi.ablation.tables import brief_table, category_table, long_table, main_table, overview_table, problem_tables
+from kiwi.ablation.tables import brief_table, category_table, main_table, overview_table, problem_tables, tidy_table
 from kiwi.environment import environment
 from kiwi.media.files import write_json, write_text
 from kiwi.tables import Table, latex_document
@@ -21,12 +25,12 @@ from kiwi.tables import Table, latex_document
 
 @dataclass(frozen=True, kw_only=True)
 class StudyReport:
-    """The results of a study so far.
+    """The results of a study, of which some runs may be missing.
 
     Args:
-        table: the primary metric in brief, or the plan of a dry run; None without results.
-        summaries: of the arms by metric, the primary one first.
-        missing: runs without a result and their state.
+        table: short table of the primary metric, or the plan of a dry run; None if there are no results.
+        summaries: summaries of all arms, keyed by metric; primary metric first.
+        missing: name and state of every run without a result.
     """
 
     table: Table | None
@@ -35,11 +39,11 @@ class StudyReport:
 
 
 def write_report(study: Study, runs: Sequence[Run], out: Path) -> StudyReport:
-    """Analyse the results of all finished runs; write tables, figures, analysis.json and the study's configuration."""
-    results = [read_result(run.folder / RESULT) for run in runs if run.state == "done"]
+    """Analyse all finished runs, and write tables, figures, analysis.json and the configurations of the study."""
+    results = [read_result(run.folder / RESULT_FILE) for run in runs if run.state == "done"]
     missing = [f"{run.name}: {run.state}" for run in runs if run.state != "done"]
     write_json(out / "environment.json", environment())
-    write_json(out / "study.json", _configuration(study))
+    write_json(out / "study.json", _describe_study(study))
     summaries = _summarize(study, results)
     if not summaries:
         return StudyReport(table=None, missing=missing)
@@ -50,33 +54,34 @@ def write_report(study: Study, runs: Sequence[Run], out: Path) -> StudyReport:
         if (absent := [name for name in summaries if not result.values(name)])
     }
     for run_name, names in without_metric.items():
-        console.note(f"{run_name} has no {names}: the arm's means are over its other seeds")
-    first, costs = next(iter(summaries)), {arm.label: cost_of(arm) for arm in study.arms}
-    tables = [main_table(study.title, first, summaries[first], costs, results)]
+        console.note(f"{run_name} has no value of {names}; the means of its arm are over the other seeds")
+    primary, costs = next(iter(summaries)), {arm.label: count_cost(arm) for arm in study.arms}
+    tables = [main_table(study.title, primary, summaries[primary], costs, results)]
     if len(summaries) > 1:
         tables.append(overview_table(study.title, summaries))
-    if any(name for summary in summaries[first] for name in summary.by_category):
-        tables.append(category_table(study.title, first, summaries[first]))
+    if any(name for summary in summaries[primary] for name in summary.by_category):
+        tables.append(category_table(study.title, primary, summaries[primary]))
     tables += problem_tables(failed, without_metric)
     write_text(out / "table.md", "\n".join(table.to_markdown() for table in tables))
-    write_text(out / "table.csv", long_table(summaries).to_csv())
+    write_text(out / "table.csv", tidy_table(summaries).to_csv())
     write_text(out / "table.tex", latex_document(tables))
     write_json(out / "analysis.json", {"title": study.title, "measures": to_json(summaries), "failed": failed})
-    write_figures(out / "figures", first, summaries[first], results, costs)
-    return StudyReport(table=brief_table(study.title, first, summaries[first]), summaries=summaries, missing=missing)
+    write_figures(out / "figures", primary, summaries[primary], results, costs)
+    table = brief_table(study.title, primary, summaries[primary])
+    return StudyReport(table=table, summaries=summaries, missing=missing)
 
 
 def _summarize(study: Study, results: Sequence[RunResult]) -> dict[str, list[ArmSummary]]:
-    """Summaries by metric, of those that at least one run has."""
+    """Summarize every metric that at least one run has."""
     labels = [arm.label for arm in study.arms]
     measured = [metric for metric in study.metrics if any(result.values(metric.name) for result in results)]
     if results and (absent := [metric.name for metric in study.metrics if metric not in measured]):
-        scalars = dict.fromkeys(name for result in results for name in result.numbers)
-        console.note(f"no run has {', '.join(absent)}; validation logged: {', '.join(scalars) or 'nothing'}")
+        scalars = dict.fromkeys(name for result in results for name in result.scalar_metrics)
+        console.note(f"no run has {', '.join(absent)}; validation logged {', '.join(scalars) or 'no metrics'}")
     return {metric.name: summarize_arms(metric, results, labels) for metric in measured}
 
 
-def _configuration(study: Study) -> dict[str, object]:
+def _describe_study(study: Study) -> dict[str, object]:
     return {
         "title": study.title,
         "stages": {name: str(file) for name, file in study.stages.items()},

@@ -1,4 +1,4 @@
-"""The record of a finished run, result.json: values of items, scalars, learning curves and cost."""
+"""result.json, the record of a finished run: values of all items, scalar metrics, learning curves and cost."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ from kiwi.training.run_log import METRICS_FILE, read_log
 from kiwi.training.validation import last_values
 
 CURVES = ("loss", "val/loss")
+"""Logged metrics whose curves are recorded."""
+
 SIGMA_PREFIXES = ("gamma_at_", "val/loss_at_")
-"""Values by noise level, whose name ends with sigma; the last ones are recorded."""
+"""Prefixes of logged metrics whose name ends with a noise level; their last values are recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """A finished run.
+    """The results of a finished run.
 
     Args:
-        label, seed: the run's arm and seed.
-        items: value by metric (such as "sandbox overall") and item.
-        categories: of the items.
-        clusters: the source video of an item, where several share one.
-        numbers: scalars of the last validation.
-        curves: (step, value) by name, stages one after another.
-        by_sigma: last values by noise level, by prefix.
-        cost: seconds and steps, and samples_per_second and memory_gib where a run logged them.
+        label: label of the run's arm.
+        seed: seed of the run.
+        items: value by metric (such as "sandbox overall") and item id.
+        categories: category by item id.
+        clusters: source video by item id, for items that share their source video with others.
+        scalar_metrics: value by metric of the last validation; `numbers` in result.json.
+        curves: list of (step, value) by metric; the steps of all stages are counted through.
+        by_sigma: last value by prefix and noise level.
+        cost: seconds and steps, and samples_per_second and memory_gib if they were logged.
     """
 
     label: str
@@ -40,44 +43,46 @@ class RunResult:
     items: Mapping[str, Mapping[str, float]]
     categories: Mapping[str, str]
     clusters: Mapping[str, str]
-    numbers: Mapping[str, float]
+    scalar_metrics: Mapping[str, float]
     curves: Mapping[str, Sequence[Sequence[float]]]
     by_sigma: Mapping[str, Mapping[str, float]]
     cost: Mapping[str, float] = field(default_factory=dict)
 
     def values(self, metric: str) -> dict[str, float]:
-        """Values by item; a scalar has a single unnamed item; empty without the metric."""
+        """Return the values of a metric by item id; a scalar metric has one item with an empty id."""
         if metric in self.items:
             return dict(self.items[metric])
-        return {"": self.numbers[metric]} if metric in self.numbers else {}
+        return {"": self.scalar_metrics[metric]} if metric in self.scalar_metrics else {}
 
 
 def read_result(file: Path) -> RunResult:
-    """A run's result. Raises InputError for a file that is not one."""
-    fix = "delete it to measure the run again"
+    """Read a result.json. Raises InputError if the file is unreadable or not the result of a run."""
+    fix = "delete the file and rerun the study"
     try:
         record = read_record(file)
         record.pop("fingerprint", None)
         cost = {**record.pop("cost"), "seconds": float(record.pop("seconds"))}
-        result = RunResult(**record, cost=cost)
+        scalar_metrics = record.pop("numbers")
+        result = RunResult(**record, scalar_metrics=scalar_metrics, cost=cost)
         if not all(result.items.values()):
-            raise ValueError("a metric without items")
-        if not all(isfinite(value) for of in (result.numbers, *result.items.values()) for value in of.values()):
-            raise ValueError("values that are not finite")
-        if not all(item in result.categories for of in result.items.values() for item in of):
-            raise ValueError("items without a category")
-    except InputError as problem:
-        raise InputError(f"cannot read {file}", code="invalid-result", got=problem.got, fix=fix) from None
-    except (KeyError, TypeError, ValueError, AttributeError) as problem:
-        raise InputError(f"{file} is not the result of a run", code="invalid-result", got=problem, fix=fix) from None
+            raise ValueError("a metric has no items")
+        metrics = (result.scalar_metrics, *result.items.values())
+        if not all(isfinite(value) for metric in metrics for value in metric.values()):
+            raise ValueError("a value is not finite")
+        if not all(item in result.categories for metric in result.items.values() for item in metric):
+            raise ValueError("an item has no category")
+    except InputError as error:
+        raise InputError(f"cannot read {file}", code="invalid-result", got=error.got, fix=fix) from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{file} is not the result of a run", code="invalid-result", got=error, fix=fix) from None
     return result
 
 
-def collect(steps: Sequence[Step]) -> dict[str, Any]:
-    """Gather what the steps of a run wrote: the fields of `RunResult` except label and seed.
+def collect_results(steps: Sequence[Step]) -> dict[str, Any]:
+    """Collect what the steps of a run wrote, in the format of result.json without the label and seed.
 
     Raises:
-        KiwiError: a measurement found nothing, or its files cannot be read.
+        KiwiError: a measurement has no values, or its files cannot be read.
     """
     measurements = [step.measurement.collect(step.out) for step in steps if step.measurement is not None]
     training = [step.out for step in steps if step.measurement is None]
@@ -90,7 +95,7 @@ def collect(steps: Sequence[Step]) -> dict[str, Any]:
         "categories": {item: category for values in measurements for item, category in values.categories.items()},
         "clusters": {item: cluster for values in measurements for item, cluster in values.clusters.items()},
         "numbers": {metric: value for values in measurements for metric, value in values.scalars.items()},
-        "curves": {name: _curve(logs, name) for name in CURVES},
+        "curves": {name: _join_curves(logs, name) for name in CURVES},
         "by_sigma": {
             prefix: {name.removeprefix(prefix): value for name, value in last.items() if name.startswith(prefix)}
             for prefix in SIGMA_PREFIXES
@@ -103,9 +108,9 @@ def collect(steps: Sequence[Step]) -> dict[str, Any]:
     }
 
 
-def _curve(logs: Sequence[Mapping[int, Mapping[str, float]]], name: str) -> list[list[float]]:
-    points, before = [], 0
+def _join_curves(logs: Sequence[Mapping[int, Mapping[str, float]]], name: str) -> list[list[float]]:
+    points, offset = [], 0
     for log in logs:
-        points += [[before + step, log[step][name]] for step in sorted(log) if isfinite(log[step].get(name, inf))]
-        before += max(log, default=0)
+        points += [[offset + step, log[step][name]] for step in sorted(log) if isfinite(log[step].get(name, inf))]
+        offset += max(log, default=0)
     return points

@@ -1,12 +1,12 @@
-"""Runs: an arm under a seed, as steps that can be killed and rerun, and a record of how it ended.
+"""Runs: the training and evaluation of one arm with one seed, as steps that can be killed and resumed.
 
-OUT/arms/<arm>/seed-<n>/run.json      the arm's label, the seed, and a fingerprint of configuration and measurements
-    commands.json                     the steps: commands with their options
-    <stage>/                          the run of each stage, as `kiwi fit` leaves it
-    sandbox/ bench-<suite>/           the measurements of the last stage's model
-    output.log                        output of the commands
-    result.json                       all results, once every step is done; a study needs nothing else of a finished run
-    failed.json                       why it ended, if it failed
+OUT/arms/<arm>/seed-<n>/run.json      label of the arm, seed, and fingerprint of the configuration and measurements
+    commands.json                     steps of the run: commands with their options
+    <stage>/                          output of `kiwi fit` for each stage
+    sandbox/ bench-<suite>/           evaluations of the model of the last stage
+    output.log                        output of all commands
+    result.json                       all results, written after the last step; enough to continue the study elsewhere
+    failed.json                       reason of a failure
 """
 
 from __future__ import annotations
@@ -20,8 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiwi.ablation.results import collect
-from kiwi.ablation.steps import LOG, RunCommand, Step, child_environment, read_steps, run_command, stopping, write_steps
+from kiwi.ablation.results import collect_results
+from kiwi.ablation.steps import (
+    LOG_FILE,
+    Step,
+    StepRunner,
+    child_environment,
+    read_steps,
+    run_step,
+    stop_requested,
+    write_steps,
+)
 from kiwi.ablation.study import MEASUREMENTS, Arm, Study, fit_options
 from kiwi.errors import InputError, KiwiError
 from kiwi.experiment import read_experiment
@@ -29,21 +38,22 @@ from kiwi.media.files import write_json
 from kiwi.media.run_dir import exclusive_lock, open_run_dir, read_record
 from kiwi.spec import to_dict
 
-RUN, RESULT, FAILED = "run.json", "result.json", "failed.json"
+RUN_FILE, RESULT_FILE, FAILURE_FILE = "run.json", "result.json", "failed.json"
 
-TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)
-"""Exit codes of a command that was terminated, as a cluster does when a job's time is over."""
+TERMINATION_CODES = (-signal.SIGTERM, 128 + signal.SIGTERM)
+"""Exit codes of a command that received SIGTERM, for example because the time limit of its cluster job was reached."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """An arm under a seed.
+    """One arm trained and evaluated with one seed.
 
     Args:
-        arm, seed: what is trained.
-        folder: holds everything of the run.
-        steps: commands in order.
-        fingerprint: of experiments, options and measurements, whatever the folder.
+        arm: arm to train.
+        seed: seed of the run.
+        folder: folder of the run.
+        steps: steps in the order of execution.
+        fingerprint: hash of experiments, options and measurements, independent of the folder.
     """
 
     arm: Arm
@@ -54,17 +64,17 @@ class Run:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Label and seed of the run for messages."""
         return f"{self.arm.label}, seed {self.seed}"
 
     @property
     def state(self) -> str:
-        """done, failed, started or waiting."""
-        if (self.folder / RESULT).exists():
+        """State of the run: done, failed, started or waiting."""
+        if (self.folder / RESULT_FILE).exists():
             return "done"
-        if (self.folder / FAILED).exists():
+        if (self.folder / FAILURE_FILE).exists():
             return "failed"
-        return "started" if (self.folder / RUN).exists() else "waiting"
+        return "started" if (self.folder / RUN_FILE).exists() else "waiting"
 
     @property
     def model(self) -> Path:
@@ -73,95 +83,98 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What identifies the run's results."""
+        """Label, seed and fingerprint, by which results are matched with runs."""
         return {"label": self.arm.label, "seed": self.seed, "fingerprint": self.fingerprint}
 
 
-def runs_of(study: Study, out: Path) -> list[Run]:
-    """All runs, seed by seed, so that an interrupted study has complete pairs."""
-    return [_run(study, arm, seed, out) for seed in study.seeds for arm in study.arms]
+def list_runs(study: Study, out: Path) -> list[Run]:
+    """List all runs of a study, seed by seed so that an interrupted study has complete pairs."""
+    return [_make_run(study, arm, seed, out) for seed in study.seeds for arm in study.arms]
 
 
 def prepare_run(run: Run) -> None:
-    """Make a run's folder, or check that it belongs to the same run, and write its steps.
+    """Create the folder of a run, or check that an existing folder belongs to it, and write its steps.
 
     Raises:
-        InputError: it holds another run, of a study that was changed since.
+        InputError: the folder belongs to another run, for example of an earlier version of the study.
     """
-    open_run_dir(run.folder / RUN, run.record, "a run of an arm", allowed=(RESULT,))
+    open_run_dir(run.folder / RUN_FILE, run.record, "a run of an arm", allowed=(RESULT_FILE,))
     write_steps(run.folder, run.steps)
 
 
 def check_result(run: Run) -> None:
-    """Raise an InputError if a run's result is from a study that was changed since."""
-    recorded = read_record(run.folder / RESULT)
+    """Raise an InputError if the result in a run's folder has another label, seed or fingerprint."""
+    recorded = read_record(run.folder / RESULT_FILE)
     if differing := [name for name, value in run.record.items() if recorded.get(name) != value]:
         raise InputError(
-            f"{run.folder} has the result of another configuration, or of other measurements",
+            f"{run.folder} has the result of another configuration or of other measurements",
             code="different-run",
             got=", ".join(f"{name} {recorded.get(name)}" for name in differing),
             expected=", ".join(f"{name} {run.record[name]}" for name in differing),
-            fix="choose another --out, or delete that folder",
+            fix="choose another --out or delete the folder",
         )
 
 
-def execute(folder: Path, threads: int = 1, device: str | None = None, run: RunCommand | None = None) -> None:
-    """Execute a prepared run, and write result.json or failed.json. Commands resume where they were interrupted.
+def execute_run(folder: Path, threads: int = 1, device: str | None = None, runner: StepRunner | None = None) -> None:
+    """Execute or resume a prepared run, and write result.json or failed.json.
 
     Args:
-        folder: of the run.
-        threads: CPU threads of each command; another number changes the last digits of results.
-        device: the accelerator to run on, as CUDA numbers them; all of them unless given.
-        run: runs a command; in a child process unless given.
+        folder: folder of the run.
+        threads: number of CPU threads of each command; it affects the last digits of results.
+        device: CUDA device id; all devices are visible by default.
+        runner: function that runs a step; by default `run_step`, which starts a child process.
 
     Raises:
         InputError: another process is executing this run.
     """
     with exclusive_lock(folder):
-        _execute(folder, threads, device, run or run_command)
+        _execute_steps(folder, threads, device, runner or run_step)
 
 
-def _execute(folder: Path, threads: int, device: str | None, run: RunCommand) -> None:
-    (folder / FAILED).unlink(missing_ok=True)
+def _execute_steps(folder: Path, threads: int, device: str | None, runner: StepRunner) -> None:
+    (folder / FAILURE_FILE).unlink(missing_ok=True)
     variables = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     if device is not None:
         variables["CUDA_VISIBLE_DEVICES"] = device
     start = time.time()
     steps = read_steps(folder)
-    for number, step in enumerate(steps):
+    for index, step in enumerate(steps):
         if not step.command:
             continue
-        code, reason = run(folder, number, child_environment(**variables))
-        if code and (stopping.is_set() or code in TERMINATED):
-            return  # not a failure: the run resumes when the study does
-        if code:
-            _write_failure(folder, f"{step.command} {step.out.name}", code, reason)
+        exit_code, reason = runner(folder, index, child_environment(**variables))
+        if exit_code and (stop_requested.is_set() or exit_code in TERMINATION_CODES):
+            return  # an interruption is not a failure; rerunning the study resumes the run
+        if exit_code:
+            _write_failure(folder, f"{step.command} {step.out.name}", exit_code, reason)
             return
     try:
-        results = collect(steps)
-    except KiwiError as problem:
-        _write_failure(folder, "collecting results", problem.exit_code, str(problem))
+        results = collect_results(steps)
+    except KiwiError as error:
+        _write_failure(folder, "collecting results", error.exit_code, str(error))
         return
-    write_json(folder / RESULT, {**read_record(folder / RUN), **results, "seconds": round(time.time() - start, 1)})
+    seconds = round(time.time() - start, 1)
+    write_json(folder / RESULT_FILE, {**read_record(folder / RUN_FILE), **results, "seconds": seconds})
 
 
-def _write_failure(folder: Path, command: str, code: int, reason: str) -> None:
-    write_json(folder / FAILED, {"command": command, "code": code, "why": reason, "log": str(folder / LOG)})
+def _write_failure(folder: Path, command: str, exit_code: int, reason: str) -> None:
+    failure = {"command": command, "code": exit_code, "why": reason, "log": str(folder / LOG_FILE)}
+    write_json(folder / FAILURE_FILE, failure)
 
 
 def failure_reason(folder: Path) -> str:
-    """Why a run failed, as its record says."""
+    """Describe why a run failed, from its failed.json."""
     try:
-        failure: Mapping[str, Any] = json.loads((folder / FAILED).read_text(encoding="utf-8"))
-        return f"{failure['command']} ended with {failure['code']}: {failure['why']} (full output: {failure['log']})"
+        failure: Mapping[str, Any] = json.loads((folder / FAILURE_FILE).read_text(encoding="utf-8"))
+        command, code = failure["command"], failure["code"]
+        return f"{command} ended with exit code {code}: {failure['why']} (full output: {failure['log']})"
     except (OSError, ValueError, KeyError, TypeError):
-        return f"see {folder / LOG}"
+        return f"see {folder / LOG_FILE}"
 
 
-def _run(study: Study, arm: Arm, seed: int, out: Path) -> Run:
-    folder = out / "arms" / arm.folder / f"seed-{seed}"
+def _make_run(study: Study, arm: Arm, seed: int, study_folder: Path) -> Run:
+    folder = study_folder / "arms" / arm.folder / f"seed-{seed}"
     steps = []
-    init = first_init = _first_init(study, arm)
+    init = first_init = _initial_model(study, arm)
     for stage, options in arm.options.items():
         root = {"trainer.default_root_dir": str(folder / stage)}
         training = fit_options(seed, study.stages[stage], {**init, **options, **root}, checkpoint="last")
@@ -169,23 +182,23 @@ def _run(study: Study, arm: Arm, seed: int, out: Path) -> Run:
         init = {"model.init": str(folder / stage / "model")}
     last_stage = steps[-1].out
     for measurement in study.measurements:
-        where = folder / measurement.name if measurement.command else last_stage
-        measuring = measurement.options_for(last_stage / "model", where)
-        plain = {} if measuring is None else to_dict(measuring)
-        steps.append(Step(command=measurement.command, options=plain, out=where, measurement=measurement))
-    commands = {kind.section for kind in MEASUREMENTS if kind.command}
+        out = folder / measurement.name if measurement.command else last_stage
+        command_options = measurement.options_for(last_stage / "model", out)
+        step_options = {} if command_options is None else to_dict(command_options)
+        steps.append(Step(command=measurement.command, options=step_options, out=out, measurement=measurement))
+    command_sections = {measurement.section for measurement in MEASUREMENTS if measurement.command}
     identity = {
         "stages": [[stage, read_experiment(study.stages[stage]), options] for stage, options in arm.options.items()],
         "start": first_init,
-        "measure": {section: settings for section, settings in study.measure.items() if section in commands},
+        "measure": {section: settings for section, settings in study.measure.items() if section in command_sections},
         "seed": seed,
     }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    return Run(arm=arm, seed=seed, folder=folder, steps=steps, fingerprint=digest)
+    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return Run(arm=arm, seed=seed, folder=folder, steps=steps, fingerprint=fingerprint)
 
 
-def _first_init(study: Study, arm: Arm) -> dict[str, Any]:
-    """The initial model of the first trained stage: that of the study's first stage, if that is skipped."""
+def _initial_model(study: Study, arm: Arm) -> dict[str, Any]:
+    """Return the `model.init` of an arm that skips the first stage: the one that the first stage would start from."""
     first = next(iter(study.stages))
     if first in arm.options:
         return {}

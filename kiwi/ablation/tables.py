@@ -1,4 +1,4 @@
-"""A study's tables: the primary metric in full, the others in brief, categories, and what is missing."""
+"""Tables of a study: the primary metric with statistics, an overview of all metrics, categories, and failed runs."""
 
 from __future__ import annotations
 
@@ -6,35 +6,36 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 from statistics import median_high
 
-from kiwi.ablation.analysis import SEEDS, ArmSummary
+from kiwi.ablation.analysis import SEED_COUNTS, ArmSummary
 from kiwi.ablation.costs import Cost
 from kiwi.ablation.results import RunResult
 from kiwi.statistics.intervals import Interval
 from kiwi.tables import Table
 
 NOTE = (
-    "Means over items and seeds; ±: 95% intervals for other seeds and other items (two-way random effects, "
-    "Satterthwaite's degrees of freedom), of differences between runs of one seed, which share data order, noise and "
-    "initial weights. std over seeds: of the mean over items. p: of no difference if trained again; p, these models: "
-    "of no difference between these very models (permutation over items); both corrected for the number of arms "
-    "(Holm). not significant: p is at least 0.05; unknown, and ?: one seed in common with the base, or one item in a "
-    "category. detectable difference: about the smallest that so many seeds would find with probability 0.8, if it is "
-    "the only one among the arms (a rough estimate: the variance between seeds is pooled over all arms, which share "
-    "the base's few seeds)."
+    "An arm is one variant of the configuration; its difference is arm minus base. Means are over items and seeds. ±: "
+    "95% interval that covers other seeds and other items (two-way random effects, Satterthwaite's degrees of "
+    "freedom). Differences are between runs with the same seed, which share data order, noise and initial weights. std "
+    "over seeds: standard deviation of the mean over items. p: p value of the difference if the models were trained "
+    "again; p, these models: p value of the difference between these trained models (permutation test over items); "
+    "both are corrected for the number of arms (Holm). not significant: p is at least 0.05. unknown, or ?: only one "
+    "seed in common with the base, or only one item in a category. detectable difference: smallest difference that "
+    "this number of seeds detects with probability 0.8 if no other arm differs (a rough estimate: the variance between "
+    "seeds is pooled over all arms, which share the few runs of the base)."
 )
 
 DIGITS = 3
-"""Decimals."""
+"""Number of decimals in all tables."""
 
 
 def main_table(
     title: str, metric: str, summaries: Sequence[ArmSummary], costs: Mapping[str, Cost | None],
     results: Sequence[RunResult], base: str = "base",
 ) -> Table:  # fmt: skip
-    """A metric with its statistics, and what each arm costs."""
+    """Table of one metric with all statistics and the cost of each arm."""
     speeds = {summary.label: _samples_per_second(summary.label, results) for summary in summaries}
     base_speed = speeds.get(base, 0.0)
-    detectable = (f"detectable difference, {seeds} seeds" for seeds in SEEDS)
+    detectable = (f"detectable difference, {seeds} seeds" for seeds in SEED_COUNTS)
     rows = []
     for summary in summaries:
         cost, speed = costs.get(summary.label), speeds[summary.label]
@@ -42,8 +43,8 @@ def main_table(
             (
                 summary.label,
                 len(summary.seeds),
-                interval(summary.mean.mean),
-                number(summary.mean.seed_std),
+                format_interval(summary.mean.mean),
+                format_number(summary.mean.seed_std),
                 *_comparison_cells(summary),
                 "" if cost is None else f"{cost.parameters / 1e6:.2f}",
                 "" if cost is None else f"{cost.step_flops / 1e9:,.2f}",
@@ -55,106 +56,107 @@ def main_table(
         ("arm", "seeds", metric, "std over seeds", "difference", "p", "p, these models", "verdict", *detectable,
          "parameters (M)", "GFLOP per step", "step time, base = 1"),
         rows,
-        f"{NOTE} Parameters of the whole editor; operations of one denoising step of the DiT, one sample; step time in "
-        "training, measured in this study's own runs.",
+        f"{NOTE} parameters: of the whole editor. GFLOP per step: operations of one denoising step of the DiT for one "
+        "sample. step time: duration of a training step in the runs of this study.",
     )  # fmt: skip
 
 
 def brief_table(title: str, metric: str, summaries: Sequence[ArmSummary]) -> Table:
-    """A metric for a terminal."""
+    """Short table of one metric for the terminal."""
     rows = []
     for summary in summaries:
         difference, p, _, verdict, *_ = _comparison_cells(summary)
-        rows.append((summary.label, len(summary.seeds), interval(summary.mean.mean), difference, p, verdict))
-    note = "±: 95% intervals for other seeds and other items; p corrected for the number of arms; details in table.md."
+        rows.append((summary.label, len(summary.seeds), format_interval(summary.mean.mean), difference, p, verdict))
+    note = "±: 95% interval over seeds and items; p is corrected for the number of arms; table.md has the details."
     return Table(f"{title}: {metric}", ("arm", "seeds", "score", "difference", "p", "verdict"), rows, note)
 
 
 def overview_table(title: str, summaries: Mapping[str, Sequence[ArmSummary]]) -> Table:
-    """All metrics, a column each: means with their differences."""
-    labels = list(dict.fromkeys(summary.label for of in summaries.values() for summary in of))
-    cells = {(metric, summary.label): _overview_cell(summary) for metric, of in summaries.items() for summary in of}
+    """Table of all metrics, with the mean and the difference of every arm."""
+    labels = list(dict.fromkeys(summary.label for arms in summaries.values() for summary in arms))
+    cells = {(metric, summary.label): _overview_cell(summary) for metric, arms in summaries.items() for summary in arms}
     return Table(
         f"{title}: all metrics",
         ("arm", *summaries),
         [(label, *(cells.get((metric, label), "") for metric in summaries)) for label in labels],
-        "Means over items and seeds; in brackets the difference to the base with its 95% interval, * where p is "
-        "below 0.05 (corrected for the arms of its column).",
+        "Means over items and seeds, followed by the difference from the base with its 95% interval; * if p, corrected "
+        "for the number of arms, is below 0.05.",
     )
 
 
 def category_table(title: str, metric: str, summaries: Sequence[ArmSummary]) -> Table:
-    """Means by category."""
+    """Table of the means of one metric by category."""
     names = list(dict.fromkeys(name for summary in summaries for name in summary.by_category if name))
     return Table(
         f"{title}: {metric} by category",
         ("arm", *names),
         [
-            (summary.label, *(number(summary.by_category.get(name, float("nan"))) for name in names))
+            (summary.label, *(format_number(summary.by_category.get(name, float("nan"))) for name in names))
             for summary in summaries
         ],
-        "Means over items and seeds, without intervals: single categories have few items.",
+        "Means over items and seeds, without intervals because a category has few items.",
     )
 
 
-def long_table(summaries: Mapping[str, Sequence[ArmSummary]]) -> Table:
-    """A row for every arm and metric, with all digits."""
+def tidy_table(summaries: Mapping[str, Sequence[ArmSummary]]) -> Table:
+    """Table in tidy form for table.csv: a row per arm and metric, with unrounded values."""
     header = ("measure", "arm", "seeds", "items", "mean", "low", "high", "spread", "difference", "difference_low",
               "difference_high", "p", "p_models", "verdict")  # fmt: skip
     rows: list[tuple[object, ...]] = []
-    for metric, of in summaries.items():
-        for summary in of:
+    for metric, arms in summaries.items():
+        for summary in arms:
             mean, comparison = summary.mean, summary.comparison
-            compared: tuple[object, ...] = ("",) * 6
+            comparison_cells: tuple[object, ...] = ("",) * 6
             if comparison is not None:
-                compared = (*comparison.difference.mean, comparison.p, comparison.p_models, comparison.verdict)
-            rows.append((metric, summary.label, len(summary.seeds), mean.items, *mean.mean, mean.seed_std, *compared))
+                comparison_cells = (*comparison.difference.mean, comparison.p, comparison.p_models, comparison.verdict)
+            seeds = len(summary.seeds)
+            rows.append((metric, summary.label, seeds, mean.items, *mean.mean, mean.seed_std, *comparison_cells))
     return Table("", header, rows)
 
 
 def problem_tables(failed: Mapping[str, str], without_metric: Mapping[str, str]) -> list[Table]:
-    """Runs that failed and runs that lack a metric, where there are any."""
-    diverged = "No value, or none that is finite, as when training diverges; the arm's means are over its other seeds."
+    """Tables of failed runs and of runs without a value of some metric; empty tables are omitted."""
+    note = "These runs have no finite value, for example because training diverged; means are over the other seeds."
     tables = [
-        Table("Failed runs", ("run", "reason"), list(failed.items()), "Rerun the same command to try them again."),
-        Table("Runs without a value", ("run", "metric"), list(without_metric.items()), diverged),
+        Table("Failed runs", ("run", "reason"), list(failed.items()), "Rerun the same command to retry them."),
+        Table("Runs without a value", ("run", "metric"), list(without_metric.items()), note),
     ]
     return [table for table in tables if table.rows]
 
 
-def interval(value: Interval) -> str:
-    """Mean and half of the interval."""
+def format_interval(value: Interval) -> str:
+    """Format a mean with half of the width of its interval."""
     return value.rounded(DIGITS)
 
 
-def number(value: float) -> str:
-    """A number; empty if it is unknown."""
+def format_number(value: float) -> str:
+    """Format a number; NaN becomes an empty string."""
     return "" if isnan(value) else f"{value:.{DIGITS}f}".replace("-0.000", "0.000")
 
 
-def p_value(p: float) -> str:
-    """A p value, never a plain 0; empty if it is unknown."""
+def format_p_value(p: float) -> str:
+    """Format a p value, which is never shown as 0; NaN becomes an empty string."""
     return "" if isnan(p) else f"{p:.{DIGITS}f}" if p >= 0.001 else "< 0.001"
 
 
 def _comparison_cells(summary: ArmSummary) -> tuple[str, ...]:
     comparison = summary.comparison
     if comparison is None:
-        return ("", "", "", "", *("" for _ in SEEDS))
-    detectable = (number(comparison.detectable.get(seeds, float("nan"))) for seeds in SEEDS)
-    ps = p_value(comparison.p), p_value(comparison.p_models)
-    return (interval(comparison.difference.mean), *ps, comparison.verdict, *detectable)
+        return ("", "", "", "", *("" for _ in SEED_COUNTS))
+    detectable = (format_number(comparison.detectable.get(seeds, float("nan"))) for seeds in SEED_COUNTS)
+    ps = format_p_value(comparison.p), format_p_value(comparison.p_models)
+    return (format_interval(comparison.difference.mean), *ps, comparison.verdict, *detectable)
 
 
 def _overview_cell(summary: ArmSummary) -> str:
-    mean, comparison = number(summary.mean.mean.mean), summary.comparison
+    mean, comparison = format_number(summary.mean.mean.mean), summary.comparison
     if comparison is None:
         return mean
-    return f"{mean} ({interval(comparison.difference.mean)}{'*' if comparison.significant else ''})"
+    return f"{mean} ({format_interval(comparison.difference.mean)}{'*' if comparison.significant else ''})"
 
 
 def _samples_per_second(label: str, results: Sequence[RunResult]) -> float:
-    """The median over an arm's runs; 0 if none logged it."""
+    """Return the median throughput of the runs of an arm; 0 if none logged it."""
     name = "samples_per_second"
     speeds = [result.cost[name] for result in results if result.label == label and name in result.cost]
     return median_high(speeds) if speeds else 0.0

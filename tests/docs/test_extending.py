@@ -120,7 +120,7 @@ def test_the_values_of_the_measurement_reach_the_results_of_a_study(modules, tmp
     assert len(values.items["sharpness"]) == 4
     assert all(0 < abs(value) < 20 for value in values.items["sharpness"].values())
     assert set(values.categories.values()) == {"local_remove", "global_style"}
-    assert "sharpness" in json.dumps(results.collect([step]))
+    assert "sharpness" in json.dumps(results.collect_results([step]))
 
 
 def test_the_data_source_yields_samples(modules, edit_folder, tmp_path):

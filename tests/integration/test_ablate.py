@@ -22,9 +22,9 @@ from kiwi.__main__ import main
 from kiwi.ablation import AblateOptions, child_process, run_study
 from kiwi.ablation import runs as ablation_runs
 from kiwi.ablation.analysis import summarize_arms
-from kiwi.ablation.costs import cost_of
+from kiwi.ablation.costs import count_cost
 from kiwi.ablation.results import read_result
-from kiwi.ablation.runs import runs_of
+from kiwi.ablation.runs import list_runs
 from kiwi.ablation.study import read_study
 from kiwi.data.feature_cache import FeatureCache
 from kiwi.evaluation.measurement import Metric
@@ -46,9 +46,9 @@ SHIPPED = EXPERIMENTS / "sandbox" / "quickstart.yaml"
 def _in_this_process():
     """Steps of runs without child processes, which take seconds to start; sweeps in processes are not affected."""
 
-    def run(folder, number, env):
+    def run(folder, step_index, env):
         with redirect_stdout(StringIO()):
-            return child_process.main(str(folder), str(number)), "reason"
+            return child_process.main(str(folder), str(step_index)), "reason"
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ablation_runs, "run_command", run)
@@ -81,7 +81,7 @@ def test_a_study_yields_tables_figures_and_a_contact_sheet(study):
     assert text.startswith("**Tiny: sandbox inside**")  # the primary metric
     assert "| source=NoSource | 2 |" in text
     assert "Failed runs" in text
-    assert "seed 1 | fit edit ended with 2" in text
+    assert "seed 1 | fit edit ended with exit code 2" in text
     rows = list(csv.DictReader((out / "table.csv").open()))
     assert {row["arm"] for row in rows} == {"base", "source=NoSource"}
     assert {"sandbox overall", "sandbox inside", "val/loss"} <= {row["measure"] for row in rows}
@@ -130,7 +130,7 @@ def test_a_report_runs_nothing_and_names_what_is_missing(study, tmp_path, monkey
         subprocess.Popen, "__init__",
         lambda process, command, **kwargs: start(process, command, **kwargs) if command[0] == "git" else refuse(),
     )  # fmt: skip
-    for name in ("launchers.execute", "sweep.execute", "contact_sheet.from_pretrained"):
+    for name in ("launchers.execute_run", "sweep.execute_run", "contact_sheet.from_pretrained"):
         monkeypatch.setattr(f"kiwi.ablation.{name}", refuse)
     report = run_study(AblateOptions(study=Path(file), out=copy, report=True))
     assert "edits.png does not show the models" in " ".join(capsys.readouterr().err.split())
@@ -181,8 +181,8 @@ def test_the_pilots_tables_follow_from_its_results(tmp_path):
 
 def test_a_study_of_the_published_size_is_counted_without_storage():
     study = read_study(EXPERIMENTS / "ablations" / "5b" / "components.yaml")
-    assert len(runs_of(study, Path("out"))) == 18
-    cost = cost_of(study.arms[1])  # millions of parameters, as `kiwi plan` counts them
+    assert len(list_runs(study, Path("out"))) == 18
+    cost = count_cost(study.arms[1])  # millions of parameters, as `kiwi plan` counts them
     assert (round(cost.parameters / 1e6, 2), round(cost.step_flops / 1e9, 2)) == (9502.36, 317264.39)
 
 

@@ -1,4 +1,4 @@
-"""The analysis of a study: paired differences, corrected for the number of arms, and nothing that is not known."""
+"""The analysis of a study: differences of paired runs, corrected for the number of arms, and NaN for unknown values."""
 
 import json
 from dataclasses import replace
@@ -8,14 +8,14 @@ import pytest
 
 from kiwi.ablation.analysis import summarize_arms, to_json
 from kiwi.ablation.results import RunResult
-from kiwi.ablation.tables import brief_table, category_table, long_table, main_table, overview_table
+from kiwi.ablation.tables import brief_table, category_table, main_table, overview_table, tidy_table
 from kiwi.evaluation.measurement import Metric
 
 OVERALL, LOSS = Metric(name="sandbox overall"), Metric(name="val/loss", better="lower")
 
 
 def make_results(effects, seeds=(0, 1, 2), training=0.05, items=28):
-    """Runs whose seeds and items affect all arms alike, plus training and noise of their own."""
+    """Make runs whose seeds and items affect all arms alike, with independent variation of training and noise."""
     rng, results = np.random.default_rng(0), []
     names = [f"item{index}" for index in range(items)]
     shared = {seed: rng.normal(0, 0.5) + rng.normal(0, 1, items) for seed in seeds}
@@ -26,14 +26,14 @@ def make_results(effects, seeds=(0, 1, 2), training=0.05, items=28):
                 RunResult(
                     label=label, seed=seed, items={OVERALL.name: dict(zip(names, map(float, values), strict=True))},
                     categories={name: f"kind{index % 4}" for index, name in enumerate(names)}, clusters={},
-                    numbers={"val/loss": 0.5 - effect / 10 + 0.01 * seed}, curves={}, by_sigma={},
+                    scalar_metrics={"val/loss": 0.5 - effect / 10 + 0.01 * seed}, curves={}, by_sigma={},
                     cost={"samples_per_second": 2.0 if label == "base" else 4.0, "seconds": 3.0, "steps": 5.0},
                 )
             )  # fmt: skip
     return results
 
 
-def test_effects_are_found_by_pairs_and_noise_is_not_significant():
+def test_paired_runs_reveal_effects_and_noise_is_not_significant():
     results = make_results({"base": 0.0, "up": 0.6, "same": 0.0, "down": -0.6})
     base, up, same, down = summarize_arms(OVERALL, results, ["base", "up", "same", "down"])
     assert base.comparison is None
@@ -56,7 +56,7 @@ def test_a_lower_loss_is_better():
     assert up.mean.items == 1
 
 
-def test_a_metric_without_a_better_direction_differs():
+def test_the_verdict_for_a_metric_without_a_better_direction_is_differs():
     results = make_results({"base": 0.0, "up": 0.6})
     assert summarize_arms(replace(LOSS, better="neither"), results, ["base", "up"])[1].comparison.verdict == "differs"
 
@@ -79,14 +79,14 @@ def test_an_arm_without_results_has_no_summary_and_does_not_count_for_the_correc
     assert up.comparison.p == up.comparison.difference.p
 
 
-def test_items_that_a_seed_lacks_are_left_out_of_all_seeds():
+def test_items_that_one_seed_lacks_are_omitted_for_all_seeds():
     results = make_results({"base": 0.0, "up": 0.6})
     del results[1].items[OVERALL.name]["item3"]
     base, up = summarize_arms(OVERALL, results, ["base", "up"])
     assert (base.mean.items, up.mean.items, up.comparison.difference.items) == (27, 28, 27)
 
 
-def test_unknown_values_are_null_in_json():
+def test_nan_becomes_null_in_json():
     results = make_results({"base": 0.0, "up": 0.6}, seeds=(0,))
     summaries = {metric.name: summarize_arms(metric, results, ["base", "up"]) for metric in (OVERALL, LOSS)}
     record = json.loads(json.dumps(to_json(summaries)))
@@ -108,5 +108,5 @@ def test_tables_have_a_cell_for_every_known_value_and_empty_cells_otherwise():
     assert "*" in overview_table("Try", summaries).rows[1][1]
     assert category_table("Try", OVERALL.name, overall).header == ("arm", "kind0", "kind1", "kind2", "kind3")
     assert brief_table("Try", OVERALL.name, overall).rows[1][5] == "better"
-    assert [row[-1] for row in long_table(summaries).rows] == ["", "better", "", "better"]
+    assert [row[-1] for row in tidy_table(summaries).rows] == ["", "better", "", "better"]
     assert {len(row) for row in table.rows} == {len(table.header)}

@@ -1,8 +1,8 @@
-"""Labels say how an arm differs from the base: the same for the same difference, and different for others."""
+"""Labels state how an arm differs from the base; different arms have different labels."""
 
 import pytest
 
-from kiwi.ablation.labels import MAX_FOLDER_NAME, arm_label, changes, folder_name
+from kiwi.ablation.labels import MAX_FOLDER_NAME, arm_label, changed_values, folder_name
 from kiwi.models import connectors, injection, scaling  # noqa: F401 (register their specs)
 
 
@@ -13,16 +13,16 @@ def configuration(**config):
     return {"model": {"type": "LitKiwi", "config": config, "optim": {"lr": 0.001}}, "trainer": {"max_steps": 10}}
 
 
-def label_of(other):
-    return arm_label({"edit": changes(configuration(), other)})
+def label_of(variant):
+    return arm_label({"edit": changed_values(configuration(), variant)})
 
 
 def test_equal_configurations_are_the_base():
-    assert changes(configuration(), configuration()) == {}
+    assert changed_values(configuration(), configuration()) == {}
     assert arm_label({"edit": {}}) == "base"
 
 
-def test_another_spec_appears_by_name_with_the_fields_that_differ_from_its_defaults():
+def test_a_spec_of_another_type_appears_by_name_with_its_non_default_fields():
     scaled = {"type": "AddSource", "scale": {"type": "LearnableScale"}}
     assert label_of(configuration(source=scaled)) == "source.scale=LearnableScale"
     scaled["scale"]["bins"] = 50
@@ -31,34 +31,34 @@ def test_another_spec_appears_by_name_with_the_fields_that_differ_from_its_defau
     assert label_of(off) == "source=NoSource; query=NoConnector"
 
 
-def test_defaults_that_are_written_out_are_no_difference():
+def test_explicit_default_values_do_not_count_as_a_difference():
     assert label_of(configuration(source={"type": "AddSource"})) == "base"
 
 
-def test_other_values_appear_by_path():
-    other = configuration(dit={"dim": 64})
-    other["model"]["optim"]["lr"] = 1e-4
-    other["trainer"]["max_steps"] = [1, 2]
-    assert changes(configuration(), other) == {
+def test_changed_plain_values_appear_with_their_path():
+    variant = configuration(dit={"dim": 64})
+    variant["model"]["optim"]["lr"] = 1e-4
+    variant["trainer"]["max_steps"] = [1, 2]
+    assert changed_values(configuration(), variant) == {
         "model.config.dit.dim": 64, "model.optim.lr": 1e-4, "trainer.max_steps": [1, 2]
     }  # fmt: skip
-    assert label_of(other) == "dit.dim=64; optim.lr=0.0001; trainer.max_steps=[1, 2]"
+    assert label_of(variant) == "dit.dim=64; optim.lr=0.0001; trainer.max_steps=[1, 2]"
 
 
-def test_differences_of_one_stage_appear_with_its_name():
+def test_differences_in_one_stage_appear_with_the_name_of_the_stage():
     stages = {"one": {"model.a": 1, "model.b": 2}, "two": {"model.a": 1, "model.b": 3}}
     assert arm_label(stages) == "a=1; one: b=2; two: b=3"
     assert arm_label({"two": {}}, ["one"]) == "without one"
 
 
 @pytest.mark.parametrize("callback", [{"class_path": "a.B", "init_args": {"c": 1}}, {"type": "B", "c": 1}])
-def test_a_list_appears_in_full(callback):
-    assert arm_label({"edit": changes({"callbacks": []}, {"callbacks": [callback]})}) == "callbacks=[B(c=1)]"
+def test_a_changed_list_appears_in_full(callback):
+    assert arm_label({"edit": changed_values({"callbacks": []}, {"callbacks": [callback]})}) == "callbacks=[B(c=1)]"
 
 
-def test_fields_of_a_class_of_another_package_appear_by_path():
+def test_changed_arguments_of_a_class_outside_kiwi_appear_with_their_path():
     before, after = ({"strategy": {"class_path": "x.Ddp", "init_args": {"bucket": size}}} for size in (25, 50))
-    assert changes(before, after) == {"strategy.bucket": 50}
+    assert changed_values(before, after) == {"strategy.bucket": 50}
 
 
 def test_long_values_are_cut_and_stay_distinct():

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from kiwi.ablation.launchers import Cluster, Local
+from kiwi.ablation.launchers import ClusterLauncher, LocalLauncher
 from kiwi.ablation.results import read_result
-from kiwi.ablation.runs import FAILED, RESULT, Run, check_result, execute, failure_reason, prepare_run
-from kiwi.ablation.steps import COMMANDS, LOG, PARENT_VARIABLE, Step, read_steps, reset_stop_flag, stop_all
+from kiwi.ablation.runs import FAILURE_FILE, RESULT_FILE, Run, check_result, execute_run, failure_reason, prepare_run
+from kiwi.ablation.steps import COMMANDS_FILE, LOG_FILE, PARENT_VARIABLE, Step, read_steps, reset_stop_flag, stop_all
 from kiwi.ablation.study import Arm
 from kiwi.errors import InputError
 from kiwi.training.validation import ValidationMeasurement
@@ -26,7 +26,7 @@ def make_run(folder, *commands, fingerprint="f", seed=0):
 
 def finish(run):
     prepare_run(run)
-    execute(run.folder, run=lambda folder, number, env: (0, ""))
+    execute_run(run.folder, runner=lambda folder, step_index, env: (0, ""))
     return run
 
 
@@ -37,7 +37,7 @@ def test_a_run_ends_with_its_result(tmp_path):
     assert run.state == "started"
     finish(run)
     assert run.state == "done"
-    result = read_result(run.folder / RESULT)
+    result = read_result(run.folder / RESULT_FILE)
     assert (result.label, result.seed, result.items) == ("base", 0, {})
     check_result(run)
 
@@ -45,32 +45,34 @@ def test_a_run_ends_with_its_result(tmp_path):
 def test_a_failing_command_ends_a_run_with_its_error_message(tmp_path):
     run = make_run(tmp_path / "a", "nonsense", "other")
     prepare_run(run)
-    execute(run.folder)
+    execute_run(run.folder)
     assert run.state == "failed"
-    assert failure_reason(run.folder).startswith("nonsense out ended with 2: a step cannot run the command 'nonsense'.")
-    log = (run.folder / LOG).read_text()
+    assert failure_reason(run.folder).startswith(
+        "nonsense out ended with exit code 2: a step cannot run the command 'nonsense'."
+    )
+    log = (run.folder / LOG_FILE).read_text()
     assert log.startswith("$ nonsense {}\nerror: ")
     assert "$ other" not in log
     assert finish(make_run(tmp_path / "a", "fit")).state == "done"
-    assert not (run.folder / FAILED).exists()
+    assert not (run.folder / FAILURE_FILE).exists()
 
 
 def test_a_killed_command_is_a_failure_too(tmp_path):
     run = make_run(tmp_path / "a", "fit")
     prepare_run(run)
-    execute(run.folder, run=lambda folder, number, env: (-9, "one two"))
-    assert failure_reason(run.folder).startswith("fit out ended with -9: one two")
+    execute_run(run.folder, runner=lambda folder, step_index, env: (-9, "one two"))
+    assert failure_reason(run.folder).startswith("fit out ended with exit code -9: one two")
 
 
 def test_threads_and_device_reach_the_command(tmp_path):
     run, environment = make_run(tmp_path / "a", "fit"), {}
 
-    def record(folder, number, env):
+    def record(folder, step_index, env):
         environment.update(env)
         return 0, ""
 
     prepare_run(run)
-    execute(run.folder, threads=3, device="1", run=record)
+    execute_run(run.folder, threads=3, device="1", runner=record)
     assert (environment["OMP_NUM_THREADS"], environment["CUDA_VISIBLE_DEVICES"]) == ("3", "1")
 
 
@@ -80,7 +82,7 @@ def test_results_of_a_changed_study_are_refused(tmp_path):
     with pytest.raises(InputError, match="fingerprint f") as caught:
         check_result(other)
     assert caught.value.code == "different-run"
-    (run.folder / RESULT).unlink()
+    (run.folder / RESULT_FILE).unlink()
     with pytest.raises(InputError, match="fingerprint g"):
         prepare_run(other)
 
@@ -95,7 +97,7 @@ def test_the_result_of_another_seed_is_refused(tmp_path):
 def test_a_run_that_was_terminated_has_not_failed(tmp_path, code):
     run = make_run(tmp_path / "a", "fit")
     prepare_run(run)
-    execute(run.folder, run=lambda folder, number, env: (code, "stopped by SIGTERM"))
+    execute_run(run.folder, runner=lambda folder, step_index, env: (code, "stopped by SIGTERM"))
     assert run.state == "started"
 
 
@@ -103,11 +105,11 @@ def test_a_run_that_was_stopped_has_not_failed(tmp_path):
     run = make_run(tmp_path / "a", "fit")
     prepare_run(run)
 
-    def stop(folder, number, env):
+    def stop(folder, step_index, env):
         stop_all()
         return -9, ""
 
-    execute(run.folder, run=stop)
+    execute_run(run.folder, runner=stop)
     assert run.state == "started"
     reset_stop_flag()
     assert finish(run).state == "done"
@@ -128,7 +130,7 @@ def test_a_child_process_whose_study_is_gone_does_not_start(tmp_path):
 def test_a_result_alone_is_enough_to_continue_elsewhere(tmp_path):
     run = finish(make_run(tmp_path / "a"))
     (tmp_path / "b").mkdir()
-    (tmp_path / "b" / RESULT).write_bytes((run.folder / RESULT).read_bytes())
+    (tmp_path / "b" / RESULT_FILE).write_bytes((run.folder / RESULT_FILE).read_bytes())
     copy = make_run(tmp_path / "b")
     assert copy.state == "done"
     check_result(copy)
@@ -144,9 +146,9 @@ def test_steps_are_kept_as_they_were_given(tmp_path):
 def test_a_run_begun_with_command_lines_is_prepared_again_and_refused_until_then(tmp_path):
     run = make_run(tmp_path / "a", "fit")
     prepare_run(run)
-    (run.folder / COMMANDS).write_text(json.dumps([["fit", "--config", "x.yaml"]]))
+    (run.folder / COMMANDS_FILE).write_text(json.dumps([["fit", "--config", "x.yaml"]]))
     with pytest.raises(InputError, match="rerun `kiwi ablate`") as caught:
-        execute(run.folder)
+        execute_run(run.folder)
     assert caught.value.code == "invalid-commands"
     assert finish(run).state == "done"
 
@@ -158,8 +160,8 @@ RECORD = {
 
 
 def test_a_valid_result_is_read(tmp_path):
-    (tmp_path / RESULT).write_text(json.dumps(RECORD))
-    assert read_result(tmp_path / RESULT).items == {"x": {"a": 1.0}}
+    (tmp_path / RESULT_FILE).write_text(json.dumps(RECORD))
+    assert read_result(tmp_path / RESULT_FILE).items == {"x": {"a": 1.0}}
 
 
 INVALID = [{"items": []}, {"items": {"x": {}}}, {"items": {"x": {"a": "1"}}}, {"items": {"x": {"a": float("nan")}}},
@@ -168,9 +170,9 @@ INVALID = [{"items": []}, {"items": {"x": {}}}, {"items": {"x": {"a": "1"}}}, {"
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"label": 3}', "\0", *(json.dumps(RECORD | one) for one in INVALID)])
 def test_an_invalid_result_is_refused_by_name(tmp_path, text):
-    (tmp_path / RESULT).write_text(text)
-    with pytest.raises(InputError, match=RESULT) as caught:
-        read_result(tmp_path / RESULT)
+    (tmp_path / RESULT_FILE).write_text(text)
+    with pytest.raises(InputError, match=RESULT_FILE) as caught:
+        read_result(tmp_path / RESULT_FILE)
     assert caught.value.code == "invalid-result"
 
 
@@ -187,9 +189,9 @@ def test_runs_and_devices_are_distributed_over_the_jobs(tmp_path, monkeypatch):
     def record(folder, threads, device):
         devices[folder] = device
 
-    monkeypatch.setattr("kiwi.ablation.launchers.execute", record)
+    monkeypatch.setattr("kiwi.ablation.launchers.execute_run", record)
     folders = list(prepared_folders(tmp_path, 5))
-    events = list(Local(jobs=2, devices=["4", "7"]).launch(folders))
+    events = list(LocalLauncher(jobs=2, devices=["4", "7"]).launch(folders))
     assert sorted(events) == sorted([(folder, event) for folder in folders for event in ("running", "ended")])
     assert set(devices) == set(folders)
     assert set(devices.values()) <= {"4", "7"}
@@ -199,21 +201,21 @@ def test_a_bug_in_a_run_is_not_swallowed(tmp_path, monkeypatch):
     def broken(folder, threads, device):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("kiwi.ablation.launchers.execute", broken)
+    monkeypatch.setattr("kiwi.ablation.launchers.execute_run", broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        list(Local().launch(list(prepared_folders(tmp_path, 1))))
+        list(LocalLauncher().launch(list(prepared_folders(tmp_path, 1))))
 
 
 def test_a_clusters_job_executes_a_run(tmp_path, monkeypatch):
     """submitit's jobs as processes of this machine: the same code except for who starts them."""
-    monkeypatch.setattr("kiwi.ablation.launchers.POLL", 0.2)
+    monkeypatch.setattr("kiwi.ablation.launchers.POLL_SECONDS", 0.2)
     folders = list(prepared_folders(tmp_path / "runs", 1))
-    events = list(Cluster(tmp_path / "slurm", kind="local").launch(folders))
+    events = list(ClusterLauncher(tmp_path / "slurm", cluster="local").launch(folders))
     assert events == [(folders[0], "running"), (folders[0], "ended")]
-    assert (folders[0] / RESULT).exists()
+    assert (folders[0] / RESULT_FILE).exists()
 
 
 def test_a_cluster_that_does_not_exist_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, check=lambda error: error.code == "cluster-unavailable"):
-        Cluster(tmp_path / "slurm", options={"slurm_nonsense": 1})
+        ClusterLauncher(tmp_path / "slurm", options={"slurm_nonsense": 1})

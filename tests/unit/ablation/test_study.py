@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from kiwi.ablation.runs import runs_of
+from kiwi.ablation.runs import list_runs
 from kiwi.ablation.study import read_study
 from kiwi.errors import InputError
 from kiwi.options import Options
@@ -56,7 +56,7 @@ def test_a_combination_of_the_grid_that_is_the_base_is_not_run_twice(tmp_path):
 
 def test_stages_follow_each_other_and_the_next_stage_starts_where_a_skipped_one_would_have(tmp_path):
     found = study(tmp_path, arms=[{"skip": ["one"]}, {"one.b": 7, "a": 4}], seeds=[0, 1], options={"b": 9})
-    runs = runs_of(found, tmp_path / "out")
+    runs = list_runs(found, tmp_path / "out")
     assert [(run.arm.label, run.seed) for run in runs] == [
         ("base", 0), ("without one", 0), ("a=4; one: b=7", 0), ("base", 1), ("without one", 1), ("a=4; one: b=7", 1)
     ]  # fmt: skip
@@ -75,10 +75,10 @@ def test_stages_follow_each_other_and_the_next_stage_starts_where_a_skipped_one_
 
 def test_the_stage_after_a_skipped_one_that_starts_from_nothing_starts_from_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(DEFAULTS, "model", {"init": None})
-    run = runs_of(study(tmp_path, arms=[{"skip": ["one"]}]), tmp_path)[1]
+    run = list_runs(study(tmp_path, arms=[{"skip": ["one"]}]), tmp_path)[1]
     assert [values["model.init"] for values in overrides(run)] == [None]
     monkeypatch.setitem(DEFAULTS, "model", {"init": "other"})
-    assert runs_of(study(tmp_path, arms=[{"skip": ["one"]}]), tmp_path)[1].fingerprint != run.fingerprint
+    assert list_runs(study(tmp_path, arms=[{"skip": ["one"]}]), tmp_path)[1].fingerprint != run.fingerprint
 
 
 def test_numbers_that_are_nearly_equal_are_distinct_arms(tmp_path):
@@ -88,18 +88,18 @@ def test_numbers_that_are_nearly_equal_are_distinct_arms(tmp_path):
 
 def test_a_fingerprint_depends_on_the_configuration_and_not_on_the_folder(tmp_path):
     found = study(tmp_path, arms=[{"a": 2}])
-    here, there = runs_of(found, tmp_path / "here"), runs_of(found, tmp_path / "there")
+    here, there = list_runs(found, tmp_path / "here"), list_runs(found, tmp_path / "there")
     assert [run.fingerprint for run in here] == [run.fingerprint for run in there]
     measured = study(tmp_path, arms=[{"a": 2}], measure={"sandbox": {"items": 7}})
-    assert runs_of(measured, tmp_path)[0].fingerprint != here[0].fingerprint
+    assert list_runs(measured, tmp_path)[0].fingerprint != here[0].fingerprint
     (tmp_path / "one.yaml").write_text("{c: 1}")
-    assert runs_of(found, tmp_path)[0].fingerprint != here[0].fingerprint
+    assert list_runs(found, tmp_path)[0].fingerprint != here[0].fingerprint
 
 
 def test_measurements_are_commands_with_typed_options(tmp_path):
     bench = {"openve": {"data": "sandbox", "items": 10, "metrics": ["basic"]}}
     sandbox = {"items": 7, "categories": ["local_add", "local_remove"], "level": "easy"}
-    run = runs_of(study(tmp_path, measure={"sandbox": sandbox, "bench": bench}), tmp_path)[0]
+    run = list_runs(study(tmp_path, measure={"sandbox": sandbox, "bench": bench}), tmp_path)[0]
     _, _, measure, judge, validate = run.steps
     assert (measure.command, judge.command, validate.command) == ("sandbox measure", "bench", "")
     sandbox_options, bench_options = (from_dict(Options, step.options) for step in (measure, judge))
