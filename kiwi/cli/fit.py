@@ -1,4 +1,4 @@
-"""`kiwi fit` and `kiwi validate`: LightningCLI, with every field of the model, data and trainer as an option."""
+"""`kiwi fit` and `kiwi validate`: LightningCLI with every field of model, data and trainer as an option."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kiwi plan SIZE`: the cost of an editor, part by part or variant by variant; no weights needed."""
+"""`kiwi plan SIZE`: parameters and operations of an editor, by part or by variant, without weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kiwi.training.plan import Plan, PlanOptions, plan
 
 
 def main(argv: list[str]) -> int:
-    """Count, then print a table."""
+    """Count parameters and operations, and print a table."""
     options = parse(PlanOptions, argv[0], argv[1:])
     planned = plan(options)
     if options.variants is None:
@@ -21,10 +21,16 @@ def main(argv: list[str]) -> int:
 def _print_parts(planned: Plan) -> None:
     (budget,), size = planned.budgets, planned.workload
     rows = [
-        (part, _millions(count), _millions(budget.total_trainable({part} & planned.train_parts)))
+        (part, _format_millions(count), _format_millions(budget.total_trainable({part} & planned.train_parts)))
         for part, count in budget.parameters.items()
     ]
-    rows.append(("all", _millions(budget.total_parameters), _millions(budget.total_trainable(planned.train_parts))))
+    rows.append(
+        (
+            "all",
+            _format_millions(budget.total_parameters),
+            _format_millions(budget.total_trainable(planned.train_parts)),
+        )
+    )
     console.table("", ("part", "parameters (M)", "trainable (M)"), rows)
     console.print(
         f"{size.frames} frames of {size.height}x{size.width}: {budget.tokens:,} tokens, {budget.context:,} context "
@@ -38,9 +44,9 @@ def _print_variants(planned: Plan) -> None:
     rows = [
         (
             label or "(as published)",
-            _millions(budget.total_parameters),
+            _format_millions(budget.total_parameters),
             f"{budget.total_parameters - first.total_parameters:+,}",
-            _millions(budget.total_trainable()),
+            _format_millions(budget.total_trainable()),
             f"{budget.tokens:,}",
             f"{budget.context:,}",
             f"{budget.step_flops / 1e12:,.2f}",
@@ -48,9 +54,17 @@ def _print_variants(planned: Plan) -> None:
         )
         for label, budget in zip(planned.labels, planned.budgets, strict=True)
     ]
-    header = ("variant", "parameters (M)", "against first", "trainable (M)", "tokens", "context", "TFLOP per step")
+    header = (
+        "variant",
+        "parameters (M)",
+        "difference from first",
+        "trainable (M)",
+        "tokens",
+        "context",
+        "TFLOP per step",
+    )
     console.table("", (*header, "ratio"), rows)
 
 
-def _millions(count: int) -> str:
+def _format_millions(count: int) -> str:
     return f"{count / 1e6:,.1f}"

@@ -1,1 +1,1 @@
-"""Training: Lightning modules around the model, optimizers, callbacks and the objective's schedule."""
+"""Training: LightningModules, optimizers, callbacks, checkpoints, and the functions behind `kiwi fit`."""

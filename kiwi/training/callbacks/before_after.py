@@ -1,4 +1,4 @@
-"""Edits of held-out items of the sandbox before and after training, side by side."""
+"""Edit held-out sandbox items before and after training, and compare the edits."""
 
 from __future__ import annotations
 
@@ -35,26 +35,29 @@ from kiwi.training.modules.editor import LitKiwi
 log = logging.getLogger(__name__)
 
 SCORES = ("inside", "outside", *ORACLE_SCORES)
-"""The scores in scores.csv, of SandboxScores."""
+"""Fields of SandboxScores that scores.csv lists."""
 
 SETTINGS_FILE, BEFORE_FILE = "settings.json", "before.npz"
+"""Settings that determine the items, and the edits before training by item."""
 
 FPS = 4
-"""Frame rate of the videos: slower than the sandbox's, whose clips are short."""
+"""Frame rate of the written videos, lower than the sandbox's because its clips are short."""
 
 
 class BeforeAfter(L.Callback):
-    """Edits held-out items of the sandbox before and after training, and scores the edits.
+    """Edits held-out sandbox items before and after training, and scores the edits.
 
-    The run's folder then has before_after/ with scores.md and scores.csv, edits.png (reference, source, before, after
-    and target of some items) and a video of each of these. A resumed run reads the edits before training from there.
+    Writes before_after/ in the run folder: scores.md, scores.csv, edits.png (reference, source, edits before and after
+    training, and target of some items), and a video of each of these items. A resumed run reads the edits before
+    training from there.
 
     Args:
-        items: number of items, from the first of the world.
-        shown: number of these in the picture and as videos.
-        categories: kinds of edit; all of them unless given.
-        level, split, seed: which items to draw, of a split that training does not use.
-        frames, size: frames, and height and width, of their videos.
+        items: number of items.
+        shown: number of items in edits.png and as videos.
+        categories: edit categories; by default all.
+        level, split, seed: sandbox level, split and seed of the items; use a split that is not trained on.
+        frames: number of frames per video.
+        size: height and width of the videos, in pixels.
     """
 
     def __init__(
@@ -80,21 +83,21 @@ class BeforeAfter(L.Callback):
         )
         self.items, self.shown = items, shown
         self.settings = {"items": items, "seed": seed, **self.make_pair.keywords}
-        self.make_pair(0)  # refuses settings that nothing can be drawn with
+        self.make_pair(0)  # raises an error if no item can be drawn with these settings
         self.pairs: list[EditPair] = []
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Refuse modules that do not edit."""
+        """Raise an error if the module is not an editor."""
         if not isinstance(module, LitKiwi):
             raise InputError(
                 "BeforeAfter needs an editor", code="wrong-module", got=type(module).__name__, expected="LitKiwi"
             )
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Edit with the initial weights.
+        """Edit with the initial weights; a resumed run checks that its saved edits are of the same items.
 
         Raises:
-            InputError: a resumed run, whose edits before training are of other items.
+            InputError: the saved edits are of different items.
         """
         folder = _output_folder(trainer)
         if trainer.is_global_zero and trainer.global_step > 0 and (folder / SETTINGS_FILE).exists():
@@ -102,21 +105,21 @@ class BeforeAfter(L.Callback):
         if trainer.is_global_zero and trainer.global_step == 0:
             make_folder(folder)
             for unfinished in folder.glob(f".{Path(BEFORE_FILE).stem}.*"):
-                unfinished.unlink()  # of a run that was killed here
+                unfinished.unlink()  # left by a run that was killed while editing
             write_json(folder / SETTINGS_FILE, self.settings)
             with atomic_path(folder / BEFORE_FILE) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, **self._edit(module, "editing before training"))  # type: ignore[arg-type]
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Edit with the trained weights, and write and print the scores."""
+        """Edit with the trained weights, then write and print the scores."""
         if not trainer.is_global_zero:
             return
         file = _output_folder(trainer) / BEFORE_FILE
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 before = dict(arrays)
-        except (OSError, ValueError, EOFError, BadZipFile) as problem:
-            log.warning("no scores before and after training: %s cannot be read (%s)", file, problem)
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
+            log.warning("no scores before and after training: %s cannot be read (%s)", file, error)
             return
         with module.averaged():
             after = self._edit(module, "editing after training")
@@ -129,7 +132,7 @@ class BeforeAfter(L.Callback):
         return edit_pairs(self.pairs, pair_editor(module.editor, module.sampling))
 
     def _write_report(self, folder: Path, edits: Mapping[str, Mapping[str, Pixels]]) -> None:
-        """Write and print scores; write a picture and videos."""
+        """Write tables, an image and videos, and print a short table."""
         scores = {when: [score_item(pair, videos[pair.id]) for pair in self.pairs] for when, videos in edits.items()}
         table = self._make_table(scores, SCORES)
         write_text(folder / "scores.md", table.to_markdown())
@@ -139,8 +142,8 @@ class BeforeAfter(L.Callback):
         for pair in shown:
             frames = np.stack([edit_sheet([pair], edits, frame=frame) for frame in range(len(pair.source))])
             write_video(folder / f"{pair.id}.mp4", frames, FPS)
-        brief = self._make_table(scores, ("inside", "outside", "overall"))
-        console.table(brief.title, brief.header, brief.rows, brief.note)
+        short_table = self._make_table(scores, ("inside", "outside", "overall"))
+        console.table(short_table.title, short_table.header, short_table.rows, short_table.note)
         console.print(f"picture: {folder / 'edits.png'}; videos: {folder}/*.mp4; table: {folder / 'scores.md'}")
 
     def _make_table(self, scores: Mapping[str, Sequence[SandboxScores]], names: Sequence[str]) -> Table:

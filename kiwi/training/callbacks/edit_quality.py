@@ -1,4 +1,4 @@
-"""Validation of complete edits: each is made as previews are, and compared with its target."""
+"""Validate complete edits: edit validation samples, and compare the edits with their targets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kiwi.training.modules.editor import LitKiwi
 
 
 class EditMetrics(NamedTuple):
-    """`edit_metrics` of one sample: of the edit, and of the unedited source."""
+    """`edit_metrics` of one sample's edit, and of its unedited source (`copy`)."""
 
     edit: dict[str, float]
     copy: dict[str, float]
@@ -24,15 +24,15 @@ class EditMetrics(NamedTuple):
 class EditQuality(L.Callback):
     """Edits fixed samples at each validation and compares them with their targets: val/edit_psnr, val/edit_ssim.
 
-    Beside each metric stands that of the unedited source (val/copy_psnr), which an edit must beat to be of any use.
-    Where manifests have masks, edit_psnr_inside measures the edit and edit_psnr_outside what should not change.
-    `val/edits` counts the samples; `val/edits_inside` and `val/edits_outside` those that have the side. PSNR is
-    `frame_psnr`, in dB. For autoencoders the callback does nothing: they log their own val/psnr.
+    Each metric is also logged for the unedited source (val/copy_psnr), which a useful edit must exceed. If manifests
+    have masks, edit_psnr_inside covers the edited region, and edit_psnr_outside the region that should not change.
+    `val/edits` is the number of samples; `val/edits_inside` and `val/edits_outside` are the numbers of samples with
+    such a region. PSNR is `frame_psnr`, in dB. The callback does nothing for modules other than LitKiwi.
 
     Args:
-        items: samples of the validation set, from every task; null makes no edits.
-        seed: of the starting noise; if it is that of the previews, samples that both use are edited once.
-        perceptual: a metric by a pretrained network, such as Lpips.
+        items: number of validation samples, from every task; null turns the callback off.
+        seed: seed of the initial noise; with the seed of the previews, samples that both use are edited only once.
+        perceptual: perceptual metric of a pretrained network, such as Lpips.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class EditQuality(L.Callback):
         self.perceptual_maps: PerceptualMaps | None = None
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Load the perceptual metric, so that missing weights stop the run before any work."""
+        """Load the perceptual metric now, so that missing weights stop the run before training starts."""
         self.copy_metrics, self.perceptual_maps = {}, None
         if self.items is None or not isinstance(module, LitKiwi):
             return
@@ -63,13 +63,13 @@ class EditQuality(L.Callback):
                 f"the frames are too small for {type(self.perceptual).__name__}",
                 code="frames-too-small",
                 got=f"{min(sides)} pixels",
-                expected=f"{self.perceptual.min_side} at least",
-                fix="--quality.perceptual=NoPerceptual, or larger videos",
+                expected=f"at least {self.perceptual.min_side} pixels",
+                fix="use --quality.perceptual=NoPerceptual, or larger videos",
             )
         self.perceptual_maps = self.perceptual.build(trainer.strategy.root_device)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Edit, compare and log; the numbers are the same in every process."""
+        """Edit samples, compare them with their targets, and log the means over all processes."""
         if self.perceptual_maps is None or trainer.sanity_checking:
             return
         assert isinstance(module, LitKiwi)
@@ -78,10 +78,10 @@ class EditQuality(L.Callback):
             module.log(f"val/{name}", value, rank_zero_only=True)
 
     def _compare_edits(self, trainer: L.Trainer, module: LitKiwi, maps: PerceptualMaps) -> dict[int, EditMetrics]:
-        """Metrics of this process's share of the samples, by their position among all.
+        """Compute the metrics of this process's share of the samples, by position in the list of all samples.
 
-        Every process makes the same number of edits, some of which are discarded: sharded weights are gathered by all
-        processes together.
+        Every process makes the same number of edits, and some discard the last: gathering sharded weights needs all
+        processes.
         """
         assert self.items is not None
         indices = select_indices(preview_dataset(trainer), self.items)
@@ -101,17 +101,17 @@ class EditQuality(L.Callback):
 
 
 def _gather_metrics(share: dict[int, EditMetrics]) -> list[EditMetrics]:
-    """The metrics of all processes, in the order of the samples."""
+    """Gather the metrics of all processes, in the order of the samples."""
     shares = [share]
     if dist.is_available() and dist.is_initialized():
         shares *= dist.get_world_size()
         dist.all_gather_object(shares, share)
-    together = {position: metrics for share in shares for position, metrics in share.items()}
-    return [together[position] for position in sorted(together)]
+    gathered = {position: metrics for share in shares for position, metrics in share.items()}
+    return [gathered[position] for position in sorted(gathered)]
 
 
 def _summarize(samples: list[EditMetrics]) -> dict[str, float]:
-    """Means over the samples that have a metric, and their number."""
+    """Mean of each metric over the samples that have it, and the numbers of samples."""
     summary: dict[str, float] = {"edits": len(samples)}
     for side in ("inside", "outside"):
         if count := sum(f"psnr_{side}" in sample.edit for sample in samples):

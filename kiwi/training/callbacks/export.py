@@ -1,4 +1,4 @@
-"""The model folder that a run writes."""
+"""The callback that writes the model folder of a run."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ log = logging.getLogger(__name__)
 
 
 class ModelExport(L.Callback):
-    """Writes the model folder that `kiwi edit` reads, at the end of training and at intervals.
+    """Writes the model folder that `kiwi edit` loads, at the end of training and at intervals.
 
     Args:
-        folder: name of the model folder in the run's folder.
+        folder: name of the model folder in the run folder.
         every_n_steps: optimizer steps between exports; 0 exports at the end only.
-        self_contained: copy VAE and MLLM into the folder, so that it can be moved; otherwise it names their paths.
+        self_contained: copy VAE and MLLM into the folder, so that it can be moved; otherwise store their paths.
     """
 
     def __init__(self, folder: str = "model", every_n_steps: int = 0, self_contained: bool = True) -> None:
         self.folder, self.interval, self.self_contained = folder, EveryNSteps(every_n_steps), self_contained
 
     def require_replaceable_folder(self, root: Path, module: LitModule) -> None:
-        """Refuse, before any work, a run's folder in which the export would replace other files.
+        """Raise an error if the export would replace files that it has not written; called before training starts.
 
         Raises:
-            InputError: naming the first of them.
+            InputError: the model folder contains other files; the message names the first.
         """
         if (folder := root / self.folder).exists():
             require_replaceable(folder, module.unexpected_files)
@@ -42,7 +42,7 @@ class ModelExport(L.Callback):
             self._export(trainer, module)
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Export the result; on resuming, also that of a run that was killed after its last step."""
+        """Export the result, also if the run was killed after its last step and is now resumed."""
         if folder := self._export(trainer, module):
             log.info("model folder: %s", folder)
 

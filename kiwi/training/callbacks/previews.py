@@ -1,4 +1,4 @@
-"""Previews of fixed samples while training, which validation's edits share."""
+"""Previews of fixed samples during training; `EditQuality` reuses their edits."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from kiwi.training.modules.base import Clips, LitModule, Preview, edit_data
 from kiwi.training.trainer import EveryNSteps
 
 FPS = 8
+"""Frame rate of the written videos and GIFs."""
 
 
 class Previews(L.Callback):
-    """Runs the model on fixed samples while training: a contact sheet and an mp4 each, also in TensorBoard.
+    """Runs the model on fixed samples during training; writes contact sheets and videos, and logs GIFs to TensorBoard.
 
     Args:
-        every_n_steps: optimizer steps between previews; 0 for previews at the end only.
-        items: samples of the validation set (of the training set if there is none), from every task.
-        seed: of the starting noise, the same at every preview.
+        every_n_steps: optimizer steps between previews; 0 for previews only at the end of training.
+        items: number of samples, from every task of the validation set (or of the training set if that is empty).
+        seed: seed of the initial noise, which is the same at every preview.
     """
 
     def __init__(self, every_n_steps: int = 500, items: int = 4, seed: int = 0) -> None:
@@ -43,7 +44,7 @@ class Previews(L.Callback):
             self._preview(trainer, module)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Preview the result."""
+        """Preview the final weights."""
         if self.last_step != trainer.global_step:
             self._preview(trainer, module)
 
@@ -66,26 +67,26 @@ class Previews(L.Callback):
 
 
 def preview_dataset(trainer: L.Trainer) -> EditDataset:
-    """The samples to preview: those of validation, or of training if there are none."""
+    """The dataset to preview: the validation set, or the training set if the former is empty."""
     sets = edit_data(trainer).datasets
     return sets["validation"] if len(sets["validation"]) else sets["train"]
 
 
 def select_indices(dataset: EditDataset, items: int) -> list[int]:
-    """Up to `items` samples, taken in turn from every task, and evenly spaced over each."""
+    """Select up to `items` samples, taken in turn from every task and evenly spaced within each."""
     tasks: dict[TaskKind, list[int]] = {}
     for index, bucket in enumerate(dataset.buckets):
         tasks.setdefault(bucket.task, []).append(index)
     per_task = -(-items // max(1, len(tasks)))
-    spread = [[m[round(i)] for i in np.linspace(0, len(m) - 1, min(per_task, len(m)))] for m in tasks.values()]
-    return [index for turn in zip_longest(*spread) for index in turn if index is not None][:items]
+    spaced = [[m[round(i)] for i in np.linspace(0, len(m) - 1, min(per_task, len(m)))] for m in tasks.values()]
+    return [index for turn in zip_longest(*spaced) for index in turn if index is not None][:items]
 
 
 def preview_sample(trainer: L.Trainer, module: LitModule, index: int, seed: int) -> tuple[EditSample, Preview]:
-    """A sample of the preview dataset, and the output of the averaged weights for it.
+    """Decode a sample of the preview dataset, and run the model on it with the averaged weights.
 
-    A single process caches it between two steps. Several processes run the model each time: a cache in one of them
-    would save no time, since it waits for the others.
+    A single process caches the result until the next step. Several processes always run the model: a cache in one of
+    them would save no time, because it would wait for the others.
     """
     if (cached := module.preview_cache.get((index, seed))) is not None:
         return cached
@@ -99,7 +100,7 @@ def preview_sample(trainer: L.Trainer, module: LitModule, index: int, seed: int)
 
 
 def side_by_side(clips: Clips) -> Pixels:
-    """Clips as one, left to right; a single image is repeated."""
+    """Concatenate clips from left to right; clips of one frame are repeated."""
     frames = max(len(clip) for clip in clips.values())
     return np.concatenate(
         [clip if len(clip) == frames else clip[:1].repeat(frames, 0) for clip in clips.values()], axis=2
@@ -107,19 +108,19 @@ def side_by_side(clips: Clips) -> Pixels:
 
 
 def _make_contact_sheet(sample: EditSample, preview: Preview) -> Pixels:
-    """First and last frame of every clip, enlarged, with the caption."""
+    """Draw the first and last frame of every clip, enlarged, with the caption."""
     frames, height, width = sample.size
     scale = max(1, round(192 / height))
     rows = {preview.caption: 0, "(last frame)": -1} if frames > 1 else {preview.caption: 0}
     cells = [
-        [resize(clip[at][None], height * scale, width * scale)[0] for clip in preview.clips.values()]
-        for at in rows.values()
+        [resize(clip[frame][None], height * scale, width * scale)[0] for clip in preview.clips.values()]
+        for frame in rows.values()
     ]
     return contact_sheet(cells, labels=list(rows), column_titles=list(preview.clips))
 
 
 def _log_gif(logger: TensorBoardLogger, tag: str, frames_FHWC: Pixels, step: int) -> None:
-    """Log an animation to TensorBoard, which shows GIFs as images; its own add_video needs another package."""
+    """Log a GIF to TensorBoard as an image; `add_video` would need another package."""
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     data = io.BytesIO()

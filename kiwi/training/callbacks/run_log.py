@@ -1,4 +1,4 @@
-"""The callback that writes a run's metrics (`kiwi.training.run_log`)."""
+"""The callback that writes metrics.jsonl, which `kiwi.training.run_log` reads."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ from kiwi.training.trainer import EveryNSteps
 
 
 class RunLog(L.Callback):
-    """Writes the module's metrics, a line every few steps and one per validation, and passes them to the loggers.
+    """Writes the module's metrics to metrics.jsonl, every few steps and after each validation.
 
-    A line holds `step` (optimizer steps done) and metrics by name. It is written before the checkpoint of its step, so
-    that a resumed run has the metrics of every step that it does not repeat; where a step has two lines, the later one
-    counts (`read_log`). Beside the module's metrics: `lr`, `samples_per_second` (all processes), `memory_gib` (the peak
-    of the accelerator, else of the process), and `mfu`, the operations of a step as a share of the device's peak, where
-    that is known.
+    A line holds `step` (optimizer steps done) and metrics by name. It is written before the checkpoint of the same
+    step, so that a resumed run has the metrics of all steps before its checkpoint. If a step has two lines, the later
+    one counts (see `read_log`). These metrics are added to the module's:
+
+    - `lr`, which LearningRateMonitor sends to the loggers.
+    - `samples_per_second`, over all processes.
+    - `memory_gib`: peak memory of the accelerator, or of the process on CPU.
+    - `mfu`: model FLOPs utilization, if the device's peak is known.
 
     Args:
-        every_n_steps: steps between lines; 0 for the trainer's log_every_n_steps.
-        peak_tflops: peak of one device, for `mfu`; from Lightning's table of devices unless given.
+        every_n_steps: optimizer steps between lines; 0 for the trainer's log_every_n_steps.
+        peak_tflops: peak TFLOP/s of one device, for `mfu`; by default from Lightning's table of devices.
     """
 
     def __init__(self, every_n_steps: int = 0, peak_tflops: float | None = None) -> None:
@@ -42,7 +45,7 @@ class RunLog(L.Callback):
         self._restart_counters()
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Look up the device's peak, and open the file."""
+        """Look up the device's peak TFLOP/s, and open metrics.jsonl."""
         if self.peak_tflops is None and (peak := get_available_flops(module.device, _compute_dtype(trainer))):
             self.peak_tflops = peak / 1e12
         if trainer.is_global_zero:
@@ -56,7 +59,7 @@ class RunLog(L.Callback):
         self._restart_counters()
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: EditBatch, index: int) -> None:
-        """Count the operations of the first batch of each kind."""
+        """Start counting FLOPs if this is the first batch of its shape."""
         if self.peak_tflops and _flops_key(batch) not in self.flops:
             self.counter = _FlopCounter()
             self.counter.__enter__()
@@ -64,7 +67,7 @@ class RunLog(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: EditBatch, index: int
     ) -> None:
-        """Count the batch; at the interval, write a line."""
+        """Add up samples and FLOPs; at the interval, write a line."""
         assert isinstance(module, LitModule)
         if self.counter is not None:
             self.counter.__exit__(None, None, None)
@@ -85,13 +88,13 @@ class RunLog(L.Callback):
         self._restart_counters()
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Write the metrics of validation, whose time does not count for training."""
+        """Write the validation metrics, and exclude the time of validation from the training speed."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self._write(trainer.global_step, metrics)
         self._restart_counters()
 
     def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Stop writing: validation outside of training is not part of the run."""
+        """Stop writing: metrics of a later `validate` are not part of the run."""
         self.journal = None
 
     def _write(self, step: int, metrics: dict[str, float]) -> None:
@@ -103,7 +106,7 @@ class RunLog(L.Callback):
 
 
 class _FlopCounter(TorchDispatchMode):
-    """Counts floating-point operations by torch's table; its own counter fails on parts without gradients."""
+    """Counts FLOPs with PyTorch's table of operators; PyTorch's FlopCounterMode fails on modules without gradients."""
 
     total = 0
 
@@ -115,7 +118,7 @@ class _FlopCounter(TorchDispatchMode):
 
 
 def _flops_key(batch: EditBatch) -> str:
-    """What the number of operations depends on."""
+    """Key of all that the number of FLOPs of a batch depends on."""
     return f"{batch.task} {len(batch.ids)} {batch.size} {batch.references_BRCHW.shape[1]}"
 
 
@@ -124,12 +127,12 @@ def _compute_dtype(trainer: L.Trainer) -> torch.dtype:
 
 
 def _measure_peak_memory(device: torch.device) -> dict[str, float]:
-    """`memory_gib`; empty where the system does not count it (Windows)."""
+    """Measure `memory_gib`; empty on Windows, which has no such counter for processes."""
     if device.type == "cuda":
         return {"memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}
     if sys.platform == "win32":
         return {}
-    import resource  # of Unix only
+    import resource  # exists only on Unix
 
-    units_per_gib = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB elsewhere
+    units_per_gib = 2**30 if sys.platform == "darwin" else 2**20  # macOS reports bytes, Linux KiB
     return {"memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units_per_gib}

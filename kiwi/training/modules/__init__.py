@@ -1,1 +1,1 @@
-"""Lightning modules: the editor, its pretrained parts, and how they are trained and validated."""
+"""LightningModules that train and validate the editor and its pretrained parts."""

@@ -1,4 +1,4 @@
-"""The base of all trainable modules: optimizer, weight averaging, metrics, and checkpoints that a run resumes from."""
+"""Base class of all LightningModules of kiwi: optimizer, weight averaging, metrics, and checkpoints for resuming."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from kiwi.training.averaging import AveragingSpec
 from kiwi.training.optim import OptimSpec
 
 Clips = dict[str, Pixels]
-"""Clips of one sample by title, uint8 (F, H, W, 3) each, to be shown side by side."""
+"""Clips of one sample by title, each uint8 (F, H, W, 3), to be displayed side by side."""
 
 RENAMED_SETTINGS = {"emphasis": "loss_weighting"}
-"""Arguments of modules by the names that checkpoints of the previous release have them under."""
+"""Current names of module arguments, by the names that checkpoints of the previous release use."""
 
 
 class Preview(NamedTuple):
-    """A model's output for one sample, to look at."""
+    """A model's output for one sample, for visual inspection."""
 
     clips: Clips
     caption: str
 
 
 class LitModule(L.LightningModule, ABC):
-    """A LightningModule with an optimizer spec that stops at NaN and saves only trained tensors.
+    """A LightningModule that builds its optimizer from a spec, stops at NaN, and saves only tensors that are trained.
 
     Args:
         optim: optimizer and schedule.
-        averaging: of the weights; the average is validated, previewed and exported.
-        seed: of initial weights and all randomness of training.
+        averaging: weight averaging; validation, previews and exports use the average.
+        seed: seed of the initial weights and of all randomness in training.
     """
 
     def __init__(self, optim: OptimSpec, averaging: AveragingSpec, seed: int) -> None:
@@ -55,7 +55,7 @@ class LitModule(L.LightningModule, ABC):
         # Frozen parts stay out of checkpoints; `on_load_checkpoint` checks the rest strictly.
         self.strict_loading = False
 
-    # --- what a module defines ------------------------------------------------------------------------
+    # --- to be defined by subclasses ------------------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -64,20 +64,20 @@ class LitModule(L.LightningModule, ABC):
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether the module was built from trained weights, so that it can be validated without a checkpoint."""
+        """Whether the module was built from trained weights, so that `kiwi validate` needs no checkpoint."""
         return False
 
     @abstractmethod
     def preview(self, batch: EditBatch, seed: int) -> Preview:
-        """Run the model on one sample (a batch of one, on the module's device)."""
+        """Run the model on one sample, given as a batch of one on the module's device."""
 
     @abstractmethod
     def export(self, folder: Path, *, self_contained: bool) -> None:
-        """Write the trained part as a folder that other modules load.
+        """Write the trained model as a folder that other modules can load.
 
         Args:
-            folder: replaced as a whole.
-            self_contained: copy pretrained parts that lie in local folders instead of naming their paths.
+            folder: output folder; an earlier export is replaced as a whole.
+            self_contained: copy pretrained parts from local folders instead of storing their paths.
         """
 
     @abstractmethod
@@ -85,15 +85,15 @@ class LitModule(L.LightningModule, ABC):
         """Names of files in a folder that `export` would not have written."""
 
     def is_saved(self, name: str) -> bool:
-        """Whether a tensor of the state dict belongs in checkpoints; those of frozen parts do not."""
+        """Whether a tensor of the state dict is saved in checkpoints; tensors of frozen parts are not."""
         return True
 
     def resume_config(self) -> dict[str, Any]:
-        """Settings besides optimizer and seed that a resumed run must share with the interrupted one; plain data."""
+        """Settings, as plain data, that must not change on resuming, besides optimizer and seed."""
         return {}
 
     def scalar_probes(self) -> dict[str, float]:
-        """Learned quantities to log beside the loss, by name."""
+        """Learned scalars to log along with the loss, by name."""
         return {}
 
     # --- metrics --------------------------------------------------------------------------------------
@@ -119,18 +119,18 @@ class LitModule(L.LightningModule, ABC):
         self.preview_cache.clear()
 
     def configure_optimizers(self) -> Any:
-        """The optimizer over the trainable parameters, its schedule stepping with it."""
+        """Build the optimizer of the trainable parameters, and the schedule, which steps with it."""
         optimizer, schedule = self.optim.build(self.named_parameters(), self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_start(self, batch: EditBatch, batch_idx: int) -> None:
-        """Count batches, which is where the sampler of a resumed run continues, and clear the preview cache."""
+        """Count the batch, so that a resumed run's sampler continues after it, and clear the preview cache."""
         self.batches_seen += 1
         self.preview_cache.clear()
         self.batch_ids = batch.ids
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step and update the average, before any callback saves both."""
+        """Update the weights and their average, before any callback can save them."""
         super().optimizer_step(*args, **kwargs)
         self.average.update(self.trainable_parameters())
 
@@ -139,11 +139,11 @@ class LitModule(L.LightningModule, ABC):
         return self.average.applied(self.trainable_parameters())
 
     def on_validation_epoch_start(self) -> None:
-        """Swap the average in."""
+        """Replace the weights by their average."""
         self.validation_stack.enter_context(self.averaged())
 
     def on_validation_epoch_end(self) -> None:
-        """Swap the weights back in, before a callback can save a checkpoint."""
+        """Restore the weights, before a callback can save a checkpoint."""
         self.validation_stack.close()
 
     def trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -151,15 +151,15 @@ class LitModule(L.LightningModule, ABC):
         return [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the gradient's norm, and stop before a step that would ruin the weights."""
+        """Log the gradient norm, and stop training if it is not finite, before the weights are updated."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        total = torch.nn.utils.get_total_norm(gradients)
-        if self.trainer.precision != "16-mixed":  # there the loss scaler expects overflows and skips such steps
-            self.require_finite(total, "the gradient")
-        self.log_metric("gradient_norm", total, batch_size=len(self.batch_ids))
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.trainer.precision != "16-mixed":  # with a loss scaler, overflows are expected and skipped
+            self.require_finite(norm, "the gradient")
+        self.log_metric("gradient_norm", norm, batch_size=len(self.batch_ids))
 
     def require_finite(self, value: Tensor, name: str) -> None:
-        """Stop training on NaN or infinity, naming the batch and the last good checkpoint.
+        """Stop training if a value is NaN or infinite; the message names the batch and the last good checkpoint.
 
         Raises:
             TrainingError: the value is not finite.
@@ -170,34 +170,34 @@ class LitModule(L.LightningModule, ABC):
         raise TrainingError(
             f"{name} is not finite at step {self.global_step}",
             code="non-finite",
-            got=f"{value.item()} on the batch {', '.join(self.batch_ids)}",
+            got=f"{value.item()} for the batch {', '.join(self.batch_ids)}",
             fix=f"inspect these samples, lower the learning rate or clip gradients; last good checkpoint: {last_good}",
         )
 
     # --- checkpoints ----------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the trained tensors, their average, the number of batches seen and the settings to resume with."""
+        """Save the trained tensors, their average, the number of batches seen, and the settings needed to resume."""
         checkpoint["batches_seen"] = self.batches_seen
         checkpoint["average"] = self.average.state_dict()
         checkpoint["resume_config"] = self._flat_resume_config()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if self.is_saved(k)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another model or configuration before anything is loaded.
+        """Reject a checkpoint of a different model or configuration before any tensor is loaded.
 
         Raises:
-            CheckpointError: tensors of other names or shapes, or, when training, other settings.
+            CheckpointError: names or shapes of tensors differ, or, when training, settings differ.
         """
         expected = {k: tuple(v.shape) for k, v in self.state_dict().items() if self.is_saved(k)}
         shapes = {k: tuple(v.shape) for k, v in checkpoint["state_dict"].items()}
         differing = sorted(k for k in expected.keys() | shapes.keys() if expected.get(k) != shapes.get(k))
         if differing:
-            listed = [f"{k}: {shapes.get(k, 'absent')} for {expected.get(k, 'none')}" for k in differing[:5]]
+            listed = [f"{k}: {shapes.get(k, 'missing')} instead of {expected.get(k, 'none')}" for k in differing[:5]]
             raise CheckpointError(
-                "the checkpoint is of another model",
+                "the checkpoint was saved from a different model",
                 code="other-model",
-                got=f"{len(differing)} tensors differ ({', '.join(listed)}{', ...' if differing[5:] else ''})",
+                got=f"{len(differing)} different tensors ({', '.join(listed)}{', ...' if differing[5:] else ''})",
                 fix="resume with the configuration that the run was started with (config.yaml in its folder)",
             )
         if self.trainer.state.fn == "fit":
@@ -208,7 +208,7 @@ class LitModule(L.LightningModule, ABC):
         )
 
     def _flat_resume_config(self) -> dict[str, str]:
-        """The settings that a resumed run must share, as text by dotted path."""
+        """All settings that must not change on resuming, as text by dotted path."""
         flat = {"trainer.accumulate_grad_batches": str(self.trainer.accumulate_grad_batches)}
         pending: list[tuple[str, Any]] = [
             ("model", self.resume_config() | {"optim": to_dict(self.optim), "seed": self.seed})
@@ -224,7 +224,7 @@ class LitModule(L.LightningModule, ABC):
     def _require_same_config(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("resume_config")
         if saved is None:
-            saved = _with_current_names(checkpoint.get("choices", {}))  # as the previous release saved it
+            saved = _rename_settings(checkpoint.get("choices", {}))  # the key of the previous release
         current = self._flat_resume_config()
         if changed := sorted(path for path in saved.keys() | current.keys() if saved.get(path) != current.get(path)):
             raise CheckpointError(
@@ -237,17 +237,17 @@ class LitModule(L.LightningModule, ABC):
 
 
 def edit_data(trainer: L.Trainer) -> EditData:
-    """The EditData of a run; modules can be trained on plain DataLoaders too, the callbacks cannot."""
+    """The EditData of a run, which kiwi's callbacks require; modules can be trained on plain DataLoaders too."""
     data = trainer.datamodule
     assert isinstance(data, EditData)
     return data
 
 
 def require_no_cache(trainer: L.Trainer, model: str) -> None:
-    """Refuse data from a cache, which holds latents and features, for a model that is trained on pixels.
+    """Reject cached data, which holds latents and features, for a model that is trained on pixels.
 
     Raises:
-        InputError: the data has a cache.
+        InputError: the data is read from a cache.
     """
     data = trainer.datamodule
     if isinstance(data, EditData) and data.cache is not None:
@@ -259,8 +259,8 @@ def require_no_cache(trainer: L.Trainer, model: str) -> None:
         )
 
 
-def _with_current_names(settings: dict[str, str]) -> dict[str, str]:
-    """Settings that a checkpoint of the previous release holds, under their current names."""
+def _rename_settings(settings: dict[str, str]) -> dict[str, str]:
+    """Replace former names in the settings of a previous release's checkpoint by current names."""
     renamed = dict(RENAMED_SETTINGS)
     for spec in Spec._registry.values():
         renamed |= {f.metadata["formerly"]: f.name for f in fields(spec) if "formerly" in f.metadata}

@@ -1,4 +1,4 @@
-"""LitKiwi: the editor, trained by flow matching; its validation checks that it uses its source (B samples)."""
+"""LitKiwi: the editor, trained by flow matching, and validated with its own and with a swapped source (B samples)."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from kiwi.training.source_check import SIGMAS
 
 
 class LitKiwi(LitFlow):
-    """Trains the parts of a KiwiEdit by velocity matching.
+    """Trains parts of a KiwiEdit model by flow matching (velocity prediction).
 
     Args:
         config: architecture of the model.
         optim: optimizer and schedule.
-        averaging: of the weights; the average is validated, previewed and exported.
-        train_parts: the trainable parts, any of dit, query, latent, source, reference, mllm. DiT and MLLM are trained
-            as their `tuning` says: in full, by adapters, or not at all (the MLLM's default).
-        init: model folder with the initial weights, such as that of an earlier stage; parts that it does not hold must
-            be those of the same pretrained models, or new adapters.
-        sampling: of previews, and the default of `kiwi edit` for the exported model.
-        dropout: how often each condition is dropped during training.
+        averaging: weight averaging; validation, previews and exports use the average.
+        train_parts: trainable parts: any of dit, query, latent, source, reference, mllm. The `tuning` of DiT and MLLM
+            determines whether they are trained in full, by adapters, or not at all (the MLLM's default).
+        init: model folder with the initial weights, such as that of an earlier stage. Parts that it does not contain
+            must be the same pretrained models, or untrained adapters.
+        sampling: sampling options of previews, and the defaults of `kiwi edit` for the exported model.
+        dropout: probability of dropping each condition during training.
         loss_weighting: weights of the training loss over the positions of a video.
-        targets: whether the target's latents are the mode of the VAE's distribution or a sample of it, new at every
-            step; sources, references and validation always take the mode.
-        export_dtype: of the editor's own weights in the exported folder; float16 halves it.
-        seed: of initial weights and all randomness of training.
+        targets: use the mode of the VAE's posterior as the target latents, or sample from it at every step. Sources,
+            references and validation always use the mode.
+        export_dtype: data type of the editor's own weights in the exported folder; float16 halves its size.
+        seed: seed of the initial weights and of all randomness in training.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class LitKiwi(LitFlow):
         unknown = set(train_parts) - set(TRAINABLE)
         if unknown or not train_parts:
             raise InputError(
-                "model.train_parts names parts that cannot be trained",
+                "model.train_parts contains parts that cannot be trained",
                 code="unknown-part",
                 got=train_parts,
                 expected=f"some of {TRAINABLE}",
@@ -99,12 +99,12 @@ class LitKiwi(LitFlow):
         return super().encoder_fingerprints() | {"mllm": self.editor.mllm.vision_fingerprint()}
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
-        """The loss of a batch from which conditions have been dropped."""
+        """Compute the loss of a batch after condition dropout."""
         return super().training_step(self.apply_condition_dropout(batch), batch_idx)
 
     @torch.no_grad()
     def apply_condition_dropout(self, batch: EditBatch) -> EditBatch:
-        """The batch with the sources' latents, encoded once for all uses, and without the dropped conditions."""
+        """Encode the sources once for all uses, and drop conditions from the batch."""
         if batch.source_latents is None:
             batch = replace(batch, source_latents=self.vae.posterior(batch.source_BCFHW))
         return self.dropout.apply(batch, self.seed, self.global_step)
@@ -120,7 +120,7 @@ class LitKiwi(LitFlow):
 
     @torch.no_grad()
     def source_latents(self, batch: EditBatch) -> Tensor | None:
-        """The sources' latents, None unless the batch has them; those of dropped sources are encoded here."""
+        """Latents of the sources, or None if the batch has none; dropped sources are replaced by encoded grey video."""
         if batch.source_latents is None or not batch.source_dropped:
             return None if batch.source_latents is None else batch.source_latents.mean
         latents = batch.source_latents.mean.clone()
@@ -128,7 +128,7 @@ class LitKiwi(LitFlow):
         return latents
 
     def scalar_probes(self) -> dict[str, float]:
-        """gamma(t), where the source is scaled, at validation's noise levels."""
+        """The source scale gamma at the noise levels of validation; empty if the source is not scaled."""
         source = self.editor.source
         if not isinstance(source, ScaledInjection):
             return {}
@@ -143,7 +143,7 @@ class LitKiwi(LitFlow):
         self.previous_sources = {}
 
     def swap_conditions(self, batch: EditBatch) -> EditBatch | None:
-        """The batch with another sample's source for every sample, from this batch or the last one of its size."""
+        """Replace every source by that of another sample, from this batch or the previous one of the same size."""
         latents = (
             [None] * len(batch.ids) if batch.source_latents is None else map(LatentDistribution, *batch.source_latents)
         )
@@ -196,7 +196,7 @@ class LitKiwi(LitFlow):
         return unexpected_files(folder)
 
     def preview(self, batch: EditBatch, seed: int) -> Preview:
-        """The reference, if there is one, the source, the edit and the target."""
+        """Edit the sample; clips are the reference (if there is one), source, edit and target."""
         (edit,) = sample_edits(self.editor, batch, self.sampling, seed)
         clips = {"reference": to_pixels(batch.references_BRCHW[0].transpose(0, 1))} if batch.reference_images[0] else {}
         clips |= {
@@ -208,14 +208,14 @@ class LitKiwi(LitFlow):
 
 
 class _SourceClip(NamedTuple):
-    """A validation sample's source, in every form that a batch holds."""
+    """The source of a validation sample, in every form that a batch contains it."""
 
     frames: Pixels | VisionFeatures
     pixels_CFHW: Tensor
     latents: LatentDistribution | None
 
     def is_same_clip(self, other: _SourceClip) -> bool:
-        """Whether both are the same clip, by their latents, or else their pixels."""
+        """Whether both have the same latents, or, without latents, the same pixels."""
         if self.latents is not None and other.latents is not None:
             return torch.equal(self.latents.mean, other.latents.mean)
         return torch.equal(self.pixels_CFHW, other.pixels_CFHW)

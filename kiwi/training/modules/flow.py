@@ -1,4 +1,4 @@
-"""LitFlow: modules that learn a velocity by flow matching, and the check that they use their conditions.
+"""LitFlow: base class of modules trained by flow matching, with validation losses that show use of the conditions.
 
 B samples, S fixed noise levels; latents (B, C, F, H, W).
 """
@@ -30,26 +30,26 @@ from kiwi.training.source_check import MEAN_LOSSES, SourceCheck
 log = logging.getLogger(__name__)
 
 VelocityFunction = Callable[[Tensor, Tensor], Tensor]
-"""From noisy latents and noise levels (B,) to d x / d sigma."""
+"""Maps noisy latents and noise levels (B,) to the velocity dx / dsigma."""
 
 SIGMA_BANDS = (0.0, 0.5, 0.75, 0.9, 1.0)
-"""Bounds of the bands of noise levels that training losses are logged by."""
+"""Bounds of the noise-level bands for which training losses are logged separately."""
 
 BLIND_BATCHES = 64
-"""Training batches, an epoch at most, that validation's blind predictors are fitted to."""
+"""Number of training batches (at most an epoch) that the blind predictors of validation are fitted to."""
 
 
 class LitFlow(LitModule):
-    """Trains by velocity matching on the targets of edits.
+    """Trains a velocity prediction on the targets of edits.
 
-    All randomness is keyed: the noise and the noise level of a sample are functions of (seed, step, sample id).
+    All randomness is keyed: noise and noise level of a sample are functions of (seed, step, sample id).
 
     Args:
         optim: optimizer and schedule.
-        averaging: of the weights; the average is validated, previewed and exported.
-        seed: of initial weights and all randomness of training.
-        targets: whether the target's latents are the mode of the VAE's distribution or a sample of it, new at every
-            step; validation always takes the mode.
+        averaging: weight averaging; validation, previews and exports use the average.
+        seed: seed of the initial weights and of all randomness in training.
+        targets: use the mode of the VAE's posterior as the target latents, or sample from it at every step; validation
+            always uses the mode.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class LitFlow(LitModule):
         self.targets = targets
         self.source_check = SourceCheck()
 
-    # --- what a module defines ------------------------------------------------------------------------
+    # --- to be defined by subclasses ------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def vae(self) -> VideoVae:
-        """The autoencoder of the latents."""
+        """The VAE that encodes the targets."""
 
     @property
     @abstractmethod
@@ -73,27 +73,27 @@ class LitFlow(LitModule):
 
     @abstractmethod
     def velocity(self, batch: EditBatch, latent_shape: torch.Size) -> VelocityFunction:
-        """Encode a batch's conditions, and return the velocity of latents of this shape under them."""
+        """Encode a batch's conditions, and return the velocity function for latents of this shape."""
 
     @abstractmethod
     def swap_conditions(self, batch: EditBatch) -> EditBatch | None:
-        """The batch with another sample's conditions for every sample; None if there is no other."""
+        """Replace the conditions of every sample by those of another; None if there is no other sample."""
 
     def position_weights(self, batch: EditBatch, target_BCFHW: Tensor) -> Tensor | None:
-        """Weights of the training loss over positions, with mean 1 over each sample; None for uniform ones."""
+        """Weights of the training loss over positions, with mean 1 over each sample; None for uniform weights."""
         return None
 
     def encoder_fingerprints(self) -> dict[str, str]:
-        """Fingerprints of the encoders whose output a cache may hold, as it names them."""
+        """Fingerprints of the encoders whose outputs a cache may hold, by field of `EncoderFingerprints`."""
         return {"vae": self.vae.fingerprint}
 
     # --- training -------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Refuse a cache that was built with different encoders, before any work.
+        """Reject a cache that was built with different encoders.
 
         Raises:
-            InputError: naming the encoder.
+            InputError: an encoder is different; the message names it.
         """
         super().setup(stage)
         data = self.trainer.datamodule  # None for a plain DataLoader
@@ -114,11 +114,11 @@ class LitFlow(LitModule):
 
     @torch.no_grad()
     def posterior(self, batch: EditBatch) -> LatentDistribution:
-        """The VAE's distribution of the targets' latents, from the cache if that has them."""
+        """The VAE's posterior of the targets, from the cache if it has them."""
         return self.vae.posterior(batch.target_BCFHW) if batch.target_latents is None else batch.target_latents
 
     def target_latents(self, batch: EditBatch) -> Tensor:
-        """The targets' latents for a training step: the mode, or a sample that is keyed as the noise is."""
+        """Target latents of a training step: the mode of the posterior, or a sample drawn with keyed noise."""
         posterior = self.posterior(batch)
         if self.targets == "mode":
             return posterior.mode()
@@ -126,14 +126,14 @@ class LitFlow(LitModule):
         noise = [normal(shape, self.seed, "target", self.global_step, name) for name in batch.ids]
         return posterior.sample(torch.stack(noise).to(posterior.mean))
 
-    def draw_noise(self, ids: list[str], shape: torch.Size, *where: str | int) -> tuple[Tensor, Tensor]:
-        """Noise (B, ...) and noise levels (B,) of samples, keyed by (seed, where, id)."""
-        noise = torch.stack([normal(shape[1:], self.seed, "noise", *where, name) for name in ids])
-        position = torch.tensor([1.0 - uniform(self.seed, "sigma", *where, name) for name in ids], dtype=torch.float32)
+    def draw_noise(self, ids: list[str], shape: torch.Size, *keys: str | int) -> tuple[Tensor, Tensor]:
+        """Draw noise (B, ...) and noise levels (B,) for samples, as functions of (seed, keys, id)."""
+        noise = torch.stack([normal(shape[1:], self.seed, "noise", *keys, name) for name in ids])
+        position = torch.tensor([1.0 - uniform(self.seed, "sigma", *keys, name) for name in ids], dtype=torch.float32)
         return noise.to(self.device), self.schedule.sigma(position).to(self.device)
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
-        """Weighted velocity loss of a batch."""
+        """Compute the weighted velocity loss of a batch."""
         x0 = self.target_latents(batch)
         noise, sigma_B = self.draw_noise(batch.ids, x0.shape, self.global_step)
         predicted = self.velocity(batch, x0.shape)(add_noise(x0, noise, sigma_B), sigma_B)
@@ -145,19 +145,19 @@ class LitFlow(LitModule):
         return loss
 
     def _log_losses(self, task: TaskKind, sigmas_losses_weights_3B: Tensor) -> None:
-        """Log losses over the batch of all processes: weighted, by task and by band of noise levels."""
+        """Log mean losses over all processes: the weighted loss, and unweighted losses by task and noise-level band."""
         sigma, losses, weights = self.all_gather(sigmas_losses_weights_3B.float()).movedim(-2, 0).flatten(1)
         self.log_metric("loss", (losses * weights).mean(), batch_size=len(losses), prog_bar=True)
         self.log_metric(f"loss_{task.value}", losses.mean(), batch_size=len(losses))
         for low, high in pairwise(SIGMA_BANDS):
-            inside = (sigma > low) & (sigma <= high)
-            if inside.any():
-                self.log_metric(f"loss_sigma_{low:g}_{high:g}", losses[inside].mean(), batch_size=int(inside.sum()))
+            in_band = (sigma > low) & (sigma <= high)
+            if in_band.any():
+                self.log_metric(f"loss_sigma_{low:g}_{high:g}", losses[in_band].mean(), batch_size=int(in_band.sum()))
 
     # --- validation -----------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Begin a new check; its blind predictors are fitted to the training targets once per run."""
+        """Start a new source check; its blind predictors are fitted to the training targets once per run."""
         super().on_validation_epoch_start()
         training = self.source_check.blind.training
         self.source_check = SourceCheck()
@@ -169,7 +169,7 @@ class LitFlow(LitModule):
                 self.source_check.blind.add_training(self.posterior(batch).mode())
 
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
-        """Losses at fixed noise levels and noises, with the right conditions and with another sample's."""
+        """Compute losses at fixed noise levels, with the own conditions and with those of another sample."""
         x0 = self.posterior(batch).mode()
         noises = [self._draw_validation_noise(batch.ids, x0, level) for level in range(len(self.source_check.sigmas))]
         losses_BS = self._compute_losses(batch, x0, noises)
@@ -178,7 +178,7 @@ class LitFlow(LitModule):
         self.source_check.add(batch.task.value, x0, losses_BS, swapped_losses_BS)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over all processes."""
+        """Log the mean losses over all processes."""
         super().on_validation_epoch_end()
         self.source_check.gather()
         summary = self.source_check.summary()
@@ -188,7 +188,7 @@ class LitFlow(LitModule):
             self.log(f"val/{name}", value, prog_bar=name in MEAN_LOSSES, rank_zero_only=True)
 
     def _compute_losses(self, batch: EditBatch, x0: Tensor, noises: list[Tensor]) -> Tensor:
-        """Velocity loss of each sample at each fixed noise level, shape (B, S)."""
+        """Compute the velocity loss of each sample at each fixed noise level, (B, S)."""
         velocity, losses = self.velocity(batch, x0.shape), []
         for sigma, noise in zip(self.source_check.sigmas, noises, strict=True):
             sigma_B = x0.new_full((len(x0),), sigma)

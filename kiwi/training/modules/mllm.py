@@ -1,7 +1,7 @@
-"""LitMllm: a small MLLM, trained to answer questions about the sandbox before editors freeze it.
+"""LitMllm: trains a small MLLM to answer questions about the sandbox; editors then use it frozen.
 
-Next-token loss on the answers only, through a head tied to the word embeddings, as in small Qwen-VLs. B samples,
-S tokens, M the MLLM's width, W words of the vocabulary.
+The loss is next-token prediction on the answers only, with an output head tied to the word embeddings, as in small
+Qwen-VL models. B samples, S tokens, W vocabulary size.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ ANSWER, END = "<|im_start|>assistant\n", "<|im_end|>"
 """The tokens around an answer in Qwen's chat format."""
 
 MAX_ANSWER_TOKENS = 96
-"""Tokens that an answer is decoded to at most."""
+"""Maximum number of tokens of a generated answer."""
 
 BLIND_ANSWERS = 512
-"""Training answers from which the blind guesser knows the most frequent one of a task."""
+"""Number of training answers in which the blind baseline counts the most frequent one of each task."""
 
 _EXPORTED_FILES = {"config.json", "prompt.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 _EXPORTED_FILES |= {"preprocessor_config.json", "added_tokens.json", "chat_template.jinja", "generation_config.json"}
 
 
 class Answer(NamedTuple):
-    """An answer of a validation run."""
+    """A generated answer of validation, with the expected one."""
 
     task: str
     predicted: str
@@ -54,20 +54,20 @@ class Answer(NamedTuple):
 
 
 class LitMllm(LitModule):
-    """Trains a whole MLLM, vision tower included, on questions (`Questions` in data.train) and their answers.
+    """Trains a whole MLLM, including its vision tower, on questions and answers (`SandboxQuestions` in data.train).
 
-    Validation decodes greedily and logs by task the share of answers that match word for word, `val/right_TASK`, and
-    the share of their content (`content_overlap`), `val/facts_TASK`; beside them the same of a guesser that always
-    gives the task's most frequent answer, `val/guessed_TASK` and `val/guessed_facts_TASK`.
+    Validation decodes greedily. For each task it logs the fraction of exactly matching answers, `val/right_TASK`, and
+    the fraction of their content that is correct (`content_overlap`), `val/facts_TASK`. `val/guessed_TASK` and
+    `val/guessed_facts_TASK` are the same for a blind baseline that always gives the task's most frequent answer.
 
-    The exported folder is in the format of transformers, as `QwenVL(path=folder)` needs it.
+    The exported folder has the format of transformers, which `QwenVL(path=folder)` loads.
 
     Args:
         mllm: the MLLM; `NewQwen(...)` trains one from scratch.
         optim: optimizer and schedule.
-        averaging: of the weights; the average is validated and exported.
-        export_dtype: of the weights in the exported folder; float16 halves it.
-        seed: of initial weights.
+        averaging: weight averaging; validation and exports use the average.
+        export_dtype: data type of the weights in the exported folder; float16 halves its size.
+        seed: seed of the initial weights.
     """
 
     def __init__(
@@ -84,60 +84,60 @@ class LitMllm(LitModule):
         self.reader.model.requires_grad_(True)
         self.export_dtype = getattr(torch, export_dtype)
         self.training_answers: Counter[tuple[str, str]] = Counter()
-        """Pairs of task and answer."""
+        """Number of training answers by task and answer."""
         self.answers: list[Answer] = []
-        """Of the current validation."""
+        """Answers of the current validation run."""
 
     @property
     def size_multiple(self) -> int:
-        return 8  # the MLLM resizes frames anyway
+        return 8  # any value works, because the MLLM resizes frames
 
     @property
     def is_pretrained(self) -> bool:
         return bool(self.reader.fingerprint)
 
     def setup(self, stage: str) -> None:
-        """Refuse a cache, which holds no pixels."""
+        """Reject a cache, which holds no pixels."""
         super().setup(stage)
         require_no_cache(self.trainer, "an MLLM")
 
-    # --- reading and answering --------------------------------------------------------------------------
+    # --- training and generation --------------------------------------------------------------------------
 
     def prompt(self, batch: EditBatch) -> Prompt:
-        """The questions, in the prompt format of an editor's instructions."""
+        """Format the questions like an editor's instructions."""
         prompter = self.reader.prompter
         return prompter(batch.source_frames, batch.instructions, batch.reference_images, batch.task, 0).to(self.device)
 
     def vision_features(self, prompt: Prompt) -> PromptVisionFeatures:
-        """As those of the MLLM, with gradients."""
+        """Encode the images and videos of a prompt as the MLLM does, but with gradients."""
         tower = self.reader.model.visual
         images = encode_vision(tower, prompt.pixel_values, prompt.image_grid_thw)
         return PromptVisionFeatures(images, encode_vision(tower, prompt.pixel_values_videos, prompt.video_grid_thw))
 
     def logits(self, prompt: Prompt, vision: PromptVisionFeatures) -> Tensor:
-        """Logits of the token after each token, (B, S, W)."""
+        """Logits of the next token after each position, (B, S, W)."""
         model = self.reader.model
         no_queries = torch.zeros(0, self.reader.hidden_size, device=self.device)
         states = full_forward(model.language_model, self.reader.embed(prompt, vision, no_queries), (-1,))[-1]
         return F.linear(states, model.get_input_embeddings().weight)
 
     def append_tokens(self, prompt: Prompt, rows: Sequence[Sequence[int]]) -> tuple[Prompt, Tensor]:
-        """The prompt with more tokens after each sample's last, and a mask of the new ones (B, S)."""
+        """Append tokens to each sample of a prompt; also return a mask of the appended tokens (B, S)."""
         lengths = prompt.attention_mask_BS.sum(dim=1).tolist()
         total = max(length + len(row) for length, row in zip(lengths, rows, strict=True))
         padding = (0, total - prompt.input_ids_BS.shape[1])
         fields = ("input_ids_BS", "attention_mask_BS", "queries_BS", "references_BS", "token_types_BS")
-        wider: dict[str, Any] = {name: F.pad(getattr(prompt, name), padding) for name in fields}
-        added_BS = torch.zeros_like(wider["queries_BS"])
+        padded: dict[str, Any] = {name: F.pad(getattr(prompt, name), padding) for name in fields}
+        added_BS = torch.zeros_like(padded["queries_BS"])
         for index, (length, row) in enumerate(zip(lengths, rows, strict=True)):
             end = length + len(row)
-            wider["input_ids_BS"][index, length:end] = torch.tensor(row, device=self.device)
-            wider["attention_mask_BS"][index, length:end] = 1
+            padded["input_ids_BS"][index, length:end] = torch.tensor(row, device=self.device)
+            padded["attention_mask_BS"][index, length:end] = 1
             added_BS[index, length:end] = True
-        return replace(prompt, **wider), added_BS
+        return replace(prompt, **padded), added_BS
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
-        """Mean loss over the tokens of the answers."""
+        """Compute the mean loss over the tokens of the answers."""
         loss = self._compute_loss(batch)
         self.require_finite(loss, "the loss")
         self.log_metric("loss", self.all_gather(loss.detach()).mean(), prog_bar=True, batch_size=len(batch.ids))
@@ -148,14 +148,15 @@ class LitMllm(LitModule):
             raise InputError(
                 f"the sample {batch.ids[0]} is not a question",
                 code="missing-answer",
-                expected="Questions in data.train",
+                expected="only SandboxQuestions in data.train",
             )
         tokenizer, prompt = self.reader.prompter.tokenizer, self.prompt(batch)
-        opened, _ = self.append_tokens(prompt, [self._tokenize(ANSWER)] * len(batch.ids))
+        prefix, _ = self.append_tokens(prompt, [self._tokenize(ANSWER)] * len(batch.ids))
         answers = [tokenizer.encode(answer, add_special_tokens=False) + self._tokenize(END) for answer in batch.answers]
-        whole, answer_BS = self.append_tokens(opened, answers)
-        logits = self.logits(whole, self.vision_features(whole))
-        return F.cross_entropy(logits[:, :-1][answer_BS[:, 1:]].float(), whole.input_ids_BS[:, 1:][answer_BS[:, 1:]])
+        answered, answer_BS = self.append_tokens(prefix, answers)
+        logits = self.logits(answered, self.vision_features(answered))
+        labels = answered.input_ids_BS[:, 1:][answer_BS[:, 1:]]
+        return F.cross_entropy(logits[:, :-1][answer_BS[:, 1:]].float(), labels)
 
     @torch.no_grad()
     def answer(self, batch: EditBatch) -> list[str]:
@@ -180,7 +181,7 @@ class LitMllm(LitModule):
     # --- validation -----------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Clear the answers; those of the training data are counted once per run."""
+        """Clear the answers of the last validation; count the answers of the training data once per run."""
         super().on_validation_epoch_start()
         self.answers = []
         if not self.training_answers:
@@ -189,12 +190,12 @@ class LitMllm(LitModule):
                 self.training_answers.update(zip(batch.categories, batch.answers, strict=True))
 
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
-        """The loss, and the answers."""
+        """Log the loss, and generate answers."""
         self.log("val/loss", self._compute_loss(batch), batch_size=len(batch.ids), prog_bar=True, sync_dist=True)
         self.answers += map(Answer, batch.categories, self.answer(batch), batch.answers)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the shares of right answers over the samples of all processes."""
+        """Log the fractions of correct answers, averaged over all processes."""
         super().on_validation_epoch_end()
         for name, value in _summarize_answers(self.answers, self.training_answers).items():
             self.log(f"val/{name}", value, sync_dist=True)
@@ -214,7 +215,7 @@ class LitMllm(LitModule):
             self.reader.save(new, self.export_dtype)
 
     def preview(self, batch: EditBatch, seed: int) -> Preview:
-        """The video, and the picture if there is one; the caption has question, prediction and answer."""
+        """Answer the question; clips are the video and the picture (if there is one), the caption has all texts."""
         clips = {"video": to_pixels(batch.source_BCFHW[0])}
         if batch.reference_images[0]:
             clips["picture"] = to_pixels(batch.references_BRCHW[0, :1].transpose(0, 1))
@@ -224,9 +225,9 @@ class LitMllm(LitModule):
 
 
 def _summarize_answers(answers: Iterable[Answer], training_answers: Counter[tuple[str, str]]) -> dict[str, float]:
-    """Shares of right answers and of their content, of the MLLM and of a blind guesser, by task and over tasks."""
+    """Fractions of correct answers and content, of the MLLM and of the blind baseline, by task and over tasks."""
     most_frequent = {task: answer for (task, answer), _ in reversed(training_answers.most_common())}
-    shares: dict[str, dict[str, list[float]]] = {}
+    scores: dict[str, dict[str, list[float]]] = {}
     for task, predicted, expected in answers:
         guess = most_frequent.get(task, "")
         values = {
@@ -236,9 +237,9 @@ def _summarize_answers(answers: Iterable[Answer], training_answers: Counter[tupl
             "guessed_facts": content_overlap(guess, expected),
         }
         for name, value in values.items():
-            shares.setdefault(name, {}).setdefault(task, []).append(float(value))
+            scores.setdefault(name, {}).setdefault(task, []).append(float(value))
     summary: dict[str, float] = {}
-    for name, tasks in shares.items():
+    for name, tasks in scores.items():
         means = {task: sum(values) / len(values) for task, values in sorted(tasks.items())}
         summary |= {f"{name}_{task}": mean for task, mean in means.items()}
         summary[name] = sum(means.values()) / len(means)

@@ -1,4 +1,4 @@
-"""LitBase: the text-to-video model that editors start from, trained on captions of the targets (B samples)."""
+"""LitBase: the text-to-video model whose DiT editors start from, trained on targets and their captions (B samples)."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from kiwi.training.optim import AdamW, OptimSpec
 
 
 class LitBase(LitFlow):
-    """Trains a Wan text-to-video model of any size from scratch, text encoder included.
+    """Trains a Wan text-to-video model of any size from scratch, including its text encoder.
 
-    The data are edits with captions: items of the sandbox, or manifests with a column `caption`. Their sources and
-    references are not used. The exported folder is a `WanBase` for an editor's DiT.
+    The data are edits with captions: sandbox items, or manifests with a column `caption`. Their sources and references
+    are not used. `WanBase(path=folder)` loads the DiT of the exported folder into an editor.
 
     Validation logs `val/loss`, `val/loss_swapped` (with another sample's caption) and `val/loss_blind`.
 
     Args:
         config: architecture of the model.
         optim: optimizer and schedule.
-        averaging: of the weights; the average is validated, previewed and exported.
-        sampling: of previews.
-        targets: see LitKiwi.
-        seed: of initial weights and all randomness of training.
+        averaging: weight averaging; validation, previews and exports use the average.
+        sampling: sampling options of previews.
+        targets: use the mode of the VAE's posterior as the target latents, or sample from it at every step.
+        seed: seed of the initial weights and of all randomness in training.
     """
 
     def __init__(
@@ -62,24 +62,24 @@ class LitBase(LitFlow):
         return self.model.schedule
 
     def velocity(self, batch: EditBatch, latent_shape: torch.Size) -> VelocityFunction:
-        """Encode a batch's captions, and return the velocity under them.
+        """Encode a batch's captions, and return the velocity function for latents of this shape.
 
         Raises:
-            InputError: a sample without a caption.
+            InputError: a sample has no caption.
         """
         if missing := [name for name, caption in zip(batch.ids, batch.captions, strict=True) if not caption]:
             raise InputError(
                 f"the sample {missing[0]} has no caption",
                 code="missing-caption",
-                expected="items of the sandbox, or a manifest with a column `caption`",
+                expected="sandbox items, or a manifest with a column `caption`",
             )
         prepared = self.model.prepare(self.model.encode(batch.captions), latent_shape)
         return lambda latents, sigma_B: self.model.velocity(latents, sigma_B, prepared)
 
     def swap_conditions(self, batch: EditBatch) -> EditBatch | None:
-        """The batch with the next sample's caption for every sample; None if two neighbours share theirs."""
+        """Replace every caption by that of the next sample; None if two successive samples have the same caption."""
         captions = batch.captions[1:] + batch.captions[:1]
-        is_any_equal = any(before == after for before, after in zip(batch.captions, captions, strict=True))
+        is_any_equal = any(caption == swapped for caption, swapped in zip(batch.captions, captions, strict=True))
         return None if is_any_equal else replace(batch, captions=captions)
 
     # --- for commands and callbacks -------------------------------------------------------------------
@@ -105,7 +105,7 @@ class LitBase(LitFlow):
         return [name for name in names if name not in ("config.json", "model.safetensors", "text_encoder")]
 
     def preview(self, batch: EditBatch, seed: int) -> Preview:
-        """A clip generated from a caption, beside one that has the caption."""
+        """Generate a clip from the sample's caption; clips are the generated one and the target."""
         with eval_mode(self):
             latents = self.vae.encode(batch.target_BCFHW)
             noise = make_noise(tuple(latents.shape), seed, batch.ids, self.device)

@@ -1,4 +1,4 @@
-"""LitVae: a video autoencoder, trained on the clips of edits; editors keep it frozen."""
+"""LitVae: trains a video autoencoder on the clips of edits; editors then use it frozen."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from kiwi.training.optim import AdamW, OptimSpec
 
 
 class LitVae(LitModule):
-    """Trains a Wan VAE on sources, targets and references alike, by squared error and a small KL term.
+    """Trains a Wan VAE on sources, targets and references, with squared error and a small KL term.
 
-    The exported folder is in the format of diffusers, with the mean and deviation of the training clips' latents in
-    config.json, as `WanVae(path=folder)` needs them.
+    The exported folder has the format of diffusers, and its config.json the mean and standard deviation of the training
+    clips' latents; `WanVae(path=folder)` loads it.
 
     Args:
         vae: the autoencoder; `NewVae(...)` trains one from scratch.
         optim: optimizer and schedule.
-        averaging: of the weights; the average is validated, previewed and exported.
-        kl_weight: of the KL divergence per latent element.
-        export_dtype: of the weights in the exported folder; float16 halves it.
-        statistics_batches: batches (an epoch at most) over which the latents' statistics are computed at export.
-        seed: of initial weights.
+        averaging: weight averaging; validation, previews and exports use the average.
+        kl_weight: weight of the KL divergence, which is averaged over latent elements.
+        export_dtype: data type of the weights in the exported folder; float16 halves its size.
+        statistics_batches: number of training batches (at most an epoch) for the mean and standard deviation at export.
+        seed: seed of the initial weights.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class LitVae(LitModule):
             raise InputError(
                 "LitVae needs kl_weight >= 0 and statistics_batches >= 1",
                 code="out-of-range",
-                got=f"{kl_weight} and {statistics_batches}",
+                got=f"kl_weight {kl_weight}, statistics_batches {statistics_batches}",
             )
         with forked_rng(seed, "vae"):
             self.autoencoder = vae.build()
@@ -70,7 +70,7 @@ class LitVae(LitModule):
         return bool(self.autoencoder.fingerprint)
 
     def setup(self, stage: str) -> None:
-        """Refuse a cache, which holds latents instead of pixels."""
+        """Reject a cache, which holds latents instead of pixels."""
         super().setup(stage)
         require_no_cache(self.trainer, "an autoencoder")
 
@@ -78,7 +78,7 @@ class LitVae(LitModule):
         return {"kl_weight": self.kl_weight}
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
-        """Reconstruction and KL of a batch's clips and reference images, with the same weight for every pixel."""
+        """Compute the loss of a batch's clips and reference images, weighting every pixel equally."""
         _require_clips(batch)
         groups = [videos for videos in (_concat_clips(batch), _flatten_references(batch)) if len(videos)]
         losses = torch.stack([self._compute_loss(videos) * videos.numel() for videos in groups])
@@ -89,13 +89,13 @@ class LitVae(LitModule):
 
     def _compute_loss(self, videos_BCFHW: Tensor) -> Tensor:
         posterior = self.autoencoder.vae.encode(videos_BCFHW.to(self.autoencoder.vae.dtype)).latent_dist
-        # The mode, not a sample: editors read modes, and the KL term alone keeps the latents bounded.
+        # The mode, not a sample: editors use modes, and the KL term is enough to keep the latents bounded.
         reconstruction = self.autoencoder.decode_unclamped(posterior.mode())
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar).mean()
         return F.mse_loss(reconstruction.float(), videos_BCFHW.float()) + self.kl_weight * kl
 
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
-        """PSNR (dB) and SSIM of reconstructed clips and reference images."""
+        """Log PSNR (dB) and SSIM of reconstructed clips and reference images."""
         _require_clips(batch)
         for prefix, videos in (("", _concat_clips(batch)), ("picture_", _flatten_references(batch))):
             reconstructions = self.autoencoder.decode(self.autoencoder.encode(videos)) if len(videos) else videos
@@ -113,36 +113,30 @@ class LitVae(LitModule):
         return [name for name in names if name != config.name and not name.startswith("diffusion_pytorch_model")]
 
     def preview(self, batch: EditBatch, seed: int) -> Preview:
-        """A clip and its reconstruction."""
+        """Reconstruct the sample's target; clips are the target and its reconstruction."""
         with eval_mode(self):
             decoded = self.autoencoder.decode(self.autoencoder.encode(batch.target_BCFHW))
         clips = {"clip": to_pixels(batch.target_BCFHW[0]), "reconstruction": to_pixels(decoded[0])}
         return Preview(clips, batch.instructions[0])
 
     def export(self, folder: Path, *, self_contained: bool) -> None:
-        mean, deviation = self._compute_latent_statistics()
-        self.autoencoder.set_normalisation(mean, deviation)
+        mean, std = self._compute_latent_statistics()
+        self.autoencoder.set_normalisation(mean, std)
         with atomic_folder(folder, self.unexpected_files) as new:
             self.autoencoder.save(new, self.export_dtype)
 
     def _compute_latent_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each latent channel over training clips, unnormalised."""
-        total, squares, count = torch.zeros(()), torch.zeros(()), 0
+        """Mean and standard deviation of each unnormalised latent channel over training clips."""
+        total, total_square, count = torch.zeros(()), torch.zeros(()), 0
         with eval_mode(self):
             for batch in islice(edit_data(self.trainer).fresh_train_dataloader(), self.statistics_batches):
                 clips = _concat_clips(self.transfer_batch_to_device(batch, self.device, 0))
-                latents = (
-                    self.autoencoder.vae.encode(clips.to(self.autoencoder.vae.dtype))
-                    .latent_dist.mode()
-                    .double()
-                    .cpu()
-                    .transpose(0, 1)
-                    .flatten(1)
-                )
-                total, squares = total + latents.sum(1), squares + latents.square().sum(1)
+                posterior = self.autoencoder.vae.encode(clips.to(self.autoencoder.vae.dtype)).latent_dist
+                latents = posterior.mode().double().cpu().transpose(0, 1).flatten(1)
+                total, total_square = total + latents.sum(1), total_square + latents.square().sum(1)
                 count += latents.shape[1]
         mean = total / count
-        return mean, (squares / count - mean.square()).clamp_min(1e-8).sqrt()
+        return mean, (total_square / count - mean.square()).clamp_min(1e-8).sqrt()
 
 
 def _require_clips(batch: EditBatch) -> None:
@@ -150,15 +144,15 @@ def _require_clips(batch: EditBatch) -> None:
         raise InputError(
             f"the sample {batch.ids[0]} has no target",
             code="missing-target",
-            expected="a manifest with targets, or items of the sandbox",
+            expected="a manifest with targets, or sandbox items",
         )
 
 
 def _concat_clips(batch: EditBatch) -> Tensor:
-    """Sources and targets as one batch of clips."""
+    """Concatenate sources and targets to one batch of clips."""
     return torch.cat((batch.source_BCFHW, batch.target_BCFHW))
 
 
 def _flatten_references(batch: EditBatch) -> Tensor:
-    """Reference images as a batch of clips of one frame, as the editor encodes them."""
+    """Convert reference images to a batch of one-frame clips, as the editor encodes them."""
     return batch.references_BRCHW.flatten(0, 1)[:, :, None]
