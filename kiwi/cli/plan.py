@@ -24,13 +24,8 @@ def _print_parts(planned: Plan) -> None:
         (part, _format_millions(count), _format_millions(budget.total_trainable({part} & planned.train_parts)))
         for part, count in budget.parameters.items()
     ]
-    rows.append(
-        (
-            "all",
-            _format_millions(budget.total_parameters),
-            _format_millions(budget.total_trainable(planned.train_parts)),
-        )
-    )
+    trainable = budget.total_trainable(planned.train_parts)
+    rows.append(("all", _format_millions(budget.total_parameters), _format_millions(trainable)))
     console.table("", ("part", "parameters (M)", "trainable (M)"), rows)
     console.print(
         f"{size.frames} frames of {size.height}x{size.width}: {budget.tokens:,} tokens, {budget.context:,} context "
@@ -54,16 +49,8 @@ def _print_variants(planned: Plan) -> None:
         )
         for label, budget in zip(planned.labels, planned.budgets, strict=True)
     ]
-    header = (
-        "variant",
-        "parameters (M)",
-        "difference from first",
-        "trainable (M)",
-        "tokens",
-        "context",
-        "TFLOP per step",
-    )
-    console.table("", (*header, "ratio"), rows)
+    parameters = ("parameters (M)", "difference from first", "trainable (M)")
+    console.table("", ("variant", *parameters, "tokens", "context", "TFLOP per step", "ratio to first"), rows)
 
 
 def _format_millions(count: int) -> str:

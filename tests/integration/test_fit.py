@@ -227,7 +227,8 @@ def test_a_checkpoint_of_another_size_is_refused(runs, tmp_path, capsys):
     wider["trainer"]["default_root_dir"] = str(tmp_path / "run")
     config = write_yaml(tmp_path / "wider.yaml", wider)
     last = runs / "editor" / "checkpoints" / "last.ckpt"
-    assert "the checkpoint was saved from a different model" in refused(capsys, "fit", "--config", config, "--ckpt_path", str(last))
+    message = refused(capsys, "fit", "--config", config, "--ckpt_path", str(last))
+    assert "the checkpoint was saved from a different model" in message
     message = refused(capsys, "fit", "--config", config, f"--model.init={runs / 'editor' / 'model'}")
     assert "with the wrong shape" in message
     assert "dit.blocks.0.ffn.0.weight is (96, 48), not (64, 48)" in message
