@@ -14,7 +14,7 @@ from kiwi.encoded import TaskKind
 from kiwi.media.image import letterbox
 from kiwi.models.connectors import LatentConnector, QueryConnector, join_contexts
 from kiwi.models.mllm.encoder import MllmEncoder
-from kiwi.models.mllm.new_qwen import NewQwen, byte_tokenizer
+from kiwi.models.mllm.new_qwen import NewQwen, make_byte_tokenizer
 from kiwi.models.mllm.positions import VIDEO
 from kiwi.models.mllm.prompting import DEFAULT_TEMPLATE, Prompt, gather_tokens, read_template
 from kiwi.models.mllm.vision_input import VisionInput, VisionLimits
@@ -97,7 +97,7 @@ def _encoder(meta: dict[str, Any] | None) -> MllmEncoder:
         vision_start_token_id=ids["vision_start"],
         vision_end_token_id=ids["vision_end"],
     )
-    return MllmEncoder(Qwen2_5_VLModel(config).eval(), byte_tokenizer(), Qwen2VLImageProcessor(), limits, template)
+    return MllmEncoder(Qwen2_5_VLModel(config).eval(), make_byte_tokenizer(), Qwen2VLImageProcessor(), limits, template)
 
 
 def _prompt(case: Case, kind: TaskKind) -> Prompt:

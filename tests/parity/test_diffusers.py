@@ -1,4 +1,4 @@
-"""Our DiT against diffusers' WanTransformer3DModel, on random weights carried over by name."""
+"""kiwi's DiT against diffusers' WanTransformer3DModel, with the same random weights."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_velocity_equals_diffusers(pair, timesteps):
     timestep = torch.tensor(timesteps)
     with torch.no_grad():
         expected = theirs(latents, timestep, text).sample
-        # Ours has no text embedding: it gets the output of theirs.
+        # kiwi's DiT has no text embedding: it gets the output of diffusers'.
         context = ours.project_context(theirs.condition_embedder.text_embedder(text), None)
         rope = rope_table(*ours.patch_embedding.grid(latents.shape[2:]), ours.config.head_dim)
         tokens = ours(ours.patch_embedding(latents), ours.embed_timestep(timestep), rope.float(), context)

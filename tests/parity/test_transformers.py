@@ -1,4 +1,4 @@
-"""Our MLLM against transformers' own models and processors, on random weights."""
+"""kiwi's MLLM against models and processors of transformers, with the same random weights."""
 
 import numpy as np
 import pytest
@@ -44,15 +44,15 @@ BATCHES = {
 
 
 @pytest.mark.parametrize("mode", BATCHES)
-def test_a_padded_batch_has_the_same_states_as_each_sample_in_the_library(encoder, mode):
-    """With queries equal to the placeholder's own embedding, ours is the library's model."""
-    sources, words, pictures = BATCHES[mode]
+def test_a_padded_batch_has_the_same_states_as_each_sample_in_transformers(encoder, mode):
+    """With queries equal to the placeholder's embedding, kiwi's MLLM equals the model of transformers."""
+    sources, words, images = BATCHES[mode]
     query = encoder.model.get_input_embeddings().weight[encoder.prompter.ids["query"]]
-    batch = encoder.prompter(sources, words, pictures, mode, 3)
+    batch = encoder.prompter(sources, words, images, mode, 3)
     with torch.no_grad():
         ours = encoder(batch, query.expand(3, -1), (1, -1))
         for row in range(2):
-            alone = encoder.prompter(*(part[row : row + 1] for part in (sources, words, pictures)), mode, 3)
+            alone = encoder.prompter(*(part[row : row + 1] for part in (sources, words, images)), mode, 3)
             theirs = encoder.model(
                 input_ids=alone.input_ids_BS,
                 mm_token_type_ids=alone.token_types_BS,
@@ -68,34 +68,34 @@ def test_a_padded_batch_has_the_same_states_as_each_sample_in_the_library(encode
             assert torch.allclose(ours[1][row, :length], theirs.hidden_states[1][0], atol=1e-5)
 
 
-def library_processor(encoder):
-    """The library's own processor of the generation, around our tokenizer and settings."""
+def transformers_processor(encoder):
+    """The processor of transformers for this generation, with the encoder's tokenizer and settings."""
     prompter, settings = encoder.prompter, encoder.preprocessor.image_processor
     names = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
     same = {name: getattr(settings, name) for name in names}
-    third = encoder.config.model_type == "qwen3_vl"
-    videos = (Qwen3VLVideoProcessor if third else Qwen2VLVideoProcessor)(
+    is_qwen3 = encoder.config.model_type == "qwen3_vl"
+    videos = (Qwen3VLVideoProcessor if is_qwen3 else Qwen2VLVideoProcessor)(
         **same, do_resize=False, do_sample_frames=False
     )
-    return (Qwen3VLProcessor if third else Qwen2_5_VLProcessor)(settings, prompter.tokenizer, videos)
+    return (Qwen3VLProcessor if is_qwen3 else Qwen2_5_VLProcessor)(settings, prompter.tokenizer, videos)
 
 
-def test_images_and_videos_become_the_same_tokens_and_pixels_as_in_the_library(encoder):
+def test_images_and_videos_become_the_same_tokens_and_pixels_as_in_transformers(encoder):
     side = encoder.preprocessor.factor * 2
-    source, picture = clip(4, side, 2 * side, 0), clip(1, side, side, 1)[0]
-    ours = encoder.prompter([source], ["Use it."], [(picture,)], "reference", 2)
-    third = encoder.config.model_type == "qwen3_vl"
-    # Where times precede the spans, the processor itself writes the marks around them.
-    video = "<|video_pad|>" if third else "<|vision_start|><|video_pad|><|vision_end|>"
+    source, image = clip(4, side, 2 * side, 0), clip(1, side, side, 1)[0]
+    ours = encoder.prompter([source], ["Use it."], [(image,)], "reference", 2)
+    is_qwen3 = encoder.config.model_type == "qwen3_vl"
+    # In Qwen3-VL, where times precede the spans, the processor writes the start and end tokens itself.
+    video = "<|video_pad|>" if is_qwen3 else "<|vision_start|><|video_pad|><|vision_end|>"
     text = encoder.prompter.template["reference"].format(
         source=video,
         instruction="Use it.",
         references="<|vision_start|><|image_pad|><|vision_end|>",
         queries="<|object_ref_start|>" * 2,
     )
-    theirs = library_processor(encoder)(
+    theirs = transformers_processor(encoder)(
         text=[text],
-        images=[picture],
+        images=[image],
         videos=[torch.from_numpy(source).permute(0, 3, 1, 2)],
         video_metadata=[VideoMetadata(total_num_frames=4, fps=2.0, frames_indices=[0, 1, 2, 3])],
         images_kwargs={"do_resize": False},
@@ -110,7 +110,7 @@ def test_images_and_videos_become_the_same_tokens_and_pixels_as_in_the_library(e
 
 
 def test_text_after_a_long_narrow_video_starts_after_its_largest_position():
-    """Here the published models and newer versions of the library differ: time extends further than space."""
+    """Newer versions of transformers differ from the published models here, because time extends further than space."""
     prompter_limits = LIMITS.replace(max_pixels_per_frame=56 * 56)
     encoder = NewQwen(limits=prompter_limits).build()
     prompt = encoder.prompter([clip(6, 56, 56, 0)], ["x"], [()], "video", 2)

@@ -1,1 +1,1 @@
-"""The diffusion transformer: blocks, attention, rotary positions, activation checkpointing, base weights."""
+"""The diffusion transformer: blocks, attention, rotary embedding, activation checkpointing, initial weights."""

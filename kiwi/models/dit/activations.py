@@ -1,4 +1,4 @@
-"""Activation checkpointing: what the transformer keeps of each block for the backward pass, memory against time."""
+"""Activation checkpointing: recompute the activations of blocks in the backward pass, to save memory."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from kiwi.spec import Spec, require_positive
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationSpec(Spec, ABC):
-    """The family of ways to run a block in training. A spec does the work itself: it has no state."""
+    """Base class of all specs of activation checkpointing. A spec has no state, so that it runs the blocks itself."""
 
     @abstractmethod
     def run(self, index: int, block: nn.Module, *args: Any) -> Tensor:
-        """Run the block; all specs give the same numbers and gradients.
+        """Run a block; outputs and gradients are the same for all specs.
 
         Args:
-            index: of the block, from 0.
-            block: called with `args`.
-            args: tensors, or tuples and lists of tensors.
+            index: index of the block, from 0.
+            block: the block.
+            args: arguments of the block: tensors, or tuples and lists of tensors.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeepActivations(ActivationSpec):
-    """Keep every activation."""
+    """Keep all activations."""
 
     def run(self, index: int, block: nn.Module, *args: Any) -> Tensor:
         return block(*args)
@@ -40,7 +40,7 @@ class RecomputeActivations(ActivationSpec):
     """Keep only the inputs of a block, and run it again in the backward pass.
 
     Args:
-        every: 1 recomputes every block (the published training), n the first of every n.
+        every: recompute the first block of every `every` blocks; 1 recomputes all, as in the published training.
     """
 
     every: int = 1
@@ -49,5 +49,5 @@ class RecomputeActivations(ActivationSpec):
         require_positive(self, "every")
 
     def run(self, index: int, block: nn.Module, *args: Any) -> Tensor:
-        # Without gradients torch simply runs the block.
+        # Without gradients `checkpoint` simply runs the block.
         return block(*args) if index % self.every else checkpoint(block, *args, use_reentrant=False)

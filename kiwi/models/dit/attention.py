@@ -17,7 +17,7 @@ from kiwi.models.precision import cpu_has_bf16_matmul
 
 
 class RMSNorm(nn.Module):
-    """RMS norm over the last axis in float32, with a learned weight; over all heads together, as in Wan."""
+    """RMS norm with a learned weight, computed in float32 over the last axis (all heads together, as in Wan)."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -25,41 +25,41 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise; any leading shape."""
+        """Normalise a tensor of any leading shape."""
         return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight.to(x.dtype)
 
 
 class KeysValues(NamedTuple):
-    """Keys and values of the context for one block, computed once per edit; shape (B, H, N, E) each."""
+    """Keys and values of one block's attention; those of the context are computed once per edit."""
 
     keys_BHNE: Tensor
     values_BHNE: Tensor
     mask_B11N: Tensor | None
-    """True where a context token may be attended to; None without padding."""
+    """False at padding; None without padding."""
 
 
 MAX_UNFUSED_KEYS = 1024
-"""Number of keys up to which bf16 attention on a CPU is computed without the fused kernel."""
+"""Largest number of keys for which bf16 attention on a CPU is computed without the fused kernel."""
 
 
 def attend(q_BHLE: Tensor, keys_BHNE: Tensor, values_BHNE: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax attention, (B, H, L, E), in the way that is fastest on the device.
+    """Compute softmax attention (B, H, L, E) with the kernel that is fastest on the device.
 
     Args:
         q_BHLE, keys_BHNE, values_BHNE: queries, keys and values.
         mask: True where a key may be attended to; broadcasts to (B, H, L, N).
     """
-    # torch's fused CPU kernel is slow in bf16, above all in the backward pass: without it a DiT of 1.15 M parameters
+    # PyTorch's fused CPU kernel is slow in bf16, above all in the backward pass: without it a DiT of 1.15 M parameters
     # trained at 72 instead of 25 samples/s on one core with avx512_bf16. In float32, and on CPUs without native bf16,
     # the fused kernel is faster (benchmarks/speed/attention.py measures it).
-    on_cpu = q_BHLE.device.type == "cpu" and q_BHLE.dtype == torch.bfloat16
-    if on_cpu and keys_BHNE.shape[2] <= MAX_UNFUSED_KEYS and cpu_has_bf16_matmul():
+    is_cpu_bf16 = q_BHLE.device.type == "cpu" and q_BHLE.dtype == torch.bfloat16
+    if is_cpu_bf16 and keys_BHNE.shape[2] <= MAX_UNFUSED_KEYS and cpu_has_bf16_matmul():
         return attend_unfused(q_BHLE, keys_BHNE, values_BHNE, mask)
     return F.scaled_dot_product_attention(q_BHLE, keys_BHNE, values_BHNE, attn_mask=mask)
 
 
 def attend_unfused(q_BHLE: Tensor, keys_BHNE: Tensor, values_BHNE: Tensor, mask: Tensor | None) -> Tensor:
-    """As `attend`, with two matrix products and a softmax in float32; all scores are in memory at once."""
+    """Compute attention like `attend`, by two matrix products and a float32 softmax; needs memory for all scores."""
     scores_BHLN = (q_BHLE @ keys_BHNE.transpose(-1, -2)).float() * q_BHLE.shape[-1] ** -0.5
     if mask is not None:
         scores_BHLN = scores_BHLN.masked_fill(~mask, float("-inf"))
@@ -73,7 +73,7 @@ class _Attention(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
 
-    def _heads(self, x: Tensor) -> Tensor:
+    def _split_heads(self, x: Tensor) -> Tensor:
         return rearrange(x, "b l (h e) -> b h l e", h=self.num_heads)
 
     def _attend(self, q_BHLE: Tensor, kv: KeysValues) -> Tensor:
@@ -86,21 +86,21 @@ class SelfAttention(_Attention):
     """Attention among the tokens of the sequence, with rotary position embedding."""
 
     def forward(self, x_BLD: Tensor, rope: Rope) -> Tensor:
-        """Attend; the shape is unchanged."""
-        q = rotate(self._heads(self.norm_q(self.q(x_BLD))), rope)
-        k = rotate(self._heads(self.norm_k(self.k(x_BLD))), rope)
-        return self._attend(q, KeysValues(k, self._heads(self.v(x_BLD)), None))
+        """Attend among the tokens (B, L, D)."""
+        q = rotate(self._split_heads(self.norm_q(self.q(x_BLD))), rope)
+        k = rotate(self._split_heads(self.norm_k(self.k(x_BLD))), rope)
+        return self._attend(q, KeysValues(k, self._split_heads(self.v(x_BLD)), None))
 
 
 class CrossAttention(_Attention):
     """Attention from the tokens of the sequence to the connectors' context."""
 
     def project(self, context_BND: Tensor, mask_BN: Tensor | None) -> KeysValues:
-        """Keys and values of the context, which do not change between denoising steps."""
-        context_BND = context_BND.to(self.k.weight.dtype)  # connectors may have another type than the DiT
-        keys, values = self._heads(self.norm_k(self.k(context_BND))), self._heads(self.v(context_BND))
+        """Compute keys and values of the context, which are the same in all denoising steps."""
+        context_BND = context_BND.to(self.k.weight.dtype)  # connectors may have another dtype than the DiT
+        keys, values = self._split_heads(self.norm_k(self.k(context_BND))), self._split_heads(self.v(context_BND))
         return KeysValues(keys, values, None if mask_BN is None else mask_BN[:, None, None, :])
 
     def forward(self, x_BLD: Tensor, context: KeysValues) -> Tensor:
-        """Attend to the projected context; the shape is unchanged."""
-        return self._attend(self._heads(self.norm_q(self.q(x_BLD))), context)
+        """Attend from the tokens (B, L, D) to the projected context."""
+        return self._attend(self._split_heads(self.norm_q(self.q(x_BLD))), context)

@@ -1,4 +1,4 @@
-"""The weights that a DiT starts from: random ones, or a Wan base model named by path or hub id."""
+"""Initial weights of a DiT: random, or those of a Wan model given by path or hub id."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True)
 class BaseSpec(Spec, ABC):
-    """The family of weights that a DiT starts from."""
+    """Base class of all specs of a DiT's initial weights."""
 
     @abstractmethod
     def build(self, construct: Callable[[], Module]) -> Module:
@@ -31,7 +31,7 @@ class BaseSpec(Spec, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class NewBase(BaseSpec):
-    """Random weights."""
+    """Random initialisation."""
 
     def build(self, construct: Callable[[], Module]) -> Module:
         return construct()
@@ -39,12 +39,12 @@ class NewBase(BaseSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class WanBase(BaseSpec):
-    """The transformer of a Wan model, under the original names or diffusers'.
+    """Weights of a Wan model's transformer, under the original tensor names or those of diffusers.
 
     Args:
         path: folder or file of the transformer's weights, or a hub id such as "Wan-AI/Wan2.2-TI2V-5B-Diffusers".
-        subfolder: of the path that holds the transformer ("transformer" in diffusers' repositories).
-        dtype: of its weights; bfloat16 for frozen ones, float32 for trainable ones.
+        subfolder: subfolder of `path` that holds the transformer ("transformer" in repositories for diffusers).
+        dtype: dtype of the weights; use bfloat16 for frozen and float32 for trainable ones.
     """
 
     path: str
@@ -56,16 +56,16 @@ class WanBase(BaseSpec):
             module = construct()
         state = read_wan_transformer(self.path, self.subfolder)
         # Copied, because overwriting a memory-mapped file crashes the process.
-        typed = {name: tensor.to(getattr(torch, self.dtype), copy=True) for name, tensor in state.items()}
-        load_strict(module, typed, f"the Wan base model {self.path}", assign=True)
+        copies = {name: tensor.to(getattr(torch, self.dtype), copy=True) for name, tensor in state.items()}
+        load_strict(module, copies, f"the Wan base model {self.path}", assign=True)
         return module
 
 
 def read_wan_transformer(path: str, subfolder: str = "") -> State:
-    """Read a Wan transformer's weights under the original names, without the text embedding (which is never applied).
+    """Read a Wan transformer's weights under the original names, without the text embedding, which kiwi does not use.
 
     Raises:
-        CheckpointError: no such model, weights that are not a Wan transformer's, or two names for one tensor.
+        CheckpointError: if there is no such model, or its weights are not those of a Wan transformer.
     """
     folder = locate(path, "Wan base model", "download the model or correct the path", subfolder=subfolder)
     state = read_weights(folder)

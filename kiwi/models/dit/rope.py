@@ -12,28 +12,28 @@ from torch import Tensor
 
 
 class Rope(NamedTuple):
-    """Cosines and sines of the rotation of each token and pair, both of shape (L, K)."""
+    """Cosines and sines of the angle by which each channel pair of each token is rotated."""
 
     cos_LK: Tensor
     sin_LK: Tensor
 
     def float(self) -> Rope:
-        """The table in float32, as attention uses it."""
+        """Convert the table to float32, which attention uses."""
         return Rope(self.cos_LK.float(), self.sin_LK.float())
 
 
 def rope_table(
     frames: int, height: int, width: int, head_dim: int, *, device: torch.device | str = "cpu", theta: float = 10000.0
 ) -> Rope:
-    """The table of a frames x height x width token grid, in float64.
+    """Compute the table of a frames x height x width token grid in float64.
 
-    The channels of a head are split (d - 2 (d // 3), d // 3, d // 3) over frame, height and width (Wan).
+    As in Wan, the d channels of a head are split into d - 2 (d // 3), d // 3 and d // 3 for frame, row and column.
     """
     third = head_dim // 3
     axes = []
-    for positions, dim in ((frames, head_dim - 2 * third), (height, third), (width, third)):
+    for length, dim in ((frames, head_dim - 2 * third), (height, third), (width, third)):
         frequency = theta ** -(torch.arange(0, dim, 2, dtype=torch.float64, device=device) / dim)
-        axes.append(torch.outer(torch.arange(positions, dtype=torch.float64, device=device), frequency))
+        axes.append(torch.outer(torch.arange(length, dtype=torch.float64, device=device), frequency))
     shape = (frames, height, width, -1)
     angles = torch.cat(
         [
@@ -47,7 +47,7 @@ def rope_table(
 
 
 def rotate(x_BHLE: Tensor, rope: Rope) -> Tensor:
-    """Rotate each adjacent pair of channels of every head; E = head_dim. In float32, back to x's type."""
+    """Rotate each pair of adjacent channels of every head in float32, and return x's dtype; E = head_dim."""
     x, y = x_BHLE.float().unflatten(-1, (-1, 2)).unbind(-1)
     rotated = torch.stack((x * rope.cos_LK - y * rope.sin_LK, x * rope.sin_LK + y * rope.cos_LK), dim=-1)
     return rotated.flatten(-2).to(x_BHLE.dtype)

@@ -1,8 +1,8 @@
-"""The video diffusion transformer of Wan2.1 / Wan2.2: tokens in, tokens out.
+"""The video diffusion transformer of Wan2.1 and Wan2.2.
 
 B batch, C latent channels, F H W latent frames, height and width, L tokens, D width, N context tokens.
-Parameter names are those of the published Wan files. Norms, modulation and time embedding run in float32, whatever the
-type of the weights.
+P patch channels. Parameter names are those of the published Wan files. Norms, modulation and timestep embedding are
+computed in float32, whatever the dtype of the weights.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from kiwi.models.tuning import Full, TuningSpec
 from kiwi.spec import Spec, require_positive
 
 LORA_TARGETS = ("q", "k", "v", "o", "ffn.0", "ffn.2")
-"""Linear layers of a block that get adapters, as in the published 14B training."""
+"""Name endings of the linear layers that get adapters, as in the published 14B training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig(Spec):
-    """Sizes of the transformer (the defaults are Wan2.2-TI2V-5B), its initial weights, and how it is trained.
+    """Configuration of the transformer; the default sizes are those of Wan2.2-TI2V-5B.
 
     Args:
         dim: width D.
         ffn_dim: width of the feed-forward layers.
-        num_heads: attention heads; dim / num_heads must be even.
+        num_heads: number of attention heads; dim / num_heads must be even.
         num_layers: number of blocks.
         freq_dim: channels of the sinusoidal timestep embedding, even.
-        latent_channels: channels C of the VAE's latents, in and out.
+        latent_channels: channels C of the VAE's latents.
         patch_size: latent frames, rows and columns of one token.
-        eps: of all norms.
-        activations: what the blocks keep for the backward pass.
-        base: the weights that it starts from.
-        tuning: full training, adapters (the published 14B: `Lora(rank=128)`), or frozen.
+        eps: epsilon of all norms.
+        activations: activation checkpointing of the blocks.
+        base: initial weights.
+        tuning: `Full`, `Frozen`, or `Lora` (the published 14B editor uses `Lora(rank=128)`).
     """
 
     dim: int = 3072
@@ -65,33 +65,33 @@ class DiTConfig(Spec):
         if not 0 < self.eps < math.inf:
             raise SpecError("dit.eps must be above 0 and finite", code="out-of-range", got=self.eps)
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
-            got = f"{self.dim} and {self.num_heads}"
+            got = f"dit.dim {self.dim}, dit.num_heads {self.num_heads}"
             raise SpecError("dit.dim must be an even multiple of dit.num_heads", code="inconsistent-sizes", got=got)
-        # Each axis of the rotary embedding needs whole pairs: d - 2 (d // 3) and d // 3 both even.
+        # The rotary embedding needs an even number of channels on each axis: d - 2 (d // 3) and d // 3.
         if ((self.dim // self.num_heads) // 3) % 2:
             raise SpecError(
-                "the head width cannot be split in three even parts for the rotary embedding",
+                "the channels of an attention head cannot be split among the three axes of the rotary embedding",
                 code="inconsistent-sizes",
-                got=self.dim // self.num_heads,
-                expected="a head width h with h // 3 even, such as 24, 32, 48, 96 or 128",
+                got=f"dim / num_heads = {self.dim // self.num_heads}",
+                expected="dim / num_heads = h with h // 3 even, such as 24, 32, 48, 96 or 128",
             )
         if self.freq_dim % 2 or self.patch_size[0] != 1:
-            got = f"{self.freq_dim} and {self.patch_size}"
-            raise SpecError("dit.freq_dim must be even and dit.patch_size[0] 1", code="out-of-range", got=got)
+            got = f"freq_dim {self.freq_dim}, patch_size {self.patch_size}"
+            raise SpecError("dit.freq_dim must be even and dit.patch_size[0] must be 1", code="out-of-range", got=got)
 
     @classmethod
     def wan22_5b(cls) -> DiTConfig:
-        """Wan2.2-TI2V-5B, the published 5B editor."""
+        """Sizes of Wan2.2-TI2V-5B, the base model of the published 5B editor."""
         return cls()
 
     @classmethod
     def wan21_14b(cls) -> DiTConfig:
-        """Wan2.1-T2V-14B."""
+        """Sizes of Wan2.1-T2V-14B."""
         return cls(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, latent_channels=16)
 
     @classmethod
     def wan21_1_3b(cls) -> DiTConfig:
-        """Wan2.1-T2V-1.3B."""
+        """Sizes of Wan2.1-T2V-1.3B."""
         return cls(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, latent_channels=16)
 
     @property
@@ -103,19 +103,19 @@ class DiTConfig(Spec):
         """Height and width of a video must be multiples of this many pixels.
 
         Args:
-            spatial_factor: pixels per latent of the VAE.
+            spatial_factor: height and width in pixels of one latent of the VAE.
         """
         return spatial_factor * self.patch_size[1]
 
     def build(self) -> DiT:
-        """Build the transformer, base weights and adapters included."""
+        """Build the transformer with its initial weights and adapters."""
         dit = self.base.build(lambda: DiT(self))
         self.tuning.apply(dit, LORA_TARGETS)
         return dit
 
 
 class Modulation(NamedTuple):
-    """Shift, scale and gate of one sub-layer, each of shape (B, 1, D)."""
+    """Shift, scale and gate of one sub-layer, (B, 1, D) each."""
 
     shift: Tensor
     scale: Tensor
@@ -123,17 +123,17 @@ class Modulation(NamedTuple):
 
 
 class TimeModulation(NamedTuple):
-    """The embedded timestep, for the head (B, D) and for the blocks (B, 6, D), float32."""
+    """The embedded timestep in float32: for the head (B, D), and as six modulations for the blocks (B, 6, D)."""
 
     vector_BD: Tensor
     blocks_B6D: Tensor
 
 
 class PatchEmbedding(nn.Module):
-    """Latents to tokens: a 3D convolution whose kernel is its stride, computed as one matrix product.
+    """Embeds latents as tokens by a 3D convolution whose stride is its kernel size, computed as a matrix product.
 
-    As a product it also accepts zero frames (no reference, no tokens), which a convolution does not.
-    Weight (D, C, pf, ph, pw) and bias (D,), as `nn.Conv3d` stores them.
+    Unlike `nn.Conv3d`, the product accepts zero frames (no reference images). Weight (D, C, pf, ph, pw) and bias (D,)
+    have the shapes of `nn.Conv3d`.
     """
 
     def __init__(
@@ -147,24 +147,24 @@ class PatchEmbedding(nn.Module):
             nn.init.xavier_uniform_(self.weight.flatten(1))
 
     def grid(self, sizes: Sequence[int]) -> tuple[int, int, int]:
-        """Token grid of latents of these sizes, both (frames, height, width).
+        """Compute the token grid of latents of these sizes, both (frames, height, width).
 
         Raises:
-            InputError: a size that is not a multiple of the patch (the published code crops it silently).
+            InputError: if a size is not a multiple of the patch size (the published code crops silently).
         """
         if any(size % patch for size, patch in zip(sizes, self.patch_size, strict=True)):
             raise InputError(
-                "the latents cannot be cut into whole patches",
+                "the size of the latents is not a multiple of the patch size",
                 code="unsupported-video-size",
-                got=f"frames x height x width {tuple(sizes)}",
+                got=f"(frames, height, width) = {tuple(sizes)}",
                 expected=f"multiples of {self.patch_size}",
-                fix="resize the video to a multiple of the model's size (KiwiEdit.size_multiple)",
+                fix="resize the video so that its sides are multiples of KiwiEdit.size_multiple",
             )
         f, h, w = (size // patch for size, patch in zip(sizes, self.patch_size, strict=True))
         return f, h, w
 
     def forward(self, latents_BCFHW: Tensor) -> Tensor:
-        """Tokens (B, L, D) in row-major (frame, row, column) order."""
+        """Embed latents as tokens (B, L, D) in row-major (frame, row, column) order."""
         self.grid(latents_BCFHW.shape[2:])
         pf, ph, pw = self.patch_size
         patches = rearrange(latents_BCFHW, "b c (f pf) (h ph) (w pw) -> b (f h w) (c pf ph pw)", pf=pf, ph=ph, pw=pw)
@@ -172,7 +172,7 @@ class PatchEmbedding(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention to the context, and feed-forward; the first and last are modulated by time."""
+    """Self-attention and feed-forward, both modulated by the timestep, with cross-attention to the context between."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -186,20 +186,20 @@ class Block(nn.Module):
         )
 
     def forward(self, x_BLD: Tensor, time_B6D: Tensor, rope: Rope, context: KeysValues) -> Tensor:
-        """Run the block; the shape is unchanged."""
+        """Run the block on tokens (B, L, D)."""
         parts = (self.modulation.float() + time_B6D).chunk(6, dim=1)
         attention, ffn = Modulation(*parts[:3]), Modulation(*parts[3:])
-        x = x_BLD + self._gated(self.self_attn(modulate(x_BLD, attention, self.eps), rope), attention)
+        x = x_BLD + self._apply_gate(self.self_attn(modulate(x_BLD, attention, self.eps), rope), attention)
         x = x + self.cross_attn(norm(x, self.eps, self.norm3), context)
-        return x + self._gated(self.ffn(modulate(x, ffn, self.eps)), ffn)
+        return x + self._apply_gate(self.ffn(modulate(x, ffn, self.eps)), ffn)
 
     @staticmethod
-    def _gated(x: Tensor, modulation: Modulation) -> Tensor:
+    def _apply_gate(x: Tensor, modulation: Modulation) -> Tensor:
         return (x.float() * modulation.gate).to(x.dtype)
 
 
 class Head(nn.Module):
-    """Tokens to patches of velocity, modulated by the time vector itself."""
+    """Maps tokens to velocity patches, modulated by the embedded timestep."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -208,13 +208,13 @@ class Head(nn.Module):
         self.head = nn.Linear(config.dim, config.latent_channels * math.prod(config.patch_size))
 
     def forward(self, x_BLD: Tensor, vector_BD: Tensor) -> Tensor:
-        """Patches (B, L, pf ph pw C), each sample with its own modulation."""
+        """Compute patches (B, L, pf ph pw C); each sample has its own modulation."""
         shift, scale = (self.modulation.float() + vector_BD[:, None, :]).chunk(2, dim=1)
         return self.head(modulate(x_BLD, Modulation(shift, scale, shift), self.eps))
 
 
 class DiT(nn.Module):
-    """The transformer. `KiwiEdit` adds source and reference tokens between `patch_embedding` and `forward`."""
+    """The transformer. Between `patch_embedding` and `forward`, `KiwiEdit` adds source and reference tokens."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -238,24 +238,24 @@ class DiT(nn.Module):
         nn.init.zeros_(self.head.head.weight)
 
     def embed_timestep(self, timestep_B: Tensor) -> TimeModulation:
-        """Embed each sample's timestep (0 to 1000, fractions allowed); once per denoising step."""
-        vector = _linear32(self.time_embedding[0], timestep_embedding(timestep_B, self.config.freq_dim))
-        vector = _linear32(self.time_embedding[2], F.silu(vector))
-        blocks = _linear32(self.time_projection[1], F.silu(vector))
+        """Embed each sample's timestep (0 to 1000, fractions allowed), once per denoising step."""
+        vector = _linear_float32(self.time_embedding[0], timestep_embedding(timestep_B, self.config.freq_dim))
+        vector = _linear_float32(self.time_embedding[2], F.silu(vector))
+        blocks = _linear_float32(self.time_projection[1], F.silu(vector))
         return TimeModulation(vector, blocks.unflatten(1, (6, self.config.dim)))
 
     def project_context(self, context_BND: Tensor, mask_BN: Tensor | None) -> list[KeysValues]:
-        """Keys and values of the context for every block; once per edit."""
+        """Compute the context's keys and values for every block, once per edit."""
         return [cast(Block, block).cross_attn.project(context_BND, mask_BN) for block in self.blocks]
 
     def forward(self, x_BLD: Tensor, time: TimeModulation, rope: Rope, context: Sequence[KeysValues]) -> Tensor:
-        """Tokens (B, L, D) to velocity patches (B, L, pf ph pw C)."""
+        """Map tokens (B, L, D) to velocity patches (B, L, pf ph pw C)."""
         for index, (block, kv) in enumerate(zip(self.blocks, context, strict=True)):
             x_BLD = self.config.activations.run(index, block, x_BLD, time.blocks_B6D, rope, kv)
         return self.head(x_BLD, time.vector_BD)
 
     def unpatchify(self, patches_BLP: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Velocity patches of the video's tokens as latents (B, C, F, H, W)."""
+        """Rearrange velocity patches (B, L, pf ph pw C) to the shape of latents (B, C, F, H, W)."""
         f, h, w = grid
         pf, ph, pw = self.config.patch_size
         return rearrange(
@@ -264,27 +264,27 @@ class DiT(nn.Module):
 
 
 def norm(x: Tensor, eps: float, affine: nn.LayerNorm | None = None) -> Tensor:
-    """Layer norm over the last axis in float32, back to x's type."""
+    """Apply layer norm over the last axis in float32, and return x's dtype."""
     weight, bias = (affine.weight.float(), affine.bias.float()) if affine is not None else (None, None)
     return F.layer_norm(x.float(), x.shape[-1:], weight, bias, eps).to(x.dtype)
 
 
 def modulate(x: Tensor, modulation: Modulation, eps: float) -> Tensor:
-    """Layer norm without weights, then (1 + scale) and shift, in float32."""
+    """Apply layer norm without weights, multiply by 1 + scale, and add the shift, all in float32."""
     normed = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
     return (normed * (1 + modulation.scale) + modulation.shift).to(x.dtype)
 
 
 def timestep_embedding(timestep_B: Tensor, channels: int) -> Tensor:
-    """Sinusoids of the timestep, cosines first; computed in float64, returned as float32 (B, channels)."""
+    """Compute sinusoids of the timestep (B, channels), cosines first, in float64; returned as float32."""
     half = channels // 2
     frequency = 10000.0 ** -(torch.arange(half, dtype=torch.float64, device=timestep_B.device) / half)
     angle = timestep_B.double()[:, None] * frequency[None, :]
     return torch.cat((angle.cos(), angle.sin()), dim=1).float()
 
 
-def _linear32(layer: nn.Module, x: Tensor) -> Tensor:
-    """A linear layer in float32 even under autocast: rounding here would round the timestep."""
+def _linear_float32(layer: nn.Module, x: Tensor) -> Tensor:
+    """Apply a linear layer in float32 even under autocast, which would round the timestep."""
     assert isinstance(layer, nn.Linear)
     with without_autocast(x.device):
         return F.linear(x.float(), layer.weight.float(), layer.bias.float())

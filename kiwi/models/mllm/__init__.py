@@ -1,1 +1,1 @@
-"""The multimodal LLM: vision input and features, prompts, positions, prefix cache."""
+"""The multimodal LLM: vision input and features, prompts, position ids, prefix cache."""

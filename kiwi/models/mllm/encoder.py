@@ -1,6 +1,6 @@
-"""The multimodal LLM: from source frames, instruction, reference images and learnable queries to hidden states.
+"""The multimodal LLM: computes hidden states from source frames, instruction, reference images and queries.
 
-transformers' Qwen2.5-VL or Qwen3-VL, run without its language head. B samples, S tokens, Q queries, M the MLLM's
+It is Qwen2.5-VL or Qwen3-VL of transformers, without its language head. B samples, S tokens, Q queries, M the MLLM's
 width.
 """
 
@@ -49,33 +49,33 @@ from kiwi.weights.hub import locate
 from kiwi.weights.strict import Mismatch, fingerprint
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
-"""Linear layers of the language model that get adapters, as in the published training."""
+"""Name endings of the linear layers of the language model that get adapters, as in the published training."""
 
 
 class Generation(NamedTuple):
-    """The differences between the generations of Qwen-VL."""
+    """Properties that differ between the generations of Qwen-VL."""
 
     model: type[PreTrainedModel]
     spans: VideoSpans
-    """How a prompt divides a video's tokens into spans."""
+    """Function that divides a video's tokens in a prompt into spans."""
     video_grids: Callable[[Tensor], Tensor]
-    """From the grids of videos to the grids of their spans."""
+    """Function from the grids of videos to the grids of their spans."""
 
 
 GENERATIONS = {
     "qwen2_5_vl": Generation(Qwen2_5_VLModel, single_span, lambda grids_V3: grids_V3),
     "qwen3_vl": Generation(Qwen3VLModel, span_per_temporal_patch, grids_per_temporal_patch),
 }
-"""By the `model_type` of the model's configuration."""
+"""Generations by `model_type`, a field of the model's configuration."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MllmSpec(Spec, ABC):
-    """The family of multimodal LLMs.
+    """Base class of all specs of multimodal LLMs.
 
     Args:
-        limits: on the frames and pixels that it reads.
-        tuning: how its language model is trained; the vision tower is always frozen.
+        limits: limits on the frames and pixels of its input.
+        tuning: how the language model is trained; the vision tower is always frozen.
     """
 
     limits: VisionLimits = field(default_factory=VisionLimits)
@@ -83,17 +83,17 @@ class MllmSpec(Spec, ABC):
 
     @abstractmethod
     def build(self) -> MllmEncoder:
-        """Build the encoder, weights and adapters included."""
+        """Build the encoder with its weights and adapters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QwenVL(MllmSpec):
-    """A pretrained Qwen2.5-VL or Qwen3-VL, according to its configuration.
+    """A pretrained Qwen2.5-VL or Qwen3-VL.
 
     Args:
-        path: folder with config, weights, tokenizer and preprocessor settings, or a hub id. A file prompt.json in
-            the folder replaces the default wording of prompts.
-        dtype: of its weights; bfloat16 halves the memory, at no cost to training while they are frozen.
+        path: folder with configuration, weights, tokenizer and preprocessor settings, or a hub id. A file prompt.json
+            in the folder replaces the default prompt template.
+        dtype: dtype of the weights; bfloat16 halves the memory, and is as good for training while they are frozen.
     """
 
     path: str
@@ -111,7 +111,7 @@ class QwenVL(MllmSpec):
 
     def build(self) -> MllmEncoder:
         folder = locate(self.path, "MLLM", "name a folder with a Qwen-VL, or a hub id")
-        weight_files(folder)  # refuses an index that points out of the folder, which transformers would follow
+        weight_files(folder)  # rejects an index with paths outside the folder, which transformers would follow
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             if config.model_type not in GENERATIONS:
@@ -132,26 +132,26 @@ class QwenVL(MllmSpec):
             image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
         except KiwiError:
             raise
-        except Exception as problem:  # on damaged files the libraries raise anything, plain Exception too
-            got = first_line(problem)
-            got = got if isinstance(problem, (OSError, ValueError)) else f"{type(problem).__name__} {got}"
+        except Exception as error:  # damaged files make transformers and tokenizers raise any type, even Exception
+            got = first_line(error)
+            got = got if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__} {got}"
             message = f"the MLLM {self.path!r} cannot be loaded"
-            raise CheckpointError(message, code="unreadable-mllm", got=got) from problem
-        _require_all(model, info, self.path)
+            raise CheckpointError(message, code="unreadable-mllm", got=got) from error
+        _require_all_weights(model, info, self.path)
         encoder = MllmEncoder(model, tokenizer, image_processor, self.limits, read_template(template_path(folder)))
         encoder.fingerprint = fingerprint(model.state_dict())
         return encoder.apply_tuning(self.tuning)
 
 
-_TOWER_FIELDS = ("num_heads", "window_size", "fullatt_block_indexes", "deepstack_visual_indexes", "hidden_act")
-"""Fields of a vision tower's configuration that its features depend on, and its weights do not determine."""
+_VISION_FIELDS = ("num_heads", "window_size", "fullatt_block_indexes", "deepstack_visual_indexes", "hidden_act")
+"""Fields of the vision tower's configuration that change its features but not the shapes of its weights."""
 
 
 class MllmEncoder(nn.Module):
-    """The MLLM with its preprocessing: prompt and queries in, hidden states out."""
+    """The MLLM with its preprocessing: maps prompts and queries to hidden states."""
 
     fingerprint = ""
-    """Hash of the loaded weights; empty for new ones."""
+    """Hash of the loaded weights; empty for randomly initialised ones."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class MllmEncoder(nn.Module):
         self.model = model.requires_grad_(False)
         self.hidden_size = int(model.config.text_config.hidden_size)
         sizes = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
-        # VisionPreprocessor.resize_video gives frames their final size, so the library's cap is off.
+        # VisionPreprocessor.resize_video gives frames their final size, so that transformers must not cap it.
         settings = {name: getattr(image_processor, name) for name in sizes}
         video_processor = Qwen2VLVideoProcessor(**settings, cap_pixels_per_frame=False)
         self.generation = GENERATIONS[model.config.model_type]
@@ -174,36 +174,36 @@ class MllmEncoder(nn.Module):
         self.prompter = Prompter(tokenizer, self.preprocessor, template, self.generation.spans)
 
     def apply_tuning(self, tuning: TuningSpec) -> MllmEncoder:
-        """Freeze the language model, give it adapters, or make it trainable, as the spec says; returns the encoder."""
+        """Freeze the language model, add adapters, or make it trainable, as the spec says, and return the encoder."""
         tuning.apply(self.model.language_model, LORA_TARGETS)
         return self
 
     @property
     def config(self) -> Any:
-        """transformers' configuration of the model."""
+        """Configuration of the model, a class of transformers."""
         return self.model.config
 
     def check_layers(self, layers: Sequence[int]) -> None:
-        """Refuse layers that the language model does not have.
+        """Check that the language model has these layers.
 
         Raises:
-            SpecError: naming the valid range.
+            SpecError: if it does not; the message names the valid range.
         """
         depth = int(self.config.text_config.num_hidden_layers)
-        if wrong := [layer for layer in layers if not -depth - 1 <= layer <= depth]:
+        if unknown := [layer for layer in layers if not -depth - 1 <= layer <= depth]:
             raise SpecError(
                 "the MLLM does not have these layers",
                 code="unknown-layer",
-                got=wrong,
-                expected=f"{-depth - 1} to {depth} (0: embeddings, -1: the last)",
+                got=unknown,
+                expected=f"{-depth - 1} to {depth} (0: embeddings, -1: output of the final norm)",
             )
 
     def position_ids(self, prompt: Prompt, seconds: int = 1) -> Tensor:
-        """Qwen's multimodal position ids (3, B, S), 0 at padding.
+        """Compute Qwen's multimodal position ids (3, B, S), which are 0 at padding.
 
         Args:
-            prompt: the batch.
-            seconds: length of a temporal patch, two frames; the published code ignores the frame rate and has 1.
+            prompt: prompts of the batch.
+            seconds: duration of a temporal patch (two frames); the published code uses 1, whatever the frame rate.
         """
         vision = self.config.vision_config
         images, videos = prompt.image_grid_thw, prompt.video_grid_thw
@@ -220,10 +220,10 @@ class MllmEncoder(nn.Module):
 
     @torch.no_grad()
     def encode_image(self, vision_input: VisionInput) -> VisionFeatures:
-        """Vision features of one image or video, to be cached and used in its place.
+        """Compute the vision features of one image or video, so that they can be cached.
 
         Args:
-            vision_input: from `preprocessor.prepare_source` or `prepare_reference`.
+            vision_input: result of `preprocessor.prepare_source` or `prepare_reference`.
         """
         device = next(self.model.visual.parameters()).device
         patches = self.preprocessor.to_patches(vision_input).to(device)
@@ -233,7 +233,7 @@ class MllmEncoder(nn.Module):
 
     @torch.no_grad()
     def vision_features(self, prompt: Prompt) -> PromptVisionFeatures:
-        """Features of all images and videos of a prompt, without gradients; cached ones are not computed again."""
+        """Compute the features of all images and videos of a prompt without gradients, except cached ones."""
         tower = self.model.visual
         return PromptVisionFeatures(
             encode_vision(tower, prompt.pixel_values, prompt.image_grid_thw, prompt.cached_image_features),
@@ -241,16 +241,16 @@ class MllmEncoder(nn.Module):
         )
 
     def vision_fingerprint(self) -> str:
-        """A hash of everything that vision features depend on: the tower's weights, its settings, the limits."""
+        """Hash everything that vision features depend on: the vision tower's weights and settings, and the limits."""
         tower, limits = self.model.visual, to_dict(self.preprocessor.limits)
-        config = {name: getattr(self.config.vision_config, name, None) for name in _TOWER_FIELDS}
+        config = {name: getattr(self.config.vision_config, name, None) for name in _VISION_FIELDS}
         weights = fingerprint(tower.state_dict())
-        facts = (self.config.model_type, str(tower.dtype), weights, self.settings, config, limits)
-        return hashlib.sha256(repr(facts).encode()).hexdigest()
+        inputs = (self.config.model_type, str(tower.dtype), weights, self.settings, config, limits)
+        return hashlib.sha256(repr(inputs).encode()).hexdigest()
 
     def embed(self, prompt: Prompt, vision: PromptVisionFeatures, queries_QM: Tensor) -> LanguageModelInput:
-        """Embed the prompt's words, with visual features and queries at the positions of their placeholders."""
-        # Not done by the library's model: only new versions accept precomputed features (`mm_encoder_outputs`), and
+        """Embed the prompt's tokens, replacing placeholders by vision features and queries."""
+        # Not left to transformers, because only new versions accept precomputed features (`mm_encoder_outputs`), and
         # older ones ignore them silently.
         embeds_BSM = self.model.get_input_embeddings()(prompt.input_ids_BS)
         visual_LVM = vision.in_token_order(prompt.token_types_BS).to(embeds_BSM)
@@ -261,22 +261,21 @@ class MllmEncoder(nn.Module):
 
     @property
     def language_model_forward(self) -> LanguageModelForward:
-        """The forward pass for the language model: the prefix cache needs it to be frozen."""
-        # Decided at every call, because adapters and frozen parts may change after construction; the check costs
-        # nothing beside the forward pass.
+        """The forward pass to use: with a prefix cache if the language model is frozen."""
+        # Chosen in every call, because adapters may be added and weights frozen after construction.
         is_trainable = any(parameter.requires_grad for parameter in self.model.language_model.parameters())
         return full_forward if is_trainable else prefix_cached_forward
 
     def forward(self, prompt: Prompt, queries_QM: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
-        """Hidden states (B, S, M) by layer: -1 after the last one's norm, 0 the embeddings, 1 after the first, ...
+        """Compute hidden states (B, S, M) by layer: 0 the embeddings, 1 the first layer's output, -1 the final norm's.
 
-        Attention is causal: the queries, which come last, attend to everything, and nothing attends to the padding on
-        the right. Without layers nothing is run.
+        Attention is causal: the queries, which come last, attend to all other tokens, and no token attends to the
+        padding on the right. If `layers` is empty, the model is not run.
 
         Args:
-            prompt: the batch.
+            prompt: prompts of the batch.
             queries_QM: embeddings of the queries.
-            layers: layers whose states are returned.
+            layers: layers whose hidden states are returned.
         """
         if not layers:
             return {}
@@ -286,10 +285,11 @@ class MllmEncoder(nn.Module):
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write base weights, tokenizer, preprocessor settings and prompt template, for `QwenVL(path=folder)`.
 
+        Adapters are not written, because they belong to the editor's weights.
+
         Args:
             folder: created if missing.
-            dtype: of the written weights; their own if not given. Adapters are not written: they are part of the
-                editor's weights.
+            dtype: dtype of the written weights; not converted if not given.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
@@ -306,8 +306,8 @@ class MllmEncoder(nn.Module):
         write_json(folder / "prompt.json", self.prompter.template)
 
 
-def _require_all(model: nn.Module, info: dict[str, Any], path: str) -> None:
-    """Refuse missing and unexpected weights, which transformers only logs (the language head is never used)."""
+def _require_all_weights(model: nn.Module, info: dict[str, Any], path: str) -> None:
+    """Raise an error for missing and unexpected weights, which transformers only logs; a language head is ignored."""
     mismatch = Mismatch(
         num_expected=len(model.state_dict()),
         missing=sorted(info["missing_keys"]),

@@ -1,4 +1,4 @@
-"""An untrained Qwen-VL of any size: configuration, byte-level tokenizer, image processor, random weights."""
+"""A randomly initialised Qwen-VL of any size, with a byte-level tokenizer and an image processor."""
 
 from __future__ import annotations
 
@@ -33,27 +33,31 @@ BYTE_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 
 @dataclass(frozen=True, kw_only=True)
 class NewQwen(MllmSpec):
-    """An untrained Qwen-VL with random weights, on the same code path as a pretrained one.
+    """A Qwen-VL with random weights, run by the same code as a pretrained one.
 
     Args:
-        generation: "2.5" or "3".
+        generation: generation of Qwen-VL.
         hidden_size: width M of the language model.
         layers: number of layers of the language model.
-        heads, kv_heads: of its attention; by default heads of 16 channels, half as many for keys and values.
-        intermediate_size: width of its feed-forward layers; by default 2 M.
-        vocab_size: rows of the embedding table; by default the tokenizer's size.
+        heads: number of attention heads of the language model; by default M / 16.
+        kv_heads: number of heads for keys and values; by default half of `heads`.
+        intermediate_size: width of the language model's feed-forward layers; by default 2 M.
+        vocab_size: number of rows of the embedding table; by default the size of the tokenizer's vocabulary.
         tokenizer: folder of a tokenizer with Qwen's special tokens, such as `kiwi sandbox vocabulary` writes; by
-            default a byte-level one. A file prompt.json in the folder replaces the default wording of prompts.
-        vision_hidden_size, vision_layers, vision_heads, vision_intermediate_size: of the vision tower; by default a
-            width of M / 2 (at least 32), heads of 16 channels and feed-forward layers twice as wide.
-        vision_patch: side of a patch in pixels, half that of a visual token; by default as published, 14 for 2.5 and
-            16 for 3. With small patches small images need not be enlarged.
-        vision_window, vision_full: window in pixels of the 2.5's vision tower, and the blocks without one.
-        rope_theta: base of the language model's rotary embedding. The slowest channels are those of columns: with the
-            published 1e6 and heads of 32 channels they rotate by less than 2e-4 per visual token, so that left and
-            right of a frame of a few tokens look the same. Below 10 they differ.
-        init_std: standard deviation of the initial weights. The published one is small for narrow models, whose
-            attention then needs long to distinguish tokens; M^-0.5 suits them.
+            default a byte-level one. A file prompt.json in the folder replaces the default prompt template.
+        vision_hidden_size: width of the vision tower; by default M / 2, at least 32.
+        vision_layers: number of blocks of the vision tower.
+        vision_heads: number of attention heads of the vision tower; by default its width / 16.
+        vision_intermediate_size: width of the vision tower's feed-forward layers; by default twice its width.
+        vision_patch: side of a patch in pixels, half the side of a visual token; by default the published 14 for "2.5"
+            and 16 for "3". Smaller patches allow smaller images, which need not be enlarged.
+        vision_window: side in pixels of the attention windows of the vision tower ("2.5" only).
+        vision_full: indices of the vision tower's blocks with full attention instead of windows ("2.5" only).
+        rope_theta: base of the language model's rotary embedding. Column positions use the lowest RoPE frequencies:
+            with the published 1e6 and heads of 32 channels, they rotate by less than 2e-4 per visual token, so that
+            the left and right of a frame of a few tokens cannot be distinguished. With a base below 10 they can.
+        init_std: standard deviation of the initial weights. The published 0.02 is too small for narrow models, whose
+            attention then learns slowly to distinguish tokens; M^-0.5 works better.
     """
 
     generation: Literal["2.5", "3"] = "2.5"
@@ -84,28 +88,28 @@ class NewQwen(MllmSpec):
             self, "hidden_size", "layers", "heads", "kv_heads", "intermediate_size", "vocab_size", "vision_layers",
             "vision_hidden_size", "vision_heads", "vision_intermediate_size", "vision_patch",
         )  # fmt: skip
-        (heads, kv_heads), (width, vision_heads) = _heads(self), _tower(self)
+        (heads, kv_heads), (width, vision_heads) = _head_counts(self), _vision_width_and_heads(self)
         if self.hidden_size % (2 * heads) or heads % kv_heads:
             raise SpecError(
-                "the language model's heads do not fit its width",
+                "the language model's heads do not divide its width",
                 code="inconsistent-sizes",
-                got=f"hidden_size {self.hidden_size}, {heads} heads, {kv_heads} of keys and values",
-                expected="heads of an even number of channels, and a multiple of those of keys and values",
+                got=f"hidden_size {self.hidden_size}, heads {heads}, kv_heads {kv_heads}",
+                expected="hidden_size divisible by 2 * heads, and heads divisible by kv_heads",
             )
         if width % (4 * vision_heads):
             raise SpecError(
-                "the vision tower's heads do not fit its width",
+                "the vision tower's heads do not divide its width",
                 code="inconsistent-sizes",
-                got=f"width {width}, {vision_heads} heads",
-                expected="heads of a multiple of 4 channels, for the rotary embedding of rows and columns",
+                got=f"vision_hidden_size {width}, vision_heads {vision_heads}",
+                expected="vision_hidden_size divisible by 4 * vision_heads",
             )
         if self.vocab_size is not None and self.vocab_size < BYTE_VOCAB_SIZE:
-            _refuse_vocab_size(self.vocab_size, BYTE_VOCAB_SIZE)
+            _raise_small_vocab_size(self.vocab_size, BYTE_VOCAB_SIZE)
         if self.rope_theta <= 1:
             raise SpecError("rope_theta must be above 1", code="out-of-range", got=self.rope_theta)
         if not 0 < self.init_std < 1:
             raise SpecError("init_std must be between 0 and 1", code="out-of-range", got=self.init_std)
-        if self.vision_window < (token := 2 * _patch(self)):
+        if self.vision_window < (token := 2 * _vision_patch_size(self)):
             raise SpecError(
                 "vision_window is smaller than a visual token",
                 code="out-of-range",
@@ -115,33 +119,33 @@ class NewQwen(MllmSpec):
 
     @classmethod
     def qwen25_3b(cls) -> NewQwen:
-        """The shapes of Qwen2.5-VL-3B."""
+        """Sizes of Qwen2.5-VL-3B."""
         return cls(
             hidden_size=2048, layers=36, heads=16, kv_heads=2, intermediate_size=11008, vocab_size=151936, **_VISION_25
         )
 
     @classmethod
     def qwen25_7b(cls) -> NewQwen:
-        """The shapes of Qwen2.5-VL-7B."""
+        """Sizes of Qwen2.5-VL-7B."""
         return cls(
             hidden_size=3584, layers=28, heads=28, kv_heads=4, intermediate_size=18944, vocab_size=152064, **_VISION_25
         )
 
     @classmethod
     def sandbox(cls) -> NewQwen:
-        """The shapes of the shipped MLLM of the sandbox (1.2 M parameters)."""
+        """Sizes of the shipped MLLM (1.2 M parameters), trained on the sandbox."""
         return cls(
             hidden_size=128, layers=3, heads=4, kv_heads=2, vocab_size=648, vision_hidden_size=128, vision_heads=4,
             vision_patch=4, vision_window=64, vision_full=(0, 1), rope_theta=3,
         )  # fmt: skip
 
     def build(self) -> MllmEncoder:
-        tokenizer = byte_tokenizer() if self.tokenizer is None else _load_tokenizer(self.tokenizer)
+        tokenizer = make_byte_tokenizer() if self.tokenizer is None else _load_tokenizer(self.tokenizer)
         if self.vocab_size is not None and self.vocab_size < len(tokenizer):
-            _refuse_vocab_size(self.vocab_size, len(tokenizer))
-        config = (_config_25 if self.generation == "2.5" else _config_3)(self, tokenizer)
+            _raise_small_vocab_size(self.vocab_size, len(tokenizer))
+        config = (_make_config_25 if self.generation == "2.5" else _make_config_3)(self, tokenizer)
         normalisation = {} if self.generation == "2.5" else {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-        processor = Qwen2VLImageProcessor(patch_size=_patch(self), **normalisation)
+        processor = Qwen2VLImageProcessor(patch_size=_vision_patch_size(self), **normalisation)
         model = GENERATIONS[config.model_type].model(config)
         template = DEFAULT_TEMPLATE if self.tokenizer is None else template_path(Path(self.tokenizer))
         encoder = MllmEncoder(model, tokenizer, processor, self.limits, read_template(template))
@@ -157,37 +161,37 @@ _VISION_25: dict[str, Any] = {
     "vision_full": (7, 15, 23, 31),
     "limits": VisionLimits(),
 }
-"""The vision tower of every published Qwen2.5-VL."""
+"""Vision tower and input limits of every published Qwen2.5-VL."""
 
 
-def _refuse_vocab_size(vocab_size: int, minimum: int) -> NoReturn:
+def _raise_small_vocab_size(vocab_size: int, minimum: int) -> NoReturn:
     message = "vocab_size is smaller than the tokenizer's vocabulary"
     raise SpecError(message, code="out-of-range", got=vocab_size, expected=f"{minimum} or more")
 
 
-def byte_tokenizer() -> Any:
-    """A byte-level tokenizer with Qwen's special tokens."""
+def make_byte_tokenizer() -> Any:
+    """Make a byte-level tokenizer with Qwen's special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
-    return _with_special_tokens(raw)
+    return _add_special_tokens(raw)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
-    """Train a byte-pair tokenizer, with Qwen's special tokens; unknown words are spelled in bytes.
+    """Train a byte-pair tokenizer with Qwen's special tokens; unknown words are split into bytes.
 
     Args:
-        texts: to train on; the same texts give the same tokenizer.
-        vocab_size: largest vocabulary, special tokens excluded; 256 entries are bytes.
+        texts: training texts; the same texts give the same tokenizer.
+        vocab_size: largest size of the vocabulary without special tokens, of which 256 are bytes.
     """
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
     raw.train_from_iterator(texts, trainer)
-    return _with_special_tokens(raw)
+    return _add_special_tokens(raw)
 
 
-def _with_special_tokens(raw: Tokenizer) -> Any:
+def _add_special_tokens(raw: Tokenizer) -> Any:
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     raw.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
@@ -197,53 +201,55 @@ def _with_special_tokens(raw: Tokenizer) -> Any:
 def _load_tokenizer(folder: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(Path(folder).resolve(strict=True), trust_remote_code=False)
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError) as error:
         message = f"the tokenizer {folder} cannot be loaded"
-        raise SpecError(message, code="unreadable-tokenizer", got=first_line(problem)) from problem
+        raise SpecError(message, code="unreadable-tokenizer", got=first_line(error)) from error
     if missing := [token for token in SPECIAL_TOKENS if token not in tokenizer.get_vocab()]:
         message = f"the tokenizer {folder} lacks special tokens"
         raise SpecError(message, code="missing-tokens", got=", ".join(missing))
     return tokenizer
 
 
-def _config_25(spec: NewQwen, tokenizer: Any) -> Qwen2_5_VLConfig:
-    vision = _vision(spec) | {
+def _make_config_25(spec: NewQwen, tokenizer: Any) -> Qwen2_5_VLConfig:
+    vision = _vision_config(spec) | {
         "window_size": spec.vision_window,
         "fullatt_block_indexes": [index % spec.vision_layers for index in spec.vision_full],
         "tokens_per_second": 2,
     }
-    return Qwen2_5_VLConfig(text_config=_text(spec, tokenizer), vision_config=vision, **_shared(tokenizer))
+    return Qwen2_5_VLConfig(
+        text_config=_text_config(spec, tokenizer), vision_config=vision, **_shared_config(tokenizer)
+    )
 
 
-def _config_3(spec: NewQwen, tokenizer: Any) -> Qwen3VLConfig:
-    text = _text(spec, tokenizer)
-    # Here a head's width is set explicitly, and features of early vision blocks are added to the first text layers.
+def _make_config_3(spec: NewQwen, tokenizer: Any) -> Qwen3VLConfig:
+    text = _text_config(spec, tokenizer)
+    # Qwen3-VL sets the width of a head explicitly. Its DeepStack adds features of vision block 0 to the first layer.
     text["head_dim"] = spec.hidden_size // text["num_attention_heads"]
-    vision = _vision(spec) | {"num_position_embeddings": 2304, "deepstack_visual_indexes": [0]}
-    return Qwen3VLConfig(text_config=text, vision_config=vision, **_shared(tokenizer))
+    vision = _vision_config(spec) | {"num_position_embeddings": 2304, "deepstack_visual_indexes": [0]}
+    return Qwen3VLConfig(text_config=text, vision_config=vision, **_shared_config(tokenizer))
 
 
-def _heads(spec: NewQwen) -> tuple[int, int]:
-    """Number of attention heads of the language model, and of heads of keys and values."""
+def _head_counts(spec: NewQwen) -> tuple[int, int]:
+    """Number of attention heads of the language model, and of its heads for keys and values."""
     heads = spec.heads or max(1, spec.hidden_size // 16)
     return heads, spec.kv_heads or max(1, heads // 2)
 
 
-def _tower(spec: NewQwen) -> tuple[int, int]:
+def _vision_width_and_heads(spec: NewQwen) -> tuple[int, int]:
     """Width and number of heads of the vision tower."""
     width = spec.vision_hidden_size or max(32, spec.hidden_size // 2)
     return width, spec.vision_heads or max(1, width // 16)
 
 
-def _patch(spec: NewQwen) -> int:
+def _vision_patch_size(spec: NewQwen) -> int:
     """Side of a vision patch in pixels."""
     return spec.vision_patch or {"2.5": 14, "3": 16}[spec.generation]
 
 
-def _text(spec: NewQwen, tokenizer: Any) -> dict[str, Any]:
-    heads, kv_heads = _heads(spec)
+def _text_config(spec: NewQwen, tokenizer: Any) -> dict[str, Any]:
+    heads, kv_heads = _head_counts(spec)
     half = spec.hidden_size // heads // 2
-    # The rotary channels of frame, row and column, in the published proportion of 16 : 24 : 24.
+    # Rotary channel pairs of frame, row and column, in the published proportion 16 : 24 : 24.
     sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
     return {
         "hidden_size": spec.hidden_size,
@@ -260,8 +266,8 @@ def _text(spec: NewQwen, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def _vision(spec: NewQwen) -> dict[str, Any]:
-    width, heads = _tower(spec)
+def _vision_config(spec: NewQwen) -> dict[str, Any]:
+    width, heads = _vision_width_and_heads(spec)
     return {
         "initializer_range": spec.init_std,
         "depth": spec.vision_layers,
@@ -269,12 +275,12 @@ def _vision(spec: NewQwen) -> dict[str, Any]:
         "intermediate_size": spec.vision_intermediate_size or 2 * width,
         "num_heads": heads,
         "out_hidden_size": spec.hidden_size,
-        "patch_size": _patch(spec),
+        "patch_size": _vision_patch_size(spec),
     }
 
 
-def _shared(tokenizer: Any) -> dict[str, Any]:
-    """Ids of the visual tokens; and the language head is tied to the word embeddings, as LitMllm trains it."""
+def _shared_config(tokenizer: Any) -> dict[str, Any]:
+    """Ids of the visual tokens, and the tie of language head and word embeddings, which LitMllm trains."""
     names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
     names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}

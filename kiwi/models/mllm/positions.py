@@ -1,7 +1,7 @@
 """Position ids of Qwen-VL's multimodal rotary embedding: one axis for time, one for rows, one for columns.
 
-They are computed here because versions of the library disagree: text after a video starts one after the *largest*
-position of the video in the published models (time included), in newer ones one after its spatial extent. S tokens.
+They are computed here because versions of transformers disagree. In the published models, text after a video starts one
+after the largest position of the video, time included; in newer versions, one after its spatial extent. S tokens.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 
 IMAGE, VIDEO = 1, 2
-"""Token types; text is 0."""
+"""Token types of images and videos; text is 0."""
 
 
 def position_ids(types_S: Tensor, grids: dict[int, Iterator[Tensor]], merge_size: int, step: int) -> Tensor:
-    """Position ids (3, S) of one sample without padding.
+    """Compute the position ids (3, S) of one sample without padding.
 
-    Text advances all three axes together. The tokens of an image or video are at offsets (time, row, column) of their
-    merged grid; what follows starts one after the largest of them.
+    Each text token advances all three axes by one. The tokens of an image or video are at offsets (time, row, column)
+    in their merged grid; the next token starts one after the largest of their positions.
 
     Args:
-        types_S: 0 text, 1 image, 2 video; each run of 1 or 2 is one grid.
-        grids: by type, the grids (frames, rows, columns) in vision patches, in the order of their runs; consumed.
-        merge_size: patches that a token merges along each side.
-        step: time positions between two patches of a video.
+        types_S: 0 text, 1 image, 2 video; each run of 1 or 2 is one image or video.
+        grids: by type, iterators over the grids (frames, rows, columns) in vision patches, in the order of the runs.
+        merge_size: number of patches along each side that are merged into one token.
+        step: number of time positions between consecutive temporal patches of a video.
     """
     parts: list[Tensor] = []
     start = 0
@@ -43,7 +43,7 @@ def position_ids(types_S: Tensor, grids: dict[int, Iterator[Tensor]], merge_size
 
 
 def grids_per_temporal_patch(grids_V3: Tensor) -> Tensor:
-    """Split the grids of videos into grids of one frame, for temporal patches in separate spans (Qwen3-VL)."""
+    """Split each video's grid into grids of one temporal patch, which are separate spans in Qwen3-VL."""
     single = grids_V3.repeat_interleave(grids_V3[:, 0], dim=0).clone()
     single[:, 0] = 1
     return single

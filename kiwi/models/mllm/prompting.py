@@ -1,7 +1,7 @@
-"""Prompts: from source frames, an instruction and reference images to the MLLM's token sequence.
+"""Prompts: the MLLM's token sequence from source frames, an instruction and reference images.
 
-The wording comes from a template file (prompt.json of the model folder). Text from users is tokenised as plain text:
-a special token in an instruction stays text. B samples, S tokens (padded right).
+The wording comes from a template file, prompt.json in the MLLM's folder. Instructions are tokenised as plain text, so
+that special tokens in them have no effect. B samples, S tokens (padded right).
 """
 
 from __future__ import annotations
@@ -27,24 +27,25 @@ _SLOTS = {
     "reference": ["source", "instruction", "references", "queries"],
 }
 PLACEHOLDER = "<|object_ref_start|>"
-"""The token whose embedding is replaced by a query, as published."""
+"""Token whose embedding is replaced by a query, as in the published code."""
 
 
 Visual = VisionInput | VisionFeatures
-"""An image or video of a prompt: its pixels, or cached features."""
+"""An image or video of a prompt: resized pixels, or cached vision features."""
 
 
 @dataclass
 class Prompt:
-    """A tokenised batch. Grids are (frames, rows, columns) in vision patches.
+    """A tokenised batch of prompts.
 
-    Pixel values are those of the images and videos without cached features, grids those of all.
+    Grids (frames, rows, columns) count vision patches. There are grids for all images and videos, but pixel values only
+    for those without cached features.
     """
 
     input_ids_BS: Tensor
     attention_mask_BS: Tensor
     queries_BS: Tensor
-    """True at the placeholders of the queries."""
+    """True at the placeholders for queries."""
     references_BS: Tensor
     """True at the visual tokens of the reference images."""
     token_types_BS: Tensor
@@ -54,17 +55,17 @@ class Prompt:
     pixel_values_videos: Tensor | None
     video_grid_thw: Tensor | None
     cached_image_features: tuple[Tensor | None, ...] = ()
-    """Features (L, N, M) of each image, None for those that are not cached; empty if none is."""
+    """Features (L, N, M) of each image, or None if they are not cached; empty if no image is."""
     cached_video_features: tuple[Tensor | None, ...] = ()
 
     def tail_BS(self, count: int) -> Tensor:
-        """True at the last `count` tokens of each sample, padding excluded."""
+        """Mask (B, S) that is True at the last `count` tokens of each sample, not counting padding."""
         ends_B1 = self.attention_mask_BS.sum(dim=1, keepdim=True)
-        at_S = torch.arange(self.input_ids_BS.shape[1], device=self.input_ids_BS.device)
-        return (at_S < ends_B1) & (at_S >= ends_B1 - count)
+        positions_S = torch.arange(self.input_ids_BS.shape[1], device=self.input_ids_BS.device)
+        return (positions_S < ends_B1) & (positions_S >= ends_B1 - count)
 
     def to(self, device: torch.device | str) -> Self:
-        """A copy on another device."""
+        """Copy the prompt to a device."""
 
         def move(value: Any) -> Any:
             if isinstance(value, tuple):
@@ -78,14 +79,14 @@ def read_template(path: Path) -> dict[str, str]:
     """Read a template file: one text per task kind, with each of its slots exactly once.
 
     Raises:
-        CheckpointError: the file is missing, is not JSON, or has wrong slots.
+        CheckpointError: if the file is missing, is not JSON, or has wrong slots.
     """
     try:
         template = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"the prompt template {path} cannot be read", code="unreadable-file", got=problem
-        ) from problem
+            f"the prompt template {path} cannot be read", code="unreadable-file", got=error
+        ) from error
     for task, slots in _SLOTS.items():
         text = template.get(task) if isinstance(template, dict) else None
         got = re.findall(r"\{(\w+)\}", text) if isinstance(text, str) else repr(text)
@@ -103,32 +104,32 @@ DEFAULT_TEMPLATE = Path(__file__).with_name("prompt.json")
 
 
 def template_path(folder: Path) -> Path:
-    """The template file of a model's or tokenizer's folder: its prompt.json, or the default wording without one."""
+    """Path of the template of a model or tokenizer folder: its prompt.json, or the default if it has none."""
     return path if (path := folder / "prompt.json").is_file() else DEFAULT_TEMPLATE
 
 
 VideoSpans = Callable[[int], list[str]]
-"""From a number of frames to the texts before each of the spans that a video's visual tokens are divided into."""
+"""Function from a number of frames to the texts before each of the spans that contain the video's visual tokens."""
 
 
 def single_span(frames: int) -> list[str]:
-    """Qwen2.5-VL: all of a video's tokens in one span; position ids encode time."""
+    """Put all tokens of a video into one span, as in Qwen2.5-VL, where position ids encode time."""
     return [""]
 
 
 def span_per_temporal_patch(frames: int) -> list[str]:
-    """Qwen3-VL: one span for every two frames, after its time in seconds.
+    """Put every two frames into a span that follows their time in seconds, as in Qwen3-VL.
 
     Two frames per second are assumed, whatever the frame rate: Qwen3-VL samples videos at this rate, and the published
-    position ids of Qwen2.5-VL amount to it.
+    position ids of Qwen2.5-VL imply it.
     """
     times = [index / 2 for index in range(frames)]
     times += times[-1:] * (frames % 2)
-    return [f"<{(a + b) / 2:.1f} seconds>" for a, b in zip(times[::2], times[1::2], strict=True)]
+    return [f"<{(first + second) / 2:.1f} seconds>" for first, second in zip(times[::2], times[1::2], strict=True)]
 
 
 class Prompter:
-    """Builds the prompts of one MLLM, with its tokenizer, preprocessor, template and video spans."""
+    """Builds prompts for an MLLM."""
 
     def __init__(
         self, tokenizer: Any, preprocessor: VisionPreprocessor, template: dict[str, str], spans: VideoSpans
@@ -156,49 +157,52 @@ class Prompter:
         task: TaskKind,
         num_queries: int,
     ) -> Prompt:
-        """Build the prompt of a batch, all samples of one task kind.
+        """Build the prompts of a batch, whose samples are all of one task kind.
 
         Args:
-            sources: each sample's video (F, H, W, 3), or its cached vision features; one frame is an image.
-            instructions: what to change, in words; empty if dropped out.
-            references: each sample's reference images (H, W, 3), or their cached vision features; none unless the task
+            sources: each sample's video (F, H, W, 3) or cached vision features; one frame is an image.
+            instructions: each sample's edit instruction; empty if dropped.
+            references: each sample's reference images (H, W, 3) or their cached vision features; empty unless the task
                 is "reference".
-            task: selects the template.
+            task: task kind, which selects the template.
             num_queries: number of placeholders for queries.
 
         Raises:
-            InputError: references that do not fit the task, or an instruction that is not valid Unicode.
+            InputError: if the references do not fit the task, or an instruction is not valid Unicode.
         """
-        rows = [self._row(*sample, task, num_queries) for sample in zip(sources, instructions, references, strict=True)]
+        rows = [
+            self._build_row(*sample, task, num_queries)
+            for sample in zip(sources, instructions, references, strict=True)
+        ]
         visuals = [visual for row in rows for visual in row.visuals]
         images, videos = ([visual for visual in visuals if visual.kind == kind] for kind in (IMAGE, VIDEO))
-        ids = _pad([row.ids for row in rows], self.tokenizer.pad_token_id or 0)
+        ids = _pad_rows([row.ids for row in rows], self.tokenizer.pad_token_id or 0)
         kinds = {IMAGE: self.ids["image"], VIDEO: self.ids["video"]}
         return Prompt(
             input_ids_BS=ids,
-            attention_mask_BS=_pad([[1] * len(row.ids) for row in rows], 0),
-            queries_BS=_pad([row.queries for row in rows], 0).bool(),
-            references_BS=_pad([row.references for row in rows], 0).bool(),
+            attention_mask_BS=_pad_rows([[1] * len(row.ids) for row in rows], 0),
+            queries_BS=_pad_rows([row.queries for row in rows], 0).bool(),
+            references_BS=_pad_rows([row.references for row in rows], 0).bool(),
             token_types_BS=sum(
                 (kind * (ids == token).int() for kind, token in kinds.items()), torch.zeros_like(ids).int()
             ),
-            pixel_values=self._patches(images),
-            image_grid_thw=self._grids(images),
-            pixel_values_videos=self._patches(videos),
-            video_grid_thw=self._grids(videos),
-            cached_image_features=_features(images),
-            cached_video_features=_features(videos),
+            pixel_values=self._stack_patches(images),
+            image_grid_thw=self._stack_grids(images),
+            pixel_values_videos=self._stack_patches(videos),
+            video_grid_thw=self._stack_grids(videos),
+            cached_image_features=_cached_features(images),
+            cached_video_features=_cached_features(videos),
         )
 
-    def _patches(self, visuals: Sequence[Visual]) -> Tensor | None:
-        # One call per image, so that their order is kept: the library batches images of equal size.
+    def _stack_patches(self, visuals: Sequence[Visual]) -> Tensor | None:
+        # One call per image to keep their order, because transformers groups images of equal size.
         patches = [self.preprocessor.to_patches(visual) for visual in visuals if isinstance(visual, VisionInput)]
         return torch.cat(patches) if patches else None
 
-    def _grids(self, visuals: Sequence[Visual]) -> Tensor | None:
+    def _stack_grids(self, visuals: Sequence[Visual]) -> Tensor | None:
         return torch.tensor([self.preprocessor.patch_grid(visual.size) for visual in visuals]) if visuals else None
 
-    def _row(
+    def _build_row(
         self,
         source: Pixels | VisionFeatures,
         instruction: str,
@@ -208,14 +212,15 @@ class Prompter:
     ) -> _Row:
         if (task == TaskKind.reference) != bool(references):
             raise InputError(
-                f"the task {str(task)!r} does not fit the number of reference images",
+                f"wrong number of reference images for the task {str(task)!r}",
                 code="mismatched-references",
                 got=len(references),
+                expected="at least 1" if task == TaskKind.reference else "0",
             )
         if any("\ud800" <= char <= "\udfff" for char in instruction):
-            # Half of a pair, as in broken JSON or a wrongly decoded command line: no tokenizer accepts it.
+            # A lone surrogate, as from broken JSON or a wrongly decoded command line, which no tokenizer accepts.
             raise InputError(
-                "the instruction is not valid Unicode: it has a lone surrogate",
+                "the instruction is not valid Unicode: it contains a lone surrogate",
                 code="invalid-unicode",
                 got=ascii(instruction),
             )
@@ -223,11 +228,11 @@ class Prompter:
         for part in re.split(r"(\{\w+\})", self.template[task]):
             match part:
                 case "{source}":
-                    self._add(
+                    self._add_visual(
                         row, source if isinstance(source, VisionFeatures) else self.preprocessor.prepare_source(source)
                     )
                 case "{instruction}":
-                    # Never parsed for special tokens: an instruction is data.
+                    # An instruction is data: it is never parsed for special tokens.
                     row.add(
                         self.tokenizer.encode(instruction.strip(), add_special_tokens=False, split_special_tokens=True)
                     )
@@ -235,14 +240,14 @@ class Prompter:
                     prepare = self.preprocessor.prepare_reference
                     for image in references:
                         visual = image if isinstance(image, VisionFeatures) else prepare(image)
-                        self._add(row, visual, is_reference=True)
+                        self._add_visual(row, visual, is_reference=True)
                 case "{queries}":
                     row.add([self.ids["query"]] * num_queries, queries=True)
                 case _:
                     row.add(self.tokenizer.encode(part, add_special_tokens=False))
         return row
 
-    def _add(self, row: _Row, visual: Visual, is_reference: bool = False) -> None:
+    def _add_visual(self, row: _Row, visual: Visual, is_reference: bool = False) -> None:
         row.visuals.append(visual)
         headings, kind = (self.spans(visual.size[0]), "video") if visual.kind == VIDEO else ([""], "image")
         tokens = self.preprocessor.num_tokens(visual.size) // len(headings)
@@ -253,22 +258,23 @@ class Prompter:
             row.add([self.ids["end"]])
 
 
-def gather_tokens(hidden_BSM: Tensor, where_BS: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Gather the marked positions of every sample, padded to the longest (B, R, M), with a mask (B, R) of real tokens.
+def gather_tokens(hidden_BSM: Tensor, mask_BS: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Select the hidden states at a mask's positions.
 
-    The mask is None if there is no padding.
+    Returns:
+        States (B, R, M), padded to the sample with the most positions, and a mask (B, R) that is False at padding, or
+        None if there is no padding.
     """
-    counts = where_BS.sum(dim=1).tolist()
-    rows = [states[mask] for states, mask in zip(hidden_BSM, where_BS, strict=True)]
+    counts = mask_BS.sum(dim=1).tolist()
+    rows = [states_SM[mask_S] for states_SM, mask_S in zip(hidden_BSM, mask_BS, strict=True)]
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     if len(set(counts)) == 1:
         return padded, None
-    mask = torch.arange(padded.shape[1], device=padded.device) < where_BS.sum(dim=1, keepdim=True)
-    return padded, mask
+    return padded, torch.arange(padded.shape[1], device=padded.device) < mask_BS.sum(dim=1, keepdim=True)
 
 
 class _Row:
-    """The tokens of one sample, while its prompt is built."""
+    """Tokens and visuals of one sample, collected while its prompt is built."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
@@ -282,9 +288,9 @@ class _Row:
         self.references += [int(references)] * len(ids)
 
 
-def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+def _pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
-def _features(visuals: Sequence[Visual]) -> tuple[Tensor | None, ...]:
+def _cached_features(visuals: Sequence[Visual]) -> tuple[Tensor | None, ...]:
     return tuple(visual.features_LNM if isinstance(visual, VisionFeatures) else None for visual in visuals)

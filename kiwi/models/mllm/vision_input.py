@@ -1,4 +1,4 @@
-"""Images and videos as input of the MLLM's vision tower: how many frames, at which size, in which patches.
+"""Preprocessing of images and videos for the MLLM's vision tower: sampling of frames, resizing, patches.
 
 F frames, H height, W width.
 """
@@ -21,13 +21,13 @@ from kiwi.spec import Spec, require_positive
 
 @dataclass(frozen=True, kw_only=True)
 class VisionLimits(Spec):
-    """Limits on the images and videos that the MLLM reads; defaults as published.
+    """Limits on the size of the MLLM's images and videos; the defaults are the published ones.
 
     Args:
-        max_frames: frames sampled evenly from the source video.
+        max_frames: largest number of frames; longer videos are sampled evenly.
         max_pixels_per_frame: largest height x width of a frame.
         min_pixels_per_frame: smallest height x width of a frame; smaller videos are enlarged.
-        max_reference_tokens: most visual tokens (28 x 28 pixels for Qwen2.5-VL) of a reference image.
+        max_reference_tokens: largest number of visual tokens of a reference image (28 x 28 pixels each in Qwen2.5-VL).
     """
 
     max_frames: int = 16
@@ -38,20 +38,20 @@ class VisionLimits(Spec):
     def __post_init__(self) -> None:
         require_positive(self, "max_frames", "min_pixels_per_frame", "max_reference_tokens")
         if self.max_pixels_per_frame < 1.05 * self.min_pixels_per_frame:
-            problem = "max_pixels_per_frame must be at least 1.05 times min_pixels_per_frame"
-            raise SpecError(problem, code="out-of-range", got=self)
+            message = "max_pixels_per_frame must be at least 1.05 times min_pixels_per_frame"
+            raise SpecError(message, code="out-of-range", got=self)
 
 
 class VisionInput(NamedTuple):
     """An image or video, resized for the vision tower."""
 
     kind: int
-    """IMAGE or VIDEO."""
+    """`IMAGE` or `VIDEO` of `kiwi.models.mllm.positions`."""
     frames: Pixels
 
     @property
     def size(self) -> Size:
-        """Frames, height and width."""
+        """Number of frames, height and width."""
         frames, height, width = self.frames.shape[:3]
         return frames, height, width
 
@@ -60,8 +60,8 @@ class VisionPreprocessor:
     """Resizes images and videos as the published code does, and cuts them into patches.
 
     Args:
-        image_processor, video_processor: transformers', with the MLLM's settings.
-        limits: on frames and pixels.
+        image_processor, video_processor: processors of transformers, with the MLLM's settings.
+        limits: limits on frames and pixels.
     """
 
     def __init__(self, image_processor: Any, video_processor: Any, limits: VisionLimits) -> None:
@@ -79,18 +79,18 @@ class VisionPreprocessor:
         return VisionInput(IMAGE, self.resize_image(image, self.limits.max_reference_tokens * self.factor**2)[None])
 
     def num_tokens(self, size: Size) -> int:
-        """Visual tokens of an image or video of this size."""
+        """Number of visual tokens of an image or video of this size."""
         frames, rows, columns = self.patch_grid(size)
         return frames * rows * columns // int(self.image_processor.merge_size) ** 2
 
     def patch_grid(self, size: Size) -> Size:
-        """Frames, rows and columns of vision patches of an image or video of this size."""
+        """Number of temporal patches, rows and columns of an image or video of this size."""
         frames, height, width = size
         patch = int(self.image_processor.patch_size)
         return -(-frames // int(self.video_processor.temporal_patch_size)), height // patch, width // patch
 
     def to_patches(self, vision_input: VisionInput) -> Tensor:
-        """The pixels of all patches, in the vision tower's order."""
+        """Cut an image or video into patches, in the vision tower's order."""
         options: dict[str, Any] = {"return_tensors": "pt", "do_resize": False}
         if vision_input.kind == IMAGE:
             return self.image_processor(images=[vision_input.frames[0]], **options)["pixel_values"]
@@ -98,14 +98,14 @@ class VisionPreprocessor:
         return self.video_processor(videos=videos, do_sample_frames=False, **options)["pixel_values_videos"]
 
     def resize_image(self, image: Pixels, max_pixels: int | None = None) -> Pixels:
-        """Resize an image (H, W, 3): sides multiples of a visual token, at least 4 tokens."""
+        """Resize an image (H, W, 3) to at least 4 whole visual tokens."""
         area = self.factor**2
         limit = 16384 * area if max_pixels is None else max_pixels
         size = smart_resize(*image.shape[:2], factor=self.factor, min_pixels=4 * area, max_pixels=limit)
         return resize(image[None], *size)[0]
 
     def resize_video(self, frames: Pixels) -> Pixels:
-        """Sample at most `max_frames` frames evenly, and resize them in the two steps of the published code."""
+        """Sample at most `max_frames` frames evenly, and resize them in two steps, as the published code does."""
         if len(frames) > self.limits.max_frames:
             frames = frames[np.linspace(0, len(frames) - 1, self.limits.max_frames).round().astype(int)]
         limits, factor = self.limits, self.factor
@@ -115,19 +115,21 @@ class VisionPreprocessor:
             min_pixels=min(4 * (2 * factor) ** 2, limits.min_pixels_per_frame),
             max_pixels=limits.max_pixels_per_frame,
         )
-        # The published budget: 768 visual tokens per frame, less when many frames share the total of 115200.
-        budget = min(768 * factor**2, 115200 * factor**2 / len(frames) * 2)
+        # The published limit: 768 visual tokens per frame, or fewer if many frames share the total of 115200.
+        frame_pixels = min(768 * factor**2, 115200 * factor**2 / len(frames) * 2)
         fine = smart_resize(
             *coarse,
             factor=factor,
             min_pixels=limits.min_pixels_per_frame,
-            max_pixels=int(min(limits.max_pixels_per_frame, max(budget, int(1.05 * limits.min_pixels_per_frame)))),
+            max_pixels=int(
+                min(limits.max_pixels_per_frame, max(frame_pixels, int(1.05 * limits.min_pixels_per_frame)))
+            ),
         )
-        return _resize_at_float(resize(frames, *coarse), *fine)
+        return _resize_in_float32(resize(frames, *coarse), *fine)
 
 
-def _resize_at_float(frames: Pixels, height: int, width: int) -> Pixels:
-    """The published second resize: bicubic in float32, where the first (and every image's) is Pillow's."""
+def _resize_in_float32(frames: Pixels, height: int, width: int) -> Pixels:
+    """Resize frames bicubically in float32, as the published code does in its second step (Pillow does the first)."""
     if frames.shape[1:3] == (height, width):
         return frames
     pixels_FCHW = torch.from_numpy(frames).permute(0, 3, 1, 2).float()

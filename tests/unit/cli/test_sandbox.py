@@ -10,7 +10,7 @@ import pytest
 from kiwi.__main__ import main
 from kiwi.errors import InputError, SpecError
 from kiwi.media.image import read_image
-from kiwi.models.mllm.new_qwen import NewQwen, byte_tokenizer, train_tokenizer
+from kiwi.models.mllm.new_qwen import NewQwen, make_byte_tokenizer, train_tokenizer
 from kiwi.models.vae.wan import NewVae
 from kiwi.sandbox.anchors import ANCHORS, DEGRADATIONS, LEVELS
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
@@ -77,7 +77,7 @@ def test_a_vocabulary_has_the_words_of_the_sandbox_and_spells_all_others(tmp_pat
     assert reader.config.text_config.vocab_size == len(tokenizer) == 488
     assert reader.prompter.template == PROMPTS != NewQwen(hidden_size=32).build().prompter.template
     sentence = "Make the red ring a star."
-    assert len(tokenizer.encode(sentence)) < 11 < len(byte_tokenizer().encode(sentence)) / 2
+    assert len(tokenizer.encode(sentence)) < 11 < len(make_byte_tokenizer().encode(sentence)) / 2
     for text in (sentence, "Żółć & 5 apples"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
     again = tmp_path / "again"
@@ -101,7 +101,7 @@ def test_an_empty_vocabulary_is_refused(tmp_path, capsys, option, text):
 def test_an_unusable_tokenizer_is_refused(tmp_path):
     with pytest.raises(SpecError, match="cannot be loaded"):
         NewQwen(tokenizer=str(tmp_path / "nothing")).build()
-    byte_tokenizer().save_pretrained(tmp_path / "bytes")
+    make_byte_tokenizer().save_pretrained(tmp_path / "bytes")
     train_tokenizer(["one two three"] * 9, 262).save_pretrained(tmp_path / "learned")
     small = NewQwen(tokenizer=str(tmp_path / "learned"), vocab_size=265)
     with pytest.raises(SpecError, match="vocab_size", check=lambda error: error.code == "out-of-range"):

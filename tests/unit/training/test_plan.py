@@ -9,7 +9,7 @@ from kiwi.__main__ import main
 from kiwi.errors import InputError, KiwiError
 from kiwi.experiment import read_experiment
 from kiwi.models.mllm.encoder import MllmSpec
-from kiwi.models.mllm.new_qwen import byte_tokenizer
+from kiwi.models.mllm.new_qwen import make_byte_tokenizer
 from kiwi.models.vae.wan import VaeSpec
 from kiwi.spec import from_dict
 from kiwi.training.plan import PlanOptions, plan
@@ -112,7 +112,7 @@ def test_every_editor_experiment_is_counted_on_the_meta_device(file, capsys):
 def test_every_part_that_is_trained_from_scratch_is_built_on_the_meta_device(file, tmp_path):
     kind, given = part(file)
     if "tokenizer" in given:
-        byte_tokenizer().save_pretrained(tmp_path)
+        make_byte_tokenizer().save_pretrained(tmp_path)
         given["tokenizer"] = str(tmp_path)
     with torch.device("meta"):
         built = from_dict(PARTS[kind], given).build()

@@ -1,4 +1,4 @@
-"""Unfused attention equals the fused kernel, and each is used where it is faster."""
+"""Unfused attention agrees with the fused kernel, and each is used where it is faster."""
 
 from __future__ import annotations
 

@@ -26,14 +26,14 @@ def wan(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["original", "transformer"])
-def test_a_dit_starts_from_the_base_models_weights_under_either_names(wan, folder):
+def test_a_dit_starts_from_the_base_models_weights_under_original_and_diffusers_names(wan, folder):
     path, state = wan
     dit = SMALL.replace(base=WanBase(path=str(path), subfolder=folder)).build()
     assert all(torch.equal(dit.state_dict()[name], tensor) for name, tensor in state.items())
     assert all(parameter.requires_grad for parameter in dit.parameters())
 
 
-def test_a_frozen_base_stays_in_bf16_under_its_adapters(wan):
+def test_a_frozen_base_model_stays_in_bf16_beside_its_adapters(wan):
     path, state = wan
     base = WanBase(path=str(path), subfolder="original", dtype="bfloat16")
     dit = SMALL.replace(base=base, tuning=Lora(rank=2)).build()
@@ -43,7 +43,7 @@ def test_a_frozen_base_stays_in_bf16_under_its_adapters(wan):
     assert dit.patch_embedding(torch.randn(1, 4, 1, 4, 4)).dtype == torch.bfloat16
 
 
-def test_two_names_for_one_tensor_are_refused(wan):
+def test_two_names_for_one_tensor_are_rejected(wan):
     path, state = wan
     file = path / "transformer/diffusion_pytorch_model.safetensors"
     save_file(load_file(file) | {"blocks.0.self_attn.q.weight": state["blocks.0.ffn.0.weight"]}, file)
@@ -51,7 +51,7 @@ def test_two_names_for_one_tensor_are_refused(wan):
         read_wan_transformer(str(path), "transformer")
 
 
-def test_a_base_of_another_size_or_kind_is_refused(wan, tmp_path):
+def test_a_base_model_of_another_size_or_architecture_is_rejected(wan, tmp_path):
     path, _ = wan
     base = WanBase(path=str(path), subfolder="original")
     with pytest.raises(

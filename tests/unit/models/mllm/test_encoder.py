@@ -19,8 +19,8 @@ LIMITS = NewQwen().limits
 
 def prompt(encoder, queries=3):
     rng = np.random.default_rng(0)
-    frames, picture = rng.integers(0, 256, (4, 32, 48, 3), np.uint8), rng.integers(0, 256, (64, 64, 3), np.uint8)
-    return encoder.prompter([frames], ["Use it."], [(picture,)], "reference", queries)
+    frames, image = rng.integers(0, 256, (4, 32, 48, 3), np.uint8), rng.integers(0, 256, (64, 64, 3), np.uint8)
+    return encoder.prompter([frames], ["Use it."], [(image,)], "reference", queries)
 
 
 def states(encoder, layers=(-1,)):
@@ -65,7 +65,7 @@ def test_weights_under_the_hubs_names_load_and_the_language_head_is_ignored(save
 
 
 @pytest.mark.parametrize("spoil", ["missing", "unexpected", "misshapen"])
-def test_a_tensor_that_does_not_fit_is_refused_by_name(saved, spoil):
+def test_missing_unexpected_and_misshapen_tensors_are_rejected_by_name(saved, spoil):
     _, folder = saved
     state = load_file(folder / "model.safetensors")
     name = "language_model.layers.1.mlp.up_proj.weight"
@@ -81,7 +81,7 @@ def test_a_tensor_that_does_not_fit_is_refused_by_name(saved, spoil):
         load(folder)
 
 
-def test_damaged_and_foreign_folders_are_refused(saved, tmp_path):
+def test_damaged_folders_and_other_architectures_are_rejected(saved, tmp_path):
     _, folder = saved
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -122,17 +122,16 @@ def test_adapters_change_neither_the_saved_base_weights_nor_their_fingerprint(sa
     assert again.fingerprint == adapted.fingerprint
 
 
-def test_layers_are_the_embeddings_the_outputs_of_each_layer_and_the_normed_last(saved):
+def test_layer_0_is_the_embeddings_and_layer_minus_1_the_final_norms_output(saved):
     encoder, _ = saved
     hidden = states(encoder, (0, 1, -1, -2))
     assert torch.equal(hidden[1], hidden[-2])
     assert torch.equal(states(encoder)[-1], hidden[-1])
     torch.manual_seed(1)
     query = torch.randn(3, 32)
-    at = prompt(encoder).queries_BS
-    assert torch.equal(hidden[0][at], query)
+    assert torch.equal(hidden[0][prompt(encoder).queries_BS], query)
     rms = hidden[-1].pow(2).mean(-1)
-    assert torch.allclose(rms, torch.ones_like(rms), atol=0.1)  # the norm's weight is 1 in a new model
+    assert torch.allclose(rms, torch.ones_like(rms), atol=0.1)  # the norm's weight is 1 in a randomly initialised model
     assert states(encoder, ()) == {}
     with pytest.raises(SpecError, match=r"\[3, -4\].*-3 to 2"):
         encoder.check_layers((0, 3, -4, 2))
@@ -152,7 +151,7 @@ def test_images_and_videos_are_normalised_with_the_processors_statistics(saved):
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "x", '{"model": {"type": "BPE"}}'])
-def test_a_damaged_tokenizer_is_refused(saved, text):
+def test_a_damaged_tokenizer_is_rejected(saved, text):
     _, folder = saved
     (folder / "tokenizer.json").write_text(text)
     with pytest.raises(CheckpointError, check=lambda error: error.code in ("unreadable-mllm", "missing-tokens")):
@@ -172,7 +171,7 @@ def test_a_damaged_tokenizer_is_refused(saved, text):
         *(({name: 0}, f"{name} must be at least 1") for name in ("hidden_size", "layers", "heads", "vision_layers")),
     ],
 )
-def test_a_new_model_of_impossible_sizes_is_refused(sizes, message):
+def test_a_random_model_of_inconsistent_sizes_is_rejected(sizes, message):
     with pytest.raises(SpecError, match=message):
         NewQwen(**sizes)
 
@@ -192,7 +191,7 @@ def test_with_small_patches_small_videos_keep_their_size(tmp_path):
         NewQwen(vision_patch=4, vision_window=7)
 
 
-def test_a_connector_to_a_missing_layer_is_refused(tiny_config):
+def test_a_connector_to_a_missing_layer_is_rejected(tiny_config):
     with pytest.raises(SpecError, check=lambda error: error.code == "unknown-layer"):
         KiwiEdit(tiny_config.replace(latent=LatentConnector(layers=(-1, 5))))
 
@@ -214,7 +213,7 @@ def test_the_full_size_adapters_have_the_published_names_and_shapes():
 
 @pytest.mark.parametrize(("spec", "billions"), [(NewQwen.qwen25_3b(), 3.755), (NewQwen.qwen25_7b(), 7.747)])
 def test_the_published_sizes_have_the_published_number_of_parameters(spec, billions):
-    """Published: 3.75 B, and 8.29 B with a language head of its own (152064 x 3584), which is not built here."""
+    """Published are 3.75 B, and 8.29 B with a separate language head (152064 x 3584), which kiwi does not build."""
     with torch.device("meta"):
         encoder = spec.build()
     assert sum(p.numel() for p in encoder.parameters()) / 1e9 == pytest.approx(billions, abs=1e-3)

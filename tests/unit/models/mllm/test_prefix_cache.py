@@ -1,4 +1,4 @@
-"""The two forward passes agree; the one with a prefix cache is used where it is exact."""
+"""Both forward passes agree, and the prefix cache is used where it is exact."""
 
 import numpy as np
 import pytest
@@ -98,7 +98,7 @@ def test_both_passes_give_queries_and_connectors_the_same_gradients(encoder, tas
 
 
 def record_lengths(encoder):
-    """Sequence lengths of each language layer's inputs, with and without gradients."""
+    """Record the sequence length of each language layer's input, with (True) and without gradients."""
     lengths = {True: [], False: []}
     handles = [
         layer.register_forward_pre_hook(lambda _, args: lengths[torch.is_grad_enabled()].append(args[0].shape[1]))
@@ -107,7 +107,7 @@ def record_lengths(encoder):
     return lengths, handles
 
 
-def test_only_queries_and_what_follows_them_are_differentiated(encoder):
+def test_only_queries_and_the_tokens_after_them_are_differentiated(encoder):
     prompt = prompt_of(encoder, "reference")
     closing = len(encoder.prompter.template["reference"].split("{queries}")[1].removeprefix("<|im_end|>")) + 1
     lengths, handles = record_lengths(encoder)
@@ -145,7 +145,7 @@ def test_trainable_weights_need_the_full_pass_until_they_are_frozen(tuning):
     torch.testing.assert_close(cached[prompt.queries_BS], full[prompt.queries_BS], atol=1e-5, rtol=1e-5)
 
 
-def test_an_mllm_that_is_not_trained_is_differentiated_in_the_queries_only(tiny_config):
+def test_an_mllm_that_is_not_trained_uses_the_prefix_cache(tiny_config):
     assert KiwiEdit(tiny_config).mllm.language_model_forward is prefix_cached_forward
     adapted = tiny_config.replace(mllm=tiny_config.mllm.replace(tuning=Lora(rank=2)))
     assert LitKiwi(adapted).editor.mllm.language_model_forward is full_forward

@@ -1,4 +1,4 @@
-"""Vision features: cached features equal computed ones, and no gradient reaches the tower."""
+"""Vision features: cached ones equal computed ones, and the vision tower gets no gradients."""
 
 import dataclasses
 import itertools
@@ -38,12 +38,12 @@ def encoder(request, generation):
 def samples():
     rng = np.random.default_rng(0)
     sources = [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
-    pictures = [[rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(n)] for n in (1, 2, 1)]
-    return sources, ["Use it.", "Use both of them.", "Use."], pictures
+    images = [[rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(n)] for n in (1, 2, 1)]
+    return sources, ["Use it.", "Use both of them.", "Use."], images
 
 
 def prompt_of(encoder, rows=slice(None), is_cached=lambda index: False):
-    """The prompt of the samples; images and videos, numbered through, are replaced by features where cached."""
+    """The prompt of the samples. `is_cached` says by their number which images and videos are replaced by features."""
     sources, words, references = samples()
     preprocessor, index = encoder.preprocessor, itertools.count()
     for row, source in enumerate(sources):
@@ -82,11 +82,11 @@ def test_the_tower_is_not_run_for_cached_features(encoder):
     encoder.model.visual.forward = None
     real = prompt.attention_mask_BS.bool()
     torch.testing.assert_close(encoder(prompt, queries, (-1,))[-1][real], states[real], atol=1e-5, rtol=1e-5)
-    # The features are used: other features give other states.
-    other = dataclasses.replace(
+    # The cached features are used: different features give different states.
+    changed = dataclasses.replace(
         prompt, cached_image_features=tuple(features + 1 for features in prompt.cached_image_features)
     )
-    assert (encoder(other, queries, (-1,))[-1] - states)[prompt.queries_BS].abs().max() > 1e-2
+    assert (encoder(changed, queries, (-1,))[-1] - states)[prompt.queries_BS].abs().max() > 1e-2
 
 
 def test_the_features_of_each_image_have_their_own_memory(encoder):
@@ -135,7 +135,7 @@ def test_the_fingerprint_depends_on_everything_that_determines_the_features(gene
     assert adapted.vision_fingerprint() == plain.vision_fingerprint()
 
 
-def test_no_gradient_reaches_the_tower_even_if_its_weights_require_one(encoder):
+def test_the_tower_gets_no_gradients_even_if_its_weights_require_them(encoder):
     """Language adapters still get gradients."""
     encoder.model.visual.requires_grad_(True)
     prompt = prompt_of(encoder)
@@ -147,7 +147,7 @@ def test_no_gradient_reaches_the_tower_even_if_its_weights_require_one(encoder):
     assert all(p.grad is not None for p in language)
 
 
-def test_features_of_another_prompt_are_refused(encoder):
+def test_features_of_another_prompt_are_rejected(encoder):
     prompt, queries = prompt_of(encoder), torch.randn(3, 32)
     vision = encoder.vision_features(prompt)
     with pytest.raises(InputError, check=lambda error: error.code == "mismatched-vision-features"):
