@@ -10,21 +10,21 @@ from kiwi.training.plan import Plan, PlanOptions, plan
 def main(argv: list[str]) -> int:
     """Count parameters and operations, and print a table."""
     options = parse(PlanOptions, argv[0], argv[1:])
-    planned = plan(options)
+    costs = plan(options)
     if options.variants is None:
-        _print_parts(planned)
+        _print_parts(costs)
     else:
-        _print_variants(planned)
+        _print_variants(costs)
     return 0
 
 
-def _print_parts(planned: Plan) -> None:
-    (budget,), size = planned.budgets, planned.workload
+def _print_parts(costs: Plan) -> None:
+    (budget,), size = costs.budgets, costs.workload
     rows = [
-        (part, _format_millions(count), _format_millions(budget.total_trainable({part} & planned.train_parts)))
+        (part, _format_millions(count), _format_millions(budget.total_trainable({part} & costs.train_parts)))
         for part, count in budget.parameters.items()
     ]
-    trainable = budget.total_trainable(planned.train_parts)
+    trainable = budget.total_trainable(costs.train_parts)
     rows.append(("all", _format_millions(budget.total_parameters), _format_millions(trainable)))
     console.table("", ("part", "parameters (M)", "trainable (M)"), rows)
     console.print(
@@ -34,8 +34,8 @@ def _print_parts(planned: Plan) -> None:
     )
 
 
-def _print_variants(planned: Plan) -> None:
-    first = planned.budgets[0]
+def _print_variants(costs: Plan) -> None:
+    first = costs.budgets[0]
     rows = [
         (
             label or "(as published)",
@@ -47,7 +47,7 @@ def _print_variants(planned: Plan) -> None:
             f"{budget.step_flops / 1e12:,.2f}",
             f"{budget.step_flops / first.step_flops:.3f}",
         )
-        for label, budget in zip(planned.labels, planned.budgets, strict=True)
+        for label, budget in zip(costs.labels, costs.budgets, strict=True)
     ]
     parameters = ("parameters (M)", "difference from first", "trainable (M)")
     console.table("", ("variant", *parameters, "tokens", "context", "TFLOP per step", "ratio to first"), rows)

@@ -20,7 +20,7 @@ RESUME_FIX = "resume with the configuration that the run was started with (confi
 
 
 class Average:
-    """An average of a module's weights. This base class averages nothing: its methods do nothing."""
+    """An average of a module's weights. This base class keeps none: `applied` uses the current weights."""
 
     def update(self, parameters: NamedParameters) -> None:
         """Update the average with the weights after an optimizer step."""

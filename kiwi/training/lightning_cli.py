@@ -130,7 +130,7 @@ class KiwiCLI(LightningCLI):
         self.datamodule.setup()
 
     def _write_run_files(self, root: Path) -> None:
-        """Write config.yaml and environment.json; the checkpoint is loaded: a failed start changes nothing."""
+        """Write config.yaml and environment.json after the checkpoint is loaded, so a failed start changes nothing."""
         self.is_started = True
         if not self.trainer.is_global_zero:
             return

@@ -48,14 +48,14 @@ class SourceCheck:
         self.losses_S: list[Tensor] = []
         self.tasks: list[str] = []
         self.swapped_losses_S: list[Tensor] = []
-        self.blind = BlindPredictors()
+        self.blind_predictors = BlindPredictors()
 
     def add(self, task: str, x0_BCFHW: Tensor, losses_BS: Tensor, swapped_losses_BS: Tensor | None) -> None:
-        """Add a batch: target latents, and losses at each noise level with the own and with a swapped source."""
+        """Add a batch: target latents, and losses at each noise level with the correct and with a swapped source."""
         self.tasks += [task] * len(losses_BS)
         self.losses_S += list(losses_BS.double().cpu())
         self.swapped_losses_S += [] if swapped_losses_BS is None else list(swapped_losses_BS.double().cpu())
-        self.blind.add_validation(x0_BCFHW)
+        self.blind_predictors.add_validation(x0_BCFHW)
 
     def gather(self) -> None:
         """Add the batches of the other processes, so that all report the same losses."""
@@ -68,7 +68,7 @@ class SourceCheck:
                 self.tasks += check.tasks
                 self.losses_S += check.losses_S
                 self.swapped_losses_S += check.swapped_losses_S
-                self.blind.merge(check.blind)
+                self.blind_predictors.merge(check.blind_predictors)
 
     def summary(self) -> dict[str, float]:
         """Mean losses over samples: over all noise levels, at each level, and by task. Empty before any batch."""
@@ -82,7 +82,7 @@ class SourceCheck:
             summary[f"loss_{task}"] = float(torch.stack(task_losses_S).mean())
         if self.swapped_losses_S:
             summary["loss_swapped"] = float(torch.stack(self.swapped_losses_S).mean())
-        if (blind_S := self.blind.losses(torch.tensor(self.sigmas))) is not None:
+        if (blind_S := self.blind_predictors.losses(torch.tensor(self.sigmas))) is not None:
             summary["loss_blind"] = float(blind_S.mean())
             summary |= {f"loss_blind_at_{s:g}": float(loss) for s, loss in zip(self.sigmas, blind_S, strict=True)}
         return summary

@@ -1,1 +1,1 @@
-"""Callbacks of training: previews, exported models, quality of edits, metrics."""
+"""Training callbacks: previews, model export, edit quality, sandbox edits before and after training, metrics."""

@@ -1,4 +1,4 @@
-"""Base class of all LightningModules of kiwi: optimizer, weight averaging, metrics, and checkpoints for resuming."""
+"""LitModule: base class of kiwi's LightningModules, with optimizer, weight averaging, metrics and checkpoints."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class LitModule(L.LightningModule, ABC):
         """Save the trained tensors, their average, the number of batches seen, and the settings needed to resume."""
         checkpoint["batches_seen"] = self.batches_seen
         checkpoint["average"] = self.average.state_dict()
-        checkpoint["resume_config"] = self._flat_resume_config()
+        checkpoint["resume_config"] = self._flatten_resume_config()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if self.is_saved(k)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -207,7 +207,7 @@ class LitModule(L.LightningModule, ABC):
             checkpoint.get("average", {}), {name: p.shape for name, p in self.trainable_parameters()}
         )
 
-    def _flat_resume_config(self) -> dict[str, str]:
+    def _flatten_resume_config(self) -> dict[str, str]:
         """All settings that must not change on resuming, as text by dotted path."""
         flat = {"trainer.accumulate_grad_batches": str(self.trainer.accumulate_grad_batches)}
         pending: list[tuple[str, Any]] = [
@@ -225,7 +225,7 @@ class LitModule(L.LightningModule, ABC):
         saved = checkpoint.get("resume_config")
         if saved is None:
             saved = _rename_settings(checkpoint.get("choices", {}))  # the key of the previous release
-        current = self._flat_resume_config()
+        current = self._flatten_resume_config()
         if changed := sorted(path for path in saved.keys() | current.keys() if saved.get(path) != current.get(path)):
             raise CheckpointError(
                 "cannot resume: the configuration has changed",

@@ -1,4 +1,4 @@
-"""LitFlow: base class of modules trained by flow matching, with validation losses that show use of the conditions.
+"""LitFlow: base class of modules trained by flow matching; validation checks that they use their conditions.
 
 B samples, S fixed noise levels; latents (B, C, F, H, W).
 """
@@ -159,17 +159,17 @@ class LitFlow(LitModule):
     def on_validation_epoch_start(self) -> None:
         """Start a new source check; its blind predictors are fitted to the training targets once per run."""
         super().on_validation_epoch_start()
-        training = self.source_check.blind.training
+        training = self.source_check.blind_predictors.training
         self.source_check = SourceCheck()
-        self.source_check.blind.training = training
+        self.source_check.blind_predictors.training = training
         data = self.trainer.datamodule
         if not training and isinstance(data, EditData):
             for batch in islice(data.fresh_train_dataloader(), BLIND_BATCHES):
                 batch = self.transfer_batch_to_device(batch, self.device, 0)
-                self.source_check.blind.add_training(self.posterior(batch).mode())
+                self.source_check.blind_predictors.add_training(self.posterior(batch).mode())
 
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
-        """Compute losses at fixed noise levels, with the own conditions and with those of another sample."""
+        """Compute losses at fixed noise levels, with the correct conditions and with those of another sample."""
         x0 = self.posterior(batch).mode()
         noises = [self._draw_validation_noise(batch.ids, x0, level) for level in range(len(self.source_check.sigmas))]
         losses_BS = self._compute_losses(batch, x0, noises)

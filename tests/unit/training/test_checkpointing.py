@@ -32,13 +32,13 @@ while True:
 
 
 @pytest.fixture
-def io():
+def checkpoint_io():
     return AtomicCheckpointIO()
 
 
-def test_a_kill_while_writing_does_not_damage_the_last_checkpoint(io, tmp_path):
+def test_a_kill_while_writing_does_not_damage_the_last_checkpoint(checkpoint_io, tmp_path):
     file = tmp_path / "last.ckpt"
-    io.save_checkpoint(STATE | {"x": torch.zeros(1)}, file)
+    checkpoint_io.save_checkpoint(STATE | {"x": torch.zeros(1)}, file)
     process = subprocess.Popen([sys.executable, "-c", WRITE, str(file), "20000"], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     deadline = time.monotonic() + 60
@@ -46,7 +46,7 @@ def test_a_kill_while_writing_does_not_damage_the_last_checkpoint(io, tmp_path):
         assert time.monotonic() < deadline
     process.send_signal(signal.SIGKILL)
     process.wait()
-    x = io.load_checkpoint(file)["x"]
+    x = checkpoint_io.load_checkpoint(file)["x"]
     assert x.shape in ((1,), (20000, 1024))
     assert x.eq(x.ndim - 1).all()
     assert list(tmp_path.glob(".*.ckpt"))
@@ -55,8 +55,8 @@ def test_a_kill_while_writing_does_not_damage_the_last_checkpoint(io, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_a_full_disk_is_reported_and_the_last_checkpoint_stays(tmp_path):
-    """A limit on the size of files makes a write fail as a full disk does."""
+def test_a_full_disk_is_reported_and_the_last_checkpoint_is_not_changed(tmp_path):
+    """A limit on the file size makes a write fail like a full disk."""
     good = tmp_path / "step000001.ckpt"
     code = (
         "import resource, signal, torch\n"
@@ -64,13 +64,13 @@ def test_a_full_disk_is_reported_and_the_last_checkpoint_stays(tmp_path):
         "from kiwi.errors import TrainingError\n"
         "from kiwi.training.checkpointing import AtomicCheckpointIO\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "io = AtomicCheckpointIO()\n"
-        f"io.save_checkpoint({{'x': torch.zeros(4)}}, {str(good)!r})\n"
+        "checkpoint_io = AtomicCheckpointIO()\n"
+        f"checkpoint_io.save_checkpoint({{'x': torch.zeros(4)}}, {str(good)!r})\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try:\n"
-        f"    io.save_checkpoint({{'x': torch.zeros(100_000)}}, {str(tmp_path / 'step000002.ckpt')!r})\n"
-        "except TrainingError as problem:\n"
-        "    print(problem)\n"
+        f"    checkpoint_io.save_checkpoint({{'x': torch.zeros(100_000)}}, {str(tmp_path / 'step000002.ckpt')!r})\n"
+        "except TrainingError as error:\n"
+        "    print(error)\n"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "step000002.ckpt could not be written" in output
@@ -80,10 +80,10 @@ def test_a_full_disk_is_reported_and_the_last_checkpoint_stays(tmp_path):
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 100_000
 
 
-def test_the_newest_undamaged_checkpoint_is_found(io, tmp_path):
+def test_the_newest_undamaged_checkpoint_is_found(checkpoint_io, tmp_path):
     assert newest_checkpoint(tmp_path) is None
     for age, name in ((3, "step000001.ckpt"), (2, "step000002.ckpt")):
-        io.save_checkpoint(STATE | {"x": torch.zeros(1)}, tmp_path / name)
+        checkpoint_io.save_checkpoint(STATE | {"x": torch.zeros(1)}, tmp_path / name)
         os.utime(tmp_path / name, (time.time() - 60 * age,) * 2)
     (tmp_path / ".step000003.abc.ckpt").write_bytes(b"half")
     (tmp_path / "step000003.ckpt").write_bytes(b"half")
@@ -94,8 +94,10 @@ def test_the_newest_undamaged_checkpoint_is_found(io, tmp_path):
     assert newest_checkpoint(tmp_path) == tmp_path / "last.ckpt"
 
 
-def test_a_damaged_or_missing_checkpoint_is_refused_with_the_newest_undamaged_one(io, tmp_path):
-    io.save_checkpoint(STATE | {"x": torch.zeros(1)}, tmp_path / "step000001.ckpt")
+def test_a_damaged_or_missing_checkpoint_is_rejected_and_the_error_names_the_newest_undamaged_one(
+    checkpoint_io, tmp_path
+):
+    checkpoint_io.save_checkpoint(STATE | {"x": torch.zeros(1)}, tmp_path / "step000001.ckpt")
     (tmp_path / "last.ckpt").write_bytes((tmp_path / "step000001.ckpt").read_bytes()[:-30])
     for name, code in (("last.ckpt", "damaged-checkpoint"), ("gone.ckpt", "missing-file")):
         with pytest.raises(CheckpointError, match=r"step000001\.ckpt") as caught:
@@ -108,48 +110,48 @@ class Payload:
         return (print, ("executed",))
 
 
-def test_code_in_a_checkpoint_is_never_executed(io, tmp_path, capsys):
+def test_code_in_a_checkpoint_is_never_executed(checkpoint_io, tmp_path, capsys):
     torch.save({"x": Payload()}, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, check=lambda error: error.code == "unreadable-checkpoint"):
-        io.load_checkpoint(tmp_path / "x.ckpt", weights_only=False)
+        checkpoint_io.load_checkpoint(tmp_path / "x.ckpt", weights_only=False)
     assert "executed" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [{"x": torch.zeros(1)}, [torch.zeros(1)]])
-def test_a_torch_file_that_is_not_a_checkpoint_is_refused(io, tmp_path, content):
+def test_a_torch_file_that_is_not_a_checkpoint_is_rejected(checkpoint_io, tmp_path, content):
     torch.save(content, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, check=lambda error: error.code == "not-a-checkpoint"):
-        io.load_checkpoint(tmp_path / "x.ckpt")
+        checkpoint_io.load_checkpoint(tmp_path / "x.ckpt")
 
 
-def damage(path, how):
-    """Damage the beginning (names and structure), the middle (a tensor), or the end (the index), or cut the file."""
+def damage(path, place):
+    """Damage the beginning (names and structure), the middle (a tensor) or the end (the index), or truncate it."""
     data = bytearray(path.read_bytes())
-    at = {"beginning": 200, "middle": len(data) // 2, "end": len(data) - 300}.get(how)
-    if at is None:
+    offset = {"beginning": 200, "middle": len(data) // 2, "end": len(data) - 300}.get(place)
+    if offset is None:
         del data[len(data) // 2 :]
     else:
-        data[at : at + 100] = bytes(byte ^ 0xFF for byte in data[at : at + 100])
+        data[offset : offset + 100] = bytes(byte ^ 0xFF for byte in data[offset : offset + 100])
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("how", ["beginning", "middle", "end", "cut"])
-def test_a_damaged_checkpoint_is_skipped_with_a_warning_and_refused_by_name(io, tmp_path, caplog, how):
+@pytest.mark.parametrize("place", ["beginning", "middle", "end", "cut"])
+def test_a_damaged_checkpoint_is_skipped_with_a_warning_and_rejected_by_name(checkpoint_io, tmp_path, caplog, place):
     for age, name in ((3, "step000001.ckpt"), (2, "step000002.ckpt"), (1, "last.ckpt")):
-        io.save_checkpoint(STATE | {"x": torch.rand(100_000)}, tmp_path / name)
+        checkpoint_io.save_checkpoint(STATE | {"x": torch.rand(100_000)}, tmp_path / name)
         os.utime(tmp_path / name, (time.time() - 60 * age,) * 2)
     assert checkpoint_to_resume(tmp_path) == tmp_path / "last.ckpt"
     assert not caplog.records
-    damage(tmp_path / "last.ckpt", how)
+    damage(tmp_path / "last.ckpt", place)
     assert checkpoint_to_resume(tmp_path) == tmp_path / "step000002.ckpt"
-    damage(tmp_path / "step000002.ckpt", how)
+    damage(tmp_path / "step000002.ckpt", place)
     caplog.clear()
     assert checkpoint_to_resume(tmp_path) == tmp_path / "step000001.ckpt"
     (record,) = caplog.records
     assert {"last.ckpt", "step000002.ckpt"} <= set(record.getMessage().replace(",", "").split())
-    for refuse in (io.load_checkpoint, require_checkpoint):
+    for load in (checkpoint_io.load_checkpoint, require_checkpoint):
         with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged.*step000001\.ckpt"):
-            refuse(tmp_path / "last.ckpt")
-    damage(tmp_path / "step000001.ckpt", how)
+            load(tmp_path / "last.ckpt")
+    damage(tmp_path / "step000001.ckpt", place)
     with pytest.raises(CheckpointError, match=r"(step00000[12]\.ckpt.*){2}all damaged"):
         checkpoint_to_resume(tmp_path)

@@ -1,4 +1,4 @@
-"""Learning curves of runs: the points of every metric, and input that is refused."""
+"""Learning curves of runs: the points of every metric, and rejected input."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ def points(file):
     return [(row["number"], row["run"], float(row["step"]), float(row["value"])) for row in csv.DictReader(file.open())]
 
 
-def test_a_point_is_the_mean_of_a_stretch(runs, tmp_path):
+def test_a_point_is_the_mean_over_an_interval_of_steps(runs, tmp_path):
     out = tmp_path / "curves.png"
     assert main(["curves", *runs[:2], "--points", "2", "--out", str(out)]) == 0
     assert points(tmp_path / "curves.csv") == [
@@ -41,8 +41,8 @@ def test_a_point_is_the_mean_of_a_stretch(runs, tmp_path):
         ("loss", "long", 7550, 75.5),
         ("val/loss", "short", 4, 7),
     ]
-    with Image.open(out) as picture:
-        assert picture.size[0] > 1.2 * picture.size[1]  # two panels, side by side
+    with Image.open(out) as image:
+        assert image.size[0] > 1.2 * image.size[1]  # two panels, side by side
 
 
 def test_few_steps_are_drawn_unchanged_and_runs_of_the_same_name_are_distinguished(runs, tmp_path):
@@ -64,7 +64,7 @@ def test_few_steps_are_drawn_unchanged_and_runs_of_the_same_name_are_distinguish
         ([".", "--out", "curves.png"], "metrics.jsonl"),
     ],
 )
-def test_bad_input_is_refused_and_nothing_is_written(runs, tmp_path, monkeypatch, capsys, options, message):
+def test_bad_input_is_rejected_and_nothing_is_written(runs, tmp_path, monkeypatch, capsys, options, message):
     (empty := tmp_path / "empty").mkdir()
     monkeypatch.chdir(empty)
     assert main(["curves", runs[0], *options]) == 2
@@ -72,6 +72,6 @@ def test_bad_input_is_refused_and_nothing_is_written(runs, tmp_path, monkeypatch
     assert not list(empty.iterdir())
 
 
-def test_a_run_that_is_given_twice_is_refused(runs, tmp_path):
+def test_a_run_that_is_given_twice_is_rejected(runs, tmp_path):
     with pytest.raises(InputError, check=lambda error: error.code == "duplicate-run"):
         draw_curves(CurvesOptions(runs=(Path(runs[0]), Path(runs[0])), out=tmp_path / "curves.png"))

@@ -7,7 +7,7 @@ from kiwi.training.loss_weighting import ChangeWeighted, LossWeighting, Uniform
 
 
 def latents(changed):
-    """Targets that differ from their sources by one deviation in the first columns of every frame."""
+    """Targets that differ from their sources by one standard deviation in the first columns of every frame."""
     source = torch.randn(2, 3, 2, 4, 8)
     target = source.clone()
     target[..., :changed] += 1.0
@@ -20,7 +20,7 @@ def test_uniform_weights_are_all_one():
 
 
 @pytest.mark.parametrize("changed", [1, 4, 8])
-def test_changed_positions_weigh_more_and_every_sample_the_same(changed):
+def test_changed_positions_have_larger_weights_and_every_sample_has_mean_weight_one(changed):
     target, source = latents(changed)
     weights = ChangeWeighted(factor=8.0, half=0.1).weights(target, source)
     assert weights.mean(dim=(1, 2, 3, 4)) == pytest.approx(torch.ones(2))
@@ -37,10 +37,10 @@ def test_a_factor_of_one_is_uniform():
     assert torch.allclose(ChangeWeighted(factor=1.0).weights(target, source), torch.ones(2, 1, 2, 4, 8))
 
 
-@pytest.mark.parametrize("wrong", [{"factor": 0.5}, {"half": 0.0}])
-def test_settings_that_would_weigh_changes_less_are_refused(wrong):
+@pytest.mark.parametrize("settings", [{"factor": 0.5}, {"half": 0.0}])
+def test_settings_that_would_lower_the_weight_of_changes_are_rejected(settings):
     with pytest.raises(SpecError, check=lambda error: error.code == "out-of-range"):
-        ChangeWeighted(**wrong)
+        ChangeWeighted(**settings)
 
 
 @pytest.mark.parametrize(("former", "current"), [("Even", Uniform()), ("OnChanges", ChangeWeighted())])

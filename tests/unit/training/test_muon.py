@@ -50,21 +50,21 @@ def test_an_orthogonal_step_has_the_size_of_adamws():
 
 
 def test_other_parameters_are_updated_as_by_torchs_adamw():
-    ours, theirs = network(), network()
+    kiwi_model, torch_model = network(), network()
     settings = {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.1}
-    first = Optimizer([{"params": list(ours.parameters())}], **settings)
-    second = torch.optim.AdamW(theirs.parameters(), **settings)
+    first = Optimizer([{"params": list(kiwi_model.parameters())}], **settings)
+    second = torch.optim.AdamW(torch_model.parameters(), **settings)
     x = torch.randn(2, 3, 2, 2, 2)
     for _ in range(5):
-        for model, optimizer in ((ours, first), (theirs, second)):
+        for model, optimizer in ((kiwi_model, first), (torch_model, second)):
             optimizer.zero_grad()
             model(x).square().mean().backward()
             optimizer.step()
-    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+    for a, b in zip(kiwi_model.parameters(), torch_model.parameters(), strict=True):
         torch.testing.assert_close(a, b)
 
 
-def test_it_resumes_from_its_state_bit_for_bit():
+def test_muon_resumes_from_its_state_bit_for_bit():
     x = torch.randn(4, 3, 2, 2, 2)
 
     def steps(model, optimizer, count):
@@ -100,12 +100,12 @@ def test_a_closure_runs_with_gradients():
 
 
 @pytest.mark.parametrize("momentum", [-0.1, 1.0])
-def test_momentum_outside_its_range_is_refused(momentum):
+def test_momentum_outside_its_range_is_rejected(momentum):
     with pytest.raises(SpecError, match="momentum"):
         Muon(momentum=momentum)
 
 
-def _stepped(rank: int, world: int, folder: str) -> None:
+def _run_steps(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
@@ -120,10 +120,10 @@ def _stepped(rank: int, world: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
-def test_several_processes_share_the_work_and_step_as_one(tmp_path):
-    _stepped(0, 1, str(tmp_path))
-    torch.multiprocessing.spawn(_stepped, (3, str(tmp_path)), nprocs=3)  # one more than there are matrices
-    (alone,) = (torch.load(path, weights_only=True) for path in tmp_path.glob("1-*.pt"))
+def test_several_processes_divide_the_work_and_take_the_same_steps_as_one(tmp_path):
+    _run_steps(0, 1, str(tmp_path))
+    torch.multiprocessing.spawn(_run_steps, (3, str(tmp_path)), nprocs=3)  # one more than there are matrices
+    (single,) = (torch.load(path, weights_only=True) for path in tmp_path.glob("1-*.pt"))
     for rank in range(3):
-        found = torch.load(tmp_path / f"3-{rank}.pt", weights_only=True)
-        assert all(torch.equal(found[name], alone[name]) for name in alone)
+        shared = torch.load(tmp_path / f"3-{rank}.pt", weights_only=True)
+        assert all(torch.equal(shared[name], single[name]) for name in single)

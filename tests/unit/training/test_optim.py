@@ -6,7 +6,7 @@ from kiwi.models.kiwi import KiwiEdit
 from kiwi.training.optim import AdamW, is_decayed
 
 
-def test_matrices_decay_and_nothing_else(tiny_config):
+def test_only_matrices_are_decayed(tiny_config):
     named = dict(KiwiEdit(tiny_config).named_parameters())
     assert is_decayed("dit.blocks.0.ffn.0.weight", named["dit.blocks.0.ffn.0.weight"])
     for name in ("dit.blocks.0.modulation", "dit.head.modulation", "query.queries.video", "dit.blocks.0.norm3.weight"):
@@ -39,7 +39,7 @@ def test_empty_groups_are_left_out():
     assert len(optimizer.param_groups) == 1
 
 
-@pytest.mark.parametrize("wrong", [{"lr": 0.0}, {"warmup_steps": -1}, {"weight_decay": -0.1}])
-def test_settings_outside_their_range_are_refused(wrong):
+@pytest.mark.parametrize("settings", [{"lr": 0.0}, {"warmup_steps": -1}, {"weight_decay": -0.1}])
+def test_settings_outside_their_range_are_rejected(settings):
     with pytest.raises(SpecError, check=lambda error: error.code == "out-of-range"):
-        AdamW(**wrong)
+        AdamW(**settings)

@@ -26,11 +26,11 @@ def rows(capsys):
 def test_a_published_size_has_the_published_parameters(capsys):
     """4.99976 B and 14.28849 B of Wan's DiT without its unused text embedding (22.0 M and 47.2 M)."""
     assert main(["plan", "5b"]) == 0
-    found = {row[0]: row[1] for row in rows(capsys)}
-    assert found["vae"] == "704.7"
-    assert float(found["source"]) == pytest.approx(0.6, abs=0.05)
-    assert 4900 < float(found["dit"].replace(",", "")) < 5050
-    assert 3000 < float(found["mllm"].replace(",", "")) < 3800
+    rows_by_name = {row[0]: row[1] for row in rows(capsys)}
+    assert rows_by_name["vae"] == "704.7"
+    assert float(rows_by_name["source"]) == pytest.approx(0.6, abs=0.05)
+    assert 4900 < float(rows_by_name["dit"].replace(",", "")) < 5050
+    assert 3000 < float(rows_by_name["mllm"].replace(",", "")) < 3800
 
 
 def test_variants_are_labelled_by_their_differences_and_counted(tmp_path, capsys, monkeypatch):
@@ -41,21 +41,21 @@ def test_variants_are_labelled_by_their_differences_and_counted(tmp_path, capsys
     file.write_text("".join(f"- {variant}\n" for variant in variants))
     small = ["--set", "dit.num_layers=2", "--frames", "5", "--height", "64", "--width", "64"]
     assert main(["plan", "1.3b", "--variants", str(file), *small]) == 0
-    found = {row[0]: row[1:] for row in rows(capsys)}
-    first = found["(as published)"]
-    assert found["source = NoSource"][1] == f"-{1536 * (16 * 4 + 1):,}"
-    assert found["source.scale = LearnableScale"][1] == "+16"
-    assert found["source = NoSource"][3] == first[3]
-    # 2 frames of 4 x 4 patches and a reference, against twice the frames
-    assert (first[3], found["source = TokenConcatSource"][3]) == ("48", "80")
-    assert float(found["source = TokenConcatSource"][6]) > 1.3
-    assert float(found["dit.tuning = Lora, dit.tuning.rank = 128"][2].replace(",", "")) < float(
+    rows_by_name = {row[0]: row[1:] for row in rows(capsys)}
+    first = rows_by_name["(as published)"]
+    assert rows_by_name["source = NoSource"][1] == f"-{1536 * (16 * 4 + 1):,}"
+    assert rows_by_name["source.scale = LearnableScale"][1] == "+16"
+    assert rows_by_name["source = NoSource"][3] == first[3]
+    # 2 frames of 4 x 4 patches and a reference; TokenConcatSource doubles the number of frames
+    assert (first[3], rows_by_name["source = TokenConcatSource"][3]) == ("48", "80")
+    assert float(rows_by_name["source = TokenConcatSource"][6]) > 1.3
+    assert float(rows_by_name["dit.tuning = Lora, dit.tuning.rank = 128"][2].replace(",", "")) < float(
         first[2].replace(",", "")
     )
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "told"),
+    ("options", "code", "expected"),
     [
         ({"height": 720}, "unsupported-video-size", "multiples of 32"),
         ({"frames": 80}, "unsupported-video-size", "4k"),
@@ -67,25 +67,25 @@ def test_variants_are_labelled_by_their_differences_and_counted(tmp_path, capsys
         ({"size": "1.3b", "changes": ["dit.tuning={type: Lora, targets: [head]}"]}, "not-linear", "head"),
     ],
 )
-def test_options_that_cannot_be_counted_are_refused(options, code, told):
+def test_options_that_cannot_be_counted_are_rejected(options, code, expected):
     with pytest.raises(KiwiError) as caught:
         plan(from_dict(PlanOptions, {"size": "5b", **options}))
     assert code is None or caught.value.code == code
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "told"), [("- {1: 2}", "Got: 1"), ("5", "does not hold variants")])
-def test_malformed_variants_are_refused(tmp_path, text, told):
+@pytest.mark.parametrize(("text", "expected"), [("- {1: 2}", "Got: 1"), ("5", "does not hold variants")])
+def test_malformed_variants_are_rejected(tmp_path, text, expected):
     (tmp_path / "v.yaml").write_text(text)
-    with pytest.raises(KiwiError, match=told):
+    with pytest.raises(KiwiError, match=expected):
         plan(PlanOptions(size="1.3b", variants=tmp_path / "v.yaml"))
 
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 FILES = [p for p in sorted(EXPERIMENTS.glob("*/**/*.yaml")) if p.stem not in ("base", "model", "variants")]
-FILES = [file for file in FILES if "stages" not in read_experiment(file)]  # not of `kiwi ablate`
+FILES = [file for file in FILES if "stages" not in read_experiment(file)]  # those are read by `kiwi ablate`
 PARTS = {"vae": VaeSpec, "mllm": MllmSpec}
-"""Experiments that train a part alone, by how their names begin."""
+"""Specs of the parts that are trained alone, by the prefix of their experiments' names."""
 EDITORS = [file for file in FILES if file.stem.partition("_")[0] not in PARTS]
 
 
@@ -110,17 +110,17 @@ def test_every_editor_experiment_is_counted_on_the_meta_device(file, capsys):
 
 @pytest.mark.parametrize("file", FROM_SCRATCH, ids=lambda path: str(path.relative_to(EXPERIMENTS)))
 def test_every_part_that_is_trained_from_scratch_is_built_on_the_meta_device(file, tmp_path):
-    kind, given = part(file)
-    if "tokenizer" in given:
+    kind, spec = part(file)
+    if "tokenizer" in spec:
         make_byte_tokenizer().save_pretrained(tmp_path)
-        given["tokenizer"] = str(tmp_path)
+        spec["tokenizer"] = str(tmp_path)
     with torch.device("meta"):
-        built = from_dict(PARTS[kind], given).build()
-    assert sum(parameter.numel() for parameter in built.parameters()) > 1e5
-    assert {parameter.device.type for parameter in built.parameters()} == {"meta"}
+        module = from_dict(PARTS[kind], spec).build()
+    assert sum(parameter.numel() for parameter in module.parameters()) > 1e5
+    assert {parameter.device.type for parameter in module.parameters()} == {"meta"}
 
 
-def test_a_size_or_an_experiment_is_counted_not_both_and_only_an_editors():
+def test_exactly_one_size_or_editor_experiment_is_required():
     experiment = EXPERIMENTS / "first_light/editor.yaml"
     for options in ({}, {"size": "5b", "config": experiment}):
         with pytest.raises(InputError, check=lambda error: error.code == "conflicting-options"):
@@ -130,7 +130,7 @@ def test_a_size_or_an_experiment_is_counted_not_both_and_only_an_editors():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ("model: 5", "model of .* is not a mapping"),
         ("data: 5", "data of .* is not a mapping"),
@@ -141,8 +141,8 @@ def test_a_size_or_an_experiment_is_counted_not_both_and_only_an_editors():
         ("model: {train_parts: [nonsense]}", "unknown parts"),
     ],
 )
-def test_a_malformed_experiment_is_refused(tmp_path, change, told):
+def test_a_malformed_experiment_is_rejected(tmp_path, change, expected):
     base = EXPERIMENTS / "first_light/editor.yaml"
     (tmp_path / "e.yaml").write_text(f"base: {base}\n{change}\n")
-    with pytest.raises(KiwiError, match=told):
+    with pytest.raises(KiwiError, match=expected):
         plan(PlanOptions(config=tmp_path / "e.yaml"))

@@ -6,7 +6,7 @@ from kiwi.training.source_check import SIGMAS, SourceCheck
 
 def test_means_are_over_samples_and_noise_levels():
     check = SourceCheck()
-    check.blind.add_training(torch.randn(2, 3, 1, 4, 4))
+    check.blind_predictors.add_training(torch.randn(2, 3, 1, 4, 4))
     levels = torch.linspace(0, 1, len(SIGMAS))
     check.add("video", torch.randn(2, 3, 1, 4, 4), levels.expand(2, -1), levels.expand(2, -1) + 1)
     check.add("image", torch.randn(1, 3, 1, 4, 4), levels.expand(1, -1) + 3, None)

@@ -1,4 +1,4 @@
-"""Precision `auto`: bf16 where there are instructions for it, float32 elsewhere, and a warning for slow bf16."""
+"""Precision `auto` is bf16 if the hardware has bf16 instructions, else float32; slow bf16 causes a warning."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "e
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Sets what the processor and the accelerators can do."""
+    """Sets whether the processor and the accelerators have bf16 instructions."""
 
     def set_to(processor, *cards):
         monkeypatch.setattr(trainer, "cpu_has_bf16_matmul", lambda: processor)
@@ -63,7 +63,7 @@ def test_slow_bf16_is_allowed_with_a_warning(machine, caplog):
 
 
 @pytest.mark.parametrize(("reported", "expected"), [(True, True), (False, False), (None, False)])
-def test_a_processor_of_unknown_instructions_has_no_bf16(monkeypatch, reported, expected):
+def test_a_processor_with_unknown_instructions_has_no_bf16(monkeypatch, reported, expected):
     cpu_has_bf16_matmul.cache_clear()
     monkeypatch.setattr(precisions, "hardware", lambda: {"avx512_bf16": reported})
     monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: True)
@@ -82,7 +82,7 @@ def test_a_precision_that_is_given_is_used_without_a_message(machine, caplog, pr
     ("first", "done", "heading"),
     [(0, 10, "step 10/40 (0:05:00 left)"), (30, 30, "step 30/40 (? left)"), (20, 30, "step 30/40 (0:01:40 left)")],
 )
-def test_the_bar_shows_progress_and_remaining_time_by_the_speed_since_the_start(monkeypatch, first, done, heading):
+def test_the_bar_shows_progress_and_the_remaining_time_at_the_speed_since_the_start(monkeypatch, first, done, heading):
     bar = StepProgressBar()
     bar.started, bar.first_step = 0.0, first
     monkeypatch.setattr("time.monotonic", lambda: 100.0)
@@ -99,9 +99,13 @@ def test_a_run_that_counts_epochs_has_the_bar_of_lightning():
     assert columns == [type(column) for column in RichProgressBar().configure_columns(run)]
 
 
-def test_a_progress_bar_of_the_callers_own_is_kept():
-    own = TQDMProgressBar()
-    for bars, options in (([own], {"callbacks": own}), ([], {}), ([StepProgressBar], {"enable_progress_bar": True})):
+def test_a_progress_bar_that_the_caller_passes_is_kept():
+    custom_bar = TQDMProgressBar()
+    for bars, options in (
+        ([custom_bar], {"callbacks": custom_bar}),
+        ([], {}),
+        ([StepProgressBar], {"enable_progress_bar": True}),
+    ):
         callbacks = Trainer(**{**QUIET, "enable_progress_bar": bool(bars), **options}).callbacks
-        found = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
-        assert [type(bar) if isinstance(bars[0], type) else bar for bar in found] == bars
+        progress_bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
+        assert [type(bar) if isinstance(bars[0], type) else bar for bar in progress_bars] == bars

@@ -25,7 +25,7 @@ from kiwi.training.optim import AdamW
 
 @pytest.fixture
 def data(edit_folder):
-    """Validates on two videos, which have masks, and on one of them with a reference, without a mask."""
+    """Validation data: two videos with masks, and one of them with a reference and without a mask."""
     manifests = [Manifest(path="video.csv", max_frames=5), Manifest(path="reference.csv", max_frames=5)]
     return EditData(
         train=manifests, root=str(edit_folder), max_pixels=4096, multiple=8, batch_size=2, holdout=2, seed=1,
@@ -69,11 +69,11 @@ def test_validation_logs_means_over_edits_and_over_unedited_sources_and_their_nu
         for name in ("psnr", "ssim", "psnr_inside", "psnr_outside", "ssim_inside", "ssim_outside"):
             mean = np.mean([row[name] for row in rows if name in row])
             assert metrics[f"val/{kind}_{name}"] == pytest.approx(mean, rel=1e-5), (kind, name)
-    # The unedited source is wrong inside and right outside, apart from the codec.
+    # The unedited source differs from the target inside the mask, but outside only by compression.
     assert metrics["val/copy_psnr_outside"] > metrics["val/copy_psnr_inside"] + 15
 
 
-def test_the_average_is_edited_with_not_the_weights(tiny_config, data, tmp_path):
+def test_edits_use_the_averaged_weights(tiny_config, data, tmp_path):
     module = kiwi(tiny_config)
     trainer(tmp_path, limit_val_batches=0).fit(module, data)
     with module.averaged():
@@ -86,22 +86,22 @@ def test_the_average_is_edited_with_not_the_weights(tiny_config, data, tmp_path)
     plain.load_state_dict(average)
     second = validated(tmp_path, plain, data, EditQuality())
     assert first["val/edit_psnr"] == second["val/edit_psnr"]
-    assert len({found["val/edit_psnr"] for found in (untrained, weights, first)}) == 3
+    assert len({metrics["val/edit_psnr"] for metrics in (untrained, weights, first)}) == 3
 
 
 def test_fewer_items_are_taken_from_every_task(tiny_config, data, tmp_path):
-    found = validated(tmp_path, kiwi(tiny_config), data, EditQuality(items=2))
-    assert (found["val/edits"], found["val/edits_inside"]) == (2, 1)
+    metrics = validated(tmp_path, kiwi(tiny_config), data, EditQuality(items=2))
+    assert (metrics["val/edits"], metrics["val/edits_inside"]) == (2, 1)
 
 
-def test_lpips_is_logged_if_it_is_selected(tiny_config, data, tmp_path, untrained):
-    found = validated(tmp_path, kiwi(tiny_config), data, EditQuality(perceptual=Lpips()))
+def test_lpips_is_logged_if_selected(tiny_config, data, tmp_path, untrained):
+    metrics = validated(tmp_path, kiwi(tiny_config), data, EditQuality(perceptual=Lpips()))
     names = {f"val/{kind}_lpips{side}" for kind in ("edit", "copy") for side in ("", "_inside", "_outside")}
-    assert all(math.isfinite(found[name]) and found[name] > 0 for name in names)
-    assert found["val/copy_lpips_inside"] > found["val/copy_lpips_outside"]
+    assert all(math.isfinite(metrics[name]) and metrics[name] > 0 for name in names)
+    assert metrics["val/copy_lpips_inside"] > metrics["val/copy_lpips_outside"]
 
 
-def test_frames_too_small_for_lpips_are_refused_before_anything_runs(tiny_config, data, tmp_path, untrained):
+def test_frames_too_small_for_lpips_are_rejected_before_anything_runs(tiny_config, data, tmp_path, untrained):
     data.max_pixels = 1024
     with pytest.raises(InputError, match="32", check=lambda error: error.code == "frames-too-small"):
         validated(tmp_path, kiwi(tiny_config), data, EditQuality(perceptual=Lpips()))
@@ -134,18 +134,18 @@ def test_samples_of_previews_are_not_edited_again_at_the_same_step(tiny_config, 
     assert len(select_indices(data.datasets["validation"], 2)) == 2
 
 
-def test_validation_does_not_change_what_is_trained(tiny_config, data, tmp_path, untrained):
+def test_validation_does_not_change_the_trained_weights(tiny_config, data, tmp_path, untrained):
     class Watched(EditQuality):
         def on_validation_epoch_end(self, trainer, module):
             before = torch.random.get_rng_state()
             super().on_validation_epoch_end(trainer, module)
             assert torch.equal(torch.random.get_rng_state(), before)
 
-    ends = []
+    states = []
     for options in ({"val_check_interval": 1}, {"limit_val_batches": 0}):
         torch.manual_seed(0)
-        module, end = kiwi(tiny_config), trainer(tmp_path, Watched(perceptual=Lpips()), max_steps=3, **options)
-        end.fit(module, data)
-        assert ("val/edit_lpips" in end.callback_metrics) == ("val_check_interval" in options)
-        ends.append(module.state_dict())
-    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+        module, run = kiwi(tiny_config), trainer(tmp_path, Watched(perceptual=Lpips()), max_steps=3, **options)
+        run.fit(module, data)
+        assert ("val/edit_lpips" in run.callback_metrics) == ("val_check_interval" in options)
+        states.append(module.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

@@ -50,16 +50,16 @@ def test_a_line_per_step_has_losses_by_task_and_noise_level_and_costs(tiny_confi
     )
     metrics = run(tmp_path, module, data)
     assert list(metrics) == [1, 2, 3, 4, 5, 6]
-    assert all(math.isfinite(value) for numbers in metrics.values() for value in numbers.values())
+    assert all(math.isfinite(value) for values in metrics.values() for value in values.values())
     names = {"loss", "gradient_norm", "lr", "samples_per_second", "memory_gib", "gamma_at_0.5"}
-    assert all(names <= numbers.keys() for numbers in metrics.values())
+    assert all(names <= values.keys() for values in metrics.values())
     # Each step's own kind of task only, and the bands in which its noise levels fell.
-    tasks = [[name for name in numbers if name in ("loss_video", "loss_reference")] for numbers in metrics.values()]
+    tasks = [[name for name in values if name in ("loss_video", "loss_reference")] for values in metrics.values()]
     assert {name for (name,) in tasks} == {"loss_video", "loss_reference"}
-    bands = [name for numbers in metrics.values() for name in numbers if name.startswith("loss_sigma_")]
+    bands = [name for values in metrics.values() for name in values if name.startswith("loss_sigma_")]
     assert 6 <= len(bands) <= 12
     assert {"loss_sigma_0.75_0.9", "loss_sigma_0.9_1"} <= set(bands)
-    assert [numbers["lr"] for numbers in metrics.values()][:2] == pytest.approx([1e-2, 1e-2])
+    assert [values["lr"] for values in metrics.values()][:2] == pytest.approx([1e-2, 1e-2])
     assert {"val/loss", "val/loss_swapped", "val/loss_video", "val/loss_at_0.9"} <= metrics[3].keys()
     assert not any(name.startswith("val/") for name in metrics[2])
     assert metrics[1]["gamma_at_0.5"] == pytest.approx(0.5, abs=0.02)
@@ -80,8 +80,8 @@ def test_mfu_is_logged_where_the_devices_peak_is_known(tiny_config, data, tmp_pa
         run(tmp_path / name, LitKiwi(tiny_config), data, max_steps=3, limit_val_batches=0, log=log)
         for name, log in (("known", RunLog(peak_tflops=1e-3)), ("unknown", RunLog()))
     )
-    assert all(0 < numbers["mfu"] < 100 for numbers in known.values())
-    assert not any("mfu" in numbers for numbers in unknown.values())
+    assert all(0 < values["mfu"] < 100 for values in known.values())
+    assert not any("mfu" in values for values in unknown.values())
 
 
 def test_operations_are_counted_for_each_length_of_clips_from_a_cache(data):

@@ -50,7 +50,7 @@ def test_every_task_is_trained_and_the_loss_falls(tiny_config, data, tmp_path):
     recorder = Recorder()
     module = LitKiwi(tiny_config, optim=AdamW(lr=3e-3, warmup_steps=2))
 
-    def validated():  # at fixed noise levels, where one step's loss depends most on its own
+    def validated():  # at fixed noise levels; the loss of one step depends most on its noise level
         return trainer(tmp_path, limit_val_batches=1.0).validate(module, data, verbose=False)[0]["val/loss"]
 
     before = validated()
@@ -81,7 +81,7 @@ def test_noise_is_keyed_by_seed_step_and_sample(tiny_config):
     assert torch.equal(noise, swapped_noise.flip(0))
     assert torch.equal(sigma, swapped_sigma.flip(0))
     assert not torch.equal(noise, module.draw_noise(["a", "b"], shape, 8)[0])
-    assert not torch.equal(noise, LitKiwi(tiny_config, seed=2).draw(["a", "b"], shape, 7)[0])
+    assert not torch.equal(noise, LitKiwi(tiny_config, seed=2).draw_noise(["a", "b"], shape, 7)[0])
 
 
 def test_noise_levels_fill_the_whole_schedule(tiny_config):
@@ -145,12 +145,12 @@ def test_the_loss_is_weighted_by_position(tiny_config, data):
     assert losses[Uniform()] != pytest.approx(losses[ChangeWeighted(factor=8.0)], rel=1e-3)
 
 
-def test_an_unknown_part_is_refused(tiny_config):
+def test_an_unknown_part_is_rejected(tiny_config):
     with pytest.raises(InputError, match=r"dit.*query.*latent"):
         LitKiwi(tiny_config, train_parts=("vae",))
 
 
-def test_a_cosine_schedule_without_a_number_of_steps_is_refused(tiny_config, data, tmp_path):
+def test_a_cosine_schedule_without_a_number_of_steps_is_rejected(tiny_config, data, tmp_path):
     module = LitKiwi(tiny_config, optim=AdamW(schedule="cosine"))
     with pytest.raises(SpecError, check=lambda error: error.code == "missing-steps"):
         trainer(tmp_path, max_steps=-1, max_epochs=-1, max_time="00:00:00:01").fit(module, data)
@@ -167,15 +167,15 @@ class NanBatch(L.Callback):
 
 def test_a_loss_that_is_not_finite_stops_training_and_leaves_the_last_good_checkpoint(tiny_config, data, tmp_path):
     nan_batch = NanBatch()
-    keep = L.pytorch.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=1, save_last=True)
+    checkpoint_callback = L.pytorch.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=1, save_last=True)
     module = LitKiwi(tiny_config, optim=AdamW(lr=1e-3, warmup_steps=0))
-    with pytest.raises(TrainingError) as problem:
-        trainer(tmp_path, callbacks=[nan_batch, keep]).fit(module, data)
-    assert problem.value.code == "non-finite"
-    assert "step 2" in str(problem.value)
-    assert ", ".join(nan_batch.ids) in str(problem.value)
-    assert str(keep.last_model_path) in str(problem.value)
-    checkpoint = torch.load(keep.last_model_path, weights_only=True)
+    with pytest.raises(TrainingError) as caught:
+        trainer(tmp_path, callbacks=[nan_batch, checkpoint_callback]).fit(module, data)
+    assert caught.value.code == "non-finite"
+    assert "step 2" in str(caught.value)
+    assert ", ".join(nan_batch.ids) in str(caught.value)
+    assert str(checkpoint_callback.last_model_path) in str(caught.value)
+    checkpoint = torch.load(checkpoint_callback.last_model_path, weights_only=True)
     assert checkpoint["global_step"] == 2
     assert all(torch.isfinite(tensor).all() for tensor in checkpoint["state_dict"].values())
     assert all(torch.isfinite(p).all() for p in module.parameters())
@@ -192,7 +192,7 @@ def test_checkpoints_hold_the_trained_parts_only_and_load_without_pickle(tiny_co
 
 @pytest.mark.parametrize("stop", [4, 6])
 def test_a_resumed_run_equals_an_unbroken_one(tiny_config, data, tmp_path, stop):
-    """In the middle of an epoch of six batches, and at its end."""
+    """The run stops in the middle of an epoch of six batches, and at its end."""
 
     def run(steps, checkpoint=None):
         recorder = Recorder()
@@ -214,7 +214,7 @@ def test_a_resumed_run_equals_an_unbroken_one(tiny_config, data, tmp_path, stop)
     assert all(torch.equal(weights[name], tensor) for name, tensor in resumed.items())
 
 
-def test_a_checkpoint_of_another_model_is_refused_before_training(tiny_config, data, tmp_path):
+def test_a_checkpoint_of_another_model_is_rejected_before_training(tiny_config, data, tmp_path):
     run = trainer(tmp_path)
     run.fit(LitKiwi(tiny_config), data)
     run.save_checkpoint(tmp_path / "x.ckpt")
@@ -223,16 +223,16 @@ def test_a_checkpoint_of_another_model_is_refused_before_training(tiny_config, d
         trainer(tmp_path).fit(LitKiwi(wider), data, ckpt_path=str(tmp_path / "x.ckpt"), weights_only=True)
 
 
-def test_validation_logs_right_swapped_and_blind_losses(tiny_config, data, tmp_path):
+def test_validation_logs_the_loss_and_those_with_swapped_and_without_source(tiny_config, data, tmp_path):
     run = trainer(tmp_path, limit_val_batches=1.0)
     (metrics,) = run.validate(LitKiwi(tiny_config), data, verbose=False)
     assert {"val/loss", "val/loss_swapped", "val/loss_blind", "val/loss_at_0.9"} <= metrics.keys()
-    # An untrained model with zero-initialised source cannot tell two sources apart, and is worse than the blind one.
+    # An untrained model with zero-initialised injection ignores the source, and is worse than the blind predictor.
     assert metrics["val/loss"] == pytest.approx(metrics["val/loss_swapped"], rel=1e-5)
     assert metrics["val/loss"] > metrics["val/loss_blind"] > 0
 
 
-def test_a_cache_is_refused_by_autoencoders_and_by_editors_with_other_encoders(tiny_config, data, tmp_path):
+def test_a_cache_is_rejected_by_autoencoders_and_by_editors_with_different_encoders(tiny_config, data, tmp_path):
     data.multiple = 4
     data.setup()
     cache = FeatureCache.create(tmp_path / "cache", EncoderFingerprints("vae"), "float16")
@@ -269,7 +269,7 @@ def test_a_dropped_source_is_grey_although_the_cache_has_its_latents(tiny_config
     assert torch.equal(batch.source_latents.mean, x)
 
 
-def test_a_run_does_not_resume_with_another_configuration(tiny_config, data, tmp_path):
+def test_a_run_does_not_resume_with_a_different_configuration(tiny_config, data, tmp_path):
     run = trainer(tmp_path)
     run.fit(LitKiwi(tiny_config), data)
     run.save_checkpoint(tmp_path / "x.ckpt")
@@ -286,7 +286,7 @@ def test_a_run_does_not_resume_with_another_configuration(tiny_config, data, tmp
 
 
 def test_a_checkpoint_of_the_previous_release_resumes(tiny_config, data, tmp_path):
-    """It has its settings under another key, and the loss weighting under another name."""
+    """Such a checkpoint has its settings under a different key, and the loss weighting under its former name."""
     run = trainer(tmp_path)
     run.fit(LitKiwi(tiny_config), data)
     run.save_checkpoint(tmp_path / "x.ckpt")
@@ -303,7 +303,7 @@ def test_a_checkpoint_of_the_previous_release_resumes(tiny_config, data, tmp_pat
         trainer(tmp_path).fit(other, data, ckpt_path=str(tmp_path / "x.ckpt"))
 
 
-def test_sources_are_swapped_in_every_form_that_a_batch_has_them_in(tiny_config, data):
+def test_sources_are_swapped_in_every_form_that_a_batch_contains(tiny_config, data):
     data.multiple = 4
     data.setup()
     samples = [data.datasets["train"].decode(index) for index in (0, 1, 2)]
@@ -314,14 +314,14 @@ def test_sources_are_swapped_in_every_form_that_a_batch_has_them_in(tiny_config,
         assert torch.equal(swapped.source_BCFHW[index], plain.source_BCFHW[donor])
     assert swapped.source_latents is None
     assert torch.equal(swapped.target_BCFHW, plain.target_BCFHW)
-    seen = [VisionFeatures(2, (4, 28, 28), torch.full((1, 2, 8), float(index))) for index in range(3)]
+    features = [VisionFeatures(2, (4, 28, 28), torch.full((1, 2, 8), float(index))) for index in range(3)]
     latents = LatentDistribution(torch.arange(3.0).view(3, 1, 1, 1, 1), torch.arange(3.0).view(3, 1, 1, 1, 1) + 10)
-    nothing = plain.source_BCFHW[:, :, :0]
-    cached = replace(plain, source_frames=seen, source_latents=latents, source_BCFHW=nothing)
+    no_pixels = plain.source_BCFHW[:, :, :0]
+    cached = replace(plain, source_frames=features, source_latents=latents, source_BCFHW=no_pixels)
     swapped = LitKiwi(tiny_config).swap_conditions(cached)
-    assert [features.features_LNM[0, 0, 0].item() for features in swapped.source_frames] == [1, 2, 0]
+    assert [item.features_LNM[0, 0, 0].item() for item in swapped.source_frames] == [1, 2, 0]
     assert swapped.source_latents.mean.flatten().tolist() == [1, 2, 0]
     assert swapped.source_latents.std.flatten().tolist() == [11, 12, 10]
     # Equal clips are not swapped with each other.
-    twice = LatentDistribution(torch.zeros(3, 1, 1, 1, 1), torch.zeros(3, 1, 1, 1, 1))
-    assert LitKiwi(tiny_config).swap_conditions(replace(cached, source_latents=twice)) is None
+    equal_latents = LatentDistribution(torch.zeros(3, 1, 1, 1, 1), torch.zeros(3, 1, 1, 1, 1))
+    assert LitKiwi(tiny_config).swap_conditions(replace(cached, source_latents=equal_latents)) is None

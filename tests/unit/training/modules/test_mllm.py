@@ -1,4 +1,4 @@
-"""LitMllm: answers are learned, token by token, by every part of the MLLM."""
+"""LitMllm: every part of the MLLM is trained, on the tokens of the answers."""
 
 from collections import Counter
 from copy import copy
@@ -18,8 +18,8 @@ from kiwi.training.optim import AdamW
 TINY = NewQwen(hidden_size=32, layers=1, vision_layers=1)
 
 
-def data(*sets, **more):
-    data = EditData(train=list(sets), multiple=8, batch_size=4, num_workers=0, **more)
+def data(*sets, **options):
+    data = EditData(train=list(sets), multiple=8, batch_size=4, num_workers=0, **options)
     data.setup()
     return data
 
@@ -58,13 +58,13 @@ def test_answers_follow_their_questions_and_only_they_are_trained_on():
     assert prompt.input_ids_BS.shape[1] < whole.input_ids_BS.shape[1]
 
 
-def test_every_part_is_trained_and_a_batch_can_be_learned_by_heart(tmp_path):
+def test_every_part_is_trained_and_a_batch_can_be_memorized(tmp_path):
     module, batch = LitMllm(TINY), batch_of(tasks=["count"], max_frames=1)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
     first = module._compute_loss(batch)
     first.backward()
-    without = {name for name, parameter in module.named_parameters() if parameter.grad is None}
-    assert not without
+    untrained = {name for name, parameter in module.named_parameters() if parameter.grad is None}
+    assert not untrained
     for _ in range(100):
         optimizer.zero_grad()
         loss = module._compute_loss(batch)
@@ -84,7 +84,7 @@ def test_every_part_is_trained_and_a_batch_can_be_learned_by_heart(tmp_path):
     half = LitMllm(QwenVL(path=str(tmp_path / "half"), dtype="float32", limits=TINY.limits))
     assert half.answer(batch) == batch.answers
     assert module.unexpected_files(tmp_path / "mllm") == []
-    (tmp_path / "mllm" / "note.txt").write_text("mine")
+    (tmp_path / "mllm" / "note.txt").write_text("user file")
     assert module.unexpected_files(tmp_path / "mllm") == ["note.txt"]
 
 
@@ -95,11 +95,16 @@ def test_the_loss_is_over_the_tokens_of_the_answers_only():
         expected = []
         for index in range(4):
             row = [*module._tokenize(ANSWER), *tokenizer.encode(batch.answers[index]), *module._tokenize(END)]
-            one = module.reader.prompter([batch.source_frames[index]], [batch.instructions[index]], [()], batch.task, 0)
-            whole, _ = module.append_tokens(one, [row])
+            single = module.reader.prompter(
+                [batch.source_frames[index]], [batch.instructions[index]], [()], batch.task, 0
+            )
+            whole, _ = module.append_tokens(single, [row])
             logits = module.logits(whole, module.vision_features(whole))[0].log_softmax(-1)
-            start = one.input_ids_BS.shape[1] + len(module._tokenize(ANSWER))
-            expected += [-logits[at - 1, whole.input_ids_BS[0, at]] for at in range(start, whole.input_ids_BS.shape[1])]
+            start = single.input_ids_BS.shape[1] + len(module._tokenize(ANSWER))
+            expected += [
+                -logits[position - 1, whole.input_ids_BS[0, position]]
+                for position in range(start, whole.input_ids_BS.shape[1])
+            ]
         assert float(module._compute_loss(batch)) == pytest.approx(float(torch.stack(expected).mean()), rel=1e-4)
 
 
@@ -118,9 +123,15 @@ def test_validation_scores_answers_beside_those_of_a_blind_guesser():
     }
 
 
-def test_a_run_logs_them(tmp_path):
-    off = ("logger", "enable_progress_bar", "enable_checkpointing", "use_distributed_sampler", "enable_model_summary")
-    options = {"max_steps": 1, "val_check_interval": 1, "num_sanity_val_steps": 0, **dict.fromkeys(off, False)}
+def test_validation_metrics_are_logged(tmp_path):
+    disabled = (
+        "logger",
+        "enable_progress_bar",
+        "enable_checkpointing",
+        "use_distributed_sampler",
+        "enable_model_summary",
+    )
+    options = {"max_steps": 1, "val_check_interval": 1, "num_sanity_val_steps": 0, **dict.fromkeys(disabled, False)}
     trainer = L.Trainer(default_root_dir=tmp_path, accelerator="cpu", **options)
     questions = data(
         SandboxQuestions(items=8, tasks=["count"], max_frames=1),
@@ -145,7 +156,7 @@ def test_a_preview_shows_video_and_picture_with_question_prediction_and_answer()
     assert module.preview(first(batch_of(tasks=["count"])), 0).clips.keys() == {"video"}
 
 
-def test_edits_are_refused():
+def test_edits_are_rejected():
     edits = next(iter(data(SandboxEdits(items=4)).fresh_train_dataloader()))
     with pytest.raises(InputError, check=lambda error: error.code == "missing-answer"):
         LitMllm(TINY)._compute_loss(edits)

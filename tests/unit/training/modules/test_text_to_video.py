@@ -1,4 +1,4 @@
-"""LitBase: captions are used, and an editor's DiT starts from the trained weights."""
+"""LitBase: the model uses its captions, and an editor's DiT starts from the trained weights."""
 
 import json
 from dataclasses import replace
@@ -43,7 +43,7 @@ def trainer(folder, **options):
     )  # fmt: skip
 
 
-def test_it_trains_on_clips_and_frames_and_the_loss_falls(data, tmp_path):
+def test_training_uses_clips_and_images_and_the_loss_falls(data, tmp_path):
     module = LitBase(CONFIG, optim=AdamW(lr=3e-3, warmup_steps=2))
 
     def validated():
@@ -77,9 +77,9 @@ def test_padding_of_captions_changes_nothing():
 
     with torch.no_grad():
         short, long = "A red ring.", "A striped blue star on the left and a green cross over navy dots on white."
-        alone = velocity([short])[0]
-        assert torch.allclose(velocity([short, long])[0], alone, atol=1e-5)
-        assert not torch.allclose(velocity([long])[0], alone, atol=1e-3)
+        single = velocity([short])[0]
+        assert torch.allclose(velocity([short, long])[0], single, atol=1e-5)
+        assert not torch.allclose(velocity([long])[0], single, atol=1e-3)
 
 
 def test_an_editors_dit_starts_from_the_exported_folder(tmp_path, data):
@@ -87,9 +87,9 @@ def test_an_editors_dit_starts_from_the_exported_folder(tmp_path, data):
     trainer(tmp_path, max_steps=2).fit(module, data)
     module.export(tmp_path / "model", self_contained=True)
     config = KiwiConfig(dit=DIT.replace(base=WanBase(path=str(tmp_path / "model"))), vae=CONFIG.vae, mllm=NewQwen())
-    own, learned = KiwiEdit(config).dit.state_dict(), module.model.dit.state_dict()
-    assert own.keys() == learned.keys()
-    assert all(torch.equal(own[name], learned[name]) for name in own)
+    editor_dit, trained_dit = KiwiEdit(config).dit.state_dict(), module.model.dit.state_dict()
+    assert editor_dit.keys() == trained_dit.keys()
+    assert all(torch.equal(editor_dit[name], trained_dit[name]) for name in editor_dit)
     assert (tmp_path / "model" / "text_encoder" / "tokenizer.json").exists()
     assert json.loads((tmp_path / "model" / "config.json").read_text())["config"]["dit"]["dim"] == 48
 
@@ -111,11 +111,13 @@ def test_captions_are_swapped_only_with_different_ones(data):
     module = LitBase(CONFIG)
     swapped = module.swap_conditions(batch)
     assert sorted(swapped.captions) == sorted(batch.captions)
-    assert all(before != after for before, after in zip(batch.captions, swapped.captions, strict=True))
+    assert all(
+        caption != swapped_caption for caption, swapped_caption in zip(batch.captions, swapped.captions, strict=True)
+    )
     assert module.swap_conditions(replace(batch, captions=["the same"] * len(batch.captions))) is None
 
 
-def test_edits_without_captions_are_refused(edit_folder, tmp_path):
+def test_edits_without_captions_are_rejected(edit_folder, tmp_path):
     data = EditData(
         train=[Manifest(path="video.csv", max_frames=5)], root=str(edit_folder), max_pixels=1024, multiple=8,
         batch_size=2, num_workers=0,
@@ -124,7 +126,7 @@ def test_edits_without_captions_are_refused(edit_folder, tmp_path):
         trainer(tmp_path).fit(LitBase(CONFIG), data)
 
 
-def test_sizes_that_do_not_fit_are_refused():
+def test_sizes_that_do_not_fit_are_rejected():
     with pytest.raises(SpecError, check=lambda error: error.code == "vae-dit-mismatch"):
         TextToVideo(CONFIG.replace(vae=NewVae(z_dim=8, base_dim=4)))
     with pytest.raises(SpecError, match=r"text\.heads"):

@@ -40,8 +40,8 @@ def test_a_vae_exported_at_half_the_size_decodes_nearly_the_same(tmp_path, monke
     assert 1.5 < files[0].stat().st_size / files[1].stat().st_size < 2.1
     clip = torch.rand(1, 3, 5, 16, 16) * 2 - 1
     with torch.no_grad():
-        found = [vae.autoencoder.decode(vae.autoencoder.encode(clip)) for vae in (whole, half)]
-    assert 0 < (found[0] - found[1]).abs().max() < 0.05
+        decoded = [vae.autoencoder.decode(vae.autoencoder.encode(clip)) for vae in (whole, half)]
+    assert 0 < (decoded[0] - decoded[1]).abs().max() < 0.05
 
 
 def batch_of(category):
@@ -84,7 +84,7 @@ def test_validation_measures_clips_and_reference_images_separately(category, pic
     assert metrics["val/psnr"][0] == pytest.approx(float(torch.stack(frames).mean()), rel=1e-5)
 
 
-def test_questions_are_refused():
+def test_questions_are_rejected():
     module = LitVae(NewVae(z_dim=4, base_dim=8))
     data = EditData(train=[SandboxQuestions(items=2)], multiple=8, num_workers=0)
     data.setup()
