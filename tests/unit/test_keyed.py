@@ -28,20 +28,20 @@ def test_forked_rng_does_not_change_the_outer_state():
     assert torch.equal(torch.rand(4), expected)
 
 
-def test_normal_is_standard():
-    drawn = normal((200_000,), 3)
-    assert abs(float(drawn.mean())) < 0.01
-    assert abs(float(drawn.std()) - 1) < 0.01
+def test_normal_has_mean_zero_and_standard_deviation_one():
+    noise = normal((200_000,), 3)
+    assert abs(float(noise.mean())) < 0.01
+    assert abs(float(noise.std()) - 1) < 0.01
 
 
 def test_uniform_fills_the_unit_interval():
-    drawn = [uniform(random.randrange(10**9), "u") for _ in range(2000)]
-    assert 0 <= min(drawn) < 0.01
-    assert 0.99 < max(drawn) < 1
+    numbers = [uniform(random.randrange(10**9), "u") for _ in range(2000)]
+    assert 0 <= min(numbers) < 0.01
+    assert 0.99 < max(numbers) < 1
 
 
-def test_normal_is_float32_whatever_the_default_type_is():
-    """Lightning's bf16-true sets the default type while a step runs."""
+def test_normal_is_float32_whatever_the_default_dtype():
+    """Lightning's bf16-true precision changes the default dtype during a step."""
     torch.set_default_dtype(torch.bfloat16)
     try:
         assert normal((2,), 3).dtype == torch.float32

@@ -1,1 +1,1 @@
-"""The video autoencoder: Wan's, its formats and tiling."""
+"""The video autoencoder of Wan, its file formats and tiling."""

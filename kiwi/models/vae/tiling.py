@@ -1,7 +1,7 @@
-"""Tiling: a large video is encoded and decoded tile by tile, so that memory depends on the tile, not on the video.
+"""Tiling: videos are encoded and decoded tile by tile, so that activations take memory for one tile at a time.
 
-Tiles overlap and are blended; each is encoded or decoded independently, over all frames. B samples, C channels,
-F frames, H W height and width.
+Each tile spans all frames and is encoded or decoded independently; overlapping tiles are blended. B samples,
+C channels, F frames, H W height and width.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from kiwi.errors import SpecError
 from kiwi.spec import Spec
 
 Coder = Callable[[Tensor], Tensor]
-"""From a video to latents, or from latents to a video."""
+"""The encoder (video to latents) or the decoder (latents to video)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TilingSpec(Spec, ABC):
-    """The family of ways to run encoder and decoder. A spec does the work itself: it has no state."""
+    """Base class of all specs of tiling. A spec has no state, so that it runs encoder and decoder itself."""
 
     @abstractmethod
     def encode(self, coder: Coder, video_BCFHW: Tensor, factor: int) -> Tensor:
-        """Latents of the video from `coder`, the encoder; one latent is `factor` pixels high and wide."""
+        """Encode a video with the encoder `coder`; one latent is `factor` pixels high and wide."""
 
     @abstractmethod
     def decode(self, coder: Coder, latents_BCFHW: Tensor, factor: int) -> Tensor:
-        """The video from `coder`, the decoder, which must not clamp: clamped tiles blend to other colours."""
+        """Decode latents with the decoder `coder`, which must not clamp: blending clamped tiles changes colours."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoTiling(TilingSpec):
-    """The whole video at once."""
+    """No tiles: the whole video at once."""
 
     def encode(self, coder: Coder, video_BCFHW: Tensor, factor: int) -> Tensor:
         return coder(video_BCFHW)
@@ -47,11 +47,11 @@ class NoTiling(TilingSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class Tiling(TilingSpec):
-    """Overlapping tiles, blended as in the published code, whose sizes for the 8x VAE are the defaults.
+    """Overlapping tiles, blended as in the published code; the defaults are its sizes for the VAE of spatial factor 8.
 
     Args:
-        size: height and width of a tile, in latents.
-        stride: from one tile to the next, in latents; the rest of the size overlaps and is blended.
+        size: height and width of a tile in latents.
+        stride: distance in latents between the starts of neighbouring tiles, which overlap by size - stride.
     """
 
     size: tuple[int, int] = (30, 52)
@@ -67,53 +67,58 @@ class Tiling(TilingSpec):
             )
 
     def encode(self, coder: Coder, video_BCFHW: Tensor, factor: int) -> Tensor:
-        return self._blended(coder, video_BCFHW, factor, 1)
+        return self._blend_tiles(coder, video_BCFHW, factor, 1)
 
     def decode(self, coder: Coder, latents_BCFHW: Tensor, factor: int) -> Tensor:
-        return self._blended(coder, latents_BCFHW, 1, factor)
+        return self._blend_tiles(coder, latents_BCFHW, 1, factor)
 
-    def _blended(self, coder: Coder, x_BCFHW: Tensor, unit: int, out: int) -> Tensor:
-        """The weighted mean of all tiles; a latent measures `unit` before and `out` after `coder`."""
-        height, width = (length // unit for length in x_BCFHW.shape[-2:])
+    def _blend_tiles(self, coder: Coder, x_BCFHW: Tensor, input_scale: int, output_scale: int) -> Tensor:
+        """Compute the weighted mean of all tiles; the scales are sizes of a latent in input and output of `coder`."""
+        height, width = (length // input_scale for length in x_BCFHW.shape[-2:])
         total: Tensor | None = None
-        weights_HW = torch.zeros(height * out, width * out, device=x_BCFHW.device)
-        for row in _spans(height, self.size[0], self.stride[0]):
-            for column in _spans(width, self.size[1], self.stride[1]):
-                tile = coder(x_BCFHW[..., row.scaled(unit), column.scaled(unit)])
+        weights_HW = torch.zeros(height * output_scale, width * output_scale, device=x_BCFHW.device)
+        for row in _tile_spans(height, self.size[0], self.stride[0]):
+            for column in _tile_spans(width, self.size[1], self.stride[1]):
+                tile = coder(x_BCFHW[..., row.scaled(input_scale), column.scaled(input_scale)])
                 if total is None:
-                    # Sums are float32: at the tiles' own type the seams would show.
+                    # Summed in float32, because seams would be visible with bf16 sums.
                     total = tile.new_zeros(*tile.shape[:-2], *weights_HW.shape, dtype=torch.float32)
-                weight_HW = torch.minimum(row.weights(out)[:, None], column.weights(out)).to(tile.device)
-                total[..., row.scaled(out), column.scaled(out)] += weight_HW * tile
-                weights_HW[row.scaled(out), column.scaled(out)] += weight_HW
+                weight_HW = torch.minimum(row.weights(output_scale)[:, None], column.weights(output_scale)).to(
+                    tile.device
+                )
+                total[..., row.scaled(output_scale), column.scaled(output_scale)] += weight_HW * tile
+                weights_HW[row.scaled(output_scale), column.scaled(output_scale)] += weight_HW
         assert total is not None
         return (total / weights_HW).to(tile.dtype)
 
 
 class _Span(NamedTuple):
-    """One tile along one axis, in latents, and how many of them are blended at either end."""
+    """A tile along one axis, and the number of positions that are blended at its start and end, all in latents."""
 
     start: int
     stop: int
-    before: int
-    after: int
+    blend_start: int
+    blend_end: int
 
-    def scaled(self, unit: int) -> slice:
-        return slice(self.start * unit, self.stop * unit)
+    def scaled(self, scale: int) -> slice:
+        return slice(self.start * scale, self.stop * scale)
 
-    def weights(self, unit: int) -> Tensor:
-        """1 inside, (k + 1) / b over the b units that are blended; the smaller where both ends reach."""
-        at = torch.arange((self.stop - self.start) * unit)
-        left = (at + 1) / max(1, self.before * unit)
-        right = (at + 1).flip(0) / max(1, self.after * unit)
-        return torch.minimum(left, right).clamp_max(1.0)
+    def weights(self, scale: int) -> Tensor:
+        """Weights of the positions: 1, except for a linear ramp from 1 / n to 1 over the n blended positions of an end.
+
+        Where both ramps overlap, the smaller weight is used.
+        """
+        positions = torch.arange((self.stop - self.start) * scale)
+        start_ramp = (positions + 1) / max(1, self.blend_start * scale)
+        end_ramp = (positions + 1).flip(0) / max(1, self.blend_end * scale)
+        return torch.minimum(start_ramp, end_ramp).clamp_max(1.0)
 
 
-def _spans(length: int, size: int, stride: int) -> Iterator[_Span]:
-    """Tiles at 0, stride, 2 stride, ... until one reaches the border."""
+def _tile_spans(length: int, size: int, stride: int) -> Iterator[_Span]:
+    """Yield tiles that start at 0, stride, 2 stride, ... until one reaches the border."""
     for start in range(0, length, stride):
-        last = start + size >= length
+        is_last = start + size >= length
         overlap = size - stride
-        yield _Span(start, min(start + size, length), overlap if start else 0, 0 if last else overlap)
-        if last:
+        yield _Span(start, min(start + size, length), overlap if start else 0, 0 if is_last else overlap)
+        if is_last:
             return

@@ -1,4 +1,4 @@
-"""The video autoencoder: diffusers' AutoencoderKLWan, with latents normalised as the DiT sees them.
+"""The video autoencoder: AutoencoderKLWan of diffusers, with the normalised latents that the DiT uses.
 
 Video (B, 3, F, H, W) in [-1, 1] with F = 4k + 1; latents (B, C, k + 1, H / s, W / s).
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kiwi.encoded import LatentDistribution
 from kiwi.errors import InputError
-from kiwi.models.vae.formats import load_network, network_sizes, new_network, require_valid_sizes
+from kiwi.models.vae.formats import load_network, make_network, network_sizes, require_valid_sizes
 from kiwi.models.vae.tiling import NoTiling, TilingSpec
 from kiwi.spec import Spec
 from kiwi.weights.hub import locate
@@ -29,27 +29,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class VaeSpec(Spec, ABC):
-    """The family of video autoencoders.
+    """Base class of all specs of video autoencoders.
 
     Args:
-        tiling: whether large videos are encoded and decoded in tiles.
+        tiling: whether and how videos are encoded and decoded in tiles.
     """
 
     tiling: TilingSpec = field(default_factory=NoTiling)
 
     @abstractmethod
     def build(self) -> VideoVae:
-        """The module, weights included."""
+        """Build the autoencoder with its weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WanVae(VaeSpec):
-    """A trained Wan VAE, in diffusers' format or with the original names.
+    """A trained Wan VAE, in the format of diffusers or with the original tensor names.
 
     Args:
-        path: folder with safetensors weights and config.json (diffusers', or a published editor's vae/), file such as
-            Wan2.2_VAE.pth, or a hub id such as "Wan-AI/Wan2.2-TI2V-5B-Diffusers".
-        subfolder: of the path, "vae" in the hub's repositories.
+        path: folder with safetensors weights and config.json (from diffusers, or a published editor's vae/), file such
+            as Wan2.2_VAE.pth, or hub id such as "Wan-AI/Wan2.2-TI2V-5B-Diffusers".
+        subfolder: subfolder of `path` that holds the VAE ("vae" in repositories for diffusers).
     """
 
     path: str
@@ -64,16 +64,18 @@ class WanVae(VaeSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class NewVae(VaeSpec):
-    """An untrained Wan VAE of any size, for training; its random weights decode to noise.
+    """A randomly initialised Wan VAE of any size, to be trained.
 
     Args:
-        z_dim: latent channels C.
-        base_dim: width of the first level.
-        decoder_base_dim: width of the decoder's last level; None for that of the encoder's first.
+        z_dim: number of latent channels C.
+        base_dim: width of the encoder's first level.
+        decoder_base_dim: width of the decoder's last level; `base_dim` if None.
         dim_mult: widths of the levels as multiples of base_dim; each level after the first halves height and width.
-        temporal_downsample: which of the steps between levels also halve time; two of them must.
-        num_res_blocks: residual blocks per level.
-        residual: the Wan2.2 form, with shortcuts around levels and 2 x 2 patches (twice the spatial factor).
+        temporal_downsample: for each downsampling step between levels, whether it also halves time; exactly two must
+            be True.
+        num_res_blocks: number of residual blocks per level.
+        residual: the architecture of Wan2.2, with shortcuts around levels and 2 x 2 patches, which double the spatial
+            factor.
     """
 
     z_dim: int = 16
@@ -89,12 +91,12 @@ class NewVae(VaeSpec):
 
     @classmethod
     def wan21(cls) -> NewVae:
-        """The size of the Wan2.1 VAE (126.9 M parameters): 8 x 8 pixels per latent, 16 channels."""
+        """Sizes of the Wan2.1 VAE (126.9 M parameters): 8 x 8 pixels per latent, 16 channels."""
         return cls(base_dim=96, dim_mult=(1, 2, 4, 4), temporal_downsample=(False, True, True), num_res_blocks=2)
 
     @classmethod
     def wan22(cls) -> NewVae:
-        """The size of the Wan2.2 VAE (704.7 M parameters): 16 x 16 pixels per latent, 48 channels."""
+        """Sizes of the Wan2.2 VAE (704.7 M parameters): 16 x 16 pixels per latent, 48 channels."""
         return cls.wan21().replace(z_dim=48, base_dim=160, decoder_base_dim=256, residual=True)
 
     @property
@@ -111,40 +113,40 @@ class NewVae(VaeSpec):
         )
 
     def build(self) -> VideoVae:
-        network = new_network(self.sizes, [0.0] * self.z_dim, [1.0] * self.z_dim)
+        network = make_network(self.sizes, [0.0] * self.z_dim, [1.0] * self.z_dim)
         _init_weights(network)
         return VideoVae(network, self.tiling)
 
 
 class VideoVae(nn.Module):
-    """Encode and decode, in the latents' normalised units (mean 0, deviation 1 over the VAE's training data).
+    """Encodes and decodes videos; latents are normalised to mean 0 and standard deviation 1 over training data.
 
     Args:
-        vae: the network, with the latents' statistics in its config.
-        tiling: whether large videos are processed in tiles; may be changed at any time.
+        vae: the network, with mean and standard deviation of its latents in its config.
+        tiling: whether and how videos are processed in tiles; may be changed at any time.
     """
 
     temporal_factor = 4
 
     def __init__(self, vae: AutoencoderKLWan, tiling: TilingSpec = NoTiling()) -> None:  # noqa: B008  (frozen)
         super().__init__()
-        self.vae = vae
+        self.vae = vae  # the attribute's name is part of the weights' names in checkpoints
         self.tiling = tiling
         self.channels = int(vae.config.z_dim)
         self.spatial_factor = int(vae.config.scale_factor_spatial)
         self.fingerprint = ""
-        """Hash of the loaded weights; empty for new ones."""
+        """Hash of the loaded weights; empty for randomly initialised ones."""
 
     def latent_frames(self, frames: int) -> int:
-        """Latent frames of a video of 4k + 1 frames."""
+        """Number of latent frames of a video of 4k + 1 frames."""
         return 1 + (frames - 1) // self.temporal_factor
 
     def posterior(self, video_BCFHW: Tensor) -> LatentDistribution:
-        """The encoder's distribution over latents, normalised.
+        """Compute the encoder's distribution of normalised latents.
 
         Raises:
-            InputError: a length other than 4k + 1 (the last frames would be dropped silently), or sides that are not
-                multiples of the spatial factor.
+            InputError: if the video does not have 4k + 1 frames (the last ones would be dropped silently), or its
+                sides are not multiples of the spatial factor.
         """
         frames, height, width = video_BCFHW.shape[2:]
         if (frames - 1) % self.temporal_factor or height % self.spatial_factor or width % self.spatial_factor:
@@ -157,23 +159,24 @@ class VideoVae(nn.Module):
         return self.posterior_truncated(video_BCFHW)
 
     def posterior_truncated(self, video_BCFHW: Tensor) -> LatentDistribution:
-        """As `posterior`, but without frames at the end that do not fill a chunk, as the published code does."""
-        moments = self.tiling.encode(self._moments, video_BCFHW.to(self.vae.dtype), self.spatial_factor).float()
+        """Like `posterior`, but drops trailing frames beyond 4k + 1, as the published code does."""
+        moments = self.tiling.encode(self._encode_moments, video_BCFHW.to(self.vae.dtype), self.spatial_factor).float()
         mean, log_variance = moments.chunk(2, dim=1)
-        offset, unit = self._statistics(moments.device)
-        # Bounded as in the library, so that an untrained encoder gives finite numbers.
-        return LatentDistribution((mean - offset) / unit, (0.5 * log_variance.clamp(-30.0, 20.0)).exp() / unit)
+        latent_mean, latent_std = self._latent_statistics(moments.device)
+        # Clamped as in diffusers, so that a randomly initialised encoder gives finite values.
+        std = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
+        return LatentDistribution((mean - latent_mean) / latent_std, std / latent_std)
 
     def encode(self, video_BCFHW: Tensor) -> Tensor:
-        """Latents at the mode of the encoder's distribution, normalised.
+        """Encode a video as normalised latents, the mode of the encoder's distribution.
 
         Raises:
-            InputError: as in `posterior`.
+            InputError: for the reasons of `posterior`.
         """
         return self.posterior(video_BCFHW).mode()
 
     def encode_images(self, images_BRCHW: Tensor) -> Tensor:
-        """Latents (B, C, R, h, w) of R single images per sample; R may be 0."""
+        """Encode R single images per sample as latents (B, C, R, h, w); R may be 0."""
         batch, count, _, height, width = images_BRCHW.shape
         if count == 0:
             shape = (batch, self.channels, 0, height // self.spatial_factor, width // self.spatial_factor)
@@ -182,15 +185,15 @@ class VideoVae(nn.Module):
         return latents[:, :, 0].unflatten(0, (batch, count)).transpose(1, 2)
 
     def decode(self, latents_BCFHW: Tensor) -> Tensor:
-        """Video in [-1, 1], float32."""
+        """Decode normalised latents to a video in [-1, 1], float32."""
         latents = self.denormalise(latents_BCFHW).to(self.vae.dtype)
         return self.tiling.decode(self.decode_unclamped, latents, self.spatial_factor).clamp(-1.0, 1.0).float()
 
     def decode_unclamped(self, latents_BCFHW: Tensor) -> Tensor:
-        """The decoder's output for denormalised latents, before it is clamped to [-1, 1]; never tiled.
+        """Decode denormalised latents without tiling, and without clamping to [-1, 1].
 
-        The library only offers the clamped result, through which no gradient flows where the decoder overshoots
-        (training hardly starts). Hence this frame loop: one latent frame at a time, with caches from frame to frame.
+        diffusers only returns the clamped video, which has no gradients where the decoder overshoots, so that training
+        hardly progresses. Like diffusers, this decodes one latent frame at a time, with a cache between frames.
         """
         from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
@@ -206,32 +209,37 @@ class VideoVae(nn.Module):
         return video if vae.config.patch_size is None else unpatchify(video, vae.config.patch_size)
 
     def denormalise(self, latents_BCFHW: Tensor) -> Tensor:
-        """Latents in the network's own units, float32, as `decode_unclamped` takes them."""
-        mean, deviation = self._statistics(latents_BCFHW.device)
-        return latents_BCFHW.float() * deviation + mean
+        """Convert normalised latents to the network's units in float32, for `decode_unclamped`."""
+        latent_mean, latent_std = self._latent_statistics(latents_BCFHW.device)
+        return latents_BCFHW.float() * latent_std + latent_mean
 
     def set_normalisation(self, mean_C: Tensor, std_C: Tensor) -> None:
-        """Set the mean and deviation that normalise the latents, per channel."""
+        """Set the mean and standard deviation by which each latent channel is normalised."""
         self.vae.register_to_config(latents_mean=mean_C.tolist(), latents_std=std_C.tolist())
 
-    def _moments(self, video_BCFHW: Tensor) -> Tensor:
-        """Mean and log-variance (B, 2C, F, H, W); the library encodes the first frame, then four at a time."""
+    def _encode_moments(self, video_BCFHW: Tensor) -> Tensor:
+        """Compute mean and log-variance (B, 2C, F, H, W); diffusers encodes the first frame, then four at a time."""
         return self.vae.encode(video_BCFHW).latent_dist.parameters
 
-    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the latents, always float32: as buffers they would follow the weights' type."""
+    def _latent_statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents in float32; buffers would be cast with the weights."""
         config = self.vae.config
         pair = torch.tensor([config.latents_mean, config.latents_std], device=device)[..., None, None, None]
         return pair[0], pair[1]
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write the VAE in diffusers' format, normalisation included, optionally with weights of another type."""
+        """Write the VAE, including its normalisation, in the format of diffusers.
+
+        Args:
+            folder: folder to write to.
+            dtype: dtype of the written weights; not converted if not given.
+        """
         vae = self.vae if dtype in (None, self.vae.dtype) else copy.deepcopy(self.vae).to(dtype)
         vae.save_pretrained(folder, safe_serialization=True)
 
 
 def published_config(vae: VideoVae) -> dict[str, Any]:
-    """Content of config.json in a published editor's vae/ folder; it has no field for the decoder's width."""
+    """Compose config.json of a published editor's vae/ folder, which has no field for the decoder's width."""
     config, sizes = vae.vae.config, network_sizes(vae.vae)
     return {
         "_class_name": "VAE",
@@ -251,8 +259,8 @@ def published_config(vae: VideoVae) -> dict[str, Any]:
 def _init_weights(vae: nn.Module) -> None:
     """Initialise convolutions to preserve variance, and residual branches to zero.
 
-    The library's modules keep torch's default, which shrinks the signal at every layer: after 300 steps on the
-    sandbox such a VAE reconstructs at 15.6 dB, this one at 19.1 dB (8 clips of 5 x 32 x 32 per step).
+    diffusers keeps PyTorch's default initialisation, which shrinks the signal at every layer: after 300 steps on the
+    sandbox such a VAE reaches 15.6 dB PSNR, this one 19.1 dB (8 clips of 5 x 32 x 32 per step).
     """
     for name, module in vae.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):

@@ -13,22 +13,24 @@ def velocity(x, sigma):
     return (x - (1 - sigma) * MEAN) * (sigma - (1 - sigma) * STD**2) / variance - MEAN
 
 
-def exact(noise):
-    """Where the flow takes noise at sigma 1 to at sigma 0: the Gaussian's quantiles are kept."""
+def exact_solution(noise):
+    """The flow's end at sigma 0 for noise at sigma 1; the flow preserves the Gaussian's quantiles."""
     return MEAN + STD * noise
 
 
-def error(solver, steps):
+def max_error(solver, steps):
     noise = torch.linspace(-2, 2, 41)[None]
-    return float((solver.solve(velocity, noise, FlowSchedule(shift=1.0).sigmas(steps)) - exact(noise)).abs().max())
+    return float(
+        (solver.solve(velocity, noise, FlowSchedule(shift=1.0).sigmas(steps)) - exact_solution(noise)).abs().max()
+    )
 
 
 def test_euler_converges_at_first_order():
-    assert error(EulerSolver(), 80) == pytest.approx(error(EulerSolver(), 40) / 2, rel=0.15)
+    assert max_error(EulerSolver(), 80) == pytest.approx(max_error(EulerSolver(), 40) / 2, rel=0.15)
 
 
 def test_unipc_needs_fewer_steps_for_the_same_error():
-    assert error(UniPCSolver(), 20) < error(EulerSolver(), 80)
+    assert max_error(UniPCSolver(), 20) < max_error(EulerSolver(), 80)
 
 
 @pytest.mark.parametrize("solver", [EulerSolver(), UniPCSolver()])

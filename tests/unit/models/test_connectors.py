@@ -10,7 +10,7 @@ QUERIES, REFERENCES, LENGTHS = slice(5, 8), slice(1, 4), (10, 8)
 
 @pytest.fixture
 def prompt():
-    """Two samples of 10 and 8 tokens; three queries each, three and two tokens of a reference."""
+    """Two samples of 10 and 8 tokens, with three queries each, and three and two tokens of a reference."""
     shape = (2, 10)
     queries, references, attention = (torch.zeros(shape, dtype=torch.bool) for _ in range(3))
     queries[0, 5:8] = queries[1, 4:7] = True
@@ -27,14 +27,14 @@ def states():
 
 
 def randomise(module):
-    """The same module with a random last layer, which is zero in a new one."""
+    """Initialise the last layer, which starts at zero, randomly, and return the module."""
     torch.nn.init.normal_(module.connector[2].weight)
     return module
 
 
 def test_queries_are_read_at_their_own_positions_or_at_the_tail(prompt, states):
-    at = {"queries": ((5, 8), (4, 7)), "tail": ((7, 10), (5, 8))}
-    for readout, spans in at.items():
+    positions = {"queries": ((5, 8), (4, 7)), "tail": ((7, 10), (5, 8))}
+    for readout, spans in positions.items():
         module = randomise(QueryConnector(image=3, video=3, reference=3, readout=readout).build(6, 8))
         context = module(states, prompt)
         expected = torch.stack([states[-1][row, a:b] for row, (a, b) in enumerate(spans)])
@@ -63,7 +63,7 @@ def test_the_context_is_references_then_queries_with_padding_masked(prompt, stat
     assert join_contexts(unpadded, unpadded).mask_BN is None
 
 
-def test_no_connector_has_no_queries_and_no_tokens(prompt, states):
+def test_no_connector_gives_no_queries_and_no_context_tokens(prompt, states):
     module = NoConnector().build(6, 8)
     assert module.queries_for("video").shape == (0, 6)
     assert module.layers == ()
@@ -75,7 +75,7 @@ def test_no_connector_has_no_queries_and_no_tokens(prompt, states):
     )
 
 
-def test_new_connectors_give_a_context_of_zeros(prompt, states):
+def test_randomly_initialised_connectors_give_a_context_of_zeros(prompt, states):
     for spec in (QueryConnector(), LatentConnector()):
         assert spec.build(6, 8)(states, prompt).tokens_BND.abs().max() == 0
 
@@ -88,6 +88,6 @@ def test_new_connectors_give_a_context_of_zeros(prompt, states):
         (LatentConnector, {"layers": (-1, -1)}, "invalid-layers"),
     ],
 )
-def test_counts_and_layers_out_of_range_are_refused(spec, values, code):
+def test_counts_and_layers_out_of_range_are_rejected(spec, values, code):
     with pytest.raises(SpecError, check=lambda error: error.code == code):
         spec(**values)

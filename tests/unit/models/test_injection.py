@@ -55,14 +55,14 @@ def test_the_scale_multiplies_weight_and_bias_of_the_added_tokens(noisy):
         assert torch.allclose(joined, embedding(latents) + added, atol=1e-5)
 
 
-def test_the_scaled_source_is_added_in_float32_whatever_the_tokens_type(noisy):
+def test_the_scaled_source_is_added_in_float32_whatever_the_tokens_dtype(noisy):
     embedding, latents, source = noisy
     module = AddSource().build(DIT)
     torch.nn.init.normal_(module.patch_embedding.weight)
     tokens, condition = embedding(latents).bfloat16(), module.embed(source, embedding).bfloat16()
     expected = (tokens.float() + SIGMA[:, None, None] * condition.float()).bfloat16()
     assert torch.equal(module.add_condition(tokens, condition, SIGMA), expected)
-    # A noise level in double must not make the sum double: what a step adds is the same in training and sampling.
+    # A float64 noise level must not make the sum float64: training and sampling add the same tokens.
     assert module.add_condition(tokens.float(), condition, SIGMA.double()).dtype == torch.float32
     scaled = AddSource(scale=LearnableScale()).build(DIT)
     assert torch.equal(
@@ -72,22 +72,24 @@ def test_the_scaled_source_is_added_in_float32_whatever_the_tokens_type(noisy):
 
 
 @pytest.mark.parametrize("spec", [AppendReference(), PrependReference()])
-def test_joined_tokens_have_the_type_of_the_sequence(noisy, spec):
+def test_added_tokens_have_the_dtype_of_the_sequence(noisy, spec):
     embedding, latents, source = noisy
     module = spec.build(DIT)
     joined = module.add_condition(embedding(latents).bfloat16(), module.embed(source, embedding), SIGMA)
     assert joined.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(("spec", "at"), [(TokenConcatSource(), 18), (AppendReference(), 18), (PrependReference(), 0)])
-def test_concatenated_tokens_are_at_their_place_and_dropped_again(noisy, spec, at):
+@pytest.mark.parametrize(
+    ("spec", "start"), [(TokenConcatSource(), 18), (AppendReference(), 18), (PrependReference(), 0)]
+)
+def test_concatenated_tokens_are_before_or_after_the_videos_and_removed_again(noisy, spec, start):
     embedding, latents, source = noisy
     module = spec.build(DIT)
     torch.nn.init.normal_(module.patch_embedding.weight)
     condition = module.embed(source, embedding)
     joined = module.add_condition(embedding(latents), condition, SIGMA)
     assert joined.shape[1] == 18 + module.num_added_tokens(condition) == 36
-    assert torch.equal(joined[:, at : at + 18], condition)
+    assert torch.equal(joined[:, start : start + 18], condition)
     assert torch.equal(module.remove_added_tokens(joined, condition), embedding(latents))
 
 

@@ -11,13 +11,13 @@ from kiwi.models.kiwi import Conditions, KiwiEdit
 def inputs(model, batch=2, references=1, context=6):
     torch.manual_seed(1)
     shape = (batch, model.config.dit.latent_channels, 3, 4, 6)
-    own = (batch, model.config.dit.latent_channels, references, 4, 6)
+    reference_shape = (batch, model.config.dit.latent_channels, references, 4, 6)
     tokens = torch.randn(batch, context, model.config.dit.dim)
-    return torch.randn(shape), Conditions(Context(tokens, None), torch.randn(shape), torch.randn(own))
+    return torch.randn(shape), Conditions(Context(tokens, None), torch.randn(shape), torch.randn(reference_shape))
 
 
 def randomised(config, **parts):
-    """A model whose zero-initialised layers are not zero, so that every path has an effect."""
+    """A model without zero weights, so that every part has an effect."""
     model = KiwiEdit(config.replace(**parts)).eval()
     torch.manual_seed(2)
     for parameter in model.parameters():
@@ -26,10 +26,10 @@ def randomised(config, **parts):
     return model
 
 
-def one(conditions, index):
+def select_sample(conditions, index):
     context, source, reference = conditions
-    at = slice(index, index + 1)
-    return Conditions(Context(context.tokens_BND[at], None), source[at], reference[at])
+    row = slice(index, index + 1)
+    return Conditions(Context(context.tokens_BND[row], None), source[row], reference[row])
 
 
 def test_each_sample_of_a_batch_has_its_own_noise_level(tiny_config):
@@ -38,7 +38,7 @@ def test_each_sample_of_a_batch_has_its_own_noise_level(tiny_config):
     latents, conditions = inputs(model)
     sigma = torch.tensor([0.9, 0.3])
     together = model(latents, sigma, conditions)
-    alone = [model(latents[i : i + 1], sigma[i : i + 1], one(conditions, i)) for i in range(2)]
+    alone = [model(latents[i : i + 1], sigma[i : i + 1], select_sample(conditions, i)) for i in range(2)]
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
     assert not torch.allclose(model(latents, sigma.flip(0), conditions), together, atol=1e-3)
 
@@ -61,11 +61,11 @@ def test_source_reference_and_context_each_change_the_velocity(tiny_config):
 def test_the_source_has_no_effect_at_sigma_zero_and_full_effect_at_one(tiny_config):
     model = randomised(tiny_config)
     latents, conditions = inputs(model)
-    other = conditions._replace(source_BCFHW=conditions.source_BCFHW.flip(0))
+    changed = conditions._replace(source_BCFHW=conditions.source_BCFHW.flip(0))
 
     def difference(sigma):
         sigma_B = torch.full((2,), sigma)
-        return float((model(latents, sigma_B, conditions) - model(latents, sigma_B, other)).detach().abs().max())
+        return float((model(latents, sigma_B, conditions) - model(latents, sigma_B, changed)).detach().abs().max())
 
     assert difference(0.0) == 0.0
     assert difference(1.0) > 1e-3
@@ -97,7 +97,7 @@ def test_prepended_and_appended_references_differ_only_by_position(tiny_config):
     assert torch.equal(last(latents, sigma, empty), first(latents, sigma, empty))
 
 
-def test_a_zero_initialised_source_equals_no_source_bitwise_at_step_zero(tiny_config):
+def test_a_zero_initialised_source_gives_exactly_the_output_of_no_source(tiny_config):
     with_source, without = KiwiEdit(tiny_config), KiwiEdit(tiny_config.replace(source=NoSource()))
     torch.nn.init.normal_(with_source.dit.head.head.weight)
     without.dit.head.head.weight.data.copy_(with_source.dit.head.head.weight)
@@ -107,7 +107,7 @@ def test_a_zero_initialised_source_equals_no_source_bitwise_at_step_zero(tiny_co
     assert with_source(latents, sigma, conditions).abs().max() > 0
 
 
-def test_removing_a_part_changes_no_other_initial_weight(tiny_config):
+def test_removing_a_part_does_not_change_the_initial_weights_of_others(tiny_config):
     whole = KiwiEdit(tiny_config, seed=3).state_dict()
     less = KiwiEdit(tiny_config.replace(source=NoSource(), reference=NoReference()), seed=3).state_dict()
     assert whole.keys() - less.keys() == {
@@ -148,7 +148,7 @@ def test_recomputed_blocks_run_twice_and_give_the_same_gradients(tiny_config, ev
         assert torch.allclose(a.grad, b.grad, atol=1e-7), name
 
 
-def test_odd_latents_are_refused_not_cropped(tiny_config):
+def test_odd_latents_are_rejected_not_cropped(tiny_config):
     model = KiwiEdit(tiny_config)
     latents, conditions = inputs(model)
     with pytest.raises(InputError, check=lambda error: error.code == "unsupported-video-size"):
@@ -169,7 +169,7 @@ def test_frozen_parts_stay_frozen_and_in_eval_mode(tiny_config):
 
 
 def test_an_empty_context_is_attended_to_without_effect(tiny_config):
-    """Both connectors off: cross-attention over nothing is nothing, not NaN."""
+    """With both connectors off, cross-attention gives its bias, not NaN."""
     model = randomised(tiny_config)
     latents, conditions = inputs(model, context=0)
     velocity = model(latents, torch.tensor([0.5, 0.7]), conditions)
@@ -181,8 +181,8 @@ def test_an_empty_context_is_attended_to_without_effect(tiny_config):
     )
 
 
-def test_an_empty_model_has_no_weights_in_memory_until_they_are_loaded(tiny_config):
+def test_the_parts_of_an_empty_model_are_on_the_meta_device(tiny_config):
     model = KiwiEdit(tiny_config, empty=True)
-    own = {name for name, p in model.named_parameters() if p.is_meta}
-    assert {name.split(".")[0] for name in own} == {"dit", "query", "latent", "source", "reference"}
-    assert all(not name.startswith(("vae", "mllm")) for name in own)
+    meta = {name for name, p in model.named_parameters() if p.is_meta}
+    assert {name.split(".")[0] for name in meta} == {"dit", "query", "latent", "source", "reference"}
+    assert all(not name.startswith(("vae", "mllm")) for name in meta)

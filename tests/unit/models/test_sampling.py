@@ -1,4 +1,4 @@
-"""Sampling: settings of a model folder, also under their former names, and noise that does not depend on the batch."""
+"""Settings of a model folder, also under their former names, and noise that does not depend on the batch."""
 
 import logging
 
@@ -19,10 +19,10 @@ def test_the_former_name_of_the_domain_is_read_with_a_warning(caplog):
     assert to_dict(defaults)["domain"] == "sandbox"
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"sigma_min": 1.0}, {"sigma_min": -0.1}])
-def test_impossible_sampling_is_refused(wrong):
+@pytest.mark.parametrize("fields", [{"steps": 0}, {"sigma_min": 1.0}, {"sigma_min": -0.1}])
+def test_sampling_settings_out_of_range_are_rejected(fields):
     with pytest.raises(SpecError, check=lambda error: error.code == "out-of-range"):
-        Sampling(**wrong)
+        Sampling(**fields)
 
 
 def test_a_samples_noise_depends_on_seed_and_id_but_not_on_the_batch():

@@ -9,7 +9,7 @@ SIGMAS = torch.cat((FlowSchedule().sigmas(1000), torch.rand(100)))
 
 
 @pytest.mark.parametrize("spec", [SigmaScale(), LearnableScale(), LearnableScale(bins=1000), FunctionScale()])
-def test_gamma_equals_sigma_bitwise_at_step_zero(spec):
+def test_the_initial_gamma_is_exactly_sigma(spec):
     assert torch.equal(spec.build()(SIGMAS), SIGMAS)
 
 
@@ -32,7 +32,7 @@ def test_a_learnable_gamma_can_fit_a_curve(spec):
     assert (gamma(SIGMAS) - SIGMAS).abs().max() > 0.5
 
 
-def test_each_scalar_of_a_table_acts_at_its_own_noise_level():
+def test_each_scalar_changes_gamma_only_around_its_noise_level():
     gamma = LearnableScale(bins=5).build()
     gamma.offset.data[2] = 1.0
     assert torch.allclose(
@@ -48,7 +48,7 @@ def test_the_noise_level_is_not_rounded_when_the_model_is_in_bf16(spec):
 
 
 @pytest.mark.parametrize("spec", [LearnableScale(bins=7), FunctionScale()])
-def test_gamma_under_autocast_equals_gamma_in_float32_bitwise(spec):
+def test_gamma_under_autocast_is_exactly_gamma_in_float32(spec):
     gamma = spec.build()
     for parameter in gamma.parameters():
         torch.nn.init.normal_(parameter)
@@ -59,7 +59,7 @@ def test_gamma_under_autocast_equals_gamma_in_float32_bitwise(spec):
     assert (expected - SIGMAS).abs().max() > 0.1
 
 
-def test_values_out_of_range_are_refused():
+def test_values_out_of_range_are_rejected():
     with pytest.raises(SpecError, match="2 bins"):
         LearnableScale(bins=1)
     with pytest.raises(SpecError, match="width"):

@@ -13,7 +13,7 @@ def trainable(module):
     return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-def test_frozen_trains_nothing_full_everything_lora_the_adapters():
+def test_frozen_trains_no_weights_full_trains_all_and_lora_the_adapters():
     assert trainable(SMALL.replace(tuning=Frozen()).build()) == set()
     full = SMALL.build()
     assert trainable(full) == set(full.state_dict())
@@ -33,7 +33,7 @@ def test_a_dit_gets_the_published_adapters():
     assert shapes["blocks.0.ffn.0.lora_B.default.weight"] == (64, 3)
 
 
-def test_new_adapters_leave_outputs_and_all_other_initial_weights_unchanged():
+def test_untrained_adapters_leave_outputs_and_all_other_initial_weights_unchanged():
     torch.manual_seed(1)
     plain = SMALL.build()
     torch.manual_seed(1)
@@ -56,11 +56,11 @@ def test_merged_adapters_give_the_same_outputs_as_separate_ones():
         {n: t for n, t in state.items() if is_adapter(n)},
     )
     plain = SMALL.build()
-    before = plain.blocks[1].ffn(torch.ones(1, 48))
+    original_output = plain.blocks[1].ffn(torch.ones(1, 48))
     plain.load_state_dict(merged)
     x = torch.randn(2, 5, 48)
     assert torch.allclose(adapted.blocks[1].ffn(x), plain.blocks[1].ffn(x), atol=1e-4)
-    assert not torch.allclose(before, plain.blocks[1].ffn(torch.ones(1, 48)), atol=1e-2)
+    assert not torch.allclose(original_output, plain.blocks[1].ffn(torch.ones(1, 48)), atol=1e-2)
 
 
 def test_adapters_stay_in_float32_beside_bf16_weights():
@@ -72,13 +72,15 @@ def test_adapters_stay_in_float32_beside_bf16_weights():
     assert module(torch.ones(1, 4).bfloat16()).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("target", ["q_proj", "head"])  # no such module; a module with a linear one in it, head.head
-def test_a_target_that_is_not_linear_is_refused_with_the_names(target):
+@pytest.mark.parametrize(
+    "target", ["q_proj", "head"]
+)  # a missing module, and one that contains a linear layer, head.head
+def test_a_target_that_is_not_linear_is_rejected_with_the_possible_names(target):
     with pytest.raises(SpecError, match=rf"{target}.*self_attn\.q") as caught:
         SMALL.replace(tuning=Lora(targets=(target,))).build()
     assert caught.value.code == "not-linear"
 
 
-def test_a_rank_of_zero_is_refused():
+def test_a_rank_of_zero_is_rejected():
     with pytest.raises(SpecError, match="rank"):
         Lora(rank=0)

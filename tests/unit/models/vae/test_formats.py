@@ -1,4 +1,4 @@
-"""Every file format of a Wan VAE, strictly: the same weights encode alike from each, and none loads in part."""
+"""File formats of a Wan VAE: the same weights give the same latents from each, and incomplete files are rejected."""
 
 import json
 import pickle
@@ -36,7 +36,7 @@ def form(request):
 
 @pytest.fixture(scope="module")
 def vae(form):
-    """A VAE whose every weight has a part in the result, normalised as the published one of its form."""
+    """A VAE whose weights all affect the result, normalised like the published one of its architecture."""
     torch.manual_seed(3)
     vae = SPECS[form].build()
     for parameter in vae.parameters():
@@ -46,7 +46,7 @@ def vae(form):
 
 
 def write(vae, layout, folder):
-    """The VAE in one of the formats; returns what `WanVae.path` should name."""
+    """Write a VAE in one of the formats, and return the path for `WanVae`."""
     state = {name: tensor.detach().clone() for name, tensor in original_state(vae.vae).items()}
     if layout == "diffusers folder":
         vae.save(folder)
@@ -101,7 +101,7 @@ def test_the_fingerprint_depends_on_the_weights_not_on_the_format(vae, tmp_path)
 
 @pytest.mark.parametrize("spoil", ["missing", "unexpected", "misshapen"])
 @pytest.mark.parametrize("layout", ["diffusers folder", "published folder", "raw pth"])
-def test_one_tensor_that_does_not_fit_is_refused_by_the_name_it_has_in_the_file(vae, tmp_path, layout, spoil):
+def test_a_tensor_that_does_not_fit_is_rejected_by_its_name_in_the_file(vae, tmp_path, layout, spoil):
     path = write(vae, layout, tmp_path)
     file = path / WEIGHTS if path.is_dir() else path
     state = {name: tensor.clone() for name, tensor in read_weights(file).items()}
@@ -114,10 +114,10 @@ def test_one_tensor_that_does_not_fit_is_refused_by_the_name_it_has_in_the_file(
         del state[name]
     (save_file if file.suffix == ".safetensors" else torch.save)(state, file)
     count = {"missing": "1 missing", "unexpected": "1 unexpected", "misshapen": "1 with the wrong shape"}[spoil]
-    with pytest.raises(CheckpointError) as problem:
+    with pytest.raises(CheckpointError) as caught:
         WanVae(path=str(path)).build()
-    assert f"{count} ({name}" in str(problem.value)
-    assert str(path) in str(problem.value)
+    assert f"{count} ({name}" in str(caught.value)
+    assert str(path) in str(caught.value)
 
 
 class Bomb:
@@ -131,20 +131,20 @@ class Bomb:
 
 
 @pytest.mark.parametrize("write_file", [torch.save, lambda content, file: file.write_bytes(pickle.dumps(content))])
-def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, write_file):
+def test_a_pickle_with_code_is_rejected_and_not_run(tmp_path, write_file):
     write_file({"conv1.weight": Bomb(tmp_path / "ran")}, tmp_path / "vae.pth")
     with pytest.raises(CheckpointError, match=r"vae\.pth cannot be read"):
         WanVae(path=str(tmp_path / "vae.pth")).build()
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_size_without_published_statistics_needs_a_config_that_holds_them(tmp_path):
+def test_a_size_without_published_statistics_needs_a_config_with_statistics(tmp_path):
     vae = NewVae(z_dim=4, base_dim=4).build()
     vae.set_normalisation(torch.arange(4.0), torch.arange(4.0) + 1)
     state = {name: tensor.detach().clone() for name, tensor in original_state(vae.vae).items()}
     save_file(state, tmp_path / WEIGHTS)
     with pytest.raises(
-        CheckpointError, match=r"4 latent channels in the Wan2\.1 form.*16 channels \(Wan2\.1\)"
+        CheckpointError, match=r"4 latent channels in the Wan2\.1 architecture.*16 channels \(Wan2\.1\)"
     ) as caught:
         WanVae(path=str(tmp_path / WEIGHTS)).build()
     assert "latents_mean and latents_std" in str(caught.value)
@@ -161,22 +161,22 @@ def test_statistics_in_config_json_override_the_published_ones(vae, tmp_path):
     path = write(vae, "published folder", tmp_path)
     moved = [value + 0.5 for value in vae.vae.config.latents_mean]
     (path / "config.json").write_text(json.dumps(published_config(vae) | {"latents_mean": moved}))
-    video, deviation = torch.rand(1, 3, 1, 16, 16), torch.tensor(vae.vae.config.latents_std)
+    video, std = torch.rand(1, 3, 1, 16, 16), torch.tensor(vae.vae.config.latents_std)
     with torch.no_grad():
         difference = vae.encode(video) - WanVae(path=str(path)).build().encode(video)
-    assert torch.allclose(difference, (0.5 / deviation)[:, None, None, None].expand_as(difference), atol=1e-5)
+    assert torch.allclose(difference, (0.5 / std)[:, None, None, None].expand_as(difference), atol=1e-5)
 
 
 @pytest.mark.parametrize("form", SPECS)
 def test_the_published_statistics_are_those_of_the_golden_vectors(form):
     golden = load_file(GOLDEN / f"vae_{form}.safetensors")
-    mean, deviation = statistics(form)
+    mean, std = statistics(form)
     assert torch.equal(mean, golden["in/latents_mean"])
-    assert torch.equal(deviation, golden["in/latents_std"])
-    if form == "wan21":  # diffusers' defaults are this form's
+    assert torch.equal(std, golden["in/latents_std"])
+    if form == "wan21":  # the defaults of diffusers are those of Wan2.1
         with torch.device("meta"):
             config = AutoencoderKLWan(base_dim=4).config
-        assert torch.equal(torch.tensor([config.latents_mean, config.latents_std]), torch.stack((mean, deviation)))
+        assert torch.equal(torch.tensor([config.latents_mean, config.latents_std]), torch.stack((mean, std)))
 
 
 def test_weights_are_float32_and_not_mapped_from_the_file(vae, tmp_path):
@@ -190,7 +190,7 @@ def test_weights_are_float32_and_not_mapped_from_the_file(vae, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), vae.parameters(), strict=True))
 
 
-def test_a_file_without_a_vae_is_refused_with_its_tensors(tmp_path):
+def test_a_file_without_a_vae_is_rejected_and_its_tensors_are_named(tmp_path):
     save_file({"blocks.0.ffn.0.weight": torch.ones(1)}, tmp_path / WEIGHTS)
     with pytest.raises(CheckpointError, match=r"Got: blocks\.0\.ffn\.0\.weight"):
         WanVae(path=str(tmp_path)).build()
@@ -210,7 +210,7 @@ def test_a_file_without_a_vae_is_refused_with_its_tensors(tmp_path):
         {"latents_mean": None}, {"latents_mean": ["x"] * 48}, {"latents_std": [0.0] * 48}, {"latents_std": "x" * 48},
     ],
 )  # fmt: skip
-def test_a_config_that_no_vae_can_have_is_refused(vae, tmp_path, spoiled):
+def test_an_invalid_config_is_rejected(vae, tmp_path, spoiled):
     path = write(vae, "diffusers folder", tmp_path)
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | spoiled))
@@ -222,10 +222,10 @@ def test_a_config_that_no_vae_can_have_is_refused(vae, tmp_path, spoiled):
 
 def test_diffusers_class_loads_a_saved_vae(vae, tmp_path):
     vae.save(tmp_path)
-    theirs, info = AutoencoderKLWan.from_pretrained(tmp_path, output_loading_info=True)
+    loaded, info = AutoencoderKLWan.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
-    assert torch.equal(theirs.decoder.conv_out.weight, vae.vae.decoder.conv_out.weight)
+    assert torch.equal(loaded.decoder.conv_out.weight, vae.vae.decoder.conv_out.weight)
 
 
 def test_the_published_config_has_the_published_fields():

@@ -12,7 +12,7 @@ def enlarged(latents, factor):
 
 
 @pytest.mark.parametrize("spec", [NoTiling(), Tiling(size=(9, 20), stride=(1, 7))])
-def test_one_tile_that_covers_everything_changes_no_bit(spec):
+def test_one_tile_that_covers_everything_gives_identical_results(spec):
     video, latents = torch.randn(2, 3, 5, 18, 24), torch.randn(2, 4, 2, 9, 12)
     mix = torch.randn(24, 24)
     assert torch.equal(spec.encode(lambda x: (x @ mix)[..., ::2, ::2], video, 2), (video @ mix)[..., ::2, ::2])
@@ -23,7 +23,7 @@ def test_one_tile_that_covers_everything_changes_no_bit(spec):
 
 @pytest.mark.parametrize(("size", "stride"), [((3, 4), (2, 2)), ((4, 4), (4, 4)), ((5, 2), (1, 1)), ((30, 3), (15, 3))])
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (7, 11), (13, 3)])
-def test_a_pointwise_coder_gives_the_same_result_tiled(size, stride, height, width):
+def test_a_pointwise_coder_gives_the_same_result_with_and_without_tiles(size, stride, height, width):
     spec, latents = Tiling(size=size, stride=stride), torch.randn(1, 2, 3, height, width)
     whole = enlarged(latents, 3)
     assert torch.allclose(spec.decode(lambda x: enlarged(x, 3), latents, 3), whole, atol=1e-6)
@@ -44,7 +44,7 @@ def test_tiles_start_at_multiples_of_the_stride_until_one_reaches_the_border():
 
 
 def numbered():
-    """A coder that paints the n-th tile with n."""
+    """A coder that fills the n-th tile with n."""
     count = iter(range(100))
     return lambda tile: enlarged(torch.full_like(tile, float(next(count))), 2)
 
@@ -75,7 +75,7 @@ def test_sums_are_exact_at_bfloat16():
 
 
 @pytest.mark.parametrize(("size", "stride"), [((4, 4), (0, 2)), ((4, 4), (2, 5)), ((0, 4), (0, 2)), ((4, 4), (2, -1))])
-def test_tiles_that_leave_gaps_are_refused(size, stride):
+def test_tiles_that_leave_gaps_are_rejected(size, stride):
     with pytest.raises(SpecError, match="0 < stride <= size"):
         Tiling(size=size, stride=stride)
 

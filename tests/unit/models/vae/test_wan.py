@@ -28,7 +28,7 @@ def test_shapes_follow_the_factors(vae, frames, latent):
         assert vae.decode(latents).shape == (1, 3, frames, 16, 24)
 
 
-def test_the_wan22_form_has_twice_the_spatial_factor():
+def test_the_wan22_architecture_has_twice_the_spatial_factor():
     vae = NewVae(z_dim=4, base_dim=4, dim_mult=(1, 2, 2), residual=True).build()
     with torch.no_grad():
         latents = vae.encode(torch.rand(1, 3, 5, 32, 32))
@@ -37,7 +37,7 @@ def test_the_wan22_form_has_twice_the_spatial_factor():
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 16, 16), (1, 3, 5, 18, 16)])
-def test_videos_that_would_lose_frames_or_rows_are_refused(vae, shape):
+def test_videos_that_would_lose_frames_or_rows_are_rejected(vae, shape):
     for encode in (vae.encode, vae.posterior):
         with pytest.raises(InputError, check=lambda error: error.code == "unsupported-video-size"):
             encode(torch.rand(shape))
@@ -68,7 +68,7 @@ def test_normalisation_survives_saving(vae, tmp_path):
         assert torch.allclose(loaded.decode(latents), vae.decode(raw), atol=1e-4)
 
 
-def test_a_folder_without_a_vae_is_refused_by_name(tmp_path):
+def test_a_folder_without_a_vae_is_rejected_by_name(tmp_path):
     with pytest.raises(
         CheckpointError, match=str(tmp_path / "none"), check=lambda error: error.code == "missing-model"
     ):
@@ -87,26 +87,26 @@ def test_latents_and_videos_are_the_published_ones_whole_and_tiled(name):
 
 def test_the_posterior_is_the_networks_in_normalised_units(vae):
     video = torch.rand(1, 3, 5, 16, 16)
-    unit = torch.tensor([0.5, 1.0, 2.0, 4.0])
+    latent_mean, latent_std = torch.arange(4.0), torch.tensor([0.5, 1.0, 2.0, 4.0])
     scaled = NewVae(z_dim=4, base_dim=4).build()
     scaled.load_state_dict(vae.state_dict())
-    scaled.set_normalisation(torch.arange(4.0), unit)
+    scaled.set_normalisation(latent_mean, latent_std)
     with torch.no_grad():
         theirs, ours = vae.vae.encode(video).latent_dist, scaled.posterior(video)
         assert torch.equal(scaled.encode(video), ours.mode())
-    offset, unit = torch.arange(4.0)[:, None, None, None], unit[:, None, None, None]
-    assert torch.allclose(ours.mean * unit + offset, theirs.mean, atol=1e-5)
-    assert torch.allclose(ours.std * unit, theirs.std, rtol=1e-5)
+    latent_mean, latent_std = latent_mean[:, None, None, None], latent_std[:, None, None, None]
+    assert torch.allclose(ours.mean * latent_std + latent_mean, theirs.mean, atol=1e-5)
+    assert torch.allclose(ours.std * latent_std, theirs.std, rtol=1e-5)
     noise = torch.randn_like(ours.mean)
     assert torch.equal(ours.sample(torch.zeros_like(noise)), ours.mode())
-    assert torch.allclose(ours.sample(noise) * unit + offset, theirs.mean + theirs.std * noise, atol=1e-4)
+    assert torch.allclose(ours.sample(noise) * latent_std + latent_mean, theirs.mean + theirs.std * noise, atol=1e-4)
 
 
-def test_samples_have_the_mean_and_deviation_they_were_drawn_with():
+def test_samples_have_the_posteriors_mean_and_standard_deviation():
     posterior = LatentDistribution(torch.full((1, 1, 1, 100, 100), 3.0), torch.full((1, 1, 1, 100, 100), 0.5))
-    drawn = posterior.sample(torch.randn(1, 1, 1, 100, 100))
-    assert drawn.mean() == pytest.approx(3.0, abs=0.02)
-    assert drawn.std() == pytest.approx(0.5, abs=0.02)
+    samples = posterior.sample(torch.randn(1, 1, 1, 100, 100))
+    assert samples.mean() == pytest.approx(3.0, abs=0.02)
+    assert samples.std() == pytest.approx(0.5, abs=0.02)
 
 
 def test_no_more_than_four_frames_are_encoded_or_one_latent_decoded_at_a_time(vae, monkeypatch):
@@ -122,12 +122,12 @@ def test_no_more_than_four_frames_are_encoded_or_one_latent_decoded_at_a_time(va
     assert lengths == {"encoder": [1, 4, 4], "decoder": [1, 1, 1]}
 
 
-def test_statistics_are_float32_whatever_the_weights_and_not_among_them():
+def test_latent_statistics_are_float32_whatever_the_weights_dtype_and_not_in_the_state_dict():
     vae = NewVae(z_dim=4, base_dim=4).build()
-    before = vae.state_dict().keys()
+    names = vae.state_dict().keys()
     vae.set_normalisation(torch.full((4,), 1.001), torch.full((4,), 3.003))
     vae.to(torch.bfloat16)
-    assert vae.state_dict().keys() == before
+    assert vae.state_dict().keys() == names
     assert torch.equal(vae.denormalise(torch.ones(1, 4, 1, 1, 1)).flatten(), torch.full((4,), 1.001) + 3.003)
     with torch.no_grad():
         posterior = vae.posterior(torch.rand(1, 3, 1, 16, 16))
@@ -138,7 +138,7 @@ def test_statistics_are_float32_whatever_the_weights_and_not_among_them():
 def test_tiling_is_set_in_the_spec_and_may_be_changed_on_the_module():
     tiling = Tiling(size=(3, 3), stride=(2, 2))
     vae = NewVae(z_dim=4, base_dim=4, tiling=tiling).build()
-    for parameter in vae.parameters():  # weights that see far, so that a tile's border shows
+    for parameter in vae.parameters():  # large weights, so that tiles change the result
         torch.nn.init.normal_(parameter, std=0.3)
     assert vae.tiling == tiling
     assert NewVae(base_dim=4).build().tiling == NoTiling()
@@ -182,7 +182,7 @@ def test_the_presets_can_be_built_on_the_meta_device(preset, channels, factor):
 
 
 @pytest.mark.parametrize("temporal", [(True,), (True, False), (True, True, True)])
-def test_levels_that_do_not_halve_time_twice_are_refused(temporal):
+def test_levels_that_do_not_halve_time_twice_are_rejected(temporal):
     with pytest.raises(SpecError, match="two of them true"):
         NewVae(temporal_downsample=temporal)
 
@@ -203,12 +203,12 @@ def test_levels_that_do_not_halve_time_twice_are_refused(temporal):
         {"dim_mult": ()},
     ],
 )
-def test_sizes_that_no_autoencoder_can_have_are_refused(sizes):
+def test_invalid_sizes_are_rejected(sizes):
     with pytest.raises(SpecError, match=r"autoencoder's"):
         NewVae(**sizes)
 
 
 @pytest.mark.parametrize("widths", [(1, 2, 2), (1, 8, 8), (2, 1, 1), (4, 8, 4), (1, 4, 2)])
-def test_every_residual_width_that_is_taken_can_be_built(widths):
+def test_every_accepted_residual_width_can_be_built(widths):
     with torch.device("meta"):
         NewVae(base_dim=4, dim_mult=widths, residual=True).build()
