@@ -1,7 +1,7 @@
-"""Experiments as YAML files that state only their differences: `base:` names the file, or files, to start from.
+"""Experiments as YAML files, each of which contains only its differences to the files that its `base:` names.
 
-Everything of kiwi's that a file may choose is written in one short form: a name, or `{type: Name, field: value}`, as in
-config.json. Files of the previous release, and Lightning's `class_path` and `init_args`, are read too.
+Specs are written in short form, as in config.json: a name, or `{type: Name, field: value}`. Files of the previous
+release, and Lightning's `class_path` and `init_args`, are accepted too.
 """
 
 from __future__ import annotations
@@ -20,41 +20,42 @@ from kiwi.spec import Spec, allowed_names, resolve_field_names, resolve_type_nam
 
 log = logging.getLogger(__name__)
 
-BASE = "base"
+BASE_KEY = "base"
+"""Key of the file, or list of files, that a file is merged over."""
 
 RENAMED_KEYS: dict[str, str] = {"model.emphasis": "model.loss_weighting", "model.max_pixels": "data.max_pixels"}
-"""Options of `fit` that have been renamed since the previous release, by dotted path: `{former: current}`.
+"""Options of `fit` that were renamed since the previous release, by dotted path: `{former: current}`.
 
-For those that are not fields of specs; the latter are declared with `kiwi.spec.renamed_from`.
+Only options that are not fields of specs; a renamed field declares `kiwi.spec.renamed_from`.
 """
 
-DATA_SOURCES = {"path": "Manifest", "questions": "SandboxQuestions", "items": "SandboxEdits"}
-"""Types of data sources by the field that the previous release recognised them by; it had no `type`."""
+SOURCE_TYPES_BY_FIELD = {"path": "Manifest", "questions": "SandboxQuestions", "items": "SandboxEdits"}
+"""Types of data sources by a field that only they have: files of the previous release have no `type` there."""
 
 
 def read_experiment(file: Path | str) -> dict[str, Any]:
-    """The configuration in a file, merged over those of its bases, each later base over the earlier ones.
+    """Read the configuration in a file, merged over the files that its `base` names, later ones over earlier ones.
 
-    Mappings are merged key by key; all else is replaced. A mapping of another type (`type`, or a bare name in
-    its place) replaces the one that was there: the fields of one choice mean nothing to another.
+    Mappings are merged key by key; other values are replaced. A mapping with another `type`, or a bare type name,
+    replaces the previous mapping, since its fields belong to another spec.
 
     Args:
-        file: the paths in its `base` are relative to its own folder.
+        file: YAML file; the paths in its `base` are relative to its folder.
 
     Returns:
         The configuration in short form (`to_short_form`), with current names of options.
 
     Raises:
-        InputError: a file that cannot be read or is not a mapping, or files that include each other.
+        InputError: a file cannot be read, is not a mapping, or is among its own bases.
     """
-    return _read(Path(file), ())
+    return _read_with_bases(Path(file), ())
 
 
 def merge(below: Any, above: Any) -> Any:
-    """One configuration merged over another, as `read_experiment` describes."""
+    """Merge configuration `above` over `below`, by the rules of `read_experiment`."""
     has_fields_only = isinstance(above, dict) and not above.keys() & {"type", "class_path"}
     if isinstance(below, str) and below[:1].isupper() and has_fields_only:
-        below = {"type": below}  # a choice that was given as a bare name
+        below = {"type": below}  # a spec given by its bare name
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
     for key in ("type", "class_path"):
@@ -64,9 +65,9 @@ def merge(below: Any, above: Any) -> Any:
 
 
 def to_short_form(value: Any) -> Any:
-    """A configuration with `{type: Name, field: value}` in place of Lightning's `{class_path: Name, init_args: {...}}`.
+    """Convert Lightning's `{class_path: Name, init_args: {...}}` to `{type: Name, field: value}`.
 
-    Classes by a whole path outside kiwi, such as callbacks of Lightning, keep `class_path`.
+    Classes with an import path outside kiwi, such as Lightning's callbacks, keep `class_path`.
     """
     if isinstance(value, list):
         return [to_short_form(item) for item in value]
@@ -82,22 +83,22 @@ def to_short_form(value: Any) -> Any:
 
 
 def with_current_keys(configuration: dict[str, Any]) -> dict[str, Any]:
-    """A configuration in short form under current names (`RENAMED_KEYS`, `DATA_SOURCES`)."""
+    """Update a configuration in short form to current option names (`RENAMED_KEYS`, `SOURCE_TYPES_BY_FIELD`)."""
     for former, current in RENAMED_KEYS.items():
-        configuration = _move(configuration, former.split("."), former, current)
+        configuration = _move_value(configuration, former.split("."), former, current)
     data = configuration.get("data")
     if isinstance(data, dict):
-        typed = {key: _with_types(data[key]) for key in ("train", "validation") if key in data}
+        typed = {key: _add_source_types(data[key]) for key in ("train", "validation") if key in data}
         configuration = configuration | {"data": data | typed}
     return configuration
 
 
 def with_current_names(hint: Any, data: Any) -> Any:
-    """Plain data in which renamed specs and fields of specs have their current names.
+    """Update plain data to the current names of specs and their fields.
 
     Args:
-        hint: the type annotation of the value that the data describes; whatever is not a spec in it is ignored.
-        data: a name, a node, or a list of such; unknown names stay as they are.
+        hint: type annotation of the value that the data describes; types other than specs are ignored.
+        data: name of a spec, mapping of its fields, or list of these; unknown names are not changed.
     """
     arguments = typing.get_args(hint)
     if isinstance(data, list):
@@ -120,7 +121,7 @@ def with_current_names(hint: Any, data: Any) -> Any:
 
 
 def get_section(configuration: Mapping[str, Any], path: str, file: Path | str) -> dict[str, Any]:
-    """A mapping inside a configuration, by dotted path; empty if it is absent.
+    """Get a mapping inside a configuration by dotted path; empty if it is absent.
 
     Raises:
         InputError: the value is not a mapping.
@@ -133,32 +134,32 @@ def get_section(configuration: Mapping[str, Any], path: str, file: Path | str) -
     return node
 
 
-def _read(file: Path, including: tuple[Path, ...]) -> dict[str, Any]:
-    """Read a file, which the files `including` it may not include again."""
+def _read_with_bases(file: Path, including: tuple[Path, ...]) -> dict[str, Any]:
+    """Read a file and its bases; `including` are the files that have it as a base, which it may not name."""
     if "\0" in str(file) or file.resolve() in including:
         chain = " -> ".join(str(path) for path in including)
         raise InputError(f"{file} is among its own bases", code="circular-base", got=chain)
     try:
         configuration = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as problem:
-        reason = " ".join(str(problem).split())
-        raise InputError(f"{file} cannot be read", code="unreadable-file", got=reason) from problem
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file} cannot be read", code="unreadable-file", got=reason) from error
     if not isinstance(configuration, dict):
         got = type(configuration).__name__
         raise InputError(f"{file} is not a configuration", code="wrong-type", got=got, expected="a mapping")
-    bases = configuration.pop(BASE, [])
+    bases = configuration.pop(BASE_KEY, [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         expected = "a path or a list of paths"
-        raise InputError(f"`{BASE}` of {file} does not name files", code="wrong-type", got=bases, expected=expected)
+        raise InputError(f"`{BASE_KEY}` of {file} does not name files", code="wrong-type", got=bases, expected=expected)
     merged: dict[str, Any] = {}
     for base in bases:
-        merged = merge(merged, _read(file.parent / base, (*including, file.resolve())))
+        merged = merge(merged, _read_with_bases(file.parent / base, (*including, file.resolve())))
     return merge(merged, with_current_keys(to_short_form(configuration)))
 
 
-def _move(node: dict[str, Any], keys: list[str], former: str, current: str) -> dict[str, Any]:
-    """A copy of a mapping in which the value at the path `keys`, if there is one, is at the path `current`."""
+def _move_value(node: dict[str, Any], keys: list[str], former: str, current: str) -> dict[str, Any]:
+    """Copy a mapping with the value at the path `keys`, if there is one, moved to the path `current`."""
     value: Any = node
     for key in keys:
         if not isinstance(value, dict) or key not in value:
@@ -166,26 +167,26 @@ def _move(node: dict[str, Any], keys: list[str], former: str, current: str) -> d
         value = value[key]
     warn_renamed(former, current)
     moved = functools.reduce(lambda inner, key: {key: inner}, reversed(current.split(".")), value)
-    return merge(moved, _without(node, keys))
+    return merge(moved, _remove_value(node, keys))
 
 
-def _without(node: dict[str, Any], keys: list[str]) -> dict[str, Any]:
-    """A copy of a mapping without the value at a path."""
+def _remove_value(node: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+    """Copy a mapping without the value at a path."""
     first, *rest = keys
     others = {key: value for key, value in node.items() if key != first}
-    return others | {first: _without(node[first], rest)} if rest else others
+    return others | {first: _remove_value(node[first], rest)} if rest else others
 
 
-def _with_types(sources: Any) -> Any:
-    """Data sources of the previous release with their types."""
-    return [_with_type(source) for source in sources] if isinstance(sources, list) else sources
+def _add_source_types(sources: Any) -> Any:
+    """Add their types to data sources in the form of the previous release."""
+    return [_add_source_type(source) for source in sources] if isinstance(sources, list) else sources
 
 
-def _with_type(source: Any) -> Any:
+def _add_source_type(source: Any) -> Any:
     if not isinstance(source, dict) or "type" in source:
         return source
-    name = next((name for field, name in DATA_SOURCES.items() if field in source), None)
+    name = next((name for field, name in SOURCE_TYPES_BY_FIELD.items() if field in source), None)
     if name is None:
         return source
-    log.warning("a data source without a type is read as %s; the next release will require {type: %s, ...}", name, name)
+    log.warning("a data source without a type is read as %s; the next release requires {type: %s, ...}", name, name)
     return {"type": name, **source}

@@ -1,8 +1,8 @@
-"""The commands: one small file each, with `main(argv)` where `argv[0]` is the command's own name.
+"""The commands, one file each with a function `main(argv)`, where `argv[0]` is the name of the command.
 
-A command is an options dataclass (`kiwi.options.Options`) and one function that Python users call too. This module
-turns a command line into the dataclass, with argparse: jsonargparse's typed options can neither be repeated
-(`--reference A --reference B`) nor be switches without a value (`--dry-run`).
+A command is an options dataclass (`kiwi.options.Options`) and one function, which Python users can call too. This
+module parses a command line to the dataclass. It uses argparse, because typed options of jsonargparse can neither be
+repeated (`--reference A --reference B`) nor be switches without a value (`--dry-run`).
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 class Action(NamedTuple):
-    """One action of a command with several, such as `bench compare`."""
+    """One of the actions of a command, such as `compare` in `kiwi bench compare`."""
 
     options: type[Options]
     run: Callable[[Any], int]
-    """Returns the exit code."""
+    """Function of the options that returns the exit code."""
     fixed: Mapping[str, Any] = types.MappingProxyType({})
-    """Fields of the options that the action's name sets, such as the suite of `bench openve`."""
+    """Option values that the action's name implies, such as the suite of `kiwi bench openve`."""
     help: str = ""
-    """One line for the list of actions; by default the first line of the options' docstring."""
+    """One line of help; by default the first line of the options' docstring."""
 
 
 def parse(
     options: type[OptionsT], command: str, argv: Sequence[str], fixed: Mapping[str, Any] = types.MappingProxyType({})
 ) -> OptionsT:
-    """Parse the options of a command line.
+    """Parse the options on a command line.
 
     Args:
-        options: their dataclass; its docstring is the help.
-        command: the words after `python -m kiwi`, such as "bench compare".
-        argv: the words after the command.
-        fixed: fields that the command itself sets and that are not on the command line.
+        options: dataclass of the options; its docstring is the help.
+        command: words after `python -m kiwi`, such as "bench compare".
+        argv: words after the command.
+        fixed: values of fields that the command sets itself and that have no option on the command line.
 
     Raises:
         InputError: unknown or missing options, or invalid values.
@@ -56,7 +56,7 @@ def parse(
 
 
 def dispatch(actions: Mapping[str, Action], command: str, description: str, argv: Sequence[str]) -> int:
-    """Run the action that the first words of `argv` name; returns the exit code.
+    """Run the action that the first words of `argv` name, and return its exit code.
 
     Raises:
         InputError: there is no such action.
@@ -74,13 +74,13 @@ def dispatch(actions: Mapping[str, Action], command: str, description: str, argv
         )
     width = max(map(len, actions))
     lines = [f"usage: python -m kiwi {command} ACTION ...", "", description, "", "actions:"]
-    lines += [f"  {name:<{width}}  {action.help or _summary(action.options)}" for name, action in actions.items()]
+    lines += [f"  {name:<{width}}  {action.help or _get_summary(action.options)}" for name, action in actions.items()]
     console.print("\n".join([*lines, "", f"`python -m kiwi {command} ACTION --help` shows an action's options."]))
     return 0 if argv else 2
 
 
 def build_parser(options: type[Options], command: str, without: Container[str] = ()) -> argparse.ArgumentParser:
-    """Build the argparse parser of a command's options, `without` some fields."""
+    """Build the argparse parser of a command's options; the fields in `without` get no option."""
     documented = docstring_parser.parse(options.__doc__ or "")
     help_texts = {
         name: " ".join((entry.description or "").split())
@@ -88,19 +88,19 @@ def build_parser(options: type[Options], command: str, without: Container[str] =
         for entry in docstring_parser.parse(base.__doc__ or "").params
         for name in entry.arg_name.split(", ")
     }
-    text = "\n\n".join(filter(None, (documented.short_description, documented.long_description)))
-    parser = _Parser(prog=f"python -m kiwi {command}", description=text)
+    description = "\n\n".join(filter(None, (documented.short_description, documented.long_description)))
+    parser = _Parser(prog=f"python -m kiwi {command}", description=description)
     hints = typing.get_type_hints(options)
     for field in dataclasses.fields(options):
         if field.name in without:
             continue
         help_text = help_texts.get(field.name)
-        assert help_text, f"{options.__name__}.{field.name} is not described in the docstring"
-        _add(parser, field, hints[field.name], help_text)
+        assert help_text, f"{options.__name__}.{field.name} is not documented in the docstring"
+        _add_option(parser, field, hints[field.name], help_text)
     return parser
 
 
-def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any, help_text: str) -> None:
+def _add_option(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any, help_text: str) -> None:
     flag = field.metadata.get("flag") or "--" + field.name.replace("_", "-")
     required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     default = None if required or field.default in (None, (), dataclasses.MISSING) else field.default
@@ -116,29 +116,29 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
         action = "store_false" if default else "store_true"
         parser.add_argument(name, dest=field.name, action=action, default=None, help=text)
         return
-    kind, many = _value_type(hint)
-    more: dict[str, Any] = {"help": text, "type": kind if kind in (int, float) else str}
+    kind, many = _unwrap_type(hint)
+    arguments: dict[str, Any] = {"help": text, "type": kind if kind in (int, float) else str}
     if field.metadata.get("metavar"):
-        more["metavar"] = field.metadata["metavar"]
+        arguments["metavar"] = field.metadata["metavar"]
     if typing.get_origin(kind) is typing.Literal:
-        more["choices"] = typing.get_args(kind)
-        more["type"] = type(more["choices"][0])
+        arguments["choices"] = typing.get_args(kind)
+        arguments["type"] = type(arguments["choices"][0])
     if many and field.metadata.get("repeat"):
-        more["action"] = "append"
+        arguments["action"] = "append"
     elif many and field.metadata.get("comma_separated"):
-        more["type"] = _split_at_commas
+        arguments["type"] = _split_at_commas
     elif many:
-        more["nargs"] = "*" if field.metadata.get("empty") else "+"
+        arguments["nargs"] = "*" if field.metadata.get("empty") else "+"
     if field.metadata.get("positional"):
-        more.setdefault("metavar", field.name.upper())
-        more.setdefault("nargs", None if required else "?")
-        parser.add_argument(field.name, **more)
+        arguments.setdefault("metavar", field.name.upper())
+        arguments.setdefault("nargs", None if required else "?")
+        parser.add_argument(field.name, **arguments)
     else:
-        parser.add_argument(flag, dest=field.name, required=required, **more)
+        parser.add_argument(flag, dest=field.name, required=required, **arguments)
 
 
-def _value_type(hint: Any) -> tuple[Any, bool]:
-    """The type of one value, and whether several are allowed: of `int | None`, `tuple[str, ...]` and so on."""
+def _unwrap_type(hint: Any) -> tuple[Any, bool]:
+    """The type of one value, and whether there may be several, for hints such as `int | None` and `tuple[str, ...]`."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
     if typing.get_origin(hint) in (tuple, list):
@@ -154,12 +154,12 @@ def _format_default(default: Any) -> str:
     return " ".join(map(str, default)) if isinstance(default, (tuple, list)) else str(default)
 
 
-def _summary(options: type[Options]) -> str:
+def _get_summary(options: type[Options]) -> str:
     return (docstring_parser.parse(options.__doc__ or "").short_description or "").rstrip(".")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, except for switches and for options without a default."""
+    """Help that shows defaults, except those of switches and of options without a default."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or action.default is False or not action.help:
@@ -168,7 +168,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors are an InputError (one paragraph, exit code 2); options cannot be abbreviated."""
+    """Parser that raises errors as InputError (one paragraph, exit code 2) and accepts no abbreviated options."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"formatter_class": _Help, "allow_abbrev": False, **kwargs})

@@ -1,4 +1,4 @@
-"""`kiwi cache --config YAML --out CACHE`: encode an experiment's clips once, for all training on them."""
+"""`kiwi cache --config YAML --out CACHE`: encode the clips of an experiment once for all its training."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from kiwi.training.cache import CacheOptions, fill_cache
 
 
 def main(argv: list[str]) -> int:
-    """Fill, or verify, a cache."""
+    """Fill or verify a cache."""
     options = parse(CacheOptions, argv[0], argv[1:])
     if options.verify:
-        return _verify(options)
+        return _verify_cache(options)
     filled = fill_cache(options)
     console.print(f"{options.out}: {filled.encoded} clips and images encoded, {filled.entries} entries in total")
     return 0
 
 
-def _verify(options: CacheOptions) -> int:
+def _verify_cache(options: CacheOptions) -> int:
     from kiwi.data.feature_cache import FeatureCache
 
     cache = FeatureCache(options.out)

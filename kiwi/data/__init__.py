@@ -1,1 +1,1 @@
-"""Data: manifests in, homogeneous batches of edits out."""
+"""Data: from data sources (manifests, the sandbox) to homogeneous batches of edits."""

@@ -94,9 +94,8 @@ class EditData(L.LightningDataModule):
         validation += [sample for sample in train if sample.record.source.path in held_out]
         train = [sample for sample in train if sample.record.source.path not in held_out]
         self.strata = [(sample.data_source_index, sample.record.category or "none") for sample in train]
-        self.sampling_probabilities = sampling_probabilities(
-            self.strata, [source.weight for source in self.train], self.categories
-        )
+        weights = [source.weight for source in self.train]
+        self.sampling_probabilities = sampling_probabilities(self.strata, weights, self.categories)
         cache = None if self.cache is None else FeatureCache(self.cache)
         self.datasets = {
             "train": _make_dataset(train, self.augmentation, self.seed, cache),

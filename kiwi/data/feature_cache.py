@@ -1,14 +1,14 @@
-"""What frozen encoders make of clips and images, on disk: computed once, and read by training instead of decoding.
+"""Outputs of the frozen encoders on disk: computed once, and read by training instead of decoding and encoding.
 
-    CACHE/cache.json             fingerprints of the VAE and the vision tower, and the number format
+    CACHE/cache.json             fingerprints of the VAE and the vision tower, and the dtype of the entries
     CACHE/files.jsonl            content hashes of files, by path, size and time, so that each file is hashed once
-    CACHE/shards/*.safetensors   KEY.mean and KEY.deviation (C, F, h, w) of the VAE; KEY.features (L, N, M) and
-                                 KEY.read (kind, frames, height, width) of the tower; checksums in the header
+    CACHE/shards/*.safetensors   KEY.mean and KEY.deviation (C, F, h, w) from the VAE; KEY.features (L, N, M) and
+                                 KEY.read (kind, frames, height, width) from the vision tower; checksums in the header
 
-A key is a hash of a file's content, the size and length it is brought to, and the encoder with its settings. Shards are
-written completely or not at all, each under its own name, so that several writers may fill one cache, and a killed one
-loses one shard at most. C latent channels, F latent frames, h w latent height and width; L levels of features, N visual
-tokens, M the MLLM's width.
+A key is a hash of a clip's content, its bucket's size and length, and the encoder with its settings. Shards are written
+atomically under unique names, so several processes may fill one cache, and a killed process loses at most one shard.
+Shapes: C latent channels, F latent frames, h w latent height and width; L levels of features, N visual tokens, M the
+MLLM's width.
 """
 
 from __future__ import annotations
@@ -39,50 +39,50 @@ from kiwi.media.journal import Journal
 from kiwi.media.run_dir import LOCK_FILE
 
 FORMAT_VERSION = 2
-"""Version of the folder's layout and of how clips are resized: a change of either needs a new cache."""
+"""Version of the folder layout and of the resizing of clips: a change of either requires a new cache."""
 
 Dtype = Literal["float16", "float32"]
 
 Entry = LatentDistribution | VisionFeatures
-"""Output of the VAE for a clip, or of the vision tower."""
+"""The output of the VAE or of the vision tower for one clip."""
 
 
 class EncoderFingerprints(NamedTuple):
-    """Fingerprints of the encoders whose outputs a cache keeps; empty for an encoder that it does not."""
+    """Fingerprints of the encoders whose outputs a cache holds; empty for an encoder whose outputs it does not hold."""
 
     vae: str = ""
     mllm: str = ""
-    """Of the vision tower, its settings and its limits (`MllmEncoder.vision_fingerprint`)."""
+    """Fingerprint of the vision tower, its settings and its limits (`MllmEncoder.vision_fingerprint`)."""
 
 
 class FeatureCache:
     """An existing cache. Every entry's checksum is verified when it is read.
 
     Args:
-        folder: made by `create`.
+        folder: folder of the cache, as made by `create`.
 
     Raises:
-        InputError: not a cache, or one of another format.
+        InputError: the folder is not a cache, or has another format version.
     """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         try:
-            facts = json.loads((self.folder / "cache.json").read_text(encoding="utf-8"))
-            is_readable = facts["format"] == FORMAT_VERSION
+            header = json.loads((self.folder / "cache.json").read_text(encoding="utf-8"))
+            is_supported = header["format"] == FORMAT_VERSION
             names = EncoderFingerprints._fields
-            self.encoders = EncoderFingerprints(*(str(facts.get(name, "")) for name in names))
-            self.dtype: torch.dtype = getattr(torch, facts["dtype"])
+            self.encoders = EncoderFingerprints(*(str(header.get(name, "")) for name in names))
+            self.dtype: torch.dtype = getattr(torch, header["dtype"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            problem, fix = f"{self.folder} is not a feature cache", "make one with `kiwi cache`"
-            raise InputError(problem, code="not-a-cache", got=error, fix=fix) from error
-        if not is_readable:
-            problem = f"the cache {self.folder} has another format"
-            raise InputError(problem, code="unknown-format", got=facts["format"], expected=FORMAT_VERSION)
+            message, fix = f"{self.folder} is not a feature cache", "make one with `kiwi cache`"
+            raise InputError(message, code="not-a-cache", got=error, fix=fix) from error
+        if not is_supported:
+            message = f"the cache {self.folder} has an unsupported format version"
+            raise InputError(message, code="unknown-format", got=header["format"], expected=FORMAT_VERSION)
         self.shards: dict[str, Path] = {}
         self.opened: dict[Path, Any] = {}
         self.unreadable: list[Path] = []
-        """Shards whose header cannot be read: their entries are missing, and `verify` deletes them."""
+        """Shards whose headers cannot be read; their entries count as missing, and `verify` deletes the files."""
         for path in sorted((self.folder / "shards").glob("[!.]*.safetensors")):
             try:
                 with safe_open(path, framework="pt") as opened:
@@ -92,16 +92,16 @@ class FeatureCache:
 
     @classmethod
     def create(cls, folder: Path | str, encoders: EncoderFingerprints, dtype: Dtype) -> FeatureCache:
-        """Make an empty cache, or open an existing one, which may have kept fewer encoders so far.
+        """Make an empty cache, or open an existing one and add encoders to it.
 
         Args:
-            folder: made if it does not exist.
-            encoders: whose outputs are going to be written.
-            dtype: number format of the entries; float32 trains exactly as without a cache, float16 takes half the
-                space. Features of a tower that runs in bfloat16 stay in bfloat16.
+            folder: folder of the cache; created if it does not exist.
+            encoders: encoders whose outputs will be written.
+            dtype: dtype of the entries. With float32 training is exactly as without a cache; float16 needs half the
+                space. Features of a vision tower that runs in bfloat16 stay in bfloat16.
 
         Raises:
-            InputError: an existing cache was built with a different encoder or number format.
+            InputError: an existing cache was built with a different encoder or dtype.
         """
         folder = Path(folder)
         if not (folder / "cache.json").exists():
@@ -114,21 +114,21 @@ class FeatureCache:
             return cache
 
     def _add_encoders(self, encoders: EncoderFingerprints, dtype: Dtype) -> None:
-        """Note encoders whose outputs were not kept so far; refuse different ones."""
-        kept, added = self.encoders._asdict(), encoders._asdict()
-        together = {name: added[name] or kept[name] for name in kept}
-        own_dtype = str(self.dtype).removeprefix("torch.")
-        if own_dtype != dtype or any(kept[name] not in ("", together[name]) for name in kept):
+        """Add the fingerprints of new encoders to cache.json; raise InputError for an encoder that differs."""
+        existing, added = self.encoders._asdict(), encoders._asdict()
+        merged = {name: added[name] or existing[name] for name in existing}
+        cache_dtype = str(self.dtype).removeprefix("torch.")
+        if cache_dtype != dtype or any(existing[name] not in ("", merged[name]) for name in existing):
             raise InputError(
-                f"the cache {self.folder} was built with a different encoder or number format",
+                f"the cache {self.folder} was built with a different encoder or dtype",
                 code="encoder-mismatch",
-                got=f"{_describe(self.encoders)}, {own_dtype}",
-                expected=f"{_describe(encoders)}, {dtype}",
+                got=f"{_describe_encoders(self.encoders)}, {cache_dtype}",
+                expected=f"{_describe_encoders(encoders)}, {dtype}",
                 fix="give another folder",
             )
-        if together != kept:
-            write_json(self.folder / "cache.json", {"format": FORMAT_VERSION, "dtype": dtype, **together})
-            self.encoders = EncoderFingerprints(**together)
+        if merged != existing:
+            write_json(self.folder / "cache.json", {"format": FORMAT_VERSION, "dtype": dtype, **merged})
+            self.encoders = EncoderFingerprints(**merged)
 
     def __contains__(self, key: str) -> bool:
         return key in self.shards
@@ -137,83 +137,86 @@ class FeatureCache:
         return len(self.shards)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state for another process, which opens the shards itself."""
+        """State for pickling; another process opens the shards itself."""
         return self.__dict__ | {"opened": {}}
 
-    def latents_key(self, content: str, bucket: Bucket) -> str:
-        """The key of a clip's latents; empty if the cache does not keep latents.
+    def latents_key(self, content_hash: str, bucket: Bucket) -> str:
+        """The key of a clip's latents; empty if the cache does not hold latents.
 
         Args:
-            content: hash of the clip's content.
-            bucket: the size and length that it is brought to.
+            content_hash: hash of the clip's content.
+            bucket: bucket with the size and length that the clip is resized to.
         """
-        return _key("latents", self.encoders.vae, content, bucket)
+        return _make_key("latents", self.encoders.vae, content_hash, bucket)
 
-    def features_key(self, content: str, bucket: Bucket | None) -> str:
-        """The key of the vision features of a source, or of a reference (without a bucket); empty as `latents_key`."""
-        return _key("seen", self.encoders.mllm, content, bucket)
+    def features_key(self, content_hash: str, bucket: Bucket | None) -> str:
+        """The key of vision features (of a reference without a bucket); empty if the cache does not hold features."""
+        return _make_key("seen", self.encoders.mllm, content_hash, bucket)
 
     def latents(self, key: str) -> LatentDistribution:
-        """Latents of a clip, float32.
+        """Read the latents of a clip, in float32.
 
         Raises:
             InputError: the entry is missing or damaged.
         """
-        mean, deviation = self._read(key, _LATENTS)
-        return LatentDistribution(mean.float(), deviation.float())
+        mean, std = self._read_entry(key, _LATENTS)
+        return LatentDistribution(mean.float(), std.float())
 
     def features(self, key: str) -> VisionFeatures:
-        """Vision features of a source or reference, in the number format of the cache.
+        """Read the vision features of a source or reference, in the dtype of the cache.
 
         Raises:
             InputError: the entry is missing or damaged.
         """
-        features, read = self._read(key, _FEATURES)
-        kind, frames, height, width = read.tolist()
+        features, input_shape = self._read_entry(key, _FEATURES)
+        kind, frames, height, width = input_shape.tolist()
         return VisionFeatures(kind, (frames, height, width), features)
 
-    def _read(self, key: str, names: tuple[str, ...]) -> list[Tensor]:
+    def _read_entry(self, key: str, names: tuple[str, ...]) -> list[Tensor]:
         if key not in self.shards:
-            problem = f"the cache {self.folder} lacks an entry"
-            raise InputError(problem, code="missing-entry", got=key, fix="run `kiwi cache` again")
+            message = f"the cache {self.folder} lacks an entry"
+            raise InputError(message, code="missing-entry", got=key, fix="run `kiwi cache` again")
         path = self.shards[key]
         try:
             if path not in self.opened:
                 self.opened[path] = safe_open(path, framework="pt")
-            stored: list[Tensor] = [self.opened[path].get_tensor(f"{key}.{name}") for name in names]
-            is_intact = self.opened[path].metadata()[key] == _checksum(stored)
+            tensors: list[Tensor] = [self.opened[path].get_tensor(f"{key}.{name}") for name in names]
+            is_intact = self.opened[path].metadata()[key] == _compute_checksum(tensors)
         except (OSError, SafetensorError):
             is_intact = False
         if not is_intact:
-            problem, fix = f"the cache's shard {path} is damaged", "`kiwi cache --verify` removes such shards"
-            raise InputError(problem, code="damaged-file", got=f"entry {key}", fix=fix)
-        return stored
+            message, fix = (
+                f"the cache shard {path} is damaged",
+                "run `kiwi cache --verify`, which removes damaged shards",
+            )
+            raise InputError(message, code="damaged-file", got=f"entry {key}", fix=fix)
+        return tensors
 
     def write(self, entries: Mapping[str, Entry]) -> None:
-        """Write entries as one shard; no entries make no shard.
+        """Write entries as one shard; without entries nothing is written.
 
         Raises:
             InputError: the disk is full or fails; existing shards are not affected.
         """
         if not entries:
             return
-        stored = {key: self._stored(entry) for key, entry in entries.items()}
+        stored = {key: self._to_stored_tensors(entry) for key, entry in entries.items()}
         named = {f"{key}.{name}": tensor for key, tensors in stored.items() for name, tensor in tensors.items()}
-        # Named by all of its entries, because two writers may begin with the same clip.
+        # The name is a hash of all keys, because two writers may start with the same clip.
         name = hashlib.sha256("".join(sorted(stored)).encode()).hexdigest()[:32]
         path = self.folder / "shards" / f"{name}.safetensors"
-        sums = {key: _checksum(tensors.values()) for key, tensors in stored.items()}
+        checksums = {key: _compute_checksum(tensors.values()) for key, tensors in stored.items()}
         try:
             with atomic_path(path) as temporary:
-                save_file(named, temporary, sums)
+                save_file(named, temporary, checksums)
         except (OSError, SafetensorError) as error:
             fix = "free some space, then rerun the same command to resume"
-            problem = f"the shard {path} could not be written"
-            raise InputError(problem, code="unwritable-file", got=error, fix=fix) from error
+            message = f"the shard {path} could not be written"
+            raise InputError(message, code="unwritable-file", got=error, fix=fix) from error
         self.shards |= dict.fromkeys(stored, path)
 
-    def _stored(self, entry: Entry) -> dict[str, Tensor]:
-        """The tensors of an entry by their names in a shard."""
+    def _to_stored_tensors(self, entry: Entry) -> dict[str, Tensor]:
+        """Convert an entry to tensors by their names in a shard."""
         if isinstance(entry, LatentDistribution):
             named = zip(_LATENTS, entry, strict=True)
             return {name: tensor.cpu().to(self.dtype).contiguous() for name, tensor in named}
@@ -222,7 +225,7 @@ class FeatureCache:
         return {"features": features.contiguous(), "read": torch.tensor([entry.kind, *entry.size])}
 
     def verify(self) -> list[Path]:
-        """Read all entries, and delete damaged shards; their paths."""
+        """Read all entries, delete damaged shards, and return the paths of those."""
         damaged, self.unreadable = self.unreadable, []
         for path in damaged:
             path.unlink()
@@ -234,7 +237,7 @@ class FeatureCache:
                 with safe_open(path, framework="pt") as opened:
                     names = set(opened.keys())
                 for key in keys:
-                    self._read(key, _LATENTS if f"{key}.{_LATENTS[0]}" in names else _FEATURES)
+                    self._read_entry(key, _LATENTS if f"{key}.{_LATENTS[0]}" in names else _FEATURES)
             except (InputError, OSError, SafetensorError):
                 damaged.append(path)
                 path.unlink()
@@ -243,17 +246,17 @@ class FeatureCache:
         return damaged
 
     def content_hashes(self, clips: Iterable[Clip]) -> dict[Clip, str]:
-        """Content hashes of clips. A file that was hashed before, and has the same size and time, is not read again."""
+        """Content hashes of clips; a file with a known size and modification time is not read again."""
         clips = set(clips)
-        table = Journal(self.folder / "files.jsonl", convert=_file_record)
-        known = {_state_in(record): record["hash"] for record in table.read()}
-        states = {path: _state_of(path) for path in sorted({clip.path for clip in clips if clip.path is not None})}
-        new = [path for path, state in states.items() if state not in known]
+        table = Journal(self.folder / "files.jsonl", convert=_convert_file_record)
+        known = {_parse_state(record): record["hash"] for record in table.read()}
+        states = {path: _read_state(path) for path in sorted({clip.path for clip in clips if clip.path is not None})}
+        unknown = [path for path, state in states.items() if state not in known]
         with ThreadPoolExecutor() as pool:
-            hashes = console.progress(pool.map(sha256, new), "hashing", len(new))
-            for path, content in zip(new, hashes, strict=True):
-                known[states[path]] = content
-                _append(table, dict(zip(_STATE, states[path], strict=True)) | {"hash": content})
+            hashes = console.progress(pool.map(sha256, unknown), "hashing", len(unknown))
+            for path, content_hash in zip(unknown, hashes, strict=True):
+                known[states[path]] = content_hash
+                _append_if_writable(table, dict(zip(_STATE, states[path], strict=True)) | {"hash": content_hash})
         return {clip: clip.content_hash() if clip.path is None else known[states[clip.path]] for clip in clips}
 
 
@@ -261,33 +264,33 @@ _LATENTS, _FEATURES = ("mean", "deviation"), ("features", "read")
 """Names of an entry's tensors in shard files, in the order of their types' fields (`deviation`: standard deviation)."""
 
 _STATE = ("path", "size", "modified")
-"""Fields of files.jsonl that identify the state of a file; "hash" is its content's."""
+"""Fields of files.jsonl that identify the state of a file; the field "hash" is the hash of its content."""
 
 FileState = tuple[str, int, int]
 
 
-def _state_of(path: Path) -> FileState:
+def _read_state(path: Path) -> FileState:
     status = path.stat()
     return str(path.resolve()), status.st_size, status.st_mtime_ns
 
 
-def _state_in(record: Mapping[str, Any]) -> FileState:
+def _parse_state(record: Mapping[str, Any]) -> FileState:
     path, size, modified = (record[name] for name in _STATE)
     return path, size, modified
 
 
-def _file_record(value: Any) -> Any:
-    """A record of files.jsonl, whose lines were lists in the previous release; None for anything else."""
+def _convert_file_record(value: Any) -> Any:
+    """Convert a line of files.jsonl to a record; lines of the previous release are lists. None if it is neither."""
     names = (*_STATE, "hash")
     try:
-        path, size, modified, content = [value[name] for name in names] if isinstance(value, dict) else value
-        return dict(zip(names, (str(path), int(size), int(modified), str(content)), strict=True))
+        path, size, modified, content_hash = [value[name] for name in names] if isinstance(value, dict) else value
+        return dict(zip(names, (str(path), int(size), int(modified), str(content_hash)), strict=True))
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def _append(table: Journal, record: Mapping[str, Any]) -> None:
-    """Append to files.jsonl, unless the cache is on a read-only disk, where files are hashed again each time."""
+def _append_if_writable(table: Journal, record: Mapping[str, Any]) -> None:
+    """Append to files.jsonl, except on a read-only disk, where files are hashed again in every run."""
     try:
         table.append(record)
     except OSError as error:
@@ -296,48 +299,48 @@ def _append(table: Journal, record: Mapping[str, Any]) -> None:
 
 
 def _make_folders(folder: Path) -> None:
-    """Make a cache's folders, or complete those of another writer or of one that was killed."""
+    """Make the folders of a cache, or complete those that another or a killed process has started."""
     require_writable(folder)
-    own = {"shards", "cache.json", LOCK_FILE}
-    problem, fix = f"{folder} is not a cache, and not empty", "give another folder"
+    cache_names = {"shards", "cache.json", LOCK_FILE}
+    message, fix = f"{folder} is not a cache, and not empty", "give another folder"
     try:
         names = [item.name for item in folder.iterdir()] if folder.exists() else []
-        if not all(name in own or name.startswith(".cache.") for name in names):
-            raise InputError(problem, code="occupied-folder", fix=fix)
+        if not all(name in cache_names or name.startswith(".cache.") for name in names):
+            raise InputError(message, code="occupied-folder", fix=fix)
         (folder / "shards").mkdir(parents=True, exist_ok=True)
     except NotADirectoryError as error:
-        raise InputError(problem, code="occupied-folder", fix=fix) from error
+        raise InputError(message, code="occupied-folder", fix=fix) from error
     except OSError as error:
-        problem = f"{folder} cannot be made"
-        raise InputError(problem, code="unwritable-folder", got=error.strerror, fix=fix) from error
+        message = f"{folder} cannot be created"
+        raise InputError(message, code="unwritable-folder", got=error.strerror, fix=fix) from error
 
 
 @contextmanager
 def _write_lock(folder: Path) -> Iterator[None]:
-    """Wait for other writers: of two that add their encoders at the same time one would be lost."""
+    """Wait for other writers: of two that add encoders at the same time, one would overwrite the other."""
     lock = FileLock(folder / LOCK_FILE)
     try:
         lock.acquire()
     except (OSError, NotImplementedError) as error:
         if not (folder / "cache.json").exists():
             raise InputError(f"{folder} cannot be written to", code="unwritable-folder", got=error) from error
-    try:  # unlocked on a read-only disk, where nobody writes, and on a file system without locks
+    try:  # without a lock on read-only disks, where nothing is written, and on file systems without locks
         yield
     finally:
         lock.release()
 
 
-def _key(what: str, encoder: str, content: str, bucket: Bucket | None) -> str:
+def _make_key(kind: str, encoder: str, content_hash: str, bucket: Bucket | None) -> str:
     size = None if bucket is None else (bucket.frames, bucket.height, bucket.width)
-    return encoder and hashlib.sha256(repr((FORMAT_VERSION, what, encoder, content, size)).encode()).hexdigest()
+    return encoder and hashlib.sha256(repr((FORMAT_VERSION, kind, encoder, content_hash, size)).encode()).hexdigest()
 
 
-def _checksum(tensors: Iterable[Tensor]) -> str:
+def _compute_checksum(tensors: Iterable[Tensor]) -> str:
     total = 0
     for tensor in tensors:
         total = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data, total)
     return f"{total:08x}"
 
 
-def _describe(encoders: EncoderFingerprints) -> str:
+def _describe_encoders(encoders: EncoderFingerprints) -> str:
     return ", ".join(f"{name} {fingerprint[:12] or 'none'}" for name, fingerprint in encoders._asdict().items())

@@ -1,8 +1,8 @@
-"""Manifests: lists of edits on disk (CSV, JSONL or parquet), checked as a whole before work starts.
+"""Manifests: tables of edits (CSV, JSONL or parquet), which are checked completely before any work starts.
 
 The published columns are `src_video, tgt_video, prompt[, ref_image][, iid][, edited_type]`; RefVIE's parquet holds
-encoded images in `ref_image_bytes` instead of paths. Two columns are ours: where an edit may show (`mask`) and what its
-target shows (`caption`). A manifest becomes a list of `EditRecord`, whose files exist and are inside the base folder.
+encoded images in `ref_image_bytes` instead of paths. kiwi adds two columns: `mask`, the region that the edit may
+change, and `caption`, a description of the target. It is read to a list of `EditRecord`, whose files exist.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kiwi.media.files import resolve_inside
 from kiwi.media.image import check_image
 
 _MAX_PROBLEMS = 5
-"""Problems that a message describes; the others are counted."""
+"""Maximum number of problems that an error message describes; it gives the number of the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +28,16 @@ class EditRecord:
     """One row of a manifest: an edit from a source to a target.
 
     Args:
-        id: unique in the manifest, and the same at every read.
-        source: the video, or image, to edit.
-        target: the edited one; None for inference.
-        instruction: what to do.
-        references: reference images in the manifest's order.
-        category: kind of edit.
-        answer: of a question, which no manifest holds so far.
-        mask: a video as long as the target (an image for a pair of images), white where the edit may show.
-        caption: what the target shows.
-        location: the row's place for messages, such as "pairs.csv, line 7".
+        id: identifier, unique in the manifest and stable between runs.
+        source: video or image to edit.
+        target: edited video or image; None for inference.
+        instruction: editing instruction.
+        references: reference images, in the manifest's order.
+        category: edit category.
+        answer: answer to a question; always empty, since manifests hold no questions.
+        mask: video as long as the target (an image for an image pair), white where the edit may change the target.
+        caption: description of the target.
+        location: position of the row for error messages, such as "pairs.csv, line 7".
     """
 
     id: str
@@ -58,12 +58,12 @@ def read_manifest(path: str | Path, *, base: Path | None = None, require_target:
     Several reference images are a list in JSONL and parquet, and separated by `|` in CSV.
 
     Args:
-        path: CSV, JSONL or parquet.
-        base: folder that its paths are relative to; by default the manifest's own.
-        require_target: whether every row needs a target; inference does not.
+        path: CSV, JSONL or parquet file.
+        base: folder that the paths in the manifest are relative to; by default the manifest's own folder.
+        require_target: whether every row needs a target; for inference it does not.
 
     Raises:
-        ManifestError: one message with the first five problems, their lines, and the number of all problems.
+        ManifestError: a malformed manifest; the message has the first five problems, their lines, and the total number.
     """
     path = Path(path)
     reader = READERS.get(path.suffix.lower())
@@ -76,44 +76,44 @@ def read_manifest(path: str | Path, *, base: Path | None = None, require_target:
         raise ManifestError(f"The manifest {path} {state}", code="missing-file", fix=fix)
     folder = path.parent if base is None else Path(base)
     if not folder.is_dir():
-        problem = f"The base folder {folder} of the manifest {path} does not exist"
-        raise ManifestError(problem, code="missing-file", fix="give another base")
+        message = f"The base folder {folder} of the manifest {path} does not exist"
+        raise ManifestError(message, code="missing-file", fix="give another base")
 
     required = ("src_video", "tgt_video", "prompt") if require_target else ("src_video", "prompt")
-    checker = _Checker(path, _Files(folder), require_target)
+    checker = _RowChecker(path, _FileFinder(folder), require_target)
     try:
         for number, row in enumerate(reader(path, required), start=1):
             checker.add(number, row)
     except UnicodeDecodeError as error:
-        problem = f"The manifest {path} is not UTF-8 text ({error.reason})"
-        raise ManifestError(problem, code="unreadable-file", fix="save it as UTF-8") from None
+        message = f"The manifest {path} is not UTF-8 text ({error.reason})"
+        raise ManifestError(message, code="unreadable-file", fix="save it as UTF-8") from None
     return checker.finish()
 
 
-class _Checker:
-    """Turns rows into records and collects problems: the first few, and the number of all."""
+class _RowChecker:
+    """Converts rows to records, and collects the first few problems and the number of all."""
 
-    def __init__(self, path: Path, files: _Files, require_target: bool) -> None:
+    def __init__(self, path: Path, files: _FileFinder, require_target: bool) -> None:
         self.path, self.files, self.require_target = path, files, require_target
         self.records: list[EditRecord] = []
-        self.first_seen: dict[str, str] = {}
+        self.location_by_id: dict[str, str] = {}
         self.problems: list[str] = []
         self.count = 0
 
     def add(self, number: int, row: Row) -> None:
         if row.problem is not None:
-            self._problem(row, row.problem)
+            self._add_problem(row, row.problem)
             return
-        before, cells = self.count, row.cells
-        record_id = self._id(number, row)
-        instruction = self._text(row, "prompt") or ""
+        count_before, cells = self.count, row.cells
+        record_id = self._read_id(number, row)
+        instruction = self._read_text(row, "prompt") or ""
         if not instruction and isinstance(cells.get("prompt"), str | None):
-            self._problem(row, "the prompt is empty")
-        source = self._file(row, "src_video", required=True)
-        target = self._file(row, "tgt_video", required=self.require_target)
-        references = self._references(row)
-        mask = self._file(row, "mask", required=False)
-        if self.count == before and source is not None:
+            self._add_problem(row, "the prompt is empty")
+        source = self._find_file(row, "src_video", required=True)
+        target = self._find_file(row, "tgt_video", required=self.require_target)
+        references = self._read_references(row)
+        mask = self._find_file(row, "mask", required=False)
+        if self.count == count_before and source is not None:
             self.records.append(
                 EditRecord(
                     id=record_id,
@@ -121,19 +121,19 @@ class _Checker:
                     target=target,
                     instruction=instruction,
                     references=references,
-                    category=self._text(row, "edited_type"),
+                    category=self._read_text(row, "edited_type"),
                     mask=mask,
-                    caption=self._text(row, "caption") or "",
+                    caption=self._read_text(row, "caption") or "",
                     location=row.location,
                 )
             )
 
     def finish(self) -> list[EditRecord]:
         if self.count:
-            noun = "problem" if self.count == 1 else "problems"
+            problem_word = "problem" if self.count == 1 else "problems"
             more = f"; and {self.count - _MAX_PROBLEMS} more" if self.count > _MAX_PROBLEMS else ""
             raise ManifestError(
-                f"The manifest {self.path} has {self.count} {noun}: {'; '.join(self.problems)}{more}",
+                f"The manifest {self.path} has {self.count} {problem_word}: {'; '.join(self.problems)}{more}",
                 code="malformed-rows",
                 fix=f"correct these rows (paths are relative to {self.files.base})",
             )
@@ -144,56 +144,56 @@ class _Checker:
             )
         return self.records
 
-    def _id(self, number: int, row: Row) -> str:
-        own_id = next((row.cells[k] for k in ("iid", "id") if row.cells.get(k) not in (None, "")), None)
-        record_id = f"{self.path.stem}:{number}" if own_id is None else str(own_id).strip()
-        if record_id in self.first_seen:
-            self._problem(row, f"the id {record_id!r} is already in use ({self.first_seen[record_id]})")
-        self.first_seen.setdefault(record_id, row.location)
+    def _read_id(self, number: int, row: Row) -> str:
+        given_id = next((row.cells[k] for k in ("iid", "id") if row.cells.get(k) not in (None, "")), None)
+        record_id = f"{self.path.stem}:{number}" if given_id is None else str(given_id).strip()
+        if record_id in self.location_by_id:
+            self._add_problem(row, f"the id {record_id!r} is already in use ({self.location_by_id[record_id]})")
+        self.location_by_id.setdefault(record_id, row.location)
         return record_id
 
-    def _text(self, row: Row, column: str) -> str | None:
+    def _read_text(self, row: Row, column: str) -> str | None:
         value = row.cells.get(column)
         if value is not None and not isinstance(value, str):
-            self._problem(row, f"{column} is not text but {type(value).__name__}")
+            self._add_problem(row, f"{column} is not text but {type(value).__name__}")
             return None
         return (value or "").strip() or None
 
-    def _file(self, row: Row, column: str, *, required: bool) -> VideoFile | None:
-        text = self._text(row, column)
+    def _find_file(self, row: Row, column: str, *, required: bool) -> VideoFile | None:
+        text = self._read_text(row, column)
         if text is None:
             if required and isinstance(row.cells.get(column), str | None):
-                self._problem(row, f"{column} is empty")
+                self._add_problem(row, f"{column} is empty")
             return None
         try:
             return VideoFile(self.files.find(text, column))
-        except KiwiError as problem:
-            self._problem(row, str(problem))
+        except KiwiError as error:
+            self._add_problem(row, str(error))
             return None
 
-    def _references(self, row: Row) -> tuple[ImageFile | EncodedImage, ...]:
+    def _read_references(self, row: Row) -> tuple[ImageFile | EncodedImage, ...]:
         images: list[ImageFile | EncodedImage] = []
         try:
-            for text in _as_list(row.cells.get("ref_image"), str, "ref_image"):
+            for text in _parse_list(row.cells.get("ref_image"), str, "ref_image"):
                 if text.strip():
                     image = self.files.find(text.strip(), "ref_image")
                     self.files.check_image(image)
                     images.append(ImageFile(image))
-            for index, data in enumerate(_as_list(row.cells.get("ref_image_bytes"), bytes, "ref_image_bytes")):
+            for index, data in enumerate(_parse_list(row.cells.get("ref_image_bytes"), bytes, "ref_image_bytes")):
                 check_image(data, name=f"reference {index + 1}")
                 images.append(EncodedImage(data, f"reference {index + 1} of {row.location}"))
-        except KiwiError as problem:
-            self._problem(row, str(problem))
+        except KiwiError as error:
+            self._add_problem(row, str(error))
         return tuple(images)
 
-    def _problem(self, row: Row, text: str) -> None:
+    def _add_problem(self, row: Row, text: str) -> None:
         self.count += 1
         if self.count <= _MAX_PROBLEMS:
             self.problems.append(f"{row.location}: {text.rstrip('.')}")
 
 
-class _Files:
-    """Finds files below a base folder by listing each folder once, which keeps manifests of a million rows cheap."""
+class _FileFinder:
+    """Finds files in a base folder; it lists each folder once, which keeps manifests of a million rows cheap."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -201,64 +201,64 @@ class _Files:
         self._images: dict[Path, str | None] = {}
 
     def find(self, text: str, column: str) -> Path:
-        """The path of the file `text`. Raises InputError if it is missing, a folder, or outside the base folder."""
+        """Return the path of a file. Raises InputError if it is missing, a folder, or outside the base folder."""
         relative = PurePosixPath(text)
         if relative.is_absolute() or relative.name in ("", "..") or "\\" in text or "\0" in text:
-            return self._check(resolve_inside(self.base, text, column), text, column)
+            return self._require_file(resolve_inside(self.base, text, column), text, column)
         parent = str(relative.parent)
         if parent not in self._folders:
             try:
                 folder = resolve_inside(self.base, parent, column)
-            except InputError:  # resolve the whole path, so that the message shows the manifest's own text
-                return self._check(resolve_inside(self.base, text, column), text, column)
-            self._folders[parent] = (folder, _listing(folder))
+            except InputError:  # resolve the whole path, so that the message quotes the manifest
+                return self._require_file(resolve_inside(self.base, text, column), text, column)
+            self._folders[parent] = (folder, _list_folder(folder))
         folder, entries = self._folders[parent]
         entry = entries.get(relative.name)
         if entry is not None and not entry.is_symlink() and entry.is_file():
             return folder / relative.name
-        # A symlink, a folder, a missing file, or a file system that ignores case: rare, so each is checked by itself.
-        return self._check(resolve_inside(self.base, text, column), text, column)
+        # Symlinks, folders, missing files and file systems that ignore case are rare: each is checked individually.
+        return self._require_file(resolve_inside(self.base, text, column), text, column)
 
     def check_image(self, path: Path) -> None:
-        """Raise InputError if a reference is not an image; a file is opened once, however many rows name it."""
+        """Raise InputError if a reference is not an image; each file is opened once, even if many rows use it."""
         if path not in self._images:
             try:
                 check_image(path)
                 self._images[path] = None
-            except KiwiError as problem:
-                self._images[path] = str(problem)
-        problem_text = self._images[path]
-        if problem_text is not None:
-            raise InputError(problem_text, code="unreadable-image")
+            except KiwiError as error:
+                self._images[path] = str(error)
+        message = self._images[path]
+        if message is not None:
+            raise InputError(message, code="unreadable-image")
 
-    def _check(self, resolved: Path, text: str, column: str) -> Path:
+    def _require_file(self, resolved: Path, text: str, column: str) -> Path:
         if resolved.is_file():
             return resolved
         state = "is a folder" if resolved.is_dir() else "does not exist"
         raise InputError(f"the {column} {text!r} {state}", code="missing-file")
 
 
-def _listing(folder: Path) -> dict[str, os.DirEntry[str]]:
+def _list_folder(folder: Path) -> dict[str, os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry for entry in entries}
     except OSError:
-        return {}  # each file in it is then checked by itself and reported as missing
+        return {}  # each file in this folder will be reported as missing
 
 
-def _as_list(value: Any, kind: type, column: str) -> list[Any]:
-    """A cell that may hold nothing, one value, a list, or (text) a list in JSON."""
+def _parse_list(value: Any, kind: type, column: str) -> list[Any]:
+    """Convert a cell to a list; it may be empty, one value, a list, or text with a JSON list."""
     if value is None or value == "":
         return []
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
         except json.JSONDecodeError:
-            problem, got = f"{column} looks like a JSON list but is not valid JSON", repr(value[:60])
-            raise InputError(problem, code="wrong-type", got=got) from None
+            message, got = f"{column} looks like a JSON list but is not valid JSON", repr(value[:60])
+            raise InputError(message, code="wrong-type", got=got) from None
     values = value if isinstance(value, list) else [value]
     for item in values:
         if not isinstance(item, kind):
-            problem, expected = f"{column} holds {type(item).__name__}", f"{kind.__name__} or a list of it"
-            raise InputError(problem, code="wrong-type", expected=expected)
+            message, expected = f"{column} holds {type(item).__name__}", f"{kind.__name__} or a list of {kind.__name__}"
+            raise InputError(message, code="wrong-type", expected=expected)
     return values

@@ -1,4 +1,4 @@
-"""Rows of manifests in the three file formats, with the place of each row and checked column names."""
+"""Readers of the rows of CSV, JSONL and parquet manifests, which check the column names and record locations."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ COLUMNS += ["edited_type", "mask", "caption"]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row as it was read: its cells by column, or why there are none."""
+    """A row of a manifest: its cells by column, or the problem for which it could not be read."""
 
     location: str
     cells: dict[str, Any]
     problem: str | None = None
 
 
-def _csv_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
+def _read_csv_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream, strict=True)
         header: list[str] = []
@@ -35,7 +35,7 @@ def _csv_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
         try:
             for cells in reader:
                 location = f"{path.name}, line {line}"
-                line = reader.line_num + 1  # where the next row starts; a quoted cell may span lines
+                line = reader.line_num + 1  # the first line of the next row; a quoted cell may span lines
                 if not cells:
                     continue
                 if not header:
@@ -49,11 +49,11 @@ def _csv_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
                     if row.get("ref_image") and not row["ref_image"].lstrip().startswith("["):
                         row["ref_image"] = row["ref_image"].split("|")
                     yield Row(location=location, cells=row)
-        except csv.Error as problem:
-            yield Row(location=f"{path.name}, line {line}", cells={}, problem=f"it is not valid CSV ({problem})")
+        except csv.Error as error:
+            yield Row(location=f"{path.name}, line {line}", cells={}, problem=f"it is not valid CSV ({error})")
 
 
-def _jsonl_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
+def _read_jsonl_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
     known_headers: set[tuple[str, ...]] = set()
     with path.open(encoding="utf-8-sig") as stream:
         for line, text in enumerate(stream, start=1):
@@ -62,22 +62,22 @@ def _jsonl_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
                 continue
             try:
                 row = json.loads(text)
-            except (json.JSONDecodeError, RecursionError) as problem:
-                message = f"it is not valid JSON ({str(problem).split(': line')[0]})"
+            except (json.JSONDecodeError, RecursionError) as error:
+                message = f"it is not valid JSON ({str(error).split(': line')[0]})"
                 yield Row(location=location, cells={}, problem=message)
                 continue
             if not isinstance(row, dict):
                 yield Row(location=location, cells={}, problem=f"it is not a JSON object but {type(row).__name__}")
                 continue
-            problem_text = None
+            column_problem = None
             if tuple(row) not in known_headers:
-                problem_text = _column_problem(list(row), required)
-                if problem_text is None:
+                column_problem = _find_column_problem(list(row), required)
+                if column_problem is None:
                     known_headers.add(tuple(row))
-            yield Row(location=location, cells=row, problem=problem_text)
+            yield Row(location=location, cells=row, problem=column_problem)
 
 
-def _parquet_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
+def _read_parquet_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
     import pyarrow  # heavy, and only this format needs it
     import pyarrow.parquet
 
@@ -91,14 +91,14 @@ def _parquet_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
             for row in batch.to_pylist():
                 number += 1
                 yield Row(location=f"{path.name}, row {number}", cells=row)
-    except (pyarrow.ArrowException, OSError) as problem:
+    except (pyarrow.ArrowException, OSError) as error:
         raise ManifestError(
-            f"The manifest {path} cannot be read as parquet ({problem})", code="unreadable-file"
+            f"The manifest {path} cannot be read as parquet ({error})", code="unreadable-file"
         ) from None
 
 
 def _check_columns(path: Path, location: str, columns: list[str], required: tuple[str, ...]) -> None:
-    if problem := _column_problem(columns, required):
+    if problem := _find_column_problem(columns, required):
         raise ManifestError(
             f"The manifest {path} has wrong columns ({location}): {problem}",
             code="unknown-column",
@@ -108,8 +108,8 @@ def _check_columns(path: Path, location: str, columns: list[str], required: tupl
         log.info("%s: columns that are not used: %s", path, ", ".join(unused))
 
 
-def _column_problem(columns: list[str], required: tuple[str, ...]) -> str | None:
-    """What is wrong with the column names; unknown ones are harmless unless they resemble a known one."""
+def _find_column_problem(columns: list[str], required: tuple[str, ...]) -> str | None:
+    """Describe what is wrong with the column names; unknown ones are accepted unless they resemble a known one."""
     problems = [f"the column {name!r} occurs twice" for name in sorted(set(columns)) if columns.count(name) > 1]
     misspelt: set[str] = set()
     for name in columns:
@@ -122,5 +122,5 @@ def _column_problem(columns: list[str], required: tuple[str, ...]) -> str | None
     return f"{'; '.join(problems)} (columns: {', '.join(map(str, columns))})" if problems else None
 
 
-READERS = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
-"""By the suffix of a manifest; each yields the rows of a file, which must have the required columns."""
+READERS = {".csv": _read_csv_rows, ".jsonl": _read_jsonl_rows, ".parquet": _read_parquet_rows}
+"""Row readers by file suffix: `reader(path, required columns)` yields the rows of a file."""

@@ -1,1 +1,1 @@
-"""Media: videos and images to arrays and back, and files that are whole or absent. No torch."""
+"""Media: reading and writing of videos, images and files, without torch. Writes are atomic."""

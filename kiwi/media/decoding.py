@@ -1,7 +1,7 @@
-"""Decoding: from a container on disk to single frames in presentation order, and from a frame to RGB.
+"""Decoding of video files to frames in presentation order, and conversion of frames to RGB.
 
-The lower half of `kiwi.media.video`: files that are truncated, damaged, rotated or in unusual colour spaces are handled
-here. Use `read_video` outside this package.
+The low-level part of `kiwi.media.video`, which handles truncated, damaged and rotated files and unusual colour spaces.
+Outside this package, use `read_video`.
 """
 
 from __future__ import annotations
@@ -18,46 +18,46 @@ from av.video.reformatter import ColorRange, Interpolation
 
 from kiwi.errors import MediaError
 
-# Without these flags swscale is off by up to two grey levels, differently on different CPUs.
+# Without these flags swscale has errors of up to two grey levels, which differ between CPUs.
 EXACT_SCALING = (
     Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
 )
 
-# Values of ITU-T H.273 MatrixCoefficients that swscale does not support, and the nearest that it does:
-# reserved -> unspecified, BT.2020 constant luminance -> non-constant.
-_MATRIX_STANDINS = {3: 2, 10: 9}
+# ITU-T H.273 MatrixCoefficients that swscale does not support, and the nearest supported ones: reserved -> unspecified,
+# BT.2020 constant luminance -> non-constant luminance.
+_SUPPORTED_MATRICES = {3: 2, 10: 9}
 
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Open a file and yield its container and video stream; ffmpeg's errors in the block become a MediaError."""
+    """Open a file and yield its container and video stream; errors of ffmpeg in the block are raised as MediaError."""
     try:
-        # Only local files: a playlist in disguise must not make the decoder fetch what it names.
+        # Local files only: a playlist with a video's suffix must not make ffmpeg fetch URLs.
         container = av.open(str(path.resolve()), options={"protocol_whitelist": "file"})
-    except av.error.FFmpegError as problem:
-        missing = isinstance(problem, FileNotFoundError)
+    except av.error.FFmpegError as error:
+        is_missing = isinstance(error, FileNotFoundError)
         raise MediaError(
             f"{path} cannot be opened as a video",
-            code="missing-file" if missing else "unreadable-video",
-            got=_reason(problem),
-            fix="check the path" if missing else "get an undamaged copy of it",
+            code="missing-file" if is_missing else "unreadable-video",
+            got=_describe_error(error),
+            fix="check the path" if is_missing else "get an undamaged copy of it",
         ) from None
     try:
         with container:
-            stream = _video_stream(container, path)
+            stream = _select_video_stream(container, path)
             stream.thread_type = "AUTO"
             yield container, stream
-    except av.error.FFmpegError as problem:
+    except av.error.FFmpegError as error:
         raise MediaError(
             f"{path} is truncated or corrupt",
             code="damaged-video",
-            got=_reason(problem),
+            got=_describe_error(error),
             fix="get an undamaged copy of it",
         ) from None
 
 
-def _video_stream(container: Any, path: Path) -> Any:
-    # The cover art of an audio file is a video stream of one image.
+def _select_video_stream(container: Any, path: Path) -> Any:
+    # The cover art of an audio file is a video stream too.
     streams = [s for s in container.streams.video if "attached_pic" not in str(s.disposition).lower()]
     if not streams:
         kinds = ", ".join(sorted({str(s.type) for s in container.streams})) or "none"
@@ -65,11 +65,11 @@ def _video_stream(container: Any, path: Path) -> Any:
     return streams[0]
 
 
-def decode(container: Any, stream: Any, path: Path) -> Iterator[tuple[Fraction, Any]]:
-    """Frames in presentation order with their times in seconds after the first one.
+def decode_frames(container: Any, stream: Any, path: Path) -> Iterator[tuple[Fraction, Any]]:
+    """Yield frames in presentation order with their times in seconds after the first one.
 
-    Raises a MediaError at the first damaged frame, and at the end if there were fewer frames than announced.
-    A transport stream announces no number: a gap shows in its packet counter, a missing end cannot be detected.
+    Raises a MediaError at the first damaged frame, and at the end if there are fewer frames than the file announces. A
+    transport stream announces no number of frames: gaps are detected by packet counters, a missing end is not.
     """
     announced = announced_frames(container, stream)
     step = 1 / frame_rate(stream)
@@ -77,12 +77,12 @@ def decode(container: Any, stream: Any, path: Path) -> Iterator[tuple[Fraction, 
     origin = previous = end = None
     try:
         for packet in container.demux(stream):
-            if packet.is_corrupt:  # a gap in a transport stream, whose frames no header counts
-                raise _damaged(path, count, announced, "a part is missing or damaged")
-            empty += packet.size == 0 and packet.dts is not None  # AVI marks repeated frames so
+            if packet.is_corrupt:  # a gap in a transport stream, which has no frame count
+                raise _make_damage_error(path, count, announced, "a part is missing or damaged")
+            empty += packet.size == 0 and packet.dts is not None  # how AVI marks repeated frames
             for frame in packet.decode():
                 if frame.is_corrupt:
-                    raise _damaged(path, count, announced, "a frame is damaged")
+                    raise _make_damage_error(path, count, announced, "a frame is damaged")
                 if frame.pts is None:
                     time = Fraction(0) if previous is None else previous + step
                 else:
@@ -93,19 +93,19 @@ def decode(container: Any, stream: Any, path: Path) -> Iterator[tuple[Fraction, 
                 previous = time if previous is None else max(time, previous)
                 count += 1
                 yield previous, frame
-    except av.error.FFmpegError as problem:
-        with suppress(av.error.FFmpegError):  # frames of the intact part that the decoder still buffers
+    except av.error.FFmpegError as error:
+        with suppress(av.error.FFmpegError):  # intact frames that are still in the decoder
             count += sum(not frame.is_corrupt for frame in stream.decode(None))
-        raise _damaged(path, count, announced, _reason(problem)) from None
+        raise _make_damage_error(path, count, announced, _describe_error(error)) from None
     if announced is None:
-        announced = _announced_by_duration(stream, count, end, step)
+        announced = _estimate_frames_by_duration(stream, count, end, step)
     if announced is not None and count + empty < announced:
-        raise _damaged(path, count, announced, "the file ends early")
+        raise _make_damage_error(path, count, announced, "the file ends early")
     if count == 0:
         raise MediaError(f"{path} has no frames", code="damaged-video", fix="get a complete copy of it")
 
 
-def _damaged(path: Path, count: int, announced: int | None, reason: str) -> MediaError:
+def _make_damage_error(path: Path, count: int, announced: int | None, reason: str) -> MediaError:
     total = f"of {announced} announced" if announced is not None else "(its header announces no number)"
     return MediaError(
         f"{path} is truncated or corrupt: {count} frames {total} could be decoded ({reason})",
@@ -115,11 +115,11 @@ def _damaged(path: Path, count: int, announced: int | None, reason: str) -> Medi
 
 
 def announced_frames(container: Any, stream: Any) -> int | None:
-    """The number of frames in the header, or None."""
+    """The number of frames in the header; None if it has none."""
     if not stream.frames:
         return None
     if "mp4" in container.format.name:
-        # The header counts all samples; the index also marks those that an edit list hides.
+        # The header counts all frames; the index marks those that an edit list hides.
         entries = stream.index_entries
         if len(entries) == stream.frames:
             return sum(not entry.is_discard for entry in entries)
@@ -127,15 +127,15 @@ def announced_frames(container: Any, stream: Any) -> int | None:
     return int(stream.frames)
 
 
-def _announced_by_duration(stream: Any, count: int, end: Fraction | None, step: Fraction) -> int | None:
-    """Matroska and WebM announce no count but each stream's duration; more than 1.5 frames short means truncated."""
-    duration = _tagged_duration(stream)
+def _estimate_frames_by_duration(stream: Any, count: int, end: Fraction | None, step: Fraction) -> int | None:
+    """The number of frames that Matroska and WebM announce by a duration; None unless over 1.5 frames are missing."""
+    duration = _parse_tagged_duration(stream)
     if duration is None or end is None or duration - end < 1.5 * step:
         return None
     return count + round((duration - end) / step)
 
 
-def _tagged_duration(stream: Any) -> Fraction | None:
+def _parse_tagged_duration(stream: Any) -> Fraction | None:
     text = next((v for k, v in stream.metadata.items() if k.upper().split("-")[0] == "DURATION"), "")
     parts = text.split(":")
     with suppress(ValueError):
@@ -145,49 +145,49 @@ def _tagged_duration(stream: Any) -> Fraction | None:
 
 
 def duration_seconds(container: Any, stream: Any) -> float | None:
-    """The stream's duration in seconds by its header or its tags, or None."""
+    """The stream's duration in seconds by its header or tags; None if unknown."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
-    tagged = _tagged_duration(stream)
+    tagged = _parse_tagged_duration(stream)
     if tagged:
         return float(tagged)
     return container.duration / av.time_base if container.duration else None
 
 
 def count_packets(container: Any, stream: Any) -> int:
-    """The number of frames of the stream, counted by packets without decoding."""
+    """Count the packets of the stream, one per frame, without decoding."""
     return sum(packet.size > 0 and not packet.is_discard for packet in container.demux(stream))
 
 
 def frame_rate(stream: Any) -> Fraction:
-    """Frames a second; 1 where the file has no rate (a single image)."""
+    """Frames per second; 1 for a file without a rate, such as a single image."""
     return Fraction(stream.average_rate or stream.guessed_rate or 1)
 
 
 def to_rgb(frame: Any, size: tuple[int, int], path: Path) -> np.ndarray:
-    """A decoded frame as uint8 RGB `[H, W, 3]` of `size` (width, height), its matrix and range applied, alpha on white.
+    """Convert a decoded frame to uint8 RGB `[H, W, 3]` of `size` (width, height), with transparency on white.
 
     Raises:
-        MediaError: a pixel format that cannot be converted.
+        MediaError: the pixel format cannot be converted.
     """
-    frame.colorspace = _MATRIX_STANDINS.get(frame.colorspace, frame.colorspace)
-    alpha = any(component.is_alpha for component in frame.format.components)
+    frame.colorspace = _SUPPORTED_MATRICES.get(frame.colorspace, frame.colorspace)
+    has_alpha = any(component.is_alpha for component in frame.format.components)
     try:
         image = frame.to_ndarray(
-            format="rgba" if alpha else "rgb24",
-            width=size[0],  # a stream may change its size midway
+            format="rgba" if has_alpha else "rgb24",
+            width=size[0],  # the size may change within a stream
             height=size[1],
             interpolation=EXACT_SCALING,
             dst_color_range=ColorRange.JPEG,
         )
-    except (av.error.FFmpegError, ValueError) as problem:
+    except (av.error.FFmpegError, ValueError) as error:
         raise MediaError(
             f"{path} has colours that cannot be converted to RGB",
             code="unsupported-colours",
-            got=f"{frame.format.name}, matrix {frame.colorspace} ({problem})",
+            got=f"{frame.format.name}, matrix {frame.colorspace} ({error})",
             fix="convert it to yuv420p with BT.709 colours first",
         ) from None
-    if alpha:
+    if has_alpha:
         opacity = image[..., 3:].astype(np.uint16)
         image = ((image[..., :3] * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
     transposed, flip_x, flip_y = display_transform(frame)
@@ -197,9 +197,10 @@ def to_rgb(frame: Any, size: tuple[int, int], path: Path) -> np.ndarray:
 
 
 def display_transform(frame: Any) -> tuple[bool, bool, bool]:
-    """How the decoded frame is displayed: (transpose, then mirror x, then mirror y).
+    """Transform of a decoded frame for display: whether to transpose, then mirror x, then mirror y.
 
-    Read from the 3x3 display matrix (x' = a x + c y, y' = b x + d y); rotations are rounded to multiples of 90 degrees.
+    It is read from the 3x3 display matrix (x' = a x + c y, y' = b x + d y); rotations are rounded to multiples of
+    90 degrees.
     """
     matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
     if matrix is None:
@@ -210,5 +211,5 @@ def display_transform(frame: Any) -> tuple[bool, bool, bool]:
     return False, a < 0, d < 0
 
 
-def _reason(problem: Exception) -> str:
-    return str(getattr(problem, "strerror", None) or problem)
+def _describe_error(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)

@@ -1,7 +1,7 @@
 """Files: atomic writes, paths that stay inside their folder, content hashes.
 
-Everything that kiwi writes to disk goes through `atomic_path` or `atomic_folder`, so a killed run never leaves half a
-file under a final name; every path that comes out of data goes through `resolve_inside`.
+kiwi writes everything to disk through `atomic_path` or `atomic_folder`, so that a killed run never leaves an incomplete
+file under its final name. Every path in a data file goes through `resolve_inside`.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from kiwi.errors import InputError, KiwiError
 log = logging.getLogger(__name__)
 
 UnexpectedFiles = Callable[[Path], list[str]]
-"""Names the files of a folder that do not belong to what would replace it; all of them in a folder of another kind."""
+"""Function that lists the files of a folder that would be lost if it were replaced."""
 
 _PREFIX_LENGTH = 40
-"""Characters of the final name at the start of a temporary one; with more it could be too long in bytes."""
+"""Number of characters of the final name in a temporary name; more could exceed the limit of the file system."""
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which is renamed to `path` only if the block succeeds.
 
-    The temporary file has the suffix of `path` (writers choose formats by it) and is synced to disk before the rename.
-    When the block raises, or writes nothing, `path` is not changed.
+    The temporary file has the suffix of `path`, by which writers choose the format, and is synced to disk before the
+    rename. If the block raises, `path` is not changed.
 
     Raises:
-        InputError: an impossible name; a folder that does not exist or cannot be written to; `path` is a folder.
+        InputError: the name is invalid, the parent folder does not exist or is not writable, or `path` is a folder.
     """
     path = Path(path)
     _require_name(path)
@@ -52,10 +52,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         # mkstemp makes private files; give the result the permissions that an ordinary open() would have.
-        temporary.chmod(_permissions(path, 0o666))
+        temporary.chmod(_get_permissions(path, 0o666))
         _sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)  # the rename itself is only durable once the folder is on disk
+        _sync(path.parent)  # the rename is durable only after a sync of the folder
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
@@ -65,26 +65,26 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path, unexpected_files: UnexpectedFiles) -> Iterator[Path]:
     """Yield an empty folder beside `path`, which replaces `path` and its contents if the block succeeds.
 
-    Its files get ordinary permissions, whatever their writers gave them, and are synced to disk before the rename.
+    Before the rename its files get ordinary permissions and are synced to disk.
 
     Args:
-        path: the folder.
-        unexpected_files: names the files of an existing folder that must not be lost.
+        path: folder to write.
+        unexpected_files: lists the files of an existing folder that must not be lost.
 
     Raises:
-        InputError: as `require_replaceable`.
+        InputError: the same errors as `require_replaceable`.
     """
     path = require_replaceable(path, unexpected_files)
-    _warn_of_leftovers(path)
+    _warn_about_leftovers(path)
     new = _make_unfinished(path)
     old = new.with_name(new.name + ".old")
     try:
         yield new
-        _sync_folder(new, _permissions(path, 0o777))
+        _sync_folder(new, _get_permissions(path, 0o777))
         if not path.exists():
             new.rename(path)
         elif not _swap_names(new, path):
-            path.rename(old)  # after a kill between these two, the next write warns of the folder with this name
+            path.rename(old)  # after a kill before the next line, the next write warns of this folder
             new.rename(path)
         _sync(path.parent)
     finally:
@@ -94,21 +94,21 @@ def atomic_folder(path: str | Path, unexpected_files: UnexpectedFiles) -> Iterat
 
 
 def require_replaceable(path: str | Path, unexpected_files: UnexpectedFiles) -> Path:
-    """Check that a folder can be written as a whole, and return its path with symlinks followed.
+    """Check that a folder can be created or replaced, and return its path with symlinks resolved.
 
     Args:
-        path: a new path, an empty folder, or a folder of a kind that kiwi writes without other files in it.
-        unexpected_files: names the files of the folder that must not be lost.
+        path: a new path, an empty folder, or a folder that kiwi wrote, without other files in it.
+        unexpected_files: lists the files of the folder that must not be lost.
 
     Raises:
-        InputError: an impossible name; a parent folder that does not exist or cannot be written to; a file; a folder
-            with unexpected files, of which the message names the first few.
+        InputError: the name is invalid, the parent folder does not exist or is not writable, the path is a file, or the
+            folder has unexpected files (the message has the first five).
     """
     _require_name(Path(path))
     try:
-        path = Path(path).resolve()  # a model folder may be a link to a larger disk: its target is replaced
-    except (OSError, RuntimeError) as problem:
-        raise InputError(f"the path {path} cannot be resolved", code="unresolvable-path", got=problem) from None
+        path = Path(path).resolve()  # a model folder may be a link to a larger disk; the target is replaced
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"the path {path} cannot be resolved", code="unresolvable-path", got=error) from None
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file, not a folder", code="not-a-folder", fix="choose another path")
     if path.is_mount():
@@ -131,20 +131,20 @@ def require_replaceable(path: str | Path, unexpected_files: UnexpectedFiles) -> 
 
 
 def require_writable(path: Path) -> None:
-    """Check that something can be written at `path`, by writing beside it: permissions do not cover read-only disks.
+    """Check that `path` can be written, by writing beside it, since permissions alone do not show read-only disks.
 
     Raises:
-        InputError: an impossible name; a parent folder that does not exist or cannot be written to.
+        InputError: the name is invalid, or the parent folder does not exist or is not writable.
     """
     _require_name(path)
     _make_unfinished(path).rmdir()
 
 
 def make_folder(path: str | Path) -> Path:
-    """Create the folder and its parents where they do not exist, and return its path.
+    """Create a folder and its missing parents, and return its path.
 
     Raises:
-        InputError: part of the path is a file, or cannot be written to.
+        InputError: a part of the path is a file or is not writable.
     """
     path = Path(path)
     with report_unwritable(path, "created"):
@@ -153,21 +153,21 @@ def make_folder(path: str | Path) -> Path:
 
 
 def require_no_overlap(target: Path, source: Path) -> None:
-    """Refuse to write `target` if it is `source`, contains it or lies in it.
+    """Check that an output and an input are separate: neither is, or is inside, the other.
 
     Raises:
-        InputError: naming both.
+        InputError: they overlap.
     """
-    written, read = Path(os.path.realpath(target)), Path(os.path.realpath(source))  # unlike resolve() it never fails
-    if read.exists() and (read.is_relative_to(written) or written.is_relative_to(read)):
-        relation = "is" if read == written else "contains" if read.is_relative_to(written) else "lies in"
+    output, existing = Path(os.path.realpath(target)), Path(os.path.realpath(source))  # unlike resolve(), never raises
+    if existing.exists() and (existing.is_relative_to(output) or output.is_relative_to(existing)):
+        relation = "is" if existing == output else "contains" if existing.is_relative_to(output) else "is inside"
         raise InputError(
             f"the output {target} {relation} the input {source}", code="output-is-input", fix="choose another output"
         )
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text atomically, with line ends as given. Raises InputError as `atomic_path`."""
+    """Write UTF-8 text atomically, without converting line ends. Raises the errors of `atomic_path`."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
@@ -176,24 +176,24 @@ def write_json(path: str | Path, data: Any) -> None:
     """Write `data` as indented JSON, atomically.
 
     Raises:
-        InputError: as `atomic_path`.
-        TypeError, ValueError: data that JSON cannot represent, NaN and infinity included; nothing is written.
+        InputError: the same errors as `atomic_path`.
+        TypeError, ValueError: JSON cannot represent the data (NaN and infinity included); nothing is written.
     """
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def resolve_inside(base: str | Path, relative: str | Path, what: str = "path") -> Path:
-    """The absolute path of `relative` under the folder `base`, with symlinks followed.
+    """Return the absolute path of `relative` in the folder `base`, with symlinks resolved.
 
-    The file need not exist. `what` names the value in the message (such as "src_video").
+    The file need not exist. Error messages call the value `what` (such as "src_video").
 
     Raises:
-        InputError: an empty or absolute path, or one that leaves `base` through `..` or a symlink.
+        InputError: the path is empty or absolute, or leaves `base` through `..` or a symlink.
     """
     text = str(relative)
     if not text.strip() or "\0" in text:
         raise InputError(f"the {what} is not a path", code="invalid-path", got=repr(text), expected=f"a path in {base}")
-    # A Windows drive or UNC path is absolute in meaning on every system; Path() alone would not see it here.
+    # Windows drive and UNC paths are rejected on every system; Path() does not recognise them on Linux.
     if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith("\\"):
         raise InputError(
             f"the {what} {text!r} is absolute", code="path-outside-folder", expected=f"a path relative to {base}"
@@ -201,8 +201,8 @@ def resolve_inside(base: str | Path, relative: str | Path, what: str = "path") -
     root = Path(base).resolve()
     try:
         resolved = (root / text).resolve()
-    except (OSError, RuntimeError) as problem:  # a loop of symlinks
-        raise InputError(f"the {what} {text!r} cannot be resolved", code="unresolvable-path", got=problem) from None
+    except (OSError, RuntimeError) as error:  # a loop of symlinks
+        raise InputError(f"the {what} {text!r} cannot be resolved", code="unresolvable-path", got=error) from None
     if not resolved.is_relative_to(root):
         raise InputError(
             f"the {what} {text!r} leaves the folder {base}",
@@ -214,13 +214,13 @@ def resolve_inside(base: str | Path, relative: str | Path, what: str = "path") -
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file's content, as 64 hexadecimal digits. Raises InputError as `require_file`."""
+    """The SHA-256 of a file's content, as 64 hexadecimal digits. Raises the errors of `require_file`."""
     with require_file(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def require_file(path: str | Path, error: type[KiwiError] = InputError, what: str = "file") -> Path:
-    """`path` as a Path if it is a file; otherwise raises `error`, in which `what` says what the file should be."""
+    """Return `path` as a Path if it is a file; otherwise raise `error`, whose message calls the file `what`."""
     path = Path(path)
     if path.is_dir():
         raise error(f"{path} is a folder, not a {what}", code="not-a-file", fix=f"give the path of a {what}")
@@ -231,7 +231,7 @@ def require_file(path: str | Path, error: type[KiwiError] = InputError, what: st
 
 @contextmanager
 def report_unwritable(folder: Path, action: str = "written to") -> Iterator[None]:
-    """Raise an OSError of the block as an InputError about the folder."""
+    """Convert an OSError in the block to an InputError about the folder."""
     try:
         yield
     except FileNotFoundError:
@@ -240,11 +240,11 @@ def report_unwritable(folder: Path, action: str = "written to") -> Iterator[None
             code="missing-folder",
             fix=f"create it: mkdir -p {shlex.quote(str(folder))}",
         ) from None
-    except OSError as problem:
+    except OSError as error:
         raise InputError(
             f"the folder {folder} cannot be {action}",
             code="unwritable-folder",
-            got=problem.strerror,
+            got=error.strerror,
             fix="change its permissions or choose another folder",
         ) from None
 
@@ -253,7 +253,7 @@ def _require_name(path: Path) -> None:
     if path.name in ("", ".."):
         raise InputError(f"the path {str(path)!r} has no file name", code="invalid-path", expected="a path with a name")
     with report_unwritable(path.parent), suppress(FileNotFoundError):
-        path.lstat()  # the file system refuses a name that is too long
+        path.lstat()  # raises if the name is too long for the file system
 
 
 def _unfinished_prefix(path: Path) -> str:
@@ -261,20 +261,20 @@ def _unfinished_prefix(path: Path) -> str:
 
 
 def _make_unfinished(path: Path) -> Path:
-    """Make an empty folder beside `path`, with a name that says what it is if a killed process leaves it there."""
+    """Make an empty folder beside `path`, named so that a leftover of a killed process can be recognised."""
     with report_unwritable(path.parent):
         return Path(tempfile.mkdtemp(prefix=_unfinished_prefix(path), dir=path.parent))
 
 
-def _warn_of_leftovers(path: Path) -> None:
-    """Warn of folders that killed processes left beside `path`; another process may still be writing to them."""
+def _warn_about_leftovers(path: Path) -> None:
+    """Warn about unfinished folders beside `path`: a killed process left them, or another one is writing to them."""
     for leftover in sorted(path.parent.glob(glob.escape(_unfinished_prefix(path)) + "*")):
         log.warning("%s was left by an interrupted run: delete it unless another process is writing to it", leftover)
 
 
 def _sync_folder(folder: Path, mode: int) -> None:
-    """Give the contents of a folder ordinary permissions (writers of weights make private files) and sync them."""
-    mask = _umask()
+    """Give a folder's contents ordinary permissions (safetensors writes private files) and sync them to disk."""
+    mask = _read_umask()
     for path in folder.rglob("*"):
         path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
         _sync(path)
@@ -283,9 +283,9 @@ def _sync_folder(folder: Path, mode: int) -> None:
 
 
 def _swap_names(a: Path, b: Path) -> bool:
-    """Swap two names in one step, so that a killed process never leaves one missing.
+    """Swap two paths in one step, so that neither is ever missing if the process is killed.
 
-    Returns False where this is not supported (not Linux, or file systems such as NFS).
+    Returns False where this is unsupported: on systems other than Linux, and on file systems such as NFS.
     """
     try:
         rename = ctypes.CDLL(None).renameat2
@@ -295,13 +295,13 @@ def _swap_names(a: Path, b: Path) -> bool:
     return bool(rename(current_folder, os.fsencode(a), current_folder, os.fsencode(b), exchange) == 0)
 
 
-def _permissions(path: Path, ordinary: int) -> int:
+def _get_permissions(path: Path, ordinary: int) -> int:
     if path.exists():
         return path.stat().st_mode & 0o777
-    return ordinary & ~_umask()
+    return ordinary & ~_read_umask()
 
 
-def _umask() -> int:
+def _read_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask

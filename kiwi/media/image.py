@@ -1,7 +1,7 @@
-"""Images: reading into 8-bit RGB, writing, and the rules by which frames are resized.
+"""Images: reading to 8-bit RGB, writing, and resizing of images and video frames.
 
-`fit_size` and `smart_resize` choose sizes; `crop_resize`, `resize` and `letterbox` resample to them (always PIL
-bicubic, as the published pipeline).
+`fit_size` and `smart_resize` compute sizes; `crop_resize`, `resize` and `letterbox` resample to them, always with PIL
+bicubic as in the published pipeline.
 
 Shape suffixes: F frames, H height, W width, C channels (3, RGB). All pixels are uint8.
 """
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from kiwi.errors import InputError, MediaError
 from kiwi.media.files import atomic_path
 
-# Raster formats only: Pillow would run Ghostscript on an EPS file, whatever its suffix.
+# Raster formats only: Pillow detects EPS files by content and would run Ghostscript on them.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA", "ICO")
 _WRITERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs
@@ -30,21 +30,21 @@ def read_image(source: Path | str | bytes, *, name: str | None = None) -> np.nda
     """Read an image (a path, or the encoded bytes) as uint8 RGB `[H, W, 3]`.
 
     EXIF orientation is applied, transparency is composited on white, 16-bit gray is scaled to 8 bits, and only the
-    first frame of an animation is read. `name` says in messages what the bytes belong to.
+    first frame of an animation is read. Error messages call the image `name`, by default its path.
 
     Raises:
-        MediaError: a file that does not exist, is not an image, is damaged or too large.
+        MediaError: the file does not exist, is not an image, is damaged or is too large.
     """
-    title = _title(source, name)
-    with _open(source, title) as image:
+    title = _describe_source(source, name)
+    with _open_image(source, title) as image:
         try:
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image), title)
-        except (OSError, SyntaxError, ValueError, EOFError) as problem:
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
             raise MediaError(
                 f"{title} is truncated or corrupt",
                 code="damaged-image",
-                got=problem,
+                got=error,
                 fix="get an undamaged copy of it",
             ) from None
 
@@ -53,16 +53,16 @@ def check_image(source: Path | str | bytes, *, name: str | None = None) -> None:
     """Check that `source` is an image within the size limit; only its header is read.
 
     Raises:
-        MediaError: as `read_image`, except for damage after the header.
+        MediaError: like `read_image`, but damage after the header is not detected.
     """
-    _open(source, _title(source, name)).close()
+    _open_image(source, _describe_source(source, name)).close()
 
 
 def write_image(path: Path | str, image_HWC: np.ndarray) -> None:
     """Write uint8 RGB `[H, W, 3]` as PNG or JPEG (quality 95, no chroma subsampling), atomically.
 
     Raises:
-        InputError: another suffix, pixels that are not uint8 RGB, a folder that does not exist.
+        InputError: an unsupported suffix, pixels that are not uint8 RGB, or a missing folder.
     """
     path = Path(path)
     kind = _WRITERS.get(path.suffix.lower())
@@ -73,17 +73,17 @@ def write_image(path: Path | str, image_HWC: np.ndarray) -> None:
             got=f"suffix {path.suffix!r}",
             expected=" or ".join(_WRITERS),
         )
-    image = _pil(require_rgb(image_HWC, "HWC"))
+    image = _to_pil(require_rgb(image_HWC, "HWC"))
     options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
     with atomic_path(path) as temporary:
         image.save(temporary, kind, **options)
 
 
 def fit_size(height: int, width: int, *, max_pixels: int | None, multiple: int) -> tuple[int, int]:
-    """The size (height, width) to which a video is resized for the model, by the published rule.
+    """Compute the size (height, width) to which a video is resized for the model, by the published rule.
 
-    Above `max_pixels` both sides are divided by the same factor (rounded down); then both are floored to multiples of
-    `multiple`, to at least one multiple.
+    Above `max_pixels` both sides are divided by the same factor and rounded down. Then both are rounded down to
+    multiples of `multiple`, but to at least `multiple` itself.
 
     Raises:
         InputError: a size, limit or multiple below 1.
@@ -98,10 +98,10 @@ def fit_size(height: int, width: int, *, max_pixels: int | None, multiple: int) 
 
 
 def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """Qwen-VL's rule for the size (height, width) of an image or frame in the MLLM's input.
+    """Compute the size (height, width) of an image or frame for the MLLM, by Qwen-VL's rule.
 
-    Both sides are rounded to multiples of `factor` (halves to even, as Python rounds); an area outside
-    [`min_pixels`, `max_pixels`] is then brought inside by scaling the original sides.
+    Both sides are rounded to multiples of `factor` (halves to even, as in Python). If the area is then outside
+    [`min_pixels`, `max_pixels`], the original sides are scaled to bring it inside.
 
     Raises:
         InputError: a size or factor below 1, or `min_pixels` above `max_pixels`.
@@ -123,15 +123,15 @@ def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_p
 
 
 def snap_frames(count: int) -> int:
-    """The largest 4k+1 that is not above `count`, and at least 1: a length that the causal VAE accepts."""
+    """Round a number of frames down to 4k + 1, at least 1: a length that the causal VAE accepts."""
     return max(1, (count - 1) // 4 * 4 + 1)
 
 
 def resize(frames_FHWC: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize every frame to `height` x `width` with PIL bicubic; returns the same array if it has that size.
+    """Resize every frame to `height` x `width` with PIL bicubic; frames of that size are returned unchanged.
 
     Raises:
-        InputError: frames that are not uint8 RGB `[F, H, W, 3]`, a size below 1.
+        InputError: frames that are not uint8 RGB `[F, H, W, 3]`, or a size below 1.
     """
     require_rgb(frames_FHWC, "FHWC")
     _require_positive(height=height, width=width)
@@ -139,17 +139,17 @@ def resize(frames_FHWC: np.ndarray, height: int, width: int) -> np.ndarray:
         return frames_FHWC
     result = np.empty((len(frames_FHWC), height, width, 3), np.uint8)
     for index, frame in enumerate(frames_FHWC):
-        result[index] = np.asarray(_pil(frame).resize((width, height), Image.Resampling.BICUBIC))
+        result[index] = np.asarray(_to_pil(frame).resize((width, height), Image.Resampling.BICUBIC))
     return result
 
 
 def crop_resize(frames_FHWC: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Crop the centre of every frame to the aspect of `height` x `width`, then resize it (PIL bicubic).
+    """Crop the centre of every frame to the aspect ratio of `height` x `width`, then resize it (PIL bicubic).
 
-    The crop is in whole pixels, so frames that only lose a margin are otherwise unchanged.
+    The crop is in whole pixels, so the remaining pixels are unchanged where no resizing is needed.
 
     Raises:
-        InputError: frames that are not uint8 RGB `[F, H, W, 3]`, a size below 1.
+        InputError: frames that are not uint8 RGB `[F, H, W, 3]`, or a size below 1.
     """
     require_rgb(frames_FHWC, "FHWC")
     _require_positive(height=height, width=width)
@@ -161,20 +161,20 @@ def crop_resize(frames_FHWC: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def letterbox(image_HWC: np.ndarray, height: int, width: int, *, shrink: float = 1.0) -> np.ndarray:
-    """Fit the whole image, scaled by `shrink`, into the centre of a white `height` x `width` canvas.
+    """Fit a whole image, scaled by `shrink`, into the centre of a white `height` x `width` canvas.
 
-    At `shrink=1` this is how the published inference prepares reference images (PIL's `ImageOps.pad`, bicubic); in
-    training `shrink` is drawn from [0.7, 1].
+    `shrink=1` is how the published inference prepares reference images (PIL's `ImageOps.pad`, bicubic); in training
+    `shrink` is drawn from [0.7, 1].
 
     Raises:
-        InputError: an image that is not uint8 RGB `[H, W, 3]`, a size below 1, `shrink` outside (0, 1].
+        InputError: an image that is not uint8 RGB `[H, W, 3]`, a size below 1, or `shrink` outside (0, 1].
     """
-    image = _pil(require_rgb(image_HWC, "HWC"))
+    image = _to_pil(require_rgb(image_HWC, "HWC"))
     _require_positive(height=height, width=width)
     if not 0 < shrink <= 1:
         raise InputError("shrink is out of range", code="out-of-range", got=shrink, expected="above 0, at most 1")
-    fitted = _contained(image.size, (width, height))
-    # Resampled once to the final size, because a second time would blur.
+    fitted = _fit_inside(image.size, (width, height))
+    # Resampled once to the final size, because resampling twice would blur.
     small = tuple(max(1, round(side * shrink)) for side in fitted)
     canvas = Image.new("RGB", (width, height), _WHITE)
     offset = (round((width - small[0]) * 0.5), round((height - small[1]) * 0.5))
@@ -188,20 +188,20 @@ def contact_sheet(
     column_titles: list[str] | None = None,
     gap: int = 4,
 ) -> np.ndarray:
-    """A grid of images as one image `[H, W, 3]`: a label to the left of each row, a title above each column.
+    """Arrange images in a grid `[H, W, 3]`, with a label to the left of each row and a title above each column.
 
     Every cell has the size of the largest image; smaller ones are letterboxed. Rows may differ in length.
 
     Raises:
-        ValueError: no image, or more or fewer labels than rows.
+        ValueError: there is no image, or the number of labels differs from the number of rows.
     """
     columns = max(len(row) for row in rows)
     images = [image for row in rows for image in row]
     cell_height = max(require_rgb(image, "HWC").shape[0] for image in images)
     cell_width = max(image.shape[1] for image in images)
 
-    label_images = [None] * len(rows) if labels is None else [_text(label, 160) for label in labels]
-    title_images = [_text(title, cell_width) for title in column_titles or ()]
+    label_images = [None] * len(rows) if labels is None else [_render_text(label, 160) for label in labels]
+    title_images = [_render_text(title, cell_width) for title in column_titles or ()]
     left = gap + max(label.width + gap if label else 0 for label in label_images)
     top = gap + max((title.height + gap for title in title_images), default=0)
     row_height = max([cell_height, *(label.height for label in label_images if label)])
@@ -214,18 +214,18 @@ def contact_sheet(
         if label:
             sheet.paste(label, (gap, y))
         for column, image in enumerate(row):
-            sheet.paste(_pil(letterbox(image, cell_height, cell_width)), (left + column * (cell_width + gap), y))
+            sheet.paste(_to_pil(letterbox(image, cell_height, cell_width)), (left + column * (cell_width + gap), y))
     return np.array(sheet)
 
 
-def _title(source: Path | str | bytes, name: str | None) -> str:
-    """What messages call the image."""
+def _describe_source(source: Path | str | bytes, name: str | None) -> str:
+    """Describe an image for error messages."""
     if isinstance(source, bytes):
         return f"the image bytes of {name}" if name else "the image given as bytes"
     return name or str(source)
 
 
-def _open(source: Path | str | bytes, title: str) -> Image.Image:
+def _open_image(source: Path | str | bytes, title: str) -> Image.Image:
     """Open an image of an accepted format and size; its pixels are not decoded."""
     too_large = MediaError(
         f"{title} has more than {MAX_IMAGE_PIXELS / 1e6:.0f} megapixels",
@@ -244,11 +244,11 @@ def _open(source: Path | str | bytes, title: str) -> Image.Image:
         ) from None
     except FileNotFoundError:
         raise MediaError(f"the image {title} does not exist", code="missing-file", fix="check the path") from None
-    except (OSError, SyntaxError, ValueError) as problem:
+    except (OSError, SyntaxError, ValueError) as error:
         raise MediaError(
             f"{title} cannot be read as an image",
             code="unreadable-image",
-            got=problem,
+            got=error,
             fix="get an undamaged copy of it",
         ) from None
     if image.width * image.height > MAX_IMAGE_PIXELS:
@@ -261,7 +261,7 @@ def _to_rgb(image: Image.Image, title: str) -> np.ndarray:
     values = np.asarray(image).astype(np.int64) if image.mode.startswith("I") else None
     if image.mode == "F" or (values is not None and (values.min() < 0 or values.max() > 65535)):
         raise MediaError(
-            f"the value of white is undefined in {title}",
+            f"the brightness range of {title} is unknown",
             code="unsupported-colours",
             got=f"{'floating-point' if image.mode == 'F' else '32-bit'} pixels",
             expected="8 or 16 bits per channel",
@@ -275,16 +275,16 @@ def _to_rgb(image: Image.Image, title: str) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _contained(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
-    """The largest (width, height) of the same aspect inside `box`, rounded as PIL's `ImageOps.contain` does."""
+def _fit_inside(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
+    """The largest (width, height) of the same aspect ratio inside `box`, rounded like PIL's `ImageOps.contain`."""
     (width, height), (box_width, box_height) = size, box
     if width / height > box_width / box_height:
         return box_width, round(height / width * box_width)
     return round(width / height * box_height), box_height
 
 
-def _text(text: str, width: int) -> Image.Image:
-    """Text in PIL's default font, black on white, wrapped to about `width` pixels."""
+def _render_text(text: str, width: int) -> Image.Image:
+    """Render text in PIL's default font, black on white, wrapped to about `width` pixels."""
     font = ImageFont.load_default()
     per_line = max(1, int(width / font.getlength("n")))
     wrapped = "\n".join(line for part in text.splitlines() for line in textwrap.wrap(part, per_line)) or " "
@@ -295,15 +295,15 @@ def _text(text: str, width: int) -> Image.Image:
     return image
 
 
-def _pil(image_HWC: np.ndarray) -> Image.Image:
+def _to_pil(image_HWC: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(image_HWC))
 
 
 def require_rgb(pixels: np.ndarray, axes: str) -> np.ndarray:
-    """Check that pixels are uint8 RGB and not empty, with the given axes: "HWC" or "FHWC"; returns them.
+    """Return the pixels if they are uint8 RGB, not empty, and have the axes "HWC" or "FHWC".
 
     Raises:
-        InputError: naming both types and shapes.
+        InputError: otherwise; the message has both types and shapes.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != len(axes) or pixels.shape[-1] != 3 or not pixels.size:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Append-only JSONL files that survive a kill: what was written stays, a line that was cut short is passed over."""
+"""Append-only JSONL files: completed records survive a kill of the process, and truncated lines are skipped."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ log = logging.getLogger(__name__)
 
 
 class Journal:
-    """A file of records, one JSON object a line, that several threads of one process may add to.
+    """A file with one JSON object per line, to which several threads of one process may append.
 
     Args:
-        path: made at the first `append`; its folder must exist.
-        durable: wait at each record until it is on the disk, so that not even a crash of the machine loses it.
-        convert: applied to the JSON value of each line that is read; makes a record of what another release wrote.
+        path: the JSONL file; created by the first `append`, in an existing folder.
+        durable: sync every record to disk, so that it also survives a crash of the machine.
+        convert: converts each parsed JSON value to a record; used to read files written by older versions.
     """
 
     def __init__(self, path: Path, *, durable: bool = False, convert: Callable[[Any], Any] | None = None) -> None:
@@ -29,38 +29,38 @@ class Journal:
         self._lock = Lock()
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write a record. When this returns it survives a kill of the process."""
-        line = (json.dumps(record) + "\n").encode()  # ASCII, so that lone surrogates and such are no trouble
+        """Append a record, which survives a kill of the process as soon as this returns."""
+        line = (json.dumps(record) + "\n").encode()  # ASCII, which can represent lone surrogates too
         with self._lock, self.path.open("ab+") as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
-                    line = b"\n" + line  # the last process was killed in the middle of a line
+                    line = b"\n" + line  # a killed process left a truncated line
             file.write(line)
             file.flush()
             if self.durable:
                 os.fsync(file.fileno())
 
     def read(self) -> list[dict[str, Any]]:
-        """All records in their order; none if there is no file. Lines that are not JSON objects are logged and skipped.
+        """Read all records in order; none without a file. Lines that are not JSON objects are skipped with a warning.
 
         Raises:
-            InputError: a folder, or a file that may not be read.
+            InputError: the file cannot be read, or is a folder.
         """
         try:
             lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
         except FileNotFoundError:
             return []
-        except OSError as problem:
-            raise InputError(f"{self.path} cannot be read", code="unreadable-file", got=problem.strerror) from None
-        records = [self._record(line) for line in lines if line.strip()]
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read", code="unreadable-file", got=error.strerror) from None
+        records = [self._parse_line(line) for line in lines if line.strip()]
         valid = [record for record in records if record is not None]
         if len(valid) < len(records):
             skipped = len(records) - len(valid)
             log.warning("%s: skipped %d of %d lines that are not JSON objects", self.path, skipped, len(records))
         return valid
 
-    def _record(self, line: str) -> dict[str, Any] | None:
+    def _parse_line(self, line: str) -> dict[str, Any] | None:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):

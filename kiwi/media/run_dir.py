@@ -1,4 +1,4 @@
-"""The folder of a resumable command: a record of its settings, written first, binds it to them."""
+"""The output folder of a resumable command. It records the settings it was started with, and accepts no others."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from kiwi.errors import InputError
 from kiwi.media.files import make_folder, report_unwritable, write_json
 
 LOCK_FILE = ".lock"
-"""The lock file of a folder."""
+"""Name of the lock file in a folder."""
 
 
 def open_run_dir(record: Path, settings: Mapping[str, Any], kind: str, allowed: Collection[str] = ()) -> Path:
-    """Make the folder of a new run, or check that an existing one can be resumed with these settings.
+    """Create the folder of a new run, or check that an existing folder can be resumed with these settings.
 
     Args:
-        record: JSON file in the folder that holds the settings.
-        settings: what must not change between the calls that fill the folder; plain data.
-        kind: what the folder is, with an article, such as "an export".
+        record: JSON file in the folder, for the settings.
+        settings: plain data that must not change between runs that write to the folder.
+        kind: description of the folder with an article, such as "an export", for messages.
         allowed: names of files that may exist in a folder without a record.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: the folder was started with other settings (the message names those that differ), its record cannot
-            be read, or it has other files in it.
+        InputError: the folder was started with different settings (the message lists them), its record cannot be read,
+            or it has unexpected files.
     """
     folder, settings = make_folder(record.parent), json.loads(json.dumps(settings))
     if not record.exists():
@@ -45,17 +45,17 @@ def open_run_dir(record: Path, settings: Mapping[str, Any], kind: str, allowed: 
                 fix="choose a new or an empty folder",
             )
         write_json(record, settings)
-    elif (before := read_record(record)) != settings:
+    elif (recorded := read_record(record)) != settings:
         differing = [
             key
-            for key in {**settings, **before}
-            if key not in settings or key not in before or settings[key] != before[key]
+            for key in {**settings, **recorded}
+            if key not in settings or key not in recorded or settings[key] != recorded[key]
         ]
         raise InputError(
-            f"{folder} holds {kind} with other settings",
+            f"{folder} holds {kind} with different settings",
             code="settings-changed",
-            got=_listed(settings, differing),
-            expected=_listed(before, differing),
+            got=_format_settings(settings, differing),
+            expected=_format_settings(recorded, differing),
             fix="use the same settings to resume it, or choose another folder",
         )
     return folder
@@ -63,7 +63,7 @@ def open_run_dir(record: Path, settings: Mapping[str, Any], kind: str, allowed: 
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Keep other processes from working in a folder; the lock of a process that dies is released.
+    """Lock a folder against other processes; the lock of a killed process is released.
 
     Raises:
         InputError: another process holds the lock, or the folder cannot be written to.
@@ -85,17 +85,17 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
 
 
 def read_record(record: Path) -> dict[str, Any]:
-    """The settings that a record holds. Raises InputError if it cannot be read."""
+    """Read the settings in a record. Raises InputError if it cannot be read."""
     try:
         settings = json.loads(record.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
             raise ValueError(f"a JSON {type(settings).__name__}, not an object")
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"{record} cannot be read", code="unreadable-file", got=problem, fix="choose another folder"
+            f"{record} cannot be read", code="unreadable-file", got=error, fix="choose another folder"
         ) from None
     return settings
 
 
-def _listed(settings: Mapping[str, Any], keys: Collection[str]) -> str:
+def _format_settings(settings: Mapping[str, Any], keys: Collection[str]) -> str:
     return ", ".join(f"{key} {settings[key]}" if key in settings else f"no {key}" for key in keys)

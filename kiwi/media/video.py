@@ -1,6 +1,6 @@
-"""Videos: probing, exact decoding into RGB frames, and encoding, through PyAV (ffmpeg's libraries).
+"""Videos: probing, exact decoding to RGB frames, and encoding, with PyAV (ffmpeg's libraries).
 
-A clip is never silently short: a file with fewer frames than it announces is an error that says how many there are.
+A truncated clip is never accepted silently: fewer frames than the file announces raise an error with both numbers.
 
 Shape suffixes: F frames, H height, W width, C channels (3, RGB). Pixels are uint8 RGB, full range.
 """
@@ -24,7 +24,7 @@ from kiwi.media.decoding import (
     EXACT_SCALING,
     announced_frames,
     count_packets,
-    decode,
+    decode_frames,
     display_transform,
     duration_seconds,
     frame_rate,
@@ -37,19 +37,19 @@ from kiwi.media.image import read_image, require_rgb
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
 
 _H273_BT709 = 1
-# The exact rates that 23.976 (or 23.98), 29.97 and so on abbreviate; the decimals would drift.
+# Exact rates for the decimals 23.976 (or 23.98), 29.97 and so on, with which timestamps would drift.
 _NTSC_RATES = tuple(Fraction(nominal * 1000, 1001) for nominal in (24, 30, 48, 60, 120))
-# Below this short side the chroma planes keep the full size; fewer players support such files.
+# Videos whose short side is below this have chroma planes of full size, which fewer players support.
 _MIN_SUBSAMPLED_SIDE = 128
-_MAX_RATE_TERM = 2**31 - 1  # ffmpeg keeps rates as two 32-bit integers
+_MAX_RATE_TERM = 2**31 - 1  # ffmpeg stores rates as two 32-bit integers
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
     """The properties of a video file; height and width as displayed (after rotation).
 
-    `frames` is the announced number, or that of the packets where the header has none; `rotation` is the clockwise
-    rotation in degrees (0, 90, 180, 270) that is applied for display; `duration` is in seconds.
+    `frames` is the number in the header, or else the number of packets; `rotation` is the clockwise rotation for
+    display in degrees (0, 90, 180, 270); `duration` is in seconds.
     """
 
     frames: int
@@ -64,7 +64,7 @@ class VideoInfo:
 
 @dataclass(frozen=True, eq=False)
 class Video:
-    """Decoded frames `[F, H, W, 3]` (uint8 RGB) and their rate in frames a second."""
+    """Decoded frames `[F, H, W, 3]` (uint8 RGB) and their rate in frames per second."""
 
     frames_FHWC: np.ndarray
     fps: Fraction
@@ -86,7 +86,7 @@ def probe(path: str | Path) -> VideoInfo:
     """Read the properties of a video from its header and first frame; an image is a video of one frame at 1 fps.
 
     Raises:
-        MediaError: a file that does not exist, is not a video or has no frames.
+        MediaError: the file does not exist, is not a video or has no frames.
     """
     path = Path(path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -108,10 +108,10 @@ def probe(path: str | Path) -> VideoInfo:
         duration = duration_seconds(container, stream) or float(frames / fps)
         codec = stream.codec_context.name
     with open_video(path) as (container, stream):
-        _, first = next(decode(container, stream, path))
+        _, first = next(decode_frames(container, stream, path))
         transposed, flip_x, flip_y = display_transform(first)
         height, width = (first.width, first.height) if transposed else (first.height, first.width)
-        # Of the eight display transforms four are rotations; a mirrored one reports its rotation.
+        # Four of the eight display transforms are rotations; a mirrored transform reports its rotation only.
         rotation = {(True, True, False): 90, (False, True, True): 180, (True, False, True): 270}.get(
             (transposed, flip_x, flip_y), 90 if transposed else 0
         )
@@ -130,37 +130,37 @@ def probe(path: str | Path) -> VideoInfo:
 def read_video(
     path: str | Path, *, max_frames: int | None = None, start: int = 0, fps: float | Fraction | None = None
 ) -> Video:
-    """Decode a video (or an image, as one frame at 1 fps) into RGB frames in presentation order.
+    """Decode a video (or an image, as one frame at 1 fps) to RGB frames in presentation order.
 
     The display rotation is applied, transparency is composited on white, and the file's colour matrix and range are
-    honoured (untagged files are read as BT.601 limited range, as ffmpeg does). With `fps` the video is resampled: each
-    output instant takes the source frame nearest in time. `start` and `max_frames` then select from the result; nothing
-    after the last selected frame is decoded.
+    applied (untagged files are read as BT.601 limited range, as ffmpeg does). With `fps` the video is resampled: each
+    output frame is the source frame nearest in time. `start` and `max_frames` select from the result; nothing after the
+    last selected frame is decoded.
 
     Raises:
-        InputError: `max_frames` or `fps` not positive, `start` negative or beyond the end.
-        MediaError: a file that does not exist, is not a video or has no frames; a truncated or damaged one, with the
-            number of frames that could be decoded.
+        InputError: `max_frames` or `fps` is not positive, or `start` is negative or beyond the end.
+        MediaError: the file does not exist, is not a video, has no frames, or is truncated or damaged (the message has
+            the number of frames that could be decoded).
     """
     path = Path(path)
     if max_frames is not None and max_frames < 1:
         raise InputError("max_frames must be at least 1", code="out-of-range", got=max_frames)
     if start < 0:
         raise InputError("start must not be negative", code="out-of-range", got=start)
-    output_fps = None if fps is None else _as_rate(fps)
+    output_fps = None if fps is None else _to_rational_rate(fps)
     stop = None if max_frames is None else start + max_frames
     if path.suffix.lower() in IMAGE_SUFFIXES:
         if start:
             raise InputError(f"{path} is an image, which has no frame {start}", code="out-of-range", expected="start=0")
         return Video(read_image(path)[None], Fraction(1))
     with open_video(path) as (container, stream):
-        frames = decode(container, stream, path)
+        frames = decode_frames(container, stream, path)
         sampled = (
             (frame for _, frame in frames)
             if output_fps is None
             else _resample(frames, output_fps, 1 / frame_rate(stream))
         )
-        pixels = _convert(islice(sampled, start, stop), path)
+        pixels = _convert_frames(islice(sampled, start, stop), path)
         if not pixels:
             raise InputError(
                 f"{path} has no frame {start}", code="out-of-range", expected="start below its number of frames"
@@ -169,16 +169,16 @@ def read_video(
 
 
 def write_video(path: str | Path, frames_FHWC: np.ndarray, fps: float | Fraction, *, crf: int = 18) -> None:
-    """Encode uint8 RGB frames `[F, H, W, 3]` as H.264 in an mp4 that starts playing at once; atomically.
+    """Encode uint8 RGB frames `[F, H, W, 3]` as H.264 in an mp4 with its index first (faststart), atomically.
 
-    A Fraction or integer `fps` is kept exactly; a float becomes the NTSC rate that it abbreviates
-    (23.976 -> 24000/1001), or else the nearest fraction with a denominator up to 1001. `crf` is x264's quality:
-    0 lossless, 51 worst.
+    A Fraction or integer `fps` is kept exactly; a float becomes the NTSC rate that it approximates
+    (23.976 -> 24000/1001), or else the nearest fraction with a denominator up to 1001. `crf` is x264's constant rate
+    factor: 0 is lossless, 51 the worst quality.
 
     Raises:
-        InputError: frames that are not uint8 `[F, H, W, 3]`, `fps` or `crf` out of range, a folder that does not exist,
-            another suffix than .mp4.
-        MediaError: the encoder failed (for example at a size beyond H.264's limit); nothing is written.
+        InputError: frames that are not uint8 `[F, H, W, 3]`, `fps` or `crf` out of range, a missing folder, or a suffix
+            other than .mp4.
+        MediaError: the encoder failed (for example at a size above H.264's limit); nothing is written.
     """
     path = Path(path)
     require_rgb(frames_FHWC, "FHWC")
@@ -188,19 +188,19 @@ def write_video(path: str | Path, frames_FHWC: np.ndarray, fps: float | Fraction
         )
     if not 0 <= crf <= 51:
         raise InputError("crf is out of range", code="out-of-range", got=crf, expected="0 (lossless) to 51")
-    rate = _as_rate(fps)
+    rate = _to_rational_rate(fps)
     with atomic_path(path) as temporary:
         try:
-            _encode(temporary, frames_FHWC, rate, crf)
-        except av.error.FFmpegError as problem:
+            _encode_video(temporary, frames_FHWC, rate, crf)
+        except av.error.FFmpegError as error:
             size = f"{frames_FHWC.shape[2]}x{frames_FHWC.shape[1]}"
             raise MediaError(
-                f"{path} could not be encoded at {size}, {rate} fps", code="encoding-failed", got=problem
+                f"{path} could not be encoded at {size}, {rate} fps", code="encoding-failed", got=error
             ) from None
 
 
 def to_uint8(video: np.ndarray) -> np.ndarray:
-    """Convert pixels of any shape from float [-1, 1] to uint8 [0, 255]: rounded to the nearest, clipped outside.
+    """Convert pixels of any shape from float [-1, 1] to uint8 [0, 255], rounded to the nearest level and clipped.
 
     Raises:
         InputError: an array that is not floating-point, or has NaN or infinite values.
@@ -213,9 +213,9 @@ def to_uint8(video: np.ndarray) -> np.ndarray:
         np.promote_types(video.dtype, np.float32)
     )  # a copy, because float16 cannot represent 127.5 steps
     if not np.isfinite(values).all():
-        bad = int(values.size - np.isfinite(values).sum())
+        invalid_count = int(values.size - np.isfinite(values).sum())
         raise InputError(
-            f"the video has NaN or infinite values ({bad} of {values.size})",
+            f"the video has NaN or infinite values ({invalid_count} of {values.size})",
             code="not-finite",
             fix="check the model's weights and its input",
         )
@@ -225,7 +225,7 @@ def to_uint8(video: np.ndarray) -> np.ndarray:
 
 
 def _resample(frames: Iterator[tuple[Fraction, Any]], fps: Fraction, step: Fraction) -> Iterator[Any]:
-    """For each instant k / fps the frame nearest in time (the earlier of two equally near)."""
+    """For each time k / fps, yield the frame nearest in time (the earlier of two that are equally near)."""
     instant = 0
     previous_time, previous = next(frames)
     for time, frame in frames:
@@ -239,21 +239,21 @@ def _resample(frames: Iterator[tuple[Fraction, Any]], fps: Fraction, step: Fract
         yield previous
 
 
-def _convert(frames: Iterator[Any], path: Path) -> list[np.ndarray]:
-    """RGB arrays `[H, W, 3]`, all of the first one's size; a frame that is repeated is converted once."""
+def _convert_frames(frames: Iterator[Any], path: Path) -> list[np.ndarray]:
+    """Convert frames to RGB arrays `[H, W, 3]` of the first frame's size; a repeated frame is converted once."""
     pixels: list[np.ndarray] = []
-    last, size = None, None
+    previous, size = None, None
     for frame in frames:
-        if frame is not last:
+        if frame is not previous:
             size = size or (frame.width, frame.height)
-            image, last = to_rgb(frame, size, path), frame
+            image, previous = to_rgb(frame, size, path), frame
         pixels.append(image)
     return pixels
 
 
-def _encode(path: Path, frames_FHWC: np.ndarray, rate: Fraction, crf: int) -> None:
+def _encode_video(path: Path, frames_FHWC: np.ndarray, rate: Fraction, crf: int) -> None:
     height, width = frames_FHWC.shape[1:3]
-    # 4:2:0 halves the chroma planes: it does not support odd sizes, and blurs whole objects in small videos.
+    # 4:2:0 subsampling halves the chroma planes: it needs even sizes, and blurs whole objects in small videos.
     subsampled = height % 2 == 0 and width % 2 == 0 and min(height, width) >= _MIN_SUBSAMPLED_SIDE
     pixel_format = "yuv420p" if subsampled else "yuv444p"
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
@@ -281,7 +281,7 @@ def _encode(path: Path, frames_FHWC: np.ndarray, rate: Fraction, crf: int) -> No
         container.mux(stream.encode(None))
 
 
-def _as_rate(fps: float | Fraction) -> Fraction:
+def _to_rational_rate(fps: float | Fraction) -> Fraction:
     if not math.isfinite(fps) or fps <= 0:
         raise InputError("fps must be positive", code="out-of-range", got=fps, expected="such as 16 or 24000/1001")
     rate = Fraction(fps)
