@@ -1,6 +1,6 @@
-"""The command table: `python -m kiwi COMMAND ...` imports one module of kiwi.cli and passes it the arguments.
+"""The table of commands: `python -m kiwi COMMAND ...` imports one module of kiwi.cli and passes it the arguments.
 
-Nothing heavy is imported before the command is known, so help is instant. Exceptions become exit codes here: 2 for a
+No large package is imported before the command is known, so help is instant. Exceptions become exit codes here: 2 for a
 KiwiError (whose message is printed) and for a full disk, 130 for Ctrl-C; any other exception is a bug and keeps its
 traceback.
 """
@@ -20,7 +20,7 @@ from kiwi.errors import InputError, KiwiError, format_choices
 
 
 class Command(NamedTuple):
-    """A row of the table: the module with `main(argv)`, a one-line summary, and an example of its arguments."""
+    """A command: the module that contains `main(argv)`, a one-line summary, and example arguments."""
 
     module: str
     summary: str
@@ -35,12 +35,12 @@ COMMANDS = {
     ),
     "validate": Command(
         "kiwi.cli.fit",
-        "measure a checkpoint on its validation data",
+        "evaluate a checkpoint on the validation data",
         "--config experiments/first_light/editor.yaml --ckpt_path CHECKPOINT",
     ),
     "cache": Command(
         "kiwi.cli.cache",
-        "encode the clips of an experiment once, before training on them",
+        "encode the clips of an experiment once, before training",
         "--config experiments/first_light/editor.yaml --out runs/first_light/cache",
     ),
     "edit": Command(
@@ -58,9 +58,9 @@ COMMANDS = {
         "count parameters and operations of an editor and its variants",
         "5b --variants experiments/ablations/variants.yaml",
     ),
-    "parity": Command("kiwi.cli.parity", "compare numbers with the published code", "tests/golden"),
+    "parity": Command("kiwi.cli.parity", "check numerical parity with the published implementation", "tests/golden"),
     "sandbox": Command(
-        "kiwi.cli.sandbox", "render edits with known results, measure editors on them", "preview world.png"
+        "kiwi.cli.sandbox", "render synthetic edits with exact targets, evaluate editors on them", "preview world.png"
     ),
     "bench": Command(
         "kiwi.cli.bench",
@@ -69,10 +69,12 @@ COMMANDS = {
     ),
     "ablate": Command(
         "kiwi.cli.ablate",
-        "train and measure variants of an editor with several seeds, and estimate the effect of each part",
+        "train and evaluate variants of an editor with several seeds, and estimate the effect of each component",
         "experiments/ablations/components.yaml --jobs 2",
     ),
-    "curves": Command("kiwi.cli.curves", "draw the learning curves of runs", "runs/sandbox/base --out base.png"),
+    "curves": Command(
+        "kiwi.cli.curves", "plot the learning curves of training runs", "runs/sandbox/base --out base.png"
+    ),
     "doctor": Command("kiwi.cli.doctor", "report what is installed, what is missing and how to install it", "--json"),
 }
 
@@ -81,36 +83,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: this process's) and return its exit code."""
     try:
         try:
-            return _run(list(sys.argv[1:] if argv is None else argv))
+            return _run_command(list(sys.argv[1:] if argv is None else argv))
         finally:
             sys.stdout.flush()
-    except KiwiError as problem:
-        console.error(str(problem))
-        return problem.exit_code
+    except KiwiError as error:
+        console.error(str(error))
+        return error.exit_code
     except KeyboardInterrupt:
         console.error("interrupted")
         return 130
     except BrokenPipeError:
-        # The reader has closed the pipe (`... | head`). Buffered output must not be written at exit.
+        # The reader has closed the pipe (`... | head`), so buffered output must not be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as problem:
-        if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         disk_full = InputError(
             "no space left on the disk",
             code="disk-full",
-            got=problem.filename,
-            fix="free some space; most long commands resume if they are run again",
+            got=error.filename,
+            fix="free some space and rerun the command; most long commands resume",
         )
         console.error(str(disk_full))
         return disk_full.exit_code
 
 
-def _run(argv: list[str]) -> int:
+def _run_command(argv: list[str]) -> int:
     console.setup_logging()
     if not argv or argv[0] in ("-h", "--help", "help"):
-        console.print(_help())
+        console.print(_format_help())
         return 0 if argv else 2
     if argv[0] == "--version":
         console.print(f"kiwi {__version__}")
@@ -120,13 +122,13 @@ def _run(argv: list[str]) -> int:
             f"there is no command {argv[0]!r}",
             code="unknown-command",
             expected=format_choices(COMMANDS, argv[0]),
-            fix="`python -m kiwi --help` describes each",
+            fix="run `python -m kiwi --help` for a description of each",
         )
     module = importlib.import_module(COMMANDS[argv[0]].module)
     return module.main(argv) or 0
 
 
-def _help() -> str:
+def _format_help() -> str:
     width = max(map(len, COMMANDS))
     lines = ["usage: python -m kiwi COMMAND ...", "", str(description), "", "commands:"]
     lines += [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]

@@ -1,4 +1,4 @@
-"""The only module that writes to the terminal: messages, tables and progress bars, all through rich.
+"""Terminal output with rich: messages, tables and progress bars. No other module writes to the terminal.
 
 Results go to stdout, everything else (progress, notes, errors) to stderr, so that a command's output can be piped.
 """
@@ -33,12 +33,12 @@ T = TypeVar("T")
 
 
 def print(message: str) -> None:
-    """Write a line of result to stdout; the text is printed literally, not as markup."""
+    """Write a line of a command's result to stdout, literally (without interpreting markup)."""
     out.print(escape(message))
 
 
 def note(message: str) -> None:
-    """Write a line about the work to stderr."""
+    """Write a line about progress or other details to stderr."""
     err.print(f"[dim]{escape(message)}[/dim]")
 
 
@@ -48,15 +48,15 @@ def error(message: str) -> None:
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], note: str = "") -> None:
-    """Print a table to stdout, with a note below it; columns of numbers are aligned to the right."""
-    out.print(_grid(title, header, rows, out.width), soft_wrap=False)
+    """Print a table to stdout, with a note below it; columns of numbers are right-aligned."""
+    out.print(_build_table(title, header, rows, out.width), soft_wrap=False)
     if note:
         out.print(escape(note), style="dim")
 
 
 @contextmanager
 def live_table() -> Iterator[Callable[[Sequence[str], Iterable[Sequence[object]]], None]]:
-    """A table on stderr that is updated in place: the block calls the yielded function with a header and rows.
+    """Show a table on stderr that is updated in place by calling the yielded function with a header and rows.
 
     Nothing is printed if stderr is not a terminal.
     """
@@ -64,17 +64,17 @@ def live_table() -> Iterator[Callable[[Sequence[str], Iterable[Sequence[object]]
 
         def update(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
             if err.is_terminal:
-                display.update(_grid("", header, rows, err.width), refresh=True)
+                display.update(_build_table("", header, rows, err.width), refresh=True)
 
         yield update
 
 
-def _grid(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], width: int) -> Table:
+def _build_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], width: int) -> Table:
     cells = [[str(cell) for cell in row] for row in rows]
     grid = Table(title=escape(title) if title else None, title_justify="left", header_style="bold")
     widths = [max(map(cell_len, column)) for column in zip(header, *cells, strict=True)]
     with_lines, without_lines = sum(widths) + 3 * len(widths) + 1, sum(widths) + len(widths) - 1
-    if without_lines <= width < with_lines:  # dropping the lines is better than breaking words
+    if without_lines <= width < with_lines:  # without lines, the table fits and no words are broken
         grid.box, grid.show_edge, grid.padding = SIMPLE_HEAD, False, 0
     for column, name in enumerate(header):
         numeric = bool(cells) and all(_is_number(row[column]) for row in cells)
@@ -86,7 +86,7 @@ def _grid(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], w
 
 @contextmanager
 def progress_bar(description: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr (count, elapsed and remaining time); the block calls the yielded function every step."""
+    """Show a progress bar on stderr (count, elapsed and remaining time); call the yielded function after every step."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -100,7 +100,7 @@ def progress_bar(description: str, total: int | None) -> Iterator[Callable[[], N
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Iterate with a progress bar on stderr."""
+    """Iterate over items with a progress bar on stderr."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     if total == 0:
@@ -112,7 +112,7 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
 
 
 def setup_logging() -> None:
-    """Send log records to stderr through rich: the package's from INFO, those of libraries from WARNING."""
+    """Send log records to stderr: kiwi's from level INFO, those of other packages from level WARNING."""
     handler = RichHandler(console=err, show_path=False, show_time=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("kiwi").setLevel(logging.INFO)

@@ -1,6 +1,6 @@
-"""What is installed, which accelerators there are, what is missing and how to install it.
+"""Check the installation: compare installed packages with kiwi's requirements, and list the machine's accelerators.
 
-The requirements come from the installed package's own metadata (setup.cfg), so the two cannot differ.
+The requirements are read from the metadata of the installed kiwi package, so they always equal those in setup.cfg.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from kiwi.environment import devices, hardware, installed_version, source_root
 from kiwi.errors import InputError
 
 DISTRIBUTION = "kiwi-video"
-_NATIVE = ("torch", "torchvision", "av")
-"""Packages with compiled libraries, which can be installed and still fail to import, so importing them is tried."""
+_NATIVE_PACKAGES = ("torch", "torchvision", "av")
+"""Packages with compiled libraries: they can be installed and still fail to import, so their import is tested."""
 
 _ENCODER = "libx264"
 _NOT_FROM_PIP = ("python", _ENCODER)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """A requirement of kiwi and whether it is satisfied.
+class Dependency:
+    """A dependency of kiwi and whether it is installed.
 
     Args:
-        name: of the package.
-        wanted: the version specifier.
-        installed: the version, None if it is missing.
-        state: "fits", or what is wrong.
-        extra: the optional extra that needs it, None if it is always required.
+        name: name of the package.
+        specifier: required version.
+        installed: installed version; None if it is missing.
+        status: "ok" or what is wrong.
+        extra: optional extra that requires the package; None if it is always required.
     """
 
     name: str
-    wanted: str
+    specifier: str
     installed: str | None
-    state: str
+    status: str
     extra: str | None = None
 
     @property
-    def fits(self) -> bool:
-        """Whether it is installed and usable."""
-        return self.state == "fits"
+    def ok(self) -> bool:
+        """Whether the package is installed in a suitable version and can be used."""
+        return self.status == "ok"
 
 
-def examine() -> dict[str, Any]:
+def check_installation() -> dict[str, Any]:
     """Compare the installation with kiwi's requirements.
 
     Returns:
-        A record for JSON: `parts` (see `Part`), `hardware`, `devices`, `disk_free_bytes` (of the current folder),
-        `fits` (whether every required part does) and `fixes` (see `fixes`).
+        A record for JSON: `dependencies` (see `Dependency`), `hardware`, `devices`, `disk_free_bytes` (of the current
+        folder), `ok` (whether all required dependencies are) and `fixes` (see `fix_commands`).
 
     Raises:
         InputError: kiwi runs from a source tree without being installed, so its requirements are unknown.
@@ -67,84 +67,86 @@ def examine() -> dict[str, Any]:
         raise InputError(
             "kiwi runs from a source tree but is not installed, so its requirements are unknown",
             code="not-installed",
-            fix="pip install -e . in the folder of setup.cfg",
+            fix="run `pip install -e .` in the folder of setup.cfg",
         ) from None
     extras = metadata.get_all("Provides-Extra") or []
-    parts = [
+    dependencies = [
         _check_python(metadata["Requires-Python"]),
         *check_requirements(metadata.get_all("Requires-Dist") or [], extras),
         _check_encoder(),
     ]
     return {
-        "parts": [asdict(part) for part in parts],
+        "dependencies": [asdict(dependency) for dependency in dependencies],
         "hardware": hardware(),
         "devices": devices(),
         "disk_free_bytes": shutil.disk_usage(".").free,
-        "fits": all(part.fits for part in parts if part.extra is None),
-        "fixes": fixes(parts),
+        "ok": all(dependency.ok for dependency in dependencies if dependency.extra is None),
+        "fixes": fix_commands(dependencies),
     }
 
 
-def check_requirements(requirements: Iterable[str], extras: Iterable[str]) -> list[Part]:
-    """Compare requirements (as in package metadata) with what is installed; those of other systems are left out."""
-    parts = []
+def check_requirements(requirements: Iterable[str], extras: Iterable[str]) -> list[Dependency]:
+    """Compare requirements (as in package metadata) with the installation; skip those for other platforms."""
+    dependencies = []
     for requirement in map(Requirement, requirements):
-        if requirement.name == DISTRIBUTION:  # an extra that refers to another one
+        if requirement.name == DISTRIBUTION:  # an extra that includes another extra
             continue
         marker = requirement.marker
         for extra in (None, *extras):
             if marker is None or marker.evaluate({"extra": extra or ""}):
-                parts.append(_check(requirement, extra))
+                dependencies.append(_check_requirement(requirement, extra))
                 break
-    return parts
+    return dependencies
 
 
-def fixes(parts: Iterable[Part]) -> dict[str, str]:
-    """The pip commands that install what does not fit: one for "required", one for each extra."""
-    missing = [part for part in parts if not part.fits]
+def fix_commands(dependencies: Iterable[Dependency]) -> dict[str, str]:
+    """Return the pip commands that install unsatisfied dependencies: one for "required" and one for each extra."""
+    missing = [item for item in dependencies if not item.ok]
     commands = {}
-    names = [f'"{part.name}{part.wanted}"' for part in missing if part.extra is None and part.name not in _NOT_FROM_PIP]
-    if names:
-        commands["required"] = f"pip install --upgrade {' '.join(names)}"
-    elif any(part.name == _ENCODER for part in missing):  # another build of av, such as a distribution's
+    required = [item for item in missing if item.extra is None and item.name not in _NOT_FROM_PIP]
+    if required:
+        names = " ".join(f'"{item.name}{item.specifier}"' for item in required)
+        commands["required"] = f"pip install --upgrade {names}"
+    elif any(item.name == _ENCODER for item in missing):  # av was not built by PyPI, for example by a distribution
         commands[_ENCODER] = "pip install --force-reinstall --only-binary=:all: av"
-    for extra in sorted({part.extra for part in missing if part.extra is not None}):
+    for extra in sorted({item.extra for item in missing if item.extra is not None}):
         commands[extra] = f'pip install -e ".[{extra}]"' if source_root() else f'pip install "{DISTRIBUTION}[{extra}]"'
     return commands
 
 
-def _check(requirement: Requirement, extra: str | None) -> Part:
+def _check_requirement(requirement: Requirement, extra: str | None) -> Dependency:
     name, specifier, version = requirement.name, requirement.specifier, installed_version(requirement.name)
-    if version is None:
-        state = "missing"
-    else:
-        fits = specifier.contains(version, prereleases=True)
-        state = _import_problem(name) or ("fits" if fits else "wrong version")
-    return Part(name=name, wanted=str(specifier), installed=version, state=state, extra=extra)
+    status = "missing" if version is None else _try_import(name) or _compare_version(specifier, version)
+    return Dependency(name=name, specifier=str(specifier), installed=version, status=status, extra=extra)
 
 
-def _import_problem(name: str) -> str | None:
-    if name not in _NATIVE:
+def _try_import(name: str) -> str | None:
+    """Import a native package and return the error, if any."""
+    if name not in _NATIVE_PACKAGES:
         return None
     try:
         importlib.import_module(name)
-    except Exception as problem:  # a broken library can raise anything
-        return f"does not import: {problem}"
+    except Exception as error:  # a broken library can raise any exception
+        return f"does not import: {error}"
     return None
 
 
-def _check_python(wanted: str) -> Part:
+def _compare_version(specifier: SpecifierSet, version: str) -> str:
+    return "ok" if specifier.contains(version, prereleases=True) else "wrong version"
+
+
+def _check_python(specifier: str) -> Dependency:
     version = platform.python_version()
-    fits = SpecifierSet(wanted).contains(version, prereleases=True)
-    return Part(name="python", wanted=wanted, installed=version, state="fits" if fits else "wrong version")
+    status = _compare_version(SpecifierSet(specifier), version)
+    return Dependency(name="python", specifier=specifier, installed=version, status=status)
 
 
-def _check_encoder() -> Part:
-    """H.264 by libx264, without which no video can be written; builds of FFmpeg under other licences lack it."""
+def _check_encoder() -> Dependency:
+    """Check that av has libx264, which writing videos requires; FFmpeg builds without GPL code lack it."""
     try:
         import av
 
         av.codec.Codec(_ENCODER, "w")
     except Exception:  # av is missing, broken, or lacks the encoder
-        return Part(name=_ENCODER, wanted="in av", installed=None, state="missing")
-    return Part(name=_ENCODER, wanted="in av", installed="present", state="fits")
+        return Dependency(name=_ENCODER, specifier="in av", installed=None, status="missing")
+    return Dependency(name=_ENCODER, specifier="in av", installed="present", status="ok")

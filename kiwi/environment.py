@@ -1,7 +1,7 @@
 """The environment record: the versions, machine, commit and command line that produced a result.
 
-It is written beside every result, so it is cheap (no library is imported for it) and safe to publish: no environment
-variables, no home folders, no secrets from the command line.
+It is written beside every result, so it is cheap (it imports no other package) and safe to publish: it contains no
+environment variables, home folders or secrets from the command line.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PACKAGES = (
     "jsonargparse",
     "safetensors",
 )
-"""Packages whose version can change a number."""
+"""Packages whose versions can change results."""
 
 _SECRET_WORDS = {"key", "apikey", "token", "secret", "password", "passwd", "credential", "credentials", "auth"}
 _SECRET_VALUE = re.compile(r"\b(?:hf_|sk-|ghp_|AIza)[\w-]{8,}|(?<=://)[^/@\s]+(?=@)")
@@ -46,15 +46,15 @@ _HIDDEN = "***"
 
 
 def environment(command: Sequence[str] | None = None) -> dict[str, Any]:
-    """The record, as plain data for JSON.
+    """Collect the record as plain data for JSON.
 
     Args:
-        command: the command line as a list, program first; default: this process's.
+        command: command line, program first; None is that of this process.
 
     Returns:
-        `kiwi`, `python`, `platform`, `packages` (name: version, of those installed), `hardware` and `devices` (see
-        the functions of these names), `git` (`commit`, and `changed`: whether the package differs from it; None
-        outside a git checkout) and `command`.
+        A dict of `kiwi`, `python`, `platform`, `packages` (installed versions by name), `hardware` and `devices` (see
+        the functions with these names), `git` (`commit`, and `changed`: whether kiwi/ differs from it; None outside a
+        git checkout) and `command`.
     """
     return {
         "kiwi": kiwi.__version__,
@@ -63,13 +63,13 @@ def environment(command: Sequence[str] | None = None) -> dict[str, Any]:
         "packages": {name: version for name in PACKAGES if (version := installed_version(name)) is not None},
         "hardware": hardware(),
         "devices": devices(),
-        "git": _git(),
+        "git": _read_git_state(),
         "command": redact_command(sys.argv if command is None else command),
     }
 
 
 def installed_version(distribution: str) -> str | None:
-    """The version of an installed distribution, None if it is not installed."""
+    """Return the version of a distribution, or None if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -77,15 +77,15 @@ def installed_version(distribution: str) -> str | None:
 
 
 def source_root() -> Path | None:
-    """The root of the source tree that the package is imported from, None for an installed wheel."""
+    """Return the root of the source tree that kiwi is imported from, or None if it is an installed wheel."""
     root = Path(kiwi.__file__).resolve().parent.parent
     return root if (root / "setup.cfg").is_file() else None
 
 
 def hardware() -> dict[str, Any]:
-    """The machine: `cpu` (its name), `cores` that this process may use, `memory_bytes`, and `avx512_bf16` support.
+    """Describe the machine: `cpu` (name), `cores` that this process may use, `memory_bytes` and `avx512_bf16` support.
 
-    A value that the system does not report is None.
+    Values that the system does not report are None.
     """
     info = Path("/proc/cpuinfo")
     text = info.read_text(errors="replace") if info.is_file() else ""
@@ -104,9 +104,9 @@ def hardware() -> dict[str, Any]:
 
 
 def devices() -> list[dict[str, Any]]:
-    """The accelerators that torch can use: `kind` (cuda, mps), `name`, `memory_bytes` and native `bf16` support.
+    """List the accelerators that PyTorch can use: `kind` (cuda, mps), `name`, `memory_bytes` and native `bf16` support.
 
-    Empty as long as torch is not loaded: a process without torch uses no accelerator, and loading it takes seconds.
+    The list is empty if torch has not been imported: such a process uses no accelerator, and importing takes seconds.
     """
     torch = sys.modules.get("torch")
     if torch is None:
@@ -123,7 +123,7 @@ def devices() -> list[dict[str, Any]]:
 
 
 def redact_command(argv: Sequence[str]) -> str:
-    """A command line that is safe to publish: `~` for home folders, `***` for secrets."""
+    """Format a command line that is safe to publish: `~` replaces home folders and `***` replaces secrets."""
     program = Path(argv[0])
     words = ["python", "-m", "kiwi"] if program.parts[-2:] == ("kiwi", "__main__.py") else [program.name]
     hide_next = False
@@ -135,19 +135,19 @@ def redact_command(argv: Sequence[str]) -> str:
         elif secret and equals:
             words.append(f"{option}={_HIDDEN}")
         else:
-            words.append(_redact(word))
+            words.append(_redact_word(word))
         hide_next = secret and not equals
     return shlex.join(words)
 
 
-def _redact(text: str) -> str:
+def _redact_word(text: str) -> str:
     home = os.path.expanduser("~").rstrip("/")  # noqa: PTH111 (Path.home raises where there is none)
     homes = [r"/(?:home|Users)/[^/]+", *([re.escape(home)] if home else [])]
     text = re.sub(rf"(?<![\w.-])(?:{'|'.join(homes)})(?=/|$)", "~", text)
     return _SECRET_VALUE.sub(_HIDDEN, text)
 
 
-def _git() -> dict[str, Any] | None:
+def _read_git_state() -> dict[str, Any] | None:
     root = source_root()
     if root is None or not (root / ".git").exists():
         return None

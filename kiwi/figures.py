@@ -1,4 +1,4 @@
-"""Figures: curves with intervals, drawn without a display."""
+"""Figures of curves with intervals, drawn without a display."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 _LINE_STYLES = ("-", "--", ":")
-"""The first is for as many lines as there are colours, the next for as many more, and so on."""
+"""The style changes each time all colours have been used."""
 
 _LEGEND_CHARACTERS = 40
-"""Characters of a legend that fit in the width of a panel."""
+"""Number of legend characters that fit in the width of a panel."""
 
 _LEGEND_LINE_INCHES = 0.22
 _MAX_MARKERS = 30
@@ -26,11 +26,11 @@ _MAX_MARKERS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One line.
+    """A line of a plot.
 
     Args:
-        x, y: its points.
-        low, high: an interval around each point; None draws only the line.
+        x, y: coordinates of the points.
+        low, high: lower and upper bounds of an interval around each point; None draws only the line.
     """
 
     x: Sequence[float]
@@ -42,13 +42,13 @@ class Curve:
 def plot_curves(
     panels: Mapping[str, Mapping[str, Curve]], *, x: str, y: str, columns: int = 2, limits: tuple[float, float] | None
 ) -> Figure:
-    """Draw panels of lines side by side, with one legend.
+    """Draw lines in several panels with a common legend.
 
     Args:
-        panels: title of the panel -> name of the line -> line; a name has the same colour in all panels.
-        x, y: labels of the axes, units included.
-        columns: panels side by side.
-        limits: of y in all panels; None fits each panel to its lines.
+        panels: panel title -> line name -> line; a line name has the same colour in all panels.
+        x, y: axis labels, including units.
+        columns: number of panels in a row.
+        limits: y-axis limits of all panels; None fits each panel to its lines.
     """
     from matplotlib.figure import Figure  # takes a second to import
 

@@ -1,4 +1,4 @@
-"""Models that come with the package, by name. No other module knows where they lie or what they are called."""
+"""Names and folders of the models that are shipped with kiwi."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import kiwi
 ROOT = Path(kiwi.__file__).parent / "sandbox" / "weights"
 
 EDITOR = "sandbox"
-"""The editor that `kiwi edit`, `kiwi bench` and `kiwi sandbox measure` use when no model is named."""
+"""Name of the editor that `kiwi edit`, `kiwi bench` and `kiwi sandbox measure` use by default."""
 
 VAE = "sandbox/vae"
 MLLM = "sandbox/mllm"
@@ -17,4 +17,4 @@ MLLM = "sandbox/mllm"
 FOLDERS = {EDITOR: ROOT / "editor"} | {
     f"sandbox/{name}": ROOT / name for name in ("base", "editor", "mllm", "stage2", "vae")
 }
-"""The folder of every shipped model."""
+"""Model name -> folder."""

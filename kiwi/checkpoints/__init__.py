@@ -1,4 +1,4 @@
-"""Model folders and the published formats: saving, strict loading, conversion."""
+"""Model folders and published formats: saving, strict loading and conversion."""
 
 from kiwi.checkpoints.options import ConvertOptions
 
@@ -9,11 +9,11 @@ def convert(options: ConvertOptions) -> list[tuple[str, str]]:
     """Convert a model between a model folder and a published format.
 
     Returns:
-        Pairs of a part and what was done with it.
+        Pairs (part, what was done with it).
 
     Raises:
-        CheckpointError: weights that do not match, or choices that the published code does not have.
-        InputError: options that would have no effect, or a target that cannot be written.
+        CheckpointError: the weights do not match, or the published code does not support the model's options.
+        InputError: an option would have no effect, or the target cannot be written.
     """
     from kiwi.checkpoints import conversion  # imports torch
 

@@ -1,4 +1,4 @@
-"""`kiwi convert`: which function reads or writes which format, and checks of the options before the work starts."""
+"""Implementation of `kiwi convert`: check the options, then call the reader or the writer of the format."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _IMPORT_OPTIONS = {
     "kiwi-upstream": {"dtype", "vae", "mllm", "by_name", "set", "seed", "base", "adapters"},
     "kiwi-diffusers": {"dtype", "set", "seed"},
 }
-"""The options that have an effect when a format is read."""
+"""Options that have an effect when each format is read."""
 
 
 def convert(options: ConvertOptions) -> list[tuple[str, str]]:
-    """See `kiwi.checkpoints.convert`."""
+    """Implement `kiwi.checkpoints.convert`."""
     exporting = is_model_folder(options.src)
     _check_options(options, exporting)
     _check_target(options, exporting)
@@ -54,27 +54,26 @@ def convert(options: ConvertOptions) -> list[tuple[str, str]]:
 
 
 def _import_wan(options: ConvertOptions, settings: ImportSettings, report: Report) -> None:
-    """Convert a Wan transformer to a model folder to train from; every other part has its initial values.
+    """Convert a Wan transformer to an editor that can be trained; the parts that Wan lacks are initialised.
 
-    The source embedding starts at zero, so the first training step computes what the base model does. The reference
-    embedding starts at zero too.
+    The source and reference embeddings are initialised to zero, so that training starts from the base model.
     """
     tensors = read_wan_transformer(*_split_subfolder(options.src))
-    new_editor = {"query.readout": "queries", "reference": "AppendReference"}
-    settings = replace(settings, changes={**new_editor, **settings.changes})
+    untrained_options = {"query.readout": "queries", "reference": "AppendReference"}
+    settings = replace(settings, changes={**untrained_options, **settings.changes})
     assemble({f"dit.{name}": tensor for name, tensor in tensors.items()}, settings, options.dst, report)
 
 
 def _import_settings(options: ConvertOptions, dtype: torch.dtype | None) -> ImportSettings:
     if not options.vae or not options.mllm:
         raise InputError(
-            f"{options.format} holds neither a VAE nor an MLLM",
+            f"the format {options.format} contains neither a VAE nor an MLLM",
             code="missing-option",
             got=f"--vae {options.vae or 'not given'}, --mllm {options.mllm or 'not given'}",
-            fix="name both, such as --vae Wan-AI/Wan2.2-TI2V-5B-Diffusers:vae --mllm Qwen/Qwen2.5-VL-3B-Instruct",
+            fix="pass both, such as --vae Wan-AI/Wan2.2-TI2V-5B-Diffusers:vae --mllm Qwen/Qwen2.5-VL-3B-Instruct",
         )
     (vae, subfolder), (base, base_subfolder) = _split_subfolder(options.vae), _split_subfolder(options.base or "")
-    mllm = locate(options.mllm, "MLLM", "name a folder with a Qwen-VL, or a hub id")
+    mllm = locate(options.mllm, "MLLM", "pass a folder with a Qwen-VL, or a hub id")
     return ImportSettings(
         vae=WanVae(path=vae, subfolder=subfolder),
         mllm=QwenVL(path=options.mllm, dtype=lossless_load_dtype(mllm)),
@@ -88,28 +87,28 @@ def _import_settings(options: ConvertOptions, dtype: torch.dtype | None) -> Impo
 
 
 def _check_options(options: ConvertOptions, exporting: bool) -> None:
-    """Refuse options that would have no effect."""
+    """Raise if an option would have no effect."""
     if exporting and options.format == "wan":
         raise InputError(
             "a model folder cannot be written as Wan base weights",
             code="unsupported-conversion",
             fix="use kiwi-upstream or kiwi-diffusers: the transformer of an editor is conditioned on its MLLM, not on "
-            "Wan's text encoder, so it generates nothing alone",
+            "Wan's text encoder, so it cannot generate videos without the MLLM",
         )
     changed = {field.name for field in fields(options) if getattr(options, field.name) != field.default}
     effective = {"dtype"} if exporting else _IMPORT_OPTIONS[options.format]
     if unused := sorted(changed - effective - {"format", "src", "dst", "force"}):
         raise InputError(
-            f"{'writing' if exporting else 'reading'} {options.format} does not use {_flags(unused)}",
+            f"{'writing' if exporting else 'reading'} {options.format} does not use {_format_flags(unused)}",
             code="unused-option",
-            expected=f"only some of {_flags(sorted(effective))}",
-            fix="leave it out",
+            expected=f"only options among {_format_flags(sorted(effective))}",
+            fix="remove the option",
         )
 
 
 def _check_target(options: ConvertOptions, exporting: bool) -> None:
-    """Refuse a target that cannot be written, or that would lose something, before the work starts."""
-    if exporting and options.format == "kiwi-upstream":  # a file: the rest is checked when it is opened
+    """Raise early if the target cannot be written, or if writing it would delete other files or an input."""
+    if exporting and options.format == "kiwi-upstream":  # a file
         require_writable(options.dst)
     else:
         require_replaceable(options.dst, unexpected_files)
@@ -119,15 +118,15 @@ def _check_target(options: ConvertOptions, exporting: bool) -> None:
         require_no_overlap(options.dst, path)
     if options.dst.exists() and not options.force:
         raise InputError(
-            f"{options.dst} exists", code="existing-output", fix="give another name, or --force to replace it"
+            f"{options.dst} exists", code="existing-output", fix="choose another path, or pass --force to replace it"
         )
 
 
 def _split_subfolder(path: str) -> tuple[str, str]:
-    """PATH:SUBFOLDER as two parts, unless the whole is an existing path."""
-    whole, _, subfolder = (path, "", "") if Path(path).exists() else path.partition(":")
-    return whole, subfolder
+    """Split PATH:SUBFOLDER at the colon, unless the whole string is an existing path."""
+    folder, _, subfolder = (path, "", "") if Path(path).exists() else path.partition(":")
+    return folder, subfolder
 
 
-def _flags(names: list[str]) -> str:
+def _format_flags(names: list[str]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in names)

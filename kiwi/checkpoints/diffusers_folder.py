@@ -1,6 +1,6 @@
-"""The published diffusers folder: one subfolder per part, the MLLM's adapters merged, the VAE's original names.
+"""The published diffusers folder: a subfolder per part; MLLM adapters are merged; the VAE has its original names.
 
-Its Python files (the custom pipeline) are the publisher's: a folder written here needs them copied into it.
+The publisher's custom pipeline (Python files) is not part of kiwi and must be copied into a folder written here.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from kiwi.weights.files import State, lossless_load_dtype, read_json, read_weigh
 from kiwi.weights.hub import locate
 from kiwi.weights.strict import require_finite_floats
 
-WEIGHTS = "diffusion_pytorch_model"
+WEIGHTS_STEM = "diffusion_pytorch_model"
 
 PIPELINE_SAMPLING = Sampling(sigma_min=0.003 / 1.002)
-"""How the publisher's diffusers pipeline samples, regardless of its scheduler_config.json."""
+"""Sampling settings of the publisher's diffusers pipeline, which ignores scheduler_config.json."""
 
 
 def import_diffusers(
@@ -61,34 +61,34 @@ def import_diffusers(
     """Convert a published diffusers folder to a model folder; its VAE and MLLM are copied.
 
     Args:
-        source: the folder, or a hub id.
-        changes: choices other than the folder's, by dotted path.
-        folder: where to write.
-        report: called with what was done.
-        dtype: of the editor's own parts; None keeps theirs. VAE and MLLM always keep theirs.
-        seed: for the initial values of absent parts.
+        source: path or hub id of the diffusers folder.
+        changes: options to set instead of those in the folder, by dotted path.
+        folder: output folder.
+        report: called with each part and what was done with it.
+        dtype: dtype for the editor's own parts; None keeps theirs. VAE and MLLM always keep theirs.
+        seed: seed for initialising missing parts.
 
     Raises:
         CheckpointError: a part is missing, or tensors do not match; see `assemble`.
     """
-    root = locate(source, "diffusers folder", "name a folder with model_index.json")
+    root = locate(source, "diffusers folder", "pass a folder with model_index.json")
     parts = {part: read_weights(root / part) for part in ("transformer", *EMBEDDERS) if (root / part).is_dir()}
     index = read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {}
     if missing := [part for part in PARTS if part in index and not (root / part).is_dir()]:
         raise CheckpointError(
-            f"parts of {root} are missing",
+            f"{root} lacks parts",
             code="missing-part",
             got=f"no {', '.join(missing)}",
-            expected="the parts that its model_index.json lists",
+            expected="all parts listed in its model_index.json",
         )
     if "transformer" not in parts:
-        raise _not_a_diffusers_folder(root, "the folders transformer, vae, ...")
+        raise _not_a_diffusers_folder(root, "a folder with transformer, vae, ...")
     parts["mllm_encoder"] = read_weights(_encoder_file(root))
     transformer = read_json(root / "transformer/config.json")
     layers = len({name.split(".")[1] for name in parts["transformer"] if name.startswith("blocks.")})
     if transformer.get("num_layers", layers) != layers:
         raise CheckpointError(
-            f"{root / 'transformer'} does not hold the number of blocks in its config.json",
+            f"the number of blocks in {root / 'transformer'} differs from its config.json",
             code="missing-block",
             got=layers,
             expected=transformer["num_layers"],
@@ -100,8 +100,8 @@ def import_diffusers(
             report(path, f"{changes[path]}, although the folder records {value}")
     if (root / "ref_embedder").is_dir() and prepends_reference(read_json(root / "ref_embedder/config.json")):
         recorded["reference"] = "PrependReference"
-    with tempfile.TemporaryDirectory() as temporary, _naming(root / "mllm_encoder", temporary, report) as named_report:
-        mllm = _link_mllm(root, Path(temporary))
+    with tempfile.TemporaryDirectory() as links, _replace_path(links, root / "mllm_encoder", report) as path_report:
+        mllm = _link_mllm(root, Path(links))
         limits = vision_limits(read_json(root / "mllm_encoder/config.json"))
         settings = ImportSettings(
             vae=WanVae(path=str(root / "vae")),
@@ -111,8 +111,8 @@ def import_diffusers(
             editing=EditingDefaults(sampling=PIPELINE_SAMPLING),
             seed=seed,
         )
-        assemble(from_diffusers_parts(parts), settings, folder, named_report)
-    report("sampling", f"as in the publisher's pipeline: steps towards sigma_min {PIPELINE_SAMPLING.sigma_min:.6f}")
+        assemble(from_diffusers_parts(parts), settings, folder, path_report)
+    report("sampling", f"as in the publisher's pipeline: sigma_min {PIPELINE_SAMPLING.sigma_min:.6f}")
 
 
 def export_diffusers(folder: Path, target: Path, report: Report, dtype: torch.dtype | None = None) -> None:
@@ -120,20 +120,20 @@ def export_diffusers(folder: Path, target: Path, report: Report, dtype: torch.dt
 
     Args:
         folder: the model folder.
-        target: where to write; a model in its place is replaced as a whole.
-        report: called with what was done.
-        dtype: of the editor's own parts; None keeps theirs. VAE and MLLM always keep theirs.
+        target: output folder; an existing model folder or diffusers folder is replaced.
+        report: called with each part and what was done with it.
+        dtype: dtype for the editor's own parts; None keeps theirs. VAE and MLLM always keep theirs.
 
     Raises:
-        CheckpointError: choices that the published code does not have, or an MLLM that is not a Qwen2.5-VL.
-        InputError: the folder cannot be written, or holds files that are not a model's.
+        CheckpointError: the published code does not support the model's options, or the MLLM is not a Qwen2.5-VL.
+        InputError: the folder cannot be written, or contains unrelated files.
     """
     config = read_folder_config(folder).config
     require_publishable(config)
     mllm, vae = config.mllm.replace(tuning=Frozen()).build(), config.vae.build()
     if mllm.config.model_type != "qwen2_5_vl":
         raise CheckpointError(
-            "the MLLM cannot be part of a published folder",
+            "the published format does not support this MLLM",
             code="unsupported-config",
             got=mllm.config.model_type,
             expected="qwen2_5_vl",
@@ -141,28 +141,28 @@ def export_diffusers(folder: Path, target: Path, report: Report, dtype: torch.dt
     state = read_weights(folder)
     require_finite_floats(state, str(folder))
     merged = {name: tensor for name, tensor in state.items() if not name.startswith(("dit.", "mllm."))}
-    merged |= {f"dit.{name}": tensor for name, tensor in _merged_dit(config, state, report).items()}
+    merged |= {f"dit.{name}": tensor for name, tensor in _merge_dit_adapters(config, state, report).items()}
     parts = to_diffusers_parts({name: tensor.to(dtype or tensor.dtype) for name, tensor in merged.items()})
-    settings = {"transformer": transformer_config(config), "mllm_encoder": encoder_config(config, mllm.hidden_size)}
+    configs = {"transformer": transformer_config(config), "mllm_encoder": encoder_config(config, mllm.hidden_size)}
     with atomic_folder(target, unexpected_files) as new:
-        _write(new / "vae", original_state(vae.vae), published_config(vae))
+        _write_part(new / "vae", original_state(vae.vae), published_config(vae))
         for part, weights in parts.items():
-            _write(new / part, weights, settings.get(part, embedder_config(config)))
-        language = _merged_mllm(mllm, state, report)
+            _write_part(new / part, weights, configs.get(part, embedder_config(config)))
+        language = _merge_mllm_adapters(mllm, state, report)
         write_weights({to_hub_name(name): tensor for name, tensor in language.items()}, new / "mllm_encoder")
         mllm.save_processor(new / "processor")
         mllm.config.save_pretrained(new / "processor")
         (new / "processor/config.json").rename(new / "processor/qwen_config.json")
         _write_index(new, config)
     for part in EMBEDDERS.keys() - parts.keys():
-        report(part, "left out: the model has none")
+        report(part, "skipped: the model has none")
     report("pipeline code", "not written: copy the publisher's .py files into the folder")
 
 
-def _merged_dit(config: KiwiConfig, state: State, report: Report) -> State:
-    """The DiT's tensors (names without `dit.`), adapters merged, and a text embedding of zeros."""
-    plain = {without_base_layer(n).removeprefix("dit."): t for n, t in state.items() if n.startswith("dit.")}
-    weights, adapters = split_adapters(plain)
+def _merge_dit_adapters(config: KiwiConfig, state: State, report: Report) -> State:
+    """Return the DiT's tensors (names without `dit.`) with adapters merged and a text embedding of zeros."""
+    unprefixed = {without_base_layer(n).removeprefix("dit."): t for n, t in state.items() if n.startswith("dit.")}
+    weights, adapters = split_adapters(unprefixed)
     if isinstance(config.dit.base, WanBase):
         weights = read_wan_transformer(config.dit.base.path, config.dit.base.subfolder)
     if adapters:
@@ -171,8 +171,8 @@ def _merged_dit(config: KiwiConfig, state: State, report: Report) -> State:
     return merge_adapters(weights, adapters) | zeros
 
 
-def _merged_mllm(mllm: MllmEncoder, state: State, report: Report) -> State:
-    """The MLLM's tensors, adapters merged, including those that the editor trained."""
+def _merge_mllm_adapters(mllm: MllmEncoder, state: State, report: Report) -> State:
+    """Return all tensors of the MLLM with adapters merged; tensors in `state` replace the pretrained ones."""
     trained, adapters = split_adapters(
         {name.removeprefix("mllm.model."): t for name, t in state.items() if name.startswith("mllm.")}
     )
@@ -182,10 +182,10 @@ def _merged_mllm(mllm: MllmEncoder, state: State, report: Report) -> State:
 
 
 def _link_mllm(root: Path, folder: Path) -> Path:
-    """Lay the MLLM of a published folder out as transformers expects it, with links instead of copies.
+    """Link the MLLM's files of a published folder into `folder` in the layout that transformers expects.
 
     Raises:
-        CheckpointError: there is no configuration or there are no weights.
+        CheckpointError: processor/qwen_config.json is missing.
     """
     encoder, processor = root / "mllm_encoder", root / "processor"
     if not (processor / "qwen_config.json").is_file():
@@ -206,22 +206,22 @@ def _not_a_diffusers_folder(root: Path, expected: str) -> CheckpointError:
 
 
 @contextmanager
-def _naming(folder: Path, temporary: str, report: Report) -> Iterator[Report]:
-    """Reports and errors that name the folder of a part instead of a temporary folder that is deleted afterwards."""
+def _replace_path(temporary: str, folder: Path, report: Report) -> Iterator[Report]:
+    """Yield a `report` that shows `folder` instead of a temporary folder, and do the same in errors."""
     try:
         yield lambda part, text: report(part, text.replace(temporary, str(folder)))
-    except KiwiError as problem:
-        raise CheckpointError(str(problem).replace(temporary, str(folder)), code=problem.code) from problem
+    except KiwiError as error:
+        raise CheckpointError(str(error).replace(temporary, str(folder)), code=error.code) from error
 
 
 def _encoder_file(root: Path) -> Path:
-    """The file with queries and connectors, which share their folder with the MLLM's weights."""
-    index = root / "mllm_encoder" / f"{WEIGHTS}.safetensors.index.json"
-    return index if index.is_file() else root / "mllm_encoder" / f"{WEIGHTS}.safetensors"
+    """Return the weights file of the queries and connectors, which are in the same folder as the MLLM's weights."""
+    index = root / "mllm_encoder" / f"{WEIGHTS_STEM}.safetensors.index.json"
+    return index if index.is_file() else root / "mllm_encoder" / f"{WEIGHTS_STEM}.safetensors"
 
 
 def _write_index(folder: Path, config: KiwiConfig) -> None:
-    """Write model_index.json and the scheduler's configuration, which the published pipeline ships but does not use."""
+    """Write model_index.json, and the scheduler_config.json that the published pipeline contains but does not use."""
     (folder / "scheduler").mkdir()
     scheduler: dict[str, Any] = {"_class_name": "FlowMatchEulerDiscreteScheduler", "_diffusers_version": VERSION}
     scheduler |= {"shift": config.schedule.shift, "num_train_timesteps": config.schedule.num_train_timesteps}
@@ -230,7 +230,7 @@ def _write_index(folder: Path, config: KiwiConfig) -> None:
     write_json(folder / "model_index.json", index | {n: v for n, v in PARTS.items() if (folder / n).is_dir()})
 
 
-def _write(folder: Path, state: State, config: dict[str, Any]) -> None:
+def _write_part(folder: Path, state: State, config: dict[str, Any]) -> None:
     folder.mkdir()
-    write_weights(state, folder, WEIGHTS)
+    write_weights(state, folder, WEIGHTS_STEM)
     write_json(folder / "config.json", config)

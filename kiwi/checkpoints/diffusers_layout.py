@@ -1,6 +1,6 @@
-"""Layout of the published diffusers folder: the names of tensors in each part, and the parts' config.json.
+"""Layout of the published diffusers folder: tensor names and config.json of each part.
 
-Pure functions on named tensors; this package's names begin with the part (`dit.`, `query.`, ...).
+All functions are pure; kiwi's tensor names begin with the part (`dit.`, `query.`, ...).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kiwi.weights.files import State
 from kiwi.weights.names import TEXT_EMBEDDING, dit_from_diffusers, dit_to_diffusers, rename, replace_prefix
 
 VERSION = "0.32.0"
-"""Version of diffusers in the published model_index.json."""
+"""Version of diffusers that the published model_index.json records."""
 
 PARTS = {
     "transformer": ["diffusers", "WanTransformer3DModel"],
@@ -32,7 +32,7 @@ PARTS = {
     "ref_embedder": ["conditional_embedder", "ConditionalEmbedder"],
     "processor": ["transformers", "AutoProcessor"],
 }
-"""Parts, and the library and class that the published model_index.json names for each."""
+"""Part -> module and class, as in the published model_index.json."""
 
 EMBEDDERS = {"source_embedder": "source", "ref_embedder": "reference"}
 _FROM_ENCODER = {
@@ -46,10 +46,10 @@ _TO_ENCODER = {kiwi_name: published for published, kiwi_name in _FROM_ENCODER.it
 
 
 def from_diffusers_parts(parts: Mapping[str, State]) -> State:
-    """The tensors of a folder's parts under this package's names, without the unused text embedding.
+    """Rename the tensors of all parts to kiwi's names and drop the unused text embedding.
 
     Raises:
-        CheckpointError: two tensors of the folder have the same name here.
+        CheckpointError: two tensors would get the same name.
     """
     tensors = {f"{part}/{name}": tensor for part, weights in parts.items() for name, tensor in weights.items()}
     state = rename(tensors, _from_diffusers, "the folder")
@@ -57,7 +57,7 @@ def from_diffusers_parts(parts: Mapping[str, State]) -> State:
 
 
 def to_diffusers_parts(state: Mapping[str, Tensor]) -> dict[str, State]:
-    """This package's tensors (merged, with the text embedding) as a folder's parts; absent parts are left out."""
+    """Rename kiwi's tensors (without adapters, with the text embedding) and group them by part; skip absent parts."""
     parts: dict[str, State] = {}
     embedders = {kiwi_name: part for part, kiwi_name in EMBEDDERS.items()}
     for name, tensor in state.items():
@@ -73,32 +73,32 @@ def to_diffusers_parts(state: Mapping[str, Tensor]) -> dict[str, State]:
 
 
 def to_hub_name(name: str) -> str:
-    """The name in files on the hub for a tensor of transformers' Qwen2_5_VLModel."""
+    """Convert a tensor name of transformers' Qwen2_5_VLModel to the name in files on the hub."""
     return re.sub(r"^language_model\.", "model.", name)
 
 
 def prepends_reference(embedder: Mapping[str, Any]) -> bool:
-    """Whether references come before the video, according to the reference embedder's configuration.
+    """Whether reference tokens come before the video's, according to the config.json of `ref_embedder`.
 
     Raises:
-        CheckpointError: the value is not a boolean, such as the text "false".
+        CheckpointError: the value is not a boolean, for example the string "false".
     """
-    first = embedder.get("ref_pad_first", False)
-    if not isinstance(first, bool):
+    prepends = embedder.get("ref_pad_first", False)
+    if not isinstance(prepends, bool):
         raise CheckpointError(
-            "ref_embedder/config.json is invalid: ref_pad_first",
+            "the field 'ref_pad_first' of ref_embedder/config.json is invalid",
             code="invalid-diffusers-config",
-            got=repr(first),
+            got=repr(prepends),
             expected="true or false",
         )
-    return first
+    return prepends
 
 
 def vision_limits(encoder: Mapping[str, Any]) -> VisionLimits:
-    """The limits on images and video in the encoder's configuration; the published defaults for those not in it.
+    """Read the limits on images and video from the config.json of `mllm_encoder`; missing ones get their defaults.
 
     Raises:
-        CheckpointError: a limit that is not an integer, or out of range.
+        CheckpointError: a limit is not an integer or is out of range.
     """
     keys = {
         "max_frames": "max_frames",
@@ -107,20 +107,20 @@ def vision_limits(encoder: Mapping[str, Any]) -> VisionLimits:
         "max_reference_tokens": "max_object_token",
     }
     values = {name: encoder[key] for name, key in keys.items() if key in encoder}
-    if wrong := {keys[name]: value for name, value in values.items() if type(value) is not int}:
+    if invalid := {keys[name]: value for name, value in values.items() if type(value) is not int}:
         raise CheckpointError(
-            "mllm_encoder/config.json is invalid", code="invalid-diffusers-config", got=wrong, expected="integers"
+            "mllm_encoder/config.json is invalid", code="invalid-diffusers-config", got=invalid, expected="integers"
         )
     try:
         return VisionLimits(**values)
-    except SpecError as problem:
+    except SpecError as error:
         raise CheckpointError(
-            f"mllm_encoder/config.json is invalid: {problem}", code="invalid-diffusers-config"
-        ) from problem
+            f"mllm_encoder/config.json is invalid: {error}", code="invalid-diffusers-config"
+        ) from error
 
 
 def encoder_config(config: KiwiConfig, mllm_dim: int) -> dict[str, Any]:
-    """config.json of `mllm_encoder`."""
+    """Build the config.json of `mllm_encoder`."""
     query, limits = config.query, config.mllm.limits
     assert isinstance(query, QueryConnector)
     content = {
@@ -137,12 +137,12 @@ def encoder_config(config: KiwiConfig, mllm_dim: int) -> dict[str, Any]:
         "max_pixels_per_frame": limits.max_pixels_per_frame,
     }
     if limits.min_pixels_per_frame != VisionLimits().min_pixels_per_frame:
-        content["min_pixels_per_frame"] = limits.min_pixels_per_frame  # the published code has a constant
+        content["min_pixels_per_frame"] = limits.min_pixels_per_frame  # a constant in the published code
     return content
 
 
 def transformer_config(config: KiwiConfig) -> dict[str, Any]:
-    """config.json of `transformer`."""
+    """Build the config.json of `transformer`."""
     dit = config.dit
     return {
         "_class_name": "WanTransformer3DModel",
@@ -164,7 +164,7 @@ def transformer_config(config: KiwiConfig) -> dict[str, Any]:
 
 
 def embedder_config(config: KiwiConfig) -> dict[str, Any]:
-    """config.json of `source_embedder` and `ref_embedder`."""
+    """Build the config.json of `source_embedder` and `ref_embedder`."""
     return {
         "_class_name": "ConditionalEmbedder",
         "_diffusers_version": VERSION,
@@ -177,7 +177,7 @@ def embedder_config(config: KiwiConfig) -> dict[str, Any]:
 
 
 def _from_diffusers(name: str) -> str:
-    """This package's name for a tensor that is given as PART/NAME."""
+    """Convert PART/NAME to kiwi's name."""
     part, _, rest = name.partition("/")
     match part:
         case "transformer":

@@ -1,7 +1,7 @@
-"""Model folders: config.json (the choices), model.safetensors, and mllm/ and vae/ unless config.json names them.
+"""Model folders: config.json, model.safetensors, and mllm/ and vae/ unless config.json references them by path.
 
-model.safetensors holds what is not in the pretrained models that config.json names: the editor's own parts, and
-adapters. A named model is recorded with its fingerprint, and loading refuses another model in its place.
+model.safetensors holds what the referenced pretrained models do not: the editor's own parts and adapters. config.json
+records the fingerprints of referenced models, and loading raises an error if their weights are different.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 
 from kiwi import __version__
-from kiwi.checkpoints.folder_config import FORMAT, absolute_path, map_paths, read_folder_config, unexpected_files
+from kiwi.checkpoints.folder_config import (
+    FORMAT_VERSION,
+    make_path_absolute,
+    map_paths,
+    read_folder_config,
+    unexpected_files,
+)
 from kiwi.errors import CheckpointError
 from kiwi.media.files import atomic_folder, write_json
 from kiwi.models.config import PARTS, KiwiConfig
@@ -34,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 def names_to_save(config: KiwiConfig, names: Iterable[str]) -> list[str]:
-    """Those of a KiwiEdit's tensor names that are not in the pretrained models which its configuration names."""
+    """Select the tensor names of a KiwiEdit that belong in model.safetensors, not in referenced pretrained models."""
 
     def is_saved(name: str) -> bool:
         part, _, rest = name.partition(".")
@@ -55,33 +61,33 @@ def save_pretrained(
     self_contained: bool = True,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a model folder; a model in its place is replaced as a whole.
+    """Write a model folder; an existing model folder is replaced.
 
     Args:
         model: the editor.
         folder: created if needed; its parent must exist.
-        editing: the defaults of `kiwi edit` for this model.
-        self_contained: copy VAE, MLLM and the DiT's base model into the folder; otherwise config.json names their
-            absolute paths. Hub ids stay names, and untrained parts are always copied.
-        dtype: of the editor's own weights in the file; None keeps theirs. VAE and MLLM always keep theirs.
+        editing: defaults of `kiwi edit` for this model.
+        self_contained: copy VAE, MLLM and the DiT's base model into the folder; otherwise config.json references their
+            absolute paths. Hub ids are always referenced, and randomly initialised parts always copied.
+        dtype: dtype for the editor's own weights; None keeps theirs. VAE and MLLM always keep theirs.
 
     Raises:
-        InputError: the folder cannot be written, or holds files that are not a model's; these are kept.
+        InputError: the folder cannot be written, or contains unrelated files, which are kept.
     """
     config = model.config
     if _must_copy(config.dit.base, self_contained) or config.dit.tuning.is_trainable(""):
         config = config.replace(dit=config.dit.replace(base=NewBase()))
     tensors = model.state_dict()
     state = {name: tensors[name].to(dtype or tensors[name].dtype) for name in names_to_save(config, tensors)}
-    bases = {"vae": model.vae.fingerprint, "mllm": model.mllm.fingerprint}
+    base_fingerprints = {"vae": model.vae.fingerprint, "mllm": model.mllm.fingerprint}
     if isinstance(config.dit.base, WanBase):
-        bases["dit"] = _base_fingerprint(model)
+        base_fingerprints["dit"] = _base_fingerprint(model)
     savers: dict[str, Callable[[Path], None]] = {}
     for part in ("vae", "mllm"):
         if _must_copy(getattr(config, part), self_contained):
             savers[part] = getattr(model, part).save
-            del bases[part]
-    write_folder(folder, config, editing, state, bases, savers)
+            del base_fingerprints[part]
+    write_folder(folder, config, editing, state, base_fingerprints, savers)
 
 
 def write_folder(
@@ -89,23 +95,23 @@ def write_folder(
     config: KiwiConfig,
     editing: EditingDefaults,
     state: Mapping[str, Tensor],
-    bases: Mapping[str, str],
+    base_fingerprints: Mapping[str, str],
     savers: Mapping[str, Callable[[Path], None]],
 ) -> None:
-    """Write a model folder from its pieces, as a whole or not at all.
+    """Write a model folder atomically.
 
     Args:
         folder: created if needed; its parent must exist.
-        config: the choices; the paths of parts in `savers` become those of the copies.
-        editing: the defaults of `kiwi edit`.
-        state: the content of model.safetensors.
-        bases: fingerprints of the pretrained parts that stay outside.
-        savers: for "vae" and "mllm", a function that writes a copy into a folder.
+        config: configuration of the model; the paths of parts in `savers` are replaced by those of the copies.
+        editing: defaults of `kiwi edit` for this model.
+        state: tensors of model.safetensors.
+        base_fingerprints: fingerprints of the pretrained parts that are referenced instead of copied.
+        savers: functions that write a copy of "vae" or "mllm" into a folder.
 
     Raises:
-        InputError: the folder cannot be written, or holds files that are not a model's; these are kept.
+        InputError: the folder cannot be written, or contains unrelated files, which are kept.
     """
-    config = map_paths(config, absolute_path)
+    config = map_paths(config, make_path_absolute)
     with atomic_folder(folder, unexpected_files) as new:
         for part, save in savers.items():
             save(new / part)
@@ -116,53 +122,53 @@ def write_folder(
             mllm = QwenVL(path="./mllm", dtype=dtype, limits=config.mllm.limits, tuning=config.mllm.tuning)
             config = config.replace(mllm=mllm)
         write_weights(state, new)
-        record = {"format": FORMAT, "kiwi": __version__, "config": to_dict(config), "editing": to_dict(editing)}
-        write_json(new / "config.json", {**record, "bases": dict(bases)})
+        record = {"format": FORMAT_VERSION, "kiwi": __version__, "config": to_dict(config), "editing": to_dict(editing)}
+        write_json(new / "config.json", {**record, "bases": dict(base_fingerprints)})
 
 
 def from_pretrained(folder: Path | str) -> tuple[KiwiEdit, EditingDefaults]:
-    """Load a model folder strictly, with the dtypes its weights were saved in (float16 is loaded as float32).
+    """Load a model folder strictly, in the dtypes of its weights (float16 is loaded as float32).
 
     Args:
-        folder: a local model folder, or the id of a hub repository that holds one.
+        folder: a local model folder, or the hub id of a repository that is one.
 
     Raises:
-        CheckpointError: no such folder, not a model folder, weights that do not match its config.json, or another
-            pretrained part than the one it was saved with.
+        CheckpointError: the folder does not exist or is not a model folder, its weights do not match its config.json,
+            or a referenced pretrained model differs from the one it was saved with.
     """
     folder = _locate_model_folder(folder)
-    config, editing, bases = read_folder_config(folder)
+    config, editing, base_fingerprints = read_folder_config(folder)
     model = KiwiEdit(config, empty=True)
-    _require_same_bases(model, bases, folder)
+    _check_base_fingerprints(model, base_fingerprints, folder)
     state, tensors = read_weights(folder), model.state_dict()
     expected = shapes_of({name: tensors[name] for name in names_to_save(config, tensors)})
     compare_shapes(expected, shapes_of(state)).raise_if_any(str(folder))
-    # Copied, because a memory-mapped tensor becomes invalid when something writes to its file.
+    # Cloned, because memory-mapped tensors become invalid if their file is overwritten.
     state = {name: t.float() if t.dtype == torch.float16 else t.clone() for name, t in state.items()}
     load_preserving_requires_grad(model, state, assign=True)
     return model, editing
 
 
 def load_initial_weights(model: KiwiEdit, folder: Path | str) -> None:
-    """Load the weights of a model folder into a model that is trained further, such as the next stage of training.
+    """Load the weights of a model folder into a model for further training, such as the next training stage.
 
-    Every tensor of the folder must have a place in the model. The folder may lack adapters of the model, which keep
-    their initial values, and weights of pretrained models that it was saved with (a DiT that was frozen before).
+    Every tensor of the folder must exist in the model. The folder may lack the model's adapters, which keep their
+    initial values, and weights of pretrained models that it references (such as a DiT that was frozen before).
 
     Args:
-        model: with its initial weights.
+        model: the model to load into; all its weights are initialised.
         folder: the model folder, or a hub id.
 
     Raises:
-        CheckpointError: weights that cannot be read or do not match, or another pretrained part.
+        CheckpointError: the weights cannot be read or do not match, or a pretrained part is different.
     """
     folder = _locate_model_folder(folder)
     record, tensors = read_folder_config(folder), model.state_dict()
-    _require_same_bases(model, record.bases, folder)
+    _check_base_fingerprints(model, record.base_fingerprints, folder)
     _check_differences(record.config, model.config, folder)
-    places = {without_base_layer(name): name for name in tensors if not is_adapter(name)} | {n: n for n in tensors}
-    state = {places.get(name, name): tensor for name, tensor in read_weights(folder).items()}
-    same_base = "dit" in record.bases  # the fingerprints are equal, wherever the weights lie
+    model_names = {without_base_layer(name): name for name in tensors if not is_adapter(name)} | {n: n for n in tensors}
+    state = {model_names.get(name, name): tensor for name, tensor in read_weights(folder).items()}
+    same_base = "dit" in record.base_fingerprints  # the fingerprints are equal
     optional = {
         name
         for name in tensors.keys() - state.keys()
@@ -175,46 +181,46 @@ def load_initial_weights(model: KiwiEdit, folder: Path | str) -> None:
 
 
 def _locate_model_folder(folder: Path | str) -> Path:
-    return locate(str(folder), "model folder", "name a folder with config.json and model.safetensors")
+    return locate(str(folder), "model folder", "pass a folder with config.json and model.safetensors")
 
 
 def _check_differences(saved: KiwiConfig, config: KiwiConfig, folder: Path) -> None:
-    """Refuse different sizes that shapes do not show; log the other choices that change."""
+    """Raise if sizes that shapes do not show differ; log a warning for each other option that differs."""
     ignored = ("vae", "mllm", "dit.tuning", "dit.base", "dit.activations")
     changed = {path: values for path, values in diff(saved, config).items() if not path.startswith(ignored)}
-    if wrong := sorted(changed.keys() & {"dit.num_heads", "dit.eps", "dit.freq_dim"}):
-        expected, got = changed[wrong[0]]
+    if mismatched := sorted(changed.keys() & {"dit.num_heads", "dit.eps", "dit.freq_dim"}):
+        expected, got = changed[mismatched[0]]
         raise CheckpointError(
-            f"{folder} was trained with another {wrong[0]}", code="mismatched-config", got=got, expected=expected
+            f"{folder} has a different {mismatched[0]}", code="mismatched-config", got=got, expected=expected
         )
-    for path, (before, now) in changed.items():
-        log.warning("%s was trained with %s = %s; training continues with %s", folder, path, before, now)
+    for path, (saved_value, new_value) in changed.items():
+        log.warning("%s was trained with %s = %s; training continues with %s", folder, path, saved_value, new_value)
 
 
-def _require_same_bases(model: KiwiEdit, bases: Mapping[str, str], folder: Path) -> None:
-    """Refuse a model whose pretrained parts are not those that a folder was saved with."""
+def _check_base_fingerprints(model: KiwiEdit, base_fingerprints: Mapping[str, str], folder: Path) -> None:
+    """Raise if the pretrained parts of a model differ from those that a folder was saved with."""
     fingerprints = {"vae": model.vae.fingerprint, "mllm": model.mllm.fingerprint}
-    if "dit" in bases:
+    if "dit" in base_fingerprints:
         fingerprints["dit"] = _base_fingerprint(model)
-    for part, expected in bases.items():
+    for part, expected in base_fingerprints.items():
         if fingerprints[part] != expected:
             spec = model.config.dit.base if part == "dit" else getattr(model.config, part)
             raise CheckpointError(
                 f"the {part} {getattr(spec, 'path', '')!r} is not the one that {folder} was saved with",
                 code="different-base-model",
-                got=f"fingerprint {fingerprints[part][:12] or 'of new weights'}",
-                expected=expected[:12],
+                got=f"fingerprint {fingerprints[part][:12]}" if fingerprints[part] else "randomly initialised weights",
+                expected=f"fingerprint {expected[:12]}",
                 fix="restore the version that the folder was saved with",
             )
 
 
 def _base_fingerprint(model: KiwiEdit) -> str:
-    """The fingerprint of the DiT's base weights, with or without adapters attached."""
+    """Compute the fingerprint of the DiT's base weights; attached adapters do not change it."""
     weights, _ = split_adapters(model.dit.state_dict())
     return fingerprint({without_base_layer(name): tensor for name, tensor in weights.items()})
 
 
 def _must_copy(spec: Any, self_contained: bool) -> bool:
-    """Whether a part must be copied: it has new weights, or a path that need not exist elsewhere."""
+    """Whether to copy a part: it has no path, or `self_contained` is set and its path is local."""
     path = getattr(spec, "path", None)
     return path is None or (self_contained and Path(path).exists())

@@ -1,4 +1,4 @@
-"""config.json of a model folder, and which files belong to a model folder."""
+"""The config.json of a model folder, and the list of files that belong to a model folder."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from kiwi.models.sampling import EditingDefaults
 from kiwi.models.vae.wan import WanVae
 from kiwi.spec import from_dict
 
-FORMAT = 1
+FORMAT_VERSION = 1
 
 _SUBFOLDERS = (
     "mllm", "vae", "transformer", "scheduler", "mllm_encoder", "source_embedder", "ref_embedder", "processor",
 )  # fmt: skip
-"""Of a model folder and of a published diffusers folder."""
+"""Subfolders of model folders and of published diffusers folders."""
 
 _TOP_LEVEL_FILE = re.compile(
     r"config\.json|model_index\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
 )
-# Which files a part has is up to the libraries that write it, and changes with their versions.
+# The exact file names of a part depend on the versions of diffusers and transformers, which write them.
 _PART_FILE = re.compile(r".+\.(json|safetensors|jinja)|merges\.txt")
 
 
@@ -37,53 +37,53 @@ class FolderConfig(NamedTuple):
 
     config: KiwiConfig
     editing: EditingDefaults
-    bases: dict[str, str]
-    """Fingerprint of each pretrained part that lies outside the folder."""
+    base_fingerprints: dict[str, str]
+    """Fingerprint of each pretrained part that is referenced instead of copied into the folder."""
 
 
 def read_folder_config(folder: Path) -> FolderConfig:
-    """Read config.json of a model folder; paths in it that start with ./ become absolute.
+    """Read config.json of a model folder and make the paths in it that start with ./ absolute.
 
     Raises:
-        CheckpointError: not a model folder, another format, or choices that do not exist.
+        CheckpointError: it is not a model folder, has another format version, or its config.json is invalid.
     """
     file = folder / "config.json"
     content = read_json_or_empty(file)
-    if content.get("format") != FORMAT or not {"config", "editing"} <= content.keys():
-        labels = [content[name] for name in ("format", "_class_name", "model_type") if name in content]
+    if content.get("format") != FORMAT_VERSION or not {"config", "editing"} <= content.keys():
+        kinds = [f"{key} {content[key]!r}" for key in ("format", "_class_name", "model_type") if key in content]
         raise CheckpointError(
             f"{folder} is not a model folder",
             code="not-a-model-folder",
-            got=labels[0] if labels else "no config.json, or one that cannot be read",
-            expected=f"a config.json of format {FORMAT} that `kiwi fit` wrote",
+            got=f"a config.json with {kinds[0]}" if kinds else "a missing or unreadable config.json",
+            expected=f"a config.json with format {FORMAT_VERSION}, written by `kiwi fit` or `kiwi convert`",
         )
     try:
         config: KiwiConfig = from_dict(KiwiConfig, content["config"])
         editing: EditingDefaults = from_dict(EditingDefaults, content["editing"])
-    except (KiwiError, RecursionError) as problem:
-        raise CheckpointError(f"{file} is invalid: {problem}", code="invalid-model-config") from problem
-    bases = content.get("bases", {})
-    outside = {"vae", "mllm", "dit"} if isinstance(config.dit.base, WanBase) else {"vae", "mllm"}
+    except (KiwiError, RecursionError) as error:
+        raise CheckpointError(f"{file} is invalid: {error}", code="invalid-model-config") from error
+    base_fingerprints = content.get("bases", {})
+    base_parts = {"vae", "mllm", "dit"} if isinstance(config.dit.base, WanBase) else {"vae", "mllm"}
     if (
-        not isinstance(bases, dict)
-        or not bases.keys() <= outside
-        or not all(isinstance(value, str) for value in bases.values())
+        not isinstance(base_fingerprints, dict)
+        or not base_fingerprints.keys() <= base_parts
+        or not all(isinstance(value, str) for value in base_fingerprints.values())
     ):
         raise CheckpointError(
-            f"{file} is invalid: bases",
+            f"the field 'bases' of {file} is invalid",
             code="invalid-model-config",
-            got=bases,
-            expected=f"fingerprints of some of {', '.join(sorted(outside))}",
+            got=base_fingerprints,
+            expected=f"a fingerprint for some of {', '.join(sorted(base_parts))}",
         )
 
-    def absolute(path: str) -> str:
+    def resolve(path: str) -> str:
         return str(resolve_inside(folder, path, f"path in {file}")) if path.startswith("./") else path
 
-    return FolderConfig(map_paths(config, absolute), editing, bases)
+    return FolderConfig(map_paths(config, resolve), editing, base_fingerprints)
 
 
 def pretrained_paths(folder: Path | str) -> list[Path]:
-    """Where the pretrained parts lie that a model folder names, including those inside it."""
+    """Paths of all pretrained parts that a model folder references, including copies inside it."""
     config = read_folder_config(Path(folder)).config
     specs = (config.vae, config.mllm, config.dit.base)
     return [
@@ -94,36 +94,36 @@ def pretrained_paths(folder: Path | str) -> list[Path]:
 
 
 def is_model_folder(path: Path | str) -> bool:
-    """Whether a path looks like a model folder of this package."""
+    """Whether the config.json at a path is that of a model folder."""
     config = read_json_or_empty(Path(path) / "config.json").get("config")
     return isinstance(config, dict) and config.get("type") == "KiwiConfig"
 
 
 def unexpected_files(folder: Path) -> list[str]:
-    """Files that are not part of a model folder or a published one and would be lost if a model replaced the folder.
+    """List the files that do not belong to a model folder or published diffusers folder, so must not be deleted.
 
     Args:
         folder: an existing folder.
 
     Returns:
-        Names in it, sorted, such as "notes.txt" or "mllm/notes.txt"; all names if the folder holds no model.
+        Sorted names such as "notes.txt" or "mllm/notes.txt"; all names if the folder is neither kind of folder.
     """
     entries = sorted(folder.iterdir())
     pipeline = str(read_json_or_empty(folder / "model_index.json").get("_class_name"))
     if not is_model_folder(folder) and "KiwiEditPipeline" not in pipeline:
         return [entry.name for entry in entries]
-    names = []
+    unexpected = []
     for entry in entries:
         if entry.is_dir() and entry.name in _SUBFOLDERS:
-            inner = (file for file in sorted(entry.iterdir()) if file.is_dir() or not _PART_FILE.fullmatch(file.name))
-            names += [f"{entry.name}/{file.name}" for file in inner]
+            files = (file for file in sorted(entry.iterdir()) if file.is_dir() or not _PART_FILE.fullmatch(file.name))
+            unexpected += [f"{entry.name}/{file.name}" for file in files]
         elif entry.is_dir() or not _TOP_LEVEL_FILE.fullmatch(entry.name):
-            names.append(entry.name)
-    return names
+            unexpected.append(entry.name)
+    return unexpected
 
 
 def read_json_or_empty(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if the file does not hold one."""
+    """Read the JSON object in a file; return an empty dict if the file cannot be read or holds something else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -131,14 +131,14 @@ def read_json_or_empty(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def absolute_path(path: str) -> str:
-    """A path from the working folder as config.json records it: "./" means the model folder there. Hub ids stay."""
+def make_path_absolute(path: str) -> str:
+    """Make a path absolute for config.json, where "./" means the model folder; hub ids are returned unchanged."""
     is_path = path.startswith("./") or Path(path).exists()
-    return os.path.abspath(path) if is_path else path  # noqa: PTH100  (a link to a larger disk stays a link)
+    return os.path.abspath(path) if is_path else path  # noqa: PTH100  (unlike Path.resolve, it keeps symbolic links)
 
 
 def map_paths(config: KiwiConfig, change: Callable[[str], str]) -> KiwiConfig:
-    """The configuration with the paths (or hub ids) of pretrained parts changed."""
+    """Apply `change` to the paths (or hub ids) of all pretrained parts in a configuration."""
 
     def with_path(spec: Any) -> Any:
         path = getattr(spec, "path", "")

@@ -1,4 +1,4 @@
-"""Options of `kiwi convert`. Importing them does not import torch."""
+"""Options of `kiwi convert`; this module does not import torch."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from kiwi.options import Options, option, parse_assignments, positional
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions(Options):
-    """Convert a model between a model folder of this package and a published format.
+    """Convert a model between kiwi's model folder and a published format.
 
     Formats:
-      wan             the transformer of a Wan model, original or diffusers names (only into a model folder)
+      wan             the transformer of a Wan model with original or diffusers names (can be read, not written)
       kiwi-upstream   the published training checkpoint, one .safetensors file
       kiwi-diffusers  the published diffusers folder
 
-    If SRC is a model folder, it is written as FORMAT to DST, provided that the published code supports its choices;
-    otherwise SRC is read as FORMAT and DST becomes a model folder. Every tensor must be accounted for: missing,
-    unexpected and mismatched tensors are listed and nothing is written. Parts that an earlier training stage did not
-    have get initial values, which the report says.
+    If SRC is a model folder, it is written as FORMAT to DST, provided that the published code supports its options;
+    otherwise SRC is read as FORMAT and DST becomes a model folder. Tensor names and shapes must match exactly: if any
+    is missing, unexpected or of the wrong shape, these are listed and nothing is written. Parts that an earlier
+    training stage did not have are initialised and reported.
 
     Args:
         format: the published format: wan, kiwi-upstream or kiwi-diffusers
-        src: what to read: a model folder; for wan a file, a folder or a hub id, also as PATH:SUBFOLDER; for
-            kiwi-upstream a file; for kiwi-diffusers a folder or a hub id
-        dst: where to write; its parent folder must exist
-        vae: for wan and kiwi-upstream: the VAE, as Wan's .pth file, a diffusers folder or a hub id; PATH:SUBFOLDER
-            names a part of it
+        src: input: a model folder; for wan a file, a folder or a hub id, also as PATH:SUBFOLDER; for kiwi-upstream a
+            file; for kiwi-diffusers a folder or a hub id
+        dst: output path; its parent folder must exist
+        vae: for wan and kiwi-upstream: the VAE, as Wan's .pth file, a diffusers folder or a hub id; with a subfolder,
+            PATH:SUBFOLDER
         mllm: for wan and kiwi-upstream: folder or hub id of the Qwen-VL without adapters
-        base: for kiwi-upstream files without a DiT or with adapters only: the Wan base model (PATH or PATH:SUBFOLDER)
-        adapters: whether LoRA adapters are merged into the weights or kept beside them
-        by_name: refer to VAE and MLLM by path instead of copying them
-        seed: seed for the initial values of absent parts
-        set: a choice that the published format does not record, such as reference=PrependReference, dit.num_heads=24
-            or mllm.limits.max_frames=10; may be repeated
-        dtype: type of the weights in DST; VAE and MLLM keep theirs
-        force: replace DST if it is of the kind that this command writes and holds nothing else
+        base: for kiwi-upstream files with no DiT or only adapters for one: the Wan base model (PATH or PATH:SUBFOLDER)
+        adapters: whether LoRA adapters are merged into the weights or kept separate
+        by_name: reference VAE and MLLM by path instead of copying them
+        seed: seed for initialising missing parts
+        set: model option that the published format does not record, such as reference=PrependReference,
+            dit.num_heads=24 or mllm.limits.max_frames=10; may be repeated
+        dtype: dtype of the weights in DST; VAE and MLLM keep theirs
+        force: replace DST if it is an output of this command and contains no other files
     """
 
     format: Literal["wan", "kiwi-upstream", "kiwi-diffusers"] = positional()

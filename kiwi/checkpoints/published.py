@@ -1,4 +1,4 @@
-"""The published training checkpoint: one safetensors file with the trained tensors, whose names start with `pipe.`."""
+"""The published training checkpoint: one safetensors file with trained tensors, whose names start with `pipe.`."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ from kiwi.weights.names import TEXT_EMBEDDING, from_published, rename, strip_che
 from kiwi.weights.strict import require_finite_floats
 
 TEXT_DIM = 4096
-"""Width of Wan's text features; the published files hold a text embedding that is never applied."""
+"""Width of Wan's text features; the published files contain a text embedding that is never used."""
 
-CHOICES_KEY = "kiwi_choices"
-"""Metadata key of `unrecorded_choices` (JSON) in files that this package wrote; other files have none."""
+OPTIONS_KEY = "kiwi_choices"
+"""Metadata key of `unrecorded_options` (JSON) in files that kiwi wrote; other files do not have it."""
 
 
 def import_published(file: Path, settings: ImportSettings, folder: Path, report: Report) -> None:
     """Convert a published training checkpoint to a model folder.
 
     Raises:
-        CheckpointError: not such a file, a base model for a file that holds its DiT, or tensors that do not match; see
-            `assemble`.
+        CheckpointError: the file has another format, contains a DiT although a base model is given, or its tensors do
+            not match; see `assemble`.
     """
     state = from_published_state(read_weights(file), report)
     if settings.base and any(name.startswith("dit.") and not is_adapter(name) for name in state):
         raise CheckpointError(
-            f"{file} holds a DiT, so a base model would have no effect", code="unused-option", fix="leave out --base"
+            f"{file} contains a DiT, so a base model would have no effect", code="unused-option", fix="remove --base"
         )
-    recorded = _read_choices(file)
-    # A choice of the user for a node replaces everything that the file records for the node and the fields in it.
+    recorded = _read_recorded_options(file)
+    # An option that the user sets replaces all that the file records for the option and the fields inside it.
     used = {
         path: value
         for path, value in recorded.items()
         if not any(f"{path}.".startswith(f"{node}.") for node in settings.changes)
     }
     if used:
-        report("choices", f"as recorded in the file: {_set_options(used)}")
+        report("options", f"read from the file's metadata: {_format_set_options(used)}")
     for path, value in recorded.items():
         if settings.changes.get(path, value) != value:
             report(path, f"{settings.changes[path]}, although the file records {value}")
@@ -65,12 +65,12 @@ def import_published(file: Path, settings: ImportSettings, folder: Path, report:
 
 
 def from_published_state(state: Mapping[str, Tensor], report: Report = lambda part, text: None) -> State:
-    """Tensors of a training checkpoint under this package's names, without `text_embedding`; any prefix is accepted."""
-    short = strip_checkpoint_prefixes(state)
-    renamed = rename(state, lambda name: from_published(short[name]), "the checkpoint")
+    """Convert a training checkpoint's tensor names to kiwi's and drop `text_embedding`; prefixes may be missing."""
+    unprefixed = strip_checkpoint_prefixes(state)
+    renamed = rename(state, lambda name: from_published(unprefixed[name]), "the checkpoint")
     used = {name: tensor for name, tensor in renamed.items() if not name.startswith(f"dit.{TEXT_EMBEDDING}")}
     if len(used) < len(renamed):
-        report("text_embedding", f"{len(renamed) - len(used)} tensors left out: they are never applied")
+        report("text_embedding", f"{len(renamed) - len(used)} tensors dropped: they are never used")
     return used
 
 
@@ -79,17 +79,17 @@ def export_published(folder: Path, file: Path, report: Report, dtype: torch.dtyp
 
     Args:
         folder: the model folder.
-        file: where to write, .safetensors.
-        report: called with what was done.
-        dtype: of all tensors; None keeps theirs.
+        file: output file, .safetensors.
+        report: called with each part and what was done with it.
+        dtype: dtype for all tensors; None keeps theirs.
 
     Raises:
-        CheckpointError: choices that the published code does not have, or another file name suffix.
+        CheckpointError: the published code does not support the model's options, or the suffix is not .safetensors.
         InputError: the file cannot be written.
     """
     if file.suffix != ".safetensors":
         raise CheckpointError(
-            f"cannot write {file}", code="unknown-format", expected="a file name that ends in .safetensors"
+            f"cannot write {file}", code="unknown-format", expected="a file name with the suffix .safetensors"
         )
     config = read_folder_config(folder).config
     require_publishable(config)
@@ -101,63 +101,61 @@ def export_published(folder: Path, file: Path, report: Report, dtype: torch.dtyp
     else:
         zeros = zero_text_embedding(config.dit.dim, state["dit.patch_embedding.weight"].dtype)
         published |= {f"pipe.dit.{name}": tensor for name, tensor in zeros.items()}
-        report("text_embedding", "4 tensors of zeros: the format has them, nothing applies them")
-    choices = unrecorded_choices(config)
+        report("text_embedding", "4 tensors of zeros, which the format requires but the model never uses")
+    options = unrecorded_options(config)
     with atomic_path(file) as temporary:
         tensors = {name: tensor.to(dtype or tensor.dtype) for name, tensor in published.items()}
-        save_file(tensors, temporary, {"format": "pt", CHOICES_KEY: json.dumps(choices)})
+        save_file(tensors, temporary, {"format": "pt", OPTIONS_KEY: json.dumps(options)})
     for part in ("vae", "mllm"):
-        report(part, f"not part of the format; it is {getattr(getattr(config, part), 'path', 'in the folder')}")
-    if choices:
-        report(
-            "choices", f"recorded in the file's metadata; without it, reading the file needs {_set_options(choices)}"
-        )
+        report(part, f"not part of the format; it is at {getattr(getattr(config, part), 'path', folder)}")
+    if options:
+        report("options", f"written to the file's metadata; a copy without it needs {_format_set_options(options)}")
 
 
-def unrecorded_choices(config: KiwiConfig) -> dict[str, Any]:
-    """Choices by dotted path that the format does not record and that differ from what reading it assumes."""
+def unrecorded_options(config: KiwiConfig) -> dict[str, Any]:
+    """Return the options that tensors do not show and that differ from the defaults of import, by dotted path."""
     dit, limits = config.dit, config.mllm.limits
-    choices: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if dit.num_heads != max(1, dit.dim // 128):
-        choices["dit.num_heads"] = dit.num_heads
+        options["dit.num_heads"] = dit.num_heads
     if dit.eps != DiTConfig.eps:
-        choices["dit.eps"] = dit.eps
-    choices |= {f"mllm.limits.{name}": value for name, (_, value) in diff(VisionLimits(), limits).items()}
+        options["dit.eps"] = dit.eps
+    options |= {f"mllm.limits.{name}": value for name, (_, value) in diff(VisionLimits(), limits).items()}
     if isinstance(config.source, NoSource):
-        choices["source"] = "NoSource"
+        options["source"] = "NoSource"
     if isinstance(config.reference, PrependReference):
-        choices["reference"] = "PrependReference"
-    return choices
+        options["reference"] = "PrependReference"
+    return options
 
 
-def _read_choices(file: Path) -> dict[str, Any]:
-    """The `unrecorded_choices` in a file's metadata; anything else there, such as a path, is refused."""
-    text = read_metadata(file).get(CHOICES_KEY, "{}")
+def _read_recorded_options(file: Path) -> dict[str, Any]:
+    """Read the `unrecorded_options` in a file's metadata; raise if it contains other keys, such as a path."""
+    text = read_metadata(file).get(OPTIONS_KEY, "{}")
     try:
-        choices = json.loads(text)
+        options = json.loads(text)
     except (ValueError, RecursionError):
-        choices = None
+        options = None
     types = {"dit.num_heads": int, "dit.eps": float, "source": str, "reference": str}
     types |= {f"mllm.limits.{field.name}": int for field in fields(VisionLimits)}
-    if not isinstance(choices, dict) or not all(type(value) is types.get(path) for path, value in choices.items()):
+    if not isinstance(options, dict) or not all(type(value) is types.get(path) for path, value in options.items()):
         raise CheckpointError(
-            f"the choices recorded in {file} cannot be used",
+            f"the options recorded in {file} are invalid",
             code="invalid-metadata",
             got=text[:200],
-            expected=f"values of {', '.join(types)}",
+            expected=f"values for {', '.join(types)}",
         )
-    return choices
+    return options
 
 
-def _set_options(choices: Mapping[str, Any]) -> str:
-    return " ".join(f"--set {path}={value}" for path, value in choices.items())
+def _format_set_options(options: Mapping[str, Any]) -> str:
+    return " ".join(f"--set {path}={value}" for path, value in options.items())
 
 
 def require_publishable(config: KiwiConfig) -> None:
-    """Refuse choices that the published code does not have.
+    """Check that the published code supports a model's options.
 
     Raises:
-        CheckpointError: naming each.
+        CheckpointError: some options are not supported; the message lists them.
     """
     query = config.query
     is_tail_query = isinstance(query, QueryConnector) and query.readout == "tail" and query.layers == (-1,)
@@ -168,18 +166,18 @@ def require_publishable(config: KiwiConfig) -> None:
         "latent": config.latent == LatentConnector(),
         "schedule": config.schedule == FlowSchedule(),
     }
-    if unsupported := [f"{name} = {getattr(config, name)}" for name, holds in supported.items() if not holds]:
+    if unsupported := [f"{name} = {getattr(config, name)}" for name, ok in supported.items() if not ok]:
         raise CheckpointError(
-            "the published code does not support the choices of this model",
+            "the published code does not support some options of this model",
             code="unsupported-config",
             got="; ".join(unsupported),
             expected="AddSource with SigmaScale, appended, prepended or no references, both connectors reading the "
             "last layer, queries read at the tail (query.readout=tail), shift 5",
-            fix="keep the model folder, or train with these choices",
+            fix="use the model folder, or train a model with these options",
         )
 
 
 def zero_text_embedding(dim: int, dtype: torch.dtype) -> State:
-    """Zeros for Wan's text embedding, which the published formats hold; names without `dit.`."""
+    """Make the zero tensors of Wan's text embedding, which published formats contain; names are without `dit.`."""
     shapes = {"0.weight": (dim, TEXT_DIM), "0.bias": (dim,), "2.weight": (dim, dim), "2.bias": (dim,)}
     return {f"{TEXT_EMBEDDING}{name}": torch.zeros(shape, dtype=dtype) for name, shape in shapes.items()}

@@ -1,4 +1,4 @@
-"""`kiwi convert FORMAT SRC DST`: between model folders and the published formats."""
+"""`kiwi convert FORMAT SRC DST`: convert between model folders and the published formats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kiwi.cli import parse
 
 
 def main(argv: list[str]) -> int:
-    """Convert, then print what was done with each part."""
+    """Convert a model, print what was done with each part, and return the exit code."""
     options = parse(ConvertOptions, argv[0], argv[1:])
     console.table("", ("part", "result"), convert(options))
     console.print(f"{options.dst} written")

@@ -1,4 +1,4 @@
-"""`kiwi doctor`: what is installed, which accelerators there are, what is missing and how to install it."""
+"""`kiwi doctor`: report installed packages, accelerators, and what is missing and how to install it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from kiwi import console
 from kiwi.cli import parse
-from kiwi.doctor import examine
+from kiwi.doctor import check_installation
 from kiwi.options import Options
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions(Options):
-    """Report what is installed, which accelerators there are, what is missing and how to install it.
+    """Report installed packages, accelerators, and what is missing and how to install it.
 
     Args:
         json: print the report as JSON
@@ -24,39 +24,39 @@ class DoctorOptions(Options):
 
 
 def main(argv: list[str]) -> int:
-    """Print the report; the exit code is 0 if every required part fits, 1 otherwise."""
+    """Print the report and return the exit code: 0 if all requirements are satisfied, 1 otherwise."""
     options = parse(DoctorOptions, argv[0], argv[1:])
-    record = examine()
+    record = check_installation()
     if options.json:
         console.print(json.dumps(record, indent=2))
     else:
         _print_report(record)
-    return 0 if record["fits"] else 1
+    return 0 if record["ok"] else 1
 
 
 def _print_report(record: dict[str, Any]) -> None:
-    parts = [
-        (part["name"], part["wanted"], part["installed"] or "-", part["extra"] or "kiwi", part["state"])
-        for part in record["parts"]
+    rows = [
+        (item["name"], item["specifier"], item["installed"] or "-", item["extra"] or "kiwi", item["status"])
+        for item in record["dependencies"]
     ]
-    console.table("Parts", ("part", "expected", "installed", "needed by", "state"), parts)
+    console.table("Requirements", ("package", "expected", "installed", "required by", "status"), rows)
     hardware = record["hardware"]
     machine = [
         ("CPU", f"{hardware['cpu']}, {hardware['cores']} cores, bf16 {_yes_or_no(hardware['avx512_bf16'])}"),
         ("memory", _gigabytes(hardware["memory_bytes"])),
-        ("free disk here", _gigabytes(record["disk_free_bytes"])),
+        ("free disk space", _gigabytes(record["disk_free_bytes"])),
     ]
     machine += [
         (device["kind"], f"{device['name']}, {_gigabytes(device['memory_bytes'])}, bf16 {_yes_or_no(device['bf16'])}")
         for device in record["devices"]
-    ] or [("accelerator", "none: everything runs on the CPU")]
+    ] or [("accelerator", "none; kiwi runs on the CPU")]
     console.table("Machine", ("", ""), machine)
-    for part, command in record["fixes"].items():
-        console.print(f"{part}: {command}")
-    if record["fits"]:
-        console.print("Every required part fits.")
+    for name, command in record["fixes"].items():
+        console.print(f"{name}: {command}")
+    if record["ok"]:
+        console.print("All requirements are satisfied.")
     else:
-        console.error("a required part is missing or does not fit; the commands above install what is missing.")
+        console.error("requirements are missing or have the wrong version; the commands above install them.")
 
 
 def _gigabytes(size: int | None) -> str:

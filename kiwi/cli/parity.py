@@ -1,4 +1,4 @@
-"""`kiwi parity DIR`: compare this package's numbers with golden vectors of the published model."""
+"""`kiwi parity DIR`: check numerical parity with the published implementation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kiwi.parity import TOLERANCE, ParityOptions, check_parity
 
 
 def main(argv: list[str]) -> int:
-    """Print the largest difference of each case; the exit code is 0 if all agree, 1 otherwise."""
+    """Print the largest difference of each case and return the exit code: 0 if all cases passed, 1 otherwise."""
     options = parse(ParityOptions, argv[0], argv[1:])
     report = check_parity(options)
     if options.all_outputs:
@@ -19,5 +19,5 @@ def main(argv: list[str]) -> int:
         for r in report.results
     ]
     rows += [(name, "-", "-", "-", "not computed") for name in report.not_computed]
-    console.table("", ("case", "outputs", "largest difference", "at", f"within {TOLERANCE:g}"), rows)
+    console.table("", ("case", "outputs", "largest difference", "in output", f"within {TOLERANCE:g}"), rows)
     return 0 if report.passed else 1

@@ -58,7 +58,7 @@ class TextEncoder(Spec):
 
     def build(self) -> CaptionEncoder:
         """Build the encoder with its tokenizer."""
-        folder = locate(self.tokenizer, "tokenizer", "name a folder with tokenizer.json")
+        folder = locate(self.tokenizer, "tokenizer", "pass a folder with tokenizer.json")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         config = UMT5Config(
             vocab_size=len(tokenizer),

@@ -1,4 +1,4 @@
-"""Numeric parity with the published model: golden vectors in, one result per case out."""
+"""Numerical parity with the published implementation, checked on golden vectors."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from kiwi.parity.golden import CaseResult
 
 TOLERANCE = 1e-4
-"""Largest absolute difference that counts as equal."""
+"""Largest absolute difference at which two outputs count as equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParityOptions(Options):
-    """Compare this package's numbers with golden vectors of the published model.
+    """Check numerical parity with the published implementation.
 
-    Every output of every case that this version computes is compared; the largest absolute difference is printed, one
-    line per case. The exit code is 1 if an output is missing or differs by more than 1e-4. Cases that this version
-    does not compute are listed and do not count.
+    Compares kiwi's outputs with golden vectors (recorded inputs and outputs of the published implementation) and prints
+    the largest absolute difference of each case. The exit code is 1 if an output is missing or differs by more than
+    1e-4. Cases that this version of kiwi does not compute are listed and do not affect the exit code.
 
     Args:
-        dir: folder of NAME.json + NAME.safetensors, such as tests/golden
-        case: only this case; may be repeated
-        all_outputs: print one line per output as well
+        dir: folder with NAME.json and NAME.safetensors of each case, such as tests/golden
+        case: check only this case; may be repeated
+        all_outputs: also print one line per output
     """
 
     dir: Path = positional()
@@ -36,22 +36,22 @@ class ParityOptions(Options):
 
 
 class ParityReport(NamedTuple):
-    """The results of the cases that were compared, and the names of cases that this version does not compute."""
+    """Results of the compared cases, and names of the cases that this version of kiwi does not compute."""
 
     results: list[CaseResult]
     not_computed: list[str]
 
     @property
     def passed(self) -> bool:
-        """Whether at least one case was compared and all agree."""
+        """Whether at least one case was compared and all cases passed."""
         return bool(self.results) and all(result.passed for result in self.results)
 
 
 def check_parity(options: ParityOptions) -> ParityReport:
-    """Compute the golden cases of a folder and compare every output.
+    """Compute the golden cases of a folder and compare all outputs.
 
     Raises:
-        InputError: the folder holds no such cases, or a case cannot be read or lacks something.
+        InputError: a selected case is missing, cannot be read or is incomplete.
     """
     from kiwi.parity.cases import CASES  # imports torch
     from kiwi.parity.golden import compare_case, load_case
@@ -60,7 +60,7 @@ def check_parity(options: ParityOptions) -> ParityReport:
     selected = set(options.case) or present
     if not present or not selected <= present:
         raise InputError(
-            f"{options.dir} holds no such golden cases",
+            f"golden cases are missing in {options.dir}",
             code="missing-golden-case",
             got=", ".join(sorted(present)) or "none",
             expected=", ".join(sorted(selected)) or "NAME.json and NAME.safetensors",

@@ -1,4 +1,4 @@
-"""The outputs that this package computes for each golden case, under the names in the vectors."""
+"""Functions that compute kiwi's outputs for each golden case, by the names in its vectors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from kiwi.weights.strict import load_strict
 
 
 def scheduler(case: Case) -> dict[str, Tensor]:
-    """Tables, loss weights, and the published look-up of the nearest entry, with and without bf16 timesteps."""
+    """Compute sigmas, loss weights, Euler steps and the training target, with and without bf16 timesteps."""
     inputs, config = case.group("in/"), case.meta["config"]
     schedule = FlowSchedule(shift=config["shift"], num_train_timesteps=config["num_train_timesteps"])
     grids = {
@@ -69,7 +69,7 @@ def scheduler(case: Case) -> dict[str, Tensor]:
 
 
 def connectors(case: Case) -> dict[str, Tensor]:
-    """Both connectors, and the context that joins their outputs."""
+    """Compute the outputs of both connectors and the context that joins them."""
     inputs, config = case.group("in/"), case.meta["config"]
     query, latent = (nn.ModuleDict({"connector": mlp(config["hidden"], config["dit_dim"])}) for _ in range(2))
     load_strict(
@@ -80,7 +80,7 @@ def connectors(case: Case) -> dict[str, Tensor]:
     return {"connetor": queries, "ref_connector": references, "context_ref_mode": context}
 
 
-_VARIANTS: dict[str, dict[str, Any]] = {
+_PART_VARIANTS: dict[str, dict[str, Any]] = {
     "none": {"source": NoSource(), "reference": NoReference()},
     "source": {"source": AddSource(), "reference": NoReference()},
     "ref_last": {"source": AddSource(), "reference": AppendReference()},
@@ -99,16 +99,16 @@ _DIT_MODES = {
     "e2_batch2": ("ref_only", "batch2", "_batch2"),
     "e3_batch2_equal_t": ("ref_only", "batch2_equal", "_batch2"),
 }
-"""Output -> variant, timestep, and which of the inputs are a batch of two."""
+"""Output name -> parts, timestep, and suffix of the inputs that are a batch of two."""
 
 
 def dit(case: Case) -> dict[str, Tensor]:
-    """The transformer in every published mode, its rotary table and the tokens between its blocks."""
+    """Compute the transformer's output in every published mode, its rotary table and the tokens between blocks."""
     recorded = case.group("in/")
     out: dict[str, Tensor] = {}
-    models = {name: _editor(case, **parts) for name, parts in _VARIANTS.items()}
-    for name, (variant, when, batch) in _DIT_MODES.items():
-        model, timestep = models[variant], recorded[f"timestep_{when}"]
+    models = {name: _build_editor(case, **parts) for name, parts in _PART_VARIANTS.items()}
+    for name, (variant, timestep_name, batch) in _DIT_MODES.items():
+        model, timestep = models[variant], recorded[f"timestep_{timestep_name}"]
         sigma = recorded["scheduler_sigmas"][nearest_index(recorded["scheduler_timesteps"], timestep)]
         context = recorded["context_batch2" if batch else "context"]
         suffix = "_batch2" if batch == "_batch2" else ""
@@ -116,7 +116,7 @@ def dit(case: Case) -> dict[str, Tensor]:
         if batch == "_context":
             inputs = {key: value.expand(len(context), -1, -1, -1, -1) for key, value in inputs.items()}
             sigma, timestep = sigma.expand(len(context)), timestep.expand(len(context))
-        with _traced_tokens(model) as tokens:
+        with _record_tokens(model) as tokens:
             prepared = _prepare(model, context, inputs["source"], inputs["ref"])
             out[name] = model.velocity(inputs["latents"], sigma, prepared, timestep)
         if name == "c_source_ref_last":
@@ -127,26 +127,26 @@ def dit(case: Case) -> dict[str, Tensor]:
 
 
 def end_to_end(case: Case) -> dict[str, Tensor]:
-    """Every step of the Euler loop over the model, and once more with timesteps rounded to bf16."""
+    """Compute every step of the Euler solver with the model, and again with timesteps rounded to bf16."""
     inputs, config = case.group("in/"), case.meta["config"]
     runs = {"ref_last": "ref_last", "ref_first": "ref_first", "source_only": "source"}
     runs |= {"unconditioned": "none", "bf16t_ref_last": "ref_last"}
     out: dict[str, Tensor] = {}
     for name, variant in runs.items():
-        model = _editor(case, **_VARIANTS[variant])
+        model = _build_editor(case, **_PART_VARIANTS[variant])
         prepared = _prepare(model, inputs["context"], inputs["source"], inputs["ref"])
         grid = FlowSchedule(shift=config["shift"]).sigmas(config["steps"])
 
         def velocity(
             x: Tensor,
             sigma: Tensor,
-            rounds: bool = name.startswith("bf16"),
+            round_to_bf16: bool = name.startswith("bf16"),
             model: KiwiEdit = model,
             prepared: PreparedConditions = prepared,
             grid: Tensor = grid,
         ) -> Tensor:
             timestep = model.schedule.timestep(sigma[None])
-            if rounds:
+            if round_to_bf16:
                 timestep = timestep.bfloat16().float()
             nearest_sigma = grid[:-1][nearest_index(model.schedule.timestep(grid[:-1]), timestep)]
             return model.velocity(x, nearest_sigma, prepared, timestep)
@@ -159,7 +159,7 @@ def end_to_end(case: Case) -> dict[str, Tensor]:
 
 
 def vae(case: Case) -> dict[str, Tensor]:
-    """Latents and videos of a VAE in either of Wan's two forms, whole and tiled."""
+    """Encode and decode with a Wan2.1 or Wan2.2 VAE, with and without tiling."""
     inputs, config = case.group("in/"), case.meta["config"]
     statistics = {name: inputs[name].tolist() for name in ("latents_mean", "latents_std")}
     video_vae = VideoVae(build_network(case.group("weights/"), statistics, case.name))
@@ -186,12 +186,12 @@ CASES: dict[str, Compute] = {
 }
 
 
-def _editor(case: Case, **parts: Any) -> KiwiEdit:
-    """A KiwiEdit of the case's sizes with the case's weights in the parts that it has."""
+def _build_editor(case: Case, **parts: Any) -> KiwiEdit:
+    """Build a KiwiEdit with the case's sizes and weights and the given `parts`."""
     names = ("dim", "ffn_dim", "num_heads", "num_layers", "freq_dim", "eps")
     config = {name: case.meta["config"][name] for name in names}
     sizes = DiTConfig(latent_channels=case.meta["config"]["in_dim"], **config)
-    # VAE and MLLM are not used: the vectors start at latents and context.
+    # VAE and MLLM are not used: the vectors start from latents and context.
     autoencoder, mllm_spec = (
         NewVae(z_dim=sizes.latent_channels, base_dim=4),
         NewQwen(hidden_size=16, layers=1, vision_layers=1),
@@ -209,8 +209,8 @@ def _prepare(model: KiwiEdit, context: Tensor, source: Tensor, reference: Tensor
 
 
 @contextmanager
-def _traced_tokens(model: KiwiEdit) -> Iterator[dict[str, Tensor]]:
-    """Record the tokens that enter the first block, leave it, and leave the last."""
+def _record_tokens(model: KiwiEdit) -> Iterator[dict[str, Tensor]]:
+    """Yield a dict that records the tokens before and after the first block and after the last block."""
     tokens: dict[str, Tensor] = {}
     first, last = model.dit.blocks[0], model.dit.blocks[-1]
     hooks = [

@@ -1,4 +1,4 @@
-"""The golden cases of the multimodal LLM: hidden states, and the preprocessing of its images and videos."""
+"""The golden cases of the multimodal LLM: hidden states, and preprocessing of images and videos."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from kiwi.parity.golden import Case
 from kiwi.weights.strict import load_strict
 
 SECONDS = ("0.0833", "0.999", "1.0", "2.5", "missing")
-"""Lengths of a temporal patch for which position ids are recorded; the published code casts them to int."""
+"""Durations of a temporal patch for which position ids are recorded; the published code casts them to int."""
 
 
 def mllm(case: Case) -> dict[str, Tensor]:
-    """Embeddings, positions, hidden states, read-outs and contexts of the three task kinds."""
+    """Compute embeddings, position ids, hidden states, query features and contexts of the three task kinds."""
     weights, sizes = from_published_state(case.group("weights/")), case.meta["config"]
-    encoder = _encoder(case.meta)
+    encoder = _build_encoder(case.meta)
     load_strict(encoder, {n.removeprefix("mllm."): t for n, t in weights.items() if n.startswith("mllm.")}, case.name)
     counts: dict[TaskKind, str] = {TaskKind.image: "image", TaskKind.video: "video", TaskKind.reference: "ref"}
     spec = QueryConnector(**{kind: sizes["num_queries"][name] for kind, name in counts.items()}, readout="tail")
@@ -39,7 +39,7 @@ def mllm(case: Case) -> dict[str, Tensor]:
         load_strict(module, state, case.name)
     out: dict[str, Tensor] = {}
     for kind in counts:
-        prompt = _prompt(case, kind)
+        prompt = _build_prompt(case, kind)
         states = encoder(prompt, query.queries_for(kind), query.layers + latent.layers)
         count = len(query.queries_for(kind))
         vision = encoder.vision_features(prompt)
@@ -50,39 +50,41 @@ def mllm(case: Case) -> dict[str, Tensor]:
         out[f"{kind}/context"] = join_contexts(latent(states, prompt), query(states, prompt)).tokens_BND
         if kind == "reference":
             out["reference/ref_features"] = gather_tokens(states[-1], prompt.references_BS)[0]
-    video, image, reference = (_prompt(case, kind) for kind in (TaskKind.video, TaskKind.image, TaskKind.reference))
+    video, image, reference = (
+        _build_prompt(case, kind) for kind in (TaskKind.video, TaskKind.image, TaskKind.reference)
+    )
     for seconds in SECONDS:
         whole_seconds = 1 if seconds == "missing" else int(float(seconds))
         out[f"position_ids_video_second_per_grid_{seconds}"] = encoder.position_ids(video, whole_seconds)
     features = {"image": encoder.vision_features(image).images, "ref": encoder.vision_features(reference).images}
-    for name, pictures in {**features, "video": encoder.vision_features(video).videos}.items():
-        out[f"vision_{name}"] = torch.cat(pictures, dim=1)[0]
+    for name, vision_features in {**features, "video": encoder.vision_features(video).videos}.items():
+        out[f"vision_{name}"] = torch.cat(vision_features, dim=1)[0]
     return out
 
 
 def mllm_preprocess(case: Case) -> dict[str, Tensor]:
-    """Pixels and grids of an image and a video, a resized clip, and a letter-boxed reference."""
+    """Compute patches and grids of an image and a video, a resized clip, and a letterboxed reference image."""
     pixels = case.meta["pixels"]
-    reader = _encoder(None).preprocessor
-    image, video = _pattern(pixels["image"]), _pattern(pixels["video"])
-    picture = reader.prepare_source(image)
-    # This vector starts after the resizing.
+    preprocessor = _build_encoder(None).preprocessor
+    image, video = _render_pattern(pixels["image"]), _render_pattern(pixels["video"])
+    prepared_image = preprocessor.prepare_source(image)
+    # The vector of this clip starts after resizing.
     clip = VisionInput(VIDEO, video)
-    small = reader.resize_video(_pattern(pixels["resized_clip"]))
-    samples = torch.from_numpy(small).permute(0, 3, 1, 2).float().flatten()
+    resized = preprocessor.resize_video(_render_pattern(pixels["resized_clip"]))
+    samples = torch.from_numpy(resized).permute(0, 3, 1, 2).float().flatten()
     width, height = pixels["ref_padded"]["target_w_h"]
     return {
-        "image_pixel_values": reader.to_patches(picture),
-        "image_grid_thw": torch.tensor([reader.patch_grid(picture.size)]),
-        "video_pixel_values": reader.to_patches(clip),
-        "video_grid_thw": torch.tensor([reader.patch_grid(clip.size)]),
+        "image_pixel_values": preprocessor.to_patches(prepared_image),
+        "image_grid_thw": torch.tensor([preprocessor.patch_grid(prepared_image.size)]),
+        "video_pixel_values": preprocessor.to_patches(clip),
+        "video_grid_thw": torch.tensor([preprocessor.patch_grid(clip.size)]),
         "resized_clip_samples": samples[case.group("in/")["resized_clip_sample_index"]],
-        "ref_padded_96x64": torch.from_numpy(letterbox(_pattern(pixels["ref_padded"])[0], height, width)),
+        "ref_padded_96x64": torch.from_numpy(letterbox(_render_pattern(pixels["ref_padded"])[0], height, width)),
     }
 
 
-def _encoder(meta: dict[str, Any] | None) -> MllmEncoder:
-    """An encoder of the case's sizes with its compact vocabulary; a small one without a case."""
+def _build_encoder(meta: dict[str, Any] | None) -> MllmEncoder:
+    """Build an encoder with a case's sizes and compact vocabulary; without `meta`, a small default encoder."""
     limits, template = VisionLimits(), read_template(DEFAULT_TEMPLATE)
     if meta is None:
         return NewQwen(limits=limits).build()
@@ -100,28 +102,28 @@ def _encoder(meta: dict[str, Any] | None) -> MllmEncoder:
     return MllmEncoder(Qwen2_5_VLModel(config).eval(), make_byte_tokenizer(), Qwen2VLImageProcessor(), limits, template)
 
 
-def _prompt(case: Case, kind: TaskKind) -> Prompt:
-    """The hand-made token sequence of a task kind."""
+def _build_prompt(case: Case, kind: TaskKind) -> Prompt:
+    """Build the prompt from the recorded token sequence of a task kind."""
     inputs, special = case.group("in/"), case.meta["compact_special_ids"]
     ids = inputs[f"{kind}/input_ids_compact"]
     is_image, is_video = ids == special["image_pad"], ids == special["video_pad"]
-    pictures = {"image": "pixel_values_image", "reference": "pixel_values_ref"}
-    videos = kind != "image"
+    pixel_names = {"image": "pixel_values_image", "reference": "pixel_values_ref"}
+    has_video = kind != "image"
     return Prompt(
         input_ids_BS=ids,
         attention_mask_BS=torch.ones_like(ids),
         queries_BS=ids == special["query_placeholder_object_ref_start"],
         references_BS=is_image & (kind == "reference"),
         token_types_BS=is_image.int() + 2 * is_video.int(),
-        pixel_values=inputs[pictures[kind]] if kind in pictures else None,
+        pixel_values=inputs[pixel_names[kind]] if kind in pixel_names else None,
         image_grid_thw=inputs.get(f"{kind}/image_grid_thw"),
-        pixel_values_videos=inputs["pixel_values_videos"] if videos else None,
-        video_grid_thw=inputs[f"{kind}/video_grid_thw"] if videos else None,
+        pixel_values_videos=inputs["pixel_values_videos"] if has_video else None,
+        video_grid_thw=inputs[f"{kind}/video_grid_thw"] if has_video else None,
     )
 
 
-def _pattern(spec: dict[str, int]) -> np.ndarray:
-    """The test image of the vectors: pixel(n, y, x, c) = (a y + b x + c_coef c + 31 n) mod 256."""
+def _render_pattern(spec: dict[str, int]) -> np.ndarray:
+    """Render a test video: pixel(n, y, x, c) = (a y + b x + c_coef c + 31 n) mod 256."""
     n, y, x, c = np.meshgrid(
         np.arange(spec.get("frames", 1)), np.arange(spec["h"]), np.arange(spec["w"]), np.arange(3), indexing="ij"
     )

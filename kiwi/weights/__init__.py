@@ -1,1 +1,1 @@
-"""Weights as named tensors: reading and writing files, strict loading, adapters, names in other formats."""
+"""Weights as named tensors: files, strict loading, adapters, and conversion of names between formats."""

@@ -1,7 +1,7 @@
-"""Low-rank adapters (LoRA) among named tensors: recognised by their names, merged into the weights they adapt.
+"""Low-rank adapters (LoRA) among named tensors: recognising them by name, and merging them into the weights.
 
 `X.lora_A.default.weight` (rank, in) and `X.lora_B.default.weight` (out, rank) adapt `X.weight`, which peft renames to
-`X.base_layer.weight` while the adapter is attached. Merging is W + B A: the factor alpha / rank is 1.
+`X.base_layer.weight` while the adapter is attached. Merging computes W + B A: the factor alpha / rank is 1.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ def is_adapter(name: str) -> bool:
 
 
 def without_base_layer(name: str) -> str:
-    """The name that a tensor has in a module without adapters."""
+    """Return the name that a tensor has in a module without adapters."""
     return name.replace(".base_layer.", ".")
 
 
 def with_base_layer(name: str, adapters: Iterable[str]) -> str:
-    """The name that a tensor has in a module with these adapters."""
-    stem, _, last = name.rpartition(".")
-    return f"{stem}.base_layer.{last}" if f"{stem}{LORA_A}" in adapters else name
+    """Return the name that a tensor has in a module with these adapters."""
+    layer, _, parameter = name.rpartition(".")
+    return f"{layer}.base_layer.{parameter}" if f"{layer}{LORA_A}" in adapters else name
 
 
 def split_adapters(state: Mapping[str, Tensor]) -> tuple[State, State]:
-    """The plain weights of a state dict, and its adapters."""
+    """Split a state dict into weights and adapters."""
     weights = {name: tensor for name, tensor in state.items() if not is_adapter(name)}
     return weights, {name: tensor for name, tensor in state.items() if is_adapter(name)}
 
 
 def matches_target(layer: str, targets: Iterable[str]) -> bool:
-    """Whether adapters' targets name this layer, by its whole name or by the end of it."""
+    """Whether a layer's name equals one of the targets or ends with `.target`."""
     return any(layer == target or layer.endswith(f".{target}") for target in targets)
 
 
 def adapted_layers(adapters: Mapping[str, Tensor]) -> list[str]:
-    """Names of the layers that have an adapter.
+    """List the names of the layers that have an adapter.
 
     Raises:
-        CheckpointError: half an adapter is missing, an adapter is not called "default" or is not two matrices.
+        CheckpointError: an adapter lacks A or B, is not called "default", or A or B is not a matrix.
     """
     for name, tensor in adapters.items():
         layer = name.removesuffix(LORA_A).removesuffix(LORA_B)
         halves = {layer + LORA_A, layer + LORA_B}
         if layer == name:
-            got = "a name that peft does not give to an adapter called 'default'"
+            got = "a tensor that does not belong to an adapter called 'default'"
         elif not halves <= adapters.keys():
             got = f"no {min(halves - adapters.keys())}"
         elif tensor.ndim != 2:
@@ -62,7 +62,7 @@ def adapted_layers(adapters: Mapping[str, Tensor]) -> list[str]:
         else:
             continue
         raise CheckpointError(
-            f"the adapter {name} cannot be used",
+            f"the adapter tensor {name} is invalid",
             code="invalid-adapter",
             got=got,
             expected=f"matrices X{LORA_A} (rank, in) and X{LORA_B} (out, rank) for a layer X",
@@ -71,10 +71,10 @@ def adapted_layers(adapters: Mapping[str, Tensor]) -> list[str]:
 
 
 def merge_adapters(weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor]) -> State:
-    """Plain weights with the adapters merged into them; names and dtypes are those of `weights`.
+    """Merge adapters into weights; names and dtypes are those of `weights`.
 
     Raises:
-        CheckpointError: an adapter has no weight to merge into or does not match its shape; see `adapted_layers`.
+        CheckpointError: the weight of an adapter is missing or has a different shape; see also `adapted_layers`.
     """
     merged = dict(weights)
     for layer in adapted_layers(adapters):
@@ -83,8 +83,8 @@ def merge_adapters(weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor]
             raise CheckpointError(
                 f"the adapter of {layer} cannot be merged",
                 code="mismatched-adapter",
-                got="no such weight",
-                expected=f"{layer}.weight",
+                got="a missing weight",
+                expected=f"a tensor {layer}.weight",
             )
         if b.shape[1] != a.shape[0] or weight.shape != (b.shape[0], a.shape[1]):
             raise CheckpointError(
@@ -92,40 +92,44 @@ def merge_adapters(weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor]
                 code="mismatched-adapter",
                 got=f"A {tuple(a.shape)}, B {tuple(b.shape)}, weight {tuple(weight.shape)}",
             )
-        # In float32: rounding B A before the sum would lose small updates.
+        # Computed in float32, because rounding B A before the sum would lose small updates.
         merged[f"{layer}.weight"] = torch.addmm(weight.float(), b.float(), a.float()).to(weight.dtype)
     return merged
 
 
-def rank_and_targets(weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor]) -> tuple[int, tuple[str, ...]]:
-    """The rank of adapters and the target names that select their layers ("q"; "ffn.0" keeps its number).
+def infer_rank_and_targets(
+    weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor]
+) -> tuple[int, tuple[str, ...]]:
+    """Infer the rank of adapters and the target names that select their layers, such as "q" or "ffn.0".
 
     Args:
-        weights: of the module that the adapters stay attached to, under the names it has without them.
-        adapters: of the same module.
+        weights: weights of the adapted module, by the names they have without adapters.
+        adapters: adapters of the same module.
 
     Raises:
-        CheckpointError: `Lora` cannot describe these adapters because they have several ranks or only some of the
-            layers with a target name have one; see also `adapted_layers`.
+        CheckpointError: `Lora` cannot describe the adapters, because their ranks differ or only some of the layers with
+            a target name have an adapter; see also `adapted_layers`.
     """
     layers = adapted_layers(adapters)
     ranks = {adapters[layer + LORA_A].shape[0] for layer in layers}
-    targets = tuple(sorted({_target_name(layer) for layer in layers}))
+    targets = tuple(sorted({_extract_target_name(layer) for layer in layers}))
     linear_layers = {name.removesuffix(".weight") for name, tensor in weights.items() if tensor.ndim == 2}
     missing = sorted(layer for layer in linear_layers - set(layers) if matches_target(layer, targets))
     unknown = sorted(set(layers) - linear_layers)
     if len(ranks) > 1 or missing or unknown:
-        got = f"ranks {sorted(ranks)}" if len(ranks) > 1 else f"none for {missing[0]}" if missing else unknown[0]
+        mismatch = (
+            f"no adapter for {missing[0]}" if missing else f"no weight for the adapter of {(unknown or layers)[0]}"
+        )
         raise CheckpointError(
-            "these adapters cannot be kept beside the weights",
+            "these adapters cannot be kept separate from the weights",
             code="unsupported-adapters",
-            got=got,
-            expected="adapters of one rank, on all layers of the same name",
-            fix="merge them: --adapters merge",
+            got=f"ranks {sorted(ranks)}" if len(ranks) > 1 else mismatch,
+            expected="adapters of one rank, on all layers with the same name",
+            fix="merge them with --adapters merge",
         )
     return ranks.pop(), targets
 
 
-def _target_name(layer: str) -> str:
+def _extract_target_name(layer: str) -> str:
     parts = layer.split(".")
     return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]

@@ -1,7 +1,6 @@
-"""Reading and writing weights: safetensors (one file, or shards with an index) and torch files without code.
+"""Read and write weights: safetensors (one file, or shards with an index) and torch files (without running code).
 
-Tensors of safetensors files are memory-mapped, so a model larger than memory can be renamed and written shard by
-shard.
+Tensors of safetensors files are memory-mapped, so a model larger than memory can be converted shard by shard.
 """
 
 from __future__ import annotations
@@ -35,37 +34,37 @@ _STEMS = ("model", "diffusion_pytorch_model")
 
 
 def read_weights(path: Path | str) -> State:
-    """The tensors of a file, or of a folder with one set of safetensors weights, by name.
+    """Read the tensors of a file, or of a folder with one set of safetensors weights, by name.
 
     Args:
         path: a .safetensors file, a .safetensors.index.json, a torch file (read without executing code; a dict under
             `model_state` or `state_dict` is unwrapped), or a folder with model.safetensors or
-            diffusion_pytorch_model.safetensors, whole or sharded.
+            diffusion_pytorch_model.safetensors, in one file or sharded.
 
     Raises:
-        CheckpointError: there are no weights or two sets of them, an index and its shards disagree, a file is damaged
-            or holds more than tensors.
+        CheckpointError: there are no weights or two sets of them, an index does not match its shards, or a file is
+            damaged or contains anything but tensors.
     """
     state: State = {}
     for file in weight_files(path):
         if file.suffix in TORCH_SUFFIXES:
             state |= _read_torch(file)
         else:
-            with _reading(file):
+            with _wrap_read_errors(file):
                 state |= load_file(file)
     return state
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in a file that belongs to weights, such as config.json.
+    """Read the JSON object in a file that accompanies weights, such as config.json.
 
     Raises:
-        CheckpointError: the file cannot be read or holds something else.
+        CheckpointError: the file cannot be read or does not contain a JSON object.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
-        raise CheckpointError(f"{file} cannot be read", code="unreadable-file", got=problem) from problem
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read", code="unreadable-file", got=error) from error
     if not isinstance(content, dict):
         raise CheckpointError(
             f"{file} cannot be read", code="unreadable-file", got=type(content).__name__, expected="a JSON object"
@@ -74,25 +73,25 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
-    """The metadata of a safetensors file; empty for other files and folders."""
+    """Read the metadata of a safetensors file; other files and folders have none."""
     path = Path(path)
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
-    with _reading(path), safe_open(path, framework="pt") as tensors:
+    with _wrap_read_errors(path), safe_open(path, framework="pt") as tensors:
         return dict(tensors.metadata() or {})
 
 
 def lossless_load_dtype(path: Path | str) -> Literal["float32", "bfloat16"]:
-    """The dtype to load weights in without losing precision (float32 represents every float16 exactly)."""
+    """Return a dtype in which weights can be loaded without losing precision (float32 represents float16 exactly)."""
     dtypes = {tensor.dtype for tensor in read_weights(path).values()}
     return "bfloat16" if dtypes <= {torch.bfloat16} else "float32"
 
 
 def weight_files(path: Path | str) -> list[Path]:
-    """The files that `read_weights` reads, sorted by name.
+    """List the files that `read_weights` reads, sorted by name.
 
     Raises:
-        CheckpointError: as `read_weights`, except for damage that only shows when tensors are read.
+        CheckpointError: as in `read_weights`, except for damage that is only found by reading tensors.
     """
     path = Path(path)
     if path.is_dir():
@@ -115,7 +114,7 @@ def weight_files(path: Path | str) -> list[Path]:
 
 
 def write_weights(state: Mapping[str, Tensor], folder: Path, stem: str = "model") -> None:
-    """Write STEM.safetensors into an existing folder; above 5 GB, shards and STEM.safetensors.index.json."""
+    """Write STEM.safetensors into an existing folder, or shards and STEM.safetensors.index.json above 5 GB."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     metadata = {"format": "pt", "kiwi": __version__}
     pattern = stem + "{suffix}.safetensors"
@@ -131,9 +130,10 @@ def _files_of_folder(folder: Path) -> list[Path]:
     if len(present) != 1:
         names = ", ".join(sorted(file.name for file in folder.glob("*.safetensors*"))) or "none"
         raise CheckpointError(
-            f"{folder} does not hold one set of weights",
+            f"{folder} must contain exactly one set of weights",
             code="ambiguous-weights" if present else "missing-weights",
-            got=", ".join(file.name for file in present) or f"none of the known names (safetensors files: {names})",
+            got=", ".join(file.name for file in present)
+            or f"no weights file with a known name (safetensors files: {names})",
             expected=f"one of {', '.join(file.name for file in indices + single)}",
         )
     return weight_files(present[0])
@@ -142,109 +142,110 @@ def _files_of_folder(folder: Path) -> list[Path]:
 def _files_of_index(index: Path) -> list[Path]:
     try:
         weight_map: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
-        raise _unreadable(index, problem) from problem
-    # Only names are checked: the shards of a model in the hub's cache are links to files in other folders.
-    outside = [name for name in weight_map.values() if not isinstance(name, str) or PureWindowsPath(name).name != name]
-    if outside:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _unreadable_error(index, error) from error
+    # Only names are checked, because shards in the hub's cache are symbolic links to files in other folders.
+    paths = [name for name in weight_map.values() if not isinstance(name, str) or PureWindowsPath(name).name != name]
+    if paths:
         raise CheckpointError(
-            f"a shard of {index} leaves the folder",
+            f"the index {index} references a file outside its folder",
             code="path-outside-folder",
-            got=repr(outside[0]),
-            expected="a file in it",
+            got=repr(paths[0]),
+            expected="the name of a file beside the index",
         )
     files = [index.parent / name for name in sorted(set(weight_map.values()))]
     if missing := [file.name for file in files if not file.is_file()]:
         raise CheckpointError(
             f"shards of {index} are missing", code="missing-shards", got=f"no {', '.join(missing)}", fix="download them"
         )
-    _require_agreement(index, weight_map, files)
+    _check_index_matches_shards(index, weight_map, files)
     return files
 
 
-def _require_agreement(index: Path, weight_map: Mapping[str, str], files: Sequence[Path]) -> None:
-    """Refuse shards whose tensors are not exactly those that the index lists for them."""
-    held = [(tensor, file.name) for file in files for tensor in _tensor_names(file)]
-    repeated = [tensor for tensor, count in Counter(tensor for tensor, _ in held).items() if count > 1]
-    wrong = repeated or sorted({tensor for tensor, _ in set(held) ^ set(weight_map.items())})
-    if wrong:
+def _check_index_matches_shards(index: Path, weight_map: Mapping[str, str], files: Sequence[Path]) -> None:
+    """Raise unless each shard contains exactly the tensors that the index lists for it."""
+    stored_names = [(name, file.name) for file in files for name in _read_tensor_names(file)]
+    duplicates = [name for name, count in Counter(name for name, _ in stored_names).items() if count > 1]
+    mismatches = duplicates or sorted({name for name, _ in set(stored_names) ^ set(weight_map.items())})
+    if mismatches:
         raise CheckpointError(
-            f"{index} and its shards do not agree",
+            f"the index {index} does not match its shards",
             code="inconsistent-shards",
-            got=f"{len(wrong)} tensors {'in two shards' if repeated else 'not in the shards it names'}: "
-            + ", ".join(wrong[:5]),
-            expected="each tensor once, in the shard that the index names for it",
+            got=f"{len(mismatches)} tensors {'in two shards' if duplicates else 'not in the shard listed for them'}: "
+            + ", ".join(mismatches[:5]),
+            expected="each tensor once, in the shard that the index lists for it",
             fix="download the index and the shards again",
         )
 
 
-def _tensor_names(file: Path) -> list[str]:
+def _read_tensor_names(file: Path) -> list[str]:
     if file.suffix in TORCH_SUFFIXES:
         return list(_read_torch(file))
-    with _reading(file), safe_open(file, framework="pt") as tensors:
+    with _wrap_read_errors(file), safe_open(file, framework="pt") as tensors:
         return list(tensors.keys())
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[None]:
+def _wrap_read_errors(file: Path) -> Iterator[None]:
+    """Raise errors of safetensors and the file system as CheckpointErrors."""
     try:
         yield
-    except (OSError, SafetensorError) as problem:
-        raise _unreadable(file, problem) from problem
+    except (OSError, SafetensorError) as error:
+        raise _unreadable_error(file, error) from error
 
 
 def _read_torch(file: Path) -> State:
     try:
         with warnings.catch_warnings(action="ignore"):
-            # Files from before torch 1.6 are not archives and cannot be memory-mapped.
+            # Files from PyTorch before 1.6 are not zip archives and cannot be memory-mapped.
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except OSError as problem:
-        raise _unreadable(file, problem) from problem
-    except Exception as problem:  # the unpickler raises anything on damaged data
-        # torch's own message advises running the code in the file, so it is not repeated.
+    except OSError as error:
+        raise _unreadable_error(file, error) from error
+    except Exception as error:  # the unpickler can raise any exception on damaged data
+        # PyTorch's message advises loading with weights_only=False, which runs code, so it is not shown.
         raise CheckpointError(
             f"the weights {file} cannot be read",
             code="unreadable-weights",
-            got="data that is damaged, or that holds more than tensors, such as code, which is never run",
-            fix="copy or download it again, or save its state dict alone",
-        ) from problem
-    return _unwrap(content, file)
+            got="damaged data, or objects other than tensors (such as code, which kiwi never runs)",
+            fix="copy or download it again, or save only its state dict",
+        ) from error
+    return _unwrap_state_dict(content, file)
 
 
-def _unwrap(content: Any, file: Path) -> State:
-    """The state dict in what a torch file holds."""
-    for _ in _STATE_DICT_KEYS:  # not until there is none: a file can hold a dict that contains itself
+def _unwrap_state_dict(content: Any, file: Path) -> State:
+    """Unwrap the state dict of a torch file's content."""
+    for _ in _STATE_DICT_KEYS:  # a while loop would not end on a dict that contains itself
         keys = [key for key in _STATE_DICT_KEYS if key in content] if isinstance(content, Mapping) else []
         if not keys:
             break
         if len(keys) > 1:
             raise CheckpointError(
-                f"{file} holds two sets of weights",
+                f"{file} contains two sets of weights",
                 code="ambiguous-weights",
                 got=" and ".join(keys),
-                expected="one of them",
+                expected="only one of these keys",
             )
         content = content[keys[0]]
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
     ):
         raise CheckpointError(
-            f"{file} holds more than named tensors",
+            f"{file} contains values that are not named tensors",
             code="not-a-state-dict",
-            expected="a state dict, or one under model_state",
+            expected="a state dict, or a dict with one under 'model_state' or 'state_dict'",
         )
     return dict(content)
 
 
-def _unreadable(file: Path, problem: BaseException) -> CheckpointError:
-    # Checked here because safetensors reports a file without read permission as missing.
+def _unreadable_error(file: Path, error: BaseException) -> CheckpointError:
+    # Checked here, because safetensors reports a file without read permission as missing.
     if file.exists() and not os.access(file, os.R_OK):
         return CheckpointError(
-            f"there is no permission to read the weights {file}",
+            f"permission to read the weights {file} is denied",
             code="unreadable-weights",
             fix="change its permissions (chmod +r)",
         )
-    first = next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return CheckpointError(
         f"the weights {file} cannot be read",
         code="unreadable-weights",

@@ -1,4 +1,4 @@
-"""Where pretrained models are found: a local folder, a model shipped with the package, or a repository of the hub."""
+"""Locate pretrained models: a local folder, a model shipped with kiwi, or a repository of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ from pathlib import Path, PureWindowsPath
 from kiwi import shipped
 from kiwi.errors import CheckpointError
 
-_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+_DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a path that is not a local folder can be a hub id (owner/name)."""
+    """Whether a string has the form of a hub id (owner/name)."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) is not None
 
 
 def locate(path: str, kind: str, fix: str, *, subfolder: str = "") -> Path:
-    """Find the local folder (or file) of a model; a hub repository is downloaded unless the hub's cache has it.
+    """Find the local folder (or file) of a model; a hub repository is downloaded unless it is cached.
 
     Args:
         path: a folder, a file, the name of a shipped model (`kiwi.shipped`), or a hub id such as
             "Wan-AI/Wan2.2-TI2V-5B-Diffusers".
-        kind: what is looked for, such as "VAE", for the error message.
-        fix: what to do when it is not there, for the error message.
-        subfolder: the folder inside it that holds the model; nothing else of a repository is downloaded.
+        kind: kind of model, such as "VAE", for the error message.
+        fix: what the user can do if it does not exist, for the error message.
+        subfolder: folder in `path` that contains the model; only this folder of a repository is downloaded.
 
     Raises:
-        CheckpointError: nothing is there and no such repository could be downloaded, or the subfolder leaves `path`.
+        CheckpointError: the path does not exist and is not a repository that can be downloaded, or the subfolder is
+            outside `path`.
     """
-    local, inner = Path(path), PureWindowsPath(subfolder)
-    # A folder called "sandbox" is common: it takes precedence over the shipped model only if it holds a model.
+    local, subpath = Path(path), PureWindowsPath(subfolder)
+    # Folders called "sandbox" are common, so one takes precedence over the shipped model only if it is a model.
     exists = local.exists() if "/" in path else (local / "config.json").exists()
     if path in shipped.FOLDERS and not exists:
         local = shipped.FOLDERS[path]
-    # Only the name is checked: files in the hub's cache, or moved to a larger disk, are links to other places.
-    if inner.anchor or ".." in inner.parts:
+    # Symbolic links are not resolved: files in the hub's cache, and those moved to a larger disk, are links.
+    if subpath.anchor or ".." in subpath.parts:
         raise CheckpointError(
-            f"the subfolder {subfolder!r} leaves {path}", code="path-outside-folder", expected=f"a folder in {path}"
+            f"the subfolder {subfolder!r} is outside {path}", code="path-outside-folder", expected=f"a folder in {path}"
         )
     if (local / subfolder).exists():
         return local / subfolder
     if local.exists() or not is_hub_id(path):
         raise CheckpointError(
-            f"there is no {kind} {local / subfolder}", code="missing-model", expected="a folder, or a hub id", fix=fix
+            f"there is no {kind} at {local / subfolder}", code="missing-model", expected="a folder or a hub id", fix=fix
         )
     return _download(path, kind, fix, subfolder)
 
@@ -57,16 +58,16 @@ def _download(repository: str, kind: str, fix: str, subfolder: str) -> Path:
         OfflineModeIsEnabled,
     )
 
-    patterns = [f"{subfolder}/{pattern}" for pattern in _PATTERNS] if subfolder else _PATTERNS
+    patterns = [f"{subfolder}/{pattern}" for pattern in _DOWNLOAD_PATTERNS] if subfolder else _DOWNLOAD_PATTERNS
     try:
         folder = Path(snapshot_download(repository, allow_patterns=patterns)) / subfolder
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as problem:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise CheckpointError(
-            f"there is no {kind} {repository}, and no such repository could be downloaded from the hub",
+            f"there is no {kind} at {repository}, and it could not be downloaded from the hub",
             code="missing-model",
-            got=str(problem).strip().splitlines()[0],
-            fix=f"check the path, or the id and the network; or {fix}",
-        ) from problem
+            got=str(error).strip().splitlines()[0],
+            fix=f"check the path or hub id and the network connection, or {fix}",
+        ) from error
     if not folder.is_dir():
         raise CheckpointError(f"the repository {repository} has no folder {subfolder}", code="missing-model", fix=fix)
     return folder

@@ -1,6 +1,6 @@
-"""Names of tensors in the published formats and in this package, as pure functions on strings.
+"""Conversion of tensor names between kiwi and the published formats, as pure functions on strings.
 
-This package: `dit.` (the original Wan names), `source.`, `reference.` (patch embeddings), `query.` (query tables and
+kiwi: `dit.` (the original Wan names), `source.`, `reference.` (patch embeddings), `query.` (query tables and
 connector), `latent.` (connector), `mllm.model.` (transformers' names). The published training checkpoint: `dit.`,
 `vae_condition.`, `ref_vae_condition.`, `mllm.` with the spelling `connetor`. The published diffusers folder: one file
 per part, the transformer under diffusers' names.
@@ -17,7 +17,7 @@ from kiwi.errors import CheckpointError
 T = TypeVar("T")
 
 TEXT_EMBEDDING = "text_embedding."
-"""Prefix of Wan's text embedding: published files hold it, but the context enters cross-attention directly."""
+"""Prefix of Wan's text embedding: published files contain it, but cross-attention attends to the context directly."""
 
 _FROM_PUBLISHED = {
     "vae_condition.": "source.",
@@ -48,25 +48,25 @@ _WAN_TO_DIFFUSERS = {
     "head.modulation": "scale_shift_table",
     "head.head.": "proj_out.",
 }
-"""Prefixes of Wan's original names, and diffusers' prefixes in their place; # is the number of a block."""
+"""Prefix in Wan's original names -> prefix in diffusers' names; # stands for the block number."""
 
 
 def rename(tensors: Mapping[str, T], new_name: Callable[[str], str], source: str) -> dict[str, T]:
-    """The same tensors (or shapes) under new names.
+    """Rename tensors (or shapes).
 
     Args:
-        tensors: by their old names.
-        new_name: maps an old name to a new one.
-        source: where they come from, for the error message.
+        tensors: tensors by their old names.
+        new_name: function from an old name to a new one.
+        source: where the tensors come from, for the error message.
 
     Raises:
-        CheckpointError: two old names map to one new name.
+        CheckpointError: two tensors would get the same name.
     """
     old_names: dict[str, str] = {}
     for name in tensors:
         if (first := old_names.setdefault(new_name(name), name)) != name:
             raise CheckpointError(
-                f"{source} names a tensor twice",
+                f"{source} contains the same tensor under two names",
                 code="duplicate-tensor",
                 got=f"{first} and {name}",
                 fix="remove one of them",
@@ -75,53 +75,53 @@ def rename(tensors: Mapping[str, T], new_name: Callable[[str], str], source: str
 
 
 def from_published(name: str) -> str:
-    """This package's name for a tensor of the training checkpoint, whose `pipe.` was removed before."""
+    """Convert a name of the training checkpoint, without `pipe.`, to kiwi's name."""
     return replace_prefix(name, _FROM_PUBLISHED)
 
 
 def to_published(name: str) -> str:
-    """The training checkpoint's name for a tensor of this package, without `pipe.`."""
+    """Convert kiwi's name to the name in the training checkpoint, without `pipe.`."""
     return replace_prefix(name, _TO_PUBLISHED)
 
 
 def strip_checkpoint_prefixes(names: Iterable[str]) -> dict[str, str]:
     """Map each name of a training checkpoint to the name without `pipe.`.
 
-    Some files dropped the DiT's whole prefix ("blocks.0..."); these names get `dit.` back.
+    Some files also lack the DiT's prefix ("blocks.0..."); these names get `dit.` back.
     """
-    short = {}
+    unprefixed = {}
     for name in names:
-        rest = name.removeprefix("pipe.")
-        has_part = rest.startswith(("dit.", *(p.split(".")[0] + "." for p in _FROM_PUBLISHED)))
-        short[name] = rest if has_part else f"dit.{rest}"
-    return short
+        short_name = name.removeprefix("pipe.")
+        has_part = short_name.startswith(("dit.", *(prefix.split(".")[0] + "." for prefix in _FROM_PUBLISHED)))
+        unprefixed[name] = short_name if has_part else f"dit.{short_name}"
+    return unprefixed
 
 
 def dit_to_diffusers(name: str) -> str:
-    """diffusers' name for a transformer tensor with Wan's original name (without `dit.`); unknown names stay."""
+    """Convert a DiT tensor name (without `dit.`) from Wan's to diffusers'; unknown names are returned unchanged."""
     return _replace_block_prefix(name, _WAN_TO_DIFFUSERS.items())
 
 
 def dit_from_diffusers(name: str) -> str:
-    """Wan's original name (without `dit.`) for a transformer tensor with diffusers' name; unknown names stay."""
+    """Convert a DiT tensor name (without `dit.`) from diffusers' to Wan's; unknown names are returned unchanged."""
     return _replace_block_prefix(name, ((diffusers, wan) for wan, diffusers in _WAN_TO_DIFFUSERS.items()))
 
 
 def is_diffusers_dit(names: Iterable[str]) -> bool:
-    """Whether these are diffusers' names of a Wan transformer."""
+    """Whether tensor names are those of a Wan transformer in diffusers."""
     return any(name.startswith("condition_embedder.") for name in names)
 
 
 def replace_prefix(name: str, table: Mapping[str, str]) -> str:
-    """The name with its prefix replaced according to a table; a name without any of the prefixes stays."""
+    """Replace a name's prefix according to a table; a name without any of the prefixes is returned unchanged."""
     old = next((old for old in table if name.startswith(old)), None)
     return name if old is None else table[old] + name.removeprefix(old)
 
 
 def _replace_block_prefix(name: str, pairs: Iterable[tuple[str, str]]) -> str:
-    number = re.match(r"blocks\.(\d+)\.", name)
-    general = re.sub(r"^blocks\.\d+\.", "blocks.#.", name)
+    block = re.match(r"blocks\.(\d+)\.", name)
+    pattern = re.sub(r"^blocks\.\d+\.", "blocks.#.", name)
     for old, new in pairs:
-        if general.startswith(old):
-            return (new + general.removeprefix(old)).replace("#", number[1] if number else "#")
+        if pattern.startswith(old):
+            return (new + pattern.removeprefix(old)).replace("#", block[1] if block else "#")
     return name

@@ -1,4 +1,4 @@
-"""Strict loading: every tensor or none, and a report of every name that does not match."""
+"""Strict loading: load all tensors or none, and report every name that does not match."""
 
 from __future__ import annotations
 
@@ -13,104 +13,106 @@ from kiwi.errors import CheckpointError
 from kiwi.weights.files import Shapes
 
 MAX_LISTED = 10
-"""Names of one kind that a message lists."""
+"""Maximal number of names of one kind in a message."""
 
 FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-"""Types that weights may be saved in."""
+"""Supported dtypes of saved weights."""
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """The differences between expected and actual tensors, as names; false if there are none."""
+    """Differences between the expected tensors and the actual ones; false if there are none."""
 
     num_expected: int
     missing: list[str]
     unexpected: list[str]
-    mismatched: list[str]
+    wrong_shapes: list[str]
 
     def __str__(self) -> str:
-        kinds = {"missing": self.missing, "unexpected": self.unexpected, "with the wrong shape": self.mismatched}
-        return "; ".join(f"{len(names)} {kind} ({_shorten(names)})" for kind, names in kinds.items() if names)
+        kinds = {"missing": self.missing, "unexpected": self.unexpected, "with the wrong shape": self.wrong_shapes}
+        return "; ".join(f"{len(names)} {kind} ({_join_first(names)})" for kind, names in kinds.items() if names)
 
     def __bool__(self) -> bool:
-        return bool(self.missing or self.unexpected or self.mismatched)
+        return bool(self.missing or self.unexpected or self.wrong_shapes)
 
     def raise_if_any(self, source: str) -> None:
-        """Raise CheckpointError with every difference, if there is one; `source` says where the weights come from."""
+        """Raise a CheckpointError that lists the differences, if any; `source` says where the weights come from."""
         if self:
             raise CheckpointError(
                 f"the weights of {source} do not match the model",
                 code="mismatched-weights",
                 got=self,
-                expected=f"{self.num_expected} tensors, all of them and no others",
-                fix="build the model with the configuration that the weights were saved with (config.json beside them)",
+                expected=f"exactly the model's {self.num_expected} tensors",
+                fix="build the model with the configuration of the saved weights (the config.json beside them)",
             )
 
 
 def compare_shapes(expected: Shapes, actual: Shapes) -> Mismatch:
-    """Compare names and shapes."""
+    """Compare the names and shapes of expected and actual tensors."""
     shared = sorted(expected.keys() & actual.keys())
     return Mismatch(
         num_expected=len(expected),
         missing=sorted(expected.keys() - actual.keys()),
         unexpected=sorted(actual.keys() - expected.keys()),
-        mismatched=[
+        wrong_shapes=[
             f"{name} is {actual[name]}, not {expected[name]}" for name in shared if actual[name] != expected[name]
         ],
     )
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
-    """Names and shapes of tensors."""
+    """Return the shape of each tensor by name."""
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def require_finite_floats(state: Mapping[str, Tensor], source: str) -> None:
-    """Refuse tensors that a model cannot compute with.
+    """Check that a model can compute with all tensors.
 
     Raises:
-        CheckpointError: naming those that are not float64, float32, float16 or bfloat16, or not finite.
+        CheckpointError: tensors that are not float64, float32, float16 or bfloat16, or are not finite; the message
+            lists up to ten of them.
     """
     wrong_types = [
         f"{name} is {tensor.dtype}" for name, tensor in sorted(state.items()) if tensor.dtype not in FLOAT_DTYPES
     ]
     if wrong_types:
         raise CheckpointError(
-            f"{source} holds tensors of an unsupported type",
+            f"{source} contains tensors of an unsupported dtype",
             code="unsupported-dtype",
-            got=_shorten(wrong_types).replace("torch.", ""),
+            got=_join_first(wrong_types).replace("torch.", ""),
             expected=", ".join(str(dtype).removeprefix("torch.") for dtype in FLOAT_DTYPES),
-            fix="convert a copy that was not quantised",
+            fix="use a copy that is not quantised",
         )
-    # Checked as float32, the widest type that models are loaded in.
-    if wrong := [name for name, tensor in sorted(state.items()) if not torch.isfinite(tensor.float()).all()]:
+    # Checked as float32, the widest dtype in which models are loaded.
+    if not_finite := [name for name, tensor in sorted(state.items()) if not torch.isfinite(tensor.float()).all()]:
         raise CheckpointError(
-            f"{source} holds NaN or infinite numbers",
+            f"{source} contains NaN or infinite values",
             code="not-finite",
-            got=_shorten(wrong),
-            fix="copy the file again",
+            got=_join_first(not_finite),
+            fix="use another checkpoint, or copy the file again if the original is intact",
         )
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: str, *, assign: bool = False) -> None:
-    """Load every tensor of the module, or none; `requires_grad` of its parameters does not change.
+    """Load all tensors of a module or none, without changing requires_grad.
 
     Args:
-        module: the target.
+        module: the module to load into.
         state: tensors by name.
         source: where the weights come from, for the error message.
-        assign: use the tensors themselves, dtype included, instead of copying into the module's (which may then be on
-            the meta device).
+        assign: replace the module's tensors (which may be on the meta device) instead of copying into them; this also
+            changes their dtypes.
 
     Raises:
-        CheckpointError: with every missing, unexpected and mismatched name (the first ten of each kind).
+        CheckpointError: tensors are missing, unexpected or of the wrong shape; the message lists up to ten names of
+            each kind.
     """
     compare_shapes(shapes_of(module.state_dict()), shapes_of(state)).raise_if_any(source)
     load_preserving_requires_grad(module, state, assign=assign)
 
 
 def load_preserving_requires_grad(module: nn.Module, state: Mapping[str, Tensor], *, assign: bool) -> None:
-    """Load tensors whose shapes were compared before, perhaps not all of the module's; `requires_grad` stays."""
+    """Load a possibly partial state dict whose shapes have already been checked, without changing requires_grad."""
     trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     module.load_state_dict(state, strict=False, assign=assign)
     for name, parameter in module.named_parameters():
@@ -118,10 +120,10 @@ def load_preserving_requires_grad(module: nn.Module, state: Mapping[str, Tensor]
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """A hash that distinguishes sets of weights without reading all values.
+    """Compute a hash that distinguishes sets of weights without reading all values.
 
-    It covers every tensor's name, shape and 64 evenly spaced values, so a model that was trained further has another
-    fingerprint. It guards against mistakes, not against forgery.
+    It covers the name, the shape and 64 evenly spaced values of every tensor, so further training changes it. It
+    guards against mistakes, not against forgery.
     """
     digest = hashlib.sha256()
     for name in sorted(state):
@@ -132,6 +134,6 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _shorten(names: Iterable[str]) -> str:
+def _join_first(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(names[:MAX_LISTED]) + (", ..." if len(names) > MAX_LISTED else "")

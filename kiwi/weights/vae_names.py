@@ -1,6 +1,6 @@
-"""Names of a Wan VAE's tensors, original and diffusers', and its sizes inferred from names and shapes.
+"""Conversion of a Wan VAE's tensor names between Wan and diffusers; inference of its sizes from names and shapes.
 
-There are two forms. Wan2.1 numbers all layers of the encoder or decoder consecutively (`encoder.downsamples.4`);
+Wan's VAE has two forms. Wan2.1 numbers all layers of the encoder or decoder consecutively (`encoder.downsamples.4`);
 Wan2.2 nests them by level (`encoder.downsamples.1.downsamples.0`). diffusers nests all but the encoder of Wan2.1.
 """
 
@@ -18,7 +18,7 @@ _Shapes = Mapping[str, tuple[int, ...]]
 
 
 class VaeSizes(NamedTuple):
-    """The sizes that determine a Wan VAE's names and shapes; the fields are those of `NewVae`."""
+    """Sizes that determine the names and shapes of a Wan VAE's tensors, named like the fields of `NewVae`."""
 
     z_dim: int
     base_dim: int
@@ -30,7 +30,7 @@ class VaeSizes(NamedTuple):
 
     @property
     def spatial_factor(self) -> int:
-        """Height and width of one latent in pixels."""
+        """Downsampling factor of height and width from pixels to latents."""
         return int(2 ** (len(self.dim_mult) - 1)) * (2 if self.residual else 1)
 
 
@@ -46,73 +46,73 @@ _ATTENTION = {"norm": "norm", "to_qkv": "to_qkv", "proj": "proj"}
 
 
 def to_diffusers(tensors: Mapping[str, T], sizes: VaeSizes) -> dict[str, T]:
-    """The same tensors under diffusers' names; names that are not original ones stay."""
-    table = _modules(sizes)
+    """Convert Wan's tensor names to diffusers'; unknown names are kept."""
+    table = _map_module_names(sizes)
     return {_rename(name, table): tensor for name, tensor in tensors.items()}
 
 
 def to_original(tensors: Mapping[str, T], sizes: VaeSizes) -> dict[str, T]:
-    """The same tensors under the original names; names that are not diffusers' stay."""
-    table = {diffusers: original for original, diffusers in _modules(sizes).items()}
+    """Convert diffusers' tensor names to Wan's; unknown names are kept."""
+    table = {diffusers: original for original, diffusers in _map_module_names(sizes).items()}
     return {_rename(name, table): tensor for name, tensor in tensors.items()}
 
 
 def strip_model_prefix(tensors: Mapping[str, T]) -> dict[str, T]:
-    """The same tensors without `model.`, which the original code's module puts before all of its names."""
+    """Remove the prefix `model.`, which Wan's code puts before all names, if all names have it."""
     prefixed = all(name.startswith("model.") for name in tensors)
     return {name.removeprefix("model.") if prefixed else name: tensor for name, tensor in tensors.items()}
 
 
 def has_original_names(shapes: Mapping[str, object]) -> bool:
-    """Whether these are a Wan VAE's tensors under the original names."""
+    """Whether tensor names are those of a Wan VAE in Wan's code."""
     return any(name.startswith("encoder.downsamples.") for name in shapes)
 
 
 def infer_sizes(shapes: _Shapes) -> VaeSizes:
-    """Infer the sizes of a VAE from its original names and shapes.
+    """Infer the sizes of a VAE from the shapes of its tensors, given by Wan's names.
 
     Raises:
         CheckpointError: a tensor that determines a size is missing or has an impossible shape.
     """
-    levels = _levels(shapes)
-    base_dim = _width(shapes, "encoder.conv1.weight")
-    widths = [_width(shapes, f"{level[0]}.residual.2.weight") for level in levels]
+    levels = _group_layers_by_level(shapes)
+    base_dim = _read_width(shapes, "encoder.conv1.weight")
+    widths = [_read_width(shapes, f"{level[0]}.residual.2.weight") for level in levels]
     if not levels or any(width % base_dim for width in widths):
         raise CheckpointError(
             "the tensors are not those of a Wan VAE",
             code="not-a-wan-vae",
-            got=f"levels of the encoder with {widths} channels, encoder.conv1.weight with {base_dim}",
-            expected="multiples of the first width",
+            got=f"encoder levels of widths {widths} and encoder.conv1.weight of width {base_dim}",
+            expected=f"at least one level, and widths that are multiples of {base_dim}",
         )
     dim_mult = tuple(width // base_dim for width in widths)
     return VaeSizes(
-        z_dim=_width(shapes, "conv2.weight"),
+        z_dim=_read_width(shapes, "conv2.weight"),
         base_dim=base_dim,
-        decoder_base_dim=_width(shapes, "decoder.head.0.gamma") // dim_mult[0],
+        decoder_base_dim=_read_width(shapes, "decoder.head.0.gamma") // dim_mult[0],
         dim_mult=dim_mult,
-        num_res_blocks=sum(_has(shapes, f"{layer}.residual.") for layer in levels[0]),
-        temporal_downsample=tuple(_has(shapes, f"{level[-1]}.time_conv.") for level in levels[:-1]),
-        residual=_has(shapes, "encoder.downsamples.0.downsamples."),
+        num_res_blocks=sum(_has_prefix(shapes, f"{layer}.residual.") for layer in levels[0]),
+        temporal_downsample=tuple(_has_prefix(shapes, f"{level[-1]}.time_conv.") for level in levels[:-1]),
+        residual=_has_prefix(shapes, "encoder.downsamples.0.downsamples."),
     )
 
 
 @cache
-def _modules(sizes: VaeSizes) -> Mapping[str, str]:
-    """Original to diffusers' name of every module with tensors, including some that a VAE of these sizes lacks."""
+def _map_module_names(sizes: VaeSizes) -> Mapping[str, str]:
+    """Map Wan's module names to diffusers', including a few modules that a VAE of these sizes lacks."""
     table = {"conv1": "quant_conv", "conv2": "post_quant_conv"}
     for coder in ("encoder", "decoder"):
         heads = {"conv1": "conv_in", "head.0": "norm_out", "head.2": "conv_out"}
         table |= {f"{coder}.{original}": f"{coder}.{diffusers}" for original, diffusers in heads.items()}
-        table |= _submodules(f"{coder}.middle.0", f"{coder}.mid_block.resnets.0", _RESIDUAL)
-        table |= _submodules(f"{coder}.middle.1", f"{coder}.mid_block.attentions.0", _ATTENTION)
-        table |= _submodules(f"{coder}.middle.2", f"{coder}.mid_block.resnets.1", _RESIDUAL)
-    for original, diffusers, inner in _layers(sizes):
-        table |= _submodules(original, diffusers, inner)
+        table |= _map_submodules(f"{coder}.middle.0", f"{coder}.mid_block.resnets.0", _RESIDUAL)
+        table |= _map_submodules(f"{coder}.middle.1", f"{coder}.mid_block.attentions.0", _ATTENTION)
+        table |= _map_submodules(f"{coder}.middle.2", f"{coder}.mid_block.resnets.1", _RESIDUAL)
+    for original, diffusers, inner in _map_layers(sizes):
+        table |= _map_submodules(original, diffusers, inner)
     return table
 
 
-def _layers(sizes: VaeSizes) -> Iterator[tuple[str, str, Mapping[str, str]]]:
-    """Residual blocks and resamplers of all levels: original name, diffusers' name, and the names inside them."""
+def _map_layers(sizes: VaeSizes) -> Iterator[tuple[str, str, Mapping[str, str]]]:
+    """Yield Wan's name, diffusers' name and the submodule names of all residual blocks and resamplers."""
     for coder, code, last in (("encoder", "down", sizes.num_res_blocks), ("decoder", "up", sizes.num_res_blocks + 1)):
         sampler = f"{code}sampler" if sizes.residual else f"{code}samplers.0"
         for level in range(len(sizes.dim_mult)):
@@ -127,20 +127,20 @@ def _layers(sizes: VaeSizes) -> Iterator[tuple[str, str, Mapping[str, str]]]:
                     yield f"{coder}.{code}samples.{flat}", diffusers, inner
 
 
-def _levels(shapes: _Shapes) -> list[list[str]]:
-    """The encoder's layers in order, level by level; in the flat form a resampler ends a level."""
+def _group_layers_by_level(shapes: _Shapes) -> list[list[str]]:
+    """Group the names of the encoder's layers by level, in order; without nesting, a resampler ends a level."""
     layers = {m[0] for name in shapes if (m := re.match(r"encoder\.downsamples\.\d+(\.downsamples\.\d+)?(?=\.)", name))}
     ordered = sorted((tuple(map(int, re.findall(r"\d+", layer))), layer) for layer in layers)
     levels: dict[int, list[str]] = {}
     level = 0
-    for numbers, layer in ordered:
-        levels.setdefault(numbers[0] if len(numbers) == 2 else level, []).append(layer)
-        level += _has(shapes, f"{layer}.resample.")
+    for indices, layer in ordered:
+        levels.setdefault(indices[0] if len(indices) == 2 else level, []).append(layer)
+        level += _has_prefix(shapes, f"{layer}.resample.")
     return list(levels.values())
 
 
-def _submodules(original: str, diffusers: str, inner: Mapping[str, str]) -> dict[str, str]:
-    return {f"{original}.{a}": f"{diffusers}.{b}" for a, b in inner.items()}
+def _map_submodules(original: str, diffusers: str, inner: Mapping[str, str]) -> dict[str, str]:
+    return {f"{original}.{wan_name}": f"{diffusers}.{new_name}" for wan_name, new_name in inner.items()}
 
 
 def _rename(name: str, table: Mapping[str, str]) -> str:
@@ -148,15 +148,15 @@ def _rename(name: str, table: Mapping[str, str]) -> str:
     return f"{table[module]}.{last}" if module in table else name
 
 
-def _has(shapes: _Shapes, prefix: str) -> bool:
+def _has_prefix(shapes: _Shapes, prefix: str) -> bool:
     return any(name.startswith(prefix) for name in shapes)
 
 
-def _width(shapes: _Shapes, name: str) -> int:
+def _read_width(shapes: _Shapes, name: str) -> int:
     if not shapes.get(name) or not shapes[name][0]:
-        got = "it is missing" if name not in shapes else f"shape {shapes[name]}"
+        got = "no such tensor" if name not in shapes else f"shape {shapes[name]}"
         raise CheckpointError(
-            f"the tensor {name} does not determine the size of the VAE",
+            f"the sizes of the VAE cannot be inferred from {name}",
             code="not-a-wan-vae",
             got=got,
             expected="the weights of a Wan VAE",

@@ -63,7 +63,7 @@ def test_an_output_that_is_not_computed_is_a_failure(folder):
 
 @pytest.mark.parametrize("removed", ["out/", "in/", "weights/", "{}", "[]"])
 @pytest.mark.parametrize("name", ["connectors", "dit", "mllm", "vae_wan21"])
-def test_an_incomplete_case_is_refused_by_its_file_name(folder, capsys, name, removed):
+def test_an_incomplete_case_is_rejected_by_its_file_name(folder, capsys, name, removed):
     file = (folder / name).with_suffix(".safetensors")
     if removed in ("{}", "[]"):
         file.with_suffix(".json").write_text(removed)
@@ -75,6 +75,6 @@ def test_an_incomplete_case_is_refused_by_its_file_name(folder, capsys, name, re
     assert "Traceback" not in message
 
 
-def test_a_folder_without_cases_is_refused(tmp_path):
+def test_a_folder_without_cases_is_rejected(tmp_path):
     with pytest.raises(InputError, check=lambda error: error.code == "missing-golden-case"):
         check_parity(ParityOptions(dir=tmp_path))

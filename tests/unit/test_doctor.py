@@ -1,4 +1,4 @@
-"""python -m kiwi doctor: the installation is compared with the package's own metadata."""
+"""python -m kiwi doctor compares the installation with kiwi's package metadata."""
 
 import importlib.metadata
 import json
@@ -13,7 +13,7 @@ from kiwi.errors import InputError
 
 @pytest.fixture
 def distribution(tmp_path, monkeypatch):
-    """Put another kiwi-video with other requirements in front of the installed one."""
+    """Install fake metadata of kiwi-video, with other requirements, before the real one on the path."""
 
     def install(*requirements):
         folder = tmp_path / "kiwi_video-9.9.dist-info"
@@ -27,15 +27,11 @@ def distribution(tmp_path, monkeypatch):
     return install
 
 
-def by_name(parts):
-    return {part.name: part for part in parts}
-
-
 def test_a_requirement_is_compared_with_the_installed_version():
     version = importlib.metadata.version("numpy")
     parts = doctor.check_requirements(["numpy>=2.0", "rich>=999", "kiwi-no-such-package>=1"], [])
-    assert [(part.name, part.state, part.wanted) for part in parts] == [
-        ("numpy", "fits", ">=2.0"),
+    assert [(part.name, part.status, part.specifier) for part in parts] == [
+        ("numpy", "ok", ">=2.0"),
         ("rich", "wrong version", ">=999"),
         ("kiwi-no-such-package", "missing", ">=1"),
     ]
@@ -43,7 +39,7 @@ def test_a_requirement_is_compared_with_the_installed_version():
     assert parts[2].installed is None
 
 
-def test_optional_parts_carry_their_extra_and_other_systems_are_left_out():
+def test_optional_dependencies_have_their_extra_and_other_platforms_are_skipped():
     requirements = [
         'ruff>=0.1; extra == "test"',
         'numpy; sys_platform == "no-such-system"',
@@ -53,58 +49,58 @@ def test_optional_parts_carry_their_extra_and_other_systems_are_left_out():
     assert [(part.name, part.extra) for part in parts] == [("ruff", "test")]
 
 
-def test_a_native_library_that_does_not_import_does_not_fit(tmp_path, monkeypatch):
+def test_a_native_package_that_does_not_import_is_reported(tmp_path, monkeypatch):
     (tmp_path / "av.py").write_text("raise OSError('libavcodec.so is missing')")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "av", raising=False)
     (part,) = doctor.check_requirements(["av>=1"], [])
-    assert part.state == "does not import: libavcodec.so is missing"
-    assert not part.fits
+    assert part.status == "does not import: libavcodec.so is missing"
+    assert not part.ok
 
 
-def test_the_fix_is_the_pip_command_for_what_does_not_fit():
+def test_the_fix_is_a_pip_command_for_unsatisfied_dependencies():
     parts = doctor.check_requirements(["numpy", "rich>=999", 'kiwi-no-such-package; extra == "moon"'], ["moon"])
-    commands = doctor.fixes(parts)
+    commands = doctor.fix_commands(parts)
     assert commands["required"] == 'pip install --upgrade "rich>=999"'
     assert commands["moon"] in ('pip install -e ".[moon]"', 'pip install "kiwi-video[moon]"')
 
 
-def test_nothing_to_fix_gives_no_command():
-    assert doctor.fixes(doctor.check_requirements(["numpy"], [])) == {}
+def test_satisfied_dependencies_give_no_command():
+    assert doctor.fix_commands(doctor.check_requirements(["numpy"], [])) == {}
 
 
-def test_json_prints_the_record_and_exit_code_0_means_that_every_required_part_fits(distribution, capsys):
+def test_json_prints_the_record_and_exit_code_0_means_that_all_requirements_are_satisfied(distribution, capsys):
     distribution("numpy>=2.0", 'kiwi-no-such-package>=1; extra == "moon"')
     assert main(["doctor", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    parts = {part["name"]: part for part in record["parts"]}
+    parts = {part["name"]: part for part in record["dependencies"]}
     assert set(parts) == {"python", "numpy", "kiwi-no-such-package", "libx264"}
-    assert parts["numpy"]["state"] == parts["python"]["state"] == parts["libx264"]["state"] == "fits"
+    assert parts["numpy"]["status"] == parts["python"]["status"] == parts["libx264"]["status"] == "ok"
     assert parts["kiwi-no-such-package"]["extra"] == "moon"
-    assert record["fits"] is True
+    assert record["ok"] is True
     assert set(record["fixes"]) == {"moon"}
     assert record["hardware"]["cores"] >= 1
     assert record["disk_free_bytes"] > 0
 
 
-def test_a_missing_required_part_gives_exit_code_1_and_the_command_that_installs_it(distribution, capsys):
+def test_a_missing_requirement_gives_exit_code_1_and_the_command_that_installs_it(distribution, capsys):
     distribution("kiwi-no-such-package>=1")
     assert main(["doctor"]) == 1
     out, err = capsys.readouterr()
     assert "missing" in out
     assert 'required: pip install --upgrade "kiwi-no-such-package>=1"' in out
-    assert err.startswith("error: a required part is missing")
+    assert err.startswith("error: requirements are missing")
 
 
-def test_the_real_installation_names_every_library_that_kiwi_is_built_on():
-    record = doctor.examine()
-    names = {part["name"] for part in record["parts"] if part["extra"] is None}
+def test_the_installation_lists_every_package_that_kiwi_requires():
+    record = doctor.check_installation()
+    names = {part["name"] for part in record["dependencies"] if part["extra"] is None}
     chosen = {"torch", "lightning", "transformers", "torchmetrics", "lpips", "av", "einops", "tensorboard"}
     assert chosen | {"jsonargparse", "deepspeed", "diffusers", "python", "libx264"} <= names
-    assert record["fits"], [part for part in record["parts"] if part["extra"] is None and part["state"] != "fits"]
+    assert record["ok"], [part for part in record["dependencies"] if part["extra"] is None and part["status"] != "ok"]
 
 
-def test_a_source_tree_that_is_not_installed_is_refused_with_the_command_to_install_it(monkeypatch, tmp_path):
+def test_a_source_tree_that_is_not_installed_raises_with_the_command_to_install_it(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "DISTRIBUTION", "kiwi-video-not-installed")
     with pytest.raises(InputError, match="pip install -e"):
-        doctor.examine()
+        doctor.check_installation()

@@ -110,7 +110,7 @@ class QwenVL(MllmSpec):
         return cls(path="Qwen/Qwen2.5-VL-7B-Instruct")
 
     def build(self) -> MllmEncoder:
-        folder = locate(self.path, "MLLM", "name a folder with a Qwen-VL, or a hub id")
+        folder = locate(self.path, "MLLM", "pass a folder with a Qwen-VL, or a hub id")
         weight_files(folder)  # rejects an index with paths outside the folder, which transformers would follow
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -312,6 +312,6 @@ def _require_all_weights(model: nn.Module, info: dict[str, Any], path: str) -> N
         num_expected=len(model.state_dict()),
         missing=sorted(info["missing_keys"]),
         unexpected=sorted(name for name in info["unexpected_keys"] if not name.startswith("lm_head.")),
-        mismatched=[str(item) for item in sorted(info["mismatched_keys"], key=str)],
+        wrong_shapes=[str(item) for item in sorted(info["mismatched_keys"], key=str)],
     )
     mismatch.raise_if_any(f"the MLLM {path}")

@@ -57,7 +57,7 @@ class WanVae(VaeSpec):
 
     def build(self) -> VideoVae:
         fix = "train one (experiments/first_light/vae.yaml) or name a hub id"
-        vae = VideoVae(load_network(locate(self.path, "VAE at", fix, subfolder=self.subfolder)), self.tiling)
+        vae = VideoVae(load_network(locate(self.path, "VAE", fix, subfolder=self.subfolder)), self.tiling)
         vae.fingerprint = fingerprint(vae.state_dict())
         return vae
 

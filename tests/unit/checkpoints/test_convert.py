@@ -30,14 +30,14 @@ def test_a_model_in_both_published_formats_edits_the_same_video(config, tmp_path
     expected = edit(model)
     sigma_min = {"a": 0.0, "b": 0.003 / 1.002}  # as in the publisher's own sampler of each format
     assert main(["convert", "kiwi-upstream", f"{tmp_path}/m", f"{tmp_path}/step-1.safetensors"]) == 0
-    choice = ["--set", f"reference={type(reference).__name__}"]
+    reference_option = ["--set", f"reference={type(reference).__name__}"]
     back = [
         "convert",
         "kiwi-upstream",
         f"{tmp_path}/step-1.safetensors",
         f"{tmp_path}/a",
         *missing_parts(tmp_path / "m"),
-        *choice,
+        *reference_option,
     ]
     assert main(back) == 0
     assert main(["convert", "kiwi-diffusers", f"{tmp_path}/m", f"{tmp_path}/d"]) == 0
@@ -82,7 +82,7 @@ def test_adapters_are_merged_or_kept_and_edit_the_same(config, tmp_path, adapter
         {"query": QueryConnector(image=3, video=4, reference=5)},
     ],
 )
-def test_choices_that_the_published_code_does_not_have_are_refused(config, tmp_path, capsys, change):
+def test_options_that_the_published_code_does_not_support_are_rejected(config, tmp_path, capsys, change):
     save_pretrained(KiwiEdit(config.replace(**change)), tmp_path / "m", EditingDefaults())
     for name, target in (("kiwi-upstream", "c.safetensors"), ("kiwi-diffusers", "d")):
         assert main(["convert", name, f"{tmp_path}/m", f"{tmp_path}/{target}"]) == 2
@@ -196,7 +196,7 @@ def test_a_folder_that_names_its_parts_by_relative_paths_loads_from_anywhere(che
 
 @pytest.mark.parametrize("name", ["kiwi-upstream", "kiwi-diffusers"])
 @pytest.mark.parametrize("target", ["x" * 300 + ".safetensors", "/proc/x.safetensors", "no/x.safetensors", "", "/"])
-def test_an_impossible_target_is_refused_in_one_paragraph(checkpoint, name, target, monkeypatch, tmp_path, capsys):
+def test_an_impossible_target_is_rejected_in_one_paragraph(checkpoint, name, target, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["convert", name, f"{checkpoint}/m", target, "--force"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -213,7 +213,7 @@ def test_an_impossible_target_is_refused_in_one_paragraph(checkpoint, name, targ
         ("kiwi-diffusers", "m", ["--adapters", "keep", "--by-name"], "--adapters, --by-name"),
     ],
 )
-def test_options_without_effect_are_refused_by_name(checkpoint, tmp_path, capsys, name, src, options, unused):
+def test_options_without_effect_are_rejected_by_name(checkpoint, tmp_path, capsys, name, src, options, unused):
     assert main(["convert", name, f"{checkpoint}/{src}", f"{tmp_path}/a", *options]) == 2
     assert f"{name} does not use {unused}." in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -251,11 +251,11 @@ def test_an_unrecorded_number_of_heads_is_assumed_and_reported_or_must_be_set(co
             del content["num_attention_heads"]
             file.write_text(json.dumps(content))
         else:
-            save_file(load_file(source), source)  # like the publisher's, without the choices that our export records
+            save_file(load_file(source), source)  # like the publisher's, without the options that kiwi records
         capsys.readouterr()
         assert main(["convert", published, str(source), f"{tmp_path}/a{width}", *parts]) == code
         captured = capsys.readouterr()
-        expected = "--set dit.num_heads=N" if code else "assumed 1, 128 channels a head"
+        expected = "--set dit.num_heads=N" if code else "assumed 1, 128 channels per head"
         assert expected in " ".join((captured.err if code else captured.out).split())
 
 
@@ -285,7 +285,7 @@ def test_weights_are_written_in_the_given_dtype_in_both_directions(checkpoint, t
 def test_conversion_from_python_returns_what_was_done_with_each_part(checkpoint, tmp_path):
     steps = dict(convert(ConvertOptions(format="kiwi-upstream", src=f"{checkpoint}/m", dst=tmp_path / "c.safetensors")))
     assert "4 tensors of zeros" in steps["text_embedding"]
-    assert steps.keys() >= {"vae", "mllm", "choices"}
+    assert steps.keys() >= {"vae", "mllm", "options"}
     with pytest.raises(InputError, check=lambda error: error.code == "malformed-assignment"):
         ConvertOptions(format="wan", src="a", dst=tmp_path / "b", set=("num_heads",))
 

@@ -1,4 +1,4 @@
-"""The published diffusers folder: its layout, and folders that are refused."""
+"""The published diffusers folder: its layout, and folders that are rejected."""
 
 import json
 import shutil
@@ -55,7 +55,7 @@ def test_diffusers_own_class_loads_the_transformer(checkpoint, tmp_path):
         ("mllm_encoder", {"max_object_token": 0}, "max_reference_tokens must be at least 1"),
     ],
 )
-def test_invalid_settings_of_a_published_folder_are_refused(checkpoint, tmp_path, capsys, part, change, message):
+def test_invalid_settings_of_a_published_folder_are_rejected(checkpoint, tmp_path, capsys, part, change, message):
     assert main(["convert", "kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"]) == 0
     path = tmp_path / "d" / part / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))

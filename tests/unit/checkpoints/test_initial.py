@@ -88,13 +88,13 @@ def test_adapters_are_added_to_a_fully_trained_dit(pretrained, tmp_path):
     assert layer.lora_A["default"].weight.requires_grad
 
 
-def test_trained_adapters_are_refused_by_a_model_without_adapters(pretrained, tmp_path):
+def test_trained_adapters_are_rejected_by_a_model_without_adapters(pretrained, tmp_path):
     train_stage(with_tuning(pretrained, Lora(rank=2)), tmp_path / "lora", 1)
     with pytest.raises(CheckpointError, match=r"unexpected.*lora_"):
         load_initial_weights(KiwiEdit(with_tuning(pretrained, Full())), tmp_path / "lora")
 
 
-def test_a_part_that_only_the_folder_or_only_the_model_has_is_refused(pretrained, tmp_path):
+def test_a_part_that_only_the_folder_or_only_the_model_has_is_rejected(pretrained, tmp_path):
     train_stage(pretrained, tmp_path / "1", 1)
     with pytest.raises(CheckpointError, match=r"unexpected \(latent"):
         load_initial_weights(KiwiEdit(pretrained.replace(latent=NoConnector())), tmp_path / "1")
@@ -103,7 +103,7 @@ def test_a_part_that_only_the_folder_or_only_the_model_has_is_refused(pretrained
         load_initial_weights(KiwiEdit(pretrained), tmp_path / "without")
 
 
-def test_another_base_model_is_refused(pretrained, tiny_config, tmp_path):
+def test_another_base_model_is_rejected(pretrained, tiny_config, tmp_path):
     train_stage(pretrained, tmp_path / "1", 1)
     other = KiwiEdit(tiny_config, seed=8).dit.state_dict()
     save_file(other, tmp_path / "other.safetensors")

@@ -39,13 +39,13 @@ def test_a_full_size_folder_round_trips_with_equal_names(full):
     }
 
 
-def test_two_names_of_one_tensor_are_refused_in_any_file():
+def test_two_names_of_one_tensor_are_rejected_in_any_file():
     tensor = torch.ones(1)
     for second in (("transformer", "blocks.0.self_attn.q.weight"), ("mllm_encoder", "dit.blocks.0.self_attn.q.weight")):
         parts = {"transformer": {"blocks.0.attn1.to_q.weight": tensor}, "mllm_encoder": {}}
         parts[second[0]][second[1]] = tensor
         with pytest.raises(
-            CheckpointError, match=f"twice. Got: transformer/blocks.0.attn1.to_q.weight and {second[0]}/"
+            CheckpointError, match=f"two names. Got: transformer/blocks.0.attn1.to_q.weight and {second[0]}/"
         ):
             from_diffusers_parts(parts)
 

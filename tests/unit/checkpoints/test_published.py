@@ -1,4 +1,4 @@
-"""The published training checkpoint: its names, and the choices that it does not record."""
+"""The published training checkpoint: its names, and the options that it does not record."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from kiwi.__main__ import main
 from kiwi.checkpoints.folder import from_pretrained, save_pretrained
 from kiwi.checkpoints.folder_config import read_folder_config
-from kiwi.checkpoints.published import CHOICES_KEY, unrecorded_choices
+from kiwi.checkpoints.published import OPTIONS_KEY, unrecorded_options
 from kiwi.models.config import KiwiConfig
 from kiwi.models.dit.base import WanBase
 from kiwi.models.injection import AppendReference, NoSource, PrependReference
@@ -93,13 +93,13 @@ def test_a_checkpoint_with_adapters_only_edits_the_same_on_its_base_model(
     assert (edit(loaded.eval()) - expected).abs().max() <= 2e-5
 
 
-def test_choices_that_tensors_do_not_show_are_reported_and_recorded_in_the_file(config, tmp_path, capsys):
+def test_options_that_tensors_do_not_show_are_reported_and_recorded_in_the_file(config, tmp_path, capsys):
     config = config.replace(reference=PrependReference(), source=NoSource())
     save_random_model(config, tmp_path / "m")
     assert main(["convert", "kiwi-upstream", f"{tmp_path}/m", f"{tmp_path}/c.safetensors"]) == 0
     output = " ".join(word for word in capsys.readouterr().out.split() if word != "│")
     limits = config.mllm.limits
-    choices = {
+    options = {
         "dit.num_heads": 2,
         "mllm.limits.max_frames": limits.max_frames,
         "mllm.limits.max_pixels_per_frame": limits.max_pixels_per_frame,
@@ -108,8 +108,8 @@ def test_choices_that_tensors_do_not_show_are_reported_and_recorded_in_the_file(
         "source": "NoSource",
         "reference": "PrependReference",
     }
-    assert unrecorded_choices(config) == choices
-    assert all(f"--set {path}={value}" in output for path, value in choices.items())
+    assert unrecorded_options(config) == options
+    assert all(f"--set {path}={value}" in output for path, value in options.items())
 
     parts = ["--vae", f"{tmp_path}/m:vae", "--mllm", f"{tmp_path}/m/mllm"]
     back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *parts]
@@ -124,22 +124,22 @@ def test_choices_that_tensors_do_not_show_are_reported_and_recorded_in_the_file(
     assert imported.mllm.limits == VisionLimits(max_frames=7)
 
 
-def test_a_published_size_needs_no_recorded_choices():
+def test_a_published_size_needs_no_recorded_options():
     published = KiwiConfig.published_5b()
-    assert unrecorded_choices(published) == {}
+    assert unrecorded_options(published) == {}
     limited = published.mllm.replace(limits=VisionLimits(max_frames=10))
-    assert unrecorded_choices(published.replace(mllm=limited)) == {"mllm.limits.max_frames": 10}
+    assert unrecorded_options(published.replace(mllm=limited)) == {"mllm.limits.max_frames": 10}
 
 
 @pytest.mark.parametrize("content", ['{"vae.path": "x"}', '{"dit.num_heads": "2"}', "[]", "{", "[" * 100_000])
-def test_invalid_recorded_choices_are_refused(checkpoint, tmp_path, capsys, content):
-    save_file(load_file(checkpoint / "c.safetensors"), tmp_path / "c.safetensors", {CHOICES_KEY: content})
+def test_invalid_recorded_options_are_rejected(checkpoint, tmp_path, capsys, content):
+    save_file(load_file(checkpoint / "c.safetensors"), tmp_path / "c.safetensors", {OPTIONS_KEY: content})
     back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *missing_parts(checkpoint / "m")]
     assert main(back) == 2
-    assert "choices recorded in" in capsys.readouterr().err
+    assert "options recorded in" in capsys.readouterr().err
 
 
-def test_a_choice_that_differs_from_the_recorded_one_is_reported(checkpoint, tmp_path, capsys):
+def test_an_option_that_differs_from_the_recorded_one_is_reported(checkpoint, tmp_path, capsys):
     command = [
         "convert",
         "kiwi-upstream",

@@ -95,7 +95,7 @@ def test_every_command_of_the_table_has_its_module(name):
     assert importlib.util.find_spec(COMMANDS[name].module) is not None
 
 
-def test_an_unknown_command_is_refused_with_the_choices_and_the_closest_one(capsys):
+def test_an_unknown_command_is_rejected_with_the_choices_and_the_closest_one(capsys):
     assert main(["edti", "x"]) == 2
     out, err = capsys.readouterr()
     assert out == ""

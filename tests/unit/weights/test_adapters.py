@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kiwi.errors import CheckpointError
-from kiwi.weights.adapters import merge_adapters, rank_and_targets, with_base_layer, without_base_layer
+from kiwi.weights.adapters import infer_rank_and_targets, merge_adapters, with_base_layer, without_base_layer
 
 
 def adapters(layer="x.q", rank=2, out=3, into=4):
@@ -42,20 +42,20 @@ def test_an_update_below_the_resolution_of_bf16_is_not_lost_before_the_sum():
         (lambda lora: lora.update({"x.q.lora_B.default.weight": torch.ones(2)}), r"lora_B.*shape \(2,\)"),
     ],
 )
-def test_an_incomplete_adapter_is_refused_by_name(damage, message):
+def test_an_incomplete_adapter_is_rejected_by_name(damage, message):
     lora, weights = adapters(), {"x.q.weight": torch.randn(3, 4)}
     damage(lora)
-    for function in (merge_adapters, rank_and_targets):
+    for function in (merge_adapters, infer_rank_and_targets):
         with pytest.raises(CheckpointError, match=message, check=lambda error: error.code == "invalid-adapter"):
             function(weights, lora)
 
 
-def test_an_adapter_without_a_weight_is_refused():
+def test_an_adapter_without_a_weight_is_rejected():
     with pytest.raises(CheckpointError, match=r"x\.q\.weight", check=lambda error: error.code == "mismatched-adapter"):
         merge_adapters({"x.k.weight": torch.randn(3, 4)}, adapters())
 
 
-def test_an_adapter_of_another_shape_is_refused():
+def test_an_adapter_of_another_shape_is_rejected():
     with pytest.raises(CheckpointError, match=r"A \(2, 4\), B \(3, 2\), weight \(3, 5\)"):
         merge_adapters({"x.q.weight": torch.randn(3, 5)}, adapters())
 
@@ -64,15 +64,15 @@ def test_rank_and_targets_are_inferred_from_the_names():
     lora = adapters("b.0.self_attn.q") | adapters("b.0.ffn.2") | adapters("b.1.ffn.2")
     weights = {f"{name.split('.lora')[0]}.weight": torch.ones(3, 4) for name in lora}
     weights |= {"b.0.norm_q.weight": torch.ones(3), "b.1.k.weight": torch.ones(3, 4)}
-    assert rank_and_targets(weights, lora) == (2, ("ffn.2", "q"))
+    assert infer_rank_and_targets(weights, lora) == (2, ("ffn.2", "q"))
     for more, message in (
         (adapters("b.1.k", rank=5), r"ranks \[2, 5\]"),
         (adapters("v.1.z"), r"v\.1\.z"),
     ):
         with pytest.raises(CheckpointError, match=f"{message}.*--adapters merge"):
-            rank_and_targets(weights, lora | more)
-    with pytest.raises(CheckpointError, match=r"none for b\.1\.self_attn\.q\..*--adapters merge"):
-        rank_and_targets(weights | {"b.1.self_attn.q.weight": torch.ones(3, 4)}, lora)
+            infer_rank_and_targets(weights, lora | more)
+    with pytest.raises(CheckpointError, match=r"no adapter for b\.1\.self_attn\.q\..*--adapters merge"):
+        infer_rank_and_targets(weights | {"b.1.self_attn.q.weight": torch.ones(3, 4)}, lora)
 
 
 def test_names_with_and_without_adapters():

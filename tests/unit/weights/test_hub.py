@@ -8,7 +8,7 @@ from kiwi.weights.hub import locate
 
 
 @pytest.mark.parametrize("subfolder", ["../other", "a/../../other", "/etc", "..", "C:/x", "..\\other"])
-def test_a_subfolder_outside_its_folder_is_refused(tmp_path, subfolder):
+def test_a_subfolder_outside_its_folder_is_rejected(tmp_path, subfolder):
     (tmp_path / "model").mkdir()
     (tmp_path / "other").mkdir()
     for path in (str(tmp_path / "model"), "owner/name"):
