@@ -1,4 +1,4 @@
-"""`python -m kiwi sandbox ACTION`: export and preview the sandbox, check its oracle, measure an editor."""
+"""`python -m kiwi sandbox ACTION`: export or preview the sandbox, check its oracle, evaluate an editor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kiwi.training.vocabulary import VocabularyOptions, learn_vocabulary
 
 
 def main(argv: list[str]) -> int:
-    """Run one of the actions."""
+    """Run one of the actions and return its exit code."""
     return dispatch(ACTIONS, argv[0], "The sandbox: a rendered world of video edits with exact targets.", argv[1:])
 
 

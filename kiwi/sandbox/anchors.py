@@ -1,7 +1,7 @@
-"""Checks of the oracle: edits whose scores are known beforehand, and targets degraded in steps.
+"""Checks of the oracle: anchors (edits whose scores are known in advance) and targets degraded in steps.
 
-Every judge has to score the anchors right before its scores of real edits mean anything; the degradations show that
-each score falls when an edit gets worse. All were fixed before any editor was trained.
+A judge has to score the anchors correctly before its scores of real edits mean anything. The degradations show that
+each score falls as an edit gets worse. All were fixed before any editor was trained.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -18,7 +19,7 @@ from kiwi.sandbox.pairs import EditPair
 from kiwi.sandbox.world import Pixels
 
 MakeEdits = Callable[[EditPair], Iterator[Pixels]]
-"""From an item to edits of its source, FHWC uint8; none if the item does not allow any."""
+"""Function from an item to edits of its source, FHWC uint8; there are none if the item does not allow such edits."""
 
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 """Levels of degradation: 0 is the exact target."""
@@ -26,12 +27,12 @@ LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Anchor:
-    """Edits of one kind, and the bounds on their overall score.
+    """Edits of one kind with bounds on their overall scores.
 
     Args:
-        make_edits: makes them.
-        minimum, maximum: bounds, inclusive.
-        on_mean: whether the bounds apply to the mean over all edits instead of each edit.
+        make_edits: function that makes the edits of an item.
+        minimum, maximum: inclusive bounds on the overall score.
+        on_mean: whether the bounds apply to the mean over all edits instead of to every edit.
     """
 
     make_edits: MakeEdits
@@ -50,12 +51,12 @@ class Anchor:
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorResult:
-    """The scores of an anchor's edits.
+    """Scores of the edits of an anchor.
 
     Args:
-        items: number of items that allow such an edit; one item may allow several.
+        items: number of items that allow such an edit; an item may allow several.
         scores: overall score of each edit.
-        passed: whether the scores are within the bounds; False without any edit.
+        passed: whether the scores are within the bounds; False if there are no edits.
     """
 
     items: int
@@ -64,16 +65,16 @@ class AnchorResult:
 
 
 def blend(pair: EditPair, share: float) -> Pixels:
-    """The target with a share of the source blended in."""
+    """Blend a share of the source into the target."""
     return _to_uint8(share * pair.source.astype(np.float32) + (1 - share) * pair.target)
 
 
-def _edits_with_mistake(mistake: str, pair: EditPair) -> Iterator[Pixels]:
+def _render_mistakes(mistake: str, pair: EditPair) -> Iterator[Pixels]:
     videos = (pair.render_edit(edit) for kind, edit in pair.edit.mistakes(pair.scene) if kind == mistake)
-    return (video for video in videos if (video != pair.target).any())  # a single frame shows no wrong motion
+    return (video for video in videos if (video != pair.target).any())  # wrong motion is invisible in a single frame
 
 
-def _first_frame_unedited(pair: EditPair) -> Iterator[Pixels]:
+def _restore_first_frame(pair: EditPair) -> Iterator[Pixels]:
     if len(pair.source) > 1:
         yield np.concatenate([pair.source[:1], pair.target[1:]])
 
@@ -82,35 +83,34 @@ MISTAKE_LIMITS = {
     **dict.fromkeys(("thing", "colour", "shape", "texture", "style", "place"), 2.0),
     **dict.fromkeys(("pattern", "motion"), 3.0),
 }
-"""The highest overall score of an edit with one mistake, by kind of mistake (`Edit.mistakes`). An edit with the right
+"""Maximum overall score of an edit with one mistake, by kind of mistake (`Edit.mistakes`). An edit with the correct
 object, colour, shape and place keeps half of its credit."""
-
 
 ANCHORS: dict[str, Anchor] = {
     "exact target": Anchor(make_edits=lambda pair: iter([pair.target]), minimum=5.0),
     "unedited copy": Anchor(make_edits=lambda pair: iter([pair.source]), maximum=1.0),
     "half of source and target": Anchor(make_edits=lambda pair: iter([blend(pair, 0.5)]), maximum=3.0),
-    "first frame unedited": Anchor(make_edits=_first_frame_unedited, maximum=3.0),
+    "first frame unedited": Anchor(make_edits=_restore_first_frame, maximum=3.0),
     **{
-        f"wrong {mistake}": Anchor(make_edits=partial(_edits_with_mistake, mistake), maximum=limit)
+        f"wrong {mistake}": Anchor(make_edits=partial(_render_mistakes, mistake), maximum=limit)
         for mistake, limit in MISTAKE_LIMITS.items()
     },
 }
-"""Anchors that need no model; `reconstruction_anchor` makes one more from an autoencoder."""
+"""Anchors that need no model; `reconstruction_anchor` adds one for an autoencoder."""
 
 
 def reconstruction_anchor(reconstruct: Callable[[EditPair], Pixels]) -> Anchor:
-    """The target encoded and decoded by an autoencoder, which no editor that works in its latents can surpass."""
+    """The target after encoding and decoding by an autoencoder, an upper bound for editors in its latent space."""
     return Anchor(make_edits=lambda pair: iter([reconstruct(pair)]), minimum=4.5, on_mean=True)
 
 
 def check_anchor(pairs: Sequence[EditPair], anchor: Anchor) -> AnchorResult:
-    """Score an anchor's edits of some items and compare them with its bounds."""
-    by_item = [[score_edit(pair, edited).overall for edited in anchor.make_edits(pair)] for pair in pairs]
-    scores = tuple(score for of_item in by_item for score in of_item)
-    bounded = (float(np.mean(scores)),) if anchor.on_mean and scores else scores
-    passed = bool(bounded) and anchor.minimum - 1e-6 <= min(bounded) and max(bounded) <= anchor.maximum + 1e-6
-    return AnchorResult(items=sum(map(bool, by_item)), scores=scores, passed=passed)
+    """Score the edits of an anchor for the given items and compare the scores with its bounds."""
+    item_scores = [[score_edit(pair, edited).overall for edited in anchor.make_edits(pair)] for pair in pairs]
+    scores = tuple(chain.from_iterable(item_scores))
+    values = (float(np.mean(scores)),) if anchor.on_mean and scores else scores
+    passed = bool(values) and anchor.minimum - 1e-6 <= min(values) and max(values) <= anchor.maximum + 1e-6
+    return AnchorResult(items=sum(map(bool, item_scores)), scores=scores, passed=passed)
 
 
 def _add_noise(pair: EditPair, level: float) -> Pixels:
@@ -127,11 +127,11 @@ DEGRADATIONS: dict[str, Callable[[EditPair, float], Pixels]] = {
     "blur (1: 3 pixels)": _blur,
     "darkness (1: black)": lambda pair, level: _to_uint8((1 - level) * pair.target),
 }
-"""Functions from an item and a level between 0 and 1 to the degraded target."""
+"""Functions from an item and a level (0 to 1) to the degraded target, by the title of their plots."""
 
 
 def score_degraded(pair: EditPair) -> dict[tuple[str, float], Scores]:
-    """Score an item's target under every degradation, by name and level."""
+    """Score the target of an item after every degradation; the scores by name and level of degradation."""
     return {
         (name, level): score_edit(pair, degrade(pair, level))
         for name, degrade in DEGRADATIONS.items()

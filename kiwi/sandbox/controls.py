@@ -1,4 +1,4 @@
-"""Controls: items with the instruction or the reference of another item, to which an editor has to react."""
+"""Control items, which have the instruction or reference of another item; an editor has to edit them differently."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from kiwi.sandbox.edits import BackgroundReference, Edit, Restyle, SubjectRefere
 from kiwi.sandbox.pairs import EditPair
 
 Swap = Callable[[EditPair, EditPair], EditPair | None]
-"""From an item and a donor to the item with the donor's instruction or reference; None if that is impossible."""
+"""Function from an item and a donor to the item with the donor's instruction or reference; None if impossible."""
 
 
 def with_instruction_of(pair: EditPair, donor: EditPair) -> EditPair | None:
-    """The item with the donor's instruction and its own target, which an editor should now miss.
+    """Return the item with the donor's instruction but its own target, which an editor should now miss.
 
-    None where both instructions mean the same: they refer to the reference alone, or name the same style.
+    None if both instructions mean the same: they refer to the reference alone, or name the same style.
     """
     if isinstance(pair.edit, BackgroundReference) or donor.instruction == pair.instruction:
         return None
@@ -25,9 +25,9 @@ def with_instruction_of(pair: EditPair, donor: EditPair) -> EditPair | None:
 
 
 def with_reference_of(pair: EditPair, donor: EditPair) -> EditPair | None:
-    """The item with the donor's reference and the exact target that follows from it.
+    """Return the item with the donor's reference and the exact target that follows from it.
 
-    None without references, where both show the same, and where the scene has an object like the donor's.
+    None if there are no references, if both show the same, or if the scene already has an object like the donor's.
     """
     edit: Edit
     if isinstance(pair.edit, SubjectReference) and isinstance(donor.edit, SubjectReference):
@@ -46,11 +46,11 @@ def with_reference_of(pair: EditPair, donor: EditPair) -> EditPair | None:
 
 
 def swap_within_category(pairs: Sequence[EditPair], swap: Swap) -> dict[str, EditPair]:
-    """The controls by item id: each item is swapped with the next one of its category for which that is possible."""
-    swapped: dict[str, EditPair] = {}
+    """Make the controls, by item id: each item with the next possible donor of its category, in cyclic order."""
+    controls: dict[str, EditPair] = {}
     for index, pair in enumerate(pairs):
         others = (*pairs[index + 1 :], *pairs[:index])
         candidates = (swap(pair, donor) for donor in others if donor.category == pair.category)
         if (control := next(filter(None, candidates), None)) is not None:
-            swapped[pair.id] = control
-    return swapped
+            controls[pair.id] = control
+    return controls

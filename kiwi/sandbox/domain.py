@@ -1,4 +1,4 @@
-"""The domain of a model that was trained in the sandbox alone: a description, and its vocabulary."""
+"""The domain of models that were trained in the sandbox alone: a description of it and its vocabulary."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ DOMAIN_DESCRIPTION = (
     "backgrounds; edits that recolour, reshape, replace, add or remove a shape, change the background, or make the "
     "video grey, sepia, inverted or posterised; and references that show such a shape or background, never real videos"
 )
-"""Completes "the model was trained on ..."; without the full stop."""
+"""The training data of such a model in words, to follow "the model was trained on", without a full stop."""
 
 MAX_INSTRUCTION_WORDS = 20
-"""Length of the longest instructions, approximately."""
+"""Approximate length of the longest instructions of the sandbox."""
 
 _OTHER_WORDS = "striped dotted shape black white colours gradient from to on an a and the"
+"""Words that kiwi.sandbox.grammar puts into instructions and that are in none of its tables of words."""
 
 
 def unknown_words(text: str) -> list[str]:
-    """The words of an instruction that are in no instruction of the sandbox, in order and without repetition.
+    """List the words of a text that no instruction of the sandbox contains, in order and without repetition.
 
     Numbers and punctuation are ignored.
     """
-    return [word for word in dict.fromkeys(_words(text)) if word not in _VOCABULARY]
+    return [word for word in dict.fromkeys(_split_words(text)) if word not in _VOCABULARY]
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     return re.findall(r"[^\W\d_]+", text.lower())
 
 
@@ -42,5 +43,5 @@ _VOCABULARY = {
         *(*PLACES, *MOTIONS, *SHAPES, *PATTERNS, *TEXTURES, *SPRITE_COLOURS, *BACKGROUND_COLOURS),
         _OTHER_WORDS,
     )
-    for word in _words(text)
+    for word in _split_words(text)
 }

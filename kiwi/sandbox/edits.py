@@ -1,9 +1,9 @@
 """Edits: functions from a scene to its target.
 
-An `Edit` is a small frozen value. Applied to a scene it gives the target scene; it has a category, wordings, perhaps a
-reference image, and variants with one mistake. The target is determined by the source, the instruction and the
-reference, so every pair is exact ground truth. A new kind of edit is one class, its wordings and a function that
-samples it (`PROPOSALS` in kiwi.sandbox.pairs).
+An `Edit` is a small frozen value that maps a scene to the target scene. It has a category, wordings, optionally a
+reference image, and variants with one mistake. Source, instruction and reference determine the target, so every pair is
+exact ground truth. A new kind of edit needs a class, its wordings, and a function that samples it (`PROPOSALS` in
+kiwi.sandbox.pairs).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from kiwi.sandbox import grammar
 from kiwi.sandbox.drawing import PATTERNS, SHAPES, TEXTURES
-from kiwi.sandbox.palette import SPRITE_COLOURS, figures_for
+from kiwi.sandbox.palette import SPRITE_COLOURS, contrasting_colours
 from kiwi.sandbox.sampling import ItemSampler
 from kiwi.sandbox.styles import STYLES
 from kiwi.sandbox.world import Appearance, Background, Scene, Sprite
@@ -25,20 +25,20 @@ from kiwi.sandbox.world import Appearance, Background, Scene, Sprite
 
 @dataclass(frozen=True, kw_only=True)
 class Edit(ABC):
-    """Base of all edits; changes nothing."""
+    """Base class of all edits. Its own `apply` and `stylise` change nothing."""
 
     category: ClassVar[str]
 
     def apply(self, scene: Scene) -> Scene:
-        """The target scene."""
+        """Return the target scene."""
         return scene
 
     def stylise(self, video: np.ndarray) -> np.ndarray:
-        """The style applied to the rendered target scene: FHWC uint8 -> FHWC uint8."""
+        """Apply the style of the edit to the rendered target scene: FHWC uint8 -> FHWC uint8."""
         return video
 
     def reference(self) -> Scene | None:
-        """The scene of the reference image; None if the edit needs no reference."""
+        """Return the scene that the reference image shows, or None if the edit needs no reference."""
         return None
 
     @abstractmethod
@@ -46,17 +46,17 @@ class Edit(ABC):
         """Sample a wording of the edit that is unambiguous in `scene`."""
 
     def caption(self, scene: Scene) -> str:
-        """A description of the target of this edit of `scene`."""
+        """Describe the video that results from applying this edit to `scene`."""
         return grammar.caption(self.apply(scene))
 
     @abstractmethod
     def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
-        """The variants of this edit with one mistake: the kind of mistake, and the edit."""
+        """Yield the variants of this edit with one mistake, each as the kind of mistake and the edit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeSprite(Edit):
-    """Change the colour, the shape, or both, of sprite `index`, as named in the instruction."""
+    """Give sprite `index` the colour, the shape, or both, that the instruction names."""
 
     category: ClassVar[str] = "local_change"
     index: int
@@ -70,17 +70,20 @@ class ChangeSprite(Edit):
     def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
         old, new = scene.sprites[self.index].appearance, self.appearance
         kind = "recolour" if old.shape == new.shape else "reshape" if old.colour == new.colour else "transform"
-        it, a = grammar.referring_expression(scene, self.index, sampler), grammar.with_article(grammar.name(new))
-        return grammar.phrase(kind, sampler, it=it, a=a, colour=new.colour, shape=new.shape)
+        slots = {
+            "object": grammar.sample_referring_expression(scene, self.index, sampler),
+            "new_object": grammar.with_article(grammar.full_name(new)),
+        }
+        return grammar.sample_instruction(kind, sampler, **slots, colour=new.colour, shape=new.shape)
 
     def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
-        for wrong, appearance in _appearances_with_mistake(self.appearance):
-            yield wrong, replace(self, appearance=appearance)
+        for mistake_kind, appearance in _appearances_with_mistake(self.appearance):
+            yield mistake_kind, replace(self, appearance=appearance)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveSprite(Edit):
-    """Remove sprite `index`, which shows what was behind it."""
+    """Remove sprite `index`, so that what was behind it becomes visible."""
 
     category: ClassVar[str] = "local_remove"
     index: int
@@ -89,7 +92,8 @@ class RemoveSprite(Edit):
         return replace(scene, sprites=scene.sprites[: self.index] + scene.sprites[self.index + 1 :])
 
     def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
-        return grammar.phrase("remove", sampler, it=grammar.referring_expression(scene, self.index, sampler))
+        object_phrase = grammar.sample_referring_expression(scene, self.index, sampler)
+        return grammar.sample_instruction("remove", sampler, object=object_phrase)
 
     def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
         for index in range(len(scene.sprites)):
@@ -99,7 +103,7 @@ class RemoveSprite(Edit):
 
 @dataclass(frozen=True, kw_only=True)
 class AddSprite(Edit):
-    """Add a sprite in front of all others, with a place (PLACES) and a motion (MOTIONS) named in the instruction."""
+    """Add a sprite in front of all others; the instruction names its place (PLACES) and motion (MOTIONS)."""
 
     category: ClassVar[str] = "local_add"
     SIZE: ClassVar[float] = 0.36  # always the same, because the instruction does not name a size
@@ -116,12 +120,12 @@ class AddSprite(Edit):
         return replace(scene, sprites=(*scene.sprites, self.sprite))
 
     def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
-        a = grammar.with_article(grammar.name(self.appearance))
-        return grammar.phrase("add", sampler, a=a, place=self.place, motion=self.motion)
+        new_object = grammar.with_article(grammar.full_name(self.appearance))
+        return grammar.sample_instruction("add", sampler, new_object=new_object, place=self.place, motion=self.motion)
 
     def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
-        for wrong, appearance in _appearances_with_mistake(self.appearance):
-            yield wrong, replace(self, appearance=appearance)
+        for mistake_kind, appearance in _appearances_with_mistake(self.appearance):
+            yield mistake_kind, replace(self, appearance=appearance)
         for place in grammar.PLACES:
             if place != self.place:
                 yield "place", replace(self, place=place)
@@ -132,7 +136,7 @@ class AddSprite(Edit):
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeBackground(Edit):
-    """Replace the background by one described in the instruction; the camera motion stays."""
+    """Replace the background with the one that the instruction describes, and keep the camera motion."""
 
     category: ClassVar[str] = "background_change"
     background: Background
@@ -141,19 +145,19 @@ class ChangeBackground(Edit):
         return replace(scene, background=replace(self.background, drift=scene.background.drift))
 
     def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
-        return grammar.phrase("background", sampler, background=grammar.describe(self.background))
+        return grammar.sample_instruction("background", sampler, background=grammar.describe(self.background))
 
     def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
-        right = self.background
+        correct = self.background
         for texture in TEXTURES:
-            if texture != right.texture:
-                yield "texture", replace(self, background=replace(right, texture=texture))
-        for ground in figures_for(right.figure):
-            if ground != right.ground:
-                yield "colour", replace(self, background=replace(right, ground=ground))
-        for figure in figures_for(right.ground):
-            if figure != right.figure and right.texture != "plain":
-                yield "colour", replace(self, background=replace(right, figure=figure))
+            if texture != correct.texture:
+                yield "texture", replace(self, background=replace(correct, texture=texture))
+        for base_colour in contrasting_colours(correct.pattern_colour):
+            if base_colour != correct.base_colour:
+                yield "colour", replace(self, background=replace(correct, base_colour=base_colour))
+        for pattern_colour in contrasting_colours(correct.base_colour):
+            if pattern_colour != correct.pattern_colour and correct.texture != "plain":
+                yield "colour", replace(self, background=replace(correct, pattern_colour=pattern_colour))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +171,7 @@ class Restyle(Edit):
         return STYLES[self.style](video)
 
     def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
-        return grammar.phrase(self.style, sampler)
+        return grammar.sample_instruction(self.style, sampler)
 
     def caption(self, scene: Scene) -> str:
         return grammar.caption(scene, self.style)
@@ -180,21 +184,22 @@ class Restyle(Edit):
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectReference(ChangeSprite):
-    """Replace sprite `index` by the object of the reference image, which shows it large and on white."""
+    """Replace sprite `index` with the object of the reference image, which shows it large on a white background."""
 
     category: ClassVar[str] = "subject_reference"
 
     def reference(self) -> Scene:
-        white = Background(texture="plain", ground="white", figure="white")
+        white = Background(texture="plain", base_colour="white", pattern_colour="white")
         return Scene(background=white, sprites=(Sprite(appearance=self.appearance, size=0.8, start=(0.0, 0.0)),))
 
     def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
-        return grammar.phrase("subject_reference", sampler, it=grammar.referring_expression(scene, self.index, sampler))
+        object_phrase = grammar.sample_referring_expression(scene, self.index, sampler)
+        return grammar.sample_instruction("subject_reference", sampler, object=object_phrase)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackgroundReference(ChangeBackground):
-    """Replace the background by that of the reference image."""
+    """Replace the background with that of the reference image."""
 
     category: ClassVar[str] = "background_reference"
 
@@ -202,16 +207,16 @@ class BackgroundReference(ChangeBackground):
         return Scene(background=self.background, sprites=())
 
     def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
-        return grammar.phrase("background_reference", sampler)
+        return grammar.sample_instruction("background_reference", sampler)
 
 
-def _appearances_with_mistake(right: Appearance) -> Iterator[tuple[str, Appearance]]:
+def _appearances_with_mistake(correct: Appearance) -> Iterator[tuple[str, Appearance]]:
     for colour in SPRITE_COLOURS:
-        if colour != right.colour:
-            yield "colour", replace(right, colour=colour)
+        if colour != correct.colour:
+            yield "colour", replace(correct, colour=colour)
     for shape in SHAPES:
-        if shape != right.shape:
-            yield "shape", replace(right, shape=shape)
+        if shape != correct.shape:
+            yield "shape", replace(correct, shape=shape)
     for pattern in PATTERNS:
-        if pattern != right.pattern:
-            yield "pattern", replace(right, pattern=pattern)
+        if pattern != correct.pattern:
+            yield "pattern", replace(correct, pattern=pattern)

@@ -1,14 +1,14 @@
-"""The sandbox as files: mp4 pairs, reference images, masks, and manifests with the published columns and `mask`.
+"""Export of the sandbox: mp4 pairs, reference images, masks, and manifests with the published columns and `mask`.
 
-    OUT/world.json        the settings, written first
+    OUT/world.json        settings, written first
         videos/           <id>_source.mp4, <id>_target.mp4
         references/       <id>.png
-        images/           <id>_source.png, <id>_target.png: the first frames of the pairs without reference
-        masks/            <id>.mp4, lossless, and <id>.png for the first frame: white where the edit shows
-        video.csv, image.csv, reference.csv    written last; a manifest without rows is left out
+        images/           <id>_source.png, <id>_target.png: first frames of the pairs without reference
+        masks/            <id>.mp4 (lossless) and <id>.png of the first frame: white where the edit is visible
+        video.csv, image.csv, reference.csv    written last; a manifest without rows is omitted
         benchmark_videos.csv, refvie_bench.yaml    the same items in the layouts of OpenVE-Bench and RefVIE-Bench
 
-Every write is atomic, so media that exist are complete and an interrupted export is resumed.
+Every write is atomic, so existing media are complete, and an interrupted export can be resumed.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from kiwi.options import positional
 from kiwi.sandbox.options import WorldOptions
 from kiwi.sandbox.pairs import CATEGORIES, EditPair
 
-# Raised when the same (seed, index) no longer gives the same pixels, words or files.
+# Increased whenever the same seed and index give other pixels, words or files than before.
 WORLD_VERSION = 4
-# Tiny videos lose their colours at the usual quality of 18 to 23.
+# Quality of the videos for x264. With the usual values, 18 to 23, tiny videos lose their colours.
 CRF = 10
 
-_LISTS = ("video.csv", "image.csv", "reference.csv", "benchmark_videos.csv", "refvie_bench.yaml")
+_LIST_FILES = ("video.csv", "image.csv", "reference.csv", "benchmark_videos.csv", "refvie_bench.yaml")
 _COLUMNS = ("src_video", "tgt_video", "prompt", "iid", "edited_type", "mask", "caption")
 
 
@@ -47,7 +47,7 @@ class SandboxExportOptions(WorldOptions):
     """Write items of the sandbox as videos, reference images, masks and manifests.
 
     OUT/videos/<id>_source.mp4 and <id>_target.mp4, OUT/references/<id>.png, OUT/images/ (first frames), OUT/masks/
-    (white where the edit shows); video.csv, image.csv and reference.csv list them with the columns src_video,
+    (white where the edit is visible); video.csv, image.csv and reference.csv list them with the columns src_video,
     tgt_video, prompt, iid, edited_type, mask, caption and ref_image; benchmark_videos.csv and refvie_bench.yaml list
     the same items in the layouts of OpenVE-Bench and RefVIE-Bench; world.json records the settings. Rerun the same
     command to resume. With more items the export is extended; with fewer, the lists are shortened and no file is
@@ -55,7 +55,7 @@ class SandboxExportOptions(WorldOptions):
 
     Args:
         out: folder to write to.
-        fps: frames a second of the videos.
+        fps: frames per second of the videos.
     """
 
     out: Path = positional()
@@ -64,12 +64,14 @@ class SandboxExportOptions(WorldOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0.1 <= self.fps <= 1000:
-            raise InputError("--fps is out of range", code="out-of-range", got=self.fps, expected="0.1 to 1000")
+            raise InputError(
+                "--fps is out of range", code="out-of-range", got=self.fps, expected="a number from 0.1 to 1000"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSummary:
-    """What an export wrote: the number of items, and the number of rows of each manifest."""
+    """Result of an export: its folder, number of items, and number of rows by manifest."""
 
     folder: Path
     items: int
@@ -80,8 +82,8 @@ def export_sandbox(options: SandboxExportOptions) -> ExportSummary:
     """Write items of the sandbox as videos, images and manifests.
 
     Raises:
-        InputError: settings that no item can be rendered with; a folder with an export of other settings, or with other
-            files in it.
+        InputError: if no item can be rendered with the settings, or the folder has an export with other settings or
+            other files.
     """
     out = options.out
     settings = {
@@ -92,7 +94,7 @@ def export_sandbox(options: SandboxExportOptions) -> ExportSummary:
         "crf": CRF,
         "categories": list(options.categories or CATEGORIES),
     }
-    options.pair(0)  # settings that no item can be rendered with are refused before the folder is made
+    options.pair(0)  # raises before the folder is created if no item can be rendered with the settings
     open_run_dir(out / "world.json", settings, "an export of the sandbox")
     for name in ("videos", "references", "images", "masks"):
         make_folder(out / name)
@@ -105,15 +107,16 @@ def export_sandbox(options: SandboxExportOptions) -> ExportSummary:
             rows["image"].append(_write_first_frames(out, pair))
         else:
             rows["reference"].append({**row, "ref_image": _write_reference(out, pair, pair.reference)})
-    lists = {f"{name}.csv": _csv(listed) for name, listed in rows.items() if listed}
+    manifests = {f"{name}.csv": records for name, records in rows.items() if records}
+    lists = {name: _to_csv(records) for name, records in manifests.items()}
     lists |= _benchmark_lists(rows["video"], rows["reference"])
-    for name in _LISTS:
+    for name in _LIST_FILES:
         if name in lists:
             write_text(out / name, lists[name])
         else:
-            (out / name).unlink(missing_ok=True)  # left by an export of more items: all lists name the same items
-    manifests = {f"{name}.csv": len(listed) for name, listed in rows.items() if listed}
-    return ExportSummary(folder=out, items=options.items, manifests=manifests)
+            (out / name).unlink(missing_ok=True)  # from an export of more items; all lists must have the same items
+    counts = {name: len(records) for name, records in manifests.items()}
+    return ExportSummary(folder=out, items=options.items, manifests=counts)
 
 
 def _write_videos(out: Path, pair: EditPair, fps: float) -> dict[str, str]:
@@ -124,7 +127,7 @@ def _write_videos(out: Path, pair: EditPair, fps: float) -> dict[str, str]:
     mask = f"masks/{pair.id}.mp4"
     if not (out / mask).exists():
         write_video(out / mask, mask_frames(pair.mask), fps, crf=0)
-    return _row(pair, source, target, mask)
+    return _manifest_row(pair, source, target, mask)
 
 
 def _write_first_frames(out: Path, pair: EditPair) -> dict[str, str]:
@@ -135,7 +138,7 @@ def _write_first_frames(out: Path, pair: EditPair) -> dict[str, str]:
     mask = f"masks/{pair.id}.png"
     if not (out / mask).exists():
         write_image(out / mask, mask_frames(pair.mask)[0])
-    return _row(pair, source, target, mask)
+    return _manifest_row(pair, source, target, mask)
 
 
 def _write_reference(out: Path, pair: EditPair, reference: Any) -> str:
@@ -146,25 +149,27 @@ def _write_reference(out: Path, pair: EditPair, reference: Any) -> str:
 
 
 def mask_frames(mask_FHW: np.ndarray) -> np.ndarray:
-    """A mask (FHW bool) as frames (FHWC uint8): white where it is true, black elsewhere."""
+    """Convert a mask (FHW bool) to frames (FHWC uint8), white where it is true and black elsewhere."""
     return np.repeat(mask_FHW[..., None], 3, axis=-1).astype(np.uint8) * 255
 
 
-def _row(pair: EditPair, source: str, target: str, mask: str) -> dict[str, str]:
+def _manifest_row(pair: EditPair, source: str, target: str, mask: str) -> dict[str, str]:
     values = (source, target, pair.instruction, pair.id, pair.category, mask, pair.caption)
     return dict(zip(_COLUMNS, values, strict=True))
 
 
 def _benchmark_lists(edits: Sequence[dict[str, str]], references: Sequence[dict[str, str]]) -> dict[str, str]:
-    """The lists of the same items in the published layouts, by file name: OpenVE-Bench as CSV, RefVIE-Bench as YAML."""
+    """Write the items in the layouts of OpenVE-Bench (CSV) and RefVIE-Bench (YAML); the texts by file name."""
     lists = {}
     if edits:
         columns = {"edited_type": "edited_type", "prompt": "prompt", "original_video": "src_video"}
-        lists["benchmark_videos.csv"] = _csv({theirs: row[ours] for theirs, ours in columns.items()} for row in edits)
+        lists["benchmark_videos.csv"] = _to_csv(
+            {published: row[column] for published, column in columns.items()} for row in edits
+        )
     if references:
         columns = {"src_video": "src_video", "ref_img": "ref_image", "instruction": "prompt"}
         items = [
-            {theirs: row[ours] for theirs, ours in columns.items()}
+            {published: row[column] for published, column in columns.items()}
             | {"edit_type": row["edited_type"].removesuffix("_reference")}
             for row in references
         ]
@@ -172,7 +177,7 @@ def _benchmark_lists(edits: Sequence[dict[str, str]], references: Sequence[dict[
     return lists
 
 
-def _csv(rows: Iterable[dict[str, str]]) -> str:
+def _to_csv(rows: Iterable[dict[str, str]]) -> str:
     rows = list(rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

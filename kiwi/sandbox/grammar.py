@@ -1,7 +1,7 @@
-"""The language of the sandbox: names of objects, places and backgrounds, and several wordings for every edit.
+"""The language of the sandbox: names of objects, places and backgrounds, and several wordings of every edit.
 
-An expression that refers to a sprite matches no other sprite of the scene: it names colour, pattern and shape where
-these are unique, and the place in the first frame where they are not.
+An expression that refers to a sprite matches no other sprite of the scene. It names the colour, pattern or shape where
+these are unique, and otherwise also the place in the first frame.
 """
 
 from __future__ import annotations
@@ -17,49 +17,49 @@ _STYLE_WORDS = {
     "posterise": "in a few flat colours",
 }
 
-# Wordings by kind of edit; {it} refers to an object, {a} introduces a new one. Training never uses the last
-# HELD_OUT_WORDINGS of a kind (kiwi.sandbox.sampling).
+# Wordings by kind of edit. {object} refers to an object of the scene, {new_object} introduces one. Training never uses
+# the last HELD_OUT_WORDINGS of a kind (kiwi.sandbox.sampling).
 WORDINGS: dict[str, tuple[str, ...]] = {
     "recolour": (
-        "Make {it} {colour}.",
-        "Change the colour of {it} to {colour}.",
-        "Paint {it} {colour}.",
-        "{it} should be {colour}.",
-        "Give {it} the colour {colour}.",
-        "Let {it} turn {colour}.",
+        "Make {object} {colour}.",
+        "Change the colour of {object} to {colour}.",
+        "Paint {object} {colour}.",
+        "{object} should be {colour}.",
+        "Give {object} the colour {colour}.",
+        "Let {object} turn {colour}.",
     ),
     "reshape": (
-        "Turn {it} into a {shape}.",
-        "Change the shape of {it} to a {shape}.",
-        "Make {it} a {shape} and keep its colour.",
-        "{it} should become a {shape}.",
-        "Reshape {it} into a {shape}.",
-        "Let {it} take the form of a {shape}.",
+        "Turn {object} into a {shape}.",
+        "Change the shape of {object} to a {shape}.",
+        "Make {object} a {shape} and keep its colour.",
+        "{object} should become a {shape}.",
+        "Reshape {object} into a {shape}.",
+        "Let {object} take the form of a {shape}.",
     ),
     "transform": (
-        "Turn {it} into {a}.",
-        "Replace {it} with {a}.",
-        "Swap {it} for {a}.",
-        "Put {a} in place of {it}.",
-        "Exchange {it} for {a}.",
-        "Where {it} is, show {a} instead.",
+        "Turn {object} into {new_object}.",
+        "Replace {object} with {new_object}.",
+        "Swap {object} for {new_object}.",
+        "Put {new_object} in place of {object}.",
+        "Exchange {object} for {new_object}.",
+        "Where {object} is, show {new_object} instead.",
     ),
     "remove": (
-        "Remove {it}.",
-        "Take {it} out of the scene.",
-        "Erase {it} from the video.",
-        "Delete {it}.",
-        "{it} should disappear.",
-        "Get rid of {it}.",
-        "Let {it} vanish from the clip.",
+        "Remove {object}.",
+        "Take {object} out of the scene.",
+        "Erase {object} from the video.",
+        "Delete {object}.",
+        "{object} should disappear.",
+        "Get rid of {object}.",
+        "Let {object} vanish from the clip.",
     ),
     "add": (
-        "Add {a} {place}{motion}.",
-        "Put {a} {place}{motion}.",
-        "Insert {a} {place}{motion}.",
-        "Place {a} {place}{motion}.",
-        "Bring in {a} {place}{motion}.",
-        "Let there be {a} {place}{motion}.",
+        "Add {new_object} {place}{motion}.",
+        "Put {new_object} {place}{motion}.",
+        "Insert {new_object} {place}{motion}.",
+        "Place {new_object} {place}{motion}.",
+        "Bring in {new_object} {place}{motion}.",
+        "Let there be {new_object} {place}{motion}.",
     ),
     "background": (
         "Change the background to {background}.",
@@ -102,12 +102,12 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Let the clip keep only a few flat colours.",
     ),
     "subject_reference": (
-        "Replace {it} with the object in the reference image.",
-        "Swap {it} for the object shown in the reference picture.",
-        "Turn {it} into the object from the reference image.",
-        "Put the object of the reference picture in place of {it}.",
-        "Exchange {it} for what the reference image shows.",
-        "Where {it} is, show the object from the reference picture instead.",
+        "Replace {object} with the object in the reference image.",
+        "Swap {object} for the object shown in the reference picture.",
+        "Turn {object} into the object from the reference image.",
+        "Put the object of the reference picture in place of {object}.",
+        "Exchange {object} for what the reference image shows.",
+        "Where {object} is, show the object from the reference picture instead.",
     ),
     "background_reference": (
         "Change the background to the one in the reference image.",
@@ -119,7 +119,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# Places of added sprites by name; the same names are used in captions and questions.
+# Start of an added sprite by the name of its place. Captions and questions use the same names.
 PLACES: dict[str, Vector] = {
     "in the top left": (-0.5, -0.5),
     "at the top": (0.0, -0.5),
@@ -132,6 +132,7 @@ PLACES: dict[str, Vector] = {
     "in the bottom right": (0.5, 0.5),
 }
 
+# Velocity of an added sprite by the words for its motion.
 MOTIONS: dict[str, Vector] = {
     "": (0.0, 0.0),
     ", moving left": (-0.04, 0.0),
@@ -140,84 +141,84 @@ MOTIONS: dict[str, Vector] = {
     ", moving down": (0.0, 0.04),
 }
 
-# Two sprites of the same appearance are at least this far apart along the axis that distinguishes them.
-CLEARLY_APART = 0.3
+# Minimum distance along an axis at which a place on that axis distinguishes two sprites of the same appearance.
+MIN_SIDE_DISTANCE = 0.3
 
 
-def phrase(kind: str, sampler: ItemSampler, **slots: str) -> str:
-    """Sample a wording of an edit: `phrase("recolour", sampler, it="the red ring", colour="blue")`."""
-    return _sentence(sampler.choose_wording(WORDINGS[kind]).format(**slots))
+def sample_instruction(kind: str, sampler: ItemSampler, **slots: str) -> str:
+    """Sample a wording of an edit: `sample_instruction("recolour", sampler, object="the red ring", colour="blue")`."""
+    return _capitalise(sampler.choose_wording(WORDINGS[kind]).format(**slots))
 
 
-def name(appearance: Appearance) -> str:
-    """Appearance in full, without an article: "striped red circle"."""
+def full_name(appearance: Appearance) -> str:
+    """Name a sprite by pattern, colour and shape, without an article: "striped red circle"."""
     return _join(_PATTERN_WORDS[appearance.pattern], appearance.colour, appearance.shape)
 
 
 def with_article(noun: str) -> str:
-    """The noun with its indefinite article: "an orange star"."""
+    """Put the indefinite article before a noun: "an orange star"."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def place(position: Vector) -> str:
-    """The name in PLACES nearest to a position (x, y), each -1..1: "in the top left"."""
+def nearest_place(position: Vector) -> str:
+    """Name the place in PLACES that is nearest to a position (x, y), each -1..1: "in the top left"."""
     return min(PLACES, key=lambda words: (PLACES[words][0] - position[0]) ** 2 + (PLACES[words][1] - position[1]) ** 2)
 
 
 def describe(background: Background) -> str:
-    """A complete description of a background: "beige dots on brown", "a gradient from navy to white"."""
-    ground, figure = background.ground, background.figure
+    """Describe a background completely: "beige dots on brown", "a gradient from navy to white"."""
     if background.texture == "plain":
-        return f"plain {ground}"
+        return f"plain {background.base_colour}"
     if background.texture == "gradient":
-        return f"a gradient from {ground} to {figure}"
-    return f"{figure} {background.texture} on {ground}"
+        return f"a gradient from {background.base_colour} to {background.pattern_colour}"
+    return f"{background.pattern_colour} {background.texture} on {background.base_colour}"
 
 
 def caption(scene: Scene, style: str = "") -> str:
     """Describe a video in a sentence: "A red circle in the top left over plain grey, in sepia."."""
-    things = [f"{with_article(name(sprite.appearance))} {place(sprite.start)}" for sprite in reversed(scene.sprites)]
-    listed = " and ".join([", ".join(things[:-1]), things[-1]] if len(things) > 1 else things)
-    sentence = f"{listed} over {describe(scene.background)}" if things else describe(scene.background)
-    return _sentence(f"{sentence}, {_STYLE_WORDS[style]}." if style else f"{sentence}.")
+    front_to_back = reversed(scene.sprites)
+    objects = [f"{with_article(full_name(s.appearance))} {nearest_place(s.start)}" for s in front_to_back]
+    object_list = " and ".join([", ".join(objects[:-1]), objects[-1]] if len(objects) > 1 else objects)
+    sentence = f"{object_list} over {describe(scene.background)}" if objects else describe(scene.background)
+    return _capitalise(f"{sentence}, {_STYLE_WORDS[style]}." if style else f"{sentence}.")
 
 
-def referring_expression(scene: Scene, index: int, sampler: ItemSampler) -> str:
+def sample_referring_expression(scene: Scene, index: int, sampler: ItemSampler) -> str:
     """Sample an expression that matches only sprite `index`: "the red ring", "the star on the left"."""
     return "the " + sampler.choose(referring_expressions(scene, index))
 
 
 def referring_expressions(scene: Scene, index: int) -> list[str]:
-    """All expressions that match only sprite `index`, without the article.
+    """List all expressions that match only sprite `index`, without the article.
 
-    They name the appearance where that is unique, otherwise the side among the sprites with the same appearance.
+    They name the appearance where that is unique, and otherwise also the place among sprites of the same appearance.
     """
     sprite, appearance = scene.sprites[index], scene.sprites[index].appearance
     others = [other.appearance for i, other in enumerate(scene.sprites) if i != index]
     nouns = {
         _join(appearance.colour, appearance.shape): all(other.kind != appearance.kind for other in others),
-        name(appearance): appearance not in others,
+        full_name(appearance): appearance not in others,
         appearance.shape: all(other.shape != appearance.shape for other in others),
         _join(appearance.colour, "shape"): all(other.colour != appearance.colour for other in others),
     }
     unique = [noun for noun, is_unique in nouns.items() if is_unique]
     if unique:
         return unique
-    alike = [other for i, other in enumerate(scene.sprites) if i != index and other.appearance == appearance]
-    sided = [f"{name(appearance)} {side}" for side in _sides(sprite, alike)]
-    assert sided, f"nothing distinguishes the {name(appearance)} from the others"
-    return sided
+    twins = [other for i, other in enumerate(scene.sprites) if i != index and other.appearance == appearance]
+    expressions = [f"{full_name(appearance)} {side}" for side in _distinguishing_sides(sprite, twins)]
+    assert expressions, f"nothing distinguishes the {full_name(appearance)} from the others"
+    return expressions
 
 
-def _sides(sprite: Sprite, alike: list[Sprite]) -> list[str]:
-    """Sides of the first frame on which the sprite clearly is, relative to all sprites of the same appearance."""
-    dx = [sprite.start[0] - other.start[0] for other in alike]
-    dy = [sprite.start[1] - other.start[1] for other in alike]
+def _distinguishing_sides(sprite: Sprite, twins: list[Sprite]) -> list[str]:
+    """Name the sides on which the sprite is in the first frame, seen from all sprites of the same appearance."""
+    dx = [sprite.start[0] - twin.start[0] for twin in twins]
+    dy = [sprite.start[1] - twin.start[1] for twin in twins]
     sides = {"on the right": dx, "at the bottom": dy, "on the left": [-d for d in dx], "at the top": [-d for d in dy]}
-    return [words for words, distances in sides.items() if min(distances) >= CLEARLY_APART]
+    return [words for words, distances in sides.items() if min(distances) >= MIN_SIDE_DISTANCE]
 
 
-def _sentence(text: str) -> str:
+def _capitalise(text: str) -> str:
     return text[0].upper() + text[1:]
 
 

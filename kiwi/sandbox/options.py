@@ -1,4 +1,4 @@
-"""The options that all commands on the sandbox share: which items of which world they render, and how large."""
+"""The options that all sandbox commands share: which items of which world to render, and at which size."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class WorldOptions(Options):
     """Which items of the sandbox to render.
 
     Args:
-        items: number of items, from the first of the world.
+        items: number of items; the first ones of the world are used.
         seed: seed of the world.
-        frames: frames of each video.
+        frames: number of frames of each video.
         size: height in pixels.
         width: width in pixels (default: the height).
-        level: how complex the scenes may be.
-        split: which objects and wordings are drawn; new_things, new_words and new_both use what train never shows.
+        level: complexity of the scenes.
+        split: subset of items; new_things, new_words and new_both have objects or wordings that train never shows.
         categories: kinds of edit, separated by commas, such as local_add,global_style (default: all).
     """
 
@@ -44,7 +44,7 @@ class WorldOptions(Options):
 
     @property
     def world(self) -> dict[str, Any]:
-        """The arguments of `make_pair` besides seed and index, as plain data."""
+        """Arguments of `make_pair` other than seed and index, as plain data."""
         return {
             "frames": self.frames,
             "height": self.size,
@@ -55,9 +55,9 @@ class WorldOptions(Options):
         }
 
     def pair(self, index: int) -> EditPair:
-        """Render one item. Raises InputError as `make_pair`."""
+        """Render one item. Raises InputError like `make_pair`."""
         return make_pair(self.seed, index, **self.world)
 
     def pairs(self) -> list[EditPair]:
-        """Render all items, with a progress bar. Raises InputError as `make_pair`."""
+        """Render all items, with a progress bar. Raises InputError like `make_pair`."""
         return [self.pair(index) for index in progress(range(self.items), "rendering", total=self.items)]

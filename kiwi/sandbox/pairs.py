@@ -1,6 +1,6 @@
-"""Pairs: a video of the sandbox, an edit sampled for it, and the edited video.
+"""Pairs of a sandbox video and its edited version, with the edit that was sampled for it.
 
-The mask follows from comparing the two scenes, in the same way for all edits.
+The mask is computed from the source and target scenes in the same way for all edits.
 """
 
 from __future__ import annotations
@@ -28,34 +28,35 @@ from kiwi.sandbox.sampling import ItemSampler, item_sampler, relative_distance, 
 from kiwi.sandbox.styles import STYLES
 from kiwi.sandbox.world import Appearance, Drawing, Scene, draw, render
 
-# Source and target differ by at least this much inside the mask, as mean distance in CIELAB. With less, half of the
-# edit is so close to all of it that no score could distinguish them.
+# Minimum mean distance in CIELAB between source and target inside the mask. Below it, half of an edit would be so close
+# to all of it that no score could distinguish them.
 MIN_CHANGE = 16.0
-# A local edit covers at least this share of the frame, on average over the frames.
+# Minimum share of the frame that an edit covers, on average over the frames.
 MIN_AREA = 0.01
+# Minimum height and width of a video in pixels.
 MIN_SIDE = 16
-_ATTEMPTS = 64
+_MAX_ATTEMPTS = 64
 
 
 def _propose_change(scene: Scene, sampler: ItemSampler) -> Edit:
     index = sampler.choose(range(len(scene.sprites)))
-    old, existing = scene.sprites[index].appearance, _kinds(scene)
+    old, existing = scene.sprites[index].appearance, _existing_kinds(scene)
 
     def is_possible(colour: str, shape: str) -> bool:
         return (colour, shape) not in existing and sampler.allows(colour, shape)
 
     recoloured = [replace(old, colour=colour) for colour in SPRITE_COLOURS if is_possible(colour, old.shape)]
     reshaped = [replace(old, shape=shape) for shape in SHAPES if is_possible(old.colour, shape)]
-    transformed = replace(_new_appearance(scene, sampler), pattern=old.pattern)
-    choices = [sampler.choose(some) for some in (recoloured, reshaped) if some]
-    return ChangeSprite(index=index, appearance=sampler.choose([*choices, transformed]))
+    transformed = replace(_sample_new_appearance(scene, sampler), pattern=old.pattern)
+    candidates = [sampler.choose(appearances) for appearances in (recoloured, reshaped) if appearances]
+    return ChangeSprite(index=index, appearance=sampler.choose([*candidates, transformed]))
 
 
 def _propose_addition(scene: Scene, sampler: ItemSampler) -> Edit:
-    appearance = _new_appearance(scene, sampler)
-    still = [AddSprite(appearance=appearance, place=place, motion="") for place in grammar.PLACES]
-    distances = {edit: min(relative_distance(edit.sprite, sprite) for sprite in scene.sprites) for edit in still}
-    edit = sampler.choose([e for e in still if distances[e] >= min(0.9, max(distances.values()))])
+    appearance = _sample_new_appearance(scene, sampler)
+    candidates = [AddSprite(appearance=appearance, place=place, motion="") for place in grammar.PLACES]
+    distances = {edit: min(relative_distance(edit.sprite, sprite) for sprite in scene.sprites) for edit in candidates}
+    edit = sampler.choose([edit for edit in candidates if distances[edit] >= min(0.9, max(distances.values()))])
     x, y = edit.sprite.start
     inward = [words for words, (dx, dy) in grammar.MOTIONS.items() if x * dx <= 0 and y * dy <= 0]
     return replace(edit, motion=sampler.choose(inward))
@@ -69,27 +70,27 @@ def _propose_background(scene: Scene, sampler: ItemSampler) -> Edit:
 
 def _propose_subject_reference(scene: Scene, sampler: ItemSampler) -> Edit:
     index = sampler.choose(range(len(scene.sprites)))
-    return SubjectReference(index=index, appearance=_new_appearance(scene, sampler))
+    return SubjectReference(index=index, appearance=_sample_new_appearance(scene, sampler))
 
 
 def _propose_background_reference(scene: Scene, sampler: ItemSampler) -> Edit:
     return BackgroundReference(background=replace(sampler.sample_background(subject=True), drift=(0.0, 0.0)))
 
 
-def _new_appearance(scene: Scene, sampler: ItemSampler) -> Appearance:
-    """An appearance whose colour and shape no sprite of the scene has together."""
-    existing = _kinds(scene)
+def _sample_new_appearance(scene: Scene, sampler: ItemSampler) -> Appearance:
+    """Sample an appearance with a combination of colour and shape that no sprite of the scene has."""
+    existing = _existing_kinds(scene)
     while True:
         appearance = sampler.sample_appearance(subject=True)
         if appearance.kind not in existing:
             return appearance
 
 
-def _kinds(scene: Scene) -> set[tuple[str, str]]:
+def _existing_kinds(scene: Scene) -> set[tuple[str, str]]:
     return {sprite.appearance.kind for sprite in scene.sprites}
 
 
-# The categories of edits, named as in OpenVE and RefVIE, and the function that samples an edit of each for a scene.
+# Categories of edits, named as in OpenVE and RefVIE, and the functions that sample an edit of a scene.
 PROPOSALS: dict[str, Callable[[Scene, ItemSampler], Edit]] = {
     "local_change": _propose_change,
     "local_remove": lambda scene, sampler: RemoveSprite(index=sampler.choose(range(len(scene.sprites)))),
@@ -104,18 +105,18 @@ CATEGORIES = tuple(PROPOSALS)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EditPair:
-    """One item of the sandbox: a video, its edited version, and the inputs of an editor.
+    """One item of the sandbox: a source video, its edited version, and the inputs of an editor.
 
     Args:
-        source, target: FHWC uint8.
-        mask: FHW bool, where the edit may show; outside it source and target are bitwise equal.
-        new_mask: FHW bool, the part of the mask in which the target shows something that is not in the source.
+        source, target: videos, FHWC uint8.
+        mask: where the edit may be visible, FHW bool; outside it, source and target are bitwise equal.
+        new_mask: part of the mask where the target shows new content, FHW bool.
         instruction: one wording of the edit.
-        reference: HWC uint8, square, as high as the video's short side; None if the edit needs no reference.
+        reference: square image with the short side of the video, HWC uint8; None if the edit needs no reference.
         category: one of CATEGORIES.
-        caption: describes the target.
-        id: unique in all worlds, valid as a file name.
-        scene, edit: what the pair was rendered from.
+        caption: description of the target.
+        id: identifier, unique across worlds and valid as a file name.
+        scene, edit: scene of `source`, and edit that turns it into that of `target`.
     """
 
     source: np.ndarray
@@ -131,12 +132,12 @@ class EditPair:
     edit: Edit
 
     def render_edit(self, edit: Edit) -> np.ndarray:
-        """Render another edit of the source: FHWC uint8."""
+        """Render the result of another edit of the source, FHWC uint8."""
         frames, height, width = self.source.shape[:3]
         return edit.stylise(render(edit.apply(self.scene), frames, height, width))
 
     def with_edit(self, edit: Edit) -> EditPair | None:
-        """The item with another edit and the same instruction, such as another reference; None if it hardly shows."""
+        """Return the item with another edit, such as another reference; None if that edit is hardly visible."""
         rendered = _render_target(self.scene, draw(self.scene, *self.source.shape[:3]), edit)
         if rendered is None:
             return None
@@ -158,17 +159,17 @@ def make_pair(
     level: str = "full",
     split: str = "train",
 ) -> EditPair:
-    """Render item `index` of the world `seed`; the same arguments give bitwise the same item.
+    """Render item `index` of the world `seed`; the same arguments give a bitwise identical item.
 
     Args:
-        frames: length of the videos.
-        height, width: in pixels, at least MIN_SIDE; sprites are distinguishable from 32 pixels up.
-        categories: kinds of edit, all by default; they take turns by index, so every range is balanced.
+        frames: number of frames of the videos.
+        height, width: frame size in pixels, at least MIN_SIDE; sprites are distinguishable from 32 pixels up.
+        categories: kinds of edit (default: all); they take turns by index, so every range is balanced.
         level, split: names in LEVELS and Split (kiwi.sandbox.sampling).
 
     Raises:
-        InputError: an unknown category, level or split, a negative seed or index, a video without frames or below
-            MIN_SIDE, frames with such an aspect ratio that no edit is visible.
+        InputError: if a category, level or split is unknown, the seed or index is negative, the video has no frames or
+            a side below MIN_SIDE, or the aspect ratio is so extreme that no edit is visible.
     """
     names = check_categories(categories)
     if min(height, width) < MIN_SIDE:
@@ -176,26 +177,26 @@ def make_pair(
             "the video is too small for the sandbox",
             code="out-of-range",
             got=f"{width}x{height}",
-            expected=f"at least {MIN_SIDE} pixels a side",
+            expected=f"at least {MIN_SIDE} pixels per side",
         )
     category = names[index % len(names)]
     scene = scene_at(seed, index, level, split)
-    before = draw(scene, frames, height, width)
-    for attempt in range(_ATTEMPTS):
+    source = draw(scene, frames, height, width)
+    for attempt in range(_MAX_ATTEMPTS):
         sampler = item_sampler(seed, index, CATEGORIES.index(category), attempt, level=level, split=split)
         edit = PROPOSALS[category](scene, sampler)
-        if (rendered := _render_target(scene, before, edit)) is not None:
+        if (rendered := _render_target(scene, source, edit)) is not None:
             break
     else:
         raise InputError(
-            f"no {category} of item {index} of world {seed} is visible",
+            f"no {category} edit of item {index} of world {seed} is visible",
             code="out-of-range",
             got=f"frames of {width}x{height}",
             expected="an aspect ratio closer to a square",
         )
     target, mask, new_mask = rendered
     return EditPair(
-        source=before.video,
+        source=source.video,
         target=target,
         mask=mask,
         new_mask=new_mask,
@@ -210,15 +211,15 @@ def make_pair(
 
 
 def check_categories(categories: Sequence[str] | None) -> tuple[str, ...]:
-    """The categories as a tuple, all of them for None.
+    """Return the categories as a tuple; None stands for all.
 
     Raises:
-        InputError: an unknown name, a name twice, or none at all.
+        InputError: if a category is unknown or repeated, or there is none.
     """
     names = CATEGORIES if categories is None else tuple(categories)
     unknown = [name for name in names if name not in PROPOSALS]
     if unknown or not names or len(set(names)) < len(names):
-        expected = f"some of {', '.join(CATEGORIES)}, each once"
+        expected = f"some of {', '.join(CATEGORIES)}, each at most once"
         raise InputError(
             "invalid categories", code="unknown-category", got=", ".join(names) or "none", expected=expected
         )
@@ -226,10 +227,10 @@ def check_categories(categories: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _render_target(scene: Scene, source: Drawing, edit: Edit) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Target, mask and mask of new content of an edit of a scene; None if the edit hardly shows."""
+    """Render the target, mask and mask of new content of an edit; None if the edit is hardly visible."""
     edited = draw(edit.apply(scene), *source.video.shape[:3])
     target = edit.stylise(edited.video)
-    new, old = _exclusive_region(edited, source), _exclusive_region(source, edited)
+    new, old = _find_exclusive_region(edited, source), _find_exclusive_region(source, edited)
     if edit.category == "global_style":
         new = np.ones_like(new)
     mask = new | old
@@ -237,13 +238,13 @@ def _render_target(scene: Scene, source: Drawing, edit: Edit) -> tuple[np.ndarra
 
 
 def _render_reference(edit: Edit, side: int) -> np.ndarray | None:
-    """The square reference image of an edit; None if it needs no reference."""
+    """Render the square reference image of an edit; None if it needs no reference."""
     scene = edit.reference()
     return None if scene is None else render(scene, 1, side, side)[0]
 
 
-def _exclusive_region(drawing: Drawing, other: Drawing) -> np.ndarray:
-    """Where anything is visible that only the first of two scenes contains: FHW bool."""
+def _find_exclusive_region(drawing: Drawing, other: Drawing) -> np.ndarray:
+    """Mark where something is visible that is in `drawing` but not in `other`: FHW bool."""
     region = np.zeros(drawing.video.shape[:3], bool)
     if drawing.scene.background != other.scene.background:
         region |= drawing.background > 0

@@ -1,7 +1,7 @@
-"""The colours of the sandbox by name: eight vivid ones for sprites, nine muted ones for backgrounds.
+"""Named colours of the sandbox: eight vivid ones for sprites and nine muted ones for backgrounds.
 
-No sprite colour is close to a background colour, so every sprite is visible on every background and every colour can be
-named from an image; tests check the distances.
+All sprite colours are far from all background colours, so every sprite is visible on every background and every colour
+can be named from an image; tests check the distances.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ BACKGROUND_COLOURS: dict[str, RGB] = {
     "lavender": (204, 196, 232),
 }
 
-# The two colours of a background are at least this far apart in CIELAB, so that its texture is visible.
-TEXTURE_CONTRAST = 38.0
+# Minimum distance in CIELAB between the two colours of a background, so that its texture is visible.
+MIN_TEXTURE_CONTRAST = 38.0
 
 
-def lab_distance(a: RGB, b: RGB) -> float:
-    """Distance of two sRGB colours (0..255) in CIELAB (D65): about 2 is just noticeable, black to white is 100."""
-    return float(np.linalg.norm(to_lab(np.array(a)) - to_lab(np.array(b))))
+def lab_distance(first: RGB, second: RGB) -> float:
+    """Distance between two sRGB colours (0..255) in CIELAB (D65): 2 is just noticeable, black to white is 100."""
+    return float(np.linalg.norm(to_lab(np.array(first)) - to_lab(np.array(second))))
 
 
 @cache
-def figures_for(ground: str) -> tuple[str, ...]:
-    """Names of the background colours in which a texture is visible on `ground`."""
-    behind = BACKGROUND_COLOURS[ground]
-    return tuple(name for name, rgb in BACKGROUND_COLOURS.items() if lab_distance(rgb, behind) >= TEXTURE_CONTRAST)
+def contrasting_colours(colour: str) -> tuple[str, ...]:
+    """Names of the background colours that are distinguishable in a texture from the background colour `colour`."""
+    own_rgb = BACKGROUND_COLOURS[colour]
+    return tuple(name for name, rgb in BACKGROUND_COLOURS.items() if lab_distance(rgb, own_rgb) >= MIN_TEXTURE_CONTRAST)
 
 
 def to_lab(colours: np.ndarray) -> np.ndarray:
-    """sRGB 0..255 in the last axis to CIELAB (D65), float32 of the same shape."""
+    """Convert sRGB colours (0..255, in the last axis) to CIELAB (D65), float32 of the same shape."""
     srgb = np.asarray(colours, np.float32) / 255.0
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32)

@@ -1,4 +1,4 @@
-"""A preview image of the sandbox, with a row for each item."""
+"""A preview image of the sandbox with one row per item."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from kiwi.sandbox.pairs import CATEGORIES, EditPair
 from kiwi.sandbox.world import Pixels
 
 _COLUMNS = ["reference", "source, first", "source, last", "target, first", "target, last", "mask, last"]
-# Cells are enlarged to about this height, so that single pixels are visible.
+# Approximate height of the cells, which are enlarged so that single pixels are visible.
 _CELL_HEIGHT = 144
-# Grey levels: of the cell of an edit without a reference, and of the border of every cell.
-_EMPTY, _BORDER = 232, 160
+# Grey levels of the cell of a missing reference, and of the border of every cell.
+_EMPTY_GREY, _BORDER_GREY = 232, 160
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreviewOptions(WorldOptions):
     """Draw items of the sandbox into one image.
 
-    A row is an item; the columns are the reference image, the first and last frame of source and target, and the mask
-    of what changed in the last frame.
+    Each row shows an item: its reference image, the first and last frames of source and target, and the mask of the
+    last frame.
 
     Args:
         out: PNG file to write.
@@ -45,16 +45,16 @@ class PreviewOptions(WorldOptions):
 
 
 def write_preview(options: PreviewOptions) -> None:
-    """Render the items and write the image. Raises InputError as `make_pair`."""
-    write_image(options.out, preview(options.pairs()))
+    """Render the items and write the image. Raises InputError like `make_pair`."""
+    write_image(options.out, draw_preview(options.pairs()))
 
 
-def preview(pairs: list[EditPair]) -> Pixels:
-    """The pairs as one image (HWC), a row each: reference, source, target and mask."""
+def draw_preview(pairs: list[EditPair]) -> Pixels:
+    """Draw one image (HWC) with a row per pair: reference, source, target and mask."""
     rows, labels = [], []
     for pair in pairs:
         mask = mask_frames(pair.mask[-1:])[0]
-        reference = np.full_like(pair.source[0], _EMPTY) if pair.reference is None else pair.reference
+        reference = np.full_like(pair.source[0], _EMPTY_GREY) if pair.reference is None else pair.reference
         cells = [reference, pair.source[0], pair.source[-1], pair.target[0], pair.target[-1], mask]
         rows.append([_enlarge(cell) for cell in cells])
         labels.append(f"{pair.instruction}\n{pair.category}\n{pair.id}")
@@ -62,7 +62,7 @@ def preview(pairs: list[EditPair]) -> Pixels:
 
 
 def _enlarge(image: Pixels) -> Pixels:
-    """The image enlarged, with a thin border, because masks and references may be white like the sheet."""
+    """Enlarge an image and add a thin border, because masks and references can be white like the sheet."""
     factor = max(1, round(_CELL_HEIGHT / image.shape[0]))
     enlarged = image.repeat(factor, axis=0).repeat(factor, axis=1)
-    return np.pad(enlarged, ((1, 1), (1, 1), (0, 0)), constant_values=_BORDER)
+    return np.pad(enlarged, ((1, 1), (1, 1), (0, 0)), constant_values=_BORDER_GREY)

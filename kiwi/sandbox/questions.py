@@ -1,7 +1,7 @@
 """Questions about videos of the sandbox, on which a small vision-language model is trained.
 
-An item is a video, a question in one of several wordings, and its only right answer, which is visible in the video (or
-in an image beside it) or part of the question itself. The splits are those of the edits: training has no question about
+An item is a video, a question in one of several wordings, and its only correct answer, which is visible in the video or
+in a reference image, or part of the question itself. The splits are those of the edits: training has no question about
 held-out objects and backgrounds, and none in the last wordings of a task.
 """
 
@@ -32,12 +32,12 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "What is there to see?",
     ),
     "locate": (
-        "Where is {it} at first?",
-        "In which part of the first frame is {it}?",
-        "Tell me where {it} is at the start.",
-        "Find {it} in the first frame.",
-        "Where does one see {it} to begin with?",
-        "Point out the first place of {it}.",
+        "Where is {object} at first?",
+        "In which part of the first frame is {object}?",
+        "Tell me where {object} is at the start.",
+        "Find {object} in the first frame.",
+        "Where does one see {object} to begin with?",
+        "Point out the first place of {object}.",
     ),
     "identify": (
         "What is {place} at first?",
@@ -64,12 +64,12 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "How many shapes can be counted?",
     ),
     "move": (
-        "Which way does {it} move?",
-        "In which direction does {it} go?",
-        "Where is {it} moving to?",
-        "Tell me how {it} moves.",
-        "What is the direction of {it}?",
-        "Whither does {it} travel?",
+        "Which way does {object} move?",
+        "In which direction does {object} go?",
+        "Where is {object} moving to?",
+        "Tell me how {object} moves.",
+        "What is the direction of {object}?",
+        "Whither does {object} travel?",
     ),
     "picture": (
         "What does the reference image show?",
@@ -90,21 +90,21 @@ WORDINGS: dict[str, tuple[str, ...]] = {
 }
 TASKS = tuple(WORDINGS)
 
-_TURN = "<|im_start|>user\n{source}{instruction}%s{queries}<|im_end|>\n"
-PROMPTS = {"image": _TURN % "", "video": _TURN % "", "reference": _TURN % "{references}"}
-"""Prompt templates of an MLLM of the sandbox, by task kind. They have no words outside of its vocabulary, which would
-make up most of its input with the standard templates."""
+_USER_TURN = "<|im_start|>user\n{source}{instruction}%s{queries}<|im_end|>\n"
+PROMPTS = {"image": _USER_TURN % "", "video": _USER_TURN % "", "reference": _USER_TURN % "{references}"}
+"""Prompt templates of an MLLM of the sandbox, by task kind. They contain no words outside its vocabulary; with the
+standard templates, such words would make up most of its input."""
 
 FUNCTION_WORDS = frozenset(["a", "an", "and", "at", "from", "in", "object", "objects", "of", "on", "over", "the", "to"])
-"""Words of answers that carry no information about the video."""
+"""Words in answers that carry no information about the video."""
 
-NUMBERS = ("no objects", "one object", "two objects", "three objects")
+COUNT_ANSWERS = ("no objects", "one object", "two objects", "three objects")
 DIRECTIONS: dict[str, Vector] = {"to the left": (-1, 0), "to the right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 MIN_PLACE_MARGIN = 0.12
-"""A place is unambiguous if the second nearest one is this much farther away, in half short sides."""
+"""A place is unambiguous if the second nearest one is at least this much farther away, in positions (-1 to 1)."""
 
-_ATTEMPTS = 64
+_MAX_ATTEMPTS = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,13 +112,13 @@ class Question:
     """One question of the sandbox.
 
     Args:
-        video: FHWC uint8.
-        image: HWC uint8, square; None unless the question is about an image.
-        text: the question.
-        answer: the only right answer, a sentence.
+        video: video that the question is about, FHWC uint8.
+        image: square reference image, HWC uint8; None unless the question is about it.
+        text: wording of the question.
+        answer: only correct answer, as a sentence.
         task: one of TASKS.
-        id: unique in all worlds.
-        scene, image_scene: what video and image were rendered from.
+        id: identifier, unique across worlds.
+        scene, image_scene: scenes that `video` and `image` were rendered from.
     """
 
     video: np.ndarray
@@ -143,32 +143,32 @@ def make_question(
     split: str = "train",
     scramble_words: float = 0.0,
 ) -> Question:
-    """Render question `index` of the world `seed`; the same arguments give bitwise the same question.
+    """Render question `index` of the world `seed`; the same arguments give a bitwise identical question.
 
     Args:
-        frames: length of the video.
-        height, width: in pixels.
-        tasks: kinds of question, by default all that the number of frames allows; they take turns by index.
+        frames: number of frames of the video.
+        height, width: frame size in pixels.
+        tasks: kinds of question (default: all that the number of frames allows); they take turns by index.
         level, split: names in LEVELS and Split (kiwi.sandbox.sampling).
-        scramble_words: probability that a word of the wording is replaced by random letters, like a word that the model
-            has never read; names of objects and places, and the text to repeat, are kept.
+        scramble_words: probability that a word of the wording is replaced with random letters, like a word that the
+            model has never read; names of objects and places, and the text to repeat, are kept.
 
     Raises:
-        InputError: an unknown task, level or split, a negative seed or index, a video without frames or pixels,
-            `scramble_words` outside [0, 1]; "move" with a single frame, or with so many that every sprite has bounced.
+        InputError: if a task, level or split is unknown, the seed or index is negative, the video has no frames or
+            pixels, `scramble_words` is outside [0, 1], or "move" has one frame or so many that every sprite bounces.
     """
     names = check_tasks(tasks, frames)
     if not 0 <= scramble_words <= 1:
-        raise InputError("scramble_words is a probability", code="out-of-range", got=scramble_words, expected="0 to 1")
+        raise InputError("scramble_words is out of range", code="out-of-range", got=scramble_words, expected="0 to 1")
     task = names[index % len(names)]
     side = min(height, width)
     aspect = (width / max(side, 1), height / max(side, 1))
-    for attempt in range(_ATTEMPTS):
+    for attempt in range(_MAX_ATTEMPTS):
         sampler = item_sampler(seed, index, len(CATEGORIES) + TASKS.index(task), attempt, level=level, split=split)
         clip = SceneClip(sample_scene(sampler), frames, aspect)
-        if (parts := _SAMPLE[task](clip, sampler)) is None:
+        if (parts := _QUESTION_SAMPLERS[task](clip, sampler)) is None:
             continue
-        wording = _scramble(sampler.choose_wording(WORDINGS[task]), scramble_words, sampler.rng)
+        wording = _scramble_words(sampler.choose_wording(WORDINGS[task]), scramble_words, sampler.rng)
         return Question(
             video=render(clip.scene, frames, height, width),
             image=None if parts.image_scene is None else render(parts.image_scene, 1, side, side)[0],
@@ -180,15 +180,15 @@ def make_question(
             image_scene=parts.image_scene,
         )
     raise InputError(
-        f"item {index} of world {seed} has no question of task {task!r}",
+        f"no question of task {task!r} is possible for item {index} of world {seed}",
         code="out-of-range",
         got=f"{frames} frames",
-        expected="fewer frames, in which a sprite moves in one direction throughout",
+        expected="few enough frames that a sprite moves in one direction throughout",
     )
 
 
 def training_sentences(count: int) -> Iterator[str]:
-    """Questions and answers of the first training items of world 0, in order."""
+    """Yield the questions and answers of the first `count` training items of world 0."""
     for index in range(count):
         question = make_question(0, index, frames=1, height=16, width=16)
         yield question.text
@@ -196,26 +196,27 @@ def training_sentences(count: int) -> Iterator[str]:
 
 
 def content_words(answer: str) -> list[str]:
-    """The words of an answer without FUNCTION_WORDS, in lower case."""
+    """List the words of an answer in lower case, without FUNCTION_WORDS."""
     words = (word.strip(".,:?").lower() for word in answer.split())
     return [word for word in words if word and word not in FUNCTION_WORDS]
 
 
 def content_overlap(answer: str, reference: str) -> float:
-    """How much of an answer is right, 0 to 1: its content words in common with the reference, in order.
+    """Share of content words, 0 to 1, that an answer has in common with the reference answer, in the same order.
 
-    Divided by the number in the longer of the two, so that a longer answer is no advantage.
+    The number in common is divided by that of the longer of the two, so that a longer answer is no advantage.
     """
-    words, right = content_words(answer), content_words(reference)
-    common = sum(block.size for block in SequenceMatcher(None, words, right, autojunk=False).get_matching_blocks())
-    return common / max(len(words), len(right), 1)
+    words, reference_words = content_words(answer), content_words(reference)
+    blocks = SequenceMatcher(None, words, reference_words, autojunk=False).get_matching_blocks()
+    common = sum(block.size for block in blocks)
+    return common / max(len(words), len(reference_words), 1)
 
 
 def check_tasks(tasks: Sequence[str] | None, frames: int) -> tuple[str, ...]:
-    """The tasks as a tuple; None stands for all that this number of frames allows.
+    """Return the tasks as a tuple; None stands for all that this number of frames allows.
 
     Raises:
-        InputError: an unknown name, a duplicate, no task at all, or motion in a single frame.
+        InputError: if a task is unknown or repeated, there is none, or "move" has a single frame.
     """
     possible = tuple(name for name in TASKS if name != "move" or frames > 1)
     names = possible if tasks is None else tuple(tasks)
@@ -224,13 +225,13 @@ def check_tasks(tasks: Sequence[str] | None, frames: int) -> tuple[str, ...]:
             f"invalid tasks for a video of {frames} frames",
             code="unknown-task",
             got=", ".join(names) or "none",
-            expected=f"some of {', '.join(possible)}, each once",
+            expected=f"some of {', '.join(possible)}, each at most once",
         )
     return names
 
 
 class SceneClip(NamedTuple):
-    """A scene as a clip: the number of frames, and width and height in short sides."""
+    """A scene as a clip with a number of frames and an aspect: width and height in short sides."""
 
     scene: Scene
     frames: int
@@ -238,7 +239,7 @@ class SceneClip(NamedTuple):
 
 
 class QuestionParts(NamedTuple):
-    """The values of the wording's slots, the answer, and the scene of an image beside the video."""
+    """Values of the slots of a wording, the answer, and the scene of the reference image."""
 
     slots: dict[str, str]
     answer: str
@@ -255,33 +256,33 @@ def _locate(clip: SceneClip, sampler: ItemSampler) -> QuestionParts | None:
 
 def _identify(clip: SceneClip, sampler: ItemSampler) -> QuestionParts | None:
     sprites = clip.scene.sprites
-    places = [grammar.place(sprite.start) for sprite in sprites]
-    alone = [i for i, s in enumerate(sprites) if unambiguous_place(s.start) and places.count(places[i]) == 1]
-    if not alone:
+    places = [grammar.nearest_place(sprite.start) for sprite in sprites]
+    candidates = [i for i, s in enumerate(sprites) if unambiguous_place(s.start) and places.count(places[i]) == 1]
+    if not candidates:
         return None
-    index = sampler.choose(alone)
-    return QuestionParts({"place": places[index]}, grammar.with_article(grammar.name(sprites[index].appearance)))
+    index = sampler.choose(candidates)
+    return QuestionParts({"place": places[index]}, grammar.with_article(grammar.full_name(sprites[index].appearance)))
 
 
-def _background(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
+def _describe_background(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
     return QuestionParts({}, grammar.describe(clip.scene.background))
 
 
 def _count(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
-    return QuestionParts({}, NUMBERS[len(clip.scene.sprites)])
+    return QuestionParts({}, COUNT_ANSWERS[len(clip.scene.sprites)])
 
 
 def _move(clip: SceneClip, sampler: ItemSampler) -> QuestionParts | None:
     return _ask_about(clip, sampler, lambda sprite: direction(sprite, clip.frames, clip.aspect))
 
 
-def _picture(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
+def _describe_reference(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
     category = sampler.choose(("subject_reference", "background_reference"))
     edit = PROPOSALS[category](clip.scene, sampler)
     image_scene = edit.reference()
     assert image_scene is not None
     if isinstance(edit, SubjectReference):
-        return QuestionParts({}, grammar.with_article(grammar.name(edit.appearance)), image_scene)
+        return QuestionParts({}, grammar.with_article(grammar.full_name(edit.appearance)), image_scene)
     return QuestionParts({}, grammar.describe(image_scene.background), image_scene)
 
 
@@ -291,22 +292,22 @@ def _repeat(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
     return QuestionParts({"text": text}, text)
 
 
-_SAMPLE: dict[str, Callable[[SceneClip, ItemSampler], QuestionParts | None]] = {
+_QUESTION_SAMPLERS: dict[str, Callable[[SceneClip, ItemSampler], QuestionParts | None]] = {
     "describe": _describe,
     "locate": _locate,
     "identify": _identify,
-    "background": _background,
+    "background": _describe_background,
     "count": _count,
     "move": _move,
-    "picture": _picture,
+    "picture": _describe_reference,
     "repeat": _repeat,
 }
 
 
 def _ask_about(clip: SceneClip, sampler: ItemSampler, answer: Callable[[Sprite], str | None]) -> QuestionParts | None:
-    """Ask about one of the sprites that have an answer; None if there is none.
+    """Ask about a sprite that has an answer; None if no sprite has one.
 
-    Sprites that only their places distinguish are excluded, because the question would contain the answer.
+    Sprites that differ from others only in their places are excluded, because the question would contain the answer.
     """
     appearances = [sprite.appearance for sprite in clip.scene.sprites]
     answers = {
@@ -317,31 +318,35 @@ def _ask_about(clip: SceneClip, sampler: ItemSampler, answer: Callable[[Sprite],
     if not answers:
         return None
     index = sampler.choose(answers)
-    return QuestionParts({"it": grammar.referring_expression(clip.scene, index, sampler)}, answers[index])
+    return QuestionParts({"object": grammar.sample_referring_expression(clip.scene, index, sampler)}, answers[index])
 
 
 def unambiguous_place(position: Vector) -> str | None:
-    """The name of a position's place, or None where a second name fits nearly as well."""
+    """Name the place of a position; None if a second name fits nearly as well."""
     distances = sorted(np.hypot(x - position[0], y - position[1]) for x, y in grammar.PLACES.values())
-    return grammar.place(position) if distances[1] - distances[0] >= MIN_PLACE_MARGIN else None
+    return grammar.nearest_place(position) if distances[1] - distances[0] >= MIN_PLACE_MARGIN else None
 
 
 def direction(sprite: Sprite, frames: int, aspect: Vector = (1, 1)) -> str | None:
-    """The name of a sprite's direction of motion, if it visibly moves along one axis in all frames."""
+    """Name the direction in which a sprite moves; None unless it visibly moves along one axis in all frames."""
     steps_T2 = np.diff(centres(sprite, frames) * np.array(aspect), axis=0)
     for words, axis in DIRECTIONS.items():
-        along_T = steps_T2 @ np.array(axis)
-        if len(steps_T2) and (along_T >= 0.02).all() and (along_T >= 0.9 * np.linalg.norm(steps_T2, axis=1)).all():
+        projection_T = steps_T2 @ np.array(axis)
+        if (
+            len(projection_T)
+            and (projection_T >= 0.02).all()
+            and (projection_T >= 0.9 * np.linalg.norm(steps_T2, axis=1)).all()
+        ):
             return words
     return None
 
 
-def _scramble(wording: str, probability: float, rng: np.random.Generator) -> str:
-    """Replace each word but the slots by random letters with this probability."""
+def _scramble_words(wording: str, probability: float, rng: np.random.Generator) -> str:
+    """Replace each word that is not a slot with random letters, with this probability."""
 
-    def scramble(word: str) -> str:
+    def maybe_scramble(word: str) -> str:
         if "{" in word or rng.random() >= probability:
             return word
         return "".join(rng.choice(list(ascii_lowercase), size=int(rng.integers(2, 9))).tolist())
 
-    return " ".join(map(scramble, wording.split(" ")))
+    return " ".join(map(maybe_scramble, wording.split(" ")))

@@ -1,7 +1,7 @@
 """Sampling of scenes: levels of difficulty, and splits that hold out objects, backgrounds and wordings.
 
-A level limits how complex a scene is. A split selects objects and wordings: a sixth of all pairs of colour and shape,
-an eighth of all pairs of texture and ground, and the last wordings of every kind are never in `train`.
+A level limits how complex a scene is. A split selects objects and wordings: `train` has five sixths of all pairs of
+colour and shape, seven eighths of all pairs of texture and base colour, and all but the last wordings of every kind.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ import numpy as np
 
 from kiwi.errors import InputError, format_choices
 from kiwi.sandbox.drawing import PATTERNS, SHAPES, TEXTURES
-from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS, figures_for
+from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS, contrasting_colours
 from kiwi.sandbox.world import Appearance, Background, Scene, Sprite, Vector, centre_limit
 
 T = TypeVar("T")
 
 TWIN_PROBABILITY = 0.15
-"""Probability that two sprites of a scene of two or three have the same appearance and differ by place only."""
+"""Probability that the first two sprites of a scene have the same appearance and differ only in place and motion."""
 
 HELD_OUT_WORDINGS = 2
-"""The number of wordings of every kind of edit, the last ones, that training never uses."""
+"""Number of wordings at the end of each kind's list that training never uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """The complexity of scenes.
+    """Limits on the complexity of scenes.
 
     Args:
         sprites: minimum and maximum number of sprites.
         size: minimum and maximum radius of sprites, in half short sides.
         speed: minimum and maximum speed of sprites, in positions per frame.
-        patterns, textures: names of the patterns of sprites and textures of backgrounds.
-        camera: share of scenes with a drifting camera.
+        patterns, textures: names of the patterns of sprites and the textures of backgrounds.
+        moving_camera_share: share of scenes in which the camera moves.
     """
 
     sprites: tuple[int, int] = (1, 3)
@@ -46,7 +46,7 @@ class Level:
     speed: tuple[float, float] = (0.015, 0.06)
     patterns: tuple[str, ...] = tuple(PATTERNS)
     textures: tuple[str, ...] = tuple(TEXTURES)
-    camera: float = 0.6
+    moving_camera_share: float = 0.6
 
 
 _EASY = Level(
@@ -55,7 +55,7 @@ _EASY = Level(
     speed=(0.0, 0.03),
     patterns=("plain",),
     textures=("plain", "gradient"),
-    camera=0.0,
+    moving_camera_share=0.0,
 )
 
 LevelName = Literal["single", "easy", "middle", "full"]
@@ -64,45 +64,45 @@ SplitName = Literal["train", "test", "new_words", "new_things", "new_both"]
 LEVELS: dict[LevelName, Level] = {
     "single": replace(_EASY, sprites=(1, 1)),
     "easy": _EASY,
-    "middle": Level(sprites=(1, 2), size=(0.34, 0.46), patterns=("plain", "stripes"), camera=0.3),
+    "middle": Level(sprites=(1, 2), size=(0.34, 0.46), patterns=("plain", "stripes"), moving_camera_share=0.3),
     "full": Level(),
 }
-"""From a single sprite, with which a vision-language model starts to learn, to all variety; an editor of a million
+"""Levels in order of complexity. A vision-language model is first trained on single sprites; an editor of a million
 parameters learns the easy level in minutes."""
 
 
 class Split(StrEnum):
-    """Which items are sampled; two splits never share an item."""
+    """Subset of items; two splits never share an item."""
 
     train = "train"
     test = "test"
-    """New scenes of objects, backgrounds and wordings that training has."""
+    """New scenes with the objects, backgrounds and wordings of training."""
     new_words = "new_words"
-    """As test, with wordings that training never uses."""
+    """Like test, but with held-out wordings."""
     new_things = "new_things"
-    """As test, with objects and backgrounds that training never shows."""
+    """Like test, but with held-out objects and backgrounds."""
     new_both = "new_both"
-    """With held-out objects, backgrounds and wordings."""
+    """Like test, but with held-out objects, backgrounds and wordings."""
 
     @property
-    def has_new_things(self) -> bool:
-        """Whether every scene has, and every edit introduces, an object or background that training never shows."""
+    def has_held_out_objects(self) -> bool:
+        """Whether every scene has a held-out object, and every edit introduces one or a held-out background."""
         return self in (Split.new_things, Split.new_both)
 
     @property
-    def has_new_words(self) -> bool:
-        """Whether instructions use only wordings that training never uses."""
+    def has_held_out_wordings(self) -> bool:
+        """Whether instructions use held-out wordings only."""
         return self in (Split.new_words, Split.new_both)
 
 
-def is_new_thing(colour: str, shape: str) -> bool:
+def is_held_out_object(colour: str, shape: str) -> bool:
     """Whether training never shows a sprite of this colour and shape: one shape of each colour."""
     return (list(SPRITE_COLOURS).index(colour) + list(SHAPES).index(shape)) % len(SHAPES) == 0
 
 
-def is_new_background(texture: str, ground: str) -> bool:
-    """Whether training never shows this texture on this ground: one or two grounds of each texture."""
-    return (list(TEXTURES).index(texture) + list(BACKGROUND_COLOURS).index(ground)) % len(TEXTURES) == 0
+def is_held_out_background(texture: str, base_colour: str) -> bool:
+    """Whether training never shows this texture on this base colour: one or two base colours of each texture."""
+    return (list(TEXTURES).index(texture) + list(BACKGROUND_COLOURS).index(base_colour)) % len(TEXTURES) == 0
 
 
 @dataclass(frozen=True)
@@ -110,132 +110,134 @@ class ItemSampler:
     """Samples the scene, the edit and the wording of one item.
 
     Args:
-        rng: the item's own generator.
-        level: complexity of the scene.
-        split: which objects and wordings are sampled.
+        rng: random generator of the item.
+        level: limits on the complexity of the scene.
+        split: subset of objects and wordings to sample from.
     """
 
     rng: np.random.Generator
     level: Level
     split: Split
 
-    def choose(self, names: Iterable[T]) -> T:
-        """One of `names`, uniformly."""
-        choices = list(names)
-        return choices[int(self.rng.integers(len(choices)))]
+    def choose(self, values: Iterable[T]) -> T:
+        """Sample one of `values` uniformly."""
+        candidates = list(values)
+        return candidates[int(self.rng.integers(len(candidates)))]
 
     def uniform(self, bounds: tuple[float, float]) -> float:
-        """A number between two bounds."""
+        """Sample a number between two bounds uniformly."""
         return float(self.rng.uniform(*bounds))
 
     def choose_wording(self, wordings: Sequence[str]) -> str:
-        """One of the wordings that the split uses."""
-        return self.choose(wordings[-HELD_OUT_WORDINGS:] if self.split.has_new_words else wordings[:-HELD_OUT_WORDINGS])
+        """Sample one of the wordings that the split uses."""
+        return self.choose(
+            wordings[-HELD_OUT_WORDINGS:] if self.split.has_held_out_wordings else wordings[:-HELD_OUT_WORDINGS]
+        )
 
     def allows(self, colour: str, shape: str) -> bool:
         """Whether an edit may introduce a sprite of this colour and shape."""
-        return is_new_thing(colour, shape) == self.split.has_new_things
+        return is_held_out_object(colour, shape) == self.split.has_held_out_objects
 
     def sample_appearance(self, *, subject: bool = False) -> Appearance:
-        """The appearance of a sprite; half of all sprites are plain.
+        """Sample the appearance of a sprite; half of all sprites are plain, or all if the level has no other pattern.
 
         Args:
-            subject: whether it must be a held-out one where the split has new things.
+            subject: whether a split with held-out objects must give a held-out one.
         """
-        marks = [name for name in self.level.patterns if name != "plain"]
-        pattern = "plain" if not marks or self.rng.random() < 0.5 else self.choose(marks)
-        novelty = self._novelty(subject)
-        pairs = [pair for pair in product(SPRITE_COLOURS, SHAPES) if is_new_thing(*pair) in novelty]
-        colour, shape = self.choose(pairs)
+        patterns = [name for name in self.level.patterns if name != "plain"]
+        pattern = "plain" if not patterns or self.rng.random() < 0.5 else self.choose(patterns)
+        allowed = self._allowed_held_out_values(subject)
+        kinds = [kind for kind in product(SPRITE_COLOURS, SHAPES) if is_held_out_object(*kind) in allowed]
+        colour, shape = self.choose(kinds)
         return Appearance(shape=shape, colour=colour, pattern=pattern)
 
     def sample_background(self, *, subject: bool = False) -> Background:
-        """A background with two distinguishable colours and a slowly drifting or a still camera."""
-        novelty = self._novelty(subject)
+        """Sample a background with two distinguishable colours and a camera that is still or slowly drifts."""
+        allowed = self._allowed_held_out_values(subject)
         texture = self.choose(self.level.textures)
-        ground = self.choose(name for name in BACKGROUND_COLOURS if is_new_background(texture, name) in novelty)
-        moves = self.rng.random() < self.level.camera
+        base_colour = self.choose(c for c in BACKGROUND_COLOURS if is_held_out_background(texture, c) in allowed)
+        moves = self.rng.random() < self.level.moving_camera_share
         angle, speed = self.uniform((0, 2 * math.pi)), self.uniform((0.01, 0.03)) if moves else 0.0
         # Both ends of a gradient must be visible.
-        reach = 0.35 if texture == "gradient" else 1.0
+        max_phase = 0.35 if texture == "gradient" else 1.0
         return Background(
             texture=texture,
-            ground=ground,
-            figure=self.choose(figures_for(ground)),
-            phase=(self.uniform((-reach, reach)), self.uniform((-reach, reach))),
+            base_colour=base_colour,
+            pattern_colour=self.choose(contrasting_colours(base_colour)),
+            phase=(self.uniform((-max_phase, max_phase)), self.uniform((-max_phase, max_phase))),
             drift=(speed * math.cos(angle), speed * math.sin(angle)),
         )
 
-    def _novelty(self, subject: bool) -> tuple[bool, ...]:
-        """The allowed values of `is_new_thing` and `is_new_background`."""
-        if not self.split.has_new_things:
+    def _allowed_held_out_values(self, subject: bool) -> tuple[bool, ...]:
+        """Values that `is_held_out_object` and `is_held_out_background` may have."""
+        if not self.split.has_held_out_objects:
             return (False,)
         return (True,) if subject else (False, True)
 
 
 def item_sampler(seed: int, index: int, *keys: int, level: str = "full", split: str = "train") -> ItemSampler:
-    """The sampler of one item, with a random generator of its own, so that items do not depend on each other.
+    """Create the sampler of one item; each has its own random generator, so that items do not depend on each other.
 
     Args:
         seed: seed of the world.
         index: index of the item.
-        keys: tell independent samples of the same item apart.
-        level: a name in LEVELS.
-        split: a name in Split.
+        keys: further integers that distinguish independent samplers of the same item.
+        level: name in LEVELS.
+        split: name in Split.
 
     Raises:
-        InputError: a negative seed or index, an unknown level or split.
+        InputError: if the seed or index is negative, or the level or split is unknown.
     """
     if seed < 0 or index < 0:
         raise InputError("seed and index must not be negative", code="out-of-range", got=f"seed {seed}, index {index}")
-    for name, choice, choices in (("level", level, list(LEVELS)), ("split", split, [str(item) for item in Split])):
-        if choice not in choices:
+    for field, name, names in (("level", level, list(LEVELS)), ("split", split, [str(item) for item in Split])):
+        if name not in names:
             raise InputError(
-                f"there is no {name} {choice!r}", code=f"unknown-{name}", expected=format_choices(choices, choice)
+                f"there is no {field} {name!r}", code=f"unknown-{field}", expected=format_choices(names, name)
             )
     sequence = np.random.SeedSequence(seed, spawn_key=(list(Split).index(Split(split)), index, *keys))
     return ItemSampler(np.random.default_rng(sequence), LEVELS[cast(LevelName, level)], Split(split))
 
 
 def scene_at(seed: int, index: int, level: str = "full", split: str = "train") -> Scene:
-    """Scene number `index` of a world. Raises InputError as `item_sampler`."""
+    """Sample scene `index` of the world `seed`. Raises InputError like `item_sampler`."""
     return sample_scene(item_sampler(seed, index, level=level, split=split))
 
 
 def sample_scene(sampler: ItemSampler) -> Scene:
-    """Sample a scene: sprites that are well in view and not occluded at the start, in front of a background."""
+    """Sample a background and sprites that are in view and hardly occluded in the first frame."""
     rng, level = sampler.rng, sampler.level
     count = int(rng.integers(level.sprites[0], level.sprites[1] + 1))
     appearances = [sampler.sample_appearance(subject=True)]
     while len(appearances) < count:
-        twin = len(appearances) == 1 and rng.random() < TWIN_PROBABILITY
-        new = appearances[0] if twin else sampler.sample_appearance()
-        if twin or all(new.kind != old.kind for old in appearances):
+        is_twin = len(appearances) == 1 and rng.random() < TWIN_PROBABILITY
+        new = appearances[0] if is_twin else sampler.sample_appearance()
+        if is_twin or all(new.kind != old.kind for old in appearances):
             appearances.append(new)
     sprites: list[Sprite] = []
     for appearance in appearances:
         size = sampler.uniform(level.size)
         angle, speed = sampler.uniform((0, 2 * math.pi)), sampler.uniform(level.speed)
-        start = _free_position(rng, size, sprites)
+        start = _sample_free_position(rng, size, sprites)
         velocity = (speed * math.cos(angle), speed * math.sin(angle))
         sprites.append(Sprite(appearance=appearance, size=size, start=start, velocity=velocity))
     order = rng.permutation(count)
     return Scene(background=sampler.sample_background(), sprites=tuple(sprites[i] for i in order))
 
 
-def relative_distance(a: Sprite, b: Sprite) -> float:
-    """Distance of two sprites in frame 0 relative to their sizes: 0 is the same place, 1 is just touching."""
-    return math.dist(a.start, b.start) / (a.size + b.size)
+def relative_distance(first: Sprite, second: Sprite) -> float:
+    """Distance between two sprites in frame 0 relative to their sizes: 0 if they coincide, 1 if they just touch."""
+    return math.dist(first.start, second.start) / (first.size + second.size)
 
 
-def _free_position(rng: np.random.Generator, size: float, others: list[Sprite]) -> Vector:
-    """A start in the frame with little overlap with `others`; in a crowded scene the best of 24 tries."""
-    reach = centre_limit(size)
-    best, freest = (0.0, 0.0), -1.0
-    for x, y in rng.uniform(-reach, reach, size=(24, 2)).tolist():
-        free = min((math.dist((x, y), other.start) / (size + other.size) for other in others), default=math.inf)
-        if free >= 0.9:
+def _sample_free_position(rng: np.random.Generator, size: float, others: list[Sprite]) -> Vector:
+    """Sample a start that hardly overlaps with `others`; in a crowded scene, the best of 24 candidates."""
+    limit = centre_limit(size)
+    best, largest_distance = (0.0, 0.0), -1.0
+    for x, y in rng.uniform(-limit, limit, size=(24, 2)).tolist():
+        distance = min((math.dist((x, y), other.start) / (size + other.size) for other in others), default=math.inf)
+        if distance >= 0.9:
             return x, y
-        if free > freest:
-            best, freest = (x, y), free
+        if distance > largest_distance:
+            best, largest_distance = (x, y), distance
     return best

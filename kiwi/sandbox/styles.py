@@ -1,4 +1,4 @@
-"""Global styles: functions of single pixels, uint8 RGB in the last axis."""
+"""Global styles: functions from pixel to pixel, with uint8 RGB in the last axis."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ import numpy as np
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601
 _SEPIA = np.array([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]], np.float32)
-# Posterising keeps this number of values per channel.
+# Number of values per channel that posterising keeps.
 _LEVELS = 3
 
 
 def grey(video: np.ndarray) -> np.ndarray:
-    """Luma in all three channels."""
+    """Replace each colour with its luma, repeated in all three channels."""
     return np.repeat(_to_uint8(video @ _LUMA)[..., None], 3, axis=-1)
 
 
 def sepia(video: np.ndarray) -> np.ndarray:
-    """The common sepia matrix, clipped."""
+    """Apply the common sepia matrix and clip."""
     return _to_uint8(video @ _SEPIA.T)
 
 
 def invert(video: np.ndarray) -> np.ndarray:
-    """The photographic negative."""
+    """Return the photographic negative."""
     return 255 - video
 
 
 def posterise(video: np.ndarray) -> np.ndarray:
-    """Each channel rounded to 0, 127 or 255."""
+    """Round each channel to 0, 127 or 255."""
     nearest = np.round(np.arange(256) / 255 * (_LEVELS - 1)) / (_LEVELS - 1) * 255
     return nearest.astype(np.uint8)[video]
 
 
-# The names are keys of the grammar's wordings.
+# Each name is also a key of kiwi.sandbox.grammar.WORDINGS.
 STYLES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "grey": grey,
     "sepia": sepia,

@@ -14,7 +14,7 @@ from kiwi.models.mllm.new_qwen import NewQwen, make_byte_tokenizer, train_tokeni
 from kiwi.models.vae.wan import NewVae
 from kiwi.sandbox.anchors import ANCHORS, DEGRADATIONS, LEVELS
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
-from kiwi.sandbox.preview import preview
+from kiwi.sandbox.preview import draw_preview
 from kiwi.sandbox.questions import PROMPTS
 
 
@@ -38,7 +38,7 @@ def test_preview_draws_a_row_for_every_item(tmp_path):
 
 def test_the_preview_shows_the_pair():
     pair = make_pair(0, 5, frames=5, height=48, width=48)
-    sheet = preview([pair])
+    sheet = draw_preview([pair])
     cells = [pair.reference, pair.source[0], pair.source[-1], pair.target[0], pair.target[-1]]
     left = sheet.shape[1] - 6 * (146 + 4)
     top = sheet.shape[0] - 146 - 4

@@ -7,7 +7,7 @@ import pytest
 
 from kiwi.errors import InputError
 from kiwi.sandbox import grammar
-from kiwi.sandbox.drawing import TEXTURES, texture
+from kiwi.sandbox.drawing import TEXTURES, texture_weight
 from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS
 from kiwi.sandbox.questions import TASKS, make_question
 from kiwi.sandbox.sampling import scene_at
@@ -64,7 +64,7 @@ def test_the_identified_sprite_is_at_the_place_of_the_question(shape):
         (place,) = sorted((place for place in PLACES if place in question.text), key=len)[-1:]
         centres = tracks(question.scene, shape)[:, 0]
         nearest = int(np.linalg.norm(centres - PLACES[place], axis=1).argmin())
-        assert question.answer.lower().rstrip(".").split(" ", 1)[1] == grammar.name(
+        assert question.answer.lower().rstrip(".").split(" ", 1)[1] == grammar.full_name(
             question.scene.sprites[nearest].appearance
         )
 
@@ -105,7 +105,7 @@ def test_backgrounds_and_descriptions_name_the_visible_colours():
                 nearest = np.abs(empty - np.array(BACKGROUND_COLOURS[name])).max(axis=1).min()
                 assert nearest < 60, question.answer
         for sprite in question.scene.sprites if task == "describe" else ():
-            assert grammar.name(sprite.appearance) in question.answer.lower()
+            assert grammar.full_name(sprite.appearance) in question.answer.lower()
 
 
 def test_images_show_what_is_answered():
@@ -120,7 +120,7 @@ def test_images_show_what_is_answered():
 @pytest.mark.parametrize("name", [name for name in TEXTURES if name not in ("plain", "gradient")])
 def test_figure_and_ground_of_a_texture_are_distinguishable(name):
     x, y = np.meshgrid(np.linspace(-20, 20, 800), np.linspace(-20, 20, 800))
-    share = float(np.broadcast_to(texture(name, x, y, 16.0), x.shape).mean())
+    share = float(np.broadcast_to(texture_weight(name, x, y, 16.0), x.shape).mean())
     assert 0.2 < share < 0.45
 
 
@@ -130,7 +130,9 @@ def test_both_ends_of_a_gradient_are_visible():
     assert len(gradients) > 50
     for background in gradients:
         rows = render(Scene(background=background, sprites=()), 1, 32, 32)[0, :, 0].astype(float)
-        ground, figure = (np.array(BACKGROUND_COLOURS[name], float) for name in (background.ground, background.figure))
+        ground, figure = (
+            np.array(BACKGROUND_COLOURS[name], float) for name in (background.base_colour, background.pattern_colour)
+        )
         weights = (rows - ground) @ (figure - ground) / np.square(figure - ground).sum()
         assert weights.min() < 0.2
         assert weights.max() > 0.8

@@ -101,7 +101,7 @@ def test_an_added_sprite_is_wholly_visible_at_the_named_place(of):
     for pair in of("local_add"):
         *kept, added = pair.edit.apply(pair.scene).sprites
         assert tuple(kept) == pair.scene.sprites
-        assert f"{grammar.name(added.appearance)} {grammar.place(added.start)}" in pair.instruction
+        assert f"{grammar.full_name(added.appearance)} {grammar.nearest_place(added.start)}" in pair.instruction
         alone = replace(pair.scene, sprites=(added,))
         edited = draw(pair.edit.apply(pair.scene), **SIZE)
         assert draw(alone, **SIZE).sprites.sum() == pytest.approx(edited.sprites[-1].sum(), rel=1e-5)
@@ -145,7 +145,7 @@ def test_the_subject_reference_shows_the_new_object_on_white_and_the_instruction
         new = pair.edit.apply(pair.scene).sprites[pair.edit.index].appearance
         own = np.abs(pair.reference.astype(int) - SPRITE_COLOURS[new.colour]).max(axis=-1) < 8
         assert own.mean() > 0.08
-        assert grammar.name(new) not in pair.instruction
+        assert grammar.full_name(new) not in pair.instruction
 
 
 def test_the_background_reference_is_what_the_target_shows(of):
@@ -153,7 +153,7 @@ def test_the_background_reference_is_what_the_target_shows(of):
         assert pair.reference is not None
         seen = pair.mask[0, :, 4:44]  # the square in the middle, where no sprite is
         background = pair.edit.apply(pair.scene).background
-        colours = [np.array(BACKGROUND_COLOURS[name]) for name in (background.ground, background.figure)]
+        colours = [np.array(BACKGROUND_COLOURS[name]) for name in (background.base_colour, background.pattern_colour)]
         whole = np.abs(pair.reference.astype(int)[..., None, :] - colours).max(axis=-1).min(axis=-1) == 0
         assert whole.any()
         untouched = draw_background_only(pair)[0, :, 4:44]

@@ -12,7 +12,7 @@ from kiwi.sandbox.palette import SPRITE_COLOURS
 from kiwi.sandbox.sampling import HELD_OUT_WORDINGS, item_sampler, scene_at
 from kiwi.sandbox.world import Appearance, Background, Scene, Sprite
 
-WHITE = Background(texture="plain", ground="white", figure="white")
+WHITE = Background(texture="plain", base_colour="white", pattern_colour="white")
 
 
 def sprite(shape: str, colour: str, pattern: str = "plain", start: tuple[float, float] = (0.0, 0.0)) -> Sprite:
@@ -75,11 +75,13 @@ def test_sprites_of_the_same_appearance_are_distinguished_by_place():
 
 def test_there_are_several_wordings_of_every_kind_and_each_is_a_sentence():
     train, new = item_sampler(0, 0), item_sampler(0, 0, split="new_words")
-    slots = {"it": "the ring", "a": "a star", "colour": "red", "shape": "star"}
+    slots = {"object": "the ring", "new_object": "a star", "colour": "red", "shape": "star"}
     slots |= {"place": "at the top", "motion": "", "background": "plain grey"}
     for kind, wordings in grammar.WORDINGS.items():
         assert len(set(wordings)) == len(wordings) >= 4
-        seen, held_out = ({grammar.phrase(kind, sampler, **slots) for _ in range(200)} for sampler in (train, new))
+        seen, held_out = (
+            {grammar.sample_instruction(kind, sampler, **slots) for _ in range(200)} for sampler in (train, new)
+        )
         assert (len(seen), len(held_out)) == (len(wordings) - HELD_OUT_WORDINGS, HELD_OUT_WORDINGS)
         assert not seen & held_out
         for sentence in seen | held_out:
@@ -90,10 +92,13 @@ def test_there_are_several_wordings_of_every_kind_and_each_is_a_sentence():
 
 
 def test_names_captions_and_articles():
-    assert grammar.name(Appearance(shape="ring", colour="orange")) == "orange ring"
+    assert grammar.full_name(Appearance(shape="ring", colour="orange")) == "orange ring"
     assert grammar.with_article("orange ring") == "an orange ring"
-    assert grammar.describe(Background(texture="dots", ground="brown", figure="beige")) == "beige dots on brown"
-    assert grammar.describe(Background(texture="plain", ground="brown", figure="beige")) == "plain brown"
+    assert (
+        grammar.describe(Background(texture="dots", base_colour="brown", pattern_colour="beige"))
+        == "beige dots on brown"
+    )
+    assert grammar.describe(Background(texture="plain", base_colour="brown", pattern_colour="beige")) == "plain brown"
     scene = Scene(
         background=WHITE,
         sprites=(sprite("star", "red", "stripes", (-0.5, -0.5)), sprite("ring", "blue", start=(0.5, 0.0))),
@@ -109,4 +114,4 @@ def test_names_captions_and_articles():
     [((-0.6, -0.4), "in the top left"), ((0.1, 0.1), "in the middle"), ((0.0, 0.7), "at the bottom")],
 )
 def test_places_have_names(position, words):
-    assert grammar.place(position) == words
+    assert grammar.nearest_place(position) == words

@@ -22,7 +22,7 @@ from kiwi.sandbox.anchors import LEVELS as DEGRADATION_LEVELS
 from kiwi.sandbox.edits import ChangeBackground, ChangeSprite
 from kiwi.sandbox.oracle import SCORE_NAMES, score_edit
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
-from kiwi.sandbox.palette import figures_for
+from kiwi.sandbox.palette import contrasting_colours
 from kiwi.sandbox.sampling import LEVELS, relative_distance
 from kiwi.sandbox.world import Appearance, Sprite, render
 
@@ -54,7 +54,9 @@ def test_the_anchors_hold(name, all_pairs):
     if name == "wrong colour":
         backgrounds = [pair.edit.background for pair in all_pairs if isinstance(pair.edit, ChangeBackground)]
         wrong = [
-            len(figures_for(b.figure)) - 1 + (b.texture != "plain") * (len(figures_for(b.ground)) - 1)
+            len(contrasting_colours(b.pattern_colour))
+            - 1
+            + (b.texture != "plain") * (len(contrasting_colours(b.base_colour)) - 1)
             for b in backgrounds
         ]
         assert len(result.scores) == 36 * 7 + sum(wrong)

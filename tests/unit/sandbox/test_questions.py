@@ -9,7 +9,7 @@ import pytest
 from kiwi.errors import InputError
 from kiwi.sandbox import grammar
 from kiwi.sandbox.questions import (
-    NUMBERS,
+    COUNT_ANSWERS,
     TASKS,
     WORDINGS,
     content_overlap,
@@ -18,7 +18,7 @@ from kiwi.sandbox.questions import (
     make_question,
     unambiguous_place,
 )
-from kiwi.sandbox.sampling import HELD_OUT_WORDINGS, Split, is_new_thing
+from kiwi.sandbox.sampling import HELD_OUT_WORDINGS, Split, is_held_out_object
 from kiwi.sandbox.world import Appearance, Sprite
 
 SIZE = {"frames": 5, "height": 32, "width": 32}
@@ -57,7 +57,7 @@ def test_answers_are_sentences_and_differ(of):
 
 def test_every_answer_fits_its_task(of):
     assert {question.answer.lower().rstrip(".") for question in of("locate")} <= set(grammar.PLACES)
-    assert {question.answer.lower().rstrip(".") for question in of("count")} <= set(NUMBERS[1:])
+    assert {question.answer.lower().rstrip(".") for question in of("count")} <= set(COUNT_ANSWERS[1:])
     assert all(question.text.endswith(question.answer) for question in of("repeat"))
     for question in of("identify"):
         assert any(place in question.text for place in grammar.PLACES)
@@ -95,13 +95,13 @@ def test_wordings_and_objects_are_those_of_the_split(split):
         wordings = WORDINGS[question.task]
         starts = [wording.split("{")[0] for wording in wordings]
         used = {start for start in starts if question.text.startswith(start)}
-        allowed = starts[-HELD_OUT_WORDINGS:] if split.has_new_words else starts[:-HELD_OUT_WORDINGS]
+        allowed = starts[-HELD_OUT_WORDINGS:] if split.has_held_out_wordings else starts[:-HELD_OUT_WORDINGS]
         assert used & set(allowed), question.text
-    if not split.has_new_things:
+    if not split.has_held_out_objects:
         names = " ".join(
             make_question(2, index, **SIZE, split=split, tasks=["describe"]).answer for index in range(100)
         )
-        assert not any(is_new_thing(*pair) and " ".join(pair) in names for pair in _pairs())
+        assert not any(is_held_out_object(*pair) and " ".join(pair) in names for pair in _pairs())
 
 
 def _pairs():

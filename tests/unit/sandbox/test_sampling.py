@@ -15,8 +15,8 @@ from kiwi.sandbox.sampling import (
     HELD_OUT_WORDINGS,
     LEVELS,
     Split,
-    is_new_background,
-    is_new_thing,
+    is_held_out_background,
+    is_held_out_object,
     scene_at,
 )
 
@@ -32,7 +32,7 @@ def contents(pair):
     scenes = [pair.scene, pair.edit.apply(pair.scene)] + ([pair.edit.reference()] if pair.reference is not None else [])
     sprites = {s.appearance.kind for scene in scenes for s in scene.sprites}
     subject_white = pair.category == "subject_reference"  # its plain white background is not a sampled one
-    backgrounds = {(s.background.texture, s.background.ground) for s in (scenes[:2] if subject_white else scenes)}
+    backgrounds = {(s.background.texture, s.background.base_colour) for s in (scenes[:2] if subject_white else scenes)}
     return sprites, backgrounds
 
 
@@ -49,11 +49,11 @@ def is_worded(pair, new):
 
 
 def test_some_objects_and_backgrounds_of_every_kind_are_held_out():
-    things = [(c, s) for c in SPRITE_COLOURS for s in SHAPES if is_new_thing(c, s)]
+    things = [(c, s) for c in SPRITE_COLOURS for s in SHAPES if is_held_out_object(c, s)]
     assert len(things) == 8
     assert {colour for colour, _ in things} == set(SPRITE_COLOURS)
     assert {shape for _, shape in things} == set(SHAPES)
-    grounds = [(t, g) for t in TEXTURES for g in BACKGROUND_COLOURS if is_new_background(t, g)]
+    grounds = [(t, g) for t in TEXTURES for g in BACKGROUND_COLOURS if is_held_out_background(t, g)]
     assert len(grounds) == 9
     assert {texture for texture, _ in grounds} == set(TEXTURES)
 
@@ -63,8 +63,8 @@ def test_some_objects_and_backgrounds_of_every_kind_are_held_out():
 def test_splits_without_new_things_show_none(split, level):
     for pair in pairs(split, level):
         sprites, backgrounds = contents(pair)
-        assert not any(is_new_thing(*kind) for kind in sprites), pair.id
-        assert not any(is_new_background(*kind) for kind in backgrounds), pair.id
+        assert not any(is_held_out_object(*kind) for kind in sprites), pair.id
+        assert not any(is_held_out_background(*kind) for kind in backgrounds), pair.id
         assert is_worded(pair, new=split == Split.new_words), pair.instruction
 
 
@@ -75,7 +75,7 @@ def test_two_wordings_of_every_kind_are_held_out():
 
 def test_scenes_with_new_things_have_objects_of_training_too():
     appearances = [s.appearance for pair in pairs(Split.new_things) for s in pair.scene.sprites]
-    assert 0.2 < np.mean([is_new_thing(*appearance.kind) for appearance in appearances]) < 0.8
+    assert 0.2 < np.mean([is_held_out_object(*appearance.kind) for appearance in appearances]) < 0.8
 
 
 @pytest.mark.parametrize("split", [Split.new_things, Split.new_both])
@@ -83,11 +83,11 @@ def test_new_things_are_in_every_scene_and_introduced_by_every_edit(split):
     items = pairs(split)
     assert {pair.category for pair in items} == set(CATEGORIES)
     for pair in items:
-        assert any(is_new_thing(*s.appearance.kind) for s in pair.scene.sprites), pair.id
+        assert any(is_held_out_object(*s.appearance.kind) for s in pair.scene.sprites), pair.id
         if isinstance(pair.edit, ChangeSprite):
-            assert is_new_thing(*pair.edit.appearance.kind), pair.id
+            assert is_held_out_object(*pair.edit.appearance.kind), pair.id
         if isinstance(pair.edit, ChangeBackground):
-            assert is_new_background(pair.edit.background.texture, pair.edit.background.ground), pair.id
+            assert is_held_out_background(pair.edit.background.texture, pair.edit.background.base_colour), pair.id
         assert is_worded(pair, new=split == Split.new_both) or isinstance(pair.edit, Restyle), pair.instruction
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from kiwi.errors import InputError
 from kiwi.sandbox.drawing import PATTERNS, SHAPES, TEXTURES
-from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS, figures_for, lab_distance
+from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS, contrasting_colours, lab_distance
 from kiwi.sandbox.sampling import scene_at
 from kiwi.sandbox.world import (
     MARK_SHADE,
@@ -25,7 +25,7 @@ from kiwi.sandbox.world import (
     render,
 )
 
-GREY = Background(texture="plain", ground="grey", figure="white")
+GREY = Background(texture="plain", base_colour="grey", pattern_colour="white")
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +140,8 @@ def test_sprites_move_at_their_velocity_and_bounce():
 
 
 def test_the_background_drifts_with_the_camera():
-    still = Background(texture="grid", ground="black", figure="white")
-    moving = Background(texture="grid", ground="black", figure="white", drift=(1 / 24, 0.0))
+    still = Background(texture="grid", base_colour="black", pattern_colour="white")
+    moving = Background(texture="grid", base_colour="black", pattern_colour="white", drift=(1 / 24, 0.0))
     assert (np.diff(render(Scene(background=still, sprites=()), 4, 48, 48).astype(int), axis=0) == 0).all()
     video = render(Scene(background=moving, sprites=()), 4, 48, 48).astype(int)  # a pixel a frame
     assert np.abs(video[1:, :, :-1] - video[:-1, :, 1:]).max() <= 1
@@ -149,7 +149,12 @@ def test_the_background_drifts_with_the_camera():
 
 def test_every_texture_looks_different():
     images = [
-        render(Scene(background=Background(texture=name, ground="navy", figure="beige"), sprites=()), 1, 48, 48)
+        render(
+            Scene(background=Background(texture=name, base_colour="navy", pattern_colour="beige"), sprites=()),
+            1,
+            48,
+            48,
+        )
         for name in TEXTURES
     ]
     for a, b in itertools.combinations(images, 2):
@@ -161,7 +166,7 @@ def test_colours_are_well_apart():
         assert lab_distance(a, b) > 30
     for a, b in itertools.product(SPRITE_COLOURS.values(), BACKGROUND_COLOURS.values()):
         assert lab_distance(a, b) > 40
-    assert all(len(figures_for(ground)) >= 3 for ground in BACKGROUND_COLOURS)
+    assert all(len(contrasting_colours(ground)) >= 3 for ground in BACKGROUND_COLOURS)
 
 
 @pytest.mark.parametrize(("seed", "index"), [(-1, 0), (0, -1)])
