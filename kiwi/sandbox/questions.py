@@ -331,12 +331,8 @@ def direction(sprite: Sprite, frames: int, aspect: Vector = (1, 1)) -> str | Non
     """Name the direction in which a sprite moves; None unless it visibly moves along one axis in all frames."""
     steps_T2 = np.diff(centres(sprite, frames) * np.array(aspect), axis=0)
     for words, axis in DIRECTIONS.items():
-        projection_T = steps_T2 @ np.array(axis)
-        if (
-            len(projection_T)
-            and (projection_T >= 0.02).all()
-            and (projection_T >= 0.9 * np.linalg.norm(steps_T2, axis=1)).all()
-        ):
+        shift_T = steps_T2 @ np.array(axis)
+        if len(shift_T) and (shift_T >= 0.02).all() and (shift_T >= 0.9 * np.linalg.norm(steps_T2, axis=1)).all():
             return words
     return None
 

@@ -1,4 +1,4 @@
-"""`python -m kiwi sandbox`: export, preview, anchors, vocabulary, and errors of one paragraph."""
+"""`python -m kiwi sandbox`: export, preview, anchors, vocabulary, and error messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_export_writes_the_world(tmp_path, capsys):
     assert len((out / "video.csv").read_text().splitlines()) == 6
 
 
-def test_preview_draws_a_row_for_every_item(tmp_path):
+def test_preview_draws_one_row_per_item(tmp_path):
     out = tmp_path / "world.png"
     assert main(["sandbox", "preview", str(out), "--items", "3", "--categories", "local_add, global_style"]) == 0
     height, width, _ = read_image(out).shape
@@ -40,10 +40,10 @@ def test_the_preview_shows_the_pair():
     pair = make_pair(0, 5, frames=5, height=48, width=48)
     sheet = draw_preview([pair])
     cells = [pair.reference, pair.source[0], pair.source[-1], pair.target[0], pair.target[-1]]
-    left = sheet.shape[1] - 6 * (146 + 4)
+    first_column = sheet.shape[1] - 6 * (146 + 4)
     top = sheet.shape[0] - 146 - 4
     for column, cell in enumerate(cells):
-        x = left + column * 150 + 1
+        x = first_column + column * 150 + 1
         assert (sheet[top + 1 : top + 145 : 3, x : x + 144 : 3] == cell).all()
 
 
@@ -59,7 +59,9 @@ def test_the_preview_shows_the_pair():
         (["dance"], "dance"),
     ],
 )
-def test_bad_input_is_one_paragraph_and_exit_code_2(arguments, text, capsys, tmp_path, monkeypatch):
+def test_invalid_input_prints_a_message_without_traceback_and_exits_with_code_2(
+    arguments, text, capsys, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert main(["sandbox", *arguments]) == InputError.exit_code
     message = capsys.readouterr().err
@@ -68,7 +70,7 @@ def test_bad_input_is_one_paragraph_and_exit_code_2(arguments, text, capsys, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_vocabulary_has_the_words_of_the_sandbox_and_spells_all_others(tmp_path, capsys):
+def test_a_vocabulary_has_the_words_of_the_sandbox_and_spells_out_all_others(tmp_path, capsys):
     folder = tmp_path / "words"
     assert main(["sandbox", "vocabulary", str(folder), "--items", "300", "--words", "480"]) == 0
     assert "488 tokens" in capsys.readouterr().out
@@ -92,13 +94,13 @@ def test_a_vocabulary_has_the_words_of_the_sandbox_and_spells_all_others(tmp_pat
 
 
 @pytest.mark.parametrize(("option", "text"), [("--words", "at least 256"), ("--items", "at least 1")])
-def test_an_empty_vocabulary_is_refused(tmp_path, capsys, option, text):
+def test_an_empty_vocabulary_is_rejected(tmp_path, capsys, option, text):
     assert main(["sandbox", "vocabulary", str(tmp_path / "v"), option, "0"]) == 2
     assert text in capsys.readouterr().err
     assert not (tmp_path / "v").exists()
 
 
-def test_an_unusable_tokenizer_is_refused(tmp_path):
+def test_an_unusable_tokenizer_is_rejected(tmp_path):
     with pytest.raises(SpecError, match="cannot be loaded"):
         NewQwen(tokenizer=str(tmp_path / "nothing")).build()
     make_byte_tokenizer().save_pretrained(tmp_path / "bytes")
@@ -106,9 +108,9 @@ def test_an_unusable_tokenizer_is_refused(tmp_path):
     small = NewQwen(tokenizer=str(tmp_path / "learned"), vocab_size=265)
     with pytest.raises(SpecError, match="vocab_size", check=lambda error: error.code == "out-of-range"):
         small.build()
-    plain = json.loads((tmp_path / "bytes" / "tokenizer.json").read_text())
-    plain["added_tokens"] = [token for token in plain["added_tokens"] if token["content"] != "<|video_pad|>"]
-    (tmp_path / "bytes" / "tokenizer.json").write_text(json.dumps(plain))
+    content = json.loads((tmp_path / "bytes" / "tokenizer.json").read_text())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "<|video_pad|>"]
+    (tmp_path / "bytes" / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(SpecError, match="video_pad"):
         NewQwen(tokenizer=str(tmp_path / "bytes")).build()
 
@@ -136,7 +138,7 @@ def test_anchors_are_reported_as_tables_and_a_figure(tmp_path, capsys):
     assert "exact target" in capsys.readouterr().out
 
 
-def test_an_autoencoder_that_is_too_poor_fails_its_anchor(tmp_path, capsys):
+def test_a_poor_autoencoder_fails_its_anchor(tmp_path, capsys):
     NewVae(z_dim=4, base_dim=4).build().save(tmp_path / "vae")
     options = ["--vae", str(tmp_path / "vae"), "--items", "7", "--frames", "5", "--size", "32"]
     assert main(["sandbox", "anchors", str(tmp_path / "out"), *options]) == 1
@@ -146,6 +148,6 @@ def test_an_autoencoder_that_is_too_poor_fails_its_anchor(tmp_path, capsys):
     assert [row["category"] for row in categories] == [*CATEGORIES, "all"]
     assert [row["items"] for row in categories] == ["1"] * 7 + ["7"]
     assert float(categories[-1]["dB"]) < 20
-    # A size that the autoencoder cannot halve is refused before anything is written.
+    # A size that the autoencoder cannot halve is rejected before anything is written.
     assert main(["sandbox", "anchors", str(tmp_path / "no"), *options[:2], "--size", "33"]) == 2
     assert not (tmp_path / "no").exists()

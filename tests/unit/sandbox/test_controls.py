@@ -1,4 +1,4 @@
-"""Controls: instructions and references of other items; the domain of a model trained in the sandbox."""
+"""Controls with the instructions and references of other items; the domain of models trained in the sandbox."""
 
 import numpy as np
 import pytest
@@ -10,9 +10,9 @@ from kiwi.sandbox.oracle import score_edit
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
 
 
-def pairs(count=42, **more):
-    drawn = {"frames": 3, "height": 32, "width": 32, "split": "test"} | more
-    return [make_pair(3, index, **drawn) for index in range(count)]
+def pairs(count=42, **arguments):
+    defaults = {"frames": 3, "height": 32, "width": 32, "split": "test"}
+    return [make_pair(3, index, **defaults | arguments) for index in range(count)]
 
 
 def test_swapped_instructions_are_of_the_same_category_and_describe_another_edit():
@@ -68,14 +68,14 @@ def test_the_last_items_are_swapped_with_the_first_ones():
     items = pairs(14)
     swapped = swap_within_category(items, with_instruction_of)
     for item in items:
-        if item.id in swapped:  # two of each category: the other one, before or behind
+        if item.id in swapped:  # each category has two items: the other one is the donor
             (other,) = (pair for pair in items if pair.category == item.category and pair is not item)
             assert swapped[item.id].instruction == other.instruction
     assert any(item.id in swapped for item in items[:7])
     assert any(item.id in swapped for item in items[7:])
 
 
-def test_an_item_alone_in_its_category_has_no_control():
+def test_the_only_item_of_a_category_has_no_control():
     assert swap_within_category(pairs(7), with_instruction_of) == {}
     assert swap_within_category(pairs(5), with_reference_of) == {}
 

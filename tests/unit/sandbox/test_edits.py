@@ -77,10 +77,10 @@ def test_any_range_of_items_is_balanced(start):
     assert counts == dict.fromkeys(CATEGORIES, 2)
 
 
-def test_categories_can_be_chosen():
-    chosen = ["global_style", "local_add"]
-    categories = [make_pair(0, index, **SIZE, categories=chosen).category for index in range(4)]
-    assert categories == chosen * 2
+def test_categories_can_be_selected():
+    selected = ["global_style", "local_add"]
+    categories = [make_pair(0, index, **SIZE, categories=selected).category for index in range(4)]
+    assert categories == selected * 2
 
 
 def test_the_target_is_a_rendering_of_the_edited_scene(pairs):
@@ -92,15 +92,15 @@ def test_the_target_is_a_rendering_of_the_edited_scene(pairs):
 
 def test_removing_removes_one_sprite_and_no_other(of):
     for pair in of("local_remove"):
-        left = pair.edit.apply(pair.scene).sprites
-        assert len(left) == len(pair.scene.sprites) - 1
-        assert pair.scene.sprites[pair.edit.index] not in left
+        remaining = pair.edit.apply(pair.scene).sprites
+        assert len(remaining) == len(pair.scene.sprites) - 1
+        assert pair.scene.sprites[pair.edit.index] not in remaining
 
 
-def test_an_added_sprite_is_wholly_visible_at_the_named_place(of):
+def test_an_added_sprite_is_completely_visible_at_the_named_place(of):
     for pair in of("local_add"):
-        *kept, added = pair.edit.apply(pair.scene).sprites
-        assert tuple(kept) == pair.scene.sprites
+        *existing, added = pair.edit.apply(pair.scene).sprites
+        assert tuple(existing) == pair.scene.sprites
         assert f"{grammar.full_name(added.appearance)} {grammar.nearest_place(added.start)}" in pair.instruction
         alone = replace(pair.scene, sprites=(added,))
         edited = draw(pair.edit.apply(pair.scene), **SIZE)
@@ -143,21 +143,21 @@ def test_the_subject_reference_shows_the_new_object_on_white_and_the_instruction
         assert pair.reference is not None
         assert (pair.reference[0] == 255).all()
         new = pair.edit.apply(pair.scene).sprites[pair.edit.index].appearance
-        own = np.abs(pair.reference.astype(int) - SPRITE_COLOURS[new.colour]).max(axis=-1) < 8
-        assert own.mean() > 0.08
+        own_pixels = np.abs(pair.reference.astype(int) - SPRITE_COLOURS[new.colour]).max(axis=-1) < 8
+        assert own_pixels.mean() > 0.08
         assert grammar.full_name(new) not in pair.instruction
 
 
 def test_the_background_reference_is_what_the_target_shows(of):
     for pair in of("background_reference"):
         assert pair.reference is not None
-        seen = pair.mask[0, :, 4:44]  # the square in the middle, where no sprite is
+        visible = pair.mask[0, :, 4:44]  # the background in the central square
         background = pair.edit.apply(pair.scene).background
         colours = [np.array(BACKGROUND_COLOURS[name]) for name in (background.base_colour, background.pattern_colour)]
-        whole = np.abs(pair.reference.astype(int)[..., None, :] - colours).max(axis=-1).min(axis=-1) == 0
-        assert whole.any()
-        untouched = draw_background_only(pair)[0, :, 4:44]
-        np.testing.assert_allclose(untouched[seen].astype(int), pair.reference[seen].astype(int), atol=1)
+        exact = np.abs(pair.reference.astype(int)[..., None, :] - colours).max(axis=-1).min(axis=-1) == 0
+        assert exact.any()
+        target = draw_background_only(pair)[0, :, 4:44]
+        np.testing.assert_allclose(target[visible].astype(int), pair.reference[visible].astype(int), atol=1)
 
 
 def draw_background_only(pair: EditPair) -> np.ndarray:
@@ -176,7 +176,7 @@ def test_styles_do_what_their_names_say(pairs, of):
 
 
 @pytest.mark.parametrize("categories", [["local_add", "teleport"], [], ["local_add", "local_add"]])
-def test_unusable_categories_are_refused_with_the_choices(categories):
+def test_invalid_categories_are_rejected_with_a_list_of_the_valid_ones(categories):
     with pytest.raises(InputError, match="local_remove", check=lambda error: error.code == "unknown-category"):
         make_pair(0, 0, **SIZE, categories=categories)
 

@@ -1,4 +1,4 @@
-"""The sandbox as files: readable media, published columns, resumable exports."""
+"""Exports of the sandbox: readable media, published columns, and resuming."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def test_media_show_the_pairs(folder):
 
 
 def test_masks_show_what_changed_exactly(folder):
-    listed = [row for name in ("video", "reference", "image") for row in rows(folder / f"{name}.csv")]
+    records = [row for name in ("video", "reference", "image") for row in rows(folder / f"{name}.csv")]
     pairs = {pair.id: pair for pair in (make_pair(index=i, **SETTINGS) for i in range(14))}
-    assert len(listed) == 24
-    for row in listed:
+    assert len(records) == 24
+    for row in records:
         mask = read_video(folder / row["mask"]).frames_FHWC
         truth = pairs[row["iid"]].mask[: len(mask)]
         assert len(mask) == len(read_video(folder / row["tgt_video"]).frames_FHWC)
@@ -112,13 +112,13 @@ def test_with_fewer_items_all_lists_are_shortened(tmp_path):
     assert len(list((tmp_path / "world/references").iterdir())) == 2
 
 
-def test_frames_too_wide_for_a_visible_edit_are_refused(tmp_path):
+def test_frames_too_wide_for_a_visible_edit_are_rejected(tmp_path):
     with pytest.raises(InputError, match="32", check=lambda error: error.code == "out-of-range"):
         export(tmp_path / "world", 1, frames=2, height=32, width=2000)
     assert not (tmp_path / "world").exists()
 
 
-def test_other_settings_in_the_same_folder_are_refused(folder):
+def test_other_settings_for_the_same_folder_are_rejected(folder):
     with pytest.raises(
         InputError, match=r"seed 3, frames 9.*seed 2, frames 5", check=lambda error: error.code == "settings-changed"
     ):
@@ -127,16 +127,16 @@ def test_other_settings_in_the_same_folder_are_refused(folder):
 
 
 @pytest.mark.parametrize(
-    "other",
+    "changed",
     [{"fps": 9}, {"split": "new_words"}, {"level": "middle"}, {"width": 40}, {"categories": ("local_add",)}],
-    ids=lambda other: next(iter(other)),
+    ids=lambda changed: next(iter(changed)),
 )
-def test_every_setting_is_recorded(tmp_path, other):
+def test_every_setting_is_recorded(tmp_path, changed):
     export(tmp_path / "world", 1, frames=1, height=32)
     with pytest.raises(
-        InputError, match=f"Got: {next(iter(other))}", check=lambda error: error.code == "settings-changed"
+        InputError, match=f"Got: {next(iter(changed))}", check=lambda error: error.code == "settings-changed"
     ):
-        export(tmp_path / "world", 1, **{"frames": 1, "height": 32, **other})
+        export(tmp_path / "world", 1, **{"frames": 1, "height": 32, **changed})
 
 
 def test_a_folder_with_unexpected_files_is_not_touched(tmp_path):
@@ -147,7 +147,7 @@ def test_a_folder_with_unexpected_files_is_not_touched(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [
         {"items": 0},
         {"frames": 0},
@@ -159,9 +159,9 @@ def test_a_folder_with_unexpected_files_is_not_touched(tmp_path):
         {"height": 4},
     ],
 )
-def test_unusable_settings_leave_no_folder_behind(tmp_path, wrong):
+def test_invalid_settings_leave_no_folder_behind(tmp_path, invalid):
     with pytest.raises(InputError):
-        export(tmp_path / "world", **{"items": 2, **SETTINGS, **wrong})
+        export(tmp_path / "world", **{"items": 2, **SETTINGS, **invalid})
     assert not (tmp_path / "world").exists()
 
 
@@ -169,13 +169,13 @@ def test_the_same_items_are_listed_in_the_layouts_of_the_published_benchmarks(fo
     openve = list(csv.DictReader((folder / "benchmark_videos.csv").open(newline="", encoding="utf-8")))
     refvie = yaml.safe_load((folder / "refvie_bench.yaml").read_text())
     pairs = [make_pair(index=i, **SETTINGS) for i in range(14)]
-    edits, references = ([p for p in pairs if (p.reference is None) == none] for none in (True, False))
+    edits, references = ([p for p in pairs if p.category.endswith("_reference") == has] for has in (False, True))
     assert [list(row) for row in openve[:1]] == [["edited_type", "prompt", "original_video"]]
     assert [(row["edited_type"], row["prompt"]) for row in openve] == [(p.category, p.instruction) for p in edits]
     assert [row["instruction"] for row in refvie] == [p.instruction for p in references]
     assert [row["edit_type"] for row in refvie] == ["subject", "background"] * 2
-    named = [row["original_video"] for row in openve] + [row[k] for row in refvie for k in ("src_video", "ref_img")]
-    assert all((folder / path).is_file() for path in named)
+    paths = [row["original_video"] for row in openve] + [row[k] for row in refvie for k in ("src_video", "ref_img")]
+    assert all((folder / path).is_file() for path in paths)
 
 
 def test_the_lists_have_the_columns_of_the_published_files(folder, clips):
@@ -183,5 +183,7 @@ def test_the_lists_have_the_columns_of_the_published_files(folder, clips):
         published = next(csv.reader(file))
     with (folder / "benchmark_videos.csv").open(newline="", encoding="utf-8") as file:
         assert next(csv.reader(file)) == published
-    theirs, ours = (yaml.safe_load((f / "refvie_bench.yaml").read_text())[0] for f in (clips / "refvie-mini", folder))
-    assert list(ours) == list(theirs)
+    published, exported = (
+        yaml.safe_load((f / "refvie_bench.yaml").read_text())[0] for f in (clips / "refvie-mini", folder)
+    )
+    assert list(exported) == list(published)

@@ -1,4 +1,4 @@
-"""The language: expressions that match one sprite, descriptions that determine an image."""
+"""The language of the sandbox: expressions that match one sprite, descriptions that determine an image."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def sprite(shape: str, colour: str, pattern: str = "plain", start: tuple[float, 
     return Sprite(appearance=Appearance(shape=shape, colour=colour, pattern=pattern), size=0.3, start=start)
 
 
-def matching(scene: Scene, expression: str) -> list[int]:
-    """The sprites that an expression matches, word by word, independently of the grammar."""
+def find_matches(scene: Scene, expression: str) -> list[int]:
+    """Find the sprites that an expression matches, word by word and without the code of the grammar."""
     words, _, side = expression.partition(" on the ") if " on the " in expression else expression.partition(" at the ")
     matches = list(range(len(scene.sprites)))
     for word in words.split():
@@ -40,14 +40,14 @@ def matching(scene: Scene, expression: str) -> list[int]:
 
 
 def test_every_expression_matches_its_sprite_only():
-    with_place = 0
+    place_count = 0
     for index in range(400):
         scene = scene_at(1, index)
         for i in range(len(scene.sprites)):
             for expression in grammar.referring_expressions(scene, i):
-                assert matching(scene, expression) == [i], (expression, scene)
-                with_place += " on the " in expression or " at the " in expression
-    assert with_place > 20  # sprites of the same appearance do occur
+                assert find_matches(scene, expression) == [i], (expression, scene)
+                place_count += " on the " in expression or " at the " in expression
+    assert place_count > 20  # there are sprites of the same appearance
 
 
 def test_colour_and_shape_are_enough_when_they_are_unique():
@@ -79,12 +79,12 @@ def test_there_are_several_wordings_of_every_kind_and_each_is_a_sentence():
     slots |= {"place": "at the top", "motion": "", "background": "plain grey"}
     for kind, wordings in grammar.WORDINGS.items():
         assert len(set(wordings)) == len(wordings) >= 4
-        seen, held_out = (
+        training, held_out = (
             {grammar.sample_instruction(kind, sampler, **slots) for _ in range(200)} for sampler in (train, new)
         )
-        assert (len(seen), len(held_out)) == (len(wordings) - HELD_OUT_WORDINGS, HELD_OUT_WORDINGS)
-        assert not seen & held_out
-        for sentence in seen | held_out:
+        assert (len(training), len(held_out)) == (len(wordings) - HELD_OUT_WORDINGS, HELD_OUT_WORDINGS)
+        assert not training & held_out
+        for sentence in training | held_out:
             assert sentence[0] in string.ascii_uppercase
             assert sentence.endswith(".")
             assert "{" not in sentence

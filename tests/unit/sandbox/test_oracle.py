@@ -47,7 +47,7 @@ def test_the_anchors_hold(name, all_pairs):
     assert several >= 5
     items = {"colour": 60, "shape": 36, "pattern": 36, "texture": 24, "place": 12, "motion": 12, "style": 12}
     assert result.items == {"thing": several, **items}.get(name.removeprefix("wrong "), len(all_pairs))
-    # Of a shape five others are wrong, of a pattern two, of a place and a motion as many as there are words.
+    # Five other shapes and two other patterns are wrong, and all other textures, places, motions and styles.
     edits = {"shape": 36 * 5, "pattern": 36 * 2, "texture": 24 * 7, "place": 12 * 8, "motion": 12 * 4, "style": 12 * 3}
     if name.removeprefix("wrong ") in edits:
         assert len(result.scores) == edits[name.removeprefix("wrong ")]
@@ -68,7 +68,7 @@ def test_the_anchors_hold_at_every_level(level, split):
     pairs = [make_pair(6, index, **SIZE, level=level, split=split) for index in range(14)]
     for name, anchor in ANCHORS.items():
         result = check_anchor(pairs, anchor)
-        # With a single sprite no other one can be removed.
+        # In a scene with a single sprite, no other one can be removed.
         assert result.passed or (level, name) == ("single", "wrong thing"), (name, result.scores)
 
 
@@ -92,11 +92,11 @@ def test_mistakes_are_variants_of_the_edit(all_pairs):
 
 def test_the_closer_to_a_mistake_the_lower_the_score(all_pairs):
     for pair in all_pairs[:28]:
-        for wrong, edit in dict(pair.edit.mistakes(pair.scene)).items():  # one of each kind
-            mistaken = pair.render_edit(edit).astype(np.float32)
-            mixed = [(share * mistaken + (1 - share) * pair.target).astype(np.uint8) for share in (0.9, 0.6, 0.4, 0.0)]
-            scores = [score_edit(pair, edited).compliance for edited in mixed]
-            assert all(worse <= better + 0.02 for worse, better in itertools.pairwise(scores)), (pair.id, wrong)
+        for kind, edit in dict(pair.edit.mistakes(pair.scene)).items():  # one of each kind
+            mistake = pair.render_edit(edit).astype(np.float32)
+            blends = [(share * mistake + (1 - share) * pair.target).astype(np.uint8) for share in (0.9, 0.6, 0.4, 0.0)]
+            scores = [score_edit(pair, edited).compliance for edited in blends]
+            assert all(worse <= better + 0.02 for worse, better in itertools.pairwise(scores)), (pair.id, kind)
             assert scores[0] < scores[-1] - 1.5
 
 
@@ -107,17 +107,17 @@ ORDERS = {"still": [2] * 5, "backwards": [4, 3, 2, 1, 0], "stops": [0, 1, 2, 2, 
 def test_wrong_motion_is_not_consistent(order, all_pairs):
     scored = 0
     for pair in all_pairs[:56]:
-        other = pair.target[order]
+        reordered = pair.target[order]
         # If only the edited object moves, its motion is part of the first score.
-        outside = ~pair.mask | (pair.mask.mean() > 0.5)
-        if (np.abs(other.astype(int) - pair.target)[outside].max(axis=-1) > 60).mean() > 0.03:
+        region = ~pair.mask | (pair.mask.mean() > 0.5)
+        if (np.abs(reordered.astype(int) - pair.target)[region].max(axis=-1) > 60).mean() > 0.03:
             scored += 1
-            assert score_edit(pair, other).consistency < 2, pair.id
+            assert score_edit(pair, reordered).consistency < 2, pair.id
     assert scored > 10
 
 
 def with_changed_sprite(pair, **changes):
-    """The target with changes to a sprite that the edit does not touch; None if there is none."""
+    """Render the target with changes to a sprite that is not edited; None if there is none."""
     scene = pair.edit.apply(pair.scene)
     unedited = [i for i, sprite in enumerate(scene.sprites) if sprite in pair.scene.sprites]
     if not unedited:
@@ -172,16 +172,16 @@ def test_an_edit_with_remains_of_the_old_object_or_style_is_incomplete(all_pairs
 def test_two_thirds_of_an_edit_are_incomplete(category, all_pairs):
     scores = []
     for pair in (pair for pair in all_pairs if pair.category == category):
-        left = np.arange(32) < np.quantile(np.where(pair.mask)[2], 0.3)
-        scores.append(score_edit(pair, np.where(left[:, None], pair.source, pair.target)).compliance)
+        unedited = np.arange(32) < np.quantile(np.where(pair.mask)[2], 0.3)
+        scores.append(score_edit(pair, np.where(unedited[:, None], pair.source, pair.target)).compliance)
     assert np.mean(scores) < 3.5
 
 
 def test_a_mistake_in_one_frame_costs_two_points(all_pairs):
     for pair in all_pairs[:28]:
-        for wrong, edit in dict(pair.edit.mistakes(pair.scene)).items():  # one of each kind
-            mistaken = np.concatenate([pair.target[:4], pair.render_edit(edit)[4:]])
-            assert score_edit(pair, mistaken).compliance <= 3, (pair.id, wrong)
+        for kind, edit in dict(pair.edit.mistakes(pair.scene)).items():  # one of each kind
+            edited = np.concatenate([pair.target[:4], pair.render_edit(edit)[4:]])
+            assert score_edit(pair, edited).compliance <= 3, (pair.id, kind)
 
 
 def test_a_single_frame_is_scored_in_the_same_way():
@@ -192,7 +192,7 @@ def test_a_single_frame_is_scored_in_the_same_way():
         assert not any((edited == pair.target).all() for edited in ANCHORS["wrong motion"].make_edits(pair))
 
 
-def test_an_anchor_out_of_its_bounds_fails(all_pairs):
+def test_an_anchor_outside_its_bounds_fails(all_pairs):
     inverted = reconstruction_anchor(lambda pair: 255 - pair.target)
     assert not check_anchor(all_pairs[:7], inverted).passed
     assert check_anchor(all_pairs[:7], reconstruction_anchor(lambda pair: pair.target)).passed
@@ -206,13 +206,13 @@ def test_an_anchor_out_of_its_bounds_fails(all_pairs):
 
 
 def test_an_old_object_that_stays_behind_the_new_one_is_incomplete(all_pairs):
-    """A transformed sprite rendered over the old one, which is right wherever the target has new content."""
+    """The new sprite is rendered over the old one, which is correct wherever the target has new content."""
     shares = {pair: (pair.mask & ~pair.new_mask).sum() / pair.mask.sum() for pair in all_pairs if not pair.mask.all()}
     pairs = [pair for pair, share in shares.items() if isinstance(pair.edit, ChangeSprite) and share > 0.2]
     assert len(pairs) >= 3
     for pair in pairs:
-        both = np.where(pair.new_mask[..., None], pair.target, pair.source)
-        assert score_edit(pair, both).overall <= 3
+        edited = np.where(pair.new_mask[..., None], pair.target, pair.source)
+        assert score_edit(pair, edited).overall <= 3
 
 
 def test_the_edit_of_another_item_scores_one(all_pairs):
@@ -228,7 +228,7 @@ def degraded(all_pairs):
 @pytest.mark.parametrize("degradation", DEGRADATIONS)
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_scores_fall_with_degradation(degraded, category, degradation):
-    items = [scores for of_item, scores in degraded if of_item == category]
+    items = [scores for item_category, scores in degraded if item_category == category]
     for name in ("compliance", "consistency", "quality", "overall"):
         means = [np.mean([getattr(item[degradation, level], name) for item in items]) for level in DEGRADATION_LEVELS]
         assert means[0] == 5
@@ -296,6 +296,6 @@ def test_every_category_has_three_published_names():
 
 
 @pytest.mark.parametrize("edited", [np.zeros((4, 32, 32, 3), np.uint8), np.zeros((5, 32, 32, 3))])
-def test_an_edit_of_another_shape_or_type_is_refused(edited, all_pairs):
+def test_an_edit_of_another_shape_or_type_is_rejected(edited, all_pairs):
     with pytest.raises(InputError, check=lambda error: error.code == "invalid-pixels"):
         score_edit(all_pairs[0], edited)

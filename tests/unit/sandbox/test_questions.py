@@ -1,4 +1,4 @@
-"""Questions: every one has an answer that is visible, readable or countable."""
+"""Questions: each has an answer that is visible, countable or readable from the question itself."""
 
 from __future__ import annotations
 
@@ -76,16 +76,16 @@ def test_only_unambiguous_places_and_directions_are_asked_for():
     assert unambiguous_place((-0.25, -0.5)) is None
     appearance = Appearance(shape="ring", colour="red")
 
-    def named(*velocity, frames=3, start=(0.0, 0.0), aspect=(1, 1)):
+    def name_direction(*velocity, frames=3, start=(0.0, 0.0), aspect=(1, 1)):
         return direction(Sprite(appearance=appearance, size=0.4, start=start, velocity=velocity), frames, aspect)
 
-    assert named(0.04, 0.01) == "to the right"
-    assert named(0.0, -0.05) == "up"
-    assert named(0.03, 0.03) is None
-    assert named(0.005, 0.0) is None
-    assert named(0.04, 0.0, frames=1) is None
-    assert named(0.04, 0.0, start=(0.5, 0.0)) is None  # it bounces off the border
-    assert named(0.03, 0.03, aspect=(3, 1)) == "to the right"
+    assert name_direction(0.04, 0.01) == "to the right"
+    assert name_direction(0.0, -0.05) == "up"
+    assert name_direction(0.03, 0.03) is None
+    assert name_direction(0.005, 0.0) is None
+    assert name_direction(0.04, 0.0, frames=1) is None
+    assert name_direction(0.04, 0.0, start=(0.5, 0.0)) is None  # it bounces off the border
+    assert name_direction(0.03, 0.03, aspect=(3, 1)) == "to the right"
 
 
 @pytest.mark.parametrize("split", list(Split))
@@ -101,10 +101,10 @@ def test_wordings_and_objects_are_those_of_the_split(split):
         names = " ".join(
             make_question(2, index, **SIZE, split=split, tasks=["describe"]).answer for index in range(100)
         )
-        assert not any(is_held_out_object(*pair) and " ".join(pair) in names for pair in _pairs())
+        assert not any(is_held_out_object(*pair) and " ".join(pair) in names for pair in all_kinds())
 
 
-def _pairs():
+def all_kinds():
     from kiwi.sandbox.drawing import SHAPES
     from kiwi.sandbox.palette import SPRITE_COLOURS
 
@@ -115,7 +115,9 @@ def test_only_words_of_the_wording_are_scrambled(questions):
     counts = Counter()
     for question in questions:
         index = int(question.id.rsplit("-", 1)[1])
-        scrambled, all_scrambled = (make_question(0, index, scramble_words=chance, **SIZE) for chance in (0.3, 1.0))
+        scrambled, all_scrambled = (
+            make_question(0, index, scramble_words=probability, **SIZE) for probability in (0.3, 1.0)
+        )
         assert question.answer == scrambled.answer == all_scrambled.answer
         assert question.id == scrambled.id
         words = question.text.split()
@@ -132,7 +134,7 @@ def test_only_words_of_the_wording_are_scrambled(questions):
 
 
 @pytest.mark.parametrize("tasks", [["locate", "sing"], [], ["count", "count"]])
-def test_unusable_tasks_are_refused_with_the_choices(tasks):
+def test_invalid_tasks_are_rejected_with_a_list_of_the_valid_ones(tasks):
     with pytest.raises(InputError, match="describe", check=lambda error: error.code == "unknown-task"):
         make_question(0, 0, **SIZE, tasks=tasks)
 

@@ -31,15 +31,15 @@ def contents(pair):
     """The sprites and backgrounds in source, target and reference."""
     scenes = [pair.scene, pair.edit.apply(pair.scene)] + ([pair.edit.reference()] if pair.reference is not None else [])
     sprites = {s.appearance.kind for scene in scenes for s in scene.sprites}
-    subject_white = pair.category == "subject_reference"  # its plain white background is not a sampled one
+    subject_white = pair.category == "subject_reference"  # its plain white background is not sampled
     backgrounds = {(s.background.texture, s.background.base_colour) for s in (scenes[:2] if subject_white else scenes)}
     return sprites, backgrounds
 
 
-def is_worded(pair, new):
-    """Whether the instruction uses one of the last wordings of its kind (or else one of the first)."""
+def has_wording(pair, held_out):
+    """Whether the instruction uses a held-out wording (`held_out`) or a wording of training."""
     for wordings in grammar.WORDINGS.values():
-        for wording in wordings[-HELD_OUT_WORDINGS:] if new else wordings[:-HELD_OUT_WORDINGS]:
+        for wording in wordings[-HELD_OUT_WORDINGS:] if held_out else wordings[:-HELD_OUT_WORDINGS]:
             fixed = [part.split("}")[-1] for part in wording.split("{")]
             text = pair.instruction[0].lower() + pair.instruction[1:]
             fixed[0] = fixed[0][:1].lower() + fixed[0][1:]
@@ -49,23 +49,23 @@ def is_worded(pair, new):
 
 
 def test_some_objects_and_backgrounds_of_every_kind_are_held_out():
-    things = [(c, s) for c in SPRITE_COLOURS for s in SHAPES if is_held_out_object(c, s)]
-    assert len(things) == 8
-    assert {colour for colour, _ in things} == set(SPRITE_COLOURS)
-    assert {shape for _, shape in things} == set(SHAPES)
-    grounds = [(t, g) for t in TEXTURES for g in BACKGROUND_COLOURS if is_held_out_background(t, g)]
-    assert len(grounds) == 9
-    assert {texture for texture, _ in grounds} == set(TEXTURES)
+    kinds = [(c, s) for c in SPRITE_COLOURS for s in SHAPES if is_held_out_object(c, s)]
+    assert len(kinds) == 8
+    assert {colour for colour, _ in kinds} == set(SPRITE_COLOURS)
+    assert {shape for _, shape in kinds} == set(SHAPES)
+    backgrounds = [(t, c) for t in TEXTURES for c in BACKGROUND_COLOURS if is_held_out_background(t, c)]
+    assert len(backgrounds) == 9
+    assert {texture for texture, _ in backgrounds} == set(TEXTURES)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("split", [Split.train, Split.test, Split.new_words])
-def test_splits_without_new_things_show_none(split, level):
+def test_splits_without_held_out_objects_show_none(split, level):
     for pair in pairs(split, level):
         sprites, backgrounds = contents(pair)
         assert not any(is_held_out_object(*kind) for kind in sprites), pair.id
         assert not any(is_held_out_background(*kind) for kind in backgrounds), pair.id
-        assert is_worded(pair, new=split == Split.new_words), pair.instruction
+        assert has_wording(pair, held_out=split == Split.new_words), pair.instruction
 
 
 def test_two_wordings_of_every_kind_are_held_out():
@@ -73,13 +73,13 @@ def test_two_wordings_of_every_kind_are_held_out():
     assert all(len(wordings) - HELD_OUT_WORDINGS >= 4 for wordings in grammar.WORDINGS.values())
 
 
-def test_scenes_with_new_things_have_objects_of_training_too():
+def test_scenes_with_held_out_objects_also_have_objects_of_training():
     appearances = [s.appearance for pair in pairs(Split.new_things) for s in pair.scene.sprites]
     assert 0.2 < np.mean([is_held_out_object(*appearance.kind) for appearance in appearances]) < 0.8
 
 
 @pytest.mark.parametrize("split", [Split.new_things, Split.new_both])
-def test_new_things_are_in_every_scene_and_introduced_by_every_edit(split):
+def test_held_out_objects_are_in_every_scene_and_introduced_by_every_edit(split):
     items = pairs(split)
     assert {pair.category for pair in items} == set(CATEGORIES)
     for pair in items:
@@ -88,7 +88,7 @@ def test_new_things_are_in_every_scene_and_introduced_by_every_edit(split):
             assert is_held_out_object(*pair.edit.appearance.kind), pair.id
         if isinstance(pair.edit, ChangeBackground):
             assert is_held_out_background(pair.edit.background.texture, pair.edit.background.base_colour), pair.id
-        assert is_worded(pair, new=split == Split.new_both) or isinstance(pair.edit, Restyle), pair.instruction
+        assert has_wording(pair, held_out=split == Split.new_both) or isinstance(pair.edit, Restyle), pair.instruction
 
 
 def test_two_splits_never_share_an_item():
@@ -108,7 +108,7 @@ def test_levels_increase_in_complexity():
     assert 0.25 < sum(still) / len(still) < 0.55
 
 
-@pytest.mark.parametrize(("level", "split", "choice"), [("hell", "train", "easy"), ("easy", "dev", "new_both")])
-def test_an_unknown_level_or_split_is_refused_with_the_choices(level, split, choice):
-    with pytest.raises(InputError, match=choice):
+@pytest.mark.parametrize(("level", "split", "option"), [("hell", "train", "easy"), ("easy", "dev", "new_both")])
+def test_an_unknown_level_or_split_is_rejected_with_a_list_of_the_valid_ones(level, split, option):
+    with pytest.raises(InputError, match=option):
         make_pair(0, 0, **SIZE, level=level, split=split)

@@ -1,4 +1,4 @@
-"""The shipped models load, with kiwi and with the libraries alone, and do what they were trained for."""
+"""The shipped models load with kiwi and with transformers alone, and do what they were trained for."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def reader():
 
 @pytest.fixture(scope="module")
 def transformers_model():
-    """The model and tokenizer that transformers loads from the folder."""
+    """The model and tokenizer as transformers loads them from the folder."""
     folder = locate("sandbox/mllm", "reader", "")
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
     return model, AutoProcessor.from_pretrained(folder).tokenizer
@@ -49,7 +49,7 @@ def question_batches(count, batch_size, max_frames=5):
     questions = SandboxQuestions(items=count, max_frames=max_frames, split="test")
     data = EditData(train=[questions], multiple=8, batch_size=batch_size, num_workers=0)
     data.setup()
-    return islice(data.fresh_train_dataloader(), count // batch_size)  # training's batches are endless
+    return islice(data.fresh_train_dataloader(), count // batch_size)  # the training batches never end
 
 
 @torch.no_grad()
@@ -75,7 +75,7 @@ def test_the_reader_answers_better_than_chance(reader):
 
 
 def model_inputs(prompt):
-    """The arguments of a transformers model for a prompt."""
+    """The arguments for a transformers model, made from a prompt."""
     vision = {
         name: value
         for name in ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
@@ -97,23 +97,23 @@ def test_transformers_generates_the_same_answers(reader, transformers_model):
 
 @torch.no_grad()
 def test_transformers_gives_the_same_logits_for_videos_with_the_same_positions(reader, transformers_model):
-    # After a video, transformers continues positions from the longer side of its grid, kiwi from its end.
+    # After a video, transformers continues the positions from the longer side of its grid, kiwi from its end.
     model, tokenizer = transformers_model
     for batch in question_batches(8, batch_size=1):
         prompt, _ = reader.append_tokens(reader.prompt(batch), [tokenizer.encode(ANSWER)])
-        theirs = model(**model_inputs(prompt), position_ids=reader.reader.position_ids(prompt)).logits
-        ours = reader.logits(prompt, reader.vision_features(prompt))
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        expected = model(**model_inputs(prompt), position_ids=reader.reader.position_ids(prompt)).logits
+        logits = reader.logits(prompt, reader.vision_features(prompt))
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def overall(editor, pairs):
-    """The oracle's mean score of a model's edits of items."""
+    """Mean of the oracle's overall scores of the edits of a model."""
     edits = edit_pairs(pairs, pair_editor(editor.model, editor.defaults.sampling))
     return np.mean([score_item(pair, edits[pair.id]).overall for pair in pairs])
 
 
 def held_out_items(count, *categories):
-    """Items of the easy test split."""
+    """Items of the test split at the easy level."""
     size = {"frames": 5, "height": 32, "width": 32}
     return [make_pair(0, index, **size, categories=categories, level="easy", split="test") for index in range(count)]
 

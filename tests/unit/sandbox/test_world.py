@@ -1,4 +1,4 @@
-"""Scenes and their rendering: deterministic, visible, with exact masks."""
+"""Scenes and their renderings: deterministic, visible, and with exact masks."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def scenes() -> list[Scene]:
     return [scene_at(0, index) for index in range(200)]
 
 
-def make_sprite(shape: str = "circle", colour: str = "red", pattern: str = "plain", **where: object) -> Sprite:
-    values = {"size": 0.4, "start": (0.0, 0.0), **where}
+def make_sprite(shape: str = "circle", colour: str = "red", pattern: str = "plain", **placement: object) -> Sprite:
+    values = {"size": 0.4, "start": (0.0, 0.0), **placement}
     return Sprite(appearance=Appearance(shape=shape, colour=colour, pattern=pattern), **values)
 
 
@@ -80,12 +80,14 @@ def test_scenes_have_all_shapes_colours_patterns_and_textures(scenes):
 def test_every_sprite_is_well_visible_in_the_first_frame_and_in_view_in_all(scenes):
     for scene in scenes:
         masks = sprite_masks(scene, 17, 48, 48)
-        alone = [sprite_masks(Scene(background=GREY, sprites=(sprite,)), 17, 48, 48)[0] for sprite in scene.sprites]
-        for mask, whole, sprite in zip(masks, alone, scene.sprites, strict=True):
-            assert mask[0].sum() > 0.45 * whole[0].sum() > 0
+        unoccluded_masks = [
+            sprite_masks(Scene(background=GREY, sprites=(sprite,)), 17, 48, 48)[0] for sprite in scene.sprites
+        ]
+        for mask, unoccluded, sprite in zip(masks, unoccluded_masks, scene.sprites, strict=True):
+            assert mask[0].sum() > 0.45 * unoccluded[0].sum() > 0
             centred = Scene(background=GREY, sprites=(replace(sprite, start=(0.0, 0.0)),))
-            middle = sprite_masks(centred, 1, 48, 48)
-            assert whole.sum(axis=(1, 2)).min() > 0.85 * middle.sum()  # the border cuts off almost nothing
+            full = sprite_masks(centred, 1, 48, 48)
+            assert unoccluded.sum(axis=(1, 2)).min() > 0.85 * full.sum()  # the border cuts off almost nothing
 
 
 def test_masks_and_background_sum_to_one_in_every_pixel(scenes):
@@ -126,8 +128,8 @@ def test_patterns_are_visible_and_leave_most_of_the_colour():
         drawing = draw(Scene(background=GREY, sprites=(make_sprite(shape, "yellow", pattern, size=0.44),)), 1, 48, 48)
         inside = drawing.video[0][drawing.sprites[0, 0] == 1].astype(int)
         brightness = inside.sum(axis=1) / sum(SPRITE_COLOURS["yellow"])
-        own = (brightness > (1 + MARK_SHADE) / 2).mean()
-        assert 0.55 < own < 0.9, (shape, pattern)
+        unmarked = (brightness > (1 + MARK_SHADE) / 2).mean()
+        assert 0.55 < unmarked < 0.9, (shape, pattern)
 
 
 def test_sprites_move_at_their_velocity_and_bounce():
@@ -166,17 +168,17 @@ def test_colours_are_well_apart():
         assert lab_distance(a, b) > 30
     for a, b in itertools.product(SPRITE_COLOURS.values(), BACKGROUND_COLOURS.values()):
         assert lab_distance(a, b) > 40
-    assert all(len(contrasting_colours(ground)) >= 3 for ground in BACKGROUND_COLOURS)
+    assert all(len(contrasting_colours(colour)) >= 3 for colour in BACKGROUND_COLOURS)
 
 
 @pytest.mark.parametrize(("seed", "index"), [(-1, 0), (0, -1)])
-def test_a_negative_seed_or_index_is_refused(seed, index):
+def test_a_negative_seed_or_index_is_rejected(seed, index):
     with pytest.raises(InputError, check=lambda error: error.code == "out-of-range"):
         scene_at(seed, index)
 
 
 @pytest.mark.parametrize("frames", [0, 10**6])
-def test_a_video_without_frames_or_too_large_for_memory_is_refused(frames, scenes):
+def test_a_video_without_frames_or_too_large_for_memory_is_rejected(frames, scenes):
     with pytest.raises(InputError, match="at least one frame", check=lambda error: error.code == "out-of-range"):
         draw(scenes[0], frames, 32, 32)
 
