@@ -56,7 +56,7 @@ class CacheOptions(Options):
 
     def __post_init__(self) -> None:
         self.require_at_least(1, "clips")
-        number, count = self.process_and_count
+        number, count = self.process_number_and_count
         if not 1 <= number <= count:
             expected = "I/N with 1 <= I <= N, such as 2/4"
             raise InputError("--part is invalid", code="out-of-range", got=self.part, expected=expected)
@@ -65,7 +65,7 @@ class CacheOptions(Options):
             raise InputError("a cache is filled for an experiment", code="missing-option", fix=fix)
 
     @property
-    def process_and_count(self) -> tuple[int, int]:
+    def process_number_and_count(self) -> tuple[int, int]:
         """The number of this process, from 1, and the number of processes; (0, 0) if `part` is malformed."""
         match = re.fullmatch(r"(\d+)/(\d+)", self.part, re.ASCII)
         return (int(match[1]), int(match[2])) if match else (0, 0)
@@ -97,7 +97,7 @@ def fill_cache(options: CacheOptions) -> FilledCache:
         experiment.data["root"] = options.root
     encoders = _FrozenEncoders(experiment, options.only)
     cache, jobs = encoders.open_cache(options)
-    number, count = options.process_and_count
+    number, count = options.process_number_and_count
     missing = [
         job
         for name, job in jobs.items()
@@ -173,7 +173,11 @@ class _FrozenEncoders:
                 entries[job.latents_key] = LatentDistribution(posterior.mean[0], posterior.std[0])
             if job.features_key:
                 assert self.mllm is not None
-                prepare = self.mllm.preprocessor
-                image = prepare.prepare_reference(frames[0]) if job.is_reference else prepare.prepare_source(frames)
+                preprocessor = self.mllm.preprocessor
+                image = (
+                    preprocessor.prepare_reference(frames[0])
+                    if job.is_reference
+                    else preprocessor.prepare_source(frames)
+                )
                 entries[job.features_key] = self.mllm.encode_image(image)
         return entries

@@ -47,7 +47,7 @@ def with_class_paths(value: Any) -> Any:
         return fields
     name = fields.pop("type")
     spec = Spec._registry.get(name)
-    has_no_alternatives = spec is not None and not any(issubclass(spec, family) for family in abstract_specs())
+    has_no_alternatives = spec is not None and not any(issubclass(spec, base) for base in abstract_specs())
     return fields if has_no_alternatives else {"class_path": name, "init_args": fields}
 
 
@@ -115,7 +115,7 @@ def explain_parse_error(message: str) -> str:
     path = ".".join(keys[1:] or keys)
     if unknown := re.search(r"Expected a dot import path string: ([\w.]+)", flat):
         classes = CALLBACKS if path.startswith("trainer.") else MODULES
-        names = allowed_names(family) if (family := _find_spec_family(path)) else [cls.__name__ for cls in classes]
+        names = allowed_names(base) if (base := _find_spec_base(path)) else [cls.__name__ for cls in classes]
         return f"{path} has no choice named {unknown[1]!r}. Expected: {format_choices(names, unknown[1])}"
     if unrecognised := re.search(r"[Uu]nrecognized arguments: (\S+)", flat):
         return f"there is no option {unrecognised[1]}"
@@ -126,16 +126,16 @@ def explain_parse_error(message: str) -> str:
     return f"{reason} (at {path})" if path else reason
 
 
-def _find_spec_family(path: str) -> type[Spec] | None:
+def _find_spec_base(path: str) -> type[Spec] | None:
     """The base class of the specs that an option such as config.source.scale or data.augmentation accepts."""
     names = path.split(".")
     group = names.pop(0) if names[0] in GROUPS else "model"
     callables: list[Any] = [vars(cls)["__init__"] for cls in GROUPS[group]]
-    family: type[Spec] | None = None
+    base: type[Spec] | None = None
     for name in names:
         hints = (typing.get_type_hints(function).get(name) for function in callables)
-        family = next((hint for hint in hints if isinstance(hint, type) and issubclass(hint, Spec)), None)
-        if family is None:
+        base = next((hint for hint in hints if isinstance(hint, type) and issubclass(hint, Spec)), None)
+        if base is None:
             return None
-        callables = [family, *(Spec._registry[choice] for choice in allowed_names(family))]
-    return family
+        callables = [base, *(Spec._registry[choice] for choice in allowed_names(base))]
+    return base

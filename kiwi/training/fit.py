@@ -41,7 +41,7 @@ class FitOptions(Options):
 
     def arguments(self) -> list[str]:
         """The options as command-line arguments, without the command's name."""
-        arguments = [word for file in self.config for word in ("--config", str(file))]
+        arguments = [argument for file in self.config for argument in ("--config", str(file))]
         arguments += [f"--{path}={_format_value(value)}" for path, value in self.overrides.items()]
         return arguments + ([] if self.checkpoint is None else [f"--ckpt_path={self.checkpoint}"])
 

@@ -137,9 +137,9 @@ class BeforeAfter(L.Callback):
         table = self._make_table(scores, SCORES)
         write_text(folder / "scores.md", table.to_markdown())
         write_text(folder / "scores.csv", table.to_csv())
-        shown = self.pairs[: self.shown]
-        write_image(folder / "edits.png", edit_sheet(shown, edits))
-        for pair in shown:
+        shown_pairs = self.pairs[: self.shown]
+        write_image(folder / "edits.png", edit_sheet(shown_pairs, edits))
+        for pair in shown_pairs:
             frames = np.stack([edit_sheet([pair], edits, frame=frame) for frame in range(len(pair.source))])
             write_video(folder / f"{pair.id}.mp4", frames, FPS)
         short_table = self._make_table(scores, ("inside", "outside", "overall"))

@@ -78,7 +78,10 @@ def select_indices(dataset: EditDataset, items: int) -> list[int]:
     for index, bucket in enumerate(dataset.buckets):
         tasks.setdefault(bucket.task, []).append(index)
     per_task = -(-items // max(1, len(tasks)))
-    spaced = [[m[round(i)] for i in np.linspace(0, len(m) - 1, min(per_task, len(m)))] for m in tasks.values()]
+    spaced = [
+        [indices[round(i)] for i in np.linspace(0, len(indices) - 1, min(per_task, len(indices)))]
+        for indices in tasks.values()
+    ]
     return [index for turn in zip_longest(*spaced) for index in turn if index is not None][:items]
 
 

@@ -77,14 +77,16 @@ class RunLog(L.Callback):
         if not self.interval.due(trainer.global_step):
             return
         seconds = time.perf_counter() - self.started
-        costs = {"samples_per_second": self.samples / seconds, **_measure_peak_memory(module.device)}
+        system_metrics = {"samples_per_second": self.samples / seconds, **_measure_peak_memory(module.device)}
         if self.peak_tflops:
-            costs["mfu"] = self.operations / seconds / (self.peak_tflops * 1e12)
-        costs |= module.scalar_probes()
+            system_metrics["mfu"] = self.operations / seconds / (self.peak_tflops * 1e12)
+        system_metrics |= module.scalar_probes()
         for logger in trainer.loggers:
-            logger.log_metrics({f"train/{name}": value for name, value in costs.items()}, trainer.global_step - 1)
+            logger.log_metrics(
+                {f"train/{name}": value for name, value in system_metrics.items()}, trainer.global_step - 1
+            )
         lr = trainer.optimizers[0].param_groups[0]["lr"]
-        self._write(trainer.global_step, {**module.pop_metrics(), "lr": lr, **costs})
+        self._write(trainer.global_step, {**module.pop_metrics(), "lr": lr, **system_metrics})
         self._restart_counters()
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -152,8 +152,8 @@ class LitKiwi(LitFlow):
         self.previous_sources[batch.size] = sources
         swapped = []
         for index, source in enumerate(sources):
-            following = candidates[index + 1 :] + candidates[:index]
-            donor = next((candidate for candidate in following if not candidate.is_same_clip(source)), None)
+            other_sources = candidates[index + 1 :] + candidates[:index]
+            donor = next((candidate for candidate in other_sources if not candidate.is_same_clip(source)), None)
             if donor is None:
                 return None
             swapped.append(donor)

@@ -121,17 +121,17 @@ class LitMllm(LitModule):
         states = full_forward(model.language_model, self.reader.embed(prompt, vision, no_queries), (-1,))[-1]
         return F.linear(states, model.get_input_embeddings().weight)
 
-    def append_tokens(self, prompt: Prompt, rows: Sequence[Sequence[int]]) -> tuple[Prompt, Tensor]:
+    def append_tokens(self, prompt: Prompt, token_ids: Sequence[Sequence[int]]) -> tuple[Prompt, Tensor]:
         """Append tokens to each sample of a prompt; also return a mask of the appended tokens (B, S)."""
         lengths = prompt.attention_mask_BS.sum(dim=1).tolist()
-        total = max(length + len(row) for length, row in zip(lengths, rows, strict=True))
+        total = max(length + len(ids) for length, ids in zip(lengths, token_ids, strict=True))
         padding = (0, total - prompt.input_ids_BS.shape[1])
         fields = ("input_ids_BS", "attention_mask_BS", "queries_BS", "references_BS", "token_types_BS")
         padded: dict[str, Any] = {name: F.pad(getattr(prompt, name), padding) for name in fields}
         added_BS = torch.zeros_like(padded["queries_BS"])
-        for index, (length, row) in enumerate(zip(lengths, rows, strict=True)):
-            end = length + len(row)
-            padded["input_ids_BS"][index, length:end] = torch.tensor(row, device=self.device)
+        for index, (length, ids) in enumerate(zip(lengths, token_ids, strict=True)):
+            end = length + len(ids)
+            padded["input_ids_BS"][index, length:end] = torch.tensor(ids, device=self.device)
             padded["attention_mask_BS"][index, length:end] = 1
             added_BS[index, length:end] = True
         return replace(prompt, **padded), added_BS
@@ -163,17 +163,19 @@ class LitMllm(LitModule):
         """Answer a batch's questions by greedy decoding."""
         prompt, _ = self.append_tokens(self.prompt(batch), [self._tokenize(ANSWER)] * len(batch.ids))
         vision, (end,) = self.vision_features(prompt), self._tokenize(END)
-        rows: list[list[int]] = [[] for _ in batch.ids]
+        generated: list[list[int]] = [[] for _ in batch.ids]
         for _ in range(MAX_ANSWER_TOKENS):
-            if all(row[-1:] == [end] for row in rows):
+            if all(ids[-1:] == [end] for ids in generated):
                 break
-            context, _ = self.append_tokens(prompt, rows)
+            context, _ = self.append_tokens(prompt, generated)
             last_B = context.attention_mask_BS.sum(dim=1) - 1
-            next_B = self.logits(context, vision)[torch.arange(len(rows), device=self.device), last_B].argmax(dim=-1)
-            for row, token in zip(rows, next_B.tolist(), strict=True):
-                row += [] if row[-1:] == [end] else [token]
+            next_B = self.logits(context, vision)[torch.arange(len(generated), device=self.device), last_B].argmax(
+                dim=-1
+            )
+            for ids, token in zip(generated, next_B.tolist(), strict=True):
+                ids += [] if ids[-1:] == [end] else [token]
         tokenizer = self.reader.prompter.tokenizer
-        return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+        return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated]
 
     def _tokenize(self, text: str) -> list[int]:
         return list(self.reader.prompter.tokenizer.encode(text, add_special_tokens=False))
