@@ -42,7 +42,7 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "")
 
 
-def closest(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
+def closest_match(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Return the choice most similar to a misspelt name, or None if none is similar."""
     return next(iter(difflib.get_close_matches(name, list(choices), n=1, cutoff=cutoff)), None)
 
@@ -50,7 +50,7 @@ def closest(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str | Non
 def format_choices(choices: Iterable[str], name: object) -> str:
     """List the valid choices for an `expected` text, and suggest the one closest to the unknown `name`."""
     choices = list(choices)
-    suggestion = closest(str(name), choices)
+    suggestion = closest_match(str(name), choices)
     return f"one of {', '.join(choices)}" + (f" (did you mean {suggestion}?)" if suggestion else "")
 
 

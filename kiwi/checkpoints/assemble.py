@@ -52,7 +52,7 @@ _SETTABLE_FOR_BASE = (
 )  # fmt: skip
 """Options that the user may set if the checkpoint is only a base model; --vae and --mllm set the VAE and the MLLM."""
 
-_ADAPTERS_DONE = {"merge": "merged", "keep": "kept separate"}
+_ADAPTER_REPORTS = {"merge": "merged", "keep": "kept separate"}
 
 Report = Callable[[str, str], None]
 """Callback that receives the name of a part and what was done with it."""
@@ -174,7 +174,7 @@ def infer_dit_config(shapes: Shapes, changes: Mapping[str, Any], report: Report)
             got=", ".join(f"{name} {shapes.get(name, 'missing')}" for name in names),
         )
     blocks = {int(match[1]) for name in shapes if (match := re.match(r"blocks\.(\d{1,9})\.", name))}
-    # Checked here, because a DiT of max(blocks) + 1 layers could be too large to build.
+    # Checked here, because building a DiT of max(blocks) + 1 layers could exhaust the memory.
     if gaps := set(range(len(blocks))) - blocks:
         raise CheckpointError(
             "the block numbers of the DiT have a gap",
@@ -236,7 +236,7 @@ def _assemble_dit(state: State, settings: ImportSettings, report: Report) -> tup
     config = infer_dit_config(shapes_of(weights), settings.changes, report)
     if not adapters:
         return config, weights, ""
-    report("dit", f"{_format_adapter_count(adapters)} {_ADAPTERS_DONE[settings.adapters]}")
+    report("dit", f"{_format_adapter_count(adapters)} {_ADAPTER_REPORTS[settings.adapters]}")
     if settings.adapters == "merge":
         return config, merge_adapters(weights, adapters), ""
     config = config.replace(tuning=_infer_lora_spec(weights, adapters))
@@ -261,7 +261,7 @@ def _assemble_mllm(
     spec = settings.mllm
     merge = bool(adapters) and settings.adapters == "merge"
     if adapters:
-        report("mllm", f"{_format_adapter_count(adapters)} {_ADAPTERS_DONE[settings.adapters]}")
+        report("mllm", f"{_format_adapter_count(adapters)} {_ADAPTER_REPORTS[settings.adapters]}")
         if merge:
             weights = merge_adapters(weights, adapters)
         else:

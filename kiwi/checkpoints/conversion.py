@@ -26,7 +26,7 @@ _IMPORT_OPTIONS = {
     "kiwi-upstream": {"dtype", "vae", "mllm", "by_name", "set", "seed", "base", "adapters"},
     "kiwi-diffusers": {"dtype", "set", "seed"},
 }
-"""Options that have an effect when each format is read."""
+"""Options that have an effect when reading each format."""
 
 
 def convert(options: ConvertOptions) -> list[tuple[str, str]]:
@@ -47,9 +47,9 @@ def convert(options: ConvertOptions) -> list[tuple[str, str]]:
         changes = parse_assignments(options.set)
         import_diffusers(options.src, changes, options.dst, report, dtype=dtype, seed=options.seed)
     elif options.format == "kiwi-upstream":
-        import_published(Path(options.src), _import_settings(options, dtype), options.dst, report)
+        import_published(Path(options.src), _make_import_settings(options, dtype), options.dst, report)
     else:
-        _import_wan(options, _import_settings(options, dtype), report)
+        _import_wan(options, _make_import_settings(options, dtype), report)
     return steps
 
 
@@ -59,12 +59,12 @@ def _import_wan(options: ConvertOptions, settings: ImportSettings, report: Repor
     The source and reference embeddings are initialised to zero, so that training starts from the base model.
     """
     tensors = read_wan_transformer(*_split_subfolder(options.src))
-    untrained_options = {"query.readout": "queries", "reference": "AppendReference"}
-    settings = replace(settings, changes={**untrained_options, **settings.changes})
+    default_options = {"query.readout": "queries", "reference": "AppendReference"}
+    settings = replace(settings, changes={**default_options, **settings.changes})
     assemble({f"dit.{name}": tensor for name, tensor in tensors.items()}, settings, options.dst, report)
 
 
-def _import_settings(options: ConvertOptions, dtype: torch.dtype | None) -> ImportSettings:
+def _make_import_settings(options: ConvertOptions, dtype: torch.dtype | None) -> ImportSettings:
     if not options.vae or not options.mllm:
         raise InputError(
             f"the format {options.format} contains neither a VAE nor an MLLM",
@@ -95,20 +95,20 @@ def _check_options(options: ConvertOptions, exporting: bool) -> None:
             fix="use kiwi-upstream or kiwi-diffusers: the transformer of an editor is conditioned on its MLLM, not on "
             "Wan's text encoder, so it cannot generate videos without the MLLM",
         )
-    changed = {field.name for field in fields(options) if getattr(options, field.name) != field.default}
-    effective = {"dtype"} if exporting else _IMPORT_OPTIONS[options.format]
-    if unused := sorted(changed - effective - {"format", "src", "dst", "force"}):
+    set_options = {field.name for field in fields(options) if getattr(options, field.name) != field.default}
+    used_options = {"dtype"} if exporting else _IMPORT_OPTIONS[options.format]
+    if unused := sorted(set_options - used_options - {"format", "src", "dst", "force"}):
         raise InputError(
             f"{'writing' if exporting else 'reading'} {options.format} does not use {_format_flags(unused)}",
             code="unused-option",
-            expected=f"only options among {_format_flags(sorted(effective))}",
+            expected=f"only options among {_format_flags(sorted(used_options))}",
             fix="remove the option",
         )
 
 
 def _check_target(options: ConvertOptions, exporting: bool) -> None:
     """Raise early if the target cannot be written, or if writing it would delete other files or an input."""
-    if exporting and options.format == "kiwi-upstream":  # a file
+    if exporting and options.format == "kiwi-upstream":  # the target is a file
         require_writable(options.dst)
     else:
         require_replaceable(options.dst, unexpected_files)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiwi.errors import ManifestError, closest
+from kiwi.errors import ManifestError, closest_match
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _find_column_problem(columns: list[str], required: tuple[str, ...]) -> str |
     problems = [f"the column {name!r} occurs twice" for name in sorted(set(columns)) if columns.count(name) > 1]
     misspelt: set[str] = set()
     for name in columns:
-        meant = closest(name.strip().lower(), COLUMNS, cutoff=0.8)
+        meant = closest_match(name.strip().lower(), COLUMNS, cutoff=0.8)
         if name not in COLUMNS and meant and meant not in columns:
             problems.append(f"unknown column {name!r}, did you mean {meant!r}?")
             misspelt.add(meant)

@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_output_agrees_with_the_published_numbers(name):
+def test_every_output_equals_the_published_output(name):
     case = load_case(GOLDEN / f"{name}.json")
     result = compare_case(case, CASES[name])
     assert len(result.differences) == len(case.group("out/")) > 0
@@ -47,7 +47,7 @@ def test_the_command_prints_one_line_per_case_and_exits_with_0(folder, capsys):
         ("scheduler", "in/train_x0"),
     ],
 )
-def test_one_perturbed_number_makes_the_command_exit_with_1(folder, name, weight):
+def test_one_perturbed_value_makes_the_command_exit_with_1(folder, name, weight):
     file = (folder / name).with_suffix(".safetensors")
     tensors = load_file(file)
     tensors[weight].view(-1)[0] += 0.1
@@ -63,7 +63,7 @@ def test_an_output_that_is_not_computed_is_a_failure(folder):
 
 @pytest.mark.parametrize("removed", ["out/", "in/", "weights/", "{}", "[]"])
 @pytest.mark.parametrize("name", ["connectors", "dit", "mllm", "vae_wan21"])
-def test_an_incomplete_case_is_rejected_by_its_file_name(folder, capsys, name, removed):
+def test_the_error_for_an_incomplete_case_names_its_file(folder, capsys, name, removed):
     file = (folder / name).with_suffix(".safetensors")
     if removed in ("{}", "[]"):
         file.with_suffix(".json").write_text(removed)

@@ -43,39 +43,39 @@ BATCHES = {
 }
 
 
-@pytest.mark.parametrize("mode", BATCHES)
-def test_a_padded_batch_has_the_same_states_as_each_sample_in_transformers(encoder, mode):
-    """With queries equal to the placeholder's embedding, kiwi's MLLM equals the model of transformers."""
-    sources, words, images = BATCHES[mode]
+@pytest.mark.parametrize("task", BATCHES)
+def test_a_padded_batch_has_the_hidden_states_of_each_sample_in_transformers(encoder, task):
+    """If the queries equal the placeholder's embedding, kiwi's MLLM computes the same as the model of transformers."""
+    sources, instructions, images = BATCHES[task]
     query = encoder.model.get_input_embeddings().weight[encoder.prompter.ids["query"]]
-    batch = encoder.prompter(sources, words, images, mode, 3)
+    batch = encoder.prompter(sources, instructions, images, task, 3)
     with torch.no_grad():
-        ours = encoder(batch, query.expand(3, -1), (1, -1))
+        states = encoder(batch, query.expand(3, -1), (1, -1))
         for row in range(2):
-            alone = encoder.prompter(*(part[row : row + 1] for part in (sources, words, images)), mode, 3)
-            theirs = encoder.model(
-                input_ids=alone.input_ids_BS,
-                mm_token_type_ids=alone.token_types_BS,
-                pixel_values=alone.pixel_values,
-                pixel_values_videos=alone.pixel_values_videos,
-                image_grid_thw=alone.image_grid_thw,
-                video_grid_thw=alone.video_grid_thw,
+            single = encoder.prompter(*(part[row : row + 1] for part in (sources, instructions, images)), task, 3)
+            expected = encoder.model(
+                input_ids=single.input_ids_BS,
+                mm_token_type_ids=single.token_types_BS,
+                pixel_values=single.pixel_values,
+                pixel_values_videos=single.pixel_values_videos,
+                image_grid_thw=single.image_grid_thw,
+                video_grid_thw=single.video_grid_thw,
                 output_hidden_states=True,
             )
-            length = alone.input_ids_BS.shape[1]
-            assert theirs.last_hidden_state.std() > 0.1
-            assert torch.allclose(ours[-1][row, :length], theirs.last_hidden_state[0], atol=1e-5)
-            assert torch.allclose(ours[1][row, :length], theirs.hidden_states[1][0], atol=1e-5)
+            length = single.input_ids_BS.shape[1]
+            assert expected.last_hidden_state.std() > 0.1
+            assert torch.allclose(states[-1][row, :length], expected.last_hidden_state[0], atol=1e-5)
+            assert torch.allclose(states[1][row, :length], expected.hidden_states[1][0], atol=1e-5)
 
 
 def transformers_processor(encoder):
-    """The processor of transformers for this generation, with the encoder's tokenizer and settings."""
+    """Build the processor of transformers for the encoder's generation, with its tokenizer and settings."""
     prompter, settings = encoder.prompter, encoder.preprocessor.image_processor
     names = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
-    same = {name: getattr(settings, name) for name in names}
+    shared_settings = {name: getattr(settings, name) for name in names}
     is_qwen3 = encoder.config.model_type == "qwen3_vl"
     videos = (Qwen3VLVideoProcessor if is_qwen3 else Qwen2VLVideoProcessor)(
-        **same, do_resize=False, do_sample_frames=False
+        **shared_settings, do_resize=False, do_sample_frames=False
     )
     return (Qwen3VLProcessor if is_qwen3 else Qwen2_5_VLProcessor)(settings, prompter.tokenizer, videos)
 
@@ -83,9 +83,9 @@ def transformers_processor(encoder):
 def test_images_and_videos_become_the_same_tokens_and_pixels_as_in_transformers(encoder):
     side = encoder.preprocessor.factor * 2
     source, image = clip(4, side, 2 * side, 0), clip(1, side, side, 1)[0]
-    ours = encoder.prompter([source], ["Use it."], [(image,)], "reference", 2)
+    prompt = encoder.prompter([source], ["Use it."], [(image,)], "reference", 2)
     is_qwen3 = encoder.config.model_type == "qwen3_vl"
-    # In Qwen3-VL, where times precede the spans, the processor writes the start and end tokens itself.
+    # The processor of Qwen3-VL writes the start and end tokens itself, because times precede each span.
     video = "<|video_pad|>" if is_qwen3 else "<|vision_start|><|video_pad|><|vision_end|>"
     text = encoder.prompter.template["reference"].format(
         source=video,
@@ -93,7 +93,7 @@ def test_images_and_videos_become_the_same_tokens_and_pixels_as_in_transformers(
         references="<|vision_start|><|image_pad|><|vision_end|>",
         queries="<|object_ref_start|>" * 2,
     )
-    theirs = transformers_processor(encoder)(
+    expected = transformers_processor(encoder)(
         text=[text],
         images=[image],
         videos=[torch.from_numpy(source).permute(0, 3, 1, 2)],
@@ -102,11 +102,11 @@ def test_images_and_videos_become_the_same_tokens_and_pixels_as_in_transformers(
         videos_kwargs={"do_resize": False, "do_sample_frames": False},
         return_tensors="pt",
     )
-    assert torch.equal(ours.input_ids_BS, theirs["input_ids"])
-    assert torch.equal(ours.video_grid_thw, theirs["video_grid_thw"])
-    assert torch.equal(ours.image_grid_thw, theirs["image_grid_thw"])
-    assert torch.allclose(ours.pixel_values_videos, theirs["pixel_values_videos"], atol=1e-6)
-    assert torch.allclose(ours.pixel_values, theirs["pixel_values"], atol=1e-6)
+    assert torch.equal(prompt.input_ids_BS, expected["input_ids"])
+    assert torch.equal(prompt.video_grid_thw, expected["video_grid_thw"])
+    assert torch.equal(prompt.image_grid_thw, expected["image_grid_thw"])
+    assert torch.allclose(prompt.pixel_values_videos, expected["pixel_values_videos"], atol=1e-6)
+    assert torch.allclose(prompt.pixel_values, expected["pixel_values"], atol=1e-6)
 
 
 def test_text_after_a_long_narrow_video_starts_after_its_largest_position():

@@ -95,7 +95,7 @@ def test_a_progress_bar_advances_with_every_call(capsys):
     assert "2/4" in capsys.readouterr().err
 
 
-def test_kiwi_logs_from_info_and_libraries_from_warning(logs, capsys):
+def test_kiwi_logs_from_level_info_and_other_packages_from_level_warning(logs, capsys):
     console.setup_logging()
     logging.getLogger("kiwi.models").info("loaded [x]")
     logging.getLogger("kiwi.models").debug("detail")

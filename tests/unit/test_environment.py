@@ -14,7 +14,7 @@ import kiwi
 from kiwi.environment import environment, redact_command, source_root
 
 
-def test_the_record_is_json_with_the_versions_that_are_installed():
+def test_the_record_is_json_with_the_installed_versions():
     record = json.loads(json.dumps(environment()))
     assert set(record) == {"kiwi", "python", "platform", "packages", "hardware", "devices", "git", "command"}
     assert record["kiwi"] == kiwi.__version__
@@ -37,18 +37,18 @@ def test_the_commit_is_that_of_the_checkout():
     assert isinstance(record["changed"], bool)
 
 
-def test_the_record_holds_no_environment_variables_and_no_home_folder(monkeypatch):
+def test_the_record_contains_no_environment_variables_and_no_home_folder(monkeypatch):
     monkeypatch.setenv("KIWI_TEST_VARIABLE", "precious-value")
     text = json.dumps(environment([str(Path.home() / "bin/tool"), f"--out={Path.home()}/runs/1"]))
     assert "precious-value" not in text
     assert str(Path.home()) + "/" not in text
 
 
-def test_the_record_loads_no_library():
+def test_the_record_imports_no_large_package():
     code = "import sys; from kiwi.environment import environment; environment(); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert {"torch", "numpy", "av", "lightning"} & set(done.stdout.split()) == set()
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert process.returncode == 0, process.stderr
+    assert {"torch", "numpy", "av", "lightning"} & set(process.stdout.split()) == set()
 
 
 @pytest.mark.parametrize(

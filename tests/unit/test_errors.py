@@ -1,4 +1,4 @@
-"""kiwi.errors: one paragraph with the problem, what was given, what was expected and how to fix it."""
+"""kiwi.errors: the message is one paragraph that says what is wrong, what was expected and how to fix it."""
 
 import pytest
 
@@ -9,10 +9,10 @@ KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and is
 
 
 def test_the_message_is_one_paragraph_of_problem_got_expected_and_fix():
-    problem = KiwiError(
+    error = KiwiError(
         "clip.mp4 is too short", code="too-short", got="3 frames", expected="5 or more", fix="cut a longer clip"
     )
-    assert str(problem) == "clip.mp4 is too short. Got: 3 frames. Expected: 5 or more. Fix: cut a longer clip."
+    assert str(error) == "clip.mp4 is too short. Got: 3 frames. Expected: 5 or more. Fix: cut a longer clip."
 
 
 def test_absent_parts_are_not_mentioned():

@@ -1,4 +1,4 @@
-"""Tables hold the same cells in every format, and special characters are escaped."""
+"""Tables have the same cells in every format, and special characters are escaped."""
 
 import csv
 import io
@@ -56,7 +56,7 @@ def test_a_table_may_lack_rows_title_and_note():
     assert "caption" not in empty.to_latex()
 
 
-def test_characters_that_latex_lacks_become_question_marks():
+def test_characters_that_the_latex_fonts_lack_become_question_marks():
     assert escape_latex("Müller \u2014 编辑 ±") == "Müller \u2014 ?? ±"
 
 

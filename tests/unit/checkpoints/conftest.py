@@ -1,4 +1,4 @@
-"""Models that the published formats can hold, and helpers for tests of conversion."""
+"""Models that the published formats support, and helpers for tests of conversion."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ LIMITS = "mllm.limits={max_frames: 4, max_pixels_per_frame: 7056, min_pixels_per
 
 
 def randomise(model):
-    """Draw every weight of the editor at random, so that none is zero and each affects the edit."""
+    """Draw all weights of the editor at random, so that none is zero and each affects the edit."""
     torch.manual_seed(7)
     for name, parameter in model.named_parameters():
         if not name.startswith("vae") and (is_adapter(name) or not name.startswith("mllm")):
@@ -28,10 +28,10 @@ def randomise(model):
 
 
 def edit(model):
-    """An edited clip, before conversion to 8-bit pixels."""
+    """Edit a fixed sample and return the clip before its conversion to 8-bit pixels."""
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (5, 32, 48, 3), dtype=np.uint8)
-    picture = rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    reference_image = rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)
     sample = EditSample(
         id="edit",
         task=TaskKind.reference,
@@ -39,7 +39,7 @@ def edit(model):
         size=frames.shape[:3],
         source_FHWC=frames,
         target_FHWC=frames[:0],
-        reference_images=(picture,),
+        reference_images=(reference_image,),
         references_RHWC=rng.integers(0, 256, (1, 32, 48, 3), dtype=np.uint8),
     )
     return sample_edits(model, collate([sample]), Sampling(steps=3), seed=0)
@@ -47,12 +47,12 @@ def edit(model):
 
 @pytest.fixture(scope="session")
 def config(tiny_config) -> KiwiConfig:
-    """Choices that the published code supports."""
+    """A configuration that the published code supports."""
     return tiny_config.replace(query=QueryConnector(image=3, video=4, reference=5, readout="tail"))
 
 
 def save_random_model(config, folder):
-    """Save a model with random weights to a folder; returns the model."""
+    """Save a model with random weights to a folder and return the model."""
     model = randomise(KiwiEdit(config, seed=1))
     save_pretrained(model, folder, EditingDefaults())
     return model
@@ -60,7 +60,7 @@ def save_random_model(config, folder):
 
 @pytest.fixture(scope="session")
 def checkpoint(config, tmp_path_factory):
-    """A folder with the model folder m and its training checkpoint c.safetensors."""
+    """A folder that contains the model folder m and its training checkpoint c.safetensors."""
     folder = tmp_path_factory.mktemp("checkpoint")
     save_random_model(config, folder / "m")
     assert main(["convert", "kiwi-upstream", f"{folder}/m", f"{folder}/c.safetensors"]) == 0
@@ -68,12 +68,12 @@ def checkpoint(config, tmp_path_factory):
 
 
 def missing_parts(folder):
-    """Options that give what a training checkpoint does not hold, from the model folder it was exported from."""
+    """Return options for what a training checkpoint lacks, from the model folder that it was exported from."""
     return ["--vae", f"{folder}:vae", "--mllm", f"{folder}/mllm", "--set", "dit.num_heads=2", "--set", LIMITS]
 
 
 def import_state(checkpoint, folder, state, *options):
-    """Import these tensors as a training checkpoint; returns the exit code."""
+    """Import tensors as a training checkpoint and return the exit code."""
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "c.safetensors")
     command = ["convert", "kiwi-upstream", f"{folder}/c.safetensors", f"{folder}/a", "--force"]
     return main([*command, *missing_parts(checkpoint / "m"), *options])

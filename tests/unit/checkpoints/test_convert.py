@@ -28,7 +28,7 @@ from tests.unit.checkpoints.conftest import edit, missing_parts, save_random_mod
 def test_a_model_in_both_published_formats_edits_the_same_video(config, tmp_path, reference, capsys):
     model = save_random_model(config.replace(reference=reference), tmp_path / "m")
     expected = edit(model)
-    sigma_min = {"a": 0.0, "b": 0.003 / 1.002}  # as in the publisher's own sampler of each format
+    sigma_min = {"a": 0.0, "b": 0.003 / 1.002}  # as in the publisher's sampler for each format
     assert main(["convert", "kiwi-upstream", f"{tmp_path}/m", f"{tmp_path}/step-1.safetensors"]) == 0
     reference_option = ["--set", f"reference={type(reference).__name__}"]
     back = [
@@ -93,7 +93,7 @@ def test_options_that_the_published_code_does_not_support_are_rejected(config, t
 
 
 @pytest.mark.parametrize("names", ["original", "diffusers"])
-def test_wan_base_weights_become_a_folder_to_train_from(checkpoint, tmp_path, capsys, names):
+def test_wan_base_weights_become_a_trainable_model_folder(checkpoint, tmp_path, capsys, names):
     from kiwi.weights.names import dit_to_diffusers
 
     state = load_file(checkpoint / "c.safetensors")
@@ -130,7 +130,7 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("target", ["proj", "proj/m", "proj/m/vae/x", "home", "wan", "..", "."])
-def test_force_replaces_only_models_that_are_not_read_themselves(checkpoint, tmp_path, monkeypatch, capsys, target):
+def test_force_replaces_neither_inputs_nor_folders_of_other_kinds(checkpoint, tmp_path, monkeypatch, capsys, target):
     shutil.copytree(checkpoint / "m", tmp_path / "proj/m")
     for name in ("home/photo.jpg", "wan/vae/weights", "here/x"):
         (tmp_path / name).parent.mkdir(parents=True)
@@ -148,7 +148,7 @@ def test_force_replaces_only_models_that_are_not_read_themselves(checkpoint, tmp
 
 @pytest.mark.parametrize("target", ["m", "d"])
 def test_force_does_not_replace_a_model_folder_with_a_users_files_in_it(checkpoint, tmp_path, capsys, target):
-    """A model folder, and a published folder with the publisher's code copied into it."""
+    """Both for a model folder and for a published folder with the publisher's code copied into it."""
     back = ["kiwi-upstream", f"{checkpoint}/c.safetensors", f"{tmp_path}/m", *missing_parts(checkpoint / "m")]
     command = ["convert", *(back if target == "m" else ["kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"])]
     assert main(command) == 0
@@ -169,7 +169,7 @@ def test_a_folder_whose_vae_is_read_is_not_replaced(checkpoint, tmp_path, capsys
 
 
 def test_a_model_folder_whose_parts_another_model_reads_is_not_replaced(checkpoint, tmp_path, capsys):
-    """A model folder that names its VAE and MLLM reads those when it is written in another format."""
+    """Exporting a model folder reads the VAE and the MLLM that it references."""
     shutil.copytree(checkpoint / "m", tmp_path / "m")
     back = [
         "convert",
@@ -184,7 +184,7 @@ def test_a_model_folder_whose_parts_another_model_reads_is_not_replaced(checkpoi
     assert read_weights(tmp_path / "m")
 
 
-def test_a_folder_that_names_its_parts_by_relative_paths_loads_from_anywhere(checkpoint, tmp_path, monkeypatch):
+def test_a_model_folder_made_with_relative_paths_loads_from_any_working_folder(checkpoint, tmp_path, monkeypatch):
     shutil.copytree(checkpoint / "m", tmp_path / "own/m")
     monkeypatch.chdir(tmp_path / "own")
     back = ["convert", "kiwi-upstream", f"{checkpoint}/c.safetensors", "../named", "--by-name"]
@@ -261,7 +261,7 @@ def test_an_unrecorded_number_of_heads_is_assumed_and_reported_or_must_be_set(co
 
 @pytest.mark.parametrize("name", ["kiwi-upstream", "kiwi-diffusers", "wan"])
 def test_weights_are_written_in_the_given_dtype_in_both_directions(checkpoint, tmp_path, name):
-    """Including weights that the source lacks; VAE and MLLM keep theirs."""
+    """This includes weights that the source lacks; VAE and MLLM keep their dtype."""
     source, parts = checkpoint / "c.safetensors", missing_parts(checkpoint / "m")
     if name == "kiwi-diffusers":
         source, parts = tmp_path / "d", []

@@ -35,7 +35,7 @@ def test_the_diffusers_folder_has_the_published_layout(checkpoint, tmp_path):
     assert (root / "processor/tokenizer.json").is_file()
 
 
-def test_diffusers_own_class_loads_the_transformer(checkpoint, tmp_path):
+def test_the_class_in_diffusers_loads_the_transformer(checkpoint, tmp_path):
     from diffusers import WanTransformer3DModel
 
     assert main(["convert", "kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"]) == 0
@@ -63,7 +63,7 @@ def test_invalid_settings_of_a_published_folder_are_rejected(checkpoint, tmp_pat
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_parts_that_a_published_folder_lists_must_exist(checkpoint, tmp_path, capsys):
+def test_parts_listed_by_a_published_folder_must_exist(checkpoint, tmp_path, capsys):
     assert main(["convert", "kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"]) == 0
     config = tmp_path / "d/transformer/config.json"
     content = config.read_text()

@@ -60,7 +60,7 @@ def test_a_model_folder_can_be_moved(saved, tmp_path):
     assert torch.equal(velocity(from_pretrained(moved)[0].eval()), velocity(model))
 
 
-def test_the_weights_file_holds_no_frozen_part(saved):
+def test_the_weights_file_contains_no_frozen_part(saved):
     names = load_file(saved[1] / "model.safetensors").keys()
     assert {name.split(".")[0] for name in names} == {"dit", "query", "latent", "source", "reference"}
 
@@ -74,7 +74,7 @@ def test_a_checkpoint_of_another_size_is_rejected(saved):
         from_pretrained(folder)
 
 
-def test_an_unknown_choice_in_config_json_is_rejected_with_the_choices(saved):
+def test_an_unknown_spec_in_config_json_is_rejected_and_the_known_specs_are_listed(saved):
     _, folder = saved
     record = json.loads((folder / "config.json").read_text())
     record["config"]["source"] = {"type": "os.system"}
@@ -84,7 +84,7 @@ def test_an_unknown_choice_in_config_json_is_rejected_with_the_choices(saved):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 99}', '{"format": 1}'])
-def test_a_config_json_that_is_not_a_model_folders_is_rejected(saved, content):
+def test_a_config_json_of_another_kind_is_rejected(saved, content):
     _, folder = saved
     (folder / "config.json").write_text(content)
     with pytest.raises(CheckpointError, check=lambda error: error.code == "not-a-model-folder"):
@@ -92,7 +92,7 @@ def test_a_config_json_that_is_not_a_model_folders_is_rejected(saved, content):
 
 
 @pytest.mark.parametrize("depth", [400, 900, 100_000])
-def test_a_config_json_of_absurd_depth_is_rejected(saved, depth):
+def test_a_too_deeply_nested_config_json_is_rejected(saved, depth):
     _, folder = saved
     record = json.loads((folder / "config.json").read_text())
     record["config"]["source"] = "HERE"
@@ -145,7 +145,7 @@ def test_an_mllm_whose_index_leaves_its_folder_is_rejected(saved, tmp_path):
 
 
 @pytest.mark.parametrize(("path", "subfolder"), [("./vae", ""), ("vae", ""), ("../model/vae", ""), ("../model", "vae")])
-def test_a_part_named_from_the_working_folder_is_found_from_anywhere(
+def test_a_path_relative_to_the_working_folder_is_saved_as_an_absolute_path(
     saved, tiny_config, tmp_path, monkeypatch, path, subfolder
 ):
     _, folder = saved
@@ -157,7 +157,7 @@ def test_a_part_named_from_the_working_folder_is_found_from_anywhere(
     assert (vae.path, vae.subfolder) == (str(folder if subfolder else folder / "vae"), subfolder)
 
 
-def test_hub_ids_of_parts_are_not_turned_into_paths(tiny_config, tmp_path, monkeypatch):
+def test_hub_ids_of_parts_are_not_made_absolute(tiny_config, tmp_path, monkeypatch):
     (tmp_path / "Wan-AI").mkdir()
     monkeypatch.chdir(tmp_path)
     config = tiny_config.replace(
@@ -209,7 +209,7 @@ def test_truncated_weights_are_rejected(saved):
         from_pretrained(folder)
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_the_error_for_a_missing_folder_names_it(tmp_path):
     with pytest.raises(CheckpointError, match="nothing", check=lambda error: error.code == "missing-model"):
         from_pretrained(tmp_path / "nothing")
     with pytest.raises(CheckpointError, match="hub"):
@@ -233,7 +233,7 @@ def test_weights_are_never_loaded_in_part(saved, tiny_config):
         from_pretrained(folder)
 
 
-def test_a_loaded_model_has_the_dtypes_it_was_saved_in(tiny_config, tmp_path):
+def test_a_loaded_model_has_the_dtypes_in_which_it_was_saved(tiny_config, tmp_path):
     model = KiwiEdit(tiny_config)
     model.dit.bfloat16()
     save_pretrained(model, tmp_path / "model", EditingDefaults())
@@ -243,8 +243,8 @@ def test_a_loaded_model_has_the_dtypes_it_was_saved_in(tiny_config, tmp_path):
     assert all(parameter.requires_grad for parameter in loaded.dit.parameters())
 
 
-def named(tiny_config, saved, tmp_path, **dit):
-    """A model whose VAE and MLLM lie in another folder, saved with their paths."""
+def save_referencing_model(tiny_config, saved, tmp_path, **dit):
+    """Save a model that references its VAE and MLLM in another folder by path, and return the model."""
     _, folder = saved
     config = tiny_config.replace(
         vae=WanVae(path=str(folder / "vae")),
@@ -256,8 +256,8 @@ def named(tiny_config, saved, tmp_path, **dit):
     return model
 
 
-def test_parts_named_by_path_are_not_copied_and_adapters_are_kept(tiny_config, saved, tmp_path):
-    model = named(tiny_config, saved, tmp_path)
+def test_parts_referenced_by_path_are_not_copied_and_adapters_are_kept(tiny_config, saved, tmp_path):
+    model = save_referencing_model(tiny_config, saved, tmp_path)
     assert sorted(p.name for p in (tmp_path / "named").iterdir()) == ["config.json", "model.safetensors"]
     names = load_file(tmp_path / "named" / "model.safetensors").keys()
     language = {name for name in names if name.startswith("mllm.")}
@@ -268,20 +268,20 @@ def test_parts_named_by_path_are_not_copied_and_adapters_are_kept(tiny_config, s
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
-def test_a_changed_vae_in_the_place_of_a_named_one_is_rejected(tiny_config, saved, tmp_path):
-    named(tiny_config, saved, tmp_path)
+def test_a_referenced_vae_whose_weights_have_changed_is_rejected(tiny_config, saved, tmp_path):
+    save_referencing_model(tiny_config, saved, tmp_path)
     vae = saved[1] / "vae" / "diffusion_pytorch_model.safetensors"
     save_file({name: tensor + 0.01 for name, tensor in load_file(vae).items()}, vae)
     with pytest.raises(CheckpointError, match="vae", check=lambda error: error.code == "different-base-model"):
         from_pretrained(tmp_path / "named")
 
 
-def test_a_dit_with_adapters_on_a_named_base_saves_only_the_adapters(tiny_config, saved, tmp_path):
+def test_a_dit_with_adapters_on_a_referenced_base_model_saves_only_the_adapters(tiny_config, saved, tmp_path):
     base = {
         n.removeprefix("dit."): t for n, t in load_file(saved[1] / "model.safetensors").items() if n.startswith("dit.")
     }
     save_file(base, tmp_path / "wan.safetensors")
-    model = named(
+    model = save_referencing_model(
         tiny_config, saved, tmp_path, base=WanBase(path=str(tmp_path / "wan.safetensors")), tuning=Lora(rank=2)
     )
     names = load_file(tmp_path / "named" / "model.safetensors").keys()
@@ -303,7 +303,7 @@ def test_a_base_model_that_was_trained_further_is_rejected(tiny_config, saved, t
     }
     save_file(base, tmp_path / "wan.safetensors")
     spec = {"base": WanBase(path=str(tmp_path / "wan.safetensors")), "tuning": Lora(rank=2)}
-    named(tiny_config, saved, tmp_path, **spec)
+    save_referencing_model(tiny_config, saved, tmp_path, **spec)
     save_file({**base, "head.head.bias": base["head.head.bias"] + 1}, tmp_path / "wan.safetensors")
     with pytest.raises(CheckpointError, match="dit", check=lambda error: error.code == "different-base-model"):
         from_pretrained(tmp_path / "named")

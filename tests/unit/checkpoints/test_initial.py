@@ -1,4 +1,4 @@
-"""A stage of training starts from the model folder of the previous stage."""
+"""A training stage starts from the model folder of the previous stage."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from kiwi.models.vae.wan import WanVae
 
 @pytest.fixture(scope="module")
 def pretrained(tiny_config, tmp_path_factory):
-    """Wan weights, an MLLM and a VAE on disk; the configuration that names them."""
+    """Save Wan weights, an MLLM and a VAE, and return a configuration that references them."""
     folder = tmp_path_factory.mktemp("pretrained")
     model = KiwiEdit(tiny_config, seed=7)
     model.vae.save(folder / "vae")
@@ -35,7 +35,7 @@ def pretrained(tiny_config, tmp_path_factory):
 
 
 def train_stage(config, folder, seed):
-    """Save a model whose trainable weights were all changed, as a stage of training does; returns its state dict."""
+    """Save a model with all trainable weights changed, as by a training stage, and return its state dict."""
     model = KiwiEdit(config, seed=seed)
     torch.manual_seed(seed)
     for parameter in model.parameters():
@@ -50,7 +50,7 @@ def with_tuning(config, tuning):
 
 
 def test_each_stage_continues_from_the_trained_weights_and_otherwise_from_the_base(pretrained, tmp_path):
-    """1: queries, connector and adapters of the MLLM; 2: the whole DiT or its adapters; 3 continues 2."""
+    """Stage 1 trains queries, connectors and MLLM adapters; stages 2 and 3 train the DiT or its adapters."""
     first = train_stage(pretrained, tmp_path / "1", 1)
     for tuning in (Full(), Lora(rank=3)):
         model = KiwiEdit(with_tuning(pretrained, tuning), seed=2)

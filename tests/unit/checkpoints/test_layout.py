@@ -1,4 +1,4 @@
-"""The published diffusers folder at full size: every tensor's name and shape, without storage."""
+"""Names and shapes of all tensors in the published diffusers folder at full size (on the meta device)."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def test_two_names_of_one_tensor_are_rejected_in_any_file():
             from_diffusers_parts(parts)
 
 
-def test_the_encoders_file_has_the_published_names_and_shapes(full):
+def test_the_encoder_file_has_the_published_names_and_shapes(full):
     model, state, *_ = full
     dim, query = model.config.dit.dim, model.config.query
     connector = {"0.weight": (dim, 2048), "0.bias": (dim,), "2.weight": (dim, dim), "2.bias": (dim,)}
@@ -59,7 +59,7 @@ def test_the_encoders_file_has_the_published_names_and_shapes(full):
     assert shapes_of(to_diffusers_parts(state)["mllm_encoder"]) == expected
 
 
-def test_the_vaes_names_round_trip_through_the_original_ones(full):
+def test_the_names_of_the_vae_round_trip_through_those_of_wan(full):
     model, *_, count = full
     network = {name.removeprefix("vae."): t for name, t in model.vae.state_dict().items()}
     sizes = infer_sizes(
@@ -71,7 +71,7 @@ def test_the_vaes_names_round_trip_through_the_original_ones(full):
     assert to_diffusers(original, sizes).keys() == network.keys()
 
 
-def test_the_mllms_names_are_those_of_the_files_on_the_hub(full):
+def test_the_names_of_the_mllm_are_those_of_the_files_on_the_hub(full):
     names = {to_hub_name(name) for name in full[0].mllm.model.state_dict()}
     assert {"model.embed_tokens.weight", "model.layers.35.mlp.down_proj.weight", "model.norm.weight"} <= names
     assert "visual.blocks.31.attn.qkv.weight" in names

@@ -34,7 +34,7 @@ def test_the_training_checkpoint_has_the_published_names(checkpoint):
 @pytest.mark.parametrize("prefix", ["pipe.dit.", "pipe.", "dit."])
 def test_a_checkpoint_is_read_with_any_prefix_of_its_names(checkpoint, tmp_path, prefix):
     state = load_file(checkpoint / "c.safetensors")
-    if prefix == "pipe.dit.":  # the published default: the DiT's names lose the whole prefix, the others nothing
+    if prefix == "pipe.dit.":  # the published default: only the DiT's names lose their prefix
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     elif prefix == "dit.":
         state = {name.removeprefix("pipe."): tensor for name, tensor in state.items()}
@@ -51,10 +51,10 @@ def test_a_checkpoint_is_read_with_any_prefix_of_its_names(checkpoint, tmp_path,
 
 
 @pytest.mark.parametrize("adapters", ["merge", "keep"])
-def test_a_checkpoint_with_adapters_only_edits_the_same_on_its_base_model(
+def test_a_checkpoint_of_adapters_and_its_base_model_edit_like_the_original(
     config, checkpoint, tmp_path, adapters, capsys
 ):
-    """The published 14B: the file holds the DiT's adapters, and the MLLM's MLPs have adapters too."""
+    """As in the published 14B, the file contains only adapters for the DiT, and the MLLM's MLPs have adapters too."""
     dit = {n.removeprefix("dit."): t for n, t in read_weights(checkpoint / "m").items() if n.startswith("dit.")}
     base = tmp_path / "base.safetensors"
     save_file(dit, base)
@@ -124,7 +124,7 @@ def test_options_that_tensors_do_not_show_are_reported_and_recorded_in_the_file(
     assert imported.mllm.limits == VisionLimits(max_frames=7)
 
 
-def test_a_published_size_needs_no_recorded_options():
+def test_published_sizes_need_no_recorded_options():
     published = KiwiConfig.published_5b()
     assert unrecorded_options(published) == {}
     limited = published.mllm.replace(limits=VisionLimits(max_frames=10))

@@ -1,4 +1,4 @@
-"""python -m kiwi: the command table, its help, and how exceptions become exit codes."""
+"""python -m kiwi: the table of commands, its help, and how exceptions become exit codes."""
 
 import importlib.metadata
 import importlib.util
@@ -41,7 +41,7 @@ def main(argv):
 
 @pytest.fixture(autouse=True)
 def _logging():
-    """Every run of main configures logging; restore it."""
+    """Restore the logging configuration, which main changes."""
     root = logging.getLogger()
     before = root.handlers[:], root.level
     yield
@@ -50,7 +50,7 @@ def _logging():
 
 @pytest.fixture
 def probe(tmp_path, monkeypatch):
-    """A command whose module ends in every possible way."""
+    """A command that returns or raises whatever its argument says."""
     (tmp_path / "kiwi_probe.py").write_text(PROBE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(COMMANDS, "probe", Command("kiwi_probe", "end in some way", ""))
@@ -77,21 +77,21 @@ def test_version(capsys):
 
 def test_help_imports_nothing_heavy():
     code = "import sys; from kiwi.__main__ import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "commands:" in done.stdout
-    assert set(done.stderr.split()) & HEAVY == set()
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert process.returncode == 0, process.stderr
+    assert "commands:" in process.stdout
+    assert set(process.stderr.split()) & HEAVY == set()
 
 
-def test_it_runs_as_a_module_and_as_a_script():
-    done = subprocess.run([sys.executable, "-m", "kiwi", "--version"], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, f"kiwi {kiwi.__version__}\n")
+def test_kiwi_runs_as_a_module_and_as_a_script():
+    process = subprocess.run([sys.executable, "-m", "kiwi", "--version"], capture_output=True, text=True, timeout=60)
+    assert (process.returncode, process.stdout) == (0, f"kiwi {kiwi.__version__}\n")
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="kiwi")
     assert script.load() is main
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_of_the_table_has_its_module(name):
+def test_the_module_of_every_command_exists(name):
     assert importlib.util.find_spec(COMMANDS[name].module) is not None
 
 
@@ -136,11 +136,11 @@ def test_a_closed_pipe_prints_no_error(command):
     code = f"import sys; from kiwi.__main__ import main; sys.stdin.read(); sys.exit(main({command.split()}))"
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen([sys.executable, "-c", code], env=buffered, **pipes) as running:
-        running.stdout.close()
-        running.stdin.close()
-        assert running.stderr.read() == b""
-        assert running.wait(60) != 0
+    with subprocess.Popen([sys.executable, "-c", code], env=buffered, **pipes) as process:
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) != 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +172,7 @@ class ExampleOptions(Options):
         (["a", "--ste", "1"], "unrecognized arguments: --ste 1"),
     ],
 )
-def test_a_wrong_command_line_is_a_kiwi_error_without_a_usage_dump(arguments, message, capsys):
+def test_an_invalid_command_line_raises_a_kiwi_error_without_printing_the_usage(arguments, message, capsys):
     with pytest.raises(KiwiError) as caught:
         parse(ExampleOptions, "edit", arguments)
     assert str(caught.value) == f"python -m kiwi edit: {message}. Fix: `python -m kiwi edit --help` shows every option."

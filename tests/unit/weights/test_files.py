@@ -38,7 +38,7 @@ def test_large_weights_are_sharded_with_an_index(tmp_path, monkeypatch):
         read_weights(tmp_path)
 
 
-def test_an_index_may_not_name_files_outside_its_folder(tmp_path):
+def test_an_index_may_not_reference_files_outside_its_folder(tmp_path):
     save_file(STATE, tmp_path / "secret.safetensors")
     folder = tmp_path / "inner"
     folder.mkdir()
@@ -69,7 +69,7 @@ ONE = torch.ones(1)
         ({"x": {"a": ONE}, "y": {"b": ONE}}, {"a": "y", "b": "x"}, "2 tensors not in the shard listed for them: a, b"),
     ],
 )
-def test_an_index_and_its_shards_must_agree(tmp_path, shards, index, message):
+def test_an_index_must_match_its_shards(tmp_path, shards, index, message):
     folder = sharded(tmp_path / "m", shards, index)
     with pytest.raises(CheckpointError, match=message, check=lambda error: error.code == "inconsistent-shards"):
         read_weights(folder)
@@ -82,7 +82,7 @@ def test_shards_that_are_links_as_in_the_hubs_cache_are_read(tmp_path):
     assert read_weights(folder).keys() == {"a"}
 
 
-def test_a_torch_file_is_read_wrapped_or_not(tmp_path):
+def test_a_torch_file_is_read_with_or_without_a_wrapping_dict(tmp_path):
     for name, content in (
         ("plain.pth", STATE),
         ("wrapped.pth", {"model_state": STATE}),
@@ -114,7 +114,7 @@ def test_a_torch_file_of_the_old_format_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04garbage", b"\x80\x02garbage", bytes(range(256)), b"cos\n"])
-def test_the_message_about_damaged_data_does_not_repeat_torchs_advice(tmp_path, content):
+def test_the_message_about_damaged_data_does_not_repeat_the_advice_of_pytorch(tmp_path, content):
     (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(CheckpointError, check=lambda error: error.code == "unreadable-weights") as caught:
         read_weights(tmp_path / "x.pth")
@@ -143,7 +143,7 @@ def test_a_dict_that_contains_itself_is_rejected(tmp_path):
         read_weights(tmp_path / "x.pth")
 
 
-def test_missing_read_permission_is_reported_as_such(tmp_path, monkeypatch):
+def test_missing_read_permission_is_reported(tmp_path, monkeypatch):
     (tmp_path / "model.safetensors").touch()
     monkeypatch.setattr(files.os, "access", lambda path, mode: False)
     with pytest.raises(CheckpointError, match="permission"):
@@ -157,7 +157,7 @@ def test_damaged_files_are_rejected(tmp_path, name):
         read_weights(tmp_path / name)
 
 
-def test_a_folder_must_hold_exactly_one_set_of_weights(tmp_path):
+def test_a_folder_must_contain_exactly_one_set_of_weights(tmp_path):
     save_file(STATE, tmp_path / "other.safetensors")
     with pytest.raises(
         CheckpointError, match=r"other\.safetensors", check=lambda error: error.code == "missing-weights"

@@ -13,13 +13,13 @@ def test_a_subfolder_outside_its_folder_is_rejected(tmp_path, subfolder):
     (tmp_path / "other").mkdir()
     for path in (str(tmp_path / "model"), "owner/name"):
         with pytest.raises(CheckpointError, check=lambda error: error.code == "path-outside-folder"):
-            locate(path, "VAE", "name one", subfolder=subfolder)
+            locate(path, "VAE", "pass a path", subfolder=subfolder)
 
 
 def test_a_subfolder_that_is_a_link_is_accepted(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/vae").symlink_to(tmp_path)
-    assert locate(str(tmp_path / "model"), "VAE", "name one", subfolder="vae") == tmp_path / "model/vae"
+    assert locate(str(tmp_path / "model"), "VAE", "pass a path", subfolder="vae") == tmp_path / "model/vae"
 
 
 def test_a_shipped_model_is_found_by_its_name_unless_a_local_folder_has_that_name(tmp_path, monkeypatch):
@@ -27,26 +27,28 @@ def test_a_shipped_model_is_found_by_its_name_unless_a_local_folder_has_that_nam
     (tmp_path / "shipped/vae").mkdir(parents=True)
     monkeypatch.setattr(shipped, "FOLDERS", {"sandbox/vae": tmp_path / "shipped/vae"})
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert locate("sandbox/vae", "VAE", "name one") == tmp_path / "shipped/vae"
+    assert locate("sandbox/vae", "VAE", "pass a path") == tmp_path / "shipped/vae"
     for other in ("sandbox/other", "sandbox/..", "sandbox/vae/..", "sandbox", "other/vae"):
         with pytest.raises(CheckpointError, check=lambda error: error.code == "missing-model"):
-            locate(other, "VAE", "name one")
+            locate(other, "VAE", "pass a path")
     (tmp_path / "sandbox/vae").mkdir(parents=True)
-    assert locate("sandbox/vae", "VAE", "name one") == Path("sandbox/vae")
+    assert locate("sandbox/vae", "VAE", "pass a path") == Path("sandbox/vae")
 
 
-def test_a_local_folder_called_sandbox_replaces_the_shipped_editor_only_if_it_holds_a_model(tmp_path, monkeypatch):
+def test_a_local_folder_called_sandbox_replaces_the_shipped_editor_only_if_it_is_a_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "shipped/editor").mkdir(parents=True)
     folders = dict.fromkeys(("sandbox", "sandbox/editor"), tmp_path / "shipped/editor")
     monkeypatch.setattr(shipped, "FOLDERS", folders)
     assert (
-        locate("sandbox", "model", "name one") == locate("sandbox/editor", "model", "") == tmp_path / "shipped/editor"
+        locate("sandbox", "model", "pass a path")
+        == locate("sandbox/editor", "model", "")
+        == tmp_path / "shipped/editor"
     )
     (tmp_path / "sandbox").mkdir()
-    assert locate("sandbox", "model", "name one") == tmp_path / "shipped/editor"
+    assert locate("sandbox", "model", "pass a path") == tmp_path / "shipped/editor"
     (tmp_path / "sandbox/config.json").write_text("{}")
-    assert locate("sandbox", "model", "name one") == Path("sandbox")
+    assert locate("sandbox", "model", "pass a path") == Path("sandbox")
 
 
 def test_every_shipped_folder_is_in_the_registry():

@@ -1,4 +1,4 @@
-"""Names and shapes of the published files, at full size, without storage."""
+"""Names and shapes of the published files at full size (on the meta device)."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from kiwi.weights.strict import shapes_of
 
 
 def published_dit(dim, ffn, blocks, channels):
-    """The table of the published checkpoint's DiT, written out."""
+    """Names and shapes of the DiT in the published checkpoints."""
     shapes = {
         "patch_embedding.weight": (dim, channels, 1, 2, 2),
         "patch_embedding.bias": (dim,),
@@ -61,8 +61,8 @@ SIZES = {
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_full_size_dit_has_the_published_names_and_shapes(size):
-    config, numbers, count = SIZES[size]
-    published = published_dit(*numbers)
+    config, sizes, count = SIZES[size]
+    published = published_dit(*sizes)
     assert len(published) == count
     with torch.device("meta"):
         shapes = shapes_of(config.build().state_dict())
@@ -77,15 +77,15 @@ def test_every_full_size_name_round_trips_through_diffusers(size):
     assert {dit_from_diffusers(name) for name in diffusers} == published.keys()
 
 
-def test_diffusers_names_agree_with_its_own_class():
+def test_diffusers_names_are_those_of_its_class():
     from diffusers import WanTransformer3DModel
 
     with torch.device("meta"):
-        peer = WanTransformer3DModel(
+        diffusers_dit = WanTransformer3DModel(
             num_attention_heads=24, attention_head_dim=128, in_channels=48, out_channels=48, ffn_dim=14336,
             num_layers=30,
         )  # fmt: skip
-    shapes = {dit_from_diffusers(name): shape for name, shape in shapes_of(peer.state_dict()).items()}
+    shapes = {dit_from_diffusers(name): shape for name, shape in shapes_of(diffusers_dit.state_dict()).items()}
     assert shapes == published_dit(3072, 14336, 30, 48)
 
 
@@ -131,13 +131,13 @@ def test_the_name_of_an_mllm_adapter_round_trips_to_the_published_name():
 
 
 @pytest.mark.parametrize("prefix", ["pipe.{part}.", "{part}."])
-def test_names_of_a_training_checkpoint_with_and_without_pipe_are_understood(prefix):
+def test_names_of_a_training_checkpoint_may_have_or_lack_the_prefix_pipe(prefix):
     names = ["dit.blocks.0.ffn.0.weight", "vae_condition.patch_embedding.bias", "mllm.connetor.0.bias"]
     published = [prefix.format(part=name.split(".")[0]) + name.split(".", 1)[1] for name in names]
     assert list(strip_checkpoint_prefixes(published).values()) == names
 
 
-def test_dit_names_without_any_prefix_get_it_back_even_beside_parts_that_kept_theirs():
+def test_dit_names_without_prefix_get_it_back_even_if_other_parts_have_theirs():
     published = ["blocks.0.ffn.0.weight", "patch_embedding.bias", "pipe.mllm.connetor.0.bias", "pipe.vae_condition.x"]
     expected = ["dit.blocks.0.ffn.0.weight", "dit.patch_embedding.bias", "mllm.connetor.0.bias", "vae_condition.x"]
     assert list(strip_checkpoint_prefixes(published).values()) == expected

@@ -5,7 +5,7 @@ from kiwi.errors import CheckpointError
 from kiwi.weights.strict import compare_shapes, fingerprint, load_strict
 
 
-def test_every_missing_unexpected_and_mismatched_name_is_reported():
+def test_missing_and_unexpected_names_and_wrong_shapes_are_reported():
     module = torch.nn.Linear(3, 2)
     with pytest.raises(CheckpointError, check=lambda error: error.code == "mismatched-weights") as caught:
         load_strict(module, {"weight": torch.zeros(2, 4), "extra": torch.zeros(1)}, "x.safetensors")

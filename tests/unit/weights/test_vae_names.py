@@ -1,4 +1,4 @@
-"""Names and shapes of Wan's VAE files, at full size without storage, and of the golden vectors."""
+"""Names and shapes of Wan's VAE files at full size (on the meta device), and of the golden vectors."""
 
 import json
 import math
@@ -20,14 +20,14 @@ FULL = {"wan21": (NewVae.wan21(), 194, 126.9), "wan22": (NewVae.wan22(), 196, 70
 
 
 def shapes_and_sizes(spec):
-    """Names (diffusers') and shapes of the network that a spec describes, and its sizes."""
+    """Return the shapes, by diffusers' names, of the network that a spec describes, and its sizes."""
     with torch.device("meta"):
         network = spec.build().vae
     return shapes_of(network.state_dict()), network_sizes(network)
 
 
 @pytest.mark.parametrize("form", FULL)
-def test_the_full_size_vae_has_the_published_count_of_tensors_and_parameters(form):
+def test_the_full_size_vae_has_the_published_numbers_of_tensors_and_parameters(form):
     spec, tensors, millions = FULL[form]
     diffusers, sizes = shapes_and_sizes(spec)
     original = to_original(diffusers, sizes)
