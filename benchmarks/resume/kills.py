@@ -25,41 +25,41 @@ from kiwi.training.checkpointing import list_checkpoints, newest_checkpoint
 from kiwi.training.run_log import read_log
 
 POLL = 0.0005
-"""Seconds between checks of the checkpoint folder: a small checkpoint is written in milliseconds."""
+"""Interval between checks of the checkpoint folder in seconds; a small checkpoint is written in milliseconds."""
 
 
 def main() -> int:
-    """Run, kill, compare; exit code 1 if the results differ."""
+    """Run the benchmark; returns exit code 1 if the results differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the two runs; must not exist")
     parser.add_argument("--kills", type=int, default=20, help="number of kills (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the times of the kills (default: 0)")
-    options, fit = parser.parse_known_args()
+    parser.add_argument("--seed", type=int, default=0, help="seed for the times of the kills (default: 0)")
+    options, fit_options = parser.parse_known_args()
     options.out.mkdir(parents=True)
     rng = random.Random(options.seed)
     reference, killed = options.out / "reference", options.out / "killed"
-    interval = _run_reference([*fit, "--trainer.default_root_dir", str(reference)], reference / "checkpoints")
-    fit_killed = [*fit, "--trainer.default_root_dir", str(killed)]
+    interval = _run_reference([*fit_options, "--trainer.default_root_dir", str(reference)], reference / "checkpoints")
+    killed_options = [*fit_options, "--trainer.default_root_dir", str(killed)]
     rows = []
     for number in range(1, options.kills + 1):
         kind = "writing" if number % 2 else "between"
-        before = _last_step(killed)
-        state = _run_and_kill(fit_killed, killed / "checkpoints", kind, interval, rng)
-        rows.append((number, kind, state, before, _last_step(killed)))
+        resumed_step = _last_step(killed)
+        state = _run_and_kill(killed_options, killed / "checkpoints", kind, interval, rng)
+        rows.append((number, kind, state, resumed_step, _last_step(killed)))
         console.note(" ".join(map(str, rows[-1])))
-    _start(fit_killed).wait()
-    console.table("", ("kill", "during", "files left", "resumed at step", "last complete checkpoint at step"), rows)
+    _start(killed_options).wait()
+    console.table("", ("kill", "during", "files left", "resumed from step", "step after the kill"), rows)
     return _compare(reference, killed)
 
 
-def _start(fit: list[str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "kiwi", "fit", *fit, "--ckpt_path", "last"]
+def _start(fit_options: list[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "kiwi", "fit", *fit_options, "--ckpt_path", "last"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _run_reference(fit: list[str], folder: Path) -> float:
-    """Run to the end; returns the mean time between two checkpoints in seconds."""
-    process, changes = _start(fit), []
+def _run_reference(fit_options: list[str], folder: Path) -> float:
+    """Train to the end; returns the mean time between two checkpoints in seconds."""
+    process, changes = _start(fit_options), []
     for _ in _while_running(process):
         names = {path.name for path in list_checkpoints(folder)}
         if names and (not changes or names != changes[-1][1]):
@@ -69,10 +69,10 @@ def _run_reference(fit: list[str], folder: Path) -> float:
     return (changes[-1][0] - changes[0][0]) / (len(changes) - 1)
 
 
-def _run_and_kill(fit: list[str], folder: Path, kind: str, interval: float, rng: random.Random) -> str:
-    """Start or resume, and kill at a time of this kind; returns the state of the checkpoint folder afterwards."""
-    partial_before, process = set(_partial_files(folder)), _start(fit)
-    # Not always at the first checkpoint after a start, so that the run makes progress.
+def _run_and_kill(fit_options: list[str], folder: Path, kind: str, interval: float, rng: random.Random) -> str:
+    """Start or resume the run and kill it while "writing" or "between" checkpoints; returns what the kill left."""
+    partial_before, process = set(_partial_files(folder)), _start(fit_options)
+    # Sometimes at the second checkpoint after a start, so that the run makes progress.
     for _ in range(rng.choice((1, 1, 2))):
         last_change = _modified_at(folder)
         for _ in _while_running(process):
@@ -83,7 +83,7 @@ def _run_and_kill(fit: list[str], folder: Path, kind: str, interval: float, rng:
     if kind == "between":
         time.sleep(rng.uniform(0, interval))
     if process.poll() is not None:
-        return f"had ended (exit code {process.returncode})"
+        return f"run had already ended (exit code {process.returncode})"
     process.kill()
     process.wait()
     sizes = [_size(path) for path in _partial_files(folder)]
@@ -97,7 +97,7 @@ def _while_running(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def _partial_files(folder: Path) -> list[Path]:
-    """Checkpoints that are being written."""
+    """List the checkpoints that are not yet complete."""
     return list(folder.glob(".*.ckpt"))
 
 
@@ -109,7 +109,7 @@ def _size(path: Path) -> int:
 
 
 def _modified_at(folder: Path) -> float:
-    """Time of the last complete checkpoint."""
+    """Modification time of the last complete checkpoint; 0 if there is none."""
     try:
         return max((path.stat().st_mtime for path in list_checkpoints(folder)), default=0.0)
     except FileNotFoundError:  # replaced in the meantime
@@ -121,15 +121,16 @@ def _load(run: Path) -> dict[str, Any]:
 
 
 def _last_step(run: Path) -> int:
-    """Optimizer step of the newest complete checkpoint."""
+    """Global step of the newest complete checkpoint; 0 if there is none."""
     return 0 if newest_checkpoint(run / "checkpoints") is None else int(_load(run)["global_step"])
 
 
 def _compare(reference: Path, killed: Path) -> int:
+    """Print which parts of the two final states are equal; returns 1 if any differs."""
     a, b = _load(reference), _load(killed)
-    losses = [{step: numbers["loss"] for step, numbers in read_log(run).items()} for run in (reference, killed)]
+    losses = [{step: metrics["loss"] for step, metrics in read_log(run).items()} for run in (reference, killed)]
     names = {
-        "steps": "global_step",
+        "global step": "global_step",
         "weights": "state_dict",
         "average of the weights": "average",
         "optimizer": "optimizer_states",
@@ -138,7 +139,7 @@ def _compare(reference: Path, killed: Path) -> int:
     }
     pairs = {"losses of all steps": tuple(losses), **{name: (a[key], b[key]) for name, key in names.items()}}
     rows = [(name, _count(x), "bitwise equal" if _equal(x, y) else "DIFFERENT") for name, (x, y) in pairs.items()]
-    console.table("", ("state", "numbers", "result"), rows)
+    console.table("", ("state", "values", "result"), rows)
     return int(any(result == "DIFFERENT" for *_, result in rows))
 
 

@@ -1,9 +1,9 @@
-"""Attention on this machine: torch's fused kernel against plain matrix products, forward and backward.
+"""Attention on this machine, forward and backward: PyTorch's fused kernel against separate matrix products.
 
     python benchmarks/speed/attention.py
 
-A ratio above 1 means that plain products are faster. kiwi.models.dit.attention.attend uses them for bf16 on CPUs that
-multiply it natively and up to MAX_UNFUSED_KEYS keys, and the fused kernel everywhere else.
+A ratio above 1 means that separate products are faster. kiwi.models.dit.attention.attend uses them for up to
+MAX_UNFUSED_KEYS keys in bf16 on CPUs with native bf16 products, and the fused kernel everywhere else.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kiwi.models.dit.attention import attend_unfused
 
 
 def measure_seconds(attend: Callable[..., Tensor], qkv: list[Tensor], repeats: int) -> float:
-    """Median time of a forward and backward pass, after one for warm-up."""
+    """Measure the median time of a forward and backward pass after one warm-up pass."""
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -38,9 +38,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    parser.add_argument("--repeats", type=int, default=7, help="timed passes; the median counts (default: 7)")
+    parser.add_argument("--repeats", type=int, default=7, help="timed passes; the result is their median (default: 7)")
     parser.add_argument("--lengths", type=int, nargs="+", default=[64, 128, 256, 512, 1024], help="numbers of tokens")
-    parser.add_argument("--types", nargs="+", default=["float32", "bfloat16"], help="of queries, keys and values")
+    parser.add_argument("--types", nargs="+", default=["float32", "bfloat16"], help="dtypes to measure")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []
@@ -51,7 +51,7 @@ def main() -> None:
             fused = measure_seconds(F.scaled_dot_product_attention, qkv, options.repeats)
             ratio = fused / measure_seconds(attend_unfused, qkv, options.repeats)
             rows.append((name, length, f"{1e3 * fused:.1f}", f"{ratio:.2f}"))
-    console.table("Attention, forward and backward", ("type", "tokens", "fused, ms", "fused / unfused"), rows)
+    console.table("Attention, forward and backward", ("dtype", "tokens", "fused (ms)", "fused / unfused"), rows)
 
 
 if __name__ == "__main__":

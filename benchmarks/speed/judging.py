@@ -1,9 +1,9 @@
-"""How close the benchmark's runner comes to the ideal throughput, with a judge that answers after a fixed time.
+"""Throughput of the judging runner relative to the ideal, with a judge that answers after a fixed time.
 
     python benchmarks/speed/judging.py --questions 128 --seconds 0.2
 
-For each number of questions in flight: the time that the judge alone would need (questions x seconds / in flight), and
-its ratio to the measured time, the median of several runs, each with a new ledger.
+The ideal time for a number of concurrent questions is questions x seconds / concurrency. The measured time is the
+median of several runs, each with an empty ledger.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kiwi import console
 from kiwi.bench.judges import Judge, Question
-from kiwi.bench.ledger import LEDGER, Ledger
+from kiwi.bench.ledger import LEDGER_FILE, Ledger
 from kiwi.bench.rate_limit import RateLimit
 from kiwi.bench.rubric import builtin_rubrics
 from kiwi.bench.runner import JudgingTask, Runner
@@ -26,7 +26,7 @@ from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
 
 
 class SlowJudge(Judge):
-    """Answers after a fixed time."""
+    """Judge that answers after a fixed time."""
 
     name, version, frames = "slow", "1", "none"
 
@@ -41,10 +41,10 @@ class SlowJudge(Judge):
 def main() -> int:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=128, help="questions to ask (default: 128)")
-    parser.add_argument("--seconds", type=float, default=0.2, help="duration of an answer (default: 0.2)")
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32], help="questions in flight")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each; the median counts (default: 3)")
+    parser.add_argument("--questions", type=int, default=128, help="number of questions (default: 128)")
+    parser.add_argument("--seconds", type=float, default=0.2, help="time until a question is answered (default: 0.2)")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32], help="concurrent questions")
+    parser.add_argument("--runs", type=int, default=3, help="runs; the result is their median (default: 3)")
     options = parser.parse_args()
     suite = read_suite("openve")
     rows = []
@@ -68,14 +68,15 @@ def main() -> int:
             ]
             ideal, measured = -(-questions // concurrency) * options.seconds, statistics.median(times)
             rows.append((concurrency, questions, f"{ideal:.2f}", f"{measured:.2f}", f"{ideal / measured:.0%}"))
-    console.table("Judging", ("in flight", "questions", "judge alone, s", "runner, s", "of the ideal"), rows)
+    header = ("concurrency", "questions", "ideal (s)", "measured (s)", "ideal / measured")
+    console.table("Judging", header, rows)
     return 0
 
 
 def measure_seconds(suite: Suite, tasks: list[JudgingTask], concurrency: int, seconds: float, folder: Path) -> float:
-    """Time of a run with a new ledger."""
+    """Measure the time of a run with an empty ledger."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        ledger, limit = Ledger(Path(out) / LEDGER), RateLimit(concurrency=concurrency)
+        ledger, limit = Ledger(Path(out) / LEDGER_FILE), RateLimit(concurrency=concurrency)
         runner = Runner(suite, builtin_rubrics(suite), SlowJudge(seconds), ledger, limit)
         start = time.perf_counter()
         runner.run(tasks)

@@ -1,11 +1,11 @@
-"""CPU time of a whole `kiwi edit` of one sandbox clip, over that of importing torch and transformers' Qwen2.5-VL.
+"""CPU time of `kiwi edit` on one sandbox clip, relative to importing torch and Qwen2.5-VL from transformers.
 
-Both are run in turn, in processes of their own on one thread (threads that wait for work would count as CPU time), and
-the median of each counts. The ratio is to stay below 1.6.
+Both run alternately in single-threaded processes (threads waiting for work would count as CPU time); the medians are
+compared. The ratio must stay below 1.6.
 
-Above 1 are, on a 2-core EPYC (6.7 s against 4.8 s): diffusers, 1.0 s, as its VAE module imports all other autoencoders,
-schedulers (scipy.stats) and peft; loading the editor and its adapters, 0.3 s; the edit itself, 0.3 s; PyAV and rich,
-0.2 s.
+On a 2-core EPYC it is 6.7 s to 4.8 s. The difference: 1.0 s for diffusers, whose VAE module imports all other
+autoencoders, schedulers (scipy.stats) and peft; 0.3 s for loading the editor and its adapters; 0.3 s for the edit;
+0.2 s for PyAV and rich.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from kiwi.media.video import write_video
 from kiwi.sandbox.pairs import make_pair
 
 LIMIT = 1.6
+"""Largest accepted ratio."""
+
 IMPORTS = "import torch, transformers.models.qwen2_5_vl.modeling_qwen2_5_vl"
 
 
-def cpu_seconds(arguments: list[str]) -> float:
-    """User and system time of a Python process."""
+def measure_cpu_seconds(arguments: list[str]) -> float:
+    """Run Python with these arguments; returns the user and system time of the process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *arguments], check=True, capture_output=True, env=environment)
@@ -37,9 +39,9 @@ def cpu_seconds(arguments: list[str]) -> float:
 
 
 def main() -> int:
-    """Measure and print; exit code 1 above the limit."""
+    """Measure and print the ratio; returns exit code 1 above the limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each; the median counts (default: 5)")
+    parser.add_argument("--repeats", type=int, default=5, help="runs; the result is their median (default: 5)")
     parser.add_argument("--model", default="sandbox", help="model folder or hub id (default: sandbox)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -50,8 +52,8 @@ def main() -> int:
         edit += ["--model", options.model, "--device", "cpu"]
         edits, imports = [], []
         for _ in range(options.repeats):
-            imports.append(cpu_seconds(["-c", IMPORTS]))
-            edits.append(cpu_seconds(edit))
+            imports.append(measure_cpu_seconds(["-c", IMPORTS]))
+            edits.append(measure_cpu_seconds(edit))
     seconds, baseline = statistics.median(edits), statistics.median(imports)
     ratio = seconds / baseline
     console.print(f"kiwi edit {seconds:.2f} s, imports {baseline:.2f} s, ratio {ratio:.2f} (limit {LIMIT})")

@@ -1,10 +1,10 @@
-"""Time and memory of a training step, with each optimisation added in turn, as a ratio to the naive step.
+"""Time and memory of a training step as each optimisation is added, relative to the naive step.
 
     python benchmarks/speed/training_step.py
 
-Forward and backward pass of LitKiwi's loss on one batch, from decoded pixels; all variants have the same weights.
-"query-only" differentiates the frozen language model only for the queries; "cached" features are computed beforehand.
-Sizes are small by default, and the ratios depend on them.
+A step is the forward and backward pass of LitKiwi's loss on one batch of decoded frames; all variants have the same
+weights. "query-only" backpropagates through the language model only for the query tokens; "cached" features are
+computed beforehand. The ratios depend on the sizes, which are small by default.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from unittest import mock
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages; read when torch is imported
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the profiler; must be set before torch is imported
 
 import numpy as np
 import torch
@@ -41,10 +41,11 @@ from kiwi.models.vae.wan import NewVae
 from kiwi.training.modules.editor import LitKiwi
 
 Step = Callable[[], None]
+"""Function that runs one training step."""
 
 
 def build_module(options: argparse.Namespace, tuning: TuningSpec) -> LitKiwi:
-    """A new editor of the given sizes, ready for training."""
+    """Build a randomly initialised editor of the given sizes in training mode."""
     area = options.height * options.width
     encoder = NewQwen(
         generation=options.generation,
@@ -71,8 +72,8 @@ def build_module(options: argparse.Namespace, tuning: TuningSpec) -> LitKiwi:
     return LitKiwi(config).to(options.device).train()
 
 
-def random_batch(options: argparse.Namespace, device: torch.device) -> EditBatch:
-    """A batch of noise with a reference image for each sample, as training gets it without a cache."""
+def make_random_batch(options: argparse.Namespace, device: torch.device) -> EditBatch:
+    """Make a batch of random pixels with a reference image per sample, without cached features."""
     rng = np.random.default_rng(0)
     size = (options.frames, options.height, options.width)
 
@@ -89,16 +90,16 @@ def random_batch(options: argparse.Namespace, device: torch.device) -> EditBatch
     return replace(batch, **{name: getattr(batch, name).to(device) for name in tensors})
 
 
-def step_variants(module: LitKiwi, batch: EditBatch) -> dict[str, Step]:
-    """The naive step, then each with one more optimisation."""
+def make_variants(module: LitKiwi, batch: EditBatch) -> dict[str, Step]:
+    """Make the naive step and its variants, each with one more optimisation than the one before."""
     encoder, vae = module.editor.mllm, module.editor.vae
     with torch.no_grad():
-        prepare = encoder.preprocessor
+        preprocessor = encoder.preprocessor
         with_vision = replace(
             batch,
-            source_frames=[encoder.encode_image(prepare.prepare_source(frames)) for frames in batch.source_frames],
+            source_frames=[encoder.encode_image(preprocessor.prepare_source(frames)) for frames in batch.source_frames],
             reference_images=[
-                tuple(encoder.encode_image(prepare.prepare_reference(image)) for image in images)
+                tuple(encoder.encode_image(preprocessor.prepare_reference(image)) for image in images)
                 for images in batch.reference_images
             ],
         )
@@ -117,7 +118,7 @@ def step_variants(module: LitKiwi, batch: EditBatch) -> dict[str, Step]:
 
 
 def run_step(module: LitKiwi, batch: EditBatch) -> None:
-    """A training step without the optimizer."""
+    """Run a training step without the optimizer."""
     x0 = module.target_latents(batch)
     noise, sigma_B = module.draw_noise(batch.ids, x0.shape, 0)
     conditions = module.editor.encode(batch, module.source_latents(batch))
@@ -127,13 +128,13 @@ def run_step(module: LitKiwi, batch: EditBatch) -> None:
 
 
 def run_naive_step(module: LitKiwi, batch: EditBatch) -> None:
-    """The same, with the frozen language model differentiated for every token."""
+    """Run a training step that backpropagates through the language model for every token."""
     with mock.patch.object(mllm_encoder, "prefix_cached_forward", full_forward):
         run_step(module, batch)
 
 
 def measure_seconds(step: Step, device: torch.device) -> float:
-    """Wall time of one step."""
+    """Measure the wall time of one step."""
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     synchronize()
     start = time.perf_counter()
@@ -143,7 +144,7 @@ def measure_seconds(step: Step, device: torch.device) -> float:
 
 
 def measure_peak_bytes(step: Step, device: torch.device) -> int:
-    """Peak of allocated memory during a step, above what was allocated before it."""
+    """Measure the peak of memory allocated during a step, beyond what was allocated before."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -157,27 +158,27 @@ def measure_peak_bytes(step: Step, device: torch.device) -> int:
 
 
 def measure_variants(options: argparse.Namespace, name: str, tuning: TuningSpec) -> list[list[str]]:
-    """Rows of the table for one tuning of the language model."""
+    """Measure all variants for one tuning of the language model; returns rows of the table."""
     device = torch.device(options.device)
     module = build_module(options, tuning)
-    steps = step_variants(module, random_batch(options, device))
+    steps = make_variants(module, make_random_batch(options, device))
     times: dict[str, list[float]] = {variant: [] for variant in steps}
-    # Variants take turns, so that changes of the machine's load affect all of them; the first turn is a warm-up.
+    # Variants take turns so that load from other processes affects all of them; the first turn is a warm-up.
     for _ in console.progress(range(options.repeats + 1), name):
         for variant, step in steps.items():
             times[variant].append(measure_seconds(step, device))
     medians = {variant: statistics.median(values[1:]) for variant, values in times.items()}
     memory = {variant: measure_peak_bytes(step, device) for variant, step in steps.items()}
     naive = f"{1e3 * medians['naive']:.0f} ms and {memory['naive'] / 2**20:.1f} MiB on {options.device}"
-    console.note(f"{name}: {parameter_counts(module)}; naive: {naive}, median of {options.repeats}")
+    console.note(f"{name}: {format_parameter_counts(module)}; naive: {naive}, median of {options.repeats}")
     return [
         [name, variant, f"{medians[variant] / medians['naive']:.2f}", f"{memory[variant] / memory['naive']:.2f}"]
         for variant in steps
     ]
 
 
-def parameter_counts(module: nn.Module) -> str:
-    """Numbers of parameters of the parts."""
+def format_parameter_counts(module: nn.Module) -> str:
+    """Format the numbers of parameters of DiT, MLLM and VAE."""
     editor = module.editor
     counts = {part: sum(p.numel() for p in getattr(editor, part).parameters()) for part in ("dit", "mllm", "vae")}
     return ", ".join(f"{part} {count / 1e6:.2f}M" for part, count in counts.items())
@@ -196,7 +197,7 @@ def main() -> None:
         "vision-layers": (6, "layers of the vision tower"),
         "vae-width": (8, "base channels of the VAE"),
         "latent-channels": (16, "latent channels of the VAE"),
-        "queries": (64, "learnable queries"),
+        "queries": (64, "number of learnable queries"),
         "rank": (8, "rank of the language model's LoRA"),
         "batch": (2, "samples in a batch"),
         "frames": (5, "frames of a clip"),
@@ -208,7 +209,7 @@ def main() -> None:
     for option, (default, description) in sizes.items():
         parser.add_argument(f"--{option}", type=int, default=default, help=description)
     options = parser.parse_args()
-    # One thread by default: with one for each core, all of them wait for whatever else runs on the machine.
+    # One thread by default: with one per core, a single core that is busy otherwise delays all of them.
     torch.set_num_threads(options.threads)
     tunings = {"frozen": Frozen(), "LoRA": Lora(rank=options.rank)}
     rows = [row for name, tuning in tunings.items() for row in measure_variants(options, name, tuning)]

@@ -37,7 +37,7 @@ _MODULES = {
     "measure_agreement": "agreement",
     "run_benchmark": "benchmark",
 }
-"""Where the functions are; imported when they are first used, since that takes a second."""
+"""Module of each function, imported when the function is first used because the import takes a second."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Agreement of a judge with people, or with other judges, on the scores of the same videos."""
+"""Agreement of a judge with human raters, or with other judges, on the same videos."""
 
 from __future__ import annotations
 
@@ -17,42 +17,47 @@ from kiwi.statistics.agreement import krippendorff_alpha, spearman, weighted_kap
 from kiwi.tables import Table
 
 Ratings = Mapping[tuple[str, str], float]
-"""A rater's scores by item and dimension."""
+"""A rater's ratings, from 1 to 5, by item and dimension."""
 
-PEOPLE_MEAN = "people, mean"
+HUMAN_MEAN = "human mean"
+"""Name of the rater that stands for the mean of all human raters."""
 
 
 def measure_agreement(options: AgreementOptions) -> Table:
-    """Agreement of every two raters; also written to `options.out`.
+    """Measure the agreement of every pair of raters, and write the table to `options.out`.
 
     Raises:
-        InputError: a folder that is not a finished run, or fewer than two raters.
-        ManifestError: labels that cannot be used.
+        InputError: a folder is not a finished run, or there are fewer than two raters.
+        ManifestError: the file of human ratings is malformed.
     """
     raters: dict[str, Ratings] = {}
     for run in map(read_run, options.runs):
-        name = run.identity.judge if run.identity.judge not in raters else f"{run.identity.judge}, {run.folder}"
-        if name in raters:
-            raise InputError("a run was given twice", code="duplicate-run", got=run.folder)
-        raters[name] = {(score.item.id, name): value for score in run.scored for name, value in score.raw.items()}
-    people: Mapping[str, Ratings] = {}
+        rater = run.identity.judge if run.identity.judge not in raters else f"{run.identity.judge}, {run.folder}"
+        if rater in raters:
+            raise InputError("the same run was given twice", code="duplicate-run", got=run.folder)
+        raters[rater] = {
+            (score.item.id, dimension): value for score in run.scored for dimension, value in score.raw.items()
+        }
+    human_raters: Mapping[str, Ratings] = {}
     if options.labels:
-        people = _read_labels(options.labels, {key for ratings in raters.values() for key in ratings})
-        if duplicates := sorted(raters.keys() & people.keys()):
+        human_raters = _read_human_ratings(options.labels, {key for ratings in raters.values() for key in ratings})
+        if duplicates := sorted(raters.keys() & human_raters.keys()):
             raise InputError(
                 f"{options.labels} has a rater with the name of a judge", code="duplicate-rater", got=duplicates[0]
             )
-        raters |= people
-        if len(people) > 1:
-            raters[PEOPLE_MEAN] = _mean_ratings(list(people.values()))
+        raters |= human_raters
+        if len(human_raters) > 1:
+            raters[HUMAN_MEAN] = _average_ratings(list(human_raters.values()))
     if len(raters) < 2:
-        raise InputError("agreement needs two raters", code="too-few-raters", expected="another RUN, or --labels")
+        raise InputError(
+            "agreement needs at least two raters", code="too-few-raters", expected="another RUN, or --labels"
+        )
     rows = []
     for first, second in combinations(raters, 2):
-        if second == PEOPLE_MEAN and first in people:
-            continue  # a person agrees with a mean that includes that person
+        if second == HUMAN_MEAN and first in human_raters:
+            continue  # trivially correlated: the mean includes this rater
         shared = sorted(raters[first].keys() & raters[second].keys())
-        a, b = ([raters[name][key] for key in shared] for name in (first, second))
+        a, b = ([raters[rater][key] for key in shared] for rater in (first, second))
         statistics = (
             weighted_kappa(a, b),
             spearman(a, b),
@@ -61,31 +66,30 @@ def measure_agreement(options: AgreementOptions) -> Table:
         )
         rows.append((first, second, len(shared), *("-" if isnan(value) else f"{value:.2f}" for value in statistics)))
     table = Table(
-        "Agreement on the scores that both raters gave",
-        ("rater", "rater", "scores", "kappa", "rank correlation", "alpha", "shift"),
+        "Agreement of raters",
+        ("rater A", "rater B", "n", "kappa", "Spearman rho", "alpha", "mean difference (B - A)"),
         rows,
-        "kappa: Cohen's, quadratic weights; rank correlation: Spearman's; alpha: Krippendorff's, ordinal; shift: mean "
-        "of the second rater - mean of the first.",
+        "n: ratings (an item in a dimension) that both raters gave; kappa: Cohen's, with quadratic weights; alpha: "
+        "Krippendorff's, ordinal.",
     )
     if options.out:
         write_text(options.out, table.to_markdown())
     return table
 
 
-def _read_labels(file: Path, known: Collection[tuple[str, str]]) -> dict[str, Ratings]:
-    """People's scores, by rater.
+def _read_human_ratings(file: Path, known: Collection[tuple[str, str]]) -> dict[str, Ratings]:
+    """Read human ratings of known items and dimensions from a CSV file, by rater.
 
     Raises:
-        ManifestError: a file that cannot be read or is empty, or a line that is malformed or about an item or dimension
-            that is not known.
+        ManifestError: the file is unreadable or empty, or a line is malformed or has an unknown item or dimension.
     """
-    ratings: dict[str, dict[tuple[str, str], float]] = {}
+    raters: dict[str, dict[tuple[str, str], float]] = {}
     try:
-        text = require_file(file, what="file of labels").read_text(encoding="utf-8-sig")
+        text = require_file(file, what="file of human ratings").read_text(encoding="utf-8-sig")
         lines = list(csv.DictReader(io.StringIO(text, newline="")))
-    except (ValueError, csv.Error) as problem:
+    except (ValueError, csv.Error) as error:
         raise ManifestError(
-            f"{file} cannot be read", code="unreadable-file", got=problem, expected="a CSV file in UTF-8"
+            f"{file} cannot be read", code="unreadable-file", got=error, expected="a CSV file in UTF-8"
         ) from None
     if not lines:
         raise ManifestError(
@@ -99,20 +103,26 @@ def _read_labels(file: Path, known: Collection[tuple[str, str]]) -> dict[str, Ra
                 raise ValueError
         except (KeyError, TypeError, ValueError, AttributeError):
             expected = "item, dimension, a score from 1 to 5 and, optionally, rater"
-            raise ManifestError(f"{location} is not a label", code="malformed-label", expected=expected) from None
+            raise ManifestError(f"{location} is not a rating", code="malformed-label", expected=expected) from None
         if key not in known:
-            expected = f"an item as in scores.csv, and one of {', '.join(sorted({name for _, name in known}))}"
+            dimensions = ", ".join(sorted({dimension for _, dimension in known}))
+            expected = f"an item of the runs' scores.csv, and one of {dimensions}"
             raise ManifestError(
-                f"the runs have no score for {location}", code="unknown-item", got=", ".join(key), expected=expected
+                f"{location}: no run scored this item and dimension",
+                code="unknown-item",
+                got=", ".join(key),
+                expected=expected,
             )
-        by_rater = ratings.setdefault((line.get("rater") or "people").strip(), {})
-        if key in by_rater:
-            raise ManifestError(f"{location} repeats a label of the same rater", code="duplicate-label", got=key)
-        by_rater[key] = score
-    return dict(ratings)
+        rater_scores = raters.setdefault((line.get("rater") or "human").strip(), {})
+        if key in rater_scores:
+            message = f"{location} rates the same item and dimension again"
+            raise ManifestError(message, code="duplicate-label", got=", ".join(key))
+        rater_scores[key] = score
+    return dict(raters)
 
 
-def _mean_ratings(raters: Sequence[Ratings]) -> Ratings:
+def _average_ratings(raters: Sequence[Ratings]) -> Ratings:
+    """The mean of all raters that rated an item in a dimension."""
     keys = {key for ratings in raters for key in ratings}
     values = {key: [ratings[key] for ratings in raters if key in ratings] for key in keys}
     return {key: sum(scores) / len(scores) for key, scores in values.items()}

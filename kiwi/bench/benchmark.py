@@ -1,4 +1,4 @@
-"""A benchmark from options to report: items, edited videos, judgements, controls, tables."""
+"""Running a benchmark: from its options to the report."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from kiwi import console
-from kiwi.bench.controls import anchor_tasks, control_tasks, measure_drift, summarize_controls, unscored_controls
-from kiwi.bench.gallery import gallery_cards
+from kiwi.bench.controls import (
+    explain_unscored_controls,
+    make_anchor_tasks,
+    make_control_tasks,
+    measure_drift,
+    summarize_controls,
+)
+from kiwi.bench.gallery import make_gallery_cards
 from kiwi.bench.generation import build_generator, generate_part
 from kiwi.bench.judges import Judge, JudgeSpec, Oracle, Replay
-from kiwi.bench.ledger import LEDGER, Judgement, Ledger
+from kiwi.bench.ledger import LEDGER_FILE, Judgement, Ledger
 from kiwi.bench.official_rubrics import read_rubrics
 from kiwi.bench.options import BenchmarkOptions
 from kiwi.bench.rate_limit import RateLimit
@@ -23,7 +29,7 @@ from kiwi.bench.rubric import Rubric, builtin_rubrics
 from kiwi.bench.run_folder import RunIdentity, items_fingerprint, open_run, write_inputs, write_reports
 from kiwi.bench.runner import JudgingTask, Runner, VideoGenerator
 from kiwi.bench.scoring import ItemScore, aggregate, score_items
-from kiwi.bench.suites import LISTS, Suite, SuiteData, published_rows, read_items, read_suite
+from kiwi.bench.suites import LIST_FILES, Suite, SuiteData, published_rows, read_items, read_suite
 from kiwi.errors import InputError
 from kiwi.media.files import require_file
 from kiwi.media.run_dir import exclusive_lock
@@ -33,14 +39,14 @@ if TYPE_CHECKING:
     from kiwi.bench.metrics import VideoMetrics
 
 SANDBOX_ITEMS = {"openve": 100, "refvie": 40, "sandbox": 140}
-"""Number of items of `--data sandbox`: twenty in each category."""
+"""Default number of items that `--data sandbox` renders for each suite: twenty per category."""
 
 SANDBOX_CATEGORIES: dict[str, tuple[str, ...]] = {
     "openve": ("local_change", "local_remove", "local_add", "background_change", "global_style"),
     "refvie": ("subject_reference", "background_reference"),
     "sandbox": (),
 }
-"""Kinds of edit of `--data sandbox`; all if empty."""
+"""Categories of edits that `--data sandbox` renders for each suite; empty for all."""
 
 
 class BenchmarkInputs(NamedTuple):
@@ -52,30 +58,30 @@ class BenchmarkInputs(NamedTuple):
 
 
 def check_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> BenchmarkInputs:
-    """Check that all that the options name exists: the data, the judge, rubrics, and edited videos.
+    """Check that the data, judge, rubrics and edited videos named in the options exist.
 
     Args:
-        options: of the benchmark.
-        judge: in place of the one that the options name.
+        options: options of the benchmark.
+        judge: judge to use instead of the one named in the options.
 
     Raises:
-        InputError: something does not; says what is missing and where it was looked for.
+        InputError: one of them is missing; the message names it and the expected location.
     """
     suite = read_suite(options.suite)
     if options.videos is not None and not options.videos.is_dir():
         expected = "edited videos, named SOURCE_edited.mp4"
         raise InputError(f"the folder {options.videos} does not exist", code="missing-folder", expected=expected)
     data = Path(options.data_name)
-    if not options.renders_data and not any((data / LISTS[layout]).is_file() for layout in suite.lists):
-        lists = " or ".join(LISTS[layout] for layout in suite.lists)
+    if not options.renders_data and not any((data / LIST_FILES[layout]).is_file() for layout in suite.lists):
+        lists = " or ".join(LIST_FILES[layout] for layout in suite.lists)
         raise InputError(
-            f"the data of {suite.title} is not at {data}",
+            f"the data of {suite.title} was not found at {data}",
             code="missing-data",
-            expected=f"a folder with {lists} and the videos listed in it; and --judge, to score edits of them",
-            fix="download the published data to that folder, give another with --data, or try --data sandbox, which "
-            "needs no download",
+            expected=f"a folder with {lists} and the videos listed in it",
+            fix="download the published data to that folder, name another folder with --data, or use --data sandbox, "
+            "which needs no download",
         )
-    judge = judge or _judge_spec(options, suite)
+    judge = judge or _select_judge(options, suite)
     if options.editor is None and options.videos is None:
         expected = "--model to edit with, or --videos with edited videos"
         raise InputError("there is nothing to score", code="missing-option", expected=expected)
@@ -85,18 +91,18 @@ def check_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -
 
 
 def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> BenchmarkReport | None:
-    """Generate missing videos, judge all, and write the reports into the run's folder.
+    """Generate missing videos, judge all of them, and write the reports into the run's folder.
 
     Args:
-        options: of the benchmark.
-        judge: in place of the one that the options name.
+        options: options of the benchmark.
+        judge: judge to use instead of the one named in the options.
 
     Returns:
-        The report; None if `options.part` asks for the videos only.
+        The report; None if `options.part` restricts the command to generating videos.
 
     Raises:
-        KiwiError: options, data or a model that cannot be used. Videos that cannot be edited or judged are items
-            without a score instead.
+        KiwiError: the options, the data or the model are unusable. An item whose video cannot be edited or judged
+            does not raise: the report lists it without a score.
     """
     suite, judge_spec, rubrics = check_benchmark(options, judge)
     metrics = None
@@ -109,12 +115,12 @@ def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> 
     data = read_items(suite, folder)
     _log_items(suite, data)
     built_judge = judge_spec.build(folder)
-    tasks = _edit_tasks(options, data, out)
+    tasks = _make_edit_tasks(options, data, out)
     is_missing = any(not task.edited.is_file() for task in tasks)
     generate = build_generator(options, suite) if options.editor is not None and is_missing else None
     identity = RunIdentity(
         name=suite.name,
-        title=options.name or _default_title(options),
+        title=options.name or _choose_title(options),
         items=items_fingerprint(data.items),
         judge=built_judge.name,
         version=built_judge.version,
@@ -129,14 +135,14 @@ def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> 
         return None
     with exclusive_lock(out):
         write_inputs(out, data.items, options)
-        runner = Runner(suite, rubrics, built_judge, Ledger(out / LEDGER), options.rate_limit)
+        runner = Runner(suite, rubrics, built_judge, Ledger(out / LEDGER_FILE), options.rate_limit)
         answers, missing = runner.count_pending(tasks)
         _log_estimate(built_judge, options.rate_limit, answers, 0 if options.editor is None else missing)
         return _judge_all(options, out, identity, runner, tasks, generate, data, metrics)
 
 
-class _Judged(NamedTuple):
-    """Tasks with their judgements and scores, and by task why others have no score."""
+class _JudgedTasks(NamedTuple):
+    """Tasks with their judgements and scores, and the reason for each task without a score."""
 
     tasks: Sequence[JudgingTask]
     judgements: Sequence[Judgement]
@@ -144,11 +150,11 @@ class _Judged(NamedTuple):
     failures: Mapping[str, str]
 
 
-def _judge_tasks(runner: Runner, tasks: Sequence[JudgingTask], generate: VideoGenerator | None = None) -> _Judged:
+def _judge_tasks(runner: Runner, tasks: Sequence[JudgingTask], generate: VideoGenerator | None = None) -> _JudgedTasks:
     judgements, failures = runner.run(tasks, generate)
     items = [replace(task.item, id=task.id) for task in tasks]
     scored, unscored = score_items(runner.suite, items, judgements)
-    return _Judged(tasks, judgements, scored, unscored | failures)
+    return _JudgedTasks(tasks, judgements, scored, unscored | failures)
 
 
 def _judge_all(
@@ -158,12 +164,12 @@ def _judge_all(
     """Judge edits, controls and anchors, and write the reports."""
     suite, edited = runner.suite, {task.id: task.edited for task in tasks}
     earlier = runner.ledger.earlier
-    anchors = anchor_tasks(data.items, edited, earlier, options.anchors)
+    anchors = make_anchor_tasks(data.items, edited, earlier, options.anchors)
     if options.anchors and not anchors:
-        console.note("no anchors: nothing in this folder was judged before; rerun the same command to judge them")
+        console.note("no anchors: this folder holds no earlier judgements; rerun the same command to judge items again")
     edits = _judge_tasks(runner, tasks, generate)
     scored_items = [score.item for score in edits.scored]
-    bad_edits = control_tasks(scored_items, edited, options.controls, out / "controls") if scored_items else ()
+    bad_edits = make_control_tasks(scored_items, edited, options.controls, out / "controls") if scored_items else ()
     controls = _judge_tasks(runner, list(bad_edits))
     report = BenchmarkReport(
         suite=suite,
@@ -176,7 +182,7 @@ def _judge_all(
         controls=summarize_controls(controls.scored, edits.scored),
         answers=(sum(score.repeats for score in edits.scored), len(edits.scored) * options.repeats),
         judge_note=runner.judge.note,
-        unscored_controls=unscored_controls(controls.tasks, controls.scored, controls.failures),
+        unscored_controls=explain_unscored_controls(controls.tasks, controls.scored, controls.failures),
         drift=measure_drift(_judge_tasks(runner, anchors).judgements, earlier),
         published=published_rows(suite),
         excluded=data.excluded,
@@ -184,13 +190,13 @@ def _judge_all(
         metrics=None if metrics is None else metrics.table(data.items, edited),
         folder=out,
     )
-    cards = gallery_cards(*edits) + gallery_cards(*controls, are_controls=True)
+    cards = make_gallery_cards(*edits) + make_gallery_cards(*controls, are_controls=True)
     write_reports(report, cards if options.gallery else None)
     return report
 
 
-def _judge_spec(options: BenchmarkOptions, suite: Suite) -> JudgeSpec:
-    """The judge that the options name, or the default."""
+def _select_judge(options: BenchmarkOptions, suite: Suite) -> JudgeSpec:
+    """The judge named in the options, or the default."""
     name = options.judge or ("oracle" if options.renders_data else suite.judge)
     kind, _, ledger = name.partition(":")
     if kind == "oracle" and not ledger:
@@ -199,14 +205,14 @@ def _judge_spec(options: BenchmarkOptions, suite: Suite) -> JudgeSpec:
         return Replay(ledger=str(require_file(ledger, what="ledger")))
     raise InputError(
         f"the judge {name!r} is not available"
-        + ("" if options.judge else f"; it scored the published table of {suite.title}"),
+        + ("" if options.judge else f" in kiwi; it gave the published scores of {suite.title}"),
         code="unknown-judge",
         expected="--judge oracle (for --data sandbox), or replay:LEDGER with the judgements.jsonl of an earlier run",
     )
 
 
 def _render_data(options: BenchmarkOptions, suite: Suite, out: Path) -> Path:
-    """Render the sandbox's items in the suite's layout."""
+    """Render items of the sandbox in the suite's file layout and return their folder."""
     data = out / "data"
     export_sandbox(
         SandboxExportOptions(
@@ -222,7 +228,7 @@ def _render_data(options: BenchmarkOptions, suite: Suite, out: Path) -> Path:
     return data
 
 
-def _edit_tasks(options: BenchmarkOptions, data: SuiteData, out: Path) -> list[JudgingTask]:
+def _make_edit_tasks(options: BenchmarkOptions, data: SuiteData, out: Path) -> list[JudgingTask]:
     videos, repeats = options.videos or out / "videos", range(options.repeats)
     return [
         JudgingTask(
@@ -232,8 +238,8 @@ def _edit_tasks(options: BenchmarkOptions, data: SuiteData, out: Path) -> list[J
     ]
 
 
-def _default_title(options: BenchmarkOptions) -> str:
-    """The name of the folder of videos or of the model, with its parent's if the name itself is generic."""
+def _choose_title(options: BenchmarkOptions) -> str:
+    """Name of the folder of videos or of the model; a generic name is replaced or preceded by its parent's."""
     folder = options.videos.resolve() if options.videos else Path(str(options.editor))
     if folder.name == "model" and folder.parent.name:
         return folder.parent.name
@@ -248,12 +254,12 @@ def _log_items(suite: Suite, data: SuiteData) -> None:
     ]
     console.note(f"{suite.title}: {len(data.items)} items ({', '.join(parts)})")
     for name, count in data.excluded.items():
-        console.note(f"not scored: {count} of {name}: {suite.excluded[name]}")
+        console.note(f"not scored: category {name}, {count} in the data ({suite.excluded[name]})")
 
 
 def _log_estimate(judge: Judge, rate_limit: RateLimit, answers: int, videos: int) -> None:
-    """Log how much there is to do, and its cost, before it starts."""
-    parts = [f"{answers} answers of {judge.name} to request" if answers else f"no answer of {judge.name} is missing"]
+    """Log the numbers of answers and videos still needed, with an estimate of time and cost."""
+    parts = [f"{answers} answers to request from {judge.name}" if answers else f"no answer of {judge.name} is missing"]
     if answers and judge.seconds:
         parts.append(f"about {rate_limit.estimate(answers, judge.seconds) / 60:.1f} minutes")
     if answers and judge.dollars:

@@ -1,4 +1,4 @@
-"""Comparison of two runs: paired differences with intervals, tests, and what a study of this size can detect."""
+"""Comparison of two runs: paired differences with intervals, tests and detectable differences."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from kiwi.tables import Table
 
 
 def compare_runs(options: CompareOptions) -> Table:
-    """The differences B - A, overall and by column; also written to `options.out`.
+    """Compute the differences B - A, overall and by column, and write the table to `options.out`.
 
     Raises:
-        InputError: a folder that is not a finished run, or runs that are not comparable.
+        InputError: a folder is not a finished run, or the runs are not comparable.
     """
     a, b = read_run(options.a), read_run(options.b)
     _require_comparable(a, b)
@@ -50,8 +50,8 @@ def compare_runs(options: CompareOptions) -> Table:
         ("", "items", "difference", "95% CI", "p", "p (Holm)", "detectable"),
         rows,
         f"Paired over the items with a score in both runs ({coverage}); p of a two-sided permutation test over source "
-        "videos; detectable: smallest difference that this number of items finds with power 0.8; -: too few items to "
-        "know." + ("" if needed is None else f" Detecting an overall difference of 0.1 takes {needed} such items."),
+        "videos; detectable: smallest difference that this number of items detects with power 0.8; -: too few items to "
+        "estimate it." + ("" if needed is None else f" An overall difference of 0.1 takes {needed} items to detect."),
     )
     if options.out:
         write_text(options.out, table.to_markdown())
@@ -59,7 +59,7 @@ def compare_runs(options: CompareOptions) -> Table:
 
 
 def _require_comparable(a: BenchmarkRun, b: BenchmarkRun) -> None:
-    """Refuse runs whose scores are on different scales, as those of different judges are."""
+    """Raise an InputError if scores are on different scales, such as those of different judges."""
     names = {
         "name": "benchmark",
         "items": "items",

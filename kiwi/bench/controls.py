@@ -1,11 +1,11 @@
 """Controls: edits that are known to be bad. A judge that does not score them below the real edits cannot be trusted.
 
     copy         the unedited source
-    wrong source the edit of another video
-    other words  the edit, judged by the instruction of another item of its category
-    degraded     the edit, coarse and noisy
+    wrong source the edit of another source video
+    other words  the real edit, judged by the instruction of another item
+    degraded     the real edit at a quarter of the resolution, with noise
 
-And anchors: items that were judged before and are judged again, to detect drift of the judge.
+Anchors are items that were judged before and are judged again, to detect drift of the judge.
 """
 
 from __future__ import annotations
@@ -30,46 +30,48 @@ from kiwi.statistics.paired import Difference, paired_difference
 
 COPY, WRONG_SOURCE, OTHER_WORDS, DEGRADED = "copy", "wrong source", "other words", "degraded"
 CONTROL_KINDS = (COPY, WRONG_SOURCE, OTHER_WORDS, DEGRADED)
-"""Parts of ids in ledgers, so their names stay."""
+"""Prefixes of item ids in ledgers ("copy:ID"), which must not change."""
 
 ANCHOR = "anchor"
+"""Prefix of the ids of anchors in ledgers."""
 
 SIGNIFICANCE = 0.05
+"""p below which a difference is significant."""
 
 DOWNSCALING, NOISE_STD, CRF = 4, 24.0, 32
-"""Of degraded edits: factor by side, standard deviation of the noise in grey levels (of 255), x264's quality."""
+"""Degraded edits: downscaling factor, standard deviation of the noise (in grey levels of 255), and x264's CRF."""
 
 
-def control_tasks(
+def make_control_tasks(
     items: Sequence[BenchmarkItem], edited: Mapping[str, Path], count: int, folder: Path
 ) -> Iterator[JudgingTask]:
-    """Controls of some items, spread over the categories; degraded videos are written, the others exist.
+    """Make control tasks for some items, spread over the categories, and write their degraded videos.
 
     Args:
-        items: whose edits were judged.
-        edited: their edited videos by id; items whose video is missing are skipped.
-        count: of each kind, at most.
-        folder: where degraded videos are written.
+        items: items whose edits were judged.
+        edited: edited videos by item id; items whose video is missing are skipped.
+        count: maximum number of controls of each kind.
+        folder: folder for the degraded videos.
     """
     available = [item for item in items if item.id in edited and edited[item.id].is_file()]
     make_folder(folder)
-    for item in _spread(available, count):
+    for item in _select_across_categories(available, count):
         video = edited[item.id]
-        yield _task(COPY, item, item.instruction, item.source)
+        yield _make_task(COPY, item, item.instruction, item.source)
         other_source = _find_other(item, available, "source")
         if other_source is not None:
-            yield _task(WRONG_SOURCE, item, item.instruction, edited[other_source.id])
+            yield _make_task(WRONG_SOURCE, item, item.instruction, edited[other_source.id])
         other_words = _find_other(item, available, "instruction")
         if other_words is not None:
-            yield _task(OTHER_WORDS, item, other_words.instruction, video)
-        if (degraded := _degrade(video, folder)) is not None:
-            yield _task(DEGRADED, item, item.instruction, degraded)
+            yield _make_task(OTHER_WORDS, item, other_words.instruction, video)
+        if (degraded := _write_degraded_copy(video, folder)) is not None:
+            yield _make_task(DEGRADED, item, item.instruction, degraded)
 
 
-def anchor_tasks(
+def make_anchor_tasks(
     items: Sequence[BenchmarkItem], edited: Mapping[str, Path], earlier: Sequence[Judgement], count: int
 ) -> list[JudgingTask]:
-    """Items that were judged earlier, to be judged again under a new repeat."""
+    """Make tasks that judge some earlier judged items once more, under a new repeat number."""
     last_repeat: dict[str, int] = {}
     for judgement in earlier:
         kind, _, item_id = judgement.key.item.rpartition(":")
@@ -77,18 +79,18 @@ def anchor_tasks(
             last_repeat[item_id] = max(last_repeat.get(item_id, -1), judgement.key.repeat)
     available = [item for item in items if item.id in last_repeat and edited[item.id].is_file()]
     return [
-        _task(ANCHOR, item, item.instruction, edited[item.id], repeat=last_repeat[item.id] + 1)
-        for item in _spread(available, count)
+        _make_task(ANCHOR, item, item.instruction, edited[item.id], repeat=last_repeat[item.id] + 1)
+        for item in _select_across_categories(available, count)
     ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ControlResult:
-    """A judge's scores of one kind of control; capped, means of the three dimensions.
+    """A judge's scores of one kind of control: means over the three dimensions of capped scores.
 
     Args:
-        kind: of control.
-        items: number of controls with a score whose item's real edit has one too.
+        kind: kind of control, one of CONTROL_KINDS.
+        items: number of items where both the control and the real edit have a score.
         control: mean score of the controls.
         edit: mean score of the real edits of the same items.
         margin: paired difference, real edit - control.
@@ -107,15 +109,15 @@ class ControlResult:
 
     @property
     def is_inconclusive(self) -> bool:
-        """Whether the real edits score higher, but with so few items no margin could be significant."""
+        """Whether the real edits score higher, but on too few items for any margin to be significant."""
         return not self.is_passed and self.margin.mean.mean > 0 and 2 / 2**self.items >= SIGNIFICANCE
 
 
 def summarize_controls(controls: Sequence[ItemScore], edits: Sequence[ItemScore]) -> list[ControlResult]:
-    """Results by kind.
+    """Compare the scores of each kind of control with those of the real edits of the same items.
 
     Args:
-        controls: scores of controls, whose ids are "KIND:ID".
+        controls: scores of controls, with ids "KIND:ID".
         edits: scores of the real edits.
     """
     edit_scores = {score.item.id: score.mean("capped") for score in edits}
@@ -141,10 +143,10 @@ def summarize_controls(controls: Sequence[ItemScore], edits: Sequence[ItemScore]
     return results
 
 
-def unscored_controls(
+def explain_unscored_controls(
     tasks: Sequence[JudgingTask], scored: Sequence[ItemScore], failures: Mapping[str, str]
 ) -> dict[str, str]:
-    """Kinds of controls without any score, each with a reason: some judges cannot score some kinds."""
+    """The reason for each kind of control without any score, such as a kind that this judge cannot score."""
     scored_kinds = {score.item.id.partition(":")[0] for score in scored}
     reasons: dict[str, str] = {}
     for task in tasks:
@@ -155,31 +157,31 @@ def unscored_controls(
 
 
 def measure_drift(anchors: Sequence[Judgement], earlier: Sequence[Judgement]) -> Difference | None:
-    """Difference of the anchors' scores to the first scores of the same edits; None without anchors."""
+    """Difference between the anchors' new scores and the first scores of the same edits; None without anchors."""
     first: dict[tuple[str, str], float] = {}
     for judgement in earlier:
         for name, score in (judgement.scores or {}).items():
-            first.setdefault((_edit_key(judgement.key, judgement.key.item), name), score)
+            first.setdefault((_make_edit_key(judgement.key, judgement.key.item), name), score)
     changes: dict[str, list[float]] = {}
     for judgement in anchors:
         item_id = judgement.key.item.partition(":")[2]
         for name, score in (judgement.scores or {}).items():
-            if (key := (_edit_key(judgement.key, item_id), name)) in first:
+            if (key := (_make_edit_key(judgement.key, item_id), name)) in first:
                 changes.setdefault(item_id, []).append(score - first[key])
     return paired_difference([[float(np.mean(values)) for values in changes.values()]]) if changes else None
 
 
-def _edit_key(key: JudgementKey, item_id: str) -> str:
-    """Equal for questions about the same edit, whatever the repeat."""
+def _make_edit_key(key: JudgementKey, item_id: str) -> str:
+    """A string that is equal for all repeats of the same question about an edit."""
     return replace(key, item=item_id, repeat=0).text
 
 
-def _task(kind: str, item: BenchmarkItem, instruction: str, edited: Path, repeat: int = 0) -> JudgingTask:
+def _make_task(kind: str, item: BenchmarkItem, instruction: str, edited: Path, repeat: int = 0) -> JudgingTask:
     return JudgingTask(id=f"{kind}:{item.id}", item=item, instruction=instruction, edited=edited, repeats=[repeat])
 
 
-def _spread(items: Sequence[BenchmarkItem], count: int) -> list[BenchmarkItem]:
-    """The first items in turns of one from each category, in a pseudo-random order."""
+def _select_across_categories(items: Sequence[BenchmarkItem], count: int) -> list[BenchmarkItem]:
+    """Select `count` items, taking one from each category in turn; pseudo-random order within a category."""
     queues: dict[str, list[BenchmarkItem]] = {}
     for item in sorted(items, key=lambda item: crc32(item.id.encode())):
         queues.setdefault(item.category, []).append(item)
@@ -188,15 +190,15 @@ def _spread(items: Sequence[BenchmarkItem], count: int) -> list[BenchmarkItem]:
 
 
 def _find_other(item: BenchmarkItem, items: Sequence[BenchmarkItem], field: str) -> BenchmarkItem | None:
-    """The next item of the same category, else of any, with another value of a field."""
+    """The next item with a different value of a field; from the same category if there is one."""
     start = items.index(item)
     rotated = [*items[start + 1 :], *items[:start]]
     same_category = [other for other in rotated if other.category == item.category]
     return next((other for other in (*same_category, *rotated) if getattr(other, field) != getattr(item, field)), None)
 
 
-def _degrade(edited: Path, folder: Path) -> Path | None:
-    """A degraded copy; its name has a hash, since names of edits repeat. None if the edit cannot be read."""
+def _write_degraded_copy(edited: Path, folder: Path) -> Path | None:
+    """Write a degraded copy and return its path, with a hash since names of edits repeat; None if it is unreadable."""
     out = folder / f"{edited.stem}_{sha256(edited)[:12]}{edited.suffix}"
     if not out.is_file():
         try:

@@ -20,14 +20,14 @@ from kiwi.media.files import write_text
 from kiwi.media.image import read_image, resize, write_image
 from kiwi.media.video import read_video, write_video
 
-HEIGHT, CRF = 200, 28
-"""Height of a preview in pixels, at most, and its x264 quality."""
+PREVIEW_HEIGHT, PREVIEW_CRF = 200, 28
+"""Maximum height of a preview in pixels, and its x264 CRF."""
 
 WORKERS = 4
-"""Previews that are encoded concurrently: each holds a whole video in memory."""
+"""Number of previews that are encoded concurrently; each holds a whole video in memory."""
 
 ENLARGED_BELOW = 96
-"""Videos of a smaller height are enlarged to a multiple near HEIGHT, so that single pixels can be seen."""
+"""Videos below this height are enlarged by a whole factor, so that single pixels are visible."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +35,11 @@ class GalleryCard:
     """An edited video in the gallery.
 
     Args:
-        task: the video and the instruction that it was judged by.
-        score: None if it has none.
-        judgements: of all repeats.
-        reason: why there is no score.
-        control: kind of control; empty for edits.
+        task: the edited video, its item and the instruction it was judged by.
+        score: score of the video; None if it has none.
+        judgements: the judge's answers, one for each repeat.
+        reason: reason for a missing score.
+        control: kind of control; empty for a real edit.
     """
 
     task: JudgingTask
@@ -49,11 +49,11 @@ class GalleryCard:
     control: str = ""
 
 
-def gallery_cards(
+def make_gallery_cards(
     tasks: Sequence[JudgingTask], judgements: Sequence[Judgement], scored: Sequence[ItemScore],
     failures: Mapping[str, str], are_controls: bool = False,
 ) -> list[GalleryCard]:  # fmt: skip
-    """Cards for tasks that were judged; those of controls are named by their kind."""
+    """Make a card for each judged task; `are_controls` marks all of them as controls."""
     scores = {score.item.id: score for score in scored}
     by_task: dict[str, list[Judgement]] = {}
     for judgement in judgements:
@@ -73,17 +73,18 @@ def gallery_cards(
 def write_gallery(
     out: Path, title: str, about: Sequence[str], warnings: Sequence[str], cards: Sequence[GalleryCard]
 ) -> None:
-    """Write the page.
+    """Write the HTML page.
 
     Args:
-        out: the file.
-        title, about, warnings: heading and the lines below it.
-        cards: in their initial order.
+        out: file to write.
+        title: heading of the page.
+        about, warnings: lines below the heading.
+        cards: cards in their initial order.
     """
     pages = Environment(loader=PackageLoader("kiwi.bench", "."), autoescape=select_autoescape(["html"]))
-    videos = {path: _video_uri for card in cards for path in (card.task.item.source, card.task.edited)}
-    images = {path: _image_uri for card in cards if (path := card.task.item.reference) is not None}
-    previews = _previews(videos | images)
+    videos = {path: _encode_video for card in cards for path in (card.task.item.source, card.task.edited)}
+    images = {path: _encode_image for card in cards if (path := card.task.item.reference) is not None}
+    previews = _encode_previews(videos | images)
     page = pages.get_template("gallery.html").render(
         title=title,
         about=about,
@@ -96,8 +97,8 @@ def write_gallery(
     write_text(out, page)
 
 
-def _previews(encoders: Mapping[Path, Callable[[Path, Path], str]]) -> dict[Path, str | None]:
-    """Data URIs, one for each file however often it is shown; None for files that cannot be read."""
+def _encode_previews(encoders: Mapping[Path, Callable[[Path, Path], str]]) -> dict[Path, str | None]:
+    """Encode each file once as a data URI; None for a file that cannot be read."""
 
     def encode(path: Path, small: Path) -> str | None:
         try:
@@ -110,24 +111,25 @@ def _previews(encoders: Mapping[Path, Callable[[Path, Path], str]]) -> dict[Path
         return {path: future.result() for path, future in console.progress(list(futures.items()), "gallery")}
 
 
-def _video_uri(path: Path, small: Path) -> str:
+def _encode_video(path: Path, small: Path) -> str:
     video, file = read_video(path), small.with_suffix(".mp4")
-    write_video(file, resize(video.frames_FHWC, *_preview_size(video.height, video.width)), video.fps, crf=CRF)
-    return _data_uri("video/mp4", file)
+    frames_FHWC = resize(video.frames_FHWC, *_compute_preview_size(video.height, video.width))
+    write_video(file, frames_FHWC, video.fps, crf=PREVIEW_CRF)
+    return _make_data_uri("video/mp4", file)
 
 
-def _image_uri(path: Path, small: Path) -> str:
+def _encode_image(path: Path, small: Path) -> str:
     image, file = read_image(path), small.with_suffix(".png")
-    write_image(file, resize(image[None], *_preview_size(*image.shape[:2]))[0])
-    return _data_uri("image/png", file)
+    write_image(file, resize(image[None], *_compute_preview_size(*image.shape[:2]))[0])
+    return _make_data_uri("image/png", file)
 
 
-def _data_uri(mime: str, file: Path) -> str:
+def _make_data_uri(mime: str, file: Path) -> str:
     return f"data:{mime};base64," + base64.b64encode(file.read_bytes()).decode()
 
 
-def _preview_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width of a preview: even, as x264 requires, and at most HEIGHT high."""
-    scale = max(1, HEIGHT // height) if height < ENLARGED_BELOW else min(1.0, HEIGHT / height)
+def _compute_preview_size(height: int, width: int) -> tuple[int, int]:
+    """Height (at most PREVIEW_HEIGHT) and width of a preview, both even as x264 requires."""
+    scale = max(1, PREVIEW_HEIGHT // height) if height < ENLARGED_BELOW else min(1.0, PREVIEW_HEIGHT / height)
     even = [max(2, round(side * scale / 2) * 2) for side in (height, width)]
     return even[0], even[1]

@@ -1,4 +1,4 @@
-"""Edits a benchmark's items with a model. The only module here that needs `kiwi.editing`."""
+"""Editing a benchmark's items with a model; the only module of this package that imports `kiwi.editing`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kiwi.media.video import read_video, write_video
 
 
 def build_generator(options: BenchmarkOptions, suite: Suite) -> VideoGenerator:
-    """A function that edits with the options' editor, at the benchmark's length and frame rate.
+    """Load the editor named in the options; return a function that edits items at the suite's length and frame rate.
 
     Raises:
         CheckpointError: the model cannot be loaded.
@@ -43,9 +43,9 @@ def build_generator(options: BenchmarkOptions, suite: Suite) -> VideoGenerator:
 
 
 def generate_part(tasks: Sequence[JudgingTask], generate: VideoGenerator | None) -> int:
-    """Generate the videos that are missing; returns their number."""
+    """Generate the missing videos of some tasks and return their number."""
     missing = [task for task in tasks if not task.edited.is_file()]
     for task in console.progress(missing, "generating"):
-        assert generate is not None  # there is one where a video is missing
+        assert generate is not None  # callers build it if any video is missing
         generate(task.item, task.edited)
     return len(missing)

@@ -1,4 +1,4 @@
-"""Judges answer a rubric's questions about videos. The oracle computes its scores, a replay reads a ledger."""
+"""Judges answer questions about edited videos: the oracle computes its scores, a replay reads them from a ledger."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class JudgeError(Exception):
     """A judge gave no answer.
 
     Args:
-        reason: why.
+        reason: explanation for the ledger and the report.
         retryable: whether another attempt may succeed.
-        retry_after: seconds to wait before it, if the judge said so.
+        retry_after: seconds to wait before the next attempt, if the judge asked for a wait.
     """
 
     def __init__(self, reason: str, *, retryable: bool, retry_after: float | None = None) -> None:
@@ -38,12 +38,12 @@ class JudgeError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What a judge is asked.
+    """A question to a judge about one edit.
 
     Args:
-        rubric: the system instruction.
-        instruction: of the edit.
-        media: files by input, in the order in which they are shown: reference, source, edited.
+        rubric: rubric of the item's category, the system instruction.
+        instruction: instruction of the edit.
+        media: files to show, in this order: "reference", "source", "edited".
         key: identifies the question in the ledger.
     """
 
@@ -54,15 +54,15 @@ class Question:
 
 
 class Judge(ABC):
-    """Answers questions. `ask` may be called from several threads at once.
+    """Base class of all judges. `ask` may be called from several threads at once.
 
-    Args:
-        name, version: as the ledger has them; of a service, the model as requested and as reported by the service.
-        frames: how it samples frames from a video.
-        temperature: of sampling; None if it has none.
+    Attributes:
+        name, version: identify the judge in the ledger; for a service, the requested and the reported model.
+        frames: description of how the judge samples frames from a video.
+        temperature: sampling temperature; None if the judge does not sample.
         seconds: typical duration of an answer, for the estimate; None if unknown.
         dollars: typical cost of an answer.
-        note: a remark for the reports.
+        note: remark for the reports.
     """
 
     name: str
@@ -75,49 +75,51 @@ class Judge(ABC):
 
     @abstractmethod
     def ask(self, question: Question) -> str:
-        """The answer as text. Raises JudgeError."""
+        """Answer a question with text. Raises JudgeError if there is no answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSpec(Spec, ABC):
-    """The family of judges."""
+    """Base class of all judge specs."""
 
     @abstractmethod
     def build(self, data: Path) -> Judge:
-        """The judge for items of a folder of data. Raises InputError if it cannot judge them."""
+        """Build the judge for a data folder. Raises InputError if it cannot judge the items there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Oracle(JudgeSpec):
-    """Computes the scores from the exact target; for items of the sandbox only."""
+    """Compute the scores from the exact target; only for items of the sandbox."""
 
     def build(self, data: Path) -> Judge:
-        return _Oracle(data)
+        return _OracleJudge(data)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replay(JudgeSpec):
-    """Repeats the answers of a ledger, under the name of the judge that gave them; other questions stay unanswered.
+    """Return the answers recorded in a ledger, under the name of the judge that gave them.
+
+    Questions that the ledger does not answer stay without a score.
 
     Args:
-        ledger: a judgements.jsonl.
+        ledger: path of a judgements.jsonl.
     """
 
     ledger: str
 
     def build(self, data: Path) -> Judge:
-        return _Replay(require_file(self.ledger, what="ledger"))
+        return _ReplayJudge(require_file(self.ledger, what="ledger"))
 
 
-class _Oracle(Judge):
+class _OracleJudge(Judge):
     name, version, frames = "oracle", f"world {WORLD_VERSION}", "all"
     seconds = 0.05
 
     def __init__(self, data: Path) -> None:
         try:
             record: dict[str, Any] = json.loads((data / "world.json").read_text(encoding="utf-8"))
-            names = ("seed", "frames", "height", "width", "categories", "level", "split")
-            self.settings = {name: record[name] for name in names}
+            fields = ("seed", "frames", "height", "width", "categories", "level", "split")
+            self.settings = {field: record[field] for field in fields}
             is_current = record["world"] == WORLD_VERSION
         except (OSError, ValueError, KeyError, TypeError):
             fix = "use --data sandbox, a folder of `kiwi sandbox export`, or another judge"
@@ -125,60 +127,60 @@ class _Oracle(Judge):
         if not is_current:
             got, expected = f"world {record['world']}", f"world {WORLD_VERSION}; export it again"
             raise InputError(
-                f"{data} is from another version of kiwi", code="other-version", got=got, expected=expected
+                f"{data} was exported by another version of kiwi", code="other-version", got=got, expected=expected
             )
 
     def ask(self, question: Question) -> str:
-        pair, video = self._pair(question), read_video(question.media["edited"]).frames_FHWC
+        pair, video = self._recreate_pair(question), read_video(question.media["edited"]).frames_FHWC
         if question.instruction != pair.instruction:
             raise JudgeError("the oracle can judge an item by its own instruction only", retryable=False)
         if video.shape != pair.source.shape:
-            raise JudgeError(f"the edit has {_size(video)}, the source {_size(pair.source)}", retryable=False)
+            sizes = f"the edit is {_describe_size(video)}, the source {_describe_size(pair.source)}"
+            raise JudgeError(sizes, retryable=False)
         scores = oracle.score_edit(pair, video)
         values = (scores.compliance, scores.consistency, scores.quality)
         lines = [f"{name}: {value:.2f}" for name, value in zip(question.rubric.dimensions, values, strict=True)]
         return "\n".join(["Computed from the exact target.", *lines])
 
-    def _pair(self, question: Question) -> EditPair:
-        """The sandbox's item with the question's source."""
+    def _recreate_pair(self, question: Question) -> EditPair:
+        """Render the sandbox's item that the question's source video belongs to."""
         name = question.media["source"].stem.removesuffix("_source")
         settings = {key: value for key, value in self.settings.items() if key != "seed"}
         try:
             pair = make_pair(self.settings["seed"], int(name.rpartition("-")[2]), **settings)
-        except (ValueError, KiwiError) as problem:
-            raise JudgeError(f"{name} is not an item of the sandbox: {problem}", retryable=False) from None
+        except (ValueError, KiwiError) as error:
+            raise JudgeError(f"{name} is not an item of the sandbox: {error}", retryable=False) from None
         if pair.id != name:
             raise JudgeError(f"{name} is not an item of the sandbox", retryable=False)
         return pair
 
 
-class _Replay(Judge):
+class _ReplayJudge(Judge):
     def __init__(self, ledger: Path) -> None:
         answered = [judgement for judgement in read_ledger(ledger) if judgement.reply is not None]
         keys = [judgement.key for judgement in answered]
         judges = {(key.judge, key.version, key.frames, key.temperature) for key in keys}
         if len(judges) > 1:
-            raise InputError(
-                f"{ledger} holds answers of several judges", code="several-judges", got=sorted(j[0] for j in judges)
-            )
+            names = ", ".join(sorted(judge[0] for judge in judges))
+            raise InputError(f"{ledger} has answers of several judges", code="several-judges", got=names)
         no_judge = ("replay", "empty ledger", "", None)
         self.name, self.version, self.frames, self.temperature = next(iter(judges), no_judge)
         self.note = f"replayed from {ledger}"
         # The last answer to a question counts, but one without scores does not displace one with scores.
         scored_last = sorted(answered, key=lambda judgement: judgement.scores is not None)
-        self.replies = {_question_key(judgement.key): judgement.reply for judgement in scored_last}
+        self.replies = {_make_question_key(judgement.key): judgement.reply for judgement in scored_last}
         self.by_item = {(key.item, key.repeat): key for key in keys}
 
     def ask(self, question: Question) -> str:
-        reply = self.replies.get(_question_key(question.key))
+        reply = self.replies.get(_make_question_key(question.key))
         if reply is None:
             raise JudgeError(
-                f"the ledger has no answer to this question{self._difference(question.key)}", retryable=False
+                f"the ledger has no answer to this question{self._describe_mismatch(question.key)}", retryable=False
             )
         return reply
 
-    def _difference(self, key: JudgementKey) -> str:
-        """How a question of the ledger about the same item differs, if there is one."""
+    def _describe_mismatch(self, key: JudgementKey) -> str:
+        """How the ledger's question about the same item differs; empty if it has none."""
         similar = self.by_item.get((key.item, key.repeat))
         if similar is None:
             return ""
@@ -188,11 +190,11 @@ class _Replay(Judge):
         return f": it has one with a different {', '.join(parts)}"
 
 
-def _question_key(key: JudgementKey) -> tuple[object, ...]:
-    """A question whoever the judge is."""
+def _make_question_key(key: JudgementKey) -> tuple[object, ...]:
+    """Identify a question without its judge."""
     return key.item, key.repeat, key.instruction, key.rubric, tuple(sorted(key.media.items()))
 
 
-def _size(video: np.ndarray) -> str:
+def _describe_size(video: np.ndarray) -> str:
     frames, height, width = video.shape[:3]
     return f"{width}x{height}, {frames} frames"

@@ -15,8 +15,8 @@ from kiwi.spec import Spec, from_dict
 
 log = logging.getLogger(__name__)
 
-LEDGER = "judgements.jsonl"
-"""Name of the file in a run's folder."""
+LEDGER_FILE = "judgements.jsonl"
+"""Name of the ledger's file in a run's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +24,13 @@ class JudgementKey(Spec):
     """Identifies a question to a judge; two judgements with equal keys answer the same question.
 
     Args:
-        item: the item's id; controls and anchors have their kind before it, such as "copy:ID".
-        repeat: number of the independent answer to the same question, from 0.
-        judge, version: as the judge names itself.
-        media: hashes of the files shown, by input.
-        instruction: of the edit, as shown to the judge.
-        rubric: hash of the rubric.
-        frames: how the judge samples frames from videos, in its own words.
-        temperature: of the judge's sampling; None if it has none.
+        item: id of the item; for controls and anchors with a prefix, such as "copy:ID".
+        repeat: index of the repeated answer to the same question, from 0.
+        judge, version: `Judge.name` and `Judge.version`.
+        media: SHA-256 of the files shown, by input ("source", "edited" ...).
+        instruction: instruction of the edit as shown to the judge.
+        rubric: `Rubric.hash`.
+        frames, temperature: `Judge.frames` and `Judge.temperature`.
     """
 
     item: str
@@ -46,7 +45,7 @@ class JudgementKey(Spec):
 
     @property
     def text(self) -> str:
-        """A string that is the same for equal keys; the key itself has no hash."""
+        """Canonical JSON, equal for equal keys; used as dictionary key since `media` makes the class unhashable."""
         return json.dumps(asdict(self), sort_keys=True)
 
 
@@ -56,12 +55,12 @@ class Judgement(Spec):
 
     Args:
         key: the question.
-        category: of the item.
+        category: category of the item.
         reply: the judge's text; None if it gave none.
-        scores: uncapped, by dimension; None if there is no reply from which they can be read.
-        reason: why there are no scores.
-        seconds: from question to answer, with all attempts and waits.
-        at: time of the answer, UTC.
+        scores: uncapped scores by dimension; None if there is no readable reply.
+        reason: reason for missing scores.
+        seconds: time from question to answer, including all attempts and waits.
+        at: time of the answer in UTC, ISO 8601.
     """
 
     key: JudgementKey
@@ -74,16 +73,16 @@ class Judgement(Spec):
 
     def __post_init__(self) -> None:
         if not all(1 <= score <= 5 for score in (self.scores or {}).values()):
-            raise InputError("a judgement has a score out of range", code="out-of-range", got=self.scores)
+            raise InputError("a judgement has a score outside 1 to 5", code="out-of-range", got=self.scores)
 
 
 class Ledger:
     """Judgements in a file.
 
-    Judgements without scores are kept as a record, but their questions count as unanswered.
+    Judgements without scores stay on record, but their questions are asked again.
 
     Args:
-        file: created by the first judgement.
+        file: JSONL file; created by the first judgement.
 
     Attributes:
         earlier: the judgements in the file when it was opened.
@@ -109,11 +108,10 @@ class Ledger:
 def read_ledger(file: Path) -> list[Judgement]:
     """All judgements of a file in order; none if there is no file.
 
-    Records that are not judgements are skipped, and their number is logged; so is the number of questions with several
-    judgements whose scores differ.
+    Logs the number of skipped records that are not judgements, and of questions with conflicting scores.
 
     Raises:
-        InputError: a folder, or a file without read permission.
+        InputError: the path is a folder, or the file cannot be read.
     """
     records = Journal(file).read()
     judgements = [judgement for record in records if (judgement := _from_record(record)) is not None]
@@ -129,13 +127,13 @@ def read_ledger(file: Path) -> list[Judgement]:
 
 
 def _to_record(judgement: Judgement) -> dict[str, Any]:
-    """As it is written: the key is called "asked" there."""
+    """Convert a judgement to a record of the file, where the key is called "asked"."""
     fields = asdict(judgement)
     return {"asked": fields.pop("key"), **fields}
 
 
 def _from_record(record: dict[str, Any]) -> Judgement | None:
-    """None if the types are not those of a judgement: a ledger may come from anywhere."""
+    """Parse a record; None if it is not a judgement, since users may pass any file as a ledger."""
     try:
         fields = dict(record)
         judgement: Judgement = from_dict(Judgement, {"key": fields.pop("asked"), **fields})

@@ -1,4 +1,4 @@
-"""A benchmark as a measurement of `kiwi.ablation`: the judge's scores of every item."""
+"""Benchmarks as a measurement of ablation studies: the judge's score of every item."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from kiwi.spec import from_dict
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkMeasurement(Measurement):
-    """A benchmark that edits with the model and is judged.
+    """A benchmark of a trained model.
 
     Args:
-        settings: options of the benchmark; model, out and name are set for each model.
+        settings: options of the benchmark; the study sets model, out and name for each model.
     """
 
     section: ClassVar[str] = "bench"
@@ -32,15 +32,15 @@ class BenchmarkMeasurement(Measurement):
 
     @classmethod
     def from_study(cls, settings: Any) -> Sequence[BenchmarkMeasurement]:
-        """From options by suite, without a gallery unless the options ask for one."""
+        """Read options by suite; the gallery is off unless the options turn it on."""
         if not isinstance(settings, dict | None):
             raise InputError("bench is not a mapping of suites", code="not-a-mapping", got=repr(settings))
         return [
             cls(
                 settings=typed_options(
                     BenchmarkOptions, settings, f"bench.{suite}", defaults={"gallery": False},
-                    decided={"suite": suite, "model": "model", "out": "out", "name": "edited"},
-                    refused=("videos", "part"),
+                    fixed={"suite": suite, "model": "model", "out": "out", "name": "edited"},
+                    forbidden=("videos", "part"),
                 )
             )
             for suite, settings in (settings or {}).items()
@@ -48,7 +48,7 @@ class BenchmarkMeasurement(Measurement):
 
     @property
     def name(self) -> str:
-        """Such as bench-openve."""
+        """Name of the folder that holds its results, such as bench-openve."""
         return f"bench-{self.settings.suite}"
 
     def metrics(self) -> Sequence[Metric]:
@@ -60,19 +60,19 @@ class BenchmarkMeasurement(Measurement):
         check_benchmark(self.settings)
 
     def options_for(self, model: Path, out: Path) -> BenchmarkOptions:
-        """Options of `kiwi bench`."""
+        """Options of `kiwi bench` for one model."""
         return self.settings.replace(model=str(model), out=out)
 
     @classmethod
     def run(cls, options: Mapping[str, Any]) -> int:
-        """Run the benchmark; 1 if items have no score."""
+        """Run the benchmark and return its exit code: 1 if items have no score."""
         report = run_benchmark(from_dict(BenchmarkOptions, options))
-        assert report is not None  # only with `part`, which a study may not set
+        assert report is not None  # None only with `part`, which a study may not set
         print_report(report)
         return 0 if report.is_success else 1
 
     def collect(self, folder: Path) -> MetricValues:
-        """Scores by item; items of one source video are a cluster."""
+        """Read the scores of all items; items of one source video form a cluster."""
         scored = {f"{self.settings.suite}/{score.item.id}": score for score in read_run(folder).scored}
         return MetricValues(
             items={

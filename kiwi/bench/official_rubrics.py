@@ -1,4 +1,4 @@
-"""Official rubrics: read from a local copy of the published script, kept in a JSON file."""
+"""Official rubrics: extracted from a local copy of the published script and stored in a JSON file."""
 
 from __future__ import annotations
 
@@ -15,39 +15,35 @@ from kiwi.media.files import require_file, write_json
 
 
 def import_rubrics(options: ImportRubricsOptions) -> Path:
-    """Extract the official rubrics of a suite from the published script; returns the file that was written.
-
-    Raises:
-        InputError: as `official_rubrics`.
-    """
+    """Extract the official rubrics of a suite and return the file written. Raises as `official_rubrics`."""
     out = options.out or Path(f"{options.suite}-official.json")
     write_rubrics(out, official_rubrics(options.script, read_suite(options.suite).dimensions))
     return out
 
 
 def official_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dict[str, Rubric]:
-    """The published rubrics from a local copy of the published script, which is parsed and never run.
+    """Extract the rubrics from a local copy of the published script, which is parsed and never run.
 
-    A prompt is a string constant at the top level of the script that names all three scores of a category. It belongs
-    to the category whose name is in the constant's name, or is its key in a dictionary.
+    A category's rubric is the top-level string constant that contains the names of all its dimensions, and whose own
+    name, or key in a dictionary, contains the category's name.
 
     Args:
         file: the script.
-        categories: names of the scores of each category.
+        categories: names of the dimensions by category.
 
     Raises:
-        InputError: not Python, or a category for which there is no prompt or more than one.
+        InputError: the file is not Python, or a category does not have exactly one such constant.
     """
-    source = require_file(file, what="script").read_bytes()  # Python's own rules say which encoding it is in
+    source = require_file(file, what="script").read_bytes()  # bytes, since ast.parse detects the encoding
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as problem:
-        raise InputError(f"{file} is not a Python script", code="unreadable-file", got=problem) from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise InputError(f"{file} is not a Python script", code="unreadable-file", got=error) from None
     constants = _string_constants(tree)
     names = {name.partition("[")[0] for name, _ in constants}
     if extended := [name for name in _augmented_names(tree) if name in names]:
-        expected = "prompts that are known without running the script"
-        raise InputError(f"{file} extends {extended[0]} in place", code="ambiguous-rubric", expected=expected)
+        message = f"{file} changes {extended[0]} by augmented assignment"
+        raise InputError(message, code="ambiguous-rubric", expected="constants that are assigned once")
     rubrics = {}
     for category, dimensions in categories.items():
         prompts = {
@@ -58,7 +54,7 @@ def official_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dic
                 f"{file} has {len(prompts) or 'no'} prompts for {category}",
                 code="ambiguous-rubric",
                 got=", ".join(name for name, _ in constants[:10]) or "no string constants",
-                expected=f"one string named after {category} that names {', '.join(dimensions)}",
+                expected=f"one string with {category} in its name and {', '.join(dimensions)} in its text",
             )
         (text,) = prompts
         rubrics[category] = Rubric(category=category, text=text, dimensions=tuple(dimensions), origin="official")
@@ -66,7 +62,7 @@ def official_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dic
 
 
 def _string_constants(tree: ast.Module) -> list[tuple[str, str]]:
-    """Strings assigned at the top level of a script, by name; entries of dictionaries by name and key."""
+    """List the names and values of top-level strings; entries of dictionaries are named `name[key]`."""
     constants: list[tuple[str, str]] = []
     for node in tree.body:
         targets = (
@@ -85,13 +81,13 @@ def _string_constants(tree: ast.Module) -> list[tuple[str, str]]:
 
 
 def _augmented_names(tree: ast.Module) -> list[str]:
-    """Names that the script changes in place."""
+    """List the names that the script changes by augmented assignment (`+=`)."""
     nodes = (node.target for node in ast.walk(tree) if isinstance(node, ast.AugAssign))
     return [node.id for node in nodes if isinstance(node, ast.Name)]
 
 
 def _string_value(node: ast.expr | None) -> str | None:
-    """A string that is known without running the script: a literal, literals joined by +, or a stripped one."""
+    """The value of a string expression (literals, + and .strip()) without running the script; None for others."""
     match node:
         case ast.Constant(value=str(text)):
             return text
@@ -112,19 +108,19 @@ def write_rubrics(out: Path, rubrics: Mapping[str, Rubric]) -> None:
 
 
 def read_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dict[str, Rubric]:
-    """Official rubrics from a file that `write_rubrics` wrote.
+    """Read rubrics that `write_rubrics` wrote.
 
     Raises:
-        InputError: another file, or one in which a category is missing or has other scores.
+        InputError: the file has another format, or lacks a category or one of its dimensions.
     """
     rubrics = {}
     try:
         record = json.loads(require_file(file, what="file of rubrics").read_text(encoding="utf-8"))
         for name, dimensions in categories.items():
             if record[name]["dimensions"] != list(dimensions):
-                raise ValueError(f"the scores of {name} are not {', '.join(dimensions)}")
+                raise ValueError(f"the dimensions of {name} are not {', '.join(dimensions)}")
             text = str(record[name]["text"])
             rubrics[name] = Rubric(category=name, text=text, dimensions=tuple(dimensions), origin="official")
-    except (ValueError, KeyError, TypeError, RecursionError) as problem:
-        raise InputError(f"{file} holds no rubrics of this benchmark", code="unreadable-file", got=problem) from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{file} does not hold rubrics of this benchmark", code="unreadable-file", got=error) from None
     return rubrics

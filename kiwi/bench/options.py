@@ -1,4 +1,4 @@
-"""Options of the benchmark commands; what they name (data, judge, rubrics) is resolved where it is used."""
+"""Options of the benchmark commands. Files and names in them are checked where they are used."""
 
 from __future__ import annotations
 
@@ -20,33 +20,34 @@ SuiteName = Literal["openve", "refvie", "sandbox"]
 class BenchmarkOptions(DeviceOptions):
     """Score an editor, or a folder of edited videos, on a benchmark.
 
-    Edited videos that are missing are generated, each is scored by a judge, and a table with confidence intervals is
-    written. Rerun the same command to resume.
+    Generates missing edited videos, scores each with a judge, and writes a table with confidence intervals. Rerun the
+    same command to resume.
 
     Args:
-        suite: the benchmark.
-        data: folder in the published layout, or 'sandbox' to render items with known answers (default: data/SUITE; of
-            the suite sandbox: sandbox)
-        model: editor to score: a model folder or hub id (default with --data sandbox: sandbox)
-        videos: folder of edited videos to score, named SOURCE_edited.mp4
-        judge: oracle, or replay:LEDGER (default: the judge of the published table; with --data sandbox: oracle)
-        rubrics: official rubrics, written by `bench rubrics import` (default: the built-in ones)
+        suite: benchmark
+        data: data folder in the published layout, or 'sandbox' to render items with exact targets (default: data/SUITE,
+            or sandbox for the suite sandbox)
+        model: editor to score: model folder or hub id (default with --data sandbox: the editor that kiwi ships)
+        videos: folder of already edited videos to score, named SOURCE_edited.mp4
+        judge: oracle, or replay:LEDGER with the judgements.jsonl of an earlier run (default: the judge of the published
+            table; with --data sandbox: oracle)
+        rubrics: file of official rubrics, written by `bench rubrics import` (default: the built-in rubrics)
         out: folder of the run (default: runs/bench/SUITE-TIME)
-        name: of the editor in the table (default: the model's or the folder's name)
-        repeats: answers to each question; an item's score is their median
-        concurrency: questions to the judge in flight
-        per_minute: most questions to the judge a minute (default: no limit)
-        tries: attempts at each question
-        controls: bad edits of each kind that the judge must score below the real ones
-        anchors: items to judge again, to detect drift of the judge
+        name: name of the editor in the table (default: name of the model or of the folder of videos)
+        repeats: number of answers to each question; an item's score is their median
+        concurrency: number of questions that are sent to the judge at the same time
+        per_minute: maximum number of questions to the judge per minute (default: no limit)
+        tries: maximum number of attempts at each question
+        controls: number of bad edits of each kind that the judge must score below the real edits
+        anchors: number of already judged items to judge again, to detect drift of the judge
         allow_partial: report an overall score even if items are missing
-        part: generate only this share of the videos, such as 2/4, and judge nothing
-        steps: denoising steps (default: the model's own)
-        max_pixels: height x width to edit at (default: the model's own)
-        items: number of items of --data sandbox (default: twenty a category)
-        level: difficulty of --data sandbox (default: full)
-        metrics: metrics beside the judge's scores: PSNR, SSIM and flicker against the source; LPIPS (lpips=alex, vgg or
-            squeeze); similarities of CLIP or DINO features
+        part: generate only this part of the videos, such as 2/4, and judge nothing
+        steps: number of denoising steps (default: the model's)
+        max_pixels: maximum height x width to edit at (default: the model's)
+        items: number of items to render with --data sandbox (default: twenty per category)
+        level: difficulty of the items with --data sandbox (default: full)
+        metrics: automatic metrics to report: basic (PSNR, SSIM and flicker against the source), lpips (or lpips=vgg,
+            lpips=squeeze), similarities of CLIP or DINO features
         gallery: do not write gallery.html
     """
 
@@ -74,21 +75,21 @@ class BenchmarkOptions(DeviceOptions):
     gallery: bool = True
 
     def __post_init__(self) -> None:
-        """Raises InputError for a number out of range, or an option that has no effect beside the others."""
+        """Raises InputError for a number out of range, or an option that has no effect with the others."""
         for field, least in (("repeats", 1), ("controls", 0), ("anchors", 0)):
             if (value := getattr(self, field)) < least:
                 raise InputError(f"--{field} must be at least {least}", code="out-of-range", got=value)
-        _ = self.rate_limit, self.part_index  # out of range?
+        _ = self.rate_limit, self.part_index  # raise if out of range
         if self.model is not None and self.videos is not None:
-            raise InputError("--model and --videos exclude each other", code="conflicting-options")
+            raise InputError("--model and --videos cannot be combined", code="conflicting-options")
         generation = {"steps": self.steps, "max-pixels": self.max_pixels, "part": None if self.part == "1/1" else 1}
         rendering = {"items": self.items, "level": self.level}
         for group, requirement, is_met in (
-            (generation, "videos that are generated, not to --videos", self.videos is None),
+            (generation, "generated videos, not to --videos", self.videos is None),
             (rendering, "--data sandbox only", self.renders_data),
         ):
             if unused := [f"--{name}" for name, value in group.items() if value is not None and not is_met]:
-                raise InputError(f"{unused[0]} applies to {requirement}", code="unused-option", fix="leave it out")
+                raise InputError(f"{unused[0]} applies to {requirement}", code="unused-option", fix="remove it")
 
     @property
     def data_name(self) -> str:
@@ -102,17 +103,17 @@ class BenchmarkOptions(DeviceOptions):
 
     @property
     def editor(self) -> str | None:
-        """`model`, or the shipped editor for items of the sandbox; None if videos are scored or nothing is given."""
+        """`model`, or the shipped editor with `--data sandbox`; None with `videos`, or if neither is given."""
         return self.model or (shipped.EDITOR if self.videos is None and self.renders_data else None)
 
     @property
     def rate_limit(self) -> RateLimit:
-        """How fast the judge may be asked."""
+        """Limits on the questions to the judge."""
         return RateLimit(concurrency=self.concurrency, per_minute=self.per_minute, tries=self.tries)
 
     @property
     def part_index(self) -> tuple[int, int]:
-        """`part` as (which, of how many), from 1."""
+        """`part` as a pair: its index from 1, and the number of parts."""
         match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", self.part)
         if match is None or int(match[1]) > int(match[2]):
             raise InputError("--part must be I/N with I from 1 to N", code="out-of-range", got=self.part)
@@ -123,14 +124,14 @@ class BenchmarkOptions(DeviceOptions):
 class CompareOptions(Options):
     """Compare two runs item by item.
 
-    The table has the differences B - A with confidence intervals and paired permutation tests.
+    Prints the differences B - A with confidence intervals and paired permutation tests.
 
     Args:
-        a: folder of a run
-        b: folder of another run on the same benchmark, with the same judge
+        a: folder of the first run
+        b: folder of the second run, on the same benchmark with the same judge
         capped: compare capped scores (default: raw)
         allow_partial: report an overall difference even if items are missing
-        out: Markdown file to write the table to
+        out: Markdown file for the table
     """
 
     a: Path = positional()
@@ -142,12 +143,12 @@ class CompareOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class AgreementOptions(Options):
-    """Measure how well a judge agrees with people, or with another judge.
+    """Measure how well a judge agrees with human raters, or with another judge.
 
     Args:
         runs: folders of runs on the same videos
-        labels: CSV file with the columns item, dimension, score and, if there are several people, rater
-        out: Markdown file to write the table to
+        labels: CSV file of human ratings with the columns item, dimension, score and, for several raters, rater
+        out: Markdown file for the table
     """
 
     runs: tuple[Path, ...] = positional(metavar="RUN")
@@ -160,7 +161,7 @@ class ShowRubricsOptions(Options):
     """Print the built-in rubrics of a benchmark as the judge reads them.
 
     Args:
-        suite: the benchmark
+        suite: benchmark
     """
 
     suite: SuiteName = positional()
@@ -173,9 +174,9 @@ class ImportRubricsOptions(Options):
     The script is parsed and never run.
 
     Args:
-        script: the published script
-        suite: the benchmark that it belongs to
-        out: file to write (default: SUITE-official.json)
+        script: local copy of the published evaluation script
+        suite: benchmark that the script belongs to
+        out: JSON file for the rubrics (default: SUITE-official.json)
     """
 
     script: Path = positional(metavar="FILE.py")

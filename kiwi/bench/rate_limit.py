@@ -1,4 +1,4 @@
-"""How fast, and how often, a judge may be asked."""
+"""Limits on how fast and how often a judge may be asked."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from threading import Lock
 from kiwi.errors import InputError
 
 MIN_PER_MINUTE = 0.01
+"""Smallest accepted limit, one question in 100 minutes."""
 
 MAX_WAIT = 60.0
-"""Seconds between attempts, at most, unless the judge asks for more."""
+"""Maximum wait between attempts in seconds, unless the judge asks for more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RateLimit:
-    """How fast a judge may be asked.
+    """Limits on the questions to a judge.
 
     Args:
-        concurrency: questions in flight.
-        per_minute: most questions started a minute; no limit if None.
-        tries: attempts at each question.
-        first_wait: seconds before the second attempt; doubled for each further one.
+        concurrency: maximum number of concurrent questions.
+        per_minute: maximum number of questions started per minute; None for no limit.
+        tries: maximum number of attempts at each question.
+        first_wait: wait before the second attempt in seconds; doubled for each further attempt.
     """
 
     concurrency: int = 8
@@ -37,21 +38,21 @@ class RateLimit:
             if (value := getattr(self, name)) < 1:
                 raise InputError(f"{name} must be at least 1", code="out-of-range", got=value)
         if self.per_minute is not None and not MIN_PER_MINUTE <= self.per_minute < math.inf:
-            expected = f"a finite number of questions a minute, {MIN_PER_MINUTE} or more"
+            expected = f"a finite number of questions a minute, at least {MIN_PER_MINUTE}"
             raise InputError("per_minute is out of range", code="out-of-range", got=self.per_minute, expected=expected)
 
     def waits(self) -> Iterator[float]:
-        """Seconds to wait after each failed attempt but the last."""
+        """Seconds to wait after each failed attempt except the last."""
         return (min(self.first_wait * 2 ** min(attempt, 60), MAX_WAIT) for attempt in range(self.tries - 1))
 
     def estimate(self, questions: int, seconds: float) -> float:
-        """Seconds that so many questions of so many seconds each take."""
+        """Estimate the total time of `questions` in seconds, if each answer takes `seconds`."""
         spacing = 60 * questions / self.per_minute if self.per_minute else 0.0
         return max(questions * seconds / self.concurrency, spacing)
 
 
 class Throttle:
-    """Spaces calls of several threads evenly, at most `per_minute` a minute."""
+    """Spaces the calls of all threads evenly, at most `per_minute` per minute."""
 
     def __init__(self, per_minute: float | None) -> None:
         self._spacing = 0.0 if per_minute is None else 60.0 / per_minute

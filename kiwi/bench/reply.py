@@ -1,11 +1,11 @@
-"""Replies: a judge's text becomes a score for each dimension, or a reason why it has none. Never a guess.
+"""Parsing replies: a judge's text becomes a score for each dimension, or a reason why there is none; never a guess.
 
 Each score is on a line of its own after its dimension's name, in any order: `Name: 4`, `**Name:** 4.5/5`,
 `| Name | 4 |`, `2. Name (1-5): 4 out of 5`; or the whole reply is a JSON object. Words may follow in parentheses or
 after a dash, numbers may not: `4 - 5` is not accepted, nor is `4 - one point for flicker`. Anything else that could
 change a score invalidates the reply: another scale, the dimension with a number on any other line, a number that may
-continue on the next line. Asking again is cheaper than finding a wrong number later. Replies that a provider truncated
-must be refused before they come here: "4" may be the beginning of "4.5".
+continue on the next line. Asking again is cheaper than finding a wrong score later. Judges must reject replies that a
+provider truncated, since the beginning of "4.5" reads as "4".
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 LOWEST, HIGHEST = 1.0, 5.0
+"""Range of the scores."""
 
 MAX_LENGTH = 20_000
-"""Characters of a reply; no judge needs more for three scores and its reasoning."""
+"""Maximum number of characters of a reply, ample for three scores and the reasoning."""
 
 _PREFIX = re.compile(r"^[\s#|•·\"'-]*(?:\(?[0-9]{1,2}[.)] )?[\s#|•·\"'-]*")
 _NAME_SUFFIX = re.compile(
@@ -40,7 +41,7 @@ _OTHER_SCALE = re.compile(
     r"|\b0 ?(?:[-\u2013\u2014]|to) ?\d",
     re.I,
 )
-_BLIND = re.compile(
+_SAW_NOTHING = re.compile(
     r"\b(?:can ?not|can't|can\u2019t|could not|couldn't|unable to|not able to) (?:\w+ )?"
     r"(?:see|view|watch|access|open|play|load) (?:any |the |these |this |those |your |either |both )?(?:\w+ )?"
     r"(?:video|image|picture|clip|frame|file|attachment)",
@@ -55,59 +56,59 @@ class Unscored:
     """A reply without valid scores.
 
     Args:
-        reason: what is wrong with it.
+        reason: what is wrong with the reply.
     """
 
     reason: str
 
 
 Scores = Mapping[str, float]
-"""A number from 1 to 5 for each dimension."""
+"""A score from 1 to 5 for each dimension."""
 
 
-def read_reply(text: str, dimensions: Sequence[str], others: Collection[str] = ()) -> Scores | Unscored:
-    """Read the scores of a reply.
+def read_reply(text: str, dimensions: Sequence[str], other_dimensions: Collection[str] = ()) -> Scores | Unscored:
+    """Parse the scores of a reply.
 
     Args:
         text: the reply.
-        dimensions: names of the rubric's scores; each must be there once.
-        others: names of other rubrics' scores; a reply that scores one of them answers another rubric.
+        dimensions: dimensions of the rubric; the reply must score each of them once.
+        other_dimensions: dimensions of other rubrics; a reply that scores one of them answers another rubric.
     """
     if len(text) > MAX_LENGTH:
-        return Unscored(f"it has {len(text)} characters")
+        return Unscored(f"the reply has {len(text)} characters, more than {MAX_LENGTH}")
     if (scale := _OTHER_SCALE.search(" ".join(text.split()))) is not None:
-        return Unscored(f"it uses another scale than 1 to 5: {scale[0]!r}")
-    if (blind := _BLIND.search(text)) is not None:
-        return Unscored(f"it says that it saw nothing: {blind[0]!r}")
+        return Unscored(f"the reply uses another scale than 1 to 5: {scale[0]!r}")
+    if (blind := _SAW_NOTHING.search(text)) is not None:
+        return Unscored(f"the judge says that it saw nothing: {blind[0]!r}")
     expected = {_normalize(name): name for name in dimensions}
-    unexpected = {_normalize(name): name for name in others if _normalize(name) not in expected}
+    unexpected = {_normalize(name): name for name in other_dimensions if _normalize(name) not in expected}
     scores: dict[str, float] = {}
-    for line, name, value in _pairs(text, {*expected, *unexpected}):
+    for line, name, value in _iterate_pairs(text, {*expected, *unexpected}):
         dimension = expected.get(name) or unexpected.get(name)
         if dimension is None or not _NUMBER_START.match(value):
-            if (named := _mentioned(line, expected)) is not None and _has_number(line):
-                return Unscored(f"it has {named} with a number elsewhere too: {line[:60]!r}")
+            if (named := _find_mentioned_name(line, expected)) is not None and _has_number(line):
+                return Unscored(f"the reply has {named} with a number elsewhere too: {line[:60]!r}")
             continue  # reasoning
         if name in unexpected:
-            return Unscored(f"it answers another rubric ({dimension})")
+            return Unscored(f"the reply answers another rubric ({dimension})")
         if dimension in scores:
-            return Unscored(f"it gives {dimension} more than once")
-        if (number := _number(value)) is None:
+            return Unscored(f"the reply scores {dimension} more than once")
+        if (number := _parse_number(value)) is None:
             return Unscored(f"the score of {dimension} cannot be read: {value[:40]!r}")
         if not LOWEST <= number <= HIGHEST:
             return Unscored(f"the score of {dimension} is not from 1 to 5: {value[:40]!r}")
         scores[dimension] = number
     if missing := [name for name in dimensions if name not in scores]:
-        return Unscored(f"it gives no score of {', '.join(missing)}")
+        return Unscored(f"the reply has no score of {', '.join(missing)}")
     return {name: scores[name] for name in dimensions}
 
 
-def capped(scores: Scores, by: str) -> Scores:
-    """The scores with none above one of them: an edit that was not made is easily consistent."""
+def cap_scores(scores: Scores, by: str) -> Scores:
+    """Cap all scores at the score named `by`: an edit that was not made is consistent without effort."""
     return {name: min(score, scores[by]) for name, score in scores.items()}
 
 
-def _number(value: str) -> float | None:
+def _parse_number(value: str) -> float | None:
     match = _VALUE.fullmatch(value)
     if match is None:
         return None
@@ -120,15 +121,15 @@ def _has_number(text: str) -> bool:
     return any(char.isnumeric() for char in text)
 
 
-def _mentioned(line: str, names: Mapping[str, str]) -> str | None:
+def _find_mentioned_name(line: str, names: Mapping[str, str]) -> str | None:
     normalized = _normalize(line)
     return next((name for key, name in names.items() if key in normalized), None)
 
 
-def _pairs(text: str, known: Collection[str]) -> Iterator[tuple[str, str, str]]:
-    """Each line with the normalized name at its start, if any, and the value after it; or the pairs of a JSON object.
+def _iterate_pairs(text: str, known: Collection[str]) -> Iterator[tuple[str, str, str]]:
+    """Split a reply into (line, normalized name, value), from its lines or from a JSON object.
 
-    A value includes the next line if that may be the rest of a number.
+    Name and value are empty for lines of another form. A value includes the next line if that may continue its number.
     """
     body = text.strip()
     if body.startswith("```") and body.endswith("```"):
@@ -151,7 +152,7 @@ def _pairs(text: str, known: Collection[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def _split_name(line: str) -> tuple[str, str]:
-    """A line's normalized name and its value; empty if the line is not such a pair."""
+    """Split a line into its normalized name and its value; both empty if the line has another form."""
     pair = _PREFIX.sub("", line)
     separator = re.search(r"[:\uff1a=|]", pair)
     if separator is None or not (name := _NAME_SUFFIX.sub("", pair[: separator.start()].strip("\"' "))):
@@ -160,5 +161,5 @@ def _split_name(line: str) -> tuple[str, str]:
 
 
 def _normalize(name: str) -> str:
-    """A name in lower case, with "and" for "&" and "+", and without quotes and extra spaces."""
+    """Lower-case a name, replace "&" and "+" by "and", and remove quotes and extra spaces."""
     return " ".join(re.sub(r"[&+]", " and ", name.lower()).replace('"', " ").split())

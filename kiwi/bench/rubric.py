@@ -1,4 +1,4 @@
-"""Rubrics: the instructions that a judge follows, built in or, imported from a local copy, the published ones."""
+"""Rubrics: the instructions that a judge follows, either built-in or imported from the published script."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Rubric:
     """The system instruction of one category.
 
     Args:
-        category: of the items that it is for.
-        text: as the judge reads it.
+        category: category of the items to judge.
+        text: full text for the judge.
         dimensions: names of the scores; the first caps the others.
-        origin: "own" if it is built in, "official" if it was imported; as it stands in the records of runs.
+        origin: "own" for built-in, "official" for imported rubrics.
     """
 
     category: str
@@ -41,12 +41,12 @@ class Rubric:
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits of a hash of the text and of the dimensions, which are read from the answer."""
+        """The first 16 hexadecimal digits of the SHA-256 of text and dimensions."""
         return hashlib.sha256("\x1f".join((self.text, *self.dimensions)).encode()).hexdigest()[:16]
 
 
 def builtin_rubrics(suite: Suite) -> dict[str, Rubric]:
-    """The built-in rubric of each category of a suite."""
+    """Read the built-in rubric of each category of a suite."""
     return {
         name: read_rubric(
             DEFINITIONS / (category.rubrics or suite.name) / "rubrics" / f"{name}.md", name, category.dimensions
@@ -56,14 +56,14 @@ def builtin_rubrics(suite: Suite) -> dict[str, Rubric]:
 
 
 def read_rubric(file: Path, category: str, dimensions: Sequence[str]) -> Rubric:
-    """A rubric from a Markdown file with a section for each score; how to answer is appended.
+    """Read a rubric from a Markdown file with a section for each dimension, and append the answer format.
 
     Raises:
-        InputError: no such file, or a score without a section.
+        InputError: the file is missing, or a dimension has no section.
     """
     text = require_file(file, what="rubric").read_text(encoding="utf-8")
     if missing := [name for name in dimensions if f"\n## {name}\n" not in text]:
-        expected = "a heading '## NAME' for each score"
+        expected = "a heading '## DIMENSION' for each dimension"
         raise InputError(f"{file} has no section for {missing[0]}", code="missing-section", expected=expected)
     first, second, third = dimensions
     answer = _ANSWER.format(

@@ -1,4 +1,4 @@
-"""The folder of a run, with all that is needed to read the run again without the data.
+"""The folder of a run, which can be read again without the benchmark's data.
 
 OUT/run.json           the suite, its items, the editor and the judge
     settings.json environment.json
@@ -30,20 +30,20 @@ from kiwi.media.files import write_json, write_text
 from kiwi.media.run_dir import open_run_dir, read_record
 from kiwi.spec import to_dict
 
-_RUN, _ITEMS, _SCORES = "run.json", "cases.json", "scores.csv"
+_RUN_FILE, _ITEMS_FILE, _SCORES_FILE = "run.json", "cases.json", "scores.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunIdentity:
-    """What the judgements in a folder belong to, as in run.json; a folder holds one run.
+    """Content of run.json: a folder holds one run, and a resumed run must match it.
 
     Args:
-        name: of the suite.
-        title: of the editor.
+        name: name of the suite.
+        title: name of the editor.
         items: fingerprint of the items.
-        judge, version: of the judge.
-        rubrics: hash by category.
-        origin: of the rubrics, "own" or "official".
+        judge, version: `Judge.name` and `Judge.version`.
+        rubrics: `Rubric.hash` by category.
+        origin: origin of the rubrics, "own" or "official".
     """
 
     name: str
@@ -56,23 +56,23 @@ class RunIdentity:
 
 
 def open_run(out: Path, identity: RunIdentity) -> None:
-    """Create a run's folder, or check that it holds this run and can be resumed.
+    """Create a run's folder, or check that an existing folder holds this run.
 
     Raises:
-        InputError: it holds another run, or something else.
+        InputError: the folder holds another run or other files.
     """
-    open_run_dir(out / _RUN, asdict(identity), "a run of a benchmark", allowed=("data", "videos"))
+    open_run_dir(out / _RUN_FILE, asdict(identity), "a run of a benchmark", allowed=("data", "videos"))
 
 
 def write_inputs(out: Path, items: Sequence[BenchmarkItem], options: BenchmarkOptions) -> None:
     """Write a run's items, options and environment before it starts."""
-    write_json(out / _ITEMS, [{key: value and str(value) for key, value in vars(item).items()} for item in items])
+    write_json(out / _ITEMS_FILE, [{key: value and str(value) for key, value in vars(item).items()} for item in items])
     write_json(out / "settings.json", to_dict(options))
     write_json(out / "environment.json", environment())
 
 
 def items_fingerprint(items: Sequence[BenchmarkItem]) -> str:
-    """A hash that is the same for the same items, wherever their files are."""
+    """Hash the items independently of the location of their files."""
     rows = [
         [item.id, item.category, item.instruction, item.source.name, item.reference and item.reference.name]
         for item in items
@@ -85,11 +85,11 @@ class BenchmarkRun:
     """A finished run, read from its folder.
 
     Args:
-        folder: of the run.
-        identity: from run.json.
+        folder: folder of the run.
+        identity: content of run.json.
         suite: the benchmark.
-        items: all of them.
-        scored: items with a score, as in the report.
+        items: all items of the benchmark.
+        scored: scores of the items that have one, as in the report.
     """
 
     folder: Path
@@ -100,16 +100,16 @@ class BenchmarkRun:
 
 
 def read_run(folder: Path) -> BenchmarkRun:
-    """A finished run. Raises InputError for a folder of something else, or of a run that is not finished."""
-    if not (folder / _RUN).is_file():
+    """Read a finished run. Raises InputError if the folder holds none, or one that is unfinished."""
+    if not (folder / _RUN_FILE).is_file():
         raise InputError(
-            f"{folder} is not a run of a benchmark", code="not-a-run", expected=f"a folder of `kiwi bench`, with {_RUN}"
+            f"{folder} is not the folder of a benchmark run", code="not-a-run", expected=f"a folder with {_RUN_FILE}"
         )
     try:
-        identity = RunIdentity(**read_record(folder / _RUN))
-        items = [_read_item(entry) for entry in json.loads((folder / _ITEMS).read_text(encoding="utf-8"))]
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise InputError(f"the records of {folder} cannot be read", code="unreadable-file", got=problem) from None
+        identity = RunIdentity(**read_record(folder / _RUN_FILE))
+        items = [_read_item(entry) for entry in json.loads((folder / _ITEMS_FILE).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"the records of {folder} cannot be read", code="unreadable-file", got=error) from None
     suite = read_suite(identity.name)
     return BenchmarkRun(
         folder=folder, identity=identity, suite=suite, items=items, scored=_read_scores(folder, suite, items)
@@ -122,9 +122,9 @@ def _read_item(entry: Mapping[str, str | None]) -> BenchmarkItem:
 
 
 def _read_scores(folder: Path, suite: Suite, items: Sequence[BenchmarkItem]) -> list[ItemScore]:
-    """The scores that the report was made of; the ledger may hold answers about other edits too."""
-    if not (file := folder / _SCORES).is_file():
-        raise InputError(f"{folder} has no scores yet", code="unfinished-run", fix="rerun its command to resume it")
+    """Read the scores of the report; the ledger may also hold answers about other edits."""
+    if not (file := folder / _SCORES_FILE).is_file():
+        raise InputError(f"{folder} has no scores yet", code="unfinished-run", fix="rerun its command to finish it")
     rows: dict[str, dict[str, tuple[float, float, int]]] = {}
     try:
         for line in csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"), newline="")):
@@ -136,21 +136,22 @@ def _read_scores(folder: Path, suite: Suite, items: Sequence[BenchmarkItem]) -> 
             if (row := rows.get(item.id)) is not None:
                 raw, capped = ({name: row[name][column] for name in names} for column in (0, 1))
                 scored.append(ItemScore(item=item, raw=raw, capped=capped, repeats=row[names[0]][2]))
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as problem:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise InputError(
-            f"{file} cannot be read", code="unreadable-file", got=problem, fix="rerun the run's command"
+            f"{file} cannot be read", code="unreadable-file", got=error, fix="rerun the run's command to write it again"
         ) from None
     return scored
 
 
 def write_reports(report: BenchmarkReport, cards: Sequence[GalleryCard] | None) -> None:
-    """Write scores, reports and, unless there are no cards, the gallery."""
+    """Write scores and reports, and the gallery unless `cards` is None."""
     out = report.folder
-    write_text(out / _SCORES, reports.items_table(report.scored).to_csv())
-    write_text(out / "report.md", reports.markdown(report))
-    write_text(out / "report.tex", reports.latex(report))
+    write_text(out / _SCORES_FILE, reports.items_table(report.scored).to_csv())
+    write_text(out / "report.md", reports.format_markdown(report))
+    write_text(out / "report.tex", reports.format_latex(report))
     if report.metrics is not None:
         write_text(out / "metrics.csv", report.metrics.to_csv())
     if cards is not None:
-        title, about = f"{report.suite.title}: {report.title}", [reports.headline(report), reports.notes(report)[0]]
-        write_gallery(out / "gallery.html", title, about, reports.warnings(report), cards)
+        title, warnings = f"{report.suite.title}: {report.title}", reports.list_warnings(report)
+        about = [reports.headline(report), reports.list_notes(report)[0]]
+        write_gallery(out / "gallery.html", title, about, warnings, cards)

@@ -1,7 +1,7 @@
-"""The runner: generates missing videos while those that exist are judged, and records every answer.
+"""The runner: generates missing videos while existing ones are judged, and records every answer.
 
-Videos are generated in the calling thread, one after another; questions are asked in as many threads as may be in
-flight. A kill loses only the answers in flight; the same call resumes.
+Videos are generated one after another in the calling thread; each concurrent question has a thread of its own. A kill
+loses only the answers that are pending; the same call resumes.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ VideoGenerator = Callable[[BenchmarkItem, Path], None]
 
 @dataclass(frozen=True, kw_only=True)
 class JudgingTask:
-    """An edited video to be judged, once or more.
+    """An edited video to be judged once or more.
 
     Args:
-        id: the item's in the ledger.
-        item: that it is an edit of.
-        instruction: as shown to the judge.
-        edited: the video.
-        repeats: numbers of the answers.
+        id: id of the task, `JudgementKey.item` in the ledger.
+        item: item with the source video.
+        instruction: instruction to show to the judge.
+        edited: file of the edited video.
+        repeats: indices of the answers to request, `JudgementKey.repeat`.
     """
 
     id: str
@@ -51,10 +51,10 @@ class Runner:
 
     Args:
         suite: the benchmark.
-        rubrics: of each category.
-        judge: to be asked.
-        ledger: holds the answers that exist, and takes new ones.
-        rate_limit: how fast the judge may be asked.
+        rubrics: rubric of each category.
+        judge: judge to ask.
+        ledger: existing answers; new ones are appended.
+        rate_limit: limits on the questions to the judge.
     """
 
     def __init__(
@@ -74,10 +74,11 @@ class Runner:
     def run(
         self, tasks: Sequence[JudgingTask], generate: VideoGenerator | None = None
     ) -> tuple[list[Judgement], dict[str, str]]:
-        """Judge tasks, generating videos that are missing if there is a generator.
+        """Judge tasks; missing videos are generated first if `generate` is given.
 
         Returns:
-            Judgements in the tasks' order, also those that the ledger had; and, by task, why others have none.
+            Judgements in the order of the tasks, including those from the ledger; and the reason for each task without
+            a video, by id.
         """
         if not tasks:
             return [], {}
@@ -95,7 +96,7 @@ class Runner:
                         if failure is not None:
                             advance()
                             continue
-                        question = self._question(task, repeat)
+                        question = self._make_question(task, repeat)
                         if (judgement := self.ledger.find(question.key)) is not None:
                             answers.append(judgement)
                             advance()
@@ -109,18 +110,18 @@ class Runner:
         return judgements, failures
 
     def count_pending(self, tasks: Iterable[JudgingTask]) -> tuple[int, int]:
-        """Numbers of answers that the ledger lacks, and of videos that are missing."""
+        """Count the answers that the ledger lacks and the videos that are missing."""
         answers = videos = 0
         for task in tasks:
             if not task.edited.is_file():
                 videos += 1
                 answers += len(task.repeats)
             else:
-                keys = [self._question(task, repeat).key for repeat in task.repeats]
+                keys = [self._make_question(task, repeat).key for repeat in task.repeats]
                 answers += sum(self.ledger.find(key) is None for key in keys)
         return answers, videos
 
-    def _question(self, task: JudgingTask, repeat: int) -> Question:
+    def _make_question(self, task: JudgingTask, repeat: int) -> Question:
         item, rubric = task.item, self.rubrics[task.item.category]
         files = {"reference": item.reference, "source": item.source, "edited": task.edited}
         media: dict[str, Path] = {name: path for name in self.suite.inputs if (path := files[name]) is not None}
@@ -129,7 +130,7 @@ class Runner:
             repeat=repeat,
             judge=self.judge.name,
             version=self.judge.version,
-            media={name: self._hash(path) for name, path in media.items()},
+            media={name: self._hash_file(path) for name, path in media.items()},
             instruction=task.instruction,
             rubric=rubric.hash,
             frames=self.judge.frames,
@@ -137,7 +138,7 @@ class Runner:
         )
         return Question(rubric=rubric, instruction=task.instruction, media=media, key=key)
 
-    def _hash(self, path: Path) -> str:
+    def _hash_file(self, path: Path) -> str:
         if path not in self._hashes:
             self._hashes[path] = sha256(path)
         return self._hashes[path]
@@ -145,11 +146,11 @@ class Runner:
     def _judge(self, task: JudgingTask, question: Question) -> Judgement:
         start, reply, scores = time.monotonic(), None, None
         try:
-            reply = self._ask(question)
+            reply = self._ask_with_retries(question)
             result = read_reply(reply, question.rubric.dimensions, self._all_dimensions)
             scores, reason = (None, result.reason) if isinstance(result, Unscored) else (dict(result), None)
-        except (JudgeError, KiwiError) as problem:
-            reason = str(problem)
+        except (JudgeError, KiwiError) as error:
+            reason = str(error)
         judgement = Judgement(
             key=question.key,
             category=task.item.category,
@@ -162,8 +163,8 @@ class Runner:
         self.ledger.add(judgement)
         return judgement
 
-    def _ask(self, question: Question) -> str:
-        """Ask, and retry where that may help."""
+    def _ask_with_retries(self, question: Question) -> str:
+        """Ask the judge; retry after errors that may be temporary."""
         for wait in (*self.rate_limit.waits(), None):
             self._throttle.wait()
             try:
@@ -176,13 +177,13 @@ class Runner:
 
 
 def _ensure_video(task: JudgingTask, generate: VideoGenerator | None) -> str | None:
-    """Generate a task's video if it is missing; returns why there is none, or None if there is one now."""
+    """Generate a task's video if it is missing; returns None if the video exists now, else the reason."""
     if task.edited.is_file():
         return None
     if generate is None:
         return f"{task.edited.name} does not exist"
     try:
         generate(task.item, task.edited)
-    except KiwiError as problem:
-        return f"it could not be edited: {problem}"
+    except KiwiError as error:
+        return f"the video could not be edited: {error}"
     return None

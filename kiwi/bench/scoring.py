@@ -1,9 +1,9 @@
-"""Scoring: from judgements to the table, with every item in the denominator.
+"""Scoring: from judgements to the table of a run; items without a score are counted in its coverage.
 
-An item's score in a dimension is the median of its repeats. What a column is depends on the suite: OpenVE-Bench has a
-column for each category (the mean over items of the means over their three dimensions), RefVIE-Bench one for each
-dimension; the overall score is the mean over columns. Scores are reported as given (`raw`, as in the published tables:
-the published code does not cap) and capped by the first dimension (`capped`, as the rubrics demand).
+An item's score in a dimension is the median of its repeats. The columns depend on the suite: OpenVE-Bench has one for
+each category (the mean over items of the means over their three dimensions), RefVIE-Bench one for each dimension. The
+overall score is the mean over columns. Scores are reported as given (`raw`, as in the published tables, whose code does
+not cap) and capped by the first dimension (`capped`, as the rubrics demand).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from statistics import median
 from typing import Literal
 
 from kiwi.bench.ledger import Judgement
-from kiwi.bench.reply import capped
+from kiwi.bench.reply import cap_scores
 from kiwi.bench.suites import BenchmarkItem, Suite
 from kiwi.errors import InputError
 from kiwi.statistics.intervals import Interval, bootstrap_mean
@@ -32,7 +32,7 @@ class ItemScore:
     Args:
         item: the item.
         raw, capped: medians over repeats, by dimension.
-        repeats: number of answers.
+        repeats: number of repeated answers.
     """
 
     item: BenchmarkItem
@@ -46,7 +46,7 @@ class ItemScore:
         return sum(values) / len(values)
 
     def scores(self, kind: ScoreKind) -> Mapping[str, float]:
-        """Either kind of scores."""
+        """The scores of one kind, by dimension."""
         return self.raw if kind == "raw" else self.capped
 
 
@@ -56,7 +56,8 @@ class Column:
 
     Args:
         name: category or dimension.
-        total, scored: numbers of its items, and of those with a score.
+        total: number of items in the column.
+        scored: number of those items with a score.
         raw, capped: means over items with 95% intervals; None without a scored item.
     """
 
@@ -72,9 +73,10 @@ class BenchmarkResult:
     """Scores of a run.
 
     Args:
-        columns: of the table.
-        total, scored: numbers of items, and of those with a score.
-        unscored: reasons by item, for the other items.
+        columns: columns of the table.
+        total: number of items.
+        scored: number of items with a score.
+        unscored: reason for each item without a score, by id.
         raw, capped: the overall scores; None if a column has no scored item.
         repeat_std: standard deviation of repeated answers to the same question; None without repeats.
         flip_rate: share of questions whose repeats differ; None without repeats.
@@ -98,12 +100,12 @@ class BenchmarkResult:
 def score_items(
     suite: Suite, items: Iterable[BenchmarkItem], judgements: Iterable[Judgement]
 ) -> tuple[list[ItemScore], dict[str, str]]:
-    """Scores of the items that have any, and by id why the others have none.
+    """Score items; returns the scores, and the reason for each item without a score, by id.
 
     Args:
         suite: the benchmark.
-        items: to be scored.
-        judgements: of one judge; of several answers to the same question the last counts.
+        items: items to score.
+        judgements: judgements of one judge; if a question has several, the last one counts.
     """
     answers: dict[str, dict[int, Judgement]] = {}
     failures: dict[str, str] = {}
@@ -121,7 +123,7 @@ def score_items(
         elif mismatched := [scores for scores in repeats if set(scores) != set(dimensions)]:
             unscored[item.id] = f"judged in other dimensions: {', '.join(mismatched[0])}"
         else:
-            caps = [capped(scores, dimensions[0]) for scores in repeats]
+            caps = [cap_scores(scores, dimensions[0]) for scores in repeats]
             score = ItemScore(
                 item=item,
                 raw={name: float(median(scores[name] for scores in repeats)) for name in dimensions},
@@ -136,19 +138,21 @@ def aggregate(
     suite: Suite, items: Sequence[BenchmarkItem], scored: Sequence[ItemScore], unscored: Mapping[str, str],
     judgements: Iterable[Judgement] = (),
 ) -> BenchmarkResult:  # fmt: skip
-    """The table of a run.
+    """Aggregate the scores of a run.
 
     Args:
         suite: the benchmark.
-        items: all of them.
-        scored, unscored: from `score_items`.
-        judgements: for the variation of repeats.
+        items: all items.
+        scored, unscored: results of `score_items`.
+        judgements: all judgements, for the variation of repeats.
     """
-    totals = Counter(name for item in items for name in _columns_of(suite, item.category))
-    names = [name for name in _column_names(suite) if totals[name]]
+    totals = Counter(name for item in items for name in _list_category_columns(suite, item.category))
+    names = [name for name in _list_columns(suite) if totals[name]]
     strata = {}
     for kind in SCORE_KINDS:
-        strata[kind], clusters = _strata(suite, [(score.item, _by_column(suite, score, kind)) for score in scored])
+        strata[kind], clusters = _group_by_column(
+            suite, [(score.item, _split_by_column(suite, score, kind)) for score in scored]
+        )
 
     def mean(kind: ScoreKind, *columns: str) -> Interval | None:
         if not columns or not all(clusters[name] for name in columns):
@@ -165,7 +169,7 @@ def aggregate(
         )
         for name in names
     ]
-    repeats = _repeats(judgements)
+    repeats = _group_repeats(judgements)
     return BenchmarkResult(
         columns=columns,
         total=len(items),
@@ -181,14 +185,14 @@ def aggregate(
 def paired_differences(
     suite: Suite, a: Sequence[ItemScore], b: Sequence[ItemScore], kind: ScoreKind
 ) -> dict[str, Difference]:
-    """Differences b - a, overall (under "overall") and by column, on the items that both have.
+    """Paired differences b - a on the items scored in both, by column and under "overall".
 
     Raises:
         InputError: no item is scored in both.
     """
-    first = {score.item.id: _by_column(suite, score, kind) for score in a}
-    second = {score.item: _by_column(suite, score, kind) for score in sorted(b, key=lambda score: score.item.id)}
-    strata, clusters = _strata(
+    first = {score.item.id: _split_by_column(suite, score, kind) for score in a}
+    second = {score.item: _split_by_column(suite, score, kind) for score in sorted(b, key=lambda score: score.item.id)}
+    strata, clusters = _group_by_column(
         suite,
         [
             (item, {name: value - first[item.id][name] for name, value in values.items()})
@@ -205,25 +209,27 @@ def paired_differences(
     return {"overall": overall} | {name: paired_difference([strata[name]], [clusters[name]]) for name in names}
 
 
-def _column_names(suite: Suite) -> list[str]:
-    return list(dict.fromkeys(name for category in suite.categories for name in _columns_of(suite, category)))
+def _list_columns(suite: Suite) -> list[str]:
+    return list(
+        dict.fromkeys(name for category in suite.categories for name in _list_category_columns(suite, category))
+    )
 
 
-def _columns_of(suite: Suite, category: str) -> Sequence[str]:
-    """Names of the columns that a category's items are in."""
+def _list_category_columns(suite: Suite, category: str) -> Sequence[str]:
+    """List the columns that a category's items contribute to."""
     return [category] if suite.columns == "categories" else suite.dimensions[category]
 
 
-def _by_column(suite: Suite, score: ItemScore, kind: ScoreKind) -> Mapping[str, float]:
-    """An item's value in each of its columns."""
+def _split_by_column(suite: Suite, score: ItemScore, kind: ScoreKind) -> Mapping[str, float]:
+    """Split an item's scores into one value for each of its columns."""
     return {score.item.category: score.mean(kind)} if suite.columns == "categories" else score.scores(kind)
 
 
-def _strata(
+def _group_by_column(
     suite: Suite, items: Iterable[tuple[BenchmarkItem, Mapping[str, float]]]
 ) -> tuple[dict[str, list[float]], dict[str, list[str]]]:
-    """Values of each column's items, and their source videos, which are the clusters."""
-    strata: dict[str, list[float]] = {name: [] for name in _column_names(suite)}
+    """Group the items' values by column, and likewise their source videos, which are the clusters."""
+    strata: dict[str, list[float]] = {name: [] for name in _list_columns(suite)}
     clusters: dict[str, list[str]] = {name: [] for name in strata}
     for item, values in items:
         for name, value in values.items():
@@ -232,8 +238,8 @@ def _strata(
     return strata, clusters
 
 
-def _repeats(judgements: Iterable[Judgement]) -> list[list[float]]:
-    """Repeated answers to each question, a question being an item in a dimension."""
+def _group_repeats(judgements: Iterable[Judgement]) -> list[list[float]]:
+    """Group the scores by item and dimension; each group holds the repeated answers to one question."""
     repeats: dict[tuple[str, str], list[float]] = {}
     for judgement in judgements:
         for name, score in (judgement.scores or {}).items():

@@ -1,4 +1,4 @@
-"""`python -m kiwi bench`: score an editor or edited videos on a benchmark, and evaluate the scores."""
+"""`python -m kiwi bench`: score an editor or edited videos on a benchmark, and compare and check the scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kiwi.bench.suites import SUITES, read_suite
 from kiwi.cli import Action, dispatch
 from kiwi.tables import Table
 
-_DESCRIPTION = "Score an editor, or anyone's edited videos, on a benchmark, with confidence intervals."
+_DESCRIPTION = "Score an editor, or already edited videos, on a benchmark, with confidence intervals."
 
 
 def main(argv: list[str]) -> int:
@@ -46,13 +46,13 @@ def _show_rubrics(options: ShowRubricsOptions) -> int:
 
 def _import_rubrics(options: ImportRubricsOptions) -> int:
     file = bench.import_rubrics(options)
-    console.print(f"{file}: official rubrics; use them with --rubrics {file}")
+    console.print(f"wrote the official rubrics to {file}; use them with --rubrics {file}")
     return 0
 
 
 _ACTIONS = {
     **{
-        name: Action(BenchmarkOptions, _run, {"suite": name}, f"Score an editor, or edited videos, on {name}")
+        name: Action(BenchmarkOptions, _run, {"suite": name}, f"Score an editor, or already edited videos, on {name}")
         for name in SUITES
     },
     "compare": Action(CompareOptions, lambda options: _print(bench.compare_runs(options))),

@@ -1,1 +1,1 @@
-"""How good an edit or an editor is: fidelity to a known target, scores in the sandbox."""
+"""Evaluation of edits and editors: fidelity to a known target, scores in the sandbox, checks of the oracle."""

@@ -1,4 +1,7 @@
-"""The oracle on edits whose scores are known: `python -m kiwi sandbox anchors`."""
+"""Check of the oracle: `python -m kiwi sandbox anchors`.
+
+An anchor is an edit whose oracle score is known beforehand, such as the exact target (5) or the unedited source (1).
+"""
 
 from __future__ import annotations
 
@@ -27,41 +30,41 @@ from kiwi.tables import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Level = tuple[str, float, list[Scores]]
-"""A kind of damage, how much of it, and the scores of each item."""
+DegradationScores = tuple[str, float, list[Scores]]
+"""Kind and level of a degradation, and the oracle's scores of each item degraded in this way."""
 
 
 class AnchorReport(NamedTuple):
-    """Tables by the name of their file, and whether no anchor failed."""
+    """Tables by the name of their CSV file, and whether all anchors passed."""
 
     tables: dict[str, Table]
     passed: bool
 
 
 def check_anchors(options: AnchorOptions) -> AnchorReport:
-    """Score the anchors and the damages, and write `options.out`.
+    """Score the anchors and the degraded targets, and write the results to `options.out`.
 
     Raises:
-        InputError: settings that no item can be drawn with.
-        CheckpointError: an autoencoder that cannot be loaded.
+        InputError: no item can be rendered with these options.
+        CheckpointError: the VAE cannot be loaded.
     """
-    reconstruct = None if options.vae == "none" else _autoencoder(options.vae, options.size)
+    reconstruct = None if options.vae == "none" else _load_reconstruction(options.vae, options.size)
     pairs = options.pairs()
     out = make_folder(options.out)
     anchors, tables = dict(ANCHORS), {}
     if reconstruct is not None:
         decoded = {pair.id: reconstruct(pair.target) for pair in console.progress(pairs, "round trips")}
         anchors["round trip of the target"] = reconstruction_anchor(lambda pair: decoded[pair.id])
-        tables["round_trip"] = _round_trip_table(pairs, decoded)
-    tables = {"anchors": _anchor_table(pairs, anchors), **tables}
+        tables["round_trip"] = _make_round_trip_table(pairs, decoded)
+    tables = {"anchors": _make_anchor_table(pairs, anchors), **tables}
     passed = all(row[-1] != "NO" for row in tables["anchors"].rows)
-    items = [score_degraded(pair) for pair in console.progress(pairs, "damaging")]
-    levels = [(damage, level, [item[damage, level] for item in items]) for damage, level in items[0]]
+    items = [score_degraded(pair) for pair in console.progress(pairs, "degrading")]
+    levels = [(kind, level, [item[kind, level] for item in items]) for kind, level in items[0]]
     write_text(out / "anchors.md", "\n".join(table.to_markdown() for table in tables.values()))
-    tables["damage"] = _damage_table(levels)
+    tables["damage"] = _make_degradation_table(levels)
     for name, table in tables.items():
         write_text(out / f"{name}.csv", table.to_csv())
-    figure = _damage_figure(levels)
+    figure = _plot_degradations(levels)
     for suffix in ("png", "pdf"):
         with atomic_path(out / f"damage.{suffix}") as temporary:
             figure.savefig(temporary, format=suffix)
@@ -69,36 +72,37 @@ def check_anchors(options: AnchorOptions) -> AnchorReport:
     return AnchorReport(tables, passed)
 
 
-def _autoencoder(path: str, size: int) -> Callable[[Pixels], Pixels]:
+def _load_reconstruction(path: str, size: int) -> Callable[[Pixels], Pixels]:
+    """Load a VAE; return a function that encodes and decodes a video."""
     vae = WanVae(path=path).build()
 
     @torch.no_grad()
     def reconstruct(frames_FHWC: Pixels) -> Pixels:
         return to_pixels(vae.decode(vae.encode(to_video_tensor(frames_FHWC[None])))[0])
 
-    reconstruct(np.zeros((1, size, size, 3), np.uint8))  # refuses a size that it cannot halve before any other work
+    reconstruct(np.zeros((1, size, size, 3), np.uint8))  # raises at once if the VAE cannot downscale this size
     return reconstruct
 
 
-def _anchor_table(pairs: list[EditPair], anchors: Mapping[str, Anchor]) -> Table:
+def _make_anchor_table(pairs: list[EditPair], anchors: Mapping[str, Anchor]) -> Table:
     rows = []
     for name, anchor in console.progress(anchors.items(), "judging", total=len(anchors)):
         result = check_anchor(pairs, anchor)
-        scores = [f"{of(result.scores):.2f}" if result.scores else "" for of in (np.mean, min, max)]
-        holds = ("yes" if result.passed else "NO") if result.scores else "no such edit"
-        rows.append((name, result.items, len(result.scores), anchor.bounds, *scores, holds))
-    header = ("edit", "items", "edits", "wanted", "mean", "least", "most", "holds")
-    return Table("The oracle's anchors: overall score of each edit, 1 to 5", header, rows)
+        scores = [f"{statistic(result.scores):.2f}" if result.scores else "" for statistic in (np.mean, min, max)]
+        passed = ("yes" if result.passed else "NO") if result.scores else "not applicable"
+        rows.append((name, result.items, len(result.scores), anchor.bounds, *scores, passed))
+    header = ("anchor", "items", "edits", "required", "mean", "min", "max", "passed")
+    return Table("Anchors: the oracle's overall scores (1 to 5) of edits with known scores", header, rows)
 
 
-def _round_trip_table(pairs: list[EditPair], decoded: Mapping[str, Pixels]) -> Table:
+def _make_round_trip_table(pairs: list[EditPair], decoded: Mapping[str, Pixels]) -> Table:
     perceptual = NoPerceptual().build()
     groups: dict[str, list[tuple[float, ...]]] = {category: [] for category in CATEGORIES}
     for pair in pairs:
         fidelity = edit_metrics(decoded[pair.id], pair.target, None, perceptual)
         scores = score_edit(pair, decoded[pair.id])
-        oracle = (getattr(scores, name) for name in ORACLE_SCORES)
-        groups[pair.category].append((fidelity["psnr"], fidelity["ssim"], *oracle))
+        oracle_scores = (getattr(scores, name) for name in ORACLE_SCORES)
+        groups[pair.category].append((fidelity["psnr"], fidelity["ssim"], *oracle_scores))
     groups = {category: items for category, items in groups.items() if items}
     groups["all"] = [item for items in groups.values() for item in items]
     rows = []
@@ -106,29 +110,29 @@ def _round_trip_table(pairs: list[EditPair], decoded: Mapping[str, Pixels]) -> T
         psnr, ssim, *means = np.mean(items, axis=0)
         rows.append((category, len(items), f"{psnr:.1f}", f"{ssim:.3f}", *(f"{mean:.2f}" for mean in means)))
     return Table(
-        "Round trip of the target (PSNR in dB): the most that an editor in these latents can reach",
-        ("category", "items", "dB", "SSIM", *ORACLE_SCORES),
+        "Target encoded and decoded by the VAE: an upper bound for editors in its latents",
+        ("category", "items", "PSNR (dB)", "SSIM", *ORACLE_SCORES),
         rows,
     )
 
 
-def _damage_table(levels: Iterable[Level]) -> Table:
+def _make_degradation_table(levels: Iterable[DegradationScores]) -> Table:
     rows = [
-        (damage, level, len(items), *(f"{np.mean([getattr(i, name) for i in items]):.4f}" for name in ORACLE_SCORES))
-        for damage, level, items in levels
+        (kind, level, len(items), *(f"{np.mean([getattr(i, name) for i in items]):.4f}" for name in ORACLE_SCORES))
+        for kind, level, items in levels
     ]
-    return Table("Scores of the target with more and more damage", ("damage", "level", "items", *ORACLE_SCORES), rows)
+    return Table("Scores of degraded targets", ("degradation", "level", "items", *ORACLE_SCORES), rows)
 
 
-def _damage_figure(levels: Iterable[Level]) -> Figure:
+def _plot_degradations(levels: Iterable[DegradationScores]) -> Figure:
     points: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
-    for damage, level, items in levels:
+    for kind, level, items in levels:
         for name in ORACLE_SCORES:
             values = [getattr(item, name) for item in items]
             margin = 1.96 * float(np.std(values)) / len(values) ** 0.5
-            points.setdefault(damage, {}).setdefault(name, []).append((level, float(np.mean(values)), margin))
+            points.setdefault(kind, {}).setdefault(name, []).append((level, float(np.mean(values)), margin))
     panels = {
-        damage: {
+        kind: {
             name: Curve(
                 x=[level for level, _, _ in line],
                 y=[mean for _, mean, _ in line],
@@ -137,6 +141,6 @@ def _damage_figure(levels: Iterable[Level]) -> Figure:
             )
             for name, line in lines.items()
         }
-        for damage, lines in points.items()
+        for kind, lines in points.items()
     }
-    return plot_curves(panels, x="damage", y="score (mean, 95% interval)", limits=(0.9, 5.1))
+    return plot_curves(panels, x="level of degradation", y="score (mean, 95% interval)", limits=(0.9, 5.1))

@@ -1,11 +1,11 @@
-"""How close an edit is to its target: PSNR, SSIM and perceptual distances, over the whole frame, inside and outside
-the mask.
+"""Fidelity of an edit to its target: PSNR, SSIM and perceptual distances, over whole frames and inside and outside a
+mask.
 
-PSNR comes in two forms that must not be compared with each other: `frame_psnr` is that of one frame, which
-`edit_metrics` averages over frames, as published tables do; `clip_psnr` is that of all pixels of a clip together, so
-that a mask that covers a few pixels of some frames weighs no more than they do.
+PSNR has two definitions whose values must not be compared: `frame_psnr` is computed per frame, and `edit_metrics`
+averages it over frames, as published tables do; `clip_psnr` pools all pixels of a clip, so that frames count by their
+number of pixels in the mask.
 
-F frames, H height, W width, C = 3 colours. Frames are 8 bit, so differences are taken on a range of 255.
+F frames, H height, W width, C = 3 colours. Frames are 8 bit, so the data range is 255.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from kiwi.encoded import Pixels
 from kiwi.evaluation.perceptual import PerceptualMaps
 
 RANGE = 255.0
-"""The range of 8-bit frames."""
+"""Data range of 8-bit frames."""
 
 PSNR_CAP = 60.0
-"""Largest PSNR, in dB. Identical frames have an infinite one, which no mean survives; rounding to 8 bits alone leaves
-59 dB, so that differences beyond the cap mean nothing."""
+"""Cap of PSNR in dB. Identical frames have infinite PSNR, which would make any mean infinite; rounding to 8 bits alone
+limits PSNR to 59 dB, so differences above the cap are meaningless."""
 
 
 def frame_psnr(edited: Tensor, target: Tensor) -> float:
-    """PSNR of one frame, or of some of its pixels: any shape, values in [0, 255]; dB, at most PSNR_CAP."""
+    """PSNR in dB, at most PSNR_CAP, of one frame or some of its pixels: any shape, values in [0, 255]."""
     return min(float(peak_signal_noise_ratio(edited, target, data_range=RANGE)), PSNR_CAP)
 
 
 def clip_psnr(edited_FHWC: Pixels, target_FHWC: Pixels, mask_FHW: NDArray[np.bool_]) -> float:
-    """PSNR of all pixels of a clip that lie in a mask; dB, at most PSNR_CAP, and NaN where the mask is empty."""
+    """PSNR in dB, at most PSNR_CAP, over all pixels of a clip inside a mask; NaN if the mask is empty."""
     if not mask_FHW.any():
         return nan
     edited, target = (torch.from_numpy(clip[mask_FHW]).float() for clip in (edited_FHWC, target_FHWC))
@@ -53,45 +53,45 @@ def edit_metrics(
 ) -> dict[str, float]:
     """Compare an edit with its target: means over frames, by metric.
 
-    `psnr` (`frame_psnr`), `ssim` (-1 to 1, the mean of its map) and the perceptual metrics, each over the whole frame;
-    with a mask also `psnr_inside`, `psnr_outside` and so on, over the frames that have pixels inside (outside) it. A
-    side that is empty in every frame is absent.
+    The metrics are `psnr` (`frame_psnr`), `ssim` (-1 to 1) and the perceptual ones. With a mask each is also computed
+    inside and outside of it (`psnr_inside`, `psnr_outside` ...), over the frames that have such pixels; metrics without
+    any such frame are absent.
 
     Args:
-        edited_FHWC: uint8 frames to judge.
-        target_FHWC: uint8 frames to compare them with.
-        mask_FHW: where the edit may show; None if that is not known.
-        perceptual: built by a `PerceptualSpec`.
-        device: to compute on.
+        edited_FHWC: uint8 frames of the edit.
+        target_FHWC: uint8 frames of the target.
+        mask_FHW: pixels that the edit may change; None if unknown.
+        perceptual: perceptual metrics, built by a `PerceptualSpec`.
+        device: device to compute on.
     """
     values: dict[str, list[float]] = defaultdict(list)
     for index in range(len(target_FHWC)):
-        edited, target = (_tensor(frames[index], device) for frames in (edited_FHWC, target_FHWC))
-        maps = {"ssim": _ssim_map(edited, target), **perceptual(edited, target)}
-        for side, where_HW in _sides(None if mask_FHW is None else mask_FHW[index], edited):
-            values[f"psnr{side}"].append(frame_psnr(edited[..., where_HW], target[..., where_HW]))
+        edited, target = (_to_tensor(frames[index], device) for frames in (edited_FHWC, target_FHWC))
+        maps = {"ssim": _compute_ssim_map(edited, target), **perceptual(edited, target)}
+        for side, pixels_HW in _split_by_mask(None if mask_FHW is None else mask_FHW[index], edited):
+            values[f"psnr{side}"].append(frame_psnr(edited[..., pixels_HW], target[..., pixels_HW]))
             for name, map_HW in maps.items():
-                values[f"{name}{side}"].append(float(map_HW[where_HW].mean()))
+                values[f"{name}{side}"].append(float(map_HW[pixels_HW].mean()))
     return {name: float(np.mean(frames)) for name, frames in values.items()}
 
 
-def _sides(mask_HW: NDArray[np.bool_] | None, like: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The whole frame, and the sides of the mask that have pixels, (H, W) bool each."""
+def _split_by_mask(mask_HW: NDArray[np.bool_] | None, like: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield suffix and pixels, (H, W) bool, of the whole frame and of the non-empty sides of the mask."""
     yield "", torch.ones(like.shape[-2:], dtype=torch.bool, device=like.device)
     if mask_HW is None:
         return
     inside = torch.from_numpy(mask_HW).to(like.device)
-    for side, where in (("_inside", inside), ("_outside", ~inside)):
-        if where.any():
-            yield side, where
+    for side, pixels_HW in (("_inside", inside), ("_outside", ~inside)):
+        if pixels_HW.any():
+            yield side, pixels_HW
 
 
-def _ssim_map(edited: Tensor, target: Tensor) -> Tensor:
-    """SSIM at each pixel (H, W), the mean over colours; Gaussian window of sigma 1.5."""
-    _, full = structural_similarity_index_measure(edited, target, data_range=RANGE, return_full_image=True)
-    return full[0].mean(0)
+def _compute_ssim_map(edited: Tensor, target: Tensor) -> Tensor:
+    """Compute SSIM at each pixel, (H, W), averaged over colours; Gaussian window with sigma 1.5."""
+    _, map_BCHW = structural_similarity_index_measure(edited, target, data_range=RANGE, return_full_image=True)
+    return map_BCHW[0].mean(0)
 
 
-def _tensor(frame_HWC: Pixels, device: torch.device | str) -> Tensor:
-    """A frame as float32 (1, C, H, W) in [0, 255]."""
+def _to_tensor(frame_HWC: Pixels, device: torch.device | str) -> Tensor:
+    """Convert a frame to float32 (1, C, H, W) in [0, 255]."""
     return torch.from_numpy(frame_HWC).to(device).permute(2, 0, 1)[None].float()

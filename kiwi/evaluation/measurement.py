@@ -1,9 +1,9 @@
-"""Measurements of a trained editor: the interface that all kinds have.
+"""Base class of the measurements that an ablation study takes of each trained model.
 
-A kind of measurement is one class. It names its metrics and whether higher values are better, checks its options
-before anything is trained, runs a command of kiwi on a model folder, and reads back what that command wrote. The
-classes stand beside what they run: the sandbox here, benchmarks in `kiwi.bench`, validation losses in `kiwi.training`;
-`kiwi.ablation.study.MEASUREMENTS` lists those that a study's file may ask for.
+Each kind of measurement is a class. It names its metrics and whether higher values are better, checks its options
+before anything is trained, runs a command of kiwi on a model folder, and reads the files that the command wrote. The
+classes are defined beside the code they run: the sandbox here, benchmarks in `kiwi.bench`, validation losses in
+`kiwi.training`; `kiwi.ablation.study.MEASUREMENTS` lists all that a study's file may name.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A number that a measurement yields.
+    """A metric of a measurement.
 
     Args:
-        name: as tables print it, such as "sandbox inside".
-        better: whether higher or lower values are better, or neither by itself.
+        name: name in tables, such as "sandbox inside".
+        better: whether higher or lower values are better, or neither.
     """
 
     name: str
@@ -36,14 +36,14 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricValues:
-    """The values that a measurement yields.
+    """The values of a measurement's metrics.
 
     Args:
-        items: value by metric and item; items that a metric does not apply to are absent.
-        categories: category of every item.
-        clusters: what items share that are not independent, such as their source video; an item that is absent is a
+        items: values by metric and item; items that a metric does not apply to are absent.
+        categories: category of each item.
+        clusters: cluster of each item that depends on others, such as its source video; an item that is absent is a
             cluster of its own.
-        scalars: values of the whole run, by metric.
+        scalars: values of metrics of the whole run, such as a loss.
     """
 
     items: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -54,10 +54,10 @@ class MetricValues:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Spec, ABC):
-    """A kind of measurement with its options.
+    """Base class of all measurements: a kind of measurement with its options.
 
-    `section` is its key under `measure:` in a study's file. `command` is what follows `python -m kiwi` to run it, empty
-    where training itself logs the numbers.
+    `section` is the key under `measure:` in a study's file. `command` is the part of the command line after `python -m
+    kiwi`; it is empty if training itself logs the metrics.
     """
 
     section: ClassVar[str]
@@ -66,13 +66,13 @@ class Measurement(Spec, ABC):
     @classmethod
     @abstractmethod
     def from_study(cls, settings: Any) -> Sequence[Self]:
-        """The measurements that a section of a study's file asks for.
+        """Build the measurements described by a section of a study's file.
 
         Args:
-            settings: the section as YAML has it.
+            settings: content of the section as parsed from YAML.
 
         Raises:
-            KiwiError: settings that are unknown, of the wrong type or out of range, or that the caller decides.
+            KiwiError: an option is unknown, invalid or set by the study itself.
         """
 
     @property
@@ -82,31 +82,31 @@ class Measurement(Spec, ABC):
 
     @abstractmethod
     def metrics(self) -> Sequence[Metric]:
-        """Its metrics, in the order of tables."""
+        """The metrics in the order of tables."""
 
     def check(self) -> None:
-        """Raise a KiwiError for what would fail after hours of training, such as benchmark data that is missing."""
+        """Raise a KiwiError for anything that would fail only after training, such as missing benchmark data."""
 
     def options_for(self, model: Path, out: Path) -> Options | None:
-        """Options of its command for one model folder; None where there is no command.
+        """Options of the command for one model folder; None if there is no command.
 
         Args:
-            model: folder of the model to measure.
-            out: folder to write to.
+            model: folder of the model to evaluate.
+            out: folder for the results.
         """
         return None
 
     @classmethod
     def run(cls, options: Mapping[str, Any]) -> int:
-        """Run its command with options as plain data (`to_dict`). Returns the exit code."""
+        """Run the command with options as plain data (`to_dict`) and return its exit code."""
         raise NotImplementedError(f"{cls.__name__} has no command")
 
     @abstractmethod
     def collect(self, folder: Path) -> MetricValues:
-        """Read what its command, or a training run, left in a folder.
+        """Read the results that the command, or a training run, wrote into a folder.
 
         Raises:
-            KiwiError: nothing is there, or it cannot be read.
+            KiwiError: the results are missing or unreadable.
         """
 
 
@@ -115,23 +115,23 @@ def typed_options(
     settings: Any,
     where: str,
     *,
-    decided: Mapping[str, Any],
-    refused: Sequence[str] = (),
+    fixed: Mapping[str, Any],
+    forbidden: Sequence[str] = (),
     defaults: Mapping[str, Any] | None = None,
 ) -> OptionsT:
-    """Options of a command from a mapping in a file, spelled as on the command line or as in Python.
+    """Build a command's options from a mapping in a file, with names as on the command line or as in Python.
 
     Args:
-        options: their dataclass.
-        settings: values by name: `max-pixels: 1024`, `max_pixels: 1024`, `no-gallery: true`.
-        where: names the mapping in messages.
-        decided: options that the caller sets, which the file therefore may not.
-        refused: further options that the file may not set because they mean nothing there.
-        defaults: values of options that the file does not set, where they are not the dataclass's own.
+        options: dataclass of the options.
+        settings: values by name, such as `max-pixels: 1024`, `max_pixels: 1024` or `no-gallery: true`.
+        where: name of the mapping in error messages.
+        fixed: values of options that the caller sets and the file may not.
+        forbidden: further options that the file may not set.
+        defaults: defaults that differ from those of the dataclass.
 
     Raises:
-        InputError: not a mapping, or an option that the file may not set.
-        SpecError: unknown options, with those that exist, or values of the wrong type.
+        InputError: `settings` is not a mapping, or sets an option that the file may not set.
+        SpecError: an option is unknown or has a value of the wrong type.
     """
     if not isinstance(settings, dict | None):
         raise InputError(f"{where} is not a mapping", code="not-a-mapping", got=repr(settings))
@@ -141,9 +141,9 @@ def typed_options(
         name = str(key).replace("-", "_")
         if name not in known and name.removeprefix("no_") in known and isinstance(value, bool):
             name, value = name.removeprefix("no_"), not value
-        if name in (*decided, *refused):
+        if name in (*fixed, *forbidden):
             raise InputError(
-                f"{where} cannot set {key}", code="reserved-option", fix="remove it; it is set for each run"
+                f"{where} cannot set {key}", code="reserved-option", fix="remove it; kiwi sets it for each run"
             )
         values[name] = value
-    return cast(OptionsT, from_dict(options, values | dict(decided), where))
+    return cast(OptionsT, from_dict(options, values | dict(fixed), where))

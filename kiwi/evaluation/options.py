@@ -1,4 +1,4 @@
-"""Options of the commands that measure in the sandbox; importing them does not import torch."""
+"""Options of the evaluation commands of the sandbox; importing them does not import torch."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from kiwi.sandbox.sampling import SplitName
 class SandboxMeasureOptions(WorldOptions):
     """Edit items of the sandbox with a model and compare the edits with their exact targets.
 
-    OUT/fidelity.csv: PSNR inside and outside the mask, beside the unedited source and the autoencoder's round trip;
-    OUT/oracle.csv: the oracle's scores; OUT/controls.csv: the same scores with the instruction, or the reference, of
-    another item, which shows whether the editor uses them; measured.md has all three tables, edits.png shows some
-    edits. Every number has a 95% interval over items. Rerun the same command to resume.
+    Writes OUT/fidelity.csv (PSNR inside and outside the mask, for the edit, the unedited source and the VAE's round
+    trip), OUT/oracle.csv (the oracle's scores) and OUT/controls.csv (overall scores after swapping the instruction or
+    the reference with another item's, which shows whether the editor uses them); measured.md has all three tables,
+    edits.png shows some edits. All means have 95% intervals over items. Rerun the same command to resume.
 
     Args:
-        out: folder to write to.
-        model: model folder or hub id; sandbox is the editor that kiwi ships.
-        steps: denoising steps; the model's own default unless given.
-        noise: seed of the starting noise.
-        controls: whether to edit with the instructions and references of other items too.
-        device: cpu, cuda, cuda:1 ...; CUDA if there is any unless given.
+        out: folder for the results
+        model: model folder or hub id; sandbox is the editor that kiwi ships
+        steps: number of denoising steps (default: the model's)
+        noise: seed of the initial noise
+        controls: do not edit with the instructions and references of other items
+        device: cpu, cuda, cuda:1 ... (default: cuda if available)
     """
 
     out: Path = positional()
@@ -56,17 +56,16 @@ class SandboxMeasureOptions(WorldOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorOptions(WorldOptions):
-    """Check the oracle on edits whose scores are known, and on damage in steps.
+    """Check the oracle on anchors, which are edits whose oracle scores are known, and on degraded targets.
 
-    OUT/anchors.md and anchors.csv: the exact target, the unedited source, a blend of both, edits with one mistake, and
-    the round trip of the target through an autoencoder; round_trip.csv: the round trip by category; damage.csv,
-    damage.png and damage.pdf: how the scores fall with damage. The exit code is 1 if an anchor fails; an anchor that
-    applies to none of the items (such as a wrong place where nothing is added) does not count.
+    Writes OUT/anchors.md and anchors.csv (scores of the exact target, the unedited source, a blend of both, edits with
+    one mistake, and the target encoded and decoded by a VAE), round_trip.csv (the VAE's scores by category), and
+    damage.csv, damage.png and damage.pdf (how the scores fall as the target is degraded). The exit code is 1 if an
+    anchor fails. Anchors that apply to none of the items (such as "wrong place" if no item adds an object) are ignored.
 
     Args:
-        out: folder to write to.
-        vae: autoencoder of the round trip, a folder or hub id; sandbox/vae is the one that kiwi ships, none leaves the
-            round trip out.
+        out: folder for the results
+        vae: folder or hub id of the VAE; sandbox/vae is the one that kiwi ships, none skips the round trip
     """
 
     out: Path = positional()

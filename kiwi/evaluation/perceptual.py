@@ -1,4 +1,4 @@
-"""Perceptual distances between frames, by pretrained networks (C colours, H height, W width)."""
+"""Perceptual distances between frames from pretrained networks (C colours, H height, W width)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from kiwi.keyed import forked_rng
 from kiwi.spec import Spec
 
 PerceptualMaps = Callable[[Tensor, Tensor], dict[str, Tensor]]
-"""From an edited and a target frame, (1, C, H, W) in [0, 255], to maps (H, W) of their distance at each pixel, by
-metric."""
+"""Function of an edited and a target frame, (1, C, H, W) in [0, 255], that returns a map (H, W) of the distance at each
+pixel for every metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PerceptualSpec(Spec, ABC):
-    """The family of perceptual metrics."""
+    """Base class of all perceptual metric specs."""
 
     min_side: ClassVar[int] = 1
-    """The smallest height and width of a frame, in pixels."""
+    """Smallest accepted height and width of a frame, in pixels."""
 
     @abstractmethod
     def build(self, device: torch.device | str = "cpu") -> PerceptualMaps:
@@ -36,7 +36,7 @@ class PerceptualSpec(Spec, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class NoPerceptual(PerceptualSpec):
-    """No network: PSNR and SSIM only."""
+    """No perceptual metric: only PSNR and SSIM are computed."""
 
     def build(self, device: torch.device | str = "cpu") -> PerceptualMaps:
         return lambda edited, target: {}
@@ -44,12 +44,12 @@ class NoPerceptual(PerceptualSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class Lpips(PerceptualSpec):
-    """LPIPS 0.1 (Zhang et al., 2018), a distance: 0 for identical frames, about 0.7 for unrelated ones.
+    """LPIPS 0.1 (Zhang et al., 2018): 0 for identical frames, about 0.7 for unrelated ones.
 
-    Its backbone is torchvision's, which is downloaded into torch's hub cache unless it is there already.
+    The backbone's weights are torchvision's, downloaded into torch's hub cache if missing.
 
     Args:
-        net: the backbone; results of different ones cannot be compared.
+        net: backbone; distances of different backbones are not comparable.
     """
 
     min_side: ClassVar[int] = 32
@@ -61,28 +61,28 @@ class Lpips(PerceptualSpec):
         Raises:
             InputError: the backbone's weights are missing and cannot be downloaded, or are damaged.
         """
-        import lpips  # torchvision's models take seconds to import, and most runs do without
+        import lpips  # imports torchvision's models, which takes seconds
 
         try:
             # Both lpips and torchvision draw initial weights from the global generator before they load.
             with forked_rng("lpips"), warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # lpips calls torchvision in a deprecated way
                 network = lpips.LPIPS(net=self.net, spatial=True, verbose=False)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as problem:
-            url, path = _backbone(self.net)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            url, path = _locate_backbone(self.net)
             raise InputError(
                 f"LPIPS needs the weights of its backbone {self.net!r}, which could not be "
-                f"{'loaded' if path.exists() else 'downloaded'} ({problem})",
+                f"{'loaded' if path.exists() else 'downloaded'} ({error})",
                 code="missing-weights",
                 fix=f"download {url} to {path}, or leave LPIPS out (`fit`: --quality.perceptual=NoPerceptual)",
-            ) from problem
+            ) from error
         network.to(device=device, dtype=torch.float32).requires_grad_(False)
         # The network is defined on [-1, 1].
         return lambda edited, target: {"lpips": network(edited / 127.5 - 1, target / 127.5 - 1)[0, 0]}
 
 
-def _backbone(net: str) -> tuple[str, Path]:
-    """Where torchvision downloads a backbone's weights from, and the file that it looks for first."""
+def _locate_backbone(net: str) -> tuple[str, Path]:
+    """URL of a backbone's weights and the path at which torchvision caches them."""
     from torchvision.models import get_model_weights
 
     weights: Any = get_model_weights({"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}[net])

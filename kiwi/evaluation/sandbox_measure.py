@@ -1,4 +1,4 @@
-"""Measuring an editor on items of the sandbox that it was not trained on: `python -m kiwi sandbox measure`."""
+"""Evaluation of an editor on held-out items of the sandbox: `python -m kiwi sandbox measure`."""
 
 from __future__ import annotations
 
@@ -39,26 +39,27 @@ from kiwi.spec import from_dict
 from kiwi.tables import Table
 from kiwi.weights.strict import fingerprint
 
-SETTINGS, SCORES = "settings.json", "items.jsonl"
-"""Files of a folder of measurements: its settings, and the scores of each item."""
+SETTINGS_FILE, SCORES_FILE = "settings.json", "items.jsonl"
+"""Files in the folder of an evaluation: its settings, and the scores of each item."""
 
 AS_ASKED, OTHER_WORDS, OTHER_REFERENCE = "as asked", "other words", "other reference"
 OLD_TARGET = "other reference, old target"
-"""How an item was edited, and its target: the values of `what` in SCORES."""
+"""Values of `what` in SCORES_FILE: whose instruction and reference an item was edited with (AS_ASKED: its own), and the
+target that the edit was compared with."""
 
 METRICS = ("overall", "compliance", "consistency", "quality", "inside", "outside")
-"""Scores that studies compare."""
+"""Scores that ablation studies compare."""
 
 SHEET_ITEMS = 14
-"""Items on the contact sheet."""
+"""Number of items on the contact sheet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxMeasurement(Measurement):
-    """Edits of items of the sandbox, scored against their exact targets.
+    """Scores of a trained model's edits in the sandbox, against the exact targets.
 
     Args:
-        settings: options of the command; model and out are set for each model.
+        settings: options of the command; the study sets model and out for each model.
     """
 
     section: ClassVar[str] = "sandbox"
@@ -68,11 +69,9 @@ class SandboxMeasurement(Measurement):
 
     @classmethod
     def from_study(cls, settings: Any) -> Sequence[SandboxMeasurement]:
-        """From options; controls are off unless the options turn them on."""
-        decided = {"model": "model", "out": "out"}
-        options = typed_options(
-            SandboxMeasureOptions, settings, "sandbox", defaults={"controls": False}, decided=decided
-        )
+        """Read options; controls are off unless the options turn them on."""
+        fixed = {"model": "model", "out": "out"}
+        options = typed_options(SandboxMeasureOptions, settings, "sandbox", defaults={"controls": False}, fixed=fixed)
         return (cls(settings=options),)
 
     @property
@@ -85,21 +84,21 @@ class SandboxMeasurement(Measurement):
         return [Metric(name=f"sandbox {score}") for score in METRICS]
 
     def check(self) -> None:
-        """Raise an InputError for settings that no item can be drawn with."""
+        """Raise an InputError if no item can be rendered with these options."""
         self.settings.pair(0)
 
     def options_for(self, model: Path, out: Path) -> SandboxMeasureOptions:
-        """Options of `kiwi sandbox measure`."""
+        """Options of `kiwi sandbox measure` for one model."""
         return self.settings.replace(model=str(model), out=out)
 
     @classmethod
     def run(cls, options: Mapping[str, Any]) -> int:
-        """Measure and print the tables."""
+        """Evaluate the model and print the tables; returns the exit code."""
         print_tables(measure_editor(from_dict(SandboxMeasureOptions, options)))
         return 0
 
     def collect(self, folder: Path) -> MetricValues:
-        """Scores of the items edited as asked."""
+        """Read the scores of the items, without the controls."""
         scores = {f"sandbox/{name}": item for (kind, name), item in read_scores(folder).items() if kind == AS_ASKED}
         items = {
             f"sandbox {metric}": {
@@ -114,13 +113,17 @@ class SandboxMeasurement(Measurement):
 
 
 def measure_editor(options: SandboxMeasureOptions) -> dict[str, Table]:
-    """Edit, score and write `options.out`; tables by the name of their file: fidelity, oracle and controls.
+    """Edit the items, score the edits, and write the results to `options.out`.
+
+    Returns:
+        Tables by the name of their CSV file: fidelity, oracle and controls.
 
     Raises:
-        InputError: settings that no item can be drawn with or the model cannot edit, or a folder of other settings.
-        CheckpointError: a model that cannot be loaded.
+        InputError: no item can be rendered with these options, the model cannot edit videos of this size, or the
+            folder holds an evaluation with other settings.
+        CheckpointError: the model cannot be loaded.
     """
-    height, width = options.pair(0).source.shape[1:3]  # refuses settings that nothing can be drawn with
+    height, width = options.pair(0).source.shape[1:3]  # raises if no item can be rendered
     device = resolve_device(options.device)
     model, defaults = from_pretrained(options.model)
     model.to(device).eval()
@@ -143,19 +146,19 @@ def measure_editor(options: SandboxMeasureOptions) -> dict[str, Table]:
     pairs = options.pairs()
     by_id, editor = {pair.id: pair for pair in pairs}, pair_editor(model, sampling, options.noise)
     scores.complete(AS_ASKED, by_id, editor, {AS_ASKED: by_id}, model.vae)
-    tables = dict(zip(("fidelity", "oracle"), score_tables(scores.of(AS_ASKED, by_id)), strict=True))
+    tables = dict(zip(("fidelity", "oracle"), score_tables(scores.select(AS_ASKED, by_id)), strict=True))
     if options.controls:
         words = swap_within_category(pairs, with_instruction_of)
         references = swap_within_category(pairs, with_reference_of)
         scores.complete(OTHER_WORDS, words, editor, {OTHER_WORDS: words})
         old_targets = {name: by_id[name] for name in references}
         scores.complete(OTHER_REFERENCE, references, editor, {OTHER_REFERENCE: references, OLD_TARGET: old_targets})
-        tables["controls"] = _controls_table(scores, words, references)
+        tables["controls"] = _make_controls_table(scores, words, references)
     for name, table in tables.items():
         write_text(options.out / f"{name}.csv", table.to_csv())
     write_text(options.out / "measured.md", "\n".join(table.to_markdown() for table in tables.values()))
-    shown = pairs[:SHEET_ITEMS]
-    write_image(options.out / "edits.png", edit_sheet(shown, {"edit": edit_pairs(shown, editor)}))
+    sheet_pairs = pairs[:SHEET_ITEMS]
+    write_image(options.out / "edits.png", edit_sheet(sheet_pairs, {"edit": edit_pairs(sheet_pairs, editor)}))
     write_json(options.out / "environment.json", environment())
     return tables
 
@@ -163,16 +166,16 @@ def measure_editor(options: SandboxMeasureOptions) -> dict[str, Table]:
 def print_tables(tables: Mapping[str, Table]) -> None:
     """Print the tables of `measure_editor`."""
     for name, table in tables.items():
-        # Without the column `items`, which the next table has, the table of fidelity fits into 80 characters.
-        keep = [at for at, column in enumerate(table.header) if name != "fidelity" or column != "items"]
-        rows = [[row[at] for at in keep] for row in table.rows]
-        console.table(table.title, [table.header[at] for at in keep], rows, table.note)
+        # The fidelity table fits into 80 characters without its column `items`, which the next table repeats.
+        columns = [i for i, column in enumerate(table.header) if name != "fidelity" or column != "items"]
+        rows = [[row[i] for i in columns] for row in table.rows]
+        console.table(table.title, [table.header[i] for i in columns], rows, table.note)
 
 
 def read_scores(folder: Path) -> dict[tuple[str, str], SandboxScores]:
-    """All scores in a folder of measurements by (AS_ASKED, OTHER_WORDS ..., id)."""
+    """Read all scores in the folder of an evaluation, by `what` (AS_ASKED, OTHER_WORDS ...) and item id."""
     scores = {}
-    for record in Journal(folder / SCORES).read():
+    for record in Journal(folder / SCORES_FILE).read():
         kind = record.pop("what")
         record |= {name: nan for name, value in record.items() if value is None}  # JSON has no NaN
         scores[kind, record["id"]] = SandboxScores(**record)
@@ -180,10 +183,10 @@ def read_scores(folder: Path) -> dict[tuple[str, str], SandboxScores]:
 
 
 class _ScoreFile:
-    """The scores of each item in SCORES, one line each, appended as they come so that a killed command resumes."""
+    """SCORES_FILE, to which each item's scores are appended at once so that a killed command can resume."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.journal = Journal(open_run_dir(folder / SETTINGS, settings, "a folder of measurements") / SCORES)
+        self.journal = Journal(open_run_dir(folder / SETTINGS_FILE, settings, "a sandbox evaluation") / SCORES_FILE)
         self.scores = read_scores(folder)
 
     def complete(
@@ -197,41 +200,43 @@ class _ScoreFile:
         """Edit the items that have no scores yet, and score each edit against one target or several.
 
         Args:
-            description: for the progress bar.
+            description: text of the progress bar.
             pairs: items to edit, by id.
-            editor: edits them.
-            targets: items with the same ids to score the edits against, by the name to keep the scores under.
-            vae: whose round trips bound the scores.
+            editor: editor of the items.
+            targets: items with the same ids whose targets the edits are scored against, by `what`.
+            vae: VAE whose round trips give the upper bounds of PSNR; None to skip them.
         """
         missing = [pair for name, pair in pairs.items() if any((kind, name) not in self.scores for kind in targets)]
         with console.progress_bar(f"editing, {description}", len(missing)) as advance:
             for batch in group_batches(missing):
                 bounds: list[Any] = [None] * len(batch)
                 if vae is not None:
-                    both = ([pair.source for pair in batch], [pair.target for pair in batch])
-                    bounds = list(zip(*(round_trips(vae, clips) for clips in both), strict=True))
+                    sources = round_trips(vae, [pair.source for pair in batch])
+                    bounds = list(zip(sources, round_trips(vae, [pair.target for pair in batch]), strict=True))
                 for pair, video, bound in zip(batch, editor(batch), bounds, strict=True):
                     for kind, items in targets.items():
                         self._append(kind, score_item(items[pair.id], video, bound))
                     advance()
 
-    def of(self, kind: str, ids: Mapping[str, EditPair]) -> list[SandboxScores]:
+    def select(self, kind: str, items: Mapping[str, EditPair]) -> list[SandboxScores]:
         """The scores of items, in their order."""
-        return [self.scores[kind, name] for name in ids]
+        return [self.scores[kind, name] for name in items]
 
     def _append(self, kind: str, scores: SandboxScores) -> None:
         self.scores[kind, scores.id] = scores
-        numbers = asdict(scores).items()
-        self.journal.append({"what": kind, **{k: None if isinstance(v, float) and isnan(v) else v for k, v in numbers}})
+        fields = asdict(scores).items()
+        self.journal.append({"what": kind, **{k: None if isinstance(v, float) and isnan(v) else v for k, v in fields}})
 
 
-def _controls_table(scores: _ScoreFile, words: Mapping[str, EditPair], references: Mapping[str, EditPair]) -> Table:
-    """Overall scores as asked, and with the words or the reference of another item, by category."""
+def _make_controls_table(
+    scores: _ScoreFile, words: Mapping[str, EditPair], references: Mapping[str, EditPair]
+) -> Table:
+    """Compare overall scores with those after swapping the instruction or the reference, by category."""
     columns = {
-        "as asked": scores.of(AS_ASKED, {**words, **references}),
-        "other words": scores.of(OTHER_WORDS, words),
-        "other picture": scores.of(OTHER_REFERENCE, references),
-        "by old target": scores.of(OLD_TARGET, references),
+        "as asked": scores.select(AS_ASKED, {**words, **references}),
+        "other words": scores.select(OTHER_WORDS, words),
+        "other reference": scores.select(OTHER_REFERENCE, references),
+        "old target": scores.select(OLD_TARGET, references),
     }
     groups: dict[str, list[list[SandboxScores]]] = {
         category: [[item for item in column if item.category == category] for column in columns.values()]
@@ -242,11 +247,12 @@ def _controls_table(scores: _ScoreFile, words: Mapping[str, EditPair], reference
         for title, group in {**groups, "mean": list(columns.values())}.items()
     ]
     return Table(
-        "Controls: overall score with the words, or the reference picture, of another item",
+        "Controls: overall score with the instruction, or the reference image, of another item",
         ("category", "items", *columns),
         rows,
-        "Means with 95% intervals (bootstrap); the other item is of the same category. An editor that reads its words "
-        "fails with another item's. With another picture, the edit is scored against the target that belongs to that "
-        "picture, and against the old target, which it should miss. The last row is the mean over the categories that "
-        "a column has." + few_items_note(len(group[0]) for group in groups.values()),
+        "Means with 95% intervals (bootstrap); the other item is of the same category. other words: another item's "
+        "instruction, scored against the original target (a good editor scores low). other reference: another "
+        "item's reference image, scored against the target that follows from it (high); old target: the same edits "
+        "against the original target (low). Last row: mean over the categories in a column."
+        + few_items_note(len(group[0]) for group in groups.values()),
     )

@@ -1,7 +1,8 @@
 """Scores of edits in the sandbox, where the exact target is known.
 
-Beside each number of an editor stand those of the unedited source and of the autoencoder's round trip, an upper bound
-for every editor that works in its latents. PSNR is `clip_psnr` inside (outside) the mask. F frames, H height, W width.
+The scores of an edit are reported together with those of the unedited source, and of the VAE's round trip (encoded and
+decoded), an upper bound for every editor in its latents. PSNR is `clip_psnr` inside or outside the mask. F frames,
+H height, W width.
 """
 
 from __future__ import annotations
@@ -27,37 +28,39 @@ from kiwi.sandbox.pairs import CATEGORIES, EditPair
 from kiwi.statistics.intervals import Interval, bootstrap_mean
 from kiwi.tables import Table
 
-BATCH = 16
-"""Items that are edited at once."""
+BATCH_SIZE = 16
+"""Maximum number of items in a batch."""
 
-CELL, BLANK = 144, 232
-"""Height of a contact sheet's cells, and the grey level of the cell of an item without a reference."""
+CELL_HEIGHT, BLANK_LEVEL = 144, 232
+"""Contact sheet: height of a cell, and grey level of the cell for a missing reference."""
 
 MIN_ITEMS = 5
-"""Of fewer items an interval can be wider than the scale of the scores."""
+"""Number of items below which an interval can be wider than the scale of the scores."""
 
-PSNRS = ("inside", "copy_inside", "ceiling_inside", "outside", "ceiling_outside")
+PSNR_SCORES = ("inside", "copy_inside", "ceiling_inside", "outside", "ceiling_outside")
 ORACLE_SCORES = ("compliance", "consistency", "quality", "overall")
+"""Fields of SandboxScores: PSNR in dB, and the oracle's scores from 1 to 5."""
 
 PairEditor = Callable[[Sequence[EditPair]], list[Pixels]]
-"""From items of one task and size to their edited videos, (F, H, W, 3) each."""
+"""Function that edits items of one task and size; returns a video (F, H, W, 3) for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxScores:
-    """Scores of one edited item; NaN where a side of the mask is empty, or was not measured."""
+    """Scores of one edited item; a PSNR is NaN if it was not computed, or over no pixels."""
 
     id: str
     category: str
     inside: float
     """PSNR of the edit against the target inside the mask, in dB."""
     outside: float
+    """PSNR of the edit against the target outside the mask, in dB."""
     copy_inside: float
-    """PSNR of the unedited source against the target."""
+    """PSNR of the unedited source against the target inside the mask."""
     ceiling_inside: float = nan
-    """PSNR of the target's round trip against the target."""
+    """PSNR of the target's round trip through the VAE against the target inside the mask."""
     ceiling_outside: float = nan
-    """PSNR of the source's round trip against the source."""
+    """PSNR of the source's round trip through the VAE against the source outside the mask."""
     compliance: float
     consistency: float
     quality: float
@@ -69,8 +72,8 @@ def score_item(pair: EditPair, edited: Pixels, round_trip: tuple[Pixels, Pixels]
 
     Args:
         pair: the item.
-        edited: the edited source, of its size and length.
-        round_trip: the item's source and target after encoding and decoding, for the upper bounds.
+        edited: edited video, of the source's size and length.
+        round_trip: source and target after encoding and decoding by the VAE, for the upper bounds.
     """
     oracle, outside = score_edit(pair, edited), ~pair.mask
     ceilings = {}
@@ -93,7 +96,7 @@ def score_item(pair: EditPair, edited: Pixels, round_trip: tuple[Pixels, Pixels]
 
 
 def collate_pairs(pairs: Sequence[EditPair]) -> EditBatch:
-    """Items of one task and size as a batch."""
+    """Collate items of one task and size into a batch."""
     samples = []
     for pair in pairs:
         frames, height, width = pair.source.shape[:3]
@@ -114,7 +117,7 @@ def collate_pairs(pairs: Sequence[EditPair]) -> EditBatch:
 
 
 def pair_editor(model: KiwiEdit, sampling: Sampling, seed: int = 0) -> PairEditor:
-    """A model as an editor of items; an item's edit does not depend on the others of its batch."""
+    """Wrap a model as an editor of items, whose edit of an item does not depend on the rest of the batch."""
     device = next(model.parameters()).device
 
     def edit(pairs: Sequence[EditPair]) -> list[Pixels]:
@@ -127,33 +130,33 @@ def pair_editor(model: KiwiEdit, sampling: Sampling, seed: int = 0) -> PairEdito
 
 
 def edit_pairs(pairs: Sequence[EditPair], editor: PairEditor) -> dict[str, Pixels]:
-    """Edit items; the edited videos by id."""
+    """Edit items and return the edited videos by id."""
     batches = group_batches(pairs)
     return {pair.id: video for batch in batches for pair, video in zip(batch, editor(batch), strict=True)}
 
 
 def group_batches(pairs: Iterable[EditPair]) -> list[list[EditPair]]:
-    """Items in batches of one task and size."""
+    """Group items into batches of one task and size."""
 
-    def kind(pair: EditPair) -> tuple[bool, tuple[int, ...]]:
+    def task_and_size(pair: EditPair) -> tuple[bool, tuple[int, ...]]:
         return pair.reference is not None, pair.source.shape
 
-    groups = [list(group) for _, group in groupby(sorted(pairs, key=kind), key=kind)]
-    return [group[start : start + BATCH] for group in groups for start in range(0, len(group), BATCH)]
+    groups = [list(group) for _, group in groupby(sorted(pairs, key=task_and_size), key=task_and_size)]
+    return [group[start : start + BATCH_SIZE] for group in groups for start in range(0, len(group), BATCH_SIZE)]
 
 
 @torch.no_grad()
 def round_trips(vae: VideoVae, clips: Sequence[Pixels]) -> list[Pixels]:
-    """Encode and decode clips of one size."""
+    """Encode and decode clips of one size with a VAE."""
     video = to_video_tensor(np.stack(clips)).to(next(vae.parameters()).device)
     return [to_pixels(decoded) for decoded in vae.decode(vae.encode(video))]
 
 
-# --- tables and pictures ------------------------------------------------------------------------------
+# --- tables and images --------------------------------------------------------------------------------
 
 
 def category_mean(scores: Iterable[SandboxScores], name: str) -> Interval | None:
-    """A score's mean over categories of the means over their items; None if no item has it."""
+    """Mean over categories of the means over their items; None if no item has this score."""
     groups: dict[str, list[float]] = {}
     for item in scores:
         if not isnan(value := getattr(item, name)):
@@ -162,20 +165,20 @@ def category_mean(scores: Iterable[SandboxScores], name: str) -> Interval | None
 
 
 def format_mean(scores: Iterable[SandboxScores], name: str) -> str:
-    """A score's `category_mean` with its interval as a table's cell, dB with one digit; empty if no item has it."""
+    """Format `category_mean` with its interval as a table cell, PSNR with one digit; empty if no item has the score."""
     mean = category_mean(scores, name)
-    return "" if mean is None else mean.rounded(1 if name in PSNRS else 2)
+    return "" if mean is None else mean.rounded(1 if name in PSNR_SCORES else 2)
 
 
 def few_items_note(counts: Iterable[int]) -> str:
-    """A sentence for a table's note, with a space before it, if some of its means are over very few items."""
+    """A warning to append to a table's note if some means are over very few items; empty otherwise."""
     if all(count >= MIN_ITEMS for count in counts):
         return ""
     return f" Means of fewer than {MIN_ITEMS} items are unreliable: their intervals can be wider than the scale."
 
 
 def score_tables(scores: Sequence[SandboxScores]) -> tuple[Table, Table]:
-    """Fidelity and the oracle's scores, a row for each category and one for the mean over categories."""
+    """Tabulate PSNR and the oracle's scores, with a row for each category and one for the mean over categories."""
     categories = [name for name in CATEGORIES if any(item.category == name for item in scores)]
     groups = {name: [item for item in scores if item.category == name] for name in categories}
     groups["mean"] = list(scores)
@@ -183,19 +186,19 @@ def score_tables(scores: Sequence[SandboxScores]) -> tuple[Table, Table]:
     def rows(names: Sequence[str]) -> list[tuple[object, ...]]:
         return [(title, len(group), *(format_mean(group, name) for name in names)) for title, group in groups.items()]
 
-    few = few_items_note(map(len, groups.values()))
+    warning = few_items_note(map(len, groups.values()))
     fidelity = Table(
-        "PSNR (dB) inside and outside the mask: edits, unedited copies, the VAE's round trip",
+        "PSNR (dB) inside and outside the mask: edit, unedited copy, VAE round trip",
         ("category", "items", "in", "copy in", "VAE in", "out", "VAE out"),
-        rows(PSNRS),
-        "Means over items with 95% intervals (bootstrap); the last row is the mean over categories. VAE: the round trip"
-        f" of the target inside, of the source outside.{few}",
+        rows(PSNR_SCORES),
+        "Means over items with 95% intervals (bootstrap); last row: mean over categories. in, out: inside, outside the "
+        f"mask; VAE: round trip of the target (in) and of the source (out).{warning}",
     )
     oracle = Table(
         "The oracle's scores, 1 to 5",
         ("category", "items", *ORACLE_SCORES),
         rows(ORACLE_SCORES),
-        f"Means over items with 95% intervals (bootstrap); the last row is the mean over categories.{few}",
+        f"Means over items with 95% intervals (bootstrap); last row: mean over categories.{warning}",
     )
     return fidelity, oracle
 
@@ -203,18 +206,20 @@ def score_tables(scores: Sequence[SandboxScores]) -> tuple[Table, Table]:
 def edit_sheet(
     pairs: Sequence[EditPair], edits: Mapping[str, Mapping[str, Pixels]], frame: int | None = None
 ) -> Pixels:
-    """A contact sheet of edits, (H, W, 3): in each row an item's reference, source, edits and target.
+    """Make a contact sheet, (H, W, 3), with the reference, source, edits and target of one item in each row.
 
     Args:
-        pairs: the items.
-        edits: edited videos by id, by the title of their column.
-        frame: index of the frame to show; the middle one for None.
+        pairs: items to show.
+        edits: edited videos by title of their column and item id.
+        frame: index of the frame to show; None for the middle frame.
     """
     rows = []
     for pair in pairs:
-        at = len(pair.source) // 2 if frame is None else frame
-        reference = np.full_like(pair.source[0], BLANK) if pair.reference is None else pair.reference
+        index = len(pair.source) // 2 if frame is None else frame
+        reference = np.full_like(pair.source[0], BLANK_LEVEL) if pair.reference is None else pair.reference
         clips = (pair.source, *(videos[pair.id] for videos in edits.values()), pair.target)
-        images = [reference, *(clip[at] for clip in clips)]
-        rows.append([resize(image[None], CELL, CELL * image.shape[1] // image.shape[0])[0] for image in images])
+        images = [reference, *(clip[index] for clip in clips)]
+        rows.append(
+            [resize(image[None], CELL_HEIGHT, CELL_HEIGHT * image.shape[1] // image.shape[0])[0] for image in images]
+        )
     return contact_sheet(rows, [pair.instruction for pair in pairs], ["reference", "source", *edits, "target"])

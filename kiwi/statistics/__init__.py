@@ -1,1 +1,1 @@
-"""Confidence intervals, paired tests, random-effects means and agreement; NumPy and SciPy, no torch."""
+"""Confidence intervals, paired tests, random-effects means and rater agreement, with NumPy and SciPy only."""

@@ -1,4 +1,4 @@
-"""Agreement between raters of the same items: judges with each other, or with people."""
+"""Agreement between raters (judges or human raters) of the same items."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ def krippendorff_alpha(ratings: Sequence[Sequence[float]], level: str = "interva
     """Krippendorff's alpha (Content Analysis, 2004): 1 for perfect agreement, 0 for agreement by chance.
 
     Args:
-        ratings: of each rater, of each item; NaN where a rater gave none.
-        level: of measurement: "interval" (differences count by their square), "ordinal" (by the number of ratings in
-            between) or "nominal" (all differences count alike).
+        ratings: ratings by rater and item; NaN for a missing rating.
+        level: level of measurement: "interval" (distance: squared difference of ratings), "ordinal" (squared difference
+            of ranks) or "nominal" (1 for any difference).
 
     Returns:
-        NaN if no item has two ratings, or all ratings are equal.
+        Alpha; NaN if no item has two ratings, or all ratings are equal.
 
     Raises:
-        InputError: raters of different numbers of items, or another level.
+        InputError: raters have different numbers of items, or the level is unknown.
     """
-    table = _table(ratings)
+    table = _stack_ratings(ratings)
     columns = [column[~np.isnan(column)] for column in table.T]
     units = [column for column in columns if len(column) > 1]
     if not units:
         return nan
     values, counts = np.unique(np.concatenate(units), return_counts=True)
-    distance = _distances(values, counts, level)
+    distance = _compute_distances(values, counts, level)
     total = int(counts.sum())
     coincidences = np.zeros_like(distance)
     for unit in units:
@@ -45,13 +45,13 @@ def krippendorff_alpha(ratings: Sequence[Sequence[float]], level: str = "interva
 def weighted_kappa(a: Sequence[float], b: Sequence[float]) -> float:
     """Cohen's kappa with quadratic weights (Psychological Bulletin, 1968) of two raters of the same items.
 
-    Computed from the ratings themselves, which need not be integers: 1 - mean (a - b)^2 over its expectation for
-    independent ratings. Items without both ratings (NaN) are left out. NaN if both raters give one and the same rating.
+    1 - mean((a - b)^2) / (its expectation for independent ratings); ratings need not be integers. Items with a missing
+    rating (NaN) are left out. NaN if all ratings of both raters are equal.
 
     Raises:
-        InputError: different numbers of items.
+        InputError: the raters have different numbers of items.
     """
-    x, y = _complete_pairs(a, b)
+    x, y = _select_complete_pairs(a, b)
     if not len(x):
         return nan
     expected = float(np.mean((x[:, None] - y[None, :]) ** 2))
@@ -59,8 +59,8 @@ def weighted_kappa(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's rank correlation of two raters; NaN if one rates all items alike, or for fewer than two items."""
-    x, y = _complete_pairs(a, b)
+    """Spearman's rank correlation of two raters; NaN if one gives a single rating throughout, or below two items."""
+    x, y = _select_complete_pairs(a, b)
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return nan
     correlation = float(spearmanr(x, y).statistic)
@@ -68,20 +68,20 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
     return correlation
 
 
-def _table(ratings: Sequence[Sequence[float]]) -> np.ndarray:
+def _stack_ratings(ratings: Sequence[Sequence[float]]) -> np.ndarray:
     if len({len(rater) for rater in ratings}) > 1:
-        got, expected = [len(rater) for rater in ratings], "NaN for a missing rating"
-        raise InputError("all raters must rate the same items", code="length-mismatch", got=got, expected=expected)
+        got, expected = [len(rater) for rater in ratings], "equal numbers, with NaN for a missing rating"
+        raise InputError("raters have different numbers of items", code="length-mismatch", got=got, expected=expected)
     return np.asarray(ratings, float).reshape(len(ratings), -1)
 
 
-def _complete_pairs(a: Sequence[float], b: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    table = _table([a, b])
+def _select_complete_pairs(a: Sequence[float], b: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    table = _stack_ratings([a, b])
     complete = table[:, ~np.isnan(table).any(axis=0)]
     return complete[0], complete[1]
 
 
-def _distances(values: np.ndarray, counts: np.ndarray, level: str) -> np.ndarray:
+def _compute_distances(values: np.ndarray, counts: np.ndarray, level: str) -> np.ndarray:
     if level == "nominal":
         return (values[:, None] != values[None, :]).astype(float)
     if level == "interval":

@@ -1,4 +1,4 @@
-"""Bootstrap confidence intervals of means, stratified (by category) and clustered (by source video)."""
+"""Bootstrap confidence intervals of means, with strata (such as categories) and clusters (such as source videos)."""
 
 from __future__ import annotations
 
@@ -12,46 +12,48 @@ from scipy.stats import t as student
 from kiwi.errors import InputError
 
 RESAMPLES = 2000
+"""Number of bootstrap replicates."""
 
 Strata = Sequence[Sequence[float]]
-"""Values of the items of each stratum, such as a category; strata have equal weight."""
+"""Values of the items in each stratum, such as a category; strata have equal weight."""
 
 Clusters = Sequence[Sequence[object]]
-"""The cluster of each item, such as its source video, in the shape of the strata."""
+"""Cluster of each item, such as its source video, in the same shape as `Strata`."""
 
 
 class Interval(NamedTuple):
-    """A mean with the bounds of its confidence interval, NaN if they are unknown."""
+    """A mean with the bounds of its confidence interval, which are NaN if unknown."""
 
     mean: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        """Mean and half of the interval's width, such as "3.52 ± 0.08"."""
+        """Mean and half the width of the interval, such as "3.52 ± 0.08"."""
         return self.rounded(2)
 
     def rounded(self, digits: int) -> str:
-        """The same with another number of decimal places; "?" for an unknown width."""
+        """Format with a number of decimal places; "?" for an unknown width."""
         if np.isnan(self.low):
             return f"{self.mean:.{digits}f} ± ?"
         return f"{self.mean:.{digits}f} ± {(self.high - self.low) / 2:.{digits}f}"
 
 
 def bootstrap_mean(strata: Strata, confidence: float = 0.95, clusters: Clusters | None = None) -> Interval:
-    """The mean over strata of the means over their items, with a bootstrap confidence interval.
+    """Average the strata's means with equal weight, with a bootstrap confidence interval.
 
-    Benchmarks weigh their categories in this way. The interval is the percentile bootstrap's (Efron and Tibshirani, An
-    Introduction to the Bootstrap, 1993), items or clusters resampled within each stratum, and widened by
-    `small_sample_factor`. It is deterministic. A stratum of a single item or cluster has no interval (NaN).
+    Benchmarks average over categories in this way. The interval is that of the percentile bootstrap (Efron and
+    Tibshirani, An Introduction to the Bootstrap, 1993), which resamples clusters, widened by `small_sample_factor`. It
+    is deterministic, and NaN if a stratum has a single cluster.
 
     Args:
-        strata: values of the items of each stratum; one stratum for a plain mean.
-        confidence: level of the interval.
-        clusters: items of one cluster are not independent, and are resampled together; by default each item is one.
+        strata: values of the items in each stratum; one stratum for a plain mean.
+        confidence: confidence level of the interval.
+        clusters: cluster of each item; items of one cluster are dependent and resampled together. By default every item
+            is a cluster of its own.
 
     Raises:
-        InputError: no strata, an empty one, or clusters of another shape.
+        InputError: there is no stratum, a stratum is empty, or clusters and strata differ in shape.
     """
     replicates = bootstrap_means(strata, clusters, np.random.default_rng(0))
     mean = float(np.mean([np.mean(stratum) for stratum in strata]))
@@ -63,16 +65,16 @@ def bootstrap_mean(strata: Strata, confidence: float = 0.95, clusters: Clusters 
 
 
 def small_sample_factor(strata: Strata, clusters: Clusters | None, confidence: float = 0.95) -> float:
-    """How much wider an interval has to be than the percentile bootstrap's, which is too narrow for few items.
+    """Factor that widens a percentile bootstrap interval, which is too narrow for few items.
 
     The factor is sqrt(n / (n - 1)) times the ratio of Student's quantile to the normal one (Hesterberg, What Teachers
-    Should Know About the Bootstrap, The American Statistician, 2015). Strata count by their share in the variance of
-    the mean; degrees of freedom are added as by Satterthwaite (Biometrics Bulletin, 1946). NaN if a stratum has a
-    single cluster.
+    Should Know About the Bootstrap, The American Statistician, 2015). Strata are weighted by their share in the
+    variance of the mean, and their degrees of freedom combined as by Satterthwaite (Biometrics Bulletin, 1946). NaN if
+    a stratum has a single cluster.
     """
     totals = cluster_totals(strata, clusters)
     sums, counts = totals[:, :, 0], totals[:, :, 1]
-    sizes = (counts > 0).sum(axis=0)  # clusters of each stratum
+    sizes = (counts > 0).sum(axis=0)  # number of clusters in each stratum
     if sizes.min() < 2:
         return float("nan")
     residuals = sums - counts * (sums.sum(axis=0) / counts.sum(axis=0))
@@ -86,10 +88,10 @@ def small_sample_factor(strata: Strata, clusters: Clusters | None, confidence: f
 
 
 def bootstrap_means(strata: Strata, clusters: Clusters | None, rng: np.random.Generator) -> np.ndarray:
-    """RESAMPLES bootstrap replicates of the mean over strata, clusters drawn with replacement.
+    """Draw RESAMPLES bootstrap replicates of the mean over strata, resampling clusters with replacement.
 
-    A cluster is replaced by one that has items in the same strata; clusters that are alone in that, by each other. A
-    stratum that is then empty in a replicate does not count in its mean.
+    Clusters are resampled among those with items in the same strata; those that share their strata with no other
+    cluster form one more group. Strata that are empty in a replicate are left out of its mean.
 
     Raises:
         InputError: as `bootstrap_mean`.
@@ -111,7 +113,7 @@ def bootstrap_means(strata: Strata, clusters: Clusters | None, rng: np.random.Ge
 
 
 def cluster_totals(strata: Strata, clusters: Clusters | None) -> np.ndarray:
-    """Sum and number of each cluster's items in each stratum; (clusters, strata, 2)."""
+    """Sum and count of each cluster's items in each stratum, (clusters, strata, 2)."""
     if not strata or not all(len(stratum) for stratum in strata):
         raise InputError(
             "a mean needs items in every stratum", code="no-items", got=[len(stratum) for stratum in strata]

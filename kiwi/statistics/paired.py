@@ -21,17 +21,19 @@ from kiwi.statistics.intervals import (
 )
 
 PERMUTATIONS = 10_000
+"""Number of random sign patterns of the permutation test."""
+
 MAX_EXACT = 13
-"""Number of clusters up to which the permutation test enumerates all signs."""
+"""Number of clusters up to which the permutation test enumerates all sign patterns instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A paired difference.
+    """A mean paired difference.
 
     Args:
-        mean: of the differences, strata with equal weight, with its 95% interval.
-        p: of a two-sided paired permutation test: how often random signs give a difference as large.
+        mean: mean difference, strata weighted equally, with its 95% interval.
+        p: p value of a two-sided paired permutation test: share of random sign patterns with a difference as large.
         detectable: smallest difference that this number of items detects with power 0.8 at level 0.05; NaN if the items
             do not vary or their variance is unknown.
         items: number of items.
@@ -44,32 +46,32 @@ class Difference:
 
 
 def paired_difference(strata: Strata, clusters: Clusters | None = None) -> Difference:
-    """Estimate a difference from the differences on items. Deterministic.
+    """Estimate the mean of per-item differences; deterministic.
 
-    Items of one cluster are resampled, and change their signs, together.
+    Items of one cluster are resampled together, and their signs are flipped together.
 
     Args:
-        strata: second score - first score of the items of each category; one stratum for a plain mean.
-        clusters: the cluster of each item, in the same shape, such as its source video; by default each item is one.
+        strata: differences (second score - first score) of the items in each stratum; one stratum for a plain mean.
+        clusters: cluster of each item, such as its source video; by default every item is a cluster of its own.
 
     Raises:
-        InputError: no strata, an empty one, or clusters of another shape.
+        InputError: there is no stratum, a stratum is empty, or clusters and strata differ in shape.
     """
     rng = np.random.default_rng(0)
     bootstrap_std = float(np.std(bootstrap_means(strata, clusters, rng), ddof=1))
     standard_error = bootstrap_std * small_sample_factor(strata, clusters)
     totals = cluster_totals(strata, clusters)
-    contributions = (totals[:, :, 0] / totals[:, :, 1].sum(axis=0)).mean(axis=1)  # of each cluster to the mean
+    contributions = (totals[:, :, 0] / totals[:, :, 1].sum(axis=0)).mean(axis=1)  # each cluster's part of the mean
     return Difference(
         mean=bootstrap_mean(strata, clusters=clusters),
-        p=_permutation_test(contributions, rng),
+        p=_run_permutation_test(contributions, rng),
         detectable=float(norm.ppf(0.975) + norm.ppf(0.8)) * standard_error if standard_error > 0 else float("nan"),
         items=sum(len(stratum) for stratum in strata),
     )
 
 
-def _permutation_test(contributions: np.ndarray, rng: np.random.Generator) -> float:
-    """Share of random signs for which the sum is at least as far from 0."""
+def _run_permutation_test(contributions: np.ndarray, rng: np.random.Generator) -> float:
+    """Share of sign patterns for which the sum is at least as far from 0 as observed."""
     observed, nonzero = abs(float(contributions.sum())), contributions[np.abs(contributions) > 0]
     if not len(nonzero):
         return 1.0
@@ -92,17 +94,17 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def items_needed(difference: Difference, target: float, items: int | None = None) -> int | None:
-    """Number of items like these that detect a difference of `target`, with the power of `Difference.detectable`.
+    """Number of items with which a study detects a difference of `target`, at the power of `Difference.detectable`.
 
-    What is detectable falls with the square root of the number of items.
+    The detectable difference falls with the square root of the number of items.
 
     Args:
-        difference: of a study.
+        difference: result of a study on similar items.
         target: difference to detect.
-        items: of that study, if an item has several values in it.
+        items: number of items in that study, if `difference.items` counts an item more than once.
 
     Returns:
-        None if the variance of the items is unknown.
+        The number; None if the variance of the items is unknown.
     """
     if target <= 0:
         raise InputError("the difference to detect must be above 0", code="out-of-range", got=target)

@@ -1,11 +1,10 @@
 """Means over items and training seeds, by a two-way random-effects analysis of variance.
 
-Two things are random: which items were measured, and how training went. An interval over items alone holds for these
-trained models on other items. Models trained again would differ, and such intervals are significant without any
-difference in up to half of all studies (`tests/unit/statistics/test_seeds.py` has the rates). Here both factors are
-random effects, with Satterthwaite's degrees of freedom (Biometrics Bulletin, 1946). Categories are fixed and have equal
-weight; items of one cluster, such as edits of one video, count together. Arrays: S seeds, I items, K categories,
-C clusters.
+Results vary with the items measured and with the training seed. An interval over items alone says nothing about models
+trained with other seeds: it is significant without any true difference in up to half of all studies (rates in
+`tests/unit/statistics/test_seeds.py`). Here both factors are random effects, with Satterthwaite's degrees of freedom
+(Biometrics Bulletin, 1946). Categories are fixed effects with equal weight; items of one cluster, such as edits of one
+video, are dependent. Arrays: S seeds, I items, K categories, C clusters.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from kiwi.errors import InputError
 from kiwi.statistics.intervals import Interval
 
 ItemValues = Mapping[str, float]
-"""A value for each item."""
+"""Value of each item, by its id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +30,12 @@ class RandomEffectsMean:
     """A mean over items and seeds; an effect, if the values are differences of paired runs.
 
     Args:
-        mean: with its 95% interval for other seeds and other items; NaN for one seed, and if there are no more items
-            (or clusters) than categories.
-        p: two-sided, of a mean of 0; NaN where the interval is.
-        seed_std: standard deviation between seeds of the mean over items, as observed; NaN for one seed.
-        seeds, items: their numbers.
-        seed_variance: variance component of training, in one seed's mean over items.
+        mean: mean with its 95% interval over seeds and items; the interval is NaN for one seed, and if a category has
+            a single item (or cluster).
+        p: two-sided p value of the hypothesis that the mean is 0; NaN where the interval is.
+        seed_std: observed standard deviation between seeds of the mean over items; NaN for one seed.
+        seeds, items: number of seeds and of items.
+        seed_variance: variance component of the seeds, in one seed's mean over items.
         item_variance: variance component of items, in the mean over all seeds.
         residual_variance: variance component of the interaction of items and seeds, in one seed's mean over items.
         item_df: degrees of freedom of the items.
@@ -53,19 +52,23 @@ class RandomEffectsMean:
     item_df: float
 
     def detectable_difference(self, seeds: int, seed_variance: float | None = None, level: float = 0.05) -> float:
-        """The smallest mean that a study of so many seeds on as many items detects with power 0.8.
+        """The smallest mean that a study with `seeds` seeds on the same number of items detects with power 0.8.
+
+        NaN for fewer than two seeds, if the interval is NaN, and if all values are equal.
 
         Args:
-            seeds: their number. NaN for fewer than two, where the interval is NaN, and if all values are equal.
-            seed_variance: if it is known better than from these seeds (`pooled_seed_variance`).
-            level: of the two-sided test.
+            seeds: number of seeds of the study.
+            seed_variance: better estimate of the seed variance, such as `pooled_seed_variance`.
+            level: significance level of the two-sided test.
         """
         if isnan(self.p) or seeds < 2:
             return nan
         seed_variance = self.seed_variance if seed_variance is None else seed_variance
-        error, df = _standard_error(seed_variance, self.item_variance, self.residual_variance, seeds, self.item_df)
+        error, df = _compute_standard_error(
+            seed_variance, self.item_variance, self.residual_variance, seeds, self.item_df
+        )
         if error == 0:
-            return nan  # all values are equal, such as where every edit fails, and say nothing about their variance
+            return nan  # all values are equal, for example because every edit fails: the variance is unknown
         critical = float(student.ppf(1 - level / 2, df))
         return float(brentq(lambda noncentrality: nct.sf(critical, df, noncentrality) - 0.8, 0.0, 5 * critical)) * error
 
@@ -78,13 +81,13 @@ def random_effects_mean(
     """Estimate a mean over seeds and items.
 
     Args:
-        runs: values of the run of each seed, all on the same items. A single item is a value of the run itself, such as
-            its validation loss, for which training is the only random effect.
-        categories: of the items, with equal weight; one for all by default.
-        clusters: of items that are not independent; by default each item is one.
+        runs: values of each seed's run, all on the same items. A single item stands for a value of the run itself, such
+            as its validation loss, for which the seed is the only random effect.
+        categories: category of each item; by default all items are in one.
+        clusters: cluster of each item; by default every item is a cluster of its own.
 
     Raises:
-        InputError: no seeds or items, seeds with different items, or values that are not finite.
+        InputError: there are no seeds or items, seeds have different items, or values are not finite.
     """
     names = sorted(runs[0]) if runs else []
     if not names or any(sorted(run) != names for run in runs):
@@ -94,15 +97,15 @@ def random_effects_mean(
     if not np.isfinite(values_SI).all():
         got = values_SI[~np.isfinite(values_SI)][0]
         raise InputError("a mean over seeds needs finite values", code="not-finite", got=got)
-    category_I = _label_indices([categories[name] if categories else "" for name in names])
-    cluster_I = _label_indices([clusters[name] if clusters else name for name in names])
+    category_I = _index_labels([categories[name] if categories else "" for name in names])
+    cluster_I = _index_labels([clusters[name] if clusters else name for name in names])
     size_K = np.bincount(category_I)
     weight_I = 1 / (len(size_K) * size_K[category_I])
     mean_S = values_SI @ weight_I
     mean_SK = np.stack([np.bincount(category_I, row) for row in values_SI]) / size_K
-    effect_SC, item_df = _cluster_effects(values_SI - mean_SK[:, category_I], weight_I, category_I, cluster_I)
+    effect_SC, item_df = _compute_cluster_effects(values_SI - mean_SK[:, category_I], weight_I, category_I, cluster_I)
     seeds = len(values_SI)
-    # Sum of squares of the clusters' effects on the mean: of items, and of items within a seed.
+    # Sums of squares of the clusters' effects on the mean: between items, and between items within a seed.
     between_items = float(np.sum(effect_SC.mean(axis=0) ** 2))
     residual = float(np.sum((effect_SC - effect_SC.mean(axis=0)) ** 2)) / (seeds - 1) if seeds > 1 else nan
     if len(names) == 1:
@@ -116,7 +119,7 @@ def random_effects_mean(
         )  # fmt: skip
     observed = float(np.var(mean_S, ddof=1))
     seed_variance, item_variance = max(observed - residual, 0.0), max(between_items - residual / seeds, 0.0)
-    error, df = _standard_error(seed_variance, item_variance, residual, seeds, item_df)
+    error, df = _compute_standard_error(seed_variance, item_variance, residual, seeds, item_df)
     half_width = float(student.ppf(0.975, df)) * error
     return RandomEffectsMean(
         mean=Interval(mean, mean - half_width, mean + half_width),
@@ -132,21 +135,21 @@ def random_effects_mean(
 
 
 def pooled_seed_variance(effects: Sequence[RandomEffectsMean]) -> float:
-    """The seed variance of the median arm of a study; NaN if no arm has two seeds.
+    """Estimate the seed variance of a study by the median over its arms; NaN if no arm has two seeds.
 
-    Two or three seeds of one arm hardly determine it. All arms together do better, though not as well as their number
-    suggests, since they share the base's runs (ten arms of two seeds: three degrees of freedom). The median ignores
-    arms that train differently, such as one that collapses for one of its seeds.
+    Two or three seeds of one arm hardly determine it. All arms together do better, but less than their number suggests,
+    since all are compared with the runs of one base arm (ten arms of two seeds: three degrees of freedom). The median
+    is robust against outliers, such as an arm that collapses for one of its seeds.
     """
     known = [effect for effect in effects if effect.seeds > 1 and not isnan(effect.residual_variance)]
     if not known:
         return nan
-    # A sample variance's median is below its mean, the more so the fewer seeds it is from.
+    # The median of a sample variance is below its mean, especially for few seeds.
     unbiased = [e.seed_std**2 * (e.seeds - 1) / float(chi2.ppf(0.5, e.seeds - 1)) for e in known]
     return max(0.0, float(np.median(unbiased) - np.median([effect.residual_variance for effect in known])))
 
 
-def _standard_error(
+def _compute_standard_error(
     seed_variance: float, item_variance: float, residual_variance: float, seeds: int, item_df: float
 ) -> tuple[float, float]:
     """Standard error of a mean over seeds and items, and its degrees of freedom (Satterthwaite)."""
@@ -159,15 +162,15 @@ def _standard_error(
     return sqrt(variance), max(1.0, variance**2 / sum_of_squares) if sum_of_squares > 0 else 1.0
 
 
-def _cluster_effects(
+def _compute_cluster_effects(
     deviation_SI: np.ndarray, weight_I: np.ndarray, category_I: np.ndarray, cluster_I: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Each cluster's contribution to the deviation of the mean, (S, C), and the degrees of freedom of their squares.
+    """Compute each cluster's contribution to the mean's deviation, (S, C), and the degrees of freedom of their squares.
 
-    A cluster is part of the category's mean from which it deviates, the more so the larger its share; each is scaled so
-    that its square is unbiased if clusters differ by chance alone (for shares h: 1 - 2 h + sum h^2). NaN if a category
-    has one cluster. Degrees of freedom: clusters that share categories, less one; fewer where some weigh more than
-    others, and where groups of clusters contribute unequal parts (Satterthwaite).
+    A cluster is part of the category mean that it deviates from, so its deviation is too small; it is scaled so that
+    its square is unbiased if clusters differ by chance alone (for shares h: 1 - 2 h + sum h^2). NaN if a category has
+    one cluster. Degrees of freedom: for each group of clusters that share categories its size less one; fewer if
+    clusters have unequal weight or groups have unequal variance (Satterthwaite).
     """
     clusters, categories = int(cluster_I.max()) + 1, int(category_I.max()) + 1
     weight_KC = np.zeros((categories, clusters))
@@ -179,7 +182,7 @@ def _cluster_effects(
     effect_SC = np.stack([np.bincount(cluster_I, row, minlength=clusters) for row in scaled_SI])
     square_C = effect_SC.mean(axis=0) ** 2
     variances, dfs = [], []
-    for group in _connected_clusters(weight_KC > 0):
+    for group in _group_connected_clusters(weight_KC > 0):
         weights = weight_KC[:, group].sum(axis=0) ** 2
         dfs.append(max(weights.sum() ** 2 / (weights**2).sum() - 1, 1.0))
         variances.append(square_C[group].sum())
@@ -188,8 +191,8 @@ def _cluster_effects(
     return effect_SC, df
 
 
-def _connected_clusters(is_member_KC: np.ndarray) -> list[np.ndarray]:
-    """Groups of clusters that share categories, directly or through others."""
+def _group_connected_clusters(is_member_KC: np.ndarray) -> list[np.ndarray]:
+    """Group the clusters that share categories, directly or through other clusters."""
     label_C = np.arange(is_member_KC.shape[1])
     for _ in range(is_member_KC.shape[0]):
         for row in is_member_KC:
@@ -197,6 +200,7 @@ def _connected_clusters(is_member_KC: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(label_C == label) for label in np.unique(label_C)]
 
 
-def _label_indices(labels: Sequence[Hashable]) -> np.ndarray:
+def _index_labels(labels: Sequence[Hashable]) -> np.ndarray:
+    """Number labels from 0 in the order of their first occurrence."""
     index = {label: number for number, label in enumerate(dict.fromkeys(labels))}
     return np.array([index[label] for label in labels])

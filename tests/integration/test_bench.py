@@ -1,4 +1,4 @@
-"""`python -m kiwi bench`: from an editor or videos to a report; runs resumed and compared; agreement with people."""
+"""`python -m kiwi bench`: reports, resumed runs, comparison of runs and agreement with human raters."""
 
 import csv
 import json
@@ -51,7 +51,7 @@ def test_an_editor_is_scored_with_controls_and_a_gallery(run):
     report = (run / "report.md").read_text()
     assert "Coverage: 10 of 10" in report
     assert "The control 'other words' has no score: the oracle can judge" in report
-    assert "OpenVE-Bench 308" in report
+    assert "308 of OpenVE-Bench" in report
     assert json.loads((run / "environment.json").read_text())["kiwi"]
     page = (run / "gallery.html").read_text()
     edits, controls = page.count('data-control=""'), [page.count(f'data-control="{kind}"') for kind in CONTROL_KINDS]
@@ -64,7 +64,7 @@ def test_an_editor_that_scores_no_better_than_its_controls_is_reported_with_a_wa
     assert "**Warning.** The control" in (run / "report.md").read_text()
 
 
-def test_a_rerun_asks_nothing_that_has_a_score_and_reports_the_same(run, editor, capsys):
+def test_a_rerun_asks_no_scored_question_again_and_writes_the_same_report(run, editor, capsys):
     before, report = (run / "judgements.jsonl").read_bytes(), (run / "report.md").read_text()
     options = ["--data", "sandbox", "--items", "10", "--level", "easy", "--model", editor, "--steps", "2"]
     assert main(["bench", "openve", *options, "--controls", "5", "--repeats", "2", "--out", str(run)]) == 0
@@ -79,11 +79,11 @@ def test_anchors_are_judged_again_from_the_second_run_on(run, tmp_path, capsys):
     options += ["--out", str(tmp_path / "run"), "--no-gallery", "--controls", "0", "--anchors", "3", "--metrics"]
     assert main([*options, "basic"]) == 0
     first = capsys.readouterr()
-    assert "no anchors: nothing in this folder was judged before" in " ".join(first.err.split())
+    assert "no anchors: this folder holds no earlier judgements" in " ".join(first.err.split())
     assert "Metrics beside the judge's scores" in first.out
     assert (tmp_path / "run" / "metrics.csv").read_text().startswith("metric,items,")
     assert main([*options, "basic"]) == 0
-    assert "Anchors: 3 items judged again, 0.00" in " ".join(capsys.readouterr().err.split())
+    assert "Anchors: 3 items judged again; their scores changed by 0.00" in " ".join(capsys.readouterr().err.split())
 
 
 def test_parts_generate_videos_and_a_run_without_part_judges_them(editor, tmp_path, capsys):
@@ -168,7 +168,7 @@ def test_there_is_no_overall_difference_below_full_coverage(run, tmp_path, capsy
         (b"item,score\nITEM,3\n", "malformed-label"),
     ],
 )
-def test_unusable_labels_are_refused(run, tmp_path, labels, code):
+def test_unusable_labels_are_rejected(run, tmp_path, labels, code):
     item = next(csv.DictReader((run / "scores.csv").open()))["item"]
     (tmp_path / "labels.csv").write_bytes(labels.replace(b"ITEM", item.encode()))
     with pytest.raises(KiwiError, check=lambda error: error.code == code):
@@ -188,12 +188,12 @@ def test_unusable_labels_are_refused(run, tmp_path, labels, code):
         ({"data": "data", "level": "easy"}, "unused-option"),
     ],
 )
-def test_options_are_refused_when_they_are_built(options, code):
+def test_options_are_rejected_when_they_are_built(options, code):
     with pytest.raises(KiwiError, check=lambda error: error.code == code):
         BenchmarkOptions(suite="openve", **options)
 
 
-def test_runs_are_compared_and_agreement_with_people_is_measured(run, tmp_path, capsys):
+def test_runs_are_compared_and_agreement_with_human_raters_is_measured(run, tmp_path, capsys):
     videos = tmp_path / "targets"
     videos.mkdir()
     for target in (run / "data" / "videos").glob("*_target.mp4"):
@@ -207,10 +207,12 @@ def test_runs_are_compared_and_agreement_with_people_is_measured(run, tmp_path, 
     assert float(row.split("|")[3]) > 2
     labels = tmp_path / "labels.csv"
     scored = list(csv.DictReader((other / "scores.csv").open()))
-    people = [f"{r['item']},{r['dimension']},{5 if 'test' in r['item'] else 1},{name}" for r in scored for name in "ab"]
-    labels.write_text("\n".join(["item,dimension,score,rater", *people]))
+    ratings = [
+        f"{r['item']},{r['dimension']},{5 if 'test' in r['item'] else 1},{name}" for r in scored for name in "ab"
+    ]
+    labels.write_text("\n".join(["item,dimension,score,rater", *ratings]))
     assert main(["bench", "agreement", str(other), str(run), "--labels", str(labels)]) == 0
-    assert "people, mean" in capsys.readouterr().out
+    assert "human mean" in capsys.readouterr().out
     labels.write_text("item,dimension,score\na,b,9\n")
     assert main(["bench", "agreement", str(other), "--labels", str(labels)]) == 2
     assert "line 2" in capsys.readouterr().err
@@ -251,7 +253,7 @@ def test_runs_of_different_judges_are_not_comparable(run, tmp_path):
         (["rubrics", "import", "nothing.py"], "nothing.py"),
     ],
 )
-def test_unusable_options_are_refused_by_name_and_nothing_is_written(
+def test_unusable_options_are_rejected_by_name_and_nothing_is_written(
     run, tmp_path, monkeypatch, capsys, options, named
 ):
     monkeypatch.chdir(tmp_path)
@@ -277,7 +279,7 @@ def test_real_clips_are_scored_from_a_replayed_ledger(tmp_path, capsys):
     assert main([*options, "--judge", f"replay:{tmp_path / 'empty.jsonl'}", "--out", str(out), "--allow-partial"]) == 1
     report = (out / "report.md").read_text()
     assert "Coverage: 0 of 10" in report
-    assert "Not scored: 1 of creative_edit" in report
+    assert "Not scored: category creative_edit, 1 in the data" in report
     assert "(raw, 0 of 10) | replay | - | - | - | - | - | - |" in report
     ledger = tmp_path / "recorded.jsonl"
     recorded = []
@@ -339,7 +341,7 @@ window.addEventListener("load", async () => {
 
 
 def run_probe(page: bytes, profile: Path) -> dict:
-    """The result of PROBE in a page in Chromium, which the page sends back as an address that it opens."""
+    """Open a page with PROBE in Chromium; return the result, which the page sends back as the query of an address."""
     results: Queue[str] = Queue()
 
     class Pages(BaseHTTPRequestHandler):

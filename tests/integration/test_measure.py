@@ -33,8 +33,8 @@ def test_an_editor_is_measured_with_controls_and_again_without_work(model, tmp_p
     assert all("±" in cell for cell in rows[-1][2:])
     *controls, mean = csv.DictReader((out / "controls.csv").open())
     assert mean["category"] == "mean"
-    assert all("±" in mean[name] for name in ("as asked", "other words", "other picture", "by old target"))
-    assert {row["category"] for row in controls if row["other picture"]} == {
+    assert all("±" in mean[name] for name in ("as asked", "other words", "other reference", "old target"))
+    assert {row["category"] for row in controls if row["other reference"]} == {
         "subject_reference",
         "background_reference",
     }

@@ -16,7 +16,7 @@ from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """Ten items of the sandbox in OpenVE-Bench's layout, two a category."""
+    """Ten items of the sandbox in OpenVE-Bench's layout, two per category."""
     folder = tmp_path_factory.mktemp("world") / "data"
     categories = ("local_change", "local_remove", "local_add", "background_change", "global_style")
     export_sandbox(
@@ -36,7 +36,7 @@ def rubrics(suite):
 
 
 class ScriptedJudge(Judge):
-    """Answers 4, 3, 5; or what a function returns for the question and how often it was asked before."""
+    """Answers 4, 3, 5, or what `answer` returns for the question and the number of times it was asked before."""
 
     name, version, frames = "scripted", "1", "none"
 

@@ -7,11 +7,11 @@ import pytest
 
 from kiwi.bench.controls import (
     CONTROL_KINDS,
-    anchor_tasks,
-    control_tasks,
+    explain_unscored_controls,
+    make_anchor_tasks,
+    make_control_tasks,
     measure_drift,
     summarize_controls,
-    unscored_controls,
 )
 from kiwi.bench.ledger import Ledger
 from kiwi.bench.runner import JudgingTask, Runner
@@ -38,7 +38,7 @@ def group_by_kind(tasks):
 
 def test_each_kind_of_control_is_built_as_documented(edited, tmp_path):
     items, videos = edited
-    tasks = group_by_kind(control_tasks(items, videos, 5, tmp_path / "controls"))
+    tasks = group_by_kind(make_control_tasks(items, videos, 5, tmp_path / "controls"))
     assert {kind: len(of_kind) for kind, of_kind in tasks.items()} == dict.fromkeys(CONTROL_KINDS, 5)
     assert len({task.item.category for task in tasks["copy"]}) == 5
     for task in tasks["copy"]:
@@ -59,9 +59,9 @@ def test_each_kind_of_control_is_built_as_documented(edited, tmp_path):
 def test_another_edit_of_the_same_name_is_degraded_again(edited, tmp_path):
     items, videos = edited
     first = next(item for item in items)
-    before = group_by_kind(control_tasks([first], videos, 1, tmp_path / "controls"))["degraded"][0].edited
+    before = group_by_kind(make_control_tasks([first], videos, 1, tmp_path / "controls"))["degraded"][0].edited
     videos[first.id].write_bytes(items[1].source.read_bytes())
-    after = group_by_kind(control_tasks([first], videos, 1, tmp_path / "controls"))["degraded"][0].edited
+    after = group_by_kind(make_control_tasks([first], videos, 1, tmp_path / "controls"))["degraded"][0].edited
     assert before != after
     assert before.read_bytes() != after.read_bytes()
 
@@ -69,7 +69,7 @@ def test_another_edit_of_the_same_name_is_degraded_again(edited, tmp_path):
 def test_an_edit_that_cannot_be_read_has_no_degraded_control(edited, tmp_path):
     items, videos = edited
     videos[items[0].id].write_bytes(b"no video")
-    tasks = group_by_kind(control_tasks(items, videos, len(items), tmp_path / "controls"))
+    tasks = group_by_kind(make_control_tasks(items, videos, len(items), tmp_path / "controls"))
     assert len(tasks["copy"]) == len(items)
     assert len(tasks["degraded"]) == len(items) - 1
 
@@ -89,16 +89,16 @@ def test_a_control_is_passed_only_if_the_difference_is_significant(above, count,
 
 def test_a_kind_without_scores_has_a_reason(edited, tmp_path):
     items, videos = edited
-    tasks = list(control_tasks(items, videos, 2, tmp_path / "controls"))
-    assert unscored_controls(tasks, [], {tasks[0].id: "it timed out"})["copy"] == "it timed out"
+    tasks = list(make_control_tasks(items, videos, 2, tmp_path / "controls"))
+    assert explain_unscored_controls(tasks, [], {tasks[0].id: "it timed out"})["copy"] == "it timed out"
 
 
 def test_anchors_are_new_repeats_and_are_compared_with_the_first_answer(edited, suite, rubrics, tmp_path):
     items, videos = edited
     ledger = Ledger(tmp_path / "judgements.jsonl")
 
-    def ask(numbers, tasks):
-        return Runner(suite, rubrics, ScriptedJudge(lambda question, before: numbers), ledger).run(tasks)[0]
+    def ask(scores, tasks):
+        return Runner(suite, rubrics, ScriptedJudge(lambda question, before: scores), ledger).run(tasks)[0]
 
     def tasks(repeats):
         return [
@@ -106,12 +106,12 @@ def test_anchors_are_new_repeats_and_are_compared_with_the_first_answer(edited, 
             for item in items
         ]
 
-    assert anchor_tasks(items, videos, ledger.earlier, 3) == []
+    assert make_anchor_tasks(items, videos, ledger.earlier, 3) == []
     first = ask((2, 2, 2), tasks([0])) + ask((5, 5, 5), tasks([1]))
-    again = anchor_tasks(items, videos, Ledger(ledger.file).earlier, 3)
+    again = make_anchor_tasks(items, videos, Ledger(ledger.file).earlier, 3)
     assert [task.repeats for task in again] == [[2]] * 3
     answers = ask((3, 3, 3), again)
     drift = measure_drift(answers, first)
     assert (drift.mean.mean, drift.items) == (1, 3)
-    of_other_edits = [replace(answer, key=replace(answer.key, media={"edited": "another"})) for answer in first]
-    assert measure_drift(answers, of_other_edits) is None
+    other_answers = [replace(answer, key=replace(answer.key, media={"edited": "another"})) for answer in first]
+    assert measure_drift(answers, other_answers) is None

@@ -1,4 +1,4 @@
-"""The oracle computes a judge's answers; a replay repeats those of a ledger under the name of their judge."""
+"""The oracle computes a judge's answers; a replay returns those of a ledger under the name of their judge."""
 
 import json
 
@@ -27,12 +27,12 @@ def task(item, edited, **more):
 
 def test_the_oracle_scores_targets_high_and_copies_low(world, suite, rubrics, tmp_path):
     items, judge = read_items(suite, world).items, Oracle().build(world)
-    right = [task(item, item.source.with_name(item.source.name.replace("_source", "_target"))) for item in items]
-    judgements = run(suite, rubrics, judge, tmp_path, right)
+    target_tasks = [task(item, item.source.with_name(item.source.name.replace("_source", "_target"))) for item in items]
+    judgements = run(suite, rubrics, judge, tmp_path, target_tasks)
     assert min(score for judgement in judgements for score in judgement.scores.values()) > 4.5
-    wrong = [task(item, item.source, id=f"copy:{item.id}") for item in items]
+    copy_tasks = [task(item, item.source, id=f"copy:{item.id}") for item in items]
     assert {
-        score for judgement in run(suite, rubrics, judge, tmp_path, wrong) for score in judgement.scores.values()
+        score for judgement in run(suite, rubrics, judge, tmp_path, copy_tasks) for score in judgement.scores.values()
     } == {1}
 
 
@@ -44,8 +44,8 @@ def test_the_oracle_scores_edits_with_references(tmp_path):
     )
     suite = read_suite("refvie")
     items = read_items(suite, data).items
-    right = [task(item, item.source.with_name(item.source.name.replace("_source", "_target"))) for item in items]
-    judgements = run(suite, builtin_rubrics(suite), Oracle().build(data), tmp_path, right)
+    target_tasks = [task(item, item.source.with_name(item.source.name.replace("_source", "_target"))) for item in items]
+    judgements = run(suite, builtin_rubrics(suite), Oracle().build(data), tmp_path, target_tasks)
     assert [judgement.category for judgement in judgements] == ["subject", "background"]
     assert min(score for judgement in judgements for score in judgement.scores.values()) > 4.5
 
@@ -65,7 +65,7 @@ def test_edits_that_the_oracle_cannot_judge_have_a_reason(world, suite, rubrics,
         assert reason in judgement.reason
 
 
-def test_the_oracle_refuses_other_data_and_other_versions(tmp_path, world):
+def test_the_oracle_rejects_other_data_and_other_versions(tmp_path, world):
     with pytest.raises(InputError, check=lambda error: error.code == "not-an-export"):
         Oracle().build(tmp_path)
     (tmp_path / "world.json").write_text(json.dumps(json.loads((world / "world.json").read_text()) | {"world": 1}))

@@ -45,7 +45,7 @@ def test_conflicting_answers_to_one_question_are_logged(tmp_path, caplog):
         assert ("1 questions have judgements with different scores" in caplog.text) == (score == 5.0)
 
 
-def test_a_folder_in_place_of_the_file_is_refused(tmp_path):
+def test_a_folder_in_place_of_the_file_is_rejected(tmp_path):
     (tmp_path / "ledger.jsonl").mkdir()
     with pytest.raises(InputError, check=lambda error: error.code == "unreadable-file"):
         read_ledger(tmp_path / "ledger.jsonl")

@@ -1,4 +1,4 @@
-"""Metrics beside the judge's scores: known values for known edits, models from folders."""
+"""Automatic metrics: known values for known edits, models from folders."""
 
 import numpy as np
 import pytest
@@ -80,7 +80,7 @@ def test_models_from_folders_compare_frames_references_and_instructions(models, 
 
 
 def test_lpips_is_zero_for_the_source_only(item, tmp_path, monkeypatch):
-    alexnet = torchvision.models.alexnet  # weights that nobody trained: the real ones cannot be had everywhere
+    alexnet = torchvision.models.alexnet  # random weights: the pretrained ones may not be available
     monkeypatch.setattr(torchvision.models, "alexnet", lambda pretrained=False: alexnet())
     metrics = VideoMetrics.load(["lpips"], "cpu")
     assert metrics.compute(item, item.source)["lpips"] == pytest.approx(0, abs=1e-6)
@@ -89,14 +89,14 @@ def test_lpips_is_zero_for_the_source_only(item, tmp_path, monkeypatch):
     assert "LPIPS 0.1 to the source with alex" in table.note
 
 
-def test_small_frames_are_refused(tmp_path):
+def test_small_frames_are_rejected(tmp_path):
     write_video(tmp_path / "small.mp4", np.zeros((2, 16, 16, 3), np.uint8), 8)
     small = BenchmarkItem(id="small", category="local_add", instruction="-", source=tmp_path / "small.mp4")
     with pytest.raises(InputError, check=lambda error: error.code == "too-small"):
         VideoMetrics().compute(small, small.source)
 
 
-def test_unknown_metrics_and_unreadable_models_are_refused(models, tmp_path):
+def test_unknown_metrics_and_unreadable_models_are_rejected(models, tmp_path):
     with pytest.raises(InputError, check=lambda error: error.code == "unknown-metric"):
         Encoder("vmaf", "x", "cpu")
     with pytest.raises(SpecError, match="resnet"):

@@ -1,4 +1,4 @@
-"""A reply gives the scores that are written in it, or none."""
+"""Reading a reply gives the scores that it states, or none."""
 
 import json
 import time
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kiwi.bench.reply import Unscored, capped, read_reply
+from kiwi.bench.reply import Unscored, cap_scores, read_reply
 
 NAMES = ("Instruction Compliance", "Consistency & Detail Fidelity", "Visual Quality & Stability")
 OTHERS = ("Identity Consistency & Compliance", "Visual Harmony & Perspective")
@@ -61,7 +61,7 @@ UNREADABLE = [
     "4 (or \uff13)", "4 (\u0664)", "\uff14", "4 - no, make that two", "5 - one point for flicker", "5 (not applicable)",
     "1 - N/A", "5 (capped to two)", "4 5", "4 | 5", "4 \u00b7 5", "4 stars", "[4", "4]", "+4", "4e0", "4 -- or so 3",
 ]  # fmt: skip
-"""Values that may mean another number than the first in them."""
+"""Values that may mean a score other than their first number."""
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_no_reply_takes_long_to_read(char):
 
 def test_no_score_exceeds_the_score_that_caps_it():
     scores = read_reply(reply("2", "5", "1.5"), NAMES)
-    assert capped(scores, NAMES[0]) == dict(zip(NAMES, (2, 2, 1.5), strict=True))
+    assert cap_scores(scores, NAMES[0]) == dict(zip(NAMES, (2, 2, 1.5), strict=True))
 
 
 numbers = st.sampled_from(["1", "2", "3", "4", "5", "1.5", "3.25", "4.9"])
@@ -173,16 +173,16 @@ noise = st.characters(codec="utf-8", exclude_categories=["Nd", "Cs"]) | st.sampl
     ),
 )
 def test_a_corrupted_reply_gives_no_score_or_the_right_one(scores, form, order, changes):
-    """Changes do not touch digits or join them, since nobody could recover 1.5/5 without its slash."""
+    """Changes neither touch nor join digits: without its slash, 1.5/5 could not be recovered."""
     truth = dict(zip(NAMES, scores, strict=True))
     text = "\n".join(["Reasoning: fine.", *(form.format(name, truth[name]) for name in order)])
     for change, place, char in changes:
-        at = place % (len(text) + 1)
+        position = place % (len(text) + 1)
         lines = text.split("\n")
         if change == "insert":
-            text = text[:at] + char + text[at:]
-        elif change == "delete" and not text[at : at + 1].isdigit() and not text[max(0, at - 1) : at].isdigit():
-            text = text[:at] + text[at + 1 :]
+            text = text[:position] + char + text[position:]
+        elif change == "delete" and not any(map(str.isdigit, text[max(0, position - 1) : position + 1])):
+            text = text[:position] + text[position + 1 :]
         elif change == "double":
             text = "\n".join([*lines, lines[place % len(lines)]])
         elif change == "drop":

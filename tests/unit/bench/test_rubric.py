@@ -36,24 +36,24 @@ def test_prompts_are_extracted_without_running_the_script(script, tmp_path):
     assert rubrics["local_remove"].text == "You rate removals.\n" + SCORES
     assert {rubric.origin for rubric in rubrics.values()} == {"official"}
     assert not (tmp_path / "ran").exists()
-    write_rubrics(tmp_path / "kept.json", rubrics)
-    assert read_rubrics(tmp_path / "kept.json", CATEGORIES) == rubrics
+    write_rubrics(tmp_path / "rubrics.json", rubrics)
+    assert read_rubrics(tmp_path / "rubrics.json", CATEGORIES) == rubrics
 
 
 @pytest.mark.parametrize("categories", [{"local_change": NAMES}, {"local_add": ("Beauty",)}])
-def test_a_category_without_a_prompt_is_refused(script, categories):
+def test_a_category_without_a_prompt_is_rejected(script, categories):
     with pytest.raises(InputError, check=lambda error: error.code == "ambiguous-rubric"):
         official_rubrics(script, categories)
 
 
-def test_two_prompts_of_a_category_are_refused(script):
+def test_two_prompts_of_a_category_are_rejected(script):
     script.write_text(script.read_text() + f'local_add_v2 = """Other.\n{SCORES}"""\n')
     with pytest.raises(InputError, check=lambda error: error.code == "ambiguous-rubric"):
         official_rubrics(script, CATEGORIES)
 
 
 @pytest.mark.parametrize("text", ["def (", "\0", "(" * 5000])
-def test_a_script_that_is_not_python_is_refused(tmp_path, text):
+def test_a_script_that_is_not_python_is_rejected(tmp_path, text):
     (tmp_path / "eval.py").write_text(text)
     with pytest.raises(InputError, check=lambda error: error.code == "unreadable-file"):
         official_rubrics(tmp_path / "eval.py", CATEGORIES)
@@ -62,10 +62,10 @@ def test_a_script_that_is_not_python_is_refused(tmp_path, text):
 @pytest.mark.parametrize(
     "text", ["[]", "{}", '{"local_add": {"text": "a", "dimensions": ["b"]}, "local_remove": 3}', "x"]
 )
-def test_a_file_without_the_rubrics_is_refused(tmp_path, text):
-    (tmp_path / "kept.json").write_text(text)
+def test_a_file_without_the_rubrics_is_rejected(tmp_path, text):
+    (tmp_path / "rubrics.json").write_text(text)
     with pytest.raises(InputError):
-        read_rubrics(tmp_path / "kept.json", CATEGORIES)
+        read_rubrics(tmp_path / "rubrics.json", CATEGORIES)
 
 
 def test_a_rubric_file_needs_a_section_for_each_score(tmp_path):

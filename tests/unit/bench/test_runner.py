@@ -51,7 +51,7 @@ def test_each_question_is_asked_once_and_not_again_in_the_next_run(suite, rubric
 
 
 @pytest.mark.parametrize("changed", ["video", "rubric", "judge", "version", "words", "temperature", "frames"])
-def test_any_change_makes_a_new_question(suite, rubrics, tasks, tmp_path, changed):
+def test_a_question_with_any_change_is_asked_again(suite, rubrics, tasks, tmp_path, changed):
     runner(suite, rubrics, ScriptedJudge(), tmp_path).run(tasks[:2])
     judge, first = ScriptedJudge(), tasks[0]
     if changed == "video":
@@ -131,7 +131,7 @@ def test_missing_videos_are_generated_while_others_are_judged(suite, rubrics, it
     tasks = [task(item, folder) for item in items[:4]]
     judgements, failures = runner(suite, rubrics, judge, tmp_path).run(tasks, generate)
     assert [judgement.key.item for judgement in judgements] == [item.id for item in items[:3]]
-    assert failures == {items[3].id: "it could not be edited: the source is broken."}
+    assert failures == {items[3].id: "the video could not be edited: the source is broken."}
     assert done[2][1] >= 1  # judging did not wait for the last video
     judgements, failures = runner(suite, rubrics, judge, tmp_path).run(tasks)
     assert failures == {items[3].id: f"{items[3].edited_name} does not exist"}

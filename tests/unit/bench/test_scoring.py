@@ -1,4 +1,4 @@
-"""From judgements to the table: medians, caps, means of means, and every item in the denominator."""
+"""Scoring from judgements to the table: medians, caps, means of means and coverage."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from kiwi.bench.controls import measure_drift, summarize_controls
 from kiwi.bench.ledger import Judgement, JudgementKey
-from kiwi.bench.report import BenchmarkReport, column_table, latex, main_table, markdown, warnings
+from kiwi.bench.report import BenchmarkReport, column_table, format_latex, format_markdown, list_warnings, main_table
 from kiwi.bench.scoring import aggregate, paired_differences, score_items
 from kiwi.bench.suites import BenchmarkItem, published_rows, read_suite
 from kiwi.errors import InputError
@@ -74,7 +74,7 @@ def test_caps_come_before_medians():
     assert score_items(OPENVE, [item], judgements)[0][0].capped["Visual Quality & Stability"] == 2
 
 
-def test_items_without_a_score_stay_in_the_denominator():
+def test_items_without_a_score_are_counted_in_the_total():
     items = [make_item(name, "local_add") for name in "abcd"]
     judgements = [
         make_judgement(OPENVE, items[0], 4, 4, 4),
@@ -103,20 +103,21 @@ def test_the_last_answer_to_a_question_counts():
     )
 
 
-def runs(shift, suite=OPENVE, count=12):
+def two_runs(shift, suite=OPENVE, count=12):
+    """Scores of a run, and of one whose scores are all higher by `shift`."""
     items = [make_item(f"{category}{i}", category, f"video{i}") for category in suite.categories for i in range(count)]
     base = [make_judgement(suite, item, *(1 + (i * k) % 3 for k in (1, 2, 4))) for i, item in enumerate(items)]
-    moved = [replace(j, scores={name: score + shift for name, score in j.scores.items()}) for j in base]
-    return [score_items(suite, items, judgements)[0] for judgements in (base, moved)]
+    shifted = [replace(j, scores={name: score + shift for name, score in j.scores.items()}) for j in base]
+    return [score_items(suite, items, judgements)[0] for judgements in (base, shifted)]
 
 
 @pytest.mark.parametrize("suite", [OPENVE, REFVIE])
 def test_two_runs_are_compared_item_by_item(suite):
-    differences = paired_differences(suite, *runs(0.5, suite), "raw")
+    differences = paired_differences(suite, *two_runs(0.5, suite), "raw")
     assert {round(difference.mean.mean, 6) for difference in differences.values()} == {0.5}
-    assert differences["overall"].mean.low == pytest.approx(0.5)  # every item moved alike, however much items differ
+    assert differences["overall"].mean.low == pytest.approx(0.5)  # every item has the same difference
     assert differences["overall"].p < 0.01
-    a, b = runs(0.5, suite)
+    a, b = two_runs(0.5, suite)
     assert paired_differences(suite, a[::-1], b[3:], "raw")["overall"].mean.mean == pytest.approx(0.5)
     with pytest.raises(InputError, check=lambda error: error.code == "no-shared-items"):
         paired_differences(suite, a[:2], b[2:], "raw")
@@ -163,24 +164,24 @@ def test_there_is_no_overall_score_below_full_coverage_unless_allowed():
     assert main_table(withheld).rows[0][2] == column_table(withheld).rows[-1][2] == "-"
     assert main_table(allowed).rows[0][2] == "4.00 ± ?"  # one item a category
     assert "5 of 6" in main_table(allowed).rows[0][0]
-    assert "1 of 6 items have no score" in warnings(withheld)[0]
-    assert "not judged" in markdown(withheld)
-    assert "overall score is that of the others" in warnings(allowed)[0]
+    assert "1 of 6 items have no score" in list_warnings(withheld)[0]
+    assert "not judged" in format_markdown(withheld)
+    assert "the overall score leaves them out" in list_warnings(allowed)[0]
 
 
 def test_a_report_without_judgements_has_no_scores():
     items = [make_item(category, category) for category in OPENVE.categories]
     report = make_report(items, [], allow_partial=True)
     assert all(cell == "-" for row in main_table(report).rows[:2] for cell in row[2:])
-    assert "Coverage: 0 of 5" in markdown(report)
+    assert "Coverage: 0 of 5" in format_markdown(report)
 
 
 def test_reports_mark_doubtful_published_rows_and_name_excluded_categories():
     items = [make_item(category, category) for category in OPENVE.categories]
     report = make_report(items, [make_judgement(OPENVE, item, 4, 4, 4) for item in items])
-    text = markdown(report)
+    text = format_markdown(report)
     assert "| Kiwi-Edit stage 2, 480p* (published) | gemini-2.5-pro | 2.92 |" in text
     assert "transposed" in text
-    assert "Not scored: 2 of creative_edit" in text
+    assert "Not scored: category creative_edit, 2 in the data" in text
     assert "not comparable" in text
-    assert r"mine\_\&\_50\%" in latex(report)
+    assert r"mine\_\&\_50\%" in format_latex(report)

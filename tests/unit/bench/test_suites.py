@@ -1,4 +1,4 @@
-"""Definitions and data of benchmarks: numbers of items, lists that are refused with their line."""
+"""Definitions and data of benchmarks: numbers of items, and errors that name the line of a malformed list."""
 
 import csv
 import shutil
@@ -92,14 +92,14 @@ def test_items_that_share_a_video_have_different_edits(copied_data, suite):
         (lambda rows: rows[0].update(original_video="/etc/passwd"), "absolute"),
     ],
 )
-def test_unusable_lists_are_refused_with_their_line(copied_data, suite, change, named):
+def test_unusable_lists_are_rejected_with_their_line(copied_data, suite, change, named):
     rewrite_list(copied_data, change)
     with pytest.raises((ManifestError, InputError), match=named):
         read_items(suite, copied_data)
 
 
 @pytest.mark.parametrize("text", ["{", "a: b", "- 3", "- {src_video: a.mp4}"])
-def test_malformed_lists_with_references_are_refused(tmp_path, text):
+def test_malformed_lists_with_references_are_rejected(tmp_path, text):
     (tmp_path / "refvie_bench.yaml").write_text(text)
     with pytest.raises(ManifestError, match=r"refvie_bench\.yaml"):
         read_items(read_suite("refvie"), tmp_path)
@@ -118,6 +118,6 @@ def test_each_item_has_its_reference(tmp_path):
     ]
 
 
-def test_an_unknown_benchmark_is_refused_with_the_choices():
+def test_an_unknown_benchmark_is_rejected():
     with pytest.raises(InputError, check=lambda error: error.code == "unknown-suite"):
         read_suite("imagenet")

@@ -118,7 +118,7 @@ def test_an_unusable_tokenizer_is_rejected(tmp_path):
 def test_an_anchor_without_edits_does_not_fail(tmp_path, capsys):
     options = ["--vae", "none", "--items", "3", "--categories", "local_remove"]
     assert main(["sandbox", "anchors", str(tmp_path / "out"), *options]) == 0
-    assert "no such edit" in (tmp_path / "out/anchors.md").read_text()
+    assert "not applicable" in (tmp_path / "out/anchors.md").read_text()
     (tmp_path / "file").write_text("")
     assert main(["sandbox", "anchors", str(tmp_path / "file/out"), *options]) == 2
     assert "cannot be created" in capsys.readouterr().err
@@ -129,8 +129,8 @@ def test_anchors_are_reported_as_tables_and_a_figure(tmp_path, capsys):
     files = {item.name for item in (tmp_path / "out").iterdir()}
     assert files == {"anchors.md", "anchors.csv", "damage.csv", "damage.png", "damage.pdf", "environment.json"}
     rows = list(csv.DictReader((tmp_path / "out/anchors.csv").open()))
-    assert [row["edit"] for row in rows] == list(ANCHORS)
-    assert all(row["holds"] == "yes" for row in rows)
+    assert [row["anchor"] for row in rows] == list(ANCHORS)
+    assert all(row["passed"] == "yes" for row in rows)
     assert rows[0]["items"] == rows[0]["edits"] == "14"
     levels = list(csv.DictReader((tmp_path / "out/damage.csv").open()))
     assert len(levels) == len(DEGRADATIONS) * len(LEVELS)
@@ -142,12 +142,12 @@ def test_a_poor_autoencoder_fails_its_anchor(tmp_path, capsys):
     NewVae(z_dim=4, base_dim=4).build().save(tmp_path / "vae")
     options = ["--vae", str(tmp_path / "vae"), "--items", "7", "--frames", "5", "--size", "32"]
     assert main(["sandbox", "anchors", str(tmp_path / "out"), *options]) == 1
-    rows = {row["edit"]: row for row in csv.DictReader((tmp_path / "out/anchors.csv").open())}
-    assert rows["round trip of the target"]["holds"] == "NO"
+    rows = {row["anchor"]: row for row in csv.DictReader((tmp_path / "out/anchors.csv").open())}
+    assert rows["round trip of the target"]["passed"] == "NO"
     categories = list(csv.DictReader((tmp_path / "out/round_trip.csv").open()))
     assert [row["category"] for row in categories] == [*CATEGORIES, "all"]
     assert [row["items"] for row in categories] == ["1"] * 7 + ["7"]
-    assert float(categories[-1]["dB"]) < 20
+    assert float(categories[-1]["PSNR (dB)"]) < 20
     # A size that the autoencoder cannot halve is rejected before anything is written.
     assert main(["sandbox", "anchors", str(tmp_path / "no"), *options[:2], "--size", "33"]) == 2
     assert not (tmp_path / "no").exists()

@@ -11,7 +11,7 @@ from kiwi.errors import InputError
 from kiwi.evaluation.fidelity import PSNR_CAP, clip_psnr, edit_metrics
 from kiwi.evaluation.perceptual import Lpips, NoPerceptual
 
-PLAIN = NoPerceptual().build()
+NO_PERCEPTUAL = NoPerceptual().build()
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def left_half(frames=2, height=32, width=32):
     return mask
 
 
-def decibel(squared_error):
+def psnr_of(squared_error):
     return 10 * math.log10(255**2 / squared_error)
 
 
@@ -40,27 +40,27 @@ def test_psnr_inside_and_outside_the_mask_are_separate():
     mask[:, :4, :4] = True  # a sixteenth
     edited = np.full_like(target, 103)
     edited[mask] = 110
-    metrics = edit_metrics(edited, target, mask, PLAIN)
-    assert metrics["psnr_inside"] == pytest.approx(decibel(100), abs=1e-4)
-    assert metrics["psnr_outside"] == pytest.approx(decibel(9), abs=1e-4)
-    assert metrics["psnr"] == pytest.approx(decibel(100 / 16 + 9 * 15 / 16), abs=1e-4)
+    metrics = edit_metrics(edited, target, mask, NO_PERCEPTUAL)
+    assert metrics["psnr_inside"] == pytest.approx(psnr_of(100), abs=1e-4)
+    assert metrics["psnr_outside"] == pytest.approx(psnr_of(9), abs=1e-4)
+    assert metrics["psnr"] == pytest.approx(psnr_of(100 / 16 + 9 * 15 / 16), abs=1e-4)
 
 
-def test_psnr_is_the_mean_over_frames_that_have_the_side():
+def test_psnr_is_the_mean_over_frames_with_pixels_on_that_side_of_the_mask():
     target, edited = np.full((2, 16, 16, 3), 100, np.uint8), np.full((2, 16, 16, 3), 110, np.uint8)
     edited[1] = 120
     mask = np.zeros((2, 16, 16), bool)
     mask[0] = True
-    metrics = edit_metrics(edited, target, mask, PLAIN)
-    assert metrics["psnr"] == pytest.approx((decibel(100) + decibel(400)) / 2, abs=1e-4)
-    assert metrics["psnr_inside"] == pytest.approx(decibel(100), abs=1e-4)
-    assert metrics["psnr_outside"] == pytest.approx(decibel(400), abs=1e-4)
+    metrics = edit_metrics(edited, target, mask, NO_PERCEPTUAL)
+    assert metrics["psnr"] == pytest.approx((psnr_of(100) + psnr_of(400)) / 2, abs=1e-4)
+    assert metrics["psnr_inside"] == pytest.approx(psnr_of(100), abs=1e-4)
+    assert metrics["psnr_outside"] == pytest.approx(psnr_of(400), abs=1e-4)
 
 
 def test_psnr_of_a_clip_is_over_all_its_pixels_and_not_the_mean_over_frames():
     target, edited = np.full((2, 16, 16, 3), 100, np.uint8), np.full((2, 16, 16, 3), 110, np.uint8)
     edited[1] = 120
-    assert clip_psnr(edited, target, np.ones((2, 16, 16), bool)) == pytest.approx(decibel((100 + 400) / 2), abs=1e-4)
+    assert clip_psnr(edited, target, np.ones((2, 16, 16), bool)) == pytest.approx(psnr_of((100 + 400) / 2), abs=1e-4)
     assert clip_psnr(target, target, np.ones((2, 16, 16), bool)) == PSNR_CAP
     assert math.isnan(clip_psnr(edited, target, np.zeros((2, 16, 16), bool)))
 
@@ -70,7 +70,7 @@ def test_psnr_of_a_clip_is_over_all_its_pixels_and_not_the_mean_over_frames():
     [(None, {""}), (np.zeros((2, 32, 32), bool), {"", "_outside"}), (np.ones((2, 32, 32), bool), {"", "_inside"})],
 )
 def test_a_side_without_pixels_is_absent(mask, sides):
-    metrics = edit_metrics(noise(0), noise(1), mask, PLAIN)
+    metrics = edit_metrics(noise(0), noise(1), mask, NO_PERCEPTUAL)
     assert metrics.keys() == {f"{name}{side}" for name in ("psnr", "ssim") for side in sides}
 
 
@@ -79,17 +79,17 @@ def test_identical_frames_have_a_finite_psnr(untrained):
     assert {metrics[f"psnr{side}"] for side in ("", "_inside", "_outside")} == {PSNR_CAP}
     assert {round(metrics[f"ssim{side}"], 5) for side in ("", "_inside", "_outside")} == {1.0}
     assert {metrics[f"lpips{side}"] for side in ("", "_inside", "_outside")} == {0.0}
-    # One differing level in one of 6144 values lies above the cap as well.
-    almost = noise(0)
-    almost[:, 0, 0, 0] ^= 1
-    assert edit_metrics(almost, noise(0), None, PLAIN)["psnr"] == PSNR_CAP
+    # A PSNR above the cap: one value of 6144 differs by one level.
+    nearly_equal = noise(0)
+    nearly_equal[:, 0, 0, 0] ^= 1
+    assert edit_metrics(nearly_equal, noise(0), None, NO_PERCEPTUAL)["psnr"] == PSNR_CAP
 
 
 def test_ssim_of_whole_frames_is_that_of_torchmetrics_and_the_mean_of_its_sides():
     edited, target = (noise(0) // 2 + noise(1) // 2), noise(1)
     edited[:, :, :16] = target[:, :, :16]
     pair = (torch.from_numpy(frames).movedim(-1, 1).double() for frames in (edited, target))
-    metrics = edit_metrics(edited, target, left_half(), PLAIN)
+    metrics = edit_metrics(edited, target, left_half(), NO_PERCEPTUAL)
     assert metrics["ssim"] == pytest.approx(
         float(structural_similarity_index_measure(*pair, data_range=255.0)), abs=1e-4
     )
@@ -123,7 +123,7 @@ def test_building_lpips_does_not_change_the_global_generator(untrained):
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_missing_or_damaged_weights_are_refused_with_url_and_path(monkeypatch, tmp_path, damaged):
+def test_missing_or_damaged_weights_are_rejected_with_url_and_path(monkeypatch, tmp_path, damaged):
     def unreachable(*args, **kwargs):
         raise OSError("no network")
 

@@ -1,4 +1,4 @@
-"""Options of measurements come typed out of files, and cannot set what a study decides."""
+"""Options of measurements are read from files with their types, and cannot set what a study sets."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,9 @@ class WeighOptions(Options):
 
     Args:
         model: folder of the model.
-        scale: which scale.
+        scale: kind of scale.
         max_pixels: size of the label.
-        gallery: write no gallery.
+        gallery: do not write a gallery.
     """
 
     model: Path
@@ -29,7 +29,7 @@ class WeighOptions(Options):
 
 
 def weigh(settings, **more):
-    return typed_options(WeighOptions, settings, "weigh", decided={"model": "m"}, **more)
+    return typed_options(WeighOptions, settings, "weigh", fixed={"model": "m"}, **more)
 
 
 @pytest.mark.parametrize("settings", [{"max-pixels": 4, "no-gallery": True}, {"max_pixels": 4, "gallery": False}])
@@ -42,9 +42,9 @@ def test_no_settings_are_the_defaults():
 
 
 @pytest.mark.parametrize("name", ["model", "scale"])
-def test_what_is_decided_for_each_run_cannot_be_set_in_a_file(name):
+def test_options_that_are_set_for_each_run_cannot_be_set_in_a_file(name):
     with pytest.raises(InputError, match=f"cannot set {name}") as caught:
-        weigh({name: "letter"}, refused=["scale"])
+        weigh({name: "letter"}, forbidden=["scale"])
     assert caught.value.code == "reserved-option"
 
 
@@ -60,7 +60,7 @@ def test_what_is_decided_for_each_run_cannot_be_set_in_a_file(name):
         ({1: 2}, "'weigh.1'"),
     ],
 )
-def test_unknown_names_and_values_are_refused(settings, value):
+def test_unknown_names_and_values_are_rejected(settings, value):
     with pytest.raises((InputError, SpecError)) as caught:
         weigh(settings)
     assert value in str(caught.value)

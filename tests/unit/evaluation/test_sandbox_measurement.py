@@ -1,4 +1,4 @@
-"""The sandbox as a measurement of studies: its options out of a file, and its scores out of a folder."""
+"""The sandbox as a measurement of studies: reading its options from a file and its scores from a folder."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kiwi.errors import InputError
-from kiwi.evaluation.sandbox_measure import SCORES, SandboxMeasurement
+from kiwi.evaluation.sandbox_measure import SCORES_FILE, SandboxMeasurement
 
 RECORD = {
     "what": "as asked", "id": "a", "category": "local_add", "inside": 20.0, "outside": None, "copy_inside": 9.0,
@@ -15,7 +15,7 @@ RECORD = {
 }  # fmt: skip
 
 
-def test_options_of_a_study_lack_controls_unless_it_asks_for_them():
+def test_controls_are_off_in_a_study_unless_it_turns_them_on():
     (measurement,) = SandboxMeasurement.from_study({"items": 4, "level": "easy"})
     options = measurement.options_for(Path("model"), Path("out"))
     assert (options.items, options.level, options.controls) == (4, "easy", False)
@@ -24,15 +24,15 @@ def test_options_of_a_study_lack_controls_unless_it_asks_for_them():
     assert measurement.settings.controls
 
 
-def test_settings_that_cannot_be_drawn_are_refused_before_training():
+def test_settings_that_cannot_be_rendered_are_rejected_before_training():
     (measurement,) = SandboxMeasurement.from_study({"size": 8})
     with pytest.raises(InputError):
         measurement.check()
 
 
-def test_scores_are_those_of_edits_as_asked_without_those_that_an_item_does_not_have(tmp_path):
+def test_collected_scores_leave_out_controls_and_missing_values(tmp_path):
     controls = RECORD | {"what": "other words", "id": "b"}
-    (tmp_path / SCORES).write_text("".join(json.dumps(record) + "\n" for record in (RECORD, controls)))
+    (tmp_path / SCORES_FILE).write_text("".join(json.dumps(record) + "\n" for record in (RECORD, controls)))
     (measurement,) = SandboxMeasurement.from_study(None)
     values = measurement.collect(tmp_path)
     assert values.items["sandbox overall"] == {"sandbox/a": 3.0}

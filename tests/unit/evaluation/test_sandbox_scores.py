@@ -6,7 +6,7 @@ import torch
 
 from kiwi.evaluation.fidelity import PSNR_CAP
 from kiwi.evaluation.sandbox_scores import (
-    BATCH,
+    BATCH_SIZE,
     category_mean,
     collate_pairs,
     edit_pairs,
@@ -31,7 +31,10 @@ def pairs(count=14, **more):
 def model(tiny_config):
     model = KiwiEdit(tiny_config).eval()
     torch.manual_seed(0)
-    for name, parameter in model.named_parameters():  # new connectors and embeddings are zero: nothing would be read
+    for (
+        name,
+        parameter,
+    ) in model.named_parameters():  # initial zeros would hide the conditions
         if parameter.ndim > 1 and name.split(".")[0] in ("query", "latent", "source", "reference", "dit"):
             torch.nn.init.normal_(parameter, std=0.1)
     return model
@@ -51,7 +54,7 @@ def test_the_exact_target_scores_highest_and_the_unedited_source_lowest():
         assert np.isnan(exact.ceiling_inside)
 
 
-def test_psnr_is_over_all_pixels_of_a_side():
+def test_psnr_is_over_all_pixels_inside_or_outside_the_mask():
     pair = next(pair for pair in pairs() if not pair.mask.all())
     edited = pair.target.astype(int)
     edited[pair.mask] = np.where(edited[pair.mask] > 127, edited[pair.mask] - 10, edited[pair.mask] + 10)
@@ -59,7 +62,7 @@ def test_psnr_is_over_all_pixels_of_a_side():
     scores = score_item(pair, edited.astype(np.uint8), (pair.target, pair.source))
     assert scores.inside == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)
     assert scores.outside == pytest.approx(20 * np.log10(255 / 2), abs=1e-3)
-    # As round trips, the source's is the target and the target's is the source.
+    # The source stands in for the target's round trip, and the target for the source's.
     assert scores.ceiling_inside == scores.copy_inside
     assert scores.ceiling_outside == PSNR_CAP
 
@@ -82,7 +85,7 @@ def test_batches_hold_all_items_by_task():
     batches = group_batches(items)
     assert sorted(pair.id for batch in batches for pair in batch) == sorted(pair.id for pair in items)
     for batch in batches:
-        assert len(batch) <= BATCH
+        assert len(batch) <= BATCH_SIZE
         assert len({pair.reference is None for pair in batch}) == 1
         assert collate_pairs(batch).task == ("image" if batch[0].reference is None else "reference")
 

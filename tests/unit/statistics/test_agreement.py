@@ -51,7 +51,7 @@ def test_spearman_depends_on_ranks_only():
     assert isnan(spearman([1, 1, 1], [1, 2, 3]))
 
 
-def test_raters_of_different_items_and_unknown_levels_are_refused():
+def test_raters_of_different_items_and_unknown_levels_are_rejected():
     with pytest.raises(InputError, check=lambda error: error.code == "length-mismatch"):
         krippendorff_alpha([[1, 2], [1]])
     with pytest.raises(InputError, check=lambda error: error.code == "unknown-level"):

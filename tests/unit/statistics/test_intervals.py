@@ -74,6 +74,6 @@ def test_an_interval_prints_as_mean_and_half_width():
 
 
 @pytest.mark.parametrize("strata", [[], [[1.0], []]])
-def test_an_empty_stratum_is_refused(strata):
+def test_an_empty_stratum_is_rejected(strata):
     with pytest.raises(InputError, check=lambda error: error.code == "no-items"):
         bootstrap_mean(strata)

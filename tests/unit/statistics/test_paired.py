@@ -30,7 +30,7 @@ def test_edits_of_one_video_are_not_independent():
     independent, clustered = paired_difference(values), paired_difference(values, clusters)
     assert clustered.detectable / independent.detectable == pytest.approx(
         np.sqrt(10) * 1.17, rel=0.1
-    )  # 12 videos are few
+    )  # 1.17: small-sample factor of 12 videos
     assert clustered.p > 10 * independent.p
     assert clustered.p == pytest.approx(paired_difference([videos.tolist()]).p)
 
@@ -76,7 +76,7 @@ def test_variation_of_repeats():
 
 
 @pytest.mark.parametrize("strata", [[], [[1.0], []]])
-def test_empty_strata_and_mismatched_clusters_are_refused(strata):
+def test_empty_strata_and_mismatched_clusters_are_rejected(strata):
     with pytest.raises(InputError, check=lambda error: error.code == "no-items"):
         paired_difference(strata)
     with pytest.raises(InputError, check=lambda error: error.code == "length-mismatch"):

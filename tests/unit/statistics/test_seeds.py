@@ -1,4 +1,4 @@
-"""Random-effects means: training and items both count as random, and intervals have their nominal coverage."""
+"""Random-effects means: seeds and items are both random, and intervals have their nominal coverage."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_false_positives_occur_at_the_nominal_rate(seeds, training):
 
 
 def test_intervals_over_items_alone_have_too_many_false_positives():
-    """The reason for this module: values on items do not show how training varies."""
+    """The reason for `kiwi.statistics.seeds`: an interval over items ignores the variation between training seeds."""
     rng = np.random.default_rng(0)
     rate = 0.0
     for _ in range(200):
@@ -64,7 +64,7 @@ def subtract(arm, base):
 
 @pytest.mark.parametrize("level", [0.05, 0.005])
 def test_a_pilot_of_two_seeds_and_ten_arms_predicts_the_power_of_three_seeds(level):
-    """For differences to a base that all arms share, also after correction for their number."""
+    """For differences from a shared base arm, also at a level corrected for multiple tests."""
     rng = np.random.default_rng(6)
     power = []
     for _ in range(30):
@@ -97,8 +97,8 @@ def test_degrees_of_freedom_are_those_of_the_varying_factor():
     """By hand, from Student's t: equal runs have those of the items; pure noise has less than one, so one."""
     items = {"a": 1.0, "b": 2.0, "c": 4.0, "d": 5.0}
     equal = random_effects_mean([items] * 50)
-    deviation = np.std(list(items.values()), ddof=1)
-    assert equal.mean.high - equal.mean.mean == pytest.approx(3.182 * deviation / 2, rel=1e-3)  # t of three degrees
+    std = np.std(list(items.values()), ddof=1)
+    assert equal.mean.high - equal.mean.mean == pytest.approx(3.182 * std / 2, rel=1e-3)  # t of three degrees
     noise = random_effects_mean(
         [{"a": 1.0, "b": -1.0, "c": 1.0, "d": -1.0}, {"a": -1.0, "b": 1.0, "c": -1.0, "d": 1.0}]
     )
@@ -111,7 +111,7 @@ def test_degrees_of_freedom_are_those_of_the_varying_factor():
     [("aaaaaaaaab", "x" * 10, 1), ("abcdef", "xxxyyy", 4), ("abcdabcd", "xxxxyyyy", 3)],
 )
 def test_degrees_of_freedom_of_items(clusters, categories, df):
-    """A large cluster beside a small one has one; categories with separate clusters add; shared clusters count once."""
+    """One for a large and a small cluster; added over categories with separate clusters; once for shared clusters."""
     names = [str(index) for index in range(len(clusters))]
     values = dict(zip(names, [0.0, 1.0, 2.0, 0.0, 1.0, 2.0, 0.0, 1.0, 2.0, 5.0], strict=False))
     estimate = random_effects_mean(
@@ -209,6 +209,6 @@ def test_equal_runs_have_no_variance():
         ([{"a": 1.0}, {"a": float("nan")}], "not-finite"),
     ],
 )
-def test_runs_without_a_mean_are_refused(runs, code):
+def test_runs_without_a_mean_are_rejected(runs, code):
     with pytest.raises(InputError, check=lambda error: error.code == code):
         random_effects_mean(runs)
