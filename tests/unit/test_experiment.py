@@ -27,7 +27,7 @@ def test_a_file_is_merged_over_its_base(tmp_path):
     }
 
 
-def test_bases_have_bases_in_their_own_folders_and_later_ones_take_precedence(tmp_path):
+def test_bases_are_relative_to_their_own_files_and_later_ones_take_precedence(tmp_path):
     (tmp_path / "sub").mkdir()
     write(tmp_path, root="a: 1\nb: 1\nc: 1\n")
     write(tmp_path / "sub", first="base: ../root.yaml\nb: 2\nc: 2\n", second="c: 3\n")
@@ -54,7 +54,7 @@ def test_bases_have_bases_in_their_own_folders_and_later_ones_take_precedence(tm
         ("Lora", {"rank": 8}, {"type": "Lora", "rank": 8}),
     ],
 )
-def test_another_choice_replaces_the_fields_of_the_previous_one(below, above, expected):
+def test_a_spec_of_another_type_replaces_the_fields_of_the_previous_one(below, above, expected):
     assert merge({"tuning": below}, {"tuning": above}) == {"tuning": expected}
 
 
@@ -70,12 +70,12 @@ def test_another_choice_replaces_the_fields_of_the_previous_one(below, above, ex
         ('base: "a\\0b"\n', "circular-base", "a"),
     ],
 )
-def test_files_that_cannot_be_read_are_refused(tmp_path, text, code, value):
+def test_files_that_cannot_be_read_are_rejected(tmp_path, text, code, value):
     with pytest.raises(InputError, match=value, check=lambda error: error.code == code):
         read_experiment(write(tmp_path, mine=text) / "mine.yaml")
 
 
-def test_lightnings_form_of_our_own_choices_is_read_as_the_short_form(tmp_path):
+def test_class_path_and_init_args_of_specs_are_converted_to_the_short_form(tmp_path):
     text = """
     model:
       class_path: kiwi.training.modules.editor.LitKiwi

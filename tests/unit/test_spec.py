@@ -1,4 +1,4 @@
-"""kiwi.spec: round trips through plain data by name, overrides by dotted path, and diffs."""
+"""Specs: conversion to plain data and back, overrides by dotted path, and diffs."""
 
 import json
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from kiwi.spec import Spec, abstract_specs, allowed_names, diff, from_dict, over
 
 @dataclass(frozen=True, kw_only=True)
 class Wheel(Spec):
-    """A family of three."""
+    """Base class of three specs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class NoWheel(Wheel):
 
 @dataclass(frozen=True, kw_only=True)
 class Lamp(Spec):
-    """A family that is its only member."""
+    """A spec without subclasses."""
 
     lumen: int = 100
 
@@ -88,7 +88,7 @@ def test_round_trip_through_json_gives_the_same_spec(bicycle):
 
 
 @given(bicycles, bicycles)
-def test_a_diff_has_all_overrides_that_make_the_spec_from_the_baseline(baseline, bicycle):
+def test_the_diff_to_a_baseline_gives_overrides_that_restore_the_spec(baseline, bicycle):
     changes = {path: new for path, (_, new) in diff(baseline, bicycle).items()}
     assert override(baseline, changes) == bicycle
 
@@ -112,8 +112,8 @@ def test_a_bare_name_and_a_partial_mapping_take_the_defaults():
     assert from_dict(Bicycle, {"lamp": {"lumen": 7}}).lamp == Lamp(lumen=7)
 
 
-def test_a_partial_node_of_the_only_type_keeps_the_other_defaults_of_its_field():
-    """As jsonargparse does: what fills a cache and what trains from it must agree."""
+def test_a_partial_mapping_for_a_field_of_one_type_keeps_the_other_values_of_the_fields_default():
+    """As jsonargparse does, so that `kiwi cache` and `kiwi fit` read a configuration alike."""
 
     @dataclass(frozen=True, kw_only=True)
     class Tyre(Spec):
@@ -125,8 +125,8 @@ def test_a_partial_node_of_the_only_type_keeps_the_other_defaults_of_its_field()
         left: Tyre = field(default_factory=lambda: Tyre(width=40, bar=3.0))
         right: Tyre = Tyre(width=30)
 
-    part = from_dict(Trike, {"left": {"width": 50}, "right": {"bar": 2.0}})
-    assert (part.left, part.right) == (Tyre(width=50, bar=3.0), Tyre(width=30, bar=2.0))
+    trike = from_dict(Trike, {"left": {"width": 50}, "right": {"bar": 2.0}})
+    assert (trike.left, trike.right) == (Tyre(width=50, bar=3.0), Tyre(width=30, bar=2.0))
     assert from_dict(Trike, {"left": {"type": "Tyre", "width": 50}}).left == Tyre(width=50)
 
 
@@ -134,7 +134,7 @@ def test_a_spec_is_accepted_as_data():
     assert from_dict(Wheel, DiscWheel(depth=4.0)) == DiscWheel(depth=4.0)
 
 
-def test_choices_are_the_members_of_a_family_or_the_family_itself():
+def test_allowed_names_are_the_subclasses_of_a_spec_or_the_spec_itself():
     assert allowed_names(Wheel) == ["DiscWheel", "NoWheel", "SpokedWheel"]
     assert allowed_names(Lamp) == ["Lamp"]
 
@@ -152,7 +152,7 @@ def test_two_specs_cannot_share_a_name():
         type("Lamp", (Spec,), {"__module__": "elsewhere"})
 
 
-def test_an_unknown_name_lists_the_choices_and_the_nearest():
+def test_the_error_for_an_unknown_name_lists_the_allowed_names_and_the_closest():
     with pytest.raises(SpecError) as caught:
         from_dict(Bicycle, {"front": "DiskWheel"})
     assert str(caught.value) == (
@@ -161,12 +161,12 @@ def test_an_unknown_name_lists_the_choices_and_the_nearest():
     )
 
 
-def test_a_name_of_another_family_is_refused():
+def test_the_name_of_an_unrelated_spec_is_rejected():
     with pytest.raises(SpecError, match="front has no choice named 'Lamp'"):
         from_dict(Bicycle, {"front": "Lamp"})
 
 
-def test_an_unknown_field_is_named_with_its_path_and_the_nearest():
+def test_the_error_for_an_unknown_field_has_its_path_and_the_closest_field():
     with pytest.raises(SpecError) as caught:
         from_dict(Bicycle, {"front": {"type": "SpokedWheel", "spoks": 3}})
     assert "SpokedWheel has no field 'front.spoks'" in str(caught.value)
@@ -177,7 +177,7 @@ def test_an_unknown_field_is_named_with_its_path_and_the_nearest():
     "name",
     ["os.system", "kiwi.spec.Spec", "builtins:eval", "subprocess.Popen", f"{__name__}.SpokedWheel", "Spec", "Wheel"],
 )
-def test_neither_import_paths_nor_the_family_itself_are_names(name):
+def test_import_paths_and_the_base_class_are_not_allowed_names(name):
     for data in (name, {"type": name}, {"type": name, "args": ["true"]}):
         with pytest.raises(SpecError, match="no choice named"):
             from_dict(Wheel, data)
@@ -185,7 +185,7 @@ def test_neither_import_paths_nor_the_family_itself_are_names(name):
 
 @pytest.mark.parametrize("key", ["class_path", "_target_", "__class__"])
 def test_import_paths_of_other_libraries_are_not_resolved(key):
-    # An experiment's class_path is taken for a name of the family, of which there is none such either.
+    # The last part of a class_path is read as the name of a spec, and no spec has this name.
     code = "unknown-choice" if key == "class_path" else "missing-type"
     with pytest.raises(SpecError, check=lambda error: error.code == code):
         from_dict(Wheel, {key: "os.system"})
@@ -194,7 +194,7 @@ def test_import_paths_of_other_libraries_are_not_resolved(key):
 
 
 @pytest.mark.parametrize("data", [3, None, ["SpokedWheel"], {"type": ["SpokedWheel"]}, {"type": 3}])
-def test_data_that_does_not_describe_a_spec_is_refused(data):
+def test_data_that_does_not_describe_a_spec_is_rejected(data):
     with pytest.raises(SpecError):
         from_dict(Wheel, data)
 
@@ -268,26 +268,26 @@ def test_override_sets_only_the_value_at_its_path():
     assert bicycle == Bicycle(rear=SpokedWheel(spokes=20), name="racer")
 
 
-def test_override_replaces_a_node_by_a_name_or_a_mapping():
+def test_override_replaces_a_spec_by_a_name_or_a_mapping():
     assert override(Bicycle(), {"rear": "DiscWheel"}) == Bicycle(rear=DiscWheel())
     assert override(Bicycle(), {"rear": {"type": "DiscWheel", "depth": 2}}) == Bicycle(rear=DiscWheel(depth=2.0))
     assert override(Bicycle(), {"lamp": "Lamp"}) == Bicycle(lamp=Lamp())
     assert override(Bicycle(lamp=Lamp()), {"lamp": None}) == Bicycle()
 
 
-def test_a_node_replaced_by_its_own_name_has_its_defaults():
+def test_replacing_a_spec_by_its_own_name_resets_its_fields_to_the_defaults():
     assert override(Bicycle(), {"rear": "SpokedWheel"}).rear == SpokedWheel(spokes=32)
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_override_replaces_a_node_and_sets_its_fields_in_any_order(flip):
+def test_override_replaces_a_spec_and_sets_its_fields_in_any_order(flip):
     changes = {"frame": "Frame", "frame.size": 50, "frame.front": "DiscWheel", "frame.front.depth": 1.0}
     if flip:
         changes = dict(reversed(changes.items()))
     assert override(Bicycle(), changes).frame == Frame(size=50, front=DiscWheel(depth=1.0))
 
 
-def test_override_reaches_into_a_node_given_in_part():
+def test_override_sets_fields_of_a_spec_that_is_given_in_part():
     changes = {"frame": {"type": "Frame", "size": 1}, "frame.front.spokes": 5}
     assert override(Bicycle(), changes).frame == Frame(size=1, front=SpokedWheel(spokes=5))
 
@@ -304,7 +304,7 @@ def test_override_reaches_into_a_node_given_in_part():
         ("rear.type", "no field at 'rear.type'"),
     ],
 )
-def test_an_override_of_a_path_that_does_not_exist_lists_the_choices_where_it_breaks(path, message):
+def test_the_error_for_an_unknown_path_lists_the_fields_at_its_first_unknown_part(path, message):
     with pytest.raises(SpecError) as caught:
         override(Bicycle(), {path: 1})
     assert message in str(caught.value)
@@ -341,11 +341,11 @@ def test_a_diff_distinguishes_two_variants_of_the_same_new_type():
     assert deep == {"front": ("SpokedWheel", "DiscWheel"), "front.depth": (20.0, 80.0)}
 
 
-def test_a_diff_lists_a_removed_node():
+def test_a_diff_lists_a_removed_spec():
     assert diff(Bicycle(lamp=Lamp()), Bicycle()) == {"lamp": ("Lamp", None)}
 
 
-def test_imported_families_are_their_abstract_classes():
+def test_abstract_specs_are_listed_and_concrete_ones_are_not():
     @dataclass(frozen=True, kw_only=True)
     class Animal(Spec, ABC):
         @abstractmethod
@@ -359,7 +359,7 @@ def test_imported_families_are_their_abstract_classes():
     assert Kiwi not in abstract_specs()
 
 
-def test_a_mapping_with_its_own_key_type_is_compared_as_a_value():
+def test_a_mapping_that_has_a_key_named_type_is_compared_as_a_value():
     plain, noted = Bicycle(frame=Frame(size=5)), Bicycle(frame=Frame(size=5), notes={"type": 3})
     assert diff(plain, noted) == {"notes": ({}, {"type": 3})}
     assert override(plain, {"notes": {"type": 3}}) == noted

@@ -18,11 +18,11 @@ class PaintOptions(Options):
 
     Args:
         out: file to write.
-        colour: what with.
-        reference: picture to look at; may be repeated.
+        colour: colour of the paint.
+        reference: picture to copy; may be repeated.
         layers: thicknesses in micrometres.
-        coats: how many coats; 100% dry before the next.
-        frame: without a frame.
+        coats: number of coats; 100% dry before the next.
+        frame: omit the frame.
         dry_run: paint nothing.
     """
 
@@ -72,7 +72,7 @@ def test_the_dataclass_validates_values_from_the_command_line_and_from_python():
 def test_the_help_shows_the_docstring_and_the_defaults():
     text = " ".join(build_parser(PaintOptions, "paint").format_help().split())
     assert "Paint a picture." in text
-    assert "what with. (default: red)" in text
+    assert "colour of the paint. (default: red)" in text
     assert "thicknesses in micrometres. (default: 1 2)" in text
     assert "100% dry" in text
     assert "--no-frame" in text
@@ -81,7 +81,7 @@ def test_the_help_shows_the_docstring_and_the_defaults():
 def test_an_undocumented_option_is_a_bug():
     @dataclass(frozen=True, kw_only=True)
     class BareOptions(Options):
-        """Nothing said."""
+        """Options without documentation."""
 
         secret: int = 1
 
@@ -89,7 +89,7 @@ def test_an_undocumented_option_is_a_bug():
         build_parser(BareOptions, "bare")
 
 
-def test_actions_are_dispatched_by_name_and_unknown_actions_are_refused(capsys):
+def test_actions_are_dispatched_by_name_and_unknown_actions_are_rejected(capsys):
     calls = []
     actions = {"paint": Action(PaintOptions, lambda options: calls.append(options) or 0)}
     assert dispatch(actions, "studio", "A studio.", ["paint", "x.png"]) == 0
@@ -119,7 +119,7 @@ def test_an_option_may_be_given_without_a_value():
         """Measure.
 
         Args:
-            metrics: names.
+            metrics: names of metrics.
         """
 
         metrics: tuple[str, ...] | None = option(None, empty=True)
@@ -128,7 +128,7 @@ def test_an_option_may_be_given_without_a_value():
     assert [parse(MeasureOptions, "measure", list(w)).metrics for w in words] == [None, (), ("a", "b")]
 
 
-def test_options_from_a_file_are_typed_and_unknown_names_refused():
+def test_options_from_a_file_are_typed_and_unknown_names_rejected():
     from kiwi.spec import from_dict
 
     assert from_dict(PaintOptions, {"out": "x.png", "reference": ["a"]}).reference == (Path("a"),)
@@ -142,8 +142,8 @@ def test_options_that_commands_share_are_described_once_in_their_base():
         """Paint a framed picture.
 
         Args:
-            wood, finish: of the frame.
-            rooms: where it hangs.
+            wood, finish: material of the frame.
+            rooms: rooms to hang it in.
         """
 
         wood: str = "oak"
@@ -152,7 +152,7 @@ def test_options_that_commands_share_are_described_once_in_their_base():
 
     text = " ".join(build_parser(FramedOptions, "frame").format_help().split())
     assert "Paint a framed picture." in text
-    assert "of the frame. (default: oak)" in text
-    assert "of the frame. (default: oil)" in text
-    assert "what with. (default: red)" in text
+    assert "material of the frame. (default: oak)" in text
+    assert "material of the frame. (default: oil)" in text
+    assert "colour of the paint. (default: red)" in text
     assert parse(FramedOptions, "frame", ["x.png", "--rooms", "hall, attic"]).rooms == ("hall", "attic")

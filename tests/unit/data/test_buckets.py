@@ -27,11 +27,11 @@ def test_one_frame_of_a_clip_is_an_image_and_references_are_counted(edit_folder)
     assert {(b.task, b.references) for b in quadruplets} == {(TaskKind.reference, 1)}
 
 
-def test_the_kind_of_an_edit_is_given_by_its_references_or_else_its_frames():
+def test_the_task_kind_is_determined_by_the_references_or_else_the_frames():
     assert [TaskKind.of(*x) for x in ((1, 0), (5, 0), (1, 1), (5, 2))] == ["image", "video", "reference", "reference"]
 
 
-def test_a_target_of_another_shape_is_refused_with_its_line(edit_folder, tmp_path):
+def test_a_target_of_another_shape_is_rejected_with_its_line(edit_folder, tmp_path):
     write_video(tmp_path / "a.mp4", np.zeros((5, 32, 32, 3), np.uint8), 8)
     write_video(tmp_path / "b.mp4", np.zeros((5, 32, 64, 3), np.uint8), 8)
     (tmp_path / "m.csv").write_text("src_video,tgt_video,prompt\na.mp4,b.mp4,Widen it.\n")
@@ -40,7 +40,7 @@ def test_a_target_of_another_shape_is_refused_with_its_line(edit_folder, tmp_pat
 
 
 @pytest.mark.parametrize(("frames", "width", "described"), [(4, 32, "4 frames of 32x32"), (5, 48, "5 frames of 32x48")])
-def test_a_mask_of_another_length_or_shape_is_refused_with_its_line(tmp_path, frames, width, described):
+def test_a_mask_of_another_length_or_shape_is_rejected_with_its_line(tmp_path, frames, width, described):
     for name in ("a", "b"):
         write_video(tmp_path / f"{name}.mp4", np.zeros((5, 32, 32, 3), np.uint8), 8)
     write_video(tmp_path / "mask.mp4", np.zeros((frames, 32, width, 3), np.uint8), 8)

@@ -27,14 +27,14 @@ def test_batches_hold_both_videos_the_instructions_and_letterboxed_references(ed
     assert batch.references_BRCHW.shape == (3, 1, 3, 40, 56)
     assert batch.task == "reference"
     assert batch.instructions == ["Give the square the colour of the reference."] * 3
-    # A tall reference stands on white; the square of the target is blue, the source's red.
+    # The tall reference is letterboxed on white; the square is blue in the target and red in the source.
     assert (batch.references_BRCHW[:, :, :, :, 0] == 1).all()
     assert batch.target_BCFHW[:, 2].max() > 0.5 > batch.target_BCFHW[:, 0, :, 10, 2].max() - 1
     assert batch.source_BCFHW.min() >= -1
     assert batch.source_BCFHW.max() <= 1
 
 
-def test_no_reference_means_zero_of_them(edit_folder):
+def test_batches_without_references_have_a_reference_axis_of_length_zero(edit_folder):
     module = data(edit_folder)
     module.setup()
     assert next(iter(module.train_dataloader())).references_BRCHW.shape == (2, 0, 3, 40, 56)
@@ -44,14 +44,14 @@ def test_held_out_sources_are_in_no_training_record(edit_folder):
     manifests = [Manifest(path="video.csv", max_frames=5), Manifest(path="reference.csv", max_frames=5)]
     module = data(edit_folder, train=[*manifests, Manifest(path="video.csv", max_frames=1)], holdout=2)
     module.setup()
-    train, held = ({r.source for r in module.datasets[name].records} for name in ("train", "validation"))
-    assert len(held) == 2
-    assert not train & held
+    train, held_out = ({r.source for r in module.datasets[name].records} for name in ("train", "validation"))
+    assert len(held_out) == 2
+    assert not train & held_out
     assert sum(len(module.datasets[name]) for name in ("train", "validation")) == 15
 
 
 def test_the_held_out_sources_are_the_same_in_every_process(edit_folder, tmp_path, capsys):
-    """Also where clips of many folders share one name."""
+    """Even if clips in different folders have the same name."""
     rows = ["src_video,tgt_video,prompt"]
     for index in range(5):
         (tmp_path / str(index)).mkdir()
@@ -65,7 +65,7 @@ def test_the_held_out_sources_are_the_same_in_every_process(edit_folder, tmp_pat
         "d.setup(); sys.stdout.write(str(sorted(r.source.path.parent.name for r in d.datasets['validation'].records)))"
     )
     exec(code, {})
-    here = capsys.readouterr().out
+    expected = capsys.readouterr().out
     outputs = {
         subprocess.run(
             [sys.executable, "-c", code],
@@ -76,17 +76,17 @@ def test_the_held_out_sources_are_the_same_in_every_process(edit_folder, tmp_pat
         ).stdout
         for seed in ("1", "2")
     }
-    assert outputs == {here}
-    assert len(here) > 4
+    assert outputs == {expected}
+    assert len(expected) > 4
 
 
-def test_holding_everything_out_is_refused(edit_folder):
+def test_holding_everything_out_is_rejected(edit_folder):
     with pytest.raises(InputError, match="6 of 6 source videos"):
         data(edit_folder, holdout=6).setup()
 
 
-def test_a_video_that_breaks_after_validation_stops_with_its_line(edit_folder, tmp_path):
-    """The published loader replaces it by a random other sample."""
+def test_a_video_that_is_damaged_after_the_check_raises_an_error_with_its_line(edit_folder, tmp_path):
+    """The published data loader replaces such a sample by a random other one."""
     frames = np.zeros((5, 32, 32, 3), np.uint8)
     for name in ("a", "b"):
         write_video(tmp_path / f"{name}.mp4", frames, 8)
@@ -105,8 +105,8 @@ def test_pixels_survive_the_conversion_to_tensors_and_back():
     assert to_video_tensor(frames).dtype == torch.float32
 
 
-def white(batch):
-    """The share of each reference's canvas that is white."""
+def white_fraction(batch):
+    """The fraction of each reference's canvas that is white."""
     return (batch.references_BRCHW == 1).all(dim=2).float().mean(dim=(1, 2, 3))
 
 
@@ -118,13 +118,15 @@ def test_training_shrinks_references_at_every_draw_and_validation_never_does(edi
     assert torch.equal(first.references_BRCHW, again.references_BRCHW)
     other = data(edit_folder, train=manifests, batch_size=3, seed=1)
     other.setup()
-    assert not torch.equal(white(first).sort()[0], white(next(iter(other.train_dataloader()))).sort()[0])
-    plain = white(next(iter(module.val_dataloader())))
-    assert (white(first) > plain[0]).all()
-    assert len(plain.unique()) == 1
+    assert not torch.equal(
+        white_fraction(first).sort()[0], white_fraction(next(iter(other.train_dataloader()))).sort()[0]
+    )
+    unshrunk = white_fraction(next(iter(module.val_dataloader())))
+    assert (white_fraction(first) > unshrunk[0]).all()
+    assert len(unshrunk.unique()) == 1
 
 
-def test_a_run_is_not_resumed_with_other_data(edit_folder):
+def test_a_run_cannot_be_resumed_with_different_data(edit_folder):
     module = data(edit_folder)
     module.setup()
     data(edit_folder).load_state_dict(module.state_dict())
@@ -149,7 +151,7 @@ def test_a_decoded_sample_has_its_mask_cropped_as_the_clip_is(edit_folder):
     mask = sample.mask_FHW
     assert mask is not None
     assert (mask.dtype, mask.shape) == (bool, sample.target_FHWC.shape[:3])
-    # Where the square became blue, whatever was cut off at the sides and shrunk.
+    # The mask covers the square that became blue, although the clip was cropped and shrunk.
     changed = np.abs(sample.target_FHWC.astype(int) - sample.source_FHWC).sum(-1)
     assert (changed[mask] > 150).mean() > 0.95
     assert (changed[~mask] < 150).mean() > 0.99

@@ -36,22 +36,25 @@ def test_dropped_conditions_are_empty_and_the_others_are_kept():
 
 
 def test_cached_conditions_are_dropped_too():
-    """Empty images have the size that the tower read, so that there are as many visual tokens."""
+    """Empty images have the size that the vision tower encoded, so that there are as many visual tokens."""
     original = batch()
-    seen = VisionFeatures(2, (4, 56, 56), torch.zeros(1, 8, 4)), VisionFeatures(1, (1, 28, 56), torch.zeros(1, 2, 4))
-    original.source_frames, original.reference_images = [seen[0]] * 2, [seen[1:]] * 2
+    features = (
+        VisionFeatures(2, (4, 56, 56), torch.zeros(1, 8, 4)),
+        VisionFeatures(1, (1, 28, 56), torch.zeros(1, 2, 4)),
+    )
+    original.source_frames, original.reference_images = [features[0]] * 2, [features[1:]] * 2
     original.source_BCFHW, original.source_latents = (
         torch.zeros(2, 3, 0, 8, 8),
         LatentDistribution(torch.ones(2, 4), torch.ones(2, 4)),
     )
     dropped = drop_conditions(original, instruction=[False] * 2, source=[False, True], reference=[True, False])
     assert dropped.source_dropped == [1]
-    assert dropped.source_frames[0] is seen[0]
+    assert dropped.source_frames[0] is features[0]
     assert dropped.source_frames[1].shape == (5, 8, 8, 3)
     assert (dropped.source_frames[1] == 128).all()
     assert dropped.reference_images[0][0].shape == (28, 56, 3)
     assert (dropped.reference_images[0][0] == 255).all()
-    assert dropped.reference_images[1] == seen[1:]
+    assert dropped.reference_images[1] == features[1:]
     assert dropped.source_latents is original.source_latents
     assert (
         drop_conditions(batch(), instruction=[False] * 2, source=[True] * 2, reference=[False] * 2).source_dropped == []
@@ -60,7 +63,7 @@ def test_cached_conditions_are_dropped_too():
 
 def test_conditions_are_dropped_independently_with_their_probabilities_and_keyed():
     spec, original = ConditionDropout(instruction=0.5, source=0.2), batch(1)
-    seen = np.array(
+    is_dropped = np.array(
         [
             [
                 dropped.instructions[0] == "",
@@ -70,16 +73,16 @@ def test_conditions_are_dropped_independently_with_their_probabilities_and_keyed
             for dropped in (spec.apply(original, 0, step) for step in range(600))
         ]
     )
-    instruction, source, reference = seen.mean(0)
+    instruction, source, reference = is_dropped.mean(0)
     assert instruction == pytest.approx(0.5, abs=0.06)
     assert source == pytest.approx(0.2, abs=0.05)
     assert reference == 0
-    assert (seen[:, 0] & seen[:, 1]).mean() == pytest.approx(0.1, abs=0.04)
+    assert (is_dropped[:, 0] & is_dropped[:, 1]).mean() == pytest.approx(0.1, abs=0.04)
     again = [spec.apply(original, 0, step).instructions[0] == "" for step in range(600)]
-    assert again == seen[:, 0].tolist()
+    assert again == is_dropped[:, 0].tolist()
     assert [spec.apply(original, 1, step).instructions[0] == "" for step in range(600)] != again
 
 
-def test_probabilities_outside_0_to_1_are_refused():
+def test_probabilities_outside_0_to_1_are_rejected():
     with pytest.raises(SpecError, check=lambda error: error.code == "out-of-range"):
         ConditionDropout(source=1.5)

@@ -63,7 +63,7 @@ def test_a_key_depends_on_content_size_length_and_vae(cache, tmp_path):
         other.latents_key("content", BUCKET),
     ]
     assert len(set(keys)) == 5
-    # What the clip is used for does not change what it looks like.
+    # The key does not depend on the task, since the clip's content is the same.
     assert cache.latents_key("content", BUCKET._replace(task=TaskKind.reference, references=2)) == keys[0]
 
 
@@ -99,7 +99,7 @@ def test_features_of_a_source_depend_on_its_bucket_and_those_of_a_reference_on_t
         both.latents_key("content", BUCKET),
     ]
     assert len(set(keys)) == 6
-    # What a cache does not keep has no key.
+    # Without an encoder there is no key.
     alone = FeatureCache.create(tmp_path / "alone", EncoderFingerprints(mllm="tower"), "float32")
     assert alone.latents_key("content", BUCKET) == ""
     assert alone.features_key("content", None) == keys[2]
@@ -122,7 +122,7 @@ def test_images_inside_a_manifest_are_identified_by_their_content(cache, tmp_pat
     assert hashes[same] == hashes[file] != hashes[other]
 
 
-def test_a_cache_built_with_a_different_vae_or_format_is_refused(cache, tmp_path):
+def test_a_cache_built_with_a_different_vae_or_format_is_rejected(cache, tmp_path):
     with pytest.raises(InputError, check=has_code("encoder-mismatch")):
         FeatureCache.create(cache.folder, EncoderFingerprints("another vae"), "float32")
     with pytest.raises(InputError, check=has_code("encoder-mismatch")):
@@ -149,11 +149,11 @@ def test_damage_is_detected_on_reading_and_removed_by_verifying(cache):
     assert not shard.exists()
     assert "a" not in again
     assert "b" in FeatureCache(cache.folder)
-    shard.write_bytes(data[:50])  # not even its header can be read: missing, until it is made again
-    cut = FeatureCache(cache.folder)
-    assert "a" not in cut
-    assert "b" in cut
-    assert cut.verify() == [shard]
+    shard.write_bytes(data[:50])  # with an unreadable header its entries count as missing
+    truncated = FeatureCache(cache.folder)
+    assert "a" not in truncated
+    assert "b" in truncated
+    assert truncated.verify() == [shard]
     assert not shard.exists()
 
 

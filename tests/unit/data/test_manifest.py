@@ -1,4 +1,4 @@
-"""Manifests: the records of valid ones, and the messages for malformed ones, with all problems at once."""
+"""Manifests: the records of valid ones, and for malformed ones an error message with all problems."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_csv_with_every_column(base: Path) -> None:
     assert third.instruction == "Käse"
 
 
-def test_ids_default_to_the_row_number_and_do_not_depend_on_layout(base: Path) -> None:
+def test_ids_default_to_the_row_number_and_do_not_depend_on_blank_lines(base: Path) -> None:
     path = write(base, "\ufeffsrc_video,tgt_video,prompt\r\n\r\nsrc/0.mp4,tgt/0.mp4,a\r\n\r\nsrc/1.mp4,tgt/1.mp4,b\r\n")
     assert [(r.id, r.location) for r in read_manifest(path)] == [
         ("pairs:1", "pairs.csv, line 3"),
@@ -184,7 +184,7 @@ def test_columns_of_other_tools_are_ignored(base: Path) -> None:
     assert len(read_manifest(path)) == 1
 
 
-def test_symlinks_inside_the_base_are_followed_and_those_leaving_it_refused(base: Path, tmp_path: Path) -> None:
+def test_symlinks_inside_the_base_are_followed_and_those_leaving_it_rejected(base: Path, tmp_path: Path) -> None:
     (base / "src/link.mp4").symlink_to(base / "src/0.mp4")
     (base / "src/escape.mp4").symlink_to(tmp_path / "outside.mp4")
     (base / "way_out").symlink_to(tmp_path)
@@ -301,12 +301,12 @@ def test_one_paragraph_has_the_first_five_problems_and_the_number_of_all(base: P
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "src_video,tgt_video,prompt\n", "\ufeff"])
-def test_empty_manifests_are_refused(base: Path, text: str) -> None:
+def test_empty_manifests_are_rejected(base: Path, text: str) -> None:
     assert "pairs.csv is empty" in problem(write(base, text))
     assert "pairs.jsonl is empty" in problem(write(base, "\n\n", "pairs.jsonl"))
 
 
-def test_files_that_are_not_manifests_are_refused_by_name(base: Path) -> None:
+def test_files_that_are_not_manifests_are_rejected_by_name(base: Path) -> None:
     assert "unknown suffix" in problem(write(base, "x", "pairs.txt"))
     assert "gone.csv does not exist" in problem(base / "gone.csv")
     (base / "folder.csv").mkdir()

@@ -15,17 +15,17 @@ def total(shares, *strata):
     return sum(share for share, stratum in zip(shares, STRATA, strict=True) if stratum in strata)
 
 
-def test_without_weights_all_samples_have_equal_shares():
+def test_without_weights_all_samples_have_equal_probabilities():
     assert sampling_probabilities(STRATA, [None, None], {}) == pytest.approx([0.1] * 10)
 
 
-def test_the_share_of_a_source_is_its_weight_whatever_its_size():
+def test_the_probability_of_a_source_is_its_weight_and_does_not_depend_on_its_size():
     shares = sampling_probabilities(STRATA, [1.0, 3.0], {})
     assert total(shares, (1, "none")) == pytest.approx(0.75)
     assert total(shares, (0, "add")) == pytest.approx(0.25 * 6 / 8)
 
 
-def test_the_weight_of_a_category_acts_within_its_source_and_does_not_change_the_sources_share():
+def test_category_weights_apply_within_a_source_and_do_not_change_the_sources_probability():
     shares = sampling_probabilities(STRATA, [1.0, 1.0], {"remove": 3.0})
     assert total(shares, (1, "none")) == pytest.approx(0.5)
     assert total(shares, (0, "remove")) == pytest.approx(0.5 * 6 / 12)
@@ -44,29 +44,31 @@ def test_the_weight_of_a_category_acts_within_its_source_and_does_not_change_the
         ([0.0, 0.0], {}, "no-samples", ""),
     ],
 )
-def test_invalid_weights_are_refused(sources, categories, code, value):
+def test_invalid_weights_are_rejected(sources, categories, code, value):
     with pytest.raises(InputError, match=value, check=lambda error: error.code == code):
         sampling_probabilities(STRATA, sources, categories)
 
 
 @given(st.lists(st.floats(0.05, 20), min_size=1, max_size=6), st.integers(1, 400), st.integers(0, 9))
-def test_after_any_number_of_rounds_each_name_has_had_its_share_give_or_take_one_of_each_other(weights, count, seed):
+def test_after_any_number_of_draws_counts_differ_from_the_proportions_by_at_most_the_number_of_names(
+    weights, count, seed
+):
     counts = Counter(islice(weighted_round_robin(dict(enumerate(weights)), seed), count))
     for index, weight in enumerate(weights):
         assert abs(counts[index] - count * weight / sum(weights)) <= len(weights)
 
 
 def test_the_round_robin_is_a_function_of_its_key():
-    def first(*where):
-        return list(islice(weighted_round_robin({"a": 1.0, "b": 1.3, "c": 0.4}, *where), 50))
+    def first_names(*key_parts):
+        return list(islice(weighted_round_robin({"a": 1.0, "b": 1.3, "c": 0.4}, *key_parts), 50))
 
-    assert first(1) == first(1)
-    assert first(1) != first(2)
+    assert first_names(1) == first_names(1)
+    assert first_names(1) != first_names(2)
 
 
-def test_every_epoch_has_all_members_once_in_an_order_of_its_own():
+def test_every_epoch_has_all_members_once_in_a_different_order():
     drawn = list(islice(shuffled_epochs("abcdefgh", 3), 24))
-    assert [sorted(drawn[at : at + 8]) for at in (0, 8, 16)] == [sorted("abcdefgh")] * 3
+    assert [sorted(drawn[start : start + 8]) for start in (0, 8, 16)] == [sorted("abcdefgh")] * 3
     assert drawn[:8] != drawn[8:16]
     assert drawn == list(islice(shuffled_epochs("abcdefgh", 3), 24))
     assert drawn != list(islice(shuffled_epochs("abcdefgh", 4), 24))

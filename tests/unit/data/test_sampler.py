@@ -20,7 +20,7 @@ def sampler(weights=(None, None), categories=None, batch=2, **options):
 
 
 def batches(sampler, count):
-    """The first batches, over as many epochs as it takes."""
+    """The first `count` batches, over as many epochs as are needed."""
     consumed = []
     sampler.get_batches_seen = lambda: len(consumed)
     while len(consumed) < count:
@@ -39,7 +39,7 @@ def test_batches_are_homogeneous_and_numbered():
     assert all(len(batch) == 2 for batch in sampled)
 
 
-def test_an_epoch_has_as_many_batches_as_hold_all_samples_and_draws_nearly_each_once():
+def test_an_epoch_has_just_enough_batches_for_all_samples_and_draws_nearly_each_once():
     assert len(sampler()) == 9
     counts = counts_of(batches(sampler(), 90))
     assert sum(counts.values()) == 180
@@ -69,14 +69,14 @@ def test_a_resumed_run_continues_after_the_batches_that_were_trained_on(consumed
 
 
 def test_a_long_run_does_not_skip_all_earlier_batches_at_every_epoch():
-    made, begun = sampler(), []
-    batches_from_the_first = made._batches
-    made._batches = lambda: begun.append(True) or batches_from_the_first()
-    assert batches(made, 45) == batches(sampler(), 45)
-    assert not begun
-    made.get_batches_seen = lambda: 20
-    assert list(made) == batches(sampler(), 27)[20:]
-    assert begun == [True]
+    observed, restarts = sampler(), []
+    make_batches = observed._batches
+    observed._batches = lambda: restarts.append(True) or make_batches()
+    assert batches(observed, 45) == batches(sampler(), 45)
+    assert not restarts
+    observed.get_batches_seen = lambda: 20
+    assert list(observed) == batches(sampler(), 27)[20:]
+    assert restarts == [True]
 
 
 def test_ranks_have_the_same_kind_at_a_step_and_together_the_batch_of_one_rank():
@@ -93,13 +93,13 @@ def test_a_bucket_smaller_than_a_batch_repeats_its_samples():
     assert set(Counter(item.sample for item in wide).values()) == {2}
 
 
-def test_the_fingerprint_changes_with_whatever_changes_the_order():
+def test_the_fingerprint_changes_with_everything_that_changes_the_batch_order():
     ids = [str(i) for i in range(18)]
-    mine = sampler().fingerprint(ids)
-    assert mine == sampler(batch=1, world_size=2).fingerprint(ids)
+    fingerprint = sampler().fingerprint(ids)
+    assert fingerprint == sampler(batch=1, world_size=2).fingerprint(ids)
     others = [sampler(seed=1), sampler(batch=4), sampler((1.0, 2.0)), sampler(categories={"add": 2.0})]
-    assert mine not in [other.fingerprint(ids) for other in others]
-    assert mine != sampler().fingerprint([*ids[:-1], "new"])
+    assert fingerprint not in [other.fingerprint(ids) for other in others]
+    assert fingerprint != sampler().fingerprint([*ids[:-1], "new"])
 
 
 def test_validation_has_every_sample_once_in_the_manifests_order():

@@ -1,4 +1,4 @@
-"""The sandbox as a data source: items are rendered, never read, and otherwise like a manifest's."""
+"""The sandbox as a data source: items are rendered instead of read, and otherwise behave like those of a manifest."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def data(*sources, **options):
     return module
 
 
-def test_a_sample_shows_the_item_to_the_last_bit():
+def test_a_sample_equals_the_rendered_item_exactly():
     world = SandboxEdits(items=14, seed=3, max_frames=5, size=32, width=40, level="middle", split="new_things")
     dataset = data(world).datasets["train"]
     for index in range(14):
@@ -88,7 +88,7 @@ def test_rendered_clips_are_cached_by_their_content(tmp_path):
     assert RenderedClip(item, "source").content_hash() != RenderedClip(item, "target").content_hash()
 
 
-def test_resuming_needs_the_same_world():
+def test_resuming_requires_the_same_sandbox_data():
     orders = {
         data(world).state_dict()["order"] for world in (SandboxEdits(items=20), SandboxEdits(items=20, level="easy"))
     }
@@ -116,12 +116,12 @@ def test_hashes_of_rendered_clips_are_those_of_existing_caches():
         ({"items": 1, "size": 4}, "4"),
     ],
 )
-def test_settings_that_cannot_be_rendered_are_refused_before_training(options, value):
+def test_settings_that_cannot_be_rendered_are_rejected_before_training(options, value):
     with pytest.raises(KiwiError, match=value):
         data(SandboxEdits(**options))
 
 
-def test_a_source_without_items_is_refused_in_one_paragraph(tmp_path, capsys):
+def test_a_source_without_items_is_rejected_in_one_paragraph(tmp_path, capsys):
     options = ["--data.train", "[{type: SandboxEdits, items: 0}]", "--trainer.default_root_dir", str(tmp_path / "run")]
     assert main(["fit", "--config", str(VAE), *options]) == 2
     assert capsys.readouterr().err == "error: SandboxEdits.items must be at least 1. Got: 0.\n"

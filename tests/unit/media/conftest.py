@@ -1,4 +1,4 @@
-"""Tiny real videos, made with PyAV so that each test knows every pixel and timestamp it should get back."""
+"""Tiny videos made with PyAV, whose pixels and timestamps the tests know exactly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Encoder = Callable[..., Path]
 
 
 def numbered_frames(count: int, height: int = 32, width: int = 48) -> np.ndarray:
-    """Frames `[F, H, W, 3]` whose gray level tells their number (frame k is 10 + 7k), with a white top-left corner."""
+    """Frames `[F, H, W, 3]` of grey level 10 + 7k for frame k, with a white top-left corner."""
     frames = np.empty((count, height, width, 3), np.uint8)
     for index in range(count):
         frames[index] = 10 + 7 * index
@@ -32,7 +32,7 @@ def frame_numbers(frames_FHWC: np.ndarray) -> list[int]:
 
 @pytest.fixture
 def encode(tmp_path: Path) -> Encoder:
-    """encode(name, frames, ...) -> path: a video with the codec, pixel format, times and tags asked for."""
+    """encode(name, frames, ...) -> path: writes a video with the given codec, pixel format, times and tags."""
 
     def write(
         name: str,

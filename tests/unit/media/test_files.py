@@ -29,7 +29,7 @@ from kiwi.media.files import (
 )
 
 
-def test_atomic_path_gives_a_neighbour_of_the_same_suffix_and_then_the_file(tmp_path: Path) -> None:
+def test_atomic_path_yields_a_temporary_path_with_the_same_suffix_and_then_renames_it(tmp_path: Path) -> None:
     target = tmp_path / "clip.mp4"
     with atomic_path(target) as temporary:
         assert temporary.parent == tmp_path
@@ -41,7 +41,7 @@ def test_atomic_path_gives_a_neighbour_of_the_same_suffix_and_then_the_file(tmp_
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_failing_block_leaves_the_old_content_and_no_litter(tmp_path: Path) -> None:
+def test_a_failing_block_leaves_the_old_content_and_no_temporary_file(tmp_path: Path) -> None:
     target = tmp_path / "table.csv"
     target.write_text("old")
 
@@ -57,10 +57,10 @@ def test_a_failing_block_leaves_the_old_content_and_no_litter(tmp_path: Path) ->
 
 
 def test_written_files_have_ordinary_permissions_and_keep_those_of_the_old_file(tmp_path: Path) -> None:
-    plain = tmp_path / "plain"
-    plain.touch()
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
     write_text(tmp_path / "new.txt", "x")
-    assert (tmp_path / "new.txt").stat().st_mode == plain.stat().st_mode
+    assert (tmp_path / "new.txt").stat().st_mode == ordinary.stat().st_mode
     (tmp_path / "new.txt").chmod(0o640)
     write_text(tmp_path / "new.txt", "y")
     assert (tmp_path / "new.txt").stat().st_mode & 0o777 == 0o640
@@ -109,7 +109,7 @@ def test_paths_inside_are_resolved(tmp_path: Path, good: str) -> None:
 @pytest.mark.parametrize(
     "bad", ["../a", "sub/../../a", "/etc/passwd", "..", "sub/../..", "C:\\a", "\\\\host\\a", "", " ", "a\0b"]
 )
-def test_paths_that_leave_the_folder_are_refused_with_the_name_of_the_value(tmp_path: Path, bad: str) -> None:
+def test_paths_that_leave_the_folder_are_rejected_with_the_name_of_the_value(tmp_path: Path, bad: str) -> None:
     base = tmp_path / "base"
     base.mkdir()
     with pytest.raises(InputError, match="tgt_video"):
@@ -171,7 +171,9 @@ def test_a_folder_with_unexpected_files_is_never_replaced(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/", "a/..", "x" * 300, "/proc/x", "no/such", "file/m", "loop"])
-def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path, monkeypatch, name: str) -> None:
+def test_a_folder_that_cannot_be_written_is_rejected_before_the_block_runs(
+    tmp_path: Path, monkeypatch, name: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a").mkdir()
     Path("file").touch()
@@ -179,7 +181,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path: Pa
 
     def work() -> None:
         with atomic_folder(name, lambda folder: []):
-            pytest.fail("the work began")
+            pytest.fail("the block was entered")
 
     with pytest.raises(InputError):
         require_replaceable(name, lambda folder: [])
@@ -189,13 +191,15 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["", "..", "x" * 300, "a." + "x" * 250, "/proc/x.txt"])
-def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path, monkeypatch, name: str) -> None:
+def test_a_file_that_cannot_be_written_is_rejected_before_the_block_runs(
+    tmp_path: Path, monkeypatch, name: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError):
         write_text(name, "x")
 
 
-def test_a_folder_without_write_permission_is_refused_with_the_reason(tmp_path: Path, monkeypatch) -> None:
+def test_a_folder_without_write_permission_is_rejected_with_the_reason(tmp_path: Path, monkeypatch) -> None:
     def refuse(**_: object) -> str:
         raise PermissionError(13, "Permission denied")
 
@@ -204,7 +208,7 @@ def test_a_folder_without_write_permission_is_refused_with_the_reason(tmp_path: 
         write_folder(tmp_path / "m", "x")
 
 
-def test_names_may_be_as_long_as_the_file_system_takes_them(tmp_path: Path) -> None:
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
     write_folder(tmp_path / ("雪" * 85), "x")
     write_text(tmp_path / ("雪" * 83 + ".txt"), "x")
     assert len(list(tmp_path.iterdir())) == 2
@@ -275,7 +279,7 @@ def test_a_kill_while_a_folder_is_replaced_loses_nothing_and_is_reported(tmp_pat
 
 
 @pytest.mark.parametrize("target", ["a", "a/b", "a/b/c", "link"])
-def test_an_output_that_overlaps_its_input_is_refused(tmp_path: Path, target: str) -> None:
+def test_an_output_that_overlaps_its_input_is_rejected(tmp_path: Path, target: str) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "a")
     with pytest.raises(InputError, check=lambda error: error.code == "output-is-input"):

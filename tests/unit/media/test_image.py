@@ -1,4 +1,4 @@
-"""Reading every kind of image, and the size and geometry rules against published numbers."""
+"""Reading of all image formats, and size and geometry rules in comparison with published values."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_truncated_image_is_named_but_passes_the_header_check() -> None:
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [10_000, 60_000])
-def test_decompression_bomb_is_refused_by_its_header(side: int) -> None:
+def test_decompression_bomb_is_rejected_by_its_header(side: int) -> None:
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     chunk = b"IHDR" + header
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
@@ -144,7 +144,7 @@ def test_postscript_is_not_executed() -> None:
         read_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n")
 
 
-def test_write_image_refuses_other_suffixes_and_pixels(tmp_path: Path) -> None:
+def test_write_image_rejects_other_suffixes_and_pixels(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'\.gif'.*\.png or \.jpg"):
         write_image(tmp_path / "a.gif", noise(2, 2))
     with pytest.raises(InputError, match="float64"):
@@ -161,7 +161,7 @@ def test_fit_size_follows_the_published_rule(case: dict) -> None:
     assert list(size) == case["output_h_w"]
 
 
-def test_fit_size_gives_multiples_within_the_limit_that_never_grow() -> None:
+def test_fit_size_gives_multiples_within_the_limit_and_never_enlarges() -> None:
     rng = np.random.default_rng(0)
     for height, width, limit in rng.integers(32, 3000, (300, 3)).tolist():
         h, w = fit_size(height, width, max_pixels=limit * 1000, multiple=16)
@@ -226,10 +226,10 @@ def test_snap_frames_is_the_largest_length_of_the_form_4k_plus_1() -> None:
 # --- geometry -------------------------------------------------------------------------------------
 
 
-def test_crop_resize_keeps_what_fits_bit_for_bit() -> None:
+def test_crop_resize_leaves_pixels_unchanged_where_no_resizing_is_needed() -> None:
     frames = np.stack([noise(90, 128, seed) for seed in range(2)])
     assert (crop_resize(frames, 90, 128) == frames).all()
-    assert (crop_resize(frames, 88, 128) == frames[:, 1:89]).all()  # only a margin goes
+    assert (crop_resize(frames, 88, 128) == frames[:, 1:89]).all()  # only a margin is cropped
     assert (crop_resize(frames, 90, 100) == frames[:, :, 14:114]).all()
 
 
@@ -270,7 +270,7 @@ def test_letterbox_equals_the_golden_reference_image() -> None:
 
 def test_letterbox_equals_pil_pad_for_any_shape() -> None:
     rng = np.random.default_rng(0)
-    for h, w, height, width in rng.integers(6, 60, (100, 4)).tolist():  # below, older Pillows fail themselves
+    for h, w, height, width in rng.integers(6, 60, (100, 4)).tolist():  # older Pillow versions fail on smaller sizes
         image = noise(h, w)
         expected = ImageOps.pad(
             Image.fromarray(image),

@@ -1,4 +1,4 @@
-"""The folder of a resumable command is bound to the settings that it was started with."""
+"""The folder of a resumable command accepts only the settings that it was started with."""
 
 from pathlib import Path
 
@@ -21,20 +21,22 @@ def test_a_folder_is_created_once_and_then_resumed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("now", "got", "wanted"),
+    ("settings", "got", "expected"),
     [
         ({**SETTINGS, "seed": 1}, "seed 1", "seed 0"),
         ({**SETTINGS, "split": None}, "split None", "no split"),
         ({"seed": 0, "size": [32, 32]}, "no level", "level easy"),
     ],
 )
-def test_other_settings_are_refused_with_both_values(tmp_path: Path, now: dict, got: str, wanted: str) -> None:
+def test_different_settings_are_rejected_with_both_values(
+    tmp_path: Path, settings: dict, got: str, expected: str
+) -> None:
     record = tmp_path / "world.json"
     open_run_dir(record, SETTINGS, "an export")
     with pytest.raises(InputError, check=lambda error: error.code == "settings-changed") as caught:
-        open_run_dir(record, now, "an export")
+        open_run_dir(record, settings, "an export")
     assert got in str(caught.value)
-    assert wanted in str(caught.value)
+    assert expected in str(caught.value)
     assert read_record(record) == SETTINGS
 
 

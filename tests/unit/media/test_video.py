@@ -1,4 +1,4 @@
-"""Decoding and encoding: exact frames, exact rates, right colours, and errors that say what is wrong."""
+"""Decoding and encoding: exact frames and rates, correct colours, and errors that describe the problem."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def bar_centres(frames_FHWC: np.ndarray) -> np.ndarray:
     return frames_FHWC[:, :, width // 16 :: width // 8].astype(int)
 
 
-# --- which frames ---------------------------------------------------------------------------------
+# --- frame selection ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def bar_centres(frames_FHWC: np.ndarray) -> np.ndarray:
         ("clip.mov", "libx264", B_FRAMES),
     ],
 )
-def test_every_frame_comes_once_in_presentation_order(
+def test_every_frame_is_decoded_once_in_presentation_order(
     encode: Encoder, name: str, codec: str, options: dict[str, str]
 ) -> None:
     path = encode(name, numbered_frames(30), codec=codec, codec_options=options)
@@ -74,7 +74,7 @@ def test_start_and_max_frames_cut_exactly(encode: Encoder) -> None:
     assert frame_numbers(read_video(path, start=27, max_frames=9).frames_FHWC) == [27, 28, 29]
 
 
-def test_nothing_behind_the_last_wanted_frame_is_decoded(encode: Encoder) -> None:
+def test_nothing_after_the_last_selected_frame_is_decoded(encode: Encoder) -> None:
     path = encode("clip.mp4", numbered_frames(30), container_options={"movflags": "faststart"})
     path.write_bytes(path.read_bytes()[:-200])
     assert read_video(path, max_frames=4).frame_count == 4
@@ -94,21 +94,21 @@ def test_resampling_takes_the_nearest_frame_in_time(encode: Encoder) -> None:
     assert frame_numbers(read_video(path, fps=10, start=2, max_frames=3).frames_FHWC) == [5, 7, 10]
 
 
-def test_resampling_to_its_own_rate_changes_nothing_whatever_the_container_rounds(encode: Encoder) -> None:
+def test_resampling_to_the_same_rate_changes_nothing_despite_rounded_timestamps(encode: Encoder) -> None:
     for rate in (24, Fraction(30000, 1001), 60):
         path = encode("clip.mkv", numbered_frames(30), fps=rate)  # timestamps in whole milliseconds
         assert frame_numbers(read_video(path, fps=Fraction(rate)).frames_FHWC) == list(range(30)), rate
 
 
 def test_resampling_follows_the_timestamps_of_a_variable_rate(encode: Encoder) -> None:
-    times = [0, 1, 2, 12, 13, 24]  # in 1/24 s: frames 2 and 4 stand still for a long while
+    times = [0, 1, 2, 12, 13, 24]  # in 1/24 s: frames 2 and 4 are displayed for a long time
     path = encode("clip.mp4", numbered_frames(6), times=times, codec_options={"bf": "0"})
     numbers = frame_numbers(read_video(path, fps=12).frames_FHWC)
-    wanted = [min(range(6), key=lambda k, at=2 * i: (abs(times[k] - at), k)) for i in range(13)]
-    assert numbers[:13] == wanted == [0, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5]
+    expected = [min(range(6), key=lambda k, at=2 * i: (abs(times[k] - at), k)) for i in range(13)]
+    assert numbers[:13] == expected == [0, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5]
 
 
-def test_frames_hidden_by_an_edit_list_are_not_missed(encode: Encoder) -> None:
+def test_frames_hidden_by_an_edit_list_are_skipped_without_an_error(encode: Encoder) -> None:
     source = encode("clip.mp4", numbered_frames(24), codec_options=B_FRAMES)
     trimmed = source.with_name("trimmed.mp4")
     with av.open(str(source)) as reader, av.open(str(trimmed), "w") as writer:
@@ -220,19 +220,19 @@ def test_written_video_keeps_count_rate_and_duration_exactly(tmp_path: Path, fps
 
 
 @pytest.mark.parametrize(("height", "width", "kept"), [(128, 160, False), (126, 160, True), (32, 32, True)])
-def test_small_videos_keep_their_colours_whole(tmp_path: Path, height: int, width: int, kept: bool) -> None:
+def test_small_videos_have_chroma_planes_of_full_size(tmp_path: Path, height: int, width: int, kept: bool) -> None:
     stripes = np.zeros((2, height, width, 3), np.uint8)
     stripes[:, :, ::2], stripes[:, :, 1::2] = (224, 40, 44), (30, 92, 232)
     write_video(tmp_path / "out.mp4", stripes, 8, crf=10)
     assert probe(tmp_path / "out.mp4").pixel_format == ("yuv444p" if kept else "yuv420p")
-    found = read_video(tmp_path / "out.mp4").frames_FHWC.astype(int)
-    assert (np.abs(found - stripes).max() < 20) == kept
+    decoded = read_video(tmp_path / "out.mp4").frames_FHWC.astype(int)
+    assert (np.abs(decoded - stripes).max() < 20) == kept
 
 
 @pytest.mark.parametrize(
     ("written", "exact"), [(23.976, (24000, 1001)), (29.97, (30000, 1001)), (59.94, (60000, 1001))]
 )
-def test_a_decimal_ntsc_rate_means_the_exact_one(tmp_path: Path, written: float, exact: tuple[int, int]) -> None:
+def test_a_decimal_ntsc_rate_becomes_the_exact_rate(tmp_path: Path, written: float, exact: tuple[int, int]) -> None:
     write_video(tmp_path / "out.mp4", numbered_frames(3), written)
     assert read_video(tmp_path / "out.mp4").fps == Fraction(*exact)
 
@@ -257,7 +257,7 @@ def test_colours_round_trip_and_are_tagged_bt709_limited(tmp_path: Path, size: t
     assert (frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc) == (1, 1, 1, 1)
 
 
-def test_the_index_stands_before_the_pictures(tmp_path: Path) -> None:
+def test_the_index_is_written_before_the_frames(tmp_path: Path) -> None:
     write_video(tmp_path / "out.mp4", numbered_frames(3), 16)
     data = (tmp_path / "out.mp4").read_bytes()
     assert 0 < data.index(b"moov") < data.index(b"mdat")
@@ -292,7 +292,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
         (np.zeros((2, 8, 8, 3), np.uint8), float("nan"), "fps must be positive"),
     ],
 )
-def test_frames_that_are_not_a_video_are_refused(tmp_path: Path, frames: np.ndarray, fps: float, message: str) -> None:
+def test_frames_that_are_not_a_video_are_rejected(tmp_path: Path, frames: np.ndarray, fps: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
         write_video(tmp_path / "out.mp4", frames, fps)
     assert not any(tmp_path.iterdir())
@@ -312,7 +312,7 @@ def test_to_uint8_rounds_clips_and_keeps_every_level() -> None:
     assert to_uint8(np.ones((2, 3), np.float16)).tolist() == [[255] * 3] * 2
 
 
-def test_to_uint8_refuses_nan_and_integers_and_does_not_change_its_input() -> None:
+def test_to_uint8_rejects_nan_and_integers_and_does_not_change_its_input() -> None:
     values = np.array([0.5, np.nan])
     with pytest.raises(InputError, match="1 of 2", check=lambda error: error.code == "not-finite"):
         to_uint8(values)
@@ -370,9 +370,9 @@ def test_a_truncated_file_is_an_error_with_the_number_of_decoded_frames(encode: 
     path = encode(name, noise, codec=codec, container_options={"movflags": "faststart"} if name == "clip.mp4" else {})
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 6 // 10])
-    with pytest.raises(MediaError, match=rf"{name} is truncated or corrupt: \d+ frames of 30 announced") as problem:
+    with pytest.raises(MediaError, match=rf"{name} is truncated or corrupt: \d+ frames of 30 announced") as caught:
         read_video(path)
-    decoded = int(str(problem.value).split("corrupt: ")[1].split()[0])
+    decoded = int(str(caught.value).split("corrupt: ")[1].split()[0])
     assert 5 <= decoded <= 25
 
 
@@ -408,7 +408,7 @@ def test_arguments_out_of_range_are_named(encode: Encoder) -> None:
         read_video(path, fps=0)
 
 
-def test_an_audio_stream_does_not_matter(encode: Encoder) -> None:
+def test_an_audio_stream_is_ignored(encode: Encoder) -> None:
     path = encode("clip.mkv", numbered_frames(5), with_audio=True)  # the audio is longer
     assert frame_numbers(read_video(path).frames_FHWC) == [0, 1, 2, 3, 4]
 
