@@ -49,11 +49,7 @@ class LatentDistribution(NamedTuple):
         return self.mean
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Draw latents.
-
-        Args:
-            noise: standard normal noise of the latents' shape.
-        """
+        """Draw latents, given standard normal noise of their shape."""
         return self.mean + self.std * noise
 
     @classmethod

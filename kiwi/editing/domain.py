@@ -35,7 +35,7 @@ def out_of_domain_reasons(
         return []
     return [
         *_instruction_reasons(instruction, num_references),
-        *_video_reasons(editor, video, editor.working_frames(video, max_pixels)),
+        *_video_reasons(editor, video, editor.resize_and_pad(video, max_pixels)),
     ]
 
 

@@ -97,14 +97,14 @@ class KiwiEditor:
             raise InputError("the instruction is empty", code="empty-instruction", fix="describe the edit in words")
         video = video if isinstance(video, Video) else read_video(video)
         images = tuple(read_image(image) if isinstance(image, (str, Path)) else image for image in references)
-        frames = self.working_frames(video, max_pixels)
+        frames = self.resize_and_pad(video, max_pixels)
         self._log_resizing(video, frames)
         batch = self._make_batch(frames, instruction, images)
         (edited,) = sample_edits(self.model, batch, sampling or self.defaults.sampling, seed, on_step)
         return Video(resize(to_pixels(edited)[: video.frame_count], video.height, video.width), Fraction(video.fps))
 
-    def working_frames(self, video: Video, max_pixels: int | None = None) -> Pixels:
-        """Resize and pad the source as the model edits it, (F, H, W, 3); `max_pixels` as in `edit`."""
+    def resize_and_pad(self, video: Video, max_pixels: int | None = None) -> Pixels:
+        """Resize a source for the model and pad it to 4k + 1 frames, (F, H, W, 3); `max_pixels` as in `edit`."""
         max_pixels = self.defaults.max_pixels if max_pixels is None else max_pixels
         height, width = fit_size(video.height, video.width, max_pixels=max_pixels, multiple=self.model.size_multiple)
         padding = -(video.frame_count - 1) % self.model.vae.temporal_factor

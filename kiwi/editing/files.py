@@ -75,8 +75,8 @@ def edit_file(options: EditOptions) -> Video:
     """
     # The files are read before the model is loaded, which takes seconds.
     video, references = read_video(options.video), [read_image(path) for path in options.reference]
-    as_image = options.out.suffix.lower() == ".png"
-    if as_image and video.frame_count > 1:
+    is_image = options.out.suffix.lower() == ".png"
+    if is_image and video.frame_count > 1:
         got = f"{video.frame_count} frames"
         raise InputError(
             f"{options.out.suffix} files can hold only one frame", code="too-many-frames", got=got, fix="use .mp4"
@@ -112,7 +112,7 @@ def edit_file(options: EditOptions) -> Video:
             seed=options.seed,
             on_step=lambda step, latents: advance(),
         )
-    if as_image:
+    if is_image:
         write_image(options.out, edited.frames_FHWC[0])
     else:
         write_video(options.out, edited.frames_FHWC, edited.fps)

@@ -80,8 +80,8 @@ class AddSource(SourceSpec):
 class SharedEmbeddingSource(SourceSpec):
     """Embed the source latents with the DiT's patch embedding, scale them by gamma(t), add them to the noisy tokens.
 
-    The paper's ablation of the separate embedding. Nothing is initialised to zero, so that the output differs from
-    that of `NoSource` from the first step.
+    This is the paper's ablation of the separate embedding. Nothing is initialised to zero, so that the output differs
+    from that of `NoSource` from the first step.
 
     Args:
         scale: the function gamma(t).
@@ -97,7 +97,7 @@ class SharedEmbeddingSource(SourceSpec):
 class ChannelConcatSource(SourceSpec):
     """Concatenate noisy and source latents along the channels, with one patch embedding over both.
 
-    The paper's ablation of the scaled addition. A convolution over concatenated channels is the sum of two
+    This is the paper's ablation of scaling by gamma(t). A convolution over concatenated channels is the sum of two
     convolutions: the DiT's patch embedding is the one over noisy channels, this module the one over source channels.
     It therefore equals `AddSource` with `ConstantScale`, except that it has no bias.
 

@@ -4,7 +4,7 @@
     source latents, reference latents --patch embeddings--> source tokens, reference tokens
     noisy latents + gamma(t) source tokens, reference tokens --DiT, context--> velocity
 
-gamma(t) is the paper's scale of the source tokens, a function of the noise level (kiwi.models.scaling).
+gamma(t) of the paper is the noise-level-dependent scale of the source tokens (kiwi.models.scaling).
 
 B samples, C latent channels, F H W latent frames, height and width, R reference images, Q learnable queries, M the
 MLLM's width, D the DiT's width, L source tokens, N context tokens.
@@ -63,7 +63,7 @@ class PreparedConditions(NamedTuple):
     source_BLD: Tensor
     """Tokens of the source video."""
     reference_BRD: Tensor
-    """Tokens of the reference images; here R counts tokens."""
+    """Tokens of the reference images; R counts tokens here."""
     rope: Rope
     grid: tuple[int, int, int]
     """Frames, rows and columns of the noisy tokens."""
@@ -95,9 +95,9 @@ class KiwiEdit(nn.Module):
         with forked_rng(seed, "vae"):
             self.vae = config.vae.build()
         if self.vae.channels != config.dit.latent_channels:
-            got = f"{self.vae.channels} and {config.dit.latent_channels} channels"
+            got = f"{self.vae.channels} and {config.dit.latent_channels}"
             raise SpecError(
-                "the VAE and the DiT have different numbers of latent channels", code="vae-dit-mismatch", got=got
+                "the VAE and the DiT have different latent channel counts", code="vae-dit-mismatch", got=got
             )
         with forked_rng(seed, "mllm"):
             self.mllm = config.mllm.build()
@@ -149,8 +149,8 @@ class KiwiEdit(nn.Module):
         source = self.source.embed(conditions.source_BCFHW, self.dit.patch_embedding)
         reference = self.reference.embed(conditions.reference_BCRHW, self.dit.patch_embedding)
         # Added tokens are whole frames of the video's grid; rotary positions follow the order of the sequence.
-        added = self.source.num_added_tokens(source) + self.reference.num_added_tokens(reference)
-        frames += added // (height * width)
+        num_added = self.source.num_added_tokens(source) + self.reference.num_added_tokens(reference)
+        frames += num_added // (height * width)
         rope = rope_table(frames, height, width, self.config.dit.head_dim, device=source.device).float()
         return PreparedConditions(self.dit.project_context(*conditions.context), source, reference, rope, grid)
 

@@ -11,10 +11,7 @@ from kiwi.environment import hardware
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Disable autocast for a block of code, which would round noise levels and timesteps to bf16.
-
-    The meta device does not support autocast, and needs no context.
-    """
+    """Disable autocast, which would round noise levels and timesteps; the meta device does not support autocast."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 

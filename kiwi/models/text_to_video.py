@@ -131,9 +131,9 @@ class TextToVideo(nn.Module):
         with forked_rng(seed, "vae"):
             self.vae = config.vae.build().requires_grad_(False)
         if self.vae.channels != config.dit.latent_channels:
-            got = f"{self.vae.channels} and {config.dit.latent_channels} channels"
+            got = f"{self.vae.channels} and {config.dit.latent_channels}"
             raise SpecError(
-                "the VAE and the DiT have different numbers of latent channels", code="vae-dit-mismatch", got=got
+                "the VAE and the DiT have different latent channel counts", code="vae-dit-mismatch", got=got
             )
         with forked_rng(seed, "text"):
             self.text = config.text.build()

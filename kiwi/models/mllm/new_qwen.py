@@ -50,7 +50,7 @@ class NewQwen(MllmSpec):
         vision_heads: number of attention heads of the vision tower; by default its width / 16.
         vision_intermediate_size: width of the vision tower's feed-forward layers; by default twice its width.
         vision_patch: side of a patch in pixels, half the side of a visual token; by default the published 14 for "2.5"
-            and 16 for "3". Smaller patches allow smaller images, which need not be enlarged.
+            and 16 for "3". With smaller patches, small images need not be enlarged.
         vision_window: side in pixels of the attention windows of the vision tower ("2.5" only).
         vision_full: indices of the vision tower's blocks with full attention instead of windows ("2.5" only).
         rope_theta: base of the language model's rotary embedding. Column positions use the lowest RoPE frequencies:
@@ -216,9 +216,8 @@ def _make_config_25(spec: NewQwen, tokenizer: Any) -> Qwen2_5_VLConfig:
         "fullatt_block_indexes": [index % spec.vision_layers for index in spec.vision_full],
         "tokens_per_second": 2,
     }
-    return Qwen2_5_VLConfig(
-        text_config=_text_config(spec, tokenizer), vision_config=vision, **_shared_config(tokenizer)
-    )
+    text = _text_config(spec, tokenizer)
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_shared_config(tokenizer))
 
 
 def _make_config_3(spec: NewQwen, tokenizer: Any) -> Qwen3VLConfig:
@@ -280,7 +279,7 @@ def _vision_config(spec: NewQwen) -> dict[str, Any]:
 
 
 def _shared_config(tokenizer: Any) -> dict[str, Any]:
-    """Ids of the visual tokens, and the tie of language head and word embeddings, which LitMllm trains."""
+    """Ids of visual tokens, and tied word embeddings: the language head, which LitMllm trains, shares their weights."""
     names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
     names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}

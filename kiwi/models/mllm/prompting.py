@@ -26,7 +26,7 @@ _SLOTS = {
     "video": ["source", "instruction", "queries"],
     "reference": ["source", "instruction", "references", "queries"],
 }
-PLACEHOLDER = "<|object_ref_start|>"
+QUERY_PLACEHOLDER = "<|object_ref_start|>"
 """Token whose embedding is replaced by a query, as in the published code."""
 
 
@@ -84,9 +84,8 @@ def read_template(path: Path) -> dict[str, str]:
     try:
         template = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"the prompt template {path} cannot be read", code="unreadable-file", got=error
-        ) from error
+        message = f"the prompt template {path} cannot be read"
+        raise CheckpointError(message, code="unreadable-file", got=error) from error
     for task, slots in _SLOTS.items():
         text = template.get(task) if isinstance(template, dict) else None
         got = re.findall(r"\{(\w+)\}", text) if isinstance(text, str) else repr(text)
@@ -136,7 +135,7 @@ class Prompter:
     ) -> None:
         self.tokenizer, self.preprocessor, self.template, self.spans = tokenizer, preprocessor, template, spans
         special = {"image": "<|image_pad|>", "video": "<|video_pad|>", "start": "<|vision_start|>"}
-        special |= {"end": "<|vision_end|>", "query": PLACEHOLDER}
+        special |= {"end": "<|vision_end|>", "query": QUERY_PLACEHOLDER}
         self.ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in special.items()}
         missing = [
             special[name] for name, index in self.ids.items() if index is None or index == tokenizer.unk_token_id
@@ -170,10 +169,8 @@ class Prompter:
         Raises:
             InputError: if the references do not fit the task, or an instruction is not valid Unicode.
         """
-        rows = [
-            self._build_row(*sample, task, num_queries)
-            for sample in zip(sources, instructions, references, strict=True)
-        ]
+        samples = zip(sources, instructions, references, strict=True)
+        rows = [self._build_row(*sample, task, num_queries) for sample in samples]
         visuals = [visual for row in rows for visual in row.visuals]
         images, videos = ([visual for visual in visuals if visual.kind == kind] for kind in (IMAGE, VIDEO))
         ids = _pad_rows([row.ids for row in rows], self.tokenizer.pad_token_id or 0)
@@ -228,18 +225,16 @@ class Prompter:
         for part in re.split(r"(\{\w+\})", self.template[task]):
             match part:
                 case "{source}":
-                    self._add_visual(
-                        row, source if isinstance(source, VisionFeatures) else self.preprocessor.prepare_source(source)
-                    )
+                    prepare_source = self.preprocessor.prepare_source
+                    self._add_visual(row, source if isinstance(source, VisionFeatures) else prepare_source(source))
                 case "{instruction}":
                     # An instruction is data: it is never parsed for special tokens.
-                    row.add(
-                        self.tokenizer.encode(instruction.strip(), add_special_tokens=False, split_special_tokens=True)
-                    )
+                    options = {"add_special_tokens": False, "split_special_tokens": True}
+                    row.add(self.tokenizer.encode(instruction.strip(), **options))
                 case "{references}":
-                    prepare = self.preprocessor.prepare_reference
+                    prepare_reference = self.preprocessor.prepare_reference
                     for image in references:
-                        visual = image if isinstance(image, VisionFeatures) else prepare(image)
+                        visual = image if isinstance(image, VisionFeatures) else prepare_reference(image)
                         self._add_visual(row, visual, is_reference=True)
                 case "{queries}":
                     row.add([self.ids["query"]] * num_queries, queries=True)
@@ -259,11 +254,9 @@ class Prompter:
 
 
 def gather_tokens(hidden_BSM: Tensor, mask_BS: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Select the hidden states at a mask's positions.
+    """Select the hidden states at a mask's R positions per sample, padded to the largest R: (B, R, M).
 
-    Returns:
-        States (B, R, M), padded to the sample with the most positions, and a mask (B, R) that is False at padding, or
-        None if there is no padding.
+    The second result is a mask (B, R) that is False at padding, or None if there is no padding.
     """
     counts = mask_BS.sum(dim=1).tolist()
     rows = [states_SM[mask_S] for states_SM, mask_S in zip(hidden_BSM, mask_BS, strict=True)]

@@ -55,13 +55,13 @@ class PromptVisionFeatures(NamedTuple):
 def encode_vision(
     tower: Any, pixels: Tensor | None, grids_P3: Tensor | None, cached: tuple[Tensor | None, ...] = ()
 ) -> tuple[Tensor, ...]:
-    """Compute the features (L, N, M) of P images or videos, except of cached ones.
+    """Compute the features (L, N, M) of P images or videos, except for cached ones.
 
     This is exact, because the features of an image do not depend on the rest of the batch.
 
     Args:
         tower: vision model of transformers.
-        pixels: patches of the images without cached features, from the processor; None if there are none.
+        pixels: patches of the C images without cached features, from the processor; None if there are none.
         grids_P3: grids (frames, rows, columns) of all images, in patches.
         cached: features of each image, or None where they must be computed; empty if none are cached.
     """
@@ -71,7 +71,7 @@ def encode_vision(
     computed = iter(())
     if pixels is not None:
         grids_C3 = grids_P3[[index for index, features in enumerate(cached) if features is None]]
-        # Not by `get_image_features`, whose return value differs between versions of transformers.
+        # Not through `get_image_features`, whose return value differs between versions of transformers.
         output = tower(pixels.type(tower.dtype), grid_thw=grids_C3)
         features_LVM = torch.stack([output.pooler_output, *getattr(output, "deepstack_features", ())])
         sizes = (grids_C3.prod(dim=1) // tower.spatial_merge_size**2).tolist()

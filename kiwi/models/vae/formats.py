@@ -31,7 +31,7 @@ from kiwi.weights.vae_names import (
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
-STATISTICS = Path(__file__).with_name("wan_vae_statistics.json")
+LATENT_STATISTICS_FILE = Path(__file__).with_name("wan_vae_statistics.json")
 """File with mean and standard deviation of the published VAEs' latents, which are not in the VAEs' files."""
 
 
@@ -89,7 +89,7 @@ def require_valid_sizes(sizes: VaeSizes) -> None:
     levels += [(width * fold, before) for before, width, fold in zip((up[0], *up), up, folds[::-1], strict=False)]
     if sizes.residual and any(channels % width for channels, width in levels):
         raise SpecError(
-            "the residual autoencoder's shortcuts need other widths",
+            "the residual autoencoder's shortcuts do not match dim_mult",
             code="inconsistent-sizes",
             got=f"dim_mult {sizes.dim_mult}",
             expected="entries that divide 4 times the previous entry (8 times if the step halves time), a last entry "
@@ -123,8 +123,8 @@ def build_network(state: State, config: Mapping[str, Any], origin: str) -> Autoe
     from diffusers import AutoencoderKLWan
 
     state = strip_model_prefix(state)
-    original = has_original_names(state)
-    if not original and config.get("_class_name") != "AutoencoderKLWan":
+    is_original = has_original_names(state)
+    if not is_original and config.get("_class_name") != "AutoencoderKLWan":
         raise CheckpointError(
             f"{origin} does not hold a Wan VAE",
             code="not-a-wan-vae",
@@ -133,16 +133,14 @@ def build_network(state: State, config: Mapping[str, Any], origin: str) -> Autoe
         )
     try:
         with torch.device("meta"):
-            network = (
-                _make_network_for_tensors(state, config, origin) if original else AutoencoderKLWan.from_config(config)
-            )
+            network = _infer_network(state, config, origin) if is_original else AutoencoderKLWan.from_config(config)
         _require_runnable(network)
     except CheckpointError:
         raise
     except Exception as error:  # diffusers does not validate config.json, and may raise any exception
         message = f"{origin} has sizes that a Wan VAE cannot have"
         raise CheckpointError(message, code="not-a-wan-vae", got=error) from error
-    if original:
+    if is_original:
         sizes = network_sizes(network)
         # Compared under the names in the file first, so that the error message shows those.
         compare_shapes(to_original(shapes_of(network.state_dict()), sizes), shapes_of(state)).raise_if_any(origin)
@@ -151,15 +149,13 @@ def build_network(state: State, config: Mapping[str, Any], origin: str) -> Autoe
     # because overwriting a memory-mapped file crashes the process.
     copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
     load_strict(network, copies, origin, assign=True)
-    mean, std = network.config.latents_mean, network.config.latents_std
-    if not (
-        _are_finite_numbers(mean, network.config.z_dim) and _are_finite_numbers(std, network.config.z_dim, above=0.0)
-    ):
+    mean, std, z_dim = network.config.latents_mean, network.config.latents_std, network.config.z_dim
+    if not (_are_finite_numbers(mean, z_dim) and _are_finite_numbers(std, z_dim, above=0.0)):
         raise CheckpointError(
             f"{origin} has invalid latent statistics",
             code="invalid-latent-statistics",
             got=f"latents_mean {mean}, latents_std {std}",
-            expected=f"lists of {network.config.z_dim} finite numbers in config.json, with latents_std above 0",
+            expected=f"lists of {z_dim} finite numbers in config.json, with latents_std above 0",
         )
     return network.eval()
 
@@ -199,12 +195,12 @@ def original_state(network: AutoencoderKLWan) -> State:
     return to_original(network.state_dict(), network_sizes(network))
 
 
-def _make_network_for_tensors(state: State, config: Mapping[str, Any], origin: str) -> AutoencoderKLWan:
+def _infer_network(state: State, config: Mapping[str, Any], origin: str) -> AutoencoderKLWan:
     """Make a network whose sizes are inferred from tensors under the original names."""
     sizes = infer_sizes(shapes_of(state))
     if {"latents_mean", "latents_std"} <= config.keys():
         return make_network(sizes, config["latents_mean"], config["latents_std"])
-    known = json.loads(STATISTICS.read_text(encoding="utf-8"))["forms"]
+    known = json.loads(LATENT_STATISTICS_FILE.read_text(encoding="utf-8"))["forms"]
     entry = next((e for e in known if (e["z_dim"], e["residual"]) == (sizes.z_dim, sizes.residual)), None)
     if entry is None:
         raise CheckpointError(

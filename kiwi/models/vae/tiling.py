@@ -83,9 +83,8 @@ class Tiling(TilingSpec):
                 if total is None:
                     # Summed in float32, because seams would be visible with bf16 sums.
                     total = tile.new_zeros(*tile.shape[:-2], *weights_HW.shape, dtype=torch.float32)
-                weight_HW = torch.minimum(row.weights(output_scale)[:, None], column.weights(output_scale)).to(
-                    tile.device
-                )
+                weight_HW = torch.minimum(row.weights(output_scale)[:, None], column.weights(output_scale))
+                weight_HW = weight_HW.to(tile.device)
                 total[..., row.scaled(output_scale), column.scaled(output_scale)] += weight_HW * tile
                 weights_HW[row.scaled(output_scale), column.scaled(output_scale)] += weight_HW
         assert total is not None
@@ -104,10 +103,7 @@ class _Span(NamedTuple):
         return slice(self.start * scale, self.stop * scale)
 
     def weights(self, scale: int) -> Tensor:
-        """Weights of the positions: 1, except for a linear ramp from 1 / n to 1 over the n blended positions of an end.
-
-        Where both ramps overlap, the smaller weight is used.
-        """
+        """Weights: linear ramps from 1 / n to 1 over the n blended positions of each end, and 1 between them."""
         positions = torch.arange((self.stop - self.start) * scale)
         start_ramp = (positions + 1) / max(1, self.blend_start * scale)
         end_ramp = (positions + 1).flip(0) / max(1, self.blend_end * scale)

@@ -71,11 +71,9 @@ class NewVae(VaeSpec):
         base_dim: width of the encoder's first level.
         decoder_base_dim: width of the decoder's last level; `base_dim` if None.
         dim_mult: widths of the levels as multiples of base_dim; each level after the first halves height and width.
-        temporal_downsample: for each downsampling step between levels, whether it also halves time; exactly two must
-            be True.
+        temporal_downsample: for each downsampling step, whether it also halves time; exactly two must be True.
         num_res_blocks: number of residual blocks per level.
-        residual: the architecture of Wan2.2, with shortcuts around levels and 2 x 2 patches, which double the spatial
-            factor.
+        residual: use the architecture of Wan2.2: shortcuts around levels, and 2 x 2 patches (twice the spatial factor).
     """
 
     z_dim: int = 16
@@ -228,12 +226,7 @@ class VideoVae(nn.Module):
         return pair[0], pair[1]
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write the VAE, including its normalisation, in the format of diffusers.
-
-        Args:
-            folder: folder to write to.
-            dtype: dtype of the written weights; not converted if not given.
-        """
+        """Write the VAE with its normalisation in the format of diffusers; `dtype` converts the written weights."""
         vae = self.vae if dtype in (None, self.vae.dtype) else copy.deepcopy(self.vae).to(dtype)
         vae.save_pretrained(folder, safe_serialization=True)
 

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 
 from kiwi.errors import CheckpointError
-from kiwi.models.vae.formats import STATISTICS, original_state
+from kiwi.models.vae.formats import LATENT_STATISTICS_FILE, original_state
 from kiwi.models.vae.wan import NewVae, WanVae, published_config
 from kiwi.weights.files import read_weights
 
@@ -24,7 +24,9 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 def statistics(form):
     entry = next(
-        f for f in json.loads(STATISTICS.read_text())["forms"] if f["name"].lower() == f"wan{form[3]}.{form[4]}"
+        f
+        for f in json.loads(LATENT_STATISTICS_FILE.read_text())["forms"]
+        if f["name"].lower() == f"wan{form[3]}.{form[4]}"
     )
     return torch.tensor(entry["latents_mean"]), torch.tensor(entry["latents_std"])
 
