@@ -52,10 +52,11 @@ class LitModule(L.LightningModule, ABC):
         self.batch_ids: list[str] = []
         self.batches_seen = 0
         self.preview_cache: dict[tuple[int, int], tuple[EditSample, Preview]] = {}
+        """Previews with the current weights, by sample index and seed."""
         # Frozen parts stay out of checkpoints; `on_load_checkpoint` checks the rest strictly.
         self.strict_loading = False
 
-    # --- to be defined by subclasses ------------------------------------------------------------------------
+    # --- to be defined by subclasses ------------------------------------------------------------------
 
     @property
     @abstractmethod

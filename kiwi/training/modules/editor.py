@@ -84,6 +84,7 @@ class LitKiwi(LitFlow):
             getattr(self.editor, part).requires_grad_(False)
         self.sampling, self.dropout, self.loss_weighting = sampling, dropout, loss_weighting
         self.previous_sources: dict[Size, list[_SourceClip]] = {}
+        """Sources of the last validation batch of each size."""
 
     # --- training -------------------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ class LitFlow(LitModule):
         self.targets = targets
         self.source_check = SourceCheck()
 
-    # --- to be defined by subclasses ------------------------------------------------------------------------
+    # --- to be defined by subclasses ------------------------------------------------------------------
 
     @property
     @abstractmethod

@@ -101,7 +101,7 @@ class LitMllm(LitModule):
         super().setup(stage)
         require_no_cache(self.trainer, "an MLLM")
 
-    # --- training and generation --------------------------------------------------------------------------
+    # --- training and generation ----------------------------------------------------------------------
 
     def prompt(self, batch: EditBatch) -> Prompt:
         """Format the questions like an editor's instructions."""
@@ -169,9 +169,8 @@ class LitMllm(LitModule):
                 break
             context, _ = self.append_tokens(prompt, generated)
             last_B = context.attention_mask_BS.sum(dim=1) - 1
-            next_B = self.logits(context, vision)[torch.arange(len(generated), device=self.device), last_B].argmax(
-                dim=-1
-            )
+            samples_B = torch.arange(len(generated), device=self.device)
+            next_B = self.logits(context, vision)[samples_B, last_B].argmax(dim=-1)
             for ids, token in zip(generated, next_B.tolist(), strict=True):
                 ids += [] if ids[-1:] == [end] else [token]
         tokenizer = self.reader.prompter.tokenizer
