@@ -62,7 +62,7 @@ class CacheOptions(Options):
             raise InputError("--part is invalid", code="out-of-range", got=self.part, expected=expected)
         if self.config is None and not self.verify:
             fix = "give --config EXPERIMENT.yaml, or --verify"
-            raise InputError("a cache is filled for an experiment", code="missing-option", fix=fix)
+            raise InputError("no experiment is given", code="missing-option", fix=fix)
 
     @property
     def process_number_and_count(self) -> tuple[int, int]:

@@ -80,7 +80,7 @@ class LitFlow(LitModule):
         """Replace the conditions of every sample by those of another; None if there is no other sample."""
 
     def position_weights(self, batch: EditBatch, target_BCFHW: Tensor) -> Tensor | None:
-        """Weights of the training loss over positions, with mean 1 over each sample; None for uniform weights."""
+        """Loss weights over the positions of a video, with mean 1 over each sample; None for uniform weights."""
         return None
 
     def encoder_fingerprints(self) -> dict[str, str]:
@@ -109,7 +109,7 @@ class LitFlow(LitModule):
                     code="cache-mismatch",
                     got=f"fingerprint {cached[:12]}",
                     expected=expected[name][:12] or "a trained VAE",
-                    fix="build a cache with the configuration of this run: `kiwi cache`",
+                    fix="build a cache with the configuration of this run, using `kiwi cache`",
                 )
 
     @torch.no_grad()
