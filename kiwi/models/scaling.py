@@ -68,7 +68,7 @@ class LearnableScale(ScaleSpec):
     The scalars belong to evenly spaced sigmas from 0 to 1, and are interpolated linearly between them.
 
     Args:
-        bins: number of scalars, of which neighbouring timesteps share some unless there are 1000.
+        bins: number of scalars; 1000 is one for each training timestep, with fewer, neighbouring timesteps share them.
     """
 
     bins: int = 16

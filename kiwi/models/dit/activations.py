@@ -14,7 +14,7 @@ from kiwi.spec import Spec, require_positive
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationSpec(Spec, ABC):
-    """Base class of all specs of activation checkpointing. A spec has no state, so that it runs the blocks itself."""
+    """Base class of all specs of activation checkpointing. A spec has no state and runs the blocks itself."""
 
     @abstractmethod
     def run(self, index: int, block: nn.Module, *args: Any) -> Tensor:

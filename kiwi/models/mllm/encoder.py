@@ -165,7 +165,7 @@ class MllmEncoder(nn.Module):
         self.model = model.requires_grad_(False)
         self.hidden_size = int(model.config.text_config.hidden_size)
         sizes = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
-        # VisionPreprocessor.resize_video gives frames their final size, so that transformers must not cap it.
+        # Frames already have their final size (VisionPreprocessor.resize_video), which transformers must not reduce.
         settings = {name: getattr(image_processor, name) for name in sizes}
         video_processor = Qwen2VLVideoProcessor(**settings, cap_pixels_per_frame=False)
         self.generation = GENERATIONS[model.config.model_type]
@@ -180,7 +180,7 @@ class MllmEncoder(nn.Module):
 
     @property
     def config(self) -> Any:
-        """Configuration of the model, a class of transformers."""
+        """The model's configuration, as transformers defines it."""
         return self.model.config
 
     def check_layers(self, layers: Sequence[int]) -> None:
@@ -233,7 +233,7 @@ class MllmEncoder(nn.Module):
 
     @torch.no_grad()
     def vision_features(self, prompt: Prompt) -> PromptVisionFeatures:
-        """Compute the features of all images and videos of a prompt without gradients, except cached ones."""
+        """Compute the features of all images and videos of a prompt without gradients, except for cached ones."""
         tower = self.model.visual
         return PromptVisionFeatures(
             encode_vision(tower, prompt.pixel_values, prompt.image_grid_thw, prompt.cached_image_features),

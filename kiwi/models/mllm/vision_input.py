@@ -117,13 +117,12 @@ class VisionPreprocessor:
         )
         # The published limit: 768 visual tokens per frame, or fewer if many frames share the total of 115200.
         frame_pixels = min(768 * factor**2, 115200 * factor**2 / len(frames) * 2)
+        frame_pixels = max(frame_pixels, int(1.05 * limits.min_pixels_per_frame))
         fine = smart_resize(
             *coarse,
             factor=factor,
             min_pixels=limits.min_pixels_per_frame,
-            max_pixels=int(
-                min(limits.max_pixels_per_frame, max(frame_pixels, int(1.05 * limits.min_pixels_per_frame)))
-            ),
+            max_pixels=int(min(limits.max_pixels_per_frame, frame_pixels)),
         )
         return _resize_in_float32(resize(frames, *coarse), *fine)
 

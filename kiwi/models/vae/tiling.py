@@ -23,7 +23,7 @@ Coder = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class TilingSpec(Spec, ABC):
-    """Base class of all specs of tiling. A spec has no state, so that it runs encoder and decoder itself."""
+    """Base class of all specs of tiling. A spec has no state and runs encoder and decoder itself."""
 
     @abstractmethod
     def encode(self, coder: Coder, video_BCFHW: Tensor, factor: int) -> Tensor:

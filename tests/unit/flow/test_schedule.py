@@ -41,7 +41,7 @@ def test_the_nearest_index_is_the_first_on_ties():
     "wrong",
     [{"shift": 0.0}, {"shift": -1.0}, {"shift": float("nan")}, {"shift": float("inf")}, {"num_train_timesteps": 0}],
 )
-def test_impossible_schedules_are_refused(wrong):
+def test_schedules_out_of_range_are_rejected(wrong):
     with pytest.raises(SpecError, check=lambda error: error.code == "out-of-range"):
         FlowSchedule(**wrong)
 
@@ -55,6 +55,6 @@ def test_a_grid_towards_sigma_min_has_the_diffusers_pipelines_spacing_and_still_
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": 4, "strength": 0.0}, {"steps": 4, "sigma_min": 1.0}])
-def test_impossible_grids_are_refused(wrong):
+def test_grids_out_of_range_are_rejected(wrong):
     with pytest.raises(SpecError, check=lambda error: error.code == "out-of-range"):
         FlowSchedule().sigmas(**wrong)

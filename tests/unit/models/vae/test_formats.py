@@ -222,7 +222,7 @@ def test_an_invalid_config_is_rejected(vae, tmp_path, spoiled):
         WanVae(path=str(path)).build()
 
 
-def test_diffusers_class_loads_a_saved_vae(vae, tmp_path):
+def test_diffusers_loads_a_saved_vae(vae, tmp_path):
     vae.save(tmp_path)
     loaded, info = AutoencoderKLWan.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
