@@ -18,24 +18,24 @@ def main(argv: list[str]) -> int:
 def _export(options: SandboxExportOptions) -> int:
     summary = export_sandbox(options)
     manifests = ", ".join(f"{name} ({rows})" for name, rows in summary.manifests.items())
-    console.print(f"{summary.items} items in {summary.folder}: {manifests}")
+    console.print(f"Exported {summary.items} items to {summary.folder}: {manifests}")
     return 0
 
 
 def _preview(options: PreviewOptions) -> int:
     write_preview(options)
-    console.print(f"{options.items} items in {options.out}")
+    console.print(f"Wrote a preview of {options.items} items to {options.out}")
     return 0
 
 
-def _anchors(options: AnchorOptions) -> int:
+def _check_anchors(options: AnchorOptions) -> int:
     from kiwi.evaluation.anchors import check_anchors
 
     report = check_anchors(options)
     for name in ("anchors", "round_trip"):
         if (table := report.tables.get(name)) is not None:
             console.table(table.title, table.header, table.rows, table.note)
-    console.print(f"{options.items} items; tables, damage.png and damage.pdf in {options.out}")
+    console.print(f"Scored {options.items} items. The tables, damage.png and damage.pdf are in {options.out}")
     return 0 if report.passed else 1
 
 
@@ -43,19 +43,19 @@ def _measure(options: SandboxMeasureOptions) -> int:
     from kiwi.evaluation.sandbox_measure import measure_editor, print_tables
 
     print_tables(measure_editor(options))
-    console.print(f"{options.items} items; tables, edits.png and scores of each item (items.jsonl) in {options.out}")
+    console.print(f"Scored {options.items} items. Tables, edits.png and items.jsonl (scores) are in {options.out}")
     return 0
 
 
-def _vocabulary(options: VocabularyOptions) -> int:
-    console.print(f"{learn_vocabulary(options)} tokens in {options.out}")
+def _learn_vocabulary(options: VocabularyOptions) -> int:
+    console.print(f"Wrote a vocabulary of {learn_vocabulary(options)} tokens to {options.out}")
     return 0
 
 
 ACTIONS = {
     "export": Action(SandboxExportOptions, _export),
     "preview": Action(PreviewOptions, _preview),
-    "anchors": Action(AnchorOptions, _anchors),
+    "anchors": Action(AnchorOptions, _check_anchors),
     "measure": Action(SandboxMeasureOptions, _measure),
-    "vocabulary": Action(VocabularyOptions, _vocabulary),
+    "vocabulary": Action(VocabularyOptions, _learn_vocabulary),
 }

@@ -21,7 +21,7 @@ from kiwi.sandbox.world import Pixels
 MakeEdits = Callable[[EditPair], Iterator[Pixels]]
 """Function from an item to edits of its source, FHWC uint8; there are none if the item does not allow such edits."""
 
-LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+DEGRADATION_LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 """Levels of degradation: 0 is the exact target."""
 
 
@@ -135,7 +135,7 @@ def score_degraded(pair: EditPair) -> dict[tuple[str, float], Scores]:
     return {
         (name, level): score_edit(pair, degrade(pair, level))
         for name, degrade in DEGRADATIONS.items()
-        for level in LEVELS
+        for level in DEGRADATION_LEVELS
     }
 
 

@@ -21,7 +21,7 @@ MAX_INSTRUCTION_WORDS = 20
 """Approximate length of the longest instructions of the sandbox."""
 
 _OTHER_WORDS = "striped dotted shape black white colours gradient from to on an a and the"
-"""Words that kiwi.sandbox.grammar puts into instructions and that are in none of its tables of words."""
+"""Words of instructions that are neither in WORDINGS nor names of places, motions, shapes, textures or colours."""
 
 
 def unknown_words(text: str) -> list[str]:

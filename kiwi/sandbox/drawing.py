@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 SignedDistance = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Function from x and y to signed distances."""
 
 # No shape extends farther from its centre along x or y, in radii.
 MAX_EXTENT = 1.25
@@ -104,6 +105,7 @@ def _dots(x: np.ndarray, y: np.ndarray, period: float, radius: float) -> np.ndar
 
 
 def _wrap(position: np.ndarray, period: float) -> np.ndarray:
+    """Offset from the nearest multiple of the period."""
     return position - period * np.round(position / period)
 
 

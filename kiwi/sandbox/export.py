@@ -109,7 +109,7 @@ def export_sandbox(options: SandboxExportOptions) -> ExportSummary:
             rows["reference"].append({**row, "ref_image": _write_reference(out, pair, pair.reference)})
     manifests = {f"{name}.csv": records for name, records in rows.items() if records}
     lists = {name: _to_csv(records) for name, records in manifests.items()}
-    lists |= _benchmark_lists(rows["video"], rows["reference"])
+    lists |= _format_benchmark_lists(rows["video"], rows["reference"])
     for name in _LIST_FILES:
         if name in lists:
             write_text(out / name, lists[name])
@@ -127,7 +127,7 @@ def _write_videos(out: Path, pair: EditPair, fps: float) -> dict[str, str]:
     mask = f"masks/{pair.id}.mp4"
     if not (out / mask).exists():
         write_video(out / mask, mask_frames(pair.mask), fps, crf=0)
-    return _manifest_row(pair, source, target, mask)
+    return _make_manifest_row(pair, source, target, mask)
 
 
 def _write_first_frames(out: Path, pair: EditPair) -> dict[str, str]:
@@ -138,7 +138,7 @@ def _write_first_frames(out: Path, pair: EditPair) -> dict[str, str]:
     mask = f"masks/{pair.id}.png"
     if not (out / mask).exists():
         write_image(out / mask, mask_frames(pair.mask)[0])
-    return _manifest_row(pair, source, target, mask)
+    return _make_manifest_row(pair, source, target, mask)
 
 
 def _write_reference(out: Path, pair: EditPair, reference: Any) -> str:
@@ -153,13 +153,13 @@ def mask_frames(mask_FHW: np.ndarray) -> np.ndarray:
     return np.repeat(mask_FHW[..., None], 3, axis=-1).astype(np.uint8) * 255
 
 
-def _manifest_row(pair: EditPair, source: str, target: str, mask: str) -> dict[str, str]:
+def _make_manifest_row(pair: EditPair, source: str, target: str, mask: str) -> dict[str, str]:
     values = (source, target, pair.instruction, pair.id, pair.category, mask, pair.caption)
     return dict(zip(_COLUMNS, values, strict=True))
 
 
-def _benchmark_lists(edits: Sequence[dict[str, str]], references: Sequence[dict[str, str]]) -> dict[str, str]:
-    """Write the items in the layouts of OpenVE-Bench (CSV) and RefVIE-Bench (YAML); the texts by file name."""
+def _format_benchmark_lists(edits: Sequence[dict[str, str]], references: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Format the rows like the lists of OpenVE-Bench (CSV) and RefVIE-Bench (YAML); the texts by file name."""
     lists = {}
     if edits:
         columns = {"edited_type": "edited_type", "prompt": "prompt", "original_video": "src_video"}

@@ -14,14 +14,14 @@ Compliance, the minimum of
               and, for a style, in any object or the background: one unedited frame or object leaves at most half.
     remains   1 - 2 A / (size of the mask), where A is the area of the mask with a wrong colour (threshold 6), such as
               the remains of a removed object.
-    mistakes  c + (1 - c) u for every known mistake, rendered instead of the target. u locates the edit on the line from
-              the mistake to the target: with its least-squares projection p (0: mistake, 1: target) over the pixels
-              where the two differ by dE > 8, u = clip((p - 0.25) / 0.4, 0, 1). An edit that shows the mistake keeps
-              c = 1/2 (a wrong pattern or motion, or any mistake in a single frame) or c = 1/4 (all other mistakes).
+    mistakes  c + (1 - c) u for every version of the edit with one known mistake, which is rendered like the target. The
+              edit is projected onto the line from the mistake (p = 0) to the target (p = 1), by least squares over the
+              pixels where these differ by dE > 8, and u = clip((p - 0.25) / 0.4, 0, 1). An edit that shows the mistake
+              keeps c = 1/2 (a wrong pattern or motion, or any mistake in a single frame) or c = 1/4 (other mistakes).
 Consistency, the minimum of
     fine      (m - 0.3) / 0.5, where m is the mean of s(dE(edit, target) / 15) outside the mask; for an edit of all
               pixels (a style), the mean of s(dE(edit, target) / 18) everywhere.
-    coarse    1 - A / min(size of the mask, size of its complement, 5% of the video). A is the area with a wrong colour
+    coarse    1 - A / min(size of the mask, size of its complement if any, 5% of the video). A is measured
               outside the mask (threshold 4), or everywhere if the mask covers more than half of the video (threshold
               15). Vanished and additional objects count, soft edges do not.
     motion    u as above for each sprite and the background, in the region of `coarse`, against the target's frames
@@ -57,10 +57,10 @@ COMPLETE_SHARE = 0.8
 """Share of the change from which an edit counts as complete; reconstruction by a good autoencoder preserves more."""
 
 FULL_WEIGHT_REGION_SHARE = 0.35
-"""Share of the mask from which a region inside it is scored by its own share of the change alone."""
+"""A region with at least this share of the mask is scored by its own share of the change alone."""
 
 MIN_FRAME_SHARE = 0.3
-"""A frame is scored by itself if its mask is larger than this share of the mean over all frames."""
+"""A frame is scored by itself if its mask (or mistake) is larger than this share of the mean over frames."""
 
 MIN_VISIBLE_SHARE = 0.05
 """Share of a frame that the smallest visible object covers."""
@@ -69,8 +69,8 @@ MINOR_MISTAKES = ("pattern", "motion")
 """Mistakes with which an edit keeps half of its credit; with all others it keeps a quarter."""
 
 MISTAKE_PROJECTION, TARGET_PROJECTION = 0.25, 0.65
-"""Projections onto the line from a mistake (0) to the target (1) up to which an edit counts as the mistake, and from
-which it counts as the target."""
+"""On the line from a mistake (0) to the target (1), an edit counts as the mistake up to the first projection and as the
+target from the second."""
 
 _OPENVE = ("Instruction Compliance", "Consistency & Detail Fidelity", "Visual Quality & Stability")
 SCORE_NAMES: dict[str, tuple[str, str, str]] = {

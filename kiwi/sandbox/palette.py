@@ -40,13 +40,13 @@ MIN_TEXTURE_CONTRAST = 38.0
 
 
 def lab_distance(first: RGB, second: RGB) -> float:
-    """Distance between two sRGB colours (0..255) in CIELAB (D65): 2 is just noticeable, black to white is 100."""
+    """Distance between two sRGB colours (0..255) in CIELAB (D65); about 2 is just noticeable, black to white is 100."""
     return float(np.linalg.norm(to_lab(np.array(first)) - to_lab(np.array(second))))
 
 
 @cache
 def contrasting_colours(colour: str) -> tuple[str, ...]:
-    """Names of the background colours that are distinguishable in a texture from the background colour `colour`."""
+    """Names of the background colours that make a texture visible together with the background colour `colour`."""
     own_rgb = BACKGROUND_COLOURS[colour]
     return tuple(name for name, rgb in BACKGROUND_COLOURS.items() if lab_distance(rgb, own_rgb) >= MIN_TEXTURE_CONTRAST)
 

@@ -92,8 +92,8 @@ TASKS = tuple(WORDINGS)
 
 _USER_TURN = "<|im_start|>user\n{source}{instruction}%s{queries}<|im_end|>\n"
 PROMPTS = {"image": _USER_TURN % "", "video": _USER_TURN % "", "reference": _USER_TURN % "{references}"}
-"""Prompt templates of an MLLM of the sandbox, by task kind. They contain no words outside its vocabulary; with the
-standard templates, such words would make up most of its input."""
+"""Prompt templates of an MLLM trained in the sandbox, by task kind. They contain no words outside its vocabulary; such
+words would make up most of its input with the standard templates."""
 
 FUNCTION_WORDS = frozenset(["a", "an", "and", "at", "from", "in", "object", "objects", "of", "on", "over", "the", "to"])
 """Words in answers that carry no information about the video."""

@@ -146,18 +146,18 @@ class ItemSampler:
         """
         patterns = [name for name in self.level.patterns if name != "plain"]
         pattern = "plain" if not patterns or self.rng.random() < 0.5 else self.choose(patterns)
-        allowed = self._allowed_held_out_values(subject)
+        allowed = self._allowed_held_out_flags(subject)
         kinds = [kind for kind in product(SPRITE_COLOURS, SHAPES) if is_held_out_object(*kind) in allowed]
         colour, shape = self.choose(kinds)
         return Appearance(shape=shape, colour=colour, pattern=pattern)
 
     def sample_background(self, *, subject: bool = False) -> Background:
         """Sample a background with two distinguishable colours and a camera that is still or slowly drifts."""
-        allowed = self._allowed_held_out_values(subject)
+        allowed = self._allowed_held_out_flags(subject)
         texture = self.choose(self.level.textures)
         base_colour = self.choose(c for c in BACKGROUND_COLOURS if is_held_out_background(texture, c) in allowed)
-        moves = self.rng.random() < self.level.moving_camera_share
-        angle, speed = self.uniform((0, 2 * math.pi)), self.uniform((0.01, 0.03)) if moves else 0.0
+        is_moving = self.rng.random() < self.level.moving_camera_share
+        angle, speed = self.uniform((0, 2 * math.pi)), self.uniform((0.01, 0.03)) if is_moving else 0.0
         # Both ends of a gradient must be visible.
         max_phase = 0.35 if texture == "gradient" else 1.0
         return Background(
@@ -168,7 +168,7 @@ class ItemSampler:
             drift=(speed * math.cos(angle), speed * math.sin(angle)),
         )
 
-    def _allowed_held_out_values(self, subject: bool) -> tuple[bool, ...]:
+    def _allowed_held_out_flags(self, subject: bool) -> tuple[bool, ...]:
         """Values that `is_held_out_object` and `is_held_out_background` may have."""
         if not self.split.has_held_out_objects:
             return (False,)

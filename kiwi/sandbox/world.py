@@ -21,7 +21,7 @@ from kiwi.errors import InputError
 from kiwi.sandbox.drawing import MAX_EXTENT, PATTERNS, SHAPES, coverage, texture_weight
 from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS
 
-# Factor by which the stripes or dots of a sprite are darker than its colour.
+# Colour of the stripes or dots on a sprite, relative to the colour of the sprite.
 MARK_SHADE = 0.35
 # Distance (in radii) between marks and the outline, so that marks do not cut up a shape on a dark background.
 MARK_MARGIN = 0.1

@@ -12,7 +12,7 @@ from kiwi.errors import InputError, SpecError
 from kiwi.media.image import read_image
 from kiwi.models.mllm.new_qwen import NewQwen, make_byte_tokenizer, train_tokenizer
 from kiwi.models.vae.wan import NewVae
-from kiwi.sandbox.anchors import ANCHORS, DEGRADATIONS, LEVELS
+from kiwi.sandbox.anchors import ANCHORS, DEGRADATION_LEVELS, DEGRADATIONS
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
 from kiwi.sandbox.preview import draw_preview
 from kiwi.sandbox.questions import PROMPTS
@@ -133,7 +133,7 @@ def test_anchors_are_reported_as_tables_and_a_figure(tmp_path, capsys):
     assert all(row["passed"] == "yes" for row in rows)
     assert rows[0]["items"] == rows[0]["edits"] == "14"
     levels = list(csv.DictReader((tmp_path / "out/damage.csv").open()))
-    assert len(levels) == len(DEGRADATIONS) * len(LEVELS)
+    assert len(levels) == len(DEGRADATIONS) * len(DEGRADATION_LEVELS)
     assert read_image(tmp_path / "out/damage.png").std() > 1
     assert "exact target" in capsys.readouterr().out
 

@@ -11,6 +11,7 @@ import pytest
 from kiwi.errors import InputError
 from kiwi.sandbox.anchors import (
     ANCHORS,
+    DEGRADATION_LEVELS,
     DEGRADATIONS,
     MISTAKE_LIMITS,
     blend,
@@ -18,7 +19,6 @@ from kiwi.sandbox.anchors import (
     reconstruction_anchor,
     score_degraded,
 )
-from kiwi.sandbox.anchors import LEVELS as DEGRADATION_LEVELS
 from kiwi.sandbox.edits import ChangeBackground, ChangeSprite
 from kiwi.sandbox.oracle import SCORE_NAMES, score_edit
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
