@@ -24,16 +24,18 @@ Consistency, the minimum of
     coarse    1 - A / min(size of the mask, size of its complement if any, 5% of the video). A is measured
               outside the mask (threshold 4), or everywhere if the mask covers more than half of the video (threshold
               15). Vanished and additional objects count, soft edges do not.
-    motion    u as above for each sprite and the background, in the region of `coarse`, against the target's frames
-              reordered so that they repeat one frame (nine are tried), stop or start halfway, run at half speed or run
-              backwards. A reordering counts if it differs from the target in as many pixels as 5% of a frame.
+    motion    u as above against the target's frames reordered so that they repeat one frame (nine are tried), stop or
+              start halfway, run at half speed or run backwards; for each sprite and the background, in that part of the
+              region of `coarse` that it covers before or after reordering. A reordering counts if it differs from the
+              target by dE > 8 in as many pixels as 5% of a frame.
 Quality
     s(n / 9) s(f / 7) / 0.85, from the edit's lightness minus the target's: n is the RMS of its difference from its own
     Gaussian blur of 1.5 pixels (noise, lost detail), f that of its difference between successive frames (flicker).
 
 A is the sum of 1 - s(max(0, shift - threshold) / 10) over a region, where `shift` is the length of the mean Lab
 difference of edit and target over those pixels of the region that lie in a box of 2 floor(short side / 16) + 1 pixels.
-A single frame counts if its mask (or mistake) is larger than 30% of the mean over frames, an object if larger than 5%.
+A single frame counts if its mask (or mistake) is larger than 30% of the mean over frames, an object if it covers more
+than 5% of the video. Objects and the background cover the pixels of which they show in more than half.
 
 Shapes: F frames, H height, W width, C = 3 colours, P selected pixels of the video.
 """
