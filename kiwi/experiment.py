@@ -51,7 +51,7 @@ def read_experiment(file: Path | str) -> dict[str, Any]:
     return _read_with_bases(Path(file), ())
 
 
-def merge(below: Any, above: Any) -> Any:
+def merge_configurations(below: Any, above: Any) -> Any:
     """Merge configuration `above` over `below`, by the rules of `read_experiment`."""
     has_fields_only = isinstance(above, dict) and not above.keys() & {"type", "class_path"}
     if isinstance(below, str) and below[:1].isupper() and has_fields_only:
@@ -61,7 +61,9 @@ def merge(below: Any, above: Any) -> Any:
     for key in ("type", "class_path"):
         if key in above and above[key] != below.get(key, above[key]):
             return above
-    return below | {key: merge(below[key], value) if key in below else value for key, value in above.items()}
+    return below | {
+        key: merge_configurations(below[key], value) if key in below else value for key, value in above.items()
+    }
 
 
 def to_short_form(value: Any) -> Any:
@@ -154,8 +156,8 @@ def _read_with_bases(file: Path, including: tuple[Path, ...]) -> dict[str, Any]:
         raise InputError(f"`{BASE_KEY}` of {file} does not name files", code="wrong-type", got=bases, expected=expected)
     merged: dict[str, Any] = {}
     for base in bases:
-        merged = merge(merged, _read_with_bases(file.parent / base, (*including, file.resolve())))
-    return merge(merged, with_current_keys(to_short_form(configuration)))
+        merged = merge_configurations(merged, _read_with_bases(file.parent / base, (*including, file.resolve())))
+    return merge_configurations(merged, with_current_keys(to_short_form(configuration)))
 
 
 def _move_value(node: dict[str, Any], keys: list[str], former: str, current: str) -> dict[str, Any]:
@@ -167,7 +169,7 @@ def _move_value(node: dict[str, Any], keys: list[str], former: str, current: str
         value = value[key]
     warn_renamed(former, current)
     moved = functools.reduce(lambda inner, key: {key: inner}, reversed(current.split(".")), value)
-    return merge(moved, _remove_value(node, keys))
+    return merge_configurations(moved, _remove_value(node, keys))
 
 
 def _remove_value(node: dict[str, Any], keys: list[str]) -> dict[str, Any]:

@@ -79,8 +79,8 @@ def dispatch(actions: Mapping[str, Action], command: str, description: str, argv
     return 0 if argv else 2
 
 
-def build_parser(options: type[Options], command: str, without: Container[str] = ()) -> argparse.ArgumentParser:
-    """Build the argparse parser of a command's options; the fields in `without` get no option."""
+def build_parser(options: type[Options], command: str, excluded: Container[str] = ()) -> argparse.ArgumentParser:
+    """Build the argparse parser of a command's options; the `excluded` fields get no option."""
     documented = docstring_parser.parse(options.__doc__ or "")
     help_texts = {
         name: " ".join((entry.description or "").split())
@@ -92,7 +92,7 @@ def build_parser(options: type[Options], command: str, without: Container[str] =
     parser = _Parser(prog=f"python -m kiwi {command}", description=description)
     hints = typing.get_type_hints(options)
     for field in dataclasses.fields(options):
-        if field.name in without:
+        if field.name in excluded:
             continue
         help_text = help_texts.get(field.name)
         assert help_text, f"{options.__name__}.{field.name} is not documented in the docstring"
@@ -116,18 +116,18 @@ def _add_option(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], 
         action = "store_false" if default else "store_true"
         parser.add_argument(name, dest=field.name, action=action, default=None, help=text)
         return
-    kind, many = _unwrap_type(hint)
-    arguments: dict[str, Any] = {"help": text, "type": kind if kind in (int, float) else str}
+    value_type, is_sequence = _unwrap_type(hint)
+    arguments: dict[str, Any] = {"help": text, "type": value_type if value_type in (int, float) else str}
     if field.metadata.get("metavar"):
         arguments["metavar"] = field.metadata["metavar"]
-    if typing.get_origin(kind) is typing.Literal:
-        arguments["choices"] = typing.get_args(kind)
+    if typing.get_origin(value_type) is typing.Literal:
+        arguments["choices"] = typing.get_args(value_type)
         arguments["type"] = type(arguments["choices"][0])
-    if many and field.metadata.get("repeat"):
+    if is_sequence and field.metadata.get("repeat"):
         arguments["action"] = "append"
-    elif many and field.metadata.get("comma_separated"):
+    elif is_sequence and field.metadata.get("comma_separated"):
         arguments["type"] = _split_at_commas
-    elif many:
+    elif is_sequence:
         arguments["nargs"] = "*" if field.metadata.get("empty") else "+"
     if field.metadata.get("positional"):
         arguments.setdefault("metavar", field.name.upper())

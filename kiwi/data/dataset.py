@@ -107,7 +107,7 @@ class EditDataset(Dataset[EditSample]):
             mask_FHWC = _decode_clip(record.mask, bucket)
         except KiwiError as error:
             raise _add_location(record, error) from error
-        # White pixels (above half intensity) are those that the edit may change.
+        # The edit may change pixels where the mask is white, that is at least half as bright as white.
         return replace(sample, mask_FHW=mask_FHWC.mean(axis=-1, dtype=np.float32) >= 127.5)
 
     def encoding_jobs(self, cache: FeatureCache) -> dict[str, EncodingJob]:

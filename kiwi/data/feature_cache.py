@@ -48,7 +48,7 @@ Entry = LatentDistribution | VisionFeatures
 
 
 class EncoderFingerprints(NamedTuple):
-    """Fingerprints of the encoders whose outputs a cache holds; empty for an encoder whose outputs it does not hold."""
+    """Fingerprints of the encoders whose outputs a cache holds; empty for all other encoders."""
 
     vae: str = ""
     mllm: str = ""

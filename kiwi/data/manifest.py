@@ -2,7 +2,7 @@
 
 The published columns are `src_video, tgt_video, prompt[, ref_image][, iid][, edited_type]`; RefVIE's parquet holds
 encoded images in `ref_image_bytes` instead of paths. kiwi adds two columns: `mask`, the region that the edit may
-change, and `caption`, a description of the target. It is read to a list of `EditRecord`, whose files exist.
+change, and `caption`, a description of the target. `read_manifest` checks that all files exist.
 """
 
 from __future__ import annotations

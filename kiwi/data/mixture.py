@@ -42,7 +42,7 @@ def sampling_probabilities(
     known = sorted({category for _, category in strata})
     if unknown := sorted(set(category_weights) - set(known)):
         message = "data.categories lists categories that no training sample has"
-        raise InputError(message, code="unknown-category", got=unknown, expected=f"some of {known}")
+        raise InputError(message, code="unknown-category", got=unknown, expected=f"categories from {known}")
     weights = [*category_weights.values(), *(weight for weight in source_weights if weight is not None)]
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
         got = f"{list(source_weights)} and {dict(category_weights)}"
@@ -54,14 +54,14 @@ def sampling_probabilities(
         raise InputError(message, code="missing-weight", got=list(source_weights), fix=fix)
     weights_in_source = [category_weights.get(category, 1.0) for _, category in strata]
     totals: Counter[int] = Counter()
-    for (source, _), weight in zip(strata, weights_in_source, strict=True):
-        totals[source] += weight  # type: ignore[assignment]
+    for (index, _), weight in zip(strata, weights_in_source, strict=True):
+        totals[index] += weight  # type: ignore[assignment]
     scale = {
-        source: 1.0 if source_weights[source] is None else float(source_weights[source] or 0.0) / total
-        for source, total in totals.items()
+        index: 1.0 if source_weights[index] is None else float(source_weights[index] or 0.0) / total
+        for index, total in totals.items()
         if total > 0
     }
-    unscaled = [scale.get(source, 0.0) * weight for (source, _), weight in zip(strata, weights_in_source, strict=True)]
+    unscaled = [scale.get(index, 0.0) * weight for (index, _), weight in zip(strata, weights_in_source, strict=True)]
     if (total := sum(unscaled)) <= 0:
         raise InputError(
             "the weights of data.train and data.categories leave no samples to train on", code="no-samples"

@@ -59,17 +59,17 @@ class MixtureSampler(Sampler[list[SampledIndex]]):
                 self.weights[bucket][stratum] += probability
         self.batch_size, self.seed, self.get_batches_seen = batch_size, seed, get_batches_seen
         self.rank, self.world_size = rank, world_size
-        self.samples = sum(probability > 0 for probability in probabilities)
+        self.sample_count = sum(probability > 0 for probability in probabilities)
         # The stream is kept between epochs: skipping all earlier batches in every epoch would make long runs slow.
-        self.stream, self.position = self._batches(), 0
+        self.stream, self.position = self._generate_batches(), 0
 
     def __len__(self) -> int:
-        return -(-self.samples // (self.batch_size * self.world_size))
+        return -(-self.sample_count // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[SampledIndex]]:
         start = self.get_batches_seen()
         if start != self.position:
-            self.stream, self.position = islice(self._batches(), start, None), start
+            self.stream, self.position = islice(self._generate_batches(), start, None), start
         end = (start // len(self) + 1) * len(self)
         rank_slice = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         while self.position < end:
@@ -77,7 +77,7 @@ class MixtureSampler(Sampler[list[SampledIndex]]):
             self.position += 1
             yield [SampledIndex(sample, number) for sample in batch[rank_slice]]
 
-    def _batches(self) -> Iterator[list[int]]:
+    def _generate_batches(self) -> Iterator[list[int]]:
         """Global batches (over all ranks), from the first one of the run."""
         strata = {b: weighted_round_robin(weights, self.seed, "cells", str(b)) for b, weights in self.weights.items()}
         orders = {
@@ -95,12 +95,12 @@ class MixtureSampler(Sampler[list[SampledIndex]]):
         Args:
             ids: ids of the samples.
         """
-        facts: list[object] = [self.seed, self.batch_size * self.world_size]
+        parts: list[object] = [self.seed, self.batch_size * self.world_size]
         for bucket, by_stratum in self.members.items():
             for stratum, members in by_stratum.items():
                 weight = self.weights[bucket][stratum]
-                facts.append((str(bucket), stratum, weight, [ids[member] for member in members]))
-        return hashlib.sha256(repr(facts).encode()).hexdigest()
+                parts.append((str(bucket), stratum, weight, [ids[member] for member in members]))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 class OnceSampler(Sampler[list[int]]):

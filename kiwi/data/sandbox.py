@@ -94,7 +94,7 @@ class Item(ABC):
         return RenderedClip(self, part) if part in self.parts else None
 
     def _make_arguments(self, kinds: str) -> dict[str, Any]:
-        """Arguments for `make_pair` or `make_question`, which name the field `kinds` as given here."""
+        """Arguments for `make_pair` or `make_question`; `kinds` is their name for the field `kinds`."""
         return {kinds if name == "kinds" else name: value for name, value in vars(self).items()}
 
 

@@ -1,6 +1,6 @@
 """Videos: probing, exact decoding to RGB frames, and encoding, with PyAV (ffmpeg's libraries).
 
-A truncated clip is never accepted silently: fewer frames than the file announces raise an error with both numbers.
+A truncated clip is never accepted silently: fewer frames than its header announces are an error with both numbers.
 
 Shape suffixes: F frames, H height, W width, C channels (3, RGB). Pixels are uint8 RGB, full range.
 """

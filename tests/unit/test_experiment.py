@@ -5,7 +5,7 @@ import pytest
 
 from kiwi import experiment
 from kiwi.errors import InputError
-from kiwi.experiment import merge, read_experiment, with_current_names
+from kiwi.experiment import merge_configurations, read_experiment, with_current_names
 from kiwi.spec import Spec, override, renamed_from
 
 
@@ -55,7 +55,7 @@ def test_bases_are_relative_to_their_own_files_and_later_ones_take_precedence(tm
     ],
 )
 def test_a_spec_of_another_type_replaces_the_fields_of_the_previous_one(below, above, expected):
-    assert merge({"tuning": below}, {"tuning": above}) == {"tuning": expected}
+    assert merge_configurations({"tuning": below}, {"tuning": above}) == {"tuning": expected}
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def test_a_resumed_run_continues_after_the_batches_that_were_trained_on(consumed
 
 def test_a_long_run_does_not_skip_all_earlier_batches_at_every_epoch():
     observed, restarts = sampler(), []
-    make_batches = observed._batches
-    observed._batches = lambda: restarts.append(True) or make_batches()
+    make_batches = observed._generate_batches
+    observed._generate_batches = lambda: restarts.append(True) or make_batches()
     assert batches(observed, 45) == batches(sampler(), 45)
     assert not restarts
     observed.get_batches_seen = lambda: 20
