@@ -107,7 +107,7 @@ def fix_commands(dependencies: Iterable[Dependency]) -> dict[str, str]:
     if required:
         names = " ".join(f'"{item.name}{item.specifier}"' for item in required)
         commands["required"] = f"pip install --upgrade {names}"
-    elif any(item.name == _ENCODER for item in missing):  # av was not built by PyPI, for example by a distribution
+    elif any(item.name == _ENCODER for item in missing):  # av is another build, such as that of a Linux distribution
         commands[_ENCODER] = "pip install --force-reinstall --only-binary=:all: av"
     for extra in sorted({item.extra for item in missing if item.extra is not None}):
         commands[extra] = f'pip install -e ".[{extra}]"' if source_root() else f'pip install "{DISTRIBUTION}[{extra}]"'

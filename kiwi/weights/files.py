@@ -95,7 +95,7 @@ def weight_files(path: Path | str) -> list[Path]:
     """
     path = Path(path)
     if path.is_dir():
-        return _files_of_folder(path)
+        return _list_folder_files(path)
     if not path.is_file():
         raise CheckpointError(
             f"there are no weights at {path}",
@@ -103,7 +103,7 @@ def weight_files(path: Path | str) -> list[Path]:
             expected="a .safetensors or .pth file, or a folder",
         )
     if path.name.endswith(".index.json"):
-        return _files_of_index(path)
+        return _list_index_files(path)
     if path.suffix not in (".safetensors", *TORCH_SUFFIXES):
         raise CheckpointError(
             f"{path} is not a weights file",
@@ -123,10 +123,10 @@ def write_weights(state: Mapping[str, Tensor], folder: Path, stem: str = "model"
     )
 
 
-def _files_of_folder(folder: Path) -> list[Path]:
-    indices = [folder / f"{stem}.safetensors.index.json" for stem in _STEMS]
-    single = [folder / f"{stem}.safetensors" for stem in _STEMS]
-    present = [file for file in indices + single if file.is_file()]
+def _list_folder_files(folder: Path) -> list[Path]:
+    index_files = [folder / f"{stem}.safetensors.index.json" for stem in _STEMS]
+    single_files = [folder / f"{stem}.safetensors" for stem in _STEMS]
+    present = [file for file in index_files + single_files if file.is_file()]
     if len(present) != 1:
         names = ", ".join(sorted(file.name for file in folder.glob("*.safetensors*"))) or "none"
         raise CheckpointError(
@@ -134,12 +134,12 @@ def _files_of_folder(folder: Path) -> list[Path]:
             code="ambiguous-weights" if present else "missing-weights",
             got=", ".join(file.name for file in present)
             or f"no weights file with a known name (safetensors files: {names})",
-            expected=f"one of {', '.join(file.name for file in indices + single)}",
+            expected=f"one of {', '.join(file.name for file in index_files + single_files)}",
         )
     return weight_files(present[0])
 
 
-def _files_of_index(index: Path) -> list[Path]:
+def _list_index_files(index: Path) -> list[Path]:
     try:
         weight_map: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

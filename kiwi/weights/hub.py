@@ -30,21 +30,22 @@ def locate(path: str, kind: str, fix: str, *, subfolder: str = "") -> Path:
         CheckpointError: the path does not exist and is not a repository that can be downloaded, or the subfolder is
             outside `path`.
     """
-    local, subpath = Path(path), PureWindowsPath(subfolder)
+    local_path, subpath = Path(path), PureWindowsPath(subfolder)
     # Folders called "sandbox" are common, so one takes precedence over the shipped model only if it is a model.
-    exists = local.exists() if "/" in path else (local / "config.json").exists()
+    exists = local_path.exists() if "/" in path else (local_path / "config.json").exists()
     if path in shipped.FOLDERS and not exists:
-        local = shipped.FOLDERS[path]
+        local_path = shipped.FOLDERS[path]
     # Symbolic links are not resolved: files in the hub's cache, and those moved to a larger disk, are links.
     if subpath.anchor or ".." in subpath.parts:
         raise CheckpointError(
             f"the subfolder {subfolder!r} is outside {path}", code="path-outside-folder", expected=f"a folder in {path}"
         )
-    if (local / subfolder).exists():
-        return local / subfolder
-    if local.exists() or not is_hub_id(path):
+    model_path = local_path / subfolder
+    if model_path.exists():
+        return model_path
+    if local_path.exists() or not is_hub_id(path):
         raise CheckpointError(
-            f"there is no {kind} at {local / subfolder}", code="missing-model", expected="a folder or a hub id", fix=fix
+            f"there is no {kind} at {model_path}", code="missing-model", expected="a folder or a hub id", fix=fix
         )
     return _download(path, kind, fix, subfolder)
 

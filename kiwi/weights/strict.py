@@ -13,7 +13,7 @@ from kiwi.errors import CheckpointError
 from kiwi.weights.files import Shapes
 
 MAX_LISTED = 10
-"""Maximal number of names of one kind in a message."""
+"""Maximum number of names of one kind in a message."""
 
 FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Supported dtypes of saved weights."""

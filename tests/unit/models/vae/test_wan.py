@@ -73,7 +73,7 @@ def test_a_folder_without_a_vae_is_rejected_by_name(tmp_path):
         CheckpointError, match=str(tmp_path / "none"), check=lambda error: error.code == "missing-model"
     ):
         WanVae(path=str(tmp_path / "none")).build()
-    with pytest.raises(CheckpointError, match=f"{tmp_path} does not hold one set of weights"):
+    with pytest.raises(CheckpointError, match=f"{tmp_path} must contain exactly one set of weights"):
         WanVae(path=str(tmp_path)).build()
 
 
