@@ -49,9 +49,7 @@ def measure_agreement(options: AgreementOptions) -> Table:
         if len(human_raters) > 1:
             raters[HUMAN_MEAN] = _average_ratings(list(human_raters.values()))
     if len(raters) < 2:
-        raise InputError(
-            "agreement needs at least two raters", code="too-few-raters", expected="another RUN, or --labels"
-        )
+        raise InputError("agreement needs two raters", code="too-few-raters", expected="another RUN, or --labels")
     rows = []
     for first, second in combinations(raters, 2):
         if second == HUMAN_MEAN and first in human_raters:

@@ -28,8 +28,8 @@ from kiwi.bench.report import BenchmarkReport
 from kiwi.bench.rubric import Rubric, builtin_rubrics
 from kiwi.bench.run_folder import RunIdentity, items_fingerprint, open_run, write_inputs, write_reports
 from kiwi.bench.runner import JudgingTask, Runner, VideoGenerator
-from kiwi.bench.scoring import ItemScore, aggregate, score_items
-from kiwi.bench.suites import LIST_FILES, Suite, SuiteData, published_rows, read_items, read_suite
+from kiwi.bench.scoring import ItemScore, aggregate_scores, score_items
+from kiwi.bench.suites import LIST_FILES, Suite, SuiteData, read_items, read_published_rows, read_suite
 from kiwi.errors import InputError
 from kiwi.media.files import require_file
 from kiwi.media.run_dir import exclusive_lock
@@ -163,7 +163,7 @@ def _judge_all(
 ) -> BenchmarkReport:  # fmt: skip
     """Judge edits, controls and anchors, and write the reports."""
     suite, edited = runner.suite, {task.id: task.edited for task in tasks}
-    earlier = runner.ledger.earlier
+    earlier = runner.ledger.initial_judgements
     anchors = make_anchor_tasks(data.items, edited, earlier, options.anchors)
     if options.anchors and not anchors:
         console.note("no anchors: this folder holds no earlier judgements; rerun the same command to judge items again")
@@ -177,14 +177,14 @@ def _judge_all(
         judge=identity.judge,
         version=identity.version,
         rubrics=identity.origin,
-        result=aggregate(suite, data.items, edits.scored, edits.failures, edits.judgements),
+        result=aggregate_scores(suite, data.items, edits.scored, edits.failures, edits.judgements),
         scored=edits.scored,
         controls=summarize_controls(controls.scored, edits.scored),
         answers=(sum(score.repeats for score in edits.scored), len(edits.scored) * options.repeats),
         judge_note=runner.judge.note,
         unscored_controls=explain_unscored_controls(controls.tasks, controls.scored, controls.failures),
         drift=measure_drift(_judge_tasks(runner, anchors).judgements, earlier),
-        published=published_rows(suite),
+        published=read_published_rows(suite),
         excluded=data.excluded,
         allow_partial=options.allow_partial,
         metrics=None if metrics is None else metrics.table(data.items, edited),
@@ -261,7 +261,7 @@ def _log_estimate(judge: Judge, rate_limit: RateLimit, answers: int, videos: int
     """Log the numbers of answers and videos still needed, with an estimate of time and cost."""
     parts = [f"{answers} answers to request from {judge.name}" if answers else f"no answer of {judge.name} is missing"]
     if answers and judge.seconds:
-        parts.append(f"about {rate_limit.estimate(answers, judge.seconds) / 60:.1f} minutes")
+        parts.append(f"about {rate_limit.estimate_seconds(answers, judge.seconds) / 60:.1f} minutes")
     if answers and judge.dollars:
         parts.append(f"about {answers * judge.dollars:.2f} dollars")
     if videos:

@@ -71,7 +71,7 @@ def make_control_tasks(
 def make_anchor_tasks(
     items: Sequence[BenchmarkItem], edited: Mapping[str, Path], earlier: Sequence[Judgement], count: int
 ) -> list[JudgingTask]:
-    """Make tasks that judge some earlier judged items once more, under a new repeat number."""
+    """Make tasks that judge some previously judged items again, each with the next repeat index."""
     last_repeat: dict[str, int] = {}
     for judgement in earlier:
         kind, _, item_id = judgement.key.item.rpartition(":")

@@ -100,9 +100,9 @@ def write_gallery(
 def _encode_previews(encoders: Mapping[Path, Callable[[Path, Path], str]]) -> dict[Path, str | None]:
     """Encode each file once as a data URI; None for a file that cannot be read."""
 
-    def encode(path: Path, small: Path) -> str | None:
+    def encode(path: Path, preview: Path) -> str | None:
         try:
-            return encoders[path](path, small)
+            return encoders[path](path, preview)
         except KiwiError:
             return None
 
@@ -111,15 +111,15 @@ def _encode_previews(encoders: Mapping[Path, Callable[[Path, Path], str]]) -> di
         return {path: future.result() for path, future in console.progress(list(futures.items()), "gallery")}
 
 
-def _encode_video(path: Path, small: Path) -> str:
-    video, file = read_video(path), small.with_suffix(".mp4")
+def _encode_video(path: Path, preview: Path) -> str:
+    video, file = read_video(path), preview.with_suffix(".mp4")
     frames_FHWC = resize(video.frames_FHWC, *_compute_preview_size(video.height, video.width))
     write_video(file, frames_FHWC, video.fps, crf=PREVIEW_CRF)
     return _make_data_uri("video/mp4", file)
 
 
-def _encode_image(path: Path, small: Path) -> str:
-    image, file = read_image(path), small.with_suffix(".png")
+def _encode_image(path: Path, preview: Path) -> str:
+    image, file = read_image(path), preview.with_suffix(".png")
     write_image(file, resize(image[None], *_compute_preview_size(*image.shape[:2]))[0])
     return _make_data_uri("image/png", file)
 

@@ -85,14 +85,14 @@ class Ledger:
         file: JSONL file; created by the first judgement.
 
     Attributes:
-        earlier: the judgements in the file when it was opened.
+        initial_judgements: the judgements in the file when it was opened.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self._journal = Journal(file, durable=True)
-        self.earlier = read_ledger(file)
-        self._scored = {judgement.key.text: judgement for judgement in self.earlier if judgement.scores is not None}
+        self.initial_judgements = read_ledger(file)
+        self._scored = {known.key.text: known for known in self.initial_judgements if known.scores is not None}
 
     def find(self, key: JudgementKey) -> Judgement | None:
         """The judgement with scores that answers a question, if there is one."""

@@ -39,9 +39,9 @@ def official_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dic
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InputError(f"{file} is not a Python script", code="unreadable-file", got=error) from None
-    constants = _string_constants(tree)
+    constants = _list_string_constants(tree)
     names = {name.partition("[")[0] for name, _ in constants}
-    if extended := [name for name in _augmented_names(tree) if name in names]:
+    if extended := [name for name in _list_augmented_names(tree) if name in names]:
         message = f"{file} changes {extended[0]} by augmented assignment"
         raise InputError(message, code="ambiguous-rubric", expected="constants that are assigned once")
     rubrics = {}
@@ -61,7 +61,7 @@ def official_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dic
     return rubrics
 
 
-def _string_constants(tree: ast.Module) -> list[tuple[str, str]]:
+def _list_string_constants(tree: ast.Module) -> list[tuple[str, str]]:
     """List the names and values of top-level strings; entries of dictionaries are named `name[key]`."""
     constants: list[tuple[str, str]] = []
     for node in tree.body:
@@ -71,31 +71,31 @@ def _string_constants(tree: ast.Module) -> list[tuple[str, str]]:
         names = [target.id for target in targets if isinstance(target, ast.Name)]
         value = getattr(node, "value", None)
         for name in names:
-            if (text := _string_value(value)) is not None:
+            if (text := _evaluate_string(value)) is not None:
                 constants.append((name, text))
             elif isinstance(value, ast.Dict):
                 for key, entry in zip(value.keys, value.values, strict=True):
-                    if isinstance(key, ast.Constant) and (text := _string_value(entry)) is not None:
+                    if isinstance(key, ast.Constant) and (text := _evaluate_string(entry)) is not None:
                         constants.append((f"{name}[{key.value!r}]", text))
     return constants
 
 
-def _augmented_names(tree: ast.Module) -> list[str]:
+def _list_augmented_names(tree: ast.Module) -> list[str]:
     """List the names that the script changes by augmented assignment (`+=`)."""
     nodes = (node.target for node in ast.walk(tree) if isinstance(node, ast.AugAssign))
     return [node.id for node in nodes if isinstance(node, ast.Name)]
 
 
-def _string_value(node: ast.expr | None) -> str | None:
+def _evaluate_string(node: ast.expr | None) -> str | None:
     """The value of a string expression (literals, + and .strip()) without running the script; None for others."""
     match node:
         case ast.Constant(value=str(text)):
             return text
         case ast.BinOp(left=left, op=ast.Add(), right=right):
-            parts = _string_value(left), _string_value(right)
+            parts = _evaluate_string(left), _evaluate_string(right)
             return None if parts[0] is None or parts[1] is None else parts[0] + parts[1]
         case ast.Call(func=ast.Attribute(value=inner, attr="strip"), args=[]):
-            stripped = _string_value(inner)
+            stripped = _evaluate_string(inner)
             return None if stripped is None else stripped.strip()
     return None
 

@@ -45,7 +45,7 @@ class RateLimit:
         """Seconds to wait after each failed attempt except the last."""
         return (min(self.first_wait * 2 ** min(attempt, 60), MAX_WAIT) for attempt in range(self.tries - 1))
 
-    def estimate(self, questions: int, seconds: float) -> float:
+    def estimate_seconds(self, questions: int, seconds: float) -> float:
         """Estimate the total time of `questions` in seconds, if each answer takes `seconds`."""
         spacing = 60 * questions / self.per_minute if self.per_minute else 0.0
         return max(questions * seconds / self.concurrency, spacing)

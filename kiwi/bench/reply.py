@@ -21,6 +21,7 @@ LOWEST, HIGHEST = 1.0, 5.0
 MAX_LENGTH = 20_000
 """Maximum number of characters of a reply, ample for three scores and the reasoning."""
 
+# A line is split into list marks (_PREFIX), the name with such as "(1-5)" (_NAME_SUFFIX), and the score (_VALUE).
 _PREFIX = re.compile(r"^[\s#|•·\"'-]*(?:\(?[0-9]{1,2}[.)] )?[\s#|•·\"'-]*")
 _NAME_SUFFIX = re.compile(
     r"\s?(?:\((?:score|rating|(?:score )?(?:1 ?[-\u2013\u2014] ?5|1 to 5|/ ?5|out of 5))\))?(?: score| rating)?$", re.I
@@ -31,6 +32,7 @@ _VALUE = re.compile(
     re.I,
 )
 _NUMBER_START = re.compile(r"[\[(+-]* ?[.,]?\d")
+# Words behind a score that may correct it, such as "5 - one point for flicker".
 _CHANGING_WORDS = re.compile(
     r"\b(?:no|not|n/a|none|nil|zero|half|one|two|three|four|five|six|seven|eight|nine|ten|hundred|points?|capp?(?:ed)?|"
     r"actually|instead|rather|make|should|would|could|lower(?:ed)?|reduced?|minus|plus|except)\b",
@@ -41,14 +43,16 @@ _OTHER_SCALE = re.compile(
     r"|\b0 ?(?:[-\u2013\u2014]|to) ?\d",
     re.I,
 )
+# Statements such as "I cannot see the video".
 _SAW_NOTHING = re.compile(
     r"\b(?:can ?not|can't|can\u2019t|could not|couldn't|unable to|not able to) (?:\w+ )?"
     r"(?:see|view|watch|access|open|play|load) (?:any |the |these |this |those |your |either |both )?(?:\w+ )?"
     r"(?:video|image|picture|clip|frame|file|attachment)",
     re.I,
 )
+# The start of a line that may continue the number of the line before.
 _CONTINUATION = re.compile(r"[\W_]*(?:of|out|or)\b|\W*[.,/]\W*$", re.I)
-_MARKS = re.compile(r"(?<![\w.,])[*_`]+|[*_`]+(?![\w.,])")
+_EMPHASIS_MARKS = re.compile(r"(?<![\w.,])[*_`]+|[*_`]+(?![\w.,])")
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ def cap_scores(scores: Scores, by: str) -> Scores:
 
 
 def _parse_number(value: str) -> float | None:
+    """Parse a score with its optional remark; None if it is not an unambiguous number."""
     match = _VALUE.fullmatch(value)
     if match is None:
         return None
@@ -122,6 +127,7 @@ def _has_number(text: str) -> bool:
 
 
 def _find_mentioned_name(line: str, names: Mapping[str, str]) -> str | None:
+    """The first name that occurs in a line; None if there is none."""
     normalized = _normalize(line)
     return next((name for key, name in names.items() if key in normalized), None)
 
@@ -141,7 +147,7 @@ def _iterate_pairs(text: str, known: Collection[str]) -> Iterator[tuple[str, str
     if isinstance(entries, list) and all(isinstance(pair, tuple) for pair in entries):
         yield from (("", _normalize(name), value.strip() if isinstance(value, str) else "") for name, value in entries)
         return
-    lines = [line for raw in text.splitlines() if (line := " ".join(_MARKS.sub("", raw).split()))]
+    lines = [line for raw in text.splitlines() if (line := " ".join(_EMPHASIS_MARKS.sub("", raw).split()))]
     parts = [_split_name(line) for line in lines]
     for index, (line, (name, value)) in enumerate(zip(lines, parts, strict=True)):
         after = lines[index + 1] if index + 1 < len(lines) else ""

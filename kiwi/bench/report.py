@@ -32,7 +32,7 @@ class BenchmarkReport:
         allow_partial: whether to report an overall score even if items are missing.
         metrics: table of automatic metrics; None without `--metrics`.
         unscored_controls: reason for each kind of control without any score.
-        answers: for the items with a score, the number of answers and the number of requested answers.
+        answers: number of obtained and of requested answers for the items with a score.
         judge_note: remark on the judge.
         folder: folder of the run.
     """
@@ -68,7 +68,7 @@ class BenchmarkReport:
 
 
 def list_warnings(report: BenchmarkReport) -> list[str]:
-    """List what limits the use of the scores."""
+    """List the limitations of the scores, as sentences."""
     result, texts = report.result, []
     if not result.is_complete:
         missing = f"{result.total - result.scored} of {result.total} items have no score"
@@ -107,7 +107,7 @@ def headline(report: BenchmarkReport) -> str:
 
 
 def list_notes(report: BenchmarkReport) -> list[str]:
-    """List how the scores were obtained, for the note below the table."""
+    """List notes on how the scores were obtained, as sentences for below the table."""
     result, version = report.result, ", ".join(filter(None, (report.version, report.judge_note)))
     origin = "built-in" if report.rubrics == "own" else report.rubrics
     texts = [
@@ -181,7 +181,7 @@ def controls_table(controls: Iterable[ControlResult]) -> Table:
 
 
 def items_table(scored: Iterable[ItemScore]) -> Table:
-    """A row for each item and dimension."""
+    """The scores with a row for each item and dimension."""
     rows = [
         (score.item.id, score.item.category, name, score.raw[name], score.capped[name], score.repeats)
         for score in scored
@@ -218,7 +218,8 @@ def print_report(report: BenchmarkReport) -> None:
     for warning in list_warnings(report):
         console.print(f"Warning: {warning}")
     files = ("report.md", "report.tex", "scores.csv", "gallery.html", "judgements.jsonl")
-    console.print(f"{report.folder}: {', '.join(name for name in files if (report.folder / name).is_file())}")
+    names = ", ".join(name for name in files if (report.folder / name).is_file())
+    console.print(f"Results are in {report.folder}: {names}")
 
 
 def _build_optional_tables(report: BenchmarkReport) -> list[Table]:

@@ -74,7 +74,7 @@ class Runner:
     def run(
         self, tasks: Sequence[JudgingTask], generate: VideoGenerator | None = None
     ) -> tuple[list[Judgement], dict[str, str]]:
-        """Judge tasks; missing videos are generated first if `generate` is given.
+        """Judge tasks, and generate their missing videos if `generate` is given.
 
         Returns:
             Judgements in the order of the tasks, including those from the ledger; and the reason for each task without

@@ -1,4 +1,4 @@
-"""Scoring: from judgements to the table of a run; items without a score are counted in its coverage.
+"""Scoring: from judgements to the table of a run, which counts the items without a score in its coverage.
 
 An item's score in a dimension is the median of its repeats. The columns depend on the suite: OpenVE-Bench has one for
 each category (the mean over items of the means over their three dimensions), RefVIE-Bench one for each dimension. The
@@ -134,7 +134,7 @@ def score_items(
     return scored, unscored
 
 
-def aggregate(
+def aggregate_scores(
     suite: Suite, items: Sequence[BenchmarkItem], scored: Sequence[ItemScore], unscored: Mapping[str, str],
     judgements: Iterable[Judgement] = (),
 ) -> BenchmarkResult:  # fmt: skip

@@ -244,7 +244,7 @@ class PublishedRow:
     source: str
 
 
-def published_rows(suite: Suite) -> list[PublishedRow]:
+def read_published_rows(suite: Suite) -> list[PublishedRow]:
     """Read the published table of a suite; empty if there is none."""
     file = DEFINITIONS / suite.name / "published.csv"
     if not file.is_file():

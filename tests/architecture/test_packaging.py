@@ -46,7 +46,7 @@ def test_the_wheel_holds_nothing_but_the_package(wheel):
 def test_an_installed_wheel_finds_the_benchmarks_without_torch(wheel, tmp_path):
     wheel.extractall(tmp_path / "installed")
     code = (
-        "import sys; from kiwi.__main__ import main; from kiwi.bench.suites import published_rows as rows; "
+        "import sys; from kiwi.__main__ import main; from kiwi.bench.suites import read_published_rows as rows; "
         "from kiwi.bench.suites import DEFINITIONS, read_suite; "
         "assert str(DEFINITIONS).startswith(sys.argv[1]), DEFINITIONS; "
         "assert len(rows(read_suite('openve'))) == 12; "

@@ -106,9 +106,9 @@ def test_anchors_are_new_repeats_and_are_compared_with_the_first_answer(edited, 
             for item in items
         ]
 
-    assert make_anchor_tasks(items, videos, ledger.earlier, 3) == []
+    assert make_anchor_tasks(items, videos, ledger.initial_judgements, 3) == []
     first = ask((2, 2, 2), tasks([0])) + ask((5, 5, 5), tasks([1]))
-    again = make_anchor_tasks(items, videos, Ledger(ledger.file).earlier, 3)
+    again = make_anchor_tasks(items, videos, Ledger(ledger.file).initial_judgements, 3)
     assert [task.repeats for task in again] == [[2]] * 3
     answers = ask((3, 3, 3), again)
     drift = measure_drift(answers, first)

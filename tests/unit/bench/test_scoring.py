@@ -8,8 +8,8 @@ import pytest
 from kiwi.bench.controls import measure_drift, summarize_controls
 from kiwi.bench.ledger import Judgement, JudgementKey
 from kiwi.bench.report import BenchmarkReport, column_table, format_latex, format_markdown, list_warnings, main_table
-from kiwi.bench.scoring import aggregate, paired_differences, score_items
-from kiwi.bench.suites import BenchmarkItem, published_rows, read_suite
+from kiwi.bench.scoring import aggregate_scores, paired_differences, score_items
+from kiwi.bench.suites import BenchmarkItem, read_published_rows, read_suite
 from kiwi.errors import InputError
 
 OPENVE, REFVIE = read_suite("openve"), read_suite("refvie")
@@ -19,19 +19,19 @@ def make_item(name, category, source=None):
     return BenchmarkItem(id=name, category=category, instruction="Do it.", source=Path(f"{source or name}.mp4"))
 
 
-def make_judgement(suite, item, *numbers, repeat=0, reason=None):
+def make_judgement(suite, item, *values, repeat=0, reason=None):
     dimensions = suite.categories[item.category].dimensions
     key = JudgementKey(
         item=item.id, repeat=repeat, judge="scripted", version="1", media={}, instruction="Do it.", rubric="r",
         frames="all", temperature=None,
     )  # fmt: skip
-    scores = dict(zip(dimensions, numbers, strict=True)) if numbers else None
+    scores = dict(zip(dimensions, values, strict=True)) if values else None
     return Judgement(key=key, category=item.category, reply="", scores=scores, reason=reason, seconds=0, at="")
 
 
 def score(suite, items, judgements):
     scored, unscored = score_items(suite, items, judgements)
-    return aggregate(suite, items, scored, unscored, judgements)
+    return aggregate_scores(suite, items, scored, unscored, judgements)
 
 
 def test_openve_is_the_mean_over_categories_of_items_of_dimensions():
@@ -127,9 +127,9 @@ def test_controls_that_do_not_score_below_the_real_edits_fail():
     items = [make_item(f"v{i}", "local_add") for i in range(8)]
     edits, _ = score_items(OPENVE, items, [make_judgement(OPENVE, item, 4, 4, 4) for item in items])
 
-    def control(kind, *numbers):
+    def control(kind, *scores):
         controls = [replace(item, id=f"{kind}:{item.id}") for item in items]
-        return score_items(OPENVE, controls, [make_judgement(OPENVE, item, *numbers) for item in controls])[0]
+        return score_items(OPENVE, controls, [make_judgement(OPENVE, item, *scores) for item in controls])[0]
 
     results = summarize_controls([*control("copy", 1, 5, 5), *control("degraded", 4, 4, 4)], edits)
     assert [(result.kind, result.items, result.control.mean, result.is_passed) for result in results] == [
@@ -152,8 +152,8 @@ def make_report(items, judgements, **more):
     about = {"controls": (), "drift": None, "excluded": {"creative_edit": 2}, "allow_partial": False} | more
     return BenchmarkReport(
         suite=OPENVE, title="mine_&_50%", judge="scripted", version="1", rubrics="own",
-        result=aggregate(OPENVE, items, scored, unscored, judgements), scored=scored,
-        published=published_rows(OPENVE), **about,
+        result=aggregate_scores(OPENVE, items, scored, unscored, judgements), scored=scored,
+        published=read_published_rows(OPENVE), **about,
     )  # fmt: skip
 
 

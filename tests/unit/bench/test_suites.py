@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from kiwi.bench.rubric import builtin_rubrics
-from kiwi.bench.suites import SUITES, published_rows, read_items, read_suite
+from kiwi.bench.suites import SUITES, read_items, read_published_rows, read_suite
 from kiwi.errors import InputError, ManifestError
 
 
@@ -31,7 +31,7 @@ def test_suites_have_the_published_numbers_of_items():
 
 @pytest.mark.parametrize(("name", "doubted"), [("openve", []), ("refvie", ["ReCo"])])
 def test_the_mean_of_the_published_columns_is_the_published_overall(name, doubted):
-    rows = published_rows(read_suite(name))
+    rows = read_published_rows(read_suite(name))
     inconsistent = [
         row.method for row in rows if abs(sum(row.columns.values()) / len(row.columns) - row.overall) > 0.0051
     ]
@@ -40,7 +40,7 @@ def test_the_mean_of_the_published_columns_is_the_published_overall(name, doubte
 
 
 def test_rows_that_look_transposed_are_marked_doubtful():
-    doubted = [row.method for row in published_rows(read_suite("openve")) if row.doubt]
+    doubted = [row.method for row in read_published_rows(read_suite("openve")) if row.doubt]
     assert doubted == ["Kiwi-Edit stage 2, 480p", "Kiwi-Edit stage 2, 720p"]
 
 

@@ -129,10 +129,10 @@ def test_more_seeds_detect_smaller_differences_up_to_the_limit_of_the_items():
 
 
 def test_categories_have_equal_weight_and_are_fixed_effects():
-    numbers = {f"{kind}{index}": float(kind) for kind in range(2) for index in range(3 + 5 * kind)}
-    noise = np.random.default_rng(3).normal(0, 0.01, (3, len(numbers)))
-    seeds = [{name: value + float(e) for (name, value), e in zip(numbers.items(), row, strict=True)} for row in noise]
-    estimate = random_effects_mean(seeds, {name: name[0] for name in numbers})
+    levels = {f"{kind}{index}": float(kind) for kind in range(2) for index in range(3 + 5 * kind)}
+    noise = np.random.default_rng(3).normal(0, 0.01, (3, len(levels)))
+    seeds = [{name: value + float(e) for (name, value), e in zip(levels.items(), row, strict=True)} for row in noise]
+    estimate = random_effects_mean(seeds, {name: name[0] for name in levels})
     assert estimate.mean.mean == pytest.approx(0.5, abs=0.01)
     assert estimate.mean.high - estimate.mean.low < 0.05
     assert random_effects_mean(seeds).mean.mean == pytest.approx(8 / 11, abs=0.01)
@@ -153,13 +153,13 @@ def test_false_positives_stay_at_the_nominal_rate_for_unbalanced_categories_and_
     ps = []
     for _ in range(200):
         cluster_effect = {cluster: rng.normal(0, 0.5) for cluster in sorted(set(clusters.values()), key=str)}
-        numbers = []
+        seed_runs = []
         for _ in range(3):
             seed_effect = rng.normal(0, 0.1)
-            numbers.append(
+            seed_runs.append(
                 {name: float(seed_effect + cluster_effect[clusters[name]] + rng.normal(0, 0.3)) for name in names}
             )
-        ps.append(random_effects_mean(numbers, categories, clusters).p)
+        ps.append(random_effects_mean(seed_runs, categories, clusters).p)
     assert not np.isnan(ps).any()
     assert np.mean(np.array(ps) <= 0.05) <= 0.09  # 99.5% of binomials (200, 0.05) are below
 
