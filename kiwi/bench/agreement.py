@@ -123,4 +123,4 @@ def _average_ratings(raters: Sequence[Ratings]) -> Ratings:
     """The mean of all raters that rated an item in a dimension."""
     keys = {key for ratings in raters for key in ratings}
     values = {key: [ratings[key] for ratings in raters if key in ratings] for key in keys}
-    return {key: sum(scores) / len(scores) for key, scores in values.items()}
+    return {key: sum(ratings) / len(ratings) for key, ratings in values.items()}

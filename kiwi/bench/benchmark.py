@@ -259,7 +259,11 @@ def _log_items(suite: Suite, data: SuiteData) -> None:
 
 def _log_estimate(judge: Judge, rate_limit: RateLimit, answers: int, videos: int) -> None:
     """Log the numbers of answers and videos still needed, with an estimate of time and cost."""
-    parts = [f"{answers} answers to request from {judge.name}" if answers else f"no answer of {judge.name} is missing"]
+    parts = [
+        f"{answers} answers to request from {judge.name}"
+        if answers
+        else f"all answers of {judge.name} are in the ledger"
+    ]
     if answers and judge.seconds:
         parts.append(f"about {rate_limit.estimate_seconds(answers, judge.seconds) / 60:.1f} minutes")
     if answers and judge.dollars:

@@ -133,9 +133,9 @@ class _OracleJudge(Judge):
     def ask(self, question: Question) -> str:
         pair, video = self._recreate_pair(question), read_video(question.media["edited"]).frames_FHWC
         if question.instruction != pair.instruction:
-            raise JudgeError("the oracle can judge an item by its own instruction only", retryable=False)
+            raise JudgeError("the oracle can only judge an item by its own instruction", retryable=False)
         if video.shape != pair.source.shape:
-            sizes = f"the edit is {_describe_size(video)}, the source {_describe_size(pair.source)}"
+            sizes = f"the edit is {_describe_size(video)}, but the source is {_describe_size(pair.source)}"
             raise JudgeError(sizes, retryable=False)
         scores = oracle.score_edit(pair, video)
         values = (scores.compliance, scores.consistency, scores.quality)
@@ -197,4 +197,4 @@ def _make_question_key(key: JudgementKey) -> tuple[object, ...]:
 
 def _describe_size(video: np.ndarray) -> str:
     frames, height, width = video.shape[:3]
-    return f"{width}x{height}, {frames} frames"
+    return f"{width}x{height} with {frames} frames"

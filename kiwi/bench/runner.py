@@ -24,7 +24,7 @@ from kiwi.errors import KiwiError
 from kiwi.media.files import sha256
 
 VideoGenerator = Callable[[BenchmarkItem, Path], None]
-"""Edits an item's source and writes the result to a file, atomically."""
+"""Function that edits an item's source and writes the result atomically to a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Runner:
         pool = ThreadPoolExecutor(self.rate_limit.concurrency)
         try:
             with console.progress_bar(
-                f"judging by {self.judge.name}", sum(len(task.repeats) for task in tasks)
+                f"judging with {self.judge.name}", sum(len(task.repeats) for task in tasks)
             ) as advance:
                 for task in tasks:
                     if (failure := _ensure_video(task, generate)) is not None:

@@ -50,7 +50,7 @@ def test_an_editor_is_scored_with_controls_and_a_gallery(run):
     assert {row["repeats"] for row in scores} == {"2"}
     report = (run / "report.md").read_text()
     assert "Coverage: 10 of 10" in report
-    assert "The control 'other words' has no score: the oracle can judge" in report
+    assert "The control 'other words' has no score: the oracle can only judge" in report
     assert "308 of OpenVE-Bench" in report
     assert json.loads((run / "environment.json").read_text())["kiwi"]
     page = (run / "gallery.html").read_text()
@@ -68,7 +68,7 @@ def test_a_rerun_asks_no_scored_question_again_and_writes_the_same_report(run, e
     before, report = (run / "judgements.jsonl").read_bytes(), (run / "report.md").read_text()
     options = ["--data", "sandbox", "--items", "10", "--level", "easy", "--model", editor, "--steps", "2"]
     assert main(["bench", "openve", *options, "--controls", "5", "--repeats", "2", "--out", str(run)]) == 0
-    assert "no answer of oracle is missing" in capsys.readouterr().err
+    assert "all answers of oracle are in the ledger" in capsys.readouterr().err
     added = [json.loads(line) for line in (run / "judgements.jsonl").read_bytes()[len(before) :].splitlines()]
     assert all(line["scores"] is None for line in added)  # questions that the oracle cannot judge are asked again
     assert (run / "report.md").read_text() == report
