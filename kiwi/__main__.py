@@ -72,9 +72,7 @@ COMMANDS = {
         "train and evaluate variants of an editor with several seeds, and estimate the effect of each component",
         "experiments/ablations/components.yaml --jobs 2",
     ),
-    "curves": Command(
-        "kiwi.cli.curves", "plot the learning curves of training runs", "runs/sandbox/base --out base.png"
-    ),
+    "curves": Command("kiwi.cli.curves", "plot learning curves of runs", "runs/sandbox/base --out base.png"),
     "doctor": Command("kiwi.cli.doctor", "report what is installed, what is missing and how to install it", "--json"),
 }
 

@@ -192,11 +192,9 @@ def _build_editor(case: Case, **parts: Any) -> KiwiEdit:
     config = {name: case.meta["config"][name] for name in names}
     sizes = DiTConfig(latent_channels=case.meta["config"]["in_dim"], **config)
     # VAE and MLLM are not used: the vectors start from latents and context.
-    autoencoder, mllm_spec = (
-        NewVae(z_dim=sizes.latent_channels, base_dim=4),
-        NewQwen(hidden_size=16, layers=1, vision_layers=1),
-    )
-    model = KiwiEdit(KiwiConfig(dit=sizes, vae=autoencoder, mllm=mllm_spec, **parts))
+    vae_spec = NewVae(z_dim=sizes.latent_channels, base_dim=4)
+    mllm_spec = NewQwen(hidden_size=16, layers=1, vision_layers=1)
+    model = KiwiEdit(KiwiConfig(dit=sizes, vae=vae_spec, mllm=mllm_spec, **parts))
     weights = from_published_state(case.group("weights/"))
     modules = nn.ModuleDict({name: getattr(model, name) for name in ("dit", "source", "reference")})
     present = {name.split(".")[0] for name in modules.state_dict()}

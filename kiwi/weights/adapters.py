@@ -97,9 +97,7 @@ def merge_adapters(weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor]
     return merged
 
 
-def infer_rank_and_targets(
-    weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor]
-) -> tuple[int, tuple[str, ...]]:
+def infer_rank_and_targets(weights: State, adapters: State) -> tuple[int, tuple[str, ...]]:
     """Infer the rank of adapters and the target names that select their layers, such as "q" or "ffn.0".
 
     Args:
@@ -114,16 +112,15 @@ def infer_rank_and_targets(
     ranks = {adapters[layer + LORA_A].shape[0] for layer in layers}
     targets = tuple(sorted({_extract_target_name(layer) for layer in layers}))
     linear_layers = {name.removesuffix(".weight") for name, tensor in weights.items() if tensor.ndim == 2}
-    missing = sorted(layer for layer in linear_layers - set(layers) if matches_target(layer, targets))
-    unknown = sorted(set(layers) - linear_layers)
-    if len(ranks) > 1 or missing or unknown:
-        mismatch = (
-            f"no adapter for {missing[0]}" if missing else f"no weight for the adapter of {(unknown or layers)[0]}"
-        )
+    not_adapted = sorted(layer for layer in linear_layers - set(layers) if matches_target(layer, targets))
+    problems = [f"ranks {sorted(ranks)}"] if len(ranks) > 1 else []
+    problems += [f"no adapter for {layer}" for layer in not_adapted]
+    problems += [f"no weight for the adapter of {layer}" for layer in sorted(set(layers) - linear_layers)]
+    if problems:
         raise CheckpointError(
             "these adapters cannot be kept separate from the weights",
             code="unsupported-adapters",
-            got=f"ranks {sorted(ranks)}" if len(ranks) > 1 else mismatch,
+            got=problems[0],
             expected="adapters of one rank, on all layers with the same name",
             fix="merge them with --adapters merge",
         )

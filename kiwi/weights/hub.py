@@ -27,8 +27,7 @@ def locate(path: str, kind: str, fix: str, *, subfolder: str = "") -> Path:
         subfolder: folder in `path` that contains the model; only this folder of a repository is downloaded.
 
     Raises:
-        CheckpointError: the path does not exist and is not a repository that can be downloaded, or the subfolder is
-            outside `path`.
+        CheckpointError: the model does not exist, cannot be downloaded, or its subfolder is outside `path`.
     """
     local_path, subpath = Path(path), PureWindowsPath(subfolder)
     # Folders called "sandbox" are common, so one takes precedence over the shipped model only if it is a model.

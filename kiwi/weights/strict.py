@@ -69,8 +69,7 @@ def require_finite_floats(state: Mapping[str, Tensor], source: str) -> None:
     """Check that a model can compute with all tensors.
 
     Raises:
-        CheckpointError: tensors that are not float64, float32, float16 or bfloat16, or are not finite; the message
-            lists up to ten of them.
+        CheckpointError: tensors are not float64, float32, float16 or bfloat16, or not finite; up to ten are listed.
     """
     wrong_types = [
         f"{name} is {tensor.dtype}" for name, tensor in sorted(state.items()) if tensor.dtype not in FLOAT_DTYPES
@@ -104,8 +103,7 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: str, *, 
             changes their dtypes.
 
     Raises:
-        CheckpointError: tensors are missing, unexpected or of the wrong shape; the message lists up to ten names of
-            each kind.
+        CheckpointError: a name or shape does not match; the message lists up to ten names of each kind.
     """
     compare_shapes(shapes_of(module.state_dict()), shapes_of(state)).raise_if_any(source)
     load_preserving_requires_grad(module, state, assign=assign)
