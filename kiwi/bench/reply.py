@@ -81,17 +81,17 @@ def read_reply(text: str, dimensions: Sequence[str], other_dimensions: Collectio
     if len(text) > MAX_LENGTH:
         return Unscored(f"the reply has {len(text)} characters, more than {MAX_LENGTH}")
     if (scale := _OTHER_SCALE.search(" ".join(text.split()))) is not None:
-        return Unscored(f"the reply uses another scale than 1 to 5: {scale[0]!r}")
-    if (blind := _SAW_NOTHING.search(text)) is not None:
-        return Unscored(f"the judge says that it saw nothing: {blind[0]!r}")
+        return Unscored(f"the reply uses a scale other than 1 to 5: {scale[0]!r}")
+    if (statement := _SAW_NOTHING.search(text)) is not None:
+        return Unscored(f"the judge says that it saw nothing: {statement[0]!r}")
     expected = {_normalize(name): name for name in dimensions}
     unexpected = {_normalize(name): name for name in other_dimensions if _normalize(name) not in expected}
     scores: dict[str, float] = {}
     for line, name, value in _iterate_pairs(text, {*expected, *unexpected}):
         dimension = expected.get(name) or unexpected.get(name)
         if dimension is None or not _NUMBER_START.match(value):
-            if (named := _find_mentioned_name(line, expected)) is not None and _has_number(line):
-                return Unscored(f"the reply has {named} with a number elsewhere too: {line[:60]!r}")
+            if (mentioned := _find_mentioned_name(line, expected)) is not None and _has_number(line):
+                return Unscored(f"the reply has {mentioned} with a number elsewhere too: {line[:60]!r}")
             continue  # reasoning
         if name in unexpected:
             return Unscored(f"the reply answers another rubric ({dimension})")

@@ -83,7 +83,7 @@ def list_warnings(report: BenchmarkReport) -> list[str]:
         texts.append("No control has a score, so it is unknown whether this judge can tell good from bad edits.")
     if report.answers[0] < report.answers[1]:
         missing = f"{report.answers[1] - report.answers[0]} of {report.answers[1]} answers are missing"
-        texts.append(f"For the items with a score {missing}: some scores are the median of fewer repeats.")
+        texts.append(f"For the items with a score, {missing}: some scores are the median of fewer repeats.")
     for control in report.controls:
         if not control.is_passed and not control.is_inconclusive:
             texts.append(

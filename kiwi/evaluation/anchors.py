@@ -59,12 +59,12 @@ def check_anchors(options: AnchorOptions) -> AnchorReport:
     tables = {"anchors": _make_anchor_table(pairs, anchors), **tables}
     passed = all(row[-1] != "NO" for row in tables["anchors"].rows)
     items = [score_degraded(pair) for pair in console.progress(pairs, "degrading")]
-    levels = [(kind, level, [item[kind, level] for item in items]) for kind, level in items[0]]
+    degradations = [(kind, level, [item[kind, level] for item in items]) for kind, level in items[0]]
     write_text(out / "anchors.md", "\n".join(table.to_markdown() for table in tables.values()))
-    tables["damage"] = _make_degradation_table(levels)
+    tables["damage"] = _make_degradation_table(degradations)
     for name, table in tables.items():
         write_text(out / f"{name}.csv", table.to_csv())
-    figure = _plot_degradations(levels)
+    figure = _plot_degradations(degradations)
     for suffix in ("png", "pdf"):
         with atomic_path(out / f"damage.{suffix}") as temporary:
             figure.savefig(temporary, format=suffix)
@@ -116,17 +116,17 @@ def _make_round_trip_table(pairs: list[EditPair], decoded: Mapping[str, Pixels])
     )
 
 
-def _make_degradation_table(levels: Iterable[DegradationScores]) -> Table:
+def _make_degradation_table(degradations: Iterable[DegradationScores]) -> Table:
     rows = [
         (kind, level, len(items), *(f"{np.mean([getattr(i, name) for i in items]):.4f}" for name in ORACLE_SCORES))
-        for kind, level, items in levels
+        for kind, level, items in degradations
     ]
     return Table("Scores of degraded targets", ("degradation", "level", "items", *ORACLE_SCORES), rows)
 
 
-def _plot_degradations(levels: Iterable[DegradationScores]) -> Figure:
+def _plot_degradations(degradations: Iterable[DegradationScores]) -> Figure:
     points: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
-    for kind, level, items in levels:
+    for kind, level, items in degradations:
         for name in ORACLE_SCORES:
             values = [getattr(item, name) for item in items]
             margin = 1.96 * float(np.std(values)) / len(values) ** 0.5

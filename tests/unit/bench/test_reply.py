@@ -72,7 +72,7 @@ UNREADABLE = [
         (reply(first="4 - 5"), "cannot be read"),
         (reply(first="4, maybe 5"), "cannot be read"),
         (reply(first="4 (or 3)"), "cannot be read"),
-        (reply(first="4/10"), "another scale"),
+        (reply(first="4/10"), "a scale other"),
         (reply(first="4,5"), "cannot be read"),
         (reply(first="4½"), "cannot be read"),
         (reply(first="4\n.5"), "cannot be read"),
@@ -96,9 +96,9 @@ UNREADABLE = [
             (reply().replace("ce: 4", f"ce {note}: 4"), "elsewhere")
             for note in ("(weight)", "(best)", "(of the source)")
         ),
-        *((reply().replace("ce: 4", f"ce {note}: 4"), "another scale") for note in ("(1-10)", "(out of 10)", "(/100)")),
-        ("All scores are out of 10.\n" + reply(), "another scale"),
-        (reply(first="4\nout of 10"), "another scale"),
+        *((reply().replace("ce: 4", f"ce {note}: 4"), "a scale other") for note in ("(1-10)", "(out of 10)", "(/100)")),
+        ("All scores are out of 10.\n" + reply(), "a scale other"),
+        (reply(first="4\nout of 10"), "a scale other"),
         *(
             (f"{reply()}\n{line}", "elsewhere")
             for line in (
