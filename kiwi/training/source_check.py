@@ -1,10 +1,8 @@
 """Check whether a model uses its source, by comparing three validation losses at fixed noise levels.
 
-- `loss`: with the sample's own source.
-- `loss_swapped`: with the source of another sample.
-- `loss_blind`: the lowest loss of linear predictors that know statistics of the training targets, but not the source.
-
-If the model uses its source, `loss` is lower than the other two.
+`loss` is computed with the correct source, and `loss_swapped` with that of another sample. `loss_blind` is the lowest
+loss of linear predictors that know statistics of the training targets, but not the source. If the model uses its
+source, `loss` is lower than the other two.
 
 Each blind predictor gets a block of noisy latents (side x side positions, of one frame or of all frames), and knows the
 mean and covariance of such blocks over the *training* targets; its loss on the validation targets has a closed form.
@@ -26,12 +24,9 @@ SIGMAS = (0.3, 0.5, 0.65, 0.75, 0.83, 0.9, 0.95, 0.99)
 MEAN_LOSSES = ("loss", "loss_swapped", "loss_blind")
 """Names of the three losses that are means over all noise levels."""
 
-BLOCK_SIDES = (1, 2, 4)
-"""Sides of the blocks, in latent positions."""
-
+BLOCK_SIDES = (1, 2, 4)  # in latent positions
 MAX_BLOCK_SIZE = 1024
 """Maximum number of values in a block: the covariance of larger ones takes too long."""
-
 SHRINKAGE = (0.0, 0.01, 0.03, 0.1, 0.3)
 """Candidate shrinkages of the covariance towards a multiple of the identity."""
 
@@ -139,14 +134,12 @@ class BlindPredictors:
             kinds = [kind for kind in self.training.keys() & self.validation.keys() if kind[0] == frames]
             if not kinds:
                 return None
-            losses = [
-                _compute_lowest_loss(self.training[kind], self.validation[kind], sigmas_S.double()) for kind in kinds
-            ]
+            losses = [_lowest_loss(self.training[kind], self.validation[kind], sigmas_S.double()) for kind in kinds]
             total += count * torch.stack(losses).amin(dim=0)
         return total / sum(self.sample_counts.values())
 
 
-def _compute_lowest_loss(training: Moments, validation: Moments, sigmas_S: Tensor) -> Tensor:
+def _lowest_loss(training: Moments, validation: Moments, sigmas_S: Tensor) -> Tensor:
     """Lowest expected squared error per value at each noise level, (S,), over the candidate shrinkages.
 
     The predictor estimates the velocity n - x_0 from x_s = (1 - s) x_0 + s n, where n is noise. Along an eigenvector
