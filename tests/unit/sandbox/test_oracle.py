@@ -53,13 +53,13 @@ def test_the_anchors_hold(name, all_pairs):
         assert len(result.scores) == edits[name.removeprefix("wrong ")]
     if name == "wrong colour":
         backgrounds = [pair.edit.background for pair in all_pairs if isinstance(pair.edit, ChangeBackground)]
-        wrong = [
+        mistake_counts = [
             len(contrasting_colours(b.pattern_colour))
             - 1
             + (b.texture != "plain") * (len(contrasting_colours(b.base_colour)) - 1)
             for b in backgrounds
         ]
-        assert len(result.scores) == 36 * 7 + sum(wrong)
+        assert len(result.scores) == 36 * 7 + sum(mistake_counts)
 
 
 @pytest.mark.parametrize("level", LEVELS)
