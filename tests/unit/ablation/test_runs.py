@@ -1,4 +1,4 @@
-"""Runs can be killed, fail and be rerun; what is done is not done twice, and no other results are mistaken for it."""
+"""Runs can be killed, fail and be rerun; finished runs are not repeated, and results of other runs are rejected."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def test_threads_and_device_reach_the_command(tmp_path):
     assert (environment["OMP_NUM_THREADS"], environment["CUDA_VISIBLE_DEVICES"]) == ("3", "1")
 
 
-def test_results_of_a_changed_study_are_refused(tmp_path):
+def test_results_of_a_changed_study_are_rejected(tmp_path):
     run = finish(make_run(tmp_path / "a"))
     other = make_run(tmp_path / "a", fingerprint="g")
     with pytest.raises(InputError, match="fingerprint f") as caught:
@@ -87,7 +87,7 @@ def test_results_of_a_changed_study_are_refused(tmp_path):
         prepare_run(other)
 
 
-def test_the_result_of_another_seed_is_refused(tmp_path):
+def test_the_result_of_another_seed_is_rejected(tmp_path):
     finish(make_run(tmp_path / "a"))
     with pytest.raises(InputError, match="seed 0"):
         check_result(make_run(tmp_path / "a", seed=1))
@@ -121,7 +121,7 @@ def test_a_child_process_whose_study_is_gone_does_not_start(tmp_path):
     validation = Step(command="", options={}, out=tmp_path, measurement=ValidationMeasurement())
     prepare_run(replace(run, steps=[*run.steps, validation]))
     command = [sys.executable, "-m", "kiwi.ablation.child_process", str(tmp_path / "a"), "0"]
-    for parent, code in ((str(os.getpid()), 2), ("1", 1)):  # 2: the step was read, and refused
+    for parent, code in ((str(os.getpid()), 2), ("1", 1)):  # 2: the step was read and rejected
         environment = {**os.environ, PARENT_VARIABLE: parent}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
         assert (done.returncode, "command 'nonsense'" in done.stderr) == (code, code == 2)
@@ -136,14 +136,14 @@ def test_a_result_alone_is_enough_to_continue_elsewhere(tmp_path):
     check_result(copy)
 
 
-def test_steps_are_kept_as_they_were_given(tmp_path):
+def test_steps_survive_writing_and_reading(tmp_path):
     steps = [Step(command="fit", options={"config": ["x y.yaml"], "overrides": {"a.b": None}}, out=tmp_path)]
     run = Run(arm=ARM, seed=0, folder=tmp_path / "a", steps=steps, fingerprint="f")
     prepare_run(run)
     assert read_steps(run.folder) == steps
 
 
-def test_a_run_begun_with_command_lines_is_prepared_again_and_refused_until_then(tmp_path):
+def test_a_run_of_the_previous_release_must_be_prepared_again(tmp_path):
     run = make_run(tmp_path / "a", "fit")
     prepare_run(run)
     (run.folder / COMMANDS_FILE).write_text(json.dumps([["fit", "--config", "x.yaml"]]))
@@ -168,8 +168,8 @@ INVALID = [{"items": []}, {"items": {"x": {}}}, {"items": {"x": {"a": "1"}}}, {"
            {"numbers": None}, {"numbers": {"x": float("inf")}}, {"categories": {}}]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"label": 3}', "\0", *(json.dumps(RECORD | one) for one in INVALID)])
-def test_an_invalid_result_is_refused_by_name(tmp_path, text):
+@pytest.mark.parametrize("text", ["[]", "{", '{"label": 3}', "\0", *(json.dumps(RECORD | item) for item in INVALID)])
+def test_an_invalid_result_raises_an_error_with_the_file_name(tmp_path, text):
     (tmp_path / RESULT_FILE).write_text(text)
     with pytest.raises(InputError, match=RESULT_FILE) as caught:
         read_result(tmp_path / RESULT_FILE)
@@ -206,7 +206,7 @@ def test_a_bug_in_a_run_is_not_swallowed(tmp_path, monkeypatch):
         list(LocalLauncher().launch(list(prepared_folders(tmp_path, 1))))
 
 
-def test_a_clusters_job_executes_a_run(tmp_path, monkeypatch):
+def test_a_cluster_job_executes_a_run(tmp_path, monkeypatch):
     """submitit's jobs as processes of this machine: the same code except for who starts them."""
     monkeypatch.setattr("kiwi.ablation.launchers.POLL_SECONDS", 0.2)
     folders = list(prepared_folders(tmp_path / "runs", 1))
@@ -215,7 +215,7 @@ def test_a_clusters_job_executes_a_run(tmp_path, monkeypatch):
     assert (folders[0] / RESULT_FILE).exists()
 
 
-def test_a_cluster_that_does_not_exist_is_refused(tmp_path, monkeypatch):
+def test_a_missing_cluster_raises_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, check=lambda error: error.code == "cluster-unavailable"):
         ClusterLauncher(tmp_path / "slurm", options={"slurm_nonsense": 1})

@@ -1,4 +1,4 @@
-"""Studies are read completely, or refused with what is wrong, before anything runs."""
+"""Reading a study checks it completely and raises an error that names what is wrong."""
 
 import pytest
 import yaml
@@ -13,7 +13,7 @@ DEFAULTS = {"a": 1, "b": 2, "seed_everything": 0, "model": {"init": "pretrained"
 
 
 def resolve(options):
-    """Stands for `fit`'s: knows a and b."""
+    """Replace `kiwi.training.fit.resolve` by a function with the options a and b."""
     resolved = dict(DEFAULTS)
     for name, value in options.overrides.items():
         if name not in resolved:
@@ -43,7 +43,7 @@ def overrides(run):
     return [options["overrides"] for options in training(run)]
 
 
-def test_arms_are_the_base_then_those_listed_then_the_grid(tmp_path):
+def test_arms_are_the_base_then_the_listed_arms_then_the_grid(tmp_path):
     listed = [{"a": 5}, {"one.b": 7}, {"skip": ["one"]}]
     found = study(tmp_path, arms=listed, grid={"a": [2, 3], "b": [2, 4]}, seeds=[3])
     assert labels(found) == ["base", "a=5", "one: b=7", "without one", "a=2", "a=2; b=4", "a=3", "a=3; b=4"]
@@ -73,7 +73,7 @@ def test_stages_follow_each_other_and_the_next_stage_starts_where_a_skipped_one_
     assert len({run.folder for run in runs}) == len({run.fingerprint for run in runs}) == 6
 
 
-def test_the_stage_after_a_skipped_one_that_starts_from_nothing_starts_from_nothing(tmp_path, monkeypatch):
+def test_after_a_skipped_stage_without_initial_model_the_next_stage_has_none_either(tmp_path, monkeypatch):
     monkeypatch.setitem(DEFAULTS, "model", {"init": None})
     run = list_runs(study(tmp_path, arms=[{"skip": ["one"]}]), tmp_path)[1]
     assert [values["model.init"] for values in overrides(run)] == [None]
@@ -161,7 +161,7 @@ def test_metrics_have_a_direction_and_the_primary_one_comes_first(tmp_path):
         ({"measure": {"primary": "sandbox inside"}}, "unknown-metric", "one of val/loss"),
     ],
 )
-def test_what_cannot_be_used_is_refused_by_name(tmp_path, content, code, value):
+def test_an_invalid_study_raises_an_error_that_names_the_value(tmp_path, content, code, value):
     with pytest.raises(InputError, match=value) as caught:
         study(tmp_path, **content)
     assert caught.value.code == code
