@@ -198,7 +198,7 @@ def _make_run(study: Study, arm: Arm, seed: int, study_folder: Path) -> Run:
 
 
 def _initial_model(study: Study, arm: Arm) -> dict[str, Any]:
-    """Return the `model.init` of an arm that skips the first stage: the one that the first stage would start from."""
+    """Return the initial weights of an arm that skips the first stage: those with which the base starts that stage."""
     first = next(iter(study.stages))
     if first in arm.options:
         return {}

@@ -21,7 +21,7 @@ LOWEST, HIGHEST = 1.0, 5.0
 MAX_LENGTH = 20_000
 """Maximum number of characters of a reply, ample for three scores and the reasoning."""
 
-# A line is split into list marks (_PREFIX), the name with such as "(1-5)" (_NAME_SUFFIX), and the score (_VALUE).
+# A line holds list marks (_PREFIX), the name, a suffix such as "(1-5)" (_NAME_SUFFIX), and the score (_VALUE).
 _PREFIX = re.compile(r"^[\s#|•·\"'-]*(?:\(?[0-9]{1,2}[.)] )?[\s#|•·\"'-]*")
 _NAME_SUFFIX = re.compile(
     r"\s?(?:\((?:score|rating|(?:score )?(?:1 ?[-\u2013\u2014] ?5|1 to 5|/ ?5|out of 5))\))?(?: score| rating)?$", re.I
@@ -91,7 +91,7 @@ def read_reply(text: str, dimensions: Sequence[str], other_dimensions: Collectio
         dimension = expected.get(name) or unexpected.get(name)
         if dimension is None or not _NUMBER_START.match(value):
             if (mentioned := _find_mentioned_name(line, expected)) is not None and _has_number(line):
-                return Unscored(f"the reply has {mentioned} with a number elsewhere too: {line[:60]!r}")
+                return Unscored(f"the reply mentions {mentioned} with a number outside its score line: {line[:60]!r}")
             continue  # reasoning
         if name in unexpected:
             return Unscored(f"the reply answers another rubric ({dimension})")
@@ -108,7 +108,7 @@ def read_reply(text: str, dimensions: Sequence[str], other_dimensions: Collectio
 
 
 def cap_scores(scores: Scores, by: str) -> Scores:
-    """Cap all scores at the score named `by`: an edit that was not made is consistent without effort."""
+    """Cap all scores at the score named `by`, because an unedited video would otherwise score high in consistency."""
     return {name: min(score, scores[by]) for name, score in scores.items()}
 
 

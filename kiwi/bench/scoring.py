@@ -1,9 +1,9 @@
-"""Scoring: from judgements to the table of a run, which counts the items without a score in its coverage.
+"""Scoring: from judgements to the table of a run. Every column says how many of its items have a score.
 
 An item's score in a dimension is the median of its repeats. The columns depend on the suite: OpenVE-Bench has one for
 each category (the mean over items of the means over their three dimensions), RefVIE-Bench one for each dimension. The
 overall score is the mean over columns. Scores are reported as given (`raw`, as in the published tables, whose code does
-not cap) and capped by the first dimension (`capped`, as the rubrics demand).
+not cap) and capped (`capped`: no score may exceed that of the first dimension, as the rubrics demand).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def score_items(
     Args:
         suite: the benchmark.
         items: items to score.
-        judgements: judgements of one judge; if a question has several, the last one counts.
+        judgements: judgements of one judge; of several judgements of one repeat of an item, the last counts.
     """
     answers: dict[str, dict[int, Judgement]] = {}
     failures: dict[str, str] = {}

@@ -24,5 +24,5 @@ def _verify_cache(options: CacheOptions) -> int:
     damaged = cache.verify()
     for path in damaged:
         console.print(f"{path} was damaged and has been deleted; rerun `kiwi cache` to encode its clips again")
-    console.print(f"{options.out}: {len(cache)} entries, all of them intact")
+    console.print(f"{options.out}: {len(cache)} intact entries")
     return 1 if damaged else 0

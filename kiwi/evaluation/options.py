@@ -23,10 +23,10 @@ class SandboxMeasureOptions(WorldOptions):
 
     Args:
         out: folder for the results
-        model: model folder or hub id; sandbox is the editor that kiwi ships
+        model: model folder or hub id; "sandbox" is the editor included in kiwi
         steps: number of denoising steps (default: the model's)
-        noise: seed of the initial noise
-        controls: do not edit with the instructions and references of other items
+        noise: random seed of the initial noise
+        controls: skip the edits with another item's instruction or reference
         device: cpu, cuda, cuda:1 ... (default: cuda if available)
     """
 
@@ -65,7 +65,7 @@ class AnchorOptions(WorldOptions):
 
     Args:
         out: folder for the results
-        vae: folder or hub id of the VAE; sandbox/vae is the one that kiwi ships, none skips the round trip
+        vae: folder or hub id of the VAE; "sandbox/vae" is included in kiwi, "none" skips the reconstruction
     """
 
     out: Path = positional()

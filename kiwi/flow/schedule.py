@@ -1,7 +1,8 @@
 """The noise schedule of flow matching: sigma, its shift, timesteps and the loss weight.
 
-A sample x_0 at noise level sigma in [0, 1] is x_sigma = (1 - sigma) x_0 + sigma n; the model's timestep is 1000 sigma.
-Everything is computed in float32, as in the published code; timesteps are never rounded to bf16.
+A sample x_0 at noise level sigma in [0, 1] is x_sigma = (1 - sigma) x_0 + sigma n; the model's timestep is
+num_train_timesteps * sigma. Everything is computed in float32, as in the published code; timesteps are never rounded
+to bf16.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class FlowSchedule(Spec):
 
     Args:
         shift: values above 1 place more of the steps at high noise; the published models use 5.
-        num_train_timesteps: timestep of pure noise, and number of training sigmas.
+        num_train_timesteps: timestep of pure noise, and number of sigmas over which the mean loss weight is 1.
         weighting: weight of the training loss by noise level: the published "bell" around the middle timestep, or
             "even". Near pure noise, where only the conditions determine the video, the bell is almost 0: a pretrained
             model can already generate there, but a model trained from scratch has to learn it.
@@ -48,7 +49,7 @@ class FlowSchedule(Spec):
         Args:
             steps: number of model calls of a first-order solver, at least 1.
             strength: start of the grid; 1 is pure noise, values towards 0 start closer to `sigma_min`.
-            sigma_min: linear position at which the evenly spaced grid ends; its last entry is then replaced by 0.
+            sigma_min: linear position (before the shift) where the evenly spaced grid ends; its last entry is set to 0.
         """
         if steps < 1 or not 0 < strength <= 1 or not 0 <= sigma_min < 1:
             raise SpecError(
@@ -68,8 +69,8 @@ class FlowSchedule(Spec):
     def loss_weight(self, sigma: Tensor) -> Tensor:
         """Compute the weight of the training loss, whose mean over the training sigmas is 1.
 
-        The bell is Gaussian-shaped and peaks at timestep 500. At sigma 1 it is 0, because the published weight
-        subtracts the minimum over the training sigmas.
+        The bell is Gaussian-shaped and peaks at half of num_train_timesteps. At sigma 1 it is 0, because the published
+        weight subtracts the minimum over the training sigmas.
         """
         if self.weighting == "even":
             return torch.ones_like(sigma)

@@ -75,7 +75,7 @@ class KiwiEdit(nn.Module):
     Args:
         config: the spec of every part.
         seed: seed for weight initialisation; each part uses an independent stream.
-        empty: create every part that has no base model on the meta device; a checkpoint must be loaded afterwards.
+        empty: create all parts but the VAE and the MLLM on the meta device; a checkpoint must be loaded afterwards.
     """
 
     # Attribute names are the first word of every weight's name in checkpoints.

@@ -51,7 +51,7 @@ def _in_this_process():
             return child_process.main(str(folder), str(step_index)), "reason"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ablation_runs, "run_command", run)
+        patch.setattr(ablation_runs, "run_step", run)
         yield
 
 
@@ -133,7 +133,7 @@ def test_a_report_runs_nothing_and_names_what_is_missing(study, tmp_path, monkey
     for name in ("launchers.execute_run", "sweep.execute_run", "contact_sheet.from_pretrained"):
         monkeypatch.setattr(f"kiwi.ablation.{name}", refuse)
     report = run_study(AblateOptions(study=Path(file), out=copy, report=True))
-    assert "edits.png does not show the models" in " ".join(capsys.readouterr().err.split())
+    assert "edits.png does not show the current models" in " ".join(capsys.readouterr().err.split())
     assert not (copy / "edits.png").exists()
     assert [line.rpartition(": ")[2] for line in report.missing] == ["failed", "failed"]
     assert next(iter(report.summaries)) == "sandbox inside"

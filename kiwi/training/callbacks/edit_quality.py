@@ -30,8 +30,8 @@ class EditQuality(L.Callback):
     such a region. PSNR is `frame_psnr`, in dB. The callback does nothing for modules other than LitKiwi.
 
     Args:
-        items: number of validation samples, from every task; null turns the callback off.
-        seed: seed of the initial noise; with the seed of the previews, samples that both use are edited only once.
+        items: total number of validation samples, spread over the tasks; null turns the callback off.
+        seed: seed of the initial noise; if it equals the seed of the previews, samples used by both are edited once.
         perceptual: perceptual metric of a pretrained network, such as Lpips.
     """
 

@@ -24,10 +24,10 @@ class RunLog(L.Callback):
     """Writes the module's metrics to metrics.jsonl, every few steps and after each validation.
 
     A line holds `step` (optimizer steps done) and metrics by name. It is written before the checkpoint of the same
-    step, so that a resumed run has the metrics of all steps before its checkpoint. If a step has two lines, the later
-    one counts (see `read_log`). These metrics are added to the module's:
-    `lr`, `samples_per_second` over all processes, `memory_gib` (peak of the accelerator, or of the process on CPU), and
-    `mfu` (model FLOPs utilization), if the device's peak is known.
+    step, so that a resumed run has the metrics of all steps before its checkpoint. `read_log` merges the lines of one
+    step; if a metric occurs in several, the last value counts. These metrics are added to the module's: `lr`,
+    `samples_per_second` over all processes, `memory_gib` (peak of the accelerator, or of the process on CPU), and `mfu`
+    (model FLOPs utilization), if the device's peak is known.
 
     Args:
         every_n_steps: optimizer steps between lines; 0 for the trainer's log_every_n_steps.

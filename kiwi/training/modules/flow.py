@@ -108,7 +108,7 @@ class LitFlow(LitModule):
                     f"the cache {cache.folder} was built with a different {encoder}",
                     code="cache-mismatch",
                     got=f"fingerprint {cached[:12]}",
-                    expected=expected[name][:12] or "a trained VAE",
+                    expected=expected[name][:12] or "no cache, because the VAE of this run is untrained",
                     fix="build a cache with the configuration of this run, using `kiwi cache`",
                 )
 

@@ -93,14 +93,14 @@ UNREADABLE = [
         ("[" * 100000, "characters"),
         *((reply(first=value), "cannot be read") for value in UNREADABLE),
         *(
-            (reply().replace("ce: 4", f"ce {note}: 4"), "elsewhere")
+            (reply().replace("ce: 4", f"ce {note}: 4"), "outside its score line")
             for note in ("(weight)", "(best)", "(of the source)")
         ),
         *((reply().replace("ce: 4", f"ce {note}: 4"), "a scale other") for note in ("(1-10)", "(out of 10)", "(/100)")),
         ("All scores are out of 10.\n" + reply(), "a scale other"),
         (reply(first="4\nout of 10"), "a scale other"),
         *(
-            (f"{reply()}\n{line}", "elsewhere")
+            (f"{reply()}\n{line}", "outside its score line")
             for line in (
                 "Final Instruction Compliance: 1",
                 "Instruction Compliance - 2",
