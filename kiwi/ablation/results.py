@@ -10,7 +10,8 @@ from statistics import median
 from typing import Any
 
 from kiwi.ablation.steps import Step
-from kiwi.errors import InputError
+from kiwi.errors import InputError, KiwiError
+from kiwi.evaluation.measurement import Measurement, MetricValues
 from kiwi.media.run_dir import read_record
 from kiwi.training.run_log import METRICS_FILE, read_log
 from kiwi.training.validation import last_values
@@ -78,13 +79,28 @@ def read_result(file: Path) -> RunResult:
     return result
 
 
+def _collect_values(measurement: Measurement, folder: Path) -> MetricValues:
+    """Collect a measurement's values. What it does not report itself is reported as unreadable results, too."""
+    try:
+        return measurement.collect(folder)
+    except KiwiError:
+        raise
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise InputError(
+            f"the results of {measurement.name} in {folder} are missing or damaged",
+            code="invalid-result",
+            got=f"{type(error).__name__}: {error}",
+            fix=f"remove {folder} and rerun the same command",
+        ) from error
+
+
 def collect_results(steps: Sequence[Step]) -> dict[str, Any]:
     """Collect what the steps of a run wrote, in the format of result.json without the label and seed.
 
     Raises:
         KiwiError: a measurement has no values, or its files cannot be read.
     """
-    measurements = [step.measurement.collect(step.out) for step in steps if step.measurement is not None]
+    measurements = [_collect_values(step.measurement, step.out) for step in steps if step.measurement is not None]
     training = [step.out for step in steps if step.measurement is None]
     logs = [read_log(folder) for folder in training if (folder / METRICS_FILE).is_file()]
     last = last_values(logs[-1]) if logs else {}

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from kiwi.ablation.launchers import ClusterLauncher, LocalLauncher
-from kiwi.ablation.results import read_result
+from kiwi.ablation.results import collect_results, read_result
 from kiwi.ablation.runs import FAILURE_FILE, RESULT_FILE, Run, check_result, execute_run, failure_reason, prepare_run
 from kiwi.ablation.steps import COMMANDS_FILE, LOG_FILE, PARENT_VARIABLE, Step, read_steps, reset_stop_flag, stop_all
 from kiwi.ablation.study import Arm
@@ -219,3 +219,18 @@ def test_a_missing_cluster_raises_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, check=lambda error: error.code == "cluster-unavailable"):
         ClusterLauncher(tmp_path / "slurm", options={"slurm_nonsense": 1})
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError("no file"), json.JSONDecodeError("cut", "{", 1), KeyError("items")]
+)
+def test_results_that_a_measurement_cannot_read_are_reported_with_their_folder(tmp_path, monkeypatch, error):
+    def collect(measurement, folder):
+        raise error
+
+    monkeypatch.setattr(ValidationMeasurement, "collect", collect)
+    step = Step(command="fit", options={}, out=tmp_path, measurement=ValidationMeasurement(names=("val/loss",)))
+    with pytest.raises(InputError, check=lambda error: error.code == "invalid-result") as caught:
+        collect_results([step])
+    assert str(tmp_path) in str(caught.value)
+    assert type(error).__name__ in str(caught.value)
