@@ -7,7 +7,7 @@ and exits with code 2; any other exception is a bug and keeps its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class KiwiError(Exception):
@@ -52,6 +52,13 @@ def format_choices(choices: Iterable[str], name: object) -> str:
     choices = list(choices)
     suggestion = closest_match(str(name), choices)
     return f"one of {', '.join(choices)}" + (f" (did you mean {suggestion}?)" if suggestion else "")
+
+
+def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Iterate over an exception, its cause, the cause of that, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 class InputError(KiwiError, ValueError):

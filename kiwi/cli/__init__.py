@@ -158,20 +158,11 @@ def _get_summary(options: type[Options]) -> str:
     return (docstring_parser.parse(options.__doc__ or "").short_description or "").rstrip(".")
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Help that shows defaults, except those of switches and of options without a default."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False or not action.help:
-            return action.help
-        return super()._get_help_string(action)
-
-
 class _Parser(argparse.ArgumentParser):
     """Parser that raises errors as InputError (one paragraph, exit code 2) and accepts no abbreviated options."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"formatter_class": _Help, "allow_abbrev": False, **kwargs})
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **kwargs})
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{self.prog}: {message}", code="command-line", fix=f"`{self.prog} --help` shows every option")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from kiwi.errors import CheckpointError, TrainingError, first_line
+from kiwi.errors import CheckpointError, TrainingError, exception_chain, first_line
 from kiwi.media.files import atomic_path
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise TrainingError(
                 f"the checkpoint {path} could not be written",
                 code="unwritable-checkpoint",
-                got=next((str(e) for e in _exception_chain(error) if isinstance(e, OSError)), first_line(error)),
+                got=next((str(e) for e in exception_chain(error) if isinstance(e, OSError)), first_line(error)),
                 fix="free space, then resume with `--ckpt_path last`"
                 + (f"; last good checkpoint: {last_good}" if last_good else ""),
             ) from error
@@ -169,11 +169,3 @@ def require_checkpoint(path: Path) -> None:
 def _suggest_fix(path: Path) -> str:
     alternatives = [file for file in list_checkpoints(path.parent) if file.resolve() != path.resolve()]
     return f"use {alternatives[-1]}" if alternatives else "start the run again: its folder has no other checkpoint"
-
-
-def _exception_chain(error: BaseException | None) -> list[BaseException]:
-    chain = []
-    while error is not None:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
-    return chain

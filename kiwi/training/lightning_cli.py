@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from kiwi.data.datamodule import EditData
 from kiwi.environment import environment
-from kiwi.errors import InputError, KiwiError
+from kiwi.errors import InputError, KiwiError, exception_chain
 from kiwi.media.files import write_json, write_text
 from kiwi.spec import abstract_specs
 from kiwi.training.callbacks.edit_quality import EditQuality
@@ -210,10 +210,7 @@ def run_cli(argv: Sequence[str], cli_class: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
 
 def _find_kiwi_error(error: BaseException) -> KiwiError | None:
     """The first KiwiError in the chain of causes of an exception, or None."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, KiwiError):
-        cause = cause.__cause__ or cause.__context__
-    return cause
+    return next((cause for cause in exception_chain(error) if isinstance(cause, KiwiError)), None)
 
 
 def _silence_library_warnings() -> None:
