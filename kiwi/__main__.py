@@ -5,8 +5,6 @@ KiwiError (whose message is printed) and for a full disk, 130 for Ctrl-C; any ot
 traceback.
 """
 
-from __future__ import annotations
-
 import errno
 import importlib
 import os

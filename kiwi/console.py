@@ -3,8 +3,6 @@
 Results go to stdout, everything else (progress, notes, errors) to stderr, so that a command's output can be piped.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager

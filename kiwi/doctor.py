@@ -3,8 +3,6 @@
 The requirements are read from the metadata of the installed kiwi package, so they always equal those in setup.cfg.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import platform

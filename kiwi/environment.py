@@ -4,8 +4,6 @@ It is written beside every result, so it is cheap (it imports no other package) 
 environment variables, home folders or secrets from the command line.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

@@ -4,8 +4,6 @@ This module imports nothing else from kiwi. The command line prints every KiwiEr
 and exits with code 2; any other exception is a bug and keeps its traceback.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Iterator
 

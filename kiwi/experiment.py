@@ -4,8 +4,6 @@ Specs are written in short form, as in config.json: a name, or `{type: Name, fie
 release, and Lightning's `class_path` and `init_args`, are accepted too.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import typing

@@ -5,8 +5,6 @@ Training noise, sigmas, dropout and augmentation are keyed by (seed, step, sampl
 uninterrupted run, and in the paired arms of an ablation; removing a component does not change another's weights.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -4,8 +4,6 @@
 allowed. `kiwi.cli.parse` derives the command line from its fields and the help from the `Args` of its docstring.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass

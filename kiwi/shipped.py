@@ -1,7 +1,5 @@
 """Names and folders of the models that are shipped with kiwi."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import kiwi

@@ -1,7 +1,5 @@
 """Tables as Markdown, CSV and LaTeX text; kiwi.console prints tables on the terminal."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

@@ -10,8 +10,6 @@ An arm is one variant of the configuration; the base is the unchanged configurat
 Both p values are corrected for the number of arms (Holm).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isnan, nan

@@ -1,7 +1,5 @@
 """Feature caches of a study (`data.cache`): check that they suit the arms, and fill them before the runs start."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ So (on Linux) killing a study also kills its training processes, which would oth
 folders.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

@@ -1,7 +1,5 @@
 """The contact sheet of a study: the same sandbox items edited by the model of every arm, for visual inspection."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

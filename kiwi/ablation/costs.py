@@ -1,7 +1,5 @@
 """The cost of an arm: parameters and operations per step, counted from the configuration without loading weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Labels of arms, computed from the differences between the configurations of the arm and of the base."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping

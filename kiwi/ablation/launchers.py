@@ -1,7 +1,5 @@
 """Launchers execute runs: as local processes, or as Slurm jobs with submitit (`pip install kiwi-video[cluster]`)."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed

@@ -1,7 +1,5 @@
 """Options of `kiwi ablate`, in a module that does not import torch."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from math import inf

@@ -4,8 +4,6 @@ An *arm* is one variant of the configuration; the first arm, the *base*, is the 
 metric is the one that the study's file names as decisive.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

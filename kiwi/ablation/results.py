@@ -1,7 +1,5 @@
 """result.json, the record of a finished run: values of all items, scalar metrics, learning curves and cost."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite

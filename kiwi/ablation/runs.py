@@ -9,8 +9,6 @@ OUT/arms/<arm>/seed-<n>/run.json      label of the arm, seed, and fingerprint of
     failed.json                       reason of a failure
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import signal

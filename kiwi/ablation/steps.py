@@ -1,7 +1,5 @@
 """Steps of a run: commands with typed options, each run in a child process that exits when the study is killed."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

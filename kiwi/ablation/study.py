@@ -18,8 +18,6 @@ measure:
   primary: sandbox inside                  # the decisive metric, chosen before any run; default: the first metric
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence

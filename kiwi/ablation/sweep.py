@@ -1,7 +1,5 @@
 """A study from check to report: estimate the duration, execute the runs that are not done, and analyse the results."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Tables of a study: the primary metric with statistics, an overview of all metrics, categories, and failed runs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from math import isnan
 from statistics import median_high

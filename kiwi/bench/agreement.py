@@ -1,7 +1,5 @@
 """Agreement of a judge with human raters, or with other judges, on the same videos."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Collection, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Comparison of two runs: paired differences with intervals, tests and detectable differences."""
 
-from __future__ import annotations
-
 from math import isnan
 
 from kiwi import console

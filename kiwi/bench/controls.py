@@ -8,8 +8,6 @@
 Anchors are items that were judged before and are judged again, to detect drift of the judge.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

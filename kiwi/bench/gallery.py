@@ -1,7 +1,5 @@
 """The gallery: one self-contained HTML file with every item's videos, scores and the judge's answers."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

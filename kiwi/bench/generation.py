@@ -1,7 +1,5 @@
 """Editing a benchmark's items with a model; the only module of this package that imports `kiwi.editing`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Judges answer questions about edited videos: the oracle computes its scores, a replay reads them from a ledger."""
 
-from __future__ import annotations
-
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

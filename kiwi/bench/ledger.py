@@ -1,7 +1,5 @@
 """The ledger: a journal of all judgements. A question whose scores are in it is not asked again."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ resized to the source's size, with the source over the frames that both have: th
 whether the change was right.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Official rubrics: extracted from a local copy of the published script and stored in a JSON file."""
 
-from __future__ import annotations
-
 import ast
 import json
 from collections.abc import Mapping, Sequence

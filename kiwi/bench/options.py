@@ -1,7 +1,5 @@
 """Options of the benchmark commands. Files and names in them are checked where they are used."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

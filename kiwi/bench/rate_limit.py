@@ -1,7 +1,5 @@
 """Limits on how fast and how often a judge may be asked."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator

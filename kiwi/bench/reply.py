@@ -8,8 +8,6 @@ continue on the next line. Asking again is cheaper than finding a wrong score la
 provider truncated, since the beginning of "4.5" reads as "4".
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Reports of a run for the terminal, Markdown, LaTeX and CSV. Every mean comes with its number of items."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rubrics: the instructions that a judge follows, either built-in or imported from the published script."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ OUT/run.json           the suite, its items, the editor and the judge
     scores.csv metrics.csv report.md report.tex gallery.html
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

@@ -4,8 +4,6 @@ Videos are generated one after another in the calling thread; each concurrent qu
 loses only the answers that are pending; the same call resumes.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

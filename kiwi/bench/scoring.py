@@ -6,8 +6,6 @@ overall score is the mean over columns. Scores are reported as given (`raw`, as 
 not cap) and capped (`capped`: no score may exceed that of the first dimension, as the rubrics demand).
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

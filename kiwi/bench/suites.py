@@ -1,7 +1,5 @@
 """Suites: definitions of benchmarks (benchmarks/NAME), their items in a data folder, and their published results."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

@@ -4,8 +4,6 @@ The DiT is never built in memory: names and shapes come from modules on the meta
 files, so a model larger than memory can be converted.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

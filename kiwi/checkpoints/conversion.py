@@ -1,7 +1,5 @@
 """Implementation of `kiwi convert`: check the options, then call the reader or the writer of the format."""
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 The publisher's custom pipeline (Python files) is not part of kiwi and must be copied into a folder written here.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

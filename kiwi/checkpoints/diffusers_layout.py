@@ -3,8 +3,6 @@
 All functions are pure; kiwi's tensor names begin with the part (`dit.`, `query.`, ...).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

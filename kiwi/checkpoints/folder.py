@@ -4,8 +4,6 @@ model.safetensors holds what the referenced pretrained models do not: the editor
 records the fingerprints of referenced models, and loading raises an error if their weights are different.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The config.json of a model folder, and the list of files that belong to a model folder."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

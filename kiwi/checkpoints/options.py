@@ -1,7 +1,5 @@
 """Options of `kiwi convert`; this module does not import torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

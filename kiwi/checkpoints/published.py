@@ -1,7 +1,5 @@
 """The published training checkpoint: one safetensors file with trained tensors, whose names start with `pipe.`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import fields, replace

@@ -5,8 +5,6 @@ module parses a command line to the dataclass. It uses argparse, because typed o
 repeated (`--reference A --reference B`) nor be switches without a value (`--dry-run`).
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import types

@@ -1,7 +1,5 @@
 """`python -m kiwi ablate STUDY.yaml`: train and measure arms under several seeds, and compare them."""
 
-from __future__ import annotations
-
 from kiwi import console
 from kiwi.ablation import AblateOptions, run_study
 from kiwi.cli import parse

@@ -1,7 +1,5 @@
 """`python -m kiwi bench`: score an editor or edited videos on a benchmark, and compare and check the scores."""
 
-from __future__ import annotations
-
 from kiwi import bench, console
 from kiwi.bench.options import (
     AgreementOptions,

@@ -1,7 +1,5 @@
 """`kiwi cache --config YAML --out CACHE`: encode the clips of an experiment once for all its training."""
 
-from __future__ import annotations
-
 from kiwi import console
 from kiwi.cli import parse
 from kiwi.training.cache import CacheOptions, fill_cache

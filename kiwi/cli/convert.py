@@ -1,7 +1,5 @@
 """`kiwi convert FORMAT SRC DST`: convert between model folders and the published formats."""
 
-from __future__ import annotations
-
 from kiwi import console
 from kiwi.checkpoints import ConvertOptions, convert
 from kiwi.cli import parse

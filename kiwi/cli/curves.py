@@ -1,7 +1,5 @@
 """`kiwi curves RUN ... --out OUT.png`: the learning curves of runs, in one figure and one table."""
 
-from __future__ import annotations
-
 from kiwi import console
 from kiwi.cli import parse
 from kiwi.training.curves import CurvesOptions, draw_curves

@@ -1,7 +1,5 @@
 """`kiwi doctor`: report installed packages, accelerators, and what is missing and how to install it."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """`kiwi edit VIDEO --instruction TEXT --out FILE`: edit one video with a trained model."""
 
-from __future__ import annotations
-
 from kiwi import console
 from kiwi.cli import parse
 from kiwi.editing import EditOptions, edit_file

@@ -1,7 +1,5 @@
 """`kiwi fit` and `kiwi validate`: LightningCLI with every field of model, data and trainer as an option."""
 
-from __future__ import annotations
-
 from kiwi.training.fit import run_command_line
 
 

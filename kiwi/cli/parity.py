@@ -1,7 +1,5 @@
 """`kiwi parity DIR`: check numerical parity with the published implementation."""
 
-from __future__ import annotations
-
 from kiwi import console
 from kiwi.cli import parse
 from kiwi.parity import TOLERANCE, ParityOptions, check_parity

@@ -1,7 +1,5 @@
 """`kiwi plan SIZE`: parameters and operations of an editor, by part or by variant, without weights."""
 
-from __future__ import annotations
-
 from kiwi import console
 from kiwi.cli import parse
 from kiwi.training.plan import Plan, PlanOptions, plan

@@ -1,7 +1,5 @@
 """`python -m kiwi sandbox ACTION`: export or preview the sandbox, check its oracle, evaluate an editor."""
 
-from __future__ import annotations
-
 from kiwi import console
 from kiwi.cli import Action, dispatch
 from kiwi.evaluation.options import AnchorOptions, SandboxMeasureOptions

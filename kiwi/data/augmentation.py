@@ -1,7 +1,5 @@
 """Augmentation of training samples, as a function of a key: a resumed run repeats it exactly."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 

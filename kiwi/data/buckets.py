@@ -4,8 +4,6 @@ All samples of a bucket have the same task kind, size, frame count and number of
 down to 4k + 1 and sizes to the model's size multiple; the log lists what was rounded.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Clips: videos and images that are decoded or rendered on demand. This module does not import torch."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, field
 from fractions import Fraction

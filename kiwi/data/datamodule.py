@@ -1,7 +1,5 @@
 """The LightningDataModule: turns data sources into data loaders of homogeneous batches."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import Counter

@@ -1,7 +1,5 @@
 """The dataset: decodes records to samples at the sizes of their buckets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial

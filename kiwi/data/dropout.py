@@ -4,8 +4,6 @@ The empty conditions are an empty instruction, a grey video and a white image. G
 ones for its prediction without a condition.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

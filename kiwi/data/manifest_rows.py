@@ -1,7 +1,5 @@
 """Readers of the rows of CSV, JSONL and parquet manifests, which check the column names and record locations."""
 
-from __future__ import annotations
-
 import csv
 import json
 import logging

@@ -4,8 +4,6 @@ Orders are infinite and deterministic functions of a key, and do not depend on e
 replaces random draws, so that the proportions hold at every moment of a run and in every arm of an ablation.
 """
 
-from __future__ import annotations
-
 import heapq
 import math
 from collections import Counter

@@ -4,8 +4,6 @@ Shape suffixes: F frames, H height, W width, R reference images, B samples, C = 
 batches float32 in [-1, 1].
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Samplers of homogeneous batches, of one task kind on all ranks; a resumed run continues at the exact batch."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Data sources, from which batches are mixed: manifests are here, the sandbox is in `kiwi.data.sandbox`."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Checks whether a video and an instruction belong to the domain that a model was trained on."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from kiwi.data.sample import to_pixels, to_video_tensor

@@ -1,7 +1,5 @@
 """KiwiEditor: edits a video by an instruction and reference images, keeping its size and length."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Editing of files: `edit_file` implements the command `kiwi edit`."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from pathlib import Path

@@ -8,8 +8,6 @@ number of pixels in the mask.
 F frames, H height, W width, C = 3 colours. Frames are 8 bit, so the data range is 255.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator
 from math import nan

@@ -6,8 +6,6 @@ classes are defined beside the code they run: the sandbox here, benchmarks in `k
 `kiwi.training`; `kiwi.ablation.study.MEASUREMENTS` lists all that a study's file may name.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields

@@ -1,7 +1,5 @@
 """Options of the evaluation commands of the sandbox; importing them does not import torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

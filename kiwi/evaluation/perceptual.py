@@ -1,7 +1,5 @@
 """Perceptual distances between frames from pretrained networks (C colours, H height, W width)."""
 
-from __future__ import annotations
-
 import pickle
 import warnings
 from abc import ABC, abstractmethod

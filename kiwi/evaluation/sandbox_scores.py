@@ -5,8 +5,6 @@ decoded), an upper bound for every editor in its latents. PSNR is `clip_psnr` in
 H height, W width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby

@@ -1,7 +1,5 @@
 """The training objective: velocity matching."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 

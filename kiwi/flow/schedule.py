@@ -5,8 +5,6 @@ num_train_timesteps * sigma. Everything is computed in float32, as in the publis
 to bf16.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """Solvers of the sampling ODE, dx / d sigma = velocity, from sigma 1 to 0."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The low-level part of `kiwi.media.video`, which handles truncated, damaged and r
 Outside this package, use `read_video`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction

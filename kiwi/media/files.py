@@ -4,8 +4,6 @@ kiwi writes everything to disk through `atomic_path` or `atomic_folder`, so that
 file under its final name. Every path in a data file goes through `resolve_inside`.
 """
 
-from __future__ import annotations
-
 import ctypes
 import glob
 import hashlib

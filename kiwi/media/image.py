@@ -6,8 +6,6 @@ bicubic as in the published pipeline.
 Shape suffixes: F frames, H height, W width, C channels (3, RGB). All pixels are uint8.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import textwrap

@@ -1,7 +1,5 @@
 """Append-only JSONL files: completed records survive a kill of the process, and truncated lines are skipped."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

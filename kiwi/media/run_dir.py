@@ -1,7 +1,5 @@
 """The output folder of a resumable command. It records the settings it was started with, and accepts no others."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ A truncated clip is never accepted silently: fewer frames than its header announ
 Shape suffixes: F frames, H height, W width, C channels (3, RGB). Pixels are uint8 RGB, full range.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

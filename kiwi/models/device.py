@@ -1,7 +1,5 @@
 """The PyTorch device that a model runs on."""
 
-from __future__ import annotations
-
 import torch
 
 from kiwi.errors import InputError, first_line

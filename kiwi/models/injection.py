@@ -8,8 +8,6 @@ B batch, C channels, F H W latent frames, height and width, L tokens of the sequ
 D width, P patch channels.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal

@@ -1,7 +1,5 @@
 """Helpers for bf16: whether the CPU computes in it natively, and blocks of code that must stay in float32."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 

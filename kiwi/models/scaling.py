@@ -5,8 +5,6 @@ here is sigma(t) plus a term that is initialised to zero, so that training start
 Everything is computed in float32, because bf16 would round the noise level. B samples.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """How a pretrained part is trained: not at all, through low-rank adapters, or in full."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass

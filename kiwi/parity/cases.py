@@ -1,7 +1,5 @@
 """Functions that compute kiwi's outputs for each golden case, by the names in its vectors."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

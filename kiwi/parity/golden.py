@@ -4,8 +4,6 @@ A case is NAME.json (configuration and the exact formulas) with NAME.safetensors
 weights/* and out/*. Every out/* must be computed; an output that is not computed counts as a failure.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

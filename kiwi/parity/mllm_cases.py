@@ -1,7 +1,5 @@
 """The golden cases of the multimodal LLM: hidden states, and preprocessing of images and videos."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

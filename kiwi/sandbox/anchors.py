@@ -4,8 +4,6 @@ A judge has to score the anchors correctly before its scores of real edits mean 
 each score falls as an edit gets worse. All were fixed before any editor was trained.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Control items, which have the instruction or reference of another item; an editor has to edit them differently."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 

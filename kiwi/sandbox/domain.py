@@ -1,7 +1,5 @@
 """The domain of models that were trained in the sandbox alone: a description of it and its vocabulary."""
 
-from __future__ import annotations
-
 import re
 
 from kiwi.sandbox.drawing import PATTERNS, SHAPES, TEXTURES

@@ -4,8 +4,6 @@ Coordinates broadcast, so a whole video is rendered at once; y points down, as i
 are in radii of the sprite, for textures in half short sides of the frame. Signed distances are negative inside.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -11,8 +11,6 @@
 Every write is atomic, so existing media are complete, and an interrupted export can be resumed.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterable, Sequence

@@ -4,8 +4,6 @@ An expression that refers to a sprite matches no other sprite of the scene. It n
 these are unique, and otherwise also the place in the first frame.
 """
 
-from __future__ import annotations
-
 from kiwi.sandbox.sampling import ItemSampler
 from kiwi.sandbox.world import Appearance, Background, Scene, Sprite, Vector
 

@@ -1,7 +1,5 @@
 """The options that all sandbox commands share: which items of which world to render, and at which size."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -40,8 +40,6 @@ than 5% of the video. Objects and the background cover the pixels of which they 
 Shapes: F frames, H height, W width, C = 3 colours, P selected pixels of the video.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache

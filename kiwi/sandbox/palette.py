@@ -4,8 +4,6 @@ All sprite colours are far from all background colours, so every sprite is visib
 can be named from an image; tests check the distances.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A preview image of the sandbox with one row per item."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

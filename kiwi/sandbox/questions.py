@@ -5,8 +5,6 @@ in a reference image, or part of the question itself. The splits are those of th
 held-out objects and backgrounds, and none in the last wordings of a task.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher

@@ -4,8 +4,6 @@ A level limits how complex a scene is. A split selects objects and wordings: `tr
 colour and shape, seven eighths of all pairs of texture and base colour, and all but the last wordings of every kind.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Global styles: functions from pixel to pixel, with uint8 RGB in the last axis."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

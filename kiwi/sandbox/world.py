@@ -10,8 +10,6 @@ the same scene, and a shorter video is a prefix of a longer one.
 Shapes: F frames, H height, W width, C = 3 (RGB), N sprites.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Agreement between raters (judges or human raters) of the same items."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import isnan, nan
 

@@ -1,7 +1,5 @@
 """Bootstrap confidence intervals of means, with strata (such as categories) and clusters (such as source videos)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Paired comparison of two editors on the same items: intervals, permutation tests, detectable differences."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, isnan

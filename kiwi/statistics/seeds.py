@@ -7,8 +7,6 @@ trained with other seeds: it is significant without any true difference in up to
 video, are dependent. Arrays: S seeds, I items, K categories, C clusters.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan, nan, sqrt

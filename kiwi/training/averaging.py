@@ -1,7 +1,5 @@
 """Averages of the weights over optimizer steps. Validation, previews and exports use the averaged weights."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Checkpoints to resume from: written atomically, loaded without unpickling, checked for damage."""
 
-from __future__ import annotations
-
 import logging
 import pickle
 import zipfile

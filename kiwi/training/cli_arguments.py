@@ -1,7 +1,5 @@
 """Translate between kiwi's short form of configurations and jsonargparse, and shorten jsonargparse's error messages."""
 
-from __future__ import annotations
-
 import functools
 import re
 import typing

@@ -1,7 +1,5 @@
 """`kiwi curves`: the learning curves of several runs, as a figure and a table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`fit` and `validate` as Python functions with typed options, also used by `kiwi ablate` and the command line."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -4,8 +4,6 @@ Every field of the model's specs, the data, the trainer and the standard callbac
 `--model.config.source=NoSource`, `--model.optim.lr 1e-4`, `--trainer.max_steps 100`.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Latents (B, C, F, H, W): B samples, C channels.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 

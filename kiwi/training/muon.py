@@ -4,8 +4,6 @@ The Muon optimizers of torch and timm are not used: they always orthogonalize in
 rest of the step on a CPU without bf16 instructions, and torch's does not support convolutions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Specs of optimizers and learning-rate schedules. Names and shapes of parameters determine their groups."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence

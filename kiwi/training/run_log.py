@@ -1,7 +1,5 @@
 """Metrics of a run: the append-only file metrics.jsonl in the run folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from kiwi.media.journal import Journal

@@ -1,7 +1,5 @@
 """Lightning's Trainer with precision `auto` and a progress bar over optimizer steps."""
 
-from __future__ import annotations
-
 import logging
 import time
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """Train a tokenizer on the sandbox's questions, for a small vision-language model that is trained from scratch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

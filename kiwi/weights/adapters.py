@@ -4,8 +4,6 @@
 `X.base_layer.weight` while the adapter is attached. Merging computes W + B A: the factor alpha / rank is 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import torch

@@ -3,8 +3,6 @@
 Tensors of safetensors files are memory-mapped, so a model larger than memory can be converted shard by shard.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import warnings

@@ -1,7 +1,5 @@
 """Locate pretrained models: a local folder, a model shipped with kiwi, or a repository of the Hugging Face hub."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path, PureWindowsPath
 

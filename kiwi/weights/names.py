@@ -6,8 +6,6 @@ connector), `latent.` (connector), `mllm.model.` (transformers' names). The publ
 per part, the transformer under diffusers' names.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar

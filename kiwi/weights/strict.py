@@ -1,7 +1,5 @@
 """Strict loading: load all tensors or none, and report every name that does not match."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Wan's VAE has two forms. Wan2.1 numbers all layers of the encoder or decoder con
 Wan2.2 nests them by level (`encoder.downsamples.1.downsamples.0`). diffusers nests all but the encoder of Wan2.1.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache

@@ -1,7 +1,5 @@
 """Activation checkpointing: recompute the activations of blocks in the backward pass, to save memory."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any

@@ -3,8 +3,6 @@
 B batch, L tokens, N context tokens, D width, H heads, E = D / H.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

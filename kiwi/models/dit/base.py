@@ -1,7 +1,5 @@
 """Initial weights of a DiT: random, or those of a Wan model given by path or hub id."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ They are computed here because versions of transformers disagree. In the publish
 after the largest position of the video, time included; in newer versions, one after its spatial extent. S tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import groupby
 

@@ -7,8 +7,6 @@ B samples, S tokens, M the MLLM's width, 3 axes of position ids, P tokens of the
 K cached and new tokens of one pass, D layers that add visual features, V visual tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

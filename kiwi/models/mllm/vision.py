@@ -5,8 +5,6 @@ replaces word embeddings; the others are added to the hidden states after the fi
 DeepStack, arXiv 2406.04334; none in Qwen2.5-VL).
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch

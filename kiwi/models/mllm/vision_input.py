@@ -3,8 +3,6 @@
 F frames, H height, W width.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 

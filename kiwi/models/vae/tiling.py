@@ -4,8 +4,6 @@ Each tile spans all frames and is encoded or decoded independently; overlapping 
 C channels, F frames, H W height and width.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Edit held-out sandbox items before and after training, and compare the edits."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """Validate complete edits: edit validation samples, and compare the edits with their targets."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import lightning as L

@@ -1,7 +1,5 @@
 """The callback that writes the model folder of a run."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Previews of fixed samples during training; `EditQuality` reuses their edits."""
 
-from __future__ import annotations
-
 import io
 from fractions import Fraction
 from itertools import zip_longest

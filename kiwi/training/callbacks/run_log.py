@@ -1,7 +1,5 @@
 """The callback that writes metrics.jsonl, which `kiwi.training.run_log` reads."""
 
-from __future__ import annotations
-
 import sys
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """LitModule: base class of kiwi's LightningModules, with optimizer, weight averaging, metrics and checkpoints."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields

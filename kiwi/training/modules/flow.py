@@ -3,8 +3,6 @@
 B samples, S fixed noise levels; latents (B, C, F, H, W).
 """
 
-from __future__ import annotations
-
 import logging
 from abc import abstractmethod
 from collections.abc import Callable

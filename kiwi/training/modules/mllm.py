@@ -4,8 +4,6 @@ The loss is next-token prediction on the answers only, with an output head tied 
 Qwen-VL models. B samples, S tokens, W vocabulary size.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """LitBase: the text-to-video model whose DiT editors start from, trained on targets and their captions (B samples)."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal

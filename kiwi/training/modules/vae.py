@@ -1,7 +1,5 @@
 """LitVae: trains a video autoencoder on the clips of edits; editors then use it frozen."""
 
-from __future__ import annotations
-
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
