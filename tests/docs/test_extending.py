@@ -1,6 +1,7 @@
 """Every code block of docs/extending.md runs, and what it adds arrives where the page says."""
 
 import importlib
+import inspect
 import json
 import re
 import threading
@@ -41,6 +42,15 @@ def test_the_source_injection_trains_a_step_and_starts_at_the_base_model(modules
     weights = load_file(run / "model" / "model.safetensors")
     (gate,) = (tensor for name, tensor in weights.items() if name.endswith("gate_D"))
     assert gate.abs().max() > 0
+
+
+def test_the_signatures_of_a_longer_sequence_are_those_of_the_base_class():
+    from kiwi.models.injection import Injection
+
+    page = " ".join((ROOT / "docs/extending.md").read_text().split())
+    for name in ("num_added_tokens", "remove_added_tokens"):
+        signature = str(inspect.signature(getattr(Injection, name))).replace("torch.Tensor", "Tensor")
+        assert f"`{name}{signature}`" in page
 
 
 class _Service(BaseHTTPRequestHandler):
