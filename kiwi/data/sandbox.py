@@ -17,9 +17,9 @@ from kiwi.data.sources import DataSource
 from kiwi.encoded import Pixels
 from kiwi.media.video import VideoInfo
 from kiwi.sandbox.export import WORLD_VERSION
+from kiwi.sandbox.options import SandboxItems
 from kiwi.sandbox.pairs import EditPair, check_categories, make_pair
 from kiwi.sandbox.questions import Question, check_tasks, make_question
-from kiwi.sandbox.sampling import LevelName, SplitName
 from kiwi.spec import renamed_from, require_positive
 
 FPS = Fraction(8)
@@ -210,36 +210,21 @@ class RenderedClip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SandboxDataset(DataSource, ABC):
+class SandboxDataset(SandboxItems, DataSource, ABC):
     """Base class of data sources that render sandbox items.
 
     Args:
-        items: number of items, from index 0; an item is a function of (seed, split, index), so more items cost nothing.
-        seed: seed for the sandbox items.
         max_frames: number of frames of a clip, 4k + 1; 1 makes image pairs.
-        size: height in pixels.
-        width: width in pixels; equal to the height if null.
-        level: complexity of the scenes (`kiwi sandbox preview --help`).
-        split: split that decides which objects and wordings occur.
     """
 
-    items: int
-    seed: int = 0
     max_frames: int = 5
-    size: int = 32
-    width: int | None = None
-    level: LevelName = "full"
-    split: SplitName = "train"
 
     def __post_init__(self) -> None:
         require_positive(self, "items", "max_frames")
 
     def _make_items(self, make_item: Callable[..., Item], kinds: tuple[str, ...]) -> Sequence[Item]:
-        width = self.size if self.width is None else self.width
-        items = [
-            make_item(self.seed, index, self.max_frames, self.size, width, self.level, self.split, kinds)
-            for index in range(self.items)
-        ]
+        settings = self.render_settings(self.max_frames)
+        items = [make_item(seed=self.seed, index=index, kinds=kinds, **settings) for index in range(self.items)]
         items[0].render("source")  # raises now, not during training, if these settings cannot be rendered
         return items
 

@@ -1,56 +1,63 @@
-"""The options that all sandbox commands share: which items of which world to render, and at which size."""
+"""Which items of the sandbox to render, and at which size: shared by its data sources and its commands."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from kiwi.console import progress
-from kiwi.errors import InputError
 from kiwi.options import Options, option
 from kiwi.sandbox.pairs import EditPair, check_categories, make_pair
 from kiwi.sandbox.sampling import LevelName, SplitName
+from kiwi.spec import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorldOptions(Options):
-    """Which items of the sandbox to render.
+class SandboxItems(Spec):
+    """Items of the sandbox to render: the first ones of a world, at one size.
 
     Args:
-        items: number of items; the first ones of the world are used.
+        items: number of items, from index 0; more items do not change the first ones.
         seed: seed of the world.
-        frames: number of frames of each video.
         size: height in pixels.
         width: width in pixels (default: the height).
         level: complexity of the scenes.
         split: subset of items; new_things, new_words and new_both have objects or wordings that train never shows.
+    """
+
+    items: int
+    seed: int = 0
+    size: int = 32
+    width: int | None = None
+    level: LevelName = "full"
+    split: SplitName = "train"
+
+    def render_settings(self, frames: int) -> dict[str, Any]:
+        """Arguments that `make_pair` and `make_question` have in common, other than seed and index."""
+        width = self.size if self.width is None else self.width
+        return {"frames": frames, "height": self.size, "width": width, "level": self.level, "split": self.split}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldOptions(SandboxItems, Options):
+    """Options of the commands that render edits of the sandbox.
+
+    Args:
+        frames: number of frames of each video.
         categories: kinds of edit, separated by commas, such as local_add,global_style (default: all).
     """
 
     items: int = 64
-    seed: int = 0
-    frames: int = 9
     size: int = 48
-    width: int | None = None
-    level: LevelName = "full"
-    split: SplitName = "train"
+    frames: int = 9
     categories: tuple[str, ...] = option((), comma_separated=True)
 
     def __post_init__(self) -> None:
-        for name in ("items", "frames", "size", "width"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise InputError(f"--{name} must be at least 1", code="out-of-range", got=value)
+        self.require_at_least(1, "items", "frames", "size", "width")
         check_categories(self.categories or None)
 
     @property
     def world(self) -> dict[str, Any]:
         """Arguments of `make_pair` other than seed and index, as plain data."""
-        return {
-            "frames": self.frames,
-            "height": self.size,
-            "width": self.size if self.width is None else self.width,
-            "categories": list(self.categories) or None,
-            "level": self.level,
-            "split": self.split,
-        }
+        return self.render_settings(self.frames) | {"categories": list(self.categories) or None}
 
     def pair(self, index: int) -> EditPair:
         """Render one item. Raises InputError like `make_pair`."""

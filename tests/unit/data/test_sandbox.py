@@ -12,6 +12,7 @@ from kiwi.data.sandbox import EditItem, QuestionItem, RenderedClip, SandboxEdits
 from kiwi.data.sources import Manifest
 from kiwi.encoded import TaskKind
 from kiwi.errors import KiwiError
+from kiwi.sandbox.options import WorldOptions
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
 
 VAE = Path(__file__).parents[3] / "experiments/sandbox/vae.yaml"
@@ -38,6 +39,14 @@ def test_a_sample_equals_the_rendered_item_exactly():
         assert len(sample.reference_images) == (pair.reference is not None)
         if pair.reference is not None:
             assert (sample.reference_images[0] == pair.reference).all()
+
+
+def test_a_data_source_and_the_commands_render_the_same_items_from_the_same_settings():
+    settings = {"items": 2, "seed": 3, "size": 32, "width": 40, "level": "easy", "split": "test"}
+    item = SandboxEdits(**settings, max_frames=5).records(Path())[1]
+    pair = WorldOptions(**settings, frames=5).pair(1)
+    assert item.id == pair.id
+    assert (item.target.decode() == pair.target).all()
 
 
 def test_only_the_items_of_a_batch_are_rendered(monkeypatch):
