@@ -21,6 +21,9 @@ Pixels = NDArray[np.uint8]
 Size = tuple[int, int, int]
 """Number of frames, height and width."""
 
+IMAGE, VIDEO = 1, 2
+"""Types of visual tokens in the MLLM's prompt; the type of text is 0."""
+
 
 class TaskKind(StrEnum):
     """The kind of an edit, which selects the learnable queries and the prompt template."""
@@ -64,7 +67,7 @@ class VisionFeatures(NamedTuple):
     """Output of the MLLM's vision tower for one image or video, which the MLLM accepts instead of pixels."""
 
     kind: int
-    """`IMAGE` or `VIDEO` of `kiwi.models.mllm.positions`."""
+    """`IMAGE` or `VIDEO`."""
     size: Size
     """Size of the image or video as input of the vision tower."""
     features_LNM: Tensor

@@ -24,8 +24,7 @@ from kiwi.errors import SpecError
 from kiwi.keyed import forked_rng
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import Connector, Context, QueryConnectorModule, join_contexts
-from kiwi.models.dit.attention import KeysValues
-from kiwi.models.dit.rope import Rope, rope_table
+from kiwi.models.dit.attention import KeysValues, Rope, rope_table
 from kiwi.models.dit.transformer import DiT
 from kiwi.models.injection import Injection
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kiwi.errors import SpecError
-from kiwi.models.precision import without_autocast
+from kiwi.models.device import without_autocast
 from kiwi.spec import Spec
 
 

@@ -23,8 +23,7 @@ from kiwi.flow.schedule import FlowSchedule
 from kiwi.keyed import forked_rng
 from kiwi.media.files import write_json
 from kiwi.models.connectors import Context
-from kiwi.models.dit.attention import KeysValues
-from kiwi.models.dit.rope import Rope, rope_table
+from kiwi.models.dit.attention import KeysValues, Rope, rope_table
 from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.vae.wan import VaeSpec
 from kiwi.spec import Spec, require_positive, to_dict

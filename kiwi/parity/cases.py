@@ -12,7 +12,7 @@ from kiwi.flow.schedule import FlowSchedule, nearest_index
 from kiwi.flow.solvers import EulerSolver
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import Context, join_contexts, mlp
-from kiwi.models.dit.rope import rope_table
+from kiwi.models.dit.attention import rope_table
 from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.injection import AddSource, AppendReference, NoReference, NoSource, PrependReference
 from kiwi.models.kiwi import Conditions, KiwiEdit, PreparedConditions

@@ -8,12 +8,11 @@ from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel, Qwen2VLImageProcessor
 
 from kiwi.checkpoints.published import from_published_state
-from kiwi.encoded import TaskKind
+from kiwi.encoded import VIDEO, TaskKind
 from kiwi.media.image import letterbox
 from kiwi.models.connectors import LatentConnector, QueryConnector, join_contexts
 from kiwi.models.mllm.encoder import MllmEncoder
 from kiwi.models.mllm.new_qwen import NewQwen, make_byte_tokenizer
-from kiwi.models.mllm.positions import VIDEO
 from kiwi.models.mllm.prompting import DEFAULT_TEMPLATE, Prompt, gather_tokens, read_template
 from kiwi.models.mllm.vision_input import VisionInput, VisionLimits
 from kiwi.parity.golden import Case

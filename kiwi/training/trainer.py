@@ -14,7 +14,7 @@ from rich.table import Column
 from rich.text import Text
 
 from kiwi.environment import devices
-from kiwi.models.precision import cpu_has_bf16_matmul
+from kiwi.models.device import cpu_has_bf16_matmul
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from kiwi.models.dit.rope import rope_table
+from kiwi.models.dit.attention import rope_table
 from kiwi.models.dit.transformer import DiTConfig
 from kiwi.weights.names import TEXT_EMBEDDING, dit_from_diffusers, dit_to_diffusers
 from kiwi.weights.strict import load_strict

@@ -1,33 +1,74 @@
 """The video diffusion transformer of Wan2.1 and Wan2.2.
 
-B batch, C latent channels, F H W latent frames, height and width, L tokens, D width, N context tokens.
-P patch channels. Parameter names are those of the published Wan files. Norms, modulation and timestep embedding are
-computed in float32, whatever the dtype of the weights.
+B batch, C latent channels, F H W latent frames, height and width, L tokens, D width, N context tokens, P channels of a
+patch. Parameter names are those of the published Wan files. Norms, modulation and timestep embedding are computed in
+float32, whatever the dtype of the weights.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kiwi.errors import InputError, SpecError
-from kiwi.models.dit.activations import ActivationSpec, KeepActivations
-from kiwi.models.dit.attention import CrossAttention, KeysValues, SelfAttention
+from kiwi.models.device import without_autocast
+from kiwi.models.dit.attention import CrossAttention, KeysValues, Rope, SelfAttention
 from kiwi.models.dit.base import BaseSpec, NewBase
-from kiwi.models.dit.rope import Rope
-from kiwi.models.precision import without_autocast
 from kiwi.models.tuning import Full, TuningSpec
 from kiwi.spec import Spec, require_positive
 
 LORA_TARGETS = ("q", "k", "v", "o", "ffn.0", "ffn.2")
 """Name endings of the linear layers that get adapters, as in the published 14B training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationSpec(Spec, ABC):
+    """Base class of all specs of activation checkpointing. A spec has no state and runs the blocks itself."""
+
+    @abstractmethod
+    def run(self, index: int, block: nn.Module, *args: Any) -> Tensor:
+        """Run a block; outputs and gradients are the same for all specs.
+
+        Args:
+            index: index of the block, from 0.
+            block: the block.
+            args: arguments of the block: tensors, or tuples and lists of tensors.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepActivations(ActivationSpec):
+    """Keep all activations."""
+
+    def run(self, index: int, block: nn.Module, *args: Any) -> Tensor:
+        return block(*args)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecomputeActivations(ActivationSpec):
+    """Keep only the inputs of a block, and run it again in the backward pass.
+
+    Args:
+        every: recompute the first block of every `every` blocks; 1 recomputes all, as in the published training.
+    """
+
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        require_positive(self, "every")
+
+    def run(self, index: int, block: nn.Module, *args: Any) -> Tensor:
+        # Without gradients `checkpoint` simply runs the block.
+        return block(*args) if index % self.every else checkpoint(block, *args, use_reentrant=False)
 
 
 @dataclass(frozen=True, kw_only=True)

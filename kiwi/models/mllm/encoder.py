@@ -25,10 +25,9 @@ from transformers import (
     Qwen3VLModel,
 )
 
-from kiwi.encoded import VisionFeatures
+from kiwi.encoded import IMAGE, VIDEO, VisionFeatures
 from kiwi.errors import CheckpointError, KiwiError, SpecError, first_line
 from kiwi.media.files import write_json
-from kiwi.models.mllm.positions import IMAGE, VIDEO, grids_per_temporal_patch, position_ids
 from kiwi.models.mllm.prefix_cache import LanguageModelForward, LanguageModelInput, full_forward, prefix_cached_forward
 from kiwi.models.mllm.prompting import (
     Prompt,
@@ -39,7 +38,7 @@ from kiwi.models.mllm.prompting import (
     span_per_temporal_patch,
     template_path,
 )
-from kiwi.models.mllm.vision import PromptVisionFeatures, encode_vision
+from kiwi.models.mllm.vision import PromptVisionFeatures, encode_vision, grids_per_temporal_patch, position_ids
 from kiwi.models.mllm.vision_input import VisionInput, VisionLimits, VisionPreprocessor
 from kiwi.models.tuning import Frozen, TuningSpec
 from kiwi.spec import Spec, to_dict

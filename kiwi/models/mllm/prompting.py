@@ -16,9 +16,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from kiwi.encoded import Pixels, TaskKind, VisionFeatures
+from kiwi.encoded import IMAGE, VIDEO, Pixels, TaskKind, VisionFeatures
 from kiwi.errors import CheckpointError, InputError
-from kiwi.models.mllm.positions import IMAGE, VIDEO
 from kiwi.models.mllm.vision_input import VisionInput, VisionPreprocessor
 
 _SLOTS = {

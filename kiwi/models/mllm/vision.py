@@ -1,17 +1,19 @@
-"""The vision tower's features of a prompt's images and videos, computed or taken from a cache.
+"""The vision tower's features of a prompt's images and videos, computed or cached, and the position ids of its tokens.
 
 B samples, S tokens, V visual tokens of the batch, N of one image or video, M the MLLM's width. L levels: level 0
 replaces word embeddings; the others are added to the hidden states after the first language layers (Qwen3-VL's
 DeepStack, arXiv 2406.04334; none in Qwen2.5-VL).
 """
 
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from kiwi.encoded import IMAGE, VIDEO
 from kiwi.errors import InputError
-from kiwi.models.mllm.positions import IMAGE, VIDEO
 
 
 class PromptVisionFeatures(NamedTuple):
@@ -76,3 +78,38 @@ def encode_vision(
         # Clones, so that storing the features of one image does not keep the memory of the whole batch.
         computed = iter([features.clone() for features in features_LVM.split(sizes, dim=1)])
     return tuple(next(computed) if features is None else features for features in cached)
+
+
+def position_ids(types_S: Tensor, grids: dict[int, Iterator[Tensor]], merge_size: int, step: int) -> Tensor:
+    """Compute the position ids (3, S) of one sample without padding.
+
+    There is one axis for time, one for rows, one for columns. Each text token advances all three by one.
+    The tokens of an image or video are at offsets (time, row, column) in their merged grid; the next token starts one
+    after the largest of their positions. Not left to transformers, whose newer versions start one after the spatial
+    extent only, unlike the published models.
+
+    Args:
+        types_S: 0 text, 1 image, 2 video; each run of 1 or 2 is one image or video.
+        grids: by type, iterators over the grids (frames, rows, columns) in vision patches, in the order of the runs.
+        merge_size: number of patches along each side that are merged into one token.
+        step: number of time positions between consecutive temporal patches of a video.
+    """
+    parts: list[Tensor] = []
+    start = 0
+    for kind, run in groupby(types_S.tolist()):
+        if kind == 0:
+            offsets = torch.arange(len(list(run))).expand(3, -1)
+        else:
+            frames, rows, columns = next(grids[kind]).tolist()
+            axes = (torch.arange(frames) * step, torch.arange(rows // merge_size), torch.arange(columns // merge_size))
+            offsets = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
+        parts.append(start + offsets)
+        start = int(parts[-1].max()) + 1
+    return torch.cat(parts, dim=1).to(types_S.device)
+
+
+def grids_per_temporal_patch(grids_V3: Tensor) -> Tensor:
+    """Split each video's grid into grids of one temporal patch, which are separate spans in Qwen3-VL."""
+    single = grids_V3.repeat_interleave(grids_V3[:, 0], dim=0).clone()
+    single[:, 0] = 1
+    return single

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kiwi.encoded import Pixels, Size
+from kiwi.encoded import IMAGE, VIDEO, Pixels, Size
 from kiwi.errors import SpecError
 from kiwi.media.image import resize, smart_resize
-from kiwi.models.mllm.positions import IMAGE, VIDEO
 from kiwi.spec import Spec, require_positive
 
 
@@ -44,7 +43,7 @@ class VisionInput(NamedTuple):
     """An image or video, resized for the vision tower."""
 
     kind: int
-    """`IMAGE` or `VIDEO` of `kiwi.models.mllm.positions`."""
+    """`IMAGE` or `VIDEO`."""
     frames: Pixels
 
     @property

@@ -3,7 +3,7 @@ import torch
 
 from kiwi.errors import InputError, SpecError
 from kiwi.models.connectors import Context
-from kiwi.models.dit.activations import RecomputeActivations
+from kiwi.models.dit.transformer import RecomputeActivations
 from kiwi.models.injection import NoReference, NoSource, PrependReference
 from kiwi.models.kiwi import Conditions, KiwiEdit
 

@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import pytest
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 
-from kiwi.models import precision as precisions
-from kiwi.models.precision import cpu_has_bf16_matmul
+from kiwi.models.device import cpu_has_bf16_matmul
 from kiwi.training import trainer
 from kiwi.training.trainer import StepProgressBar, Trainer, has_bf16
 
@@ -65,7 +64,7 @@ def test_slow_bf16_is_allowed_with_a_warning(machine, caplog):
 @pytest.mark.parametrize(("reported", "expected"), [(True, True), (False, False), (None, False)])
 def test_a_processor_with_unknown_instructions_has_no_bf16(monkeypatch, reported, expected):
     cpu_has_bf16_matmul.cache_clear()
-    monkeypatch.setattr(precisions, "hardware", lambda: {"avx512_bf16": reported})
+    monkeypatch.setattr("kiwi.models.device.hardware", lambda: {"avx512_bf16": reported})
     monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: True)
     assert cpu_has_bf16_matmul() is expected
     cpu_has_bf16_matmul.cache_clear()

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from kiwi.encoded import IMAGE, VIDEO
 from kiwi.errors import InputError
 from kiwi.models.mllm.new_qwen import NewQwen
-from kiwi.models.mllm.positions import IMAGE, VIDEO
 from kiwi.models.mllm.vision import PromptVisionFeatures
 from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.tuning import Frozen, Lora
