@@ -28,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 from kiwi import console
 from kiwi.data.sample import EditBatch, EditSample, collate
 from kiwi.encoded import TaskKind
-from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
+from kiwi.flow.schedule import add_noise, velocity_loss, velocity_target
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import QueryConnector
 from kiwi.models.dit.transformer import DiTConfig

@@ -17,13 +17,13 @@ class Cost:
     Args:
         parameters: number of parameters of the whole editor.
         trainable: number of trainable parameters.
-        step_flops: floating-point operations of one forward pass of the DiT, for one of the longest clips with one
-            reference image.
+        denoising_step_flops: floating-point operations of one forward pass of the DiT, for one of the longest clips
+            with one reference image.
     """
 
     parameters: int
     trainable: int
-    step_flops: int
+    denoising_step_flops: int
 
 
 def find_editor_experiment(resolved: Mapping[str, Any], stage: str) -> EditorExperiment | None:
@@ -45,5 +45,5 @@ def count_cost(arm: Arm) -> Cost | None:
     return Cost(
         parameters=budget.total_parameters,
         trainable=budget.total_trainable(editor.train_parts),
-        step_flops=budget.step_flops,
+        denoising_step_flops=budget.denoising_step_flops,
     )

@@ -98,7 +98,7 @@ def _draw_cost_plot(metric: str, summaries: Sequence[ArmSummary], costs: Mapping
         error = None if np.isnan(low) else [[mean - low], [high - mean]]
         style = index % len(COLOURS)
         axis.errorbar(
-            [cost.step_flops / 1e9], [mean], yerr=error, color=COLOURS[style],
+            [cost.denoising_step_flops / 1e9], [mean], yerr=error, color=COLOURS[style],
             marker=MARKERS[(index // len(COLOURS)) % len(MARKERS)], markersize=6, linewidth=1, label=summary.label,
         )  # fmt: skip
     axis.set_xlabel("GFLOP per denoising step")

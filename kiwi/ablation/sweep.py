@@ -133,10 +133,10 @@ def _plan_table(study: Study, runs: Sequence[Run]) -> Table:
     for arm in study.arms:
         cost = count_cost(arm)
         sizes = ("", "", "") if cost is None else (
-            f"{cost.parameters / 1e6:,.2f}", f"{cost.trainable / 1e6:,.2f}", f"{cost.step_flops / 1e9:,.2f}"
+            f"{cost.parameters / 1e6:,.2f}", f"{cost.trainable / 1e6:,.2f}", f"{cost.denoising_step_flops / 1e9:,.2f}"
         )  # fmt: skip
         rows.append((arm.label, " ".join(arm.options), *sizes))
-    header = ("arm", "stages", "parameters (M)", "trainable (M)", "GFLOP per step")
+    header = ("arm", "stages", "parameters (M)", "trainable (M)", "GFLOP per denoising step")
     done = sum(run.state == "done" for run in runs)
     return Table(study.title, header, rows, f"{len(runs)} runs, {done} of them done; this dry run executed none.")
 

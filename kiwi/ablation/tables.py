@@ -45,16 +45,16 @@ def main_table(
                 format_number(summary.mean.seed_std),
                 *_comparison_cells(summary),
                 "" if cost is None else f"{cost.parameters / 1e6:.2f}",
-                "" if cost is None else f"{cost.step_flops / 1e9:,.2f}",
+                "" if cost is None else f"{cost.denoising_step_flops / 1e9:,.2f}",
                 "" if not base_speed or not speed else f"{base_speed / speed:.2f}",
             )
         )
     return Table(
         f"{title}: {metric}",
         ("arm", "seeds", metric, "std over seeds", "difference", "p", "p, these models", "verdict", *detectable,
-         "parameters (M)", "GFLOP per step", "step time, base = 1"),
+         "parameters (M)", "GFLOP per denoising step", "step time, base = 1"),
         rows,
-        f"{NOTE} parameters: of the whole editor. GFLOP per step: operations of one denoising step of the DiT for one "
+        f"{NOTE} parameters: of the whole editor. GFLOP per denoising step: operations of the DiT for one "
         "sample. step time: duration of a training step in the runs of this study.",
     )  # fmt: skip
 

@@ -1,8 +1,59 @@
-"""Model folders and published formats: saving, strict loading and conversion."""
+"""Model folders and published formats: saving, strict loading and conversion; importing this does not import torch."""
 
-from kiwi.checkpoints.options import ConvertOptions
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-__all__ = ["ConvertOptions", "convert"]
+from kiwi.options import Options, option, parse_assignments, positional
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions(Options):
+    """Convert a model between kiwi's model folder and a published format.
+
+    Formats:
+      wan             the transformer of a Wan model with original or diffusers names (can be read, not written)
+      kiwi-upstream   the published training checkpoint, one .safetensors file
+      kiwi-diffusers  the published diffusers folder
+
+    If SRC is a model folder, it is written as FORMAT to DST, provided that the published code supports its options;
+    otherwise SRC is read as FORMAT and DST becomes a model folder. Tensor names and shapes must match exactly: if any
+    is missing, unexpected or of the wrong shape, these are listed and nothing is written. Parts that an earlier
+    training stage did not have are initialised and reported.
+
+    Args:
+        format: the published format: wan, kiwi-upstream or kiwi-diffusers
+        src: input: a model folder; for wan a file, a folder or a hub id, also as PATH:SUBFOLDER; for kiwi-upstream a
+            file; for kiwi-diffusers a folder or a hub id
+        dst: output path; its parent folder must exist
+        vae: for wan and kiwi-upstream: the VAE, as Wan's .pth file, a diffusers folder or a hub id; with a subfolder,
+            PATH:SUBFOLDER
+        mllm: for wan and kiwi-upstream: folder or hub id of the Qwen-VL without adapters
+        base: for kiwi-upstream files with no DiT or only adapters for one: the Wan base model (PATH or PATH:SUBFOLDER)
+        adapters: whether LoRA adapters are merged into the weights or kept separate
+        by_name: reference VAE and MLLM by path instead of copying them
+        seed: seed for initialising missing parts
+        set: model option that the published format does not record, such as reference=PrependReference,
+            dit.num_heads=24 or mllm.limits.max_frames=10; may be repeated
+        dtype: dtype of the weights in DST; VAE and MLLM keep theirs
+        force: replace DST if it is an output of this command and contains no other files
+    """
+
+    format: Literal["wan", "kiwi-upstream", "kiwi-diffusers"] = positional()
+    src: str = positional()
+    dst: Path = positional()
+    vae: str | None = None
+    mllm: str | None = None
+    base: str | None = None
+    adapters: Literal["merge", "keep"] = "merge"
+    by_name: bool = False
+    seed: int = 0
+    set: tuple[str, ...] = option((), metavar="PATH=VALUE", repeat=True)
+    dtype: Literal["keep", "float32", "bfloat16"] = "keep"
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        parse_assignments(self.set)
 
 
 def convert(options: ConvertOptions) -> list[tuple[str, str]]:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
+from kiwi.checkpoints import ConvertOptions
 from kiwi.checkpoints.assemble import ImportSettings, Report, assemble
 from kiwi.checkpoints.diffusers_folder import export_diffusers, import_diffusers
 from kiwi.checkpoints.folder_config import is_model_folder, pretrained_paths, unexpected_files
-from kiwi.checkpoints.options import ConvertOptions
 from kiwi.checkpoints.published import export_published, import_published
 from kiwi.errors import InputError
 from kiwi.media.files import require_no_overlap, require_replaceable, require_writable

@@ -27,8 +27,8 @@ def _print_parts(costs: Plan) -> None:
     console.table("", ("part", "parameters (M)", "trainable (M)"), rows)
     console.print(
         f"{size.frames} frames of {size.height}x{size.width}: {budget.tokens:,} tokens, {budget.context:,} context "
-        f"tokens, {budget.step_flops / 1e12:,.1f} TFLOP per step, {budget.conditioning_flops / 1e12:,.2f} TFLOP once "
-        "per edit"
+        f"tokens, {budget.denoising_step_flops / 1e12:,.1f} TFLOP per denoising step, "
+        f"{budget.conditioning_flops / 1e12:,.2f} TFLOP once per edit"
     )
 
 
@@ -42,13 +42,13 @@ def _print_variants(costs: Plan) -> None:
             _format_millions(budget.total_trainable()),
             f"{budget.tokens:,}",
             f"{budget.context:,}",
-            f"{budget.step_flops / 1e12:,.2f}",
-            f"{budget.step_flops / first.step_flops:.3f}",
+            f"{budget.denoising_step_flops / 1e12:,.2f}",
+            f"{budget.denoising_step_flops / first.denoising_step_flops:.3f}",
         )
         for label, budget in zip(costs.labels, costs.budgets, strict=True)
     ]
     parameters = ("parameters (M)", "difference from first", "trainable (M)")
-    console.table("", ("variant", *parameters, "tokens", "context", "TFLOP per step", "ratio to first"), rows)
+    console.table("", ("variant", *parameters, "tokens", "context", "TFLOP per denoising step", "ratio to first"), rows)
 
 
 def _format_millions(count: int) -> str:

@@ -88,13 +88,12 @@ def edit_file(options: EditOptions) -> Video:
     editor = KiwiEditor.from_pretrained(options.model, device=options.device)
     if options.tiled:
         editor.model.vae.tiling = Tiling()
-    if editor.defaults.domain == "sandbox":
-        console.note(f"{options.model} was trained on {DOMAIN_DESCRIPTION}.")
     reasons = out_of_domain_reasons(editor, video, options.instruction, len(references), max_pixels=options.max_pixels)
     if reasons:
         log.warning(
-            "the edit is outside the model's training domain, so the result may be poor: %s", "; ".join(reasons)
-        )
+            "the edit is outside the model's training domain, so the result may be poor: %s. %s was trained on %s.",
+            "; ".join(reasons), options.model, DOMAIN_DESCRIPTION,
+        )  # fmt: skip
     sampling = editor.defaults.sampling
     if options.steps is not None:
         sampling = sampling.replace(steps=options.steps)

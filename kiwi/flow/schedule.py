@@ -1,4 +1,4 @@
-"""The noise schedule of flow matching: sigma, its shift, timesteps and the loss weight.
+"""Flow matching: the noise schedule (sigma, its shift, timesteps, loss weight) and the training objective (velocity).
 
 A sample x_0 at noise level sigma in [0, 1] is x_sigma = (1 - sigma) x_0 + sigma n; the model's timestep is
 num_train_timesteps * sigma. Everything is computed in float32, as in the published code; timesteps are never rounded
@@ -85,3 +85,20 @@ class FlowSchedule(Spec):
 def nearest_index(table: Tensor, value: Tensor) -> Tensor:
     """Find the index of the table entry nearest to each value (the first on ties), as the published code does."""
     return (table[None, :] - value.reshape(-1, 1)).abs().argmin(dim=1).reshape(value.shape)
+
+
+def add_noise(x0: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
+    """Compute x_sigma = (1 - sigma) x_0 + sigma n, with one sigma per sample."""
+    sigma = sigma_B.reshape(-1, *(1,) * (x0.ndim - 1)).to(x0)
+    return (1 - sigma) * x0 + sigma * noise
+
+
+def velocity_target(x0: Tensor, noise: Tensor) -> Tensor:
+    """Compute the model's target, d x_sigma / d sigma = n - x_0."""
+    return noise - x0
+
+
+def velocity_loss(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Compute the mean squared error of each sample in float32, shape (B,); `weights` broadcast to the errors."""
+    errors = (prediction.float() - target.float()).square()
+    return (errors if weights is None else errors * weights).flatten(1).mean(dim=1)

@@ -64,7 +64,7 @@ class Budget:
         trainable: number of trainable parameters of each part.
         context: number of tokens that cross-attention attends to.
         tokens: length of the DiT's sequence.
-        step_flops: floating-point operations of one forward denoising step; a multiply-add counts as two.
+        denoising_step_flops: floating-point operations of one forward denoising step; a multiply-add counts as two.
         conditioning_flops: floating-point operations that are needed once per edit, for the conditions' tokens and the
             context's keys and values.
     """
@@ -73,7 +73,7 @@ class Budget:
     trainable: dict[str, int]
     context: int
     tokens: int
-    step_flops: int
+    denoising_step_flops: int
     conditioning_flops: int
 
     @property
@@ -118,7 +118,7 @@ def count_budget(config: KiwiConfig, workload: Workload) -> Budget:
         },
         context=conditions.context.tokens_BND.shape[1],
         tokens=frames * height * width + added,
-        step_flops=step.get_total_flops(),
+        denoising_step_flops=step.get_total_flops(),
         conditioning_flops=conditioning.get_total_flops(),
     )
 

@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kiwi.checkpoints.published import from_published_state
-from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
-from kiwi.flow.schedule import FlowSchedule, nearest_index
+from kiwi.flow.schedule import FlowSchedule, add_noise, nearest_index, velocity_loss, velocity_target
 from kiwi.flow.solvers import EulerSolver
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import Context, join_contexts, mlp

@@ -183,7 +183,7 @@ def test_a_study_of_the_published_size_is_counted_without_storage():
     study = read_study(EXPERIMENTS / "ablations" / "5b" / "components.yaml")
     assert len(list_runs(study, Path("out"))) == 18
     cost = count_cost(study.arms[1])  # millions of parameters, as `kiwi plan` counts them
-    assert (round(cost.parameters / 1e6, 2), round(cost.step_flops / 1e9, 2)) == (9502.36, 317264.39)
+    assert (round(cost.parameters / 1e6, 2), round(cost.denoising_step_flops / 1e9, 2)) == (9502.36, 317264.39)
 
 
 def test_a_study_that_was_changed_refuses_its_old_results(study, tmp_path, capsys):

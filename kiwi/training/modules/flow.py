@@ -16,8 +16,7 @@ from kiwi.data.datamodule import EditData
 from kiwi.data.sample import EditBatch
 from kiwi.encoded import LatentDistribution, TaskKind
 from kiwi.errors import InputError
-from kiwi.flow.objective import add_noise, velocity_loss, velocity_target
-from kiwi.flow.schedule import FlowSchedule
+from kiwi.flow.schedule import FlowSchedule, add_noise, velocity_loss, velocity_target
 from kiwi.keyed import normal, uniform
 from kiwi.models.vae.wan import VideoVae
 from kiwi.training.averaging import AveragingSpec
@@ -34,7 +33,9 @@ SIGMA_BANDS = (0.0, 0.5, 0.75, 0.9, 1.0)
 """Bounds of the noise-level bands for which training losses are logged separately."""
 
 BLIND_BATCHES = 64
-"""Number of training batches (at most an epoch) that the blind predictors of validation are fitted to."""
+"""Number of training batches (at most an epoch) that the blind predictors of validation are fitted to.
+
+Blind predictors are linear predictors of the velocity that see no condition, only the noisy latents."""
 
 
 class LitFlow(LitModule):

@@ -5,8 +5,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from kiwi.editing import EditOptions, edit_file
 from kiwi.editing.domain import out_of_domain_reasons
 from kiwi.editing.editor import KiwiEditor
+from kiwi.media.image import write_image
 from kiwi.media.video import Video
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.sampling import EditingDefaults
@@ -43,9 +45,8 @@ def test_unknown_words_unlike_videos_and_large_sizes_are_each_reported(reasons):
     assert "dB" in psnr
     large = make_pair(1, 0, frames=9, height=96, width=96)
     assert any("9 frames of 96x96" in reason for reason in reasons(large.source, large.instruction))
-    larger = make_pair(
-        1, 0, frames=5, height=64, width=64
-    )  # four times the training size is resized and still in domain
+    # Four times the training size is resized and still in domain.
+    larger = make_pair(1, 0, frames=5, height=64, width=64)
     assert reasons(larger.source, larger.instruction) == []
     wider = np.pad(larger.source, [(0, 0), (0, 0), (0, 32), (0, 0)], mode="edge")
     assert any("5 frames of 64x96" in reason for reason in reasons(wider, larger.instruction))
@@ -80,3 +81,15 @@ def test_a_model_that_was_trained_on_other_videos_has_no_reasons(editor):
     other = KiwiEditor(editor.model, EditingDefaults(max_pixels=1024, max_frames=5))
     noise = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3), np.uint8)
     assert out_of_domain_reasons(other, Video(noise, Fraction(8)), "Let it snow.") == []
+
+
+@pytest.mark.parametrize("in_domain", [True, False])
+def test_an_edit_describes_the_training_domain_only_if_it_is_outside(editor, tmp_path, monkeypatch, caplog, in_domain):
+    pair = make_pair(1, 0, frames=1, height=32, width=32)
+    write_image(tmp_path / "in.png", pair.source[0])
+    monkeypatch.setattr(KiwiEditor, "from_pretrained", lambda path, device: editor)
+    instruction = pair.instruction if in_domain else "Let it snow."
+    edit_file(EditOptions(video=tmp_path / "in.png", instruction=instruction, out=tmp_path / "out.png", steps=1))
+    warnings = " ".join(record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert ("'snow'" in warnings, "sandbox was trained on rendered scenes" in warnings) == (not in_domain,) * 2
+    assert in_domain or "never real videos" in warnings

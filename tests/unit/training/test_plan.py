@@ -105,7 +105,7 @@ def test_every_editor_experiment_is_counted_on_the_meta_device(file, capsys):
     out = capsys.readouterr().out
     trainable = float(next(row for row in map(cells, out.splitlines()) if row[0] == "all")[2].replace(",", ""))
     assert trainable > 0
-    assert "TFLOP per step" in out
+    assert "TFLOP per denoising step" in out
 
 
 @pytest.mark.parametrize("file", FROM_SCRATCH, ids=lambda path: str(path.relative_to(EXPERIMENTS)))
