@@ -135,15 +135,15 @@ def summarize_arms(metric: Metric, results: Sequence[RunResult], labels: Sequenc
 
 
 def to_json(summaries: Mapping[str, Sequence[ArmSummary]]) -> dict[str, Any]:
-    """Convert summaries by metric to plain data for JSON; NaN becomes null."""
-    return {metric: [_replace_nan(asdict(summary)) for summary in arms] for metric, arms in summaries.items()}
+    """Convert summaries by metric to plain data for JSON; NaN becomes null, and intervals have the key "mean"."""
+    return {metric: [_to_plain_data(asdict(summary)) for summary in arms] for metric, arms in summaries.items()}
 
 
-def _replace_nan(value: Any) -> Any:
+def _to_plain_data(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _replace_nan(item) for key, item in value.items()}
+        return {"mean" if key == "interval" else str(key): _to_plain_data(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_replace_nan(item) for item in value]
+        return [_to_plain_data(item) for item in value]
     return None if isinstance(value, float) and isnan(value) else value
 
 
@@ -194,7 +194,7 @@ def _decide_verdict(metric: Metric, difference: RandomEffectsMean, p: float) -> 
         return NOT_SIGNIFICANT
     if metric.better == "neither":
         return "differs"
-    return "better" if (difference.mean.mean > 0) == (metric.better == "higher") else "worse"
+    return "better" if (difference.interval.mean > 0) == (metric.better == "higher") else "worse"
 
 
 def _average_by_category(by_seed: Sequence[Mapping[str, float]], categories: Mapping[str, str]) -> dict[str, float]:

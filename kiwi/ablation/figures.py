@@ -69,7 +69,7 @@ def _draw_forest_plot(metric: str, summaries: Sequence[ArmSummary]) -> Figure | 
     axis = figure.subplots()
     axis.axvline(0, color="black", linewidth=0.8)
     for y, (_, comparison) in enumerate(compared):
-        mean, low, high = comparison.difference.mean
+        mean, low, high = comparison.difference.interval
         colour = VERDICT_COLOURS[comparison.verdict]
         if np.isfinite([low, high]).all():
             axis.plot([low, high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
@@ -94,7 +94,7 @@ def _draw_cost_plot(metric: str, summaries: Sequence[ArmSummary], costs: Mapping
     figure = Figure(figsize=(6.4, 4.2 + 0.16 * len(points)), dpi=150, layout="constrained")
     axis = figure.subplots()
     for index, (summary, cost) in enumerate(points):
-        mean, low, high = summary.mean.mean
+        mean, low, high = summary.mean.interval
         error = None if np.isnan(low) else [[mean - low], [high - mean]]
         style = index % len(COLOURS)
         axis.errorbar(

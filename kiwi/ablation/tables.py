@@ -41,7 +41,7 @@ def main_table(
             (
                 summary.label,
                 len(summary.seeds),
-                format_interval(summary.mean.mean),
+                format_interval(summary.mean.interval),
                 format_number(summary.mean.seed_std),
                 *_comparison_cells(summary),
                 "" if cost is None else f"{cost.parameters / 1e6:.2f}",
@@ -64,7 +64,7 @@ def brief_table(title: str, metric: str, summaries: Sequence[ArmSummary]) -> Tab
     rows = []
     for summary in summaries:
         difference, p, _, verdict, *_ = _comparison_cells(summary)
-        rows.append((summary.label, len(summary.seeds), format_interval(summary.mean.mean), difference, p, verdict))
+        rows.append((summary.label, len(summary.seeds), format_interval(summary.mean.interval), difference, p, verdict))
     note = "±: 95% interval over seeds and items; p is corrected for the number of arms; table.md has the details."
     return Table(f"{title}: {metric}", ("arm", "seeds", "score", "difference", "p", "verdict"), rows, note)
 
@@ -106,9 +106,10 @@ def tidy_table(summaries: Mapping[str, Sequence[ArmSummary]]) -> Table:
             mean, comparison = summary.mean, summary.comparison
             comparison_cells: tuple[object, ...] = ("",) * 6
             if comparison is not None:
-                comparison_cells = (*comparison.difference.mean, comparison.p, comparison.p_models, comparison.verdict)
+                ps = comparison.p, comparison.p_models
+                comparison_cells = (*comparison.difference.interval, *ps, comparison.verdict)
             seeds = len(summary.seeds)
-            rows.append((metric, summary.label, seeds, mean.items, *mean.mean, mean.seed_std, *comparison_cells))
+            rows.append((metric, summary.label, seeds, mean.items, *mean.interval, mean.seed_std, *comparison_cells))
     return Table("", header, rows)
 
 
@@ -143,14 +144,14 @@ def _comparison_cells(summary: ArmSummary) -> tuple[str, ...]:
         return ("", "", "", "", *("" for _ in SEED_COUNTS))
     detectable = (format_number(comparison.detectable.get(seeds, float("nan"))) for seeds in SEED_COUNTS)
     ps = format_p_value(comparison.p), format_p_value(comparison.p_models)
-    return (format_interval(comparison.difference.mean), *ps, comparison.verdict, *detectable)
+    return (format_interval(comparison.difference.interval), *ps, comparison.verdict, *detectable)
 
 
 def _overview_cell(summary: ArmSummary) -> str:
-    mean, comparison = format_number(summary.mean.mean.mean), summary.comparison
+    mean, comparison = format_number(summary.mean.interval.mean), summary.comparison
     if comparison is None:
         return mean
-    return f"{mean} ({format_interval(comparison.difference.mean)}{'*' if comparison.significant else ''})"
+    return f"{mean} ({format_interval(comparison.difference.interval)}{'*' if comparison.significant else ''})"
 
 
 def _samples_per_second(label: str, results: Sequence[RunResult]) -> float:

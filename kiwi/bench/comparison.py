@@ -35,8 +35,8 @@ def compare_runs(options: CompareOptions) -> Table:
         (
             name,
             len(shared) if name == "overall" else value.items,
-            f"{value.mean.mean:+.2f}",
-            "-" if isnan(value.mean.low) else f"[{value.mean.low:+.2f}, {value.mean.high:+.2f}]",
+            f"{value.interval.mean:+.2f}",
+            "-" if isnan(value.interval.low) else f"[{value.interval.low:+.2f}, {value.interval.high:+.2f}]",
             f"{value.p:.4f}",
             f"{corrected[name]:.4f}" if name in corrected else "",
             "-" if isnan(value.detectable) else f"{value.detectable:.2f}",

@@ -103,12 +103,12 @@ class ControlResult:
     @property
     def is_passed(self) -> bool:
         """Whether the real edits score significantly higher."""
-        return self.margin.mean.mean > 0 and self.margin.p < SIGNIFICANCE
+        return self.margin.interval.mean > 0 and self.margin.p < SIGNIFICANCE
 
     @property
     def is_inconclusive(self) -> bool:
         """Whether the real edits score higher, but on too few items for any margin to be significant."""
-        return not self.is_passed and self.margin.mean.mean > 0 and 2 / 2**self.items >= SIGNIFICANCE
+        return not self.is_passed and self.margin.interval.mean > 0 and 2 / 2**self.items >= SIGNIFICANCE
 
 
 def summarize_controls(controls: Sequence[ItemScore], edits: Sequence[ItemScore]) -> list[ControlResult]:

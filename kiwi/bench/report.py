@@ -91,7 +91,7 @@ def list_warnings(report: BenchmarkReport) -> list[str]:
     if report.drift is not None and report.drift.p < SIGNIFICANCE:
         texts.append(
             f"The judge has drifted: the scores of {report.drift.items} items judged again changed by "
-            f"{report.drift.mean}."
+            f"{report.drift.interval}."
         )
     return texts
 
@@ -124,7 +124,9 @@ def list_notes(report: BenchmarkReport) -> list[str]:
         )
     texts += [f"The control '{kind}' has no score: {reason}." for kind, reason in report.unscored_controls.items()]
     if report.drift is not None:
-        texts.append(f"Anchors: {report.drift.items} items judged again; their scores changed by {report.drift.mean}.")
+        texts.append(
+            f"Anchors: {report.drift.items} items judged again; their scores changed by {report.drift.interval}."
+        )
     texts += [f"Doubtful published row: {row.method} ({row.doubt})." for row in report.published if row.doubt]
     if any(row.judge != report.judge for row in report.published):
         texts.append("Published rows were scored by a different judge: they are not comparable with this run.")
@@ -165,7 +167,7 @@ def column_table(report: BenchmarkReport) -> Table:
 def controls_table(controls: Iterable[ControlResult]) -> Table:
     """Scores of the controls and of the real edits of the same items."""
     rows = [
-        (result.kind, result.items, str(result.control), str(result.edit), str(result.margin.mean),
+        (result.kind, result.items, str(result.control), str(result.edit), str(result.margin.interval),
          f"{result.margin.p:.3f}", "yes" if result.is_passed else "too few" if result.is_inconclusive else "NO")
         for result in controls
     ]  # fmt: skip

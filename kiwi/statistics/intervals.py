@@ -70,8 +70,7 @@ def small_sample_factor(strata: Strata, clusters: Clusters | None, confidence: f
     variance of the mean, and their degrees of freedom combined as by Satterthwaite (Biometrics Bulletin, 1946). NaN if
     a stratum has a single cluster.
     """
-    totals = cluster_totals(strata, clusters)
-    sums, counts = totals[:, :, 0], totals[:, :, 1]
+    sums, counts = sum_clusters(strata, clusters)
     sizes = (counts > 0).sum(axis=0)  # number of clusters in each stratum
     if sizes.min() < 2:
         return float("nan")
@@ -94,24 +93,32 @@ def bootstrap_means(strata: Strata, clusters: Clusters | None, rng: np.random.Ge
     Raises:
         InputError: as `bootstrap_mean`.
     """
-    totals = cluster_totals(strata, clusters)
+    totals = sum_clusters(strata, clusters)
     by_pattern: dict[bytes, list[int]] = {}
-    for index, in_stratum in enumerate(totals[:, :, 1] > 0):
-        by_pattern.setdefault(in_stratum.tobytes(), []).append(index)
+    for index, is_present in enumerate(totals.counts_CS > 0):
+        by_pattern.setdefault(is_present.tobytes(), []).append(index)
     singletons = [members[0] for members in by_pattern.values() if len(members) == 1]
     pools = [members for members in by_pattern.values() if len(members) > 1] + ([singletons] if singletons else [])
-    resampled = np.zeros((RESAMPLES, *totals.shape[1:]))
+    stacked = np.stack(totals, axis=-1)
+    resampled = np.zeros((RESAMPLES, *stacked.shape[1:]))
     for members in pools:
-        counts = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=RESAMPLES)
-        resampled += np.tensordot(counts, totals[members], axes=1)
-    is_present = resampled[:, :, 1] > 0
-    stratum_means = np.divide(resampled[:, :, 0], resampled[:, :, 1], out=np.zeros(is_present.shape), where=is_present)
-    means: np.ndarray = stratum_means.sum(axis=1) / np.maximum(is_present.sum(axis=1), 1)
+        draws = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=RESAMPLES)
+        resampled += np.tensordot(draws, stacked[members], axes=1)
+    sums, counts = np.moveaxis(resampled, -1, 0)
+    stratum_means = np.divide(sums, counts, out=np.zeros(counts.shape), where=counts > 0)
+    means: np.ndarray = stratum_means.sum(axis=1) / np.maximum((counts > 0).sum(axis=1), 1)
     return means
 
 
-def cluster_totals(strata: Strata, clusters: Clusters | None) -> np.ndarray:
-    """Sum and count of each cluster's items in each stratum, (clusters, strata, 2)."""
+class ClusterTotals(NamedTuple):
+    """Sum and number of the values of each cluster (C) in each stratum (S)."""
+
+    sums_CS: np.ndarray
+    counts_CS: np.ndarray
+
+
+def sum_clusters(strata: Strata, clusters: Clusters | None) -> ClusterTotals:
+    """Sum and count the values of each cluster in each stratum. Raises InputError as `bootstrap_mean`."""
     if not strata or not all(len(stratum) for stratum in strata):
         raise InputError(
             "a mean needs items in every stratum", code="no-items", got=[len(stratum) for stratum in strata]
@@ -123,8 +130,9 @@ def cluster_totals(strata: Strata, clusters: Clusters | None) -> np.ndarray:
             "clusters and strata have different lengths", code="length-mismatch", got=got, expected=expected
         )
     index = {label: number for number, label in enumerate(dict.fromkeys(c for labels in clusters for c in labels))}
-    totals = np.zeros((len(index), len(strata), 2))
+    totals = ClusterTotals(*(np.zeros((len(index), len(strata))) for _ in ClusterTotals._fields))
     for stratum, (values, labels) in enumerate(zip(strata, clusters, strict=True)):
         for value, label in zip(values, labels, strict=True):
-            totals[index[label], stratum] += value, 1
+            totals.sums_CS[index[label], stratum] += value
+            totals.counts_CS[index[label], stratum] += 1
     return totals

@@ -14,8 +14,8 @@ from kiwi.statistics.intervals import (
     Strata,
     bootstrap_mean,
     bootstrap_means,
-    cluster_totals,
     small_sample_factor,
+    sum_clusters,
 )
 
 PERMUTATIONS = 10_000
@@ -30,14 +30,14 @@ class Difference:
     """A mean paired difference.
 
     Args:
-        mean: mean difference, strata weighted equally, with its 95% interval.
+        interval: mean difference, strata weighted equally, with its 95% interval.
         p: p value of a two-sided paired permutation test: share of random sign patterns with a difference as large.
         detectable: smallest difference that this number of items detects with power 0.8 at level 0.05; NaN if the items
             do not vary or their variance is unknown.
         items: number of items.
     """
 
-    mean: Interval
+    interval: Interval
     p: float
     detectable: float
     items: int
@@ -58,10 +58,10 @@ def paired_difference(strata: Strata, clusters: Clusters | None = None) -> Diffe
     rng = np.random.default_rng(0)
     bootstrap_std = float(np.std(bootstrap_means(strata, clusters, rng), ddof=1))
     standard_error = bootstrap_std * small_sample_factor(strata, clusters)
-    totals = cluster_totals(strata, clusters)
-    contributions = (totals[:, :, 0] / totals[:, :, 1].sum(axis=0)).mean(axis=1)  # each cluster's part of the mean
+    totals = sum_clusters(strata, clusters)
+    contributions = (totals.sums_CS / totals.counts_CS.sum(axis=0)).mean(axis=1)  # each cluster's part of the mean
     return Difference(
-        mean=bootstrap_mean(strata, clusters=clusters),
+        interval=bootstrap_mean(strata, clusters=clusters),
         p=_run_permutation_test(contributions, rng),
         detectable=float(norm.ppf(0.975) + norm.ppf(0.8)) * standard_error if standard_error > 0 else float("nan"),
         items=sum(len(stratum) for stratum in strata),

@@ -28,8 +28,8 @@ class RandomEffectsMean:
     """A mean over items and seeds; an effect, if the values are differences of paired runs.
 
     Args:
-        mean: mean with its 95% interval over seeds and items; the interval is NaN for one seed, and if a category has
-            a single item (or cluster).
+        interval: mean with its 95% interval over seeds and items; the bounds are NaN for one seed, and if a category
+            has a single item (or cluster).
         p: two-sided p value of the hypothesis that the mean is 0; NaN where the interval is.
         seed_std: observed standard deviation between seeds of the mean over items; NaN for one seed.
         seeds, items: number of seeds and of items.
@@ -39,7 +39,7 @@ class RandomEffectsMean:
         item_df: degrees of freedom of the items.
     """
 
-    mean: Interval
+    interval: Interval
     p: float
     seed_std: float
     seeds: int
@@ -111,7 +111,7 @@ def random_effects_mean(
     mean = float(mean_S.mean())
     if seeds == 1 or isnan(between_items):
         return RandomEffectsMean(
-            mean=Interval(mean, nan, nan), p=nan, seed_std=float(np.std(mean_S, ddof=1)) if seeds > 1 else nan,
+            interval=Interval(mean, nan, nan), p=nan, seed_std=float(np.std(mean_S, ddof=1)) if seeds > 1 else nan,
             seeds=seeds, items=len(names), seed_variance=nan, item_variance=between_items, residual_variance=residual,
             item_df=item_df,
         )  # fmt: skip
@@ -120,7 +120,7 @@ def random_effects_mean(
     error, df = _compute_standard_error(seed_variance, item_variance, residual, seeds, item_df)
     half_width = float(student.ppf(0.975, df)) * error
     return RandomEffectsMean(
-        mean=Interval(mean, mean - half_width, mean + half_width),
+        interval=Interval(mean, mean - half_width, mean + half_width),
         p=float(2 * student.sf(abs(mean) / error, df)) if error > 0 else float(mean == 0),
         seed_std=sqrt(observed),
         seeds=seeds,

@@ -348,4 +348,4 @@ def test_an_arm_without_information_about_the_edit_is_worse(tmp_path):
     labels = ["base", "query.layers=[0]; latent.layers=[0]"]
     _, broken = summarize_arms(Metric(name="sandbox overall"), results, labels)
     assert broken.comparison.verdict == "worse"
-    assert broken.comparison.difference.mean.high < -0.5
+    assert broken.comparison.difference.interval.high < -0.5

@@ -38,8 +38,8 @@ def test_paired_runs_reveal_effects_and_noise_is_not_significant():
     base, up, same, down = summarize_arms(OVERALL, results, ["base", "up", "same", "down"])
     assert base.comparison is None
     assert [arm.comparison.verdict for arm in (up, same, down)] == ["better", "not significant", "worse"]
-    assert up.comparison.difference.mean.mean == pytest.approx(0.6, abs=0.1)
-    assert up.comparison.difference.mean.low > 0.3
+    assert up.comparison.difference.interval.mean == pytest.approx(0.6, abs=0.1)
+    assert up.comparison.difference.interval.low > 0.3
     assert base.mean.seed_std > 0.3  # seeds affect all arms, and cancel in their differences
     assert up.comparison.difference.seed_std < 0.15
     assert up.comparison.p >= up.comparison.difference.p

@@ -112,6 +112,6 @@ def test_anchors_are_new_repeats_and_are_compared_with_the_first_answer(edited, 
     assert [task.repeats for task in again] == [[2]] * 3
     answers = ask((3, 3, 3), again)
     drift = measure_drift(answers, first)
-    assert (drift.mean.mean, drift.items) == (1, 3)
+    assert (drift.interval.mean, drift.items) == (1, 3)
     other_answers = [replace(answer, key=replace(answer.key, media={"edited": "another"})) for answer in first]
     assert measure_drift(answers, other_answers) is None

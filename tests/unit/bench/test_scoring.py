@@ -114,11 +114,11 @@ def two_runs(shift, suite=OPENVE, count=12):
 @pytest.mark.parametrize("suite", [OPENVE, REFVIE])
 def test_two_runs_are_compared_item_by_item(suite):
     differences = paired_differences(suite, *two_runs(0.5, suite), "raw")
-    assert {round(difference.mean.mean, 6) for difference in differences.values()} == {0.5}
-    assert differences["overall"].mean.low == pytest.approx(0.5)  # every item has the same difference
+    assert {round(difference.interval.mean, 6) for difference in differences.values()} == {0.5}
+    assert differences["overall"].interval.low == pytest.approx(0.5)  # every item has the same difference
     assert differences["overall"].p < 0.01
     a, b = two_runs(0.5, suite)
-    assert paired_differences(suite, a[::-1], b[3:], "raw")["overall"].mean.mean == pytest.approx(0.5)
+    assert paired_differences(suite, a[::-1], b[3:], "raw")["overall"].interval.mean == pytest.approx(0.5)
     with pytest.raises(InputError, check=lambda error: error.code == "no-shared-items"):
         paired_differences(suite, a[:2], b[2:], "raw")
 
@@ -143,7 +143,7 @@ def test_drift_is_the_difference_to_the_first_answer():
     earlier = [make_judgement(OPENVE, item, 3, 3, 3) for item in items]
     again = [make_judgement(OPENVE, replace(item, id=f"anchor:{item.id}"), 4, 4, 4, repeat=1) for item in items]
     drift = measure_drift(again, earlier)
-    assert (drift.mean.mean, drift.items) == (1, 6)
+    assert (drift.interval.mean, drift.items) == (1, 6)
     assert measure_drift([], earlier) is None
 
 

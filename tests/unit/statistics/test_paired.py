@@ -9,7 +9,7 @@ from kiwi.statistics.paired import flip_rate, holm, items_needed, paired_differe
 
 def test_p_values_of_few_items_are_exact():
     difference = paired_difference([[1.0, 2.0, 3.0]])
-    assert difference.mean.mean == 2
+    assert difference.interval.mean == 2
     assert difference.p == 2 / 8  # all signs + or all signs -
     assert paired_difference([[1.0, 1.0, -2.0]]).p == 1
     assert paired_difference([[0.0, 0.0]]).p == 1
@@ -17,9 +17,9 @@ def test_p_values_of_few_items_are_exact():
 
 def test_strata_have_equal_weight_whatever_their_size():
     difference = paired_difference([[1.0] * 30, [0.0, 0.5] * 5])
-    assert difference.mean.mean == pytest.approx((1 + 0.25) / 2)
+    assert difference.interval.mean == pytest.approx((1 + 0.25) / 2)
     assert difference.items == 40
-    assert difference.mean.low < difference.mean.mean < difference.mean.high
+    assert difference.interval.low < difference.interval.mean < difference.interval.high
     assert 0 < difference.p < 0.001
 
 
@@ -37,8 +37,8 @@ def test_edits_of_one_video_are_not_independent():
 
 def test_a_video_may_have_edits_of_several_categories():
     difference = paired_difference([[1.0, 2.0, 3.0], [1.0, 3.0]], [["a", "b", "c"], ["a", "b"]])
-    assert difference.mean.mean == 2
-    assert difference.mean.low < 2 < difference.mean.high
+    assert difference.interval.mean == 2
+    assert difference.interval.low < 2 < difference.interval.high
 
 
 def test_equal_editors_differ_significantly_at_the_nominal_rate():

@@ -24,7 +24,7 @@ def test_false_positives_occur_at_the_nominal_rate(seeds, training):
     estimates = [random_effects_mean(runs(rng, seeds, training)) for _ in range(400)]
     rate = np.mean([estimate.p <= 0.05 for estimate in estimates])
     assert rate <= 0.08  # 99.5% of binomials (400, 0.05) are below
-    covered = [estimate.mean.low <= 0 <= estimate.mean.high for estimate in estimates]
+    covered = [estimate.interval.low <= 0 <= estimate.interval.high for estimate in estimates]
     assert np.mean(covered) == pytest.approx(1 - rate, abs=0.003)
 
 
@@ -98,12 +98,12 @@ def test_degrees_of_freedom_are_those_of_the_varying_factor():
     items = {"a": 1.0, "b": 2.0, "c": 4.0, "d": 5.0}
     equal = random_effects_mean([items] * 50)
     std = np.std(list(items.values()), ddof=1)
-    assert equal.mean.high - equal.mean.mean == pytest.approx(3.182 * std / 2, rel=1e-3)  # t of three degrees
+    assert equal.interval.high - equal.interval.mean == pytest.approx(3.182 * std / 2, rel=1e-3)  # t of three degrees
     noise = random_effects_mean(
         [{"a": 1.0, "b": -1.0, "c": 1.0, "d": -1.0}, {"a": -1.0, "b": 1.0, "c": -1.0, "d": 1.0}]
     )
     # The variance of items within a run is 2 x 4 / 3; that of a mean over 4 items and 2 seeds is an eighth of it.
-    assert noise.mean.high == pytest.approx(12.706 * (8 / 3 / 8) ** 0.5, rel=1e-3)
+    assert noise.interval.high == pytest.approx(12.706 * (8 / 3 / 8) ** 0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -133,9 +133,9 @@ def test_categories_have_equal_weight_and_are_fixed_effects():
     noise = np.random.default_rng(3).normal(0, 0.01, (3, len(levels)))
     seeds = [{name: value + float(e) for (name, value), e in zip(levels.items(), row, strict=True)} for row in noise]
     estimate = random_effects_mean(seeds, {name: name[0] for name in levels})
-    assert estimate.mean.mean == pytest.approx(0.5, abs=0.01)
-    assert estimate.mean.high - estimate.mean.low < 0.05
-    assert random_effects_mean(seeds).mean.mean == pytest.approx(8 / 11, abs=0.01)
+    assert estimate.interval.mean == pytest.approx(0.5, abs=0.01)
+    assert estimate.interval.high - estimate.interval.low < 0.05
+    assert random_effects_mean(seeds).interval.mean == pytest.approx(8 / 11, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -177,25 +177,25 @@ def test_edits_of_one_video_are_not_independent():
 def test_a_scalar_of_each_run_has_no_item_variance():
     estimate = random_effects_mean([{"loss": value} for value in (1.0, 2.0, 3.0)])
     assert estimate.seed_std == 1
-    assert estimate.mean.mean == 2
-    assert estimate.mean.high - 2 == pytest.approx(4.303 / 3**0.5, rel=1e-3)  # Student's t of two degrees
+    assert estimate.interval.mean == 2
+    assert estimate.interval.high - 2 == pytest.approx(4.303 / 3**0.5, rel=1e-3)  # Student's t of two degrees
 
 
 def test_one_seed_has_no_interval():
     estimate = random_effects_mean(runs(np.random.default_rng(5), 1, 0.0))
-    assert str(estimate.mean).endswith("± ?")
+    assert str(estimate.interval).endswith("± ?")
     assert np.isnan([estimate.p, estimate.seed_std, estimate.detectable_difference(3)]).all()
 
 
 def test_one_item_in_a_category_has_no_interval():
     estimate = random_effects_mean([{"a": 1.0, "b": 2.0}, {"a": 1.5, "b": 2.0}], {"a": "one", "b": "two"})
-    assert np.isnan([estimate.p, estimate.mean.low, estimate.detectable_difference(3)]).all()
+    assert np.isnan([estimate.p, estimate.interval.low, estimate.detectable_difference(3)]).all()
     assert estimate.seed_std > 0
 
 
 def test_equal_runs_have_no_variance():
     estimate = random_effects_mean([{"a": 0.0, "b": 0.0}] * 2)
-    assert (estimate.p, estimate.mean) == (1.0, (0, 0, 0))
+    assert (estimate.p, estimate.interval) == (1.0, (0, 0, 0))
     assert np.isnan(estimate.detectable_difference(5))
     assert random_effects_mean([{"a": 1.0, "b": 1.0}] * 2).p == 0
 
