@@ -64,7 +64,7 @@ def check_installation() -> dict[str, Any]:
     except importlib.metadata.PackageNotFoundError:
         raise InputError(
             "kiwi runs from a source tree but is not installed, so its requirements are unknown",
-            code="not-installed",
+            code="missing-package",
             fix="run `pip install -e .` in the folder of setup.cfg",
         ) from None
     extras = metadata.get_all("Provides-Extra") or []

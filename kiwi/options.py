@@ -94,12 +94,12 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
         if not equals or not path:
             raise InputError(
                 "--set takes PATH=VALUE",
-                code="malformed-assignment",
+                code="invalid-assignment",
                 got=text,
                 expected="an assignment such as source=NoSource",
             )
         try:
             parsed[path] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise InputError(f"the value of {path} is not valid YAML", code="invalid-yaml", got=value) from error
+            raise InputError(f"the value of {path} is not valid YAML", code="invalid-assignment", got=value) from error
     return parsed

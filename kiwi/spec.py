@@ -183,12 +183,12 @@ def override(spec: Spec, changes: dict[str, Any]) -> Any:
             child = with_defaults(node.get(key))
             if not isinstance(child, dict):
                 message = f"no spec at {'.'.join(parents[: depth + 1])!r} (in {path!r})"
-                raise SpecError(message, code="unknown-path", expected=_format_choices(key, _field_names(node)))
+                raise SpecError(message, code="unknown-field", expected=_format_choices(key, _field_names(node)))
             node[key] = node = child
         last = _resolve_key(node, last)
         if last not in _field_names(node):
             expected = _format_choices(last, _field_names(node))
-            raise SpecError(f"no field at {path!r}", code="unknown-path", expected=expected)
+            raise SpecError(f"no field at {path!r}", code="unknown-field", expected=expected)
         node[last] = changes[path]
     return from_dict(type(spec), data)
 

@@ -61,14 +61,14 @@ def cache_requests(arms: Sequence[Arm], seeds: Sequence[int]) -> list[CacheReque
             if first_encoders != encoders:
                 raise InputError(
                     f"the cache {folder} cannot serve {first_stage} and {stage}",
-                    code="cache-mismatch",
+                    code="mismatched-cache",
                     got="a different VAE or MLLM, or different vision limits",
                     fix="set another data.cache for that arm",
                 )
             if isinstance(config.mllm, NewQwen) and len(seeds) > 1 and cache_content(folder) != "latents":
                 raise InputError(
                     f"the cache {folder} cannot serve {stage} under more than one seed",
-                    code="cache-mismatch",
+                    code="mismatched-cache",
                     got="a randomly initialised MLLM, whose features differ from seed to seed",
                     fix="remove data.cache, or fill it with `kiwi cache --only latents` first",
                 )

@@ -84,7 +84,7 @@ class AblateOptions(Options):
             name, equals, value = assignment.partition("=")
             if not equals or not name.isidentifier():
                 raise InputError(
-                    "--slurm must be NAME=VALUE", code="malformed-assignment", got=assignment,
+                    "--slurm must be NAME=VALUE", code="invalid-assignment", got=assignment,
                     expected="NAME=VALUE, such as slurm_partition=gpu",
                 )  # fmt: skip
             if re.fullmatch(r"-?\d+(\.\d+)?", value):

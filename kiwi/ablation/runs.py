@@ -106,7 +106,7 @@ def check_result(run: Run) -> None:
     if differing := [name for name, value in run.record.items() if recorded.get(name) != value]:
         raise InputError(
             f"{run.folder} has the result of another configuration or of other measurements",
-            code="different-run",
+            code="changed-settings",
             got=", ".join(f"{name} {recorded.get(name)}" for name in differing),
             expected=", ".join(f"{name} {run.record[name]}" for name in differing),
             fix="choose another --out or delete the folder",

@@ -64,7 +64,7 @@ def read_steps(folder: Path) -> list[Step]:
         return [from_dict(Step, step) for step in json.loads(file.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError, SpecError) as error:
         raise InputError(
-            f"cannot read {file}", code="invalid-commands", got=error,
+            f"cannot read {file}", code="unreadable-file", got=error,
             fix="rerun `kiwi ablate` with the same study and --out to rewrite it",
         ) from None  # fmt: skip
 

@@ -114,7 +114,7 @@ def read_study(file: Path, resolve: Resolve = fit.resolve) -> Study:
         expected = "a list of integers of at least 0, such as [0, 1, 2]"
         raise InputError(f"the seeds of {file} are invalid", code="invalid-seeds", got=seeds, expected=expected)
     if len(set(seeds)) < len(seeds):
-        raise InputError(f"{file} lists a seed twice", code="duplicate-seed", got=seeds)
+        raise InputError(f"{file} lists a seed twice", code="invalid-seeds", got=seeds)
     return Study(
         title=str(content.get("title", file.stem)),
         stages=stages,
@@ -135,7 +135,7 @@ def _read_stages(content: Mapping[str, Any], file: Path) -> dict[str, Path]:
     stages = {name: file.parent / str(path) for name, path in paths.items()}
     if not stages:
         expected = "stages: {NAME: experiment.yaml}"
-        raise InputError(f"{file} has no stages", code="missing-stages", expected=expected)
+        raise InputError(f"{file} has no stages", code="missing-field", expected=expected)
     for name in stages:
         if not re.fullmatch(r"[A-Za-z][\w-]{0,40}", name, re.ASCII) or RESERVED_STAGE_NAMES.fullmatch(name):
             expected = "letters, digits, - and _, and not a section of the configuration such as model"
@@ -150,7 +150,7 @@ def _read_arms(content: Mapping[str, Any], file: Path, stages: Mapping[str, Path
         isinstance(changed, dict) and changed and all(isinstance(path, str) for path in changed) for changed in listed
     ):
         expected = "a list of mappings from dotted paths to values; do not list the base"
-        raise InputError(f"the arms of {file} are invalid", code="invalid-arms", got=listed, expected=expected)
+        raise InputError(f"the arms of {file} are invalid", code="wrong-type", got=listed, expected=expected)
     arms: list[Arm] = []
     for index, changed in enumerate([{}, *listed, *_expand_grid(content, file)]):
         arm_name = f"arm {index} of {file}" if index else f"the base of {file}"
@@ -162,7 +162,7 @@ def _read_arms(content: Mapping[str, Any], file: Path, stages: Mapping[str, Path
             earlier_name = f"arm {duplicate}" if duplicate else "the base"
             raise InputError(f"{arm_name} is identical to {earlier_name}", code="duplicate-arm", got=arm.label)
         if any(earlier.label == arm.label for earlier in arms):
-            raise InputError(f"{arm_name} has the same label as another arm", code="ambiguous-label", got=arm.label)
+            raise InputError(f"{arm_name} has the same label as another arm", code="duplicate-arm", got=arm.label)
         arms.append(arm)
     return arms
 
@@ -244,7 +244,7 @@ def _read_measurements(measure: Mapping[str, Any], file: Path) -> list[Measureme
 
 def _read_mapping(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict | None) or not all(isinstance(key, str) for key in value or {}):
-        raise InputError(f"{name} is not a mapping with text keys", code="not-a-mapping", got=repr(value))
+        raise InputError(f"{name} is not a mapping with text keys", code="wrong-type", got=repr(value))
     return dict(value or {})
 
 

@@ -89,7 +89,7 @@ def _read_human_ratings(file: Path, known: Collection[tuple[str, str]]) -> dict[
         ) from None
     if not lines:
         raise ManifestError(
-            f"{file} is empty", code="no-labels", expected="lines with item, dimension, score and, optionally, rater"
+            f"{file} is empty", code="empty-file", expected="lines with item, dimension, score and, optionally, rater"
         )
     for number, line in enumerate(lines, 2):
         location = f"{file} line {number}"
@@ -99,7 +99,7 @@ def _read_human_ratings(file: Path, known: Collection[tuple[str, str]]) -> dict[
                 raise ValueError
         except (KeyError, TypeError, ValueError, AttributeError):
             expected = "item, dimension, a score from 1 to 5 and, optionally, rater"
-            raise ManifestError(f"{location} is not a rating", code="malformed-label", expected=expected) from None
+            raise ManifestError(f"{location} is not a rating", code="invalid-rating", expected=expected) from None
         if key not in known:
             dimensions = ", ".join(sorted({dimension for _, dimension in known}))
             expected = f"an item of the runs' scores.csv, and one of {dimensions}"
@@ -112,7 +112,7 @@ def _read_human_ratings(file: Path, known: Collection[tuple[str, str]]) -> dict[
         rater_scores = raters.setdefault((line.get("rater") or "human").strip(), {})
         if key in rater_scores:
             message = f"{location} rates the same item and dimension again"
-            raise ManifestError(message, code="duplicate-label", got=", ".join(key))
+            raise ManifestError(message, code="duplicate-rating", got=", ".join(key))
         rater_scores[key] = score
     return dict(raters)
 

@@ -125,7 +125,7 @@ class _OracleJudge(Judge):
         if not is_current:
             got, expected = f"world {record['world']}", f"world {WORLD_VERSION}; export it again"
             raise InputError(
-                f"{data} was exported by another version of kiwi", code="other-version", got=got, expected=expected
+                f"{data} comes from another version of kiwi", code="unsupported-version", got=got, expected=expected
             )
 
     def ask(self, question: Question) -> str:

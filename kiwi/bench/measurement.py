@@ -34,7 +34,7 @@ class BenchmarkMeasurement(Measurement):
     def from_study(cls, settings: Any) -> Sequence[BenchmarkMeasurement]:
         """Read options by suite; the gallery is off unless the options turn it on."""
         if not isinstance(settings, dict | None):
-            raise InputError("bench is not a mapping of suites", code="not-a-mapping", got=repr(settings))
+            raise InputError("bench is not a mapping of suites", code="wrong-type", got=repr(settings))
         return [
             cls(
                 settings=typed_options(

@@ -140,7 +140,7 @@ class VideoMetrics:
         frames, (height, width) = min(len(source_FHWC), len(edited_FHWC)), source_FHWC.shape[1:3]
         if min(height, width) < MIN_SIDE:
             got, expected = f"{width}x{height}", f"at least {MIN_SIDE}x{MIN_SIDE}"
-            raise InputError("the frames are too small to compare", code="too-small", got=got, expected=expected)
+            raise InputError("the frames are too small to compare", code="frames-too-small", got=got, expected=expected)
         source_FHWC, edited_FHWC = source_FHWC[:frames], resize(edited_FHWC[:frames], height, width)
         values = edit_metrics(edited_FHWC, source_FHWC, None, self.distances, self.device)
         if frames > 1:

@@ -210,7 +210,7 @@ def _require_settable(changes: Mapping[str, Any], checkpoint: Mapping[str, Tenso
     if rejected := [path for path in changes if not any(f"{path}.".startswith(f"{option}.") for option in allowed)]:
         raise SpecError(
             f"{', '.join(rejected)} cannot be set",
-            code="fixed-option",
+            code="reserved-option",
             got="an option that training has fixed, or that --vae or --mllm sets",
             expected=f"one of {', '.join(allowed)}",
         )

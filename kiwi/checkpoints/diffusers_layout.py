@@ -85,7 +85,7 @@ def prepends_reference(embedder: Mapping[str, Any]) -> bool:
     if not isinstance(prepends, bool):
         raise CheckpointError(
             "the field 'ref_pad_first' of ref_embedder/config.json is invalid",
-            code="invalid-diffusers-config",
+            code="invalid-model-config",
             got=repr(prepends),
             expected="true or false",
         )
@@ -107,14 +107,12 @@ def vision_limits(encoder: Mapping[str, Any]) -> VisionLimits:
     values = {name: encoder[key] for name, key in keys.items() if key in encoder}
     if invalid := {keys[name]: value for name, value in values.items() if type(value) is not int}:
         raise CheckpointError(
-            "mllm_encoder/config.json is invalid", code="invalid-diffusers-config", got=invalid, expected="integers"
+            "mllm_encoder/config.json is invalid", code="invalid-model-config", got=invalid, expected="integers"
         )
     try:
         return VisionLimits(**values)
     except SpecError as error:
-        raise CheckpointError(
-            f"mllm_encoder/config.json is invalid: {error}", code="invalid-diffusers-config"
-        ) from error
+        raise CheckpointError(f"mllm_encoder/config.json is invalid: {error}", code="invalid-model-config") from error
 
 
 def encoder_config(config: KiwiConfig, mllm_dim: int) -> dict[str, Any]:

@@ -205,7 +205,7 @@ def _check_base_fingerprints(model: KiwiEdit, base_fingerprints: Mapping[str, st
             spec = model.config.dit.base if part == "dit" else getattr(model.config, part)
             raise CheckpointError(
                 f"the {part} {getattr(spec, 'path', '')!r} is not the one that {folder} was saved with",
-                code="different-base-model",
+                code="mismatched-base-model",
                 got=f"fingerprint {fingerprints[part][:12]}" if fingerprints[part] else "randomly initialised weights",
                 expected=f"fingerprint {expected[:12]}",
                 fix="restore the version that the folder was saved with",

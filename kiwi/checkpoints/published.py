@@ -87,7 +87,7 @@ def export_published(folder: Path, file: Path, report: Report, dtype: torch.dtyp
     """
     if file.suffix != ".safetensors":
         raise CheckpointError(
-            f"cannot write {file}", code="unknown-format", expected="a file name with the suffix .safetensors"
+            f"cannot write {file}", code="wrong-suffix", expected="a file name with the suffix .safetensors"
         )
     config = read_folder_config(folder).config
     require_publishable(config)

@@ -67,7 +67,7 @@ def dispatch(actions: Mapping[str, Action], command: str, description: str, argv
     if argv and argv[-1] not in ("-h", "--help"):
         raise InputError(
             f"`kiwi {command}` has no action {argv[0]!r}",
-            code="unknown-action",
+            code="unknown-command",
             expected=format_choices(actions, argv[0]),
         )
     width = max(map(len, actions))
@@ -163,4 +163,4 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **kwargs})
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{self.prog}: {message}", code="command-line", fix=f"`{self.prog} --help` shows every option")
+        raise InputError(f"{self.prog}: {message}", code="invalid-option", fix=f"see `{self.prog} --help`")

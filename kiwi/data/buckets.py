@@ -64,7 +64,7 @@ def _assign_bucket(record: Record, max_pixels: int, max_frames: int, multiple: i
         if _differ_in_shape(source, target):
             raise ManifestError(
                 f"{record.location}: source and target differ in shape",
-                code="shape-mismatch",
+                code="mismatched-shapes",
                 got=f"{source.height}x{source.width} and {target.height}x{target.width}",
                 expected="the same aspect ratio, since source and target are aligned pixel by pixel",
             )
@@ -91,7 +91,7 @@ def _check_mask(record: Record, target: VideoInfo, mask: VideoInfo) -> None:
     if mask.frames != target.frames or _differ_in_shape(mask, target):
         raise ManifestError(
             f"{record.location}: the mask does not match the target",
-            code="shape-mismatch",
+            code="mismatched-shapes",
             got=f"{mask.frames} frames of {mask.height}x{mask.width}",
             expected=f"{target.frames} frames of {target.height}x{target.width}, or of the same aspect ratio",
         )

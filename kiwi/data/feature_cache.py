@@ -78,7 +78,7 @@ class FeatureCache:
             raise InputError(message, code="not-a-cache", got=error, fix=fix) from error
         if not is_supported:
             message = f"the cache {self.folder} has an unsupported format version"
-            raise InputError(message, code="unknown-format", got=header["format"], expected=FORMAT_VERSION)
+            raise InputError(message, code="unsupported-version", got=header["format"], expected=FORMAT_VERSION)
         self.shards: dict[str, Path] = {}
         self.opened: dict[Path, Any] = {}
         self.unreadable: list[Path] = []
@@ -121,7 +121,7 @@ class FeatureCache:
         if cache_dtype != dtype or any(existing[name] not in ("", merged[name]) for name in existing):
             raise InputError(
                 f"the cache {self.folder} was built with a different encoder or dtype",
-                code="encoder-mismatch",
+                code="mismatched-cache",
                 got=f"{_describe_encoders(self.encoders)}, {cache_dtype}",
                 expected=f"{_describe_encoders(encoders)}, {dtype}",
                 fix="give another folder",

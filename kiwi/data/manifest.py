@@ -69,7 +69,7 @@ def read_manifest(path: str | Path, *, base: Path | None = None, require_target:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         expected = ", ".join(READERS)
-        raise ManifestError(f"The manifest {path} has an unknown suffix", code="unknown-format", expected=expected)
+        raise ManifestError(f"The manifest {path} has an unknown suffix", code="wrong-suffix", expected=expected)
     if not path.is_file():
         state = "is a folder" if path.is_dir() else "does not exist"
         fix = "give the path of a manifest file"
@@ -134,7 +134,7 @@ class _RowChecker:
             more = f"; and {self.count - _MAX_PROBLEMS} more" if self.count > _MAX_PROBLEMS else ""
             raise ManifestError(
                 f"The manifest {self.path} has {self.count} {problem_word}: {'; '.join(self.problems)}{more}",
-                code="malformed-rows",
+                code="invalid-rows",
                 fix=f"correct these rows (paths are relative to {self.files.base})",
             )
         if not self.records:

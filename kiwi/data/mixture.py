@@ -49,7 +49,7 @@ def sampling_probabilities(
     if None in source_weights and any(weight is not None for weight in source_weights):
         message = "data.train mixes sources with and without a weight"
         fix = "give all of them a weight, or none"
-        raise InputError(message, code="missing-weight", got=list(source_weights), fix=fix)
+        raise InputError(message, code="missing-source-weight", got=list(source_weights), fix=fix)
     weights_in_source = [category_weights.get(category, 1.0) for _, category in strata]
     totals: Counter[int] = Counter()
     for (index, _), weight in zip(strata, weights_in_source, strict=True):

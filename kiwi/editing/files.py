@@ -53,7 +53,7 @@ class EditOptions(DeviceOptions):
             raise InputError(message, code="missing-folder", fix=f"mkdir -p {folder}")
         if self.out.suffix.lower() not in (".mp4", ".png"):
             expected = "a name that ends in .mp4, or in .png for one frame"
-            raise InputError(f"cannot write {self.out}", code="unknown-file-type", expected=expected)
+            raise InputError(f"cannot write {self.out}", code="wrong-suffix", expected=expected)
         inputs = (self.video, *self.reference)
         if self.out.exists() and any(path.exists() and self.out.samefile(path) for path in inputs):
             message = f"{self.out} is an input of the edit and would be overwritten"

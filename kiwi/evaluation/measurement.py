@@ -132,7 +132,7 @@ def typed_options(
         SpecError: an option is unknown or has a value of the wrong type.
     """
     if not isinstance(settings, dict | None):
-        raise InputError(f"{where} is not a mapping", code="not-a-mapping", got=repr(settings))
+        raise InputError(f"{where} is not a mapping", code="wrong-type", got=repr(settings))
     known = {field.name for field in fields(options)}
     values = dict(defaults or {})
     for key, value in (settings or {}).items():

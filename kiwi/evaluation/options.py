@@ -46,7 +46,7 @@ class SandboxMeasureOptions(WorldOptions):
         if (self.frames - 1) % 4:
             raise InputError(
                 "the model cannot edit videos of this length",
-                code="unsupported-length",
+                code="unsupported-video-size",
                 got=f"{self.frames} frames",
                 expected="4k + 1 frames",
             )

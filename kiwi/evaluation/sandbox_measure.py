@@ -130,7 +130,7 @@ def measure_editor(options: SandboxMeasureOptions) -> dict[str, Table]:
     if height % (multiple := model.size_multiple) or width % multiple:
         raise InputError(
             "the model cannot edit videos of this size",
-            code="unsupported-size",
+            code="unsupported-video-size",
             got=f"{width}x{height}",
             expected=f"multiples of {multiple}",
         )

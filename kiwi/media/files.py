@@ -106,7 +106,7 @@ def require_replaceable(path: str | Path, unexpected_files: UnexpectedFiles) -> 
     try:
         path = Path(path).resolve()  # a model folder may be a link to a larger disk; the target is replaced
     except (OSError, RuntimeError) as error:
-        raise InputError(f"the path {path} cannot be resolved", code="unresolvable-path", got=error) from None
+        raise InputError(f"the path {path} cannot be resolved", code="invalid-path", got=error) from None
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file, not a folder", code="not-a-folder", fix="choose another path")
     if path.is_mount():
@@ -119,7 +119,7 @@ def require_replaceable(path: str | Path, unexpected_files: UnexpectedFiles) -> 
         more = f" and {len(unexpected) - 5} more" if len(unexpected) > 5 else ""
         raise InputError(
             f"{path} has files that would be lost if it were replaced",
-            code="unexpected-files",
+            code="occupied-folder",
             got=", ".join(unexpected[:5]) + more,
             expected="a new path, an empty folder, or a folder of the same kind without other files",
             fix="choose another path, or move these files",
@@ -200,7 +200,7 @@ def resolve_inside(base: str | Path, relative: str | Path, what: str = "path") -
     try:
         resolved = (root / text).resolve()
     except (OSError, RuntimeError) as error:  # a loop of symlinks
-        raise InputError(f"the {what} {text!r} cannot be resolved", code="unresolvable-path", got=error) from None
+        raise InputError(f"the {what} {text!r} cannot be resolved", code="invalid-path", got=error) from None
     if not resolved.is_relative_to(root):
         raise InputError(
             f"the {what} {text!r} leaves the folder {base}",

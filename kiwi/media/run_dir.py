@@ -38,7 +38,7 @@ def open_run_dir(record: Path, settings: Mapping[str, Any], kind: str, allowed: 
         if unexpected:
             raise InputError(
                 f"{folder} exists and is not {kind}",
-                code="unexpected-files",
+                code="occupied-folder",
                 got=", ".join(unexpected[:5]),
                 fix="choose a new or an empty folder",
             )
@@ -51,7 +51,7 @@ def open_run_dir(record: Path, settings: Mapping[str, Any], kind: str, allowed: 
         ]
         raise InputError(
             f"{folder} holds {kind} with different settings",
-            code="settings-changed",
+            code="changed-settings",
             got=_format_settings(settings, differing),
             expected=_format_settings(recorded, differing),
             fix="use the same settings to resume it, or choose another folder",

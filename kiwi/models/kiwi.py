@@ -96,7 +96,7 @@ class KiwiEdit(nn.Module):
         if self.vae.channels != config.dit.latent_channels:
             got = f"{self.vae.channels} and {config.dit.latent_channels}"
             raise SpecError(
-                "the VAE and the DiT have different latent channel counts", code="vae-dit-mismatch", got=got
+                "the VAE and the DiT have different latent channel counts", code="inconsistent-sizes", got=got
             )
         with forked_rng(seed, "mllm"):
             self.mllm = config.mllm.build()

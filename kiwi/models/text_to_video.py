@@ -132,7 +132,7 @@ class TextToVideo(nn.Module):
         if self.vae.channels != config.dit.latent_channels:
             got = f"{self.vae.channels} and {config.dit.latent_channels}"
             raise SpecError(
-                "the VAE and the DiT have different latent channel counts", code="vae-dit-mismatch", got=got
+                "the VAE and the DiT have different latent channel counts", code="inconsistent-sizes", got=got
             )
         with forked_rng(seed, "text"):
             self.text = config.text.build()

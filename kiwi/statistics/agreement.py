@@ -69,7 +69,9 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 def _stack_ratings(ratings: Sequence[Sequence[float]]) -> np.ndarray:
     if len({len(rater) for rater in ratings}) > 1:
         got, expected = [len(rater) for rater in ratings], "equal numbers, with NaN for a missing rating"
-        raise InputError("raters have different numbers of items", code="length-mismatch", got=got, expected=expected)
+        raise InputError(
+            "raters have different numbers of items", code="mismatched-lengths", got=got, expected=expected
+        )
     return np.asarray(ratings, float).reshape(len(ratings), -1)
 
 
@@ -89,5 +91,5 @@ def _compute_distances(values: np.ndarray, counts: np.ndarray, level: str) -> np
         ranks = by_rating[np.concatenate([[0], np.cumsum(counts)[:-1]])]
         return (ranks[:, None] - ranks[None, :]) ** 2
     raise InputError(
-        "unknown level of measurement", code="unknown-level", got=level, expected="interval, ordinal or nominal"
+        "unknown level of measurement", code="unknown-choice", got=level, expected="interval, ordinal or nominal"
     )

@@ -127,7 +127,7 @@ def sum_clusters(strata: Strata, clusters: Clusters | None) -> ClusterTotals:
         clusters = [[(stratum, item) for item in range(len(values))] for stratum, values in enumerate(strata)]
     if (got := [len(labels) for labels in clusters]) != (expected := [len(stratum) for stratum in strata]):
         raise InputError(
-            "clusters and strata have different lengths", code="length-mismatch", got=got, expected=expected
+            "clusters and strata have different lengths", code="mismatched-lengths", got=got, expected=expected
         )
     index = {label: number for number, label in enumerate(dict.fromkeys(c for labels in clusters for c in labels))}
     totals = ClusterTotals(*(np.zeros((len(index), len(strata))) for _ in ClusterTotals._fields))

@@ -45,7 +45,7 @@ class Average:
         if state:
             raise CheckpointError(
                 "the checkpoint has an average of the weights, but model.averaging is NoAveraging",
-                code="average-mismatch",
+                code="mismatched-average",
                 fix=RESUME_FIX,
             )
 
@@ -124,7 +124,7 @@ class EmaAverage(Average):
         if not state or (saved and saved != shapes):
             raise CheckpointError(
                 "the checkpoint's average of the weights does not fit this model",
-                code="average-mismatch",
+                code="mismatched-average",
                 got=f"{len(saved)} tensors" if state else "no average",
                 expected=f"{len(shapes)} tensors, one for each trainable parameter",
                 fix=RESUME_FIX,

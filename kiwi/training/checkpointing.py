@@ -44,7 +44,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             last_good = newest_checkpoint(path.parent)
             raise TrainingError(
                 f"the checkpoint {path} could not be written",
-                code="unwritable-checkpoint",
+                code="unwritable-file",
                 got=next((str(e) for e in exception_chain(error) if isinstance(e, OSError)), first_line(error)),
                 fix="free space, then resume with `--ckpt_path last`"
                 + (f"; last good checkpoint: {last_good}" if last_good else ""),
@@ -62,7 +62,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
             raise CheckpointError(
                 f"the checkpoint {path} cannot be read",
-                code="unreadable-checkpoint",
+                code="damaged-checkpoint",
                 got=first_line(error),
                 expected="tensors and plain data",
                 fix=_suggest_fix(Path(path)),

@@ -39,7 +39,7 @@ class CurvesOptions(Options):
         if self.out.suffix.lower() not in _SUFFIXES:
             raise InputError(
                 f"cannot draw {self.out}",
-                code="unknown-format",
+                code="wrong-suffix",
                 expected=f"a file name that ends in one of {', '.join(_SUFFIXES)}",
             )
 

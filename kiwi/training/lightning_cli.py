@@ -156,7 +156,7 @@ class KiwiCLI(LightningCLI):
         """Raise an error if the weights would be untrained."""
         if self._get(self.config, "ckpt_path") is None and not self.model.is_pretrained:
             fix = "give --ckpt_path last, or --ckpt_path RUN/checkpoints/last.ckpt"
-            raise InputError("validate needs a checkpoint", code="missing-checkpoint", fix=fix)
+            raise InputError("validate needs a checkpoint", code="missing-option", fix=fix)
 
 
 class ParseOnlyCLI(KiwiCLI):

@@ -113,5 +113,5 @@ def _read_variants(file: Path) -> list[dict[str, Any]]:
         raise InputError(f"{file} cannot be read", code="unreadable-file", got=first_line(error)) from error
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         expected = "a list of mappings from dotted paths to values"
-        raise InputError(f"{file} does not hold variants", code="malformed-variants", expected=expected)
+        raise InputError(f"{file} does not hold variants", code="wrong-type", expected=expected)
     return entries

@@ -37,9 +37,7 @@ class ValidationMeasurement(Measurement):
         """Parse the value of `validation` in a study: a list of metric names."""
         if not isinstance(settings, list) or not all(isinstance(name, str) for name in settings):
             expected = "a list of names such as [val/loss]"
-            raise InputError(
-                "validation is not a list of names", code="invalid-metrics", got=settings, expected=expected
-            )
+            raise InputError("validation is not a list of names", code="wrong-type", got=settings, expected=expected)
         return (cls(names=tuple(settings)),)
 
     @property

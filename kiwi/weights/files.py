@@ -105,7 +105,7 @@ def weight_files(path: Path | str) -> list[Path]:
     if path.suffix not in (".safetensors", *TORCH_SUFFIXES):
         raise CheckpointError(
             f"{path} is not a weights file",
-            code="unknown-format",
+            code="wrong-suffix",
             expected=f".safetensors, {', '.join(TORCH_SUFFIXES)}",
         )
     return [path]
@@ -154,7 +154,10 @@ def _list_index_files(index: Path) -> list[Path]:
     files = [index.parent / name for name in sorted(set(weight_map.values()))]
     if missing := [file.name for file in files if not file.is_file()]:
         raise CheckpointError(
-            f"shards of {index} are missing", code="missing-shards", got=f"no {', '.join(missing)}", fix="download them"
+            f"shards of {index} are missing",
+            code="missing-weights",
+            got=f"no {', '.join(missing)}",
+            fix="download them",
         )
     _check_index_matches_shards(index, weight_map, files)
     return files
@@ -168,7 +171,7 @@ def _check_index_matches_shards(index: Path, weight_map: Mapping[str, str], file
     if mismatches:
         raise CheckpointError(
             f"the index {index} does not match its shards",
-            code="inconsistent-shards",
+            code="mismatched-shards",
             got=f"{len(mismatches)} tensors {'in two shards' if duplicates else 'not in the shard listed for them'}: "
             + ", ".join(mismatches[:5]),
             expected="each tensor once, in the shard that the index lists for it",

@@ -159,13 +159,13 @@ def test_there_is_no_overall_difference_below_full_coverage(run, tmp_path, capsy
 @pytest.mark.parametrize(
     ("labels", "code"),
     [
-        (b"", "no-labels"),
+        (b"", "empty-file"),
         (b"item,dimension,score\n\xe4,b,3\n", "unreadable-file"),
         (b"item,dimension,score\nnobody,Instruction Compliance,3\n", "unknown-item"),
-        (b"item,dimension,score\n" + 2 * b"ITEM,Instruction Compliance,3\n", "duplicate-label"),
+        (b"item,dimension,score\n" + 2 * b"ITEM,Instruction Compliance,3\n", "duplicate-rating"),
         (b"item,dimension,score,rater\nITEM,Instruction Compliance,3,oracle\n", "duplicate-rater"),
-        (b"item,dimension,score\nITEM,Instruction Compliance,nan\n", "malformed-label"),
-        (b"item,score\nITEM,3\n", "malformed-label"),
+        (b"item,dimension,score\nITEM,Instruction Compliance,nan\n", "invalid-rating"),
+        (b"item,score\nITEM,3\n", "invalid-rating"),
     ],
 )
 def test_unusable_labels_are_rejected(run, tmp_path, labels, code):

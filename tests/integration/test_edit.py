@@ -116,7 +116,7 @@ def test_an_image_is_edited_as_a_video_of_one_frame(model, tmp_path):
         ({"reference": ["noise.mp4"]}, None),
         ({"out": "nowhere/out.mp4"}, "missing-folder"),
         ({"video": "noise.mp4", "out": "noise.mp4"}, "output-is-input"),
-        ({"out": "out.avi"}, "unknown-file-type"),
+        ({"out": "out.avi"}, "wrong-suffix"),
         ({"out": "out.png"}, "too-many-frames"),
         ({"model": "nothing"}, "missing-model"),
         ({"model": "."}, None),

@@ -135,7 +135,7 @@ class QwenVL(MllmSpec):
             got = first_line(error)
             got = got if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__} {got}"
             message = f"the MLLM {self.path!r} cannot be loaded"
-            raise CheckpointError(message, code="unreadable-mllm", got=got) from error
+            raise CheckpointError(message, code="unreadable-model", got=got) from error
         _require_all_weights(model, info, self.path)
         encoder = MllmEncoder(model, tokenizer, image_processor, self.limits, read_template(template_path(folder)))
         encoder.fingerprint = fingerprint(model.state_dict())

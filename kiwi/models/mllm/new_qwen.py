@@ -203,7 +203,7 @@ def _load_tokenizer(folder: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(Path(folder).resolve(strict=True), trust_remote_code=False)
     except (OSError, ValueError) as error:
         message = f"the tokenizer {folder} cannot be loaded"
-        raise SpecError(message, code="unreadable-tokenizer", got=first_line(error)) from error
+        raise SpecError(message, code="unreadable-model", got=first_line(error)) from error
     if missing := [token for token in SPECIAL_TOKENS if token not in tokenizer.get_vocab()]:
         message = f"the tokenizer {folder} lacks special tokens"
         raise SpecError(message, code="missing-tokens", got=", ".join(missing))

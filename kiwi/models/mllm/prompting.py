@@ -91,7 +91,7 @@ def read_template(path: Path) -> dict[str, str]:
         if got != slots:
             raise CheckpointError(
                 f"the prompt template {path} has wrong slots for the task {task!r}",
-                code="malformed-template",
+                code="invalid-template",
                 got=got,
                 expected=f"{slots}, in this order",
             )

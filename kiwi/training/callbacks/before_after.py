@@ -88,7 +88,7 @@ class BeforeAfter(L.Callback):
         """Raise an error if the module is not an editor."""
         if not isinstance(module, LitKiwi):
             raise InputError(
-                "BeforeAfter needs an editor", code="wrong-module", got=type(module).__name__, expected="LitKiwi"
+                "BeforeAfter needs an editor", code="not-an-editor", got=type(module).__name__, expected="LitKiwi"
             )
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -168,7 +168,7 @@ class LitModule(L.LightningModule, ABC):
         last_good = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or "none written yet"
         raise TrainingError(
             f"{name} is not finite at step {self.global_step}",
-            code="non-finite",
+            code="not-finite",
             got=f"{value.item()} for the batch {', '.join(self.batch_ids)}",
             fix=f"inspect these samples, lower the learning rate or clip gradients; last good checkpoint: {last_good}",
         )
@@ -195,7 +195,7 @@ class LitModule(L.LightningModule, ABC):
             listed = [f"{k}: {shapes.get(k, 'missing')} instead of {expected.get(k, 'none')}" for k in differing[:5]]
             raise CheckpointError(
                 "the checkpoint was saved from a different model",
-                code="other-model",
+                code="mismatched-weights",
                 got=f"{len(differing)} different tensors ({', '.join(listed)}{', ...' if differing[5:] else ''})",
                 fix="resume with the configuration that the run was started with (config.yaml in its folder)",
             )
@@ -228,7 +228,7 @@ class LitModule(L.LightningModule, ABC):
         if changed := sorted(path for path in saved.keys() | current.keys() if saved.get(path) != current.get(path)):
             raise CheckpointError(
                 "cannot resume: the configuration has changed",
-                code="configuration-changed",
+                code="changed-settings",
                 got=", ".join(f"{path} = {current.get(path, 'not set')}" for path in changed[:5]),
                 expected=", ".join(f"{path} = {saved.get(path, 'not set')}" for path in changed[:5]),
                 fix="restore these settings, or start a new run from the model folder of this one (model.init)",

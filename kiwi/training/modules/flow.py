@@ -105,7 +105,7 @@ class LitFlow(LitModule):
                 encoder = {"vae": "VAE", "mllm": "MLLM or different vision limits"}[name]
                 raise InputError(
                     f"the cache {cache.folder} was built with a different {encoder}",
-                    code="cache-mismatch",
+                    code="mismatched-cache",
                     got=f"fingerprint {cached[:12]}",
                     expected=expected[name][:12] or "no cache, because the VAE of this run is untrained",
                     fix="build a cache with the configuration of this run, using `kiwi cache`",

@@ -81,7 +81,7 @@ def test_results_of_a_changed_study_are_rejected(tmp_path):
     other = make_run(tmp_path / "a", fingerprint="g")
     with pytest.raises(InputError, match="fingerprint f") as caught:
         check_result(other)
-    assert caught.value.code == "different-run"
+    assert caught.value.code == "changed-settings"
     (run.folder / RESULT_FILE).unlink()
     with pytest.raises(InputError, match="fingerprint g"):
         prepare_run(other)
@@ -149,7 +149,7 @@ def test_a_run_of_the_previous_release_must_be_prepared_again(tmp_path):
     (run.folder / COMMANDS_FILE).write_text(json.dumps([["fit", "--config", "x.yaml"]]))
     with pytest.raises(InputError, match="rerun `kiwi ablate`") as caught:
         execute_run(run.folder)
-    assert caught.value.code == "invalid-commands"
+    assert caught.value.code == "unreadable-file"
     assert finish(run).state == "done"
 
 

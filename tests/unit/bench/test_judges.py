@@ -69,7 +69,7 @@ def test_the_oracle_rejects_other_data_and_other_versions(tmp_path, world):
     with pytest.raises(InputError, check=lambda error: error.code == "not-an-export"):
         Oracle().build(tmp_path)
     (tmp_path / "world.json").write_text(json.dumps(json.loads((world / "world.json").read_text()) | {"world": 1}))
-    with pytest.raises(InputError, check=lambda error: error.code == "other-version"):
+    with pytest.raises(InputError, check=lambda error: error.code == "unsupported-version"):
         Oracle().build(tmp_path)
 
 

@@ -92,7 +92,7 @@ def test_lpips_is_zero_for_the_source_only(item, tmp_path, monkeypatch):
 def test_small_frames_are_rejected(tmp_path):
     write_video(tmp_path / "small.mp4", np.zeros((2, 16, 16, 3), np.uint8), 8)
     small = BenchmarkItem(id="small", category="local_add", instruction="-", source=tmp_path / "small.mp4")
-    with pytest.raises(InputError, check=lambda error: error.code == "too-small"):
+    with pytest.raises(InputError, check=lambda error: error.code == "frames-too-small"):
         VideoMetrics().compute(small, small.source)
 
 

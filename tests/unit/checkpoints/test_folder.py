@@ -272,7 +272,7 @@ def test_a_referenced_vae_whose_weights_have_changed_is_rejected(tiny_config, sa
     save_referencing_model(tiny_config, saved, tmp_path)
     vae = saved[1] / "vae" / "diffusion_pytorch_model.safetensors"
     save_file({name: tensor + 0.01 for name, tensor in load_file(vae).items()}, vae)
-    with pytest.raises(CheckpointError, match="vae", check=lambda error: error.code == "different-base-model"):
+    with pytest.raises(CheckpointError, match="vae", check=lambda error: error.code == "mismatched-base-model"):
         from_pretrained(tmp_path / "named")
 
 
@@ -305,7 +305,7 @@ def test_a_base_model_that_was_trained_further_is_rejected(tiny_config, saved, t
     spec = {"base": WanBase(path=str(tmp_path / "wan.safetensors")), "tuning": Lora(rank=2)}
     save_referencing_model(tiny_config, saved, tmp_path, **spec)
     save_file({**base, "head.head.bias": base["head.head.bias"] + 1}, tmp_path / "wan.safetensors")
-    with pytest.raises(CheckpointError, match="dit", check=lambda error: error.code == "different-base-model"):
+    with pytest.raises(CheckpointError, match="dit", check=lambda error: error.code == "mismatched-base-model"):
         from_pretrained(tmp_path / "named")
 
 

@@ -110,9 +110,9 @@ def test_another_base_model_is_rejected(pretrained, tiny_config, tmp_path):
     config = pretrained.replace(
         dit=pretrained.dit.replace(base=WanBase(path=str(tmp_path / "other.safetensors")), tuning=Full())
     )
-    with pytest.raises(CheckpointError, match="dit", check=lambda error: error.code == "different-base-model"):
+    with pytest.raises(CheckpointError, match="dit", check=lambda error: error.code == "mismatched-base-model"):
         load_initial_weights(KiwiEdit(config), tmp_path / "1")
-    with pytest.raises(CheckpointError, check=lambda error: error.code == "different-base-model"):
+    with pytest.raises(CheckpointError, check=lambda error: error.code == "mismatched-base-model"):
         load_initial_weights(KiwiEdit(config.replace(dit=tiny_config.dit)), tmp_path / "1")
 
 

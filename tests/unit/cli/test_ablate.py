@@ -28,7 +28,7 @@ def test_options_of_a_cluster_are_numbers_or_words():
 def test_a_cluster_option_without_a_name_is_refused(assignment):
     with pytest.raises(InputError, match=assignment) as caught:
         cluster_options(assignment)
-    assert caught.value.code == "malformed-assignment"
+    assert caught.value.code == "invalid-assignment"
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_options_that_are_not_given_have_their_defaults():
 def test_a_wrong_command_line_is_an_error_that_points_to_the_help(words):
     with pytest.raises(InputError) as caught:
         parse(PaintOptions, "paint", words)
-    assert caught.value.code == "command-line"
+    assert caught.value.code == "invalid-option"
     assert "python -m kiwi paint --help" in str(caught.value)
 
 
@@ -98,7 +98,7 @@ def test_actions_are_dispatched_by_name_and_unknown_actions_are_rejected(capsys)
     assert "Paint a picture" in capsys.readouterr().out
     with pytest.raises(InputError) as caught:
         dispatch(actions, "studio", "A studio.", ["pant"])
-    assert caught.value.code == "unknown-action"
+    assert caught.value.code == "unknown-command"
     assert "did you mean paint" in str(caught.value)
 
 
@@ -107,7 +107,7 @@ def test_an_action_may_have_two_words_and_set_fields_itself(capsys):
     actions = {"paint red": Action(PaintOptions, calls.append, {"colour": "red"}, "use red")}
     dispatch(actions, "studio", "A studio.", ["paint", "red", "x.png"])
     assert calls == [PaintOptions(out=Path("x.png"), colour="red")]
-    with pytest.raises(InputError, check=lambda error: error.code == "command-line"):
+    with pytest.raises(InputError, check=lambda error: error.code == "invalid-option"):
         dispatch(actions, "studio", "A studio.", ["paint", "red", "x.png", "--colour", "blue"])
     assert dispatch(actions, "studio", "A studio.", ["paint", "--help"]) == 0
     assert "paint red  use red" in capsys.readouterr().out

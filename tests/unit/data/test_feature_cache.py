@@ -123,13 +123,13 @@ def test_images_inside_a_manifest_are_identified_by_their_content(cache, tmp_pat
 
 
 def test_a_cache_built_with_a_different_vae_or_format_is_rejected(cache, tmp_path):
-    with pytest.raises(InputError, check=has_code("encoder-mismatch")):
+    with pytest.raises(InputError, check=has_code("mismatched-cache")):
         FeatureCache.create(cache.folder, EncoderFingerprints("another vae"), "float32")
-    with pytest.raises(InputError, check=has_code("encoder-mismatch")):
+    with pytest.raises(InputError, check=has_code("mismatched-cache")):
         FeatureCache.create(cache.folder, EncoderFingerprints("vae"), "float16")
     facts = json.loads((cache.folder / "cache.json").read_text())
     (cache.folder / "cache.json").write_text(json.dumps(facts | {"format": 0}))
-    with pytest.raises(InputError, check=has_code("unknown-format")):
+    with pytest.raises(InputError, check=has_code("unsupported-version")):
         FeatureCache(cache.folder)
     with pytest.raises(InputError, check=has_code("not-a-cache")):
         FeatureCache(tmp_path)

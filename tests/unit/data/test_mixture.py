@@ -36,7 +36,7 @@ def test_category_weights_apply_within_a_source_and_do_not_change_the_sources_pr
 @pytest.mark.parametrize(
     ("sources", "categories", "code", "value"),
     [
-        ([1.0, None], {}, "missing-weight", r"\[1.0, None\]"),
+        ([1.0, None], {}, "missing-source-weight", r"\[1.0, None\]"),
         ([1.0, -1.0], {}, "out-of-range", "-1.0"),
         ([1.0, float("nan")], {}, "out-of-range", "nan"),
         ([None, None], {"add": float("inf")}, "out-of-range", "inf"),

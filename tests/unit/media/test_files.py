@@ -164,7 +164,7 @@ def test_a_folder_can_be_new_or_replace_an_empty_one_or_one_of_its_own_kind(tmp_
 def test_a_folder_with_unexpected_files_is_never_replaced(tmp_path: Path) -> None:
     write_folder(tmp_path / "home", "old")
     (tmp_path / "home/photo.jpg").write_text("mine")
-    with pytest.raises(InputError, match=r"photo\.jpg", check=lambda error: error.code == "unexpected-files"):
+    with pytest.raises(InputError, match=r"photo\.jpg", check=lambda error: error.code == "occupied-folder"):
         write_folder(tmp_path / "home", "x")
     assert (tmp_path / "home/photo.jpg").read_text() == "mine"
     assert [item.name for item in tmp_path.iterdir()] == ["home"]

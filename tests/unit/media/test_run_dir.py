@@ -33,7 +33,7 @@ def test_different_settings_are_rejected_with_both_values(
 ) -> None:
     record = tmp_path / "world.json"
     open_run_dir(record, SETTINGS, "an export")
-    with pytest.raises(InputError, check=lambda error: error.code == "settings-changed") as caught:
+    with pytest.raises(InputError, check=lambda error: error.code == "changed-settings") as caught:
         open_run_dir(record, settings, "an export")
     assert got in str(caught.value)
     assert expected in str(caught.value)
@@ -42,7 +42,7 @@ def test_different_settings_are_rejected_with_both_values(
 
 def test_a_folder_with_unexpected_files_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(InputError, match=r"thesis\.tex", check=lambda error: error.code == "unexpected-files"):
+    with pytest.raises(InputError, match=r"thesis\.tex", check=lambda error: error.code == "occupied-folder"):
         open_run_dir(tmp_path / "world.json", SETTINGS, "an export", allowed=("videos",))
     with pytest.raises(InputError, check=lambda error: error.code == "unwritable-folder"):
         open_run_dir(tmp_path / "thesis.tex" / "world.json", SETTINGS, "an export")

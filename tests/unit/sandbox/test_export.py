@@ -120,7 +120,7 @@ def test_frames_too_wide_for_a_visible_edit_are_rejected(tmp_path):
 
 def test_other_settings_for_the_same_folder_are_rejected(folder):
     with pytest.raises(
-        InputError, match=r"seed 3, frames 9.*seed 2, frames 5", check=lambda error: error.code == "settings-changed"
+        InputError, match=r"seed 3, frames 9.*seed 2, frames 5", check=lambda error: error.code == "changed-settings"
     ):
         export(folder, 14, **{**SETTINGS, "seed": 3, "frames": 9})
     assert json.loads((folder / "world.json").read_text())["seed"] == 2
@@ -134,14 +134,14 @@ def test_other_settings_for_the_same_folder_are_rejected(folder):
 def test_every_setting_is_recorded(tmp_path, changed):
     export(tmp_path / "world", 1, frames=1, height=32)
     with pytest.raises(
-        InputError, match=f"Got: {next(iter(changed))}", check=lambda error: error.code == "settings-changed"
+        InputError, match=f"Got: {next(iter(changed))}", check=lambda error: error.code == "changed-settings"
     ):
         export(tmp_path / "world", 1, **{"frames": 1, "height": 32, **changed})
 
 
 def test_a_folder_with_unexpected_files_is_not_touched(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"thesis\.txt", check=lambda error: error.code == "unexpected-files"):
+    with pytest.raises(InputError, match=r"thesis\.txt", check=lambda error: error.code == "occupied-folder"):
         export(tmp_path, 2, **SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -52,7 +52,7 @@ def test_spearman_depends_on_ranks_only():
 
 
 def test_raters_of_different_items_and_unknown_levels_are_rejected():
-    with pytest.raises(InputError, check=lambda error: error.code == "length-mismatch"):
+    with pytest.raises(InputError, check=lambda error: error.code == "mismatched-lengths"):
         krippendorff_alpha([[1, 2], [1]])
-    with pytest.raises(InputError, check=lambda error: error.code == "unknown-level"):
+    with pytest.raises(InputError, check=lambda error: error.code == "unknown-choice"):
         krippendorff_alpha(OBSERVERS, "ratio")

@@ -79,5 +79,5 @@ def test_variation_of_repeats():
 def test_empty_strata_and_mismatched_clusters_are_rejected(strata):
     with pytest.raises(InputError, check=lambda error: error.code == "no-items"):
         paired_difference(strata)
-    with pytest.raises(InputError, check=lambda error: error.code == "length-mismatch"):
+    with pytest.raises(InputError, check=lambda error: error.code == "mismatched-lengths"):
         paired_difference([[1.0, 2.0]], [["a"]])

@@ -203,9 +203,9 @@ def test_equal_runs_have_no_variance():
 @pytest.mark.parametrize(
     ("runs", "code"),
     [
-        ([], "item-mismatch"),
-        ([{}], "item-mismatch"),
-        ([{"a": 1.0}, {"b": 1.0}], "item-mismatch"),
+        ([], "mismatched-items"),
+        ([{}], "mismatched-items"),
+        ([{"a": 1.0}, {"b": 1.0}], "mismatched-items"),
         ([{"a": 1.0}, {"a": float("nan")}], "not-finite"),
     ],
 )

@@ -70,14 +70,14 @@ def test_an_average_resumes_from_its_state(layer):
 
 @pytest.mark.parametrize("state", [{}, {"updates": 1, "values": {"weight": torch.zeros(2, 3)}}])
 def test_an_average_of_other_parameters_is_rejected(layer, state):
-    with pytest.raises(CheckpointError, check=lambda error: error.code == "average-mismatch"):
+    with pytest.raises(CheckpointError, check=lambda error: error.code == "mismatched-average"):
         Ema().build().load_state_dict(state, shapes(layer))
 
 
 def test_a_run_without_averaging_rejects_a_checkpoint_with_an_average(layer):
     average = Ema().build()
     average.update(layer.named_parameters())
-    with pytest.raises(CheckpointError, check=lambda error: error.code == "average-mismatch"):
+    with pytest.raises(CheckpointError, check=lambda error: error.code == "mismatched-average"):
         NoAveraging().build().load_state_dict(average.state_dict(), shapes(layer))
 
 

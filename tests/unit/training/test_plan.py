@@ -60,7 +60,7 @@ def test_variants_are_labelled_by_their_differences_and_counted(tmp_path, capsys
         ({"height": 720}, "unsupported-video-size", "multiples of 32"),
         ({"frames": 80}, "unsupported-video-size", "4k"),
         ({"references": -1}, "out-of-range", "--references"),
-        ({"changes": ["source"]}, "malformed-assignment", "PATH=VALUE"),
+        ({"changes": ["source"]}, "invalid-assignment", "PATH=VALUE"),
         ({"changes": ["source=Magic"]}, None, "AddSource"),
         ({"variants": "nothing.yaml"}, "unreadable-file", "nothing.yaml"),
         ({"changes": ["dit.patch_size=[1,0,0]"]}, None, "patch_size must be at least 1"),

@@ -85,7 +85,7 @@ def test_damaged_folders_and_other_architectures_are_rejected(saved, tmp_path):
     _, folder = saved
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, check=lambda error: error.code == "unreadable-mllm"):
+    with pytest.raises(CheckpointError, check=lambda error: error.code == "unreadable-model"):
         load(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "qwen2"}))
@@ -154,7 +154,7 @@ def test_images_and_videos_are_normalised_with_the_processors_statistics(saved):
 def test_a_damaged_tokenizer_is_rejected(saved, text):
     _, folder = saved
     (folder / "tokenizer.json").write_text(text)
-    with pytest.raises(CheckpointError, check=lambda error: error.code in ("unreadable-mllm", "missing-tokens")):
+    with pytest.raises(CheckpointError, check=lambda error: error.code in ("unreadable-model", "missing-tokens")):
         load(folder)
 
 

@@ -150,7 +150,7 @@ def test_a_template_with_wrong_slots_is_rejected(tmp_path):
     template["video"] = template["video"].replace("{queries}", "")
     (tmp_path / "prompt.json").write_text(json.dumps(template))
     with pytest.raises(
-        CheckpointError, match=r"'video'.*'queries'", check=lambda error: error.code == "malformed-template"
+        CheckpointError, match=r"'video'.*'queries'", check=lambda error: error.code == "invalid-template"
     ):
         read_template(tmp_path / "prompt.json")
 
@@ -159,7 +159,7 @@ def test_a_template_with_wrong_slots_is_rejected(tmp_path):
 def test_a_template_without_texts_is_rejected(tmp_path, spoiled):
     (tmp_path / "prompt.json").write_text(json.dumps(json.loads(DEFAULT_TEMPLATE.read_text()) | spoiled))
     with pytest.raises(
-        CheckpointError, match=repr(next(iter(spoiled))), check=lambda error: error.code == "malformed-template"
+        CheckpointError, match=repr(next(iter(spoiled))), check=lambda error: error.code == "invalid-template"
     ):
         read_template(tmp_path / "prompt.json")
 

@@ -171,7 +171,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_leaves_the_last_good_check
     module = LitKiwi(tiny_config, optim=AdamW(lr=1e-3, warmup_steps=0))
     with pytest.raises(TrainingError) as caught:
         trainer(tmp_path, callbacks=[nan_batch, checkpoint_callback]).fit(module, data)
-    assert caught.value.code == "non-finite"
+    assert caught.value.code == "not-finite"
     assert "step 2" in str(caught.value)
     assert ", ".join(nan_batch.ids) in str(caught.value)
     assert str(checkpoint_callback.last_model_path) in str(caught.value)
@@ -219,7 +219,7 @@ def test_a_checkpoint_of_another_model_is_rejected_before_training(tiny_config, 
     run.fit(LitKiwi(tiny_config), data)
     run.save_checkpoint(tmp_path / "x.ckpt")
     wider = tiny_config.replace(dit=tiny_config.dit.replace(ffn_dim=64))
-    with pytest.raises(CheckpointError, match=r"ffn.*\(96", check=lambda error: error.code == "other-model"):
+    with pytest.raises(CheckpointError, match=r"ffn.*\(96", check=lambda error: error.code == "mismatched-weights"):
         trainer(tmp_path).fit(LitKiwi(wider), data, ckpt_path=str(tmp_path / "x.ckpt"), weights_only=True)
 
 
@@ -241,7 +241,7 @@ def test_a_cache_is_rejected_by_autoencoders_and_by_editors_with_different_encod
     data.cache, data.datasets = str(tmp_path / "cache"), {}
     for module, code in (
         (LitVae(NewVae(z_dim=4, base_dim=4)), "cache-not-allowed"),
-        (LitKiwi(tiny_config), "cache-mismatch"),
+        (LitKiwi(tiny_config), "mismatched-cache"),
     ):
         for command in ("fit", "validate"):
             with pytest.raises(InputError, check=lambda error, code=code: error.code == code):
@@ -250,7 +250,7 @@ def test_a_cache_is_rejected_by_autoencoders_and_by_editors_with_different_encod
     keys = [job.features_key for dataset in data.datasets.values() for job in dataset.encoding_jobs(other).values()]
     other.write(dict.fromkeys(keys, VisionFeatures(1, (1, 28, 28), torch.zeros(1))))
     data.cache, data.datasets = str(other.folder), {}
-    with pytest.raises(InputError, match="MLLM", check=lambda error: error.code == "cache-mismatch"):
+    with pytest.raises(InputError, match="MLLM", check=lambda error: error.code == "mismatched-cache"):
         trainer(tmp_path).fit(LitKiwi(tiny_config), data)
 
 
@@ -281,7 +281,7 @@ def test_a_run_does_not_resume_with_a_different_configuration(tiny_config, data,
         "model.targets": {"targets": "sample"},
     }
     for path, change in changes.items():
-        with pytest.raises(CheckpointError, match=path, check=lambda error: error.code == "configuration-changed"):
+        with pytest.raises(CheckpointError, match=path, check=lambda error: error.code == "changed-settings"):
             trainer(tmp_path).fit(LitKiwi(**{"config": tiny_config} | change), data, ckpt_path=str(tmp_path / "x.ckpt"))
 
 

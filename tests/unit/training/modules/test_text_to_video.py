@@ -127,7 +127,7 @@ def test_edits_without_captions_are_rejected(edit_folder, tmp_path):
 
 
 def test_sizes_that_do_not_fit_are_rejected():
-    with pytest.raises(SpecError, check=lambda error: error.code == "vae-dit-mismatch"):
+    with pytest.raises(SpecError, check=lambda error: error.code == "inconsistent-sizes"):
         TextToVideo(CONFIG.replace(vae=NewVae(z_dim=8, base_dim=4)))
     with pytest.raises(SpecError, match=r"text\.heads"):
         TextEncoder(tokenizer="sandbox/mllm", dim=32, heads=3)

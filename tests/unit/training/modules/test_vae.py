@@ -18,7 +18,7 @@ def test_an_export_replaces_the_last_one_and_no_other_files(tmp_path, monkeypatc
     assert (tmp_path / "vae/diffusion_pytorch_model.safetensors").exists()
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/config.json").write_text("{}")
-    with pytest.raises(InputError, check=lambda error: error.code == "unexpected-files"):
+    with pytest.raises(InputError, check=lambda error: error.code == "occupied-folder"):
         module.export(tmp_path / "notes", self_contained=True)
     (tmp_path / "vae/notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"Got: notes\.txt"):
