@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kiwi.checkpoints.folder import names_to_save, write_folder
+from kiwi.checkpoints.folder import select_saved_names, write_folder
 from kiwi.errors import CheckpointError, SpecError
 from kiwi.keyed import forked_rng
 from kiwi.models.config import KiwiConfig
@@ -122,7 +122,7 @@ def assemble(checkpoint: Mapping[str, Tensor], settings: ImportSettings, folder:
     state |= {f"mllm.{name}": tensor for name, tensor in mllm_state.items()}
     state = _unify_dtypes(state, settings.dtype, report)
     state |= _initialise_missing(config, mllm.hidden_size, state, settings.seed, report)
-    compare_shapes(expected_shapes(config, mllm), shapes_of(state)).raise_if_any("the checkpoint")
+    compare_shapes(compute_expected_shapes(config, mllm), shapes_of(state)).raise_if_any("the checkpoint")
 
     base_fingerprints, savers = {"vae": vae.fingerprint, "mllm": mllm.fingerprint}, {}
     if isinstance(config.dit.base, WanBase):
@@ -137,7 +137,7 @@ def assemble(checkpoint: Mapping[str, Tensor], settings: ImportSettings, folder:
     write_folder(folder, config, settings.editing, state, base_fingerprints, savers)
 
 
-def expected_shapes(config: KiwiConfig, mllm: MllmEncoder) -> Shapes:
+def compute_expected_shapes(config: KiwiConfig, mllm: MllmEncoder) -> Shapes:
     """Return the names and shapes of the tensors in model.safetensors, using modules on the meta device."""
     without_base = config.replace(dit=config.dit.replace(base=NewBase()))
     shapes: Shapes = {}
@@ -147,7 +147,7 @@ def expected_shapes(config: KiwiConfig, mllm: MllmEncoder) -> Shapes:
         language = type(mllm.model)(mllm.model.config).language_model
     config.mllm.tuning.apply(language, LORA_TARGETS)
     shapes |= {f"mllm.model.language_model.{name}": shape for name, shape in shapes_of(language.state_dict()).items()}
-    return {name: shapes[name] for name in names_to_save(config, shapes)}
+    return {name: shapes[name] for name in select_saved_names(config, shapes)}
 
 
 def infer_dit_config(shapes: Shapes, changes: Mapping[str, Any], report: Report) -> DiTConfig:

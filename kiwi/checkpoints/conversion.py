@@ -8,7 +8,7 @@ import torch
 from kiwi.checkpoints import ConvertOptions
 from kiwi.checkpoints.assemble import ImportSettings, Report, assemble
 from kiwi.checkpoints.diffusers_folder import export_diffusers, import_diffusers
-from kiwi.checkpoints.folder_config import is_model_folder, pretrained_paths, unexpected_files
+from kiwi.checkpoints.folder_config import is_model_folder, list_pretrained_paths, list_unexpected_files
 from kiwi.checkpoints.published import export_published, import_published
 from kiwi.errors import InputError
 from kiwi.media.files import require_no_overlap, require_replaceable, require_writable
@@ -16,7 +16,7 @@ from kiwi.models.dit.base import WanBase, read_wan_transformer
 from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.vae.wan import WanVae
 from kiwi.options import parse_assignments
-from kiwi.weights.files import lossless_load_dtype
+from kiwi.weights.files import choose_lossless_dtype
 from kiwi.weights.hub import locate
 
 _IMPORT_OPTIONS = {
@@ -74,7 +74,7 @@ def _make_import_settings(options: ConvertOptions, dtype: torch.dtype | None) ->
     mllm = locate(options.mllm, "MLLM", "pass a folder with a Qwen-VL, or a hub id")
     return ImportSettings(
         vae=WanVae(path=vae, subfolder=subfolder),
-        mllm=QwenVL(path=options.mllm, dtype=lossless_load_dtype(mllm)),
+        mllm=QwenVL(path=options.mllm, dtype=choose_lossless_dtype(mllm)),
         base=WanBase(path=base, subfolder=base_subfolder) if base else None,
         changes=parse_assignments(options.set),
         adapters=options.adapters,
@@ -109,10 +109,10 @@ def _check_target(options: ConvertOptions, exporting: bool) -> None:
     if exporting and options.format == "kiwi-upstream":  # the target is a file
         require_writable(options.dst)
     else:
-        require_replaceable(options.dst, unexpected_files)
+        require_replaceable(options.dst, list_unexpected_files)
     for source in filter(None, (options.src, options.vae, options.mllm, options.base)):
         require_no_overlap(options.dst, Path(*_split_subfolder(source)))
-    for path in pretrained_paths(options.src) if exporting else []:
+    for path in list_pretrained_paths(options.src) if exporting else []:
         require_no_overlap(options.dst, path)
     if options.dst.exists() and not options.force:
         raise InputError(

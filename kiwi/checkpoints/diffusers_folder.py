@@ -16,17 +16,17 @@ from kiwi.checkpoints.diffusers_layout import (
     EMBEDDERS,
     PARTS,
     VERSION,
-    embedder_config,
-    encoder_config,
     from_diffusers_parts,
+    make_embedder_config,
+    make_encoder_config,
+    make_transformer_config,
     prepends_reference,
+    read_vision_limits,
     to_diffusers_parts,
     to_hub_name,
-    transformer_config,
-    vision_limits,
 )
-from kiwi.checkpoints.folder_config import read_folder_config, unexpected_files
-from kiwi.checkpoints.published import require_publishable, zero_text_embedding
+from kiwi.checkpoints.folder_config import list_unexpected_files, read_folder_config
+from kiwi.checkpoints.published import make_zero_text_embedding, require_publishable
 from kiwi.errors import CheckpointError, KiwiError
 from kiwi.media.files import atomic_folder, write_json
 from kiwi.models.config import KiwiConfig
@@ -37,7 +37,7 @@ from kiwi.models.tuning import Frozen
 from kiwi.models.vae.formats import original_state
 from kiwi.models.vae.wan import WanVae, published_config
 from kiwi.weights.adapters import merge_adapters, split_adapters, without_base_layer
-from kiwi.weights.files import State, lossless_load_dtype, read_json, read_weights, write_weights
+from kiwi.weights.files import State, choose_lossless_dtype, read_json, read_weights, write_weights
 from kiwi.weights.hub import locate
 from kiwi.weights.strict import require_finite_floats
 
@@ -100,10 +100,10 @@ def import_diffusers(
         recorded["reference"] = "PrependReference"
     with tempfile.TemporaryDirectory() as links, _replace_path(links, root / "mllm_encoder", report) as path_report:
         mllm = _link_mllm(root, Path(links))
-        limits = vision_limits(read_json(root / "mllm_encoder/config.json"))
+        limits = read_vision_limits(read_json(root / "mllm_encoder/config.json"))
         settings = ImportSettings(
             vae=WanVae(path=str(root / "vae")),
-            mllm=QwenVL(path=str(mllm), limits=limits, dtype=lossless_load_dtype(mllm)),
+            mllm=QwenVL(path=str(mllm), limits=limits, dtype=choose_lossless_dtype(mllm)),
             changes={**recorded, **changes},
             dtype=dtype,
             editing=EditingDefaults(sampling=PIPELINE_SAMPLING),
@@ -141,11 +141,14 @@ def export_diffusers(folder: Path, target: Path, report: Report, dtype: torch.dt
     merged = {name: tensor for name, tensor in state.items() if not name.startswith(("dit.", "mllm."))}
     merged |= {f"dit.{name}": tensor for name, tensor in _merge_dit_adapters(config, state, report).items()}
     parts = to_diffusers_parts({name: tensor.to(dtype or tensor.dtype) for name, tensor in merged.items()})
-    configs = {"transformer": transformer_config(config), "mllm_encoder": encoder_config(config, mllm.hidden_size)}
-    with atomic_folder(target, unexpected_files) as new:
+    configs = {
+        "transformer": make_transformer_config(config),
+        "mllm_encoder": make_encoder_config(config, mllm.hidden_size),
+    }
+    with atomic_folder(target, list_unexpected_files) as new:
         _write_part(new / "vae", original_state(vae.vae), published_config(vae))
         for part, weights in parts.items():
-            _write_part(new / part, weights, configs.get(part, embedder_config(config)))
+            _write_part(new / part, weights, configs.get(part, make_embedder_config(config)))
         language = _merge_mllm_adapters(mllm, state, report)
         write_weights({to_hub_name(name): tensor for name, tensor in language.items()}, new / "mllm_encoder")
         mllm.save_processor(new / "processor")
@@ -165,7 +168,7 @@ def _merge_dit_adapters(config: KiwiConfig, state: State, report: Report) -> Sta
         weights = read_wan_transformer(config.dit.base.path, config.dit.base.subfolder)
     if adapters:
         report("dit", f"{len(adapters) // 2} adapters merged")
-    zeros = zero_text_embedding(config.dit.dim, weights["patch_embedding.weight"].dtype)
+    zeros = make_zero_text_embedding(config.dit.dim, weights["patch_embedding.weight"].dtype)
     return merge_adapters(weights, adapters) | zeros
 
 

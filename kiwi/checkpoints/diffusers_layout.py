@@ -92,7 +92,7 @@ def prepends_reference(embedder: Mapping[str, Any]) -> bool:
     return prepends
 
 
-def vision_limits(encoder: Mapping[str, Any]) -> VisionLimits:
+def read_vision_limits(encoder: Mapping[str, Any]) -> VisionLimits:
     """Read the limits on images and video from the config.json of `mllm_encoder`; missing ones get their defaults.
 
     Raises:
@@ -115,7 +115,7 @@ def vision_limits(encoder: Mapping[str, Any]) -> VisionLimits:
         raise CheckpointError(f"mllm_encoder/config.json is invalid: {error}", code="invalid-model-config") from error
 
 
-def encoder_config(config: KiwiConfig, mllm_dim: int) -> dict[str, Any]:
+def make_encoder_config(config: KiwiConfig, mllm_dim: int) -> dict[str, Any]:
     """Build the config.json of `mllm_encoder`."""
     query, limits = config.query, config.mllm.limits
     assert isinstance(query, QueryConnector)
@@ -137,7 +137,7 @@ def encoder_config(config: KiwiConfig, mllm_dim: int) -> dict[str, Any]:
     return content
 
 
-def transformer_config(config: KiwiConfig) -> dict[str, Any]:
+def make_transformer_config(config: KiwiConfig) -> dict[str, Any]:
     """Build the config.json of `transformer`."""
     dit = config.dit
     return {
@@ -159,7 +159,7 @@ def transformer_config(config: KiwiConfig) -> dict[str, Any]:
     }
 
 
-def embedder_config(config: KiwiConfig) -> dict[str, Any]:
+def make_embedder_config(config: KiwiConfig) -> dict[str, Any]:
     """Build the config.json of `source_embedder` and `ref_embedder`."""
     return {
         "_class_name": "ConditionalEmbedder",

@@ -15,10 +15,10 @@ from torch import Tensor
 from kiwi import __version__
 from kiwi.checkpoints.folder_config import (
     FORMAT_VERSION,
+    list_unexpected_files,
     make_path_absolute,
     map_paths,
     read_folder_config,
-    unexpected_files,
 )
 from kiwi.errors import CheckpointError
 from kiwi.media.files import atomic_folder, write_json
@@ -37,7 +37,7 @@ from kiwi.weights.strict import compare_shapes, fingerprint, load_preserving_req
 log = logging.getLogger(__name__)
 
 
-def names_to_save(config: KiwiConfig, names: Iterable[str]) -> list[str]:
+def select_saved_names(config: KiwiConfig, names: Iterable[str]) -> list[str]:
     """Select the tensor names of a KiwiEdit that belong in model.safetensors, not in referenced pretrained models."""
 
     def is_saved(name: str) -> bool:
@@ -76,7 +76,7 @@ def save_pretrained(
     if _must_copy(config.dit.base, self_contained) or config.dit.tuning.is_trainable(""):
         config = config.replace(dit=config.dit.replace(base=NewBase()))
     tensors = model.state_dict()
-    state = {name: tensors[name].to(dtype or tensors[name].dtype) for name in names_to_save(config, tensors)}
+    state = {name: tensors[name].to(dtype or tensors[name].dtype) for name in select_saved_names(config, tensors)}
     base_fingerprints = {"vae": model.vae.fingerprint, "mllm": model.mllm.fingerprint}
     if isinstance(config.dit.base, WanBase):
         base_fingerprints["dit"] = _base_fingerprint(model)
@@ -110,7 +110,7 @@ def write_folder(
         InputError: the folder cannot be written, or contains unrelated files, which are kept.
     """
     config = map_paths(config, make_path_absolute)
-    with atomic_folder(folder, unexpected_files) as new:
+    with atomic_folder(folder, list_unexpected_files) as new:
         for part, save in savers.items():
             save(new / part)
         if "vae" in savers:
@@ -139,7 +139,7 @@ def from_pretrained(folder: Path | str) -> tuple[KiwiEdit, EditingDefaults]:
     model = KiwiEdit(config, empty=True)
     _check_base_fingerprints(model, base_fingerprints, folder)
     state, tensors = read_weights(folder), model.state_dict()
-    expected = shapes_of({name: tensors[name] for name in names_to_save(config, tensors)})
+    expected = shapes_of({name: tensors[name] for name in select_saved_names(config, tensors)})
     compare_shapes(expected, shapes_of(state)).raise_if_any(str(folder))
     # Cloned, because memory-mapped tensors become invalid if their file is overwritten.
     state = {name: t.float() if t.dtype == torch.float16 else t.clone() for name, t in state.items()}
@@ -172,7 +172,7 @@ def load_initial_weights(model: KiwiEdit, folder: Path | str) -> None:
         for name in tensors.keys() - state.keys()
         if is_adapter(name) or (same_base and name.startswith("dit.")) or name.startswith("mllm.")
     }
-    required = {*names_to_save(model.config, tensors), *(state.keys() & tensors.keys())} - optional
+    required = {*select_saved_names(model.config, tensors), *(state.keys() & tensors.keys())} - optional
     expected = shapes_of({name: tensors[name] for name in required})
     compare_shapes(expected, shapes_of(state)).raise_if_any(str(folder))
     load_preserving_requires_grad(model, state, assign=False)

@@ -80,7 +80,7 @@ def read_folder_config(folder: Path) -> FolderConfig:
     return FolderConfig(map_paths(config, resolve), editing, base_fingerprints)
 
 
-def pretrained_paths(folder: Path | str) -> list[Path]:
+def list_pretrained_paths(folder: Path | str) -> list[Path]:
     """Paths of all pretrained parts that a model folder references, including copies inside it."""
     config = read_folder_config(Path(folder)).config
     specs = (config.vae, config.mllm, config.dit.base)
@@ -97,7 +97,7 @@ def is_model_folder(path: Path | str) -> bool:
     return isinstance(config, dict) and config.get("type") == "KiwiConfig"
 
 
-def unexpected_files(folder: Path) -> list[str]:
+def list_unexpected_files(folder: Path) -> list[str]:
     """List the files that do not belong to a model folder or published diffusers folder, so must not be deleted.
 
     Args:

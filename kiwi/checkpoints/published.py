@@ -32,7 +32,7 @@ TEXT_DIM = 4096
 """Width of Wan's text features; the published files contain a text embedding that is never used."""
 
 OPTIONS_KEY = "kiwi_choices"
-"""Metadata key of `unrecorded_options` (JSON) in files that kiwi wrote; other files do not have it."""
+"""Metadata key of `list_unrecorded_options` (JSON) in files that kiwi wrote; other files do not have it."""
 
 
 def import_published(file: Path, settings: ImportSettings, folder: Path, report: Report) -> None:
@@ -97,10 +97,10 @@ def export_published(folder: Path, file: Path, report: Report, dtype: torch.dtyp
     if isinstance(config.dit.base, WanBase):
         report("dit", f"adapters only: loading the file requires the base model {config.dit.base.path}")
     else:
-        zeros = zero_text_embedding(config.dit.dim, state["dit.patch_embedding.weight"].dtype)
+        zeros = make_zero_text_embedding(config.dit.dim, state["dit.patch_embedding.weight"].dtype)
         published |= {f"pipe.dit.{name}": tensor for name, tensor in zeros.items()}
         report("text_embedding", "4 tensors of zeros, which the format requires but the model never uses")
-    options = unrecorded_options(config)
+    options = list_unrecorded_options(config)
     with atomic_path(file) as temporary:
         tensors = {name: tensor.to(dtype or tensor.dtype) for name, tensor in published.items()}
         save_file(tensors, temporary, {"format": "pt", OPTIONS_KEY: json.dumps(options)})
@@ -110,7 +110,7 @@ def export_published(folder: Path, file: Path, report: Report, dtype: torch.dtyp
         report("options", f"written to the file's metadata; a copy without it needs {_format_set_options(options)}")
 
 
-def unrecorded_options(config: KiwiConfig) -> dict[str, Any]:
+def list_unrecorded_options(config: KiwiConfig) -> dict[str, Any]:
     """Return the options that tensors do not show and that differ from the defaults of import, by dotted path."""
     dit, limits = config.dit, config.mllm.limits
     options: dict[str, Any] = {}
@@ -127,7 +127,7 @@ def unrecorded_options(config: KiwiConfig) -> dict[str, Any]:
 
 
 def _read_recorded_options(file: Path) -> dict[str, Any]:
-    """Read the `unrecorded_options` in a file's metadata; raise if it contains other keys, such as a path."""
+    """Read the `list_unrecorded_options` in a file's metadata; raise if it contains other keys, such as a path."""
     text = read_metadata(file).get(OPTIONS_KEY, "{}")
     try:
         options = json.loads(text)
@@ -175,7 +175,7 @@ def require_publishable(config: KiwiConfig) -> None:
         )
 
 
-def zero_text_embedding(dim: int, dtype: torch.dtype) -> State:
+def make_zero_text_embedding(dim: int, dtype: torch.dtype) -> State:
     """Make the zero tensors of Wan's text embedding, which published formats contain; names are without `dit.`."""
     shapes = {"0.weight": (dim, TEXT_DIM), "0.bias": (dim,), "2.weight": (dim, dim), "2.bias": (dim,)}
     return {f"{TEXT_EMBEDDING}{name}": torch.zeros(shape, dtype=dtype) for name, shape in shapes.items()}

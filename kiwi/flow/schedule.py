@@ -82,7 +82,7 @@ class FlowSchedule(Spec):
         return torch.exp(-2 * ((self.timestep(sigma) - n / 2) / n) ** 2)
 
 
-def nearest_index(table: Tensor, value: Tensor) -> Tensor:
+def find_nearest_index(table: Tensor, value: Tensor) -> Tensor:
     """Find the index of the table entry nearest to each value (the first on ties), as the published code does."""
     return (table[None, :] - value.reshape(-1, 1)).abs().argmin(dim=1).reshape(value.shape)
 

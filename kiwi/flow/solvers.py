@@ -1,4 +1,4 @@
-"""Solvers of the sampling ODE, dx / d sigma = velocity, from sigma 1 to 0."""
+"""Solvers of the sampling ODE, d x / d sigma = velocity(x, sigma), from sigma 1 to 0."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch import Tensor
 from kiwi.spec import Spec
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-"""(x, sigma as a scalar tensor) -> d x / d sigma, of x's shape."""
+"""The velocity field: a function from x and sigma (a scalar tensor) to d x / d sigma, of x's shape."""
 
 OnStep = Callable[[int, Tensor], None]
 """Called after each step with its index (from 0) and the new x."""
@@ -30,7 +30,7 @@ class SolverSpec(Spec, ABC):
         """Integrate x from sigmas[0] down to sigmas[-1].
 
         Args:
-            velocity: the model's prediction of d x / d sigma.
+            velocity: the velocity field, which the model predicts.
             x: initial value at sigmas[0], of any shape.
             sigmas: decreasing grid of shape (steps + 1,) that ends in 0.
             on_step: called after each step, for progress bars and traces.

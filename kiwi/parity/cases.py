@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kiwi.checkpoints.published import from_published_state
-from kiwi.flow.schedule import FlowSchedule, add_noise, nearest_index, velocity_loss, velocity_target
+from kiwi.flow.schedule import FlowSchedule, add_noise, find_nearest_index, velocity_loss, velocity_target
 from kiwi.flow.solvers import EulerSolver
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import Context, join_contexts, mlp
@@ -40,12 +40,12 @@ def scheduler(case: Case) -> dict[str, Tensor]:
     for name, grid in grids.items():
         out[f"{name}_sigmas"], out[f"{name}_timesteps"] = grid[:-1], schedule.timestep(grid[:-1])
         rounded = out[f"{name}_timesteps"].bfloat16().float()
-        index = nearest_index(out[f"{name}_timesteps"], rounded)
+        index = find_nearest_index(out[f"{name}_timesteps"], rounded)
         out |= {f"{name}_bf16_timesteps": rounded, f"{name}_bf16_index": index, f"{name}_bf16_sigma": grid[index]}
     out["training_weights"] = schedule.loss_weight(out["training_sigmas"])
 
     def step(timestep: Tensor) -> Tensor:
-        index = int(nearest_index(out["inference_timesteps"], timestep.reshape(1)))
+        index = int(find_nearest_index(out["inference_timesteps"], timestep.reshape(1)))
         return EulerSolver().solve(
             lambda x, sigma: inputs["step_model_output"], inputs["step_sample"], grids["inference"][index : index + 2]
         )
@@ -54,7 +54,7 @@ def scheduler(case: Case) -> dict[str, Tensor]:
     out["step_last"] = step(out["inference_timesteps"][-1])
 
     def sigma_of(timestep: Tensor) -> Tensor:
-        return out["training_sigmas"][nearest_index(out["training_timesteps"], timestep)]
+        return out["training_sigmas"][find_nearest_index(out["training_timesteps"], timestep)]
 
     x0, noise, prediction = inputs["train_x0"], inputs["train_noise"], inputs["train_prediction"]
     sigma, rounded_sigma = sigma_of(inputs["train_timestep"]), sigma_of(inputs["train_timestep_bf16_as_f32"])
@@ -106,7 +106,7 @@ def dit(case: Case) -> dict[str, Tensor]:
     models = {name: _build_editor(case, **parts) for name, parts in _PART_VARIANTS.items()}
     for name, (variant, timestep_name, batch) in _DIT_MODES.items():
         model, timestep = models[variant], recorded[f"timestep_{timestep_name}"]
-        sigma = recorded["scheduler_sigmas"][nearest_index(recorded["scheduler_timesteps"], timestep)]
+        sigma = recorded["scheduler_sigmas"][find_nearest_index(recorded["scheduler_timesteps"], timestep)]
         context = recorded["context_batch2" if batch else "context"]
         suffix = "_batch2" if batch == "_batch2" else ""
         inputs = {key: recorded.get(key + suffix, recorded[key]) for key in ("latents", "source", "ref")}
@@ -145,7 +145,7 @@ def end_to_end(case: Case) -> dict[str, Tensor]:
             timestep = model.schedule.timestep(sigma[None])
             if round_to_bf16:
                 timestep = timestep.bfloat16().float()
-            nearest_sigma = grid[:-1][nearest_index(model.schedule.timestep(grid[:-1]), timestep)]
+            nearest_sigma = grid[:-1][find_nearest_index(model.schedule.timestep(grid[:-1]), timestep)]
             return model.velocity(x, nearest_sigma, prepared, timestep)
 
         def record(step: int, x: Tensor, name: str = name) -> None:

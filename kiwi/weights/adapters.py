@@ -42,7 +42,7 @@ def matches_target(layer: str, targets: Iterable[str]) -> bool:
     return any(layer == target or layer.endswith(f".{target}") for target in targets)
 
 
-def adapted_layers(adapters: Mapping[str, Tensor]) -> list[str]:
+def list_adapted_layers(adapters: Mapping[str, Tensor]) -> list[str]:
     """List the names of the layers that have an adapter.
 
     Raises:
@@ -72,10 +72,10 @@ def merge_adapters(weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor]
     """Merge adapters into weights; names and dtypes are those of `weights`.
 
     Raises:
-        CheckpointError: the weight of an adapter is missing or has a different shape; see also `adapted_layers`.
+        CheckpointError: the weight of an adapter is missing or has a different shape; see also `list_adapted_layers`.
     """
     merged = dict(weights)
-    for layer in adapted_layers(adapters):
+    for layer in list_adapted_layers(adapters):
         weight, a, b = merged.get(f"{layer}.weight"), adapters[layer + LORA_A], adapters[layer + LORA_B]
         if weight is None:
             raise CheckpointError(
@@ -104,9 +104,9 @@ def infer_rank_and_targets(weights: State, adapters: State) -> tuple[int, tuple[
 
     Raises:
         CheckpointError: `Lora` cannot describe the adapters, because their ranks differ or only some of the layers with
-            a target name have an adapter; see also `adapted_layers`.
+            a target name have an adapter; see also `list_adapted_layers`.
     """
-    layers = adapted_layers(adapters)
+    layers = list_adapted_layers(adapters)
     ranks = {adapters[layer + LORA_A].shape[0] for layer in layers}
     targets = tuple(sorted({_extract_target_name(layer) for layer in layers}))
     linear_layers = {name.removesuffix(".weight") for name, tensor in weights.items() if tensor.ndim == 2}

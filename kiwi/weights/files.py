@@ -44,7 +44,7 @@ def read_weights(path: Path | str) -> State:
             damaged or contains anything but tensors.
     """
     state: State = {}
-    for file in weight_files(path):
+    for file in list_weight_files(path):
         if file.suffix in TORCH_SUFFIXES:
             state |= _read_torch(file)
         else:
@@ -79,13 +79,13 @@ def read_metadata(path: Path | str) -> dict[str, str]:
         return dict(tensors.metadata() or {})
 
 
-def lossless_load_dtype(path: Path | str) -> Literal["float32", "bfloat16"]:
+def choose_lossless_dtype(path: Path | str) -> Literal["float32", "bfloat16"]:
     """Return a dtype in which weights can be loaded without losing precision (float32 represents float16 exactly)."""
     dtypes = {tensor.dtype for tensor in read_weights(path).values()}
     return "bfloat16" if dtypes <= {torch.bfloat16} else "float32"
 
 
-def weight_files(path: Path | str) -> list[Path]:
+def list_weight_files(path: Path | str) -> list[Path]:
     """List the files that `read_weights` reads, sorted by name.
 
     Raises:
@@ -134,7 +134,7 @@ def _list_folder_files(folder: Path) -> list[Path]:
             or f"no weights file with a known name (safetensors files: {names})",
             expected=f"one of {', '.join(file.name for file in index_files + single_files)}",
         )
-    return weight_files(present[0])
+    return list_weight_files(present[0])
 
 
 def _list_index_files(index: Path) -> list[Path]:

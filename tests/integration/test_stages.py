@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kiwi.checkpoints.folder import names_to_save
+from kiwi.checkpoints.folder import select_saved_names
 from kiwi.experiment import read_experiment
 from kiwi.models.budget import with_untrained_parts
 from kiwi.models.config import PARTS, KiwiConfig
@@ -55,7 +55,7 @@ def test_each_stage_starts_from_the_previous_one_which_has_all_that_it_needs(siz
     for stage in ORDER:
         experiment = read_experiment(STAGES / size / f"{stage}.yaml")
         config = from_dict(KiwiConfig, model_of(experiment)["config"])
-        names = set(names_to_save(config, built(config).state_dict()))
+        names = set(select_saved_names(config, built(config).state_dict()))
         assert model_of(experiment).get("init") == (None if home is None else f"{home}/model")
         if before is not None:
             absent = {name for name in names - before if ".lora_" not in name}

@@ -43,7 +43,7 @@ from kiwi.models.mllm.vision_input import VisionInput, VisionLimits, VisionPrepr
 from kiwi.models.tuning import Frozen, TuningSpec
 from kiwi.spec import Spec, to_dict
 from kiwi.weights.adapters import is_adapter, without_base_layer
-from kiwi.weights.files import weight_files, write_weights
+from kiwi.weights.files import list_weight_files, write_weights
 from kiwi.weights.hub import locate
 from kiwi.weights.strict import Mismatch, fingerprint
 
@@ -110,7 +110,7 @@ class QwenVL(MllmSpec):
 
     def build(self) -> MllmEncoder:
         folder = locate(self.path, "MLLM", "pass a folder with a Qwen-VL, or a hub id")
-        weight_files(folder)  # rejects an index with paths outside the folder, which transformers would follow
+        list_weight_files(folder)  # rejects an index with paths outside the folder, which transformers would follow
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             if config.model_type not in GENERATIONS:

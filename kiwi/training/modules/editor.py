@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from kiwi.checkpoints.folder import load_initial_weights, names_to_save, save_pretrained
-from kiwi.checkpoints.folder_config import unexpected_files
+from kiwi.checkpoints.folder import load_initial_weights, save_pretrained, select_saved_names
+from kiwi.checkpoints.folder_config import list_unexpected_files
 from kiwi.data.datamodule import EditData
 from kiwi.data.dropout import ConditionDropout
 from kiwi.data.sample import EditBatch, to_pixels
@@ -181,7 +181,7 @@ class LitKiwi(LitFlow):
         }
 
     def is_saved(self, name: str) -> bool:
-        return bool(names_to_save(self.editor.config, [name.removeprefix("editor.")]))
+        return bool(select_saved_names(self.editor.config, [name.removeprefix("editor.")]))
 
     def export(self, folder: Path, *, self_contained: bool) -> None:
         data, defaults = self.trainer.datamodule, EditingDefaults(sampling=self.sampling)
@@ -194,7 +194,7 @@ class LitKiwi(LitFlow):
         save_pretrained(self.editor, folder, defaults, self_contained=self_contained, dtype=self.export_dtype)
 
     def unexpected_files(self, folder: Path) -> list[str]:
-        return unexpected_files(folder)
+        return list_unexpected_files(folder)
 
     def preview(self, batch: EditBatch, seed: int) -> Preview:
         """Edit the sample; clips are the reference (if there is one), source, edit and target."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kiwi.checkpoints.diffusers_layout import EMBEDDERS, from_diffusers_parts, to_diffusers_parts, to_hub_name
-from kiwi.checkpoints.published import zero_text_embedding
+from kiwi.checkpoints.published import make_zero_text_embedding
 from kiwi.errors import CheckpointError
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import QueryConnector
@@ -21,7 +21,7 @@ def full(request):
     changes, tensors, vae = SIZES[request.param]
     with torch.device("meta"):
         model = KiwiEdit(KiwiConfig.untrained(request.param).replace(**changes))
-        text = zero_text_embedding(model.config.dit.dim, torch.bfloat16)
+        text = make_zero_text_embedding(model.config.dit.dim, torch.bfloat16)
     state = {n: t for n, t in model.state_dict().items() if not n.startswith(("vae.", "mllm."))}
     return model, state, {f"dit.{name}": tensor for name, tensor in text.items()}, tensors, vae
 

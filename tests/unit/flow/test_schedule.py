@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kiwi.errors import SpecError
-from kiwi.flow.schedule import FlowSchedule, add_noise, nearest_index, velocity_loss, velocity_target
+from kiwi.flow.schedule import FlowSchedule, add_noise, find_nearest_index, velocity_loss, velocity_target
 
 
 def test_the_grid_decreases_from_pure_noise_to_zero():
@@ -34,7 +34,7 @@ def test_even_weights_are_one_at_every_noise_level_and_leave_the_schedule_unchan
 
 
 def test_the_nearest_index_is_the_first_on_ties():
-    assert nearest_index(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([2.5, 0.0])).tolist() == [0, 2]
+    assert find_nearest_index(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([2.5, 0.0])).tolist() == [0, 2]
 
 
 @pytest.mark.parametrize(

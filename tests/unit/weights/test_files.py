@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 import kiwi.weights.files as files
 from kiwi.errors import CheckpointError
-from kiwi.weights.files import lossless_load_dtype, read_weights, write_weights
+from kiwi.weights.files import choose_lossless_dtype, read_weights, write_weights
 
 STATE = {"a.weight": torch.arange(12.0).reshape(3, 4), "b": torch.ones(5).bfloat16(), "c": torch.zeros(1000)}
 
@@ -177,8 +177,8 @@ def test_a_folder_must_contain_exactly_one_set_of_weights(tmp_path):
 
 def test_the_load_dtype_loses_no_precision(tmp_path):
     write_weights(STATE, tmp_path)
-    assert lossless_load_dtype(tmp_path) == "float32"
+    assert choose_lossless_dtype(tmp_path) == "float32"
     write_weights({name: tensor.bfloat16() for name, tensor in STATE.items()}, tmp_path)
-    assert lossless_load_dtype(tmp_path) == "bfloat16"
+    assert choose_lossless_dtype(tmp_path) == "bfloat16"
     write_weights({"a": torch.ones(3).half(), "b": torch.ones(3).bfloat16()}, tmp_path)
-    assert lossless_load_dtype(tmp_path) == "float32"
+    assert choose_lossless_dtype(tmp_path) == "float32"
