@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 import yaml
 
-from kiwi.ablation.costs import find_editor_experiment
 from kiwi.ablation.steps import Step, child_environment, write_steps
-from kiwi.ablation.study import Arm
+from kiwi.ablation.study import Arm, find_editor_experiment
 from kiwi.data.feature_cache import FeatureCache
 from kiwi.errors import InputError
 from kiwi.media.files import make_folder, write_text
@@ -32,11 +31,13 @@ class CacheRequest:
     Args:
         folder: folder of the cache.
         experiment: resolved configuration with the data to encode and the encoders.
+        modules: modules to import first (`Step.modules`).
         stage: arm and stage that read the cache, for error messages.
     """
 
     folder: Path
     experiment: Mapping[str, Any]
+    modules: tuple[str, ...]
     stage: str
 
 
@@ -59,12 +60,9 @@ def cache_requests(arms: Sequence[Arm], seeds: Sequence[int]) -> list[CacheReque
             encoders = repr((config.vae, mllm))
             first_encoders, first_stage = first_users.setdefault(folder, (encoders, stage))
             if first_encoders != encoders:
-                raise InputError(
-                    f"the cache {folder} cannot serve {first_stage} and {stage}",
-                    code="mismatched-cache",
-                    got="a different VAE or MLLM, or different vision limits",
-                    fix="set another data.cache for that arm",
-                )
+                got, fix = "a different VAE or MLLM, or different vision limits", "set another data.cache for that arm"
+                message = f"the cache {folder} cannot serve {first_stage} and {stage}"
+                raise InputError(message, code="mismatched-cache", got=got, fix=fix)
             if isinstance(config.mllm, NewQwen) and len(seeds) > 1 and cache_content(folder) != "latents":
                 raise InputError(
                     f"the cache {folder} cannot serve {stage} under more than one seed",
@@ -74,7 +72,8 @@ def cache_requests(arms: Sequence[Arm], seeds: Sequence[int]) -> list[CacheReque
                 )
             key = repr((folder, config.dit.patch_size, *(data.get(field) for field in DATA_FIELDS)))
             experiment = {**resolved, "seed_everything": seeds[0]}
-            requests.setdefault(key, CacheRequest(folder=folder, experiment=experiment, stage=stage))
+            request = CacheRequest(folder=folder, experiment=experiment, modules=arm.modules, stage=stage)
+            requests.setdefault(key, request)
     return list(requests.values())
 
 
@@ -100,15 +99,13 @@ def fill_caches(requests: Sequence[CacheRequest], out: Path) -> None:
         if content := cache_content(request.folder):
             dtype = str(FeatureCache(request.folder).dtype).removeprefix("torch.")
             options = options.replace(only=None if content == "both" else content, dtype=dtype)
-        write_steps(folder, [Step(command="cache", options=to_dict(options), out=request.folder)])
+        step = Step(command="cache", options=to_dict(options), out=request.folder, modules=request.modules)
+        write_steps(folder, [step])
         command = [sys.executable, "-m", "kiwi.ablation.child_process", str(folder), "0"]
         if exit_code := subprocess.run(command, stdin=subprocess.DEVNULL, env=child_environment()).returncode:
-            raise InputError(
-                f"the cache {request.folder} could not be filled for {request.stage}",
-                code="cache-failed",
-                got=f"exit code {exit_code}",
-                fix="see the output above; rerun the same command to resume",
-            )
+            message = f"the cache {request.folder} could not be filled for {request.stage}"
+            fix = "see the output above; rerun the same command to resume"
+            raise InputError(message, code="cache-failed", got=f"exit code {exit_code}", fix=fix)
 
 
 def cache_content(folder: Path) -> Literal["", "latents", "features", "both"]:

@@ -5,6 +5,7 @@ folders.
 """
 
 import ctypes
+import importlib
 import os
 import signal
 import sys
@@ -33,6 +34,12 @@ def _run_step(folder: Path, step_index: int) -> int:
     from kiwi.spec import from_dict
 
     step = read_steps(folder)[step_index]
+    for module in step.modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            message = f"the module {module}, which defines a spec of this arm, cannot be imported"
+            raise InputError(message, code="missing-module", got=error, fix="add its folder to PYTHONPATH") from error
     if step.measurement is not None:
         return step.measurement.run(step.options)
     if step.command == "fit":

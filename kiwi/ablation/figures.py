@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kiwi.ablation.analysis import NOT_SIGNIFICANT, UNKNOWN, ArmSummary
-from kiwi.ablation.costs import Cost
 from kiwi.ablation.results import RunResult
+from kiwi.ablation.study import Cost
 from kiwi.figures import COLOURS, MARKERS, Curve, plot_curves
 from kiwi.media.files import atomic_path, make_folder
 

@@ -10,13 +10,11 @@ from pathlib import Path
 
 from kiwi import console
 from kiwi.ablation.analysis import ArmSummary, summarize_arms, to_json
-from kiwi.ablation.costs import count_cost
 from kiwi.ablation.figures import write_figures
 from kiwi.ablation.results import RunResult, read_result
 from kiwi.ablation.runs import RESULT_FILE, Run, failure_reason
-from kiwi.ablation.study import Study
+from kiwi.ablation.study import Study, count_cost
 from kiwi.ablation.tables import brief_table, category_table, main_table, overview_table, problem_tables, tidy_table
-from kiwi.environment import environment
 from kiwi.media.files import write_json, write_text
 from kiwi.tables import Table, latex_document
 
@@ -40,7 +38,6 @@ def write_report(study: Study, runs: Sequence[Run], out: Path) -> StudyReport:
     """Analyse all finished runs, and write tables, figures, analysis.json and the configurations of the study."""
     results = [read_result(run.folder / RESULT_FILE) for run in runs if run.state == "done"]
     missing = [f"{run.name}: {run.state}" for run in runs if run.state != "done"]
-    write_json(out / "environment.json", environment())
     write_json(out / "study.json", _describe_study(study))
     summaries = _summarize(study, results)
     if not summaries:

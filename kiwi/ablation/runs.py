@@ -143,7 +143,7 @@ def _execute_steps(folder: Path, threads: int, device: str | None, runner: StepR
         if exit_code and (stop_requested.is_set() or exit_code in TERMINATION_CODES):
             return  # an interruption is not a failure; rerunning the study resumes the run
         if exit_code:
-            _write_failure(folder, f"{step.command} {step.out.name}", exit_code, reason)
+            _write_failure(folder, step.title, exit_code, reason)
             return
     try:
         results = collect_results(steps)
@@ -176,14 +176,21 @@ def _make_run(study: Study, arm: Arm, seed: int, study_folder: Path) -> Run:
     for stage, options in arm.options.items():
         root = {"trainer.default_root_dir": str(folder / stage)}
         training = fit_options(seed, study.stages[stage], {**init, **options, **root}, checkpoint="last")
-        steps.append(Step(command="fit", options=to_dict(training), out=folder / stage))
+        steps.append(Step(command="fit", options=to_dict(training), out=folder / stage, modules=arm.modules))
         init = {"model.init": str(folder / stage / "model")}
     last_stage = steps[-1].out
     for measurement in study.measurements:
         out = folder / measurement.name if measurement.command else last_stage
         command_options = measurement.options_for(last_stage / "model", out)
-        step_options = {} if command_options is None else to_dict(command_options)
-        steps.append(Step(command=measurement.command, options=step_options, out=out, measurement=measurement))
+        steps.append(
+            Step(
+                command=measurement.command,
+                options={} if command_options is None else to_dict(command_options),
+                out=out,
+                measurement=measurement,
+                modules=arm.modules,
+            )
+        )
     command_sections = {measurement.section for measurement in MEASUREMENTS if measurement.command}
     identity = {
         "stages": [[stage, read_experiment(study.stages[stage]), options] for stage, options in arm.options.items()],

@@ -36,12 +36,19 @@ class Step(Spec):
         options: options of the command as plain data.
         out: output folder of the command.
         measurement: measurement that the command performs; None for training.
+        modules: modules outside kiwi to import first, because the arm's configuration names their specs.
     """
 
     command: str
     options: dict[str, Any]
     out: Path
     measurement: Measurement | None = None
+    modules: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Name of the step in messages, such as "fit stage1" or "measurement bench-openve"."""
+        return f"measurement {self.measurement.name}" if self.measurement else f"{self.command} {self.out.name}"
 
 
 StepRunner = Callable[[Path, int, Mapping[str, str]], tuple[int, str]]

@@ -31,7 +31,10 @@ from kiwi.errors import InputError, KiwiError, format_choices
 from kiwi.evaluation.measurement import Measurement, Metric
 from kiwi.evaluation.sandbox_measure import SandboxMeasurement
 from kiwi.experiment import read_experiment
+from kiwi.models.budget import Workload, count_budget, with_untrained_parts
+from kiwi.spec import Spec
 from kiwi.training import fit
+from kiwi.training.editor_experiment import EditorExperiment, parse_editor_experiment
 from kiwi.training.fit import FitOptions
 from kiwi.training.validation import ValidationMeasurement
 
@@ -72,6 +75,19 @@ class Arm:
         """Name of the folder that contains its runs."""
         return folder_name(self.label)
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Modules outside kiwi that define specs of the configuration; child processes import them first.
+
+        Raises:
+            InputError: a spec is defined in the main script, which child processes cannot import.
+        """
+        modules = sorted(_find_modules(list(self.resolved.values())))
+        if "__main__" in modules:
+            message = f"the main script defines a spec of the arm {self.label!r}, so its runs cannot import it"
+            raise InputError(message, code="missing-module", fix="move the spec into a module of its own")
+        return tuple(modules)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -98,6 +114,22 @@ class Study:
         """All metrics, the primary one first."""
         metrics = [metric for measurement in self.measurements for metric in measurement.metrics()]
         return sorted(metrics, key=lambda metric: metric.name != self.measure.get(PRIMARY))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """The cost of the last stage of an arm.
+
+    Args:
+        parameters: number of parameters of the whole editor.
+        trainable: number of trainable parameters.
+        denoising_step_flops: floating-point operations of one forward pass of the DiT, for one of the longest clips
+            with one reference image.
+    """
+
+    parameters: int
+    trainable: int
+    denoising_step_flops: int
 
 
 def read_study(file: Path, resolve: Resolve = fit.resolve) -> Study:
@@ -128,6 +160,29 @@ def read_study(file: Path, resolve: Resolve = fit.resolve) -> Study:
 def fit_options(seed: int, experiment: Path, options: Mapping[str, Any], checkpoint: str | None = None) -> FitOptions:
     """Build the options of `fit` for one stage of a run."""
     return FitOptions(config=(experiment,), overrides={"seed_everything": seed, **options}, checkpoint=checkpoint)
+
+
+def find_editor_experiment(resolved: Mapping[str, Any], stage: str) -> EditorExperiment | None:
+    """Return the editor that a stage trains and its data; None if the stage trains another kind of model."""
+    is_editor = resolved.get("model", {}).get("type") == "LitKiwi"
+    return parse_editor_experiment(dict(resolved), stage) if is_editor else None
+
+
+def count_cost(arm: Arm) -> Cost | None:
+    """Count the cost of an arm; None if it trains no editor, or if its sizes are only known from missing files."""
+    try:
+        if (editor := find_editor_experiment(list(arm.resolved.values())[-1], arm.label)) is None:
+            return None
+        config = with_untrained_parts(editor.config)
+        max_frames = [source.max_frames for source in editor.data["train"]]
+        budget = count_budget(config, Workload.for_training(config, max_frames, editor.data.get("max_pixels")))
+    except KiwiError:
+        return None
+    return Cost(
+        parameters=budget.total_parameters,
+        trainable=budget.total_trainable(editor.train_parts),
+        denoising_step_flops=budget.denoising_step_flops,
+    )
 
 
 def _read_stages(content: Mapping[str, Any], file: Path) -> dict[str, Path]:
@@ -240,6 +295,16 @@ def _read_measurements(measure: Mapping[str, Any], file: Path) -> list[Measureme
             expected=format_choices(names, primary),
         )  # fmt: skip
     return measurements
+
+
+def _find_modules(value: Any) -> set[str]:
+    """Modules outside kiwi that define the specs named in a resolved configuration."""
+    if not isinstance(value, dict | list):
+        return set()
+    modules = set().union(*map(_find_modules, value.values() if isinstance(value, dict) else value))
+    name = value.get("class_path", value.get("type")) if isinstance(value, dict) else None
+    spec = Spec._registry.get(str(name).rpartition(".")[2])
+    return modules if spec is None or spec.__module__.startswith("kiwi.") else modules | {spec.__module__}
 
 
 def _read_mapping(value: Any, name: str) -> dict[str, Any]:

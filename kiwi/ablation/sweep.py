@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from kiwi import console
+from kiwi.ablation import AblateOptions
 from kiwi.ablation.caches import cache_requests, fill_caches
 from kiwi.ablation.contact_sheet import contact_sheet_is_current, draw_contact_sheet
-from kiwi.ablation.costs import count_cost
 from kiwi.ablation.launchers import ClusterLauncher, Launcher, LocalLauncher
-from kiwi.ablation.options import AblateOptions
 from kiwi.ablation.report import StudyReport, write_report
 from kiwi.ablation.results import read_result
 from kiwi.ablation.runs import (
@@ -30,7 +29,8 @@ from kiwi.ablation.runs import (
     prepare_run,
 )
 from kiwi.ablation.steps import Step, write_steps
-from kiwi.ablation.study import Study, fit_options, read_study
+from kiwi.ablation.study import Study, count_cost, fit_options, read_study
+from kiwi.environment import environment
 from kiwi.media.files import make_folder, write_json
 from kiwi.media.run_dir import exclusive_lock
 from kiwi.spec import to_dict
@@ -83,6 +83,7 @@ def _run_missing(study: Study, runs: Sequence[Run], launcher: Launcher, options:
     )
     if not missing:
         return
+    write_json(options.folder / "environment.json", environment())
     arms = {run.arm.label: run.arm for run in missing}
     fill_caches(cache_requests(list(arms.values()), study.seeds), options.folder)
     if options.estimate:
@@ -171,7 +172,8 @@ def estimate_seconds_per_run(study: Study, runs: Sequence[Run]) -> tuple[float, 
             }  # fmt: skip
             training = fit_options(study.seeds[0], study.stages[stage], probe_options)
             write_json(folder / RUN_FILE, {})
-            write_steps(folder, [Step(command="fit", options=to_dict(training), out=root)])
+            modules = study.arms[0].modules
+            write_steps(folder, [Step(command="fit", options=to_dict(training), out=root, modules=modules)])
             execute_run(folder)
             log = read_log(root) if (root / METRICS_FILE).is_file() else {}
             speeds = [line["samples_per_second"] for line in log.values() if "samples_per_second" in line]

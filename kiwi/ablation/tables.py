@@ -5,8 +5,8 @@ from math import isnan
 from statistics import median_high
 
 from kiwi.ablation.analysis import SEED_COUNTS, ArmSummary
-from kiwi.ablation.costs import Cost
 from kiwi.ablation.results import RunResult
+from kiwi.ablation.study import Cost
 from kiwi.statistics.intervals import Interval
 from kiwi.tables import Table
 

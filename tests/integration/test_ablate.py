@@ -22,10 +22,9 @@ from kiwi.__main__ import main
 from kiwi.ablation import AblateOptions, child_process, run_study
 from kiwi.ablation import runs as ablation_runs
 from kiwi.ablation.analysis import summarize_arms
-from kiwi.ablation.costs import count_cost
 from kiwi.ablation.results import read_result
 from kiwi.ablation.runs import list_runs
-from kiwi.ablation.study import read_study
+from kiwi.ablation.study import count_cost, read_study
 from kiwi.data.feature_cache import FeatureCache
 from kiwi.evaluation.measurement import Metric
 from kiwi.evaluation.sandbox_scores import collate_pairs, edit_pairs, pair_editor, score_item
@@ -120,6 +119,7 @@ def test_a_report_runs_nothing_and_names_what_is_missing(study, tmp_path, monkey
     file, out = study
     copy = shutil.copytree(out, tmp_path / "copy")
     (copy / "edits.png").unlink()
+    (copy / "environment.json").write_text("the machine of the runs")
     table = (copy / "table.md").read_text()
 
     def refuse(*args, **kwargs):
@@ -138,6 +138,7 @@ def test_a_report_runs_nothing_and_names_what_is_missing(study, tmp_path, monkey
     assert [line.rpartition(": ")[2] for line in report.missing] == ["failed", "failed"]
     assert next(iter(report.summaries)) == "sandbox inside"
     assert (copy / "table.md").read_text() == table
+    assert (copy / "environment.json").read_text() == "the machine of the runs"
 
 
 def test_results_are_enough_to_report_elsewhere_and_with_fewer_seeds(study, tmp_path, capsys):

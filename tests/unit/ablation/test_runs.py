@@ -8,10 +8,20 @@ from dataclasses import replace
 
 import pytest
 
+from kiwi.ablation import child_process
 from kiwi.ablation.launchers import ClusterLauncher, LocalLauncher
 from kiwi.ablation.results import collect_results, read_result
 from kiwi.ablation.runs import FAILURE_FILE, RESULT_FILE, Run, check_result, execute_run, failure_reason, prepare_run
-from kiwi.ablation.steps import COMMANDS_FILE, LOG_FILE, PARENT_VARIABLE, Step, read_steps, reset_stop_flag, stop_all
+from kiwi.ablation.steps import (
+    COMMANDS_FILE,
+    LOG_FILE,
+    PARENT_VARIABLE,
+    Step,
+    read_steps,
+    reset_stop_flag,
+    stop_all,
+    write_steps,
+)
 from kiwi.ablation.study import Arm
 from kiwi.errors import InputError
 from kiwi.training.validation import ValidationMeasurement
@@ -55,6 +65,27 @@ def test_a_failing_command_ends_a_run_with_its_error_message(tmp_path):
     assert "$ other" not in log
     assert finish(make_run(tmp_path / "a", "fit")).state == "done"
     assert not (run.folder / FAILURE_FILE).exists()
+
+
+def test_a_step_first_imports_the_modules_that_define_the_specs_of_its_arm(tmp_path, monkeypatch, capsys):
+    (tmp_path / "kiwi_user_spec.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for module in ("kiwi_user_spec", "kiwi_absent_spec"):
+        write_steps(tmp_path, [Step(command="nonsense", options={}, out=tmp_path, modules=(module,))])
+        assert child_process.main(str(tmp_path), "0") == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "cannot run the command 'nonsense'" in first
+    assert sys.modules.pop("kiwi_user_spec").__file__ == str(tmp_path / "kiwi_user_spec.py")
+    assert "the module kiwi_absent_spec, which defines a spec of this arm, cannot be imported" in second
+    assert "Fix: add its folder to PYTHONPATH" in second
+
+
+def test_a_failed_measurement_is_named_once(tmp_path):
+    step = Step(command="validation", options={}, out=tmp_path / "validation", measurement=ValidationMeasurement())
+    run = replace(make_run(tmp_path / "a"), steps=[step])
+    prepare_run(run)
+    execute_run(run.folder, runner=lambda folder, step_index, env: (1, "reason"))
+    assert failure_reason(run.folder).startswith("measurement validation ended with exit code 1: reason")
 
 
 def test_a_killed_command_is_a_failure_too(tmp_path):

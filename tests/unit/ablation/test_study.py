@@ -1,5 +1,7 @@
 """Reading a study checks it completely and raises an error that names what is wrong."""
 
+from dataclasses import dataclass
+
 import pytest
 import yaml
 
@@ -7,7 +9,7 @@ from kiwi.ablation.runs import list_runs
 from kiwi.ablation.study import read_study
 from kiwi.errors import InputError
 from kiwi.options import Options
-from kiwi.spec import from_dict, to_dict
+from kiwi.spec import Spec, from_dict, to_dict
 
 DEFAULTS = {"a": 1, "b": 2, "seed_everything": 0, "model": {"init": "pretrained"}}
 
@@ -109,6 +111,22 @@ def test_measurements_are_commands_with_typed_options(tmp_path):
     assert (sandbox_options.controls, bench_options.suite, bench_options.gallery) == (False, "openve", False)
     assert validate.out == run.folder / "two"
     assert to_dict(run.steps[2])["measurement"]["type"] == "SandboxMeasurement"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserSpec(Spec):
+    """A spec that is defined outside kiwi."""
+
+
+def test_steps_import_the_modules_that_define_the_specs_of_their_arm(tmp_path, monkeypatch):
+    arms = [{"two.a": [{"class_path": f"{__name__}.UserSpec"}]}, {"a": {"type": "UserSpec"}}, {"a": {"type": "Frozen"}}]
+    base, listed, short, shipped = list_runs(study(tmp_path, arms=arms, measure={"sandbox": {}}), tmp_path)
+    assert {step.modules for step in [*listed.steps, *short.steps]} == {(__name__,)}
+    assert {step.modules for step in [*base.steps, *shipped.steps]} == {()}
+    monkeypatch.setattr(UserSpec, "__module__", "__main__")
+    with pytest.raises(InputError, match="move the spec into a module of its own") as caught:
+        list_runs(study(tmp_path, arms=arms), tmp_path)
+    assert caught.value.code == "missing-module"
 
 
 def test_metrics_have_a_direction_and_the_primary_one_comes_first(tmp_path):
