@@ -19,7 +19,7 @@ from kiwi import console
 from kiwi.bench.judges import Judge, Question
 from kiwi.bench.ledger import LEDGER_FILE, Ledger
 from kiwi.bench.rate_limit import RateLimit
-from kiwi.bench.rubric import builtin_rubrics
+from kiwi.bench.rubric import read_builtin_rubrics
 from kiwi.bench.runner import JudgingTask, Runner
 from kiwi.bench.suites import Suite, read_items, read_suite
 from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
@@ -77,7 +77,7 @@ def measure_seconds(suite: Suite, tasks: list[JudgingTask], concurrency: int, se
     """Measure the time of a run with an empty ledger."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
         ledger, limit = Ledger(Path(out) / LEDGER_FILE), RateLimit(concurrency=concurrency)
-        runner = Runner(suite, builtin_rubrics(suite), SlowJudge(seconds), ledger, limit)
+        runner = Runner(suite, read_builtin_rubrics(suite), SlowJudge(seconds), ledger, limit)
         start = time.perf_counter()
         runner.run(tasks)
         return time.perf_counter() - start

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 from kiwi.bench.options import AgreementOptions, BenchmarkOptions, CompareOptions, ImportRubricsOptions
 
 if TYPE_CHECKING:
-    from kiwi.bench.agreement import measure_agreement
     from kiwi.bench.benchmark import check_benchmark, run_benchmark
-    from kiwi.bench.comparison import compare_runs
-    from kiwi.bench.official_rubrics import import_rubrics
+    from kiwi.bench.comparison import compare_runs, measure_agreement
+    from kiwi.bench.rubric import import_rubrics
 
 __all__ = [
     "AgreementOptions",
@@ -33,8 +32,8 @@ __all__ = [
 _MODULES = {
     "check_benchmark": "benchmark",
     "compare_runs": "comparison",
-    "import_rubrics": "official_rubrics",
-    "measure_agreement": "agreement",
+    "import_rubrics": "rubric",
+    "measure_agreement": "comparison",
     "run_benchmark": "benchmark",
 }
 """Module of each function, imported when the function is first used because the import takes a second."""

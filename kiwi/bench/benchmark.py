@@ -18,16 +18,14 @@ from kiwi.bench.controls import (
     summarize_controls,
 )
 from kiwi.bench.gallery import make_gallery_cards
-from kiwi.bench.generation import build_generator, generate_part
 from kiwi.bench.judges import Judge, JudgeSpec, Oracle, Replay
 from kiwi.bench.ledger import LEDGER_FILE, Judgement, Ledger
-from kiwi.bench.official_rubrics import read_rubrics
 from kiwi.bench.options import BenchmarkOptions
 from kiwi.bench.rate_limit import RateLimit
 from kiwi.bench.report import BenchmarkReport
-from kiwi.bench.rubric import Rubric, builtin_rubrics
-from kiwi.bench.run_folder import RunIdentity, items_fingerprint, open_run, write_inputs, write_reports
-from kiwi.bench.runner import JudgingTask, Runner, VideoGenerator
+from kiwi.bench.rubric import Rubric, read_builtin_rubrics, read_rubrics
+from kiwi.bench.run_folder import RunIdentity, hash_items, open_run, write_inputs, write_reports
+from kiwi.bench.runner import JudgingTask, Runner, VideoGenerator, build_generator, generate_videos
 from kiwi.bench.scoring import ItemScore, aggregate_scores, score_items
 from kiwi.bench.suites import LIST_FILES, Suite, SuiteData, read_items, read_published_rows, read_suite
 from kiwi.errors import InputError
@@ -38,8 +36,8 @@ from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
 if TYPE_CHECKING:
     from kiwi.bench.metrics import VideoMetrics
 
-SANDBOX_ITEMS = {"openve": 100, "refvie": 40, "sandbox": 140}
-"""Default number of items that `--data sandbox` renders for each suite: twenty per category."""
+SANDBOX_ITEMS = 20
+"""Default number of items per category that `--data sandbox` renders."""
 
 SANDBOX_CATEGORIES: dict[str, tuple[str, ...]] = {
     "openve": ("local_change", "local_remove", "local_add", "background_change", "global_style"),
@@ -65,28 +63,27 @@ def check_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -
         judge: judge to use instead of the one named in the options.
 
     Raises:
-        InputError: one of them is missing; the message names it and the expected location.
+        InputError: one of them is missing; the message names the option and what it should contain.
     """
     suite = read_suite(options.suite)
     if options.videos is not None and not options.videos.is_dir():
         expected = "edited videos, named SOURCE_edited.mp4"
-        raise InputError(f"the folder {options.videos} does not exist", code="missing-folder", expected=expected)
-    data = Path(options.data_name)
-    if not options.renders_data and not any((data / LIST_FILES[layout]).is_file() for layout in suite.lists):
-        lists = " or ".join(LIST_FILES[layout] for layout in suite.lists)
+        problem = f"the folder --videos {options.videos} does not exist"
+        raise InputError(problem, code="missing-folder", expected=expected)
+    lists = [LIST_FILES[layout] for layout in suite.lists]
+    if not options.renders_data and not any((Path(options.data_name) / name).is_file() for name in lists):
         raise InputError(
-            f"the data of {suite.title} was not found at {data}",
-            code="missing-data",
-            expected=f"a folder with {lists} and the videos listed in it",
+            f"the data of {suite.title} was not found at {options.data_name}", code="missing-data",
+            expected=f"a folder with {' or '.join(lists)} and the videos listed in it",
             fix="download the published data to that folder, name another folder with --data, or use --data sandbox, "
             "which needs no download",
-        )
+        )  # fmt: skip
     judge = judge or _select_judge(options, suite)
     if options.editor is None and options.videos is None:
         expected = "--model to edit with, or --videos with edited videos"
         raise InputError("there is nothing to score", code="missing-option", expected=expected)
     official = options.rubrics
-    rubrics = builtin_rubrics(suite) if official is None else read_rubrics(official, suite.dimensions)
+    rubrics = read_builtin_rubrics(suite) if official is None else read_rubrics(official, suite.dimensions)
     return BenchmarkInputs(suite, judge, rubrics)
 
 
@@ -121,7 +118,7 @@ def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> 
     identity = RunIdentity(
         name=suite.name,
         title=options.name or _choose_title(options),
-        items=items_fingerprint(data.items),
+        items=hash_items(data.items),
         judge=built_judge.name,
         version=built_judge.version,
         rubrics={category: rubric.hash for category, rubric in rubrics.items()},
@@ -130,7 +127,7 @@ def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> 
     open_run(out, identity)
     part, parts = options.part_index
     if parts > 1:
-        count = generate_part(tasks[part - 1 :: parts], generate)
+        count = generate_videos(tasks[part - 1 :: parts], generate)
         console.print(f"{count} videos generated. When all parts are done, run the same command without --part.")
         return None
     with exclusive_lock(out):
@@ -180,7 +177,8 @@ def _judge_all(
         result=aggregate_scores(suite, data.items, edits.scored, edits.failures, edits.judgements),
         scored=edits.scored,
         controls=summarize_controls(controls.scored, edits.scored),
-        answers=(sum(score.repeats for score in edits.scored), len(edits.scored) * options.repeats),
+        answers=sum(score.repeats for score in edits.scored),
+        requested_answers=len(edits.scored) * options.repeats,
         judge_note=runner.judge.note,
         unscored_controls=explain_unscored_controls(controls.tasks, controls.scored, controls.failures),
         drift=measure_drift(_judge_tasks(runner, anchors).judgements, earlier),
@@ -190,8 +188,7 @@ def _judge_all(
         metrics=None if metrics is None else metrics.table(data.items, edited),
         folder=out,
     )
-    cards = make_gallery_cards(*edits) + make_gallery_cards(*controls, are_controls=True)
-    write_reports(report, cards if options.gallery else None)
+    write_reports(report, make_gallery_cards(*edits) + make_gallery_cards(*controls) if options.gallery else None)
     return report
 
 
@@ -208,6 +205,7 @@ def _select_judge(options: BenchmarkOptions, suite: Suite) -> JudgeSpec:
         + ("" if options.judge else f" in kiwi; it gave the published scores of {suite.title}"),
         code="unknown-judge",
         expected="--judge oracle (for --data sandbox), or replay:LEDGER with the judgements.jsonl of an earlier run",
+        fix="docs/extending.md shows how to add a judge",
     )
 
 
@@ -217,7 +215,7 @@ def _render_data(options: BenchmarkOptions, suite: Suite, out: Path) -> Path:
     export_sandbox(
         SandboxExportOptions(
             out=data,
-            items=SANDBOX_ITEMS[suite.name] if options.items is None else options.items,
+            items=SANDBOX_ITEMS * len(suite.categories) if options.items is None else options.items,
             frames=suite.frames if suite.name == "sandbox" else 5,
             size=32,
             categories=SANDBOX_CATEGORIES[suite.name],
@@ -259,11 +257,8 @@ def _log_items(suite: Suite, data: SuiteData) -> None:
 
 def _log_estimate(judge: Judge, rate_limit: RateLimit, answers: int, videos: int) -> None:
     """Log the numbers of answers and videos still needed, with an estimate of time and cost."""
-    parts = [
-        f"{answers} answers to request from {judge.name}"
-        if answers
-        else f"all answers of {judge.name} are in the ledger"
-    ]
+    pending = f"{answers} answers to request from {judge.name}"
+    parts = [pending if answers else f"all answers of {judge.name} are in the ledger"]
     if answers and judge.seconds:
         parts.append(f"about {rate_limit.estimate_seconds(answers, judge.seconds) / 60:.1f} minutes")
     if answers and judge.dollars:

@@ -1,11 +1,13 @@
-"""Controls: edits that are known to be bad. A judge that does not score them below the real edits cannot be trusted.
+"""Controls and anchors, which show whether a judge can be trusted.
 
-    copy         the unedited source
-    wrong source the edit of another source video
-    other words  the real edit, judged by the instruction of another item
-    degraded     the real edit at a quarter of the resolution, with noise
+A control is an edit that is known to be bad, so that a judge must score it below the real edit of the same item. Kinds:
 
-Anchors are items that were judged before and are judged again, to detect drift of the judge.
+    copy               the unedited source
+    wrong source       the edit of another source video
+    wrong instruction  the real edit, judged by the instruction of another item
+    degraded           the real edit at a quarter of the resolution, with noise
+
+An anchor is an item that was judged by an earlier run and is judged again, to detect drift of the judge.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,15 +28,14 @@ from kiwi.media.video import read_video, write_video
 from kiwi.statistics.intervals import Interval, bootstrap_mean
 from kiwi.statistics.paired import Difference, paired_difference
 
-COPY, WRONG_SOURCE, OTHER_WORDS, DEGRADED = "copy", "wrong source", "other words", "degraded"
-CONTROL_KINDS = (COPY, WRONG_SOURCE, OTHER_WORDS, DEGRADED)
-"""Prefixes of item ids in ledgers ("copy:ID"), which must not change."""
+COPY, WRONG_SOURCE, WRONG_INSTRUCTION, DEGRADED, ANCHOR = "copy", "wrong source", "other words", "degraded", "anchor"
+"""Prefixes of the ids of controls and anchors in ledgers ("copy:ID"), which must not change."""
 
-ANCHOR = "anchor"
-"""Prefix of the ids of anchors in ledgers."""
+CONTROL_KINDS = {COPY: COPY, WRONG_SOURCE: WRONG_SOURCE, WRONG_INSTRUCTION: "wrong instruction", DEGRADED: DEGRADED}
+"""Name of each kind of control in reports, by prefix."""
 
 SIGNIFICANCE = 0.05
-"""p below which a difference is significant."""
+"""p value below which a difference is significant."""
 
 DOWNSCALING, NOISE_STD, CRF = 4, 24.0, 32
 """Degraded edits: downscaling factor, standard deviation of the noise (in grey levels of 255), and x264's CRF."""
@@ -56,12 +57,10 @@ def make_control_tasks(
     for item in _select_across_categories(available, count):
         video = edited[item.id]
         yield _make_task(COPY, item, item.instruction, item.source)
-        other_source = _find_other(item, available, "source")
-        if other_source is not None:
-            yield _make_task(WRONG_SOURCE, item, item.instruction, edited[other_source.id])
-        other_words = _find_other(item, available, "instruction")
-        if other_words is not None:
-            yield _make_task(OTHER_WORDS, item, other_words.instruction, video)
+        if (other := _find_other(item, available, "source")) is not None:
+            yield _make_task(WRONG_SOURCE, item, item.instruction, edited[other.id])
+        if (other := _find_other(item, available, "instruction")) is not None:
+            yield _make_task(WRONG_INSTRUCTION, item, other.instruction, video)
         if (degraded := _write_degraded_copy(video, folder)) is not None:
             yield _make_task(DEGRADED, item, item.instruction, degraded)
 
@@ -82,12 +81,17 @@ def make_anchor_tasks(
     ]
 
 
+def get_control_kind(task_id: str) -> str:
+    """The kind of control that a task's id names; empty for a real edit."""
+    return CONTROL_KINDS.get(task_id.partition(":")[0], "")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ControlResult:
     """A judge's scores of one kind of control: means over the three dimensions of capped scores.
 
     Args:
-        kind: kind of control, one of CONTROL_KINDS.
+        kind: kind of control, one of the names in CONTROL_KINDS.
         items: number of items where both the control and the real edit have a score.
         control: mean score of the controls.
         edit: mean score of the real edits of the same items.
@@ -112,32 +116,20 @@ class ControlResult:
 
 
 def summarize_controls(controls: Sequence[ItemScore], edits: Sequence[ItemScore]) -> list[ControlResult]:
-    """Compare the scores of each kind of control with those of the real edits of the same items.
-
-    Args:
-        controls: scores of controls, with ids "KIND:ID".
-        edits: scores of the real edits.
-    """
+    """Compare the scores of each kind of control (ids "PREFIX:ID") with those of the real edits of the same items."""
     edit_scores = {score.item.id: score.mean("capped") for score in edits}
     results = []
-    for kind in CONTROL_KINDS:
+    for kind in CONTROL_KINDS.values():
         pairs = [
             (score.mean("capped"), edit_scores[item_id], score.item.source.name)
             for score in controls
-            if score.item.id.startswith(f"{kind}:") and (item_id := score.item.id.partition(":")[2]) in edit_scores
+            if get_control_kind(score.item.id) == kind and (item_id := score.item.id.partition(":")[2]) in edit_scores
         ]
         if pairs:
             control, edit, sources = (list(values) for values in zip(*pairs, strict=True))
             margin = paired_difference([[b - a for a, b in zip(control, edit, strict=True)]], [sources])
-            results.append(
-                ControlResult(
-                    kind=kind,
-                    items=len(pairs),
-                    control=bootstrap_mean([control]),
-                    edit=bootstrap_mean([edit]),
-                    margin=margin,
-                )
-            )
+            means = bootstrap_mean([control]), bootstrap_mean([edit])
+            results.append(ControlResult(kind=kind, items=len(pairs), control=means[0], edit=means[1], margin=margin))
     return results
 
 
@@ -145,17 +137,16 @@ def explain_unscored_controls(
     tasks: Sequence[JudgingTask], scored: Sequence[ItemScore], failures: Mapping[str, str]
 ) -> dict[str, str]:
     """The reason for each kind of control without any score, such as a kind that this judge cannot score."""
-    scored_kinds = {score.item.id.partition(":")[0] for score in scored}
+    scored_kinds = {get_control_kind(score.item.id) for score in scored}
     reasons: dict[str, str] = {}
     for task in tasks:
-        kind = task.id.partition(":")[0]
-        if kind not in scored_kinds:
+        if (kind := get_control_kind(task.id)) not in scored_kinds:
             reasons.setdefault(kind, failures.get(task.id, "no answer could be read"))
     return reasons
 
 
 def measure_drift(anchors: Sequence[Judgement], earlier: Sequence[Judgement]) -> Difference | None:
-    """Difference between the anchors' new scores and the first scores of the same edits; None without anchors."""
+    """Measure how much the scores of anchors differ from the first scores of the same edits; None without anchors."""
     first: dict[tuple[str, str], float] = {}
     for judgement in earlier:
         for name, score in (judgement.scores or {}).items():

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from kiwi import console
+from kiwi.bench.controls import get_control_kind
 from kiwi.bench.ledger import Judgement
 from kiwi.bench.runner import JudgingTask
 from kiwi.bench.scoring import ItemScore
@@ -37,7 +38,7 @@ class GalleryCard:
         score: score of the video; None if it has none.
         judgements: the judge's answers, one for each repeat.
         reason: reason for a missing score.
-        control: kind of control; empty for a real edit.
+        control: kind of control, an edit that is known to be bad; empty for a real edit.
     """
 
     task: JudgingTask
@@ -48,10 +49,12 @@ class GalleryCard:
 
 
 def make_gallery_cards(
-    tasks: Sequence[JudgingTask], judgements: Sequence[Judgement], scored: Sequence[ItemScore],
-    failures: Mapping[str, str], are_controls: bool = False,
-) -> list[GalleryCard]:  # fmt: skip
-    """Make a card for each judged task; `are_controls` marks all of them as controls."""
+    tasks: Sequence[JudgingTask],
+    judgements: Sequence[Judgement],
+    scored: Sequence[ItemScore],
+    failures: Mapping[str, str],
+) -> list[GalleryCard]:
+    """Make a card for each judged task."""
     scores = {score.item.id: score for score in scored}
     by_task: dict[str, list[Judgement]] = {}
     for judgement in judgements:
@@ -62,7 +65,7 @@ def make_gallery_cards(
             score=scores.get(task.id),
             judgements=by_task.get(task.id, []),
             reason=failures.get(task.id),
-            control=task.id.partition(":")[0] if are_controls else "",
+            control=get_control_kind(task.id),
         )
         for task in tasks
     ]
@@ -71,14 +74,7 @@ def make_gallery_cards(
 def write_gallery(
     out: Path, title: str, about: Sequence[str], warnings: Sequence[str], cards: Sequence[GalleryCard]
 ) -> None:
-    """Write the HTML page.
-
-    Args:
-        out: file to write.
-        title: heading of the page.
-        about, warnings: lines below the heading.
-        cards: cards in their initial order.
-    """
+    """Write the HTML page: title, lines about the run, warnings, and the cards in their initial order."""
     pages = Environment(loader=PackageLoader("kiwi.bench", "."), autoescape=select_autoescape(["html"]))
     videos = {path: _encode_video for card in cards for path in (card.task.item.source, card.task.edited)}
     images = {path: _encode_image for card in cards if (path := card.task.item.reference) is not None}

@@ -58,8 +58,7 @@ class Judge(ABC):
         name, version: identify the judge in the ledger; for a service, the requested and the reported model.
         frames: description of how the judge samples frames from a video.
         temperature: sampling temperature; None if the judge does not sample.
-        seconds: typical duration of an answer, for the estimate; None if unknown.
-        dollars: typical cost of an answer.
+        seconds, dollars: typical duration and cost of an answer, for the estimate; None for an unknown duration.
         note: remark for the reports.
     """
 
@@ -120,13 +119,13 @@ class _OracleJudge(Judge):
             self.settings = {field: record[field] for field in fields}
             is_current = record["world"] == WORLD_VERSION
         except (OSError, ValueError, KeyError, TypeError):
-            fix = "use --data sandbox, a folder of `kiwi sandbox export`, or another judge"
+            fix = "set --data to sandbox or to a folder of `kiwi sandbox export`, or use another --judge"
             raise InputError(f"the oracle cannot judge {data}", code="not-an-export", fix=fix) from None
         if not is_current:
-            got, expected = f"world {record['world']}", f"world {WORLD_VERSION}; export it again"
             raise InputError(
-                f"{data} comes from another version of kiwi", code="unsupported-version", got=got, expected=expected
-            )
+                f"{data} comes from another version of kiwi", code="unsupported-version",
+                got=f"world {record['world']}", expected=f"world {WORLD_VERSION}", fix="export it again",
+            )  # fmt: skip
 
     def ask(self, question: Question) -> str:
         pair, video = self._recreate_pair(question), read_video(question.media["edited"]).frames_FHWC
@@ -160,7 +159,8 @@ class _ReplayJudge(Judge):
         judges = {(key.judge, key.version, key.frames, key.temperature) for key in keys}
         if len(judges) > 1:
             names = ", ".join(sorted(judge[0] for judge in judges))
-            raise InputError(f"{ledger} has answers of several judges", code="several-judges", got=names)
+            expected = "--judge replay:LEDGER with the answers of one judge"
+            raise InputError(f"{ledger} has several judges", code="several-judges", got=names, expected=expected)
         no_judge = ("replay", "empty ledger", "", None)
         self.name, self.version, self.frames, self.temperature = next(iter(judges), no_judge)
         self.note = f"replayed from {ledger}"
@@ -172,9 +172,8 @@ class _ReplayJudge(Judge):
     def ask(self, question: Question) -> str:
         reply = self.replies.get(_make_question_key(question.key))
         if reply is None:
-            raise JudgeError(
-                f"the ledger has no answer to this question{self._describe_mismatch(question.key)}", retryable=False
-            )
+            reason = f"the ledger has no answer to this question{self._describe_mismatch(question.key)}"
+            raise JudgeError(reason, retryable=False)
         return reply
 
     def _describe_mismatch(self, key: JudgementKey) -> str:

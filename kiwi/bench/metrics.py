@@ -19,7 +19,7 @@ from torch.nn.functional import cosine_similarity
 from kiwi import console
 from kiwi.bench.suites import BenchmarkItem
 from kiwi.encoded import Pixels
-from kiwi.errors import CheckpointError, InputError, KiwiError
+from kiwi.errors import CheckpointError, InputError, KiwiError, first_line
 from kiwi.evaluation.fidelity import edit_metrics
 from kiwi.evaluation.perceptual import Lpips, NoPerceptual, PerceptualMaps
 from kiwi.media.image import read_image, resize
@@ -59,14 +59,14 @@ class Encoder:
 
         if kind not in ("clip", "dino"):
             expected = "basic, lpips, clip=FOLDER or dino=FOLDER"
-            raise InputError(f"unknown metric {kind!r}", code="unknown-metric", expected=expected)
+            raise InputError(f"--metrics has no metric {kind!r}", code="unknown-metric", expected=expected)
         try:
             self.model: Any = AutoModel.from_pretrained(folder, use_safetensors=True).to(device).eval()
             self.processor = AutoImageProcessor.from_pretrained(folder)
             self.tokenizer = AutoTokenizer.from_pretrained(folder) if kind == "clip" else None
         except (OSError, ValueError) as error:
-            got = str(error).splitlines()[0]
-            raise CheckpointError(f"{folder} cannot be loaded as {kind}", code="unreadable-model", got=got) from None
+            problem, expected = f"{folder} cannot be loaded as {kind}", f"--metrics {kind}=FOLDER or a hub id"
+            raise CheckpointError(problem, code="unreadable-model", got=first_line(error), expected=expected) from None
         self.name, self.device = f"{kind.upper()} ({Path(folder).name})", device
 
     def encode_frames(self, frames_FHWC: Pixels) -> Tensor:

@@ -1,17 +1,19 @@
 """Options of the benchmark commands. Files and names in them are checked where they are used."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from kiwi import shipped
 from kiwi.bench.rate_limit import RateLimit
+from kiwi.bench.suites import SuiteName
 from kiwi.errors import InputError
 from kiwi.options import DeviceOptions, Options, option, positional
 from kiwi.sandbox.sampling import LevelName
 
-SuiteName = Literal["openve", "refvie", "sandbox"]
+MIN_PER_MINUTE = 0.01
+"""Smallest accepted rate limit, one question in 100 minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,19 +76,21 @@ class BenchmarkOptions(DeviceOptions):
 
     def __post_init__(self) -> None:
         """Raises InputError for a number out of range, or an option that has no effect with the others."""
-        for field, least in (("repeats", 1), ("controls", 0), ("anchors", 0)):
-            if (value := getattr(self, field)) < least:
-                raise InputError(f"--{field} must be at least {least}", code="out-of-range", got=value)
-        _ = self.rate_limit, self.part_index  # raise if out of range
+        self.require_at_least(1, "repeats", "concurrency", "tries")
+        self.require_at_least(0, "controls", "anchors")
+        if self.per_minute is not None and not MIN_PER_MINUTE <= self.per_minute < math.inf:
+            expected, got = f"a finite number of questions a minute, at least {MIN_PER_MINUTE}", self.per_minute
+            raise InputError("--per-minute is out of range", code="out-of-range", got=got, expected=expected)
         if self.model is not None and self.videos is not None:
             raise InputError("--model and --videos cannot be combined", code="conflicting-options")
-        generation = {"steps": self.steps, "max-pixels": self.max_pixels, "part": None if self.part == "1/1" else 1}
-        rendering = {"items": self.items, "level": self.level}
-        for group, requirement, is_met in (
+        is_part = self.part_index != (1, 1)  # raises if out of range
+        generation = {"--steps": self.steps, "--max-pixels": self.max_pixels, "--part": self.part if is_part else None}
+        rendering = {"--items": self.items, "--level": self.level}
+        for options, requirement, is_met in (
             (generation, "generated videos, not to --videos", self.videos is None),
             (rendering, "--data sandbox only", self.renders_data),
         ):
-            if unused := [f"--{name}" for name, value in group.items() if value is not None and not is_met]:
+            if unused := [name for name, value in options.items() if value is not None and not is_met]:
                 raise InputError(f"{unused[0]} applies to {requirement}", code="unused-option", fix="remove it")
 
     @property

@@ -147,12 +147,10 @@ def _iterate_pairs(text: str, known: Collection[str]) -> Iterator[tuple[str, str
         return
     lines = [line for raw in text.splitlines() if (line := " ".join(_EMPHASIS_MARKS.sub("", raw).split()))]
     parts = [_split_name(line) for line in lines]
-    for index, (line, (name, value)) in enumerate(zip(lines, parts, strict=True)):
-        after = lines[index + 1] if index + 1 < len(lines) else ""
-        continues = (_CONTINUATION.match(after) or _has_number(after.split(" ")[0])) and parts[index + 1][
-            0
-        ] not in known
-        yield line, name, f"{value} {after}" if continues else value
+    for index, (line, (name, value)) in enumerate(zip(lines, parts, strict=True), 1):
+        after, (after_name, _) = (lines[index], parts[index]) if index < len(lines) else ("", ("", ""))
+        may_continue = bool(_CONTINUATION.match(after)) or _has_number(after.split(" ")[0])
+        yield line, name, f"{value} {after}" if may_continue and after_name not in known else value
 
 
 def _split_name(line: str) -> tuple[str, str]:

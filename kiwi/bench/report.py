@@ -1,5 +1,6 @@
 """Reports of a run for the terminal, Markdown, LaTeX and CSV. Every mean comes with its number of items."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,9 @@ from kiwi.bench.scoring import SCORE_KINDS, BenchmarkResult, ItemScore
 from kiwi.bench.suites import PublishedRow, Suite
 from kiwi.statistics.paired import Difference
 from kiwi.tables import Table, escape_html, escape_latex, latex_document
+
+MAX_REASONS = 3
+"""Number of reasons for missing scores on the terminal; report.md has the reason of every item."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +27,14 @@ class BenchmarkReport:
         rubrics: origin of the rubrics, "own" (built-in) or "official".
         result: overall scores and scores by column.
         scored: scores of the items that have one.
-        controls: results of the controls; empty without controls.
-        drift: change of the judge's scores since the first run; None without anchors.
+        controls: results of the controls, edits that are known to be bad; empty without controls.
+        drift: change of the judge's scores of items that it judges again (anchors); None without anchors.
         published: rows of the published table.
         excluded: number of items that are not scored, by excluded category.
         allow_partial: whether to report an overall score even if items are missing.
         metrics: table of automatic metrics; None without `--metrics`.
         unscored_controls: reason for each kind of control without any score.
-        answers: number of obtained and of requested answers for the items with a score.
+        answers, requested_answers: number of obtained and of requested answers for the items with a score.
         judge_note: remark on the judge.
         folder: folder of the run.
     """
@@ -49,7 +53,8 @@ class BenchmarkReport:
     allow_partial: bool
     metrics: Table | None = None
     unscored_controls: Mapping[str, str] = field(default_factory=dict)
-    answers: tuple[int, int] = (0, 0)
+    answers: int = 0
+    requested_answers: int = 0
     judge_note: str = ""
     folder: Path = Path()
 
@@ -61,7 +66,7 @@ class BenchmarkReport:
     @property
     def is_success(self) -> bool:
         """Whether all answers were obtained; if partial results are allowed, whether there is any score."""
-        is_complete = self.result.is_complete and self.answers[0] == self.answers[1]
+        is_complete = self.result.is_complete and self.answers == self.requested_answers
         return is_complete or (self.allow_partial and bool(self.scored))
 
 
@@ -70,8 +75,8 @@ def list_warnings(report: BenchmarkReport) -> list[str]:
     result, texts = report.result, []
     if not result.is_complete:
         missing = f"{result.total - result.scored} of {result.total} items have no score"
-        effect = "the overall score leaves them out" if report.has_overall else "so there is no overall score"
-        texts.append(f"{missing}, {effect}.")
+        withheld = "so there is no overall score (--allow-partial reports one for the other items)"
+        texts.append(f"{missing}, {'the overall score leaves them out' if report.has_overall else withheld}.")
     if report.suite.expected_items and result.total != report.suite.expected_items:
         texts.append(
             f"The data has {result.total} items to score instead of the {report.suite.expected_items} of "
@@ -79,8 +84,8 @@ def list_warnings(report: BenchmarkReport) -> list[str]:
         )
     if report.unscored_controls and not report.controls:
         texts.append("No control has a score, so it is unknown whether this judge can tell good from bad edits.")
-    if report.answers[0] < report.answers[1]:
-        missing = f"{report.answers[1] - report.answers[0]} of {report.answers[1]} answers are missing"
+    if lost := report.requested_answers - report.answers:
+        missing = f"{lost} of {report.requested_answers} answers are missing"
         texts.append(f"For the items with a score, {missing}: some scores are the median of fewer repeats.")
     for control in report.controls:
         if not control.is_passed and not control.is_inconclusive:
@@ -96,7 +101,7 @@ def list_warnings(report: BenchmarkReport) -> list[str]:
     return texts
 
 
-def headline(report: BenchmarkReport) -> str:
+def format_headline(report: BenchmarkReport) -> str:
     """Format the overall score and its number of items as one line."""
     items = f"{report.result.scored} of {report.result.total} items"
     if not report.has_overall:
@@ -133,7 +138,7 @@ def list_notes(report: BenchmarkReport) -> list[str]:
     return texts
 
 
-def main_table(report: BenchmarkReport) -> Table:
+def make_main_table(report: BenchmarkReport) -> Table:
     """The published table with two more rows for this run, raw and capped."""
     result, columns = report.result, report.result.columns
     header = ["method", "judge", "overall", *(column.name for column in columns)]
@@ -151,7 +156,7 @@ def main_table(report: BenchmarkReport) -> Table:
     return Table(f"{report.suite.title}: scores from 1 to 5", header, rows, " ".join(list_notes(report)))
 
 
-def column_table(report: BenchmarkReport) -> Table:
+def make_column_table(report: BenchmarkReport) -> Table:
     """The run's scores with a row for each column of the suite, narrow enough for a terminal."""
     result = report.result
     rows: list[Sequence[object]] = [
@@ -164,7 +169,7 @@ def column_table(report: BenchmarkReport) -> Table:
     return Table(title, ("", "items", "raw", "capped"), rows)
 
 
-def controls_table(controls: Iterable[ControlResult]) -> Table:
+def make_controls_table(controls: Iterable[ControlResult]) -> Table:
     """Scores of the controls and of the real edits of the same items."""
     rows = [
         (result.kind, result.items, str(result.control), str(result.edit), str(result.margin.interval),
@@ -180,7 +185,7 @@ def controls_table(controls: Iterable[ControlResult]) -> Table:
     )
 
 
-def items_table(scored: Iterable[ItemScore]) -> Table:
+def make_items_table(scored: Iterable[ItemScore]) -> Table:
     """The scores with a row for each item and dimension."""
     rows = [
         (score.item.id, score.item.category, name, score.raw[name], score.capped[name], score.repeats)
@@ -194,7 +199,7 @@ def format_markdown(report: BenchmarkReport) -> str:
     """Format report.md: warnings, then the tables."""
     parts = [escape_html(f"# {report.suite.title}: {report.title}")]
     parts += [f"**Warning.** {escape_html(text)}" for text in list_warnings(report)]
-    parts += [table.to_markdown() for table in (main_table(report), *_build_optional_tables(report))]
+    parts += [table.to_markdown() for table in (make_main_table(report), *_build_optional_tables(report))]
     if report.result.unscored:
         unscored = Table("Items without a score", ("item", "reason"), sorted(report.result.unscored.items()))
         parts.append(unscored.to_markdown())
@@ -205,25 +210,30 @@ def format_latex(report: BenchmarkReport) -> str:
     """Format report.tex, a complete document without the list of unscored items, which may not fit on a page."""
     texts = [rf"\textbf{{Warning.}} {escape_latex(warning)}" for warning in list_warnings(report)]
     return latex_document(
-        [main_table(report), *_build_optional_tables(report)], leading_lines=["\n".join([text, ""]) for text in texts]
+        [make_main_table(report), *_build_optional_tables(report)], leading_lines=[f"{text}\n" for text in texts]
     )
 
 
 def print_report(report: BenchmarkReport) -> None:
-    """Print the tables, notes and warnings, and the names of the files written."""
-    for table in (column_table(report), *_build_optional_tables(report)):
+    """Print the tables, notes, warnings and most common reasons for missing scores, and the names of the files."""
+    for table in (make_column_table(report), *_build_optional_tables(report)):
         console.table(table.title, table.header, table.rows, table.note)
     for line in list_notes(report):
         console.note(line)
     for warning in list_warnings(report):
         console.print(f"Warning: {warning}")
+    reasons = Counter(report.result.unscored.values()).most_common()
+    for reason, count in reasons[:MAX_REASONS]:
+        console.print(f"No score for {count} of {report.result.total} items: {reason}")
+    if len(reasons) > MAX_REASONS:
+        console.print(f"{len(reasons) - MAX_REASONS} more reasons for missing scores are in report.md.")
     files = ("report.md", "report.tex", "scores.csv", "gallery.html", "judgements.jsonl")
     names = ", ".join(name for name in files if (report.folder / name).is_file())
     console.print(f"Results are in {report.folder}: {names}")
 
 
 def _build_optional_tables(report: BenchmarkReport) -> list[Table]:
-    tables = [controls_table(report.controls)] if report.controls else []
+    tables = [make_controls_table(report.controls)] if report.controls else []
     return tables if report.metrics is None else [*tables, report.metrics]
 
 

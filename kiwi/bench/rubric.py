@@ -1,14 +1,17 @@
-"""Rubrics: the instructions that a judge follows, either built-in or imported from the published script."""
+"""Rubrics: the instructions that a judge follows, built-in or imported from a local copy of the published script."""
 
+import ast
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kiwi.bench.suites import DEFINITIONS, Suite
+from kiwi.bench.options import ImportRubricsOptions
+from kiwi.bench.suites import DEFINITIONS, Suite, read_suite
 from kiwi.errors import InputError
-from kiwi.media.files import require_file
+from kiwi.media.files import require_file, write_json
 
 _ANSWER = """
 ## Your answer
@@ -43,13 +46,12 @@ class Rubric:
         return hashlib.sha256("\x1f".join((self.text, *self.dimensions)).encode()).hexdigest()[:16]
 
 
-def builtin_rubrics(suite: Suite) -> dict[str, Rubric]:
+def read_builtin_rubrics(suite: Suite) -> dict[str, Rubric]:
     """Read the built-in rubric of each category of a suite."""
+    folders = {name: DEFINITIONS / (category.rubrics or suite.name) for name, category in suite.categories.items()}
     return {
-        name: read_rubric(
-            DEFINITIONS / (category.rubrics or suite.name) / "rubrics" / f"{name}.md", name, category.dimensions
-        )
-        for name, category in suite.categories.items()
+        name: read_rubric(folder / "rubrics" / f"{name}.md", name, suite.dimensions[name])
+        for name, folder in folders.items()
     }
 
 
@@ -64,7 +66,115 @@ def read_rubric(file: Path, category: str, dimensions: Sequence[str]) -> Rubric:
         expected = "a heading '## DIMENSION' for each dimension"
         raise InputError(f"{file} has no section for {missing[0]}", code="missing-section", expected=expected)
     first, second, third = dimensions
-    answer = _ANSWER.format(
-        first=first, second=second, third=third, lines="\n".join(f"{name}: <1 to 5>" for name in dimensions)
-    )
+    lines = "\n".join(f"{name}: <1 to 5>" for name in dimensions)
+    answer = _ANSWER.format(first=first, second=second, third=third, lines=lines)
     return Rubric(category=category, text=text.rstrip() + "\n" + answer, dimensions=tuple(dimensions))
+
+
+def import_rubrics(options: ImportRubricsOptions) -> Path:
+    """Extract the official rubrics of a suite and return the file written. Raises as `extract_rubrics`."""
+    out = options.out or Path(f"{options.suite}-official.json")
+    write_rubrics(out, extract_rubrics(options.script, read_suite(options.suite).dimensions))
+    return out
+
+
+def extract_rubrics(script: Path, categories: Mapping[str, Sequence[str]]) -> dict[str, Rubric]:
+    """Extract the official rubrics from a local copy of the published script, which is parsed and never run.
+
+    A category's rubric is the top-level string constant that contains the names of all its dimensions, and whose own
+    name, or key in a dictionary, contains the category's name.
+
+    Args:
+        script: the local copy.
+        categories: names of the dimensions by category.
+
+    Raises:
+        InputError: the file is not Python, or a category does not have exactly one such constant.
+    """
+    source = require_file(script, what="script").read_bytes()  # bytes, since ast.parse detects the encoding
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise InputError(f"{script} is not a Python script", code="unreadable-file", got=error) from None
+    constants = _list_string_constants(tree)
+    names = {name.partition("[")[0] for name, _ in constants}
+    augmented = [node.target for node in ast.walk(tree) if isinstance(node, ast.AugAssign)]
+    if extended := [node.id for node in augmented if isinstance(node, ast.Name) and node.id in names]:
+        problem = f"{script} changes {extended[0]} by augmented assignment (+=)"
+        raise InputError(problem, code="ambiguous-rubric", expected="constants that are assigned once")
+    rubrics = {}
+    for category, dimensions in categories.items():
+        prompts = {
+            text for name, text in constants if category in name.lower() and all(score in text for score in dimensions)
+        }
+        if len(prompts) != 1:
+            raise InputError(
+                f"{script} has {len(prompts) or 'no'} prompts for {category}",
+                code="ambiguous-rubric",
+                got=", ".join(name for name, _ in constants[:10]) or "no string constants",
+                expected=f"one string with {category} in its name and {', '.join(dimensions)} in its text",
+            )
+        (text,) = prompts
+        rubrics[category] = Rubric(category=category, text=text, dimensions=tuple(dimensions), origin="official")
+    return rubrics
+
+
+def _list_string_constants(tree: ast.Module) -> list[tuple[str, str]]:
+    """List the names and values of top-level strings; entries of dictionaries are named `name[key]`."""
+    constants: list[tuple[str, str]] = []
+    for node in tree.body:
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        for name in (target.id for target in targets if isinstance(target, ast.Name)):
+            if (text := _evaluate_string(node.value)) is not None:
+                constants.append((name, text))
+            elif isinstance(node.value, ast.Dict):
+                for key, entry in zip(node.value.keys, node.value.values, strict=True):
+                    if isinstance(key, ast.Constant) and (text := _evaluate_string(entry)) is not None:
+                        constants.append((f"{name}[{key.value!r}]", text))
+    return constants
+
+
+def _evaluate_string(node: ast.expr | None) -> str | None:
+    """The value of a string expression (literals, + and .strip()) without running the script; None for others."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            parts = _evaluate_string(left), _evaluate_string(right)
+            return None if parts[0] is None or parts[1] is None else parts[0] + parts[1]
+        case ast.Call(func=ast.Attribute(value=inner, attr="strip"), args=[]):
+            stripped = _evaluate_string(inner)
+            return None if stripped is None else stripped.strip()
+    return None
+
+
+def write_rubrics(out: Path, rubrics: Mapping[str, Rubric]) -> None:
+    """Write rubrics to a JSON file."""
+    record = {name: {"text": rubric.text, "dimensions": rubric.dimensions} for name, rubric in rubrics.items()}
+    write_json(out, record)
+
+
+def read_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dict[str, Rubric]:
+    """Read rubrics that `write_rubrics` wrote.
+
+    Raises:
+        InputError: the file has another format, or lacks a category or one of its dimensions.
+    """
+    rubrics = {}
+    try:
+        record = json.loads(require_file(file, what="file of rubrics").read_text(encoding="utf-8"))
+        for name, dimensions in categories.items():
+            if name not in record:
+                raise ValueError(f"no rubric for {name}")
+            if record[name]["dimensions"] != list(dimensions):
+                raise ValueError(f"the dimensions of {name} are not {', '.join(dimensions)}")
+            text = str(record[name]["text"])
+            rubrics[name] = Rubric(category=name, text=text, dimensions=tuple(dimensions), origin="official")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"--rubrics {file} does not hold rubrics of this benchmark", code="unreadable-file", got=error,
+            fix="write the file with `kiwi bench rubrics import`",
+        ) from None  # fmt: skip
+    return rubrics

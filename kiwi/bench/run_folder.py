@@ -20,7 +20,7 @@ from kiwi.bench import report as reports
 from kiwi.bench.gallery import GalleryCard, write_gallery
 from kiwi.bench.options import BenchmarkOptions
 from kiwi.bench.report import BenchmarkReport
-from kiwi.bench.scoring import ItemScore
+from kiwi.bench.scoring import SCORE_KINDS, ItemScore
 from kiwi.bench.suites import BenchmarkItem, Suite, read_suite
 from kiwi.environment import environment
 from kiwi.errors import InputError
@@ -38,7 +38,7 @@ class RunIdentity:
     Args:
         name: name of the suite.
         title: name of the editor.
-        items: fingerprint of the items.
+        items: hash of the items (`hash_items`).
         judge, version: `Judge.name` and `Judge.version`.
         rubrics: `Rubric.hash` by category.
         origin: origin of the rubrics, "own" or "official".
@@ -69,7 +69,7 @@ def write_inputs(out: Path, items: Sequence[BenchmarkItem], options: BenchmarkOp
     write_json(out / "environment.json", environment())
 
 
-def items_fingerprint(items: Sequence[BenchmarkItem]) -> str:
+def hash_items(items: Sequence[BenchmarkItem]) -> str:
     """Hash the items independently of the location of their files."""
     rows = [
         [item.id, item.category, item.instruction, item.source.name, item.reference and item.reference.name]
@@ -100,18 +100,17 @@ class BenchmarkRun:
 def read_run(folder: Path) -> BenchmarkRun:
     """Read a finished run. Raises InputError if the folder holds none, or one that is unfinished."""
     if not (folder / _RUN_FILE).is_file():
-        raise InputError(
-            f"{folder} is not the folder of a benchmark run", code="not-a-run", expected=f"a folder with {_RUN_FILE}"
-        )
+        expected = f"a folder with {_RUN_FILE}"
+        raise InputError(f"{folder} is not the folder of a benchmark run", code="not-a-run", expected=expected)
     try:
         identity = RunIdentity(**read_record(folder / _RUN_FILE))
         items = [_read_item(entry) for entry in json.loads((folder / _ITEMS_FILE).read_text(encoding="utf-8"))]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"the records of {folder} cannot be read", code="unreadable-file", got=error) from None
+        problem = f"{_RUN_FILE} or {_ITEMS_FILE} of {folder} cannot be read"
+        raise InputError(problem, code="unreadable-file", got=repr(error)) from None
     suite = read_suite(identity.name)
-    return BenchmarkRun(
-        folder=folder, identity=identity, suite=suite, items=items, scored=_read_scores(folder, suite, items)
-    )
+    scored = _read_scores(folder, suite, items)
+    return BenchmarkRun(folder=folder, identity=identity, suite=suite, items=items, scored=scored)
 
 
 def _read_item(entry: Mapping[str, str | None]) -> BenchmarkItem:
@@ -123,33 +122,31 @@ def _read_scores(folder: Path, suite: Suite, items: Sequence[BenchmarkItem]) -> 
     """Read the scores of the report; the ledger may also hold answers about other edits."""
     if not (file := folder / _SCORES_FILE).is_file():
         raise InputError(f"{folder} has no scores yet", code="unfinished-run", fix="rerun its command to finish it")
-    rows: dict[str, dict[str, tuple[float, float, int]]] = {}
+    rows: dict[str, dict[str, dict[str, str]]] = {}
     try:
         for line in csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"), newline="")):
-            values = float(line["raw"]), float(line["capped"]), int(line["repeats"])
-            rows.setdefault(line["item"], {})[line["dimension"]] = values
+            rows.setdefault(line["item"], {})[line["dimension"]] = line
         scored = []
         for item in items:
             names = suite.categories[item.category].dimensions
             if (row := rows.get(item.id)) is not None:
-                raw, capped = ({name: row[name][column] for name in names} for column in (0, 1))
-                scored.append(ItemScore(item=item, raw=raw, capped=capped, repeats=row[names[0]][2]))
+                raw, capped = ({name: float(row[name][kind]) for name in names} for kind in SCORE_KINDS)
+                scored.append(ItemScore(item=item, raw=raw, capped=capped, repeats=int(row[names[0]]["repeats"])))
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise InputError(
-            f"{file} cannot be read", code="unreadable-file", got=error, fix="rerun the run's command to write it again"
-        ) from None
+        fix = "rerun the run's command to write it again"
+        raise InputError(f"{file} cannot be read", code="unreadable-file", got=repr(error), fix=fix) from None
     return scored
 
 
 def write_reports(report: BenchmarkReport, cards: Sequence[GalleryCard] | None) -> None:
     """Write scores and reports, and the gallery unless `cards` is None."""
     out = report.folder
-    write_text(out / _SCORES_FILE, reports.items_table(report.scored).to_csv())
+    write_text(out / _SCORES_FILE, reports.make_items_table(report.scored).to_csv())
     write_text(out / "report.md", reports.format_markdown(report))
     write_text(out / "report.tex", reports.format_latex(report))
     if report.metrics is not None:
         write_text(out / "metrics.csv", report.metrics.to_csv())
     if cards is not None:
         title, warnings = f"{report.suite.title}: {report.title}", reports.list_warnings(report)
-        about = [reports.headline(report), reports.list_notes(report)[0]]
+        about = [reports.format_headline(report), reports.list_notes(report)[0]]
         write_gallery(out / "gallery.html", title, about, warnings, cards)

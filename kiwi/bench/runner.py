@@ -1,25 +1,28 @@
-"""The runner: generates missing videos while existing ones are judged, and records every answer.
+"""The runner: generates missing videos while existing ones are judged, and records every answer in the ledger.
 
 Videos are generated one after another in the calling thread; each concurrent question has a thread of its own. A kill
-loses only the answers that are pending; the same call resumes.
+loses only the answers that are pending; the same call resumes. The only module here that imports `kiwi.editing`.
 """
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from kiwi import console
 from kiwi.bench.judges import Judge, JudgeError, Question
 from kiwi.bench.ledger import Judgement, JudgementKey, Ledger
+from kiwi.bench.options import BenchmarkOptions
 from kiwi.bench.rate_limit import RateLimit, Throttle
 from kiwi.bench.reply import Unscored, read_reply
 from kiwi.bench.rubric import Rubric
 from kiwi.bench.suites import BenchmarkItem, Suite
 from kiwi.errors import KiwiError
-from kiwi.media.files import sha256
+from kiwi.media.files import make_folder, sha256
+from kiwi.media.image import read_image
+from kiwi.media.video import read_video, write_video
 
 VideoGenerator = Callable[[BenchmarkItem, Path], None]
 """Function that edits an item's source and writes the result atomically to a file."""
@@ -56,15 +59,9 @@ class Runner:
     """
 
     def __init__(
-        self,
-        suite: Suite,
-        rubrics: Mapping[str, Rubric],
-        judge: Judge,
-        ledger: Ledger,
-        rate_limit: RateLimit | None = None,
+        self, suite: Suite, rubrics: Mapping[str, Rubric], judge: Judge, ledger: Ledger, rate_limit: RateLimit
     ) -> None:
-        self.suite, self.rubrics, self.judge, self.ledger = suite, rubrics, judge, ledger
-        self.rate_limit = rate_limit or RateLimit()
+        self.suite, self.rubrics, self.judge, self.ledger, self.rate_limit = suite, rubrics, judge, ledger, rate_limit
         self._all_dimensions = [name for rubric in rubrics.values() for name in rubric.dimensions]
         self._hashes: dict[Path, str] = {}
         self._throttle = Throttle(self.rate_limit.per_minute)
@@ -84,9 +81,8 @@ class Runner:
         failures: dict[str, str] = {}
         pool = ThreadPoolExecutor(self.rate_limit.concurrency)
         try:
-            with console.progress_bar(
-                f"judging with {self.judge.name}", sum(len(task.repeats) for task in tasks)
-            ) as advance:
+            total = sum(len(task.repeats) for task in tasks)
+            with console.progress_bar(f"judging with {self.judge.name}", total) as advance:
                 for task in tasks:
                     if (failure := _ensure_video(task, generate)) is not None:
                         failures[task.id] = failure
@@ -185,3 +181,39 @@ def _ensure_video(task: JudgingTask, generate: VideoGenerator | None) -> str | N
     except KiwiError as error:
         return f"the video could not be edited: {error}"
     return None
+
+
+def build_generator(options: BenchmarkOptions, suite: Suite) -> VideoGenerator:
+    """Load the editor named in the options; return a function that edits items at the suite's length and frame rate.
+
+    Raises:
+        CheckpointError: the model cannot be loaded.
+        InputError: the device is not available.
+    """
+    from kiwi.editing.editor import KiwiEditor  # torch and the models take seconds to import
+
+    editor = KiwiEditor.from_pretrained(str(options.editor), device=options.device)
+    sampling = editor.defaults.sampling
+    if options.steps is not None:
+        sampling = sampling.replace(steps=options.steps)
+
+    def generate(item: BenchmarkItem, path: Path) -> None:
+        make_folder(path.parent)
+        video = read_video(item.source)
+        video = replace(video, frames_FHWC=video.frames_FHWC[: suite.frames])
+        references = [] if item.reference is None else [read_image(item.reference)]
+        edited = editor.edit(
+            video, item.instruction, references, sampling=sampling, max_pixels=options.max_pixels, seed=0
+        )
+        write_video(path, edited.frames_FHWC, suite.fps)
+
+    return generate
+
+
+def generate_videos(tasks: Iterable[JudgingTask], generate: VideoGenerator | None) -> int:
+    """Generate the missing videos of some tasks and return their number; `generate` is None if none is missing."""
+    missing = [task for task in tasks if not task.edited.is_file()]
+    for task in console.progress(missing, "generating"):
+        assert generate is not None
+        generate(task.item, task.edited)
+    return len(missing)

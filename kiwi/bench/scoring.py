@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kiwi.bench.ledger import Judgement
 from kiwi.bench.reply import cap_scores
@@ -146,24 +146,17 @@ def aggregate_scores(
     """
     totals = Counter(name for item in items for name in _list_category_columns(suite, item.category))
     names = [name for name in _list_columns(suite) if totals[name]]
-    strata = {}
-    for kind in SCORE_KINDS:
-        strata[kind], clusters = _group_by_column(
-            suite, [(score.item, _split_by_column(suite, score, kind)) for score in scored]
-        )
-
-    def mean(kind: ScoreKind, *columns: str) -> Interval | None:
-        if not columns or not all(clusters[name] for name in columns):
-            return None
-        return bootstrap_mean([strata[kind][name] for name in columns], clusters=[clusters[name] for name in columns])
-
+    raw, capped = (
+        _group_by_column(suite, [(score.item, _split_by_column(suite, score, kind)) for score in scored])
+        for kind in SCORE_KINDS
+    )
     columns = [
         Column(
             name=name,
             total=totals[name],
-            scored=len(clusters[name]),
-            raw=mean("raw", name),
-            capped=mean("capped", name),
+            scored=len(raw[name].values),
+            raw=_average([raw[name]]),
+            capped=_average([capped[name]]),
         )
         for name in names
     ]
@@ -173,44 +166,40 @@ def aggregate_scores(
         total=len(items),
         scored=len(scored),
         unscored=dict(unscored),
-        raw=mean("raw", *names),
-        capped=mean("capped", *names),
+        raw=_average([raw[name] for name in names]),
+        capped=_average([capped[name] for name in names]),
         repeat_std=repeat_std(repeats),
         flip_rate=flip_rate(repeats),
     )
 
 
-def paired_differences(
+def compute_differences(
     suite: Suite, a: Sequence[ItemScore], b: Sequence[ItemScore], kind: ScoreKind
 ) -> dict[str, Difference]:
-    """Paired differences b - a on the items scored in both, by column and under "overall".
+    """Compute the paired differences b - a on the items scored in both, by column and under "overall".
 
     Raises:
         InputError: no item is scored in both.
     """
     first = {score.item.id: _split_by_column(suite, score, kind) for score in a}
     second = {score.item: _split_by_column(suite, score, kind) for score in sorted(b, key=lambda score: score.item.id)}
-    strata, clusters = _group_by_column(
-        suite,
-        [
-            (item, {name: value - first[item.id][name] for name, value in values.items()})
-            for item, values in second.items()
-            if item.id in first
-        ],
-    )
-    names = [name for name, values in strata.items() if values]
-    if not names:
-        raise InputError(
-            "the two runs have no scored item in common", code="no-shared-items", expected="runs on the same data"
-        )
-    overall = paired_difference([strata[name] for name in names], [clusters[name] for name in names])
-    return {"overall": overall} | {name: paired_difference([strata[name]], [clusters[name]]) for name in names}
+    differences = [
+        (item, {name: value - first[item.id][name] for name, value in values.items()})
+        for item, values in second.items()
+        if item.id in first
+    ]
+    if not differences:
+        expected = "runs on the same data"
+        raise InputError("the two runs have no scored item in common", code="no-shared-items", expected=expected)
+    groups = {name: group for name, group in _group_by_column(suite, differences).items() if group.values}
+    values, sources = [group.values for group in groups.values()], [group.sources for group in groups.values()]
+    by_column = {name: paired_difference([group.values], [group.sources]) for name, group in groups.items()}
+    return {"overall": paired_difference(values, sources)} | by_column
 
 
 def _list_columns(suite: Suite) -> list[str]:
-    return list(
-        dict.fromkeys(name for category in suite.categories for name in _list_category_columns(suite, category))
-    )
+    names = (name for category in suite.categories for name in _list_category_columns(suite, category))
+    return list(dict.fromkeys(names))
 
 
 def _list_category_columns(suite: Suite, category: str) -> Sequence[str]:
@@ -223,17 +212,29 @@ def _split_by_column(suite: Suite, score: ItemScore, kind: ScoreKind) -> Mapping
     return {score.item.category: score.mean(kind)} if suite.columns == "categories" else score.scores(kind)
 
 
+class _ColumnValues(NamedTuple):
+    """Values of the items in a column, and the names of their source videos, whose edits are dependent."""
+
+    values: list[float]
+    sources: list[str]
+
+
 def _group_by_column(
     suite: Suite, items: Iterable[tuple[BenchmarkItem, Mapping[str, float]]]
-) -> tuple[dict[str, list[float]], dict[str, list[str]]]:
-    """Group the items' values by column, and likewise their source videos, which are the clusters."""
-    strata: dict[str, list[float]] = {name: [] for name in _list_columns(suite)}
-    clusters: dict[str, list[str]] = {name: [] for name in strata}
+) -> dict[str, _ColumnValues]:
+    groups = {name: _ColumnValues([], []) for name in _list_columns(suite)}
     for item, values in items:
         for name, value in values.items():
-            strata[name].append(value)
-            clusters[name].append(item.source.name)
-    return strata, clusters
+            groups[name].values.append(value)
+            groups[name].sources.append(item.source.name)
+    return groups
+
+
+def _average(columns: Sequence[_ColumnValues]) -> Interval | None:
+    """The mean over columns of the means over items; None without columns, or if a column has no items."""
+    if not columns or not all(column.values for column in columns):
+        return None
+    return bootstrap_mean([column.values for column in columns], clusters=[column.sources for column in columns])
 
 
 def _group_repeats(judgements: Iterable[Judgement]) -> list[list[float]]:

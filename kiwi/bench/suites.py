@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
@@ -15,7 +15,8 @@ from kiwi.errors import InputError, ManifestError, format_choices
 from kiwi.media.files import resolve_inside
 from kiwi.spec import Spec, from_dict
 
-SUITES = ("openve", "refvie", "sandbox")
+SuiteName = Literal["openve", "refvie", "sandbox"]
+SUITES: tuple[str, ...] = get_args(SuiteName)
 """Names of all suites."""
 
 DEFINITIONS = Path(__file__).parent
@@ -131,8 +132,8 @@ def read_items(suite: Suite, data: Path) -> SuiteData:
     """
     rows = [row for layout in suite.lists for row in _READERS[layout](data)]
     if not rows:
-        expected = " or ".join(LIST_FILES[layout] for layout in suite.lists)
-        raise ManifestError(f"{data} lists no items", code="no-items", expected=f"items in {expected}")
+        expected = "items in " + " or ".join(LIST_FILES[layout] for layout in suite.lists)
+        raise ManifestError(f"{data} lists no items", code="no-items", expected=expected, fix="check --data")
     known = {*suite.categories, *suite.excluded}
     items, stems, excluded = [], Counter[str](), Counter[str]()
     for row in rows:
@@ -144,24 +145,22 @@ def read_items(suite: Suite, data: Path) -> SuiteData:
             continue
         stem = Path(row.source).stem
         stems[stem] += 1
+        image = row.reference
         item = BenchmarkItem(
             id=stem if stems[stem] == 1 else f"{stem}_{stems[stem]}",
             category=row.category,
             instruction=row.instruction,
             source=resolve_inside(data, row.source, f"video of {row.location}"),
-            reference=None
-            if row.reference is None
-            else resolve_inside(data, row.reference, f"image of {row.location}"),
+            reference=None if image is None else resolve_inside(data, image, f"image of {row.location}"),
         )
         items.append(item)
     if len({item.id for item in items}) < len(items):
-        raise ManifestError(
-            f"several items of {data} have the same id", code="duplicate-item", fix="rename the source videos"
-        )
+        fix = "rename the source videos"
+        raise ManifestError(f"several items of {data} have the same id", code="duplicate-item", fix=fix)
     files = [path for item in items for path in (item.source, item.reference) if path is not None]
     if missing := [path for path in files if not os.path.isfile(path)]:  # noqa: PTH113 (Path.is_file raises for names that are too long)
-        message = f"{len(missing)} of {len(files)} files of {data} are missing, such as {missing[0]}"
-        raise ManifestError(message, code="missing-file")
+        problem = f"{len(missing)} of {len(files)} files of {data} are missing, such as {missing[0]}"
+        raise ManifestError(problem, code="missing-file", fix="download them, or check --data")
     return SuiteData(items=tuple(items), excluded=dict(excluded))
 
 
@@ -198,8 +197,8 @@ def _read_refvie_rows(data: Path) -> Iterator[_Row]:
     try:
         entries = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        message = str(error).replace("\n", " ")
-        raise ManifestError(f"{file} cannot be read", code="unreadable-file", got=message) from None
+        got = str(error).replace("\n", " ")
+        raise ManifestError(f"{file} cannot be read", code="unreadable-file", got=got) from None
     if not isinstance(entries, list):
         raise ManifestError(f"{file} is not a list of items", code="unreadable-file", got=type(entries).__name__)
     for number, entry in enumerate(entries, 1):

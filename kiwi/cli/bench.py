@@ -8,7 +8,7 @@ from kiwi.bench.options import (
     ImportRubricsOptions,
     ShowRubricsOptions,
 )
-from kiwi.bench.rubric import builtin_rubrics
+from kiwi.bench.rubric import read_builtin_rubrics
 from kiwi.bench.suites import SUITES, read_suite
 from kiwi.cli import Action, dispatch
 from kiwi.tables import Table
@@ -37,7 +37,7 @@ def _print(table: Table) -> int:
 
 
 def _show_rubrics(options: ShowRubricsOptions) -> int:
-    for rubric in builtin_rubrics(read_suite(options.suite)).values():
+    for rubric in read_builtin_rubrics(read_suite(options.suite)).values():
         console.print(f"--- {rubric.category} ({rubric.hash}) ---\n{rubric.text}")
     return 0
 

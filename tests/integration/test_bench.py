@@ -50,11 +50,14 @@ def test_an_editor_is_scored_with_controls_and_a_gallery(run):
     assert {row["repeats"] for row in scores} == {"2"}
     report = (run / "report.md").read_text()
     assert "Coverage: 10 of 10" in report
-    assert "The control 'other words' has no score: the oracle can only judge" in report
+    assert "The control 'wrong instruction' has no score: the oracle can only judge" in report
     assert "308 of OpenVE-Bench" in report
     assert json.loads((run / "environment.json").read_text())["kiwi"]
     page = (run / "gallery.html").read_text()
-    edits, controls = page.count('data-control=""'), [page.count(f'data-control="{kind}"') for kind in CONTROL_KINDS]
+    edits, controls = (
+        page.count('data-control=""'),
+        [page.count(f'data-control="{kind}"') for kind in CONTROL_KINDS.values()],
+    )
     assert (edits, controls, page.count("<video")) == (10, [5, 5, 5, 5], 60)
     assert "Overall " in page
     assert "Computed from the exact target." in page
@@ -104,7 +107,9 @@ def test_a_folder_of_videos_is_scored_and_missing_ones_are_reported(run, tmp_pat
     out = tmp_path / "run"
     options = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(videos)]
     assert main([*options, "--out", str(out)]) == 1
-    assert "3 of 10 items have no score, so there is no overall score" in capsys.readouterr().out
+    terminal = capsys.readouterr().out
+    assert "3 of 10 items have no score, so there is no overall score (--allow-partial" in terminal
+    assert terminal.count("No score for 1 of 10 items: ") == terminal.count("_edited.mp4 does not exist") == 3
     assert "_edited.mp4 does not exist" in (out / "report.md").read_text()
     assert main([*options, "--out", str(out), "--allow-partial"]) == 0
     assert "7 of 10" in (out / "report.md").read_text()
@@ -238,8 +243,8 @@ def test_runs_of_different_judges_are_not_comparable(run, tmp_path):
         (["openve", "--data", "{data}", "--judge", "gpt", "--videos", "."], "judge 'gpt'"),
         (["openve", "--data", "sandbox", "--part", "3/2"], "--part"),
         (["openve", "--data", "sandbox", "--repeats", "0"], "--repeats"),
-        (["openve", "--data", "sandbox", "--concurrency", "0"], "concurrency must be at least 1"),
-        (["openve", "--data", "sandbox", "--per-minute", "1e-320"], "a minute"),
+        (["openve", "--data", "sandbox", "--concurrency", "0"], "--concurrency must be at least 1"),
+        (["openve", "--data", "sandbox", "--per-minute", "1e-320"], "--per-minute"),
         (["openve", "--data", "sandbox", "--controls", "-1"], "--controls"),
         (["openve", "--data", "sandbox", "--metrics", "bogus"], "bogus"),
         (["openve", "--data", "sandbox", "--videos", "nowhere"], "nowhere"),

@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 
 from kiwi.bench.judges import Judge, JudgeError, Question
-from kiwi.bench.rubric import builtin_rubrics
+from kiwi.bench.ledger import LEDGER_FILE, Ledger
+from kiwi.bench.rate_limit import RateLimit
+from kiwi.bench.rubric import read_builtin_rubrics
+from kiwi.bench.runner import JudgingTask, Runner
 from kiwi.bench.suites import read_suite
 from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
+
+FAST = RateLimit(concurrency=4, first_wait=0.01)
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +37,7 @@ def suite():
 
 @pytest.fixture(scope="session")
 def rubrics(suite):
-    return builtin_rubrics(suite)
+    return read_builtin_rubrics(suite)
 
 
 class ScriptedJudge(Judge):
@@ -68,3 +73,14 @@ def copy_sources(items, folder: Path):
     for item in items:
         (folder / item.edited_name).write_bytes(item.source.read_bytes())
     return folder
+
+
+def make_task(item, edited: Path, **changes):
+    """A task that requests one answer about an edit of the item."""
+    fields = {"id": item.id, "item": item, "instruction": item.instruction, "edited": edited, "repeats": [0]}
+    return JudgingTask(**(fields | changes))
+
+
+def make_runner(suite, rubrics, judge, folder: Path, rate_limit=FAST):
+    """A runner with the ledger of a folder."""
+    return Runner(suite, rubrics, judge, Ledger(folder / LEDGER_FILE), rate_limit)

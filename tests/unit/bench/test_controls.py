@@ -8,17 +8,17 @@ import pytest
 from kiwi.bench.controls import (
     CONTROL_KINDS,
     explain_unscored_controls,
+    get_control_kind,
     make_anchor_tasks,
     make_control_tasks,
     measure_drift,
     summarize_controls,
 )
-from kiwi.bench.ledger import Ledger
-from kiwi.bench.runner import JudgingTask, Runner
+from kiwi.bench.ledger import read_ledger
 from kiwi.bench.scoring import score_items
 from kiwi.bench.suites import read_items
 from kiwi.media.video import read_video
-from tests.unit.bench.conftest import ScriptedJudge, copy_sources
+from tests.unit.bench.conftest import ScriptedJudge, copy_sources, make_runner, make_task
 from tests.unit.bench.test_scoring import OPENVE, make_item, make_judgement
 
 
@@ -32,14 +32,14 @@ def edited(world, suite, tmp_path):
 def group_by_kind(tasks):
     groups = {}
     for task in tasks:
-        groups.setdefault(task.id.partition(":")[0], []).append(task)
+        groups.setdefault(get_control_kind(task.id), []).append(task)
     return groups
 
 
 def test_each_kind_of_control_is_built_as_documented(edited, tmp_path):
     items, videos = edited
     tasks = group_by_kind(make_control_tasks(items, videos, 5, tmp_path / "controls"))
-    assert {kind: len(of_kind) for kind, of_kind in tasks.items()} == dict.fromkeys(CONTROL_KINDS, 5)
+    assert {kind: len(of_kind) for kind, of_kind in tasks.items()} == dict.fromkeys(CONTROL_KINDS.values(), 5)
     assert len({task.item.category for task in tasks["copy"]}) == 5
     for task in tasks["copy"]:
         assert task.edited == task.item.source
@@ -47,7 +47,7 @@ def test_each_kind_of_control_is_built_as_documented(edited, tmp_path):
         assert task.edited in videos.values()
         assert task.edited != videos[task.item.id]
         assert task.instruction == task.item.instruction
-    for task in tasks["other words"]:
+    for task in tasks["wrong instruction"]:
         assert task.edited == videos[task.item.id]
         assert task.instruction != task.item.instruction
     for task in tasks["degraded"]:
@@ -95,20 +95,16 @@ def test_a_kind_without_scores_has_a_reason(edited, tmp_path):
 
 def test_anchors_are_new_repeats_and_are_compared_with_the_first_answer(edited, suite, rubrics, tmp_path):
     items, videos = edited
-    ledger = Ledger(tmp_path / "judgements.jsonl")
 
     def ask(scores, tasks):
-        return Runner(suite, rubrics, ScriptedJudge(lambda question, before: scores), ledger).run(tasks)[0]
+        return make_runner(suite, rubrics, ScriptedJudge(lambda question, before: scores), tmp_path).run(tasks)[0]
 
     def tasks(repeats):
-        return [
-            JudgingTask(id=item.id, item=item, instruction=item.instruction, edited=videos[item.id], repeats=repeats)
-            for item in items
-        ]
+        return [make_task(item, videos[item.id], repeats=repeats) for item in items]
 
-    assert make_anchor_tasks(items, videos, ledger.initial_judgements, 3) == []
+    assert make_anchor_tasks(items, videos, [], 3) == []
     first = ask((2, 2, 2), tasks([0])) + ask((5, 5, 5), tasks([1]))
-    again = make_anchor_tasks(items, videos, Ledger(ledger.file).initial_judgements, 3)
+    again = make_anchor_tasks(items, videos, read_ledger(tmp_path / "judgements.jsonl"), 3)
     assert [task.repeats for task in again] == [[2]] * 3
     answers = ask((3, 3, 3), again)
     drift = measure_drift(answers, first)

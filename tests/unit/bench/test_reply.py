@@ -138,40 +138,15 @@ def test_no_score_exceeds_the_score_that_caps_it():
 numbers = st.sampled_from(["1", "2", "3", "4", "5", "1.5", "3.25", "4.9"])
 forms = st.sampled_from(["{}: {}", "**{}**: {}", "- {} = {}/5", "| {} | {} |", "{} (1-5): {} out of 5", "{}: [{}]"])
 noise = st.characters(codec="utf-8", exclude_categories=["Nd", "Cs"]) | st.sampled_from(
-    [
-        "\n",
-        "\r",
-        "\u2028",
-        " ",
-        "(",
-        ")",
-        "[",
-        "]",
-        "*",
-        "_",
-        "`",
-        "|",
-        ":",
-        ".",
-        ",",
-        "/",
-        "-",
-        "\u00bd",
-        "\uff15",
-        "\u0663",
-    ]
+    ["\n", "\r", "\u2028", " ", *"()[]*_`|:.,/-", "\u00bd", "\uff15", "\u0663"]
+)
+changes_of_a_reply = st.lists(
+    st.tuples(st.sampled_from(["insert", "delete", "double", "drop"]), st.integers(0, 400), noise), max_size=4
 )
 
 
 @settings(max_examples=1000)
-@given(
-    st.lists(numbers, min_size=3, max_size=3),
-    forms,
-    st.permutations(NAMES),
-    st.lists(
-        st.tuples(st.sampled_from(["insert", "delete", "double", "drop"]), st.integers(0, 400), noise), max_size=4
-    ),
-)
+@given(st.lists(numbers, min_size=3, max_size=3), forms, st.permutations(NAMES), changes_of_a_reply)
 def test_a_corrupted_reply_gives_no_score_or_the_right_one(scores, form, order, changes):
     """Changes neither touch nor join digits: without its slash, 1.5/5 could not be recovered."""
     truth = dict(zip(NAMES, scores, strict=True))

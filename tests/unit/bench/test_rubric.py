@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from kiwi.bench.official_rubrics import official_rubrics, read_rubrics, write_rubrics
-from kiwi.bench.rubric import read_rubric
+from kiwi.bench.rubric import extract_rubrics, read_rubric, read_rubrics, write_rubrics
 from kiwi.errors import InputError
 
 NAMES = ("Instruction Compliance", "Consistency & Detail Fidelity", "Visual Quality & Stability")
@@ -31,7 +30,7 @@ def script(tmp_path):
 
 
 def test_prompts_are_extracted_without_running_the_script(script, tmp_path):
-    rubrics = official_rubrics(script, CATEGORIES)
+    rubrics = extract_rubrics(script, CATEGORIES)
     assert rubrics["local_add"].text.startswith("\nYou are a rater of additions.")
     assert rubrics["local_remove"].text == "You rate removals.\n" + SCORES
     assert {rubric.origin for rubric in rubrics.values()} == {"official"}
@@ -43,20 +42,20 @@ def test_prompts_are_extracted_without_running_the_script(script, tmp_path):
 @pytest.mark.parametrize("categories", [{"local_change": NAMES}, {"local_add": ("Beauty",)}])
 def test_a_category_without_a_prompt_is_rejected(script, categories):
     with pytest.raises(InputError, check=lambda error: error.code == "ambiguous-rubric"):
-        official_rubrics(script, categories)
+        extract_rubrics(script, categories)
 
 
 def test_two_prompts_of_a_category_are_rejected(script):
     script.write_text(script.read_text() + f'local_add_v2 = """Other.\n{SCORES}"""\n')
     with pytest.raises(InputError, check=lambda error: error.code == "ambiguous-rubric"):
-        official_rubrics(script, CATEGORIES)
+        extract_rubrics(script, CATEGORIES)
 
 
 @pytest.mark.parametrize("text", ["def (", "\0", "(" * 5000])
 def test_a_script_that_is_not_python_is_rejected(tmp_path, text):
     (tmp_path / "eval.py").write_text(text)
     with pytest.raises(InputError, check=lambda error: error.code == "unreadable-file"):
-        official_rubrics(tmp_path / "eval.py", CATEGORIES)
+        extract_rubrics(tmp_path / "eval.py", CATEGORIES)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +74,7 @@ def test_a_rubric_file_needs_a_section_for_each_score(tmp_path):
 
 
 def test_the_hash_depends_on_text_and_dimensions_only(script):
-    rubric = official_rubrics(script, CATEGORIES)["local_add"]
+    rubric = extract_rubrics(script, CATEGORIES)["local_add"]
     assert rubric.hash != replace(rubric, text=rubric.text + " ").hash
     assert rubric.hash != replace(rubric, dimensions=rubric.dimensions[::-1]).hash
     assert rubric.hash == replace(rubric, category="x").hash

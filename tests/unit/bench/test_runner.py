@@ -7,15 +7,12 @@ from dataclasses import replace
 import pytest
 
 from kiwi.bench.judges import JudgeError
-from kiwi.bench.ledger import Ledger, read_ledger
+from kiwi.bench.ledger import read_ledger
 from kiwi.bench.rate_limit import RateLimit
-from kiwi.bench.runner import JudgingTask, Runner
 from kiwi.bench.suites import read_items
 from kiwi.errors import InputError, MediaError
 from kiwi.media.run_dir import exclusive_lock
-from tests.unit.bench.conftest import ScriptedJudge, copy_sources
-
-FAST = RateLimit(concurrency=4, first_wait=0.01)
+from tests.unit.bench.conftest import FAST, ScriptedJudge, copy_sources, make_runner, make_task
 
 
 @pytest.fixture
@@ -26,33 +23,23 @@ def items(world, suite):
 @pytest.fixture
 def tasks(items, tmp_path):
     folder = copy_sources(items, tmp_path / "videos")
-    return [task(item, folder) for item in items]
-
-
-def task(item, folder, repeats=(0,)):
-    return JudgingTask(
-        id=item.id, item=item, instruction=item.instruction, edited=folder / item.edited_name, repeats=repeats
-    )
-
-
-def runner(suite, rubrics, judge, tmp_path, rate_limit=FAST):
-    return Runner(suite, rubrics, judge, Ledger(tmp_path / "judgements.jsonl"), rate_limit)
+    return [make_task(item, folder / item.edited_name) for item in items]
 
 
 def test_each_question_is_asked_once_and_not_again_in_the_next_run(suite, rubrics, tasks, tmp_path):
     judge = ScriptedJudge()
-    judgements, failures = runner(suite, rubrics, judge, tmp_path).run(tasks)
+    judgements, failures = make_runner(suite, rubrics, judge, tmp_path).run(tasks)
     assert [judgement.key.item for judgement in judgements] == [task.id for task in tasks]
     assert failures == {}
     assert {tuple(judgement.scores.values()) for judgement in judgements} == {(4, 3, 5)}
     again = ScriptedJudge()
-    assert runner(suite, rubrics, again, tmp_path).run(tasks)[0] == judgements
+    assert make_runner(suite, rubrics, again, tmp_path).run(tasks)[0] == judgements
     assert again.questions == []
 
 
 @pytest.mark.parametrize("changed", ["video", "rubric", "judge", "version", "words", "temperature", "frames"])
 def test_a_question_with_any_change_is_asked_again(suite, rubrics, tasks, tmp_path, changed):
-    runner(suite, rubrics, ScriptedJudge(), tmp_path).run(tasks[:2])
+    make_runner(suite, rubrics, ScriptedJudge(), tmp_path).run(tasks[:2])
     judge, first = ScriptedJudge(), tasks[0]
     if changed == "video":
         first.edited.write_bytes(tasks[1].edited.read_bytes())
@@ -63,33 +50,33 @@ def test_a_question_with_any_change_is_asked_again(suite, rubrics, tasks, tmp_pa
         first = replace(first, instruction="Do something else.")
     else:
         setattr(judge, {"judge": "name"}.get(changed, changed), 0.5 if changed == "temperature" else "another")
-    runner(suite, rubrics, judge, tmp_path).run([first])
+    make_runner(suite, rubrics, judge, tmp_path).run([first])
     assert len(judge.questions) == 1
 
 
 def test_failures_are_recorded_and_asked_again_in_the_next_run(suite, rubrics, tasks, tmp_path):
     judge = ScriptedJudge(lambda question, before: "I cannot rate this." if "easy" in question.key.item else (1, 1, 1))
-    judgements, _ = runner(suite, rubrics, judge, tmp_path).run(tasks[:3])
+    judgements, _ = make_runner(suite, rubrics, judge, tmp_path).run(tasks[:3])
     assert [judgement.scores for judgement in judgements] == [None] * 3
     assert all(
         "no score of" in judgement.reason and judgement.reply == "I cannot rate this." for judgement in judgements
     )
-    again, _ = runner(suite, rubrics, ScriptedJudge(), tmp_path).run(tasks[:3])
+    again, _ = make_runner(suite, rubrics, ScriptedJudge(), tmp_path).run(tasks[:3])
     assert all(judgement.scores for judgement in again)
     assert len(read_ledger(tmp_path / "judgements.jsonl")) == 6
 
 
 def test_only_retryable_errors_are_retried(suite, rubrics, tasks, tmp_path):
     busy = ScriptedJudge(lambda question, before: (4, 4, 4) if before == 2 else JudgeError("busy", retryable=True))
-    judgements, _ = runner(suite, rubrics, busy, tmp_path).run(tasks[:1])
+    judgements, _ = make_runner(suite, rubrics, busy, tmp_path).run(tasks[:1])
     assert judgements[0].scores
     assert len(busy.questions) == 3
     refusing = ScriptedJudge(lambda question, before: JudgeError("it shows a person", retryable=False))
-    judgements, _ = runner(suite, rubrics, refusing, tmp_path).run(tasks[1:2])
+    judgements, _ = make_runner(suite, rubrics, refusing, tmp_path).run(tasks[1:2])
     assert (judgements[0].scores, judgements[0].reply, judgements[0].reason) == (None, None, "it shows a person")
     assert len(refusing.questions) == 1
     never = ScriptedJudge(lambda question, before: JudgeError("busy", retryable=True))
-    judgements, _ = runner(suite, rubrics, never, tmp_path).run(tasks[2:3])
+    judgements, _ = make_runner(suite, rubrics, never, tmp_path).run(tasks[2:3])
     assert judgements[0].reason == "busy"
     assert len(never.questions) == FAST.tries
 
@@ -99,20 +86,19 @@ def test_the_wait_that_a_judge_asks_for_is_respected(suite, rubrics, tasks, tmp_
         lambda question, before: (4, 4, 4) if before else JudgeError("slow down", retryable=True, retry_after=0.4)
     )
     start = time.monotonic()
-    runner(suite, rubrics, judge, tmp_path).run(tasks[:1])
+    make_runner(suite, rubrics, judge, tmp_path).run(tasks[:1])
     assert time.monotonic() - start >= 0.4
 
 
-def test_questions_run_concurrently_up_to_the_limit(suite, rubrics, items, tmp_path):
-    folder = copy_sources(items, tmp_path / "videos")
+def test_questions_run_concurrently_up_to_the_limit(suite, rubrics, tasks, tmp_path):
     judge = ScriptedJudge(seconds=0.05)
-    runner(suite, rubrics, judge, tmp_path, RateLimit(concurrency=3)).run([task(item, folder) for item in items])
+    make_runner(suite, rubrics, judge, tmp_path, RateLimit(concurrency=3)).run(tasks)
     assert judge.max_in_flight == 3
 
 
 def test_the_rate_limit_is_respected(suite, rubrics, tasks, tmp_path):
     start = time.monotonic()
-    runner(suite, rubrics, ScriptedJudge(), tmp_path, RateLimit(concurrency=8, per_minute=600)).run(tasks[:6])
+    make_runner(suite, rubrics, ScriptedJudge(), tmp_path, RateLimit(concurrency=8, per_minute=600)).run(tasks[:6])
     assert time.monotonic() - start >= 0.5
 
 
@@ -128,28 +114,27 @@ def test_missing_videos_are_generated_while_others_are_judged(suite, rubrics, it
         path.write_bytes(item.source.read_bytes())
 
     judge = ScriptedJudge()
-    tasks = [task(item, folder) for item in items[:4]]
-    judgements, failures = runner(suite, rubrics, judge, tmp_path).run(tasks, generate)
+    tasks = [make_task(item, folder / item.edited_name) for item in items[:4]]
+    judgements, failures = make_runner(suite, rubrics, judge, tmp_path).run(tasks, generate)
     assert [judgement.key.item for judgement in judgements] == [item.id for item in items[:3]]
     assert failures == {items[3].id: "the video could not be edited: the source is broken."}
     assert done[2][1] >= 1  # judging did not wait for the last video
-    judgements, failures = runner(suite, rubrics, judge, tmp_path).run(tasks)
+    judgements, failures = make_runner(suite, rubrics, judge, tmp_path).run(tasks)
     assert failures == {items[3].id: f"{items[3].edited_name} does not exist"}
 
 
-def test_repeats_are_separate_questions(suite, rubrics, items, tmp_path):
-    folder = copy_sources(items, tmp_path / "videos")
+def test_repeats_are_separate_questions(suite, rubrics, tasks, tmp_path):
     judge = ScriptedJudge(lambda question, before: (question.key.repeat + 1,) * 3)
-    judgements, _ = runner(suite, rubrics, judge, tmp_path).run([task(items[0], folder, range(3))])
+    judgements, _ = make_runner(suite, rubrics, judge, tmp_path).run([replace(tasks[0], repeats=range(3))])
     assert [judgement.scores["Instruction Compliance"] for judgement in judgements] == [1, 2, 3]
 
 
 def test_a_truncated_line_is_asked_again_and_the_others_are_kept(suite, rubrics, tasks, tmp_path):
-    runner(suite, rubrics, ScriptedJudge(), tmp_path).run(tasks[:3])
+    make_runner(suite, rubrics, ScriptedJudge(), tmp_path).run(tasks[:3])
     file = tmp_path / "judgements.jsonl"
     file.write_bytes(file.read_bytes()[:-40])
     judge = ScriptedJudge()
-    judgements, _ = runner(suite, rubrics, judge, tmp_path).run(tasks[:3])
+    judgements, _ = make_runner(suite, rubrics, judge, tmp_path).run(tasks[:3])
     assert len(judge.questions) == 1
     assert all(judgement.scores for judgement in judgements)
     assert len(read_ledger(file)) == 3
@@ -160,7 +145,7 @@ def test_a_truncated_line_is_asked_again_and_the_others_are_kept(suite, rubrics,
     [{"scores": {"a": 9}}, {"scores": {"a": True}}, {"scores": [4]}, {"asked": None}, {"more": 1}, {"reply": 3}],
 )
 def test_lines_that_are_not_judgements_are_skipped(suite, rubrics, tasks, tmp_path, change):
-    runner(suite, rubrics, ScriptedJudge(), tmp_path).run(tasks[:2])
+    make_runner(suite, rubrics, ScriptedJudge(), tmp_path).run(tasks[:2])
     file = tmp_path / "judgements.jsonl"
     first, second = file.read_text().splitlines()
     file.write_text("\n".join([json.dumps(json.loads(first) | change), "{", "3", second, ""]))

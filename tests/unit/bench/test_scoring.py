@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from kiwi.bench import report as reports
 from kiwi.bench.controls import measure_drift, summarize_controls
 from kiwi.bench.ledger import Judgement, JudgementKey
-from kiwi.bench.report import BenchmarkReport, column_table, format_latex, format_markdown, list_warnings, main_table
-from kiwi.bench.scoring import aggregate_scores, paired_differences, score_items
+from kiwi.bench.scoring import aggregate_scores, compute_differences, score_items
 from kiwi.bench.suites import BenchmarkItem, read_published_rows, read_suite
 from kiwi.errors import InputError
 
@@ -113,14 +113,14 @@ def two_runs(shift, suite=OPENVE, count=12):
 
 @pytest.mark.parametrize("suite", [OPENVE, REFVIE])
 def test_two_runs_are_compared_item_by_item(suite):
-    differences = paired_differences(suite, *two_runs(0.5, suite), "raw")
+    differences = compute_differences(suite, *two_runs(0.5, suite), "raw")
     assert {round(difference.interval.mean, 6) for difference in differences.values()} == {0.5}
     assert differences["overall"].interval.low == pytest.approx(0.5)  # every item has the same difference
     assert differences["overall"].p < 0.01
     a, b = two_runs(0.5, suite)
-    assert paired_differences(suite, a[::-1], b[3:], "raw")["overall"].interval.mean == pytest.approx(0.5)
+    assert compute_differences(suite, a[::-1], b[3:], "raw")["overall"].interval.mean == pytest.approx(0.5)
     with pytest.raises(InputError, check=lambda error: error.code == "no-shared-items"):
-        paired_differences(suite, a[:2], b[2:], "raw")
+        compute_differences(suite, a[:2], b[2:], "raw")
 
 
 def test_controls_that_do_not_score_below_the_real_edits_fail():
@@ -150,7 +150,7 @@ def test_drift_is_the_difference_to_the_first_answer():
 def make_report(items, judgements, **more):
     scored, unscored = score_items(OPENVE, items, judgements)
     about = {"controls": (), "drift": None, "excluded": {"creative_edit": 2}, "allow_partial": False} | more
-    return BenchmarkReport(
+    return reports.BenchmarkReport(
         suite=OPENVE, title="mine_&_50%", judge="scripted", version="1", rubrics="own",
         result=aggregate_scores(OPENVE, items, scored, unscored, judgements), scored=scored,
         published=read_published_rows(OPENVE), **about,
@@ -161,27 +161,27 @@ def test_there_is_no_overall_score_below_full_coverage_unless_allowed():
     items = [make_item(category, category) for category in OPENVE.categories] + [make_item("more", "local_add")]
     judgements = [make_judgement(OPENVE, item, 4, 4, 4) for item in items[:-1]]
     withheld, allowed = make_report(items, judgements), make_report(items, judgements, allow_partial=True)
-    assert main_table(withheld).rows[0][2] == column_table(withheld).rows[-1][2] == "-"
-    assert main_table(allowed).rows[0][2] == "4.00 ± ?"  # one item a category
-    assert "5 of 6" in main_table(allowed).rows[0][0]
-    assert "1 of 6 items have no score" in list_warnings(withheld)[0]
-    assert "not judged" in format_markdown(withheld)
-    assert "the overall score leaves them out" in list_warnings(allowed)[0]
+    assert reports.make_main_table(withheld).rows[0][2] == reports.make_column_table(withheld).rows[-1][2] == "-"
+    assert reports.make_main_table(allowed).rows[0][2] == "4.00 ± ?"  # one item a category
+    assert "5 of 6" in reports.make_main_table(allowed).rows[0][0]
+    assert "1 of 6 items have no score" in reports.list_warnings(withheld)[0]
+    assert "not judged" in reports.format_markdown(withheld)
+    assert "the overall score leaves them out" in reports.list_warnings(allowed)[0]
 
 
 def test_a_report_without_judgements_has_no_scores():
     items = [make_item(category, category) for category in OPENVE.categories]
     report = make_report(items, [], allow_partial=True)
-    assert all(cell == "-" for row in main_table(report).rows[:2] for cell in row[2:])
-    assert "Coverage: 0 of 5" in format_markdown(report)
+    assert all(cell == "-" for row in reports.make_main_table(report).rows[:2] for cell in row[2:])
+    assert "Coverage: 0 of 5" in reports.format_markdown(report)
 
 
 def test_reports_mark_doubtful_published_rows_and_name_excluded_categories():
     items = [make_item(category, category) for category in OPENVE.categories]
     report = make_report(items, [make_judgement(OPENVE, item, 4, 4, 4) for item in items])
-    text = format_markdown(report)
+    text = reports.format_markdown(report)
     assert "| Kiwi-Edit stage 2, 480p* (published) | gemini-2.5-pro | 2.92 |" in text
     assert "transposed" in text
     assert "Not scored: category creative_edit, 2 in the data" in text
     assert "not comparable" in text
-    assert r"mine\_\&\_50\%" in format_latex(report)
+    assert r"mine\_\&\_50\%" in reports.format_latex(report)

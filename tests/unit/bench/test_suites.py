@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import yaml
 
-from kiwi.bench.rubric import builtin_rubrics
+from kiwi.bench.rubric import read_builtin_rubrics
 from kiwi.bench.suites import SUITES, read_items, read_published_rows, read_suite
 from kiwi.errors import InputError, ManifestError
 
@@ -15,7 +15,7 @@ from kiwi.errors import InputError, ManifestError
 @pytest.mark.parametrize("name", SUITES)
 def test_every_category_has_a_rubric_with_its_dimensions(name):
     suite = read_suite(name)
-    rubrics = builtin_rubrics(suite)
+    rubrics = read_builtin_rubrics(suite)
     assert list(rubrics) == list(suite.categories)
     for category, rubric in rubrics.items():
         assert rubric.dimensions == suite.categories[category].dimensions
