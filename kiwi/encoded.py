@@ -71,3 +71,7 @@ class VisionFeatures(NamedTuple):
     size: Size
     """Size of the image or video as input of the vision tower."""
     features_LNM: Tensor
+
+
+PixelsOrFeatures = Pixels | VisionFeatures
+"""An image or video for the MLLM: its pixels, or its vision features from a cache."""

@@ -106,18 +106,12 @@ def count_budget(config: KiwiConfig, workload: Workload) -> Budget:
         with torch.no_grad(), FlopCounterMode(display=False) as step:
             model.velocity(latents, sigma, prepared)
     modules: dict[str, nn.Module] = {part: getattr(model, part) for part in (*PARTS, "mllm", "vae")}
-    added = model.source.num_added_tokens(prepared.source_BLD) + model.reference.num_added_tokens(
-        prepared.reference_BRD
-    )
-    frames, height, width = prepared.grid
+    parameters = {part: list(module.parameters()) for part, module in modules.items()}
     return Budget(
-        parameters={part: _count_parameters(module.parameters()) for part, module in modules.items()},
-        trainable={
-            part: _count_parameters(p for p in module.parameters() if p.requires_grad)
-            for part, module in modules.items()
-        },
+        parameters={part: sum(p.numel() for p in tensors) for part, tensors in parameters.items()},
+        trainable={part: sum(p.numel() for p in tensors if p.requires_grad) for part, tensors in parameters.items()},
         context=conditions.context.tokens_BND.shape[1],
-        tokens=frames * height * width + added,
+        tokens=len(prepared.rope.cos_LK),
         denoising_step_flops=step.get_total_flops(),
         conditioning_flops=conditioning.get_total_flops(),
     )
@@ -129,34 +123,32 @@ def with_untrained_parts(config: KiwiConfig) -> KiwiConfig:
     Raises:
         SpecError: if the sizes of the MLLM are only known from its files.
     """
-    sizes = {48: NewVae.wan22(), 16: NewVae.wan21()}
     if isinstance(config.vae, WanVae):
         channels = config.dit.latent_channels
-        config = config.replace(vae=sizes.get(channels, NewVae(z_dim=channels)))
+        published = {48: NewVae.wan22(), 16: NewVae.wan21()}
+        config = config.replace(vae=published.get(channels, NewVae(z_dim=channels)))
     if isinstance(config.mllm, QwenVL):
-        known = {QwenVL.qwen25_3b().path: NewQwen.qwen25_3b(), QwenVL.qwen25_7b().path: NewQwen.qwen25_7b()}
-        known[shipped.MLLM] = NewQwen.sandbox()
-        if (untrained := known.get(config.mllm.path)) is None:
-            raise SpecError(
-                "the sizes of this MLLM are not known without its files",
-                code="unknown-mllm-sizes",
-                got=config.mllm.path,
-                expected=f"one of {', '.join(known)}, or a NewQwen with the MLLM's sizes",
-            )
+        known = {
+            "Qwen/Qwen2.5-VL-3B-Instruct": NewQwen.qwen25_3b,
+            "Qwen/Qwen2.5-VL-7B-Instruct": NewQwen.qwen25_7b,
+            shipped.MLLM: NewQwen.sandbox,
+        }
+        if config.mllm.path not in known:
+            expected = f"one of {', '.join(known)}, or mllm: NewQwen with the MLLM's sizes"
+            message = f"the sizes of the MLLM {config.mllm.path} are not known without its files"
+            raise SpecError(message, code="unknown-mllm-sizes", expected=expected)
+        untrained = known[config.mllm.path]()
         config = config.replace(mllm=untrained.replace(limits=config.mllm.limits, tuning=config.mllm.tuning))
     return config.replace(dit=config.dit.replace(base=NewBase()))
 
 
 def _require_supported_size(workload: Workload, model: KiwiEdit) -> None:
+    frames, height, width = workload.frames, workload.height, workload.width
     multiple, step = model.size_multiple, model.vae.temporal_factor
-    sides = (workload.height, workload.width)
-    if workload.frames < 1 or (workload.frames - 1) % step or any(side < 1 or side % multiple for side in sides):
-        raise InputError(
-            "the model cannot edit a video of this size",
-            code="unsupported-video-size",
-            got=f"{workload.frames} frames of {workload.height}x{workload.width}",
-            expected=f"{step}k + 1 frames, height and width multiples of {multiple}",
-        )
+    if min(frames, height, width) < 1 or (frames - 1) % step or height % multiple or width % multiple:
+        message = f"the model cannot edit {frames} frames of {height}x{width}"
+        expected = f"{step}k + 1 frames, height and width multiples of {multiple}"
+        raise InputError(message, code="unsupported-video-size", expected=expected)
 
 
 def _make_inputs(model: KiwiEdit, workload: Workload) -> tuple[Conditions, Tensor]:
@@ -167,7 +159,3 @@ def _make_inputs(model: KiwiEdit, workload: Workload) -> tuple[Conditions, Tenso
     tokens = reference_tokens + len(model.query.queries_for(task))
     context = Context(torch.empty(1, tokens, model.config.dit.dim), None)
     return Conditions(context, latents, torch.empty(1, vae.channels, workload.references, *size)), latents
-
-
-def _count_parameters(parameters: Iterable[nn.Parameter]) -> int:
-    return sum(parameter.numel() for parameter in parameters)

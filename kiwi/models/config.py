@@ -1,4 +1,4 @@
-"""KiwiConfig: the configuration of the editor as one tree of specs, and the published configurations."""
+"""KiwiConfig: the configuration of the editor as one tree of specs, and the published sizes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from torch import nn
 
 from kiwi.flow.schedule import FlowSchedule
 from kiwi.models.connectors import LatentConnector, LatentSpec, QueryConnector, QuerySpec
-from kiwi.models.dit.base import WanBase
 from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.injection import AddSource, AppendReference, ReferenceSpec, SourceSpec
-from kiwi.models.mllm.encoder import MllmSpec, QwenVL
+from kiwi.models.mllm.encoder import MllmSpec
 from kiwi.models.mllm.new_qwen import NewQwen
-from kiwi.models.tuning import Lora
-from kiwi.models.vae.wan import NewVae, VaeSpec, WanVae
+from kiwi.models.vae.wan import NewVae, VaeSpec
 from kiwi.spec import Spec
 
 PARTS = ("dit", "query", "latent", "source", "reference")
@@ -48,16 +46,6 @@ class KiwiConfig(Spec):
     source: SourceSpec = field(default_factory=AddSource)
     reference: ReferenceSpec = field(default_factory=AppendReference)
     schedule: FlowSchedule = field(default_factory=FlowSchedule)
-
-    @classmethod
-    def published_5b(cls) -> KiwiConfig:
-        """The published 5B editor before training: Wan2.2-TI2V-5B, Qwen2.5-VL-3B with adapters of rank 64."""
-        repository = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
-        return cls(
-            dit=DiTConfig.wan22_5b().replace(base=WanBase(path=repository, subfolder="transformer")),
-            vae=WanVae(path=repository, subfolder="vae"),
-            mllm=QwenVL.qwen25_3b().replace(tuning=Lora(rank=64)),
-        )
 
     @classmethod
     def untrained(cls, size: str) -> KiwiConfig:

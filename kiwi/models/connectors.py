@@ -22,10 +22,10 @@ HiddenStates = Mapping[int, Tensor]
 """The MLLM's hidden states (B, S, M) by layer; -1 is the output of the final norm."""
 
 READOUT_MASKS: dict[str, Callable[[Prompt, int], Tensor]] = {
-    "queries": lambda prompt, count: prompt.queries_BS,
-    "tail": lambda prompt, count: prompt.tail_BS(count),
+    "queries": lambda prompt, num_queries: prompt.queries_BS,
+    "tail": lambda prompt, num_queries: prompt.tail_BS(num_queries),
 }
-"""For each `QueryConnector.readout`: from a prompt and its number of queries to a mask (B, S) of positions to read."""
+"""For each `QueryConnector.readout`: a function to the mask (B, S) of the positions whose hidden states are read."""
 
 
 class Context(NamedTuple):
@@ -113,8 +113,7 @@ class LearnableQueryModule(QueryConnectorModule):
     def forward(self, states: HiddenStates, prompt: Prompt) -> Context:
         # All samples of a batch have the same number of queries, so that no padding is needed.
         mask_BS = self.readout_mask(prompt, int(prompt.queries_BS[0].sum()))
-        features, _ = gather_tokens(_concat_layers(states, self.layers), mask_BS)
-        return Context(self.connector(features.to(dtype_of(self.connector))), None)
+        return connect(self.connector, states, self.layers, mask_BS)
 
 
 # --- dense features of the references --------------------------------------------------------------------
@@ -155,8 +154,7 @@ class LatentConnectorModule(Connector):
         self.layers = spec.layers
 
     def forward(self, states: HiddenStates, prompt: Prompt) -> Context:
-        features, mask = gather_tokens(_concat_layers(states, self.layers), prompt.references_BS)
-        return Context(self.connector(features.to(dtype_of(self.connector))), mask)
+        return connect(self.connector, states, self.layers, prompt.references_BS)
 
 
 # --- off ------------------------------------------------------------------------------------------------
@@ -203,13 +201,11 @@ def mlp(in_dim: int, out_dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(in_dim, out_dim), nn.GELU(approximate="tanh"), last)
 
 
-def dtype_of(module: nn.Module) -> torch.dtype:
-    """The dtype of a module's weights, which may differ from that of the MLLM's hidden states."""
-    return next(module.parameters()).dtype
-
-
-def _concat_layers(states: HiddenStates, layers: Sequence[int]) -> Tensor:
-    return torch.cat([states[layer] for layer in layers], dim=-1)
+def connect(connector: nn.Module, states: HiddenStates, layers: Sequence[int], mask_BS: Tensor) -> Context:
+    """Concatenate the hidden states of layers, select the positions in a mask, and apply a connector's MLP."""
+    features, mask_BN = gather_tokens(torch.cat([states[layer] for layer in layers], dim=-1), mask_BS)
+    dtype = next(connector.parameters()).dtype  # may differ from that of the MLLM
+    return Context(connector(features.to(dtype)), mask_BN)
 
 
 def _full_mask(context: Context) -> Tensor:

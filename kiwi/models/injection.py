@@ -41,20 +41,30 @@ class Injection(nn.Module, ABC):
         return 0
 
     def remove_added_tokens(self, tokens_BLP: Tensor, condition_BRD: Tensor) -> Tensor:
-        """Remove the tokens that `add_condition` added to the sequence."""
+        """Remove the tokens that `add_condition` added to the sequence, which now holds velocity patches."""
         return tokens_BLP
 
 
-# --- source -------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
-class SourceSpec(Spec, ABC):
-    """Base class of all specs that inject the source video's latents."""
+class InjectionSpec(Spec, ABC):
+    """Base class of all specs that inject latents."""
 
     @abstractmethod
     def build(self, dit: DiTConfig) -> Injection:
         """Build the module for a DiT of these sizes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSpec(InjectionSpec):
+    """Base class of all specs that inject the source video's latents."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceSpec(InjectionSpec):
+    """Base class of all specs that inject the reference images' latents."""
+
+
+# --- source -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,15 +146,6 @@ class NoSource(SourceSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReferenceSpec(Spec, ABC):
-    """Base class of all specs that inject the reference images' latents."""
-
-    @abstractmethod
-    def build(self, dit: DiTConfig) -> Injection:
-        """Build the module for a DiT of these sizes."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class AppendReference(ReferenceSpec):
     """Append one frame of latents per reference image to the video's; their embedding is initialised to zero."""
 
@@ -185,7 +186,7 @@ class ScaledInjection(Injection):
 
 
 class AddInjection(ScaledInjection):
-    """Scaled addition of tokens from a separate embedding, bias included."""
+    """Scaled addition of tokens from a separate embedding; gamma(t) also scales the embedding's bias."""
 
     def __init__(self, patch_embedding: PatchEmbedding, scale: nn.Module) -> None:
         super().__init__(scale)

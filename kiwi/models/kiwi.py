@@ -19,8 +19,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from kiwi.encoded import Pixels, TaskKind, VisionFeatures
-from kiwi.errors import SpecError
+from kiwi.encoded import PixelsOrFeatures, TaskKind
 from kiwi.keyed import forked_rng
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import Connector, Context, QueryConnectorModule, join_contexts
@@ -35,10 +34,10 @@ class EditInputs(Protocol):
     ids: list[str]
     task: TaskKind
     instructions: list[str]
-    source_frames: list[Pixels | VisionFeatures]
-    """Source videos for the MLLM: uint8 (F, H, W, 3), or their cached vision features."""
-    reference_images: list[tuple[Pixels | VisionFeatures, ...]]
-    """Reference images for the MLLM: uint8 (H, W, 3) of any size, or their cached vision features."""
+    source_frames: list[PixelsOrFeatures]
+    """Source videos for the MLLM, (F, H, W, 3)."""
+    reference_images: list[tuple[PixelsOrFeatures, ...]]
+    """Reference images for the MLLM, (H, W, 3) of any size."""
     source_BCFHW: Tensor
     """Source videos for the VAE, in [-1, 1]."""
     references_BRCHW: Tensor
@@ -77,34 +76,23 @@ class KiwiEdit(nn.Module):
         empty: create all parts but the VAE and the MLLM on the meta device; a checkpoint must be loaded afterwards.
     """
 
-    # Attribute names are the first word of every weight's name in checkpoints.
+    # Short names, because they are the first word of every weight's name in checkpoints, and the fields of KiwiConfig.
     dit: DiT
-    query: QueryConnectorModule
-    """Learnable queries, and their connector to the context."""
-    latent: Connector
-    """Connector from the MLLM's features of the reference images to the context."""
-    source: Injection
-    """Injection of the source video's latents."""
-    reference: Injection
-    """Injection of the reference images' latents."""
+    query: QueryConnectorModule  # the learnable queries, and their connector to the context
+    latent: Connector  # from the MLLM's features of the reference images to the context
+    source: Injection  # of the source video's latents
+    reference: Injection  # of the reference images' latents
 
     def __init__(self, config: KiwiConfig, seed: int = 0, *, empty: bool = False) -> None:
         super().__init__()
         self.config, self.schedule = config, config.schedule
-        with forked_rng(seed, "vae"):
-            self.vae = config.vae.build()
-        if self.vae.channels != config.dit.latent_channels:
-            got = f"{self.vae.channels} and {config.dit.latent_channels}"
-            raise SpecError(
-                "the VAE and the DiT have different latent channel counts", code="inconsistent-sizes", got=got
-            )
+        self.vae = config.vae.build_frozen(config.dit.latent_channels, seed)
         with forked_rng(seed, "mllm"):
             self.mllm = config.mllm.build()
         for part, build in config.builders(self.mllm.hidden_size).items():
             with forked_rng(seed, part), torch.device("meta") if empty else nullcontext():
                 setattr(self, part, build())
         self.mllm.check_layers(self.query.layers + self.latent.layers)
-        self.vae.requires_grad_(False)
         self.train()
 
     @property
@@ -122,9 +110,7 @@ class KiwiEdit(nn.Module):
     def encode(self, inputs: EditInputs, source_latents_BCFHW: Tensor | None = None) -> Conditions:
         """Compute the context with MLLM and connectors, and the latents of sources and references with the VAE.
 
-        Args:
-            inputs: a batch of edits; its task kind selects the queries and the prompt template.
-            source_latents_BCFHW: latents of the sources, if already computed; the VAE then does not encode them.
+        `source_latents_BCFHW` are latents of the sources that are already computed; the VAE then does not encode them.
         """
         queries_QM = self.query.queries_for(inputs.task)
         prompt = self.mllm.prompter(
@@ -133,16 +119,14 @@ class KiwiEdit(nn.Module):
         states = self.mllm(prompt, queries_QM, self.query.layers + self.latent.layers)
         context = join_contexts(self.latent(states, prompt), self.query(states, prompt))
         with torch.no_grad():
-            source = self.vae.encode(inputs.source_BCFHW) if source_latents_BCFHW is None else source_latents_BCFHW
-            reference = self.vae.encode_images(inputs.references_BRCHW)
-        return Conditions(context, source, reference)
+            if source_latents_BCFHW is None:
+                source_latents_BCFHW = self.vae.encode(inputs.source_BCFHW)
+            return Conditions(context, source_latents_BCFHW, self.vae.encode_images(inputs.references_BRCHW))
 
     def prepare(self, conditions: Conditions, latent_shape: Sequence[int]) -> PreparedConditions:
         """Compute once per edit: the conditions' tokens, every block's keys and values, and the rotary embedding.
 
-        Args:
-            conditions: result of `encode`.
-            latent_shape: shape (B, C, F, H, W) of the latents to denoise.
+        `latent_shape` is the shape (B, C, F, H, W) of the latents to denoise.
         """
         frames, height, width = grid = self.dit.patch_embedding.grid(latent_shape[2:])
         source = self.source.embed(conditions.source_BCFHW, self.dit.patch_embedding)

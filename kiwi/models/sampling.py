@@ -63,7 +63,7 @@ class EditingDefaults(Spec):
 def sample_edits(
     model: KiwiEdit, inputs: EditInputs, sampling: Sampling, seed: int, on_step: OnStep = ignore_step
 ) -> Tensor:
-    """Edit a batch: encode, draw noise, denoise, decode.
+    """Encode, draw noise, denoise and decode a batch of edits; returns videos (B, 3, F, H, W) in [-1, 1].
 
     Args:
         model: the editor; it is in eval mode during the call.
@@ -71,9 +71,6 @@ def sample_edits(
         sampling: settings of the sampler.
         seed: seed of the initial noise.
         on_step: called after each denoising step with its index and the latents.
-
-    Returns:
-        The edited videos (B, 3, F, H, W) in [-1, 1].
     """
     with eval_mode(model):
         conditions = model.encode(inputs)
@@ -93,20 +90,18 @@ def denoise(
     There is no classifier-free guidance, as in the published sampler.
 
     Args:
-        model: the editor or a text-to-video model; it is in eval mode during the call.
+        model: the editor or a text-to-video model, in `eval_mode`.
         conditions: result of the model's `encode`.
         noise_BCFHW: standard normal noise of the latents' shape.
-        sampling: settings of the sampler.
-        on_step: called after each denoising step with its index and the latents.
+        sampling, on_step: as for `sample_edits`.
     """
-    with eval_mode(model):
-        prepared: Any = model.prepare(conditions, noise_BCFHW.shape)
+    prepared: Any = model.prepare(conditions, noise_BCFHW.shape)
 
-        def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
-            return model.velocity(latents, sigma.expand(len(latents)), prepared)
+    def compute_velocity(latents: Tensor, sigma: Tensor) -> Tensor:
+        return model.velocity(latents, sigma.expand(len(latents)), prepared)
 
-        sigmas = model.schedule.sigmas(sampling.steps, sigma_min=sampling.sigma_min)
-        return sampling.solver.solve(velocity, noise_BCFHW, sigmas, on_step)
+    sigmas = model.schedule.sigmas(sampling.steps, sigma_min=sampling.sigma_min)
+    return sampling.solver.solve(compute_velocity, noise_BCFHW, sigmas, on_step)
 
 
 def make_noise(shape: Sequence[int], seed: int, ids: Sequence[str], device: torch.device | str) -> Tensor:

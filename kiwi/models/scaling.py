@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kiwi.errors import SpecError
 from kiwi.models.device import without_autocast
-from kiwi.spec import Spec
+from kiwi.spec import Spec, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,6 @@ class ConstantScaleModule(nn.Module):
         self.value = value
 
     def forward(self, sigma_B: Tensor) -> Tensor:
-        """Compute the gamma of each sample, shape (B,)."""
         return torch.full_like(sigma_B, self.value)
 
 
@@ -73,8 +72,7 @@ class LearnableScale(ScaleSpec):
 
     def __post_init__(self) -> None:
         if self.bins < 2:
-            message = "LearnableScale needs at least 2 bins, the first at sigma 0, the last at 1"
-            raise SpecError(message, code="out-of-range", got=self)
+            raise SpecError("LearnableScale needs at least 2 bins", code="out-of-range", got=self.bins)
 
     def build(self) -> nn.Module:
         return LearnableScaleModule(self.bins)
@@ -88,7 +86,6 @@ class LearnableScaleModule(nn.Module):
         self.offset = nn.Parameter(torch.zeros(bins))
 
     def forward(self, sigma_B: Tensor) -> Tensor:
-        """Compute the gamma of each sample, shape (B,)."""
         position = sigma_B.clamp(0.0, 1.0) * (len(self.offset) - 1)
         lower = position.floor().clamp(max=len(self.offset) - 2)
         offset, index = self.offset.float(), lower.long()
@@ -108,8 +105,7 @@ class FunctionScale(ScaleSpec):
     frequencies: int = 8
 
     def __post_init__(self) -> None:
-        if self.width < 1 or self.frequencies < 1:
-            raise SpecError("width and frequencies must be at least 1", code="out-of-range", got=self)
+        require_positive(self, "width", "frequencies")
 
     def build(self) -> nn.Module:
         return FunctionScaleModule(self)
@@ -126,7 +122,6 @@ class FunctionScaleModule(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, sigma_B: Tensor) -> Tensor:
-        """Compute the gamma of each sample, shape (B,)."""
         k = torch.arange(1, self.frequencies + 1, device=sigma_B.device)
         with without_autocast(sigma_B.device):
             features = torch.cos(torch.pi * k * sigma_B[:, None]).to(self.hidden.weight.dtype)

@@ -52,11 +52,10 @@ class TextEncoder(Spec):
     def __post_init__(self) -> None:
         require_positive(self, "dim", "layers", "heads", "max_tokens")
         if self.dim % self.heads:
-            got = f"text.dim {self.dim}, text.heads {self.heads}"
-            raise SpecError("text.dim must be a multiple of text.heads", code="inconsistent-sizes", got=got)
+            message = f"text.dim {self.dim} is not a multiple of text.heads {self.heads}"
+            raise SpecError(message, code="inconsistent-sizes")
 
     def build(self) -> CaptionEncoder:
-        """Build the encoder with its tokenizer."""
         folder = locate(self.tokenizer, "tokenizer", "pass a folder with tokenizer.json")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         config = UMT5Config(
@@ -108,7 +107,7 @@ class TextToVideoConfig(Spec):
 
 
 class PreparedText(NamedTuple):
-    """Inputs of the DiT that stay the same in all denoising steps of a video."""
+    """Inputs of the DiT that stay the same in all denoising steps of a video, as in `PreparedConditions`."""
 
     context: Sequence[KeysValues]
     rope: Rope
@@ -127,13 +126,7 @@ class TextToVideo(nn.Module):
     def __init__(self, config: TextToVideoConfig, seed: int = 0) -> None:
         super().__init__()
         self.config, self.schedule = config, config.schedule
-        with forked_rng(seed, "vae"):
-            self.vae = config.vae.build().requires_grad_(False)
-        if self.vae.channels != config.dit.latent_channels:
-            got = f"{self.vae.channels} and {config.dit.latent_channels}"
-            raise SpecError(
-                "the VAE and the DiT have different latent channel counts", code="inconsistent-sizes", got=got
-            )
+        self.vae = config.vae.build_frozen(config.dit.latent_channels, seed)
         with forked_rng(seed, "text"):
             self.text = config.text.build()
             width = config.dit.dim

@@ -90,18 +90,10 @@ class Lora(TuningSpec):
 
 def _require_linear(module: nn.Module, targets: Sequence[str]) -> None:
     """Raise an error for targets that match no module or a non-linear one; as in peft, "head" also matches "x.head"."""
-    modules = dict(module.named_modules())
-    matches = {
-        target: [child for name, child in modules.items() if matches_target(name, (target,))] for target in targets
-    }
-    invalid = [
-        target
-        for target, children in matches.items()
-        if not (children and all(isinstance(child, nn.Linear) for child in children))
-    ]
-    if invalid:
-        linear = (name for name, child in modules.items() if isinstance(child, nn.Linear))
-        endings = sorted({".".join(name.split(".")[-2:]) for name in linear})
-        raise SpecError(
-            "adapter targets must be linear layers", code="not-linear", got=invalid, expected=f"endings among {endings}"
-        )
+    is_linear = {name: isinstance(child, nn.Linear) for name, child in module.named_modules()}
+    for target in targets:
+        matches = [name for name in is_linear if matches_target(name, (target,))]
+        if not matches or not all(is_linear[name] for name in matches):
+            endings = sorted({".".join(name.split(".")[-2:]) for name in is_linear if is_linear[name]})
+            message = f"the adapter target {target!r} is not the name of linear layers"
+            raise SpecError(message, code="not-linear", expected=f"endings among {endings}")

@@ -177,7 +177,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(runs, capsys):
         ("--quality.items=0", "at least 1"),
         ("--data.augmentation=Shrink", "one of NoAugmentation, ShrinkReferences"),
         ("--model.class_path=LitFoo", "one of LitKiwi, LitBase, LitVae, LitMllm"),
-        ("--model.config.dit.num_heads=5", "even multiple of dit.num_heads"),
+        ("--model.config.dit.num_heads=5", "cannot be split into 5 attention heads"),
         ("--model.optim.lr=fast", "Got value: fast"),
         ("--trainer.max_stepz=3", "no option --trainer.max_stepz"),
         ("--data.batch_size=0", "batch_size >= 1"),

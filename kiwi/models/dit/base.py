@@ -70,10 +70,8 @@ def read_wan_transformer(path: str, subfolder: str = "") -> State:
     if is_diffusers_dit(state):
         state = rename(state, dit_from_diffusers, str(folder))
     if "patch_embedding.weight" not in state or "blocks.0.self_attn.q.weight" not in state:
-        raise CheckpointError(
-            f"{folder} does not hold a Wan transformer",
-            code="not-a-wan-transformer",
-            got=", ".join(sorted(state)[:5]) or "no tensors",
-            expected="tensors named blocks.0.self_attn.q.weight ..., or diffusers' blocks.0.attn1.to_q.weight ...",
-        )
+        got = ", ".join(sorted(state)[:5]) or "no tensors"
+        expected = "tensors named blocks.0.self_attn.q.weight ..., or diffusers' blocks.0.attn1.to_q.weight ..."
+        message = f"{folder} does not hold a Wan transformer"
+        raise CheckpointError(message, code="not-a-wan-transformer", got=got, expected=expected)
     return {name: tensor for name, tensor in state.items() if not name.startswith(TEXT_EMBEDDING)}

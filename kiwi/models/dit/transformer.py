@@ -36,13 +36,7 @@ class ActivationSpec(Spec, ABC):
 
     @abstractmethod
     def run(self, index: int, block: nn.Module, *args: Any) -> Tensor:
-        """Run a block; outputs and gradients are the same for all specs.
-
-        Args:
-            index: index of the block, from 0.
-            block: the block.
-            args: arguments of the block: tensors, or tuples and lists of tensors.
-        """
+        """Run the block with this index (from 0) on `args`; outputs and gradients are the same for all specs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,17 +99,11 @@ class DiTConfig(Spec):
         require_positive(self, "dim", "ffn_dim", "num_heads", "num_layers", "freq_dim", "latent_channels", "patch_size")
         if not 0 < self.eps < math.inf:
             raise SpecError("dit.eps must be above 0 and finite", code="out-of-range", got=self.eps)
-        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
-            got = f"dit.dim {self.dim}, dit.num_heads {self.num_heads}"
-            raise SpecError("dit.dim must be an even multiple of dit.num_heads", code="inconsistent-sizes", got=got)
         # The rotary embedding needs an even number of channels on each axis: d - 2 (d // 3) and d // 3.
-        if ((self.dim // self.num_heads) // 3) % 2:
-            raise SpecError(
-                "the channels of an attention head cannot be split among the three axes of the rotary embedding",
-                code="inconsistent-sizes",
-                got=f"dim / num_heads = {self.dim // self.num_heads}",
-                expected="dim / num_heads = h with h // 3 even, such as 24, 32, 48, 96 or 128",
-            )
+        if self.dim % self.num_heads or self.head_dim % 2 or (self.head_dim // 3) % 2:
+            message = f"dit.dim {self.dim} cannot be split into {self.num_heads} attention heads with rotary embeddings"
+            expected = "dit.dim / dit.num_heads = h with h and h // 3 even, such as 24, 32, 48, 96 or 128"
+            raise SpecError(message, code="inconsistent-sizes", expected=expected)
         if self.freq_dim % 2 or self.patch_size[0] != 1:
             got = f"freq_dim {self.freq_dim}, patch_size {self.patch_size}"
             raise SpecError("dit.freq_dim must be even and dit.patch_size[0] must be 1", code="out-of-range", got=got)
@@ -141,11 +129,7 @@ class DiTConfig(Spec):
         return self.dim // self.num_heads
 
     def size_multiple(self, spatial_factor: int) -> int:
-        """Height and width of a video must be multiples of this many pixels.
-
-        Args:
-            spatial_factor: height and width in pixels of one latent of the VAE.
-        """
+        """Pixels of which a video's height and width must be multiples; one latent is `spatial_factor` pixels wide."""
         return spatial_factor * self.patch_size[1]
 
     def build(self) -> DiT:
@@ -193,16 +177,12 @@ class PatchEmbedding(nn.Module):
         Raises:
             InputError: if a size is not a multiple of the patch size (the published code crops silently).
         """
-        if any(size % patch for size, patch in zip(sizes, self.patch_size, strict=True)):
-            raise InputError(
-                "the size of the latents is not a multiple of the patch size",
-                code="unsupported-video-size",
-                got=f"(frames, height, width) = {tuple(sizes)}",
-                expected=f"multiples of {self.patch_size}",
-                fix="resize the video so that its sides are multiples of KiwiEdit.size_multiple",
-            )
-        f, h, w = (size // patch for size, patch in zip(sizes, self.patch_size, strict=True))
-        return f, h, w
+        (f, h, w), (pf, ph, pw) = sizes, self.patch_size
+        if f % pf or h % ph or w % pw:
+            message = f"latents of {f} x {h} x {w} (frames, height, width) are not multiples of {self.patch_size}"
+            fix = "resize the video so that its sides are multiples of KiwiEdit.size_multiple"
+            raise InputError(message, code="unsupported-video-size", fix=fix)
+        return f // pf, h // ph, w // pw
 
     def forward(self, latents_BCFHW: Tensor) -> Tensor:
         """Embed latents as tokens (B, L, D) in row-major (frame, row, column) order."""
@@ -231,7 +211,7 @@ class Block(nn.Module):
         parts = (self.modulation.float() + time_B6D).chunk(6, dim=1)
         attention, ffn = Modulation(*parts[:3]), Modulation(*parts[3:])
         x = x_BLD + self._apply_gate(self.self_attn(modulate(x_BLD, attention, self.eps), rope), attention)
-        x = x + self.cross_attn(norm(x, self.eps, self.norm3), context)
+        x = x + self.cross_attn(float32_norm(self.norm3, x), context)
         return x + self._apply_gate(self.ffn(modulate(x, ffn, self.eps)), ffn)
 
     @staticmethod
@@ -297,17 +277,15 @@ class DiT(nn.Module):
 
     def unpatchify(self, patches_BLP: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """Rearrange velocity patches (B, L, pf ph pw C) to the shape of latents (B, C, F, H, W)."""
-        f, h, w = grid
-        pf, ph, pw = self.config.patch_size
+        (f, h, w), (pf, ph, pw) = grid, self.config.patch_size
         return rearrange(
             patches_BLP, "b (f h w) (pf ph pw c) -> b c (f pf) (h ph) (w pw)", f=f, h=h, w=w, pf=pf, ph=ph, pw=pw
         )
 
 
-def norm(x: Tensor, eps: float, affine: nn.LayerNorm | None = None) -> Tensor:
-    """Apply layer norm over the last axis in float32, and return x's dtype."""
-    weight, bias = (affine.weight.float(), affine.bias.float()) if affine is not None else (None, None)
-    return F.layer_norm(x.float(), x.shape[-1:], weight, bias, eps).to(x.dtype)
+def float32_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """Apply a layer norm in float32, and return x's dtype."""
+    return F.layer_norm(x.float(), x.shape[-1:], norm.weight.float(), norm.bias.float(), norm.eps).to(x.dtype)
 
 
 def modulate(x: Tensor, modulation: Modulation, eps: float) -> Tensor:

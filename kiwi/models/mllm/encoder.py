@@ -38,7 +38,7 @@ from kiwi.models.mllm.prompting import (
     span_per_temporal_patch,
     template_path,
 )
-from kiwi.models.mllm.vision import PromptVisionFeatures, encode_vision, grids_per_temporal_patch, position_ids
+from kiwi.models.mllm.vision import PromptVisionFeatures, encode_vision, grids_per_temporal_patch, sample_position_ids
 from kiwi.models.mllm.vision_input import VisionInput, VisionLimits, VisionPreprocessor
 from kiwi.models.tuning import Frozen, TuningSpec
 from kiwi.spec import Spec, to_dict
@@ -90,23 +90,14 @@ class QwenVL(MllmSpec):
     """A pretrained Qwen2.5-VL or Qwen3-VL.
 
     Args:
-        path: folder with configuration, weights, tokenizer and preprocessor settings, or a hub id. A file prompt.json
-            in the folder replaces the default prompt template.
+        path: folder with configuration, weights, tokenizer and preprocessor settings, or a hub id such as
+            "Qwen/Qwen2.5-VL-3B-Instruct", the published MLLM. A file prompt.json in the folder replaces the default
+            prompt template.
         dtype: dtype of the weights; bfloat16 halves the memory, and is as good for training while they are frozen.
     """
 
     path: str
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-
-    @classmethod
-    def qwen25_3b(cls) -> QwenVL:
-        """Qwen2.5-VL-3B, the published MLLM."""
-        return cls(path="Qwen/Qwen2.5-VL-3B-Instruct")
-
-    @classmethod
-    def qwen25_7b(cls) -> QwenVL:
-        """Qwen2.5-VL-7B."""
-        return cls(path="Qwen/Qwen2.5-VL-7B-Instruct")
 
     def build(self) -> MllmEncoder:
         folder = locate(self.path, "MLLM", "pass a folder with a Qwen-VL, or a hub id")
@@ -114,12 +105,9 @@ class QwenVL(MllmSpec):
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             if config.model_type not in GENERATIONS:
-                raise CheckpointError(
-                    f"the MLLM {self.path!r} has an unsupported architecture",
-                    code="unsupported-mllm",
-                    got=config.model_type,
-                    expected=f"one of {', '.join(GENERATIONS)}",
-                )
+                message = f"the MLLM {self.path!r} has the unsupported architecture {config.model_type}"
+                expected = f"one of {', '.join(GENERATIONS)}"
+                raise CheckpointError(message, code="unsupported-mllm", expected=expected)
             model, info = GENERATIONS[config.model_type].model.from_pretrained(
                 folder,
                 dtype=getattr(torch, self.dtype),
@@ -132,8 +120,7 @@ class QwenVL(MllmSpec):
         except KiwiError:
             raise
         except Exception as error:  # damaged files make transformers and tokenizers raise any type, even Exception
-            got = first_line(error)
-            got = got if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__} {got}"
+            got = f"{type(error).__name__}: {first_line(error)}"
             message = f"the MLLM {self.path!r} cannot be loaded"
             raise CheckpointError(message, code="unreadable-model", got=got) from error
         _require_all_weights(model, info, self.path)
@@ -183,26 +170,16 @@ class MllmEncoder(nn.Module):
         return self.model.config
 
     def check_layers(self, layers: Sequence[int]) -> None:
-        """Check that the language model has these layers.
-
-        Raises:
-            SpecError: if it does not; the message names the valid range.
-        """
+        """Raise a SpecError if the language model does not have these layers."""
         depth = int(self.config.text_config.num_hidden_layers)
         if unknown := [layer for layer in layers if not -depth - 1 <= layer <= depth]:
-            raise SpecError(
-                "the MLLM does not have these layers",
-                code="unknown-layer",
-                got=unknown,
-                expected=f"{-depth - 1} to {depth} (0: embeddings, -1: output of the final norm)",
-            )
+            expected = f"{-depth - 1} to {depth} (0: embeddings, -1: output of the final norm)"
+            raise SpecError(f"the MLLM has no layers {unknown}", code="unknown-layer", expected=expected)
 
     def position_ids(self, prompt: Prompt, seconds: int = 1) -> Tensor:
         """Compute Qwen's multimodal position ids (3, B, S), which are 0 at padding.
 
-        Args:
-            prompt: prompts of the batch.
-            seconds: duration of a temporal patch (two frames); the published code uses 1, whatever the frame rate.
+        `seconds` is the duration of a temporal patch (two frames); the published code uses 1, whatever the frame rate.
         """
         vision = self.config.vision_config
         images, videos = prompt.image_grid_thw, prompt.video_grid_thw
@@ -214,16 +191,12 @@ class MllmEncoder(nn.Module):
         positions = torch.zeros(3, *prompt.input_ids_BS.shape, dtype=torch.long, device=prompt.input_ids_BS.device)
         for row, length in enumerate(prompt.attention_mask_BS.sum(dim=1).tolist()):
             types_S = prompt.token_types_BS[row, :length]
-            positions[:, row, :length] = position_ids(types_S, grids, vision.spatial_merge_size, step)
+            positions[:, row, :length] = sample_position_ids(types_S, grids, vision.spatial_merge_size, step)
         return positions
 
     @torch.no_grad()
     def encode_image(self, vision_input: VisionInput) -> VisionFeatures:
-        """Compute the vision features of one image or video, so that they can be cached.
-
-        Args:
-            vision_input: result of `preprocessor.prepare_source` or `prepare_reference`.
-        """
+        """Compute the vision features of one image or video, so that they can be cached."""
         device = next(self.model.visual.parameters()).device
         patches = self.preprocessor.to_patches(vision_input).to(device)
         grid_13 = torch.tensor([self.preprocessor.patch_grid(vision_input.size)], device=device)
@@ -270,11 +243,6 @@ class MllmEncoder(nn.Module):
 
         Attention is causal: the queries, which come last, attend to all other tokens, and no token attends to the
         padding on the right. If `layers` is empty, the model is not run.
-
-        Args:
-            prompt: prompts of the batch.
-            queries_QM: embeddings of the queries.
-            layers: layers whose hidden states are returned.
         """
         if not layers:
             return {}
@@ -284,11 +252,7 @@ class MllmEncoder(nn.Module):
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write base weights, tokenizer, preprocessor settings and prompt template, for `QwenVL(path=folder)`.
 
-        Adapters are not written, because they belong to the editor's weights.
-
-        Args:
-            folder: created if missing.
-            dtype: dtype of the written weights; not converted if not given.
+        Adapters are not written, because they belong to the editor's weights. `dtype` converts the written weights.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)

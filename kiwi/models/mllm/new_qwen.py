@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2VLImageProcessor, Qwen3VLConfig
@@ -26,9 +26,6 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-
-BYTE_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
-"""Size of the byte-level tokenizer's vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,32 +87,20 @@ class NewQwen(MllmSpec):
         )  # fmt: skip
         (heads, kv_heads), (width, vision_heads) = _head_counts(self), _vision_width_and_heads(self)
         if self.hidden_size % (2 * heads) or heads % kv_heads:
-            raise SpecError(
-                "the language model's heads do not divide its width",
-                code="inconsistent-sizes",
-                got=f"hidden_size {self.hidden_size}, heads {heads}, kv_heads {kv_heads}",
-                expected="hidden_size divisible by 2 * heads, and heads divisible by kv_heads",
-            )
+            message = "hidden_size must be divisible by 2 * heads, and heads by kv_heads"
+            got = f"hidden_size {self.hidden_size}, heads {heads}, kv_heads {kv_heads}"
+            raise SpecError(message, code="inconsistent-sizes", got=got)
         if width % (4 * vision_heads):
-            raise SpecError(
-                "the vision tower's heads do not divide its width",
-                code="inconsistent-sizes",
-                got=f"vision_hidden_size {width}, vision_heads {vision_heads}",
-                expected="vision_hidden_size divisible by 4 * vision_heads",
-            )
-        if self.vocab_size is not None and self.vocab_size < BYTE_VOCAB_SIZE:
-            _raise_small_vocab_size(self.vocab_size, BYTE_VOCAB_SIZE)
+            message = "vision_hidden_size must be divisible by 4 * vision_heads"
+            got = f"vision_hidden_size {width}, vision_heads {vision_heads}"
+            raise SpecError(message, code="inconsistent-sizes", got=got)
         if self.rope_theta <= 1:
             raise SpecError("rope_theta must be above 1", code="out-of-range", got=self.rope_theta)
         if not 0 < self.init_std < 1:
             raise SpecError("init_std must be between 0 and 1", code="out-of-range", got=self.init_std)
         if self.vision_window < (token := 2 * _vision_patch_size(self)):
-            raise SpecError(
-                "vision_window is smaller than a visual token",
-                code="out-of-range",
-                got=self.vision_window,
-                expected=f"{token} or more",
-            )
+            message = f"vision_window is smaller than a visual token ({token} pixels)"
+            raise SpecError(message, code="out-of-range", got=self.vision_window)
 
     @classmethod
     def qwen25_3b(cls) -> NewQwen:
@@ -142,8 +127,9 @@ class NewQwen(MllmSpec):
     def build(self) -> MllmEncoder:
         tokenizer = make_byte_tokenizer() if self.tokenizer is None else _load_tokenizer(self.tokenizer)
         if self.vocab_size is not None and self.vocab_size < len(tokenizer):
-            _raise_small_vocab_size(self.vocab_size, len(tokenizer))
-        config = (_make_config_25 if self.generation == "2.5" else _make_config_3)(self, tokenizer)
+            message, minimum = "vocab_size is smaller than the tokenizer's vocabulary", f"{len(tokenizer)} or more"
+            raise SpecError(message, code="out-of-range", got=self.vocab_size, expected=minimum)
+        config = _make_config(self, tokenizer)
         normalisation = {} if self.generation == "2.5" else {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         processor = Qwen2VLImageProcessor(patch_size=_vision_patch_size(self), **normalisation)
         model = GENERATIONS[config.model_type].model(config)
@@ -164,11 +150,6 @@ _VISION_25: dict[str, Any] = {
 """Vision tower and input limits of every published Qwen2.5-VL."""
 
 
-def _raise_small_vocab_size(vocab_size: int, minimum: int) -> NoReturn:
-    message = "vocab_size is smaller than the tokenizer's vocabulary"
-    raise SpecError(message, code="out-of-range", got=vocab_size, expected=f"{minimum} or more")
-
-
 def make_byte_tokenizer() -> Any:
     """Make a byte-level tokenizer with Qwen's special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -177,11 +158,9 @@ def make_byte_tokenizer() -> Any:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
-    """Train a byte-pair tokenizer with Qwen's special tokens; unknown words are split into bytes.
+    """Train a byte-pair tokenizer with Qwen's special tokens; the same texts give the same tokenizer.
 
-    Args:
-        texts: training texts; the same texts give the same tokenizer.
-        vocab_size: largest size of the vocabulary without special tokens, of which 256 are bytes.
+    It splits unknown words into bytes, which are 256 of the `vocab_size` tokens; special tokens come in addition.
     """
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -210,22 +189,21 @@ def _load_tokenizer(folder: str) -> Any:
     return tokenizer
 
 
-def _make_config_25(spec: NewQwen, tokenizer: Any) -> Qwen2_5_VLConfig:
-    vision = _vision_config(spec) | {
-        "window_size": spec.vision_window,
-        "fullatt_block_indexes": [index % spec.vision_layers for index in spec.vision_full],
-        "tokens_per_second": 2,
-    }
-    text = _text_config(spec, tokenizer)
-    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_shared_config(tokenizer))
-
-
-def _make_config_3(spec: NewQwen, tokenizer: Any) -> Qwen3VLConfig:
-    text = _text_config(spec, tokenizer)
+def _make_config(spec: NewQwen, tokenizer: Any) -> Qwen2_5_VLConfig | Qwen3VLConfig:
+    text, vision = _text_config(spec, tokenizer), _vision_config(spec)
+    names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
+    names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
+    shared: dict[str, Any] = {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+    shared["tie_word_embeddings"] = True  # the language head, which LitMllm trains, has the weights of the embeddings
+    if spec.generation == "2.5":
+        vision["window_size"] = spec.vision_window
+        vision["fullatt_block_indexes"] = [index % spec.vision_layers for index in spec.vision_full]
+        vision["tokens_per_second"] = 2
+        return Qwen2_5_VLConfig(text_config=text, vision_config=vision, **shared)
     # Qwen3-VL sets the width of a head explicitly. Its DeepStack adds features of vision block 0 to the first layer.
     text["head_dim"] = spec.hidden_size // text["num_attention_heads"]
-    vision = _vision_config(spec) | {"num_position_embeddings": 2304, "deepstack_visual_indexes": [0]}
-    return Qwen3VLConfig(text_config=text, vision_config=vision, **_shared_config(tokenizer))
+    vision |= {"num_position_embeddings": 2304, "deepstack_visual_indexes": [0]}
+    return Qwen3VLConfig(text_config=text, vision_config=vision, **shared)
 
 
 def _head_counts(spec: NewQwen) -> tuple[int, int]:
@@ -276,11 +254,3 @@ def _vision_config(spec: NewQwen) -> dict[str, Any]:
         "out_hidden_size": spec.hidden_size,
         "patch_size": _vision_patch_size(spec),
     }
-
-
-def _shared_config(tokenizer: Any) -> dict[str, Any]:
-    """Ids of visual tokens, and tied word embeddings: the language head, which LitMllm trains, shares their weights."""
-    names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
-    names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
-    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
-    return {"tie_word_embeddings": True, **ids}

@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from kiwi.encoded import IMAGE, VIDEO, Pixels, TaskKind, VisionFeatures
+from kiwi.encoded import IMAGE, VIDEO, Pixels, PixelsOrFeatures, TaskKind, VisionFeatures
 from kiwi.errors import CheckpointError, InputError
 from kiwi.models.mllm.vision_input import VisionInput, VisionPreprocessor
 
@@ -89,12 +89,8 @@ def read_template(path: Path) -> dict[str, str]:
         text = template.get(task) if isinstance(template, dict) else None
         got = re.findall(r"\{(\w+)\}", text) if isinstance(text, str) else repr(text)
         if got != slots:
-            raise CheckpointError(
-                f"the prompt template {path} has wrong slots for the task {task!r}",
-                code="invalid-template",
-                got=got,
-                expected=f"{slots}, in this order",
-            )
+            message = f"the prompt template {path} has wrong slots for the task {task!r}"
+            raise CheckpointError(message, code="invalid-template", got=got, expected=f"{slots}, in this order")
     return template
 
 
@@ -136,22 +132,16 @@ class Prompter:
         special = {"image": "<|image_pad|>", "video": "<|video_pad|>", "start": "<|vision_start|>"}
         special |= {"end": "<|vision_end|>", "query": QUERY_PLACEHOLDER}
         self.ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in special.items()}
-        missing = [
-            special[name] for name, index in self.ids.items() if index is None or index == tokenizer.unk_token_id
-        ]
-        if missing:
-            raise CheckpointError(
-                "the MLLM's tokenizer lacks special tokens",
-                code="missing-tokens",
-                got=", ".join(missing),
-                fix="use a Qwen-VL tokenizer",
-            )
+        unknown = (None, tokenizer.unk_token_id)
+        if missing := [special[name] for name, index in self.ids.items() if index in unknown]:
+            message = f"the MLLM's tokenizer lacks the special tokens {', '.join(missing)}"
+            raise CheckpointError(message, code="missing-tokens", fix="use a Qwen-VL tokenizer")
 
     def __call__(
         self,
-        sources: Sequence[Pixels | VisionFeatures],
+        sources: Sequence[PixelsOrFeatures],
         instructions: Sequence[str],
-        references: Sequence[Sequence[Pixels | VisionFeatures]],
+        references: Sequence[Sequence[PixelsOrFeatures]],
         task: TaskKind,
         num_queries: int,
     ) -> Prompt:
@@ -200,48 +190,42 @@ class Prompter:
 
     def _build_row(
         self,
-        source: Pixels | VisionFeatures,
+        source: PixelsOrFeatures,
         instruction: str,
-        references: Sequence[Pixels | VisionFeatures],
+        references: Sequence[PixelsOrFeatures],
         task: TaskKind,
         num_queries: int,
     ) -> _Row:
         if (task == TaskKind.reference) != bool(references):
-            raise InputError(
-                f"wrong number of reference images for the task {str(task)!r}",
-                code="mismatched-references",
-                got=len(references),
-                expected="at least 1" if task == TaskKind.reference else "0",
-            )
+            expected = "at least 1" if task == TaskKind.reference else "0"
+            message = f"wrong number of reference images for the task {str(task)!r}"
+            raise InputError(message, code="mismatched-references", got=len(references), expected=expected)
         if any("\ud800" <= char <= "\udfff" for char in instruction):
             # A lone surrogate, as from broken JSON or a wrongly decoded command line, which no tokenizer accepts.
-            raise InputError(
-                "the instruction is not valid Unicode: it contains a lone surrogate",
-                code="invalid-unicode",
-                got=ascii(instruction),
-            )
+            message = "the instruction is not valid Unicode: it contains a lone surrogate"
+            raise InputError(message, code="invalid-unicode", got=ascii(instruction))
         row = _Row()
         for part in re.split(r"(\{\w+\})", self.template[task]):
             match part:
                 case "{source}":
-                    prepare_source = self.preprocessor.prepare_source
-                    self._add_visual(row, source if isinstance(source, VisionFeatures) else prepare_source(source))
+                    self._add_visual(row, source, self.preprocessor.prepare_source)
                 case "{instruction}":
                     # An instruction is data: it is never parsed for special tokens.
                     options = {"add_special_tokens": False, "split_special_tokens": True}
                     row.add(self.tokenizer.encode(instruction.strip(), **options))
                 case "{references}":
-                    prepare_reference = self.preprocessor.prepare_reference
                     for image in references:
-                        visual = image if isinstance(image, VisionFeatures) else prepare_reference(image)
-                        self._add_visual(row, visual, is_reference=True)
+                        self._add_visual(row, image, self.preprocessor.prepare_reference, is_reference=True)
                 case "{queries}":
                     row.add([self.ids["query"]] * num_queries, queries=True)
                 case _:
                     row.add(self.tokenizer.encode(part, add_special_tokens=False))
         return row
 
-    def _add_visual(self, row: _Row, visual: Visual, is_reference: bool = False) -> None:
+    def _add_visual(
+        self, row: _Row, frames: PixelsOrFeatures, prepare: Callable[[Pixels], VisionInput], is_reference: bool = False
+    ) -> None:
+        visual = frames if isinstance(frames, VisionFeatures) else prepare(frames)
         row.visuals.append(visual)
         headings, kind = (self.spans(visual.size[0]), "video") if visual.kind == VIDEO else ([""], "image")
         tokens = self.preprocessor.num_tokens(visual.size) // len(headings)

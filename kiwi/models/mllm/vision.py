@@ -41,11 +41,11 @@ class PromptVisionFeatures(NamedTuple):
                 "the vision features do not belong to this prompt",
                 code="mismatched-vision-features",
                 got=f"features for {got[IMAGE]} image and {got[VIDEO]} video tokens",
-                expected=f"features for {expected[IMAGE]} image and {expected[VIDEO]} video tokens",
+                expected=f"{expected[IMAGE]} and {expected[VIDEO]}",
                 fix="compute the features with the same MLLM and limits as the prompt",
             )
-        levels, _, width = (self.images + self.videos)[0].shape
-        features_LVM = (self.images + self.videos)[0].new_empty(levels, len(types_V), width)
+        first_LNM = (self.images + self.videos)[0]
+        features_LVM = first_LNM.new_empty(len(first_LNM), len(types_V), first_LNM.shape[-1])
         for kind, group in by_type.items():
             if group:
                 features_LVM[:, types_V == kind] = torch.cat(group, dim=1)
@@ -80,7 +80,7 @@ def encode_vision(
     return tuple(next(computed) if features is None else features for features in cached)
 
 
-def position_ids(types_S: Tensor, grids: dict[int, Iterator[Tensor]], merge_size: int, step: int) -> Tensor:
+def sample_position_ids(types_S: Tensor, grids: dict[int, Iterator[Tensor]], merge_size: int, step: int) -> Tensor:
     """Compute the position ids (3, S) of one sample without padding.
 
     There is one axis for time, one for rows, one for columns. Each text token advances all three by one.

@@ -36,16 +36,10 @@ LATENT_STATISTICS_FILE = Path(__file__).with_name("wan_vae_statistics.json")
 
 
 def make_network(sizes: VaeSizes, mean: Sequence[float], std: Sequence[float]) -> AutoencoderKLWan:
-    """Make a network with the initial weights of diffusers.
-
-    Args:
-        sizes: channels, levels and blocks.
-        mean, std: mean and standard deviation by which each latent channel is normalised.
-    """
+    """Make a network with the initial weights of diffusers; `mean` and `std` normalise each latent channel."""
     from diffusers import AutoencoderKLWan
 
-    patch = 2 if sizes.residual else 1
-    channels = 3 * patch * patch
+    channels = 12 if sizes.residual else 3  # 2 x 2 pixels in RGB, or one
     return AutoencoderKLWan(
         base_dim=sizes.base_dim,
         decoder_base_dim=sizes.decoder_base_dim,
@@ -56,7 +50,7 @@ def make_network(sizes: VaeSizes, mean: Sequence[float], std: Sequence[float]) -
         is_residual=sizes.residual,
         in_channels=channels,
         out_channels=channels,
-        patch_size=patch if sizes.residual else None,
+        patch_size=2 if sizes.residual else None,
         latents_mean=list(mean),
         latents_std=list(std),
         scale_factor_spatial=sizes.spatial_factor,
@@ -64,11 +58,7 @@ def make_network(sizes: VaeSizes, mean: Sequence[float], std: Sequence[float]) -
 
 
 def require_valid_sizes(sizes: VaeSizes) -> None:
-    """Check that a Wan VAE can have these sizes.
-
-    Raises:
-        SpecError: for the first invalid size.
-    """
+    """Raise a SpecError if a Wan VAE cannot have these sizes."""
     counts = sizes.z_dim, sizes.num_res_blocks, sizes.base_dim, sizes.decoder_base_dim, *sizes.dim_mult
     # The decoder halves the channels between levels, so that a width must be at least 2.
     if min(counts) < 1 or min(sizes.base_dim, sizes.decoder_base_dim) < 2:
@@ -76,33 +66,23 @@ def require_valid_sizes(sizes: VaeSizes) -> None:
         raise SpecError(message, code="out-of-range", got=sizes)
     steps = sizes.temporal_downsample
     if len(steps) != len(sizes.dim_mult) - 1 or sum(steps) != 2:
-        raise SpecError(
-            "the autoencoder's levels and temporal_downsample do not match",
-            code="inconsistent-sizes",
-            got=f"{len(sizes.dim_mult)} levels, temporal_downsample {steps}",
-            expected="one entry per downsampling step between levels, exactly two of them true",
-        )
+        message = f"the autoencoder's temporal_downsample {steps} does not match its {len(sizes.dim_mult)} levels"
+        expected = "one entry per downsampling step between levels, exactly two of them true"
+        raise SpecError(message, code="inconsistent-sizes", expected=expected)
     # A shortcut of the encoder folds pixels and frames into channels (times 8 if its level also halves time, else
     # times 4; times 1 at the last level) and averages groups of channels, which must be whole. The decoder reverses it.
     down, up, folds = sizes.dim_mult, sizes.dim_mult[::-1], [8 if halves_time else 4 for halves_time in steps]
     levels = [(before * fold, width) for before, width, fold in zip((1, *down), down, (*folds, 1), strict=False)]
     levels += [(width * fold, before) for before, width, fold in zip((up[0], *up), up, folds[::-1], strict=False)]
     if sizes.residual and any(channels % width for channels, width in levels):
-        raise SpecError(
-            "the residual autoencoder's shortcuts do not match dim_mult",
-            code="inconsistent-sizes",
-            got=f"dim_mult {sizes.dim_mult}",
-            expected="entries that divide 4 times the previous entry (8 times if the step halves time), a last entry "
-            "that divides the previous one, such as (1, 2, 2)",
-        )
+        expected = "entries that divide 4 times the previous entry (8 times if the step halves time), "
+        expected += "a last entry that divides the previous one, such as (1, 2, 2)"
+        message = f"the residual autoencoder's shortcuts cannot have dim_mult {sizes.dim_mult}"
+        raise SpecError(message, code="inconsistent-sizes", expected=expected)
 
 
 def load_network(path: Path) -> AutoencoderKLWan:
-    """Load a network from a folder or file.
-
-    Raises:
-        CheckpointError: if there are no weights, or for the reasons of `build_network`.
-    """
+    """Load a network from a folder or file; raises the errors of `build_network`."""
     config = read_json(file) if (file := path / "config.json").is_file() else {}
     return build_network(read_weights(path), config, str(path))
 
@@ -125,12 +105,10 @@ def build_network(state: State, config: Mapping[str, Any], origin: str) -> Autoe
     state = strip_model_prefix(state)
     is_original = has_original_names(state)
     if not is_original and config.get("_class_name") != "AutoencoderKLWan":
-        raise CheckpointError(
-            f"{origin} does not hold a Wan VAE",
-            code="not-a-wan-vae",
-            got=", ".join(sorted(state)[:3]) or "no tensors",
-            expected="original names (encoder.downsamples.0...), or names and config.json of AutoencoderKLWan",
-        )
+        got = ", ".join(sorted(state)[:3]) or "no tensors"
+        expected = "original names (encoder.downsamples.0...), or names and config.json of AutoencoderKLWan"
+        message = f"{origin} does not hold a Wan VAE"
+        raise CheckpointError(message, code="not-a-wan-vae", got=got, expected=expected)
     try:
         with torch.device("meta"):
             network = _infer_network(state, config, origin) if is_original else AutoencoderKLWan.from_config(config)
@@ -151,12 +129,9 @@ def build_network(state: State, config: Mapping[str, Any], origin: str) -> Autoe
     load_strict(network, copies, origin, assign=True)
     mean, std, z_dim = network.config.latents_mean, network.config.latents_std, network.config.z_dim
     if not (_are_finite_numbers(mean, z_dim) and _are_finite_numbers(std, z_dim, above=0.0)):
-        raise CheckpointError(
-            f"{origin} has invalid latent statistics",
-            code="invalid-latent-statistics",
-            got=f"latents_mean {mean}, latents_std {std}",
-            expected=f"lists of {z_dim} finite numbers in config.json, with latents_std above 0",
-        )
+        message = f"{origin} has invalid latent statistics: latents_mean {mean}, latents_std {std}"
+        expected = f"lists of {z_dim} finite numbers in config.json, with latents_std above 0"
+        raise CheckpointError(message, code="invalid-latent-statistics", expected=expected)
     return network.eval()
 
 
@@ -200,14 +175,14 @@ def _infer_network(state: State, config: Mapping[str, Any], origin: str) -> Auto
     sizes = infer_sizes(shapes_of(state))
     if {"latents_mean", "latents_std"} <= config.keys():
         return make_network(sizes, config["latents_mean"], config["latents_std"])
-    known = json.loads(LATENT_STATISTICS_FILE.read_text(encoding="utf-8"))["forms"]
-    entry = next((e for e in known if (e["z_dim"], e["residual"]) == (sizes.z_dim, sizes.residual)), None)
-    if entry is None:
-        raise CheckpointError(
-            f"the latent statistics of {origin} are unknown",
-            code="missing-latent-statistics",
-            got=f"{sizes.z_dim} latent channels in the {'Wan2.2' if sizes.residual else 'Wan2.1'} architecture",
-            expected=", or ".join(f"{e['z_dim']} channels ({e['name']})" for e in known),
-            fix="put the weights into a folder with a config.json that holds latents_mean and latents_std",
-        )
-    return make_network(sizes, entry["latents_mean"], entry["latents_std"])
+    published = json.loads(LATENT_STATISTICS_FILE.read_text(encoding="utf-8"))["forms"]
+    for vae in published:
+        if (vae["z_dim"], vae["residual"]) == (sizes.z_dim, sizes.residual):
+            return make_network(sizes, vae["latents_mean"], vae["latents_std"])
+    raise CheckpointError(
+        f"the latent statistics of {origin} are unknown",
+        code="missing-latent-statistics",
+        got=f"{sizes.z_dim} latent channels in the {'Wan2.2' if sizes.residual else 'Wan2.1'} architecture",
+        expected=", or ".join(f"{vae['z_dim']} channels ({vae['name']})" for vae in published),
+        fix="put the weights into a folder with a config.json that holds latents_mean and latents_std",
+    )

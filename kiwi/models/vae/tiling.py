@@ -57,12 +57,8 @@ class Tiling(TilingSpec):
 
     def __post_init__(self) -> None:
         if not all(0 < stride <= size for stride, size in zip(self.stride, self.size, strict=True)):
-            raise SpecError(
-                "the tiles do not cover the video",
-                code="inconsistent-sizes",
-                got=f"size {self.size}, stride {self.stride}",
-                expected="0 < stride <= size, for height and width",
-            )
+            message = f"tiles of size {self.size} and stride {self.stride} do not cover the video"
+            raise SpecError(message, code="inconsistent-sizes", expected="0 < stride <= size, for height and width")
 
     def encode(self, coder: Coder, video_BCFHW: Tensor, factor: int) -> Tensor:
         return self._blend_tiles(coder, video_BCFHW, factor, 1)

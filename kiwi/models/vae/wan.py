@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from kiwi.encoded import LatentDistribution
-from kiwi.errors import InputError
+from kiwi.errors import InputError, SpecError
+from kiwi.keyed import forked_rng
 from kiwi.models.vae.formats import load_network, make_network, network_sizes, require_valid_sizes
 from kiwi.models.vae.tiling import NoTiling, TilingSpec
 from kiwi.spec import Spec
@@ -40,6 +41,19 @@ class VaeSpec(Spec, ABC):
     @abstractmethod
     def build(self) -> VideoVae:
         """Build the autoencoder with its weights."""
+
+    def build_frozen(self, latent_channels: int, seed: int) -> VideoVae:
+        """Build the autoencoder for a DiT of this many latent channels; `seed` is for randomly initialised weights.
+
+        Raises:
+            SpecError: if the autoencoder has another number of latent channels.
+        """
+        with forked_rng(seed, "vae"):
+            vae = self.build().requires_grad_(False)
+        if vae.channels != latent_channels:
+            message = f"the VAE has {vae.channels} latent channels, but dit.latent_channels is {latent_channels}"
+            raise SpecError(message, code="inconsistent-sizes", fix="choose another VAE, or set dit.latent_channels")
+        return vae
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,18 +114,13 @@ class NewVae(VaeSpec):
     @property
     def sizes(self) -> VaeSizes:
         """Channels, levels and blocks of the network."""
-        return VaeSizes(
-            z_dim=self.z_dim,
-            base_dim=self.base_dim,
-            decoder_base_dim=self.base_dim if self.decoder_base_dim is None else self.decoder_base_dim,
-            dim_mult=self.dim_mult,
-            num_res_blocks=self.num_res_blocks,
-            temporal_downsample=self.temporal_downsample,
-            residual=self.residual,
-        )
+        sizes = {name: getattr(self, name) for name in VaeSizes._fields}
+        if self.decoder_base_dim is None:
+            sizes["decoder_base_dim"] = self.base_dim
+        return VaeSizes(**sizes)
 
     def build(self) -> VideoVae:
-        network = make_network(self.sizes, [0.0] * self.z_dim, [1.0] * self.z_dim)
+        network = make_network(self.sizes, mean=[0.0] * self.z_dim, std=[1.0] * self.z_dim)
         _init_weights(network)
         return VideoVae(network, self.tiling)
 
@@ -148,12 +157,9 @@ class VideoVae(nn.Module):
         """
         frames, height, width = video_BCFHW.shape[2:]
         if (frames - 1) % self.temporal_factor or height % self.spatial_factor or width % self.spatial_factor:
-            raise InputError(
-                "the autoencoder cannot encode a video of this size",
-                code="unsupported-video-size",
-                got=f"{frames} frames of {height}x{width}",
-                expected=f"4k + 1 frames, height and width multiples of {self.spatial_factor}",
-            )
+            message = f"the autoencoder cannot encode {frames} frames of {height}x{width}"
+            expected = f"4k + 1 frames, height and width multiples of {self.spatial_factor}"
+            raise InputError(message, code="unsupported-video-size", expected=expected)
         return self.posterior_truncated(video_BCFHW)
 
     def posterior_truncated(self, video_BCFHW: Tensor) -> LatentDistribution:
@@ -166,11 +172,7 @@ class VideoVae(nn.Module):
         return LatentDistribution((mean - latent_mean) / latent_std, std / latent_std)
 
     def encode(self, video_BCFHW: Tensor) -> Tensor:
-        """Encode a video as normalised latents, the mode of the encoder's distribution.
-
-        Raises:
-            InputError: for the reasons of `posterior`.
-        """
+        """Encode a video as normalised latents, the mode of `posterior`."""
         return self.posterior(video_BCFHW).mode()
 
     def encode_images(self, images_BRCHW: Tensor) -> Tensor:

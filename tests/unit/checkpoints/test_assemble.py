@@ -148,7 +148,7 @@ def test_an_option_of_a_part_that_a_checkpoint_lacks_is_accepted(checkpoint, tmp
     assert read_folder_config(tmp_path / "a").config.source.scale == LearnableScale()
     dit = {name: tensor for name, tensor in state.items() if name.startswith("pipe.dit.")}
     assert import_state(checkpoint, tmp_path, dit, "--set", "query.layers=[99]") == 2
-    assert "does not have these layers. Got: [99]" in capsys.readouterr().err
+    assert "the MLLM has no layers [99]" in capsys.readouterr().err
 
 
 def test_a_gap_in_the_block_numbers_is_rejected_before_any_block_is_built(checkpoint, tmp_path, capsys):

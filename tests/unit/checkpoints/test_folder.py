@@ -162,7 +162,7 @@ def test_hub_ids_of_parts_are_not_made_absolute(tiny_config, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     config = tiny_config.replace(
         vae=WanVae(path="Wan-AI/Wan2.2-TI2V-5B-Diffusers", subfolder="vae"),
-        mllm=QwenVL.qwen25_3b(),
+        mllm=QwenVL(path="Qwen/Qwen2.5-VL-3B-Instruct"),
         dit=tiny_config.dit.replace(base=WanBase(path="Wan-AI/Wan2.2-TI2V-5B-Diffusers")),
     )
     write_folder("named", config, EditingDefaults(), {"x": torch.zeros(1)}, {}, {})

@@ -10,11 +10,14 @@ from kiwi.checkpoints.folder_config import read_folder_config
 from kiwi.checkpoints.published import OPTIONS_KEY, list_unrecorded_options
 from kiwi.models.config import KiwiConfig
 from kiwi.models.dit.base import WanBase
+from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.injection import AppendReference, NoSource, PrependReference
 from kiwi.models.kiwi import KiwiEdit
+from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.sampling import EditingDefaults
 from kiwi.models.tuning import Lora
+from kiwi.models.vae.wan import WanVae
 from kiwi.weights.adapters import is_adapter
 from kiwi.weights.files import read_weights
 from tests.unit.checkpoints.conftest import edit, missing_parts, save_random_model
@@ -125,7 +128,7 @@ def test_options_that_tensors_do_not_show_are_reported_and_recorded_in_the_file(
 
 
 def test_published_sizes_need_no_recorded_options():
-    published = KiwiConfig.published_5b()
+    published = KiwiConfig(dit=DiTConfig(), vae=WanVae(path="vae"), mllm=QwenVL(path="mllm"))
     assert list_unrecorded_options(published) == {}
     limited = published.mllm.replace(limits=VisionLimits(max_frames=10))
     assert list_unrecorded_options(published.replace(mllm=limited)) == {"mllm.limits.max_frames": 10}
