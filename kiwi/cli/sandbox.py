@@ -3,8 +3,7 @@
 from kiwi import console
 from kiwi.cli import Action, dispatch
 from kiwi.evaluation.options import AnchorOptions, SandboxMeasureOptions
-from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
-from kiwi.sandbox.preview import PreviewOptions, write_preview
+from kiwi.sandbox.export import PreviewOptions, SandboxExportOptions, export_sandbox, write_preview
 from kiwi.training.vocabulary import VocabularyOptions, learn_vocabulary
 
 
@@ -14,9 +13,8 @@ def main(argv: list[str]) -> int:
 
 
 def _export(options: SandboxExportOptions) -> int:
-    summary = export_sandbox(options)
-    manifests = ", ".join(f"{name} ({rows})" for name, rows in summary.manifests.items())
-    console.print(f"Exported {summary.items} items to {summary.folder}: {manifests}")
+    manifests = ", ".join(f"{name} ({rows})" for name, rows in export_sandbox(options).items())
+    console.print(f"Exported {options.items} items to {options.out}: {manifests}")
     return 0
 
 

@@ -11,12 +11,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
 from kiwi.data.sources import DataSource
 from kiwi.encoded import Pixels
 from kiwi.media.video import VideoInfo
-from kiwi.sandbox.export import WORLD_VERSION
+from kiwi.sandbox.export import WORLD_VERSION, mask_frames
 from kiwi.sandbox.options import SandboxItems
 from kiwi.sandbox.pairs import EditPair, check_categories, make_pair
 from kiwi.sandbox.questions import Question, check_tasks, make_question
@@ -122,7 +120,7 @@ class EditItem(Item):
     def render(self, part: Part) -> Pixels:
         pair = _make_pair(self)
         if part == "mask":
-            return pair.mask[..., None].repeat(3, axis=-1).astype(np.uint8) * 255
+            return mask_frames(pair.mask)
         if part == "reference":
             assert pair.reference is not None
             return pair.reference[None]

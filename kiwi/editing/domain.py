@@ -6,7 +6,7 @@ from kiwi.data.sample import to_pixels, to_video_tensor
 from kiwi.editing.editor import KiwiEditor
 from kiwi.media.video import Video
 from kiwi.models.sampling import eval_mode
-from kiwi.sandbox.domain import MAX_INSTRUCTION_WORDS, unknown_words
+from kiwi.sandbox.grammar import MAX_INSTRUCTION_WORDS, unknown_words
 
 MIN_RECONSTRUCTION_PSNR = 25.0
 """PSNR in dB below which a video is outside the autoencoder's domain.

@@ -10,7 +10,7 @@ from kiwi.errors import InputError
 from kiwi.media.image import read_image, write_image
 from kiwi.media.video import Video, read_video, write_video
 from kiwi.options import DeviceOptions, option, positional
-from kiwi.sandbox.domain import DOMAIN_DESCRIPTION
+from kiwi.sandbox.grammar import DOMAIN_DESCRIPTION
 
 log = logging.getLogger(__name__)
 

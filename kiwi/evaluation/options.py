@@ -14,10 +14,10 @@ from kiwi.sandbox.sampling import SplitName
 class SandboxMeasureOptions(WorldOptions):
     """Edit items of the sandbox with a model and compare the edits with their exact targets.
 
-    Writes OUT/fidelity.csv (PSNR inside and outside the mask, for the edit, the unedited source and the VAE's round
-    trip), OUT/oracle.csv (the oracle's scores) and OUT/controls.csv (overall scores after swapping the instruction or
-    the reference with another item's, which shows whether the editor uses them); measured.md has all three tables,
-    edits.png shows some edits. All means have 95% intervals over items. Rerun the same command to resume.
+    Writes OUT/fidelity.csv (PSNR inside and outside the mask of the edit, for the edited video, the unedited source and
+    the VAE's round trip), OUT/oracle.csv (the oracle's scores) and OUT/controls.csv (overall scores after swapping the
+    instruction or the reference with another item's, which shows whether the editor uses them); measured.md has all
+    three tables, edits.png shows some edits. All means have 95% intervals over items. Rerun the same command to resume.
 
     Args:
         out: folder for the results

@@ -33,8 +33,7 @@ from kiwi.media.journal import Journal
 from kiwi.media.run_dir import open_run_dir
 from kiwi.models.device import resolve_device
 from kiwi.models.vae.wan import VideoVae
-from kiwi.sandbox.controls import swap_within_category, with_instruction_of, with_reference_of
-from kiwi.sandbox.pairs import EditPair
+from kiwi.sandbox.pairs import EditPair, make_controls, swap_instruction, swap_reference
 from kiwi.spec import from_dict
 from kiwi.tables import Table
 from kiwi.weights.strict import fingerprint
@@ -148,8 +147,8 @@ def measure_editor(options: SandboxMeasureOptions) -> dict[str, Table]:
     scores.complete(AS_ASKED, by_id, editor, {AS_ASKED: by_id}, model.vae)
     tables = dict(zip(("fidelity", "oracle"), score_tables(scores.select(AS_ASKED, by_id)), strict=True))
     if options.controls:
-        words = swap_within_category(pairs, with_instruction_of)
-        references = swap_within_category(pairs, with_reference_of)
+        words = make_controls(pairs, swap_instruction)
+        references = make_controls(pairs, swap_reference)
         scores.complete(OTHER_WORDS, words, editor, {OTHER_WORDS: words})
         old_targets = {name: by_id[name] for name in references}
         scores.complete(OTHER_REFERENCE, references, editor, {OTHER_REFERENCE: references, OLD_TARGET: old_targets})

@@ -14,10 +14,8 @@ from scipy.ndimage import gaussian_filter
 
 from kiwi.sandbox.oracle import Scores, score_edit
 from kiwi.sandbox.pairs import EditPair
+from kiwi.sandbox.palette import round_to_uint8
 from kiwi.sandbox.world import Pixels
-
-MakeEdits = Callable[[EditPair], Iterator[Pixels]]
-"""Function from an item to edits of its source, FHWC uint8; there are none if the item does not allow such edits."""
 
 DEGRADATION_LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 """Levels of degradation: 0 is the exact target."""
@@ -28,12 +26,12 @@ class Anchor:
     """Edits of one kind with bounds on their overall scores.
 
     Args:
-        make_edits: function that makes the edits of an item.
+        make_edits: function that yields edits of an item's source; none if the item does not allow such edits.
         minimum, maximum: inclusive bounds on the overall score.
         on_mean: whether the bounds apply to the mean over all edits instead of to every edit.
     """
 
-    make_edits: MakeEdits
+    make_edits: Callable[[EditPair], Iterator[Pixels]]
     minimum: float = 1.0
     maximum: float = 5.0
     on_mean: bool = False
@@ -64,7 +62,7 @@ class AnchorResult:
 
 def blend(pair: EditPair, share: float) -> Pixels:
     """Blend a share of the source into the target."""
-    return _to_uint8(share * pair.source.astype(np.float32) + (1 - share) * pair.target)
+    return round_to_uint8(share * pair.source.astype(np.float32) + (1 - share) * pair.target)
 
 
 def _render_mistakes(mistake: str, pair: EditPair) -> Iterator[Pixels]:
@@ -112,18 +110,18 @@ def check_anchor(pairs: Sequence[EditPair], anchor: Anchor) -> AnchorResult:
 
 
 def _add_noise(pair: EditPair, level: float) -> Pixels:
-    return _to_uint8(pair.target + 90 * level * np.random.default_rng(0).standard_normal(pair.target.shape))
+    return round_to_uint8(pair.target + 90 * level * np.random.default_rng(0).standard_normal(pair.target.shape))
 
 
 def _blur(pair: EditPair, level: float) -> Pixels:
-    return _to_uint8(gaussian_filter(pair.target.astype(float), (0, 3 * level, 3 * level, 0)))
+    return round_to_uint8(gaussian_filter(pair.target.astype(float), (0, 3 * level, 3 * level, 0)))
 
 
 DEGRADATIONS: dict[str, Callable[[EditPair, float], Pixels]] = {
     "share of the source left in": blend,
     "noise (1: 90 grey levels)": _add_noise,
     "blur (1: 3 pixels)": _blur,
-    "darkness (1: black)": lambda pair, level: _to_uint8((1 - level) * pair.target),
+    "darkness (1: black)": lambda pair, level: round_to_uint8((1 - level) * pair.target),
 }
 """Functions from an item and a level (0 to 1) to the degraded target, by the title of their plots."""
 
@@ -135,7 +133,3 @@ def score_degraded(pair: EditPair) -> dict[tuple[str, float], Scores]:
         for name, degrade in DEGRADATIONS.items()
         for level in DEGRADATION_LEVELS
     }
-
-
-def _to_uint8(values: np.ndarray) -> Pixels:
-    return np.clip(values + 0.5, 0, 255).astype(np.uint8)

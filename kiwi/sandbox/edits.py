@@ -9,18 +9,19 @@ kiwi.sandbox.pairs).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
 from kiwi.sandbox import grammar
 from kiwi.sandbox.drawing import PATTERNS, SHAPES, TEXTURES
-from kiwi.sandbox.palette import SPRITE_COLOURS, contrasting_colours
+from kiwi.sandbox.palette import SPRITE_COLOURS, STYLES, contrasting_colours
 from kiwi.sandbox.sampling import ItemSampler
-from kiwi.sandbox.styles import STYLES
 from kiwi.sandbox.world import Appearance, Background, Scene, Sprite
+
+T = TypeVar("T", bound="Edit | Appearance | Background")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class Edit(ABC):
 class ChangeSprite(Edit):
     """Give sprite `index` the colour, the shape, or both, that the instruction names."""
 
-    category: ClassVar[str] = "local_change"
+    category = "local_change"
     index: int
     appearance: Appearance
 
@@ -77,15 +78,14 @@ class ChangeSprite(Edit):
         return grammar.sample_instruction(kind, sampler, **slots, colour=new.colour, shape=new.shape)
 
     def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
-        for mistake_kind, appearance in _appearances_with_mistake(self.appearance):
-            yield mistake_kind, replace(self, appearance=appearance)
+        return _vary_appearance(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveSprite(Edit):
     """Remove sprite `index`, so that what was behind it becomes visible."""
 
-    category: ClassVar[str] = "local_remove"
+    category = "local_remove"
     index: int
 
     def apply(self, scene: Scene) -> Scene:
@@ -105,7 +105,7 @@ class RemoveSprite(Edit):
 class AddSprite(Edit):
     """Add a sprite in front of all others; the instruction names its place (PLACES) and motion (MOTIONS)."""
 
-    category: ClassVar[str] = "local_add"
+    category = "local_add"
     SIZE: ClassVar[float] = 0.36  # always the same, because the instruction does not name a size
     appearance: Appearance
     place: str
@@ -124,21 +124,16 @@ class AddSprite(Edit):
         return grammar.sample_instruction("add", sampler, new_object=new_object, place=self.place, motion=self.motion)
 
     def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
-        for mistake_kind, appearance in _appearances_with_mistake(self.appearance):
-            yield mistake_kind, replace(self, appearance=appearance)
-        for place in grammar.PLACES:
-            if place != self.place:
-                yield "place", replace(self, place=place)
-        for motion in grammar.MOTIONS:
-            if motion != self.motion:
-                yield "motion", replace(self, motion=motion)
+        yield from _vary_appearance(self)
+        yield from (("place", edit) for edit in _variants(self, "place", grammar.PLACES))
+        yield from (("motion", edit) for edit in _variants(self, "motion", grammar.MOTIONS))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeBackground(Edit):
     """Replace the background with the one that the instruction describes, and keep the camera motion."""
 
-    category: ClassVar[str] = "background_change"
+    category = "background_change"
     background: Background
 
     def apply(self, scene: Scene) -> Scene:
@@ -149,22 +144,20 @@ class ChangeBackground(Edit):
 
     def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
         correct = self.background
-        for texture in TEXTURES:
-            if texture != correct.texture:
-                yield "texture", replace(self, background=replace(correct, texture=texture))
-        for base_colour in contrasting_colours(correct.pattern_colour):
-            if base_colour != correct.base_colour:
-                yield "colour", replace(self, background=replace(correct, base_colour=base_colour))
-        for pattern_colour in contrasting_colours(correct.base_colour):
-            if pattern_colour != correct.pattern_colour and correct.texture != "plain":
-                yield "colour", replace(self, background=replace(correct, pattern_colour=pattern_colour))
+        for background in _variants(correct, "texture", TEXTURES):
+            yield "texture", replace(self, background=background)
+        recoloured = _variants(correct, "base_colour", contrasting_colours(correct.pattern_colour))
+        if correct.texture != "plain":
+            recoloured += _variants(correct, "pattern_colour", contrasting_colours(correct.base_colour))
+        for background in recoloured:
+            yield "colour", replace(self, background=background)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Restyle(Edit):
     """Apply a style to the whole video; `style` is a name in STYLES."""
 
-    category: ClassVar[str] = "global_style"
+    category = "global_style"
     style: str
 
     def stylise(self, video: np.ndarray) -> np.ndarray:
@@ -177,16 +170,14 @@ class Restyle(Edit):
         return grammar.caption(scene, self.style)
 
     def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
-        for style in STYLES:
-            if style != self.style:
-                yield "style", replace(self, style=style)
+        return (("style", edit) for edit in _variants(self, "style", STYLES))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectReference(ChangeSprite):
     """Replace sprite `index` with the object of the reference image, which shows it large on a white background."""
 
-    category: ClassVar[str] = "subject_reference"
+    category = "subject_reference"
 
     def reference(self) -> Scene:
         white = Background(texture="plain", base_colour="white", pattern_colour="white")
@@ -201,7 +192,7 @@ class SubjectReference(ChangeSprite):
 class BackgroundReference(ChangeBackground):
     """Replace the background with that of the reference image."""
 
-    category: ClassVar[str] = "background_reference"
+    category = "background_reference"
 
     def reference(self) -> Scene:
         return Scene(background=self.background, sprites=())
@@ -210,13 +201,13 @@ class BackgroundReference(ChangeBackground):
         return grammar.sample_instruction("background_reference", sampler)
 
 
-def _appearances_with_mistake(correct: Appearance) -> Iterator[tuple[str, Appearance]]:
-    for colour in SPRITE_COLOURS:
-        if colour != correct.colour:
-            yield "colour", replace(correct, colour=colour)
-    for shape in SHAPES:
-        if shape != correct.shape:
-            yield "shape", replace(correct, shape=shape)
-    for pattern in PATTERNS:
-        if pattern != correct.pattern:
-            yield "pattern", replace(correct, pattern=pattern)
+def _vary_appearance(edit: ChangeSprite | AddSprite) -> Iterator[tuple[str, Edit]]:
+    for kind, names in (("colour", SPRITE_COLOURS), ("shape", SHAPES), ("pattern", PATTERNS)):
+        for appearance in _variants(edit.appearance, kind, names):
+            yield kind, replace(edit, appearance=appearance)
+
+
+def _variants(value: T, field: str, names: Iterable[str]) -> list[T]:
+    """List the copies of a value in which one field has another of these names."""
+    others = [name for name in names if name != getattr(value, field)]
+    return [replace(value, **{field: name}) for name in others]  # type: ignore[arg-type]

@@ -1,22 +1,12 @@
-"""Export of the sandbox: mp4 pairs, reference images, masks, and manifests with the published columns and `mask`.
-
-    OUT/world.json        settings, written first
-        videos/           <id>_source.mp4, <id>_target.mp4
-        references/       <id>.png
-        images/           <id>_source.png, <id>_target.png: first frames of the pairs without reference
-        masks/            <id>.mp4 (lossless) and <id>.png of the first frame: white where the edit is visible
-        video.csv, image.csv, reference.csv    written last; a manifest without rows is omitted
-        benchmark_videos.csv, refvie_bench.yaml    the same items in the layouts of OpenVE-Bench and RefVIE-Bench
+"""Export of the sandbox as videos, images and manifests, and a preview of it as one image.
 
 Every write is atomic, so existing media are complete, and an interrupted export can be resumed.
 """
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -24,12 +14,13 @@ import yaml
 from kiwi.console import progress
 from kiwi.errors import InputError
 from kiwi.media.files import make_folder, write_text
-from kiwi.media.image import write_image
+from kiwi.media.image import contact_sheet, write_image
 from kiwi.media.run_dir import open_run_dir
 from kiwi.media.video import write_video
 from kiwi.options import positional
 from kiwi.sandbox.options import WorldOptions
 from kiwi.sandbox.pairs import CATEGORIES, EditPair
+from kiwi.sandbox.world import Pixels
 
 # Increased whenever the same seed and index give other pixels, words or files than before.
 WORLD_VERSION = 4
@@ -37,23 +28,34 @@ WORLD_VERSION = 4
 CRF = 10
 
 _LIST_FILES = ("video.csv", "image.csv", "reference.csv", "benchmark_videos.csv", "refvie_bench.yaml")
-_COLUMNS = ("src_video", "tgt_video", "prompt", "iid", "edited_type", "mask", "caption")
+_PREVIEW_COLUMNS = ["reference", "source, first", "source, last", "target, first", "target, last", "mask, last"]
+# Approximate height of the preview's cells, which are enlarged so that single pixels are visible.
+_CELL_HEIGHT = 144
+# Grey levels of the cell of a missing reference, and of the border of every cell.
+_EMPTY_GREY, _BORDER_GREY = 232, 160
 
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxExportOptions(WorldOptions):
     """Write items of the sandbox as videos, reference images, masks and manifests.
 
-    OUT/videos/<id>_source.mp4 and <id>_target.mp4, OUT/references/<id>.png, OUT/images/ (first frames), OUT/masks/
-    (white where the edit is visible); video.csv, image.csv and reference.csv list them with the columns src_video,
-    tgt_video, prompt, iid, edited_type, mask, caption and ref_image; benchmark_videos.csv and refvie_bench.yaml list
-    the same items in the layouts of OpenVE-Bench and RefVIE-Bench; world.json records the settings. Rerun the same
-    command to resume. With more items the export is extended; with fewer, the lists are shortened and no file is
-    deleted.
+    world.json        settings, written first
+    videos/           <id>_source.mp4, <id>_target.mp4
+    references/       <id>.png
+    images/           <id>_source.png, <id>_target.png: first frames of the items without reference
+    masks/            <id>.mp4 (lossless) and <id>.png of the first frame: white where the edit may be visible
+    video.csv, image.csv, reference.csv
+                      manifests, written last, with the columns src_video, tgt_video, prompt, iid, edited_type, mask,
+                      caption and (in reference.csv) ref_image; a manifest without rows is omitted
+    benchmark_videos.csv, refvie_bench.yaml
+                      the same items in the layouts of OpenVE-Bench and RefVIE-Bench
+
+    Rerun the same command to resume. With more items the export is extended; with fewer, the lists are shortened and no
+    file is deleted.
 
     Args:
-        out: folder to write to.
-        fps: frames per second of the videos.
+        out: folder to write to
+        fps: frames per second of the videos
     """
 
     out: Path = positional()
@@ -62,22 +64,36 @@ class SandboxExportOptions(WorldOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0.1 <= self.fps <= 1000:
-            raise InputError(
-                "--fps is out of range", code="out-of-range", got=self.fps, expected="a number from 0.1 to 1000"
-            )
+            raise InputError("--fps is out of range", code="out-of-range", got=self.fps, expected="0.1 to 1000")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportSummary:
-    """Result of an export: its folder, number of items, and number of rows by manifest."""
+class PreviewOptions(WorldOptions):
+    """Draw items of the sandbox into one image.
 
-    folder: Path
-    items: int
-    manifests: dict[str, int]
+    Each row shows an item: its reference image, the first and last frames of source and target, and the mask of the
+    last frame.
+
+    Args:
+        out: PNG file to write
+    """
+
+    out: Path = positional(metavar="OUT.png")
+    items: int = len(CATEGORIES)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out.suffix.lower() != ".png":
+            raise InputError(
+                "the preview must be a PNG file", code="wrong-suffix", got=self.out, expected="a path that ends in .png"
+            )
 
 
-def export_sandbox(options: SandboxExportOptions) -> ExportSummary:
+def export_sandbox(options: SandboxExportOptions) -> dict[str, int]:
     """Write items of the sandbox as videos, images and manifests.
+
+    Returns:
+        Number of rows by name of the manifest, such as "video.csv".
 
     Raises:
         InputError: if no item can be rendered with the settings, or the folder has an export with other settings or
@@ -96,89 +112,105 @@ def export_sandbox(options: SandboxExportOptions) -> ExportSummary:
     open_run_dir(out / "world.json", settings, "an export of the sandbox")
     for name in ("videos", "references", "images", "masks"):
         make_folder(out / name)
-    rows: dict[str, list[dict[str, str]]] = {"video": [], "image": [], "reference": []}
+    rows: dict[str, list[dict[str, str]]] = {"video.csv": [], "image.csv": [], "reference.csv": []}
     for index in progress(range(options.items), f"exporting to {out}", total=options.items):
         pair = options.pair(index)
-        row = _write_videos(out, pair, options.fps)
+        row = _write_media(out, pair, options.fps)
         if pair.reference is None:
-            rows["video"].append(row)
-            rows["image"].append(_write_first_frames(out, pair))
+            rows["video.csv"].append(row)
+            rows["image.csv"].append(_write_media(out, pair, fps=None))
         else:
-            rows["reference"].append({**row, "ref_image": _write_reference(out, pair, pair.reference)})
-    manifests = {f"{name}.csv": records for name, records in rows.items() if records}
+            reference = f"references/{pair.id}.png"
+            if not (out / reference).exists():
+                write_image(out / reference, pair.reference)
+            rows["reference.csv"].append({**row, "ref_image": reference})
+    manifests = {name: records for name, records in rows.items() if records}
     lists = {name: _to_csv(records) for name, records in manifests.items()}
-    lists |= _format_benchmark_lists(rows["video"], rows["reference"])
+    lists |= _format_benchmark_lists(rows["video.csv"], rows["reference.csv"])
     for name in _LIST_FILES:
         if name in lists:
             write_text(out / name, lists[name])
         else:
             (out / name).unlink(missing_ok=True)  # from an export of more items; all lists must have the same items
-    counts = {name: len(records) for name, records in manifests.items()}
-    return ExportSummary(folder=out, items=options.items, manifests=counts)
+    return {name: len(records) for name, records in manifests.items()}
 
 
-def _write_videos(out: Path, pair: EditPair, fps: float) -> dict[str, str]:
-    source, target = f"videos/{pair.id}_source.mp4", f"videos/{pair.id}_target.mp4"
-    for path, video in ((out / source, pair.source), (out / target, pair.target)):
-        if not path.exists():
-            write_video(path, video, fps, crf=CRF)
-    mask = f"masks/{pair.id}.mp4"
-    if not (out / mask).exists():
-        write_video(out / mask, mask_frames(pair.mask), fps, crf=0)
-    return _make_manifest_row(pair, source, target, mask)
+def write_preview(options: PreviewOptions) -> None:
+    """Render the items and write the image. Raises InputError like `make_pair`."""
+    write_image(options.out, draw_preview(options.pairs()))
 
 
-def _write_first_frames(out: Path, pair: EditPair) -> dict[str, str]:
-    source, target = f"images/{pair.id}_source.png", f"images/{pair.id}_target.png"
-    for path, video in ((out / source, pair.source), (out / target, pair.target)):
-        if not path.exists():
-            write_image(path, video[0])
-    mask = f"masks/{pair.id}.png"
-    if not (out / mask).exists():
-        write_image(out / mask, mask_frames(pair.mask)[0])
-    return _make_manifest_row(pair, source, target, mask)
+def draw_preview(pairs: list[EditPair]) -> Pixels:
+    """Draw one image (HWC) with a row per pair: reference, source, target and mask."""
+    rows, labels = [], []
+    for pair in pairs:
+        mask = mask_frames(pair.mask[-1:])[0]
+        reference = np.full_like(pair.source[0], _EMPTY_GREY) if pair.reference is None else pair.reference
+        cells = [reference, pair.source[0], pair.source[-1], pair.target[0], pair.target[-1], mask]
+        rows.append([_enlarge(cell) for cell in cells])
+        labels.append(f"{pair.instruction}\n{pair.category}\n{pair.id}")
+    return contact_sheet(rows, labels, _PREVIEW_COLUMNS)
 
 
-def _write_reference(out: Path, pair: EditPair, reference: Any) -> str:
-    path = f"references/{pair.id}.png"
-    if not (out / path).exists():
-        write_image(out / path, reference)
-    return path
-
-
-def mask_frames(mask_FHW: np.ndarray) -> np.ndarray:
+def mask_frames(mask_FHW: np.ndarray) -> Pixels:
     """Convert a mask (FHW bool) to frames (FHWC uint8), white where it is true and black elsewhere."""
     return np.repeat(mask_FHW[..., None], 3, axis=-1).astype(np.uint8) * 255
 
 
-def _make_manifest_row(pair: EditPair, source: str, target: str, mask: str) -> dict[str, str]:
-    values = (source, target, pair.instruction, pair.id, pair.category, mask, pair.caption)
-    return dict(zip(_COLUMNS, values, strict=True))
+def _write_media(out: Path, pair: EditPair, fps: float | None) -> dict[str, str]:
+    """Write the missing media of a pair: videos, or images of the first frame if `fps` is None; return its row."""
+    folder, suffix = ("images", "png") if fps is None else ("videos", "mp4")
+    source, target = f"{folder}/{pair.id}_source.{suffix}", f"{folder}/{pair.id}_target.{suffix}"
+    mask = f"masks/{pair.id}.{suffix}"
+    media = ((source, pair.source, CRF), (target, pair.target, CRF), (mask, mask_frames(pair.mask), 0))
+    for name, frames, crf in media:
+        if (out / name).exists():
+            continue
+        if fps is None:
+            write_image(out / name, frames[0])
+        else:
+            write_video(out / name, frames, fps, crf=crf)
+    return {
+        "src_video": source,
+        "tgt_video": target,
+        "prompt": pair.instruction,
+        "iid": pair.id,
+        "edited_type": pair.category,
+        "mask": mask,
+        "caption": pair.caption,
+    }
 
 
-def _format_benchmark_lists(edits: Sequence[dict[str, str]], references: Sequence[dict[str, str]]) -> dict[str, str]:
+def _format_benchmark_lists(edits: list[dict[str, str]], references: list[dict[str, str]]) -> dict[str, str]:
     """Format the rows like the lists of OpenVE-Bench (CSV) and RefVIE-Bench (YAML); the texts by file name."""
     lists = {}
     if edits:
         columns = {"edited_type": "edited_type", "prompt": "prompt", "original_video": "src_video"}
-        lists["benchmark_videos.csv"] = _to_csv(
-            {published: row[column] for published, column in columns.items()} for row in edits
-        )
+        lists["benchmark_videos.csv"] = _to_csv([_rename(row, columns) for row in edits])
     if references:
         columns = {"src_video": "src_video", "ref_img": "ref_image", "instruction": "prompt"}
         items = [
-            {published: row[column] for published, column in columns.items()}
-            | {"edit_type": row["edited_type"].removesuffix("_reference")}
-            for row in references
+            _rename(row, columns) | {"edit_type": row["edited_type"].removesuffix("_reference")} for row in references
         ]
         lists["refvie_bench.yaml"] = yaml.safe_dump(items, sort_keys=False, allow_unicode=True, width=1000)
     return lists
 
 
-def _to_csv(rows: Iterable[dict[str, str]]) -> str:
-    rows = list(rows)
+def _rename(row: dict[str, str], columns: dict[str, str]) -> dict[str, str]:
+    """Select columns of a row, given by their new names."""
+    return {new: row[old] for new, old in columns.items()}
+
+
+def _to_csv(rows: list[dict[str, str]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _enlarge(image: Pixels) -> Pixels:
+    """Enlarge an image and add a thin border, because masks and references can be white like the sheet."""
+    factor = max(1, round(_CELL_HEIGHT / image.shape[0]))
+    enlarged = image.repeat(factor, axis=0).repeat(factor, axis=1)
+    return np.pad(enlarged, ((1, 1), (1, 1), (0, 0)), constant_values=_BORDER_GREY)

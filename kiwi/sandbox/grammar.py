@@ -4,6 +4,10 @@ An expression that refers to a sprite matches no other sprite of the scene. It n
 these are unique, and otherwise also the place in the first frame.
 """
 
+import re
+
+from kiwi.sandbox.drawing import PATTERNS, SHAPES, TEXTURES
+from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS
 from kiwi.sandbox.sampling import ItemSampler
 from kiwi.sandbox.world import Appearance, Background, Scene, Sprite, Vector
 
@@ -142,6 +146,18 @@ MOTIONS: dict[str, Vector] = {
 # Minimum distance along an axis at which a place on that axis distinguishes two sprites of the same appearance.
 MIN_SIDE_DISTANCE = 0.3
 
+_SHAPES, _COLOURS, _TEXTURES = (", ".join(names) for names in (SHAPES, SPRITE_COLOURS, TEXTURES))
+
+DOMAIN_DESCRIPTION = (
+    f"rendered scenes of one to three shapes ({_SHAPES}; {_COLOURS}; plain, striped or dotted) over {_TEXTURES} "
+    "backgrounds; edits that recolour, reshape, replace, add or remove a shape, change the background, or make the "
+    "video grey, sepia, inverted or posterised; and references that show such a shape or background, never real videos"
+)
+"""What a model trained in the sandbox alone was trained on, in words, to follow "the model was trained on"."""
+
+MAX_INSTRUCTION_WORDS = 20
+"""Approximate length of the longest instructions of the sandbox."""
+
 
 def sample_instruction(kind: str, sampler: ItemSampler, **slots: str) -> str:
     """Sample a wording of an edit: `sample_instruction("recolour", sampler, object="the red ring", colour="blue")`."""
@@ -214,6 +230,29 @@ def _distinguishing_sides(sprite: Sprite, twins: list[Sprite]) -> list[str]:
     dy = [sprite.start[1] - twin.start[1] for twin in twins]
     sides = {"on the right": dx, "at the bottom": dy, "on the left": [-d for d in dx], "at the top": [-d for d in dy]}
     return [words for words, distances in sides.items() if min(distances) >= MIN_SIDE_DISTANCE]
+
+
+def unknown_words(text: str) -> list[str]:
+    """List the words of a text that no instruction of the sandbox contains, in order and without repetition.
+
+    Numbers and punctuation are ignored.
+    """
+    return [word for word in dict.fromkeys(_split_words(text)) if word not in _VOCABULARY]
+
+
+def _split_words(text: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", text.lower())
+
+
+_VOCABULARY = {
+    word
+    for text in (
+        *(re.sub(r"\{\w+\}", " ", wording) for wordings in WORDINGS.values() for wording in wordings),
+        *(*PLACES, *MOTIONS, *SHAPES, *PATTERNS, *TEXTURES, *SPRITE_COLOURS, *BACKGROUND_COLOURS),
+        "striped dotted shape black white colours gradient from to on an a and the",  # in neither of the above
+    )
+    for word in _split_words(text)
+}
 
 
 def _capitalise(text: str) -> str:

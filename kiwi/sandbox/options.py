@@ -15,12 +15,13 @@ class SandboxItems(Spec):
     """Items of the sandbox to render: the first ones of a world, at one size.
 
     Args:
-        items: number of items, from index 0; more items do not change the first ones.
-        seed: seed of the world.
-        size: height in pixels.
-        width: width in pixels (default: the height).
-        level: complexity of the scenes.
-        split: subset of items; new_things, new_words and new_both have objects or wordings that train never shows.
+        items: number of items, counted from item 0
+        seed: random seed; each seed gives another world of items
+        size: height of the videos in pixels
+        width: width of the videos in pixels (default: the height)
+        level: complexity of the scenes, from one plain object to three patterned ones with a moving camera
+        split: subset of items; new_words, new_things and new_both have wordings, objects and backgrounds, or all of
+            these, that train never shows
     """
 
     items: int
@@ -41,8 +42,9 @@ class WorldOptions(SandboxItems, Options):
     """Options of the commands that render edits of the sandbox.
 
     Args:
-        frames: number of frames of each video.
-        categories: kinds of edit, separated by commas, such as local_add,global_style (default: all).
+        frames: number of frames of each video
+        categories: kinds of edit, separated by commas, of local_change, local_remove, local_add, background_change,
+            global_style, subject_reference and background_reference (default: all)
     """
 
     items: int = 64

@@ -72,22 +72,6 @@ MISTAKE_PROJECTION, TARGET_PROJECTION = 0.25, 0.65
 """On the line from a mistake (0) to the target (1), an edit counts as the mistake up to the first projection and as the
 target from the second."""
 
-_OPENVE = ("Instruction Compliance", "Consistency & Detail Fidelity", "Visual Quality & Stability")
-SCORE_NAMES: dict[str, tuple[str, str, str]] = {
-    **dict.fromkeys(("local_change", "local_remove", "local_add", "background_change", "global_style"), _OPENVE),
-    "subject_reference": (
-        "Identity Consistency & Compliance",
-        "Temporal Consistency & Texture Fidelity",
-        "Physical Integration & Tracking",
-    ),
-    "background_reference": (
-        "Reference Fidelity & Preservation",
-        "Matting Quality & Temporal Stability",
-        "Visual Harmony & Perspective",
-    ),
-}
-"""Names of the three scores in the published benchmarks, by category."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
@@ -104,22 +88,11 @@ class Scores:
 
 
 def score_edit(pair: EditPair, edited_FHWC: np.ndarray) -> Scores:
-    """Score an edit of a pair's source.
-
-    Args:
-        pair: sandbox item with its exact target and mask.
-        edited_FHWC: edited video, uint8, with the shape of the source.
-
-    Raises:
-        InputError: if the edit has another shape or type.
-    """
+    """Score an edit of a pair's source. Raises InputError unless it is uint8 of the source's shape."""
     if edited_FHWC.shape != pair.source.shape or edited_FHWC.dtype != np.uint8:
-        raise InputError(
-            f"the edit of {pair.id} does not match its source",
-            code="invalid-pixels",
-            got=f"{edited_FHWC.dtype} of shape {edited_FHWC.shape}",
-            expected=f"uint8 of shape {pair.source.shape}",
-        )
+        got, expected = f"{edited_FHWC.dtype} of shape {edited_FHWC.shape}", f"uint8 of shape {pair.source.shape}"
+        problem = f"the edit of {pair.id} does not match its source"
+        raise InputError(problem, code="invalid-pixels", got=got, expected=expected)
     item, edited = _prepare(pair), to_lab(edited_FHWC)
     compliance = _to_score(min(_compliance_share(item, edited), _mistake_credit(item, edited)))
     consistency = _to_score(min(_preservation_score(item, edited), _motion_score(item, edited)))

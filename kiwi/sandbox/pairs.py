@@ -1,12 +1,14 @@
 """Pairs of a sandbox video and its edited version, with the edit that was sampled for it.
 
-The mask is computed from the source and target scenes in the same way for all edits.
+The mask is computed from the source and target scenes in the same way for all edits. Controls are pairs with the
+instruction or reference of another pair; an editor has to edit them differently.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +25,8 @@ from kiwi.sandbox.edits import (
     Restyle,
     SubjectReference,
 )
-from kiwi.sandbox.palette import SPRITE_COLOURS, to_lab
+from kiwi.sandbox.palette import SPRITE_COLOURS, STYLES, to_lab
 from kiwi.sandbox.sampling import ItemSampler, item_sampler, relative_distance, scene_at
-from kiwi.sandbox.styles import STYLES
 from kiwi.sandbox.world import Appearance, Drawing, Scene, draw, render
 
 # Minimum mean distance in CIELAB between source and target inside the mask. Below it, half of an edit would be so close
@@ -138,14 +139,8 @@ class EditPair:
 
     def with_edit(self, edit: Edit) -> EditPair | None:
         """Return the item with another edit, such as another reference; None if that edit is hardly visible."""
-        rendered = _render_target(self.scene, draw(self.scene, *self.source.shape[:3]), edit)
-        if rendered is None:
-            return None
-        target, mask, new_mask = rendered
-        reference, caption = _render_reference(edit, min(self.source.shape[1:3])), edit.caption(self.scene)
-        return replace(
-            self, target=target, mask=mask, new_mask=new_mask, reference=reference, caption=caption, edit=edit
-        )
+        rendered = _render_edit(draw(self.scene, *self.source.shape[:3]), edit)
+        return None if rendered is None else replace(self, **rendered)
 
 
 def make_pair(
@@ -172,42 +167,26 @@ def make_pair(
             a side below MIN_SIDE, or the aspect ratio is so extreme that no edit is visible.
     """
     names = check_categories(categories)
+    size = f"{width}x{height}"
     if min(height, width) < MIN_SIDE:
-        raise InputError(
-            "the video is too small for the sandbox",
-            code="out-of-range",
-            got=f"{width}x{height}",
-            expected=f"at least {MIN_SIDE} pixels per side",
-        )
+        raise InputError(f"{size} is too small", code="out-of-range", expected=f"at least {MIN_SIDE} pixels per side")
     category = names[index % len(names)]
     scene = scene_at(seed, index, level, split)
     source = draw(scene, frames, height, width)
     for attempt in range(_MAX_ATTEMPTS):
         sampler = item_sampler(seed, index, CATEGORIES.index(category), attempt, level=level, split=split)
         edit = PROPOSALS[category](scene, sampler)
-        if (rendered := _render_target(scene, source, edit)) is not None:
-            break
-    else:
-        raise InputError(
-            f"no {category} edit of item {index} of world {seed} is visible",
-            code="out-of-range",
-            got=f"frames of {width}x{height}",
-            expected="an aspect ratio closer to a square",
-        )
-    target, mask, new_mask = rendered
-    return EditPair(
-        source=source.video,
-        target=target,
-        mask=mask,
-        new_mask=new_mask,
-        instruction=edit.instruction(scene, sampler),
-        reference=_render_reference(edit, min(height, width)),
-        category=category,
-        caption=edit.caption(scene),
-        id=f"{level}-{split}-{seed}-{index:06d}",
-        scene=scene,
-        edit=edit,
-    )
+        if (rendered := _render_edit(source, edit)) is not None:
+            return EditPair(
+                source=source.video,
+                instruction=edit.instruction(scene, sampler),
+                category=category,
+                id=f"{level}-{split}-{seed}-{index:06d}",
+                scene=scene,
+                **rendered,
+            )
+    problem = f"no {category} edit of item {index} of world {seed} is visible at {size}"
+    raise InputError(problem, code="out-of-range", expected="an aspect ratio closer to a square")
 
 
 def check_categories(categories: Sequence[str] | None) -> tuple[str, ...]:
@@ -217,30 +196,30 @@ def check_categories(categories: Sequence[str] | None) -> tuple[str, ...]:
         InputError: if a category is unknown or repeated, or there is none.
     """
     names = CATEGORIES if categories is None else tuple(categories)
-    unknown = [name for name in names if name not in PROPOSALS]
-    if unknown or not names or len(set(names)) < len(names):
-        expected = f"some of {', '.join(CATEGORIES)}, each at most once"
-        raise InputError(
-            "invalid categories", code="unknown-category", got=", ".join(names) or "none", expected=expected
-        )
+    if not names or set(names) - set(CATEGORIES) or len(set(names)) < len(names):
+        got, expected = ", ".join(names) or "none", f"some of {', '.join(CATEGORIES)}, each at most once"
+        raise InputError("invalid categories", code="unknown-category", got=got, expected=expected)
     return names
 
 
-def _render_target(scene: Scene, source: Drawing, edit: Edit) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Render the target, mask and mask of new content of an edit; None if the edit is hardly visible."""
-    edited = draw(edit.apply(scene), *source.video.shape[:3])
+def _render_edit(source: Drawing, edit: Edit) -> dict[str, Any] | None:
+    """Render an edit to those fields of EditPair that depend on it; None if the edit is hardly visible."""
+    edited = draw(edit.apply(source.scene), *source.video.shape[:3])
     target = edit.stylise(edited.video)
     new, old = _find_exclusive_region(edited, source), _find_exclusive_region(source, edited)
     if edit.category == "global_style":
         new = np.ones_like(new)
-    mask = new | old
-    return (target, mask, new) if _is_visible(source.video, target, mask) else None
-
-
-def _render_reference(edit: Edit, side: int) -> np.ndarray | None:
-    """Render the square reference image of an edit; None if it needs no reference."""
-    scene = edit.reference()
-    return None if scene is None else render(scene, 1, side, side)[0]
+    if not _is_visible(source.video, target, new | old):
+        return None
+    scene, side = edit.reference(), min(source.video.shape[1:3])
+    return {
+        "edit": edit,
+        "target": target,
+        "mask": new | old,
+        "new_mask": new,
+        "reference": None if scene is None else render(scene, 1, side, side)[0],
+        "caption": edit.caption(source.scene),
+    }
 
 
 def _find_exclusive_region(drawing: Drawing, other: Drawing) -> np.ndarray:
@@ -259,3 +238,51 @@ def _is_visible(source: np.ndarray, target: np.ndarray, mask: np.ndarray) -> boo
         return False
     change = np.linalg.norm(to_lab(source[mask]) - to_lab(target[mask]), axis=-1)
     return bool(change.mean() >= MIN_CHANGE)
+
+
+# --- controls -------------------------------------------------------------------------------------------
+
+
+def swap_instruction(pair: EditPair, donor: EditPair) -> EditPair | None:
+    """Return the item with the donor's instruction but its own target, which an editor should now miss.
+
+    None if both instructions mean the same: they refer to the reference alone, or name the same style.
+    """
+    if isinstance(pair.edit, BackgroundReference) or donor.instruction == pair.instruction:
+        return None
+    if isinstance(pair.edit, Restyle) and pair.edit == donor.edit:
+        return None
+    return replace(pair, instruction=donor.instruction)
+
+
+def swap_reference(pair: EditPair, donor: EditPair) -> EditPair | None:
+    """Return the item with the donor's reference and the exact target that follows from it.
+
+    None if there are no references, if both show the same, or if the scene already has an object like the donor's.
+    """
+    edit, other = pair.edit, donor.edit
+    if isinstance(edit, SubjectReference) and isinstance(other, SubjectReference):
+        if other.appearance == edit.appearance or other.appearance.kind in _existing_kinds(pair.scene):
+            return None
+        return pair.with_edit(replace(edit, appearance=other.appearance))
+    if isinstance(edit, BackgroundReference) and isinstance(other, BackgroundReference) and edit != other:
+        return pair.with_edit(other)
+    return None
+
+
+def make_controls(
+    pairs: Sequence[EditPair], swap: Callable[[EditPair, EditPair], EditPair | None]
+) -> dict[str, EditPair]:
+    """Make the controls, by item id: each item with the next possible donor of its category, in cyclic order.
+
+    Args:
+        pairs: items, each of which is also a possible donor for the others.
+        swap: function from an item and a donor to the control, such as `swap_instruction`; None if impossible.
+    """
+    controls: dict[str, EditPair] = {}
+    for index, pair in enumerate(pairs):
+        others = (*pairs[index + 1 :], *pairs[:index])
+        candidates = (swap(pair, donor) for donor in others if donor.category == pair.category)
+        if (control := next(filter(None, candidates), None)) is not None:
+            controls[pair.id] = control
+    return controls

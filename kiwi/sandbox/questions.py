@@ -218,12 +218,10 @@ def check_tasks(tasks: Sequence[str] | None, frames: int) -> tuple[str, ...]:
     """
     possible = tuple(name for name in TASKS if name != "move" or frames > 1)
     names = possible if tasks is None else tuple(tasks)
-    if set(names) - set(possible) or not names or len(set(names)) < len(names):
+    if not names or set(names) - set(possible) or len(set(names)) < len(names):
+        got, expected = ", ".join(names) or "none", f"some of {', '.join(possible)}, each at most once"
         raise InputError(
-            f"invalid tasks for a video of {frames} frames",
-            code="unknown-task",
-            got=", ".join(names) or "none",
-            expected=f"some of {', '.join(possible)}, each at most once",
+            f"invalid tasks for a video of {frames} frames", code="unknown-task", got=got, expected=expected
         )
     return names
 

@@ -19,9 +19,9 @@ class VocabularyOptions(Options):
     OUT/prompt.json is a prompt template that uses only words of the vocabulary.
 
     Args:
-        out: output folder.
-        words: maximum vocabulary size, including 256 byte tokens and excluding Qwen's special tokens.
-        items: number of questions and answers to train on.
+        out: folder to write to
+        words: maximum vocabulary size, including 256 byte tokens and excluding Qwen's special tokens
+        items: number of questions and answers to train on
     """
 
     out: Path = positional()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import pytest
 
 from kiwi.__main__ import main
+from kiwi.cli.sandbox import ACTIONS
 from kiwi.errors import InputError, SpecError
 from kiwi.media.image import read_image
 from kiwi.models.mllm.new_qwen import NewQwen, make_byte_tokenizer, train_tokenizer
 from kiwi.models.vae.wan import NewVae
 from kiwi.sandbox.anchors import ANCHORS, DEGRADATION_LEVELS, DEGRADATIONS
+from kiwi.sandbox.export import draw_preview
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
-from kiwi.sandbox.preview import draw_preview
 from kiwi.sandbox.questions import PROMPTS
 
 
@@ -26,6 +28,16 @@ def test_export_writes_the_world(tmp_path, capsys):
     settings = json.loads((out / "world.json").read_text())
     assert [settings[key] for key in ("seed", "frames", "height", "width", "fps")] == [3, 1, 32, 48, 12]
     assert len((out / "video.csv").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_the_help_of_every_action_names_the_categories_and_has_no_stop_before_a_default(action, capsys):
+    with pytest.raises(SystemExit):
+        main(["sandbox", action, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: " in text
+    assert not re.search(r"\w\. \(default|\(default: [^)]*\)\.", text)
+    assert action == "vocabulary" or all(category in text for category in CATEGORIES)
 
 
 def test_preview_draws_one_row_per_item(tmp_path):

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from kiwi.sandbox.controls import swap_within_category, with_instruction_of, with_reference_of
-from kiwi.sandbox.domain import DOMAIN_DESCRIPTION, MAX_INSTRUCTION_WORDS, unknown_words
 from kiwi.sandbox.edits import SubjectReference
+from kiwi.sandbox.grammar import DOMAIN_DESCRIPTION, MAX_INSTRUCTION_WORDS, unknown_words
 from kiwi.sandbox.oracle import score_edit
-from kiwi.sandbox.pairs import CATEGORIES, make_pair
+from kiwi.sandbox.pairs import CATEGORIES, make_controls, make_pair, swap_instruction, swap_reference
 
 
 def pairs(count=42, **arguments):
@@ -17,7 +16,7 @@ def pairs(count=42, **arguments):
 
 def test_swapped_instructions_are_of_the_same_category_and_describe_another_edit():
     items = pairs()
-    swapped = swap_within_category(items, with_instruction_of)
+    swapped = make_controls(items, swap_instruction)
     assert {item.category for item in swapped.values()} == set(CATEGORIES) - {"background_reference"}
     for item in items:
         if item.id in swapped:
@@ -32,7 +31,7 @@ def test_swapped_instructions_are_of_the_same_category_and_describe_another_edit
 
 def test_a_swapped_reference_comes_with_its_exact_target():
     items = pairs(categories=["subject_reference", "background_reference"])
-    swapped = swap_within_category(items, with_reference_of)
+    swapped = make_controls(items, swap_reference)
     assert len(swapped) > 0.9 * len(items)
     for item in items:
         if item.id in swapped:
@@ -66,7 +65,7 @@ def test_an_invisible_edit_makes_no_item():
 
 def test_the_last_items_are_swapped_with_the_first_ones():
     items = pairs(14)
-    swapped = swap_within_category(items, with_instruction_of)
+    swapped = make_controls(items, swap_instruction)
     for item in items:
         if item.id in swapped:  # each category has two items: the other one is the donor
             (other,) = (pair for pair in items if pair.category == item.category and pair is not item)
@@ -76,8 +75,8 @@ def test_the_last_items_are_swapped_with_the_first_ones():
 
 
 def test_the_only_item_of_a_category_has_no_control():
-    assert swap_within_category(pairs(7), with_instruction_of) == {}
-    assert swap_within_category(pairs(5), with_reference_of) == {}
+    assert make_controls(pairs(7), swap_instruction) == {}
+    assert make_controls(pairs(5), swap_reference) == {}
 
 
 @pytest.mark.parametrize("split", ["train", "new_both"])

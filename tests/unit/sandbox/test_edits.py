@@ -12,8 +12,7 @@ import pytest
 from kiwi.errors import InputError
 from kiwi.sandbox import grammar
 from kiwi.sandbox.pairs import CATEGORIES, MIN_CHANGE, EditPair, make_pair
-from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS, to_lab
-from kiwi.sandbox.styles import STYLES, grey, invert, posterise, sepia
+from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS, STYLES, grey, invert, posterise, sepia, to_lab
 from kiwi.sandbox.world import draw, render
 
 SIZE = {"frames": 5, "height": 40, "width": 48}

@@ -99,8 +99,8 @@ def test_an_interrupted_export_is_resumed(folder):
 
 def test_an_export_can_be_extended(tmp_path):
     export(tmp_path / "world", 1, **SETTINGS, categories=("local_add",))
-    summary = export(tmp_path / "world", 3, **SETTINGS, categories=("local_add",))
-    assert summary.manifests == {"video.csv": 3, "image.csv": 3}
+    manifests = export(tmp_path / "world", 3, **SETTINGS, categories=("local_add",))
+    assert manifests == {"video.csv": 3, "image.csv": 3}
     assert not (tmp_path / "world" / "reference.csv").exists()
 
 

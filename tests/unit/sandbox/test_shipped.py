@@ -22,8 +22,7 @@ from kiwi.experiment import read_experiment
 from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.vae.wan import WanVae
-from kiwi.sandbox.controls import swap_within_category, with_instruction_of
-from kiwi.sandbox.pairs import make_pair
+from kiwi.sandbox.pairs import make_controls, make_pair, swap_instruction
 from kiwi.sandbox.questions import content_overlap
 from kiwi.training.modules.mllm import ANSWER, END, LitMllm
 from kiwi.weights.hub import locate
@@ -123,7 +122,7 @@ def test_the_editors_follow_their_instructions(name):
     editor = KiwiEditor.from_pretrained(name)
     pairs = held_out_items(12, "global_style", "local_remove", "background_change")
     assert overall(editor, pairs) > 3
-    assert overall(editor, list(swap_within_category(pairs, with_instruction_of).values())) < 2
+    assert overall(editor, list(make_controls(pairs, swap_instruction).values())) < 2
 
 
 def test_the_shipped_files_are_small():
