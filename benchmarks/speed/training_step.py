@@ -104,7 +104,7 @@ def make_variants(module: LitKiwi, batch: EditBatch) -> dict[str, Step]:
             ],
         )
         source, target = (vae.posterior(clips) for clips in (batch.source_BCFHW, batch.target_BCFHW))
-    with_latents = replace(with_vision, source_latents=source, target_latents=target)
+    with_latents = replace(with_vision, source_posterior=source, target_posterior=target)
     batches = {"cached vision": with_vision, "cached vision and latents": with_latents}
     cached: dict[str, Step] = {name: partial(run_step, module, inputs) for name, inputs in batches.items()}
     if encoder.language_model_forward is full_forward:

@@ -11,7 +11,7 @@ from kiwi.checkpoints.folder import from_pretrained
 from kiwi.errors import InputError, KiwiError
 from kiwi.evaluation.options import SandboxMeasureOptions
 from kiwi.evaluation.sandbox_measure import SandboxMeasurement
-from kiwi.evaluation.sandbox_scores import edit_pairs, edit_sheet, pair_editor
+from kiwi.evaluation.sandbox_scores import draw_edit_sheet, edit_pairs, make_pair_editor
 from kiwi.media.files import sha256, write_json
 from kiwi.media.image import write_image
 from kiwi.media.run_dir import read_record
@@ -38,9 +38,9 @@ def draw_contact_sheet(study: Study, runs: Sequence[Run], out: Path) -> None:
             log.warning("%s is missing on the contact sheet: %s", label, error)
             continue
         sampling = defaults.sampling if options.steps is None else defaults.sampling.replace(steps=options.steps)
-        edits[label] = edit_pairs(pairs, pair_editor(model.eval(), sampling, options.noise))
+        edits[label] = edit_pairs(pairs, make_pair_editor(model.eval(), sampling, options.noise))
     if edits:
-        write_image(out, edit_sheet(pairs, edits))
+        write_image(out, draw_edit_sheet(pairs, edits))
         write_json(_hashes_file(out), _hash_models(models))
 
 

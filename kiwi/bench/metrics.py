@@ -20,8 +20,7 @@ from kiwi import console
 from kiwi.bench.suites import BenchmarkItem
 from kiwi.encoded import Pixels
 from kiwi.errors import CheckpointError, InputError, KiwiError, first_line
-from kiwi.evaluation.fidelity import edit_metrics
-from kiwi.evaluation.perceptual import Lpips, NoPerceptual, PerceptualMaps
+from kiwi.evaluation.fidelity import Lpips, PerceptualMetric, compute_edit_metrics, no_perceptual_metric
 from kiwi.media.image import read_image, resize
 from kiwi.media.video import read_video
 from kiwi.models.device import resolve_device
@@ -34,8 +33,6 @@ BATCH_SIZE = 32
 
 MIN_SIDE = 32
 """Smallest height and width in pixels, set by LPIPS; the window of SSIM needs 11."""
-
-_NO_DISTANCES = NoPerceptual().build()
 
 
 class Encoder:
@@ -92,13 +89,13 @@ class VideoMetrics:
 
     Args:
         encoders: models for feature similarities.
-        distances: perceptual distances between edit and source.
+        compute_distance_maps: perceptual metric of an edit and its source.
         note: description of the perceptual distances for the table.
         device: device to compare frames on.
     """
 
     encoders: Sequence[Encoder] = ()
-    distances: PerceptualMaps = _NO_DISTANCES
+    compute_distance_maps: PerceptualMetric = no_perceptual_metric
     note: str = ""
     device: str = "cpu"
 
@@ -121,7 +118,7 @@ class VideoMetrics:
         if lpips is None:
             return cls(encoders=encoders, device=device)
         note = f"; lpips: LPIPS 0.1 to the source with {lpips.net} (package lpips)"
-        return cls(encoders=encoders, distances=lpips.build(device), note=note, device=device)
+        return cls(encoders=encoders, compute_distance_maps=lpips.build(device), note=note, device=device)
 
     @torch.no_grad()
     def compute(self, item: BenchmarkItem, edited: Path) -> dict[str, float]:
@@ -142,7 +139,7 @@ class VideoMetrics:
             got, expected = f"{width}x{height}", f"at least {MIN_SIDE}x{MIN_SIDE}"
             raise InputError("the frames are too small to compare", code="frames-too-small", got=got, expected=expected)
         source_FHWC, edited_FHWC = source_FHWC[:frames], resize(edited_FHWC[:frames], height, width)
-        values = edit_metrics(edited_FHWC, source_FHWC, None, self.distances, self.device)
+        values = compute_edit_metrics(edited_FHWC, source_FHWC, None, self.compute_distance_maps, self.device)
         if frames > 1:
             values["flicker"] = _measure_flicker(edited_FHWC, source_FHWC)
         for encoder in self.encoders:

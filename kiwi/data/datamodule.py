@@ -12,12 +12,11 @@ from torch.utils.data import DataLoader, Sampler
 
 import kiwi.data.sandbox  # noqa: F401  (registers the sandbox's data sources as specs)
 from kiwi.data.augmentation import AugmentationSpec, NoAugmentation, ShrinkReferences
+from kiwi.data.batch_samplers import MixtureBatchSampler, SequentialBatchSampler, Stratum, sampling_probabilities
 from kiwi.data.buckets import Bucket, assign_buckets
 from kiwi.data.dataset import EditDataset
 from kiwi.data.feature_cache import FeatureCache
-from kiwi.data.mixture import Stratum, sampling_probabilities
 from kiwi.data.sample import EditBatch, collate
-from kiwi.data.sampler import MixtureSampler, OnceSampler
 from kiwi.data.sources import DataSource, Record
 from kiwi.errors import CheckpointError, InputError
 from kiwi.keyed import key
@@ -118,7 +117,7 @@ class EditData(L.LightningDataModule):
         dataset, (rank, world_size) = self.datasets["validation"], self._get_rank_and_world_size()
         if not len(dataset):
             return []
-        sampler = OnceSampler(dataset.buckets, self.batch_size, rank=rank, world_size=world_size)
+        sampler = SequentialBatchSampler(dataset.buckets, self.batch_size, rank=rank, world_size=world_size)
         return self._make_loader("validation", sampler)
 
     def state_dict(self) -> dict[str, Any]:
@@ -156,8 +155,8 @@ class EditData(L.LightningDataModule):
 
     def _make_train_sampler(
         self, rank: int, world_size: int, get_batches_seen: Callable[[], int] = lambda: 0
-    ) -> MixtureSampler:
-        return MixtureSampler(
+    ) -> MixtureBatchSampler:
+        return MixtureBatchSampler(
             self.datasets["train"].buckets,
             self.strata,
             self.sampling_probabilities,

@@ -9,11 +9,11 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from kiwi.data.augmentation import AugmentationSpec, NoAugmentation
+from kiwi.data.batch_samplers import SampledIndex
 from kiwi.data.buckets import Bucket
 from kiwi.data.clips import Clip
 from kiwi.data.feature_cache import FeatureCache
 from kiwi.data.sample import EditSample
-from kiwi.data.sampler import SampledIndex
 from kiwi.data.sources import Record
 from kiwi.encoded import Pixels
 from kiwi.errors import KiwiError, ManifestError
@@ -88,12 +88,14 @@ class EditDataset(Dataset[EditSample]):
         cache, keys = self.cache, self.keys[position]
         has_source = bool(keys.source and keys.source_features)
         sample = self._decode(position, batch, source=not has_source, target=not keys.target)
+        if keys.source_features:
+            references = tuple(cache.read_features(key) for key in keys.reference_features)
+            source = cache.read_features(keys.source_features)
+            sample = replace(sample, source_features=source, reference_features=references)
         return replace(
             sample,
-            source_latents=cache.latents(keys.source) if keys.source else None,
-            target_latents=cache.latents(keys.target) if keys.target else None,
-            source_features=cache.features(keys.source_features) if keys.source_features else None,
-            reference_features=tuple(map(cache.features, keys.reference_features)) if keys.source_features else None,
+            source_posterior=cache.read_posterior(keys.source) if keys.source else None,
+            target_posterior=cache.read_posterior(keys.target) if keys.target else None,
         )
 
     def decode(self, index: int) -> EditSample:
@@ -128,11 +130,11 @@ class EditDataset(Dataset[EditSample]):
         hashes = cache.content_hashes(clips)
         return [
             CacheKeys(
-                source=cache.latents_key(hashes[record.source], bucket),
-                target="" if record.target is None else cache.latents_key(hashes[record.target], bucket),
-                source_features=cache.features_key(hashes[record.source], bucket),
+                source=cache.make_latents_key(hashes[record.source], bucket),
+                target="" if record.target is None else cache.make_latents_key(hashes[record.target], bucket),
+                source_features=cache.make_features_key(hashes[record.source], bucket),
                 reference_features=tuple(
-                    filter(None, (cache.features_key(hashes[r], None) for r in record.references))
+                    filter(None, (cache.make_features_key(hashes[r], None) for r in record.references))
                 ),
             )
             for record, bucket in zip(self.records, self.buckets, strict=True)
@@ -149,7 +151,7 @@ class EditDataset(Dataset[EditSample]):
         record, bucket = self.records[index], self.buckets[index]
         sample_id = _make_sample_id(record, bucket)
         shrinks = [
-            self.augmentation.shrink(self.seed, "shrink", *batch, sample_id, i) if batch else 1.0
+            self.augmentation.shrink_factor(self.seed, "shrink", *batch, sample_id, i) if batch else 1.0
             for i in range(len(record.references))
         ]
         try:

@@ -140,7 +140,7 @@ class FeatureCache:
         """State for pickling; another process opens the shards itself."""
         return self.__dict__ | {"opened": {}}
 
-    def latents_key(self, content_hash: str, bucket: Bucket) -> str:
+    def make_latents_key(self, content_hash: str, bucket: Bucket) -> str:
         """The key of a clip's latents; empty if the cache does not hold latents.
 
         Args:
@@ -149,11 +149,11 @@ class FeatureCache:
         """
         return _make_key("latents", self.encoders.vae, content_hash, bucket)
 
-    def features_key(self, content_hash: str, bucket: Bucket | None) -> str:
+    def make_features_key(self, content_hash: str, bucket: Bucket | None) -> str:
         """The key of vision features (of a reference without a bucket); empty if the cache does not hold features."""
         return _make_key("seen", self.encoders.mllm, content_hash, bucket)
 
-    def latents(self, key: str) -> LatentDistribution:
+    def read_posterior(self, key: str) -> LatentDistribution:
         """Read the latents of a clip, in float32.
 
         Raises:
@@ -162,7 +162,7 @@ class FeatureCache:
         mean, std = self._read_entry(key, _LATENTS)
         return LatentDistribution(mean.float(), std.float())
 
-    def features(self, key: str) -> VisionFeatures:
+    def read_features(self, key: str) -> VisionFeatures:
         """Read the vision features of a source or reference, in the dtype of the cache.
 
         Raises:

@@ -33,8 +33,8 @@ class EditSample:
     """Reference images at their original sizes, (H, W, 3), for the MLLM."""
     references_RHWC: Pixels
     """Reference images letterboxed to the video's size, for the VAE."""
-    source_latents: LatentDistribution | None = None
-    target_latents: LatentDistribution | None = None
+    source_posterior: LatentDistribution | None = None
+    target_posterior: LatentDistribution | None = None
     source_features: VisionFeatures | None = None
     reference_features: tuple[VisionFeatures, ...] | None = None
     """This field and the three above are read from a cache, or None without one."""
@@ -65,14 +65,14 @@ class EditBatch:
     target_BCFHW: Tensor
     """Empty (zero frames) when a cache holds their latents."""
     references_BRCHW: Tensor
-    source_latents: LatentDistribution | None = None
-    target_latents: LatentDistribution | None = None
+    source_posterior: LatentDistribution | None = None
+    target_posterior: LatentDistribution | None = None
     """Source and target latents from a cache, or None without one."""
     categories: list[str] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     source_dropped: list[int] = field(default_factory=list)
-    """Indices of samples whose source is dropped while `source_latents` still has its cached latents."""
+    """Indices of samples whose source is dropped while `source_posterior` still has its cached latents."""
 
 
 def collate(samples: Sequence[EditSample]) -> EditBatch:
@@ -91,8 +91,8 @@ def collate(samples: Sequence[EditSample]) -> EditBatch:
         source_BCFHW=to_video_tensor(np.stack([s.source_FHWC for s in samples])),
         target_BCFHW=to_video_tensor(np.stack([s.target_FHWC for s in samples])),
         references_BRCHW=to_video_tensor(np.stack([s.references_RHWC for s in samples])).transpose(1, 2),
-        source_latents=LatentDistribution.stack([s.source_latents for s in samples]),
-        target_latents=LatentDistribution.stack([s.target_latents for s in samples]),
+        source_posterior=LatentDistribution.stack([s.source_posterior for s in samples]),
+        target_posterior=LatentDistribution.stack([s.target_posterior for s in samples]),
         categories=[s.category for s in samples],
         answers=[s.answer for s in samples],
         captions=[s.caption for s in samples],

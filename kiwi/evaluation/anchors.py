@@ -15,9 +15,8 @@ from kiwi import console
 from kiwi.data.sample import to_pixels, to_video_tensor
 from kiwi.encoded import Pixels
 from kiwi.environment import environment
-from kiwi.evaluation.fidelity import edit_metrics
+from kiwi.evaluation.fidelity import compute_edit_metrics
 from kiwi.evaluation.options import AnchorOptions
-from kiwi.evaluation.perceptual import NoPerceptual
 from kiwi.evaluation.sandbox_scores import ORACLE_SCORES
 from kiwi.figures import Curve, plot_curves
 from kiwi.media.files import atomic_path, make_folder, write_json, write_text
@@ -96,10 +95,9 @@ def _make_anchor_table(pairs: list[EditPair], anchors: Mapping[str, Anchor]) -> 
 
 
 def _make_round_trip_table(pairs: list[EditPair], decoded: Mapping[str, Pixels]) -> Table:
-    perceptual = NoPerceptual().build()
     groups: dict[str, list[tuple[float, ...]]] = {category: [] for category in CATEGORIES}
     for pair in pairs:
-        fidelity = edit_metrics(decoded[pair.id], pair.target, None, perceptual)
+        fidelity = compute_edit_metrics(decoded[pair.id], pair.target)
         scores = score_edit(pair, decoded[pair.id])
         oracle_scores = (getattr(scores, name) for name in ORACLE_SCORES)
         groups[pair.category].append((fidelity["psnr"], fidelity["ssim"], *oracle_scores))

@@ -17,15 +17,15 @@ from kiwi.evaluation.options import SandboxMeasureOptions
 from kiwi.evaluation.sandbox_scores import (
     PairEditor,
     SandboxScores,
+    draw_edit_sheet,
     edit_pairs,
-    edit_sheet,
-    few_items_note,
     format_mean,
     group_batches,
-    pair_editor,
-    round_trips,
+    make_few_items_note,
+    make_pair_editor,
+    make_score_tables,
+    reconstruct,
     score_item,
-    score_tables,
 )
 from kiwi.media.files import write_json, write_text
 from kiwi.media.image import write_image
@@ -143,9 +143,9 @@ def measure_editor(options: SandboxMeasureOptions) -> dict[str, Table]:
     }
     scores = _ScoreFile(options.out, settings)
     pairs = options.pairs()
-    by_id, editor = {pair.id: pair for pair in pairs}, pair_editor(model, sampling, options.noise)
+    by_id, editor = {pair.id: pair for pair in pairs}, make_pair_editor(model, sampling, options.noise)
     scores.complete(AS_ASKED, by_id, editor, {AS_ASKED: by_id}, model.vae)
-    tables = dict(zip(("fidelity", "oracle"), score_tables(scores.select(AS_ASKED, by_id)), strict=True))
+    tables = dict(zip(("fidelity", "oracle"), make_score_tables(scores.select(AS_ASKED, by_id)), strict=True))
     if options.controls:
         words = make_controls(pairs, swap_instruction)
         references = make_controls(pairs, swap_reference)
@@ -157,7 +157,7 @@ def measure_editor(options: SandboxMeasureOptions) -> dict[str, Table]:
         write_text(options.out / f"{name}.csv", table.to_csv())
     write_text(options.out / "measured.md", "\n".join(table.to_markdown() for table in tables.values()))
     sheet_pairs = pairs[:SHEET_ITEMS]
-    write_image(options.out / "edits.png", edit_sheet(sheet_pairs, {"edit": edit_pairs(sheet_pairs, editor)}))
+    write_image(options.out / "edits.png", draw_edit_sheet(sheet_pairs, {"edit": edit_pairs(sheet_pairs, editor)}))
     write_json(options.out / "environment.json", environment())
     return tables
 
@@ -210,8 +210,8 @@ class _ScoreFile:
             for batch in group_batches(missing):
                 bounds: list[Any] = [None] * len(batch)
                 if vae is not None:
-                    sources = round_trips(vae, [pair.source for pair in batch])
-                    bounds = list(zip(sources, round_trips(vae, [pair.target for pair in batch]), strict=True))
+                    sources = reconstruct(vae, [pair.source for pair in batch])
+                    bounds = list(zip(sources, reconstruct(vae, [pair.target for pair in batch]), strict=True))
                 for pair, video, bound in zip(batch, editor(batch), bounds, strict=True):
                     for kind, items in targets.items():
                         self._append(kind, score_item(items[pair.id], video, bound))
@@ -253,5 +253,5 @@ def _make_controls_table(
         "instruction, scored against the original target (a good editor scores low). other reference: another "
         "item's reference image, scored against the target that follows from it (high); old target: the same edits "
         "against the original target (low). Last row: mean over the categories in a column."
-        + few_items_note(len(group[0]) for group in groups.values()),
+        + make_few_items_note(len(group[0]) for group in groups.values()),
     )

@@ -114,7 +114,7 @@ def collate_pairs(pairs: Sequence[EditPair]) -> EditBatch:
     return collate(samples)
 
 
-def pair_editor(model: KiwiEdit, sampling: Sampling, seed: int = 0) -> PairEditor:
+def make_pair_editor(model: KiwiEdit, sampling: Sampling, seed: int = 0) -> PairEditor:
     """Wrap a model as an editor of items, whose edit of an item does not depend on the rest of the batch."""
     device = next(model.parameters()).device
 
@@ -144,7 +144,7 @@ def group_batches(pairs: Iterable[EditPair]) -> list[list[EditPair]]:
 
 
 @torch.no_grad()
-def round_trips(vae: VideoVae, clips: Sequence[Pixels]) -> list[Pixels]:
+def reconstruct(vae: VideoVae, clips: Sequence[Pixels]) -> list[Pixels]:
     """Encode and decode clips of one size with a VAE."""
     video = to_video_tensor(np.stack(clips)).to(next(vae.parameters()).device)
     return [to_pixels(decoded) for decoded in vae.decode(vae.encode(video))]
@@ -153,7 +153,7 @@ def round_trips(vae: VideoVae, clips: Sequence[Pixels]) -> list[Pixels]:
 # --- tables and images --------------------------------------------------------------------------------
 
 
-def category_mean(scores: Iterable[SandboxScores], name: str) -> Interval | None:
+def compute_category_mean(scores: Iterable[SandboxScores], name: str) -> Interval | None:
     """Mean over categories of the means over their items; None if no item has this score."""
     groups: dict[str, list[float]] = {}
     for item in scores:
@@ -163,19 +163,19 @@ def category_mean(scores: Iterable[SandboxScores], name: str) -> Interval | None
 
 
 def format_mean(scores: Iterable[SandboxScores], name: str) -> str:
-    """Format `category_mean` with its interval as a table cell, PSNR with one digit; empty if no item has the score."""
-    mean = category_mean(scores, name)
+    """Format `compute_category_mean` as a table cell, PSNR with one digit; empty if no item has the score."""
+    mean = compute_category_mean(scores, name)
     return "" if mean is None else mean.rounded(1 if name in PSNR_SCORES else 2)
 
 
-def few_items_note(counts: Iterable[int]) -> str:
+def make_few_items_note(counts: Iterable[int]) -> str:
     """A warning to append to a table's note if some means are over very few items; empty otherwise."""
     if all(count >= MIN_ITEMS for count in counts):
         return ""
     return f" Means of fewer than {MIN_ITEMS} items are unreliable: their intervals can be wider than the scale."
 
 
-def score_tables(scores: Sequence[SandboxScores]) -> tuple[Table, Table]:
+def make_score_tables(scores: Sequence[SandboxScores]) -> tuple[Table, Table]:
     """Tabulate PSNR and the oracle's scores, with a row for each category and one for the mean over categories."""
     categories = [name for name in CATEGORIES if any(item.category == name for item in scores)]
     groups = {name: [item for item in scores if item.category == name] for name in categories}
@@ -184,7 +184,7 @@ def score_tables(scores: Sequence[SandboxScores]) -> tuple[Table, Table]:
     def rows(names: Sequence[str]) -> list[tuple[object, ...]]:
         return [(title, len(group), *(format_mean(group, name) for name in names)) for title, group in groups.items()]
 
-    warning = few_items_note(map(len, groups.values()))
+    warning = make_few_items_note(map(len, groups.values()))
     fidelity = Table(
         "PSNR (dB) inside and outside the mask: edit, unedited copy, VAE round trip",
         ("category", "items", "in", "copy in", "VAE in", "out", "VAE out"),
@@ -201,7 +201,7 @@ def score_tables(scores: Sequence[SandboxScores]) -> tuple[Table, Table]:
     return fidelity, oracle
 
 
-def edit_sheet(
+def draw_edit_sheet(
     pairs: Sequence[EditPair], edits: Mapping[str, Mapping[str, Pixels]], frame: int | None = None
 ) -> Pixels:
     """Make a contact sheet, (H, W, 3), with the reference, source, edits and target of one item in each row.

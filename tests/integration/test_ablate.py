@@ -27,7 +27,7 @@ from kiwi.ablation.runs import list_runs
 from kiwi.ablation.study import count_cost, read_study
 from kiwi.data.feature_cache import FeatureCache
 from kiwi.evaluation.measurement import Metric
-from kiwi.evaluation.sandbox_scores import collate_pairs, edit_pairs, pair_editor, score_item
+from kiwi.evaluation.sandbox_scores import collate_pairs, edit_pairs, make_pair_editor, score_item
 from kiwi.models.sampling import Sampling
 from kiwi.sandbox.pairs import make_pair
 from kiwi.statistics.seeds import random_effects_mean
@@ -317,7 +317,7 @@ def test_the_base_compared_with_itself_under_other_seeds_seldom_differs(tiny_con
             enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(module, torch.utils.data.DataLoader([batch] * 2, batch_size=None))
-        edits = edit_pairs(pairs, pair_editor(module.editor.eval(), Sampling(steps=1)))
+        edits = edit_pairs(pairs, make_pair_editor(module.editor.eval(), Sampling(steps=1)))
         scores.append({pair.id: score_item(pair, edits[pair.id]).inside for pair in pairs})
     rng, significant = np.random.default_rng(0), 0
     for _ in range(200):

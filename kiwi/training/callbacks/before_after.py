@@ -15,11 +15,11 @@ from kiwi.errors import InputError
 from kiwi.evaluation.sandbox_scores import (
     ORACLE_SCORES,
     SandboxScores,
+    draw_edit_sheet,
     edit_pairs,
-    edit_sheet,
-    few_items_note,
     format_mean,
-    pair_editor,
+    make_few_items_note,
+    make_pair_editor,
     score_item,
 )
 from kiwi.media.files import atomic_path, make_folder, write_json, write_text
@@ -127,7 +127,7 @@ class BeforeAfter(L.Callback):
         assert isinstance(module, LitKiwi)
         self.pairs = self.pairs or [self.make_pair(index) for index in range(self.items)]
         console.note(f"{description}: {len(self.pairs)} held-out items")
-        return edit_pairs(self.pairs, pair_editor(module.editor, module.sampling))
+        return edit_pairs(self.pairs, make_pair_editor(module.editor, module.sampling))
 
     def _write_report(self, folder: Path, edits: Mapping[str, Mapping[str, Pixels]]) -> None:
         """Write tables, an image and videos, and print a short table."""
@@ -136,9 +136,9 @@ class BeforeAfter(L.Callback):
         write_text(folder / "scores.md", table.to_markdown())
         write_text(folder / "scores.csv", table.to_csv())
         shown_pairs = self.pairs[: self.shown]
-        write_image(folder / "edits.png", edit_sheet(shown_pairs, edits))
+        write_image(folder / "edits.png", draw_edit_sheet(shown_pairs, edits))
         for pair in shown_pairs:
-            frames = np.stack([edit_sheet([pair], edits, frame=frame) for frame in range(len(pair.source))])
+            frames = np.stack([draw_edit_sheet([pair], edits, frame=frame) for frame in range(len(pair.source))])
             write_video(folder / f"{pair.id}.mp4", frames, FPS)
         short_table = self._make_table(scores, ("inside", "outside", "overall"))
         console.table(short_table.title, short_table.header, short_table.rows, short_table.note)
@@ -156,7 +156,7 @@ class BeforeAfter(L.Callback):
             ("category", "training", "items", *names),
             rows,
             "Means with 95% intervals over items (bootstrap); the last rows are means over categories."
-            + few_items_note(row[2] for row in rows),  # type: ignore[misc]
+            + make_few_items_note(row[2] for row in rows),  # type: ignore[misc]
         )
 
 

@@ -1,19 +1,19 @@
 """Validate complete edits: edit validation samples, and compare the edits with their targets."""
 
+from functools import partial
 from typing import NamedTuple
 
 import lightning as L
 import torch.distributed as dist
 
 from kiwi.errors import InputError
-from kiwi.evaluation.fidelity import edit_metrics
-from kiwi.evaluation.perceptual import NoPerceptual, PerceptualMaps, PerceptualSpec
+from kiwi.evaluation.fidelity import NoPerceptual, PerceptualMetric, PerceptualSpec, compute_edit_metrics
 from kiwi.training.callbacks.previews import preview_dataset, preview_sample, select_indices
 from kiwi.training.modules.editor import LitKiwi
 
 
 class EditMetrics(NamedTuple):
-    """`edit_metrics` of one sample's edit, and of its unedited source (`copy`)."""
+    """`compute_edit_metrics` of one sample's edit, and of its unedited source (`copy`)."""
 
     edit: dict[str, float]
     copy: dict[str, float]
@@ -48,11 +48,11 @@ class EditQuality(L.Callback):
             )
         self.items, self.seed, self.perceptual = items, seed, perceptual
         self.copy_metrics: dict[int, dict[str, float]] = {}
-        self.perceptual_maps: PerceptualMaps | None = None
+        self.compute_distance_maps: PerceptualMetric | None = None
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """Load the perceptual metric now, so that missing weights stop the run before training starts."""
-        self.copy_metrics, self.perceptual_maps = {}, None
+        self.copy_metrics, self.compute_distance_maps = {}, None
         if self.items is None or not isinstance(module, LitKiwi):
             return
         sides = [side for bucket in preview_dataset(trainer).buckets for side in (bucket.height, bucket.width)]
@@ -64,24 +64,27 @@ class EditQuality(L.Callback):
                 expected=f"at least {self.perceptual.min_side} pixels",
                 fix="use --quality.perceptual=NoPerceptual, or larger videos",
             )
-        self.perceptual_maps = self.perceptual.build(trainer.strategy.root_device)
+        self.compute_distance_maps = self.perceptual.build(trainer.strategy.root_device)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Edit samples, compare them with their targets, and log the means over all processes."""
-        if self.perceptual_maps is None or trainer.sanity_checking:
+        if self.compute_distance_maps is None or trainer.sanity_checking:
             return
         assert isinstance(module, LitKiwi)
-        samples = _gather_metrics(self._compare_edits(trainer, module, self.perceptual_maps))
+        samples = _gather_metrics(self._compare_edits(trainer, module))
         for name, value in _summarize(samples).items():
             module.log(f"val/{name}", value, rank_zero_only=True)
 
-    def _compare_edits(self, trainer: L.Trainer, module: LitKiwi, maps: PerceptualMaps) -> dict[int, EditMetrics]:
+    def _compare_edits(self, trainer: L.Trainer, module: LitKiwi) -> dict[int, EditMetrics]:
         """Compute the metrics of this process's share of the samples, by position in the list of all samples.
 
         Every process makes the same number of edits, and some discard the last: gathering sharded weights needs all
         processes.
         """
         assert self.items is not None
+        assert self.compute_distance_maps is not None
+        maps = self.compute_distance_maps
+        compare = partial(compute_edit_metrics, compute_distance_maps=maps, device=module.device)
         indices = select_indices(preview_dataset(trainer), self.items)
         metrics = {}
         for turn in range(-(-len(indices) // trainer.world_size)):
@@ -92,8 +95,8 @@ class EditQuality(L.Callback):
                 continue
             target, mask = sample.target_FHWC, sample.mask_FHW
             if index not in self.copy_metrics:
-                self.copy_metrics[index] = edit_metrics(sample.source_FHWC, target, mask, maps, module.device)
-            edit = edit_metrics(preview.clips["edit"], target, mask, maps, module.device)
+                self.copy_metrics[index] = compare(sample.source_FHWC, target, mask)
+            edit = compare(preview.clips["edit"], target, mask)
             metrics[position] = EditMetrics(edit, self.copy_metrics[index])
         return metrics
 

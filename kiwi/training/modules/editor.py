@@ -11,8 +11,8 @@ from torch import Tensor
 
 from kiwi.checkpoints.folder import load_initial_weights, save_pretrained, select_saved_names
 from kiwi.checkpoints.folder_config import list_unexpected_files
+from kiwi.data.augmentation import ConditionDropout
 from kiwi.data.datamodule import EditData
-from kiwi.data.dropout import ConditionDropout
 from kiwi.data.sample import EditBatch, to_pixels
 from kiwi.data.sandbox import SandboxEdits
 from kiwi.encoded import LatentDistribution, Pixels, Size, VisionFeatures
@@ -106,8 +106,8 @@ class LitKiwi(LitFlow):
     @torch.no_grad()
     def apply_condition_dropout(self, batch: EditBatch) -> EditBatch:
         """Encode the sources once for all uses, and drop conditions from the batch."""
-        if batch.source_latents is None:
-            batch = replace(batch, source_latents=self.vae.posterior(batch.source_BCFHW))
+        if batch.source_posterior is None:
+            batch = replace(batch, source_posterior=self.vae.posterior(batch.source_BCFHW))
         return self.dropout.apply(batch, self.seed, self.global_step)
 
     def velocity(self, batch: EditBatch, latent_shape: torch.Size) -> VelocityFunction:
@@ -116,15 +116,15 @@ class LitKiwi(LitFlow):
         return lambda latents, sigma_B: self.editor.velocity(latents, sigma_B, prepared)
 
     def position_weights(self, batch: EditBatch, target_BCFHW: Tensor) -> Tensor:
-        assert batch.source_latents is not None
-        return self.loss_weighting.weights(target_BCFHW, batch.source_latents.mean)
+        assert batch.source_posterior is not None
+        return self.loss_weighting.weights(target_BCFHW, batch.source_posterior.mean)
 
     @torch.no_grad()
     def source_latents(self, batch: EditBatch) -> Tensor | None:
         """Latents of the sources, or None if the batch has none; dropped sources are replaced by encoded grey video."""
-        if batch.source_latents is None or not batch.source_dropped:
-            return None if batch.source_latents is None else batch.source_latents.mean
-        latents = batch.source_latents.mean.clone()
+        if batch.source_posterior is None or not batch.source_dropped:
+            return None if batch.source_posterior is None else batch.source_posterior.mean
+        latents = batch.source_posterior.mean.clone()
         latents[batch.source_dropped] = self.editor.vae.encode(latents.new_zeros(1, 3, *batch.size))
         return latents
 
@@ -145,10 +145,10 @@ class LitKiwi(LitFlow):
 
     def swap_conditions(self, batch: EditBatch) -> EditBatch | None:
         """Replace every source by that of another sample, from this batch or the previous one of the same size."""
-        latents = (
-            [None] * len(batch.ids) if batch.source_latents is None else map(LatentDistribution, *batch.source_latents)
-        )
-        sources = [_SourceClip(*parts) for parts in zip(batch.source_frames, batch.source_BCFHW, latents, strict=True)]
+        whole = batch.source_posterior
+        posteriors = [None] * len(batch.ids) if whole is None else map(LatentDistribution, *whole)
+        parts = zip(batch.source_frames, batch.source_BCFHW, posteriors, strict=True)
+        sources = [_SourceClip(*part) for part in parts]
         candidates = [*sources, *self.previous_sources.get(batch.size, [])]
         self.previous_sources[batch.size] = sources
         swapped = []
@@ -162,7 +162,7 @@ class LitKiwi(LitFlow):
             batch,
             source_frames=[source.frames for source in swapped],
             source_BCFHW=torch.stack([source.pixels_CFHW for source in swapped]),
-            source_latents=LatentDistribution.stack([source.latents for source in swapped]),
+            source_posterior=LatentDistribution.stack([source.posterior for source in swapped]),
         )
 
     # --- for commands and callbacks -------------------------------------------------------------------
@@ -213,10 +213,10 @@ class _SourceClip(NamedTuple):
 
     frames: Pixels | VisionFeatures
     pixels_CFHW: Tensor
-    latents: LatentDistribution | None
+    posterior: LatentDistribution | None
 
     def is_same_clip(self, other: _SourceClip) -> bool:
         """Whether both have the same latents, or, without latents, the same pixels."""
-        if self.latents is not None and other.latents is not None:
-            return torch.equal(self.latents.mean, other.latents.mean)
+        if self.posterior is not None and other.posterior is not None:
+            return torch.equal(self.posterior.mean, other.posterior.mean)
         return torch.equal(self.pixels_CFHW, other.pixels_CFHW)

@@ -114,7 +114,7 @@ class LitFlow(LitModule):
     @torch.no_grad()
     def posterior(self, batch: EditBatch) -> LatentDistribution:
         """The VAE's posterior of the targets, from the cache if it has them."""
-        return self.vae.posterior(batch.target_BCFHW) if batch.target_latents is None else batch.target_latents
+        return self.vae.posterior(batch.target_BCFHW) if batch.target_posterior is None else batch.target_posterior
 
     def target_latents(self, batch: EditBatch) -> Tensor:
         """Target latents of a training step: the mode of the posterior, or a sample drawn with keyed noise."""

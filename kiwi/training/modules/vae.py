@@ -10,8 +10,7 @@ from torch import Tensor
 
 from kiwi.data.sample import EditBatch, to_pixels
 from kiwi.errors import InputError
-from kiwi.evaluation.fidelity import edit_metrics
-from kiwi.evaluation.perceptual import NoPerceptual
+from kiwi.evaluation.fidelity import compute_edit_metrics
 from kiwi.keyed import forked_rng
 from kiwi.media.files import atomic_folder
 from kiwi.models.sampling import eval_mode
@@ -98,7 +97,7 @@ class LitVae(LitModule):
         for prefix, videos in (("", _concat_clips(batch)), ("picture_", _flatten_references(batch))):
             reconstructions = self.autoencoder.decode(self.autoencoder.encode(videos)) if len(videos) else videos
             for reconstruction, video in zip(reconstructions, videos, strict=True):
-                metrics = edit_metrics(to_pixels(reconstruction), to_pixels(video), None, NoPerceptual().build())
+                metrics = compute_edit_metrics(to_pixels(reconstruction), to_pixels(video))
                 for name, value in metrics.items():
                     self.log(f"val/{prefix}{name}", value, prog_bar=not prefix, batch_size=1, sync_dist=True)
 

@@ -40,15 +40,15 @@ def test_entries_are_read_back_by_another_process(cache):
     assert "a" in again
     assert "d" not in again
     for key, seed in (("a", 0), ("b", 1), ("c", 2)):
-        assert all(map(torch.equal, again.latents(key), entry(seed)))
+        assert all(map(torch.equal, again.read_posterior(key), entry(seed)))
     with pytest.raises(InputError, check=has_code("missing-entry")):
-        again.latents("d")
+        again.read_posterior("d")
 
 
 def test_float16_keeps_three_digits(tmp_path):
     cache = FeatureCache.create(tmp_path / "half", EncoderFingerprints("vae"), "float16")
     cache.write({"a": entry()})
-    latents = cache.latents("a")
+    latents = cache.read_posterior("a")
     assert latents.mean.dtype == torch.float32
     assert 0 < (latents.mean - entry().mean).abs().max() < 2e-3
 
@@ -56,15 +56,15 @@ def test_float16_keeps_three_digits(tmp_path):
 def test_a_key_depends_on_content_size_length_and_vae(cache, tmp_path):
     other = FeatureCache.create(tmp_path / "other", EncoderFingerprints("another vae"), "float32")
     keys = [
-        cache.latents_key("content", BUCKET),
-        cache.latents_key("other content", BUCKET),
-        cache.latents_key("content", BUCKET._replace(frames=1)),
-        cache.latents_key("content", BUCKET._replace(height=64)),
-        other.latents_key("content", BUCKET),
+        cache.make_latents_key("content", BUCKET),
+        cache.make_latents_key("other content", BUCKET),
+        cache.make_latents_key("content", BUCKET._replace(frames=1)),
+        cache.make_latents_key("content", BUCKET._replace(height=64)),
+        other.make_latents_key("content", BUCKET),
     ]
     assert len(set(keys)) == 5
     # The key does not depend on the task, since the clip's content is the same.
-    assert cache.latents_key("content", BUCKET._replace(task=TaskKind.reference, references=2)) == keys[0]
+    assert cache.make_latents_key("content", BUCKET._replace(task=TaskKind.reference, references=2)) == keys[0]
 
 
 def test_vision_features_keep_their_size_and_kind(tmp_path):
@@ -75,11 +75,11 @@ def test_vision_features_keep_their_size_and_kind(tmp_path):
     cache.write({"a": exact, "b": rounded, "c": entry()})
     again = FeatureCache(cache.folder)
     assert again.encoders == ("vae", "tower")
-    features = again.features("a")
+    features = again.read_features("a")
     assert (features.kind, features.size) == (2, (4, 56, 84))
     assert features.features_LNM.dtype == torch.bfloat16
     assert torch.equal(features.features_LNM, exact.features_LNM)
-    assert torch.equal(again.features("b").features_LNM, rounded.features_LNM.half())
+    assert torch.equal(again.read_features("b").features_LNM, rounded.features_LNM.half())
     assert again.verify() == []
     data = bytearray(again.shards["a"].read_bytes())
     data[-3] ^= 1
@@ -91,18 +91,18 @@ def test_features_of_a_source_depend_on_its_bucket_and_those_of_a_reference_on_t
     both = FeatureCache.create(tmp_path / "both", EncoderFingerprints("vae", "tower"), "float32")
     other = FeatureCache.create(tmp_path / "other", EncoderFingerprints("vae", "another"), "float32")
     keys = [
-        both.features_key("content", BUCKET),
-        both.features_key("content", BUCKET._replace(frames=1)),
-        both.features_key("content", None),
-        both.features_key("other content", None),
-        other.features_key("content", None),
-        both.latents_key("content", BUCKET),
+        both.make_features_key("content", BUCKET),
+        both.make_features_key("content", BUCKET._replace(frames=1)),
+        both.make_features_key("content", None),
+        both.make_features_key("other content", None),
+        other.make_features_key("content", None),
+        both.make_latents_key("content", BUCKET),
     ]
     assert len(set(keys)) == 6
     # Without an encoder there is no key.
     alone = FeatureCache.create(tmp_path / "alone", EncoderFingerprints(mllm="tower"), "float32")
-    assert alone.latents_key("content", BUCKET) == ""
-    assert alone.features_key("content", None) == keys[2]
+    assert alone.make_latents_key("content", BUCKET) == ""
+    assert alone.make_features_key("content", None) == keys[2]
 
 
 def test_an_encoder_can_be_added_to_a_cache(cache):
@@ -144,7 +144,7 @@ def test_damage_is_detected_on_reading_and_removed_by_verifying(cache):
     shard.write_bytes(data)
     again = FeatureCache(cache.folder)
     with pytest.raises(InputError, check=has_code("damaged-file")):
-        again.latents("a")
+        again.read_posterior("a")
     assert again.verify() == [shard]
     assert not shard.exists()
     assert "a" not in again
@@ -167,7 +167,7 @@ def test_a_missing_shard_is_an_error(cache):
     cache.write({"a": entry(0)})
     cache.shards["a"].unlink()
     with pytest.raises(InputError, check=has_code("damaged-file")):
-        cache.latents("a")
+        cache.read_posterior("a")
 
 
 def test_a_cache_is_not_made_in_a_folder_with_other_files(tmp_path):

@@ -8,10 +8,7 @@ import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from kiwi.errors import InputError
-from kiwi.evaluation.fidelity import PSNR_CAP, clip_psnr, edit_metrics
-from kiwi.evaluation.perceptual import Lpips, NoPerceptual
-
-NO_PERCEPTUAL = NoPerceptual().build()
+from kiwi.evaluation.fidelity import PSNR_CAP, Lpips, clip_psnr, compute_edit_metrics
 
 
 @pytest.fixture
@@ -40,7 +37,7 @@ def test_psnr_inside_and_outside_the_mask_are_separate():
     mask[:, :4, :4] = True  # a sixteenth
     edited = np.full_like(target, 103)
     edited[mask] = 110
-    metrics = edit_metrics(edited, target, mask, NO_PERCEPTUAL)
+    metrics = compute_edit_metrics(edited, target, mask)
     assert metrics["psnr_inside"] == pytest.approx(psnr_of(100), abs=1e-4)
     assert metrics["psnr_outside"] == pytest.approx(psnr_of(9), abs=1e-4)
     assert metrics["psnr"] == pytest.approx(psnr_of(100 / 16 + 9 * 15 / 16), abs=1e-4)
@@ -51,7 +48,7 @@ def test_psnr_is_the_mean_over_frames_with_pixels_on_that_side_of_the_mask():
     edited[1] = 120
     mask = np.zeros((2, 16, 16), bool)
     mask[0] = True
-    metrics = edit_metrics(edited, target, mask, NO_PERCEPTUAL)
+    metrics = compute_edit_metrics(edited, target, mask)
     assert metrics["psnr"] == pytest.approx((psnr_of(100) + psnr_of(400)) / 2, abs=1e-4)
     assert metrics["psnr_inside"] == pytest.approx(psnr_of(100), abs=1e-4)
     assert metrics["psnr_outside"] == pytest.approx(psnr_of(400), abs=1e-4)
@@ -70,26 +67,26 @@ def test_psnr_of_a_clip_is_over_all_its_pixels_and_not_the_mean_over_frames():
     [(None, {""}), (np.zeros((2, 32, 32), bool), {"", "_outside"}), (np.ones((2, 32, 32), bool), {"", "_inside"})],
 )
 def test_a_side_without_pixels_is_absent(mask, sides):
-    metrics = edit_metrics(noise(0), noise(1), mask, NO_PERCEPTUAL)
+    metrics = compute_edit_metrics(noise(0), noise(1), mask)
     assert metrics.keys() == {f"{name}{side}" for name in ("psnr", "ssim") for side in sides}
 
 
 def test_identical_frames_have_a_finite_psnr(untrained):
-    metrics = edit_metrics(noise(0), noise(0), left_half(), Lpips().build())
+    metrics = compute_edit_metrics(noise(0), noise(0), left_half(), Lpips().build())
     assert {metrics[f"psnr{side}"] for side in ("", "_inside", "_outside")} == {PSNR_CAP}
     assert {round(metrics[f"ssim{side}"], 5) for side in ("", "_inside", "_outside")} == {1.0}
     assert {metrics[f"lpips{side}"] for side in ("", "_inside", "_outside")} == {0.0}
     # A PSNR above the cap: one value of 6144 differs by one level.
     nearly_equal = noise(0)
     nearly_equal[:, 0, 0, 0] ^= 1
-    assert edit_metrics(nearly_equal, noise(0), None, NO_PERCEPTUAL)["psnr"] == PSNR_CAP
+    assert compute_edit_metrics(nearly_equal, noise(0))["psnr"] == PSNR_CAP
 
 
 def test_ssim_of_whole_frames_is_that_of_torchmetrics_and_the_mean_of_its_sides():
     edited, target = (noise(0) // 2 + noise(1) // 2), noise(1)
     edited[:, :, :16] = target[:, :, :16]
     pair = (torch.from_numpy(frames).movedim(-1, 1).double() for frames in (edited, target))
-    metrics = edit_metrics(edited, target, left_half(), NO_PERCEPTUAL)
+    metrics = compute_edit_metrics(edited, target, left_half())
     assert metrics["ssim"] == pytest.approx(
         float(structural_similarity_index_measure(*pair, data_range=255.0)), abs=1e-4
     )
@@ -101,7 +98,7 @@ def test_lpips_of_whole_frames_is_that_of_the_package_and_the_mean_of_its_sides(
     """All of VGG's maps are enlarged by whole factors at 32 pixels, which keeps their means."""
     edited, target = noise(0, frames=1), noise(1, frames=1)
     edited[:, :, :16] = target[:, :, :16]
-    metrics = edit_metrics(edited, target, left_half(1), Lpips(net="vgg").build())
+    metrics = compute_edit_metrics(edited, target, left_half(1), Lpips(net="vgg").build())
     whole = lpips.LPIPS(net="vgg", verbose=False).requires_grad_(False)
     whole.load_state_dict(_network(Lpips(net="vgg")).state_dict())
     pair = (torch.from_numpy(frames).movedim(-1, 1).float() / 127.5 - 1 for frames in (edited, target))

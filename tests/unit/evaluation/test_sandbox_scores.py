@@ -7,15 +7,15 @@ import torch
 from kiwi.evaluation.fidelity import PSNR_CAP
 from kiwi.evaluation.sandbox_scores import (
     BATCH_SIZE,
-    category_mean,
     collate_pairs,
+    compute_category_mean,
+    draw_edit_sheet,
     edit_pairs,
-    edit_sheet,
     group_batches,
-    pair_editor,
-    round_trips,
+    make_pair_editor,
+    make_score_tables,
+    reconstruct,
     score_item,
-    score_tables,
 )
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.sampling import Sampling
@@ -69,14 +69,14 @@ def test_psnr_is_over_all_pixels_inside_or_outside_the_mask():
 
 def test_an_items_edit_does_not_depend_on_its_batch(model):
     items = pairs(14)
-    edit = pair_editor(model, Sampling(steps=2), seed=3)
+    edit = make_pair_editor(model, Sampling(steps=2), seed=3)
     together = edit_pairs(items, edit)
     assert together.keys() == {pair.id for pair in items}
     assert all(together[pair.id].shape == pair.source.shape for pair in items)
     for pair in (items[0], items[5]):
         (alone,) = edit([pair])
         assert np.abs(alone.astype(int) - together[pair.id]).max() <= 1
-        (other_noise,) = pair_editor(model, Sampling(steps=2), seed=4)([pair])
+        (other_noise,) = make_pair_editor(model, Sampling(steps=2), seed=4)([pair])
         assert not np.array_equal(alone, other_noise)
 
 
@@ -92,39 +92,39 @@ def test_batches_hold_all_items_by_task():
 
 def test_round_trips_encode_and_decode(model):
     clips = [pair.source for pair in pairs(2)]
-    first, second = round_trips(model.vae, clips)
+    first, second = reconstruct(model.vae, clips)
     assert first.shape == clips[0].shape
-    (alone,) = round_trips(model.vae, clips[1:])
+    (alone,) = reconstruct(model.vae, clips[1:])
     assert np.abs(second.astype(int) - alone).max() <= 1
 
 
 def test_means_are_over_categories_and_skip_missing_scores():
     items = pairs(8)  # eight items, seven categories: the first category has two
     scored = [score_item(pair, pair.target if index else pair.source) for index, pair in enumerate(items)]
-    assert category_mean(scored, "overall").mean == pytest.approx((6 * 5 + (1 + 5) / 2) / 7)
-    assert category_mean(scored, "ceiling_inside") is None
-    outside = category_mean(scored, "outside")
+    assert compute_category_mean(scored, "overall").mean == pytest.approx((6 * 5 + (1 + 5) / 2) / 7)
+    assert compute_category_mean(scored, "ceiling_inside") is None
+    outside = compute_category_mean(scored, "outside")
     assert outside.mean == pytest.approx(PSNR_CAP)
 
 
 def test_tables_have_a_row_for_each_category_and_for_the_mean():
     scored = [score_item(pair, pair.source) for pair in pairs(14)]
-    fidelity, oracle = score_tables(scored)
+    fidelity, oracle = make_score_tables(scored)
     assert [row[0] for row in fidelity.rows] == [row[0] for row in oracle.rows] == [*CATEGORIES, "mean"]
     assert [row[1] for row in oracle.rows] == [2] * 7 + [14]
     assert {str(cell) for cell in oracle.rows[-1][2:]} == {"1.00 ± 0.00"}
     by_name = {row[0]: dict(zip(fidelity.header, row, strict=True)) for row in fidelity.rows}
     assert by_name["global_style"]["out"] == ""
     assert "fewer than 5 items" in oracle.note
-    assert "fewer than 5 items" not in score_tables([score_item(pair, pair.source) for pair in pairs(35)])[1].note
+    assert "fewer than 5 items" not in make_score_tables([score_item(pair, pair.source) for pair in pairs(35)])[1].note
     assert by_name["local_add"]["VAE in"] == ""
     assert by_name["local_add"]["in"] == by_name["local_add"]["copy in"]
 
 
 def test_a_sheet_has_a_row_for_each_item_and_a_column_for_each_editor():
     items = pairs(3)
-    single = edit_sheet(items, {"copy": {pair.id: pair.source for pair in items}})
-    double = edit_sheet(items, {name: {pair.id: pair.source for pair in items} for name in ("before", "after")})
+    single = draw_edit_sheet(items, {"copy": {pair.id: pair.source for pair in items}})
+    double = draw_edit_sheet(items, {name: {pair.id: pair.source for pair in items} for name in ("before", "after")})
     assert double.shape[1] > single.shape[1] > 4 * 144
     assert double.shape[0] == single.shape[0] > 3 * 144
 
@@ -134,8 +134,8 @@ def test_a_sheet_shows_the_middle_frame_unless_another_is_given():
     marked = np.zeros_like(pair.source)
     marked[2] = 255
     edits = {"edit": {pair.id: marked}}
-    middle, first = edit_sheet([pair], edits), edit_sheet([pair], edits, frame=0)
-    assert np.array_equal(middle, edit_sheet([pair], edits, frame=2))
+    middle, first = draw_edit_sheet([pair], edits), draw_edit_sheet([pair], edits, frame=0)
+    assert np.array_equal(middle, draw_edit_sheet([pair], edits, frame=2))
     assert middle.sum() > first.sum()
 
 
@@ -146,6 +146,6 @@ def test_items_of_other_sizes_are_not_batched_together():
 
 def test_edits_are_uint8_videos_of_their_sources_size(model):
     items = pairs(2, categories=["local_remove"])
-    videos = pair_editor(model, Sampling(steps=1))(items)
+    videos = make_pair_editor(model, Sampling(steps=1))(items)
     assert [video.shape for video in videos] == [(5, 32, 32, 3)] * 2
     assert videos[0].dtype == np.uint8

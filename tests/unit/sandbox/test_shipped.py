@@ -15,9 +15,8 @@ from kiwi.data.datamodule import EditData
 from kiwi.data.sample import to_pixels, to_video_tensor
 from kiwi.data.sandbox import SandboxQuestions
 from kiwi.editing.editor import KiwiEditor
-from kiwi.evaluation.fidelity import edit_metrics
-from kiwi.evaluation.perceptual import NoPerceptual
-from kiwi.evaluation.sandbox_scores import edit_pairs, pair_editor, score_item
+from kiwi.evaluation.fidelity import compute_edit_metrics
+from kiwi.evaluation.sandbox_scores import edit_pairs, make_pair_editor, score_item
 from kiwi.experiment import read_experiment
 from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.mllm.vision_input import VisionLimits
@@ -59,7 +58,7 @@ def test_the_autoencoder_reconstructs_held_out_clips():
     for index in range(14):
         target = make_pair(0, index, frames=5, height=32, width=32, split="test").target
         reconstruction = to_pixels(vae.decode(vae.encode(to_video_tensor(target[None])))[0])
-        psnr.append(edit_metrics(reconstruction, target, None, NoPerceptual().build())["psnr"])
+        psnr.append(compute_edit_metrics(reconstruction, target)["psnr"])
     assert np.mean(psnr) > 28
 
 
@@ -107,7 +106,7 @@ def test_transformers_gives_the_same_logits_for_videos_with_the_same_positions(r
 
 def overall(editor, pairs):
     """Mean of the oracle's overall scores of the edits of a model."""
-    edits = edit_pairs(pairs, pair_editor(editor.model, editor.defaults.sampling))
+    edits = edit_pairs(pairs, make_pair_editor(editor.model, editor.defaults.sampling))
     return np.mean([score_item(pair, edits[pair.id]).overall for pair in pairs])
 
 

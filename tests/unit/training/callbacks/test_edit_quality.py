@@ -11,8 +11,7 @@ from kiwi.data.datamodule import EditData
 from kiwi.data.sample import collate
 from kiwi.data.sources import Manifest
 from kiwi.errors import InputError
-from kiwi.evaluation.fidelity import edit_metrics
-from kiwi.evaluation.perceptual import Lpips, NoPerceptual
+from kiwi.evaluation.fidelity import Lpips, compute_edit_metrics
 from kiwi.models.sampling import Sampling
 from kiwi.models.vae.wan import NewVae
 from kiwi.training.averaging import Ema
@@ -58,14 +57,14 @@ def validated(folder, module, data, *callbacks):
 def test_validation_logs_means_over_edits_and_over_unedited_sources_and_their_number(tiny_config, data, tmp_path):
     module = kiwi(tiny_config)
     metrics = validated(tmp_path, module, data, EditQuality())
-    dataset, plain = data.datasets["validation"], NoPerceptual().build()
+    dataset = data.datasets["validation"]
     samples = [dataset.decode(index) for index in range(len(dataset))]
     masked = [sample.mask_FHW is not None for sample in samples]
     assert (metrics["val/edits"], metrics["val/edits_inside"], metrics["val/edits_outside"]) == (3, 2, 2)
     assert (len(masked), sum(masked)) == (3, 2)
     edits = [module.preview(collate([sample]), seed=0).clips["edit"] for sample in samples]
     for kind, clips in (("edit", edits), ("copy", [sample.source_FHWC for sample in samples])):
-        rows = [edit_metrics(c, s.target_FHWC, s.mask_FHW, plain) for c, s in zip(clips, samples, strict=True)]
+        rows = [compute_edit_metrics(c, s.target_FHWC, s.mask_FHW) for c, s in zip(clips, samples, strict=True)]
         for name in ("psnr", "ssim", "psnr_inside", "psnr_outside", "ssim_inside", "ssim_outside"):
             mean = np.mean([row[name] for row in rows if name in row])
             assert metrics[f"val/{kind}_{name}"] == pytest.approx(mean, rel=1e-5), (kind, name)

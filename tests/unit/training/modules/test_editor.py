@@ -4,8 +4,8 @@ import lightning as L
 import pytest
 import torch
 
+from kiwi.data.augmentation import ConditionDropout
 from kiwi.data.datamodule import EditData
-from kiwi.data.dropout import ConditionDropout
 from kiwi.data.feature_cache import EncoderFingerprints, FeatureCache
 from kiwi.data.sample import collate
 from kiwi.data.sources import Manifest
@@ -260,13 +260,13 @@ def test_a_dropped_source_is_grey_although_the_cache_has_its_latents(tiny_config
     module, batch = LitKiwi(tiny_config), collate([data.datasets["train"].decode(0)])
     assert module.source_latents(batch) is None
     x = module.posterior(batch).mode()
-    batch.source_latents = LatentDistribution(x, torch.zeros_like(x))
+    batch.source_posterior = LatentDistribution(x, torch.zeros_like(x))
     assert torch.equal(module.source_latents(batch), x)
     batch.source_dropped = [0]
     grey = module.editor.vae.encode(torch.zeros(1, 3, *batch.size))
     assert torch.equal(module.source_latents(batch), grey)
     assert not torch.equal(grey, x)
-    assert torch.equal(batch.source_latents.mean, x)
+    assert torch.equal(batch.source_posterior.mean, x)
 
 
 def test_a_run_does_not_resume_with_a_different_configuration(tiny_config, data, tmp_path):
@@ -312,16 +312,16 @@ def test_sources_are_swapped_in_every_form_that_a_batch_contains(tiny_config, da
     for index, donor in enumerate((1, 2, 0)):
         assert (swapped.source_frames[index] == plain.source_frames[donor]).all()
         assert torch.equal(swapped.source_BCFHW[index], plain.source_BCFHW[donor])
-    assert swapped.source_latents is None
+    assert swapped.source_posterior is None
     assert torch.equal(swapped.target_BCFHW, plain.target_BCFHW)
     features = [VisionFeatures(2, (4, 28, 28), torch.full((1, 2, 8), float(index))) for index in range(3)]
-    latents = LatentDistribution(torch.arange(3.0).view(3, 1, 1, 1, 1), torch.arange(3.0).view(3, 1, 1, 1, 1) + 10)
+    posterior = LatentDistribution(torch.arange(3.0).view(3, 1, 1, 1, 1), torch.arange(3.0).view(3, 1, 1, 1, 1) + 10)
     no_pixels = plain.source_BCFHW[:, :, :0]
-    cached = replace(plain, source_frames=features, source_latents=latents, source_BCFHW=no_pixels)
+    cached = replace(plain, source_frames=features, source_posterior=posterior, source_BCFHW=no_pixels)
     swapped = LitKiwi(tiny_config).swap_conditions(cached)
     assert [item.features_LNM[0, 0, 0].item() for item in swapped.source_frames] == [1, 2, 0]
-    assert swapped.source_latents.mean.flatten().tolist() == [1, 2, 0]
-    assert swapped.source_latents.std.flatten().tolist() == [11, 12, 10]
+    assert swapped.source_posterior.mean.flatten().tolist() == [1, 2, 0]
+    assert swapped.source_posterior.std.flatten().tolist() == [11, 12, 10]
     # Equal clips are not swapped with each other.
-    equal_latents = LatentDistribution(torch.zeros(3, 1, 1, 1, 1), torch.zeros(3, 1, 1, 1, 1))
-    assert LitKiwi(tiny_config).swap_conditions(replace(cached, source_latents=equal_latents)) is None
+    equal_posterior = LatentDistribution(torch.zeros(3, 1, 1, 1, 1), torch.zeros(3, 1, 1, 1, 1))
+    assert LitKiwi(tiny_config).swap_conditions(replace(cached, source_posterior=equal_posterior)) is None

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from kiwi.data.dropout import ConditionDropout, drop_conditions
+from kiwi.data.augmentation import ConditionDropout, drop_conditions
 from kiwi.data.sample import EditSample, collate
 from kiwi.encoded import LatentDistribution, TaskKind, VisionFeatures
 from kiwi.errors import SpecError
@@ -43,7 +43,7 @@ def test_cached_conditions_are_dropped_too():
         VisionFeatures(1, (1, 28, 56), torch.zeros(1, 2, 4)),
     )
     original.source_frames, original.reference_images = [features[0]] * 2, [features[1:]] * 2
-    original.source_BCFHW, original.source_latents = (
+    original.source_BCFHW, original.source_posterior = (
         torch.zeros(2, 3, 0, 8, 8),
         LatentDistribution(torch.ones(2, 4), torch.ones(2, 4)),
     )
@@ -55,7 +55,7 @@ def test_cached_conditions_are_dropped_too():
     assert dropped.reference_images[0][0].shape == (28, 56, 3)
     assert (dropped.reference_images[0][0] == 255).all()
     assert dropped.reference_images[1] == features[1:]
-    assert dropped.source_latents is original.source_latents
+    assert dropped.source_posterior is original.source_posterior
     assert (
         drop_conditions(batch(), instruction=[False] * 2, source=[True] * 2, reference=[False] * 2).source_dropped == []
     )

@@ -1,15 +1,29 @@
-"""Samplers of homogeneous batches, of one task kind on all ranks; a resumed run continues at the exact batch."""
+"""Batch samplers, and the mixture: how often each data source and edit category is sampled, and in what order.
+
+All batches are homogeneous: their samples are of one bucket, also across ranks. Orders are infinite and deterministic
+functions of a key, so that a resumed run continues at the exact batch. Weighted round robin replaces random draws, so
+that the proportions hold at every moment of a run and in every arm (variant of the configuration) of an ablation.
+"""
 
 import hashlib
+import heapq
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count, islice
+from typing import NamedTuple, TypeVar
 
+import torch
 from torch.utils.data import Sampler
 
 from kiwi.data.buckets import Bucket
-from kiwi.data.mixture import Stratum, shuffled_epochs, weighted_round_robin
+from kiwi.errors import InputError
+from kiwi.keyed import key, uniform
+
+T = TypeVar("T")
+
+Stratum = tuple[int, str]
+"""The data source's index and the category of a group of samples; samples of one stratum have equal probabilities."""
 
 
 class SampledIndex(NamedTuple):
@@ -19,13 +33,13 @@ class SampledIndex(NamedTuple):
     batch: int
 
 
-class MixtureSampler(Sampler[list[SampledIndex]]):
-    """Endless batches, each of one bucket, in an order that is a function of the seed alone.
+class MixtureBatchSampler(Sampler[list[SampledIndex]]):
+    """Endless batches for training, in an order that is a function of the seed alone.
 
     Buckets, and within each bucket data sources and categories, alternate in proportion to their probabilities. The
     samples of one source and category in one bucket are reshuffled after all of them were drawn; a bucket with fewer
     samples than a batch repeats them. An epoch has just enough batches to hold all samples once. Each rank takes its
-    part of one global batch, so all ranks have the same task kind and size.
+    part of one global batch.
 
     Args:
         buckets: bucket of each sample.
@@ -88,11 +102,7 @@ class MixtureSampler(Sampler[list[SampledIndex]]):
             yield [next(orders[bucket, next(strata[bucket])]) for _ in range(self.batch_size * self.world_size)]
 
     def fingerprint(self, ids: Sequence[str]) -> str:
-        """A hash of everything that determines the batch order, which must not change when a run is resumed.
-
-        Args:
-            ids: ids of the samples.
-        """
+        """A hash of everything that determines the batch order, given the ids of the samples."""
         parts: list[object] = [self.seed, self.batch_size * self.world_size]
         for bucket, by_stratum in self.members.items():
             for stratum, members in by_stratum.items():
@@ -101,8 +111,8 @@ class MixtureSampler(Sampler[list[SampledIndex]]):
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-class OnceSampler(Sampler[list[int]]):
-    """Homogeneous batches of every sample once, bucket by bucket; the last batch of a bucket may be smaller.
+class SequentialBatchSampler(Sampler[list[int]]):
+    """Batches for validation: every sample once, bucket by bucket; the last batch of a bucket may be smaller.
 
     Args:
         buckets: bucket of each sample.
@@ -124,3 +134,71 @@ class OnceSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         for index in range(self.rank, len(self) * self.world_size, self.world_size):
             yield self.batches[index % len(self.batches)]
+
+
+def sampling_probabilities(
+    strata: Sequence[Stratum], source_weights: Sequence[float | None], category_weights: Mapping[str, float]
+) -> list[float]:
+    """Compute the probability of each sample; all probabilities sum to 1.
+
+    Args:
+        strata: stratum of each sample.
+        source_weights: weight of each data source, relative to the sum of all weights. If all are None, data sources
+            are sampled in proportion to their sizes.
+        category_weights: weight of each category within a data source; 1 if not listed, and 0 excludes the category.
+
+    Raises:
+        InputError: only some sources have weights, a weight is negative or not finite, a category is unknown, or no
+            samples are left.
+    """
+    known = sorted({category for _, category in strata})
+    if unknown := sorted(set(category_weights) - set(known)):
+        message = "data.categories lists categories that no training sample has"
+        raise InputError(message, code="unknown-category", got=unknown, expected=f"categories from {known}")
+    weights = [*category_weights.values(), *(weight for weight in source_weights if weight is not None)]
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        got = f"data.train {list(source_weights)}, data.categories {dict(category_weights)}"
+        raise InputError("weights must be finite and not negative", code="out-of-range", got=got)
+    if None in source_weights and any(weight is not None for weight in source_weights):
+        message, fix = "data.train mixes sources with and without a weight", "give all of them a weight, or none"
+        raise InputError(message, code="missing-source-weight", got=list(source_weights), fix=fix)
+    weights_in_source = [category_weights.get(category, 1.0) for _, category in strata]
+    totals: dict[int, float] = defaultdict(float)
+    for (source, _), weight in zip(strata, weights_in_source, strict=True):
+        totals[source] += weight
+    scale = {source: _scale_source(source_weights[source], total) for source, total in totals.items()}
+    unscaled = [scale[source] * weight for (source, _), weight in zip(strata, weights_in_source, strict=True)]
+    if (total := sum(unscaled)) <= 0:
+        raise InputError(
+            "the weights of data.train and data.categories leave no samples to train on", code="no-samples"
+        )
+    return [weight / total for weight in unscaled]
+
+
+def _scale_source(source_weight: float | None, total: float) -> float:
+    """The factor by which a source's category weights, which sum to `total` over its samples, are scaled."""
+    if source_weight is None:
+        return 1.0
+    return source_weight / total if total > 0 else 0.0
+
+
+def weighted_round_robin(weights: Mapping[T, float], *key_parts: str | int) -> Iterator[T]:
+    """Yield the keys of `weights`, without end and in proportion to their weights above 0 (stride scheduling).
+
+    Among the first n values, the count of each key differs from its expected count by at most the number of keys.
+    """
+    names = list(weights)
+    due = [(uniform(*key_parts, index) / weights[name], index) for index, name in enumerate(names)]
+    heapq.heapify(due)
+    while True:
+        time, index = due[0]
+        yield names[index]
+        heapq.heapreplace(due, (time + 1.0 / weights[names[index]], index))
+
+
+def shuffled_epochs(members: Sequence[T], *key_parts: str | int) -> Iterator[T]:
+    """Yield all members again and again, in an order that depends on the key and the number of the repetition."""
+    for epoch in count():
+        generator = torch.Generator().manual_seed(key(*key_parts, epoch))
+        for index in torch.randperm(len(members), generator=generator).tolist():
+            yield members[index]

@@ -1,12 +1,20 @@
 from collections import Counter
-from itertools import chain
+from itertools import chain, islice
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from kiwi.data.batch_samplers import (
+    MixtureBatchSampler,
+    SequentialBatchSampler,
+    sampling_probabilities,
+    shuffled_epochs,
+    weighted_round_robin,
+)
 from kiwi.data.buckets import Bucket
-from kiwi.data.mixture import sampling_probabilities
-from kiwi.data.sampler import MixtureSampler, OnceSampler
 from kiwi.encoded import TaskKind
+from kiwi.errors import InputError
 
 VIDEO, WIDE = Bucket(TaskKind.video, 32, 32, 5, 0), Bucket(TaskKind.video, 32, 64, 5, 0)
 REFERENCE = Bucket(TaskKind.reference, 32, 32, 5, 1)
@@ -16,7 +24,7 @@ STRATA = [(0, "add")] * 4 + [(0, "remove")] * 8 + [(1, "none")] * 6
 
 def sampler(weights=(None, None), categories=None, batch=2, **options):
     shares = sampling_probabilities(STRATA, list(weights), categories or {})
-    return MixtureSampler(BUCKETS, STRATA, shares, batch, **{"seed": 0, **options})
+    return MixtureBatchSampler(BUCKETS, STRATA, shares, batch, **{"seed": 0, **options})
 
 
 def batches(sampler, count):
@@ -103,13 +111,81 @@ def test_the_fingerprint_changes_with_everything_that_changes_the_batch_order():
 
 
 def test_validation_has_every_sample_once_in_the_manifests_order():
-    sampled = list(OnceSampler(BUCKETS, 3))
+    sampled = list(SequentialBatchSampler(BUCKETS, 3))
     assert sampled[:3] == [[0, 1, 2], [3, 4, 5], [6, 7]]
     assert list(chain(*sampled)) == list(range(18))
 
 
 def test_ranks_share_validation_and_take_the_same_number_of_batches():
-    parts = [list(OnceSampler(BUCKETS, 3, rank=rank, world_size=3)) for rank in range(3)]
+    parts = [list(SequentialBatchSampler(BUCKETS, 3, rank=rank, world_size=3)) for rank in range(3)]
     assert [len(part) for part in parts] == [3, 3, 3]
     assert set(chain(*chain(*parts))) == set(range(18))
-    assert [len(list(OnceSampler(BUCKETS[:2], 2, rank=r, world_size=4))) for r in range(4)] == [1] * 4
+    assert [len(list(SequentialBatchSampler(BUCKETS[:2], 2, rank=r, world_size=4))) for r in range(4)] == [1] * 4
+
+
+# --- the mixture ---------------------------------------------------------------------------------------
+
+MIXED = [(0, "add")] * 6 + [(0, "remove")] * 2 + [(1, "none")] * 2
+
+
+def total_share(shares, *strata):
+    return sum(share for share, stratum in zip(shares, MIXED, strict=True) if stratum in strata)
+
+
+def test_without_weights_all_samples_have_equal_probabilities():
+    assert sampling_probabilities(MIXED, [None, None], {}) == pytest.approx([0.1] * 10)
+
+
+def test_the_probability_of_a_source_is_its_weight_and_does_not_depend_on_its_size():
+    shares = sampling_probabilities(MIXED, [1.0, 3.0], {})
+    assert total_share(shares, (1, "none")) == pytest.approx(0.75)
+    assert total_share(shares, (0, "add")) == pytest.approx(0.25 * 6 / 8)
+
+
+def test_category_weights_apply_within_a_source_and_do_not_change_the_sources_probability():
+    shares = sampling_probabilities(MIXED, [1.0, 1.0], {"remove": 3.0})
+    assert total_share(shares, (1, "none")) == pytest.approx(0.5)
+    assert total_share(shares, (0, "remove")) == pytest.approx(0.5 * 6 / 12)
+    assert sum(sampling_probabilities(MIXED, [None, None], {"remove": 0.0})[6:8]) == 0
+    assert sum(sampling_probabilities(MIXED, [None, None], {"remove": 0.0})) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("sources", "categories", "code", "value"),
+    [
+        ([1.0, None], {}, "missing-source-weight", r"\[1.0, None\]"),
+        ([1.0, -1.0], {}, "out-of-range", "-1.0"),
+        ([1.0, float("nan")], {}, "out-of-range", "nan"),
+        ([None, None], {"add": float("inf")}, "out-of-range", "inf"),
+        ([None, None], {"ad": 2.0}, "unknown-category", r"\['ad'\].*add"),
+        ([0.0, 0.0], {}, "no-samples", ""),
+    ],
+)
+def test_invalid_weights_are_rejected(sources, categories, code, value):
+    with pytest.raises(InputError, match=value, check=lambda error: error.code == code):
+        sampling_probabilities(MIXED, sources, categories)
+
+
+@given(st.lists(st.floats(0.05, 20), min_size=1, max_size=6), st.integers(1, 400), st.integers(0, 9))
+def test_after_any_number_of_draws_counts_differ_from_the_proportions_by_at_most_the_number_of_names(
+    weights, count, seed
+):
+    counts = Counter(islice(weighted_round_robin(dict(enumerate(weights)), seed), count))
+    for index, weight in enumerate(weights):
+        assert abs(counts[index] - count * weight / sum(weights)) <= len(weights)
+
+
+def test_the_round_robin_is_a_function_of_its_key():
+    def first_names(*key_parts):
+        return list(islice(weighted_round_robin({"a": 1.0, "b": 1.3, "c": 0.4}, *key_parts), 50))
+
+    assert first_names(1) == first_names(1)
+    assert first_names(1) != first_names(2)
+
+
+def test_every_epoch_has_all_members_once_in_a_different_order():
+    drawn = list(islice(shuffled_epochs("abcdefgh", 3), 24))
+    assert [sorted(drawn[start : start + 8]) for start in (0, 8, 16)] == [sorted("abcdefgh")] * 3
+    assert drawn[:8] != drawn[8:16]
+    assert drawn == list(islice(shuffled_epochs("abcdefgh", 3), 24))
+    assert drawn != list(islice(shuffled_epochs("abcdefgh", 4), 24))
