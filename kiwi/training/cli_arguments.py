@@ -1,16 +1,17 @@
 """Translate between kiwi's short form of configurations and jsonargparse, and shorten jsonargparse's error messages."""
 
 import functools
+import itertools
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import yaml
 
 from kiwi.data.datamodule import EditData
-from kiwi.errors import format_choices
+from kiwi.errors import InputError, format_choices
 from kiwi.experiment import read_experiment, to_short_form, with_current_keys, with_current_names
 from kiwi.spec import Spec, abstract_specs, allowed_names
 from kiwi.training.callbacks.before_after import BeforeAfter
@@ -29,6 +30,15 @@ CALLBACKS = (BeforeAfter,)
 
 GROUPS: dict[str, tuple[type, ...]] = {"model": MODULES, "data": (EditData,), "quality": (EditQuality,)}
 """Option groups that contain specs, and the classes whose constructor arguments they hold."""
+
+
+SEE_HELP = "see `python -m kiwi fit --help`"
+
+_REJECTED_FIELD = (
+    r"(?:Group '(?P<group>[\w.]+)' does not accept option '|does not accept option '|Option '"
+    r"|[Uu]nrecognized arguments: --)(?P<name>[\w.]+)"
+)
+"""An option that jsonargparse rejects, in each of its messages about one."""
 
 
 def with_class_paths(value: Any) -> Any:
@@ -54,9 +64,7 @@ def _rename_specs_and_fields(configuration: dict[str, Any]) -> dict[str, Any]:
     current = dict(configuration)
     for group, classes in GROUPS.items():
         if isinstance(configuration.get(group), dict):
-            hints = {
-                name: hint for cls in classes for name, hint in typing.get_type_hints(vars(cls)["__init__"]).items()
-            }
+            hints = {name: hint for cls in classes for name, hint in _hints_of(cls).items()}
             current[group] = {
                 name: with_current_names(hints.get(name), value) for name, value in configuration[group].items()
             }
@@ -106,34 +114,77 @@ def _translate_option(path: str, text: str) -> str:
     return f"--{'.'.join(current_keys)}={node}"
 
 
-def explain_parse_error(message: str) -> str:
-    """Shorten jsonargparse's error message to one sentence; for an unknown name, list the valid ones."""
+def explain_parse_error(message: str) -> InputError:
+    """Make a short error of jsonargparse's message; for an unknown name, it lists the valid ones."""
     flat = re.sub(r"\s+", " ", message).strip()
     keys = re.findall(r'Parser key "([\w.]+)"', flat)
-    path = ".".join(keys[1:] or keys)
-    if unknown := re.search(r"Expected a dot import path string: ([\w.]+)", flat):
-        classes = CALLBACKS if path.startswith("trainer.") else MODULES
-        names = allowed_names(base) if (base := _find_spec_base(path)) else [cls.__name__ for cls in classes]
-        return f"{path} has no choice named {unknown[1]!r}. Expected: {format_choices(names, unknown[1])}"
-    if unrecognised := re.search(r"[Uu]nrecognized arguments: (\S+)", flat):
-        return f"there is no option {unrecognised[1]}"
+    path = ".".join(keys)
+    choices = _choices_at(path)
+    if unknown := re.search(r"(?:a dot import path string:|Not a valid subclass of \w+. Got value:) (\S+)", flat):
+        if choices:
+            problem, expected = f"{path} has no choice named {unknown[1]!r}", format_choices(choices, unknown[1])
+            return InputError(problem, code="unknown-choice", expected=expected)
+    elif choices and "Expected an instantiatable class" in flat:
+        return InputError(f"{path} has no type", code="missing-type", expected=format_choices(choices, ""))
+    elif rejected := re.search(_REJECTED_FIELD, flat):
+        field = f"{rejected['group']}.{rejected['name']}" if rejected["group"] else rejected["name"]
+        if owner := re.search(r".*given class_path '(?:\w+\.)*(\w+)'", flat):
+            return _unknown_field(owner[1], field, path)
+        group, _, name = field.partition(".")
+        if len(classes := GROUPS.get(group, ())) == 1:
+            return _unknown_field(classes[0].__name__, name, group)
+        return InputError(f"there is no option --{field}", code="unknown-field", fix=SEE_HELP)
     # The last message about the innermost option states the reason; the text after it repeats the input.
     reason = flat.split(f'"{keys[-1]}": ')[-1] if keys else flat
     reason = re.split(r" - Expected a <class 'NoneType'>| Given value type", reason)[0]
     reason = re.sub(r"- Expected a path but .* either not accessible or invalid - ", "", reason)
-    return f"{reason} (at {path})" if path else reason
+    if wrong := re.fullmatch(r"Expected a (?:<class '(\w+)'>|typing.Literal\[(.+)\])\. Got value: (.*)", reason):
+        expected = wrong[1] or f"one of {wrong[2]}"
+        return InputError(f"{path} has a wrong value", code="wrong-type", got=wrong[3], expected=expected)
+    return InputError(f"{path}: {reason}" if path else reason, code="invalid-option", fix=SEE_HELP)
 
 
-def _find_spec_base(path: str) -> type[Spec] | None:
-    """The base class of the specs that an option such as config.source.scale or data.augmentation accepts."""
-    names = path.split(".")
-    group = names.pop(0) if names[0] in GROUPS else "model"
-    callables: list[Any] = [vars(cls)["__init__"] for cls in GROUPS[group]]
-    base: type[Spec] | None = None
+def _unknown_field(owner: str, field: str, path: str) -> InputError:
+    """The error for a field that the class named `owner`, whose options are at `path`, does not have."""
+    known = {cls.__name__: cls for cls in (*itertools.chain.from_iterable(GROUPS.values()), *CALLBACKS)}
+    classes = [cls] if (cls := Spec._registry.get(owner, known.get(owner))) else []
+    *parents, name = field.split(".")
+    for parent in parents:
+        if not (inner := _types_of_field(classes, parent)):
+            name = parent  # the first unknown name
+            break
+        classes, path = inner, f"{path}.{parent}"
+    owners = " or ".join(cls.__name__ for cls in classes) or owner
+    fields = sorted({name for cls in classes for name in _hints_of(cls)})
+    expected = format_choices(fields, name) if fields else "no fields at all" if classes else None
+    return InputError(f"{owners} has no field {f'{path}.{name}'!r}", code="unknown-field", expected=expected)
+
+
+def _choices_at(path: str) -> list[str]:
+    """Names of the specs, modules or callbacks that an option such as model.config.source.scale accepts."""
+    group, *names = path.split(".")
+    if path == "trainer.callbacks":
+        return [cls.__name__ for cls in CALLBACKS]
+    classes: Sequence[type] = GROUPS.get(group, ())
     for name in names:
-        hints = (typing.get_type_hints(function).get(name) for function in callables)
-        base = next((hint for hint in hints if isinstance(hint, type) and issubclass(hint, Spec)), None)
-        if base is None:
-            return None
-        callables = [base, *(Spec._registry[choice] for choice in allowed_names(base))]
-    return base
+        classes = _types_of_field(classes, name)
+    return [cls.__name__ for cls in classes]
+
+
+def _types_of_field(classes: Iterable[type], name: str) -> list[type]:
+    """The specs that the field `name` of any of these classes accepts."""
+    bases = {base: None for cls in classes for base in _spec_bases(_hints_of(cls).get(name))}
+    return [Spec._registry[choice] for base in bases for choice in allowed_names(base)]
+
+
+def _spec_bases(hint: Any) -> list[type[Spec]]:
+    """The spec types in a type annotation, such as DataSource in list[DataSource]."""
+    if isinstance(hint, type) and issubclass(hint, Spec):
+        return [hint]
+    return [base for argument in typing.get_args(hint) for base in _spec_bases(argument)]
+
+
+def _hints_of(cls: type) -> dict[str, Any]:
+    """Type annotations of the options of a class: the fields of a spec, or the arguments of a constructor."""
+    hints = typing.get_type_hints(cls if issubclass(cls, Spec) else vars(cls)["__init__"])
+    return {name: hint for name, hint in hints.items() if name != "return" and not name.startswith("_")}

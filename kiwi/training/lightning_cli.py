@@ -202,8 +202,7 @@ def run_cli(argv: Sequence[str], cli_class: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
             raise cause from error
         if isinstance(error, ValueError):
             raise
-        fix = "see `python -m kiwi fit --help`"
-        raise InputError(explain_parse_error(str(error)), code="invalid-option", fix=fix) from error
+        raise explain_parse_error(str(error)) from error
 
 
 def _find_kiwi_error(error: BaseException) -> KiwiError | None:

@@ -1,0 +1,82 @@
+"""Errors of the command line of `fit`: a wrong name or value is reported with the accepted ones."""
+
+import pytest
+
+from kiwi.errors import InputError
+from kiwi.training.lightning_cli import ParseOnlyCLI, run_cli
+
+EDITOR = "experiments/first_light/editor.yaml"
+
+
+def rejection(*arguments):
+    with pytest.raises(InputError) as caught:
+        run_cli(["fit", "--config", EDITOR, *arguments], ParseOnlyCLI)
+    message = str(caught.value)
+    assert not any(word in message for word in ("class_path", "Union", "subclass", "kiwi.models"))  # of jsonargparse
+    return caught.value
+
+
+WRONG_NAMES = [
+    ("config", "sorce", "AddSource", "unknown-field", "'model.config.sorce'", "(did you mean source?)"),
+    (
+        "config.dit",
+        "dimm",
+        "3",
+        "unknown-field",
+        "DiTConfig has no field 'model.config.dit.dimm'",
+        "one of activations",
+    ),
+    ("config", "source", "AddSorce", "unknown-choice", "model.config.source has no", "(did you mean AddSource?)"),
+    ("config", "source", "{type: AddSource, skale: 1}", "unknown-field", "AddSource has no field", "one of scale"),
+    ("config", "source", "{type: NoSource, scale: 1}", "unknown-field", "NoSource has no field", "no fields at all"),
+    ("config", "source", "3", "unknown-choice", "no choice named '3'", "one of AddSource"),
+    (
+        "config.source",
+        "scale",
+        "{type: LearnableScale, bin: 3}",
+        "unknown-field",
+        "LearnableScale has no field 'model.config.source.scale.bin'",
+        "(did you mean bins?)",
+    ),
+    ("optim", "schedule", "cosinus", "wrong-type", "model.optim.schedule", "one of 'constant', 'cosine'"),
+    ("optim", "lr", "fast", "wrong-type", "model.optim.lr", "float"),
+]
+
+
+@pytest.mark.parametrize(("path", "field", "value", "code", "problem", "expected"), WRONG_NAMES)
+@pytest.mark.parametrize("from_file", [True, False], ids=["from a file", "from the command line"])
+def test_a_wrong_option_of_the_model_is_reported_with_the_accepted_ones(
+    path, field, value, code, problem, expected, from_file, tmp_path
+):
+    if from_file:
+        text = f"{field}: {value}"
+        for name in reversed(f"model.{path}".split(".")):
+            text = f"{name}: {{{text}}}"
+        (tmp_path / "changes.yaml").write_text(text)
+        error = rejection("--config", str(tmp_path / "changes.yaml"))
+    else:
+        error = rejection(f"--model.{path}.{field}={value}")
+    assert error.code == code
+    assert problem in error.problem
+    assert expected in error.expected
+
+
+@pytest.mark.parametrize(
+    ("option", "problem", "expected"),
+    [
+        ("--model.config.source.skale=1", "AddSource has no field 'model.config.source.skale'", "one of scale"),
+        ("--data.batchsize=3", "EditData has no field 'data.batchsize'", "(did you mean batch_size?)"),
+        ("--data.train=[{type: Manifst}]", "data.train has no choice named 'Manifst'", "(did you mean Manifest?)"),
+        (
+            "--data.train=[{type: Manifest, pth: a.csv}]",
+            "Manifest has no field 'data.train.pth'",
+            "(did you mean path?)",
+        ),
+        ("--data.train=[{pth: a.csv}]", "data.train has no type", "one of Manifest"),
+        ("--trainer.callbacks=[{type: BeforeAfter, item: 3}]", "BeforeAfter has no field", "(did you mean items?)"),
+    ],
+)
+def test_wrong_options_of_the_data_and_the_trainer_are_reported_too(option, problem, expected):
+    error = rejection(option)
+    assert problem in error.problem
+    assert expected in error.expected
