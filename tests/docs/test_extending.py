@@ -54,15 +54,16 @@ def test_the_signatures_of_a_longer_sequence_are_those_of_the_base_class():
 
 
 class _Service(BaseHTTPRequestHandler):
-    """An OpenAI-compatible service: 4, 3 and 2 to an edit, 1 to a copy of the source. It is busy once."""
+    """An OpenAI-compatible service: 4, 3 and 2 to an edit, 1 to a copy of the source. Busy once, or rejects the key."""
 
     requests: ClassVar[list[dict]] = []
+    has_no_key: ClassVar[bool] = False
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.requests.append(body)
-        if len(self.requests) == 1:
-            self.send_error(503)
+        if self.has_no_key or len(self.requests) == 1:
+            self.send_error(401 if self.has_no_key else 503)
             return
         names = re.findall(r"^(.+): <1 to 5>$", body["messages"][0]["content"], re.MULTILINE)
         images = [part["image_url"]["url"] for part in body["messages"][1]["content"] if part["type"] == "image_url"]
@@ -106,6 +107,15 @@ def test_the_scores_of_the_judge_reach_the_table(modules, service, monkeypatch):
     assert copies.is_passed
     media = [part["type"] for part in service.requests[-1]["messages"][1]["content"]]
     assert media.count("image_url") == 10  # five frames of the source, five of the edit
+
+
+def test_the_terminal_names_the_variable_of_a_missing_key(modules, service, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "build_generator", lambda options, suite: invert)
+    monkeypatch.setattr(service, "has_no_key", True)
+    report = modules("judge_with_chat").report
+    assert not report.is_success
+    reason = "No score for 10 of 10 items: HTTP Error 401: Unauthorized; is JUDGE_API_KEY set to a valid key?"
+    assert reason in capsys.readouterr().out
 
 
 def test_the_values_of_the_measurement_reach_the_results_of_a_study(modules, tmp_path, monkeypatch):
