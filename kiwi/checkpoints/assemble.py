@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kiwi.checkpoints.folder import select_saved_names, write_folder
+from kiwi.checkpoints.folder import must_copy, select_saved_names, write_folder
 from kiwi.errors import CheckpointError, SpecError
 from kiwi.keyed import forked_rng
 from kiwi.models.config import KiwiConfig
@@ -30,6 +30,7 @@ from kiwi.spec import from_dict, override
 from kiwi.weights.adapters import infer_rank_and_targets, is_adapter, merge_adapters, split_adapters, with_base_layer
 from kiwi.weights.files import Shapes, State
 from kiwi.weights.hub import is_hub_id
+from kiwi.weights.names import select_prefix
 from kiwi.weights.strict import compare_shapes, fingerprint, load_strict, require_finite_floats, shapes_of
 
 OPTIONAL_GROUPS = (
@@ -50,8 +51,6 @@ _SETTABLE_FOR_BASE = (
 )  # fmt: skip
 """Options that the user may set if the checkpoint is only a base model; --vae and --mllm set the VAE and the MLLM."""
 
-_ADAPTER_REPORTS = {"merge": "merged", "keep": "kept separate"}
-
 Report = Callable[[str, str], None]
 """Callback that receives the name of a part and what was done with it."""
 
@@ -61,8 +60,8 @@ class ImportSettings:
     """Sources of the parts that a checkpoint lacks, and values of the options that it does not record.
 
     Args:
-        vae: spec of the VAE.
-        mllm: spec of the MLLM, without adapters.
+        vae: the VAE.
+        mllm: the MLLM, without adapters.
         base: the DiT's base model, for checkpoints that hold no DiT or only adapters for one.
         changes: options to set, by dotted path, such as `{"dit.num_heads": 24}` (default: 128 channels per head, as in
             every Wan model) or `{"reference": "PrependReference"}` (default: AppendReference if the checkpoint has a
@@ -87,13 +86,13 @@ class ImportSettings:
 
 
 def assemble(checkpoint: Mapping[str, Tensor], settings: ImportSettings, folder: Path, report: Report) -> None:
-    """Write a checkpoint as a model folder.
+    """Write a checkpoint as a model folder; an existing model folder is replaced.
 
     Args:
         checkpoint: tensors by kiwi's names, adapters included, without `text_embedding`.
-        settings: sources of missing parts, and options to set.
-        folder: output folder; an existing model folder is replaced.
-        report: called with each part and what was done with it.
+        settings: sources of the parts that the checkpoint lacks, and options to set.
+        folder: output folder.
+        report: called with the name of each part and what was done with it.
 
     Raises:
         CheckpointError: tensors are missing, unexpected or of the wrong shape, or are not finite floats; there is
@@ -103,17 +102,15 @@ def assemble(checkpoint: Mapping[str, Tensor], settings: ImportSettings, folder:
     _require_settable(settings.changes, checkpoint)
     require_finite_floats(checkpoint, "the checkpoint")
     mllm, vae = settings.mllm.build(), settings.vae.build()
-    dit, dit_state, base_fingerprint = _assemble_dit(_select_prefix(checkpoint, "dit."), settings, report)
-    mllm_spec, mllm_state, mllm_changed = _assemble_mllm(_select_prefix(checkpoint, "mllm."), mllm, settings, report)
+    dit, dit_state, base_fingerprint = _assemble_dit(select_prefix(checkpoint, "dit."), settings, report)
+    mllm_spec, mllm_state, mllm_changed = _assemble_mllm(select_prefix(checkpoint, "mllm."), mllm, settings, report)
     has_reference = any(name.startswith("reference.") for name in checkpoint)
-    default_config = KiwiConfig(
-        dit=dit,
-        vae=settings.vae,
-        mllm=mllm_spec,
-        query=QueryConnector(readout="tail").replace(**_infer_num_queries(checkpoint)),
-        # Without an embedding, reference tokens would be zero but still attended to.
-        reference=AppendReference() if has_reference else NoReference(),
-    )
+    tables = select_prefix(checkpoint, "query.queries.")
+    num_queries = {kind: len(tables[kind]) for kind in ("image", "video", "reference") if kind in tables}
+    query = QueryConnector(readout="tail").replace(**num_queries)
+    # Without an embedding, reference tokens would be zero but still attended to.
+    reference = AppendReference() if has_reference else NoReference()
+    default_config = KiwiConfig(dit=dit, vae=settings.vae, mllm=mllm_spec, query=query, reference=reference)
     config = override(default_config, dict(settings.changes))
     mllm.check_layers((*getattr(config.query, "layers", ()), *getattr(config.latent, "layers", ())))
     report("reference", type(config.reference).__name__ + ("" if has_reference else ": not in the checkpoint"))
@@ -122,22 +119,23 @@ def assemble(checkpoint: Mapping[str, Tensor], settings: ImportSettings, folder:
     state |= {f"mllm.{name}": tensor for name, tensor in mllm_state.items()}
     state = _unify_dtypes(state, settings.dtype, report)
     state |= _initialise_missing(config, mllm.hidden_size, state, settings.seed, report)
-    compare_shapes(compute_expected_shapes(config, mllm), shapes_of(state)).raise_if_any("the checkpoint")
+    compare_shapes(_compute_expected_shapes(config, mllm), shapes_of(state)).raise_if_any("the checkpoint")
 
-    base_fingerprints, savers = {"vae": vae.fingerprint, "mllm": mllm.fingerprint}, {}
+    savers = {"vae": vae.save} if must_copy(settings.vae, settings.self_contained) else {}
+    if mllm_changed or must_copy(settings.mllm, settings.self_contained):
+        savers["mllm"] = mllm.save
+    for part, spec in (("vae", settings.vae), ("mllm", settings.mllm)):
+        path = getattr(spec, "path", None)
+        copied = "initialised" if path is None else f"copied from {path}"
+        report(part, copied if part in savers else f"referenced by path {path}")
+    fingerprints = {"vae": vae.fingerprint, "mllm": mllm.fingerprint}
+    base_fingerprints = {part: fingerprints[part] for part in fingerprints if part not in savers}
     if isinstance(config.dit.base, WanBase):
         base_fingerprints["dit"] = base_fingerprint
-    for part, spec, save in (("vae", settings.vae, vae.save), ("mllm", settings.mllm, mllm.save)):
-        path = getattr(spec, "path", "")
-        if (part == "mllm" and mllm_changed) or not path or (settings.self_contained and Path(path).exists()):
-            savers[part] = save
-            del base_fingerprints[part]
-        copied = f"copied from {path}" if path else "initialised"
-        report(part, copied if part in savers else f"referenced by path {path}")
     write_folder(folder, config, settings.editing, state, base_fingerprints, savers)
 
 
-def compute_expected_shapes(config: KiwiConfig, mllm: MllmEncoder) -> Shapes:
+def _compute_expected_shapes(config: KiwiConfig, mllm: MllmEncoder) -> Shapes:
     """Return the names and shapes of the tensors in model.safetensors, using modules on the meta device."""
     without_base = config.replace(dit=config.dit.replace(base=NewBase()))
     shapes: Shapes = {}
@@ -150,19 +148,17 @@ def compute_expected_shapes(config: KiwiConfig, mllm: MllmEncoder) -> Shapes:
     return {name: shapes[name] for name in select_saved_names(config, shapes)}
 
 
-def infer_dit_config(shapes: Shapes, changes: Mapping[str, Any], report: Report) -> DiTConfig:
-    """Infer a DiT's sizes from the shapes of its tensors.
+def drop_replaced_options(recorded: Mapping[str, Any], changes: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """Drop recorded options that the user sets, or that lie inside one that the user sets; report those that differ."""
+    for path, value in recorded.items():
+        if changes.get(path, value) != value:
+            report(path, f"{changes[path]}, although the checkpoint records {value}")
+    is_set = {path: any(f"{path}.".startswith(f"{change}.") for change in changes) for path in recorded}
+    return {path: value for path, value in recorded.items() if not is_set[path]}
 
-    Args:
-        shapes: shapes of all tensors of the DiT, by name without `dit.`.
-        changes: options to set, by dotted path; of these, only `dit.num_heads` is used, which shapes do not show.
-        report: called if the number of heads is assumed.
 
-    Raises:
-        CheckpointError: a tensor that determines a size is missing, the block numbers have a gap, or the number of
-            heads is unknown.
-        SpecError: no DiT can have these sizes.
-    """
+def _infer_dit_config(shapes: Shapes, changes: Mapping[str, Any], report: Report) -> DiTConfig:
+    """Infer a DiT's sizes from the shapes of its tensors, and its heads from `changes`, as shapes do not show them."""
     names = ("patch_embedding.weight", "blocks.0.ffn.0.weight", "time_embedding.0.weight")
     patch, ffn, time = (shapes.get(name, ()) for name in names)
     if (len(patch), len(ffn), len(time)) != (5, 2, 2):
@@ -174,11 +170,8 @@ def infer_dit_config(shapes: Shapes, changes: Mapping[str, Any], report: Report)
     blocks = {int(match[1]) for name in shapes if (match := re.match(r"blocks\.(\d{1,9})\.", name))}
     # Checked here, because building a DiT of max(blocks) + 1 layers could exhaust the memory.
     if gaps := set(range(len(blocks))) - blocks:
-        raise CheckpointError(
-            "the block numbers of the DiT have a gap",
-            code="missing-block",
-            got=f"{len(blocks)} blocks, highest index {max(blocks)}, missing index {min(gaps)}",
-        )
+        got = f"{len(blocks)} blocks, highest index {max(blocks)}, missing index {min(gaps)}"
+        raise CheckpointError("the block numbers of the DiT have a gap", code="missing-block", got=got)
     dim = patch[0]
     if "dit.num_heads" not in changes:
         if dim % 128:
@@ -189,15 +182,8 @@ def infer_dit_config(shapes: Shapes, changes: Mapping[str, Any], report: Report)
                 fix="set it: --set dit.num_heads=N",
             )
         report("dit.num_heads", f"assumed {dim // 128}, 128 channels per head; change it with --set dit.num_heads=N")
-    sizes = {
-        "dim": dim,
-        "ffn_dim": ffn[0],
-        "num_heads": changes.get("dit.num_heads", dim // 128),
-        "num_layers": len(blocks),
-        "freq_dim": time[1],
-        "latent_channels": patch[1],
-        "patch_size": patch[2:],
-    }
+    sizes = {"dim": dim, "ffn_dim": ffn[0], "num_heads": changes.get("dit.num_heads", dim // 128)}
+    sizes |= {"num_layers": len(blocks), "freq_dim": time[1], "latent_channels": patch[1], "patch_size": patch[2:]}
     config: DiTConfig = from_dict(DiTConfig, sizes, "dit")
     return config
 
@@ -225,16 +211,16 @@ def _assemble_dit(state: State, settings: ImportSettings, report: Report) -> tup
             raise CheckpointError(
                 "the checkpoint requires the base model that it was trained from",
                 code="missing-base-model",
-                got=f"{_format_adapter_count(adapters)} for the DiT, but no weights" if adapters else "no DiT",
+                got=f"{len(adapters) // 2} adapters for the DiT, but no weights" if adapters else "no DiT",
                 fix="pass --base with a folder or file of Wan weights, or a hub id",
             )
         weights = read_wan_transformer(base.path, base.subfolder)
         require_finite_floats(weights, f"the base model {base.path}")
         report("dit", f"weights from the base model {base.path}")
-    config = infer_dit_config(shapes_of(weights), settings.changes, report)
+    config = _infer_dit_config(shapes_of(weights), settings.changes, report)
     if not adapters:
         return config, weights, ""
-    report("dit", f"{_format_adapter_count(adapters)} {_ADAPTER_REPORTS[settings.adapters]}")
+    _report_adapters("dit", adapters, settings, report)
     if settings.adapters == "merge":
         return config, merge_adapters(weights, adapters), ""
     config = config.replace(tuning=_infer_lora_spec(weights, adapters))
@@ -250,24 +236,19 @@ def _assemble_mllm(
     trained, adapters = split_adapters(state)
     weights = {f"model.{name}": tensor for name, tensor in mllm.model.state_dict().items()}
     if unknown := sorted(trained.keys() - weights.keys()):
-        raise CheckpointError(
-            "the checkpoint was trained with a different MLLM",
-            code="mismatched-weights",
-            got=f"unexpected tensors {', '.join(unknown[:5])}",
-        )
+        got = f"unexpected tensors {', '.join(unknown[:5])}"
+        raise CheckpointError("the checkpoint was trained with another MLLM", code="mismatched-weights", got=got)
     weights |= trained
-    spec = settings.mllm
-    merge = bool(adapters) and settings.adapters == "merge"
+    spec, kept = settings.mllm, adapters if settings.adapters == "keep" else {}
     if adapters:
-        report("mllm", f"{_format_adapter_count(adapters)} {_ADAPTER_REPORTS[settings.adapters]}")
-        if merge:
-            weights = merge_adapters(weights, adapters)
-        else:
-            spec = spec.replace(tuning=_infer_lora_spec(weights, adapters, layer_prefix="model.language_model."))
-    if trained or merge:
-        unprefixed = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
-        load_strict(mllm.model, unprefixed, "the checkpoint's MLLM")
-    return spec, adapters if settings.adapters == "keep" else {}, bool(trained) or merge
+        _report_adapters("mllm", adapters, settings, report)
+    if kept:
+        spec = spec.replace(tuning=_infer_lora_spec(weights, kept, layer_prefix="model.language_model."))
+    changed = bool(trained) or len(kept) < len(adapters)
+    if changed:
+        merged = weights if kept else merge_adapters(weights, adapters)
+        load_strict(mllm.model, select_prefix(merged, "model."), "the checkpoint's MLLM")
+    return spec, kept, changed
 
 
 def _infer_lora_spec(weights: State, adapters: State, layer_prefix: str = "") -> Lora:
@@ -280,12 +261,6 @@ def _infer_lora_spec(weights: State, adapters: State, layer_prefix: str = "") ->
     merge_adapters(meta_weights, meta_adapters)  # raises if they do not match
     rank, targets = infer_rank_and_targets({n: t for n, t in weights.items() if n.startswith(layer_prefix)}, adapters)
     return Lora(rank=rank, targets=targets)
-
-
-def _infer_num_queries(checkpoint: Mapping[str, Tensor]) -> dict[str, int]:
-    """Infer the number of queries for each task kind from the query tables in the checkpoint."""
-    tables = {kind: checkpoint.get(f"query.queries.{kind}") for kind in ("image", "video", "reference")}
-    return {kind: len(table) for kind, table in tables.items() if table is not None}
 
 
 def _unify_dtypes(state: Mapping[str, Tensor], dtype: torch.dtype | None, report: Report) -> State:
@@ -319,19 +294,13 @@ def _initialise_missing(config: KiwiConfig, mllm_dim: int, state: State, seed: i
             module = config.builders(mllm_dim)[part]()
         same_part = next((tensor for name, tensor in state.items() if name.startswith(f"{part}.")), None)
         dtype = (next(iter(state.values())) if same_part is None else same_part).dtype
-        values = {f"{part}.{name}": value.to(dtype) for name, value in module.state_dict().items()}
-        values = {name: value for name, value in values.items() if name.startswith(group)}
-        if values:
+        initial = {f"{part}.{name}": value for name, value in module.state_dict().items()}
+        if values := {name: value.to(dtype) for name, value in initial.items() if name.startswith(group)}:
             report(group.rstrip("."), "not in the checkpoint: initialised")
         added |= values
     return added
 
 
-def _format_adapter_count(adapters: State) -> str:
-    count = len(adapters) // 2
-    return f"{count} adapter{'s' * (count != 1)}"
-
-
-def _select_prefix(state: Mapping[str, Tensor], prefix: str) -> State:
-    """Return the tensors whose names start with a prefix, without that prefix."""
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+def _report_adapters(part: str, adapters: State, settings: ImportSettings, report: Report) -> None:
+    count, outcome = len(adapters) // 2, "merged" if settings.adapters == "merge" else "kept separate"
+    report(part, f"{count} adapter{'s' * (count != 1)} {outcome}")

@@ -34,8 +34,8 @@ def convert(options: ConvertOptions) -> list[tuple[str, str]]:
     _check_target(options, exporting)
     steps: list[tuple[str, str]] = []
 
-    def report(part: str, text: str) -> None:
-        steps.append((part, text))
+    def report(part: str, outcome: str) -> None:
+        steps.append((part, outcome))
 
     dtype = None if options.dtype == "keep" else getattr(torch, options.dtype)
     if exporting:
@@ -90,8 +90,7 @@ def _check_options(options: ConvertOptions, exporting: bool) -> None:
         raise InputError(
             "a model folder cannot be written as Wan base weights",
             code="unsupported-conversion",
-            fix="use kiwi-upstream or kiwi-diffusers: the transformer of an editor is conditioned on its MLLM, not on "
-            "Wan's text encoder, so it cannot generate videos without the MLLM",
+            fix="use kiwi-upstream or kiwi-diffusers: the transformer of an editor cannot be used without its MLLM",
         )
     set_options = {field.name for field in fields(options) if getattr(options, field.name) != field.default}
     used_options = {"dtype"} if exporting else _IMPORT_OPTIONS[options.format]
@@ -100,7 +99,6 @@ def _check_options(options: ConvertOptions, exporting: bool) -> None:
             f"{'writing' if exporting else 'reading'} {options.format} does not use {_format_flags(unused)}",
             code="unused-option",
             expected=f"only options among {_format_flags(sorted(used_options))}",
-            fix="remove the option",
         )
 
 
@@ -115,9 +113,7 @@ def _check_target(options: ConvertOptions, exporting: bool) -> None:
     for path in list_pretrained_paths(options.src) if exporting else []:
         require_no_overlap(options.dst, path)
     if options.dst.exists() and not options.force:
-        raise InputError(
-            f"{options.dst} exists", code="existing-output", fix="choose another path, or pass --force to replace it"
-        )
+        raise InputError(f"{options.dst} exists", code="existing-output", fix="choose another path, or pass --force")
 
 
 def _split_subfolder(path: str) -> tuple[str, str]:

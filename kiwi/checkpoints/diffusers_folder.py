@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kiwi.checkpoints.assemble import ImportSettings, Report, assemble
+from kiwi.checkpoints.assemble import ImportSettings, Report, assemble, drop_replaced_options
 from kiwi.checkpoints.diffusers_layout import (
     EMBEDDERS,
     PARTS,
@@ -39,6 +39,7 @@ from kiwi.models.vae.wan import WanVae, published_config
 from kiwi.weights.adapters import merge_adapters, split_adapters, without_base_layer
 from kiwi.weights.files import State, choose_lossless_dtype, read_json, read_weights, write_weights
 from kiwi.weights.hub import locate
+from kiwi.weights.names import rename, select_prefix
 from kiwi.weights.strict import require_finite_floats
 
 WEIGHTS_STEM = "diffusion_pytorch_model"
@@ -56,15 +57,9 @@ def import_diffusers(
     dtype: torch.dtype | None = None,
     seed: int = 0,
 ) -> None:
-    """Convert a published diffusers folder to a model folder; its VAE and MLLM are copied.
+    """Convert a published diffusers folder (a path or a hub id) to a model folder; its VAE and MLLM are copied.
 
-    Args:
-        source: path or hub id of the diffusers folder.
-        changes: options to set instead of those in the folder, by dotted path.
-        folder: output folder.
-        report: called with each part and what was done with it.
-        dtype: dtype for the editor's own parts; None keeps theirs. VAE and MLLM always keep theirs.
-        seed: seed for initialising missing parts.
+    `changes` are options, by dotted path, that replace those in the folder; for the others see `ImportSettings`.
 
     Raises:
         CheckpointError: a part is missing, or tensors do not match; see `assemble`.
@@ -74,28 +69,18 @@ def import_diffusers(
     index = read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {}
     if missing := [part for part in PARTS if part in index and not (root / part).is_dir()]:
         raise CheckpointError(
-            f"{root} lacks parts",
-            code="missing-part",
-            got=f"no {', '.join(missing)}",
-            expected="all parts listed in its model_index.json",
+            f"{root} lacks parts that its model_index.json lists", code="missing-part", got=f"no {', '.join(missing)}"
         )
     if "transformer" not in parts:
         raise _not_a_diffusers_folder(root, "a folder with transformer, vae, ...")
     parts["mllm_encoder"] = read_weights(_encoder_file(root))
     transformer = read_json(root / "transformer/config.json")
     layers = len({name.split(".")[1] for name in parts["transformer"] if name.startswith("blocks.")})
-    if transformer.get("num_layers", layers) != layers:
-        raise CheckpointError(
-            f"the number of blocks in {root / 'transformer'} differs from its config.json",
-            code="missing-block",
-            got=layers,
-            expected=transformer["num_layers"],
-        )
-    recorded = {"dit.num_heads": transformer.get("num_attention_heads"), "dit.eps": transformer.get("eps")}
-    recorded = {path: value for path, value in recorded.items() if value is not None}
-    for path, value in recorded.items():
-        if changes.get(path, value) != value:
-            report(path, f"{changes[path]}, although the folder records {value}")
+    if (expected := transformer.get("num_layers", layers)) != layers:
+        message = f"the number of blocks in {root / 'transformer'} differs from its config.json"
+        raise CheckpointError(message, code="missing-block", got=layers, expected=expected)
+    fields = {"dit.num_heads": "num_attention_heads", "dit.eps": "eps"}
+    recorded = {path: transformer[field] for path, field in fields.items() if transformer.get(field) is not None}
     if (root / "ref_embedder").is_dir() and prepends_reference(read_json(root / "ref_embedder/config.json")):
         recorded["reference"] = "PrependReference"
     with tempfile.TemporaryDirectory() as links, _replace_path(links, root / "mllm_encoder", report) as path_report:
@@ -104,7 +89,7 @@ def import_diffusers(
         settings = ImportSettings(
             vae=WanVae(path=str(root / "vae")),
             mllm=QwenVL(path=str(mllm), limits=limits, dtype=choose_lossless_dtype(mllm)),
-            changes={**recorded, **changes},
+            changes={**drop_replaced_options(recorded, changes, report), **changes},
             dtype=dtype,
             editing=EditingDefaults(sampling=PIPELINE_SAMPLING),
             seed=seed,
@@ -114,13 +99,9 @@ def import_diffusers(
 
 
 def export_diffusers(folder: Path, target: Path, report: Report, dtype: torch.dtype | None = None) -> None:
-    """Convert a model folder to a published diffusers folder.
+    """Convert a model folder to a published diffusers folder; an existing folder of either kind is replaced.
 
-    Args:
-        folder: the model folder.
-        target: output folder; an existing model folder or diffusers folder is replaced.
-        report: called with each part and what was done with it.
-        dtype: dtype for the editor's own parts; None keeps theirs. VAE and MLLM always keep theirs.
+    `dtype` is for the editor's own parts; None keeps theirs. VAE and MLLM always keep theirs.
 
     Raises:
         CheckpointError: the published code does not support the model's options, or the MLLM is not a Qwen2.5-VL.
@@ -131,10 +112,7 @@ def export_diffusers(folder: Path, target: Path, report: Report, dtype: torch.dt
     mllm, vae = config.mllm.replace(tuning=Frozen()).build(), config.vae.build()
     if mllm.config.model_type != "qwen2_5_vl":
         raise CheckpointError(
-            "the published format does not support this MLLM",
-            code="unsupported-config",
-            got=mllm.config.model_type,
-            expected="qwen2_5_vl",
+            "the published format supports only Qwen2.5-VL", code="unsupported-config", got=mllm.config.model_type
         )
     state = read_weights(folder)
     require_finite_floats(state, str(folder))
@@ -162,8 +140,7 @@ def export_diffusers(folder: Path, target: Path, report: Report, dtype: torch.dt
 
 def _merge_dit_adapters(config: KiwiConfig, state: State, report: Report) -> State:
     """Return the DiT's tensors (names without `dit.`) with adapters merged and a text embedding of zeros."""
-    unprefixed = {without_base_layer(n).removeprefix("dit."): t for n, t in state.items() if n.startswith("dit.")}
-    weights, adapters = split_adapters(unprefixed)
+    weights, adapters = split_adapters(rename(select_prefix(state, "dit."), without_base_layer, "the DiT"))
     if isinstance(config.dit.base, WanBase):
         weights = read_wan_transformer(config.dit.base.path, config.dit.base.subfolder)
     if adapters:
@@ -174,20 +151,14 @@ def _merge_dit_adapters(config: KiwiConfig, state: State, report: Report) -> Sta
 
 def _merge_mllm_adapters(mllm: MllmEncoder, state: State, report: Report) -> State:
     """Return all tensors of the MLLM with adapters merged; tensors in `state` replace the pretrained ones."""
-    trained, adapters = split_adapters(
-        {name.removeprefix("mllm.model."): t for name, t in state.items() if name.startswith("mllm.")}
-    )
+    trained, adapters = split_adapters(select_prefix(state, "mllm.model."))
     if adapters:
         report("mllm", f"{len(adapters) // 2} adapters merged")
     return merge_adapters({**mllm.model.state_dict(), **trained}, adapters)
 
 
 def _link_mllm(root: Path, folder: Path) -> Path:
-    """Link the MLLM's files of a published folder into `folder` in the layout that transformers expects.
-
-    Raises:
-        CheckpointError: processor/qwen_config.json is missing.
-    """
+    """Link the MLLM's files of a published folder into `folder` in the layout that transformers expects."""
     encoder, processor = root / "mllm_encoder", root / "processor"
     if not (processor / "qwen_config.json").is_file():
         raise _not_a_diffusers_folder(root, "processor/qwen_config.json")
@@ -201,9 +172,8 @@ def _link_mllm(root: Path, folder: Path) -> Path:
 
 
 def _not_a_diffusers_folder(root: Path, expected: str) -> CheckpointError:
-    return CheckpointError(
-        f"{root} is not a published diffusers folder", code="not-a-diffusers-folder", expected=expected
-    )
+    message = f"{root} is not a published diffusers folder"
+    return CheckpointError(message, code="not-a-diffusers-folder", expected=expected)
 
 
 @contextmanager
@@ -224,10 +194,13 @@ def _encoder_file(root: Path) -> Path:
 def _write_index(folder: Path, config: KiwiConfig) -> None:
     """Write model_index.json, and the scheduler_config.json that the published pipeline contains but does not use."""
     (folder / "scheduler").mkdir()
-    scheduler: dict[str, Any] = {"_class_name": "FlowMatchEulerDiscreteScheduler", "_diffusers_version": VERSION}
-    scheduler |= {"shift": config.schedule.shift, "num_train_timesteps": config.schedule.num_train_timesteps}
-    write_json(folder / "scheduler" / "scheduler_config.json", {**scheduler, "base_shift": 0.5, "max_shift": 1.15})
-    index: dict[str, Any] = {"_class_name": ["pipeline_kiwi_edit", "KiwiEditPipeline"], "_diffusers_version": VERSION}
+    scheduler = {
+        "_class_name": "FlowMatchEulerDiscreteScheduler", "_diffusers_version": VERSION,
+        "shift": config.schedule.shift, "num_train_timesteps": config.schedule.num_train_timesteps,
+        "base_shift": 0.5, "max_shift": 1.15,
+    }  # fmt: skip
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    index = {"_class_name": ["pipeline_kiwi_edit", "KiwiEditPipeline"], "_diffusers_version": VERSION}
     write_json(folder / "model_index.json", index | {n: v for n, v in PARTS.items() if (folder / n).is_dir()})
 
 

@@ -5,6 +5,7 @@ All functions are pure; kiwi's tensor names begin with the part (`dit.`, `query.
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
@@ -44,11 +45,7 @@ _TO_ENCODER = {kiwi_name: published for published, kiwi_name in _FROM_ENCODER.it
 
 
 def from_diffusers_parts(parts: Mapping[str, State]) -> State:
-    """Rename the tensors of all parts to kiwi's names and drop the unused text embedding.
-
-    Raises:
-        CheckpointError: two tensors would get the same name.
-    """
+    """Rename the tensors of all parts to kiwi's names, which must differ, and drop the unused text embedding."""
     tensors = {f"{part}/{name}": tensor for part, weights in parts.items() for name, tensor in weights.items()}
     state = rename(tensors, _from_diffusers, "the folder")
     return {name: tensor for name, tensor in state.items() if not name.startswith(f"dit.{TEXT_EMBEDDING}")}
@@ -59,14 +56,15 @@ def to_diffusers_parts(state: Mapping[str, Tensor]) -> dict[str, State]:
     parts: dict[str, State] = {}
     embedders = {kiwi_name: part for part, kiwi_name in EMBEDDERS.items()}
     for name, tensor in state.items():
-        part, _, rest = name.partition(".")
-        match part:
+        kiwi_part, _, rest = name.partition(".")
+        match kiwi_part:
             case "dit":
-                parts.setdefault("transformer", {})[dit_to_diffusers(rest)] = tensor
+                part, rest = "transformer", dit_to_diffusers(rest)
             case "query" | "latent":
-                parts.setdefault("mllm_encoder", {})[replace_prefix(name, _TO_ENCODER)] = tensor
+                part, rest = "mllm_encoder", replace_prefix(name, _TO_ENCODER)
             case _:
-                parts.setdefault(embedders[part], {})[rest] = tensor
+                part = embedders[kiwi_part]
+        parts.setdefault(part, {})[rest] = tensor
     return parts
 
 
@@ -76,19 +74,11 @@ def to_hub_name(name: str) -> str:
 
 
 def prepends_reference(embedder: Mapping[str, Any]) -> bool:
-    """Whether reference tokens come before the video's, according to the config.json of `ref_embedder`.
-
-    Raises:
-        CheckpointError: the value is not a boolean, for example the string "false".
-    """
+    """Whether reference tokens come before the video's, according to the config.json of `ref_embedder`."""
     prepends = embedder.get("ref_pad_first", False)
     if not isinstance(prepends, bool):
-        raise CheckpointError(
-            "the field 'ref_pad_first' of ref_embedder/config.json is invalid",
-            code="invalid-model-config",
-            got=repr(prepends),
-            expected="true or false",
-        )
+        message, expected = "'ref_pad_first' in ref_embedder/config.json is invalid", "true or false"
+        raise CheckpointError(message, code="invalid-model-config", got=repr(prepends), expected=expected)
     return prepends
 
 
@@ -98,12 +88,7 @@ def read_vision_limits(encoder: Mapping[str, Any]) -> VisionLimits:
     Raises:
         CheckpointError: a limit is not an integer or is out of range.
     """
-    keys = {
-        "max_frames": "max_frames",
-        "max_pixels_per_frame": "max_pixels_per_frame",
-        "min_pixels_per_frame": "min_pixels_per_frame",
-        "max_reference_tokens": "max_object_token",
-    }
+    keys = {field.name: field.name for field in fields(VisionLimits)} | {"max_reference_tokens": "max_object_token"}
     values = {name: encoder[key] for name, key in keys.items() if key in encoder}
     if invalid := {keys[name]: value for name, value in values.items() if type(value) is not int}:
         raise CheckpointError(

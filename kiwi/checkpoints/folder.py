@@ -5,7 +5,7 @@ records the fingerprints of referenced models, and loading raises an error if th
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def save_pretrained(
 
     Args:
         model: the editor.
-        folder: created if needed; its parent must exist.
+        folder: created if missing; its parent must exist.
         editing: defaults of `kiwi edit` for this model.
         self_contained: copy VAE, MLLM and the DiT's base model into the folder; otherwise config.json references their
             absolute paths. Hub ids are always referenced, and randomly initialised parts always copied.
@@ -73,19 +73,15 @@ def save_pretrained(
         InputError: the folder cannot be written, or contains unrelated files, which are kept.
     """
     config = model.config
-    if _must_copy(config.dit.base, self_contained) or config.dit.tuning.is_trainable(""):
+    if must_copy(config.dit.base, self_contained) or config.dit.tuning.is_trainable(""):
         config = config.replace(dit=config.dit.replace(base=NewBase()))
     tensors = model.state_dict()
     state = {name: tensors[name].to(dtype or tensors[name].dtype) for name in select_saved_names(config, tensors)}
-    base_fingerprints = {"vae": model.vae.fingerprint, "mllm": model.mllm.fingerprint}
-    if isinstance(config.dit.base, WanBase):
-        base_fingerprints["dit"] = _base_fingerprint(model)
-    savers: dict[str, Callable[[Path], None]] = {}
-    for part in ("vae", "mllm"):
-        if _must_copy(getattr(config, part), self_contained):
-            savers[part] = getattr(model, part).save
-            del base_fingerprints[part]
-    write_folder(folder, config, editing, state, base_fingerprints, savers)
+    copied = [part for part in ("vae", "mllm") if must_copy(getattr(config, part), self_contained)]
+    referenced = [part for part in ("vae", "mllm") if part not in copied]
+    referenced += ["dit"] if isinstance(config.dit.base, WanBase) else []
+    savers = {part: getattr(model, part).save for part in copied}
+    write_folder(folder, config, editing, state, _compute_fingerprints(model, referenced), savers)
 
 
 def write_folder(
@@ -96,18 +92,15 @@ def write_folder(
     base_fingerprints: Mapping[str, str],
     savers: Mapping[str, Callable[[Path], None]],
 ) -> None:
-    """Write a model folder atomically.
+    """Write a model folder atomically; it raises the errors of `save_pretrained`.
 
     Args:
-        folder: created if needed; its parent must exist.
+        folder: created if missing; its parent must exist.
         config: configuration of the model; the paths of parts in `savers` are replaced by those of the copies.
         editing: defaults of `kiwi edit` for this model.
         state: tensors of model.safetensors.
-        base_fingerprints: fingerprints of the pretrained parts that are referenced instead of copied.
+        base_fingerprints: fingerprints of the weights of pretrained parts that are referenced instead of copied.
         savers: functions that write a copy of "vae" or "mllm" into a folder.
-
-    Raises:
-        InputError: the folder cannot be written, or contains unrelated files, which are kept.
     """
     config = map_paths(config, make_path_absolute)
     with atomic_folder(folder, list_unexpected_files) as new:
@@ -125,10 +118,7 @@ def write_folder(
 
 
 def from_pretrained(folder: Path | str) -> tuple[KiwiEdit, EditingDefaults]:
-    """Load a model folder strictly, in the dtypes of its weights (float16 is loaded as float32).
-
-    Args:
-        folder: a local model folder, or the hub id of a repository that is one.
+    """Load a model folder (a path or a hub id) strictly, in the dtypes of its weights; float16 is loaded as float32.
 
     Raises:
         CheckpointError: the folder does not exist or is not a model folder, its weights do not match its config.json,
@@ -150,12 +140,9 @@ def from_pretrained(folder: Path | str) -> tuple[KiwiEdit, EditingDefaults]:
 def load_initial_weights(model: KiwiEdit, folder: Path | str) -> None:
     """Load the weights of a model folder into a model for further training, such as the next training stage.
 
-    Every tensor of the folder must exist in the model. The folder may lack the model's adapters, which keep their
-    initial values, and weights of pretrained models that it references (such as a DiT that was frozen before).
-
-    Args:
-        model: the model to load into; all its weights are initialised.
-        folder: the model folder, or a hub id.
+    Every tensor of the folder (a path or a hub id) must exist in the model. The folder may lack the model's adapters,
+    which keep their initial values, and weights of pretrained models that it references (such as a DiT that was frozen
+    before).
 
     Raises:
         CheckpointError: the weights cannot be read or do not match, or a pretrained part is different.
@@ -167,11 +154,9 @@ def load_initial_weights(model: KiwiEdit, folder: Path | str) -> None:
     model_names = {without_base_layer(name): name for name in tensors if not is_adapter(name)} | {n: n for n in tensors}
     state = {model_names.get(name, name): tensor for name, tensor in read_weights(folder).items()}
     same_base = "dit" in record.base_fingerprints  # the fingerprints are equal
-    optional = {
-        name
-        for name in tensors.keys() - state.keys()
-        if is_adapter(name) or (same_base and name.startswith("dit.")) or name.startswith("mllm.")
-    }
+    referenced_parts = ("mllm.", "dit.") if same_base else ("mllm.",)
+    absent = tensors.keys() - state.keys()
+    optional = {name for name in absent if is_adapter(name) or name.startswith(referenced_parts)}
     required = {*select_saved_names(model.config, tensors), *(state.keys() & tensors.keys())} - optional
     expected = shapes_of({name: tensors[name] for name in required})
     compare_shapes(expected, shapes_of(state)).raise_if_any(str(folder))
@@ -197,28 +182,28 @@ def _check_differences(saved: KiwiConfig, config: KiwiConfig, folder: Path) -> N
 
 def _check_base_fingerprints(model: KiwiEdit, base_fingerprints: Mapping[str, str], folder: Path) -> None:
     """Raise if the pretrained parts of a model differ from those that a folder was saved with."""
-    fingerprints = {"vae": model.vae.fingerprint, "mllm": model.mllm.fingerprint}
-    if "dit" in base_fingerprints:
-        fingerprints["dit"] = _base_fingerprint(model)
-    for part, expected in base_fingerprints.items():
-        if fingerprints[part] != expected:
+    for part, actual in _compute_fingerprints(model, base_fingerprints).items():
+        if actual != (expected := base_fingerprints[part]):
             spec = model.config.dit.base if part == "dit" else getattr(model.config, part)
             raise CheckpointError(
                 f"the {part} {getattr(spec, 'path', '')!r} is not the one that {folder} was saved with",
                 code="mismatched-base-model",
-                got=f"fingerprint {fingerprints[part][:12]}" if fingerprints[part] else "randomly initialised weights",
-                expected=f"fingerprint {expected[:12]}",
+                got=f"weights with fingerprint {actual[:12]}" if actual else "randomly initialised weights",
+                expected=f"weights with fingerprint {expected[:12]}",
                 fix="restore the version that the folder was saved with",
             )
 
 
-def _base_fingerprint(model: KiwiEdit) -> str:
-    """Compute the fingerprint of the DiT's base weights; attached adapters do not change it."""
-    weights, _ = split_adapters(model.dit.state_dict())
-    return fingerprint({without_base_layer(name): tensor for name, tensor in weights.items()})
+def _compute_fingerprints(model: KiwiEdit, parts: Collection[str]) -> dict[str, str]:
+    """Compute the fingerprints of the pretrained weights of some parts; attached adapters do not change them."""
+    fingerprints = {"vae": model.vae.fingerprint, "mllm": model.mllm.fingerprint}
+    if "dit" in parts:
+        weights, _ = split_adapters(model.dit.state_dict())
+        fingerprints["dit"] = fingerprint({without_base_layer(name): tensor for name, tensor in weights.items()})
+    return {part: fingerprints[part] for part in parts}
 
 
-def _must_copy(spec: Any, self_contained: bool) -> bool:
+def must_copy(spec: Any, self_contained: bool) -> bool:
     """Whether to copy a part: it has no path, or `self_contained` is set and its path is local."""
     path = getattr(spec, "path", None)
     return path is None or (self_contained and Path(path).exists())

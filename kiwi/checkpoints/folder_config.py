@@ -62,17 +62,11 @@ def read_folder_config(folder: Path) -> FolderConfig:
         raise CheckpointError(f"{file} is invalid: {error}", code="invalid-model-config") from error
     base_fingerprints = content.get("bases", {})
     base_parts = {"vae", "mllm", "dit"} if isinstance(config.dit.base, WanBase) else {"vae", "mllm"}
-    if (
-        not isinstance(base_fingerprints, dict)
-        or not base_fingerprints.keys() <= base_parts
-        or not all(isinstance(value, str) for value in base_fingerprints.values())
-    ):
-        raise CheckpointError(
-            f"the field 'bases' of {file} is invalid",
-            code="invalid-model-config",
-            got=base_fingerprints,
-            expected=f"a fingerprint for some of {', '.join(sorted(base_parts))}",
-        )
+    has_known_parts = isinstance(base_fingerprints, dict) and base_fingerprints.keys() <= base_parts
+    if not has_known_parts or not all(isinstance(value, str) for value in base_fingerprints.values()):
+        expected = f"fingerprints of weights, by part ({', '.join(sorted(base_parts))})"
+        problem = f"the field 'bases' of {file} is invalid"
+        raise CheckpointError(problem, code="invalid-model-config", got=base_fingerprints, expected=expected)
 
     def resolve(path: str) -> str:
         return str(resolve_inside(folder, path, f"path in {file}")) if path.startswith("./") else path
@@ -81,14 +75,10 @@ def read_folder_config(folder: Path) -> FolderConfig:
 
 
 def list_pretrained_paths(folder: Path | str) -> list[Path]:
-    """Paths of all pretrained parts that a model folder references, including copies inside it."""
+    """List the paths of all pretrained parts that a model folder references, including copies inside it."""
     config = read_folder_config(Path(folder)).config
-    specs = (config.vae, config.mllm, config.dit.base)
-    return [
-        Path(spec.path) / getattr(spec, "subfolder", "")
-        for spec in specs
-        if isinstance(spec, (WanVae, QwenVL, WanBase))
-    ]
+    specs = [spec for spec in (config.vae, config.mllm, config.dit.base) if isinstance(spec, (WanVae, QwenVL, WanBase))]
+    return [Path(spec.path) / getattr(spec, "subfolder", "") for spec in specs]
 
 
 def is_model_folder(path: Path | str) -> bool:
@@ -100,11 +90,7 @@ def is_model_folder(path: Path | str) -> bool:
 def list_unexpected_files(folder: Path) -> list[str]:
     """List the files that do not belong to a model folder or published diffusers folder, so must not be deleted.
 
-    Args:
-        folder: an existing folder.
-
-    Returns:
-        Sorted names such as "notes.txt" or "mllm/notes.txt"; all names if the folder is neither kind of folder.
+    They are sorted names such as "notes.txt" or "mllm/notes.txt"; all names if the folder is of neither kind.
     """
     entries = sorted(folder.iterdir())
     pipeline = str(read_json_or_empty(folder / "model_index.json").get("_class_name"))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kiwi.checkpoints.assemble import ImportSettings, Report, assemble
+from kiwi.checkpoints.assemble import ImportSettings, Report, assemble, drop_replaced_options
 from kiwi.checkpoints.folder_config import read_folder_config
 from kiwi.errors import CheckpointError
 from kiwi.flow.schedule import FlowSchedule
@@ -47,19 +47,10 @@ def import_published(file: Path, settings: ImportSettings, folder: Path, report:
         raise CheckpointError(
             f"{file} contains a DiT, so a base model would have no effect", code="unused-option", fix="remove --base"
         )
-    recorded = _read_recorded_options(file)
-    # An option that the user sets replaces all that the file records for the option and the fields inside it.
-    used = {
-        path: value
-        for path, value in recorded.items()
-        if not any(f"{path}.".startswith(f"{node}.") for node in settings.changes)
-    }
-    if used:
-        report("options", f"read from the file's metadata: {_format_set_options(used)}")
-    for path, value in recorded.items():
-        if settings.changes.get(path, value) != value:
-            report(path, f"{settings.changes[path]}, although the file records {value}")
-    assemble(state, replace(settings, changes={**used, **settings.changes}), folder, report)
+    recorded = drop_replaced_options(_read_recorded_options(file), settings.changes, report)
+    if recorded:
+        report("options", f"read from the file's metadata: {_format_set_options(recorded)}")
+    assemble(state, replace(settings, changes={**recorded, **settings.changes}), folder, report)
 
 
 def from_published_state(state: Mapping[str, Tensor], report: Report = lambda part, text: None) -> State:
@@ -73,13 +64,7 @@ def from_published_state(state: Mapping[str, Tensor], report: Report = lambda pa
 
 
 def export_published(folder: Path, file: Path, report: Report, dtype: torch.dtype | None = None) -> None:
-    """Convert a model folder to a published training checkpoint.
-
-    Args:
-        folder: the model folder.
-        file: output file, .safetensors.
-        report: called with each part and what was done with it.
-        dtype: dtype for all tensors; None keeps theirs.
+    """Convert a model folder to a published training checkpoint in `dtype`; None keeps each tensor's.
 
     Raises:
         CheckpointError: the published code does not support the model's options, or the suffix is not .safetensors.
@@ -113,11 +98,8 @@ def export_published(folder: Path, file: Path, report: Report, dtype: torch.dtyp
 def list_unrecorded_options(config: KiwiConfig) -> dict[str, Any]:
     """Return the options that tensors do not show and that differ from the defaults of import, by dotted path."""
     dit, limits = config.dit, config.mllm.limits
-    options: dict[str, Any] = {}
-    if dit.num_heads != max(1, dit.dim // 128):
-        options["dit.num_heads"] = dit.num_heads
-    if dit.eps != DiTConfig.eps:
-        options["dit.eps"] = dit.eps
+    options: dict[str, Any] = {"dit.num_heads": dit.num_heads} if dit.num_heads != max(1, dit.dim // 128) else {}
+    options |= {"dit.eps": dit.eps} if dit.eps != DiTConfig.eps else {}
     options |= {f"mllm.limits.{name}": value for name, (_, value) in diff(VisionLimits(), limits).items()}
     if isinstance(config.source, NoSource):
         options["source"] = "NoSource"
@@ -150,11 +132,7 @@ def _format_set_options(options: Mapping[str, Any]) -> str:
 
 
 def require_publishable(config: KiwiConfig) -> None:
-    """Check that the published code supports a model's options.
-
-    Raises:
-        CheckpointError: some options are not supported; the message lists them.
-    """
+    """Raise a CheckpointError that lists the options of a model that the published code does not support, if any."""
     query = config.query
     is_tail_query = isinstance(query, QueryConnector) and query.readout == "tail" and query.layers == (-1,)
     supported = {

@@ -1,4 +1,4 @@
-"""Numerical parity with the published implementation, checked on golden vectors."""
+"""Numerical parity with the published implementation, checked on golden vectors (its recorded inputs and outputs)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions that compute kiwi's outputs for each golden case, by the names in its vectors."""
+"""Functions that compute kiwi's outputs for each golden case, by the names that its file gives them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +20,11 @@ from kiwi.models.vae.formats import build_network
 from kiwi.models.vae.tiling import Tiling
 from kiwi.models.vae.wan import NewVae, VideoVae
 from kiwi.parity.golden import Case, Compute
-from kiwi.parity.mllm_cases import mllm, mllm_preprocess
+from kiwi.parity.mllm_cases import compute_mllm, compute_mllm_preprocess
 from kiwi.weights.strict import load_strict
 
 
-def scheduler(case: Case) -> dict[str, Tensor]:
+def compute_scheduler(case: Case) -> dict[str, Tensor]:
     """Compute sigmas, loss weights, Euler steps and the training target, with and without bf16 timesteps."""
     inputs, config = case.group("in/"), case.meta["config"]
     schedule = FlowSchedule(shift=config["shift"], num_train_timesteps=config["num_train_timesteps"])
@@ -32,10 +32,8 @@ def scheduler(case: Case) -> dict[str, Tensor]:
         "inference": schedule.sigmas(config["inference_steps"], sigma_min=config["sigma_min"]),
         "training": schedule.sigmas(config["training_steps"], sigma_min=config["sigma_min"]),
     }
-    partial = config["partial"]
-    grids["partial"] = FlowSchedule(shift=partial["shift"]).sigmas(
-        partial["steps"], strength=partial["denoising_strength"]
-    )
+    shift, steps, strength = (config["partial"][key] for key in ("shift", "steps", "denoising_strength"))
+    grids["partial"] = FlowSchedule(shift=shift).sigmas(steps, strength=strength)
     out: dict[str, Tensor] = {}
     for name, grid in grids.items():
         out[f"{name}_sigmas"], out[f"{name}_timesteps"] = grid[:-1], schedule.timestep(grid[:-1])
@@ -65,13 +63,12 @@ def scheduler(case: Case) -> dict[str, Tensor]:
     return out
 
 
-def connectors(case: Case) -> dict[str, Tensor]:
+def compute_connectors(case: Case) -> dict[str, Tensor]:
     """Compute the outputs of both connectors and the context that joins them."""
     inputs, config = case.group("in/"), case.meta["config"]
     query, latent = (nn.ModuleDict({"connector": mlp(config["hidden"], config["dit_dim"])}) for _ in range(2))
-    load_strict(
-        nn.ModuleDict({"query": query, "latent": latent}), from_published_state(case.group("weights/")), case.name
-    )
+    modules = nn.ModuleDict({"query": query, "latent": latent})
+    load_strict(modules, from_published_state(case.group("weights/")), case.name)
     queries, references = query["connector"](inputs["query_features"]), latent["connector"](inputs["ref_features"])
     context = join_contexts(Context(references, None), Context(queries, None)).tokens_BND
     return {"connetor": queries, "ref_connector": references, "context_ref_mode": context}
@@ -92,25 +89,25 @@ _DIT_MODES = {
     "c_source_ref_last": ("ref_last", "on_grid", ""),
     "d_source_ref_first": ("ref_first", "on_grid", ""),
     "c2_ref_last_nosource": ("ref_only", "off_grid", ""),
-    "e_ctx2": ("none", "off_grid", "_context"),
-    "e2_batch2": ("ref_only", "batch2", "_batch2"),
-    "e3_batch2_equal_t": ("ref_only", "batch2_equal", "_batch2"),
+    "e_ctx2": ("none", "off_grid", "context"),
+    "e2_batch2": ("ref_only", "batch2", "all"),
+    "e3_batch2_equal_t": ("ref_only", "batch2_equal", "all"),
 }
-"""Output name -> parts, timestep, and suffix of the inputs that are a batch of two."""
+"""Output name -> key in _PART_VARIANTS, timestep, and which inputs are a batch of two (none, the context or all)."""
 
 
-def dit(case: Case) -> dict[str, Tensor]:
+def compute_dit(case: Case) -> dict[str, Tensor]:
     """Compute the transformer's output in every published mode, its rotary table and the tokens between blocks."""
     recorded = case.group("in/")
     out: dict[str, Tensor] = {}
     models = {name: _build_editor(case, **parts) for name, parts in _PART_VARIANTS.items()}
-    for name, (variant, timestep_name, batch) in _DIT_MODES.items():
+    for name, (variant, timestep_name, batched) in _DIT_MODES.items():
         model, timestep = models[variant], recorded[f"timestep_{timestep_name}"]
         sigma = recorded["scheduler_sigmas"][find_nearest_index(recorded["scheduler_timesteps"], timestep)]
-        context = recorded["context_batch2" if batch else "context"]
-        suffix = "_batch2" if batch == "_batch2" else ""
+        context = recorded["context_batch2" if batched else "context"]
+        suffix = "_batch2" if batched == "all" else ""
         inputs = {key: recorded.get(key + suffix, recorded[key]) for key in ("latents", "source", "ref")}
-        if batch == "_context":
+        if batched == "context":
             inputs = {key: value.expand(len(context), -1, -1, -1, -1) for key, value in inputs.items()}
             sigma, timestep = sigma.expand(len(context)), timestep.expand(len(context))
         with _record_tokens(model) as tokens:
@@ -123,39 +120,22 @@ def dit(case: Case) -> dict[str, Tensor]:
     return out | {"c_rope_cos": table.cos_LK, "c_rope_sin": table.sin_LK}
 
 
-def end_to_end(case: Case) -> dict[str, Tensor]:
+def compute_end_to_end(case: Case) -> dict[str, Tensor]:
     """Compute every step of the Euler solver with the model, and again with timesteps rounded to bf16."""
     inputs, config = case.group("in/"), case.meta["config"]
     runs = {"ref_last": "ref_last", "ref_first": "ref_first", "source_only": "source"}
     runs |= {"unconditioned": "none", "bf16t_ref_last": "ref_last"}
+    grid = FlowSchedule(shift=config["shift"]).sigmas(config["steps"])
     out: dict[str, Tensor] = {}
     for name, variant in runs.items():
         model = _build_editor(case, **_PART_VARIANTS[variant])
         prepared = _prepare(model, inputs["context"], inputs["source"], inputs["ref"])
-        grid = FlowSchedule(shift=config["shift"]).sigmas(config["steps"])
-
-        def velocity(
-            x: Tensor,
-            sigma: Tensor,
-            round_to_bf16: bool = name.startswith("bf16"),
-            model: KiwiEdit = model,
-            prepared: PreparedConditions = prepared,
-            grid: Tensor = grid,
-        ) -> Tensor:
-            timestep = model.schedule.timestep(sigma[None])
-            if round_to_bf16:
-                timestep = timestep.bfloat16().float()
-            nearest_sigma = grid[:-1][find_nearest_index(model.schedule.timestep(grid[:-1]), timestep)]
-            return model.velocity(x, nearest_sigma, prepared, timestep)
-
-        def record(step: int, x: Tensor, name: str = name) -> None:
-            out[f"{name}/step{step}"] = x
-
-        out[name] = EulerSolver().solve(velocity, inputs["noise"], grid, record)
+        steps = _trace_euler(model, prepared, inputs["noise"], grid, round_to_bf16=name.startswith("bf16"))
+        out |= {f"{name}/step{index}": x for index, x in enumerate(steps)} | {name: steps[-1]}
     return out
 
 
-def vae(case: Case) -> dict[str, Tensor]:
+def compute_vae(case: Case) -> dict[str, Tensor]:
     """Encode and decode with a Wan2.1 or Wan2.2 VAE, with and without tiling."""
     inputs, config = case.group("in/"), case.meta["config"]
     statistics = {name: inputs[name].tolist() for name in ("latents_mean", "latents_std")}
@@ -172,14 +152,14 @@ def vae(case: Case) -> dict[str, Tensor]:
 
 
 CASES: dict[str, Compute] = {
-    "scheduler": scheduler,
-    "connectors": connectors,
-    "dit": dit,
-    "end_to_end": end_to_end,
-    "mllm": mllm,
-    "mllm_preprocess": mllm_preprocess,
-    "vae_wan21": vae,
-    "vae_wan22": vae,
+    "scheduler": compute_scheduler,
+    "connectors": compute_connectors,
+    "dit": compute_dit,
+    "end_to_end": compute_end_to_end,
+    "mllm": compute_mllm,
+    "mllm_preprocess": compute_mllm_preprocess,
+    "vae_wan21": compute_vae,
+    "vae_wan22": compute_vae,
 }
 
 
@@ -193,7 +173,7 @@ def _build_editor(case: Case, **parts: Any) -> KiwiEdit:
     mllm_spec = NewQwen(hidden_size=16, layers=1, vision_layers=1)
     model = KiwiEdit(KiwiConfig(dit=sizes, vae=vae_spec, mllm=mllm_spec, **parts))
     weights = from_published_state(case.group("weights/"))
-    modules = nn.ModuleDict({name: getattr(model, name) for name in ("dit", "source", "reference")})
+    modules = nn.ModuleDict({part: getattr(model, part) for part in ("dit", "source", "reference")})
     present = {name.split(".")[0] for name in modules.state_dict()}
     load_strict(modules, {k: v for k, v in weights.items() if k.split(".")[0] in present}, case.name)
     return model.eval()
@@ -201,6 +181,22 @@ def _build_editor(case: Case, **parts: Any) -> KiwiEdit:
 
 def _prepare(model: KiwiEdit, context: Tensor, source: Tensor, reference: Tensor) -> PreparedConditions:
     return model.prepare(Conditions(Context(context, None), source, reference), source.shape)
+
+
+def _trace_euler(
+    model: KiwiEdit, prepared: PreparedConditions, noise: Tensor, grid: Tensor, *, round_to_bf16: bool
+) -> list[Tensor]:
+    """Return the latents after each Euler step, with timesteps rounded to bf16 or not."""
+    steps: list[Tensor] = []
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        timestep = model.schedule.timestep(sigma[None])
+        timestep = timestep.bfloat16().float() if round_to_bf16 else timestep
+        nearest_sigma = grid[:-1][find_nearest_index(model.schedule.timestep(grid[:-1]), timestep)]
+        return model.velocity(x, nearest_sigma, prepared, timestep)
+
+    EulerSolver().solve(velocity, noise, grid, lambda step, x: steps.append(x))
+    return steps
 
 
 @contextmanager

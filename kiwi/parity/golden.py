@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kiwi.errors import InputError
 from kiwi.parity import TOLERANCE
+from kiwi.weights.names import select_prefix
 
 
 class RequiredEntries(dict[str, Any]):
@@ -44,8 +45,7 @@ class Case:
 
     def group(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors with a prefix ("in/", "weights/" or "out/") by name without it; missing names raise."""
-        tensors = {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
-        return RequiredEntries(tensors, f"{self.name}.safetensors, {prefix}")
+        return RequiredEntries(select_prefix(self.tensors, prefix), f"{self.name}.safetensors, {prefix}")
 
 
 @dataclass(frozen=True)

@@ -16,50 +16,46 @@ from kiwi.models.mllm.new_qwen import NewQwen, make_byte_tokenizer
 from kiwi.models.mllm.prompting import DEFAULT_TEMPLATE, Prompt, gather_tokens, read_template
 from kiwi.models.mllm.vision_input import VisionInput, VisionLimits
 from kiwi.parity.golden import Case
+from kiwi.weights.names import select_prefix
 from kiwi.weights.strict import load_strict
 
 SECONDS = ("0.0833", "0.999", "1.0", "2.5", "missing")
 """Durations of a temporal patch for which position ids are recorded; the published code casts them to int."""
 
 
-def mllm(case: Case) -> dict[str, Tensor]:
+def compute_mllm(case: Case) -> dict[str, Tensor]:
     """Compute embeddings, position ids, hidden states, query features and contexts of the three task kinds."""
     weights, sizes = from_published_state(case.group("weights/")), case.meta["config"]
     encoder = _build_encoder(case.meta)
-    load_strict(encoder, {n.removeprefix("mllm."): t for n, t in weights.items() if n.startswith("mllm.")}, case.name)
-    counts: dict[TaskKind, str] = {TaskKind.image: "image", TaskKind.video: "video", TaskKind.reference: "ref"}
-    spec = QueryConnector(**{kind: sizes["num_queries"][name] for kind, name in counts.items()}, readout="tail")
+    counts = sizes["num_queries"]
+    spec = QueryConnector(image=counts["image"], video=counts["video"], reference=counts["ref"], readout="tail")
     query = spec.build(encoder.hidden_size, sizes["dit_dim"])
     latent = LatentConnector().build(encoder.hidden_size, sizes["dit_dim"])
-    for part, module in (("query", query), ("latent", latent)):
-        state = {n.removeprefix(f"{part}."): t for n, t in weights.items() if n.startswith(f"{part}.")}
-        load_strict(module, state, case.name)
+    for part, module in (("mllm", encoder), ("query", query), ("latent", latent)):
+        load_strict(module, select_prefix(weights, f"{part}."), case.name)
     out: dict[str, Tensor] = {}
-    for kind in counts:
-        prompt = _build_prompt(case, kind)
-        states = encoder(prompt, query.queries_for(kind), query.layers + latent.layers)
-        count = len(query.queries_for(kind))
+    prompts = {kind: _build_prompt(case, kind) for kind in TaskKind}
+    for kind, prompt in prompts.items():
+        queries = query.queries_for(kind)
+        states = encoder(prompt, queries, query.layers + latent.layers)
         vision = encoder.vision_features(prompt)
-        out[f"{kind}/inputs_embeds"] = encoder.embed(prompt, vision, query.queries_for(kind)).embeds_BSM
+        out[f"{kind}/inputs_embeds"] = encoder.embed(prompt, vision, queries).embeds_BSM
         out[f"{kind}/position_ids"] = encoder.position_ids(prompt)
         out[f"{kind}/hidden_states"] = states[-1]
-        out[f"{kind}/query_features"] = gather_tokens(states[-1], prompt.tail_BS(count))[0]
+        out[f"{kind}/query_features"] = gather_tokens(states[-1], prompt.tail_BS(len(queries)))[0]
         out[f"{kind}/context"] = join_contexts(latent(states, prompt), query(states, prompt)).tokens_BND
+        name = "ref" if kind == "reference" else str(kind)
+        out[f"vision_{name}"] = torch.cat(vision.videos if kind == "video" else vision.images, dim=1)[0]
         if kind == "reference":
             out["reference/ref_features"] = gather_tokens(states[-1], prompt.references_BS)[0]
-    video, image, reference = (
-        _build_prompt(case, kind) for kind in (TaskKind.video, TaskKind.image, TaskKind.reference)
-    )
     for seconds in SECONDS:
         whole_seconds = 1 if seconds == "missing" else int(float(seconds))
-        out[f"position_ids_video_second_per_grid_{seconds}"] = encoder.position_ids(video, whole_seconds)
-    features = {"image": encoder.vision_features(image).images, "ref": encoder.vision_features(reference).images}
-    for name, vision_features in {**features, "video": encoder.vision_features(video).videos}.items():
-        out[f"vision_{name}"] = torch.cat(vision_features, dim=1)[0]
+        positions = encoder.position_ids(prompts[TaskKind.video], whole_seconds)
+        out[f"position_ids_video_second_per_grid_{seconds}"] = positions
     return out
 
 
-def mllm_preprocess(case: Case) -> dict[str, Tensor]:
+def compute_mllm_preprocess(case: Case) -> dict[str, Tensor]:
     """Compute patches and grids of an image and a video, a resized clip, and a letterboxed reference image."""
     pixels = case.meta["pixels"]
     preprocessor = _build_encoder(None).preprocessor

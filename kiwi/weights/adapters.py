@@ -79,10 +79,7 @@ def merge_adapters(weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor]
         weight, a, b = merged.get(f"{layer}.weight"), adapters[layer + LORA_A], adapters[layer + LORA_B]
         if weight is None:
             raise CheckpointError(
-                f"the adapter of {layer} cannot be merged",
-                code="mismatched-adapter",
-                got="a missing weight",
-                expected=f"a tensor {layer}.weight",
+                f"the adapter of {layer} cannot be merged: {layer}.weight is missing", code="mismatched-adapter"
             )
         if b.shape[1] != a.shape[0] or weight.shape != (b.shape[0], a.shape[1]):
             raise CheckpointError(
@@ -98,9 +95,7 @@ def merge_adapters(weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor]
 def infer_rank_and_targets(weights: State, adapters: State) -> tuple[int, tuple[str, ...]]:
     """Infer the rank of adapters and the target names that select their layers, such as "q" or "ffn.0".
 
-    Args:
-        weights: weights of the adapted module, by the names they have without adapters.
-        adapters: adapters of the same module.
+    `weights` are those of the adapted module, by the names they have without adapters.
 
     Raises:
         CheckpointError: `Lora` cannot describe the adapters, because their ranks differ or only some of the layers with

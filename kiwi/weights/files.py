@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kiwi import __version__
-from kiwi.errors import CheckpointError
+from kiwi.errors import CheckpointError, first_line
 
 State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -54,19 +54,13 @@ def read_weights(path: Path | str) -> State:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read the JSON object in a file that accompanies weights, such as config.json.
-
-    Raises:
-        CheckpointError: the file cannot be read or does not contain a JSON object.
-    """
+    """Read the JSON object in a file beside weights, such as config.json; otherwise raise a CheckpointError."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read", code="unreadable-file", got=error) from error
     if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{file} cannot be read", code="unreadable-file", got=type(content).__name__, expected="a JSON object"
-        )
+        raise CheckpointError(f"{file} is not a JSON object", code="unreadable-file", got=type(content).__name__)
     return content
 
 
@@ -95,29 +89,25 @@ def list_weight_files(path: Path | str) -> list[Path]:
     if path.is_dir():
         return _list_folder_files(path)
     if not path.is_file():
-        raise CheckpointError(
-            f"there are no weights at {path}",
-            code="missing-weights",
-            expected="a .safetensors or .pth file, or a folder",
-        )
+        expected = "a .safetensors or .pth file, or a folder"
+        raise CheckpointError(f"there are no weights at {path}", code="missing-weights", expected=expected)
     if path.name.endswith(".index.json"):
         return _list_index_files(path)
     if path.suffix not in (".safetensors", *TORCH_SUFFIXES):
         raise CheckpointError(
-            f"{path} is not a weights file",
-            code="wrong-suffix",
-            expected=f".safetensors, {', '.join(TORCH_SUFFIXES)}",
+            f"{path} is not a weights file", code="wrong-suffix", expected=f".safetensors, {', '.join(TORCH_SUFFIXES)}"
         )
     return [path]
 
 
 def write_weights(state: Mapping[str, Tensor], folder: Path, stem: str = "model") -> None:
     """Write STEM.safetensors into an existing folder, or shards and STEM.safetensors.index.json above 5 GB."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    metadata = {"format": "pt", "kiwi": __version__}
-    pattern = stem + "{suffix}.safetensors"
     save_torch_state_dict(
-        contiguous, folder, filename_pattern=pattern, max_shard_size=MAX_SHARD_SIZE, metadata=metadata
+        {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
+        folder,
+        filename_pattern=stem + "{suffix}.safetensors",
+        max_shard_size=MAX_SHARD_SIZE,
+        metadata={"format": "pt", "kiwi": __version__},
     )
 
 
@@ -145,12 +135,8 @@ def _list_index_files(index: Path) -> list[Path]:
     # Only names are checked, because shards in the hub's cache are symbolic links to files in other folders.
     paths = [name for name in weight_map.values() if not isinstance(name, str) or PureWindowsPath(name).name != name]
     if paths:
-        raise CheckpointError(
-            f"the index {index} references a file outside its folder",
-            code="path-outside-folder",
-            got=repr(paths[0]),
-            expected="the name of a file beside the index",
-        )
+        problem = f"the index {index} references a file outside its folder"
+        raise CheckpointError(problem, code="path-outside-folder", got=repr(paths[0]))
     files = [index.parent / name for name in sorted(set(weight_map.values()))]
     if missing := [file.name for file in files if not file.is_file()]:
         raise CheckpointError(
@@ -221,10 +207,7 @@ def _unwrap_state_dict(content: Any, file: Path) -> State:
             break
         if len(keys) > 1:
             raise CheckpointError(
-                f"{file} contains two sets of weights",
-                code="ambiguous-weights",
-                got=" and ".join(keys),
-                expected="only one of these keys",
+                f"{file} contains two sets of weights", code="ambiguous-weights", got=f"the keys {' and '.join(keys)}"
             )
         content = content[keys[0]]
     if not isinstance(content, Mapping) or not all(
@@ -241,15 +224,8 @@ def _unwrap_state_dict(content: Any, file: Path) -> State:
 def _unreadable_error(file: Path, error: BaseException) -> CheckpointError:
     # Checked here, because safetensors reports a file without read permission as missing.
     if file.exists() and not os.access(file, os.R_OK):
-        return CheckpointError(
-            f"permission to read the weights {file} is denied",
-            code="unreadable-weights",
-            fix="change its permissions (chmod +r)",
-        )
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return CheckpointError(
-        f"the weights {file} cannot be read",
-        code="unreadable-weights",
-        got=first,
-        fix="copy or download the file again",
-    )
+        problem = f"permission to read the weights {file} is denied"
+        return CheckpointError(problem, code="unreadable-weights", fix="change its permissions (chmod +r)")
+    got = first_line(error) or type(error).__name__
+    fix = "copy or download the file again"
+    return CheckpointError(f"the weights {file} cannot be read", code="unreadable-weights", got=got, fix=fix)

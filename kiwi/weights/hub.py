@@ -4,7 +4,7 @@ import re
 from pathlib import Path, PureWindowsPath
 
 from kiwi import shipped
-from kiwi.errors import CheckpointError
+from kiwi.errors import CheckpointError, first_line
 
 _DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
@@ -49,12 +49,7 @@ def locate(path: str, kind: str, fix: str, *, subfolder: str = "") -> Path:
 
 def _download(repository: str, kind: str, fix: str, subfolder: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     patterns = [f"{subfolder}/{pattern}" for pattern in _DOWNLOAD_PATTERNS] if subfolder else _DOWNLOAD_PATTERNS
     try:
@@ -63,7 +58,7 @@ def _download(repository: str, kind: str, fix: str, subfolder: str) -> Path:
         raise CheckpointError(
             f"there is no {kind} at {repository}, and it could not be downloaded from the hub",
             code="missing-model",
-            got=str(error).strip().splitlines()[0],
+            got=first_line(error),
             fix=f"check the path or hub id and the network connection, or {fix}",
         ) from error
     if not folder.is_dir():

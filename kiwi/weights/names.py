@@ -49,27 +49,24 @@ _WAN_TO_DIFFUSERS = {
 """Prefix in Wan's original names -> prefix in diffusers' names; # stands for the block number."""
 
 
-def rename(tensors: Mapping[str, T], new_name: Callable[[str], str], source: str) -> dict[str, T]:
-    """Rename tensors (or shapes).
-
-    Args:
-        tensors: tensors by their old names.
-        new_name: function from an old name to a new one.
-        source: where the tensors come from, for the error message.
+def rename(tensors: Mapping[str, T], convert_name: Callable[[str], str], source: str) -> dict[str, T]:
+    """Rename tensors (or shapes); the error message calls their origin `source`.
 
     Raises:
         CheckpointError: two tensors would get the same name.
     """
     old_names: dict[str, str] = {}
     for name in tensors:
-        if (first := old_names.setdefault(new_name(name), name)) != name:
+        if (first := old_names.setdefault(convert_name(name), name)) != name:
             raise CheckpointError(
-                f"{source} contains the same tensor under two names",
-                code="duplicate-tensor",
-                got=f"{first} and {name}",
-                fix="remove one of them",
+                f"{source} contains the same tensor under two names", code="duplicate-tensor", got=f"{first} and {name}"
             )
     return {new: tensors[old] for new, old in old_names.items()}
+
+
+def select_prefix(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """Select the tensors (or shapes) whose names start with a prefix, by name without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def from_published(name: str) -> str:

@@ -52,9 +52,7 @@ def compare_shapes(expected: Shapes, actual: Shapes) -> Mismatch:
         num_expected=len(expected),
         missing=sorted(expected.keys() - actual.keys()),
         unexpected=sorted(actual.keys() - expected.keys()),
-        wrong_shapes=[
-            f"{name} is {actual[name]}, not {expected[name]}" for name in shared if actual[name] != expected[name]
-        ],
+        wrong_shapes=[f"{n} is {actual[n]}, not {expected[n]}" for n in shared if actual[n] != expected[n]],
     )
 
 
@@ -64,15 +62,12 @@ def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
 
 
 def require_finite_floats(state: Mapping[str, Tensor], source: str) -> None:
-    """Check that a model can compute with all tensors.
+    """Check that a model can compute with all tensors: they are float64, float32, float16 or bfloat16, and finite.
 
     Raises:
-        CheckpointError: tensors are not float64, float32, float16 or bfloat16, or not finite; up to ten are listed.
+        CheckpointError: some are not; up to ten are listed.
     """
-    wrong_types = [
-        f"{name} is {tensor.dtype}" for name, tensor in sorted(state.items()) if tensor.dtype not in FLOAT_DTYPES
-    ]
-    if wrong_types:
+    if wrong_types := [f"{n} is {t.dtype}" for n, t in sorted(state.items()) if t.dtype not in FLOAT_DTYPES]:
         raise CheckpointError(
             f"{source} contains tensors of an unsupported dtype",
             code="unsupported-dtype",
@@ -94,8 +89,7 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: str, *, 
     """Load all tensors of a module or none, without changing requires_grad.
 
     Args:
-        module: the module to load into.
-        state: tensors by name.
+        module, state: the module and its tensors by name.
         source: where the weights come from, for the error message.
         assign: replace the module's tensors (which may be on the meta device) instead of copying into them; this also
             changes their dtypes.

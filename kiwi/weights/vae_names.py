@@ -33,26 +33,21 @@ class VaeSizes(NamedTuple):
 
 
 _RESIDUAL = {
-    "residual.0": "norm1",
-    "residual.2": "conv1",
-    "residual.3": "norm2",
-    "residual.6": "conv2",
+    "residual.0": "norm1", "residual.2": "conv1", "residual.3": "norm2", "residual.6": "conv2",
     "shortcut": "conv_shortcut",
-}
+}  # fmt: skip
 _RESAMPLE = {"resample.1": "resample.1", "time_conv": "time_conv"}
 _ATTENTION = {"norm": "norm", "to_qkv": "to_qkv", "proj": "proj"}
 
 
 def to_diffusers(tensors: Mapping[str, T], sizes: VaeSizes) -> dict[str, T]:
     """Convert Wan's tensor names to diffusers'; unknown names are kept."""
-    table = _map_module_names(sizes)
-    return {_rename(name, table): tensor for name, tensor in tensors.items()}
+    return _rename_modules(tensors, _map_module_names(sizes))
 
 
 def to_original(tensors: Mapping[str, T], sizes: VaeSizes) -> dict[str, T]:
     """Convert diffusers' tensor names to Wan's; unknown names are kept."""
-    table = {diffusers: original for original, diffusers in _map_module_names(sizes).items()}
-    return {_rename(name, table): tensor for name, tensor in tensors.items()}
+    return _rename_modules(tensors, {diffusers: original for original, diffusers in _map_module_names(sizes).items()})
 
 
 def strip_model_prefix(tensors: Mapping[str, T]) -> dict[str, T]:
@@ -141,9 +136,10 @@ def _map_submodules(original: str, diffusers: str, inner: Mapping[str, str]) -> 
     return {f"{original}.{wan_name}": f"{diffusers}.{new_name}" for wan_name, new_name in inner.items()}
 
 
-def _rename(name: str, table: Mapping[str, str]) -> str:
-    module, _, last = name.rpartition(".")
-    return f"{table[module]}.{last}" if module in table else name
+def _rename_modules(tensors: Mapping[str, T], table: Mapping[str, str]) -> dict[str, T]:
+    """Rename the modules in tensor names; names without a module in the table are kept."""
+    split_names = ((name.rpartition("."), tensor) for name, tensor in tensors.items())
+    return {f"{table.get(module, module)}{dot}{last}": tensor for (module, dot, last), tensor in split_names}
 
 
 def _has_prefix(shapes: _Shapes, prefix: str) -> bool:
@@ -153,10 +149,5 @@ def _has_prefix(shapes: _Shapes, prefix: str) -> bool:
 def _read_width(shapes: _Shapes, name: str) -> int:
     if not shapes.get(name) or not shapes[name][0]:
         got = "no such tensor" if name not in shapes else f"shape {shapes[name]}"
-        raise CheckpointError(
-            f"the sizes of the VAE cannot be inferred from {name}",
-            code="not-a-wan-vae",
-            got=got,
-            expected="the weights of a Wan VAE",
-        )
+        raise CheckpointError(f"{name} does not belong to a Wan VAE", code="not-a-wan-vae", got=got)
     return shapes[name][0]

@@ -3,12 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    Qwen2_5_VLProcessor,
-    Qwen2VLVideoProcessor,
-    Qwen3VLProcessor,
-    Qwen3VLVideoProcessor,
-)
+from transformers import Qwen2_5_VLProcessor, Qwen2VLVideoProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from kiwi.models.mllm.new_qwen import NewQwen

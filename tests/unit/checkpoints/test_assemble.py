@@ -99,9 +99,7 @@ def test_each_part_gets_one_dtype_and_the_model_edits(checkpoint, tmp_path, caps
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn, float("nan"), float("inf")],
-    ids=str,
+    "damage", [torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn, float("nan"), float("inf")], ids=str
 )
 @pytest.mark.parametrize("name", ["pipe.dit.blocks.1.ffn.2.bias", "pipe.mllm.connetor.2.bias"])
 def test_tensors_that_are_not_finite_floats_are_rejected_by_name(checkpoint, tmp_path, capsys, name, damage):

@@ -151,4 +151,4 @@ def test_an_option_that_differs_from_the_recorded_one_is_reported(checkpoint, tm
         *missing_parts(checkpoint / "m"),
     ]
     assert main([*command, "--set", "dit.num_heads=1"]) == 0
-    assert "1, although the file records 2" in " ".join(capsys.readouterr().out.split())
+    assert "1, although the checkpoint records 2" in " ".join(capsys.readouterr().out.split())

@@ -67,10 +67,7 @@ def test_rank_and_targets_are_inferred_from_the_names():
     weights = {f"{name.split('.lora')[0]}.weight": torch.ones(3, 4) for name in lora}
     weights |= {"b.0.norm_q.weight": torch.ones(3), "b.1.k.weight": torch.ones(3, 4)}
     assert infer_rank_and_targets(weights, lora) == (2, ("ffn.2", "q"))
-    for more, message in (
-        (adapters("b.1.k", rank=5), r"ranks \[2, 5\]"),
-        (adapters("v.1.z"), r"v\.1\.z"),
-    ):
+    for more, message in ((adapters("b.1.k", rank=5), r"ranks \[2, 5\]"), (adapters("v.1.z"), r"v\.1\.z")):
         with pytest.raises(CheckpointError, match=f"{message}.*--adapters merge"):
             infer_rank_and_targets(weights, lora | more)
     with pytest.raises(CheckpointError, match=r"no adapter for b\.1\.self_attn\.q\..*--adapters merge"):

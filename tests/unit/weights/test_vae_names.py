@@ -102,8 +102,7 @@ def test_the_prefix_is_removed_only_if_every_name_has_it():
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["conv2.weight", "encoder.conv1.weight", "decoder.head.0.gamma", "encoder.downsamples.2.residual.2.weight"],
+    "name", ["conv2.weight", "encoder.conv1.weight", "decoder.head.0.gamma", "encoder.downsamples.2.residual.2.weight"]
 )
 def test_a_missing_tensor_that_determines_a_size_is_named(name):
     original = to_original(*shapes_and_sizes(NewVae(base_dim=4)))
