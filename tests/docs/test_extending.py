@@ -121,6 +121,10 @@ def test_the_terminal_names_the_variable_of_a_missing_key(modules, service, monk
 def test_the_values_of_the_measurement_reach_the_results_of_a_study(modules, tmp_path, monkeypatch):
     from kiwi.ablation import results, steps, study
 
+    page = modules("measure_sharpness")
+    assert len(page.values.items["sharpness"]) == 4
+    assert all(0 < abs(value) < 20 for value in page.values.items["sharpness"].values())
+
     measurement = modules("sharpness").SharpnessMeasurement
     monkeypatch.setattr(study, "MEASUREMENTS", (*study.MEASUREMENTS, measurement))
     file = tmp_path / "study.yaml"
@@ -132,13 +136,10 @@ def test_the_values_of_the_measurement_reach_the_results_of_a_study(modules, tmp
     read = study.read_study(file)
     assert read.metrics[0].name == "sharpness"
     (sharpness,) = (one for one in read.measurements if isinstance(one, measurement))
-    sharpness.check()
     options = to_dict(sharpness.options_for("sandbox", tmp_path / "out"))
     assert sharpness.run(options) == 0
     step = steps.Step(command="sharpness", options=options, out=tmp_path / "out", measurement=sharpness)
     values = sharpness.collect(step.out)
-    assert len(values.items["sharpness"]) == 4
-    assert all(0 < abs(value) < 20 for value in values.items["sharpness"].values())
     assert set(values.categories.values()) == {"local_remove", "global_style"}
     assert "sharpness" in json.dumps(results.collect_results([step]))
 
