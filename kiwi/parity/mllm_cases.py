@@ -13,7 +13,7 @@ from kiwi.media.image import letterbox
 from kiwi.models.connectors import LatentConnector, QueryConnector, join_contexts
 from kiwi.models.mllm.encoder import MllmEncoder
 from kiwi.models.mllm.new_qwen import NewQwen, make_byte_tokenizer
-from kiwi.models.mllm.prompting import DEFAULT_TEMPLATE, Prompt, gather_tokens, read_template
+from kiwi.models.mllm.prompting import Prompt, gather_tokens, read_template
 from kiwi.models.mllm.vision_input import VisionInput, VisionLimits
 from kiwi.parity.golden import Case
 from kiwi.weights.names import select_prefix
@@ -78,7 +78,7 @@ def compute_mllm_preprocess(case: Case) -> dict[str, Tensor]:
 
 def _build_encoder(meta: dict[str, Any] | None) -> MllmEncoder:
     """Build an encoder with a case's sizes and compact vocabulary; without `meta`, a small default encoder."""
-    limits, template = VisionLimits(), read_template(DEFAULT_TEMPLATE)
+    limits, template = VisionLimits(), read_template()
     if meta is None:
         return NewQwen(limits=limits).build()
     ids, text = meta["compact_special_ids"], dict(meta["config"]["text"])

@@ -27,28 +27,19 @@ class Rope(NamedTuple):
         return Rope(self.cos_LK.float(), self.sin_LK.float())
 
 
-def rope_table(
-    frames: int, height: int, width: int, head_dim: int, *, device: torch.device | str = "cpu", theta: float = 10000.0
-) -> Rope:
+def rope_table(frames: int, height: int, width: int, head_dim: int, *, device: torch.device | str = "cpu") -> Rope:
     """Compute the table of a frames x height x width token grid in float64.
 
     As in Wan, the d channels of a head are split into d - 2 (d // 3), d // 3 and d // 3 for frame, row and column.
     """
-    third = head_dim // 3
-    axes = []
-    for length, dim in ((frames, head_dim - 2 * third), (height, third), (width, third)):
-        frequency = theta ** -(torch.arange(0, dim, 2, dtype=torch.float64, device=device) / dim)
-        axes.append(torch.outer(torch.arange(length, dtype=torch.float64, device=device), frequency))
-    shape = (frames, height, width, -1)
-    angles = torch.cat(
-        [
-            axes[0][:, None, None, :].expand(shape),
-            axes[1][None, :, None, :].expand(shape),
-            axes[2][None, None, :, :].expand(shape),
-        ],
-        dim=-1,
-    ).flatten(0, 2)
-    return Rope(angles.cos(), angles.sin())
+    lengths, third = (frames, height, width), head_dim // 3
+    positions_L3 = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float64, device=device) for n in lengths))
+    angles = []
+    for axis, dim in enumerate((head_dim - 2 * third, third, third)):
+        frequency = 10000.0 ** -(torch.arange(0, dim, 2, dtype=torch.float64, device=device) / dim)
+        angles.append(torch.outer(positions_L3[:, axis], frequency))
+    angles_LK = torch.cat(angles, dim=1)
+    return Rope(angles_LK.cos(), angles_LK.sin())
 
 
 def rotate(x_BHLE: Tensor, rope: Rope) -> Tensor:

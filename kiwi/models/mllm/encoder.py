@@ -14,30 +14,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoTokenizer,
-    PreTrainedModel,
-    Qwen2_5_VLModel,
-    Qwen2VLVideoProcessor,
-    Qwen3VLModel,
-)
+from transformers import PreTrainedModel
 
 from kiwi.encoded import IMAGE, VIDEO, VisionFeatures
 from kiwi.errors import CheckpointError, KiwiError, SpecError, first_line
 from kiwi.media.files import write_json
 from kiwi.models.mllm.prefix_cache import LanguageModelForward, LanguageModelInput, full_forward, prefix_cached_forward
-from kiwi.models.mllm.prompting import (
-    Prompt,
-    Prompter,
-    VideoSpans,
-    read_template,
-    single_span,
-    span_per_temporal_patch,
-    template_path,
-)
+from kiwi.models.mllm.prompting import Prompt, Prompter, VideoSpans, read_template, single_span, span_per_temporal_patch
 from kiwi.models.mllm.vision import PromptVisionFeatures, encode_vision, grids_per_temporal_patch, sample_position_ids
 from kiwi.models.mllm.vision_input import VisionInput, VisionLimits, VisionPreprocessor
 from kiwi.models.tuning import Frozen, TuningSpec
@@ -62,8 +47,8 @@ class Generation(NamedTuple):
 
 
 GENERATIONS = {
-    "qwen2_5_vl": Generation(Qwen2_5_VLModel, single_span, lambda grids_V3: grids_V3),
-    "qwen3_vl": Generation(Qwen3VLModel, span_per_temporal_patch, grids_per_temporal_patch),
+    "qwen2_5_vl": Generation(transformers.Qwen2_5_VLModel, single_span, lambda grids_V3: grids_V3),
+    "qwen3_vl": Generation(transformers.Qwen3VLModel, span_per_temporal_patch, grids_per_temporal_patch),
 }
 """Generations by `model_type`, a field of the model's configuration."""
 
@@ -103,7 +88,7 @@ class QwenVL(MllmSpec):
         folder = locate(self.path, "MLLM", "pass a folder with a Qwen-VL, or a hub id")
         list_weight_files(folder)  # rejects an index with paths outside the folder, which transformers would follow
         try:
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
             if config.model_type not in GENERATIONS:
                 message = f"the MLLM {self.path!r} has the unsupported architecture {config.model_type}"
                 expected = f"one of {', '.join(GENERATIONS)}"
@@ -115,8 +100,8 @@ class QwenVL(MllmSpec):
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            image_processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
         except KiwiError:
             raise
         except Exception as error:  # damaged files make transformers and tokenizers raise any type, even Exception
@@ -124,7 +109,7 @@ class QwenVL(MllmSpec):
             message = f"the MLLM {self.path!r} cannot be loaded"
             raise CheckpointError(message, code="unreadable-model", got=got) from error
         _require_all_weights(model, info, self.path)
-        encoder = MllmEncoder(model, tokenizer, image_processor, self.limits, read_template(template_path(folder)))
+        encoder = MllmEncoder(model, tokenizer, image_processor, self.limits, read_template(folder))
         encoder.fingerprint = fingerprint(model.state_dict())
         return encoder.apply_tuning(self.tuning)
 
@@ -153,7 +138,7 @@ class MllmEncoder(nn.Module):
         sizes = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
         # Frames already have their final size (VisionPreprocessor.resize_video), which transformers must not reduce.
         settings = {name: getattr(image_processor, name) for name in sizes}
-        video_processor = Qwen2VLVideoProcessor(**settings, cap_pixels_per_frame=False)
+        video_processor = transformers.Qwen2VLVideoProcessor(**settings, cap_pixels_per_frame=False)
         self.generation = GENERATIONS[model.config.model_type]
         self.settings = settings
         self.preprocessor = VisionPreprocessor(image_processor, video_processor, limits)

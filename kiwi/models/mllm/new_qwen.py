@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2_5_VLConfi
 
 from kiwi.errors import SpecError, first_line
 from kiwi.models.mllm.encoder import GENERATIONS, MllmEncoder, MllmSpec
-from kiwi.models.mllm.prompting import DEFAULT_TEMPLATE, read_template, template_path
+from kiwi.models.mllm.prompting import read_template
 from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.spec import require_positive
 
@@ -106,14 +106,16 @@ class NewQwen(MllmSpec):
     def qwen25_3b(cls) -> NewQwen:
         """Sizes of Qwen2.5-VL-3B."""
         return cls(
-            hidden_size=2048, layers=36, heads=16, kv_heads=2, intermediate_size=11008, vocab_size=151936, **_VISION_25
-        )
+            hidden_size=2048, layers=36, heads=16, kv_heads=2, intermediate_size=11008, vocab_size=151936,
+            vision_hidden_size=1280, vision_layers=32, vision_heads=16, vision_intermediate_size=3420,
+            vision_window=112, vision_full=(7, 15, 23, 31), limits=VisionLimits(),
+        )  # fmt: skip
 
     @classmethod
     def qwen25_7b(cls) -> NewQwen:
-        """Sizes of Qwen2.5-VL-7B."""
-        return cls(
-            hidden_size=3584, layers=28, heads=28, kv_heads=4, intermediate_size=18944, vocab_size=152064, **_VISION_25
+        """Sizes of Qwen2.5-VL-7B, which has the vision tower of Qwen2.5-VL-3B."""
+        return cls.qwen25_3b().replace(
+            hidden_size=3584, layers=28, heads=28, kv_heads=4, intermediate_size=18944, vocab_size=152064
         )
 
     @classmethod
@@ -133,21 +135,9 @@ class NewQwen(MllmSpec):
         normalisation = {} if self.generation == "2.5" else {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         processor = Qwen2VLImageProcessor(patch_size=_vision_patch_size(self), **normalisation)
         model = GENERATIONS[config.model_type].model(config)
-        template = DEFAULT_TEMPLATE if self.tokenizer is None else template_path(Path(self.tokenizer))
-        encoder = MllmEncoder(model, tokenizer, processor, self.limits, read_template(template))
+        template = read_template(None if self.tokenizer is None else Path(self.tokenizer))
+        encoder = MllmEncoder(model, tokenizer, processor, self.limits, template)
         return encoder.apply_tuning(self.tuning)
-
-
-_VISION_25: dict[str, Any] = {
-    "vision_hidden_size": 1280,
-    "vision_layers": 32,
-    "vision_heads": 16,
-    "vision_intermediate_size": 3420,
-    "vision_window": 112,
-    "vision_full": (7, 15, 23, 31),
-    "limits": VisionLimits(),
-}
-"""Vision tower and input limits of every published Qwen2.5-VL."""
 
 
 def make_byte_tokenizer() -> Any:
@@ -184,8 +174,8 @@ def _load_tokenizer(folder: str) -> Any:
         message = f"the tokenizer {folder} cannot be loaded"
         raise SpecError(message, code="unreadable-model", got=first_line(error)) from error
     if missing := [token for token in SPECIAL_TOKENS if token not in tokenizer.get_vocab()]:
-        message = f"the tokenizer {folder} lacks special tokens"
-        raise SpecError(message, code="missing-tokens", got=", ".join(missing))
+        message = f"the tokenizer {folder} lacks the special tokens {', '.join(missing)}"
+        raise SpecError(message, code="missing-tokens")
     return tokenizer
 
 

@@ -6,7 +6,6 @@ that special tokens in them have no effect. B samples, S tokens (padded right).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -19,15 +18,14 @@ from torch import Tensor
 from kiwi.encoded import IMAGE, VIDEO, Pixels, PixelsOrFeatures, TaskKind, VisionFeatures
 from kiwi.errors import CheckpointError, InputError
 from kiwi.models.mllm.vision_input import VisionInput, VisionPreprocessor
+from kiwi.weights.files import read_json
 
 _SLOTS = {
     "image": ["source", "instruction", "queries"],
     "video": ["source", "instruction", "queries"],
     "reference": ["source", "instruction", "references", "queries"],
 }
-QUERY_PLACEHOLDER = "<|object_ref_start|>"
-"""Token whose embedding is replaced by a query, as in the published code."""
-
+"""Slots of the template of each task kind."""
 
 Visual = VisionInput | VisionFeatures
 """An image or video of a prompt: resized pixels, or cached vision features."""
@@ -74,32 +72,25 @@ class Prompt:
         return type(self)(**{f.name: move(getattr(self, f.name)) for f in fields(self)})
 
 
-def read_template(path: Path) -> dict[str, str]:
-    """Read a template file: one text per task kind, with each of its slots exactly once.
+def read_template(folder: Path | None = None) -> dict[str, str]:
+    """Read the template of a model or tokenizer folder: its prompt.json, or the default if it has none.
+
+    A template has one text per task kind, with each of its slots exactly once.
 
     Raises:
-        CheckpointError: if the file is missing, is not JSON, or has wrong slots.
+        CheckpointError: if the file cannot be read or has wrong slots.
     """
-    try:
-        template = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        message = f"the prompt template {path} cannot be read"
-        raise CheckpointError(message, code="unreadable-file", got=error) from error
+    path = Path(__file__).with_name("prompt.json")
+    if folder is not None and (folder / "prompt.json").is_file():
+        path = folder / "prompt.json"
+    template = read_json(path)
     for task, slots in _SLOTS.items():
-        text = template.get(task) if isinstance(template, dict) else None
+        text = template.get(task)
         got = re.findall(r"\{(\w+)\}", text) if isinstance(text, str) else repr(text)
         if got != slots:
             message = f"the prompt template {path} has wrong slots for the task {task!r}"
             raise CheckpointError(message, code="invalid-template", got=got, expected=f"{slots}, in this order")
     return template
-
-
-DEFAULT_TEMPLATE = Path(__file__).with_name("prompt.json")
-
-
-def template_path(folder: Path) -> Path:
-    """Path of the template of a model or tokenizer folder: its prompt.json, or the default if it has none."""
-    return path if (path := folder / "prompt.json").is_file() else DEFAULT_TEMPLATE
 
 
 VideoSpans = Callable[[int], list[str]]
@@ -130,7 +121,8 @@ class Prompter:
     ) -> None:
         self.tokenizer, self.preprocessor, self.template, self.spans = tokenizer, preprocessor, template, spans
         special = {"image": "<|image_pad|>", "video": "<|video_pad|>", "start": "<|vision_start|>"}
-        special |= {"end": "<|vision_end|>", "query": QUERY_PLACEHOLDER}
+        # The published code replaces the embeddings of this token by queries.
+        special |= {"end": "<|vision_end|>", "query": "<|object_ref_start|>"}
         self.ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in special.items()}
         unknown = (None, tokenizer.unk_token_id)
         if missing := [special[name] for name, index in self.ids.items() if index in unknown]:

@@ -17,16 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kiwi.errors import CheckpointError, SpecError
+from kiwi.weights import vae_names
 from kiwi.weights.files import State, read_json, read_weights
 from kiwi.weights.strict import compare_shapes, load_strict, shapes_of
-from kiwi.weights.vae_names import (
-    VaeSizes,
-    has_original_names,
-    infer_sizes,
-    strip_model_prefix,
-    to_diffusers,
-    to_original,
-)
+from kiwi.weights.vae_names import VaeSizes
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
@@ -102,8 +96,8 @@ def build_network(state: State, config: Mapping[str, Any], origin: str) -> Autoe
     """
     from diffusers import AutoencoderKLWan
 
-    state = strip_model_prefix(state)
-    is_original = has_original_names(state)
+    state = vae_names.strip_model_prefix(state)
+    is_original = vae_names.has_original_names(state)
     if not is_original and config.get("_class_name") != "AutoencoderKLWan":
         got = ", ".join(sorted(state)[:3]) or "no tensors"
         expected = "original names (encoder.downsamples.0...), or names and config.json of AutoencoderKLWan"
@@ -119,10 +113,9 @@ def build_network(state: State, config: Mapping[str, Any], origin: str) -> Autoe
         message = f"{origin} has sizes that a Wan VAE cannot have"
         raise CheckpointError(message, code="not-a-wan-vae", got=error) from error
     if is_original:
-        sizes = network_sizes(network)
         # Compared under the names in the file first, so that the error message shows those.
-        compare_shapes(to_original(shapes_of(network.state_dict()), sizes), shapes_of(state)).raise_if_any(origin)
-        state = to_diffusers(state, sizes)
+        compare_shapes(shapes_of(original_state(network)), shapes_of(state)).raise_if_any(origin)
+        state = vae_names.to_diffusers(state, network_sizes(network))
     # Always float32, because rounded weights change pixels, and the network is small compared with the editor. Copied,
     # because overwriting a memory-mapped file crashes the process.
     copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
@@ -167,12 +160,12 @@ def network_sizes(network: AutoencoderKLWan) -> VaeSizes:
 
 def original_state(network: AutoencoderKLWan) -> State:
     """Collect the network's tensors under the original names."""
-    return to_original(network.state_dict(), network_sizes(network))
+    return vae_names.to_original(network.state_dict(), network_sizes(network))
 
 
 def _infer_network(state: State, config: Mapping[str, Any], origin: str) -> AutoencoderKLWan:
     """Make a network whose sizes are inferred from tensors under the original names."""
-    sizes = infer_sizes(shapes_of(state))
+    sizes = vae_names.infer_sizes(shapes_of(state))
     if {"latents_mean", "latents_std"} <= config.keys():
         return make_network(sizes, config["latents_mean"], config["latents_std"])
     published = json.loads(LATENT_STATISTICS_FILE.read_text(encoding="utf-8"))["forms"]

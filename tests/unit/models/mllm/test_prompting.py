@@ -8,7 +8,7 @@ import torch
 
 from kiwi.errors import CheckpointError, InputError, SpecError
 from kiwi.models.mllm.new_qwen import NewQwen
-from kiwi.models.mllm.prompting import DEFAULT_TEMPLATE, gather_tokens, read_template, span_per_temporal_patch
+from kiwi.models.mllm.prompting import gather_tokens, read_template, span_per_temporal_patch
 from kiwi.models.mllm.vision_input import VisionLimits
 
 GEOMETRY = json.loads((Path(__file__).parents[3] / "golden" / "mllm_preprocess.json").read_text())["geometry"]
@@ -146,22 +146,22 @@ def test_images_and_videos_have_the_published_frames_and_sizes(row):
 
 
 def test_a_template_with_wrong_slots_is_rejected(tmp_path):
-    template = json.loads(DEFAULT_TEMPLATE.read_text())
+    template = read_template()
     template["video"] = template["video"].replace("{queries}", "")
     (tmp_path / "prompt.json").write_text(json.dumps(template))
     with pytest.raises(
         CheckpointError, match=r"'video'.*'queries'", check=lambda error: error.code == "invalid-template"
     ):
-        read_template(tmp_path / "prompt.json")
+        read_template(tmp_path)
 
 
 @pytest.mark.parametrize("spoiled", [{"video": 3}, {"image": None}, {"reference": ["x"]}])
 def test_a_template_without_texts_is_rejected(tmp_path, spoiled):
-    (tmp_path / "prompt.json").write_text(json.dumps(json.loads(DEFAULT_TEMPLATE.read_text()) | spoiled))
+    (tmp_path / "prompt.json").write_text(json.dumps(read_template() | spoiled))
     with pytest.raises(
         CheckpointError, match=repr(next(iter(spoiled))), check=lambda error: error.code == "invalid-template"
     ):
-        read_template(tmp_path / "prompt.json")
+        read_template(tmp_path)
 
 
 def test_a_lone_surrogate_in_an_instruction_is_rejected(encoder):
