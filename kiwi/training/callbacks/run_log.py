@@ -75,7 +75,7 @@ class RunLog(L.Callback):
         system_metrics = {"samples_per_second": self.samples / seconds, **_measure_peak_memory(module.device)}
         if self.peak_tflops:
             system_metrics["mfu"] = self.operations / seconds / (self.peak_tflops * 1e12)
-        system_metrics |= module.scalar_probes()
+        system_metrics |= module.learned_scalars()
         for logger in trainer.loggers:
             logger.log_metrics(
                 {f"train/{name}": value for name, value in system_metrics.items()}, trainer.global_step - 1

@@ -1,10 +1,10 @@
-"""LitModule: base class of kiwi's LightningModules, with optimizer, weight averaging, metrics and checkpoints."""
+"""LitModule and LitEncoder: base classes of kiwi's LightningModules, with optimizer, averaging and checkpoints."""
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
@@ -14,6 +14,9 @@ from kiwi.data.datamodule import EditData
 from kiwi.data.sample import EditBatch, EditSample
 from kiwi.encoded import Pixels
 from kiwi.errors import CheckpointError, InputError, TrainingError
+from kiwi.media.files import atomic_folder
+from kiwi.models.mllm.encoder import MllmEncoder
+from kiwi.models.vae.wan import VideoVae
 from kiwi.spec import Spec, to_dict
 from kiwi.training.averaging import AveragingSpec
 from kiwi.training.optim import OptimSpec
@@ -46,7 +49,7 @@ class LitModule(L.LightningModule, ABC):
         self.optim, self.seed = optim, seed
         self.average = averaging.build()
         self.validation_stack = ExitStack()
-        self.pending_metrics: dict[str, list[Tensor]] = {}
+        self.metrics_since_last_pop: dict[str, list[Tensor]] = {}
         self.batch_ids: list[str] = []
         self.batches_seen = 0
         self.preview_cache: dict[tuple[int, int], tuple[EditSample, Preview]] = {}
@@ -91,8 +94,8 @@ class LitModule(L.LightningModule, ABC):
         """Settings, as plain data, that must not change on resuming, besides optimizer and seed."""
         return {}
 
-    def scalar_probes(self) -> dict[str, float]:
-        """Learned scalars to log along with the loss, by name."""
+    def learned_scalars(self) -> dict[str, float]:
+        """Trained values that are interesting as curves, such as the source scale, by the name to log them under."""
         return {}
 
     # --- metrics --------------------------------------------------------------------------------------
@@ -103,13 +106,12 @@ class LitModule(L.LightningModule, ABC):
         The value must be the same in all processes.
         """
         self.log(f"train/{name}", value, batch_size=batch_size, prog_bar=prog_bar)
-        self.pending_metrics.setdefault(name, []).append(value.detach())
+        self.metrics_since_last_pop.setdefault(name, []).append(value.detach())
 
     def pop_metrics(self) -> dict[str, float]:
         """Means of the metrics logged since the last call, by name."""
-        means = {name: float(torch.stack(values).float().mean()) for name, values in self.pending_metrics.items()}
-        self.pending_metrics = {}
-        return means
+        logged, self.metrics_since_last_pop = self.metrics_since_last_pop, {}
+        return {name: float(torch.stack(values).float().mean()) for name, values in logged.items()}
 
     # --- training -------------------------------------------------------------------------------------
 
@@ -235,27 +237,60 @@ class LitModule(L.LightningModule, ABC):
             )
 
 
+class LitEncoder(LitModule):
+    """Trains a VAE or an MLLM, which editors then use frozen. Its data are pixels, so they cannot come from a cache.
+
+    Args:
+        optim: optimizer and schedule.
+        averaging: weight averaging; validation, previews and exports use the average.
+        export_dtype: data type of the weights in the exported folder.
+        seed: seed of the initial weights and of all randomness in training.
+    """
+
+    def __init__(
+        self, optim: OptimSpec, averaging: AveragingSpec, export_dtype: Literal["float32", "float16"], seed: int
+    ) -> None:
+        super().__init__(optim, averaging, seed)
+        self.export_dtype = getattr(torch, export_dtype)
+
+    @property
+    @abstractmethod
+    def encoder(self) -> VideoVae | MllmEncoder:
+        """The model to train."""
+
+    @abstractmethod
+    def compute_loss(self, batch: EditBatch) -> Tensor:
+        """Compute the training loss of a batch."""
+
+    @property
+    def is_pretrained(self) -> bool:
+        return bool(self.encoder.fingerprint)
+
+    def setup(self, stage: str) -> None:
+        """Reject a cache, which holds latents and features instead of pixels."""
+        super().setup(stage)
+        data = self.trainer.datamodule
+        if isinstance(data, EditData) and data.cache is not None:
+            problem = f"{type(self).__name__} is trained on pixels, which the cache {data.cache} does not hold"
+            raise InputError(problem, code="cache-not-allowed", fix="remove data.cache")
+
+    def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
+        """Compute the loss, and log its mean over all processes."""
+        loss = self.compute_loss(batch)
+        self.require_finite(loss, "the loss")
+        self.log_metric("loss", self.all_gather(loss.detach()).mean(), prog_bar=True, batch_size=len(batch.ids))
+        return loss
+
+    def export(self, folder: Path, *, self_contained: bool) -> None:
+        with atomic_folder(folder, self.unexpected_files) as new:
+            self.encoder.save(new, self.export_dtype)
+
+
 def edit_data(trainer: L.Trainer) -> EditData:
     """The EditData of a run, which kiwi's callbacks require; modules can be trained on plain DataLoaders too."""
     data = trainer.datamodule
     assert isinstance(data, EditData)
     return data
-
-
-def require_no_cache(trainer: L.Trainer, model: str) -> None:
-    """Reject cached data, which holds latents and features, for a model that is trained on pixels.
-
-    Raises:
-        InputError: the data is read from a cache.
-    """
-    data = trainer.datamodule
-    if isinstance(data, EditData) and data.cache is not None:
-        raise InputError(
-            f"{model} is trained on pixels, not on a cache",
-            code="cache-not-allowed",
-            got=f"data.cache {data.cache}",
-            fix="remove data.cache",
-        )
 
 
 def _rename_settings(settings: dict[str, str]) -> dict[str, str]:

@@ -17,17 +17,15 @@ from kiwi.data.sample import EditBatch, to_pixels
 from kiwi.data.sandbox import SandboxEdits
 from kiwi.encoded import LatentDistribution, Pixels, Size, VisionFeatures
 from kiwi.errors import InputError
-from kiwi.flow.schedule import FlowSchedule
 from kiwi.models.config import TRAINABLE, KiwiConfig
 from kiwi.models.injection import ScaledInjection
-from kiwi.models.kiwi import KiwiEdit
+from kiwi.models.kiwi import Conditions, KiwiEdit
 from kiwi.models.sampling import EditingDefaults, Sampling, sample_edits
-from kiwi.models.vae.wan import VideoVae
 from kiwi.spec import to_dict
 from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.loss_weighting import LossWeighting, Uniform
 from kiwi.training.modules.base import Preview
-from kiwi.training.modules.flow import LitFlow, VelocityFunction
+from kiwi.training.modules.flow import LitFlow
 from kiwi.training.optim import AdamW, OptimSpec
 from kiwi.training.source_check import SIGMAS
 
@@ -89,12 +87,8 @@ class LitKiwi(LitFlow):
     # --- training -------------------------------------------------------------------------------------
 
     @property
-    def vae(self) -> VideoVae:
-        return self.editor.vae
-
-    @property
-    def schedule(self) -> FlowSchedule:
-        return self.editor.schedule
+    def network(self) -> KiwiEdit:
+        return self.editor
 
     def encoder_fingerprints(self) -> dict[str, str]:
         return super().encoder_fingerprints() | {"mllm": self.editor.mllm.vision_fingerprint()}
@@ -110,10 +104,8 @@ class LitKiwi(LitFlow):
             batch = replace(batch, source_posterior=self.vae.posterior(batch.source_BCFHW))
         return self.dropout.apply(batch, self.seed, self.global_step)
 
-    def velocity(self, batch: EditBatch, latent_shape: torch.Size) -> VelocityFunction:
-        conditions = self.editor.encode(batch, self.source_latents(batch))
-        prepared = self.editor.prepare(conditions, latent_shape)
-        return lambda latents, sigma_B: self.editor.velocity(latents, sigma_B, prepared)
+    def encode_conditions(self, batch: EditBatch) -> Conditions:
+        return self.editor.encode(batch, self.source_latents(batch))
 
     def position_weights(self, batch: EditBatch, target_BCFHW: Tensor) -> Tensor:
         assert batch.source_posterior is not None
@@ -128,7 +120,7 @@ class LitKiwi(LitFlow):
         latents[batch.source_dropped] = self.editor.vae.encode(latents.new_zeros(1, 3, *batch.size))
         return latents
 
-    def scalar_probes(self) -> dict[str, float]:
+    def learned_scalars(self) -> dict[str, float]:
         """The source scale gamma at the noise levels of validation; empty if the source is not scaled."""
         source = self.editor.source
         if not isinstance(source, ScaledInjection):
@@ -166,10 +158,6 @@ class LitKiwi(LitFlow):
         )
 
     # --- for commands and callbacks -------------------------------------------------------------------
-
-    @property
-    def size_multiple(self) -> int:
-        return self.editor.size_multiple
 
     def resume_config(self) -> dict[str, Any]:
         return {

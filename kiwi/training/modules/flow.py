@@ -7,7 +7,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable
 from itertools import islice, pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,8 +16,10 @@ from kiwi.data.datamodule import EditData
 from kiwi.data.sample import EditBatch
 from kiwi.encoded import LatentDistribution, TaskKind
 from kiwi.errors import InputError
-from kiwi.flow.schedule import FlowSchedule, add_noise, velocity_loss, velocity_target
+from kiwi.flow.schedule import add_noise, velocity_loss, velocity_target
 from kiwi.keyed import normal, uniform
+from kiwi.models.kiwi import KiwiEdit
+from kiwi.models.text_to_video import TextToVideo
 from kiwi.models.vae.wan import VideoVae
 from kiwi.training.averaging import AveragingSpec
 from kiwi.training.modules.base import LitModule
@@ -62,17 +64,12 @@ class LitFlow(LitModule):
 
     @property
     @abstractmethod
-    def vae(self) -> VideoVae:
-        """The VAE that encodes the targets."""
-
-    @property
-    @abstractmethod
-    def schedule(self) -> FlowSchedule:
-        """The noise schedule."""
+    def network(self) -> KiwiEdit | TextToVideo:
+        """The model to train, whose VAE encodes the targets."""
 
     @abstractmethod
-    def velocity(self, batch: EditBatch, latent_shape: torch.Size) -> VelocityFunction:
-        """Encode a batch's conditions, and return the velocity function for latents of this shape."""
+    def encode_conditions(self, batch: EditBatch) -> Any:
+        """Encode what a batch's videos are generated from, as the network's `encode` does."""
 
     @abstractmethod
     def swap_conditions(self, batch: EditBatch) -> EditBatch | None:
@@ -87,6 +84,19 @@ class LitFlow(LitModule):
         return {"vae": self.vae.fingerprint}
 
     # --- training -------------------------------------------------------------------------------------
+
+    @property
+    def vae(self) -> VideoVae:
+        return self.network.vae
+
+    @property
+    def size_multiple(self) -> int:
+        return self.network.size_multiple
+
+    def velocity_function(self, batch: EditBatch, latent_shape: torch.Size) -> VelocityFunction:
+        """Encode a batch's conditions once, and return the function that predicts velocities with them."""
+        prepared: Any = self.network.prepare(self.encode_conditions(batch), latent_shape)
+        return lambda latents, sigma_B: self.network.velocity(latents, sigma_B, prepared)
 
     def setup(self, stage: str) -> None:
         """Reject a cache that was built with different encoders.
@@ -129,15 +139,15 @@ class LitFlow(LitModule):
         """Draw noise (B, ...) and noise levels (B,) for samples, as functions of (seed, keys, id)."""
         noise = torch.stack([normal(shape[1:], self.seed, "noise", *keys, name) for name in ids])
         position = torch.tensor([1.0 - uniform(self.seed, "sigma", *keys, name) for name in ids], dtype=torch.float32)
-        return noise.to(self.device), self.schedule.sigma(position).to(self.device)
+        return noise.to(self.device), self.network.schedule.sigma(position).to(self.device)
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
         """Compute the weighted velocity loss of a batch."""
         x0 = self.target_latents(batch)
         noise, sigma_B = self.draw_noise(batch.ids, x0.shape, self.global_step)
-        predicted = self.velocity(batch, x0.shape)(add_noise(x0, noise, sigma_B), sigma_B)
+        predicted = self.velocity_function(batch, x0.shape)(add_noise(x0, noise, sigma_B), sigma_B)
         losses_B = velocity_loss(predicted, velocity_target(x0, noise), self.position_weights(batch, x0))
-        weights_B = self.schedule.loss_weight(sigma_B.cpu()).to(losses_B)
+        weights_B = self.network.schedule.loss_weight(sigma_B.cpu()).to(losses_B)
         loss = (losses_B * weights_B).mean()
         self.require_finite(loss, "the loss")
         self._log_losses(batch.task, torch.stack((sigma_B, losses_B.detach(), weights_B)))
@@ -188,10 +198,11 @@ class LitFlow(LitModule):
 
     def _compute_losses(self, batch: EditBatch, x0: Tensor, noises: list[Tensor]) -> Tensor:
         """Compute the velocity loss of each sample at each fixed noise level, (B, S)."""
-        velocity, losses = self.velocity(batch, x0.shape), []
+        predict_velocity, losses = self.velocity_function(batch, x0.shape), []
         for sigma, noise in zip(self.source_check.sigmas, noises, strict=True):
             sigma_B = x0.new_full((len(x0),), sigma)
-            losses.append(velocity_loss(velocity(add_noise(x0, noise, sigma_B), sigma_B), velocity_target(x0, noise)))
+            predicted = predict_velocity(add_noise(x0, noise, sigma_B), sigma_B)
+            losses.append(velocity_loss(predicted, velocity_target(x0, noise)))
         return torch.stack(losses, dim=1)
 
     def _draw_validation_noise(self, ids: list[str], x0: Tensor, level: int) -> Tensor:

@@ -18,7 +18,6 @@ from torch import Tensor
 from kiwi.data.sample import EditBatch, to_pixels
 from kiwi.errors import InputError
 from kiwi.keyed import forked_rng
-from kiwi.media.files import atomic_folder
 from kiwi.models.mllm.encoder import MllmEncoder, MllmSpec
 from kiwi.models.mllm.new_qwen import NewQwen
 from kiwi.models.mllm.prefix_cache import full_forward
@@ -27,7 +26,7 @@ from kiwi.models.mllm.vision import PromptVisionFeatures, encode_vision
 from kiwi.models.sampling import eval_mode
 from kiwi.sandbox.questions import content_overlap
 from kiwi.training.averaging import AveragingSpec, NoAveraging
-from kiwi.training.modules.base import LitModule, Preview, edit_data, require_no_cache
+from kiwi.training.modules.base import LitEncoder, Preview, edit_data
 from kiwi.training.optim import AdamW, OptimSpec
 
 ANSWER, END = "<|im_start|>assistant\n", "<|im_end|>"
@@ -51,7 +50,7 @@ class Answer(NamedTuple):
     expected: str
 
 
-class LitMllm(LitModule):
+class LitMllm(LitEncoder):
     """Trains a whole MLLM, including its vision tower, on questions and answers (`SandboxQuestions` in data.train).
 
     Validation decodes greedily. For each task it logs the fraction of exactly matching answers, `val/right_TASK`, and
@@ -76,28 +75,20 @@ class LitMllm(LitModule):
         export_dtype: Literal["float32", "float16"] = "float32",
         seed: int = 0,
     ) -> None:
-        super().__init__(optim, averaging, seed)
+        super().__init__(optim, averaging, export_dtype, seed)
         with forked_rng(seed, "mllm"):
             self.reader: MllmEncoder = mllm.build()
         self.reader.model.requires_grad_(True)
-        self.export_dtype = getattr(torch, export_dtype)
         self.training_answers: Counter[tuple[str, str]] = Counter()
         """Number of training answers by task and answer."""
         self.answers: list[Answer] = []
         """Answers of the current validation run."""
 
-    @property
-    def size_multiple(self) -> int:
-        return 8  # any value works, because the MLLM resizes frames
+    size_multiple = 8  # any value works, because the MLLM resizes frames
 
     @property
-    def is_pretrained(self) -> bool:
-        return bool(self.reader.fingerprint)
-
-    def setup(self, stage: str) -> None:
-        """Reject a cache, which holds no pixels."""
-        super().setup(stage)
-        require_no_cache(self.trainer, "an MLLM")
+    def encoder(self) -> MllmEncoder:
+        return self.reader
 
     # --- training and generation ----------------------------------------------------------------------
 
@@ -134,20 +125,11 @@ class LitMllm(LitModule):
             added_BS[index, length:end] = True
         return replace(prompt, **padded), added_BS
 
-    def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
+    def compute_loss(self, batch: EditBatch) -> Tensor:
         """Compute the mean loss over the tokens of the answers."""
-        loss = self._compute_loss(batch)
-        self.require_finite(loss, "the loss")
-        self.log_metric("loss", self.all_gather(loss.detach()).mean(), prog_bar=True, batch_size=len(batch.ids))
-        return loss
-
-    def _compute_loss(self, batch: EditBatch) -> Tensor:
         if not all(batch.answers):
-            raise InputError(
-                f"the sample {batch.ids[0]} is not a question",
-                code="missing-answer",
-                expected="only SandboxQuestions in data.train",
-            )
+            expected = "only SandboxQuestions in data.train"
+            raise InputError(f"the sample {batch.ids[0]} is not a question", code="missing-answer", expected=expected)
         tokenizer, prompt = self.reader.prompter.tokenizer, self.prompt(batch)
         prefix, _ = self.append_tokens(prompt, [self._tokenize(ANSWER)] * len(batch.ids))
         answers = [tokenizer.encode(answer, add_special_tokens=False) + self._tokenize(END) for answer in batch.answers]
@@ -190,7 +172,7 @@ class LitMllm(LitModule):
 
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
         """Log the loss, and generate answers."""
-        self.log("val/loss", self._compute_loss(batch), batch_size=len(batch.ids), prog_bar=True, sync_dist=True)
+        self.log("val/loss", self.compute_loss(batch), batch_size=len(batch.ids), prog_bar=True, sync_dist=True)
         self.answers += map(Answer, batch.categories, self.answer(batch), batch.answers)
 
     def on_validation_epoch_end(self) -> None:
@@ -202,16 +184,11 @@ class LitMllm(LitModule):
     # --- for commands and callbacks -------------------------------------------------------------------
 
     def unexpected_files(self, folder: Path) -> list[str]:
-        names = [item.name for item in folder.iterdir()]
-        if not (folder / "config.json").is_file():
-            return sorted(names)
-        return sorted(
-            name for name in names if name not in _EXPORTED_FILES and not name.endswith((".safetensors", ".index.json"))
-        )
-
-    def export(self, folder: Path, *, self_contained: bool) -> None:
-        with atomic_folder(folder, self.unexpected_files) as new:
-            self.reader.save(new, self.export_dtype)
+        names = sorted(item.name for item in folder.iterdir())
+        if "config.json" not in names:
+            return names
+        weights = (".safetensors", ".index.json")
+        return [name for name in names if name not in _EXPORTED_FILES and not name.endswith(weights)]
 
     def preview(self, batch: EditBatch, seed: int) -> Preview:
         """Answer the question; clips are the video and the picture (if there is one), the caption has all texts."""

@@ -4,20 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from kiwi.checkpoints.folder_config import read_json_or_empty
 from kiwi.data.sample import EditBatch, to_pixels
 from kiwi.errors import InputError
-from kiwi.flow.schedule import FlowSchedule
 from kiwi.media.files import atomic_folder
+from kiwi.models.connectors import Context
 from kiwi.models.sampling import Sampling, denoise, eval_mode, make_noise
 from kiwi.models.text_to_video import MODEL_KIND, TextToVideo, TextToVideoConfig
-from kiwi.models.vae.wan import VideoVae
 from kiwi.spec import to_dict
 from kiwi.training.averaging import AveragingSpec, NoAveraging
 from kiwi.training.modules.base import Preview
-from kiwi.training.modules.flow import LitFlow, VelocityFunction
+from kiwi.training.modules.flow import LitFlow
 from kiwi.training.optim import AdamW, OptimSpec
 
 
@@ -52,27 +49,19 @@ class LitBase(LitFlow):
         self.sampling = sampling
 
     @property
-    def vae(self) -> VideoVae:
-        return self.model.vae
+    def network(self) -> TextToVideo:
+        return self.model
 
-    @property
-    def schedule(self) -> FlowSchedule:
-        return self.model.schedule
-
-    def velocity(self, batch: EditBatch, latent_shape: torch.Size) -> VelocityFunction:
-        """Encode a batch's captions, and return the velocity function for latents of this shape.
+    def encode_conditions(self, batch: EditBatch) -> Context:
+        """Encode a batch's captions.
 
         Raises:
             InputError: a sample has no caption.
         """
         if missing := [name for name, caption in zip(batch.ids, batch.captions, strict=True) if not caption]:
-            raise InputError(
-                f"the sample {missing[0]} has no caption",
-                code="missing-caption",
-                expected="sandbox items, or a manifest with a column `caption`",
-            )
-        prepared = self.model.prepare(self.model.encode(batch.captions), latent_shape)
-        return lambda latents, sigma_B: self.model.velocity(latents, sigma_B, prepared)
+            expected = "sandbox items, or a manifest with a column `caption`"
+            raise InputError(f"the sample {missing[0]} has no caption", code="missing-caption", expected=expected)
+        return self.model.encode(batch.captions)
 
     def swap_conditions(self, batch: EditBatch) -> EditBatch | None:
         """Replace every caption by that of the next sample; None if two successive samples have the same caption."""
@@ -81,10 +70,6 @@ class LitBase(LitFlow):
         return None if is_any_equal else replace(batch, captions=captions)
 
     # --- for commands and callbacks -------------------------------------------------------------------
-
-    @property
-    def size_multiple(self) -> int:
-        return self.model.size_multiple
 
     def resume_config(self) -> dict[str, Any]:
         return {"config": to_dict(self.model.config), "targets": self.targets}

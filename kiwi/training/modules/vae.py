@@ -12,15 +12,14 @@ from kiwi.data.sample import EditBatch, to_pixels
 from kiwi.errors import InputError
 from kiwi.evaluation.fidelity import compute_edit_metrics
 from kiwi.keyed import forked_rng
-from kiwi.media.files import atomic_folder
 from kiwi.models.sampling import eval_mode
-from kiwi.models.vae.wan import NewVae, VaeSpec
+from kiwi.models.vae.wan import NewVae, VaeSpec, VideoVae
 from kiwi.training.averaging import AveragingSpec, NoAveraging
-from kiwi.training.modules.base import LitModule, Preview, edit_data, require_no_cache
+from kiwi.training.modules.base import LitEncoder, Preview, edit_data
 from kiwi.training.optim import AdamW, OptimSpec
 
 
-class LitVae(LitModule):
+class LitVae(LitEncoder):
     """Trains a Wan VAE on sources, targets and references, with squared error and a small KL term.
 
     The exported folder has the format of diffusers, and its config.json the mean and standard deviation of the training
@@ -46,45 +45,33 @@ class LitVae(LitModule):
         statistics_batches: int = 32,
         seed: int = 0,
     ) -> None:
-        super().__init__(optim, averaging, seed)
+        super().__init__(optim, averaging, export_dtype, seed)
         if kl_weight < 0 or statistics_batches < 1:
-            raise InputError(
-                "LitVae needs kl_weight >= 0 and statistics_batches >= 1",
-                code="out-of-range",
-                got=f"kl_weight {kl_weight}, statistics_batches {statistics_batches}",
-            )
+            got = f"kl_weight {kl_weight}, statistics_batches {statistics_batches}"
+            raise InputError("LitVae needs kl_weight >= 0 and statistics_batches >= 1", code="out-of-range", got=got)
         with forked_rng(seed, "vae"):
             self.autoencoder = vae.build()
         self.kl_weight, self.statistics_batches = kl_weight, statistics_batches
-        self.export_dtype = getattr(torch, export_dtype)
+
+    @property
+    def encoder(self) -> VideoVae:
+        return self.autoencoder
 
     @property
     def size_multiple(self) -> int:
         return self.autoencoder.spatial_factor
 
-    @property
-    def is_pretrained(self) -> bool:
-        return bool(self.autoencoder.fingerprint)
-
-    def setup(self, stage: str) -> None:
-        """Reject a cache, which holds latents instead of pixels."""
-        super().setup(stage)
-        require_no_cache(self.trainer, "an autoencoder")
-
     def resume_config(self) -> dict[str, Any]:
         return {"kl_weight": self.kl_weight}
 
-    def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
+    def compute_loss(self, batch: EditBatch) -> Tensor:
         """Compute the loss of a batch's clips and reference images, weighting every pixel equally."""
         _require_clips(batch)
         groups = [videos for videos in (_concat_clips(batch), _flatten_references(batch)) if len(videos)]
-        losses = torch.stack([self._compute_loss(videos) * videos.numel() for videos in groups])
-        loss = losses.sum() / sum(videos.numel() for videos in groups)
-        self.require_finite(loss, "the loss")
-        self.log_metric("loss", self.all_gather(loss.detach()).mean(), prog_bar=True, batch_size=len(batch.ids))
-        return loss
+        losses = torch.stack([self._reconstruction_loss(videos) * videos.numel() for videos in groups])
+        return losses.sum() / sum(videos.numel() for videos in groups)
 
-    def _compute_loss(self, videos_BCFHW: Tensor) -> Tensor:
+    def _reconstruction_loss(self, videos_BCFHW: Tensor) -> Tensor:
         posterior = self.autoencoder.vae.encode(videos_BCFHW.to(self.autoencoder.vae.dtype)).latent_dist
         # The mode, not a sample: editors use modes, and the KL term is enough to keep the latents bounded.
         reconstruction = self.autoencoder.decode_unclamped(posterior.mode())
@@ -119,8 +106,7 @@ class LitVae(LitModule):
     def export(self, folder: Path, *, self_contained: bool) -> None:
         mean, std = self._compute_latent_statistics()
         self.autoencoder.set_normalisation(mean, std)
-        with atomic_folder(folder, self.unexpected_files) as new:
-            self.autoencoder.save(new, self.export_dtype)
+        super().export(folder, self_contained=self_contained)
 
     def _compute_latent_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each unnormalised latent channel over training clips."""
@@ -138,11 +124,8 @@ class LitVae(LitModule):
 
 def _require_clips(batch: EditBatch) -> None:
     if not batch.target_BCFHW.shape[2]:
-        raise InputError(
-            f"the sample {batch.ids[0]} has no target",
-            code="missing-target",
-            expected="a manifest with targets, or sandbox items",
-        )
+        expected = "a manifest with targets, or sandbox items"
+        raise InputError(f"the sample {batch.ids[0]} has no target", code="missing-target", expected=expected)
 
 
 def _concat_clips(batch: EditBatch) -> Tensor:

@@ -139,7 +139,7 @@ def test_the_loss_is_weighted_by_position(tiny_config, data):
     # A new editor predicts zero: its error is the velocity itself.
     squares = (noise - x0).square()
     expected = {spec: (squares * spec.weights(x0, source)).flatten(1).mean(1) for spec in losses}
-    weights_B = module.schedule.loss_weight(sigma_B)
+    weights_B = module.network.schedule.loss_weight(sigma_B)
     for weighting, losses_B in expected.items():
         assert losses[weighting] == pytest.approx(float((losses_B * weights_B).mean()), rel=1e-4)
     assert losses[Uniform()] != pytest.approx(losses[ChangeWeighted(factor=8.0)], rel=1e-3)

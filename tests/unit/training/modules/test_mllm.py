@@ -61,13 +61,13 @@ def test_answers_follow_their_questions_and_only_they_are_trained_on():
 def test_every_part_is_trained_and_a_batch_can_be_memorized(tmp_path):
     module, batch = LitMllm(TINY), batch_of(tasks=["count"], max_frames=1)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
-    first = module._compute_loss(batch)
+    first = module.compute_loss(batch)
     first.backward()
     untrained = {name for name, parameter in module.named_parameters() if parameter.grad is None}
     assert not untrained
     for _ in range(100):
         optimizer.zero_grad()
-        loss = module._compute_loss(batch)
+        loss = module.compute_loss(batch)
         loss.backward()
         optimizer.step()
     assert loss < first / 20
@@ -105,7 +105,7 @@ def test_the_loss_is_over_the_tokens_of_the_answers_only():
                 -logits[position - 1, whole.input_ids_BS[0, position]]
                 for position in range(start, whole.input_ids_BS.shape[1])
             ]
-        assert float(module._compute_loss(batch)) == pytest.approx(float(torch.stack(expected).mean()), rel=1e-4)
+        assert float(module.compute_loss(batch)) == pytest.approx(float(torch.stack(expected).mean()), rel=1e-4)
 
 
 def test_validation_scores_answers_beside_those_of_a_blind_guesser():
@@ -159,4 +159,4 @@ def test_a_preview_shows_video_and_picture_with_question_prediction_and_answer()
 def test_edits_are_rejected():
     edits = next(iter(data(SandboxEdits(items=4)).fresh_train_dataloader()))
     with pytest.raises(InputError, check=lambda error: error.code == "missing-answer"):
-        LitMllm(TINY)._compute_loss(edits)
+        LitMllm(TINY).compute_loss(edits)
