@@ -5,7 +5,7 @@ files, so a model larger than memory can be converted.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -67,7 +67,7 @@ class ImportSettings:
             every Wan model) or `{"reference": "PrependReference"}` (default: AppendReference if the checkpoint has a
             reference embedding, otherwise NoReference). The options in SETTABLE are allowed, and those of a part
             (source, latent, query) that the checkpoint lacks entirely.
-        adapters: "merge" adapters into the weights or "keep" them separate.
+        adapters: whether LoRA adapters are merged into the weights or kept separate.
         self_contained: copy VAE and MLLM from local folders into the model folder; hub ids are never copied.
         dtype: dtype for the editor's own weights and adapters; None keeps each part's. VAE and MLLM keep theirs.
         editing: defaults of `kiwi edit` for this model.
@@ -153,8 +153,7 @@ def drop_replaced_options(recorded: Mapping[str, Any], changes: Mapping[str, Any
     for path, value in recorded.items():
         if changes.get(path, value) != value:
             report(path, f"{changes[path]}, although the checkpoint records {value}")
-    is_set = {path: any(f"{path}.".startswith(f"{change}.") for change in changes) for path in recorded}
-    return {path: value for path, value in recorded.items() if not is_set[path]}
+    return {path: value for path, value in recorded.items() if not _is_within(path, changes)}
 
 
 def _infer_dit_config(shapes: Shapes, changes: Mapping[str, Any], report: Report) -> DiTConfig:
@@ -193,7 +192,7 @@ def _require_settable(changes: Mapping[str, Any], checkpoint: Mapping[str, Tenso
     parts = {name.split(".")[0] for name in checkpoint}
     absent = [part for part in ("source", "latent", "query") if part not in parts]
     allowed = _SETTABLE_FOR_BASE if parts <= {"dit"} else (*SETTABLE, *absent)
-    if rejected := [path for path in changes if not any(f"{path}.".startswith(f"{option}.") for option in allowed)]:
+    if rejected := [path for path in changes if not _is_within(path, allowed)]:
         raise SpecError(
             f"{', '.join(rejected)} cannot be set",
             code="reserved-option",
@@ -202,21 +201,26 @@ def _require_settable(changes: Mapping[str, Any], checkpoint: Mapping[str, Tenso
         )
 
 
+def _is_within(path: str, options: Iterable[str]) -> bool:
+    """Whether a dotted path is one of the options or lies inside one."""
+    return any(f"{path}.".startswith(f"{option}.") for option in options)
+
+
 def _assemble_dit(state: State, settings: ImportSettings, report: Report) -> tuple[DiTConfig, State, str]:
     """Return the DiT's config, its tensors to save, and the fingerprint of a referenced base model (otherwise "")."""
     weights, adapters = split_adapters(state)
     base = None if weights else settings.base
-    if not weights:
-        if base is None:
-            raise CheckpointError(
-                "the checkpoint requires the base model that it was trained from",
-                code="missing-base-model",
-                got=f"{len(adapters) // 2} adapters for the DiT, but no weights" if adapters else "no DiT",
-                fix="pass --base with a folder or file of Wan weights, or a hub id",
-            )
+    if base is not None:
         weights = read_wan_transformer(base.path, base.subfolder)
         require_finite_floats(weights, f"the base model {base.path}")
         report("dit", f"weights from the base model {base.path}")
+    elif not weights:
+        raise CheckpointError(
+            "the checkpoint requires the base model that it was trained from",
+            code="missing-base-model",
+            got=f"{len(adapters) // 2} adapters for the DiT, but no weights" if adapters else "no DiT",
+            fix="pass --base with a folder or file of Wan weights, or a hub id",
+        )
     config = _infer_dit_config(shapes_of(weights), settings.changes, report)
     if not adapters:
         return config, weights, ""

@@ -25,8 +25,8 @@ from kiwi.checkpoints.diffusers_layout import (
     to_diffusers_parts,
     to_hub_name,
 )
-from kiwi.checkpoints.folder_config import list_unexpected_files, read_folder_config
-from kiwi.checkpoints.published import make_zero_text_embedding, require_publishable
+from kiwi.checkpoints.folder_config import list_unexpected_files
+from kiwi.checkpoints.published import make_zero_text_embedding, read_publishable_folder
 from kiwi.errors import CheckpointError, KiwiError
 from kiwi.media.files import atomic_folder, write_json
 from kiwi.models.config import KiwiConfig
@@ -40,7 +40,6 @@ from kiwi.weights.adapters import merge_adapters, split_adapters, without_base_l
 from kiwi.weights.files import State, choose_lossless_dtype, read_json, read_weights, write_weights
 from kiwi.weights.hub import locate
 from kiwi.weights.names import rename, select_prefix
-from kiwi.weights.strict import require_finite_floats
 
 WEIGHTS_STEM = "diffusion_pytorch_model"
 
@@ -73,7 +72,7 @@ def import_diffusers(
         )
     if "transformer" not in parts:
         raise _not_a_diffusers_folder(root, "a folder with transformer, vae, ...")
-    parts["mllm_encoder"] = read_weights(_encoder_file(root))
+    parts["mllm_encoder"] = read_weights(_find_encoder_file(root))
     transformer = read_json(root / "transformer/config.json")
     layers = len({name.split(".")[1] for name in parts["transformer"] if name.startswith("blocks.")})
     if (expected := transformer.get("num_layers", layers)) != layers:
@@ -107,26 +106,22 @@ def export_diffusers(folder: Path, target: Path, report: Report, dtype: torch.dt
         CheckpointError: the published code does not support the model's options, or the MLLM is not a Qwen2.5-VL.
         InputError: the folder cannot be written, or contains unrelated files.
     """
-    config = read_folder_config(folder).config
-    require_publishable(config)
+    config, state = read_publishable_folder(folder)
     mllm, vae = config.mllm.replace(tuning=Frozen()).build(), config.vae.build()
     if mllm.config.model_type != "qwen2_5_vl":
         raise CheckpointError(
             "the published format supports only Qwen2.5-VL", code="unsupported-config", got=mllm.config.model_type
         )
-    state = read_weights(folder)
-    require_finite_floats(state, str(folder))
     merged = {name: tensor for name, tensor in state.items() if not name.startswith(("dit.", "mllm."))}
     merged |= {f"dit.{name}": tensor for name, tensor in _merge_dit_adapters(config, state, report).items()}
     parts = to_diffusers_parts({name: tensor.to(dtype or tensor.dtype) for name, tensor in merged.items()})
-    configs = {
-        "transformer": make_transformer_config(config),
-        "mllm_encoder": make_encoder_config(config, mllm.hidden_size),
-    }
+    configs = {part: make_embedder_config(config) for part in EMBEDDERS}
+    configs |= {"transformer": make_transformer_config(config)}
+    configs |= {"mllm_encoder": make_encoder_config(config, mllm.hidden_size)}
     with atomic_folder(target, list_unexpected_files) as new:
         _write_part(new / "vae", original_state(vae.vae), published_config(vae))
         for part, weights in parts.items():
-            _write_part(new / part, weights, configs.get(part, make_embedder_config(config)))
+            _write_part(new / part, weights, configs[part])
         language = _merge_mllm_adapters(mllm, state, report)
         write_weights({to_hub_name(name): tensor for name, tensor in language.items()}, new / "mllm_encoder")
         mllm.save_processor(new / "processor")
@@ -159,21 +154,19 @@ def _merge_mllm_adapters(mllm: MllmEncoder, state: State, report: Report) -> Sta
 
 def _link_mllm(root: Path, folder: Path) -> Path:
     """Link the MLLM's files of a published folder into `folder` in the layout that transformers expects."""
-    encoder, processor = root / "mllm_encoder", root / "processor"
-    if not (processor / "qwen_config.json").is_file():
+    config = root / "processor/qwen_config.json"
+    if not config.is_file():
         raise _not_a_diffusers_folder(root, "processor/qwen_config.json")
-    for file in processor.iterdir():
-        if file.is_file() and file.name != "config.json":
-            (folder / file.name).symlink_to(file.resolve())
-    for file in encoder.glob("model*.safetensors*"):
-        (folder / file.name).symlink_to(file.resolve())
-    (folder / "config.json").symlink_to((processor / "qwen_config.json").resolve())
+    files = {file.name: file for file in (root / "processor").iterdir() if file.is_file()}
+    files |= {file.name: file for file in (root / "mllm_encoder").glob("model*.safetensors*")}
+    for name, file in (files | {"config.json": config}).items():
+        (folder / name).symlink_to(file.resolve())
     return folder
 
 
 def _not_a_diffusers_folder(root: Path, expected: str) -> CheckpointError:
-    message = f"{root} is not a published diffusers folder"
-    return CheckpointError(message, code="not-a-diffusers-folder", expected=expected)
+    problem = f"{root} is not a published diffusers folder"
+    return CheckpointError(problem, code="not-a-diffusers-folder", expected=expected)
 
 
 @contextmanager
@@ -185,7 +178,7 @@ def _replace_path(temporary: str, folder: Path, report: Report) -> Iterator[Repo
         raise CheckpointError(str(error).replace(temporary, str(folder)), code=error.code) from error
 
 
-def _encoder_file(root: Path) -> Path:
+def _find_encoder_file(root: Path) -> Path:
     """Return the weights file of the queries and connectors, which are in the same folder as the MLLM's weights."""
     index = root / "mllm_encoder" / f"{WEIGHTS_STEM}.safetensors.index.json"
     return index if index.is_file() else root / "mllm_encoder" / f"{WEIGHTS_STEM}.safetensors"

@@ -32,7 +32,7 @@ TEXT_DIM = 4096
 """Width of Wan's text features; the published files contain a text embedding that is never used."""
 
 OPTIONS_KEY = "kiwi_choices"
-"""Metadata key of `list_unrecorded_options` (JSON) in files that kiwi wrote; other files do not have it."""
+"""Key in the metadata of files that kiwi wrote, with the options that tensors do not show as JSON."""
 
 
 def import_published(file: Path, settings: ImportSettings, folder: Path, report: Report) -> None:
@@ -71,13 +71,8 @@ def export_published(folder: Path, file: Path, report: Report, dtype: torch.dtyp
         InputError: the file cannot be written.
     """
     if file.suffix != ".safetensors":
-        raise CheckpointError(
-            f"cannot write {file}", code="wrong-suffix", expected="a file name with the suffix .safetensors"
-        )
-    config = read_folder_config(folder).config
-    require_publishable(config)
-    state = read_weights(folder)
-    require_finite_floats(state, str(folder))
+        raise CheckpointError(f"cannot write {file}", code="wrong-suffix", expected="a name that ends in .safetensors")
+    config, state = read_publishable_folder(folder)
     published = {f"pipe.{to_published(without_base_layer(name))}": tensor for name, tensor in state.items()}
     if isinstance(config.dit.base, WanBase):
         report("dit", f"adapters only: loading the file requires the base model {config.dit.base.path}")
@@ -85,7 +80,7 @@ def export_published(folder: Path, file: Path, report: Report, dtype: torch.dtyp
         zeros = make_zero_text_embedding(config.dit.dim, state["dit.patch_embedding.weight"].dtype)
         published |= {f"pipe.dit.{name}": tensor for name, tensor in zeros.items()}
         report("text_embedding", "4 tensors of zeros, which the format requires but the model never uses")
-    options = list_unrecorded_options(config)
+    options = find_unrecorded_options(config)
     with atomic_path(file) as temporary:
         tensors = {name: tensor.to(dtype or tensor.dtype) for name, tensor in published.items()}
         save_file(tensors, temporary, {"format": "pt", OPTIONS_KEY: json.dumps(options)})
@@ -95,21 +90,19 @@ def export_published(folder: Path, file: Path, report: Report, dtype: torch.dtyp
         report("options", f"written to the file's metadata; a copy without it needs {_format_set_options(options)}")
 
 
-def list_unrecorded_options(config: KiwiConfig) -> dict[str, Any]:
+def find_unrecorded_options(config: KiwiConfig) -> dict[str, Any]:
     """Return the options that tensors do not show and that differ from the defaults of import, by dotted path."""
     dit, limits = config.dit, config.mllm.limits
     options: dict[str, Any] = {"dit.num_heads": dit.num_heads} if dit.num_heads != max(1, dit.dim // 128) else {}
     options |= {"dit.eps": dit.eps} if dit.eps != DiTConfig.eps else {}
     options |= {f"mllm.limits.{name}": value for name, (_, value) in diff(VisionLimits(), limits).items()}
-    if isinstance(config.source, NoSource):
-        options["source"] = "NoSource"
-    if isinstance(config.reference, PrependReference):
-        options["reference"] = "PrependReference"
+    options |= {"source": "NoSource"} if config.source == NoSource() else {}
+    options |= {"reference": "PrependReference"} if isinstance(config.reference, PrependReference) else {}
     return options
 
 
 def _read_recorded_options(file: Path) -> dict[str, Any]:
-    """Read the `list_unrecorded_options` in a file's metadata; raise if it contains other keys, such as a path."""
+    """Read the options that `export_published` recorded in a file; raise if there are others, such as a path."""
     text = read_metadata(file).get(OPTIONS_KEY, "{}")
     try:
         options = json.loads(text)
@@ -118,11 +111,9 @@ def _read_recorded_options(file: Path) -> dict[str, Any]:
     types = {"dit.num_heads": int, "dit.eps": float, "source": str, "reference": str}
     types |= {f"mllm.limits.{field.name}": int for field in fields(VisionLimits)}
     if not isinstance(options, dict) or not all(type(value) is types.get(path) for path, value in options.items()):
+        expected = f"values for {', '.join(types)}"
         raise CheckpointError(
-            f"the options recorded in {file} are invalid",
-            code="invalid-metadata",
-            got=text[:200],
-            expected=f"values for {', '.join(types)}",
+            f"the options recorded in {file} are invalid", code="invalid-metadata", got=text[:200], expected=expected
         )
     return options
 
@@ -131,8 +122,9 @@ def _format_set_options(options: Mapping[str, Any]) -> str:
     return " ".join(f"--set {path}={value}" for path, value in options.items())
 
 
-def require_publishable(config: KiwiConfig) -> None:
-    """Raise a CheckpointError that lists the options of a model that the published code does not support, if any."""
+def read_publishable_folder(folder: Path) -> tuple[KiwiConfig, State]:
+    """Read configuration and weights of a model folder; raise if the published code does not support its options."""
+    config = read_folder_config(folder).config
     query = config.query
     is_tail_query = isinstance(query, QueryConnector) and query.readout == "tail" and query.layers == (-1,)
     supported = {
@@ -151,6 +143,9 @@ def require_publishable(config: KiwiConfig) -> None:
             "last layer, queries read at the tail (query.readout=tail), shift 5",
             fix="use the model folder, or train a model with these options",
         )
+    state = read_weights(folder)
+    require_finite_floats(state, str(folder))
+    return config, state
 
 
 def make_zero_text_embedding(dim: int, dtype: torch.dtype) -> State:

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from kiwi.__main__ import main
 from kiwi.checkpoints.folder import from_pretrained, save_pretrained
 from kiwi.checkpoints.folder_config import read_folder_config
-from kiwi.checkpoints.published import OPTIONS_KEY, list_unrecorded_options
+from kiwi.checkpoints.published import OPTIONS_KEY, find_unrecorded_options
 from kiwi.models.config import KiwiConfig
 from kiwi.models.dit.base import WanBase
 from kiwi.models.dit.transformer import DiTConfig
@@ -111,7 +111,7 @@ def test_options_that_tensors_do_not_show_are_reported_and_recorded_in_the_file(
         "source": "NoSource",
         "reference": "PrependReference",
     }
-    assert list_unrecorded_options(config) == options
+    assert find_unrecorded_options(config) == options
     assert all(f"--set {path}={value}" in output for path, value in options.items())
 
     parts = ["--vae", f"{tmp_path}/m:vae", "--mllm", f"{tmp_path}/m/mllm"]
@@ -129,9 +129,9 @@ def test_options_that_tensors_do_not_show_are_reported_and_recorded_in_the_file(
 
 def test_published_sizes_need_no_recorded_options():
     published = KiwiConfig(dit=DiTConfig(), vae=WanVae(path="vae"), mllm=QwenVL(path="mllm"))
-    assert list_unrecorded_options(published) == {}
+    assert find_unrecorded_options(published) == {}
     limited = published.mllm.replace(limits=VisionLimits(max_frames=10))
-    assert list_unrecorded_options(published.replace(mllm=limited)) == {"mllm.limits.max_frames": 10}
+    assert find_unrecorded_options(published.replace(mllm=limited)) == {"mllm.limits.max_frames": 10}
 
 
 @pytest.mark.parametrize("content", ['{"vae.path": "x"}', '{"dit.num_heads": "2"}', "[]", "{", "[" * 100_000])
