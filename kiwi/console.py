@@ -4,25 +4,20 @@ Results go to stdout, everything else (progress, notes, errors) to stderr, so th
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
+import rich.progress
+import rich.table
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.logging import RichHandler
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
+
+from kiwi.tables import Table
 
 out = Console(soft_wrap=True, highlight=False, emoji=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
@@ -45,54 +40,47 @@ def error(message: str) -> None:
     err.print(f"[bold red]error:[/bold red] {escape(message)}")
 
 
-def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], note: str = "") -> None:
-    """Print a table to stdout, with a note below it; columns of numbers are right-aligned."""
-    out.print(_build_table(title, header, rows, out.width), soft_wrap=False)
-    if note:
-        out.print(escape(note), style="dim")
+def table(content: Table) -> None:
+    """Print a table to stdout, with its note below it."""
+    out.print(_build_grid(content, out.width), soft_wrap=False)
+    if content.note:
+        out.print(escape(content.note), style="dim")
 
 
 @contextmanager
-def live_table() -> Iterator[Callable[[Sequence[str], Iterable[Sequence[object]]], None]]:
-    """Show a table on stderr that is updated in place by calling the yielded function with a header and rows.
-
-    Nothing is printed if stderr is not a terminal.
-    """
+def live_table() -> Iterator[Callable[[Table], None]]:
+    """Show a table on stderr that each call of the yielded function replaces; print nothing if it is no terminal."""
     with Live(console=err, transient=True, auto_refresh=False) as display:
 
-        def update(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        def update(content: Table) -> None:
             if err.is_terminal:
-                display.update(_build_table("", header, rows, err.width), refresh=True)
+                display.update(_build_grid(content, err.width), refresh=True)
 
         yield update
 
 
-def _build_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], width: int) -> Table:
-    cells = [[str(cell) for cell in row] for row in rows]
-    grid = Table(title=escape(title) if title else None, title_justify="left", header_style="bold")
-    widths = [max(map(cell_len, column)) for column in zip(header, *cells, strict=True)]
+def _build_grid(content: Table, width: int) -> rich.table.Table:
+    """Lay out a table; columns of numbers are right-aligned."""
+    cells = content.cells()
+    title = escape(content.title) if content.title else None
+    grid = rich.table.Table(title=title, title_justify="left", header_style="bold")
+    widths = [max(map(cell_len, column)) for column in zip(content.header, *cells, strict=True)]
     with_lines, without_lines = sum(widths) + 3 * len(widths) + 1, sum(widths) + len(widths) - 1
     if without_lines <= width < with_lines:  # without lines, the table fits and no words are broken
         grid.box, grid.show_edge, grid.padding = SIMPLE_HEAD, False, 0
-    for column, name in enumerate(header):
-        numeric = bool(cells) and all(_is_number(row[column]) for row in cells)
+    for name, numeric in zip(content.header, content.numeric_columns(), strict=True):
         grid.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
     for row in cells:
-        grid.add_row(*(escape(cell) for cell in row))
+        grid.add_row(*map(escape, row))
     return grid
 
 
 @contextmanager
 def progress_bar(description: str, total: int | None) -> Iterator[Callable[[], None]]:
     """Show a progress bar on stderr (count, elapsed and remaining time); call the yielded function after every step."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err) as display:
+    times = rich.progress.TimeElapsedColumn(), rich.progress.TimeRemainingColumn()
+    columns = "{task.description}", rich.progress.BarColumn(), rich.progress.MofNCompleteColumn(), *times
+    with rich.progress.Progress(*columns, console=err) as display:
         task = display.add_task(escape(description), total=total)
         yield lambda: display.advance(task)
 
@@ -114,11 +102,3 @@ def setup_logging() -> None:
     handler = RichHandler(console=err, show_path=False, show_time=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("kiwi").setLevel(logging.INFO)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text.replace(",", ""))
-    except ValueError:
-        return False
-    return True

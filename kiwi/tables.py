@@ -35,8 +35,8 @@ class Table:
 
     def to_markdown(self) -> str:
         """Format the table in GitHub's Markdown, with title and note."""
-        alignment = ["---:" if numeric else "---" for numeric in self._numeric_columns()]
-        lines = [self.header, alignment, *self._cells()]
+        alignment = ["---:" if numeric else "---" for numeric in self.numeric_columns()]
+        lines = [self.header, alignment, *self.cells()]
         body = "\n".join("| " + " | ".join(_escape_markdown_cell(cell) for cell in line) + " |" for line in lines)
         parts = (f"**{escape_html(self.title)}**" if self.title else "", body, escape_html(self.note))
         return "\n\n".join(part for part in parts if part) + "\n"
@@ -44,13 +44,13 @@ class Table:
     def to_csv(self) -> str:
         """Format the header and the rows as CSV, without title and note."""
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.header, *self._cells()])
+        csv.writer(text, lineterminator="\n").writerows([self.header, *self.cells()])
         return text.getvalue()
 
     def to_latex(self) -> str:
         """Format a LaTeX `table` with booktabs' rules, at most as wide as the line (graphicx); all text is escaped."""
-        columns = "".join("r" if numeric else "l" for numeric in self._numeric_columns())
-        head, *body = (" & ".join(map(escape_latex, line)) + r" \\" for line in (self.header, *self._cells()))
+        columns = "".join("r" if numeric else "l" for numeric in self.numeric_columns())
+        head, *body = (" & ".join(map(escape_latex, line)) + r" \\" for line in (self.header, *self.cells()))
         caption = [rf"\caption{{{escape_latex('. '.join(part for part in (self.title, self.note) if part))}}}"]
         return "\n".join(
             [
@@ -61,12 +61,13 @@ class Table:
             ]
         )  # fmt: skip
 
-    def _cells(self) -> list[list[str]]:
+    def cells(self) -> list[list[str]]:
+        """The cells of the rows as text."""
         return [[str(cell) for cell in row] for row in self.rows]
 
-    def _numeric_columns(self) -> list[bool]:
+    def numeric_columns(self) -> list[bool]:
         """For each column, whether its cells are all numbers, with or without a unit; these are right-aligned."""
-        cells = self._cells()
+        cells = self.cells()
         return [
             bool(cells) and all(_NUMBER.fullmatch(row[column]) or not row[column] for row in cells)
             for column in range(len(self.header))

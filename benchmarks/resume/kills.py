@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from kiwi import console
+from kiwi.tables import Table
 from kiwi.training.checkpointing import list_checkpoints, newest_checkpoint
 from kiwi.training.run_log import read_log
 
@@ -48,7 +49,7 @@ def main() -> int:
         rows.append((number, kind, state, resumed_step, _last_step(killed)))
         console.note(" ".join(map(str, rows[-1])))
     _start(killed_options).wait()
-    console.table("", ("kill", "during", "files left", "resumed from step", "step after the kill"), rows)
+    console.table(Table("", ("kill", "during", "files left", "resumed from step", "step after the kill"), rows))
     return _compare(reference, killed)
 
 
@@ -139,7 +140,7 @@ def _compare(reference: Path, killed: Path) -> int:
     }
     pairs = {"losses of all steps": tuple(losses), **{name: (a[key], b[key]) for name, key in names.items()}}
     rows = [(name, _count(x), "bitwise equal" if _equal(x, y) else "DIFFERENT") for name, (x, y) in pairs.items()]
-    console.table("", ("state", "values", "result"), rows)
+    console.table(Table("", ("state", "values", "result"), rows))
     return int(any(result == "DIFFERENT" for *_, result in rows))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kiwi import console
 from kiwi.models.dit.attention import attend_unfused
+from kiwi.tables import Table
 
 
 def measure_seconds(attend: Callable[..., Tensor], qkv: list[Tensor], repeats: int) -> float:
@@ -51,7 +52,7 @@ def main() -> None:
             fused = measure_seconds(F.scaled_dot_product_attention, qkv, options.repeats)
             ratio = fused / measure_seconds(attend_unfused, qkv, options.repeats)
             rows.append((name, length, f"{1e3 * fused:.1f}", f"{ratio:.2f}"))
-    console.table("Attention, forward and backward", ("dtype", "tokens", "fused (ms)", "fused / unfused"), rows)
+    console.table(Table("Attention, forward and backward", ("dtype", "tokens", "fused (ms)", "fused / unfused"), rows))
 
 
 if __name__ == "__main__":

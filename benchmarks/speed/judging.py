@@ -23,6 +23,7 @@ from kiwi.bench.rubric import read_builtin_rubrics
 from kiwi.bench.runner import JudgingTask, Runner
 from kiwi.bench.suites import Suite, read_items, read_suite
 from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
+from kiwi.tables import Table
 
 
 class SlowJudge(Judge):
@@ -69,7 +70,7 @@ def main() -> int:
             ideal, measured = -(-questions // concurrency) * options.seconds, statistics.median(times)
             rows.append((concurrency, questions, f"{ideal:.2f}", f"{measured:.2f}", f"{ideal / measured:.0%}"))
     header = ("concurrency", "questions", "ideal (s)", "measured (s)", "ideal / measured")
-    console.table("Judging", header, rows)
+    console.table(Table("Judging", header, rows))
     return 0
 
 

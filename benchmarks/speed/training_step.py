@@ -38,6 +38,7 @@ from kiwi.models.mllm.prefix_cache import full_forward
 from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.tuning import Frozen, Lora, TuningSpec
 from kiwi.models.vae.wan import NewVae
+from kiwi.tables import Table
 from kiwi.training.modules.editor import LitKiwi
 
 Step = Callable[[], None]
@@ -213,7 +214,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     tunings = {"frozen": Frozen(), "LoRA": Lora(rank=options.rank)}
     rows = [row for name, tuning in tunings.items() for row in measure_variants(options, name, tuning)]
-    console.table("Ratios to the naive step", ["language model", "variant", "step time", "peak memory"], rows)
+    console.table(Table("Ratios to the naive step", ["language model", "variant", "step time", "peak memory"], rows))
 
 
 if __name__ == "__main__":

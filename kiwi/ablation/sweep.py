@@ -89,7 +89,7 @@ def _run_missing(study: Study, runs: Sequence[Run], launcher: Launcher, options:
     if options.estimate:
         console.note(_describe_estimate(study, runs, len(missing), options))
     with console.live_table() as update_table:
-        launch_runs(study, runs, launcher, lambda table: update_table(table.header, table.rows))
+        launch_runs(study, runs, launcher, update_table)
 
 
 def launch_runs(study: Study, runs: Sequence[Run], launcher: Launcher, show: Callable[[Table], None]) -> None:

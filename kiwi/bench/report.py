@@ -217,7 +217,7 @@ def format_latex(report: BenchmarkReport) -> str:
 def print_report(report: BenchmarkReport) -> None:
     """Print the tables, notes, warnings and most common reasons for missing scores, and the names of the files."""
     for table in (make_column_table(report), *_build_optional_tables(report)):
-        console.table(table.title, table.header, table.rows, table.note)
+        console.table(table)
     for line in list_notes(report):
         console.note(line)
     for warning in list_warnings(report):

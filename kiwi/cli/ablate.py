@@ -10,7 +10,7 @@ def main(argv: list[str]) -> int:
     options = parse(AblateOptions, argv[0], argv[1:])
     report = run_study(options)
     if report.table is not None:
-        console.table(report.table.title, report.table.header, report.table.rows, report.table.note)
+        console.table(report.table)
     if options.dry_run:
         return 0
     for line in report.missing:

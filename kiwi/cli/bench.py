@@ -32,7 +32,7 @@ def _run(options: BenchmarkOptions) -> int:
 
 
 def _print(table: Table) -> int:
-    console.table(table.title, table.header, table.rows, table.note)
+    console.table(table)
     return 0
 
 

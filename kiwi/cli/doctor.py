@@ -8,6 +8,7 @@ from kiwi import console
 from kiwi.cli import parse
 from kiwi.doctor import check_installation
 from kiwi.options import Options
+from kiwi.tables import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,8 @@ def _print_report(record: dict[str, Any]) -> None:
         (item["name"], item["specifier"], item["installed"] or "-", item["extra"] or "kiwi", item["status"])
         for item in record["dependencies"]
     ]
-    console.table("Requirements", ("package", "expected", "installed", "required by", "status"), rows)
+    header = ("package", "expected", "installed", "required by", "status")
+    console.table(Table("Requirements", header, rows))
     hardware = record["hardware"]
     machine = [
         ("CPU", f"{hardware['cpu']}, {hardware['cores']} cores, bf16 {_yes_or_no(hardware['avx512_bf16'])}"),
@@ -48,7 +50,7 @@ def _print_report(record: dict[str, Any]) -> None:
         (device["kind"], f"{device['name']}, {_gigabytes(device['memory_bytes'])}, bf16 {_yes_or_no(device['bf16'])}")
         for device in record["devices"]
     ] or [("accelerator", "none; kiwi runs on the CPU")]
-    console.table("Machine", ("", ""), machine)
+    console.table(Table("Machine", ("", ""), machine))
     for name, command in record["fixes"].items():
         console.print(f"{name}: {command}")
     if record["ok"]:

@@ -3,6 +3,7 @@
 from kiwi import console
 from kiwi.cli import parse
 from kiwi.parity import TOLERANCE, ParityOptions, check_parity
+from kiwi.tables import Table
 
 
 def main(argv: list[str]) -> int:
@@ -11,11 +12,12 @@ def main(argv: list[str]) -> int:
     report = check_parity(options)
     if options.all_outputs:
         outputs = [(r.case, name, f"{d:.1e}") for r in report.results for name, d in r.differences.items()]
-        console.table("", ("case", "output", "difference"), outputs)
+        console.table(Table("", ("case", "output", "difference"), outputs))
     rows: list[tuple[object, ...]] = [
         (r.case, len(r.differences), f"{r.worst[1]:.1e}", r.worst[0], "yes" if r.passed else "NO")
         for r in report.results
     ]
     rows += [(name, "-", "-", "-", "not computed") for name in report.not_computed]
-    console.table("", ("case", "outputs", "largest difference", "in output", f"within {TOLERANCE:g}"), rows)
+    header = ("case", "outputs", "largest difference", "in output", f"within {TOLERANCE:g}")
+    console.table(Table("", header, rows))
     return 0 if report.passed else 1

@@ -2,6 +2,7 @@
 
 from kiwi import console
 from kiwi.cli import parse
+from kiwi.tables import Table
 from kiwi.training.plan import Plan, PlanOptions, plan
 
 
@@ -24,7 +25,7 @@ def _print_parts(costs: Plan) -> None:
     ]
     trainable = budget.total_trainable(costs.train_parts)
     rows.append(("all", _format_millions(budget.total_parameters), _format_millions(trainable)))
-    console.table("", ("part", "parameters (M)", "trainable (M)"), rows)
+    console.table(Table("", ("part", "parameters (M)", "trainable (M)"), rows))
     console.print(
         f"{size.frames} frames of {size.height}x{size.width}: {budget.tokens:,} tokens, {budget.context:,} context "
         f"tokens, {budget.denoising_step_flops / 1e12:,.1f} TFLOP per denoising step, "
@@ -48,7 +49,8 @@ def _print_variants(costs: Plan) -> None:
         for label, budget in zip(costs.labels, costs.budgets, strict=True)
     ]
     parameters = ("parameters (M)", "difference from first", "trainable (M)")
-    console.table("", ("variant", *parameters, "tokens", "context", "TFLOP per denoising step", "ratio to first"), rows)
+    header = ("variant", *parameters, "tokens", "context", "TFLOP per denoising step", "ratio to first")
+    console.table(Table("", header, rows))
 
 
 def _format_millions(count: int) -> str:

@@ -30,7 +30,7 @@ def _check_anchors(options: AnchorOptions) -> int:
     report = check_anchors(options)
     for name in ("anchors", "round_trip"):
         if (table := report.tables.get(name)) is not None:
-            console.table(table.title, table.header, table.rows, table.note)
+            console.table(table)
     console.print(f"Scored {options.items} items. The tables, damage.png and damage.pdf are in {options.out}")
     return 0 if report.passed else 1
 

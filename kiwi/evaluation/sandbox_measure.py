@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isnan, nan
 from pathlib import Path
 from typing import Any, ClassVar
@@ -168,7 +168,7 @@ def print_tables(tables: Mapping[str, Table]) -> None:
         # The fidelity table fits into 80 characters without its column `items`, which the next table repeats.
         columns = [i for i, column in enumerate(table.header) if name != "fidelity" or column != "items"]
         rows = [[row[i] for i in columns] for row in table.rows]
-        console.table(table.title, [table.header[i] for i in columns], rows, table.note)
+        console.table(replace(table, header=[table.header[i] for i in columns], rows=rows))
 
 
 def read_scores(folder: Path) -> dict[tuple[str, str], SandboxScores]:

@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from kiwi import console
+from kiwi.tables import Table
 
 LITERAL = "[bold]not bold[/bold] [a.b=1] back\\"
 
@@ -44,7 +45,7 @@ def test_a_long_line_is_not_wrapped_so_that_output_can_be_piped(capsys):
 
 
 def test_a_table_shows_every_cell_and_aligns_numbers_to_the_right(capsys):
-    console.table("Scores", ("arm", "PSNR"), [("a[0]", 9.5), ("longer name", 21.25)])
+    console.table(Table("Scores", ("arm", "PSNR"), [("a[0]", 9.5), ("longer name", 21.25)]))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].strip() == "Scores"
     assert any("a[0]        │   9.5 │" in line.replace("┃", "│") for line in lines)
@@ -54,24 +55,24 @@ def test_a_table_shows_every_cell_and_aligns_numbers_to_the_right(capsys):
 def test_a_wide_table_loses_its_lines_before_words_are_broken(capsys, monkeypatch):
     monkeypatch.setattr(console.out, "_width", 80)
     header = ("category", "items", "dB", "SSIM", "compliance", "consistency", "quality", "overall")
-    console.table("", header, [("background_reference", 140, 31.25, 0.971, 5.0, 4.44, 4.22, 4.55)])
+    console.table(Table("", header, [("background_reference", 140, 31.25, 0.971, 5.0, 4.44, 4.22, 4.55)]))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert list(header) in lines
     assert ["background_reference", "140", "31.25", "0.971", "5.0", "4.44", "4.22", "4.55"] in lines
 
 
 def test_a_column_with_a_word_is_aligned_to_the_left(capsys):
-    console.table("", ("x",), [("1",), ("none",)])
+    console.table(Table("", ("x",), [("1",), ("none",)]))
     assert "│ 1    │" in capsys.readouterr().out
 
 
 def test_the_note_of_a_table_is_printed_below_it(capsys):
-    console.table("Scores", ("arm",), [("a",)], "Means [of] 3 items.")
+    console.table(Table("Scores", ("arm",), [("a",)], "Means [of] 3 items."))
     assert capsys.readouterr().out.rstrip().endswith("\nMeans [of] 3 items.")
 
 
 def test_a_table_without_rows_still_shows_its_header(capsys):
-    console.table("Empty", ("left", "right"), [])
+    console.table(Table("Empty", ("left", "right"), []))
     assert "left ┃ right" in capsys.readouterr().out
 
 

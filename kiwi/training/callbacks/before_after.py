@@ -140,8 +140,7 @@ class BeforeAfter(L.Callback):
         for pair in shown_pairs:
             frames = np.stack([draw_edit_sheet([pair], edits, frame=frame) for frame in range(len(pair.source))])
             write_video(folder / f"{pair.id}.mp4", frames, FPS)
-        short_table = self._make_table(scores, ("inside", "outside", "overall"))
-        console.table(short_table.title, short_table.header, short_table.rows, short_table.note)
+        console.table(self._make_table(scores, ("inside", "outside", "overall")))
         console.print(f"picture: {folder / 'edits.png'}; videos: {folder}/*.mp4; table: {folder / 'scores.md'}")
 
     def _make_table(self, scores: Mapping[str, Sequence[SandboxScores]], names: Sequence[str]) -> Table:

@@ -175,7 +175,7 @@ class ExampleOptions(Options):
 def test_an_invalid_command_line_raises_a_kiwi_error_without_printing_the_usage(arguments, message, capsys):
     with pytest.raises(KiwiError) as caught:
         parse(ExampleOptions, "edit", arguments)
-    assert str(caught.value) == f"python -m kiwi edit: {message}. Fix: `python -m kiwi edit --help` shows every option."
+    assert str(caught.value) == f"python -m kiwi edit: {message}. Fix: see `python -m kiwi edit --help`."
     assert capsys.readouterr() == ("", "")
 
 
