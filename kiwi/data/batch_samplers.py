@@ -101,8 +101,8 @@ class MixtureBatchSampler(Sampler[list[SampledIndex]]):
         for bucket in weighted_round_robin(bucket_weights, self.seed, "buckets"):
             yield [next(orders[bucket, next(strata[bucket])]) for _ in range(self.batch_size * self.world_size)]
 
-    def fingerprint(self, ids: Sequence[str]) -> str:
-        """A hash of everything that determines the batch order, given the ids of the samples."""
+    def hash_order(self, ids: Sequence[str]) -> str:
+        """Hash everything that determines the batch order, given the ids of the samples."""
         parts: list[object] = [self.seed, self.batch_size * self.world_size]
         for bucket, by_stratum in self.members.items():
             for stratum, members in by_stratum.items():
@@ -136,10 +136,10 @@ class SequentialBatchSampler(Sampler[list[int]]):
             yield self.batches[index % len(self.batches)]
 
 
-def sampling_probabilities(
+def compute_probabilities(
     strata: Sequence[Stratum], source_weights: Sequence[float | None], category_weights: Mapping[str, float]
 ) -> list[float]:
-    """Compute the probability of each sample; all probabilities sum to 1.
+    """Compute the sampling probability of each sample; all probabilities sum to 1.
 
     Args:
         strata: stratum of each sample.

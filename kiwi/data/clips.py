@@ -21,14 +21,14 @@ class Clip(Protocol):
     def path(self) -> Path | None:
         """Path of the clip's file; None for a clip that is not a file of its own."""
 
-    def info(self) -> VideoInfo:
-        """Size, length and frame rate, read without decoding a whole video."""
+    def read_info(self) -> VideoInfo:
+        """Read size, length and frame rate, without decoding a whole video."""
 
     def decode(self, max_frames: int | None = None) -> NDArray[np.uint8]:
         """Decode all frames, or the first `max_frames`: (F, H, W, 3), RGB."""
 
-    def content_hash(self) -> str:
-        """Hash of the content; equal only for equal clips."""
+    def hash_content(self) -> str:
+        """Hash the content; hashes are equal only for equal clips."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,20 @@ class VideoFile:
 
     path: Path
 
-    def info(self) -> VideoInfo:
+    def read_info(self) -> VideoInfo:
         return probe(self.path)
 
     def decode(self, max_frames: int | None = None) -> NDArray[np.uint8]:
         return read_video(self.path, max_frames=max_frames).frames_FHWC
 
-    def content_hash(self) -> str:
+    def hash_content(self) -> str:
         return sha256(self.path)
 
 
 class ImageFile(VideoFile):
     """An image file of any suffix."""
 
-    def info(self) -> VideoInfo:
+    def read_info(self) -> VideoInfo:
         return _make_image_info(self.decode())
 
     def decode(self, max_frames: int | None = None) -> NDArray[np.uint8]:
@@ -59,24 +59,19 @@ class ImageFile(VideoFile):
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An encoded image (PNG, JPEG, ...) that is stored inside a manifest.
-
-    Args:
-        data: the bytes of the encoded image.
-        name: name used in error messages.
-    """
+    """An encoded image (PNG, JPEG, ...) that is stored inside a manifest; error messages call it `name`."""
 
     data: bytes
     name: str = field(compare=False)
     path: ClassVar[None] = None
 
-    def info(self) -> VideoInfo:
+    def read_info(self) -> VideoInfo:
         return _make_image_info(self.decode())
 
     def decode(self, max_frames: int | None = None) -> NDArray[np.uint8]:
         return read_image(self.data, name=self.name)[None]
 
-    def content_hash(self) -> str:
+    def hash_content(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
 
 

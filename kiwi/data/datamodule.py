@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 
 import kiwi.data.sandbox  # noqa: F401  (registers the sandbox's data sources as specs)
 from kiwi.data.augmentation import AugmentationSpec, NoAugmentation, ShrinkReferences
-from kiwi.data.batch_samplers import MixtureBatchSampler, SequentialBatchSampler, Stratum, sampling_probabilities
+from kiwi.data.batch_samplers import MixtureBatchSampler, SequentialBatchSampler, Stratum, compute_probabilities
 from kiwi.data.buckets import Bucket, assign_buckets
 from kiwi.data.dataset import EditDataset
 from kiwi.data.feature_cache import FeatureCache
@@ -70,14 +70,13 @@ class EditData(L.LightningDataModule):
     ) -> None:
         super().__init__()
         if batch_size < 1 or holdout < 0 or not train:
-            got = f"{len(train)} sources, batch_size {batch_size}, holdout {holdout}"
-            message = "data needs at least one source in train, batch_size >= 1 and holdout >= 0"
+            got = f"{len(train)} sources, data.batch_size {batch_size}, data.holdout {holdout}"
+            message = "data.train needs at least one source, data.batch_size >= 1 and data.holdout >= 0"
             raise InputError(message, code="out-of-range", got=got)
         self.train, self.validation, self.root = train, validation or [], Path(root)
         self.max_pixels, self.multiple, self.batch_size = max_pixels, multiple, batch_size
         self.holdout, self.num_workers, self.seed = holdout, num_workers, seed
-        self.categories, self.augmentation = categories or {}, augmentation
-        self.cache = cache
+        self.categories, self.augmentation, self.cache = categories or {}, augmentation, cache
         self.datasets: dict[str, EditDataset] = {}
         self.strata: list[Stratum] = []
         self.sampling_probabilities: list[float] = []
@@ -92,7 +91,7 @@ class EditData(L.LightningDataModule):
         train = [sample for sample in train if sample.record.source.path not in held_out]
         self.strata = [(sample.data_source_index, sample.record.category or "none") for sample in train]
         weights = [source.weight for source in self.train]
-        self.sampling_probabilities = sampling_probabilities(self.strata, weights, self.categories)
+        self.sampling_probabilities = compute_probabilities(self.strata, weights, self.categories)
         cache = None if self.cache is None else FeatureCache(self.cache)
         self.datasets = {
             "train": _make_dataset(train, self.augmentation, self.seed, cache),
@@ -104,12 +103,12 @@ class EditData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[EditBatch]:
         """Training batches, continuing after those already consumed."""
-        rank, world_size = self._get_rank_and_world_size()
-        sampler = self._make_train_sampler(rank, world_size, lambda: getattr(self._get_module(), "batches_seen", 0))
+        module = self.trainer.lightning_module if self.trainer else None
+        sampler = self._make_train_sampler(*self._get_rank_and_world_size(), lambda: getattr(module, "batches_seen", 0))
         return self._make_loader("train", sampler)
 
     def fresh_train_dataloader(self) -> DataLoader[EditBatch]:
-        """The first epoch of training batches, the same on every rank; does not advance the training batches."""
+        """The first epoch of training batches, all of them on every rank; `train_dataloader` does not advance."""
         return self._make_loader("train", self._make_train_sampler(0, 1))
 
     def val_dataloader(self) -> DataLoader[EditBatch] | list[DataLoader[EditBatch]]:
@@ -121,8 +120,8 @@ class EditData(L.LightningDataModule):
         return self._make_loader("validation", sampler)
 
     def state_dict(self) -> dict[str, Any]:
-        """A fingerprint of the data, the mixture and the batch order; the LightningModule counts the batches."""
-        return {"order": self._order_fingerprint()}
+        """Return a hash of the training data and their order; the LightningModule counts the batches."""
+        return {"order": self._hash_batch_order()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Check that a resumed run has the same batch order.
@@ -131,7 +130,7 @@ class EditData(L.LightningDataModule):
             CheckpointError: the data or their mixture changed.
         """
         self.setup()
-        if state.get("order") != self._order_fingerprint():
+        if state.get("order") != self._hash_batch_order():
             raise CheckpointError(
                 "cannot resume: the training data or their order changed",
                 code="changed-data",
@@ -142,47 +141,39 @@ class EditData(L.LightningDataModule):
     def _check_cache(self, cache: FeatureCache) -> None:
         entries = {entry for dataset in self.datasets.values() for keys in dataset.keys for entry in keys.all()}
         if missing := sum(entry not in cache for entry in entries):
-            raise InputError(
-                f"the cache {cache.folder} lacks entries that this run needs",
-                code="missing-entry",
-                got=f"{missing} of {len(entries)} are missing",
-                fix="run `kiwi cache` with this run's configuration: it adds what is missing",
-            )
+            message, got = f"the cache {cache.folder} lacks entries", f"{missing} of {len(entries)} are missing"
+            fix = "run `kiwi cache` with this run's configuration, which adds them"
+            raise InputError(message, code="missing-entry", got=got, fix=fix)
 
-    def _order_fingerprint(self) -> str:
+    def _hash_batch_order(self) -> str:
         _, world_size = self._get_rank_and_world_size()
-        return self._make_train_sampler(0, world_size).fingerprint(self.datasets["train"].ids)
+        return self._make_train_sampler(0, world_size).hash_order(self.datasets["train"].ids)
 
     def _make_train_sampler(
         self, rank: int, world_size: int, get_batches_seen: Callable[[], int] = lambda: 0
     ) -> MixtureBatchSampler:
         return MixtureBatchSampler(
-            self.datasets["train"].buckets,
-            self.strata,
-            self.sampling_probabilities,
-            self.batch_size,
-            seed=self.seed,
-            get_batches_seen=get_batches_seen,
-            rank=rank,
-            world_size=world_size,
-        )
+            self.datasets["train"].buckets, self.strata, self.sampling_probabilities, self.batch_size,
+            seed=self.seed, get_batches_seen=get_batches_seen, rank=rank, world_size=world_size,
+        )  # fmt: skip
 
     def _get_rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _log_mixture(self) -> None:
         """Log the number of samples, and how often each data source and category is sampled."""
-        by_source, by_category = Counter[str](), Counter[str]()
+        by_source: dict[str, float] = defaultdict(float)
+        by_category: dict[str, float] = defaultdict(float)
         buckets = self.datasets["train"].buckets
         for bucket, stratum, share in zip(buckets, self.strata, self.sampling_probabilities, strict=True):
             source_index, category = stratum
-            by_source[f"{bucket.task.value} of {self.train[source_index].label}"] += share  # type: ignore[assignment]
-            by_category[category] += share  # type: ignore[assignment]
+            by_source[f"{bucket.task.value} of {self.train[source_index].label}"] += share
+            by_category[category] += share
         for name, dataset in self.datasets.items():
             tasks = sorted({bucket.task.value for bucket in dataset.buckets})
             log.info("%s: %d samples (%s)", name, len(dataset), ", ".join(tasks) or "none")
-        for counter in (by_source, by_category)[: 1 + (set(by_category) != {"none"})]:
-            log.info("mixture: %s", ", ".join(f"{share:.1%} {name}" for name, share in sorted(counter.items())))
+        for shares in (by_source, by_category) if set(by_category) != {"none"} else (by_source,):
+            log.info("mixture: %s", ", ".join(f"{share:.1%} {name}" for name, share in sorted(shares.items())))
 
     def _read_samples(self, sources: Sequence[DataSource]) -> list[_Sample]:
         samples = []
@@ -198,16 +189,13 @@ class EditData(L.LightningDataModule):
         """Choose the source videos that are moved to validation."""
         if self.holdout and self.holdout >= len(source_videos):
             got = f"{self.holdout} of {len(source_videos)} source videos"
-            raise InputError("data.holdout leaves no samples to train on", code="no-samples", got=got)
+            raise InputError("data.holdout leaves no video to train on", code="no-samples", got=got)
         # Keyed by the path relative to root, so that the choice does not depend on the machine or on file order.
         root = self.root.resolve()
         keyed = sorted(
             (key(self.seed, "holdout", os.path.relpath(p.resolve(), root)), str(p), p) for p in source_videos
         )
         return {path for _, _, path in keyed[: self.holdout]}
-
-    def _get_module(self) -> L.LightningModule | None:
-        return self.trainer.lightning_module if self.trainer else None
 
     def _make_loader(self, name: str, sampler: Sampler[Any]) -> DataLoader[EditBatch]:
         return DataLoader(

@@ -1,4 +1,4 @@
-"""The dataset: decodes records to samples at the sizes of their buckets."""
+"""The dataset, which decodes records to samples at the sizes of their buckets."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -29,12 +29,12 @@ class CacheKeys(NamedTuple):
     reference_features: tuple[str, ...]
 
     def all(self) -> Iterator[str]:
-        """All keys that are not empty."""
+        """Yield the keys that are not empty."""
         yield from filter(None, (*self[:3], *self.reference_features))
 
 
 class EncodingJob(NamedTuple):
-    """A clip or image to encode for a cache, with the keys of its results; empty keys mark results not needed."""
+    """A clip or image to encode for a cache, with the keys of the results; the key of a result not needed is empty."""
 
     load: Callable[[], Pixels]
     """Decodes the clip: (F, H, W, 3)."""
@@ -47,11 +47,11 @@ class EditDataset(Dataset[EditSample]):
     """Decodes one record at a time. A sample that cannot be read raises an error; it is never replaced by another one.
 
     Args:
-        records: edits to decode.
+        records: edits and questions to decode.
         buckets: bucket of each record, with the size to decode it to.
         augmentation: augmentation of samples in training batches.
         seed: seed for the augmentation.
-        cache: cache of latents and features; a clip whose entries it holds is not decoded.
+        cache: cache of the encoders' outputs; a clip whose outputs it holds is not decoded.
     """
 
     def __init__(
@@ -64,8 +64,7 @@ class EditDataset(Dataset[EditSample]):
     ) -> None:
         assert len(records) == len(buckets)
         self.records, self.buckets = list(records), list(buckets)
-        self.augmentation, self.seed = augmentation, seed
-        self.cache = cache
+        self.augmentation, self.seed, self.cache = augmentation, seed, cache
         self.keys = [] if cache is None else self._compute_keys(cache)
 
     def __len__(self) -> int:
@@ -73,16 +72,16 @@ class EditDataset(Dataset[EditSample]):
 
     @property
     def ids(self) -> list[str]:
-        """Sample ids: the id of the record and the number of frames."""
+        """Sample ids, each made of the record's id and the number of frames."""
         return [_make_sample_id(record, bucket) for record, bucket in zip(self.records, self.buckets, strict=True)]
 
     def __getitem__(self, index: int | SampledIndex) -> EditSample:
-        """Decode a sample, with latents and features from the cache; augmented if the index is a `SampledIndex`.
+        """Decode a sample, or read its encodings from the cache; augmented if the index is a `SampledIndex`.
 
         Raises:
             ManifestError: a video or reference cannot be read; the message names the record's location.
         """
-        position, *batch = index if isinstance(index, SampledIndex) else (index,)
+        position, batch = index if isinstance(index, SampledIndex) else (index, None)
         if self.cache is None:
             return self._decode(position, batch)
         cache, keys = self.cache, self.keys[position]
@@ -110,8 +109,8 @@ class EditDataset(Dataset[EditSample]):
         # The edit may change pixels where the mask is white, that is at least half as bright as white.
         return replace(sample, mask_FHW=mask_FHWC.mean(axis=-1, dtype=np.float32) >= 127.5)
 
-    def encoding_jobs(self, cache: FeatureCache) -> dict[str, EncodingJob]:
-        """The encoding jobs that fill a cache for all samples, by the first key of each job."""
+    def list_encoding_jobs(self, cache: FeatureCache) -> dict[str, EncodingJob]:
+        """List the encoding jobs that fill a cache for all samples, by the first key of each job."""
         jobs: dict[str, EncodingJob] = {}
         for record, bucket, keys in zip(self.records, self.buckets, self._compute_keys(cache), strict=True):
             # A clip is decoded once for both encoders, and once for all samples that use it.
@@ -127,7 +126,7 @@ class EditDataset(Dataset[EditSample]):
     def _compute_keys(self, cache: FeatureCache) -> list[CacheKeys]:
         """Compute the cache keys of every sample."""
         clips = [clip for r in self.records for clip in (r.source, r.target, *r.references) if clip is not None]
-        hashes = cache.content_hashes(clips)
+        hashes = cache.hash_contents(clips)
         return [
             CacheKeys(
                 source=cache.make_latents_key(hashes[record.source], bucket),
@@ -140,19 +139,13 @@ class EditDataset(Dataset[EditSample]):
             for record, bucket in zip(self.records, self.buckets, strict=True)
         ]
 
-    def _decode(self, index: int, batch: Sequence[int] = (), *, source: bool = True, target: bool = True) -> EditSample:
-        """Decode a sample without the cache.
-
-        Args:
-            index: index of the record.
-            batch: the number of the training batch, as key of the augmentation; empty to disable augmentation.
-            source, target: whether to decode these clips.
-        """
+    def _decode(self, index: int, batch: int | None = None, *, source: bool = True, target: bool = True) -> EditSample:
+        """Decode a sample without the cache, augmented for a training batch with this number; None: not augmented."""
         record, bucket = self.records[index], self.buckets[index]
         sample_id = _make_sample_id(record, bucket)
         shrinks = [
-            self.augmentation.shrink_factor(self.seed, "shrink", *batch, sample_id, i) if batch else 1.0
-            for i in range(len(record.references))
+            1.0 if batch is None else self.augmentation.shrink_factor(self.seed, "shrink", batch, sample_id, number)
+            for number in range(len(record.references))
         ]
         try:
             images = tuple(reference.decode()[0] for reference in record.references)

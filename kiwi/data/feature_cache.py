@@ -245,7 +245,7 @@ class FeatureCache:
                     del self.shards[key]
         return damaged
 
-    def content_hashes(self, clips: Iterable[Clip]) -> dict[Clip, str]:
+    def hash_contents(self, clips: Iterable[Clip]) -> dict[Clip, str]:
         """Content hashes of clips; a file with a known size and modification time is not read again."""
         clips = set(clips)
         table = Journal(self.folder / "files.jsonl", convert=_convert_file_record)
@@ -257,7 +257,7 @@ class FeatureCache:
             for path, content_hash in zip(unknown, hashes, strict=True):
                 known[states[path]] = content_hash
                 _append_if_writable(table, dict(zip(_STATE, states[path], strict=True)) | {"hash": content_hash})
-        return {clip: clip.content_hash() if clip.path is None else known[states[clip.path]] for clip in clips}
+        return {clip: clip.hash_content() if clip.path is None else known[states[clip.path]] for clip in clips}
 
 
 _LATENTS, _FEATURES = ("mean", "deviation"), ("features", "read")

@@ -2,7 +2,7 @@
 
 The published columns are `src_video, tgt_video, prompt[, ref_image][, iid][, edited_type]`; RefVIE's parquet holds
 encoded images in `ref_image_bytes` instead of paths. kiwi adds two columns: `mask`, the region that the edit may
-change, and `caption`, a description of the target. `read_manifest` checks that all files exist.
+change, and `caption`, a description of the target.
 """
 
 from __future__ import annotations
@@ -68,30 +68,28 @@ def read_manifest(path: str | Path, *, base: Path | None = None, require_target:
     path = Path(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        expected = ", ".join(READERS)
-        raise ManifestError(f"The manifest {path} has an unknown suffix", code="wrong-suffix", expected=expected)
+        raise ManifestError(
+            f"The manifest {path} has an unknown suffix", code="wrong-suffix", expected=", ".join(READERS)
+        )
     if not path.is_file():
         state = "is a folder" if path.is_dir() else "does not exist"
-        fix = "give the path of a manifest file"
-        raise ManifestError(f"The manifest {path} {state}", code="missing-file", fix=fix)
+        raise ManifestError(f"The manifest {path} {state}", code="missing-file", fix="give the path of a manifest file")
     folder = path.parent if base is None else Path(base)
     if not folder.is_dir():
-        message = f"The base folder {folder} of the manifest {path} does not exist"
-        raise ManifestError(message, code="missing-file", fix="give another base")
-
+        raise ManifestError(f"The base folder {folder} of the manifest {path} does not exist", code="missing-file")
     required = ("src_video", "tgt_video", "prompt") if require_target else ("src_video", "prompt")
     checker = _RowChecker(path, _FileFinder(folder), require_target)
     try:
         for number, row in enumerate(reader(path, required), start=1):
             checker.add(number, row)
     except UnicodeDecodeError as error:
-        message = f"The manifest {path} is not UTF-8 text ({error.reason})"
-        raise ManifestError(message, code="unreadable-file", fix="save it as UTF-8") from None
+        message, fix = f"The manifest {path} is not UTF-8 text ({error.reason})", "save it as UTF-8"
+        raise ManifestError(message, code="unreadable-file", fix=fix) from None
     return checker.finish()
 
 
 class _RowChecker:
-    """Converts rows to records, and collects the first few problems and the number of all."""
+    """Converts rows to records; describes the first problems and counts all of them."""
 
     def __init__(self, path: Path, files: _FileFinder, require_target: bool) -> None:
         self.path, self.files, self.require_target = path, files, require_target
@@ -130,18 +128,13 @@ class _RowChecker:
 
     def finish(self) -> list[EditRecord]:
         if self.count:
-            problem_word = "problem" if self.count == 1 else "problems"
+            total = "1 problem" if self.count == 1 else f"{self.count} problems"
             more = f"; and {self.count - _MAX_PROBLEMS} more" if self.count > _MAX_PROBLEMS else ""
-            raise ManifestError(
-                f"The manifest {self.path} has {self.count} {problem_word}: {'; '.join(self.problems)}{more}",
-                code="invalid-rows",
-                fix=f"correct these rows (paths are relative to {self.files.base})",
-            )
+            message = f"The manifest {self.path} has {total}: {'; '.join(self.problems)}{more}"
+            fix = f"correct these rows (paths are relative to {self.files.base})"
+            raise ManifestError(message, code="invalid-rows", fix=fix)
         if not self.records:
-            expected = "one row for each edit"
-            raise ManifestError(
-                f"The manifest {self.path} is empty", code="empty-file", got="no rows", expected=expected
-            )
+            raise ManifestError(f"The manifest {self.path} is empty", code="empty-file", expected="a row for each edit")
         return self.records
 
     def _read_id(self, number: int, row: Row) -> str:
@@ -198,44 +191,45 @@ class _FileFinder:
     def __init__(self, base: Path) -> None:
         self.base = base
         self._folders: dict[str, tuple[Path, dict[str, os.DirEntry[str]]]] = {}
-        self._images: dict[Path, str | None] = {}
+        self._image_errors: dict[Path, KiwiError | None] = {}
 
     def find(self, text: str, column: str) -> Path:
         """Return the path of a file. Raises InputError if it is missing, a folder, or outside the base folder."""
         relative = PurePosixPath(text)
-        if relative.is_absolute() or relative.name in ("", "..") or "\\" in text or "\0" in text:
-            return self._require_file(resolve_inside(self.base, text, column), text, column)
-        parent = str(relative.parent)
-        if parent not in self._folders:
-            try:
-                folder = resolve_inside(self.base, parent, column)
-            except InputError:  # resolve the whole path, so that the message quotes the manifest
-                return self._require_file(resolve_inside(self.base, text, column), text, column)
-            self._folders[parent] = (folder, _list_folder(folder))
-        folder, entries = self._folders[parent]
-        entry = entries.get(relative.name)
-        if entry is not None and not entry.is_symlink() and entry.is_file():
-            return folder / relative.name
+        is_plain = not (relative.is_absolute() or relative.name in ("", "..") or "\\" in text or "\0" in text)
+        if is_plain and (path := self._find_in_listing(relative)) is not None:
+            return path
         # Symlinks, folders, missing files and file systems that ignore case are rare: each is checked individually.
-        return self._require_file(resolve_inside(self.base, text, column), text, column)
-
-    def check_image(self, path: Path) -> None:
-        """Raise InputError if a reference is not an image; each file is opened once, even if many rows use it."""
-        if path not in self._images:
-            try:
-                check_image(path)
-                self._images[path] = None
-            except KiwiError as error:
-                self._images[path] = str(error)
-        message = self._images[path]
-        if message is not None:
-            raise InputError(message, code="unreadable-image")
-
-    def _require_file(self, resolved: Path, text: str, column: str) -> Path:
+        resolved = resolve_inside(self.base, text, column)
         if resolved.is_file():
             return resolved
         state = "is a folder" if resolved.is_dir() else "does not exist"
         raise InputError(f"the {column} {text!r} {state}", code="missing-file")
+
+    def _find_in_listing(self, relative: PurePosixPath) -> Path | None:
+        """Return the path of a regular file that is listed in its folder, or None if there is none."""
+        parent = str(relative.parent)
+        if parent not in self._folders:
+            try:
+                folder = resolve_inside(self.base, parent, "folder")
+            except InputError:
+                return None
+            self._folders[parent] = (folder, _list_folder(folder))
+        folder, entries = self._folders[parent]
+        entry = entries.get(relative.name)
+        is_regular = entry is not None and not entry.is_symlink() and entry.is_file()
+        return folder / relative.name if is_regular else None
+
+    def check_image(self, path: Path) -> None:
+        """Raise a KiwiError if a reference is not an image; each file is opened once, even if many rows use it."""
+        if path not in self._image_errors:
+            try:
+                check_image(path)
+                self._image_errors[path] = None
+            except KiwiError as error:
+                self._image_errors[path] = error
+        if (problem := self._image_errors[path]) is not None:
+            raise problem
 
 
 def _list_folder(folder: Path) -> dict[str, os.DirEntry[str]]:
@@ -243,7 +237,7 @@ def _list_folder(folder: Path) -> dict[str, os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return {entry.name: entry for entry in entries}
     except OSError:
-        return {}  # each file in this folder will be reported as missing
+        return {}  # each of its files is then reported as missing
 
 
 def _parse_list(value: Any, kind: type, column: str) -> list[Any]:
@@ -254,11 +248,11 @@ def _parse_list(value: Any, kind: type, column: str) -> list[Any]:
         try:
             value = json.loads(value)
         except json.JSONDecodeError:
-            message, got = f"{column} looks like a JSON list but is not valid JSON", repr(value[:60])
-            raise InputError(message, code="wrong-type", got=got) from None
+            message = f"{column} looks like a JSON list but is not valid JSON"
+            raise InputError(message, code="wrong-type", got=repr(value[:60])) from None
     values = value if isinstance(value, list) else [value]
     for item in values:
         if not isinstance(item, kind):
-            message, expected = f"{column} holds {type(item).__name__}", f"{kind.__name__} or a list of {kind.__name__}"
-            raise InputError(message, code="wrong-type", expected=expected)
+            expected = f"{kind.__name__} or a list of {kind.__name__}"
+            raise InputError(f"{column} holds {type(item).__name__}", code="wrong-type", expected=expected)
     return values

@@ -1,4 +1,4 @@
-"""Readers of the rows of CSV, JSONL and parquet manifests, which check the column names and record locations."""
+"""Readers of CSV, JSONL and parquet manifests: they check the column names and yield rows with their locations."""
 
 import csv
 import json
@@ -12,8 +12,9 @@ from kiwi.errors import ManifestError, closest_match
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ["src_video", "tgt_video", "prompt", "ref_image", "ref_image_bytes", "iid", "id"]
-COLUMNS += ["edited_type", "mask", "caption"]
+COLUMNS = [
+    "src_video", "tgt_video", "prompt", "ref_image", "ref_image_bytes", "iid", "id", "edited_type", "mask", "caption",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +30,11 @@ def _read_csv_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream, strict=True)
         header: list[str] = []
-        line = 1
+        line = 1  # of the next row
         try:
             for cells in reader:
                 location = f"{path.name}, line {line}"
-                line = reader.line_num + 1  # the first line of the next row; a quoted cell may span lines
+                line = reader.line_num + 1  # a quoted cell may span lines
                 if not cells:
                     continue
                 if not header:
@@ -52,7 +53,7 @@ def _read_csv_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
 
 
 def _read_jsonl_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
-    known_headers: set[tuple[str, ...]] = set()
+    valid_names: set[tuple[str, ...]] = set()
     with path.open(encoding="utf-8-sig") as stream:
         for line, text in enumerate(stream, start=1):
             location = f"{path.name}, line {line}"
@@ -61,17 +62,16 @@ def _read_jsonl_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
             try:
                 row = json.loads(text)
             except (json.JSONDecodeError, RecursionError) as error:
-                message = f"it is not valid JSON ({str(error).split(': line')[0]})"
-                yield Row(location=location, cells={}, problem=message)
+                problem = f"it is not valid JSON ({str(error).split(': line')[0]})"
+                yield Row(location=location, cells={}, problem=problem)
                 continue
             if not isinstance(row, dict):
                 yield Row(location=location, cells={}, problem=f"it is not a JSON object but {type(row).__name__}")
                 continue
-            column_problem = None
-            if tuple(row) not in known_headers:
-                column_problem = _find_column_problem(list(row), required)
-                if column_problem is None:
-                    known_headers.add(tuple(row))
+            names = tuple(row)
+            column_problem = None if names in valid_names else _find_column_problem(list(names), required)
+            if column_problem is None:
+                valid_names.add(names)
             yield Row(location=location, cells=row, problem=column_problem)
 
 
@@ -90,18 +90,14 @@ def _read_parquet_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
                 number += 1
                 yield Row(location=f"{path.name}, row {number}", cells=row)
     except (pyarrow.ArrowException, OSError) as error:
-        raise ManifestError(
-            f"The manifest {path} cannot be read as parquet ({error})", code="unreadable-file"
-        ) from None
+        message = f"The manifest {path} cannot be read as parquet ({error})"
+        raise ManifestError(message, code="unreadable-file") from None
 
 
 def _check_columns(path: Path, location: str, columns: list[str], required: tuple[str, ...]) -> None:
     if problem := _find_column_problem(columns, required):
-        raise ManifestError(
-            f"The manifest {path} has wrong columns ({location}): {problem}",
-            code="unknown-column",
-            fix="rename the columns",
-        )
+        message = f"The manifest {path} has wrong columns ({location}): {problem}"
+        raise ManifestError(message, code="unknown-column", fix="rename the columns")
     if unused := [name for name in columns if name not in COLUMNS]:
         log.info("%s: columns that are not used: %s", path, ", ".join(unused))
 

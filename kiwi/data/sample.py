@@ -1,7 +1,8 @@
-"""Samples of one edit, and batches of them.
+"""Samples and batches of edits.
 
-Shape suffixes: F frames, H height, W width, R reference images, B samples, C = 3 colours. Samples hold uint8 pixels,
-batches float32 in [-1, 1].
+A sample can also be a question about a video or an image, on which the MLLM is trained: the instruction then is the
+question, and there is no target. Shape suffixes: F frames, H height, W width, R reference images, B samples, C = 3
+colours. Samples hold uint8 pixels, batches float32 in [-1, 1].
 """
 
 from collections.abc import Sequence
@@ -18,17 +19,17 @@ from kiwi.media.video import to_uint8
 
 @dataclass(frozen=True)
 class EditSample:
-    """One edit, decoded and at its bucket's size."""
+    """One edit or question, decoded and resized to its bucket's size."""
 
     id: str
     task: TaskKind
     instruction: str
     size: Size
-    """Frames, height and width of source and target."""
+    """Number of frames, height and width of source and target."""
     source_FHWC: Pixels
-    """Empty (zero frames) when a cache holds its latents and features."""
+    """Zero frames if a cache holds the source's posterior and features."""
     target_FHWC: Pixels
-    """Empty without a target, or when a cache holds its latents."""
+    """Zero frames if there is no target, or if a cache holds its posterior."""
     reference_images: tuple[Pixels, ...]
     """Reference images at their original sizes, (H, W, 3), for the MLLM."""
     references_RHWC: Pixels
@@ -37,42 +38,42 @@ class EditSample:
     target_posterior: LatentDistribution | None = None
     source_features: VisionFeatures | None = None
     reference_features: tuple[VisionFeatures, ...] | None = None
-    """This field and the three above are read from a cache, or None without one."""
+    """This field and the three above it are read from a cache; they are None without one."""
     category: str = "none"
-    """Category of the edit or question."""
+    """Category of the edit, or task of the question."""
     answer: str = ""
-    """Answer to the question in `instruction`; empty for edits."""
+    """Answer to the question; empty for edits."""
     caption: str = ""
     """Description of the target video, if known."""
     mask_FHW: NDArray[np.bool_] | None = None
-    """Region that the edit may change, if known; set by `EditDataset.decode` only."""
+    """Pixels that the edit may change, if known; only `EditDataset.decode` reads them."""
 
 
 @dataclass
 class EditBatch:
-    """A batch of edits of one task kind and one size."""
+    """A batch of edits or questions of one task kind and one size."""
 
     ids: list[str]
     task: TaskKind
     instructions: list[str]
     size: Size
-    """Frames, height and width of sources and targets."""
+    """Number of frames, height and width of sources and targets."""
     source_frames: list[Pixels | VisionFeatures]
     """The MLLM's input for each source: uint8 frames, or their vision features."""
     reference_images: list[tuple[Pixels | VisionFeatures, ...]]
     source_BCFHW: Tensor
-    """Empty (zero frames) when a cache holds latents and features of the sources."""
+    """Zero frames if a cache holds the sources' posteriors and features."""
     target_BCFHW: Tensor
-    """Empty (zero frames) when a cache holds their latents."""
+    """Zero frames if there are no targets, or if a cache holds their posteriors."""
     references_BRCHW: Tensor
     source_posterior: LatentDistribution | None = None
     target_posterior: LatentDistribution | None = None
-    """Source and target latents from a cache, or None without one."""
+    """The VAE's posteriors of sources and targets from a cache, or None without one."""
     categories: list[str] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     source_dropped: list[int] = field(default_factory=list)
-    """Indices of samples whose source is dropped while `source_posterior` still has its cached latents."""
+    """Indices of samples whose source is dropped although `source_posterior` still describes it."""
 
 
 def collate(samples: Sequence[EditSample]) -> EditBatch:

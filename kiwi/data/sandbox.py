@@ -188,7 +188,7 @@ class RenderedClip:
     def decode(self, max_frames: int | None = None) -> Pixels:
         return self.item.render(self.part)[:max_frames]
 
-    def info(self) -> VideoInfo:
+    def read_info(self) -> VideoInfo:
         return VideoInfo(
             frames=self.item.frames,
             height=self.item.height,
@@ -200,7 +200,7 @@ class RenderedClip:
             codec="rendered",
         )
 
-    def content_hash(self) -> str:
+    def hash_content(self) -> str:
         """Hash of everything that determines the rendering, computed without rendering."""
         # Existing caches store these hashes, so the hashed text keeps the names of the release that first wrote them.
         item = repr(self.item).replace("scramble_words=", "mumbled=")

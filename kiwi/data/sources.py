@@ -1,4 +1,4 @@
-"""Data sources, from which batches are mixed: manifests are here, the sandbox is in `kiwi.data.sandbox`."""
+"""Data sources, from which batches are mixed: manifests here, and the sandbox in `kiwi.data.sandbox`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -70,10 +70,7 @@ class DataSource(Spec, ABC):
 
     @abstractmethod
     def records(self, root: Path) -> Sequence[Record]:
-        """Read the records of this source.
-
-        Args:
-            root: folder that the paths of data sources are relative to.
+        """Read the records of this source, whose paths are relative to `root`.
 
         Raises:
             KiwiError: the source cannot be read, or its settings are invalid.

@@ -141,7 +141,7 @@ class _FrozenEncoders:
         cache = FeatureCache.create(options.out, encoders, options.dtype)
         cache.encoders = encoders  # add no entries of other encoders, which the cache may hold too
         return cache, {
-            name: job for dataset in data.datasets.values() for name, job in dataset.encoding_jobs(cache).items()
+            name: job for dataset in data.datasets.values() for name, job in dataset.list_encoding_jobs(cache).items()
         }
 
     def fill(self, cache: FeatureCache, jobs: Sequence[EncodingJob], shard_size: int, device: str) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from kiwi.data.batch_samplers import (
     MixtureBatchSampler,
     SequentialBatchSampler,
-    sampling_probabilities,
+    compute_probabilities,
     shuffled_epochs,
     weighted_round_robin,
 )
@@ -23,7 +23,7 @@ STRATA = [(0, "add")] * 4 + [(0, "remove")] * 8 + [(1, "none")] * 6
 
 
 def sampler(weights=(None, None), categories=None, batch=2, **options):
-    shares = sampling_probabilities(STRATA, list(weights), categories or {})
+    shares = compute_probabilities(STRATA, list(weights), categories or {})
     return MixtureBatchSampler(BUCKETS, STRATA, shares, batch, **{"seed": 0, **options})
 
 
@@ -101,13 +101,13 @@ def test_a_bucket_smaller_than_a_batch_repeats_its_samples():
     assert set(Counter(item.sample for item in wide).values()) == {2}
 
 
-def test_the_fingerprint_changes_with_everything_that_changes_the_batch_order():
+def test_the_hash_of_the_order_changes_with_everything_that_changes_the_batch_order():
     ids = [str(i) for i in range(18)]
-    fingerprint = sampler().fingerprint(ids)
-    assert fingerprint == sampler(batch=1, world_size=2).fingerprint(ids)
+    order_hash = sampler().hash_order(ids)
+    assert order_hash == sampler(batch=1, world_size=2).hash_order(ids)
     others = [sampler(seed=1), sampler(batch=4), sampler((1.0, 2.0)), sampler(categories={"add": 2.0})]
-    assert fingerprint not in [other.fingerprint(ids) for other in others]
-    assert fingerprint != sampler().fingerprint([*ids[:-1], "new"])
+    assert order_hash not in [other.hash_order(ids) for other in others]
+    assert order_hash != sampler().hash_order([*ids[:-1], "new"])
 
 
 def test_validation_has_every_sample_once_in_the_manifests_order():
@@ -133,21 +133,21 @@ def total_share(shares, *strata):
 
 
 def test_without_weights_all_samples_have_equal_probabilities():
-    assert sampling_probabilities(MIXED, [None, None], {}) == pytest.approx([0.1] * 10)
+    assert compute_probabilities(MIXED, [None, None], {}) == pytest.approx([0.1] * 10)
 
 
 def test_the_probability_of_a_source_is_its_weight_and_does_not_depend_on_its_size():
-    shares = sampling_probabilities(MIXED, [1.0, 3.0], {})
+    shares = compute_probabilities(MIXED, [1.0, 3.0], {})
     assert total_share(shares, (1, "none")) == pytest.approx(0.75)
     assert total_share(shares, (0, "add")) == pytest.approx(0.25 * 6 / 8)
 
 
 def test_category_weights_apply_within_a_source_and_do_not_change_the_sources_probability():
-    shares = sampling_probabilities(MIXED, [1.0, 1.0], {"remove": 3.0})
+    shares = compute_probabilities(MIXED, [1.0, 1.0], {"remove": 3.0})
     assert total_share(shares, (1, "none")) == pytest.approx(0.5)
     assert total_share(shares, (0, "remove")) == pytest.approx(0.5 * 6 / 12)
-    assert sum(sampling_probabilities(MIXED, [None, None], {"remove": 0.0})[6:8]) == 0
-    assert sum(sampling_probabilities(MIXED, [None, None], {"remove": 0.0})) == pytest.approx(1)
+    assert sum(compute_probabilities(MIXED, [None, None], {"remove": 0.0})[6:8]) == 0
+    assert sum(compute_probabilities(MIXED, [None, None], {"remove": 0.0})) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -158,12 +158,12 @@ def test_category_weights_apply_within_a_source_and_do_not_change_the_sources_pr
         ([1.0, float("nan")], {}, "out-of-range", "nan"),
         ([None, None], {"add": float("inf")}, "out-of-range", "inf"),
         ([None, None], {"ad": 2.0}, "unknown-category", r"\['ad'\].*add"),
-        ([0.0, 0.0], {}, "no-samples", ""),
+        ([0.0, 0.0], {}, "no-samples", "leave no samples"),
     ],
 )
 def test_invalid_weights_are_rejected(sources, categories, code, value):
     with pytest.raises(InputError, match=value, check=lambda error: error.code == code):
-        sampling_probabilities(MIXED, sources, categories)
+        compute_probabilities(MIXED, sources, categories)
 
 
 @given(st.lists(st.floats(0.05, 20), min_size=1, max_size=6), st.integers(1, 400), st.integers(0, 9))

@@ -118,7 +118,7 @@ def test_an_encoder_can_be_added_to_a_cache(cache):
 def test_images_inside_a_manifest_are_identified_by_their_content(cache, tmp_path):
     (tmp_path / "a.png").write_bytes(b"picture")
     file, same, other = ImageFile(tmp_path / "a.png"), EncodedImage(b"picture", "a"), EncodedImage(b"another", "b")
-    hashes = cache.content_hashes([file, same, other])
+    hashes = cache.hash_contents([file, same, other])
     assert hashes[same] == hashes[file] != hashes[other]
 
 
@@ -186,14 +186,14 @@ def test_files_are_hashed_once_and_again_when_they_change(cache, tmp_path, monke
     path = tmp_path / "clip.mp4"
     path.write_bytes(b"one")
     file = VideoFile(path)
-    first = cache.content_hashes([file])[file]
+    first = cache.hash_contents([file])[file]
     monkeypatch.setattr("kiwi.data.feature_cache.sha256", lambda path: "read again")
-    assert cache.content_hashes([file])[file] == first
+    assert cache.hash_contents([file])[file] == first
     with (cache.folder / "files.jsonl").open("a") as table:
         table.write('[1]\n{"a": 1}\nnull\n["cut sho')
-    assert FeatureCache(cache.folder).content_hashes([file])[file] == first
+    assert FeatureCache(cache.folder).hash_contents([file])[file] == first
     path.write_bytes(b"two!")
-    assert cache.content_hashes([file])[file] == "read again"
+    assert cache.hash_contents([file])[file] == "read again"
 
 
 def test_writers_that_begin_at_once_make_one_cache_with_all_their_encoders(tmp_path):
@@ -240,7 +240,7 @@ def test_a_full_disk_leaves_no_partial_shard(cache, monkeypatch):
 def test_a_cache_on_a_read_only_disk_can_be_read(cache, tmp_path, monkeypatch):
     (tmp_path / "clip.mp4").write_bytes(b"one")
     clip, new = VideoFile(tmp_path / "clip.mp4"), VideoFile(tmp_path / "new.mp4")
-    expected = cache.content_hashes([clip])
+    expected = cache.hash_contents([clip])
     (tmp_path / "new.mp4").write_bytes(b"two")
     opened = Path.open
 
@@ -250,7 +250,7 @@ def test_a_cache_on_a_read_only_disk_can_be_read(cache, tmp_path, monkeypatch):
         return opened(path, mode, **options)
 
     monkeypatch.setattr(Path, "open", read_only)
-    hashes = cache.content_hashes([clip, new])
+    hashes = cache.hash_contents([clip, new])
     assert expected.items() <= hashes.items()
     assert len(hashes) == 2
     opened_again = FeatureCache.create(cache.folder, cache.encoders, str(cache.dtype).removeprefix("torch."))
@@ -276,4 +276,4 @@ def test_file_hashes_of_the_previous_release_are_read(cache, tmp_path, monkeypat
     file, status = VideoFile(tmp_path / "clip.mp4"), (tmp_path / "clip.mp4").stat()
     line = [str((tmp_path / "clip.mp4").resolve()), status.st_size, status.st_mtime_ns, "hash of the list"]
     (cache.folder / "files.jsonl").write_text(json.dumps(line) + "\n")
-    assert cache.content_hashes([file]) == {file: "hash of the list"}
+    assert cache.hash_contents([file]) == {file: "hash of the list"}

@@ -88,13 +88,15 @@ def test_the_sandbox_can_be_mixed_with_a_manifest_and_is_not_held_out(edit_folde
 
 def test_rendered_clips_are_cached_by_their_content(tmp_path):
     cache = FeatureCache.create(tmp_path / "cache", EncoderFingerprints("vae", "tower"), "float32")
-    jobs = data(SandboxEdits(items=14)).datasets["train"].encoding_jobs(cache)
+    jobs = data(SandboxEdits(items=14)).datasets["train"].list_encoding_jobs(cache)
     assert len(jobs) == 14 + 14 + 4  # sources, targets, references
-    same, other = (data(SandboxEdits(items=14, seed=seed)).datasets["train"].encoding_jobs(cache) for seed in (0, 1))
+    same, other = (
+        data(SandboxEdits(items=14, seed=seed)).datasets["train"].list_encoding_jobs(cache) for seed in (0, 1)
+    )
     assert same.keys() == jobs.keys()
     assert not other.keys() & jobs.keys()
     item = data(SandboxEdits(items=1)).datasets["train"].records[0]
-    assert RenderedClip(item, "source").content_hash() != RenderedClip(item, "target").content_hash()
+    assert RenderedClip(item, "source").hash_content() != RenderedClip(item, "target").hash_content()
 
 
 def test_resuming_requires_the_same_sandbox_data():
@@ -108,7 +110,7 @@ def test_resuming_requires_the_same_sandbox_data():
 def test_hashes_of_rendered_clips_are_those_of_existing_caches():
     edit = EditItem(3, 2, 5, 32, 40, "easy", "test", ("local_add", "local_remove"))
     question = QuestionItem(0, 1, 1, 32, 32, "full", "train", ("count",))
-    assert [clip.content_hash() for clip in (edit.source, question.source)] == [
+    assert [clip.hash_content() for clip in (edit.source, question.source)] == [
         "287f5baa80dbd74df770fd71bea5413098cb8725eeb99a1670f33ba0ef22ea78",
         "57077eab263dbf5acd6a838329c2105e9b6287035cacf28cd98ffd29ae25d5ea",
     ]

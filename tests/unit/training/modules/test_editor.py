@@ -236,7 +236,7 @@ def test_a_cache_is_rejected_by_autoencoders_and_by_editors_with_different_encod
     data.multiple = 4
     data.setup()
     cache = FeatureCache.create(tmp_path / "cache", EncoderFingerprints("vae"), "float16")
-    keys = [key for dataset in data.datasets.values() for key in dataset.encoding_jobs(cache)]
+    keys = [key for dataset in data.datasets.values() for key in dataset.list_encoding_jobs(cache)]
     cache.write(dict.fromkeys(keys, LatentDistribution(torch.zeros(1), torch.zeros(1))))
     data.cache, data.datasets = str(tmp_path / "cache"), {}
     for module, code in (
@@ -247,7 +247,9 @@ def test_a_cache_is_rejected_by_autoencoders_and_by_editors_with_different_encod
             with pytest.raises(InputError, check=lambda error, code=code: error.code == code):
                 getattr(trainer(tmp_path), command)(module, data)
     other = FeatureCache.create(tmp_path / "other", EncoderFingerprints(mllm="another"), "float16")
-    keys = [job.features_key for dataset in data.datasets.values() for job in dataset.encoding_jobs(other).values()]
+    keys = [
+        job.features_key for dataset in data.datasets.values() for job in dataset.list_encoding_jobs(other).values()
+    ]
     other.write(dict.fromkeys(keys, VisionFeatures(1, (1, 28, 28), torch.zeros(1))))
     data.cache, data.datasets = str(other.folder), {}
     with pytest.raises(InputError, match="MLLM", check=lambda error: error.code == "mismatched-cache"):
