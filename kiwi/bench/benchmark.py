@@ -17,16 +17,15 @@ from kiwi.bench.controls import (
     measure_drift,
     summarize_controls,
 )
-from kiwi.bench.gallery import make_gallery_cards
 from kiwi.bench.judges import Judge, JudgeSpec, Oracle, Replay
 from kiwi.bench.ledger import LEDGER_FILE, Judgement, Ledger
 from kiwi.bench.options import BenchmarkOptions
 from kiwi.bench.rate_limit import RateLimit
-from kiwi.bench.report import BenchmarkReport
+from kiwi.bench.report import BenchmarkReport, write_reports
 from kiwi.bench.rubric import Rubric, read_builtin_rubrics, read_rubrics
-from kiwi.bench.run_folder import RunIdentity, hash_items, open_run, write_inputs, write_reports
+from kiwi.bench.run_folder import RunIdentity, hash_items, open_run, write_inputs
 from kiwi.bench.runner import JudgingTask, Runner, VideoGenerator, build_generator, generate_videos
-from kiwi.bench.scoring import ItemScore, aggregate_scores, score_items
+from kiwi.bench.scoring import JudgedTask, aggregate_scores, score_items
 from kiwi.bench.suites import LIST_FILES, Suite, SuiteData, read_items, read_published_rows, read_suite
 from kiwi.errors import InputError
 from kiwi.media.files import require_file
@@ -138,20 +137,19 @@ def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> 
         return _judge_all(options, out, identity, runner, tasks, generate, data, metrics)
 
 
-class _JudgedTasks(NamedTuple):
-    """Tasks with their judgements and scores, and the reason for each task without a score."""
-
-    tasks: Sequence[JudgingTask]
-    judgements: Sequence[Judgement]
-    scored: Sequence[ItemScore]
-    failures: Mapping[str, str]
-
-
-def _judge_tasks(runner: Runner, tasks: Sequence[JudgingTask], generate: VideoGenerator | None = None) -> _JudgedTasks:
+def _judge_tasks(
+    runner: Runner, tasks: Sequence[JudgingTask], generate: VideoGenerator | None = None
+) -> list[JudgedTask]:
     judgements, failures = runner.run(tasks, generate)
-    items = [replace(task.item, id=task.id) for task in tasks]
-    scored, unscored = score_items(runner.suite, items, judgements)
-    return _JudgedTasks(tasks, judgements, scored, unscored | failures)
+    scored, unscored = score_items(runner.suite, [replace(task.item, id=task.id) for task in tasks], judgements)
+    scores, reasons = {score.item.id: score for score in scored}, unscored | failures
+    answers: dict[str, list[Judgement]] = {task.id: [] for task in tasks}
+    for judgement in judgements:
+        answers[judgement.key.item].append(judgement)
+    return [
+        JudgedTask(task=task, judgements=answers[task.id], score=scores.get(task.id), reason=reasons.get(task.id))
+        for task in tasks
+    ]
 
 
 def _judge_all(
@@ -161,35 +159,39 @@ def _judge_all(
     """Judge edits, controls and anchors, and write the reports."""
     suite, edited = runner.suite, {task.id: task.edited for task in tasks}
     earlier = runner.ledger.initial_judgements
-    anchors = make_anchor_tasks(data.items, edited, earlier, options.anchors)
-    if options.anchors and not anchors:
+    anchor_tasks = make_anchor_tasks(data.items, edited, earlier, options.anchors)
+    if options.anchors and not anchor_tasks:
         console.note("no anchors: this folder holds no earlier judgements; rerun the same command to judge items again")
     edits = _judge_tasks(runner, tasks, generate)
-    scored_items = [score.item for score in edits.scored]
-    bad_edits = make_control_tasks(scored_items, edited, options.controls, out / "controls") if scored_items else ()
-    controls = _judge_tasks(runner, list(bad_edits))
+    scored = [edit.score for edit in edits if edit.score is not None]
+    scored_items = [score.item for score in scored]
+    control_tasks = make_control_tasks(scored_items, edited, options.controls, out / "controls") if scored else ()
+    controls = _judge_tasks(runner, list(control_tasks))
+    anchors = _judge_tasks(runner, anchor_tasks)
+    unscored = {edit.task.id: edit.reason for edit in edits if edit.reason is not None}
     report = BenchmarkReport(
         suite=suite,
-        title=identity.title,
-        judge=identity.judge,
-        version=identity.version,
-        rubrics=identity.origin,
-        result=aggregate_scores(suite, data.items, edits.scored, edits.failures, edits.judgements),
-        scored=edits.scored,
-        controls=summarize_controls(controls.scored, edits.scored),
-        answers=sum(score.repeats for score in edits.scored),
-        requested_answers=len(edits.scored) * options.repeats,
+        identity=identity,
+        result=aggregate_scores(suite, data.items, scored, unscored, _list_judgements(edits)),
+        scored=scored,
+        controls=summarize_controls([control.score for control in controls if control.score is not None], scored),
+        answers=sum(score.repeats for score in scored),
+        requested_answers=len(scored) * options.repeats,
         judge_note=runner.judge.note,
-        unscored_controls=explain_unscored_controls(controls.tasks, controls.scored, controls.failures),
-        drift=measure_drift(_judge_tasks(runner, anchors).judgements, earlier),
+        unscored_controls=explain_unscored_controls(controls),
+        drift=measure_drift(_list_judgements(anchors), earlier),
         published=read_published_rows(suite),
         excluded=data.excluded,
         allow_partial=options.allow_partial,
         metrics=None if metrics is None else metrics.table(data.items, edited),
         folder=out,
     )
-    write_reports(report, make_gallery_cards(*edits) + make_gallery_cards(*controls) if options.gallery else None)
+    write_reports(report, edits + controls if options.gallery else None)
     return report
+
+
+def _list_judgements(judged: Sequence[JudgedTask]) -> list[Judgement]:
+    return [judgement for one in judged for judgement in one.judgements]
 
 
 def _select_judge(options: BenchmarkOptions, suite: Suite) -> JudgeSpec:

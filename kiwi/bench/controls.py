@@ -19,7 +19,7 @@ import numpy as np
 
 from kiwi.bench.ledger import Judgement, JudgementKey
 from kiwi.bench.runner import JudgingTask
-from kiwi.bench.scoring import ItemScore
+from kiwi.bench.scoring import ItemScore, JudgedTask
 from kiwi.bench.suites import BenchmarkItem
 from kiwi.errors import KiwiError
 from kiwi.media.files import make_folder, sha256
@@ -44,13 +44,11 @@ DOWNSCALING, NOISE_STD, CRF = 4, 24.0, 32
 def make_control_tasks(
     items: Sequence[BenchmarkItem], edited: Mapping[str, Path], count: int, folder: Path
 ) -> Iterator[JudgingTask]:
-    """Make control tasks for some items, spread over the categories, and write their degraded videos.
+    """Make at most `count` controls of each kind, spread over the categories; write the degraded videos to `folder`.
 
     Args:
         items: items whose edits were judged.
         edited: edited videos by item id; items whose video is missing are skipped.
-        count: maximum number of controls of each kind.
-        folder: folder for the degraded videos.
     """
     available = [item for item in items if item.id in edited and edited[item.id].is_file()]
     make_folder(folder)
@@ -133,15 +131,13 @@ def summarize_controls(controls: Sequence[ItemScore], edits: Sequence[ItemScore]
     return results
 
 
-def explain_unscored_controls(
-    tasks: Sequence[JudgingTask], scored: Sequence[ItemScore], failures: Mapping[str, str]
-) -> dict[str, str]:
+def explain_unscored_controls(controls: Sequence[JudgedTask]) -> dict[str, str]:
     """The reason for each kind of control without any score, such as a kind that this judge cannot score."""
-    scored_kinds = {get_control_kind(score.item.id) for score in scored}
+    scored_kinds = {get_control_kind(control.task.id) for control in controls if control.score is not None}
     reasons: dict[str, str] = {}
-    for task in tasks:
-        if (kind := get_control_kind(task.id)) not in scored_kinds:
-            reasons.setdefault(kind, failures.get(task.id, "no answer could be read"))
+    for control in controls:
+        if (kind := get_control_kind(control.task.id)) not in scored_kinds:
+            reasons.setdefault(kind, control.reason or "no answer could be read")
     return reasons
 
 

@@ -3,7 +3,6 @@
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,9 +10,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from kiwi import console
 from kiwi.bench.controls import get_control_kind
-from kiwi.bench.ledger import Judgement
-from kiwi.bench.runner import JudgingTask
-from kiwi.bench.scoring import ItemScore
+from kiwi.bench.scoring import JudgedTask
 from kiwi.errors import KiwiError
 from kiwi.media.files import write_text
 from kiwi.media.image import read_image, resize, write_image
@@ -29,64 +26,23 @@ ENLARGED_BELOW = 96
 """Videos below this height are enlarged by a whole factor, so that single pixels are visible."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GalleryCard:
-    """An edited video in the gallery.
-
-    Args:
-        task: the edited video, its item and the instruction it was judged by.
-        score: score of the video; None if it has none.
-        judgements: the judge's answers, one for each repeat.
-        reason: reason for a missing score.
-        control: kind of control, an edit that is known to be bad; empty for a real edit.
-    """
-
-    task: JudgingTask
-    score: ItemScore | None
-    judgements: Sequence[Judgement]
-    reason: str | None = None
-    control: str = ""
-
-
-def make_gallery_cards(
-    tasks: Sequence[JudgingTask],
-    judgements: Sequence[Judgement],
-    scored: Sequence[ItemScore],
-    failures: Mapping[str, str],
-) -> list[GalleryCard]:
-    """Make a card for each judged task."""
-    scores = {score.item.id: score for score in scored}
-    by_task: dict[str, list[Judgement]] = {}
-    for judgement in judgements:
-        by_task.setdefault(judgement.key.item, []).append(judgement)
-    return [
-        GalleryCard(
-            task=task,
-            score=scores.get(task.id),
-            judgements=by_task.get(task.id, []),
-            reason=failures.get(task.id),
-            control=get_control_kind(task.id),
-        )
-        for task in tasks
-    ]
-
-
 def write_gallery(
-    out: Path, title: str, about: Sequence[str], warnings: Sequence[str], cards: Sequence[GalleryCard]
+    out: Path, title: str, about: Sequence[str], warnings: Sequence[str], cards: Sequence[JudgedTask]
 ) -> None:
-    """Write the HTML page: title, lines about the run, warnings, and the cards in their initial order."""
-    pages = Environment(loader=PackageLoader("kiwi.bench", "."), autoescape=select_autoescape(["html"]))
+    """Write the HTML page: title, warnings, lines about the run, and a card for each edit and control."""
+    environment = Environment(loader=PackageLoader("kiwi.bench", "."), autoescape=select_autoescape(["html"]))
     videos = {path: _encode_video for card in cards for path in (card.task.item.source, card.task.edited)}
     images = {path: _encode_image for card in cards if (path := card.task.item.reference) is not None}
-    previews = _encode_previews(videos | images)
-    page = pages.get_template("gallery.html").render(
+    kinds = dict.fromkeys(get_control_kind(card.task.id) for card in cards)
+    page = environment.get_template("gallery.html").render(
         title=title,
         about=about,
         warnings=warnings,
         cards=cards,
-        previews=previews,
+        previews=_encode_previews(videos | images),
         categories=list(dict.fromkeys(card.task.item.category for card in cards)),
-        controls=list(dict.fromkeys(card.control for card in cards if card.control)),
+        get_control_kind=get_control_kind,
+        controls=[kind for kind in kinds if kind],
     )
     write_text(out, page)
 

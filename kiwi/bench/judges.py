@@ -41,7 +41,7 @@ class Question:
     Args:
         rubric: rubric of the item's category, the system instruction.
         instruction: instruction of the edit.
-        media: files to show, in this order: "reference", "source", "edited".
+        media: files to show, in this order: "reference" (if the item has one), "source", "edited".
         key: identifies the question in the ledger.
     """
 

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from kiwi import console
 from kiwi.bench.controls import SIGNIFICANCE, ControlResult
-from kiwi.bench.scoring import SCORE_KINDS, BenchmarkResult, ItemScore
+from kiwi.bench.gallery import write_gallery
+from kiwi.bench.run_folder import SCORES_FILE, RunIdentity
+from kiwi.bench.scoring import SCORE_KINDS, BenchmarkResult, ItemScore, JudgedTask
 from kiwi.bench.suites import PublishedRow, Suite
+from kiwi.media.files import write_text
 from kiwi.statistics.paired import Difference
 from kiwi.tables import Table, escape_html, escape_latex, latex_document
 
@@ -22,9 +25,7 @@ class BenchmarkReport:
 
     Args:
         suite: the benchmark.
-        title: name of the editor.
-        judge, version: `Judge.name` and `Judge.version`.
-        rubrics: origin of the rubrics, "own" (built-in) or "official".
+        identity: editor, judge and rubrics.
         result: overall scores and scores by column.
         scored: scores of the items that have one.
         controls: results of the controls, edits that are known to be bad; empty without controls.
@@ -40,10 +41,7 @@ class BenchmarkReport:
     """
 
     suite: Suite
-    title: str
-    judge: str
-    version: str
-    rubrics: str
+    identity: RunIdentity
     result: BenchmarkResult
     scored: Sequence[ItemScore]
     controls: Sequence[ControlResult]
@@ -93,11 +91,8 @@ def list_warnings(report: BenchmarkReport) -> list[str]:
                 f"The control '{control.kind}' does not score below the real edits ({control.control} against "
                 f"{control.edit}, {control.items} items): the scores of this judge are not reliable."
             )
-    if report.drift is not None and report.drift.p < SIGNIFICANCE:
-        texts.append(
-            f"The judge has drifted: the scores of {report.drift.items} items judged again changed by "
-            f"{report.drift.interval}."
-        )
+    if (drift := report.drift) is not None and drift.p < SIGNIFICANCE:
+        texts.append(f"The judge has drifted: scores of {drift.items} items judged again changed by {drift.interval}.")
     return texts
 
 
@@ -111,10 +106,11 @@ def format_headline(report: BenchmarkReport) -> str:
 
 def list_notes(report: BenchmarkReport) -> list[str]:
     """List notes on how the scores were obtained, as sentences for below the table."""
-    result, version = report.result, ", ".join(filter(None, (report.version, report.judge_note)))
-    origin = "built-in" if report.rubrics == "own" else report.rubrics
+    result, judge = report.result, report.identity.judge
+    version = ", ".join(filter(None, (report.identity.version, report.judge_note)))
+    origin = "built-in" if report.identity.origin == "own" else report.identity.origin
     texts = [
-        f"Judge: {report.judge} ({version}), {origin} rubrics. Coverage: {result.scored} of {result.total} items. "
+        f"Judge: {judge} ({version}), {origin} rubrics. Coverage: {result.scored} of {result.total} items. "
         "Means with 95% confidence intervals (bootstrap over source videos, stratified by category); an item's score "
         "is the median of its repeats.",
         "raw: scores as given by the judge, as in the published tables; capped: no score of an item above its first "
@@ -128,18 +124,16 @@ def list_notes(report: BenchmarkReport) -> list[str]:
             f"{result.repeat_std:.2f})."
         )
     texts += [f"The control '{kind}' has no score: {reason}." for kind, reason in report.unscored_controls.items()]
-    if report.drift is not None:
-        texts.append(
-            f"Anchors: {report.drift.items} items judged again; their scores changed by {report.drift.interval}."
-        )
+    if (drift := report.drift) is not None:
+        texts.append(f"Anchors: {drift.items} items judged again; their scores changed by {drift.interval}.")
     texts += [f"Doubtful published row: {row.method} ({row.doubt})." for row in report.published if row.doubt]
-    if any(row.judge != report.judge for row in report.published):
+    if any(row.judge != judge for row in report.published):
         texts.append("Published rows were scored by a different judge: they are not comparable with this run.")
     return texts
 
 
 def make_main_table(report: BenchmarkReport) -> Table:
-    """The published table with two more rows for this run, raw and capped."""
+    """Make the published table with two more rows for this run, raw and capped."""
     result, columns = report.result, report.result.columns
     header = ["method", "judge", "overall", *(column.name for column in columns)]
     coverage = "" if result.is_complete else f", {result.scored} of {result.total}"
@@ -147,7 +141,7 @@ def make_main_table(report: BenchmarkReport) -> Table:
     for kind in SCORE_KINDS:
         overall = getattr(result, kind) if report.has_overall else None
         cells = [_format_cell(value) for value in (overall, *(getattr(column, kind) for column in columns))]
-        rows.append([f"{report.title} ({kind}{coverage})", report.judge, *cells])
+        rows.append([f"{report.identity.title} ({kind}{coverage})", report.identity.judge, *cells])
     for row in report.published:
         mark = "*" if row.doubt else ""
         values = [f"{row.columns[column.name]:.2f}" for column in columns if column.name in row.columns]
@@ -157,7 +151,7 @@ def make_main_table(report: BenchmarkReport) -> Table:
 
 
 def make_column_table(report: BenchmarkReport) -> Table:
-    """The run's scores with a row for each column of the suite, narrow enough for a terminal."""
+    """Make a table of this run alone, with a row for each column of the suite: narrow enough for a terminal."""
     result = report.result
     rows: list[Sequence[object]] = [
         (column.name, f"{column.scored} of {column.total}", _format_cell(column.raw), _format_cell(column.capped))
@@ -165,12 +159,12 @@ def make_column_table(report: BenchmarkReport) -> Table:
     ]
     overall = [_format_cell(value if report.has_overall else None) for value in (result.raw, result.capped)]
     rows.append(("overall", f"{result.scored} of {result.total}", *overall))
-    title = f"{report.suite.title}: {report.title}, judged by {report.judge}"
+    title = f"{report.suite.title}: {report.identity.title}, judged by {report.identity.judge}"
     return Table(title, ("", "items", "raw", "capped"), rows)
 
 
 def make_controls_table(controls: Iterable[ControlResult]) -> Table:
-    """Scores of the controls and of the real edits of the same items."""
+    """Make a table of the scores of controls and of the real edits of the same items."""
     rows = [
         (result.kind, result.items, str(result.control), str(result.edit), str(result.margin.interval),
          f"{result.margin.p:.3f}", "yes" if result.is_passed else "too few" if result.is_inconclusive else "NO")
@@ -186,7 +180,7 @@ def make_controls_table(controls: Iterable[ControlResult]) -> Table:
 
 
 def make_items_table(scored: Iterable[ItemScore]) -> Table:
-    """The scores with a row for each item and dimension."""
+    """Make the table of scores.csv, with a row for each item and dimension."""
     rows = [
         (score.item.id, score.item.category, name, score.raw[name], score.capped[name], score.repeats)
         for score in scored
@@ -197,7 +191,7 @@ def make_items_table(scored: Iterable[ItemScore]) -> Table:
 
 def format_markdown(report: BenchmarkReport) -> str:
     """Format report.md: warnings, then the tables."""
-    parts = [escape_html(f"# {report.suite.title}: {report.title}")]
+    parts = [escape_html(f"# {report.suite.title}: {report.identity.title}")]
     parts += [f"**Warning.** {escape_html(text)}" for text in list_warnings(report)]
     parts += [table.to_markdown() for table in (make_main_table(report), *_build_optional_tables(report))]
     if report.result.unscored:
@@ -212,6 +206,20 @@ def format_latex(report: BenchmarkReport) -> str:
     return latex_document(
         [make_main_table(report), *_build_optional_tables(report)], leading_lines=[f"{text}\n" for text in texts]
     )
+
+
+def write_reports(report: BenchmarkReport, cards: Sequence[JudgedTask] | None) -> None:
+    """Write scores and reports, and the gallery unless `cards` is None."""
+    out = report.folder
+    write_text(out / SCORES_FILE, make_items_table(report.scored).to_csv())
+    write_text(out / "report.md", format_markdown(report))
+    write_text(out / "report.tex", format_latex(report))
+    if report.metrics is not None:
+        write_text(out / "metrics.csv", report.metrics.to_csv())
+    if cards is not None:
+        title = f"{report.suite.title}: {report.identity.title}"
+        about = [format_headline(report), list_notes(report)[0]]
+        write_gallery(out / "gallery.html", title, about, list_warnings(report), cards)
 
 
 def print_report(report: BenchmarkReport) -> None:

@@ -16,19 +16,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from kiwi.bench import report as reports
-from kiwi.bench.gallery import GalleryCard, write_gallery
 from kiwi.bench.options import BenchmarkOptions
-from kiwi.bench.report import BenchmarkReport
 from kiwi.bench.scoring import SCORE_KINDS, ItemScore
 from kiwi.bench.suites import BenchmarkItem, Suite, read_suite
 from kiwi.environment import environment
 from kiwi.errors import InputError
-from kiwi.media.files import write_json, write_text
+from kiwi.media.files import write_json
 from kiwi.media.run_dir import open_run_dir, read_record
 from kiwi.spec import to_dict
 
-_RUN_FILE, _ITEMS_FILE, _SCORES_FILE = "run.json", "cases.json", "scores.csv"
+_RUN_FILE, _ITEMS_FILE, SCORES_FILE = "run.json", "cases.json", "scores.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +77,7 @@ def hash_items(items: Sequence[BenchmarkItem]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkRun:
-    """A finished run, read from its folder.
-
-    Args:
-        folder: folder of the run.
-        identity: content of run.json.
-        suite: the benchmark.
-        items: all items of the benchmark.
-        scored: scores of the items that have one, as in the report.
-    """
+    """A finished run, read from its folder: all items of the suite, and the scores of those that have one."""
 
     folder: Path
     identity: RunIdentity
@@ -120,7 +109,7 @@ def _read_item(entry: Mapping[str, str | None]) -> BenchmarkItem:
 
 def _read_scores(folder: Path, suite: Suite, items: Sequence[BenchmarkItem]) -> list[ItemScore]:
     """Read the scores of the report; the ledger may also hold answers about other edits."""
-    if not (file := folder / _SCORES_FILE).is_file():
+    if not (file := folder / SCORES_FILE).is_file():
         raise InputError(f"{folder} has no scores yet", code="unfinished-run", fix="rerun its command to finish it")
     rows: dict[str, dict[str, dict[str, str]]] = {}
     try:
@@ -136,17 +125,3 @@ def _read_scores(folder: Path, suite: Suite, items: Sequence[BenchmarkItem]) -> 
         fix = "rerun the run's command to write it again"
         raise InputError(f"{file} cannot be read", code="unreadable-file", got=repr(error), fix=fix) from None
     return scored
-
-
-def write_reports(report: BenchmarkReport, cards: Sequence[GalleryCard] | None) -> None:
-    """Write scores and reports, and the gallery unless `cards` is None."""
-    out = report.folder
-    write_text(out / _SCORES_FILE, reports.make_items_table(report.scored).to_csv())
-    write_text(out / "report.md", reports.format_markdown(report))
-    write_text(out / "report.tex", reports.format_latex(report))
-    if report.metrics is not None:
-        write_text(out / "metrics.csv", report.metrics.to_csv())
-    if cards is not None:
-        title, warnings = f"{report.suite.title}: {report.title}", reports.list_warnings(report)
-        about = [reports.format_headline(report), reports.list_notes(report)[0]]
-        write_gallery(out / "gallery.html", title, about, warnings, cards)

@@ -33,11 +33,11 @@ class JudgingTask:
     """An edited video to be judged once or more.
 
     Args:
-        id: id of the task, `JudgementKey.item` in the ledger.
+        id: id of the task in the ledger (`JudgementKey.item`), which for a control differs from the item's id.
         item: item with the source video.
-        instruction: instruction to show to the judge.
+        instruction: instruction to show to the judge, which for a control may be another item's.
         edited: file of the edited video.
-        repeats: indices of the answers to request, `JudgementKey.repeat`.
+        repeats: indices of the answers to request (`JudgementKey.repeat`).
     """
 
     id: str
@@ -48,15 +48,7 @@ class JudgingTask:
 
 
 class Runner:
-    """Asks one judge about items of one suite.
-
-    Args:
-        suite: the benchmark.
-        rubrics: rubric of each category.
-        judge: judge to ask.
-        ledger: existing answers; new ones are appended.
-        rate_limit: limits on the questions to the judge.
-    """
+    """Asks one judge about items of one suite, by the rubrics of its categories; appends new answers to the ledger."""
 
     def __init__(
         self, suite: Suite, rubrics: Mapping[str, Rubric], judge: Judge, ledger: Ledger, rate_limit: RateLimit
@@ -77,7 +69,7 @@ class Runner:
         """
         if not tasks:
             return [], {}
-        answers: list[Judgement | Future[Judgement]] = []
+        answers: list[Future[Judgement]] = []
         failures: dict[str, str] = {}
         pool = ThreadPoolExecutor(self.rate_limit.concurrency)
         try:
@@ -86,22 +78,16 @@ class Runner:
                 for task in tasks:
                     if (failure := _ensure_video(task, generate)) is not None:
                         failures[task.id] = failure
+                        for _ in task.repeats:
+                            advance()
+                        continue
                     for repeat in task.repeats:
-                        if failure is not None:
-                            advance()
-                            continue
-                        question = self._make_question(task, repeat)
-                        if (judgement := self.ledger.find(question.key)) is not None:
-                            answers.append(judgement)
-                            advance()
-                        else:
-                            future = pool.submit(self._judge, task, question)
-                            future.add_done_callback(lambda _: advance())
-                            answers.append(future)
-                judgements = [answer.result() if isinstance(answer, Future) else answer for answer in answers]
+                        answer = pool.submit(self._judge, task, self._make_question(task, repeat))
+                        answer.add_done_callback(lambda _: advance())
+                        answers.append(answer)
+                return [answer.result() for answer in answers], failures
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-        return judgements, failures
 
     def count_pending(self, tasks: Iterable[JudgingTask]) -> tuple[int, int]:
         """Count the answers that the ledger lacks and the videos that are missing."""
@@ -138,6 +124,9 @@ class Runner:
         return self._hashes[path]
 
     def _judge(self, task: JudgingTask, question: Question) -> Judgement:
+        """Find the answer in the ledger, or ask the judge and record the answer."""
+        if (known := self.ledger.find(question.key)) is not None:
+            return known
         start, reply, scores = time.monotonic(), None, None
         try:
             reply = self._ask_with_retries(question)

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from kiwi.bench.ledger import Judgement
 from kiwi.bench.reply import cap_scores
+from kiwi.bench.runner import JudgingTask
 from kiwi.bench.suites import BenchmarkItem, Suite
 from kiwi.errors import InputError
 from kiwi.statistics.intervals import Interval, bootstrap_mean
@@ -25,13 +26,7 @@ SCORE_KINDS: tuple[ScoreKind, ScoreKind] = ("raw", "capped")
 
 @dataclass(frozen=True, kw_only=True)
 class ItemScore:
-    """Scores of an item.
-
-    Args:
-        item: the item.
-        raw, capped: medians over repeats, by dimension.
-        repeats: number of repeated answers.
-    """
+    """Scores of an item: raw and capped medians over repeated answers, by dimension, and the number of answers."""
 
     item: BenchmarkItem
     raw: Mapping[str, float]
@@ -46,6 +41,23 @@ class ItemScore:
     def scores(self, kind: ScoreKind) -> Mapping[str, float]:
         """The scores of one kind, by dimension."""
         return self.raw if kind == "raw" else self.capped
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedTask:
+    """An edit with the judge's answers.
+
+    Args:
+        task: the edited video, its item and the instruction it was judged by.
+        judgements: the judge's answers, one for each repeat.
+        score: their median; None if no answer has a score.
+        reason: reason for a missing score.
+    """
+
+    task: JudgingTask
+    judgements: Sequence[Judgement]
+    score: ItemScore | None
+    reason: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +112,7 @@ def score_items(
 ) -> tuple[list[ItemScore], dict[str, str]]:
     """Score items; returns the scores, and the reason for each item without a score, by id.
 
-    Args:
-        suite: the benchmark.
-        items: items to score.
-        judgements: judgements of one judge; of several judgements of one repeat of an item, the last counts.
+    All judgements are of one judge; if a repeat of an item was judged several times, the last judgement counts.
     """
     answers: dict[str, dict[int, Judgement]] = {}
     failures: dict[str, str] = {}
@@ -136,14 +145,7 @@ def aggregate_scores(
     suite: Suite, items: Sequence[BenchmarkItem], scored: Sequence[ItemScore], unscored: Mapping[str, str],
     judgements: Iterable[Judgement] = (),
 ) -> BenchmarkResult:  # fmt: skip
-    """Aggregate the scores of a run.
-
-    Args:
-        suite: the benchmark.
-        items: all items.
-        scored, unscored: results of `score_items`.
-        judgements: all judgements, for the variation of repeats.
-    """
+    """Aggregate the results of `score_items` to the scores of a run; all its judgements show how repeats vary."""
     totals = Counter(name for item in items for name in _list_category_columns(suite, item.category))
     names = [name for name in _list_columns(suite) if totals[name]]
     raw, capped = (
@@ -208,7 +210,7 @@ def _list_category_columns(suite: Suite, category: str) -> Sequence[str]:
 
 
 def _split_by_column(suite: Suite, score: ItemScore, kind: ScoreKind) -> Mapping[str, float]:
-    """Split an item's scores into one value for each of its columns."""
+    """Give the item's value in each of its columns."""
     return {score.item.category: score.mean(kind)} if suite.columns == "categories" else score.scores(kind)
 
 

@@ -121,10 +121,8 @@ class SuiteData:
 def read_items(suite: Suite, data: Path) -> SuiteData:
     """Read a benchmark's items from a folder in the published layout.
 
-    Args:
-        suite: the benchmark.
-        data: folder with benchmark_videos.csv (edited_type, prompt, original_video) or refvie_bench.yaml (src_video,
-            ref_img, instruction, edit_type); paths in them are relative to the folder.
+    The folder has benchmark_videos.csv (edited_type, prompt, original_video) or refvie_bench.yaml (src_video, ref_img,
+    instruction, edit_type); paths in them are relative to the folder.
 
     Raises:
         ManifestError: the list is missing or malformed (the message names the line), or files are missing.

@@ -15,7 +15,7 @@ from kiwi.bench.controls import (
     summarize_controls,
 )
 from kiwi.bench.ledger import read_ledger
-from kiwi.bench.scoring import score_items
+from kiwi.bench.scoring import JudgedTask, score_items
 from kiwi.bench.suites import read_items
 from kiwi.media.video import read_video
 from tests.unit.bench.conftest import ScriptedJudge, copy_sources, make_runner, make_task
@@ -90,7 +90,8 @@ def test_a_control_is_passed_only_if_the_difference_is_significant(above, count,
 def test_a_kind_without_scores_has_a_reason(edited, tmp_path):
     items, videos = edited
     tasks = list(make_control_tasks(items, videos, 2, tmp_path / "controls"))
-    assert explain_unscored_controls(tasks, [], {tasks[0].id: "it timed out"})["copy"] == "it timed out"
+    controls = [JudgedTask(task=task, judgements=[], score=None, reason="it timed out") for task in tasks]
+    assert explain_unscored_controls(controls)["copy"] == "it timed out"
 
 
 def test_anchors_are_new_repeats_and_are_compared_with_the_first_answer(edited, suite, rubrics, tmp_path):

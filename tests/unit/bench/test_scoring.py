@@ -8,6 +8,7 @@ import pytest
 from kiwi.bench import report as reports
 from kiwi.bench.controls import measure_drift, summarize_controls
 from kiwi.bench.ledger import Judgement, JudgementKey
+from kiwi.bench.run_folder import RunIdentity
 from kiwi.bench.scoring import aggregate_scores, compute_differences, score_items
 from kiwi.bench.suites import BenchmarkItem, read_published_rows, read_suite
 from kiwi.errors import InputError
@@ -150,10 +151,12 @@ def test_drift_is_the_difference_to_the_first_answer():
 def make_report(items, judgements, **more):
     scored, unscored = score_items(OPENVE, items, judgements)
     about = {"controls": (), "drift": None, "excluded": {"creative_edit": 2}, "allow_partial": False} | more
+    identity = RunIdentity(
+        name="openve", title="mine_&_50%", items="", judge="scripted", version="1", rubrics={}, origin="own"
+    )
     return reports.BenchmarkReport(
-        suite=OPENVE, title="mine_&_50%", judge="scripted", version="1", rubrics="own",
-        result=aggregate_scores(OPENVE, items, scored, unscored, judgements), scored=scored,
-        published=read_published_rows(OPENVE), **about,
+        suite=OPENVE, identity=identity, scored=scored, published=read_published_rows(OPENVE),
+        result=aggregate_scores(OPENVE, items, scored, unscored, judgements), **about,
     )  # fmt: skip
 
 
