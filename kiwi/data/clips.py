@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -77,7 +76,4 @@ class EncodedImage:
 
 def _make_image_info(frames_FHWC: NDArray[np.uint8]) -> VideoInfo:
     _, height, width, _ = frames_FHWC.shape
-    return VideoInfo(
-        frames=1, height=height, width=width, fps=Fraction(1), duration=1.0, rotation=0,
-        pixel_format="rgb24", codec="image",
-    )  # fmt: skip
+    return VideoInfo(height=height, width=width)

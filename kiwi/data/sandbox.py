@@ -189,16 +189,7 @@ class RenderedClip:
         return self.item.render(self.part)[:max_frames]
 
     def read_info(self) -> VideoInfo:
-        return VideoInfo(
-            frames=self.item.frames,
-            height=self.item.height,
-            width=self.item.width,
-            fps=FPS,
-            duration=float(self.item.frames / FPS),
-            rotation=0,
-            pixel_format="rgb24",
-            codec="rendered",
-        )
+        return VideoInfo(frames=self.item.frames, height=self.item.height, width=self.item.width, fps=FPS)
 
     def hash_content(self) -> str:
         """Hash of everything that determines the rendering, computed without rendering."""

@@ -32,26 +32,19 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     try:
         # Local files only: a playlist with a video's suffix must not make ffmpeg fetch URLs.
         container = av.open(str(path.resolve()), options={"protocol_whitelist": "file"})
+    except FileNotFoundError:  # av.error.FileNotFoundError, which is an FFmpegError too
+        raise MediaError(f"the video {path} does not exist", code="missing-file", fix="check the path") from None
     except av.error.FFmpegError as error:
-        is_missing = isinstance(error, FileNotFoundError)
-        raise MediaError(
-            f"{path} cannot be opened as a video",
-            code="missing-file" if is_missing else "unreadable-video",
-            got=_describe_error(error),
-            fix="check the path" if is_missing else "get an undamaged copy of it",
-        ) from None
+        got = _describe_error(error)
+        raise MediaError(f"{path} cannot be opened as a video", code="unreadable-video", got=got) from None
     try:
         with container:
             stream = _select_video_stream(container, path)
             stream.thread_type = "AUTO"
             yield container, stream
     except av.error.FFmpegError as error:
-        raise MediaError(
-            f"{path} is truncated or corrupt",
-            code="damaged-video",
-            got=_describe_error(error),
-            fix="get an undamaged copy of it",
-        ) from None
+        got = _describe_error(error)
+        raise MediaError(f"{path} is truncated or corrupt", code="damaged-video", got=got) from None
 
 
 def _select_video_stream(container: Any, path: Path) -> Any:
@@ -76,11 +69,11 @@ def decode_frames(container: Any, stream: Any, path: Path) -> Iterator[tuple[Fra
     try:
         for packet in container.demux(stream):
             if packet.is_corrupt:  # a gap in a transport stream, which has no frame count
-                raise _make_damage_error(path, count, announced, "a part is missing or damaged")
+                raise _damage_error(path, count, announced, "a part is missing or damaged")
             empty += packet.size == 0 and packet.dts is not None  # how AVI marks repeated frames
             for frame in packet.decode():
                 if frame.is_corrupt:
-                    raise _make_damage_error(path, count, announced, "a frame is damaged")
+                    raise _damage_error(path, count, announced, "a frame is damaged")
                 if frame.pts is None:
                     time = Fraction(0) if previous is None else previous + step
                 else:
@@ -94,26 +87,26 @@ def decode_frames(container: Any, stream: Any, path: Path) -> Iterator[tuple[Fra
     except av.error.FFmpegError as error:
         with suppress(av.error.FFmpegError):  # intact frames that are still in the decoder
             count += sum(not frame.is_corrupt for frame in stream.decode(None))
-        raise _make_damage_error(path, count, announced, _describe_error(error)) from None
+        raise _damage_error(path, count, announced, _describe_error(error)) from None
     if announced is None:
         announced = _estimate_frames_by_duration(stream, count, end, step)
     if announced is not None and count + empty < announced:
-        raise _make_damage_error(path, count, announced, "the file ends early")
+        raise _damage_error(path, count, announced, "the file ends early")
     if count == 0:
-        raise MediaError(f"{path} has no frames", code="damaged-video", fix="get a complete copy of it")
+        raise MediaError(f"{path} has no frames", code="damaged-video")
 
 
-def _make_damage_error(path: Path, count: int, announced: int | None, reason: str) -> MediaError:
+def _damage_error(path: Path, count: int, announced: int | None, reason: str) -> MediaError:
     total = f"of {announced} announced" if announced is not None else "(its header announces no number)"
     return MediaError(
         f"{path} is truncated or corrupt: {count} frames {total} could be decoded ({reason})",
         code="damaged-video",
-        fix="get an undamaged copy of it, or read only the intact part with max_frames",
+        fix="get an undamaged copy of it, or read only its intact part with max_frames",
     )
 
 
 def announced_frames(container: Any, stream: Any) -> int | None:
-    """The number of frames in the header; None if it has none."""
+    """Read the number of frames in the header; None if it has none."""
     if not stream.frames:
         return None
     if "mp4" in container.format.name:
@@ -127,29 +120,15 @@ def announced_frames(container: Any, stream: Any) -> int | None:
 
 def _estimate_frames_by_duration(stream: Any, count: int, end: Fraction | None, step: Fraction) -> int | None:
     """The number of frames that Matroska and WebM announce by a duration; None unless over 1.5 frames are missing."""
-    duration = _parse_tagged_duration(stream)
-    if duration is None or end is None or duration - end < 1.5 * step:
+    text = next((value for tag, value in stream.metadata.items() if tag.upper().split("-")[0] == "DURATION"), "")
+    try:
+        hours, minutes, seconds = text.split(":")
+        duration = int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
+    except ValueError:  # no duration, or in another form
+        return None
+    if end is None or duration - end < 1.5 * step:
         return None
     return count + round((duration - end) / step)
-
-
-def _parse_tagged_duration(stream: Any) -> Fraction | None:
-    text = next((v for k, v in stream.metadata.items() if k.upper().split("-")[0] == "DURATION"), "")
-    parts = text.split(":")
-    with suppress(ValueError):
-        if len(parts) == 3:
-            return int(parts[0]) * 3600 + int(parts[1]) * 60 + Fraction(parts[2])
-    return None
-
-
-def duration_seconds(container: Any, stream: Any) -> float | None:
-    """The stream's duration in seconds by its header or tags; None if unknown."""
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    tagged = _parse_tagged_duration(stream)
-    if tagged:
-        return float(tagged)
-    return container.duration / av.time_base if container.duration else None
 
 
 def count_packets(container: Any, stream: Any) -> int:
@@ -163,10 +142,12 @@ def frame_rate(stream: Any) -> Fraction:
 
 
 def to_rgb(frame: Any, size: tuple[int, int], path: Path) -> np.ndarray:
-    """Convert a decoded frame to uint8 RGB `[H, W, 3]` of `size` (width, height), with transparency on white.
+    """Convert a decoded frame to uint8 RGB `[H, W, 3]`, with transparency on white; raises MediaError if it cannot be.
 
-    Raises:
-        MediaError: the pixel format cannot be converted.
+    Args:
+        frame: decoded frame.
+        size: width and height of the result before the frame is turned for display.
+        path: file of the frame, for the message.
     """
     frame.colorspace = _SUPPORTED_MATRICES.get(frame.colorspace, frame.colorspace)
     has_alpha = any(component.is_alpha for component in frame.format.components)
@@ -195,10 +176,10 @@ def to_rgb(frame: Any, size: tuple[int, int], path: Path) -> np.ndarray:
 
 
 def display_transform(frame: Any) -> tuple[bool, bool, bool]:
-    """Transform of a decoded frame for display: whether to transpose, then mirror x, then mirror y.
+    """Read from a decoded frame how to display it: whether to transpose, then mirror x, then mirror y.
 
-    It is read from the 3x3 display matrix (x' = a x + c y, y' = b x + d y); rotations are rounded to multiples of
-    90 degrees.
+    The frame's 3x3 display matrix maps x to a x + c y and y to b x + d y; rotations are rounded to multiples of 90
+    degrees.
     """
     matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
     if matrix is None:

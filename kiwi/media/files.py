@@ -1,7 +1,7 @@
-"""Files: atomic writes, paths that stay inside their folder, content hashes.
+"""Atomic writes of files and folders, paths that stay inside their folder, content hashes.
 
 kiwi writes everything to disk through `atomic_path` or `atomic_folder`, so that a killed run never leaves an incomplete
-file under its final name. Every path in a data file goes through `resolve_inside`.
+file under its final name. Every path that is read from a data file goes through `resolve_inside`.
 """
 
 import ctypes
@@ -63,14 +63,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path, unexpected_files: UnexpectedFiles) -> Iterator[Path]:
     """Yield an empty folder beside `path`, which replaces `path` and its contents if the block succeeds.
 
-    Before the rename its files get ordinary permissions and are synced to disk.
-
-    Args:
-        path: folder to write.
-        unexpected_files: lists the files of an existing folder that must not be lost.
-
-    Raises:
-        InputError: the same errors as `require_replaceable`.
+    Before the rename its files get ordinary permissions and are synced to disk. Arguments and errors are those of
+    `require_replaceable`.
     """
     path = require_replaceable(path, unexpected_files)
     _warn_about_leftovers(path)
@@ -110,9 +104,7 @@ def require_replaceable(path: str | Path, unexpected_files: UnexpectedFiles) -> 
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file, not a folder", code="not-a-folder", fix="choose another path")
     if path.is_mount():
-        raise InputError(
-            f"{path} is a mount point, which cannot be replaced", code="unwritable-folder", fix="choose a folder in it"
-        )
+        raise InputError(f"{path} is a mount point", code="unwritable-folder", fix="choose a folder in it")
     with report_unwritable(path):
         unexpected = unexpected_files(path) if path.is_dir() else []
     if unexpected:
@@ -121,7 +113,6 @@ def require_replaceable(path: str | Path, unexpected_files: UnexpectedFiles) -> 
             f"{path} has files that would be lost if it were replaced",
             code="occupied-folder",
             got=", ".join(unexpected[:5]) + more,
-            expected="a new path, an empty folder, or a folder of the same kind without other files",
             fix="choose another path, or move these files",
         )
     require_writable(path)
@@ -129,21 +120,13 @@ def require_replaceable(path: str | Path, unexpected_files: UnexpectedFiles) -> 
 
 
 def require_writable(path: Path) -> None:
-    """Check that `path` can be written, by writing beside it, since permissions alone do not show read-only disks.
-
-    Raises:
-        InputError: the name is invalid, or the parent folder does not exist or is not writable.
-    """
+    """Raise InputError if `path` cannot be written; tested by writing beside it, since some disks are read-only."""
     _require_name(path)
     _make_unfinished(path).rmdir()
 
 
 def make_folder(path: str | Path) -> Path:
-    """Create a folder and its missing parents, and return its path.
-
-    Raises:
-        InputError: a part of the path is a file or is not writable.
-    """
+    """Create a folder and its missing parents, and return its path. Raises InputError if that is impossible."""
     path = Path(path)
     with report_unwritable(path, "created"):
         path.mkdir(parents=True, exist_ok=True)
@@ -151,17 +134,11 @@ def make_folder(path: str | Path) -> Path:
 
 
 def require_no_overlap(target: Path, source: Path) -> None:
-    """Check that an output and an input are separate: neither is, or is inside, the other.
-
-    Raises:
-        InputError: they overlap.
-    """
+    """Raise InputError if an output and an input are the same path, or one is inside the other."""
     output, existing = Path(os.path.realpath(target)), Path(os.path.realpath(source))  # unlike resolve(), never raises
     if existing.exists() and (existing.is_relative_to(output) or output.is_relative_to(existing)):
         relation = "is" if existing == output else "contains" if existing.is_relative_to(output) else "is inside"
-        raise InputError(
-            f"the output {target} {relation} the input {source}", code="output-is-input", fix="choose another output"
-        )
+        raise InputError(f"the output {target} {relation} the input {source}", code="output-is-input")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -171,11 +148,9 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, data: Any) -> None:
-    """Write `data` as indented JSON, atomically.
+    """Write `data` as indented JSON, atomically. Raises the errors of `atomic_path`.
 
-    Raises:
-        InputError: the same errors as `atomic_path`.
-        TypeError, ValueError: JSON cannot represent the data (NaN and infinity included); nothing is written.
+    If JSON cannot represent the data (such as NaN), a TypeError or ValueError is raised, and nothing is written.
     """
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -193,26 +168,20 @@ def resolve_inside(base: str | Path, relative: str | Path, what: str = "path") -
         raise InputError(f"the {what} is not a path", code="invalid-path", got=repr(text), expected=f"a path in {base}")
     # Windows drive and UNC paths are rejected on every system; Path() does not recognise them on Linux.
     if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith("\\"):
-        raise InputError(
-            f"the {what} {text!r} is absolute", code="path-outside-folder", expected=f"a path relative to {base}"
-        )
+        expected = f"a path relative to {base}"
+        raise InputError(f"the {what} {text!r} is absolute", code="path-outside-folder", expected=expected)
     root = Path(base).resolve()
     try:
         resolved = (root / text).resolve()
     except (OSError, RuntimeError) as error:  # a loop of symlinks
         raise InputError(f"the {what} {text!r} cannot be resolved", code="invalid-path", got=error) from None
     if not resolved.is_relative_to(root):
-        raise InputError(
-            f"the {what} {text!r} leaves the folder {base}",
-            code="path-outside-folder",
-            got=resolved,
-            expected=f"a path inside {root}",
-        )
+        raise InputError(f"the {what} {text!r} leaves the folder {root}", code="path-outside-folder", got=resolved)
     return resolved
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file's content, as 64 hexadecimal digits. Raises the errors of `require_file`."""
+    """Compute the SHA-256 of a file's content, as 64 hexadecimal digits. Raises the errors of `require_file`."""
     with require_file(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -233,18 +202,11 @@ def report_unwritable(folder: Path, action: str = "written to") -> Iterator[None
     try:
         yield
     except FileNotFoundError:
-        raise InputError(
-            f"the folder {folder} does not exist",
-            code="missing-folder",
-            fix=f"create it: mkdir -p {shlex.quote(str(folder))}",
-        ) from None
+        fix = f"create it: mkdir -p {shlex.quote(str(folder))}"
+        raise InputError(f"the folder {folder} does not exist", code="missing-folder", fix=fix) from None
     except OSError as error:
-        raise InputError(
-            f"the folder {folder} cannot be {action}",
-            code="unwritable-folder",
-            got=error.strerror,
-            fix="change its permissions or choose another folder",
-        ) from None
+        got = error.strerror
+        raise InputError(f"the folder {folder} cannot be {action}", code="unwritable-folder", got=got) from None
 
 
 def _require_name(path: Path) -> None:
@@ -272,15 +234,15 @@ def _warn_about_leftovers(path: Path) -> None:
 
 def _sync_folder(folder: Path, mode: int) -> None:
     """Give a folder's contents ordinary permissions (safetensors writes private files) and sync them to disk."""
-    mask = _read_umask()
+    umask = _read_umask()
     for path in folder.rglob("*"):
-        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
         _sync(path)
     folder.chmod(mode)
     _sync(folder)
 
 
-def _swap_names(a: Path, b: Path) -> bool:
+def _swap_names(first: Path, second: Path) -> bool:
     """Swap two paths in one step, so that neither is ever missing if the process is killed.
 
     Returns False where this is unsupported: on systems other than Linux, and on file systems such as NFS.
@@ -290,7 +252,7 @@ def _swap_names(a: Path, b: Path) -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     current_folder, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return bool(rename(current_folder, os.fsencode(a), current_folder, os.fsencode(b), exchange) == 0)
+    return bool(rename(current_folder, os.fsencode(first), current_folder, os.fsencode(second), exchange) == 0)
 
 
 def _get_permissions(path: Path, ordinary: int) -> int:
@@ -300,9 +262,9 @@ def _get_permissions(path: Path, ordinary: int) -> int:
 
 
 def _read_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def _sync(path: Path) -> None:

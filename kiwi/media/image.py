@@ -1,4 +1,4 @@
-"""Images: reading to 8-bit RGB, writing, and resizing of images and video frames.
+"""Reading of images to 8-bit RGB, writing, and resizing of images and video frames.
 
 `fit_size` and `smart_resize` compute sizes; `crop_resize`, `resize` and `letterbox` resample to them, always with PIL
 bicubic as in the published pipeline.
@@ -39,20 +39,11 @@ def read_image(source: Path | str | bytes, *, name: str | None = None) -> np.nda
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image), title)
         except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise MediaError(
-                f"{title} is truncated or corrupt",
-                code="damaged-image",
-                got=error,
-                fix="get an undamaged copy of it",
-            ) from None
+            raise MediaError(f"{title} is truncated or corrupt", code="damaged-image", got=error) from None
 
 
 def check_image(source: Path | str | bytes, *, name: str | None = None) -> None:
-    """Check that `source` is an image within the size limit; only its header is read.
-
-    Raises:
-        MediaError: like `read_image`, but damage after the header is not detected.
-    """
+    """Raise the MediaErrors of `read_image`, except for damage after the header: only the header is read."""
     _open_image(source, _describe_source(source, name)).close()
 
 
@@ -63,18 +54,14 @@ def write_image(path: Path | str, image_HWC: np.ndarray) -> None:
         InputError: an unsupported suffix, pixels that are not uint8 RGB, or a missing folder.
     """
     path = Path(path)
-    kind = _WRITERS.get(path.suffix.lower())
-    if kind is None:
-        raise InputError(
-            f"cannot write the image {path}",
-            code="wrong-suffix",
-            got=f"suffix {path.suffix!r}",
-            expected=" or ".join(_WRITERS),
-        )
+    file_format = _WRITERS.get(path.suffix.lower())
+    if file_format is None:
+        expected = f"a path that ends in {' or '.join(_WRITERS)}"
+        raise InputError(f"cannot write the image {path}", code="wrong-suffix", expected=expected)
     image = _to_pil(require_rgb(image_HWC, "HWC"))
-    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    options = {"quality": 95, "subsampling": 0} if file_format == "JPEG" else {}
     with atomic_path(path) as temporary:
-        image.save(temporary, kind, **options)
+        image.save(temporary, file_format, **options)
 
 
 def fit_size(height: int, width: int, *, max_pixels: int | None, multiple: int) -> tuple[int, int]:
@@ -173,18 +160,15 @@ def letterbox(image_HWC: np.ndarray, height: int, width: int, *, shrink: float =
         raise InputError("shrink is out of range", code="out-of-range", got=shrink, expected="above 0, at most 1")
     fitted = _fit_inside(image.size, (width, height))
     # Resampled once to the final size, because resampling twice would blur.
-    small = tuple(max(1, round(side * shrink)) for side in fitted)
+    new_width, new_height = (max(1, round(side * shrink)) for side in fitted)
     canvas = Image.new("RGB", (width, height), _WHITE)
-    offset = (round((width - small[0]) * 0.5), round((height - small[1]) * 0.5))
-    canvas.paste(image.resize((small[0], small[1]), Image.Resampling.BICUBIC), offset)
+    offset = (round((width - new_width) * 0.5), round((height - new_height) * 0.5))
+    canvas.paste(image.resize((new_width, new_height), Image.Resampling.BICUBIC), offset)
     return np.array(canvas)
 
 
 def contact_sheet(
-    rows: list[list[np.ndarray]],
-    labels: list[str] | None = None,
-    column_titles: list[str] | None = None,
-    gap: int = 4,
+    rows: list[list[np.ndarray]], labels: list[str] | None = None, column_titles: list[str] | None = None, gap: int = 4
 ) -> np.ndarray:
     """Arrange images in a grid `[H, W, 3]`, with a label to the left of each row and a title above each column.
 
@@ -225,30 +209,21 @@ def _describe_source(source: Path | str | bytes, name: str | None) -> str:
 
 def _open_image(source: Path | str | bytes, title: str) -> Image.Image:
     """Open an image of an accepted format and size; its pixels are not decoded."""
-    too_large = MediaError(
-        f"{title} has more than {MAX_IMAGE_PIXELS / 1e6:.0f} megapixels",
-        code="image-too-large",
-        fix="downscale it first",
-    )
+    problem = f"{title} has more than {MAX_IMAGE_PIXELS / 1e6:.0f} megapixels"
+    too_large = MediaError(problem, code="image-too-large", fix="downscale it first")
     try:
         Image.init()  # registers every reader that this build of Pillow has; a second call is free
         stream = io.BytesIO(source) if isinstance(source, bytes) else source
-        image = Image.open(stream, formats=[kind for kind in _FORMATS if kind in Image.OPEN])
+        image = Image.open(stream, formats=[name for name in _FORMATS if name in Image.OPEN])
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise too_large from None
     except UnidentifiedImageError:
-        raise MediaError(
-            f"{title} is not an image", code="unreadable-image", expected="PNG, JPEG, WebP or another raster format"
-        ) from None
+        expected = "PNG, JPEG, WebP or another raster format"
+        raise MediaError(f"{title} is not an image", code="unreadable-image", expected=expected) from None
     except FileNotFoundError:
         raise MediaError(f"the image {title} does not exist", code="missing-file", fix="check the path") from None
     except (OSError, SyntaxError, ValueError) as error:
-        raise MediaError(
-            f"{title} cannot be read as an image",
-            code="unreadable-image",
-            got=error,
-            fix="get an undamaged copy of it",
-        ) from None
+        raise MediaError(f"{title} cannot be read as an image", code="unreadable-image", got=error) from None
     if image.width * image.height > MAX_IMAGE_PIXELS:
         image.close()
         raise too_large
@@ -258,12 +233,8 @@ def _open_image(source: Path | str | bytes, title: str) -> Image.Image:
 def _to_rgb(image: Image.Image, title: str) -> np.ndarray:
     values = np.asarray(image).astype(np.int64) if image.mode.startswith("I") else None
     if image.mode == "F" or (values is not None and (values.min() < 0 or values.max() > 65535)):
-        raise MediaError(
-            f"the brightness range of {title} is unknown",
-            code="unsupported-colours",
-            got=f"{'floating-point' if image.mode == 'F' else '32-bit'} pixels",
-            expected="8 or 16 bits per channel",
-        )
+        problem = f"{title} has 32-bit or floating-point pixels, whose range is unknown"
+        raise MediaError(problem, code="unsupported-colours", expected="8 or 16 bits per channel")
     if values is not None:
         gray = ((values + 128) // 257).astype(np.uint8)
         return np.repeat(gray[:, :, None], 3, axis=2)
@@ -298,11 +269,7 @@ def _to_pil(image_HWC: np.ndarray) -> Image.Image:
 
 
 def require_rgb(pixels: np.ndarray, axes: str) -> np.ndarray:
-    """Return the pixels if they are uint8 RGB, not empty, and have the axes "HWC" or "FHWC".
-
-    Raises:
-        InputError: otherwise; the message has both types and shapes.
-    """
+    """Return the pixels if they are uint8 RGB, not empty, and have the axes "HWC" or "FHWC", else raise InputError."""
     if pixels.dtype != np.uint8 or pixels.ndim != len(axes) or pixels.shape[-1] != 3 or not pixels.size:
         raise InputError(
             "not an RGB image" if axes == "HWC" else "not RGB frames",

@@ -1,4 +1,4 @@
-"""The output folder of a resumable command. It records the settings it was started with, and accepts no others."""
+"""The output folder of a resumable command, which records the settings it was started with and accepts no others."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -16,16 +16,13 @@ LOCK_FILE = ".lock"
 
 
 def open_run_dir(record: Path, settings: Mapping[str, Any], kind: str, allowed: Collection[str] = ()) -> Path:
-    """Create the folder of a new run, or check that an existing folder can be resumed with these settings.
+    """Create the folder of a new run, or check that an existing one can be resumed with these settings; return it.
 
     Args:
         record: JSON file in the folder, for the settings.
         settings: plain data that must not change between runs that write to the folder.
         kind: description of the folder with an article, such as "an export", for messages.
         allowed: names of files that may exist in a folder without a record.
-
-    Returns:
-        The folder.
 
     Raises:
         InputError: the folder was started with different settings (the message lists them), its record cannot be read,
@@ -36,19 +33,12 @@ def open_run_dir(record: Path, settings: Mapping[str, Any], kind: str, allowed: 
         with report_unwritable(folder):
             unexpected = sorted({path.name for path in folder.iterdir()} - {LOCK_FILE, *allowed})
         if unexpected:
-            raise InputError(
-                f"{folder} exists and is not {kind}",
-                code="occupied-folder",
-                got=", ".join(unexpected[:5]),
-                fix="choose a new or an empty folder",
-            )
+            problem, got = f"{folder} exists and is not {kind}", ", ".join(unexpected[:5])
+            raise InputError(problem, code="occupied-folder", got=got, fix="choose a new or an empty folder")
         write_json(record, settings)
     elif (recorded := read_record(record)) != settings:
-        differing = [
-            key
-            for key in {**settings, **recorded}
-            if key not in settings or key not in recorded or settings[key] != recorded[key]
-        ]
+        absent = object()
+        differing = [k for k in {**settings, **recorded} if settings.get(k, absent) != recorded.get(k, absent)]
         raise InputError(
             f"{folder} holds {kind} with different settings",
             code="changed-settings",
@@ -71,11 +61,8 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            raise InputError(
-                f"another process is working in {folder}",
-                code="locked-folder",
-                fix="wait for it to finish, or choose another folder",
-            ) from None
+            fix = "wait for it to finish, or choose another folder"
+            raise InputError(f"another process is working in {folder}", code="locked-folder", fix=fix) from None
     try:
         yield
     finally:
@@ -89,9 +76,8 @@ def read_record(record: Path) -> dict[str, Any]:
         if not isinstance(settings, dict):
             raise ValueError(f"a JSON {type(settings).__name__}, not an object")
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{record} cannot be read", code="unreadable-file", got=error, fix="choose another folder"
-        ) from None
+        fix = "choose another folder"
+        raise InputError(f"{record} cannot be read", code="unreadable-file", got=error, fix=fix) from None
     return settings
 
 

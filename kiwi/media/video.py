@@ -24,7 +24,6 @@ from kiwi.media.decoding import (
     count_packets,
     decode_frames,
     display_transform,
-    duration_seconds,
     frame_rate,
     open_video,
     to_rgb,
@@ -44,20 +43,22 @@ _MAX_RATE_TERM = 2**31 - 1  # ffmpeg stores rates as two 32-bit integers
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """The properties of a video file; height and width as displayed (after rotation).
+    """The properties of a video; the defaults are those of an image, which is a video of one frame.
 
-    `frames` is the number in the header, or else the number of packets; `rotation` is the clockwise rotation for
-    display in degrees (0, 90, 180, 270); `duration` is in seconds.
+    Args:
+        frames: number of frames by the header, or else number of packets.
+        height, width: size as displayed, after rotation.
+        fps: frames per second.
+        rotation: clockwise rotation for display in degrees (0, 90, 180, 270).
+        pixel_format: ffmpeg's name of the stored pixel format.
     """
 
-    frames: int
+    frames: int = 1
     height: int
     width: int
-    fps: Fraction
-    duration: float
-    rotation: int
-    pixel_format: str
-    codec: str
+    fps: Fraction = Fraction(1)
+    rotation: int = 0
+    pixel_format: str = "rgb24"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,22 +90,9 @@ def probe(path: str | Path) -> VideoInfo:
     path = Path(path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         height, width, _ = read_image(path).shape
-        codec = path.suffix[1:].lower()
-        return VideoInfo(
-            frames=1,
-            height=height,
-            width=width,
-            fps=Fraction(1),
-            duration=1.0,
-            rotation=0,
-            pixel_format="rgb24",
-            codec=codec,
-        )
+        return VideoInfo(height=height, width=width)
     with open_video(path) as (container, stream):
         frames = announced_frames(container, stream) or count_packets(container, stream)
-        fps = frame_rate(stream)
-        duration = duration_seconds(container, stream) or float(frames / fps)
-        codec = stream.codec_context.name
     with open_video(path) as (container, stream):
         _, first = next(decode_frames(container, stream, path))
         transposed, flip_x, flip_y = display_transform(first)
@@ -117,11 +105,9 @@ def probe(path: str | Path) -> VideoInfo:
             frames=frames,
             height=height,
             width=width,
-            fps=fps,
-            duration=duration,
+            fps=frame_rate(stream),
             rotation=rotation,
             pixel_format=first.format.name,
-            codec=codec,
         )
 
 
@@ -153,16 +139,13 @@ def read_video(
         return Video(read_image(path)[None], Fraction(1))
     with open_video(path) as (container, stream):
         frames = decode_frames(container, stream, path)
-        sampled = (
-            (frame for _, frame in frames)
-            if output_fps is None
-            else _resample(frames, output_fps, 1 / frame_rate(stream))
-        )
-        pixels = _convert_frames(islice(sampled, start, stop), path)
+        if output_fps is None:
+            selected = islice((frame for _, frame in frames), start, stop)
+        else:
+            selected = islice(_resample(frames, output_fps, 1 / frame_rate(stream)), start, stop)
+        pixels = _convert_frames(selected, path)
         if not pixels:
-            raise InputError(
-                f"{path} has no frame {start}", code="out-of-range", expected="start below its number of frames"
-            )
+            raise InputError(f"{path} has no frame {start}", code="out-of-range", expected="a smaller start")
         return Video(np.stack(pixels), output_fps or frame_rate(stream))
 
 
@@ -181,9 +164,7 @@ def write_video(path: str | Path, frames_FHWC: np.ndarray, fps: float | Fraction
     path = Path(path)
     require_rgb(frames_FHWC, "FHWC")
     if path.suffix.lower() != ".mp4":
-        raise InputError(
-            f"cannot write the video {path}", code="wrong-suffix", got=f"suffix {path.suffix!r}", expected=".mp4"
-        )
+        raise InputError(f"cannot write the video {path}", code="wrong-suffix", expected="a path that ends in .mp4")
     if not 0 <= crf <= 51:
         raise InputError("crf is out of range", code="out-of-range", got=crf, expected="0 (lossless) to 51")
     rate = _to_rational_rate(fps)
@@ -191,10 +172,8 @@ def write_video(path: str | Path, frames_FHWC: np.ndarray, fps: float | Fraction
         try:
             _encode_video(temporary, frames_FHWC, rate, crf)
         except av.error.FFmpegError as error:
-            size = f"{frames_FHWC.shape[2]}x{frames_FHWC.shape[1]}"
-            raise MediaError(
-                f"{path} could not be encoded at {size}, {rate} fps", code="encoding-failed", got=error
-            ) from None
+            problem = f"{path} could not be encoded at {frames_FHWC.shape[2]}x{frames_FHWC.shape[1]}, {rate} fps"
+            raise MediaError(problem, code="encoding-failed", got=error) from None
 
 
 def to_uint8(video: np.ndarray) -> np.ndarray:
@@ -204,19 +183,12 @@ def to_uint8(video: np.ndarray) -> np.ndarray:
         InputError: an array that is not floating-point, or has NaN or infinite values.
     """
     if not np.issubdtype(video.dtype, np.floating):
-        raise InputError(
-            "the video is not floating-point", code="invalid-pixels", got=video.dtype, expected="values in [-1, 1]"
-        )
-    values = video.astype(
-        np.promote_types(video.dtype, np.float32)
-    )  # a copy, because float16 cannot represent 127.5 steps
-    if not np.isfinite(values).all():
-        invalid_count = int(values.size - np.isfinite(values).sum())
-        raise InputError(
-            f"the video has NaN or infinite values ({invalid_count} of {values.size})",
-            code="not-finite",
-            fix="check the model's weights and its input",
-        )
+        raise InputError("the video is not floating-point", code="invalid-pixels", got=video.dtype)
+    # A copy, in float32 or wider because float16 cannot represent all steps of 1 / 127.5.
+    values = video.astype(np.promote_types(video.dtype, np.float32))
+    if invalid_count := int(values.size - np.isfinite(values).sum()):
+        problem = f"the video has NaN or infinite values ({invalid_count} of {values.size})"
+        raise InputError(problem, code="not-finite", fix="check the model's weights and its input")
     values += 1
     values *= 127.5
     return np.rint(values, out=values).clip(0, 255).astype(np.uint8)
