@@ -34,8 +34,8 @@ from kiwi.models.dit.base import WanBase, read_wan_transformer
 from kiwi.models.mllm.encoder import MllmEncoder, QwenVL
 from kiwi.models.sampling import EditingDefaults, Sampling
 from kiwi.models.tuning import Frozen
-from kiwi.models.vae.formats import original_state
-from kiwi.models.vae.wan import WanVae, published_config
+from kiwi.models.vae.formats import to_original_state
+from kiwi.models.vae.wan import WanVae, make_published_config
 from kiwi.weights.adapters import merge_adapters, split_adapters, without_base_layer
 from kiwi.weights.files import State, choose_lossless_dtype, read_json, read_weights, write_weights
 from kiwi.weights.hub import locate
@@ -119,7 +119,7 @@ def export_diffusers(folder: Path, target: Path, report: Report, dtype: torch.dt
     configs |= {"transformer": make_transformer_config(config)}
     configs |= {"mllm_encoder": make_encoder_config(config, mllm.hidden_size)}
     with atomic_folder(target, list_unexpected_files) as new:
-        _write_part(new / "vae", original_state(vae.vae), published_config(vae))
+        _write_part(new / "vae", to_original_state(vae.vae), make_published_config(vae))
         for part, weights in parts.items():
             _write_part(new / part, weights, configs[part])
         language = _merge_mllm_adapters(mllm, state, report)

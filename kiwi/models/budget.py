@@ -154,7 +154,7 @@ def _require_supported_size(workload: Workload, model: KiwiEdit) -> None:
 def _make_inputs(model: KiwiEdit, workload: Workload) -> tuple[Conditions, Tensor]:
     vae, task = model.vae, TaskKind.of(workload.frames, workload.references)
     size = (workload.height // vae.spatial_factor, workload.width // vae.spatial_factor)
-    latents = torch.empty(1, vae.channels, vae.latent_frames(workload.frames), *size)
+    latents = torch.empty(1, vae.channels, 1 + (workload.frames - 1) // vae.temporal_factor, *size)
     reference_tokens = workload.references * workload.reference_tokens * bool(model.latent.layers)
     tokens = reference_tokens + len(model.query.queries_for(task))
     context = Context(torch.empty(1, tokens, model.config.dit.dim), None)

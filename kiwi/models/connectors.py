@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kiwi.encoded import TaskKind
 from kiwi.errors import SpecError
 from kiwi.models.mllm.prompting import Prompt, gather_tokens
-from kiwi.spec import Spec
+from kiwi.spec import Spec, require_positive
 
 HiddenStates = Mapping[int, Tensor]
 """The MLLM's hidden states (B, S, M) by layer; -1 is the output of the final norm."""
@@ -87,9 +87,8 @@ class QueryConnector(QuerySpec):
     layers: tuple[int, ...] = (-1,)
 
     def __post_init__(self) -> None:
-        if min(self.image, self.video, self.reference) < 1:
-            raise SpecError("every task kind needs at least one query", code="out-of-range", got=self)
-        _require_layers(self.layers, self)
+        require_positive(self, "image", "video", "reference")
+        _require_layers(self.layers)
 
     def build(self, mllm_dim: int, dit_dim: int) -> QueryConnectorModule:
         return LearnableQueryModule(self, mllm_dim, dit_dim)
@@ -139,7 +138,7 @@ class LatentConnector(LatentSpec):
     layers: tuple[int, ...] = (-1,)
 
     def __post_init__(self) -> None:
-        _require_layers(self.layers, self)
+        _require_layers(self.layers)
 
     def build(self, mllm_dim: int, dit_dim: int) -> Connector:
         return LatentConnectorModule(self, mllm_dim, dit_dim)
@@ -187,10 +186,15 @@ class NoConnectorModule(QueryConnectorModule):
 
 def join_contexts(references: Context, queries: Context) -> Context:
     """Concatenate both parts of the DiT's context as [reference tokens, query tokens]."""
-    tokens = torch.cat((references.tokens_BND, queries.tokens_BND), dim=1)
-    if references.mask_BN is None and queries.mask_BN is None:
+    parts = (references, queries)
+    tokens = torch.cat([part.tokens_BND for part in parts], dim=1)
+    if all(part.mask_BN is None for part in parts):
         return Context(tokens, None)
-    return Context(tokens, torch.cat((_full_mask(references), _full_mask(queries)), dim=1))
+    masks = [
+        tokens.new_ones(part.tokens_BND.shape[:2], dtype=torch.bool) if part.mask_BN is None else part.mask_BN
+        for part in parts
+    ]
+    return Context(tokens, torch.cat(masks, dim=1))
 
 
 def mlp(in_dim: int, out_dim: int) -> nn.Sequential:
@@ -208,11 +212,6 @@ def connect(connector: nn.Module, states: HiddenStates, layers: Sequence[int], m
     return Context(connector(features.to(dtype)), mask_BN)
 
 
-def _full_mask(context: Context) -> Tensor:
-    shape, device = context.tokens_BND.shape[:2], context.tokens_BND.device
-    return torch.ones(shape, dtype=torch.bool, device=device) if context.mask_BN is None else context.mask_BN
-
-
-def _require_layers(layers: tuple[int, ...], spec: Spec) -> None:
+def _require_layers(layers: tuple[int, ...]) -> None:
     if not layers or len(set(layers)) < len(layers):
-        raise SpecError("layers must name at least one MLLM layer, and none twice", code="invalid-layers", got=spec)
+        raise SpecError("layers must name at least one MLLM layer, and none twice", code="invalid-layers", got=layers)

@@ -23,7 +23,7 @@ from kiwi.encoded import PixelsOrFeatures, TaskKind
 from kiwi.keyed import forked_rng
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import Connector, Context, QueryConnectorModule, join_contexts
-from kiwi.models.dit.attention import KeysValues, Rope, rope_table
+from kiwi.models.dit.attention import KeysValues, Rope, compute_rope
 from kiwi.models.dit.transformer import DiT
 from kiwi.models.injection import Injection
 
@@ -134,7 +134,7 @@ class KiwiEdit(nn.Module):
         # Added tokens are whole frames of the video's grid; rotary positions follow the order of the sequence.
         num_added = self.source.num_added_tokens(source) + self.reference.num_added_tokens(reference)
         frames += num_added // (height * width)
-        rope = rope_table(frames, height, width, self.config.dit.head_dim, device=source.device).float()
+        rope = compute_rope(frames, height, width, self.config.dit.head_dim, device=source.device).float()
         return PreparedConditions(self.dit.project_context(*conditions.context), source, reference, rope, grid)
 
     def velocity(

@@ -23,7 +23,7 @@ from kiwi.flow.schedule import FlowSchedule
 from kiwi.keyed import forked_rng
 from kiwi.media.files import write_json
 from kiwi.models.connectors import Context
-from kiwi.models.dit.attention import KeysValues, Rope, rope_table
+from kiwi.models.dit.attention import KeysValues, Rope, compute_rope
 from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.vae.wan import VaeSpec
 from kiwi.spec import Spec, require_positive, to_dict
@@ -156,7 +156,7 @@ class TextToVideo(nn.Module):
     def prepare(self, context: Context, latent_shape: Sequence[int]) -> PreparedText:
         """Compute once per video: every block's keys and values, and the rotary embedding for latents of this shape."""
         grid = self.dit.patch_embedding.grid(latent_shape[2:])
-        rope = rope_table(*grid, self.config.dit.head_dim, device=context.tokens_BND.device).float()
+        rope = compute_rope(*grid, self.config.dit.head_dim, device=context.tokens_BND.device).float()
         return PreparedText(self.dit.project_context(*context), rope, grid)
 
     def velocity(self, latents_BCFHW: Tensor, sigma_B: Tensor, prepared: PreparedText) -> Tensor:

@@ -16,6 +16,9 @@ class TuningSpec(Spec, ABC):
     """Base class of all specs that say how a pretrained part is trained."""
 
     @abstractmethod
+    def is_trainable(self, name: str) -> bool:
+        """Whether the tensor of this name is trained."""
+
     def apply(self, module: nn.Module, targets: Sequence[str]) -> None:
         """Make exactly the trainable weights of a module require gradients, and add adapters if the spec has any.
 
@@ -23,18 +26,13 @@ class TuningSpec(Spec, ABC):
             module: module with its pretrained weights; changed in place.
             targets: name endings of the linear layers that get adapters by default.
         """
-
-    @abstractmethod
-    def is_trainable(self, name: str) -> bool:
-        """Whether the tensor of this name is trained."""
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(self.is_trainable(name))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frozen(TuningSpec):
     """All of the part's weights are frozen."""
-
-    def apply(self, module: nn.Module, targets: Sequence[str]) -> None:
-        module.requires_grad_(False)
 
     def is_trainable(self, name: str) -> bool:
         return False
@@ -43,9 +41,6 @@ class Frozen(TuningSpec):
 @dataclass(frozen=True, kw_only=True)
 class Full(TuningSpec):
     """All of the part's weights are trained."""
-
-    def apply(self, module: nn.Module, targets: Sequence[str]) -> None:
-        module.requires_grad_(True)
 
     def is_trainable(self, name: str) -> bool:
         return True
@@ -74,7 +69,6 @@ class Lora(TuningSpec):
 
         targets = list(self.targets or targets)
         _require_linear(module, targets)
-        module.requires_grad_(False)
         config = LoraConfig(r=self.rank, lora_alpha=self.rank, lora_dropout=0.0, target_modules=targets)
         # On the device of the weights, because the default device may be another (such as the meta device).
         with next(module.parameters()).device:
@@ -82,7 +76,7 @@ class Lora(TuningSpec):
         for name, parameter in module.named_parameters():
             if is_adapter(name):
                 parameter.data = parameter.data.float()
-                parameter.requires_grad_(True)
+        super().apply(module, targets)
 
     def is_trainable(self, name: str) -> bool:
         return is_adapter(name)

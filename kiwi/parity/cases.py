@@ -11,7 +11,7 @@ from kiwi.flow.schedule import FlowSchedule, add_noise, find_nearest_index, velo
 from kiwi.flow.solvers import EulerSolver
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import Context, join_contexts, mlp
-from kiwi.models.dit.attention import rope_table
+from kiwi.models.dit.attention import compute_rope
 from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.injection import AddSource, AppendReference, NoReference, NoSource, PrependReference
 from kiwi.models.kiwi import Conditions, KiwiEdit, PreparedConditions
@@ -116,7 +116,7 @@ def compute_dit(case: Case) -> dict[str, Tensor]:
         if name == "c_source_ref_last":
             out |= tokens
     frames, height, width = case.meta["token_grid_f_h_w"]
-    table = rope_table(frames + recorded["ref"].shape[2], height, width, case.meta["config"]["head_dim"])
+    table = compute_rope(frames + recorded["ref"].shape[2], height, width, case.meta["config"]["head_dim"])
     return out | {"c_rope_cos": table.cos_LK, "c_rope_sin": table.sin_LK}
 
 

@@ -40,7 +40,7 @@ def compute_mllm(case: Case) -> dict[str, Tensor]:
         states = encoder(prompt, queries, query.layers + latent.layers)
         vision = encoder.vision_features(prompt)
         out[f"{kind}/inputs_embeds"] = encoder.embed(prompt, vision, queries).embeds_BSM
-        out[f"{kind}/position_ids"] = encoder.position_ids(prompt)
+        out[f"{kind}/position_ids"] = encoder.compute_position_ids(prompt)
         out[f"{kind}/hidden_states"] = states[-1]
         out[f"{kind}/query_features"] = gather_tokens(states[-1], prompt.tail_BS(len(queries)))[0]
         out[f"{kind}/context"] = join_contexts(latent(states, prompt), query(states, prompt)).tokens_BND
@@ -50,7 +50,7 @@ def compute_mllm(case: Case) -> dict[str, Tensor]:
             out["reference/ref_features"] = gather_tokens(states[-1], prompt.references_BS)[0]
     for seconds in SECONDS:
         whole_seconds = 1 if seconds == "missing" else int(float(seconds))
-        positions = encoder.position_ids(prompts[TaskKind.video], whole_seconds)
+        positions = encoder.compute_position_ids(prompts[TaskKind.video], whole_seconds)
         out[f"position_ids_video_second_per_grid_{seconds}"] = positions
     return out
 

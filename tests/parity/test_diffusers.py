@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from kiwi.models.dit.attention import rope_table
+from kiwi.models.dit.attention import compute_rope
 from kiwi.models.dit.transformer import DiTConfig
 from kiwi.weights.names import TEXT_EMBEDDING, dit_from_diffusers, dit_to_diffusers
 from kiwi.weights.strict import load_strict
@@ -38,7 +38,7 @@ def test_velocity_equals_diffusers(pair, timesteps):
         expected = diffusers_dit(latents, timestep, text).sample
         # kiwi's DiT has no text embedding: it gets the output of diffusers'.
         context = kiwi_dit.project_context(diffusers_dit.condition_embedder.text_embedder(text), None)
-        rope = rope_table(*kiwi_dit.patch_embedding.grid(latents.shape[2:]), kiwi_dit.config.head_dim)
+        rope = compute_rope(*kiwi_dit.patch_embedding.grid(latents.shape[2:]), kiwi_dit.config.head_dim)
         tokens = kiwi_dit(kiwi_dit.patch_embedding(latents), kiwi_dit.embed_timestep(timestep), rope.float(), context)
         velocity = kiwi_dit.unpatchify(tokens, kiwi_dit.patch_embedding.grid(latents.shape[2:]))
     assert expected.abs().max() > 0.1

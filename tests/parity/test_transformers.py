@@ -109,7 +109,7 @@ def test_text_after_a_long_narrow_video_starts_after_its_largest_position():
     prompter_limits = LIMITS.replace(max_pixels_per_frame=56 * 56)
     encoder = NewQwen(limits=prompter_limits).build()
     prompt = encoder.prompter([clip(6, 56, 56, 0)], ["x"], [()], "video", 2)
-    positions = encoder.position_ids(prompt)[:, 0]
+    positions = encoder.compute_position_ids(prompt)[:, 0]
     video = (prompt.token_types_BS[0] == 2).nonzero().flatten()
     start = int(positions[0, video[0]])
     assert positions[0, video].unique().tolist() == [start, start + 2, start + 4]

@@ -27,7 +27,7 @@ class Rope(NamedTuple):
         return Rope(self.cos_LK.float(), self.sin_LK.float())
 
 
-def rope_table(frames: int, height: int, width: int, head_dim: int, *, device: torch.device | str = "cpu") -> Rope:
+def compute_rope(frames: int, height: int, width: int, head_dim: int, *, device: torch.device | str = "cpu") -> Rope:
     """Compute the table of a frames x height x width token grid in float64.
 
     As in Wan, the d channels of a head are split into d - 2 (d // 3), d // 3 and d // 3 for frame, row and column.

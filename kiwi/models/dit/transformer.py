@@ -210,13 +210,10 @@ class Block(nn.Module):
         """Run the block on tokens (B, L, D)."""
         parts = (self.modulation.float() + time_B6D).chunk(6, dim=1)
         attention, ffn = Modulation(*parts[:3]), Modulation(*parts[3:])
-        x = x_BLD + self._apply_gate(self.self_attn(modulate(x_BLD, attention, self.eps), rope), attention)
-        x = x + self.cross_attn(float32_norm(self.norm3, x), context)
-        return x + self._apply_gate(self.ffn(modulate(x, ffn, self.eps)), ffn)
-
-    @staticmethod
-    def _apply_gate(x: Tensor, modulation: Modulation) -> Tensor:
-        return (x.float() * modulation.gate).to(x.dtype)
+        attended = self.self_attn(modulate(x_BLD, attention.shift, attention.scale, self.eps), rope)
+        x = x_BLD + _multiply_float32(attended, attention.gate)
+        x = x + self.cross_attn(_norm_float32(self.norm3, x), context)
+        return x + _multiply_float32(self.ffn(modulate(x, ffn.shift, ffn.scale, self.eps)), ffn.gate)
 
 
 class Head(nn.Module):
@@ -231,7 +228,7 @@ class Head(nn.Module):
     def forward(self, x_BLD: Tensor, vector_BD: Tensor) -> Tensor:
         """Compute patches (B, L, pf ph pw C); each sample has its own modulation."""
         shift, scale = (self.modulation.float() + vector_BD[:, None, :]).chunk(2, dim=1)
-        return self.head(modulate(x_BLD, Modulation(shift, scale, shift), self.eps))
+        return self.head(modulate(x_BLD, shift, scale, self.eps))
 
 
 class DiT(nn.Module):
@@ -260,7 +257,7 @@ class DiT(nn.Module):
 
     def embed_timestep(self, timestep_B: Tensor) -> TimeModulation:
         """Embed each sample's timestep (0 to 1000, fractions allowed), once per denoising step."""
-        vector = _linear_float32(self.time_embedding[0], timestep_embedding(timestep_B, self.config.freq_dim))
+        vector = _linear_float32(self.time_embedding[0], embed_sinusoidally(timestep_B, self.config.freq_dim))
         vector = _linear_float32(self.time_embedding[2], F.silu(vector))
         blocks = _linear_float32(self.time_projection[1], F.silu(vector))
         return TimeModulation(vector, blocks.unflatten(1, (6, self.config.dim)))
@@ -283,23 +280,25 @@ class DiT(nn.Module):
         )
 
 
-def float32_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """Apply a layer norm in float32, and return x's dtype."""
-    return F.layer_norm(x.float(), x.shape[-1:], norm.weight.float(), norm.bias.float(), norm.eps).to(x.dtype)
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """Apply layer norm without weights, multiply by 1 + scale, and add the shift; in float32, returned in x's dtype."""
+    return (F.layer_norm(x.float(), x.shape[-1:], eps=eps) * (1 + scale) + shift).to(x.dtype)
 
 
-def modulate(x: Tensor, modulation: Modulation, eps: float) -> Tensor:
-    """Apply layer norm without weights, multiply by 1 + scale, and add the shift, all in float32."""
-    normed = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
-    return (normed * (1 + modulation.scale) + modulation.shift).to(x.dtype)
-
-
-def timestep_embedding(timestep_B: Tensor, channels: int) -> Tensor:
+def embed_sinusoidally(timestep_B: Tensor, channels: int) -> Tensor:
     """Compute sinusoids of the timestep (B, channels), cosines first, in float64; returned as float32."""
     half = channels // 2
     frequency = 10000.0 ** -(torch.arange(half, dtype=torch.float64, device=timestep_B.device) / half)
     angle = timestep_B.double()[:, None] * frequency[None, :]
     return torch.cat((angle.cos(), angle.sin()), dim=1).float()
+
+
+def _multiply_float32(x: Tensor, gate: Tensor) -> Tensor:
+    return (x.float() * gate).to(x.dtype)
+
+
+def _norm_float32(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    return F.layer_norm(x.float(), x.shape[-1:], norm.weight.float(), norm.bias.float(), norm.eps).to(x.dtype)
 
 
 def _linear_float32(layer: nn.Module, x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from kiwi.errors import CheckpointError, KiwiError, SpecError, first_line
 from kiwi.media.files import write_json
 from kiwi.models.mllm.prefix_cache import LanguageModelForward, LanguageModelInput, full_forward, prefix_cached_forward
 from kiwi.models.mllm.prompting import Prompt, Prompter, VideoSpans, read_template, single_span, span_per_temporal_patch
-from kiwi.models.mllm.vision import PromptVisionFeatures, encode_vision, grids_per_temporal_patch, sample_position_ids
+from kiwi.models.mllm.vision import PromptVisionFeatures, compute_positions, encode_vision, grids_per_temporal_patch
 from kiwi.models.mllm.vision_input import VisionInput, VisionLimits, VisionPreprocessor
 from kiwi.models.tuning import Frozen, TuningSpec
 from kiwi.spec import Spec, to_dict
@@ -161,7 +161,7 @@ class MllmEncoder(nn.Module):
             expected = f"{-depth - 1} to {depth} (0: embeddings, -1: output of the final norm)"
             raise SpecError(f"the MLLM has no layers {unknown}", code="unknown-layer", expected=expected)
 
-    def position_ids(self, prompt: Prompt, seconds: int = 1) -> Tensor:
+    def compute_position_ids(self, prompt: Prompt, seconds: int = 1) -> Tensor:
         """Compute Qwen's multimodal position ids (3, B, S), which are 0 at padding.
 
         `seconds` is the duration of a temporal patch (two frames); the published code uses 1, whatever the frame rate.
@@ -176,7 +176,7 @@ class MllmEncoder(nn.Module):
         positions = torch.zeros(3, *prompt.input_ids_BS.shape, dtype=torch.long, device=prompt.input_ids_BS.device)
         for row, length in enumerate(prompt.attention_mask_BS.sum(dim=1).tolist()):
             types_S = prompt.token_types_BS[row, :length]
-            positions[:, row, :length] = sample_position_ids(types_S, grids, vision.spatial_merge_size, step)
+            positions[:, row, :length] = compute_positions(types_S, grids, vision.spatial_merge_size, step)
         return positions
 
     @torch.no_grad()
@@ -214,7 +214,7 @@ class MllmEncoder(nn.Module):
         queries = queries_QM.to(embeds_BSM).expand(len(embeds_BSM), *queries_QM.shape)
         embeds_BSM = embeds_BSM.masked_scatter((prompt.token_types_BS > 0)[..., None], visual_LVM[0])
         embeds_BSM = embeds_BSM.masked_scatter(prompt.queries_BS[..., None], queries)
-        return LanguageModelInput(prompt, embeds_BSM, self.position_ids(prompt), visual_LVM[1:])
+        return LanguageModelInput(prompt, embeds_BSM, self.compute_position_ids(prompt), visual_LVM[1:])
 
     @property
     def language_model_forward(self) -> LanguageModelForward:

@@ -80,7 +80,7 @@ def encode_vision(
     return tuple(next(computed) if features is None else features for features in cached)
 
 
-def sample_position_ids(types_S: Tensor, grids: dict[int, Iterator[Tensor]], merge_size: int, step: int) -> Tensor:
+def compute_positions(types_S: Tensor, grids: dict[int, Iterator[Tensor]], merge_size: int, step: int) -> Tensor:
     """Compute the position ids (3, S) of one sample without padding.
 
     There is one axis for time, one for rows, one for columns. Each text token advances all three by one.

@@ -114,8 +114,8 @@ def build_network(state: State, config: Mapping[str, Any], origin: str) -> Autoe
         raise CheckpointError(message, code="not-a-wan-vae", got=error) from error
     if is_original:
         # Compared under the names in the file first, so that the error message shows those.
-        compare_shapes(shapes_of(original_state(network)), shapes_of(state)).raise_if_any(origin)
-        state = vae_names.to_diffusers(state, network_sizes(network))
+        compare_shapes(shapes_of(to_original_state(network)), shapes_of(state)).raise_if_any(origin)
+        state = vae_names.to_diffusers(state, read_network_sizes(network))
     # Always float32, because rounded weights change pixels, and the network is small compared with the editor. Copied,
     # because overwriting a memory-mapped file crashes the process.
     copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
@@ -131,7 +131,7 @@ def build_network(state: State, config: Mapping[str, Any], origin: str) -> Autoe
 def _require_runnable(network: AutoencoderKLWan) -> None:
     """Raise an error for a network that diffusers can build, but not run."""
     config = network.config
-    require_valid_sizes(network_sizes(network))
+    require_valid_sizes(read_network_sizes(network))
     if config.patch_size not in (None, 2) or config.in_channels != 3 * (config.patch_size or 1) ** 2:
         got = f"patch_size {config.patch_size}, in_channels {config.in_channels}"
         raise SpecError("patch_size and in_channels do not match", code="inconsistent-sizes", got=got)
@@ -144,7 +144,7 @@ def _are_finite_numbers(values: object, count: int, above: float = -math.inf) ->
     return all(type(value) in (int, float) and above < value < math.inf for value in values)
 
 
-def network_sizes(network: AutoencoderKLWan) -> VaeSizes:
+def read_network_sizes(network: AutoencoderKLWan) -> VaeSizes:
     """Read channels, levels and blocks from a network's configuration."""
     config = network.config
     return VaeSizes(
@@ -158,9 +158,9 @@ def network_sizes(network: AutoencoderKLWan) -> VaeSizes:
     )
 
 
-def original_state(network: AutoencoderKLWan) -> State:
+def to_original_state(network: AutoencoderKLWan) -> State:
     """Collect the network's tensors under the original names."""
-    return vae_names.to_original(network.state_dict(), network_sizes(network))
+    return vae_names.to_original(network.state_dict(), read_network_sizes(network))
 
 
 def _infer_network(state: State, config: Mapping[str, Any], origin: str) -> AutoencoderKLWan:

@@ -24,23 +24,22 @@ class TilingSpec(Spec, ABC):
     """Base class of all specs of tiling. A spec has no state and runs encoder and decoder itself."""
 
     @abstractmethod
-    def encode(self, coder: Coder, video_BCFHW: Tensor, factor: int) -> Tensor:
-        """Encode a video with the encoder `coder`; one latent is `factor` pixels high and wide."""
+    def run(self, coder: Coder, x_BCFHW: Tensor, input_scale: int, output_scale: int) -> Tensor:
+        """Encode a video or decode latents.
 
-    @abstractmethod
-    def decode(self, coder: Coder, latents_BCFHW: Tensor, factor: int) -> Tensor:
-        """Decode latents with the decoder `coder`, which must not clamp: blending clamped tiles changes colours."""
+        Args:
+            coder: the encoder or the decoder, which must not clamp: blending clamped tiles changes colours.
+            x_BCFHW: the video or the latents.
+            input_scale, output_scale: height and width of one latent in the input and in the output of `coder`.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoTiling(TilingSpec):
     """No tiles: the whole video at once."""
 
-    def encode(self, coder: Coder, video_BCFHW: Tensor, factor: int) -> Tensor:
-        return coder(video_BCFHW)
-
-    def decode(self, coder: Coder, latents_BCFHW: Tensor, factor: int) -> Tensor:
-        return coder(latents_BCFHW)
+    def run(self, coder: Coder, x_BCFHW: Tensor, input_scale: int, output_scale: int) -> Tensor:
+        return coder(x_BCFHW)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +59,7 @@ class Tiling(TilingSpec):
             message = f"tiles of size {self.size} and stride {self.stride} do not cover the video"
             raise SpecError(message, code="inconsistent-sizes", expected="0 < stride <= size, for height and width")
 
-    def encode(self, coder: Coder, video_BCFHW: Tensor, factor: int) -> Tensor:
-        return self._blend_tiles(coder, video_BCFHW, factor, 1)
-
-    def decode(self, coder: Coder, latents_BCFHW: Tensor, factor: int) -> Tensor:
-        return self._blend_tiles(coder, latents_BCFHW, 1, factor)
-
-    def _blend_tiles(self, coder: Coder, x_BCFHW: Tensor, input_scale: int, output_scale: int) -> Tensor:
-        """Compute the weighted mean of all tiles; the scales are sizes of a latent in input and output of `coder`."""
+    def run(self, coder: Coder, x_BCFHW: Tensor, input_scale: int, output_scale: int) -> Tensor:
         height, width = (length // input_scale for length in x_BCFHW.shape[-2:])
         total: Tensor | None = None
         weights_HW = torch.zeros(height * output_scale, width * output_scale, device=x_BCFHW.device)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kiwi.encoded import LatentDistribution
 from kiwi.errors import InputError, SpecError
 from kiwi.keyed import forked_rng
-from kiwi.models.vae.formats import load_network, make_network, network_sizes, require_valid_sizes
+from kiwi.models.vae.formats import load_network, make_network, read_network_sizes, require_valid_sizes
 from kiwi.models.vae.tiling import NoTiling, TilingSpec
 from kiwi.spec import Spec
 from kiwi.weights.hub import locate
@@ -144,10 +144,6 @@ class VideoVae(nn.Module):
         self.fingerprint = ""
         """Hash of the loaded weights; empty for randomly initialised ones."""
 
-    def latent_frames(self, frames: int) -> int:
-        """Number of latent frames of a video of 4k + 1 frames."""
-        return 1 + (frames - 1) // self.temporal_factor
-
     def posterior(self, video_BCFHW: Tensor) -> LatentDistribution:
         """Compute the encoder's distribution of normalised latents.
 
@@ -164,7 +160,7 @@ class VideoVae(nn.Module):
 
     def posterior_truncated(self, video_BCFHW: Tensor) -> LatentDistribution:
         """Like `posterior`, but drops trailing frames beyond 4k + 1, as the published code does."""
-        moments = self.tiling.encode(self._encode_moments, video_BCFHW.to(self.vae.dtype), self.spatial_factor).float()
+        moments = self.tiling.run(self._encode_moments, video_BCFHW.to(self.vae.dtype), self.spatial_factor, 1).float()
         mean, log_variance = moments.chunk(2, dim=1)
         latent_mean, latent_std = self._latent_statistics(moments.device)
         # Clamped as in diffusers, so that a randomly initialised encoder gives finite values.
@@ -187,7 +183,7 @@ class VideoVae(nn.Module):
     def decode(self, latents_BCFHW: Tensor) -> Tensor:
         """Decode normalised latents to a video in [-1, 1], float32."""
         latents = self.denormalise(latents_BCFHW).to(self.vae.dtype)
-        return self.tiling.decode(self.decode_unclamped, latents, self.spatial_factor).clamp(-1.0, 1.0).float()
+        return self.tiling.run(self.decode_unclamped, latents, 1, self.spatial_factor).clamp(-1.0, 1.0).float()
 
     def decode_unclamped(self, latents_BCFHW: Tensor) -> Tensor:
         """Decode denormalised latents without tiling, and without clamping to [-1, 1].
@@ -233,9 +229,9 @@ class VideoVae(nn.Module):
         vae.save_pretrained(folder, safe_serialization=True)
 
 
-def published_config(vae: VideoVae) -> dict[str, Any]:
+def make_published_config(vae: VideoVae) -> dict[str, Any]:
     """Compose config.json of a published editor's vae/ folder, which has no field for the decoder's width."""
-    config, sizes = vae.vae.config, network_sizes(vae.vae)
+    config, sizes = vae.vae.config, read_network_sizes(vae.vae)
     return {
         "_class_name": "VAE",
         "z_dim": sizes.z_dim,

@@ -9,7 +9,7 @@ from kiwi.errors import CheckpointError
 from kiwi.models.config import KiwiConfig
 from kiwi.models.connectors import QueryConnector
 from kiwi.models.kiwi import KiwiEdit
-from kiwi.models.vae.formats import network_sizes
+from kiwi.models.vae.formats import read_network_sizes
 from kiwi.weights.strict import shapes_of
 from kiwi.weights.vae_names import has_original_names, infer_sizes, to_diffusers, to_original
 
@@ -63,7 +63,7 @@ def test_the_names_of_the_vae_round_trip_through_those_of_wan(full):
     model, *_, count = full
     network = {name.removeprefix("vae."): t for name, t in model.vae.state_dict().items()}
     sizes = infer_sizes(
-        {name: tuple(t.shape) for name, t in to_original(network, network_sizes(model.vae.vae)).items()}
+        {name: tuple(t.shape) for name, t in to_original(network, read_network_sizes(model.vae.vae)).items()}
     )
     original = to_original(network, sizes)
     assert len(original) == count

@@ -99,7 +99,7 @@ def test_transformers_gives_the_same_logits_for_videos_with_the_same_positions(r
     model, tokenizer = transformers_model
     for batch in question_batches(8, batch_size=1):
         prompt, _ = reader.append_tokens(reader.prompt(batch), [tokenizer.encode(ANSWER)])
-        expected = model(**model_inputs(prompt), position_ids=reader.reader.position_ids(prompt)).logits
+        expected = model(**model_inputs(prompt), position_ids=reader.reader.compute_position_ids(prompt)).logits
         logits = reader.logits(prompt, reader.vision_features(prompt))
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 

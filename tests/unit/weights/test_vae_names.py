@@ -10,7 +10,7 @@ from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from safetensors import safe_open
 
 from kiwi.errors import CheckpointError
-from kiwi.models.vae.formats import network_sizes
+from kiwi.models.vae.formats import read_network_sizes
 from kiwi.models.vae.wan import NewVae
 from kiwi.weights.strict import shapes_of
 from kiwi.weights.vae_names import has_original_names, infer_sizes, strip_model_prefix, to_diffusers, to_original
@@ -23,7 +23,7 @@ def shapes_and_sizes(spec):
     """Return the shapes, by diffusers' names, of the network that a spec describes, and its sizes."""
     with torch.device("meta"):
         network = spec.build().vae
-    return shapes_of(network.state_dict()), network_sizes(network)
+    return shapes_of(network.state_dict()), read_network_sizes(network)
 
 
 @pytest.mark.parametrize("form", FULL)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from kiwi.models.dit import attention
-from kiwi.models.dit.attention import MAX_UNFUSED_KEYS, attend, attend_unfused, rope_table, rotate
+from kiwi.models.dit.attention import MAX_UNFUSED_KEYS, attend, attend_unfused, compute_rope, rotate
 
 
 def inputs(dtype, keys):
@@ -51,14 +51,14 @@ def test_the_fused_kernel_runs_wherever_it_is_faster(monkeypatch, dtype, keys, n
 
 
 def test_real_arithmetic_equals_complex_multiplication():
-    table = rope_table(2, 3, 4, 24)
+    table = compute_rope(2, 3, 4, 24)
     x = torch.randn(2, 3, 24, 24, dtype=torch.float32)
     rotated = torch.view_as_complex(x.double().unflatten(-1, (-1, 2))) * torch.complex(table.cos_LK, table.sin_LK)
     assert torch.allclose(rotate(x, table.float()), torch.view_as_real(rotated).flatten(-2).float(), atol=1e-6)
 
 
 def test_scores_depend_on_relative_positions_only():
-    table = rope_table(5, 1, 1, 24).float()
+    table = compute_rope(5, 1, 1, 24).float()
     q, k = torch.randn(24), torch.randn(24)
     rotated_q, rotated_k = (rotate(v.expand(1, 1, 5, 24), table)[0, 0] for v in (q, k))
     scores = rotated_q @ rotated_k.T
@@ -68,6 +68,6 @@ def test_scores_depend_on_relative_positions_only():
 
 def test_channels_are_split_over_frame_height_and_width_as_wan_does():
     """Head width 32: 12 channels for time, 10 for each side, so 6 + 5 + 5 pairs."""
-    table = rope_table(3, 1, 1, 32)
+    table = compute_rope(3, 1, 1, 32)
     assert (table.sin_LK[:, 6:] == 0).all()
     assert (table.sin_LK[1:, :6] != 0).all()

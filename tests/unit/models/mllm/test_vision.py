@@ -66,7 +66,7 @@ def test_cached_features_give_the_same_states_and_gradients_as_computed_ones(enc
     (prompt, states, gradient), (cached, cached_states, cached_gradient) = results
     for name in ("input_ids_BS", "token_types_BS", "references_BS", "image_grid_thw", "video_grid_thw"):
         assert torch.equal(getattr(prompt, name), getattr(cached, name))
-    assert torch.equal(encoder.position_ids(prompt), encoder.position_ids(cached))
+    assert torch.equal(encoder.compute_position_ids(prompt), encoder.compute_position_ids(cached))
     real = prompt.attention_mask_BS.bool()
     for layer in states:
         torch.testing.assert_close(states[layer][real], cached_states[layer][real], atol=1e-5, rtol=1e-5)

@@ -10,8 +10,8 @@ from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 
 from kiwi.errors import CheckpointError
-from kiwi.models.vae.formats import LATENT_STATISTICS_FILE, original_state
-from kiwi.models.vae.wan import NewVae, WanVae, published_config
+from kiwi.models.vae.formats import LATENT_STATISTICS_FILE, to_original_state
+from kiwi.models.vae.wan import NewVae, WanVae, make_published_config
 from kiwi.weights.files import read_weights
 
 GOLDEN = Path(__file__).parents[3] / "golden"
@@ -49,13 +49,13 @@ def vae(form):
 
 def write(vae, layout, folder):
     """Write a VAE in one of the formats, and return the path for `WanVae`."""
-    state = {name: tensor.detach().clone() for name, tensor in original_state(vae.vae).items()}
+    state = {name: tensor.detach().clone() for name, tensor in to_original_state(vae.vae).items()}
     if layout == "diffusers folder":
         vae.save(folder)
         return folder
     if layout == "published folder":
         save_file(state, folder / WEIGHTS)
-        (folder / "config.json").write_text(json.dumps(published_config(vae)))
+        (folder / "config.json").write_text(json.dumps(make_published_config(vae)))
         return folder
     if layout == "raw safetensors":
         save_file(state, folder / "vae.safetensors")
@@ -95,7 +95,7 @@ def test_the_fingerprint_depends_on_the_weights_not_on_the_format(vae, tmp_path)
     second = WanVae(path=str(write(vae, "raw pth", tmp_path))).build().fingerprint
     assert len(first) == 64
     assert first == second
-    state = original_state(vae.vae)
+    state = to_original_state(vae.vae)
     state = {**state, "decoder.head.2.bias": state["decoder.head.2.bias"] + 1}
     torch.save(state, tmp_path / "vae.pth")
     assert WanVae(path=str(tmp_path / "vae.pth")).build().fingerprint != first
@@ -143,18 +143,18 @@ def test_a_pickle_with_code_is_rejected_and_not_run(tmp_path, write_file):
 def test_a_size_without_published_statistics_needs_a_config_with_statistics(tmp_path):
     vae = NewVae(z_dim=4, base_dim=4).build()
     vae.set_normalisation(torch.arange(4.0), torch.arange(4.0) + 1)
-    state = {name: tensor.detach().clone() for name, tensor in original_state(vae.vae).items()}
+    state = {name: tensor.detach().clone() for name, tensor in to_original_state(vae.vae).items()}
     save_file(state, tmp_path / WEIGHTS)
     with pytest.raises(
         CheckpointError, match=r"4 latent channels in the Wan2\.1 architecture.*16 channels \(Wan2\.1\)"
     ) as caught:
         WanVae(path=str(tmp_path / WEIGHTS)).build()
     assert "latents_mean and latents_std" in str(caught.value)
-    (tmp_path / "config.json").write_text(json.dumps(published_config(vae)))
+    (tmp_path / "config.json").write_text(json.dumps(make_published_config(vae)))
     loaded = WanVae(path=str(tmp_path)).build()
     assert loaded.vae.config.latents_mean == [0.0, 1.0, 2.0, 3.0]
     for spoiled in ({"latents_mean": [0.0]}, {"latents_std": [1.0] * 5}):
-        (tmp_path / "config.json").write_text(json.dumps(published_config(vae) | spoiled))
+        (tmp_path / "config.json").write_text(json.dumps(make_published_config(vae) | spoiled))
         with pytest.raises(CheckpointError, check=lambda error: error.code == "invalid-latent-statistics"):
             WanVae(path=str(tmp_path)).build()
 
@@ -162,7 +162,7 @@ def test_a_size_without_published_statistics_needs_a_config_with_statistics(tmp_
 def test_statistics_in_config_json_override_the_published_ones(vae, tmp_path):
     path = write(vae, "published folder", tmp_path)
     moved = [value + 0.5 for value in vae.vae.config.latents_mean]
-    (path / "config.json").write_text(json.dumps(published_config(vae) | {"latents_mean": moved}))
+    (path / "config.json").write_text(json.dumps(make_published_config(vae) | {"latents_mean": moved}))
     video, std = torch.rand(1, 3, 1, 16, 16), torch.tensor(vae.vae.config.latents_std)
     with torch.no_grad():
         difference = vae.encode(video) - WanVae(path=str(path)).build().encode(video)
@@ -182,7 +182,7 @@ def test_the_published_statistics_are_those_of_the_golden_vectors(form):
 
 
 def test_weights_are_float32_and_not_mapped_from_the_file(vae, tmp_path):
-    state = {name: tensor.detach().bfloat16() for name, tensor in original_state(vae.vae).items()}
+    state = {name: tensor.detach().bfloat16() for name, tensor in to_original_state(vae.vae).items()}
     save_file(state, tmp_path / "vae.safetensors")
     assert {p.dtype for p in WanVae(path=str(tmp_path / "vae.safetensors")).build().parameters()} == {torch.float32}
     path = write(vae, "diffusers folder", tmp_path)
@@ -201,7 +201,7 @@ def test_a_file_without_a_vae_is_rejected_and_its_tensors_are_named(tmp_path):
         WanVae(path=str(tmp_path)).build()
     for text in ("{", "[1]"):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        with pytest.raises(CheckpointError, match=r"config\.json (cannot be read|is not a JSON object)"):
             WanVae(path=str(tmp_path)).build()
 
 
@@ -232,7 +232,7 @@ def test_diffusers_loads_a_saved_vae(vae, tmp_path):
 
 def test_the_published_config_has_the_published_fields():
     with torch.device("meta"):
-        config = published_config(NewVae.wan22().build())
+        config = make_published_config(NewVae.wan22().build())
     assert config.keys() == {
         "_class_name", "z_dim", "dim", "dim_mult", "num_res_blocks", "attn_scales", "temperal_downsample", "dropout",
         "latents_mean", "latents_std", "vae_pth",
