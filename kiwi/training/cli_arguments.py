@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from kiwi.data.datamodule import EditData
-from kiwi.errors import InputError, format_choices
+from kiwi.errors import InputError, closest_match, format_choices
 from kiwi.experiment import read_experiment, to_short_form, with_current_keys, with_current_names
 from kiwi.spec import Spec, abstract_specs, allowed_names
 from kiwi.training.callbacks.before_after import BeforeAfter
@@ -30,7 +30,6 @@ CALLBACKS = (BeforeAfter,)
 
 GROUPS: dict[str, tuple[type, ...]] = {"model": MODULES, "data": (EditData,), "quality": (EditQuality,)}
 """Option groups that contain specs, and the classes whose constructor arguments they hold."""
-
 
 SEE_HELP = "see `python -m kiwi fit --help`"
 
@@ -114,8 +113,13 @@ def _translate_option(path: str, text: str) -> str:
     return f"--{'.'.join(current_keys)}={node}"
 
 
-def explain_parse_error(message: str) -> InputError:
-    """Make a short error of jsonargparse's message; for an unknown name, it lists the valid ones."""
+def explain_parse_error(message: str, options: Iterable[str] = ()) -> InputError:
+    """Make a short error of jsonargparse's message; for an unknown name, it lists the valid ones.
+
+    Args:
+        message: jsonargparse's message, which can be a page long.
+        options: the options of the command, for suggestions.
+    """
     flat = re.sub(r"\s+", " ", message).strip()
     keys = re.findall(r'Parser key "([\w.]+)"', flat)
     path = ".".join(keys)
@@ -125,7 +129,13 @@ def explain_parse_error(message: str) -> InputError:
             problem, expected = f"{path} has no choice named {unknown[1]!r}", format_choices(choices, unknown[1])
             return InputError(problem, code="unknown-choice", expected=expected)
     elif choices and "Expected an instantiatable class" in flat:
-        return InputError(f"{path} has no type", code="missing-type", expected=format_choices(choices, ""))
+        expected, fix = format_choices(choices, ""), f"write `type: NAME` there, such as `type: {choices[0]}`"
+        return InputError(f"{path} has no type", code="missing-type", expected=expected, fix=fix)
+    elif missing := re.search(r"the following arguments are required: ([\w., ]+)", flat):
+        names = [name.removeprefix("fit.").removeprefix("validate.") for name in missing[1].strip().split(", ")]
+        problem = f"no --config file sets {' and '.join(f'{path}.{name}' if path else name for name in names)}"
+        fix = "give one that does, such as --config experiments/first_light/editor.yaml"
+        return InputError(problem, code="missing-option", fix=fix)
     elif rejected := re.search(_REJECTED_FIELD, flat):
         field = f"{rejected['group']}.{rejected['name']}" if rejected["group"] else rejected["name"]
         if owner := re.search(r".*given class_path '(?:\w+\.)*(\w+)'", flat):
@@ -133,15 +143,19 @@ def explain_parse_error(message: str) -> InputError:
         group, _, name = field.partition(".")
         if len(classes := GROUPS.get(group, ())) == 1:
             return _unknown_field(classes[0].__name__, name, group)
-        return InputError(f"there is no option --{field}", code="unknown-field", fix=SEE_HELP)
+        similar = closest_match(f"--{field}", options)
+        return InputError(f"there is no option --{field}", code="unknown-field", expected=similar, fix=SEE_HELP)
     # The last message about the innermost option states the reason; the text after it repeats the input.
     reason = flat.split(f'"{keys[-1]}": ')[-1] if keys else flat
     reason = re.split(r" - Expected a <class 'NoneType'>| Given value type", reason)[0]
     reason = re.sub(r"- Expected a path but .* either not accessible or invalid - ", "", reason)
-    if wrong := re.fullmatch(r"Expected a (?:<class '(\w+)'>|typing.Literal\[(.+)\])\. Got value: (.*)", reason):
+    if wrong := re.search(r"- Expected a (?:<class '(\w+)'>|typing.Literal\[([^]]+)\])", f"- {reason}"):
+        got = re.search(r"Got value: (.*)", reason) or re.search(r"Given value: (?!NestedArg)(.*)", flat)
         expected = wrong[1] or f"one of {wrong[2]}"
-        return InputError(f"{path} has a wrong value", code="wrong-type", got=wrong[3], expected=expected)
-    return InputError(f"{path}: {reason}" if path else reason, code="invalid-option", fix=SEE_HELP)
+        return InputError(f"{path} has a wrong value", code="wrong-type", got=got and got[1], expected=expected)
+    module = next((cls.__name__ for cls in MODULES if f".{cls.__name__}'" in flat), None)
+    fix = f"see `python -m kiwi fit --model.help {module}`" if module else SEE_HELP
+    return InputError(f"{path}: {reason}" if path else reason, code="invalid-option", fix=fix)
 
 
 def _unknown_field(owner: str, field: str, path: str) -> InputError:

@@ -6,7 +6,7 @@ Every field of the model's specs, the data, the trainer and the standard callbac
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,13 @@ from kiwi.training.modules.base import LitModule
 from kiwi.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
+
+
+class _ArgumentParser(LightningArgumentParser):
+    """Accepts no abbreviated options, and raises errors instead of printing the usage and exiting."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs | {"allow_abbrev": False, "exit_on_error": False})
 
 
 class KiwiCLI(LightningCLI):
@@ -73,6 +80,14 @@ class KiwiCLI(LightningCLI):
         parser.link_arguments("model.size_multiple", "data.multiple", apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arguments; an error about an unknown option names the most similar one."""
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            parsers = self._subcommand_parsers.values()
+            raise _simplify_error(error, [option for p in parsers for option in p._option_string_actions]) from None
 
     def _parse_ckpt_path(self) -> None:
         """Find and check the checkpoint before anything else.
@@ -183,8 +198,6 @@ def run_cli(argv: Sequence[str], cli_class: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
     """
     _silence_library_warnings()
     set_parsing_settings(subclasses_enabled=[*abstract_specs()])
-    raise_on_error = {"exit_on_error": False}  # instead of printing usage and exiting
-    subcommand_kwargs = dict.fromkeys(cli_class.subcommands(), raise_on_error)
     try:
         return cli_class(
             LitModule,
@@ -194,20 +207,18 @@ def run_cli(argv: Sequence[str], cli_class: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
             args=translate_argv_for_jsonargparse(argv),
             save_config_callback=None,
             seed_everything_default=0,
-            parser_kwargs={"prog": "python -m kiwi", **raise_on_error, **subcommand_kwargs},
+            parser_class=_ArgumentParser,
+            parser_kwargs={"prog": "python -m kiwi"},
         )
     except (ArgumentError, MisconfigurationException, ValueError) as error:
-        # jsonargparse wraps exceptions raised in constructors; the user should see the original error.
-        if cause := _find_kiwi_error(error):
-            raise cause from error
-        if isinstance(error, ValueError):
-            raise
-        raise explain_parse_error(str(error)) from error
+        raise _simplify_error(error) from None
 
 
-def _find_kiwi_error(error: BaseException) -> KiwiError | None:
-    """The first KiwiError in the chain of causes of an exception, or None."""
-    return next((cause for cause in exception_chain(error) if isinstance(cause, KiwiError)), None)
+def _simplify_error(error: Exception, options: Iterable[str] = ()) -> Exception:
+    """The error to show instead of one of jsonargparse, which wraps those that constructors raise; bugs are kept."""
+    if cause := next((cause for cause in exception_chain(error) if isinstance(cause, KiwiError)), None):
+        return cause
+    return error if isinstance(error, ValueError) else explain_parse_error(str(error), options)
 
 
 def _silence_library_warnings() -> None:

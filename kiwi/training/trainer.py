@@ -72,31 +72,47 @@ class EveryNSteps:
 
 
 class StepProgressBar(RichProgressBar):
-    """Lightning's progress bar. Its heading shows the progress of the whole run if `max_steps` is set."""
+    """Lightning's progress bar; if `max_steps` is set, it counts the optimizer steps of the whole run.
+
+    Lightning counts the batches of an epoch, and counts on past the last one (11/10) in a run that is resumed there.
+    """
+
+    @property
+    def total_train_batches(self) -> int | float:
+        return self.trainer.max_steps if self.trainer.max_steps > 0 else super().total_train_batches
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clock; steps before a resumed checkpoint do not count towards the speed."""
         self.started, self.first_step = time.monotonic(), trainer.global_step
         super().on_train_start(trainer, pl_module)
 
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Go on from the steps done, where Lightning starts again from 0."""
+        super().on_train_epoch_start(trainer, pl_module)
+        if trainer.max_steps > 0:
+            self._update(self.train_progress_bar_id, trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Show the steps done."""
+        done = trainer.global_step if trainer.max_steps > 0 else batch_idx + 1
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, done - 1)
+
     def configure_columns(self, trainer: lightning.Trainer) -> list[Any]:
-        """Lightning's columns; if `max_steps` is set, with the heading of the run and without the epoch's time."""
+        """Lightning's columns; if `max_steps` is set, the remaining time of the run replaces that of the epoch."""
         columns = super().configure_columns(trainer)
         if trainer.max_steps <= 0:
             return columns
-        return [
-            _HeadingColumn(self, trainer),
-            *(column for column in columns[1:] if not isinstance(column, CustomTimeColumn)),
-        ]
+        return [_HeadingColumn(self, trainer), *(c for c in columns[1:] if not isinstance(c, CustomTimeColumn))]
 
     def heading(self, trainer: lightning.Trainer) -> str:
-        """Steps done, total steps, and the estimated remaining time."""
-        step, total = trainer.global_step, trainer.max_steps
-        timed_steps = step - self.first_step
-        elapsed = time.monotonic() - self.started
-        seconds = elapsed / timed_steps * (total - step) if timed_steps else None
-        remaining = "?" if seconds is None else timedelta(seconds=round(seconds))
-        return f"step {step}/{total} ({remaining} left)"
+        """The estimated remaining time."""
+        timed_steps = trainer.global_step - self.first_step
+        if not timed_steps:
+            return "training (? left)"
+        seconds = (time.monotonic() - self.started) / timed_steps * (trainer.max_steps - trainer.global_step)
+        return f"training ({timedelta(seconds=round(seconds))} left)"
 
 
 class _HeadingColumn(ProgressColumn):

@@ -73,6 +73,7 @@ def test_a_wrong_option_of_the_model_is_reported_with_the_accepted_ones(
             "(did you mean path?)",
         ),
         ("--data.train=[{pth: a.csv}]", "data.train has no type", "one of Manifest"),
+        ("--trainer.precision=17", "trainer.precision has a wrong value", "one of 'auto', '32-true'"),
         ("--trainer.callbacks=[{type: BeforeAfter, item: 3}]", "BeforeAfter has no field", "(did you mean items?)"),
     ],
 )
@@ -80,3 +81,32 @@ def test_wrong_options_of_the_data_and_the_trainer_are_reported_too(option, prob
     error = rejection(option)
     assert problem in error.problem
     assert expected in error.expected
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("--trainer.max_step=3", "--trainer.max_steps"),
+        ("--ckpt=last", "--ckpt_path"),
+        ("--model.config.dit.num_layer=3", "(did you mean num_layers?)"),
+    ],
+)
+def test_an_abbreviated_option_is_rejected_with_its_full_name(option, expected):
+    error = rejection(option)
+    assert error.code == "unknown-field"
+    assert expected in error.expected
+
+
+def test_without_an_experiment_one_is_asked_for():
+    with pytest.raises(InputError, check=lambda error: error.code == "missing-option") as caught:
+        run_cli(["fit", "--data.root", "clips"], ParseOnlyCLI)
+    assert "--config experiments/first_light/editor.yaml" in caught.value.fix
+    assert "model" in caught.value.problem
+
+
+def test_a_spec_without_a_type_is_reported_with_what_to_write(tmp_path):
+    (tmp_path / "e.yaml").write_text("model: {type: LitKiwi, config: {vae: {z_dim: 4}, mllm: NewQwen}}")
+    with pytest.raises(InputError, check=lambda error: error.code == "missing-type") as caught:
+        run_cli(["fit", "--config", str(tmp_path / "e.yaml")], ParseOnlyCLI)
+    assert caught.value.problem == "model.config.vae has no type"
+    assert "`type: NewVae`" in caught.value.fix

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
+from torch.utils.data import DataLoader
 
 from kiwi.models.device import cpu_has_bf16_matmul
 from kiwi.training import trainer
@@ -79,9 +81,9 @@ def test_a_precision_that_is_given_is_used_without_a_message(machine, caplog, pr
 
 @pytest.mark.parametrize(
     ("first", "done", "heading"),
-    [(0, 10, "step 10/40 (0:05:00 left)"), (30, 30, "step 30/40 (? left)"), (20, 30, "step 30/40 (0:01:40 left)")],
+    [(0, 10, "training (0:05:00 left)"), (30, 30, "training (? left)"), (20, 30, "training (0:01:40 left)")],
 )
-def test_the_bar_shows_progress_and_the_remaining_time_at_the_speed_since_the_start(monkeypatch, first, done, heading):
+def test_the_bar_shows_the_remaining_time_at_the_speed_since_the_start(monkeypatch, first, done, heading):
     bar = StepProgressBar()
     bar.started, bar.first_step = 0.0, first
     monkeypatch.setattr("time.monotonic", lambda: 100.0)
@@ -90,6 +92,23 @@ def test_the_bar_shows_progress_and_the_remaining_time_at_the_speed_since_the_st
     column = bar.configure_columns(run)[0]
     assert column.render(SimpleNamespace(description="Epoch 3/-2")).plain == heading
     assert column.render(SimpleNamespace(description="Validation")).plain == "Validation"
+
+
+def test_a_run_that_is_resumed_at_the_end_of_an_epoch_counts_the_steps_of_the_whole_run(tmp_path):
+    class RecordingBar(StepProgressBar):
+        def on_train_batch_end(self, *args):
+            super().on_train_batch_end(*args)
+            task = self.progress.tasks[self.train_progress_bar_id]
+            counts.append((task.completed, task.total))
+
+    for steps, checkpoint in ((3, None), (5, tmp_path / "x.ckpt")):
+        counts = []
+        quiet = QUIET | {"enable_progress_bar": True, "enable_checkpointing": False, "default_root_dir": tmp_path}
+        run = Trainer(**quiet, max_steps=steps, callbacks=RecordingBar())
+        run.fit(BoringModel(), DataLoader(RandomDataset(32, 3)), ckpt_path=checkpoint, weights_only=True)
+        run.save_checkpoint(tmp_path / "x.ckpt")
+        assert counts == [(step, steps) for step in range(steps - len(counts) + 1, steps + 1)]
+    assert len(counts) == 2
 
 
 def test_a_run_that_counts_epochs_has_the_bar_of_lightning():
