@@ -48,8 +48,13 @@ def closest_match(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str
 def format_choices(choices: Iterable[str], name: object) -> str:
     """List the valid choices for an `expected` text, and suggest the one closest to the unknown `name`."""
     choices = list(choices)
-    suggestion = closest_match(str(name), choices)
-    return f"one of {', '.join(choices)}" + (f" (did you mean {suggestion}?)" if suggestion else "")
+    return f"one of {', '.join(choices)}" + suggest_choice(choices, name)
+
+
+def suggest_choice(choices: Iterable[str], name: object) -> str:
+    """Return " (did you mean CHOICE?)" for the choice closest to the unknown `name`, or an empty string."""
+    closest = closest_match(str(name), choices)
+    return f" (did you mean {closest}?)" if closest else ""
 
 
 def exception_chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from kiwi import console
 from kiwi.bench.benchmark import check_benchmark, run_benchmark
 from kiwi.bench.options import BenchmarkOptions
-from kiwi.bench.report import print_report
+from kiwi.bench.report import list_warnings, print_report
 from kiwi.bench.run_folder import read_run
 from kiwi.bench.scoring import SCORE_KINDS
 from kiwi.errors import InputError
@@ -65,11 +66,14 @@ class BenchmarkMeasurement(Measurement):
 
     @classmethod
     def run(cls, options: Mapping[str, Any]) -> int:
-        """Run the benchmark and return its exit code: 1 if items have no score."""
+        """Run the benchmark and return its exit code: 1, after a message, if answers of the judge are missing."""
         report = run_benchmark(from_dict(BenchmarkOptions, options))
         assert report is not None  # None only with `part`, which a study may not set
         print_report(report)
-        return 0 if report.is_success else 1
+        if report.is_success:
+            return 0
+        console.error(" ".join(list_warnings(report)))
+        return 1
 
     def collect(self, folder: Path) -> MetricValues:
         """Read the scores of all items; items of one source video form a cluster."""

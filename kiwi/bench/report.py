@@ -74,7 +74,11 @@ def list_warnings(report: BenchmarkReport) -> list[str]:
     if not result.is_complete:
         missing = f"{result.total - result.scored} of {result.total} items have no score"
         withheld = "so there is no overall score (--allow-partial reports one for the other items)"
-        texts.append(f"{missing}, {'the overall score leaves them out' if report.has_overall else withheld}.")
+        reason, count = Counter(result.unscored.values()).most_common(1)[0]
+        texts.append(
+            f"{missing}, {'the overall score leaves them out' if report.has_overall else withheld}. The reason for "
+            f"{count} of them: {reason.rstrip('.')}."
+        )
     if report.suite.expected_items and result.total != report.suite.expected_items:
         texts.append(
             f"The data has {result.total} items to score instead of the {report.suite.expected_items} of "

@@ -7,6 +7,7 @@ repeated (`--reference A --reference B`) nor be switches without a value (`--dry
 
 import argparse
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 import docstring_parser
 
 from kiwi import console
-from kiwi.errors import InputError, format_choices
+from kiwi.errors import InputError, format_choices, suggest_choice
 from kiwi.options import Options
 from kiwi.spec import from_dict
 
@@ -163,4 +164,6 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **kwargs})
 
     def error(self, message: str) -> NoReturn:
+        if unknown := re.match(r"unrecognized arguments: (--[\w-]+)", message):
+            message = f"there is no option {unknown[1]}{suggest_choice(self._option_string_actions, unknown[1])}"
         raise InputError(f"{self.prog}: {message}", code="invalid-option", fix=f"see `{self.prog} --help`")

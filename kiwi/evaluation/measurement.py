@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, cast
 
-from kiwi.errors import InputError
+from kiwi.errors import InputError, format_choices
 from kiwi.options import Options
 from kiwi.spec import Spec, from_dict
 
@@ -128,20 +128,22 @@ def typed_options(
         defaults: defaults that differ from those of the dataclass.
 
     Raises:
-        InputError: `settings` is not a mapping, or sets an option that the file may not set.
-        SpecError: an option is unknown or has a value of the wrong type.
+        InputError: `settings` is not a mapping, or an option is unknown or may not be set in the file.
+        SpecError: an option has a value of the wrong type.
     """
     if not isinstance(settings, dict | None):
         raise InputError(f"{where} is not a mapping", code="wrong-type", got=repr(settings))
-    known = {field.name for field in fields(options)}
+    known, reserved = {field.name for field in fields(options)}, {*fixed, *forbidden}
     values = dict(defaults or {})
     for key, value in (settings or {}).items():
         name = str(key).replace("-", "_")
         if name not in known and name.removeprefix("no_") in known and isinstance(value, bool):
             name, value = name.removeprefix("no_"), not value
-        if name in (*fixed, *forbidden):
-            raise InputError(
-                f"{where} cannot set {key}", code="reserved-option", fix="remove it; kiwi sets it for each run"
-            )
+        if name in reserved:
+            fix = "remove it; kiwi sets it for each run"
+            raise InputError(f"{where} cannot set {key}", code="reserved-option", fix=fix)
+        if name not in known:
+            expected = format_choices(sorted(known - reserved), name)
+            raise InputError(f"{where} has no option {key!r}", code="unknown-field", expected=expected)
         values[name] = value
     return cast(OptionsT, from_dict(options, values | dict(fixed), where))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from kiwi.bench import measurement
 from kiwi.bench import report as reports
 from kiwi.bench.controls import measure_drift, summarize_controls
 from kiwi.bench.ledger import Judgement, JudgementKey
@@ -168,8 +169,19 @@ def test_there_is_no_overall_score_below_full_coverage_unless_allowed():
     assert reports.make_main_table(allowed).rows[0][2] == "4.00 ± ?"  # one item a category
     assert "5 of 6" in reports.make_main_table(allowed).rows[0][0]
     assert "1 of 6 items have no score" in reports.list_warnings(withheld)[0]
+    assert reports.list_warnings(withheld)[0].endswith("The reason for 1 of them: not judged.")
     assert "not judged" in reports.format_markdown(withheld)
     assert "the overall score leaves them out" in reports.list_warnings(allowed)[0]
+
+
+def test_an_incomplete_benchmark_fails_its_measurement_with_the_reason(monkeypatch, capsys):
+    items = [make_item(category, category) for category in OPENVE.categories]
+    report = make_report(items, [make_judgement(OPENVE, item, 4, 4, 4) for item in items[:-2]])
+    monkeypatch.setattr(measurement, "run_benchmark", lambda options: report)
+    assert measurement.BenchmarkMeasurement.run({"suite": "openve", "data": "sandbox"}) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: 2 of 5 items have no score")
+    assert "The reason for 2 of them: not judged." in message
 
 
 def test_a_report_without_judgements_has_no_scores():

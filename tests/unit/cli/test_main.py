@@ -168,8 +168,9 @@ class ExampleOptions(Options):
     [
         ([], "the following arguments are required: VIDEO"),
         (["a", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
-        (["a", "--stepz", "1"], "unrecognized arguments: --stepz 1"),
-        (["a", "--ste", "1"], "unrecognized arguments: --ste 1"),
+        (["a", "--stepz", "1"], "there is no option --stepz (did you mean --steps?)"),
+        (["a", "--ste", "1"], "there is no option --ste (did you mean --steps?)"),
+        (["a", "b", "--steps", "1"], "unrecognized arguments: b"),
     ],
 )
 def test_an_invalid_command_line_raises_a_kiwi_error_without_printing_the_usage(arguments, message, capsys):

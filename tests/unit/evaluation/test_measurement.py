@@ -48,6 +48,13 @@ def test_options_that_are_set_for_each_run_cannot_be_set_in_a_file(name):
     assert caught.value.code == "reserved-option"
 
 
+def test_the_message_about_an_unknown_option_lists_only_options_that_may_be_set():
+    with pytest.raises(InputError, check=lambda error: error.code == "unknown-field") as caught:
+        weigh({"max_pixel": 4}, forbidden=["scale"])
+    expected = "Expected: one of gallery, max_pixels (did you mean max_pixels?)."
+    assert str(caught.value) == f"weigh has no option 'max_pixel'. {expected}"
+
+
 @pytest.mark.parametrize(
     ("settings", "value"),
     [
@@ -57,7 +64,7 @@ def test_options_that_are_set_for_each_run_cannot_be_set_in_a_file(name):
         ({"model=other": 1}, "model=other"),
         ({"scale": "letter --model other"}, "letter --model other"),
         (["scale"], "scale"),
-        ({1: 2}, "'weigh.1'"),
+        ({1: 2}, "weigh has no option 1."),
     ],
 )
 def test_unknown_names_and_values_are_rejected(settings, value):
