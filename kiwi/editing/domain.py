@@ -1,4 +1,4 @@
-"""Checks whether a video and an instruction belong to the domain that a model was trained on."""
+"""Reasons why an edit is outside the domain that its model was trained on."""
 
 import numpy as np
 
@@ -9,25 +9,18 @@ from kiwi.models.sampling import eval_mode
 from kiwi.sandbox.grammar import MAX_INSTRUCTION_WORDS, unknown_words
 
 MIN_RECONSTRUCTION_PSNR = 25.0
-"""PSNR in dB below which a video is outside the autoencoder's domain.
+"""PSNR in dB of the VAE's reconstruction below which a video is outside its domain.
 
-The shipped autoencoder reaches 30.7 dB on average over 210 clips of its test split."""
+The shipped VAE reaches 30.7 dB on average over 210 clips of its test split."""
 
 
 def out_of_domain_reasons(
     editor: KiwiEditor, video: Video, instruction: str, num_references: int = 0, *, max_pixels: int | None = None
 ) -> list[str]:
-    """List the reasons why an edit is outside the sandbox, which the editor was trained on.
+    """List the reasons why an edit is outside the sandbox; there are none if the editor was not trained on it alone.
 
-    The list is empty if there are none, and for every editor that was trained on other videos too.
-
-    Args:
-        editor: the editor.
-        video: the source video.
-        instruction: the edit instruction.
-        num_references: number of reference images. Their content is not checked: the autoencoder reconstructs
-            photographs as well as the sandbox's references.
-        max_pixels: largest height x width to edit at; the model's default if not given.
+    The content of reference images is not checked, because the VAE reconstructs photographs as well as the sandbox's
+    references. `max_pixels` is the largest height x width to edit at; the model's default if not given.
     """
     if editor.defaults.domain != "sandbox":
         return []
@@ -59,7 +52,7 @@ def _video_reasons(editor: KiwiEditor, video: Video, frames: np.ndarray) -> list
     psnr = _reconstruction_psnr(editor, frames)
     if psnr < MIN_RECONSTRUCTION_PSNR:
         reasons.append(
-            f"the model's autoencoder reaches only {psnr:.0f} dB PSNR on this video (about 30 dB on training clips)"
+            f"the model's VAE reconstructs this video with only {psnr:.0f} dB PSNR (about 30 dB on training clips)"
         )
     height, width = frames.shape[1:3]
     if height * width * 4 < video.height * video.width or video.frame_count > defaults.max_frames:

@@ -42,8 +42,8 @@ class KiwiEditor:
         """Load a model folder or a hub repository, by default on the GPU if there is one.
 
         Raises:
-            CheckpointError: if this is not a model folder, or its weights do not fit its configuration.
-            InputError: if the device cannot be used.
+            CheckpointError: this is not a model folder, or its weights do not match its configuration.
+            InputError: the device cannot be used.
         """
         device = resolve_device(device)
         return cls(*from_pretrained(folder), device=device)
@@ -88,8 +88,8 @@ class KiwiEditor:
             The edited video, of the source's size, frame count and frame rate.
 
         Raises:
-            InputError: if the instruction is empty or `max_pixels` is below 1.
-            MediaError: if a file cannot be read.
+            InputError: the instruction is empty or `max_pixels` is below 1.
+            MediaError: a file cannot be read.
         """
         if not instruction.strip():
             raise InputError("the instruction is empty", code="empty-instruction", fix="describe the edit in words")
@@ -115,11 +115,9 @@ class KiwiEditor:
         count, height, width = frames.shape[:3]
         if video.frame_count > self.defaults.max_frames:
             log.warning(
-                "the video has %d frames, but the model was trained on at most %d: the edit may be weaker, and needs "
-                "more memory",
-                video.frame_count,
-                self.defaults.max_frames,
-            )
+                "the video has %d frames, training clips had at most %d: the edit may be weaker and needs more memory",
+                video.frame_count, self.defaults.max_frames,
+            )  # fmt: skip
         if (count, height, width) != (video.frame_count, video.height, video.width):
             log.info(
                 "editing %d frames of %dx%d (the video has %d frames of %dx%d)",
@@ -138,8 +136,5 @@ class KiwiEditor:
             references_RHWC=letterbox_references(images, *frames.shape[1:3]),
         )
         batch = collate([sample])
-        return replace(
-            batch,
-            source_BCFHW=batch.source_BCFHW.to(self.device),
-            references_BRCHW=batch.references_BRCHW.to(self.device),
-        )
+        source, references = batch.source_BCFHW.to(self.device), batch.references_BRCHW.to(self.device)
+        return replace(batch, source_BCFHW=source, references_BRCHW=references)

@@ -49,36 +49,30 @@ class EditOptions(DeviceOptions):
         if not self.instruction.strip():
             raise InputError("--instruction is empty", code="empty-instruction", fix="describe the edit in words")
         if not (folder := self.out.parent).is_dir():
-            message = f"the folder {folder} for {self.out.name} does not exist"
-            raise InputError(message, code="missing-folder", fix=f"mkdir -p {folder}")
+            raise InputError(f"the folder {folder} of --out does not exist", code="missing-folder", fix="create it")
         if self.out.suffix.lower() not in (".mp4", ".png"):
             expected = "a name that ends in .mp4, or in .png for one frame"
             raise InputError(f"cannot write {self.out}", code="wrong-suffix", expected=expected)
         inputs = (self.video, *self.reference)
         if self.out.exists() and any(path.exists() and self.out.samefile(path) for path in inputs):
-            message = f"{self.out} is an input of the edit and would be overwritten"
-            raise InputError(message, code="output-is-input", fix="give another --out")
+            problem = f"{self.out} is an input of the edit and would be overwritten"
+            raise InputError(problem, code="output-is-input", fix="give another --out")
 
 
 def edit_file(options: EditOptions) -> Video:
-    """Edit a video file and write the result.
-
-    Returns:
-        The edited video, of the source's size, frame count and frame rate.
+    """Edit a video file, write the edited video, and return it; it has the source's size, length and frame rate.
 
     Raises:
-        MediaError: if a file cannot be read.
-        CheckpointError: if the model cannot be loaded.
-        InputError: if the output is a .png but the video has several frames, or the device cannot be used.
+        MediaError: a file cannot be read.
+        CheckpointError: the model cannot be loaded.
+        InputError: the output is a .png but the video has several frames, or the device cannot be used.
     """
     # The files are read before the model is loaded, which takes seconds.
     video, references = read_video(options.video), [read_image(path) for path in options.reference]
     is_image = options.out.suffix.lower() == ".png"
     if is_image and video.frame_count > 1:
         got = f"{video.frame_count} frames"
-        raise InputError(
-            f"{options.out.suffix} files can hold only one frame", code="too-many-frames", got=got, fix="use .mp4"
-        )
+        raise InputError("a .png file can hold only one frame", code="too-many-frames", got=got, fix="use .mp4")
 
     from kiwi.editing.domain import out_of_domain_reasons
     from kiwi.editing.editor import KiwiEditor

@@ -112,19 +112,17 @@ def write_weights(state: Mapping[str, Tensor], folder: Path, stem: str = "model"
 
 
 def _list_folder_files(folder: Path) -> list[Path]:
-    index_files = [folder / f"{stem}.safetensors.index.json" for stem in _STEMS]
-    single_files = [folder / f"{stem}.safetensors" for stem in _STEMS]
-    present = [file for file in index_files + single_files if file.is_file()]
+    names = [f"{stem}.safetensors{suffix}" for stem in _STEMS for suffix in (".index.json", "")]
+    present = [name for name in names if (folder / name).is_file()]
     if len(present) != 1:
-        names = ", ".join(sorted(file.name for file in folder.glob("*.safetensors*"))) or "none"
+        others = sorted(file.name for file in folder.glob("*.safetensors*"))
         raise CheckpointError(
             f"{folder} must contain exactly one set of weights",
             code="ambiguous-weights" if present else "missing-weights",
-            got=", ".join(file.name for file in present)
-            or f"no weights file with a known name (safetensors files: {names})",
-            expected=f"one of {', '.join(file.name for file in index_files + single_files)}",
+            got=", ".join(present or others) or "no .safetensors files",
+            expected=f"one of {', '.join(names)}",
         )
-    return list_weight_files(present[0])
+    return list_weight_files(folder / present[0])
 
 
 def _list_index_files(index: Path) -> list[Path]:
@@ -133,17 +131,14 @@ def _list_index_files(index: Path) -> list[Path]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _unreadable_error(index, error) from error
     # Only names are checked, because shards in the hub's cache are symbolic links to files in other folders.
-    paths = [name for name in weight_map.values() if not isinstance(name, str) or PureWindowsPath(name).name != name]
-    if paths:
-        problem = f"the index {index} references a file outside its folder"
-        raise CheckpointError(problem, code="path-outside-folder", got=repr(paths[0]))
+    for name in weight_map.values():
+        if not isinstance(name, str) or PureWindowsPath(name).name != name:
+            problem = f"the index {index} references a file outside its folder"
+            raise CheckpointError(problem, code="path-outside-folder", got=repr(name))
     files = [index.parent / name for name in sorted(set(weight_map.values()))]
     if missing := [file.name for file in files if not file.is_file()]:
         raise CheckpointError(
-            f"shards of {index} are missing",
-            code="missing-weights",
-            got=f"no {', '.join(missing)}",
-            fix="download them",
+            f"shards of {index} are missing: {', '.join(missing)}", code="missing-weights", fix="download them"
         )
     _check_index_matches_shards(index, weight_map, files)
     return files
@@ -210,15 +205,11 @@ def _unwrap_state_dict(content: Any, file: Path) -> State:
                 f"{file} contains two sets of weights", code="ambiguous-weights", got=f"the keys {' and '.join(keys)}"
             )
         content = content[keys[0]]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
-    ):
-        raise CheckpointError(
-            f"{file} contains values that are not named tensors",
-            code="not-a-state-dict",
-            expected="a state dict, or a dict with one under 'model_state' or 'state_dict'",
-        )
-    return dict(content)
+    items = content.items() if isinstance(content, Mapping) else [(None, content)]
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in items):
+        expected = "a state dict, or a dict with one under 'model_state' or 'state_dict'"
+        raise CheckpointError(f"{file} contains no state dict", code="not-a-state-dict", expected=expected)
+    return dict(items)
 
 
 def _unreadable_error(file: Path, error: BaseException) -> CheckpointError:

@@ -21,7 +21,6 @@ FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 class Mismatch:
     """Differences between the expected tensors and the actual ones; false if there are none."""
 
-    num_expected: int
     missing: list[str]
     unexpected: list[str]
     wrong_shapes: list[str]
@@ -40,7 +39,6 @@ class Mismatch:
                 f"the weights of {source} do not match the model",
                 code="mismatched-weights",
                 got=self,
-                expected=f"exactly the model's {self.num_expected} tensors",
                 fix="build the model with the configuration of the saved weights (the config.json beside them)",
             )
 
@@ -49,7 +47,6 @@ def compare_shapes(expected: Shapes, actual: Shapes) -> Mismatch:
     """Compare the names and shapes of expected and actual tensors."""
     shared = sorted(expected.keys() & actual.keys())
     return Mismatch(
-        num_expected=len(expected),
         missing=sorted(expected.keys() - actual.keys()),
         unexpected=sorted(actual.keys() - expected.keys()),
         wrong_shapes=[f"{n} is {actual[n]}, not {expected[n]}" for n in shared if actual[n] != expected[n]],
@@ -57,7 +54,7 @@ def compare_shapes(expected: Shapes, actual: Shapes) -> Mismatch:
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
-    """Return the shape of each tensor by name."""
+    """Return the shape of each tensor, by name."""
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 

@@ -257,7 +257,6 @@ class MllmEncoder(nn.Module):
 def _require_all_weights(model: nn.Module, info: dict[str, Any], path: str) -> None:
     """Raise an error for missing and unexpected weights, which transformers only logs; a language head is ignored."""
     mismatch = Mismatch(
-        num_expected=len(model.state_dict()),
         missing=sorted(info["missing_keys"]),
         unexpected=sorted(name for name in info["unexpected_keys"] if not name.startswith("lm_head.")),
         wrong_shapes=[str(item) for item in sorted(info["mismatched_keys"], key=str)],
