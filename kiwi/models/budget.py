@@ -87,11 +87,7 @@ class Budget:
 
 
 def count_budget(config: KiwiConfig, workload: Workload) -> Budget:
-    """Count parameters and operations of an editor on the meta device.
-
-    Args:
-        config: editor configuration whose parts need no files; `with_untrained_parts` makes one.
-        workload: size of the edit.
+    """Count parameters and operations of an editor on the meta device; its parts must not need files.
 
     Raises:
         InputError: if the model cannot edit a video of this size.
@@ -100,11 +96,10 @@ def count_budget(config: KiwiConfig, workload: Workload) -> Budget:
         model = KiwiEdit(config).eval()
         _require_supported_size(workload, model)
         conditions, latents = _make_inputs(model, workload)
-        sigma = torch.ones(1)
         with torch.no_grad(), FlopCounterMode(display=False) as conditioning:
             prepared = model.prepare(conditions, latents.shape)
         with torch.no_grad(), FlopCounterMode(display=False) as step:
-            model.velocity(latents, sigma, prepared)
+            model.velocity(latents, torch.ones(1), prepared)
     modules: dict[str, nn.Module] = {part: getattr(model, part) for part in (*PARTS, "mllm", "vae")}
     parameters = {part: list(module.parameters()) for part, module in modules.items()}
     return Budget(

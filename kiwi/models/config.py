@@ -53,7 +53,7 @@ class KiwiConfig(Spec):
 
         It needs no files, so that its parameters can be counted on the meta device.
         """
-        dit = {"5b": DiTConfig.wan22_5b, "14b": DiTConfig.wan21_14b, "1.3b": DiTConfig.wan21_1_3b}[size]()
+        dit = {"5b": DiTConfig, "14b": DiTConfig.wan21_14b, "1.3b": DiTConfig.wan21_1_3b}[size]()
         vae = NewVae.wan22() if size == "5b" else NewVae.wan21()
         return cls(dit=dit, vae=vae, mllm=NewQwen.qwen25_3b())
 

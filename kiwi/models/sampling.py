@@ -67,9 +67,9 @@ def sample_edits(
 
     Args:
         model: the editor; it is in eval mode during the call.
-        inputs: the edits, on the model's device. A sample's noise depends only on `seed` and its id.
+        inputs: the edits, on the model's device.
         sampling: settings of the sampler.
-        seed: seed of the initial noise.
+        seed: seed of the initial noise, which depends only on this seed and the sample's id.
         on_step: called after each denoising step with its index and the latents.
     """
     with eval_mode(model):
@@ -87,13 +87,8 @@ def denoise(
 ) -> Tensor:
     """Integrate from noise at sigma 1 down to the video's latents at sigma 0.
 
-    There is no classifier-free guidance, as in the published sampler.
-
-    Args:
-        model: the editor or a text-to-video model, in `eval_mode`.
-        conditions: result of the model's `encode`.
-        noise_BCFHW: standard normal noise of the latents' shape.
-        sampling, on_step: as for `sample_edits`.
+    There is no classifier-free guidance, as in the published sampler. To be called in `eval_mode`, with `conditions`
+    from the model's `encode`.
     """
     prepared: Any = model.prepare(conditions, noise_BCFHW.shape)
 

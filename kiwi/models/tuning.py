@@ -22,9 +22,7 @@ class TuningSpec(Spec, ABC):
     def apply(self, module: nn.Module, targets: Sequence[str]) -> None:
         """Make exactly the trainable weights of a module require gradients, and add adapters if the spec has any.
 
-        Args:
-            module: module with its pretrained weights; changed in place.
-            targets: name endings of the linear layers that get adapters by default.
+        By default, adapters are added to the linear layers whose names end with one of `targets`.
         """
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(self.is_trainable(name))

@@ -76,7 +76,7 @@ def transformers_processor(encoder):
 
 
 def test_images_and_videos_become_the_same_tokens_and_pixels_as_in_transformers(encoder):
-    side = encoder.preprocessor.factor * 2
+    side = encoder.preprocessor.token_side * 2
     source, image = clip(4, side, 2 * side, 0), clip(1, side, side, 1)[0]
     prompt = encoder.prompter([source], ["Use it."], [(image,)], "reference", 2)
     is_qwen3 = encoder.config.model_type == "qwen3_vl"

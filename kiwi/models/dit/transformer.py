@@ -67,7 +67,7 @@ class RecomputeActivations(ActivationSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig(Spec):
-    """Configuration of the transformer; the default sizes are those of Wan2.2-TI2V-5B.
+    """Configuration of the transformer; the default sizes are those of Wan2.2-TI2V-5B, as in the published 5B editor.
 
     Args:
         dim: width D.
@@ -107,11 +107,6 @@ class DiTConfig(Spec):
         if self.freq_dim % 2 or self.patch_size[0] != 1:
             got = f"freq_dim {self.freq_dim}, patch_size {self.patch_size}"
             raise SpecError("dit.freq_dim must be even and dit.patch_size[0] must be 1", code="out-of-range", got=got)
-
-    @classmethod
-    def wan22_5b(cls) -> DiTConfig:
-        """Sizes of Wan2.2-TI2V-5B, the base model of the published 5B editor."""
-        return cls()
 
     @classmethod
     def wan21_14b(cls) -> DiTConfig:

@@ -54,16 +54,11 @@ class VisionInput(NamedTuple):
 
 
 class VisionPreprocessor:
-    """Resizes images and videos as the published code does, and cuts them into patches.
-
-    Args:
-        image_processor, video_processor: processors of transformers, with the MLLM's settings.
-        limits: limits on frames and pixels.
-    """
+    """Resizes images and videos as the published code does; processors of transformers cut them into patches."""
 
     def __init__(self, image_processor: Any, video_processor: Any, limits: VisionLimits) -> None:
         self.image_processor, self.video_processor, self.limits = image_processor, video_processor, limits
-        self.factor: int = image_processor.patch_size * image_processor.merge_size
+        self.token_side: int = image_processor.patch_size * image_processor.merge_size  # in pixels
 
     def prepare_source(self, frames: Pixels) -> VisionInput:
         """Resize a source video; one frame is an image."""
@@ -73,7 +68,7 @@ class VisionPreprocessor:
 
     def prepare_reference(self, image: Pixels) -> VisionInput:
         """Resize a reference image (H, W, 3)."""
-        return VisionInput(IMAGE, self.resize_image(image, self.limits.max_reference_tokens * self.factor**2)[None])
+        return VisionInput(IMAGE, self.resize_image(image, self.limits.max_reference_tokens * self.token_side**2)[None])
 
     def num_tokens(self, size: Size) -> int:
         """Number of visual tokens of an image or video of this size."""
@@ -96,28 +91,28 @@ class VisionPreprocessor:
 
     def resize_image(self, image: Pixels, max_pixels: int | None = None) -> Pixels:
         """Resize an image (H, W, 3) to at least 4 whole visual tokens."""
-        area = self.factor**2
+        area = self.token_side**2
         limit = 16384 * area if max_pixels is None else max_pixels
-        size = smart_resize(*image.shape[:2], factor=self.factor, min_pixels=4 * area, max_pixels=limit)
+        size = smart_resize(*image.shape[:2], factor=self.token_side, min_pixels=4 * area, max_pixels=limit)
         return resize(image[None], *size)[0]
 
     def resize_video(self, frames: Pixels) -> Pixels:
         """Sample at most `max_frames` frames evenly, and resize them in two steps, as the published code does."""
         if len(frames) > self.limits.max_frames:
             frames = frames[np.linspace(0, len(frames) - 1, self.limits.max_frames).round().astype(int)]
-        limits, factor = self.limits, self.factor
+        limits, side = self.limits, self.token_side
         coarse = smart_resize(
             *frames.shape[1:3],
-            factor=2 * factor,
-            min_pixels=min(4 * (2 * factor) ** 2, limits.min_pixels_per_frame),
+            factor=2 * side,
+            min_pixels=min(4 * (2 * side) ** 2, limits.min_pixels_per_frame),
             max_pixels=limits.max_pixels_per_frame,
         )
         # The published limit: 768 visual tokens per frame, or fewer if many frames share the total of 115200.
-        frame_pixels = min(768 * factor**2, 115200 * factor**2 / len(frames) * 2)
+        frame_pixels = min(768 * side**2, 115200 * side**2 / len(frames) * 2)
         frame_pixels = max(frame_pixels, int(1.05 * limits.min_pixels_per_frame))
         fine = smart_resize(
             *coarse,
-            factor=factor,
+            factor=side,
             min_pixels=limits.min_pixels_per_frame,
             max_pixels=int(min(limits.max_pixels_per_frame, frame_pixels)),
         )

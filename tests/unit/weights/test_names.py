@@ -53,7 +53,7 @@ def published_dit(dim, ffn, blocks, channels):
 
 
 SIZES = {
-    "5B": (DiTConfig.wan22_5b(), (3072, 14336, 30, 48), 825),
+    "5B": (DiTConfig(), (3072, 14336, 30, 48), 825),
     "14B": (DiTConfig.wan21_14b(), (5120, 13824, 40, 16), 1095),
     "1.3B": (DiTConfig.wan21_1_3b(), (1536, 8960, 30, 16), 825),
 }
@@ -90,7 +90,7 @@ def test_diffusers_names_are_those_of_its_class():
 
 
 def test_queries_connectors_and_embedders_have_the_published_names_and_shapes():
-    dit = DiTConfig.wan22_5b()
+    dit = DiTConfig()
     parts = {
         "query": QueryConnector(), "latent": LatentConnector(), "source": AddSource(), "reference": AppendReference(),
     }  # fmt: skip
