@@ -191,7 +191,7 @@ def _judge_all(
 
 
 def _list_judgements(judged: Sequence[JudgedTask]) -> list[Judgement]:
-    return [judgement for one in judged for judgement in one.judgements]
+    return [judgement for task in judged for judgement in task.judgements]
 
 
 def _select_judge(options: BenchmarkOptions, suite: Suite) -> JudgeSpec:

@@ -72,7 +72,7 @@ class Judge(ABC):
 
     @abstractmethod
     def ask(self, question: Question) -> str:
-        """Answer a question with text. Raises JudgeError if there is no answer."""
+        """Answer a question with text for `kiwi.bench.reply.read_reply`. Raises JudgeError if there is no answer."""
 
 
 @dataclass(frozen=True, kw_only=True)

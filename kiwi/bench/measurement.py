@@ -35,7 +35,8 @@ class BenchmarkMeasurement(Measurement):
     def from_study(cls, settings: Any) -> Sequence[BenchmarkMeasurement]:
         """Read options by suite; the gallery is off unless the options turn it on."""
         if not isinstance(settings, dict | None):
-            raise InputError("bench is not a mapping of suites", code="wrong-type", got=repr(settings))
+            expected = "a mapping of suites, such as {openve: {data: sandbox}}"
+            raise InputError("bench is not a mapping", code="wrong-type", got=repr(settings), expected=expected)
         return [
             cls(
                 settings=typed_options(

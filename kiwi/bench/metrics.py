@@ -43,9 +43,6 @@ class Encoder:
         folder: model folder or hub id.
         device: device to run on.
 
-    Attributes:
-        name: "CLIP" or "DINO", with the folder's name.
-
     Raises:
         InputError: unknown kind.
         CheckpointError: the model cannot be loaded.

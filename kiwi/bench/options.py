@@ -29,8 +29,7 @@ class BenchmarkOptions(DeviceOptions):
             or sandbox for the suite sandbox)
         model: editor to score: model folder or hub id (default with --data sandbox: the editor that kiwi ships)
         videos: folder of already edited videos to score, named SOURCE_edited.mp4
-        judge: oracle, or replay:LEDGER with the judgements.jsonl of an earlier run (default: the judge of the published
-            table; with --data sandbox: oracle)
+        judge: oracle, or replay:LEDGER with the judgements.jsonl of a run (default with --data sandbox: oracle)
         rubrics: file of official rubrics, written by `bench rubrics import` (default: the built-in rubrics)
         out: folder of the run (default: runs/bench/SUITE-TIME)
         name: name of the editor in the table (default: name of the model or of the folder of videos)

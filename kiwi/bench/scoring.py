@@ -1,9 +1,9 @@
 """Scoring: from judgements to the table of a run. Every column says how many of its items have a score.
 
-An item's score in a dimension is the median of its repeats. The columns depend on the suite: OpenVE-Bench has one for
-each category (the mean over items of the means over their three dimensions), RefVIE-Bench one for each dimension. The
-overall score is the mean over columns. Scores are reported as given (`raw`, as in the published tables, whose code does
-not cap) and capped (`capped`: no score may exceed that of the first dimension, as the rubrics demand).
+An item's score in a dimension is the median of its repeated answers. The columns depend on the suite: OpenVE-Bench has
+one for each category (the mean over items of the means over their three dimensions), RefVIE-Bench one for each
+dimension. The overall score is the mean over columns. Scores are reported as given (`raw`, as in the published tables,
+whose code does not cap) and capped (`capped`: no score may exceed that of the first dimension, as the rubrics demand).
 """
 
 from collections import Counter
@@ -145,7 +145,7 @@ def aggregate_scores(
     suite: Suite, items: Sequence[BenchmarkItem], scored: Sequence[ItemScore], unscored: Mapping[str, str],
     judgements: Iterable[Judgement] = (),
 ) -> BenchmarkResult:  # fmt: skip
-    """Aggregate the results of `score_items` to the scores of a run; all its judgements show how repeats vary."""
+    """Aggregate the results of `score_items` to the scores of a run; `judgements` show how repeated answers vary."""
     totals = Counter(name for item in items for name in _list_category_columns(suite, item.category))
     names = [name for name in _list_columns(suite) if totals[name]]
     raw, capped = (

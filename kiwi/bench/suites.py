@@ -136,8 +136,8 @@ def read_items(suite: Suite, data: Path) -> SuiteData:
     items, stems, excluded = [], Counter[str](), Counter[str]()
     for row in rows:
         if row.category not in known:
-            message = f"{row.location} has an unknown category, {row.category!r}"
-            raise ManifestError(message, code="unknown-category", expected=format_choices(known, row.category))
+            problem = f"{row.location} has an unknown category, {row.category!r}"
+            raise ManifestError(problem, code="unknown-category", expected=format_choices(known, row.category))
         if row.category in suite.excluded:
             excluded[row.category] += 1
             continue
@@ -222,21 +222,18 @@ class PublishedRow:
     """A row of a published table.
 
     Args:
-        method, params: name and size of the editor.
+        method: name of the editor.
         judge: judge of the scores, which are not comparable with those of another judge.
         overall: published overall score.
         columns: published score of each column.
         doubt: reason to doubt the row; empty if there is none.
-        source: publication.
     """
 
     method: str
-    params: str
     judge: str
     overall: float
     columns: Mapping[str, float]
     doubt: str
-    source: str
 
 
 def read_published_rows(suite: Suite) -> list[PublishedRow]:
@@ -247,6 +244,6 @@ def read_published_rows(suite: Suite) -> list[PublishedRow]:
     rows = []
     for line in csv.DictReader(file.read_text(encoding="utf-8").splitlines()):
         columns = {column: float(value) for column, value in line.items() if column not in _DESCRIPTIVE_COLUMNS}
-        about = {key: line[key] for key in _DESCRIPTIVE_COLUMNS if key != "overall"}
+        about = {name: line[name] for name in ("method", "judge", "doubt")}
         rows.append(PublishedRow(**about, overall=float(line["overall"]), columns=columns))
     return rows

@@ -36,6 +36,34 @@ def run(editor, tmp_path_factory):
     return out
 
 
+def score_videos(run, videos, out, *options):
+    """Score a folder of videos on the data of a finished run; returns the exit code."""
+    words = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(videos)]
+    return main([*words, "--out", str(out), *options])
+
+
+def copy_videos(run, folder, count=10):
+    """Copy the first edited videos of a run."""
+    folder.mkdir(exist_ok=True)
+    for video in sorted((run / "videos").iterdir())[:count]:
+        shutil.copy(video, folder)
+    return folder
+
+
+def copy_targets(run, folder):
+    """Copy the exact targets of all items under the names of edits."""
+    folder.mkdir(exist_ok=True)
+    for target in (run / "data" / "videos").glob("*_target.mp4"):
+        shutil.copy(target, folder / target.name.replace("_target", "_source_edited"))
+    return folder
+
+
+def read_overall_difference(table):
+    """Read the overall difference in the Markdown table of a comparison."""
+    row = next(line for line in table.read_text().splitlines() if line.startswith("| overall"))
+    return float(row.split("|")[3])
+
+
 def lines(run):
     return [json.loads(line) for line in (run / "judgements.jsonl").read_text().splitlines()]
 
@@ -54,11 +82,9 @@ def test_an_editor_is_scored_with_controls_and_a_gallery(run):
     assert "308 of OpenVE-Bench" in report
     assert json.loads((run / "environment.json").read_text())["kiwi"]
     page = (run / "gallery.html").read_text()
-    edits, controls = (
-        page.count('data-control=""'),
-        [page.count(f'data-control="{kind}"') for kind in CONTROL_KINDS.values()],
-    )
-    assert (edits, controls, page.count("<video")) == (10, [5, 5, 5, 5], 60)
+    cards = {kind: page.count(f'data-control="{kind}"') for kind in ("", *CONTROL_KINDS.values())}
+    assert cards == {"": 10} | dict.fromkeys(CONTROL_KINDS.values(), 5)
+    assert page.count("<video") == 60
     assert "Overall " in page
     assert "Computed from the exact target." in page
 
@@ -78,14 +104,13 @@ def test_a_rerun_asks_no_scored_question_again_and_writes_the_same_report(run, e
 
 
 def test_anchors_are_judged_again_from_the_second_run_on(run, tmp_path, capsys):
-    options = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(run / "videos")]
-    options += ["--out", str(tmp_path / "run"), "--no-gallery", "--controls", "0", "--anchors", "3", "--metrics"]
-    assert main([*options, "basic"]) == 0
+    options = ["--no-gallery", "--controls", "0", "--anchors", "3", "--metrics", "basic"]
+    assert score_videos(run, run / "videos", tmp_path / "run", *options) == 0
     first = capsys.readouterr()
     assert "no anchors: this folder holds no earlier judgements" in " ".join(first.err.split())
     assert "Metrics beside the judge's scores" in first.out
     assert (tmp_path / "run" / "metrics.csv").read_text().startswith("metric,items,")
-    assert main([*options, "basic"]) == 0
+    assert score_videos(run, run / "videos", tmp_path / "run", *options) == 0
     assert "Anchors: 3 items judged again; their scores changed by 0.00" in " ".join(capsys.readouterr().err.split())
 
 
@@ -101,57 +126,40 @@ def test_parts_generate_videos_and_a_run_without_part_judges_them(editor, tmp_pa
 
 
 def test_a_folder_of_videos_is_scored_and_missing_ones_are_reported(run, tmp_path, capsys):
-    (videos := tmp_path / "mine").mkdir()
-    for video in sorted((run / "videos").iterdir())[:7]:
-        shutil.copy(video, videos)
-    out = tmp_path / "run"
-    options = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(videos)]
-    assert main([*options, "--out", str(out)]) == 1
+    videos, out = copy_videos(run, tmp_path / "mine", 7), tmp_path / "run"
+    assert score_videos(run, videos, out) == 1
     terminal = capsys.readouterr().out
     assert "3 of 10 items have no score, so there is no overall score (--allow-partial" in terminal
     assert terminal.count("No score for 1 of 10 items: ") == terminal.count("_edited.mp4 does not exist") == 3
     assert "_edited.mp4 does not exist" in (out / "report.md").read_text()
-    assert main([*options, "--out", str(out), "--allow-partial"]) == 0
+    assert score_videos(run, videos, out, "--allow-partial") == 0
     assert "7 of 10" in (out / "report.md").read_text()
 
 
 def test_an_unreadable_edit_leaves_only_its_own_item_without_a_score(run, tmp_path):
-    shutil.copytree(run / "videos", videos := tmp_path / "mine")
+    videos = copy_videos(run, tmp_path / "mine")
     broken = sorted(videos.iterdir())[0]
     broken.write_bytes(broken.read_bytes()[:300])
-    out = tmp_path / "run"
-    options = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(videos)]
-    assert main([*options, "--out", str(out)]) == 1
-    report = (out / "report.md").read_text()
+    assert score_videos(run, videos, tmp_path / "run") == 1
+    report = (tmp_path / "run" / "report.md").read_text()
     assert "1 of 10 items have no score" in report
     assert f"| {broken.stem.removesuffix('_edited')} |" in report
 
 
 def test_a_comparison_uses_the_scores_in_the_reports(run, tmp_path, capsys):
     """The ledger may also hold judgements of other edits under the same names."""
-    shutil.copytree(run / "videos", videos := tmp_path / "mine")
-    options = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(videos)]
-    options += ["--no-gallery", "--controls", "0", "--repeats", "2"]
-    assert main([*options, "--out", str(tmp_path / "a")]) == 0
-    assert main([*options, "--out", str(tmp_path / "b")]) == 0
-    for target in (run / "data" / "videos").glob("*_target.mp4"):
-        shutil.copy(target, videos / target.name.replace("_target", "_source_edited"))
-    assert main([*options, "--out", str(tmp_path / "b")]) == 0
-    shutil.rmtree(videos)
-    shutil.copytree(run / "videos", videos)
-    assert main([*options, "--out", str(tmp_path / "b")]) == 0
+    videos, options = tmp_path / "mine", ["--no-gallery", "--controls", "0", "--repeats", "2"]
+    assert score_videos(run, copy_videos(run, videos), tmp_path / "a", *options) == 0
+    assert score_videos(run, videos, tmp_path / "b", *options) == 0
+    assert score_videos(run, copy_targets(run, videos), tmp_path / "b", *options) == 0
+    assert score_videos(run, copy_videos(run, videos), tmp_path / "b", *options) == 0
     capsys.readouterr()
     assert main(["bench", "compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c.md")]) == 0
-    row = next(line for line in (tmp_path / "c.md").read_text().splitlines() if line.startswith("| overall"))
-    assert float(row.split("|")[3]) == 0
+    assert read_overall_difference(tmp_path / "c.md") == 0
 
 
 def test_there_is_no_overall_difference_below_full_coverage(run, tmp_path, capsys):
-    (videos := tmp_path / "mine").mkdir()
-    for video in sorted((run / "videos").iterdir())[:7]:
-        shutil.copy(video, videos)
-    options = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(videos)]
-    assert main([*options, "--no-gallery", "--out", str(tmp_path / "some")]) == 1
+    assert score_videos(run, copy_videos(run, tmp_path / "mine", 7), tmp_path / "some", "--no-gallery") == 1
     capsys.readouterr()
     compare = ["bench", "compare", str(run), str(tmp_path / "some"), "--out", str(tmp_path / "c.md")]
     assert main(compare) == 0
@@ -199,17 +207,11 @@ def test_options_are_rejected_when_they_are_built(options, code):
 
 
 def test_runs_are_compared_and_agreement_with_human_raters_is_measured(run, tmp_path, capsys):
-    videos = tmp_path / "targets"
-    videos.mkdir()
-    for target in (run / "data" / "videos").glob("*_target.mp4"):
-        shutil.copy(target, videos / target.name.replace("_target", "_source_edited"))
     other = tmp_path / "other"
-    options = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(videos)]
-    assert main([*options, "--out", str(other), "--no-gallery"]) == 0
+    assert score_videos(run, copy_targets(run, tmp_path / "targets"), other, "--no-gallery") == 0
     capsys.readouterr()
     assert main(["bench", "compare", str(run), str(other), "--out", str(tmp_path / "compared.md")]) == 0
-    row = next(line for line in (tmp_path / "compared.md").read_text().splitlines() if line.startswith("| overall"))
-    assert float(row.split("|")[3]) > 2
+    assert read_overall_difference(tmp_path / "compared.md") > 2
     labels = tmp_path / "labels.csv"
     scored = list(csv.DictReader((other / "scores.csv").open()))
     ratings = [
@@ -237,17 +239,19 @@ def test_runs_of_different_judges_are_not_comparable(run, tmp_path):
     ("options", "named"),
     [
         (["openve"], "data/openve"),
+        (["openve"], "--data"),
         (["openve", "--data", "{data}", "--model", "x"], "gemini-2.5-pro"),
         (["openve", "--data", "{data}", "--judge", "oracle"], "--videos"),
         (["openve", "--data", "{data}", "--judge", "oracle", "--videos", "nowhere"], "nowhere"),
-        (["openve", "--data", "{data}", "--judge", "gpt", "--videos", "."], "judge 'gpt'"),
+        (["openve", "--data", "{data}", "--judge", "gpt", "--videos", "."], "--judge oracle"),
         (["openve", "--data", "sandbox", "--part", "3/2"], "--part"),
         (["openve", "--data", "sandbox", "--repeats", "0"], "--repeats"),
         (["openve", "--data", "sandbox", "--concurrency", "0"], "--concurrency must be at least 1"),
         (["openve", "--data", "sandbox", "--per-minute", "1e-320"], "--per-minute"),
         (["openve", "--data", "sandbox", "--controls", "-1"], "--controls"),
-        (["openve", "--data", "sandbox", "--metrics", "bogus"], "bogus"),
-        (["openve", "--data", "sandbox", "--videos", "nowhere"], "nowhere"),
+        (["openve", "--data", "sandbox", "--metrics", "bogus"], "--metrics has no metric 'bogus'"),
+        (["openve", "--data", "sandbox", "--videos", "nowhere"], "--videos nowhere"),
+        (["openve", "--data", "sandbox", "--rubrics", "{data}/world.json"], "--rubrics"),
         (["openve", "--data", "sandbox", "--judge", "replay:nope"], "nope"),
         (["openve", "--data", "{data}", "--judge", "oracle", "--model", "./nope"], "nope"),
         (["openve", "--data", "sandbox", "--out", "x" * 300], "too long"),
@@ -269,8 +273,7 @@ def test_unusable_options_are_rejected_by_name_and_nothing_is_written(
 
 def test_the_folder_of_another_run_is_not_touched(run, tmp_path, capsys):
     report = (run / "report.md").read_text()
-    options = ["bench", "openve", "--data", str(run / "data"), "--judge", "oracle", "--videos", str(run / "videos")]
-    assert main([*options, "--name", "another", "--out", str(run)]) == 2
+    assert score_videos(run, run / "videos", run, "--name", "another") == 2
     assert "title another" in " ".join(capsys.readouterr().err.split())
     assert (run / "report.md").read_text() == report
 
