@@ -142,7 +142,8 @@ def test_the_readme_has_no_placeholders(root):
     assert "@@" not in (root / "README.md").read_text()
 
 
-STEPS = {"forward", "encode", "prepare", "velocity", "embed", "join", "drop", "project", "project_context"}
+STEPS = {"forward", "encode", "prepare", "prepare_source", "prepare_reference", "velocity", "compute_velocity", "embed"}
+STEPS |= {"add_condition", "remove_added_tokens", "project", "project_context", "queries_for"}
 """Methods of the model's modules in which the data flows."""
 
 
