@@ -18,24 +18,9 @@ from typing import Any
 import kiwi
 
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "lightning",
-    "deepspeed",
-    "transformers",
-    "tokenizers",
-    "diffusers",
-    "accelerate",
-    "peft",
-    "torchmetrics",
-    "lpips",
-    "av",
-    "einops",
-    "numpy",
-    "pillow",
-    "jsonargparse",
-    "safetensors",
-)
+    "torch", "torchvision", "lightning", "deepspeed", "transformers", "tokenizers", "diffusers", "accelerate", "peft",
+    "torchmetrics", "lpips", "av", "einops", "numpy", "pillow", "jsonargparse", "safetensors",
+)  # fmt: skip
 """Packages whose versions can change results."""
 
 _SECRET_WORDS = {"key", "apikey", "token", "secret", "password", "passwd", "credential", "credentials", "auth"}

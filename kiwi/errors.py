@@ -47,7 +47,8 @@ def closest_match(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str
 
 def format_choices(choices: Iterable[str], name: object) -> str:
     """List the valid choices for an `expected` text, and suggest the one closest to the unknown `name`."""
-    choices = list(choices)
+    if not (choices := list(choices)):
+        return "no name at all"
     return f"one of {', '.join(choices)}" + suggest_choice(choices, name)
 
 

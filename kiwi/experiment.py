@@ -49,19 +49,17 @@ def read_experiment(file: Path | str) -> dict[str, Any]:
     return _read_with_bases(Path(file), ())
 
 
-def merge_configurations(below: Any, above: Any) -> Any:
-    """Merge configuration `above` over `below`, by the rules of `read_experiment`."""
-    has_fields_only = isinstance(above, dict) and not above.keys() & {"type", "class_path"}
-    if isinstance(below, str) and below[:1].isupper() and has_fields_only:
-        below = {"type": below}  # a spec given by its bare name
-    if not isinstance(below, dict) or not isinstance(above, dict):
-        return above
-    for key in ("type", "class_path"):
-        if key in above and above[key] != below.get(key, above[key]):
-            return above
-    return below | {
-        key: merge_configurations(below[key], value) if key in below else value for key, value in above.items()
-    }
+def merge_configurations(base: Any, changes: Any) -> Any:
+    """Merge `changes` over `base`, by the rules of `read_experiment`."""
+    has_fields_only = isinstance(changes, dict) and not changes.keys() & {"type", "class_path"}
+    if isinstance(base, str) and base[:1].isupper() and has_fields_only:
+        base = {"type": base}  # a spec given by its bare name
+    if not isinstance(base, dict) or not isinstance(changes, dict):
+        return changes
+    if any(key in changes and changes[key] != base.get(key, changes[key]) for key in ("type", "class_path")):
+        return changes
+    merged = {key: merge_configurations(base[key], value) for key, value in changes.items() if key in base}
+    return base | changes | merged
 
 
 def to_short_form(value: Any) -> Any:
@@ -88,7 +86,8 @@ def with_current_keys(configuration: dict[str, Any]) -> dict[str, Any]:
         configuration = _move_value(configuration, former.split("."), former, current)
     data = configuration.get("data")
     if isinstance(data, dict):
-        typed = {key: _add_source_types(data[key]) for key in ("train", "validation") if key in data}
+        lists = {key: data[key] for key in ("train", "validation") if isinstance(data.get(key), list)}
+        typed = {key: [_add_source_type(source) for source in sources] for key, sources in lists.items()}
         configuration = configuration | {"data": data | typed}
     return configuration
 
@@ -177,12 +176,8 @@ def _remove_value(node: dict[str, Any], keys: list[str]) -> dict[str, Any]:
     return others | {first: _remove_value(node[first], rest)} if rest else others
 
 
-def _add_source_types(sources: Any) -> Any:
-    """Add their types to data sources in the form of the previous release."""
-    return [_add_source_type(source) for source in sources] if isinstance(sources, list) else sources
-
-
 def _add_source_type(source: Any) -> Any:
+    """Add its type to a data source in the form of the previous release."""
     if not isinstance(source, dict) or "type" in source:
         return source
     name = next((name for field, name in SOURCE_TYPES_BY_FIELD.items() if field in source), None)

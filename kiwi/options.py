@@ -61,13 +61,7 @@ def option(
         empty: the option of a tuple may be given without a value, which sets `()` instead of the default.
         flag: name of the option on the command line; by default the field's name with dashes.
     """
-    metadata = {
-        "metavar": metavar,
-        "repeat": repeat,
-        "comma_separated": comma_separated,
-        "empty": empty,
-        "flag": flag,
-    }
+    metadata = {"metavar": metavar, "repeat": repeat, "comma_separated": comma_separated, "empty": empty, "flag": flag}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -92,12 +86,7 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         path, equals, value = text.partition("=")
         if not equals or not path:
-            raise InputError(
-                "--set takes PATH=VALUE",
-                code="invalid-assignment",
-                got=text,
-                expected="an assignment such as source=NoSource",
-            )
+            raise InputError("--set takes PATH=VALUE, such as source=NoSource", code="invalid-assignment", got=text)
         try:
             parsed[path] = yaml.safe_load(value)
         except yaml.YAMLError as error:

@@ -114,7 +114,7 @@ def from_dict(base: type[Spec], data: Any, path: str = "") -> Any:
     for key, value in fields.items():
         if key not in known:
             message = f"{cls.__name__} has no field {_join_path(path, key)!r}"
-            raise SpecError(message, code="unknown-field", expected=_format_choices(key, sorted(known)))
+            raise SpecError(message, code="unknown-field", expected=format_choices(sorted(known), key))
         value = _merge_with_default(known[key], hints[key], value)
         values[key] = _convert(hints[key], value, _join_path(path, key))
     missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _is_required(f)]
@@ -154,11 +154,11 @@ def _parse_node(base: type[Spec], data: Any, path: str) -> tuple[type[Spec], dic
     allowed = allowed_names(base)
     name = data.get("type", allowed[0] if len(allowed) == 1 else None)
     if name is None:
-        raise SpecError(f"{label} has no type", code="missing-type", got=data, expected=_format_choices("", allowed))
+        raise SpecError(f"{label} has no type", code="missing-type", got=data, expected=format_choices(allowed, ""))
     name = resolve_type_name(name) if isinstance(name, str) else name
     if name not in allowed:
         message = f"{label} has no choice named {name!r}"
-        raise SpecError(message, code="unknown-choice", expected=_format_choices(name, allowed))
+        raise SpecError(message, code="unknown-choice", expected=format_choices(allowed, name))
     cls = Spec._registry[name]
     return cls, resolve_field_names([cls], {key: value for key, value in data.items() if key != "type"})
 
@@ -183,11 +183,11 @@ def override(spec: Spec, changes: dict[str, Any]) -> Any:
             child = with_defaults(node.get(key))
             if not isinstance(child, dict):
                 message = f"no spec at {'.'.join(parents[: depth + 1])!r} (in {path!r})"
-                raise SpecError(message, code="unknown-field", expected=_format_choices(key, _field_names(node)))
+                raise SpecError(message, code="unknown-field", expected=format_choices(_field_names(node), key))
             node[key] = node = child
         last = _resolve_key(node, last)
         if last not in _field_names(node):
-            expected = _format_choices(last, _field_names(node))
+            expected = format_choices(_field_names(node), last)
             raise SpecError(f"no field at {path!r}", code="unknown-field", expected=expected)
         node[last] = changes[path]
     return from_dict(type(spec), data)
@@ -284,7 +284,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         if not any(type(value) is type(arg) and value == arg for arg in args):
             # The value is allowed but its type is wrong: YAML reads an unquoted 3 as a number.
             fix = "check the quotes" if str(value) in map(str, args) else None
-            expected = _format_choices(str(value), [repr(arg) if fix else str(arg) for arg in args])
+            expected = format_choices([repr(arg) if fix else str(arg) for arg in args], value)
             raise SpecError(f"{path} cannot be {value!r}", code="unknown-choice", expected=expected, fix=fix)
         return value
     if origin in (tuple, list):
@@ -338,10 +338,6 @@ def _convert_sequence(origin: Any, args: tuple[Any, ...], value: Any, path: str)
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _format_choices(name: object, allowed: list[str]) -> str:
-    return format_choices(allowed, name) if allowed else "no fields at all"
 
 
 def _join_path(path: str, key: str) -> str:

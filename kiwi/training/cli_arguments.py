@@ -123,7 +123,7 @@ def explain_parse_error(message: str, options: Iterable[str] = ()) -> InputError
     flat = re.sub(r"\s+", " ", message).strip()
     keys = re.findall(r'Parser key "([\w.]+)"', flat)
     path = ".".join(keys)
-    choices = _choices_at(path)
+    choices = choices_at(path)
     if unknown := re.search(r"(?:a dot import path string:|Not a valid subclass of \w+. Got value:) (\S+)", flat):
         if choices:
             problem, expected = f"{path} has no choice named {unknown[1]!r}", format_choices(choices, unknown[1])
@@ -170,11 +170,11 @@ def _unknown_field(owner: str, field: str, path: str) -> InputError:
         classes, path = inner, f"{path}.{parent}"
     owners = " or ".join(cls.__name__ for cls in classes) or owner
     fields = sorted({name for cls in classes for name in _hints_of(cls)})
-    expected = format_choices(fields, name) if fields else "no fields at all" if classes else None
+    expected = format_choices(fields, name) if classes else None
     return InputError(f"{owners} has no field {f'{path}.{name}'!r}", code="unknown-field", expected=expected)
 
 
-def _choices_at(path: str) -> list[str]:
+def choices_at(path: str) -> list[str]:
     """Names of the specs, modules or callbacks that an option such as model.config.source.scale accepts."""
     group, *names = path.split(".")
     if path == "trainer.callbacks":

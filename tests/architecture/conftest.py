@@ -22,8 +22,8 @@ def tree() -> list[Path]:
     """Every file that is, or would be, tracked; without git, every file of the fixed top-level names."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     try:
-        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-        files = [ROOT / name for name in listed if name]
+        output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        files = [ROOT / name for name in output.split("\0") if name]
     except (OSError, subprocess.CalledProcessError):
         folders = ("kiwi", "experiments", "benchmarks", "tests", ".ci")
         files = [p for folder in folders for p in (ROOT / folder).rglob("*") if "__pycache__" not in p.parts]

@@ -15,5 +15,5 @@ CHECKS = {
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_check_passes(check, root):
-    done = subprocess.run([sys.executable, *CHECKS[check]], cwd=root, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, f"{check} fails:\n{done.stdout}{done.stderr}"
+    process = subprocess.run([sys.executable, *CHECKS[check]], cwd=root, capture_output=True, text=True, timeout=600)
+    assert process.returncode == 0, f"{check} fails:\n{process.stdout}{process.stderr}"

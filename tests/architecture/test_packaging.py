@@ -26,8 +26,8 @@ def wheel(root, tree, tmp_path_factory):
     for link in (path for path in (root / "kiwi").rglob("*") if path.is_symlink()):  # the benchmarks' definitions
         (copy / link.relative_to(root)).symlink_to(link.readlink())
     command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out)]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stdout + process.stderr
     (file,) = out.glob("*.whl")
     return zipfile.ZipFile(file)
 
@@ -54,12 +54,12 @@ def test_an_installed_wheel_finds_the_benchmarks_without_torch(wheel, tmp_path):
         "assert 'torch' not in sys.modules"
     )
     installed = str(tmp_path / "installed")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, installed], cwd=tmp_path, env=os.environ | {"PYTHONPATH": installed},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "Physical Integration & Tracking: <1 to 5>" in done.stdout
+    assert process.returncode == 0, process.stderr
+    assert "Physical Integration & Tracking: <1 to 5>" in process.stdout
 
 
 def test_the_metadata_of_the_wheel_names_licence_version_and_command(wheel):

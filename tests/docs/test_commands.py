@@ -4,7 +4,6 @@ import importlib
 import re
 import shlex
 import shutil
-import typing
 from collections import Counter
 
 import pytest
@@ -14,8 +13,9 @@ import kiwi.cli
 from kiwi.__main__ import COMMANDS, main
 from kiwi.ablation.study import read_study
 from kiwi.options import Options
-from kiwi.spec import Spec, allowed_names
+from kiwi.spec import Spec
 from kiwi.training import fit
+from kiwi.training.cli_arguments import choices_at
 
 from .conftest import PAGES, ROOT, blocks, commands, inline_code, prose
 
@@ -32,12 +32,12 @@ OURS = [command for command in DOCUMENTED if command.words[:3] == KIWI]
 
 
 class ParsedError(Exception):
-    """Ends a command once its options are understood."""
+    """Ends a command once its options are parsed."""
 
 
 @pytest.fixture
 def parse_only(monkeypatch):
-    """Every command ends as soon as it has its options, validated."""
+    """Every command ends as soon as its options are parsed and validated."""
     real = kiwi.cli.parse
 
     def parse(*arguments):
@@ -76,14 +76,14 @@ def test_every_training_command_is_a_configuration_that_the_parser_accepts(comma
         written_config(word) if re.fullmatch(r"runs/.*/config\.yaml", word) else word for word in command.words[3:]
     ]
     printing = ["--print_config"] if not {"--print_config", "--model.help"} & set(words) else []
-    with pytest.raises(SystemExit) as done:  # how the parser ends after printing
+    with pytest.raises(SystemExit) as caught:  # the parser exits after printing
         main([*words, *printing])
-    assert done.value.code == 0
+    assert caught.value.code == 0
     assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [c for c in OURS if c.words[3] not in TRAINING], ids=str)
-def test_every_other_command_is_understood_by_its_options(command, parse_only, elsewhere, monkeypatch):
+def test_the_arguments_of_every_other_command_are_valid(command, parse_only, elsewhere, monkeypatch):
     monkeypatch.chdir(elsewhere)
     with pytest.raises(ParsedError):
         importlib.import_module(COMMANDS[command.words[3]].module).main(list(command.words[3:]))
@@ -92,14 +92,14 @@ def test_every_other_command_is_understood_by_its_options(command, parse_only, e
 @pytest.mark.parametrize(
     "words", ["edit clip.mp4 --instruction Go --out a.mp4 --stepz 3", "bench opennve --data sandbox"]
 )
-def test_an_unknown_option_or_action_is_not_understood(words, parse_only):
+def test_an_unknown_option_or_action_is_an_error(words, parse_only):
     argv = words.split()
     with pytest.raises(kiwi.errors.InputError):
         importlib.import_module(COMMANDS[argv[0]].module).main(argv)
 
 
 @pytest.mark.parametrize("command", [c for c in DOCUMENTED if c not in OURS], ids=str)
-def test_every_other_program_is_one_that_comes_with_the_package(command):
+def test_every_other_program_is_installed_with_the_package(command):
     program, *arguments = command.words
     assert program in PROGRAMS
     if program == "pip":
@@ -116,9 +116,9 @@ def test_every_option_of_fit_that_the_training_page_explains_is_accepted(monkeyp
     options = [code for code in re.findall(r"^\| `([^`]+)`", table, re.MULTILINE) if code.startswith("--")]
     assert len(options) > 5
     words = [word for option in options for word in shlex.split(option)]
-    with pytest.raises(SystemExit) as done:
+    with pytest.raises(SystemExit) as caught:
         main(["fit", "--config", "experiments/first_light/editor.yaml", *words, "--print_config"])
-    assert done.value.code == 0
+    assert caught.value.code == 0
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["model"]["init_args"]["config"]["schedule"]["weighting"] == "even"
 
@@ -141,30 +141,19 @@ def subclasses(cls):
 
 
 def flags(options):
-    """The options of a command as they are typed."""
+    """The options of a command as on the command line."""
     if not options.__module__.startswith("kiwi."):
         return []
     return kiwi.cli.build_parser(options, "command")._option_string_actions
 
 
 def test_the_page_of_variants_names_every_choice_of_the_model():
-    from kiwi.models.config import KiwiConfig
-
     rows = re.findall(r"^\| (`.+?) \| .+? \| (.+) \|$", prose(ROOT / "docs/variants.md"), re.MULTILINE)
     assert len(rows) > 8
     for paths, listed in rows:
         named = {name for name in re.findall(r"`(\w+)`", listed) if name in Spec._registry}
         for path in re.findall(r"`([\w.]+)`", paths):
-            family = family_at(KiwiConfig, path)
-            assert named == set(allowed_names(family)), path
-
-
-def family_at(spec, path):
-    """The family of specs that a dotted path of a configuration chooses from."""
-    for name in path.split("."):
-        owners = [spec, *(Spec._registry[choice] for choice in allowed_names(spec))]
-        spec = next(hints[name] for owner in owners if name in (hints := typing.get_type_hints(owner)))
-    return spec
+            assert named == set(choices_at(f"model.config.{path}")), path
 
 
 CHEAP = ("sandbox export runs/clips", "sandbox preview", "edit runs/clips", "bench rubrics show", "plan --config")

@@ -36,26 +36,18 @@ def test_bases_are_relative_to_their_own_files_and_later_ones_take_precedence(tm
 
 
 @pytest.mark.parametrize(
-    ("below", "above", "expected"),
+    ("base", "changes", "expected"),
     [
-        (
-            {"type": "Lora", "rank": 64},
-            {"rank": 8},
-            {"type": "Lora", "rank": 8},
-        ),
-        (
-            {"type": "Lora", "rank": 64},
-            {"type": "Lora"},
-            {"type": "Lora", "rank": 64},
-        ),
+        ({"type": "Lora", "rank": 64}, {"rank": 8}, {"type": "Lora", "rank": 8}),
+        ({"type": "Lora", "rank": 64}, {"type": "Lora"}, {"type": "Lora", "rank": 64}),
         ({"type": "Lora", "rank": 64}, {"type": "Full"}, {"type": "Full"}),
         ({"type": "Lora", "rank": 64}, "Full", "Full"),
         ("Full", {"type": "Lora"}, {"type": "Lora"}),
         ("Lora", {"rank": 8}, {"type": "Lora", "rank": 8}),
     ],
 )
-def test_a_spec_of_another_type_replaces_the_fields_of_the_previous_one(below, above, expected):
-    assert merge_configurations({"tuning": below}, {"tuning": above}) == {"tuning": expected}
+def test_a_spec_of_another_type_replaces_the_fields_of_the_previous_one(base, changes, expected):
+    assert merge_configurations({"tuning": base}, {"tuning": changes}) == {"tuning": expected}
 
 
 @pytest.mark.parametrize(

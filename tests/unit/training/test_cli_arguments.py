@@ -28,7 +28,7 @@ WRONG_NAMES = [
     ),
     ("config", "source", "AddSorce", "unknown-choice", "model.config.source has no", "(did you mean AddSource?)"),
     ("config", "source", "{type: AddSource, skale: 1}", "unknown-field", "AddSource has no field", "one of scale"),
-    ("config", "source", "{type: NoSource, scale: 1}", "unknown-field", "NoSource has no field", "no fields at all"),
+    ("config", "source", "{type: NoSource, scale: 1}", "unknown-field", "NoSource has no field", "no name at all"),
     ("config", "source", "3", "unknown-choice", "no choice named '3'", "one of AddSource"),
     (
         "config.source",
