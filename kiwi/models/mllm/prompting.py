@@ -155,15 +155,12 @@ class Prompter:
         visuals = [visual for row in rows for visual in row.visuals]
         images, videos = ([visual for visual in visuals if visual.kind == kind] for kind in (IMAGE, VIDEO))
         ids = _pad_rows([row.ids for row in rows], self.tokenizer.pad_token_id or 0)
-        kinds = {IMAGE: self.ids["image"], VIDEO: self.ids["video"]}
         return Prompt(
             input_ids_BS=ids,
             attention_mask_BS=_pad_rows([[1] * len(row.ids) for row in rows], 0),
             queries_BS=_pad_rows([row.queries for row in rows], 0).bool(),
             references_BS=_pad_rows([row.references for row in rows], 0).bool(),
-            token_types_BS=sum(
-                (kind * (ids == token).int() for kind, token in kinds.items()), torch.zeros_like(ids).int()
-            ),
+            token_types_BS=IMAGE * (ids == self.ids["image"]).int() + VIDEO * (ids == self.ids["video"]).int(),
             pixel_values=self._stack_patches(images),
             image_grid_thw=self._stack_grids(images),
             pixel_values_videos=self._stack_patches(videos),

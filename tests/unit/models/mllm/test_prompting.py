@@ -145,22 +145,18 @@ def test_images_and_videos_have_the_published_frames_and_sizes(row):
     assert row["tokens"] == preprocessor.num_tokens(resized.shape[:3])
 
 
-def test_a_template_with_wrong_slots_is_rejected(tmp_path):
-    template = read_template()
-    template["video"] = template["video"].replace("{queries}", "")
-    (tmp_path / "prompt.json").write_text(json.dumps(template))
-    with pytest.raises(
-        CheckpointError, match=r"'video'.*'queries'", check=lambda error: error.code == "invalid-template"
-    ):
-        read_template(tmp_path)
+def test_a_folders_own_template_replaces_the_default(tmp_path):
+    assert read_template(tmp_path) == read_template()
+    own = read_template() | {"video": "{source} {instruction} {queries}"}
+    (tmp_path / "prompt.json").write_text(json.dumps(own))
+    assert read_template(tmp_path) == own != read_template()
 
 
-@pytest.mark.parametrize("spoiled", [{"video": 3}, {"image": None}, {"reference": ["x"]}])
-def test_a_template_without_texts_is_rejected(tmp_path, spoiled):
+@pytest.mark.parametrize("spoiled", [{"video": "{source} {instruction}"}, {"image": None}, {"reference": ["x"]}])
+def test_a_template_without_texts_or_slots_is_rejected(tmp_path, spoiled):
     (tmp_path / "prompt.json").write_text(json.dumps(read_template() | spoiled))
-    with pytest.raises(
-        CheckpointError, match=repr(next(iter(spoiled))), check=lambda error: error.code == "invalid-template"
-    ):
+    match = rf"{next(iter(spoiled))!r}.*'queries'"
+    with pytest.raises(CheckpointError, match=match, check=lambda error: error.code == "invalid-template"):
         read_template(tmp_path)
 
 

@@ -188,19 +188,9 @@ def test_levels_that_do_not_halve_time_twice_are_rejected(temporal):
 
 @pytest.mark.parametrize(
     "sizes",
-    [
-        {"residual": True},
-        {"residual": True, "dim_mult": (1, 3, 3)},
-        {"residual": True, "dim_mult": (16, 1, 1)},
-        {"residual": True, "dim_mult": (1, 16, 16)},
-        {"z_dim": 0},
-        {"base_dim": 0},
-        {"base_dim": 1},
-        {"decoder_base_dim": 0},
-        {"num_res_blocks": 0},
-        {"dim_mult": (1, 0, 4)},
-        {"dim_mult": ()},
-    ],
+    [{"residual": True}, *({"residual": True, "dim_mult": widths} for widths in ((1, 3, 3), (16, 1, 1), (1, 16, 16)))]
+    + [{name: 0} for name in ("z_dim", "base_dim", "decoder_base_dim", "num_res_blocks")]
+    + [{"base_dim": 1}, {"dim_mult": (1, 0, 4)}, {"dim_mult": ()}],
 )
 def test_invalid_sizes_are_rejected(sizes):
     with pytest.raises(SpecError, match=r"autoencoder's"):
