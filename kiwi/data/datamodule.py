@@ -178,7 +178,7 @@ class EditData(L.LightningDataModule):
     def _read_samples(self, sources: Sequence[DataSource]) -> list[_Sample]:
         samples = []
         for index, source in enumerate(sources):
-            records = source.records(self.root)
+            records = source.list_records(self.root)
             buckets = assign_buckets(
                 records, max_pixels=self.max_pixels, max_frames=source.max_frames, multiple=self.multiple
             )

@@ -34,7 +34,7 @@ from kiwi.data.buckets import Bucket
 from kiwi.data.clips import Clip
 from kiwi.encoded import LatentDistribution, VisionFeatures
 from kiwi.errors import InputError
-from kiwi.media.files import atomic_path, require_writable, sha256, write_json
+from kiwi.media.files import atomic_path, make_folder, require_writable, sha256, write_json
 from kiwi.media.journal import Journal
 from kiwi.media.run_dir import LOCK_FILE
 
@@ -48,18 +48,15 @@ Entry = LatentDistribution | VisionFeatures
 
 
 class EncoderFingerprints(NamedTuple):
-    """Fingerprints of the encoders whose outputs a cache holds; empty for all other encoders."""
+    """Hashes of the weights and settings of the encoders whose outputs a cache holds; empty for other encoders."""
 
     vae: str = ""
     mllm: str = ""
-    """Fingerprint of the vision tower, its settings and its limits (`MllmEncoder.vision_fingerprint`)."""
+    """Fingerprint of the MLLM's vision tower (`MllmEncoder.vision_fingerprint`)."""
 
 
 class FeatureCache:
-    """An existing cache. Every entry's checksum is verified when it is read.
-
-    Args:
-        folder: folder of the cache, as made by `create`.
+    """An existing cache, made by `create`. The checksum of an entry is verified when the entry is read.
 
     Raises:
         InputError: the folder is not a cache, or has another format version.
@@ -77,8 +74,9 @@ class FeatureCache:
             message, fix = f"{self.folder} is not a feature cache", "make one with `kiwi cache`"
             raise InputError(message, code="not-a-cache", got=error, fix=fix) from error
         if not is_supported:
-            message = f"the cache {self.folder} has an unsupported format version"
-            raise InputError(message, code="unsupported-version", got=header["format"], expected=FORMAT_VERSION)
+            message, fix = f"the cache {self.folder} has another format version", "make a new one with `kiwi cache`"
+            version = header["format"]
+            raise InputError(message, code="unsupported-version", got=version, expected=FORMAT_VERSION, fix=fix)
         self.shards: dict[str, Path] = {}
         self.opened: dict[Path, Any] = {}
         self.unreadable: list[Path] = []
@@ -94,11 +92,8 @@ class FeatureCache:
     def create(cls, folder: Path | str, encoders: EncoderFingerprints, dtype: Dtype) -> FeatureCache:
         """Make an empty cache, or open an existing one and add encoders to it.
 
-        Args:
-            folder: folder of the cache; created if it does not exist.
-            encoders: encoders whose outputs will be written.
-            dtype: dtype of the entries. With float32 training is exactly as without a cache; float16 needs half the
-                space. Features of a vision tower that runs in bfloat16 stay in bfloat16.
+        With entries in float32, training is exactly as without a cache; float16 needs half the space. Features of a
+        vision tower that runs in bfloat16 stay in bfloat16.
 
         Raises:
             InputError: an existing cache was built with a different encoder or dtype.
@@ -119,13 +114,9 @@ class FeatureCache:
         merged = {name: added[name] or existing[name] for name in existing}
         cache_dtype = str(self.dtype).removeprefix("torch.")
         if cache_dtype != dtype or any(existing[name] not in ("", merged[name]) for name in existing):
-            raise InputError(
-                f"the cache {self.folder} was built with a different encoder or dtype",
-                code="mismatched-cache",
-                got=f"{_describe_encoders(self.encoders)}, {cache_dtype}",
-                expected=f"{_describe_encoders(encoders)}, {dtype}",
-                fix="give another folder",
-            )
+            message, fix = f"the cache {self.folder} was built with a different encoder or dtype", "give another folder"
+            got, expected = f"{_describe(self.encoders)}, {cache_dtype}", f"{_describe(encoders)}, {dtype}"
+            raise InputError(message, code="mismatched-cache", got=got, expected=expected, fix=fix)
         if merged != existing:
             write_json(self.folder / "cache.json", {"format": FORMAT_VERSION, "dtype": dtype, **merged})
             self.encoders = EncoderFingerprints(**merged)
@@ -141,41 +132,28 @@ class FeatureCache:
         return self.__dict__ | {"opened": {}}
 
     def make_latents_key(self, content_hash: str, bucket: Bucket) -> str:
-        """The key of a clip's latents; empty if the cache does not hold latents.
-
-        Args:
-            content_hash: hash of the clip's content.
-            bucket: bucket with the size and length that the clip is resized to.
-        """
+        """Make the key of a clip resized to its bucket, for its posterior; empty if the cache holds no posteriors."""
         return _make_key("latents", self.encoders.vae, content_hash, bucket)
 
     def make_features_key(self, content_hash: str, bucket: Bucket | None) -> str:
-        """The key of vision features (of a reference without a bucket); empty if the cache does not hold features."""
+        """Make the key of vision features, of a reference without a bucket; empty if the cache holds no features."""
         return _make_key("seen", self.encoders.mllm, content_hash, bucket)
 
     def read_posterior(self, key: str) -> LatentDistribution:
-        """Read the latents of a clip, in float32.
-
-        Raises:
-            InputError: the entry is missing or damaged.
-        """
-        mean, std = self._read_entry(key, _LATENTS)
+        """Read the VAE's posterior of a clip, in float32. Raises InputError if it is missing or damaged."""
+        mean, std = self._read_entry(key, _POSTERIOR)
         return LatentDistribution(mean.float(), std.float())
 
     def read_features(self, key: str) -> VisionFeatures:
-        """Read the vision features of a source or reference, in the dtype of the cache.
-
-        Raises:
-            InputError: the entry is missing or damaged.
-        """
+        """Read vision features, in the dtype of the cache. Raises InputError if they are missing or damaged."""
         features, input_shape = self._read_entry(key, _FEATURES)
         kind, frames, height, width = input_shape.tolist()
         return VisionFeatures(kind, (frames, height, width), features)
 
     def _read_entry(self, key: str, names: tuple[str, ...]) -> list[Tensor]:
         if key not in self.shards:
-            message = f"the cache {self.folder} lacks an entry"
-            raise InputError(message, code="missing-entry", got=key, fix="run `kiwi cache` again")
+            message, fix = f"the cache {self.folder} lacks an entry", "run `kiwi cache` with this run's configuration"
+            raise InputError(message, code="missing-entry", got=f"no {key}", fix=fix)
         path = self.shards[key]
         try:
             if path not in self.opened:
@@ -185,11 +163,8 @@ class FeatureCache:
         except (OSError, SafetensorError):
             is_intact = False
         if not is_intact:
-            message, fix = (
-                f"the cache shard {path} is damaged",
-                "run `kiwi cache --verify`, which removes damaged shards",
-            )
-            raise InputError(message, code="damaged-file", got=f"entry {key}", fix=fix)
+            fix = "run `kiwi cache --verify`, which deletes damaged shards, then `kiwi cache` again"
+            raise InputError(f"the cache shard {path} is damaged", code="damaged-file", got=f"entry {key}", fix=fix)
         return tensors
 
     def write(self, entries: Mapping[str, Entry]) -> None:
@@ -210,15 +185,14 @@ class FeatureCache:
             with atomic_path(path) as temporary:
                 save_file(named, temporary, checksums)
         except (OSError, SafetensorError) as error:
-            fix = "free some space, then rerun the same command to resume"
-            message = f"the shard {path} could not be written"
+            message, fix = f"{path} could not be written", "free some space, then rerun the same command to resume"
             raise InputError(message, code="unwritable-file", got=error, fix=fix) from error
         self.shards |= dict.fromkeys(stored, path)
 
     def _to_stored_tensors(self, entry: Entry) -> dict[str, Tensor]:
         """Convert an entry to tensors by their names in a shard."""
         if isinstance(entry, LatentDistribution):
-            named = zip(_LATENTS, entry, strict=True)
+            named = zip(_POSTERIOR, entry, strict=True)
             return {name: tensor.cpu().to(self.dtype).contiguous() for name, tensor in named}
         features = entry.features_LNM.cpu()
         features = features if features.dtype == torch.bfloat16 else features.to(self.dtype)
@@ -237,7 +211,7 @@ class FeatureCache:
                 with safe_open(path, framework="pt") as opened:
                     names = set(opened.keys())
                 for key in keys:
-                    self._read_entry(key, _LATENTS if f"{key}.{_LATENTS[0]}" in names else _FEATURES)
+                    self._read_entry(key, _POSTERIOR if f"{key}.{_POSTERIOR[0]}" in names else _FEATURES)
             except (InputError, OSError, SafetensorError):
                 damaged.append(path)
                 path.unlink()
@@ -246,42 +220,40 @@ class FeatureCache:
         return damaged
 
     def hash_contents(self, clips: Iterable[Clip]) -> dict[Clip, str]:
-        """Content hashes of clips; a file with a known size and modification time is not read again."""
+        """Hash the content of clips; a file with a known size and modification time is not read again."""
         clips = set(clips)
         table = Journal(self.folder / "files.jsonl", convert=_convert_file_record)
-        known = {_parse_state(record): record["hash"] for record in table.read()}
+        known = {FileState(*(record[name] for name in FileState._fields)): record["hash"] for record in table.read()}
         states = {path: _read_state(path) for path in sorted({clip.path for clip in clips if clip.path is not None})}
         unknown = [path for path, state in states.items() if state not in known]
         with ThreadPoolExecutor() as pool:
             hashes = console.progress(pool.map(sha256, unknown), "hashing", len(unknown))
             for path, content_hash in zip(unknown, hashes, strict=True):
                 known[states[path]] = content_hash
-                _append_if_writable(table, dict(zip(_STATE, states[path], strict=True)) | {"hash": content_hash})
+                _append_if_writable(table, states[path]._asdict() | {"hash": content_hash})
         return {clip: clip.hash_content() if clip.path is None else known[states[clip.path]] for clip in clips}
 
 
-_LATENTS, _FEATURES = ("mean", "deviation"), ("features", "read")
+_POSTERIOR, _FEATURES = ("mean", "deviation"), ("features", "read")
 """Names of an entry's tensors in shard files, in the order of their types' fields (`deviation`: standard deviation)."""
 
-_STATE = ("path", "size", "modified")
-"""Fields of files.jsonl that identify the state of a file; the field "hash" is the hash of its content."""
 
-FileState = tuple[str, int, int]
+class FileState(NamedTuple):
+    """Fields of files.jsonl that identify the state of a file; the field "hash" is the hash of its content."""
+
+    path: str
+    size: int
+    modified: int
 
 
 def _read_state(path: Path) -> FileState:
     status = path.stat()
-    return str(path.resolve()), status.st_size, status.st_mtime_ns
-
-
-def _parse_state(record: Mapping[str, Any]) -> FileState:
-    path, size, modified = (record[name] for name in _STATE)
-    return path, size, modified
+    return FileState(str(path.resolve()), status.st_size, status.st_mtime_ns)
 
 
 def _convert_file_record(value: Any) -> Any:
     """Convert a line of files.jsonl to a record; lines of the previous release are lists. None if it is neither."""
-    names = (*_STATE, "hash")
+    names = (*FileState._fields, "hash")
     try:
         path, size, modified, content_hash = [value[name] for name in names] if isinstance(value, dict) else value
         return dict(zip(names, (str(path), int(size), int(modified), str(content_hash)), strict=True))
@@ -301,23 +273,15 @@ def _append_if_writable(table: Journal, record: Mapping[str, Any]) -> None:
 def _make_folders(folder: Path) -> None:
     """Make the folders of a cache, or complete those that another or a killed process has started."""
     require_writable(folder)
-    cache_names = {"shards", "cache.json", LOCK_FILE}
-    message, fix = f"{folder} is not a cache, and not empty", "give another folder"
-    try:
-        names = [item.name for item in folder.iterdir()] if folder.exists() else []
-        if not all(name in cache_names or name.startswith(".cache.") for name in names):
-            raise InputError(message, code="occupied-folder", fix=fix)
-        (folder / "shards").mkdir(parents=True, exist_ok=True)
-    except NotADirectoryError as error:
-        raise InputError(message, code="occupied-folder", fix=fix) from error
-    except OSError as error:
-        message = f"{folder} cannot be created"
-        raise InputError(message, code="unwritable-folder", got=error.strerror, fix=fix) from error
+    names = [folder.name] if folder.is_file() else [path.name for path in folder.glob("*")]
+    if not all(name in ("shards", "cache.json", LOCK_FILE) or name.startswith(".cache.") for name in names):
+        raise InputError(f"{folder} is not a cache, and not empty", code="occupied-folder", fix="give another folder")
+    make_folder(folder / "shards")
 
 
 @contextmanager
 def _write_lock(folder: Path) -> Iterator[None]:
-    """Wait for other writers: of two that add encoders at the same time, one would overwrite the other."""
+    """Wait for other writers, since of two that add encoders at the same time, one would overwrite the other."""
     lock = FileLock(folder / LOCK_FILE)
     try:
         lock.acquire()
@@ -342,5 +306,5 @@ def _compute_checksum(tensors: Iterable[Tensor]) -> str:
     return f"{total:08x}"
 
 
-def _describe_encoders(encoders: EncoderFingerprints) -> str:
+def _describe(encoders: EncoderFingerprints) -> str:
     return ", ".join(f"{name} {fingerprint[:12] or 'none'}" for name, fingerprint in encoders._asdict().items())

@@ -1,4 +1,4 @@
-"""The sandbox as data sources: its items are rendered when they are read, and never stored on disk."""
+"""The sandbox as data sources: its items are rendered when they are read, and are never stored on disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from kiwi.data.sources import DataSource
 from kiwi.encoded import Pixels
@@ -38,7 +38,7 @@ class Item(ABC):
     level: str
     split: str
     kinds: tuple[str, ...]
-    """Edit categories or question tasks; the item has the kind at `index` modulo their number."""
+    """Edit categories or question tasks that take turns: the item's is at `index` modulo their number."""
 
     answer: ClassVar[str] = ""
     caption: ClassVar[str] = ""
@@ -56,7 +56,7 @@ class Item(ABC):
     @property
     @abstractmethod
     def id(self) -> str:
-        """Identifier, unique in all sandbox datasets; computed without rendering."""
+        """Identifier, unique among all sandbox items; computed without rendering."""
 
     @property
     @abstractmethod
@@ -90,10 +90,6 @@ class Item(ABC):
 
     def _clip(self, part: Part) -> RenderedClip | None:
         return RenderedClip(self, part) if part in self.parts else None
-
-    def _make_arguments(self, kinds: str) -> dict[str, Any]:
-        """Arguments for `make_pair` or `make_question`; `kinds` is their name for the field `kinds`."""
-        return {kinds if name == "kinds" else name: value for name, value in vars(self).items()}
 
 
 class EditItem(Item):
@@ -162,7 +158,8 @@ class QuestionItem(Item):
 # The last few pairs are cached, since the clips and texts of an item are requested one after another.
 @lru_cache(maxsize=4)
 def _make_pair(item: EditItem) -> EditPair:
-    return make_pair(**item._make_arguments("categories"))
+    fields = dict(vars(item))
+    return make_pair(categories=fields.pop("kinds"), **fields)
 
 
 @lru_cache(maxsize=2**16)
@@ -174,12 +171,13 @@ def _get_texts(item: EditItem) -> tuple[str, str]:
 
 @lru_cache(maxsize=4)
 def _make_question(item: QuestionItem) -> Question:
-    return make_question(**item._make_arguments("tasks"))
+    fields = dict(vars(item))
+    return make_question(tasks=fields.pop("kinds"), **fields)
 
 
 @dataclass(frozen=True)
 class RenderedClip:
-    """One clip or image of a sandbox item, as a `kiwi.data.clips.Clip`."""
+    """A clip or image of a sandbox item, a `kiwi.data.clips.Clip`."""
 
     item: Item
     part: Part
@@ -192,7 +190,7 @@ class RenderedClip:
         return VideoInfo(frames=self.item.frames, height=self.item.height, width=self.item.width, fps=FPS)
 
     def hash_content(self) -> str:
-        """Hash of everything that determines the rendering, computed without rendering."""
+        """Hash everything that determines the rendering, without rendering."""
         # Existing caches store these hashes, so the hashed text keeps the names of the release that first wrote them.
         item = repr(self.item).replace("scramble_words=", "mumbled=")
         return hashlib.sha256(f"({WORLD_VERSION}, Rendered(item={item}, part={self.part!r}))".encode()).hexdigest()
@@ -220,7 +218,7 @@ class SandboxDataset(SandboxItems, DataSource, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxEdits(SandboxDataset):
-    """Edits from the sandbox.
+    """Edits of the sandbox.
 
     Args:
         categories: edit categories to include; all if null.
@@ -232,8 +230,8 @@ class SandboxEdits(SandboxDataset):
     def label(self) -> str:
         return f"the sandbox ({self.level}, {self.split}, seed {self.seed})"
 
-    def records(self, root: Path) -> Sequence[Item]:
-        """Its items. Raises InputError if these settings cannot be rendered."""
+    def list_records(self, root: Path) -> Sequence[Item]:
+        """Make the items. Raises InputError if these settings cannot be rendered."""
         return self._make_items(EditItem, check_categories(self.categories))
 
 
@@ -256,7 +254,7 @@ class SandboxQuestions(SandboxDataset):
     def label(self) -> str:
         return f"questions of the sandbox ({self.level}, {self.split}, seed {self.seed})"
 
-    def records(self, root: Path) -> Sequence[Item]:
-        """Its items. Raises InputError if these settings cannot be rendered."""
+    def list_records(self, root: Path) -> Sequence[Item]:
+        """Make the items. Raises InputError if these settings cannot be rendered."""
         make_item = partial(QuestionItem, scramble_words=self.scramble_words)
         return self._make_items(make_item, check_tasks(self.tasks, self.max_frames))

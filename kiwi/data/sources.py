@@ -69,7 +69,7 @@ class DataSource(Spec, ABC):
         """Name of the source in the log."""
 
     @abstractmethod
-    def records(self, root: Path) -> Sequence[Record]:
+    def list_records(self, root: Path) -> Sequence[Record]:
         """Read the records of this source, whose paths are relative to `root`.
 
         Raises:
@@ -91,5 +91,5 @@ class Manifest(DataSource):
     def label(self) -> str:
         return self.path
 
-    def records(self, root: Path) -> Sequence[Record]:
+    def list_records(self, root: Path) -> Sequence[Record]:
         return read_manifest(root / self.path)

@@ -43,7 +43,7 @@ def test_a_sample_equals_the_rendered_item_exactly():
 
 def test_a_data_source_and_the_commands_render_the_same_items_from_the_same_settings():
     settings = {"items": 2, "seed": 3, "size": 32, "width": 40, "level": "easy", "split": "test"}
-    item = SandboxEdits(**settings, max_frames=5).records(Path())[1]
+    item = SandboxEdits(**settings, max_frames=5).list_records(Path())[1]
     pair = WorldOptions(**settings, frames=5).pair(1)
     assert item.id == pair.id
     assert (item.target.decode() == pair.target).all()
@@ -143,7 +143,7 @@ def test_words_are_scrambled_with_the_given_probability():
     clear, scrambled = (
         [
             record.instruction
-            for record in SandboxQuestions(items=8, tasks=["count"], scramble_words=chance).records(Path())
+            for record in SandboxQuestions(items=8, tasks=["count"], scramble_words=chance).list_records(Path())
         ]
         for chance in (0.0, 1.0)
     )
