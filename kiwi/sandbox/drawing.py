@@ -70,8 +70,8 @@ SHAPES: dict[str, SignedDistance] = {
 
 _DIAGONAL = 0.70710678
 
-# Share of a texture's period that the pattern colour covers: clearly less than half, because with equal stripes the
-# pattern and base colours could not be distinguished.
+# Share of a texture's period that the stripes in the pattern colour cover: clearly less than half, because with equal
+# stripes the pattern and base colours could not be distinguished.
 STRIPE_SHARE = 0.34
 
 # Signed distance to the marks of each pattern.
@@ -80,15 +80,6 @@ PATTERNS: dict[str, SignedDistance] = {
     "stripes": lambda x, y: _stripes((x - y) * _DIAGONAL, 0.6, 0.36),
     "dots": lambda x, y: _dots(x, y, 0.8, 0.25),
 }
-
-
-def texture_weight(name: str, x: np.ndarray, y: np.ndarray, pixels_per_unit: float) -> np.ndarray:
-    """Weight of the pattern colour over the base colour, 0..1, at x, y (half short sides from the middle).
-
-    The result has, or can be broadcast to, the shape to which x and y broadcast: textures that vary along one axis are
-    computed along that axis only.
-    """
-    return TEXTURES[name](x, y, pixels_per_unit)
 
 
 def _stripes(position: np.ndarray, period: float, share: float = STRIPE_SHARE) -> np.ndarray:
@@ -123,8 +114,9 @@ def _clouds(x: np.ndarray, y: np.ndarray, pixels_per_unit: float) -> np.ndarray:
     return np.clip(0.25 + 0.9 * waves, 0.0, 1.0)
 
 
-# Weight of the pattern colour in each texture. Textures have no further parameters, so "brown dots on beige" is a
-# single image and an instruction determines its target.
+# Weight of the pattern colour over the base colour, 0..1, as a function of x, y and the number of pixels per half short
+# side. Textures that vary along one axis are computed along that axis only, and broadcast. There are no further
+# parameters, so "brown dots on beige" is a single image and an instruction determines its target.
 TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "plain": lambda x, y, scale: np.zeros_like(y),
     "gradient": lambda x, y, scale: 0.5 + 0.5 * np.sin(1.5707963 * y),

@@ -38,17 +38,17 @@ class Edit(ABC):
         """Apply the style of the edit to the rendered target scene: FHWC uint8 -> FHWC uint8."""
         return video
 
-    def reference(self) -> Scene | None:
+    def reference_scene(self) -> Scene | None:
         """Return the scene that the reference image shows, or None if the edit needs no reference."""
         return None
 
     @abstractmethod
-    def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
+    def sample_instruction(self, scene: Scene, sampler: ItemSampler) -> str:
         """Sample a wording of the edit that is unambiguous in `scene`."""
 
-    def caption(self, scene: Scene) -> str:
+    def caption_target(self, scene: Scene) -> str:
         """Describe the video that results from applying this edit to `scene`."""
-        return grammar.caption(self.apply(scene))
+        return grammar.caption_scene(self.apply(scene))
 
     @abstractmethod
     def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
@@ -68,7 +68,7 @@ class ChangeSprite(Edit):
         sprites[self.index] = replace(sprites[self.index], appearance=self.appearance)
         return replace(scene, sprites=tuple(sprites))
 
-    def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
+    def sample_instruction(self, scene: Scene, sampler: ItemSampler) -> str:
         old, new = scene.sprites[self.index].appearance, self.appearance
         kind = "recolour" if old.shape == new.shape else "reshape" if old.colour == new.colour else "transform"
         slots = {
@@ -91,7 +91,7 @@ class RemoveSprite(Edit):
     def apply(self, scene: Scene) -> Scene:
         return replace(scene, sprites=scene.sprites[: self.index] + scene.sprites[self.index + 1 :])
 
-    def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
+    def sample_instruction(self, scene: Scene, sampler: ItemSampler) -> str:
         object_phrase = grammar.sample_referring_expression(scene, self.index, sampler)
         return grammar.sample_instruction("remove", sampler, object=object_phrase)
 
@@ -119,7 +119,7 @@ class AddSprite(Edit):
     def apply(self, scene: Scene) -> Scene:
         return replace(scene, sprites=(*scene.sprites, self.sprite))
 
-    def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
+    def sample_instruction(self, scene: Scene, sampler: ItemSampler) -> str:
         new_object = grammar.with_article(grammar.full_name(self.appearance))
         return grammar.sample_instruction("add", sampler, new_object=new_object, place=self.place, motion=self.motion)
 
@@ -139,8 +139,9 @@ class ChangeBackground(Edit):
     def apply(self, scene: Scene) -> Scene:
         return replace(scene, background=replace(self.background, drift=scene.background.drift))
 
-    def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
-        return grammar.sample_instruction("background", sampler, background=grammar.describe(self.background))
+    def sample_instruction(self, scene: Scene, sampler: ItemSampler) -> str:
+        background = grammar.describe_background(self.background)
+        return grammar.sample_instruction("background", sampler, background=background)
 
     def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
         correct = self.background
@@ -163,11 +164,11 @@ class Restyle(Edit):
     def stylise(self, video: np.ndarray) -> np.ndarray:
         return STYLES[self.style](video)
 
-    def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
+    def sample_instruction(self, scene: Scene, sampler: ItemSampler) -> str:
         return grammar.sample_instruction(self.style, sampler)
 
-    def caption(self, scene: Scene) -> str:
-        return grammar.caption(scene, self.style)
+    def caption_target(self, scene: Scene) -> str:
+        return grammar.caption_scene(scene, self.style)
 
     def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
         return (("style", edit) for edit in _variants(self, "style", STYLES))
@@ -179,11 +180,11 @@ class SubjectReference(ChangeSprite):
 
     category = "subject_reference"
 
-    def reference(self) -> Scene:
+    def reference_scene(self) -> Scene:
         white = Background(texture="plain", base_colour="white", pattern_colour="white")
         return Scene(background=white, sprites=(Sprite(appearance=self.appearance, size=0.8, start=(0.0, 0.0)),))
 
-    def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
+    def sample_instruction(self, scene: Scene, sampler: ItemSampler) -> str:
         object_phrase = grammar.sample_referring_expression(scene, self.index, sampler)
         return grammar.sample_instruction("subject_reference", sampler, object=object_phrase)
 
@@ -194,10 +195,10 @@ class BackgroundReference(ChangeBackground):
 
     category = "background_reference"
 
-    def reference(self) -> Scene:
+    def reference_scene(self) -> Scene:
         return Scene(background=self.background, sprites=())
 
-    def instruction(self, scene: Scene, sampler: ItemSampler) -> str:
+    def sample_instruction(self, scene: Scene, sampler: ItemSampler) -> str:
         return grammar.sample_instruction("background_reference", sampler)
 
 

@@ -179,7 +179,7 @@ def nearest_place(position: Vector) -> str:
     return min(PLACES, key=lambda words: (PLACES[words][0] - position[0]) ** 2 + (PLACES[words][1] - position[1]) ** 2)
 
 
-def describe(background: Background) -> str:
+def describe_background(background: Background) -> str:
     """Describe a background completely: "beige dots on brown", "a gradient from navy to white"."""
     if background.texture == "plain":
         return f"plain {background.base_colour}"
@@ -188,12 +188,15 @@ def describe(background: Background) -> str:
     return f"{background.pattern_colour} {background.texture} on {background.base_colour}"
 
 
-def caption(scene: Scene, style: str = "") -> str:
+def caption_scene(scene: Scene, style: str = "") -> str:
     """Describe a video in a sentence: "A red circle in the top left over plain grey, in sepia."."""
     front_to_back = reversed(scene.sprites)
-    objects = [f"{with_article(full_name(s.appearance))} {nearest_place(s.start)}" for s in front_to_back]
+    objects = [
+        f"{with_article(full_name(sprite.appearance))} {nearest_place(sprite.start)}" for sprite in front_to_back
+    ]
     object_list = " and ".join([", ".join(objects[:-1]), objects[-1]] if len(objects) > 1 else objects)
-    sentence = f"{object_list} over {describe(scene.background)}" if objects else describe(scene.background)
+    background = describe_background(scene.background)
+    sentence = f"{object_list} over {background}" if objects else background
     return _capitalise(f"{sentence}, {_STYLE_WORDS[style]}." if style else f"{sentence}.")
 
 
@@ -208,17 +211,17 @@ def referring_expressions(scene: Scene, index: int) -> list[str]:
     They name the appearance where that is unique, and otherwise also the place among sprites of the same appearance.
     """
     sprite, appearance = scene.sprites[index], scene.sprites[index].appearance
-    others = [other.appearance for i, other in enumerate(scene.sprites) if i != index]
+    other_sprites = scene.sprites[:index] + scene.sprites[index + 1 :]
+    others = [other.appearance for other in other_sprites]
     nouns = {
         _join(appearance.colour, appearance.shape): all(other.kind != appearance.kind for other in others),
         full_name(appearance): appearance not in others,
         appearance.shape: all(other.shape != appearance.shape for other in others),
         _join(appearance.colour, "shape"): all(other.colour != appearance.colour for other in others),
     }
-    unique = [noun for noun, is_unique in nouns.items() if is_unique]
-    if unique:
+    if unique := [noun for noun, is_unique in nouns.items() if is_unique]:
         return unique
-    twins = [other for i, other in enumerate(scene.sprites) if i != index and other.appearance == appearance]
+    twins = [other for other in other_sprites if other.appearance == appearance]
     expressions = [f"{full_name(appearance)} {side}" for side in _distinguishing_sides(sprite, twins)]
     assert expressions, f"nothing distinguishes the {full_name(appearance)} from the others"
     return expressions

@@ -179,7 +179,7 @@ def make_pair(
         if (rendered := _render_edit(source, edit)) is not None:
             return EditPair(
                 source=source.video,
-                instruction=edit.instruction(scene, sampler),
+                instruction=edit.sample_instruction(scene, sampler),
                 category=category,
                 id=f"{level}-{split}-{seed}-{index:06d}",
                 scene=scene,
@@ -211,14 +211,14 @@ def _render_edit(source: Drawing, edit: Edit) -> dict[str, Any] | None:
         new = np.ones_like(new)
     if not _is_visible(source.video, target, new | old):
         return None
-    scene, side = edit.reference(), min(source.video.shape[1:3])
+    scene, side = edit.reference_scene(), min(source.video.shape[1:3])
     return {
         "edit": edit,
         "target": target,
         "mask": new | old,
         "new_mask": new,
         "reference": None if scene is None else render(scene, 1, side, side)[0],
-        "caption": edit.caption(source.scene),
+        "caption": edit.caption_target(source.scene),
     }
 
 

@@ -105,13 +105,7 @@ def is_held_out_background(texture: str, base_colour: str) -> bool:
 
 @dataclass(frozen=True)
 class ItemSampler:
-    """Samples the scene, the edit and the wording of one item.
-
-    Args:
-        rng: random generator of the item.
-        level: limits on the complexity of the scene.
-        split: subset of objects and wordings to sample from.
-    """
+    """Samples the scene, the edit and the wording of one item, within the limits of a level and a split."""
 
     rng: np.random.Generator
     level: Level
@@ -128,9 +122,8 @@ class ItemSampler:
 
     def choose_wording(self, wordings: Sequence[str]) -> str:
         """Sample one of the wordings that the split uses."""
-        return self.choose(
-            wordings[-HELD_OUT_WORDINGS:] if self.split.has_held_out_wordings else wordings[:-HELD_OUT_WORDINGS]
-        )
+        training, held_out = wordings[:-HELD_OUT_WORDINGS], wordings[-HELD_OUT_WORDINGS:]
+        return self.choose(held_out if self.split.has_held_out_wordings else training)
 
     def allows(self, colour: str, shape: str) -> bool:
         """Whether an edit may introduce a sprite of this colour and shape."""
@@ -153,7 +146,8 @@ class ItemSampler:
         """Sample a background with two distinguishable colours and a camera that is still or slowly drifts."""
         allowed = self._allowed_held_out_flags(subject)
         texture = self.choose(self.level.textures)
-        base_colour = self.choose(c for c in BACKGROUND_COLOURS if is_held_out_background(texture, c) in allowed)
+        base_colours = [name for name in BACKGROUND_COLOURS if is_held_out_background(texture, name) in allowed]
+        base_colour = self.choose(base_colours)
         is_moving = self.rng.random() < self.level.moving_camera_share
         angle, speed = self.uniform((0, 2 * math.pi)), self.uniform((0.01, 0.03)) if is_moving else 0.0
         # Both ends of a gradient must be visible.
@@ -180,8 +174,7 @@ def item_sampler(seed: int, index: int, *keys: int, level: str = "full", split: 
         seed: seed of the world.
         index: index of the item.
         keys: further integers that distinguish independent samplers of the same item.
-        level: name in LEVELS.
-        split: name in Split.
+        level, split: names in LEVELS and Split.
 
     Raises:
         InputError: if the seed or index is negative, or the level or split is unknown.

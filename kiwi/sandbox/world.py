@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kiwi.errors import InputError
-from kiwi.sandbox.drawing import MAX_EXTENT, PATTERNS, SHAPES, coverage, texture_weight
+from kiwi.sandbox.drawing import MAX_EXTENT, PATTERNS, SHAPES, TEXTURES, coverage
 from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS
 
 # Colour of the stripes or dots on a sprite, relative to the colour of the sprite.
@@ -120,17 +120,11 @@ def centres(sprite: Sprite, frames: int) -> np.ndarray:
 
 
 def draw(scene: Scene, frames: int, height: int, width: int) -> Drawing:
-    """Render a scene with its visibility masks.
-
-    Raises:
-        InputError: if there are no frames, no pixels, or more than MAX_PIXELS in all frames.
-    """
+    """Render a scene with its visibility masks. Raises InputError for no pixels, or more than MAX_PIXELS in total."""
     if min(frames, height, width) < 1 or frames * height * width > MAX_PIXELS:
+        expected = f"at least one frame and one pixel, and at most {MAX_PIXELS:,} pixels in all frames"
         raise InputError(
-            "the scene cannot be rendered at this size",
-            code="out-of-range",
-            got=f"{frames} frames of {width}x{height}",
-            expected=f"at least one frame and one pixel, and at most {MAX_PIXELS:,} pixels in all frames",
+            f"{frames} frames of {width}x{height} cannot be rendered", code="out-of-range", expected=expected
         )
     scale = min(height, width) / 2  # pixels per half short side
     x_W, y_H = _pixel_coordinates(width, scale), _pixel_coordinates(height, scale)
@@ -161,7 +155,7 @@ def _draw_background(background: Background, frames: int, x_W: np.ndarray, y_H: 
     time_F = np.arange(frames, dtype=np.float32)
     x_F1W = x_W + (background.phase[0] + time_F * background.drift[0])[:, None, None]
     y_FH1 = y_H[:, None] + (background.phase[1] + time_F * background.drift[1])[:, None, None]
-    weight = texture_weight(background.texture, x_F1W, y_FH1, scale)[..., None]
+    weight = TEXTURES[background.texture](x_F1W, y_FH1, scale)[..., None]
     base = np.array(BACKGROUND_COLOURS[background.base_colour], np.float32)
     pattern = np.array(BACKGROUND_COLOURS[background.pattern_colour], np.float32)
     colour = base + weight * (pattern - base)

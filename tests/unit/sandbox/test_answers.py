@@ -7,7 +7,7 @@ import pytest
 
 from kiwi.errors import InputError
 from kiwi.sandbox import grammar
-from kiwi.sandbox.drawing import TEXTURES, texture_weight
+from kiwi.sandbox.drawing import TEXTURES
 from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS
 from kiwi.sandbox.questions import TASKS, make_question
 from kiwi.sandbox.sampling import scene_at
@@ -120,7 +120,7 @@ def test_images_show_the_answer():
 @pytest.mark.parametrize("name", [name for name in TEXTURES if name not in ("plain", "gradient")])
 def test_the_pattern_and_base_colours_of_a_texture_are_distinguishable(name):
     x, y = np.meshgrid(np.linspace(-20, 20, 800), np.linspace(-20, 20, 800))
-    share = float(np.broadcast_to(texture_weight(name, x, y, 16.0), x.shape).mean())
+    share = float(np.broadcast_to(TEXTURES[name](x, y, 16.0), x.shape).mean())
     assert 0.2 < share < 0.45
 
 

@@ -134,7 +134,7 @@ def test_a_described_background_is_centred_and_keeps_the_camera_motion(of):
         new = pair.edit.apply(pair.scene).background
         assert new.phase == (0.0, 0.0)
         assert new.drift == pair.scene.background.drift
-        assert grammar.describe(new) in pair.instruction
+        assert grammar.describe_background(new) in pair.instruction
 
 
 def test_the_subject_reference_shows_the_new_object_on_white_and_the_instruction_does_not_name_it(of):

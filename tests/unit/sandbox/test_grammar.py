@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from dataclasses import replace
 
 import pytest
 
@@ -51,9 +52,8 @@ def test_every_expression_matches_its_sprite_only():
 
 
 def test_colour_and_shape_are_enough_when_they_are_unique():
-    scene = Scene(
-        background=WHITE, sprites=(sprite("circle", "red", "dots"), sprite("star", "red"), sprite("circle", "blue"))
-    )
+    sprites = (sprite("circle", "red", "dots"), sprite("star", "red"), sprite("circle", "blue"))
+    scene = Scene(background=WHITE, sprites=sprites)
     assert grammar.referring_expressions(scene, 0) == ["red circle", "dotted red circle"]
     assert "star" in grammar.referring_expressions(scene, 1)
     assert "blue shape" in grammar.referring_expressions(scene, 2)
@@ -65,10 +65,8 @@ def test_the_pattern_distinguishes_sprites_of_the_same_colour_and_shape():
 
 
 def test_sprites_of_the_same_appearance_are_distinguished_by_place():
-    scene = Scene(
-        background=WHITE,
-        sprites=(sprite("ring", "red", start=(-0.5, 0.0)), sprite("ring", "red", start=(0.5, 0.1))),
-    )
+    sprites = (sprite("ring", "red", start=(-0.5, 0.0)), sprite("ring", "red", start=(0.5, 0.1)))
+    scene = Scene(background=WHITE, sprites=sprites)
     assert grammar.referring_expressions(scene, 0) == ["red ring on the left"]
     assert grammar.referring_expressions(scene, 1) == ["red ring on the right"]
 
@@ -94,19 +92,15 @@ def test_there_are_several_wordings_of_every_kind_and_each_is_a_sentence():
 def test_names_captions_and_articles():
     assert grammar.full_name(Appearance(shape="ring", colour="orange")) == "orange ring"
     assert grammar.with_article("orange ring") == "an orange ring"
-    assert (
-        grammar.describe(Background(texture="dots", base_colour="brown", pattern_colour="beige"))
-        == "beige dots on brown"
-    )
-    assert grammar.describe(Background(texture="plain", base_colour="brown", pattern_colour="beige")) == "plain brown"
-    scene = Scene(
-        background=WHITE,
-        sprites=(sprite("star", "red", "stripes", (-0.5, -0.5)), sprite("ring", "blue", start=(0.5, 0.0))),
-    )
+    background = Background(texture="dots", base_colour="brown", pattern_colour="beige")
+    assert grammar.describe_background(background) == "beige dots on brown"
+    assert grammar.describe_background(replace(background, texture="plain")) == "plain brown"
+    sprites = (sprite("star", "red", "stripes", (-0.5, -0.5)), sprite("ring", "blue", start=(0.5, 0.0)))
+    scene = Scene(background=WHITE, sprites=sprites)
     text = "A blue ring on the right and a striped red star in the top left over plain white"
-    assert grammar.caption(scene) == text + "."
-    assert grammar.caption(scene, "sepia") == text + ", in sepia."
-    assert grammar.caption(Scene(background=WHITE, sprites=())) == "Plain white."
+    assert grammar.caption_scene(scene) == text + "."
+    assert grammar.caption_scene(scene, "sepia") == text + ", in sepia."
+    assert grammar.caption_scene(Scene(background=WHITE, sprites=())) == "Plain white."
 
 
 @pytest.mark.parametrize(

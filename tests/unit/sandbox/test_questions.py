@@ -14,9 +14,9 @@ from kiwi.sandbox.questions import (
     WORDINGS,
     content_overlap,
     content_words,
-    direction,
     make_question,
-    unambiguous_place,
+    name_direction,
+    name_place,
 )
 from kiwi.sandbox.sampling import HELD_OUT_WORDINGS, Split, is_held_out_object
 from kiwi.sandbox.world import Appearance, Sprite
@@ -72,20 +72,20 @@ def test_the_question_does_not_contain_the_answer(of):
 
 
 def test_only_unambiguous_places_and_directions_are_asked_for():
-    assert unambiguous_place((-0.5, -0.5)) == "in the top left"
-    assert unambiguous_place((-0.25, -0.5)) is None
+    assert name_place((-0.5, -0.5)) == "in the top left"
+    assert name_place((-0.25, -0.5)) is None
     appearance = Appearance(shape="ring", colour="red")
 
-    def name_direction(*velocity, frames=3, start=(0.0, 0.0), aspect=(1, 1)):
-        return direction(Sprite(appearance=appearance, size=0.4, start=start, velocity=velocity), frames, aspect)
+    def direction(*velocity, frames=3, start=(0.0, 0.0), aspect=(1, 1)):
+        return name_direction(Sprite(appearance=appearance, size=0.4, start=start, velocity=velocity), frames, aspect)
 
-    assert name_direction(0.04, 0.01) == "to the right"
-    assert name_direction(0.0, -0.05) == "up"
-    assert name_direction(0.03, 0.03) is None
-    assert name_direction(0.005, 0.0) is None
-    assert name_direction(0.04, 0.0, frames=1) is None
-    assert name_direction(0.04, 0.0, start=(0.5, 0.0)) is None  # it bounces off the border
-    assert name_direction(0.03, 0.03, aspect=(3, 1)) == "to the right"
+    assert direction(0.04, 0.01) == "to the right"
+    assert direction(0.0, -0.05) == "up"
+    assert direction(0.03, 0.03) is None
+    assert direction(0.005, 0.0) is None
+    assert direction(0.04, 0.0, frames=1) is None
+    assert direction(0.04, 0.0, start=(0.5, 0.0)) is None  # it bounces off the border
+    assert direction(0.03, 0.03, aspect=(3, 1)) == "to the right"
 
 
 @pytest.mark.parametrize("split", list(Split))

@@ -11,14 +11,7 @@ from kiwi.sandbox.drawing import SHAPES, TEXTURES
 from kiwi.sandbox.edits import ChangeBackground, ChangeSprite, Restyle
 from kiwi.sandbox.pairs import CATEGORIES, make_pair
 from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS
-from kiwi.sandbox.sampling import (
-    HELD_OUT_WORDINGS,
-    LEVELS,
-    Split,
-    is_held_out_background,
-    is_held_out_object,
-    scene_at,
-)
+from kiwi.sandbox.sampling import HELD_OUT_WORDINGS, LEVELS, Split, is_held_out_background, is_held_out_object, scene_at
 
 SIZE = {"frames": 1, "height": 32, "width": 32}
 
@@ -29,7 +22,8 @@ def pairs(split, level="full", count=210):
 
 def contents(pair):
     """The sprites and backgrounds in source, target and reference."""
-    scenes = [pair.scene, pair.edit.apply(pair.scene)] + ([pair.edit.reference()] if pair.reference is not None else [])
+    scenes = [pair.scene, pair.edit.apply(pair.scene), pair.edit.reference_scene()]
+    scenes = [scene for scene in scenes if scene is not None]
     sprites = {s.appearance.kind for scene in scenes for s in scene.sprites}
     subject_white = pair.category == "subject_reference"  # its plain white background is not sampled
     backgrounds = {(s.background.texture, s.background.base_colour) for s in (scenes[:2] if subject_white else scenes)}

@@ -14,16 +14,7 @@ from kiwi.errors import InputError
 from kiwi.sandbox.drawing import PATTERNS, SHAPES, TEXTURES
 from kiwi.sandbox.palette import BACKGROUND_COLOURS, SPRITE_COLOURS, contrasting_colours, lab_distance
 from kiwi.sandbox.sampling import scene_at
-from kiwi.sandbox.world import (
-    MARK_SHADE,
-    Appearance,
-    Background,
-    Scene,
-    Sprite,
-    centres,
-    draw,
-    render,
-)
+from kiwi.sandbox.world import MARK_SHADE, Appearance, Background, Scene, Sprite, centres, draw, render
 
 GREY = Background(texture="plain", base_colour="grey", pattern_colour="white")
 
