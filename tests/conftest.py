@@ -1,7 +1,5 @@
 """Shared by all tests: no model hub, one thread, fixed seeds, and real video clips where there are any."""
 
-from __future__ import annotations
-
 import os
 import random
 import sys

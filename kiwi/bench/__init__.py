@@ -5,8 +5,6 @@ from kiwi.bench import BenchmarkOptions, run_benchmark
 report = run_benchmark(BenchmarkOptions(suite="openve", data="sandbox"))
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """Edit videos with a trained model: `KiwiEditor` works on arrays or files, `edit_file` is the command `kiwi edit`."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 from kiwi.editing.files import EditOptions, edit_file

@@ -1,7 +1,5 @@
 """The files of the source tree and their syntax trees, which the rules are checked on."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 from pathlib import Path

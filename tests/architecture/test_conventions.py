@@ -1,6 +1,7 @@
 """Conventions for names and error codes that no linter checks."""
 
 import ast
+import math
 import re
 
 import pytest
@@ -62,6 +63,30 @@ def test_no_class_is_named_by_a_participle(parsed):
         if isinstance(node, ast.ClassDef) and node.name.lstrip("_") in PARTICIPLES
     ]
     assert classes == []
+
+
+def names_defined_later(module):
+    """Names in annotations that are defined below them or, as for type checkers only, never."""
+    ends = {node.name: node.end_lineno for node in module.body if isinstance(node, ast.ClassDef)}
+    unchecked = [node for node in module.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    ends |= {alias.name: math.inf for block in unchecked for node in block.body for alias in node.names}
+    functions = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef)]
+    unused = {node for function in functions for node in ast.walk(function) if isinstance(node, ast.AnnAssign)}
+    for node in set(ast.walk(module)) - unused:  # Python does not evaluate the annotations of local variables
+        for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            for name in ast.walk(annotation) if annotation else ():
+                if isinstance(name, ast.Name) and ends.get(name.id, 0) >= name.lineno:
+                    yield name.id
+
+
+def test_annotations_are_postponed_only_in_files_that_refer_to_names_defined_later(parsed):
+    postponing = {file for file, module in parsed.items() if "annotations" in imported_from(module, "__future__")}
+    assert postponing == {file for file, module in parsed.items() if [*names_defined_later(module)]}
+
+
+def imported_from(module, source):
+    imports = [node for node in module.body if isinstance(node, ast.ImportFrom) and node.module == source]
+    return {alias.name for node in imports for alias in node.names}
 
 
 def test_only_one_module_names_the_shipped_models(parsed):

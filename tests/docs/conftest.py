@@ -1,7 +1,5 @@
 """The pages of the documentation, and what stands in them: code blocks, commands, links and inline code."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import sys

@@ -1,7 +1,5 @@
 """A model trained by the commands themselves: a VAE, then an editor, a few steps each, on six tiny clips."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

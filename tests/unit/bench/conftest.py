@@ -1,7 +1,5 @@
 """A small benchmark on the disk, and a judge with scripted answers."""
 
-from __future__ import annotations
-
 import threading
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`python -m kiwi sandbox`: export, preview, anchors, vocabulary, and error messages."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

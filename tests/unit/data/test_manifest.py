@@ -1,7 +1,5 @@
 """Manifests: the records of valid ones, and for malformed ones an error message with all problems."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tiny videos made with PyAV, whose pixels and timestamps the tests know exactly."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Atomic writes, paths that stay inside their folder, content hashes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

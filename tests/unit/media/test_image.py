@@ -1,7 +1,5 @@
 """Reading of all image formats, and size and geometry rules in comparison with published values."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

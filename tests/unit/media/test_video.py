@@ -1,7 +1,5 @@
 """Decoding and encoding: exact frames and rates, correct colours, and errors that describe the problem."""
 
-from __future__ import annotations
-
 import os
 from fractions import Fraction
 from pathlib import Path

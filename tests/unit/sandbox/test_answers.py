@@ -1,7 +1,5 @@
 """Answers to questions, compared with the pixels and the scene of the question instead of the code that answers."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Pairs of source and target: equal outside the mask, visibly different inside, determined by the editor's inputs."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Exports of the sandbox: readable media, published columns, and resuming."""
 
-from __future__ import annotations
-
 import csv
 import json
 

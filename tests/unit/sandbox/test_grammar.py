@@ -1,7 +1,5 @@
 """The language of the sandbox: expressions that match one sprite, descriptions that determine an image."""
 
-from __future__ import annotations
-
 import string
 from dataclasses import replace
 

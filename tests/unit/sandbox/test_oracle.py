@@ -1,7 +1,5 @@
 """The oracle: which edits score high, which score low, and that degradation never raises a score."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Questions: each has an answer that is visible, countable or readable from the question itself."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

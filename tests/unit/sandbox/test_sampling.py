@@ -1,7 +1,5 @@
 """Levels and splits: the complexity of scenes, and what training never shows."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

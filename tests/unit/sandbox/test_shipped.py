@@ -1,7 +1,5 @@
 """The shipped models load with kiwi and with transformers alone, and do what they were trained for."""
 
-from __future__ import annotations
-
 from itertools import islice
 from pathlib import Path
 

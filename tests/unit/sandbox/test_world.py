@@ -1,7 +1,5 @@
 """Scenes and their renderings: deterministic, visible, and with exact masks."""
 
-from __future__ import annotations
-
 import itertools
 import subprocess
 import sys

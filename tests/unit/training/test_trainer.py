@@ -1,7 +1,5 @@
 """Precision `auto` is bf16 if the hardware has bf16 instructions, else float32; slow bf16 causes a warning."""
 
-from __future__ import annotations
-
 import logging
 from types import SimpleNamespace
 

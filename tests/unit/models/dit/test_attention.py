@@ -1,7 +1,5 @@
 """Unfused attention agrees with the fused kernel, each is used where it is faster; positions are rotated as in Wan."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F
