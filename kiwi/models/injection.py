@@ -2,10 +2,10 @@
 
 Each injection is a spec and a module with three methods: `embed` turns latents into tokens, once per edit;
 `add_condition` adds these tokens to the sequence, in every step; `remove_added_tokens` removes tokens that lengthened
-the sequence, after the head. gamma(t) is the scale of the source tokens at a noise level (kiwi.models.scaling).
+the sequence, after the DiT. gamma(t) is the scale of the source tokens at a noise level (kiwi.models.scaling).
 
-B batch, C channels, F H W latent frames, height and width, L tokens of the sequence, R tokens of the condition,
-D width, P patch channels.
+B batch, C channels, F H W latent frames, height and width, L tokens of the sequence, R tokens of the condition (the
+source or the references), D width, P channels of a velocity patch.
 """
 
 from abc import ABC, abstractmethod

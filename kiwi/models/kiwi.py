@@ -1,8 +1,8 @@
 """KiwiEdit, the whole model on one page: the only place where its parts meet.
 
     source frames, instruction, reference images, queries --MLLM--> hidden states --two connectors--> context
-    source latents, reference latents --patch embeddings--> source tokens, reference tokens
-    noisy latents + gamma(t) source tokens, reference tokens --DiT, context--> velocity
+    noisy latents, source latents, reference latents --patch embeddings--> noisy, source and reference tokens
+    noisy tokens + gamma(t) * source tokens, reference tokens --DiT, context--> velocity
 
 gamma(t) of the paper is the noise-level-dependent scale of the source tokens (kiwi.models.scaling).
 
@@ -128,7 +128,7 @@ class KiwiEdit(nn.Module):
 
         `latent_shape` is the shape (B, C, F, H, W) of the latents to denoise.
         """
-        frames, height, width = grid = self.dit.patch_embedding.grid(latent_shape[2:])
+        frames, height, width = grid = self.dit.patch_embedding.compute_grid(latent_shape[2:])
         source = self.source.embed(conditions.source_BCFHW, self.dit.patch_embedding)
         reference = self.reference.embed(conditions.reference_BCRHW, self.dit.patch_embedding)
         # Added tokens are whole frames of the video's grid; rotary positions follow the order of the sequence.

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
@@ -74,14 +74,14 @@ class TextEncoder(Spec):
 class CaptionEncoder(nn.Module):
     """The text encoder with its tokenizer."""
 
-    def __init__(self, model: UMT5EncoderModel, tokenizer: object, max_tokens: int) -> None:
+    def __init__(self, model: UMT5EncoderModel, tokenizer: Any, max_tokens: int) -> None:
         super().__init__()
         self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
 
     def forward(self, captions: Sequence[str]) -> Context:
         """Encode captions as features (B, N, T), with a mask that is False at padding."""
         device = next(self.model.parameters()).device
-        tokens = self.tokenizer(  # type: ignore[operator]
+        tokens = self.tokenizer(
             list(captions), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(device)
         mask = tokens["attention_mask"]
@@ -155,7 +155,7 @@ class TextToVideo(nn.Module):
 
     def prepare(self, context: Context, latent_shape: Sequence[int]) -> PreparedText:
         """Compute once per video: every block's keys and values, and the rotary embedding for latents of this shape."""
-        grid = self.dit.patch_embedding.grid(latent_shape[2:])
+        grid = self.dit.patch_embedding.compute_grid(latent_shape[2:])
         rope = compute_rope(*grid, self.config.dit.head_dim, device=context.tokens_BND.device).float()
         return PreparedText(self.dit.project_context(*context), rope, grid)
 
@@ -172,7 +172,7 @@ class TextToVideo(nn.Module):
         write_weights({**self.dit.state_dict(), **embedding}, folder)
         write_json(folder / "config.json", {"kind": MODEL_KIND, "config": to_dict(self.config)})
         self.text.model.save_pretrained(folder / "text_encoder")
-        self.text.tokenizer.save_pretrained(folder / "text_encoder")  # type: ignore[attr-defined]
+        self.text.tokenizer.save_pretrained(folder / "text_encoder")
 
 
 MODEL_KIND = "kiwi text-to-video"

@@ -38,9 +38,9 @@ def test_velocity_equals_diffusers(pair, timesteps):
         expected = diffusers_dit(latents, timestep, text).sample
         # kiwi's DiT has no text embedding: it gets the output of diffusers'.
         context = kiwi_dit.project_context(diffusers_dit.condition_embedder.text_embedder(text), None)
-        rope = compute_rope(*kiwi_dit.patch_embedding.grid(latents.shape[2:]), kiwi_dit.config.head_dim)
+        rope = compute_rope(*kiwi_dit.patch_embedding.compute_grid(latents.shape[2:]), kiwi_dit.config.head_dim)
         tokens = kiwi_dit(kiwi_dit.patch_embedding(latents), kiwi_dit.embed_timestep(timestep), rope.float(), context)
-        velocity = kiwi_dit.unpatchify(tokens, kiwi_dit.patch_embedding.grid(latents.shape[2:]))
+        velocity = kiwi_dit.unpatchify(tokens, kiwi_dit.patch_embedding.compute_grid(latents.shape[2:]))
     assert expected.abs().max() > 0.1
     assert torch.allclose(velocity, expected, atol=2e-5), (velocity - expected).abs().max()
 

@@ -166,7 +166,7 @@ class PatchEmbedding(nn.Module):
         if not zero_init:
             nn.init.xavier_uniform_(self.weight.flatten(1))
 
-    def grid(self, sizes: Sequence[int]) -> tuple[int, int, int]:
+    def compute_grid(self, sizes: Sequence[int]) -> tuple[int, int, int]:
         """Compute the token grid of latents of these sizes, both (frames, height, width).
 
         Raises:
@@ -181,7 +181,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, latents_BCFHW: Tensor) -> Tensor:
         """Embed latents as tokens (B, L, D) in row-major (frame, row, column) order."""
-        self.grid(latents_BCFHW.shape[2:])
+        self.compute_grid(latents_BCFHW.shape[2:])
         pf, ph, pw = self.patch_size
         patches = rearrange(latents_BCFHW, "b c (f pf) (h ph) (w pw) -> b (f h w) (c pf ph pw)", pf=pf, ph=ph, pw=pw)
         return F.linear(patches.to(self.weight.dtype), self.weight.flatten(1), self.bias)
