@@ -72,7 +72,8 @@ def _summarize(study: Study, results: Sequence[RunResult]) -> dict[str, list[Arm
     measured = [metric for metric in study.metrics if any(result.values(metric.name) for result in results)]
     if results and (absent := [metric.name for metric in study.metrics if metric not in measured]):
         scalars = dict.fromkeys(name for result in results for name in result.scalar_metrics)
-        console.note(f"no run has {', '.join(absent)}; validation logged {', '.join(scalars) or 'no metrics'}")
+        available = f"validation logged only {', '.join(scalars)}" if scalars else "no run was validated"
+        console.note(f"the report omits {', '.join(absent)}, which no run has: {available}")
     return {metric.name: summarize_arms(metric, results, labels) for metric in measured}
 
 

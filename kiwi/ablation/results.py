@@ -11,8 +11,7 @@ from kiwi.ablation.steps import Step
 from kiwi.errors import InputError, KiwiError
 from kiwi.evaluation.measurement import Measurement, MetricValues
 from kiwi.media.run_dir import read_record
-from kiwi.training.run_log import METRICS_FILE, read_log
-from kiwi.training.validation import last_values
+from kiwi.training.run_log import METRICS_FILE, last_values, read_log
 
 CURVES = ("loss", "val/loss")
 """Logged metrics whose curves are recorded."""

@@ -36,7 +36,7 @@ from kiwi.spec import Spec
 from kiwi.training import fit
 from kiwi.training.editor_experiment import EditorExperiment, parse_editor_experiment
 from kiwi.training.fit import FitOptions
-from kiwi.training.validation import ValidationMeasurement
+from kiwi.training.run_log import ValidationMeasurement
 
 MEASUREMENTS: tuple[type[Measurement], ...] = (SandboxMeasurement, BenchmarkMeasurement, ValidationMeasurement)
 """Kinds of measurements that a study can use; tables list their metrics in this order."""
@@ -162,10 +162,10 @@ def fit_options(seed: int, experiment: Path, options: Mapping[str, Any], checkpo
     return FitOptions(config=(experiment,), overrides={"seed_everything": seed, **options}, checkpoint=checkpoint)
 
 
-def find_editor_experiment(resolved: Mapping[str, Any], stage: str) -> EditorExperiment | None:
-    """Return the editor that a stage trains and its data; None if the stage trains another kind of model."""
+def find_editor_experiment(resolved: Mapping[str, Any], name: str) -> EditorExperiment | None:
+    """Return the editor that a stage trains and its data; None for another kind of model. `name` is used in errors."""
     is_editor = resolved.get("model", {}).get("type") == "LitKiwi"
-    return parse_editor_experiment(dict(resolved), stage) if is_editor else None
+    return parse_editor_experiment(dict(resolved), name) if is_editor else None
 
 
 def count_cost(arm: Arm) -> Cost | None:

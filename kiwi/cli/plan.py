@@ -37,7 +37,7 @@ def _print_variants(costs: Plan) -> None:
     first = costs.budgets[0]
     rows = [
         (
-            label or "(as published)",
+            label or "(no changes)",
             _format_millions(budget.total_parameters),
             f"{budget.total_parameters - first.total_parameters:+,}",
             _format_millions(budget.total_trainable()),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kiwi.errors import InputError
+from kiwi.errors import InputError, format_choices
 from kiwi.figures import Curve, plot_curves
 from kiwi.media.files import atomic_path, require_writable, write_text
 from kiwi.options import Options, option, positional
@@ -20,7 +20,8 @@ _SUFFIXES = (".png", ".pdf", ".svg")
 class CurvesOptions(Options):
     """Draw metrics of runs over optimizer steps: one panel per metric, one line per run.
 
-    Steps are divided into --points equal intervals; each point is the mean over one. OUT.csv holds the points.
+    Steps are divided into --points equal intervals; each point is the mean over one interval. A CSV file of the same
+    name holds the points.
 
     Args:
         runs: run folder
@@ -37,11 +38,8 @@ class CurvesOptions(Options):
     def __post_init__(self) -> None:
         self.require_at_least(1, "points")
         if self.out.suffix.lower() not in _SUFFIXES:
-            raise InputError(
-                f"cannot draw {self.out}",
-                code="wrong-suffix",
-                expected=f"a file name that ends in one of {', '.join(_SUFFIXES)}",
-            )
+            expected = f"a file name that ends in one of {', '.join(_SUFFIXES)}"
+            raise InputError(f"cannot draw {self.out}", code="wrong-suffix", expected=expected)
 
 
 def draw_curves(options: CurvesOptions) -> Path:
@@ -57,18 +55,17 @@ def draw_curves(options: CurvesOptions) -> Path:
     logs: dict[str, Mapping[int, Mapping[str, float]]] = {}
     for run, title in zip(options.runs, _make_titles(options.runs), strict=True):
         if not (run / METRICS_FILE).is_file():
-            raise InputError(
-                f"{run} is not a run folder",
-                code="not-a-run",
-                expected=f"a folder with {METRICS_FILE}, which `python -m kiwi fit` writes",
-            )
+            expected = f"a folder with {METRICS_FILE}, which `python -m kiwi fit` writes"
+            raise InputError(f"{run} is not a run folder", code="not-a-run", expected=expected)
         logs[title] = read_log(run)
     panels = {name: _average_metric(logs, name, options.points) for name in dict.fromkeys(options.numbers)}
     if missing := [name for name, lines in panels.items() if not any(line.x for line in lines.values())]:
         known = sorted({name for log in logs.values() for metrics in log.values() for name in metrics})
-        raise InputError(
-            f"no run has {', '.join(missing)}", code="unknown-metric", expected=", ".join(known) or "runs with metrics"
-        )
+        expected = format_choices(known, missing[0]) if known else "runs with metrics"
+        is_validated = any(name.startswith("val/") for name in known)
+        fix = None if is_validated else "these runs were not validated; name only metrics of training in --numbers"
+        problem = f"none of these runs has logged {', '.join(missing)}"
+        raise InputError(problem, code="unknown-metric", expected=expected, fix=fix)
     rows = [
         (name, run, f"{step:g}", f"{value:.6g}")
         for name, lines in panels.items()
@@ -84,7 +81,7 @@ def draw_curves(options: CurvesOptions) -> Path:
 
 
 def _make_titles(runs: Sequence[Path]) -> list[str]:
-    """Title each run by its folder, with as many parent folders as are needed to distinguish the runs."""
+    """Name each run by its folder, with as many parent folders as are needed to distinguish the runs."""
     paths = [run.resolve().parts for run in runs]
     if len(set(paths)) < len(paths):
         raise InputError("a run is given twice", code="duplicate-run", got=", ".join(map(str, runs)))

@@ -18,7 +18,6 @@ class EditorExperiment(NamedTuple):
 
     config: KiwiConfig
     train_parts: Sequence[str]
-    """Trainable parts."""
     data: dict[str, Any]
     """Arguments of EditData: data sources, size limits, and the number of held-out samples."""
     seed: int
@@ -33,12 +32,12 @@ def read_editor_experiment(file: Path) -> EditorExperiment:
     return parse_editor_experiment(read_experiment(file), file)
 
 
-def parse_editor_experiment(experiment: dict[str, Any], file: Path | str) -> EditorExperiment:
+def parse_editor_experiment(experiment: dict[str, Any], name: Path | str) -> EditorExperiment:
     """Parse a configuration that trains an editor.
 
     Args:
         experiment: configuration in short form, from `kiwi.experiment.read_experiment` or `kiwi.training.fit.resolve`.
-        file: name of the configuration in error messages.
+        name: name of the configuration in error messages, such as that of its file.
 
     Raises:
         InputError: the configuration does not train an editor, or has values of the wrong type.
@@ -48,29 +47,24 @@ def parse_editor_experiment(experiment: dict[str, Any], file: Path | str) -> Edi
     from kiwi.models.config import TRAINABLE, KiwiConfig
     from kiwi.spec import from_dict
 
-    model, settings = (get_section(experiment, path, file) for path in ("model", "data"))
+    model, settings = (get_section(experiment, path, name) for path in ("model", "data"))
     if model.get("type") != "LitKiwi" or "config" not in model:
-        raise InputError(
-            f"{file} does not train an editor",
-            code="not-an-editor",
-            got=model.get("type"),
-            expected="model.type: LitKiwi",
-        )
+        problem, expected = f"{name} does not train an editor", "model.type: LitKiwi"
+        raise InputError(problem, code="not-an-editor", got=model.get("type"), expected=expected)
     config: KiwiConfig = from_dict(KiwiConfig, model["config"], "model.config")
     parts = model.get("train_parts", list(TRAINABLE))
     if not isinstance(parts, list) or not set(parts) <= set(TRAINABLE):
-        raise InputError(
-            f"train_parts of {file} has unknown parts", code="unknown-part", got=parts, expected=f"some of {TRAINABLE}"
-        )
-    data: dict[str, Any] = {name: settings[name] for name in ("root", "max_pixels", "holdout") if name in settings}
-    for name, minimum in (("max_pixels", 1), ("holdout", 0)):
-        if type(value := data.get(name, minimum)) is not int or value < minimum:
-            message = f"data.{name} of {file} must be a whole number of at least {minimum}"
-            raise InputError(message, code="out-of-range", got=repr(value))
-    for name in ("train", "validation"):
-        sources = settings.get(name) or []
+        problem = f"model.train_parts of {name} has unknown parts"
+        raise InputError(problem, code="unknown-part", got=parts, expected=f"some of {TRAINABLE}")
+    data: dict[str, Any] = {key: settings[key] for key in ("root", "max_pixels", "holdout") if key in settings}
+    for key, minimum in (("max_pixels", 1), ("holdout", 0)):
+        if type(value := data.get(key, minimum)) is not int or value < minimum:
+            problem = f"data.{key} of {name} must be a whole number of at least {minimum}"
+            raise InputError(problem, code="out-of-range", got=repr(value))
+    for key in ("train", "validation"):
+        sources = settings.get(key) or []
         if not isinstance(sources, list):
-            message = f"data.{name} of {file} is not a list of data sources"
-            raise InputError(message, code="wrong-type", got=repr(sources))
-        data[name] = [from_dict(DataSource, item, f"data.{name}[{i}]") for i, item in enumerate(sources)]
+            problem = f"data.{key} of {name} is not a list of data sources"
+            raise InputError(problem, code="wrong-type", got=repr(sources))
+        data[key] = [from_dict(DataSource, item, f"data.{key}[{i}]") for i, item in enumerate(sources)]
     return EditorExperiment(config, parts, data, experiment.get("seed_everything", 0))

@@ -24,7 +24,7 @@ from kiwi.ablation.steps import (
 )
 from kiwi.ablation.study import Arm
 from kiwi.errors import InputError
-from kiwi.training.validation import ValidationMeasurement
+from kiwi.training.run_log import ValidationMeasurement
 
 ARM = Arm(label="base", options={}, resolved={})
 

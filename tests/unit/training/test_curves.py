@@ -57,7 +57,14 @@ def test_few_steps_are_drawn_unchanged_and_runs_of_the_same_name_are_distinguish
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--numbers", "lose", "--out", "curves.png"], "no run has lose. Expected: loss, val/loss"),
+        (
+            ["--numbers", "lose", "--out", "curves.png"],
+            "has logged lose. Expected: one of loss, val/loss",
+        ),
+        (
+            ["--numbers", "val/psnr", "--out", "curves.png"],
+            "every trainer.val_check_interval steps; give --numbers loss",
+        ),
         (["--out", "curves.mp4"], ".png"),
         (["--out", "nowhere/curves.png"], "nowhere"),
         (["--points", "0", "--out", "curves.png"], "--points"),
@@ -75,3 +82,10 @@ def test_bad_input_is_rejected_and_nothing_is_written(runs, tmp_path, monkeypatc
 def test_a_run_that_is_given_twice_is_rejected(runs, tmp_path):
     with pytest.raises(InputError, check=lambda error: error.code == "duplicate-run"):
         draw_curves(CurvesOptions(runs=(Path(runs[0]), Path(runs[0])), out=tmp_path / "curves.png"))
+
+
+def test_runs_without_validation_are_reported_as_such(runs, tmp_path):
+    with pytest.raises(InputError, check=lambda error: error.code == "unknown-metric") as caught:
+        draw_curves(CurvesOptions(runs=(Path(runs[1]),), out=tmp_path / "curves.png"))
+    assert caught.value.problem == "none of these runs has logged val/loss"
+    assert "not validated" in caught.value.fix

@@ -42,7 +42,7 @@ def test_variants_are_labelled_by_their_differences_and_counted(tmp_path, capsys
     small = ["--set", "dit.num_layers=2", "--frames", "5", "--height", "64", "--width", "64"]
     assert main(["plan", "1.3b", "--variants", str(file), *small]) == 0
     rows_by_name = {row[0]: row[1:] for row in rows(capsys)}
-    first = rows_by_name["(as published)"]
+    first = rows_by_name["(no changes)"]
     assert rows_by_name["source = NoSource"][1] == f"-{1536 * (16 * 4 + 1):,}"
     assert rows_by_name["source.scale = LearnableScale"][1] == "+16"
     assert rows_by_name["source = NoSource"][3] == first[3]
