@@ -61,10 +61,6 @@ def test_few_steps_are_drawn_unchanged_and_runs_of_the_same_name_are_distinguish
             ["--numbers", "lose", "--out", "curves.png"],
             "has logged lose. Expected: one of loss, val/loss",
         ),
-        (
-            ["--numbers", "val/psnr", "--out", "curves.png"],
-            "every trainer.val_check_interval steps; give --numbers loss",
-        ),
         (["--out", "curves.mp4"], ".png"),
         (["--out", "nowhere/curves.png"], "nowhere"),
         (["--points", "0", "--out", "curves.png"], "--points"),
