@@ -72,8 +72,12 @@ def missing_parts(folder):
     return ["--vae", f"{folder}:vae", "--mllm", f"{folder}/mllm", "--set", "dit.num_heads=2", "--set", LIMITS]
 
 
+def import_command(file, folder, parts):
+    """Return the command that imports a training checkpoint; `parts` is a model folder with what the file lacks."""
+    return ["convert", "kiwi-upstream", str(file), str(folder), *missing_parts(parts)]
+
+
 def import_state(checkpoint, folder, state, *options):
     """Import tensors as a training checkpoint and return the exit code."""
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "c.safetensors")
-    command = ["convert", "kiwi-upstream", f"{folder}/c.safetensors", f"{folder}/a", "--force"]
-    return main([*command, *missing_parts(checkpoint / "m"), *options])
+    return main([*import_command(folder / "c.safetensors", folder / "a", checkpoint / "m"), "--force", *options])

@@ -13,8 +13,9 @@ from kiwi.models.connectors import LatentConnector
 from kiwi.models.injection import NoReference
 from kiwi.models.scaling import LearnableScale
 from kiwi.weights.files import read_weights
+from kiwi.weights.names import select_prefix
 from kiwi.weights.strict import fingerprint
-from tests.unit.checkpoints.conftest import edit, import_state, missing_parts
+from tests.unit.checkpoints.conftest import edit, import_command, import_state
 
 STAGES = {
     1: ("mllm.image_queries", "mllm.connetor"),
@@ -29,12 +30,12 @@ def test_parts_that_an_earlier_stage_did_not_have_are_initialised_and_reported(
     state = load_file(checkpoint / "c.safetensors")
     stage_state = {n: t for n, t in state.items() if n.removeprefix("pipe.").startswith(STAGES[stage])}
     save_file(stage_state, tmp_path / "s.safetensors")
-    dit = {n.removeprefix("pipe.dit."): t for n, t in state.items() if n.startswith("pipe.dit.")}
+    dit = select_prefix(state, "pipe.dit.")
     save_file(dit, tmp_path / "base.safetensors")
     base, counts = ["--base", f"{tmp_path}/base.safetensors"], ["--set", "query.reference=5", "--set", "query.video=4"]
-    back = ["convert", "kiwi-upstream", f"{tmp_path}/s.safetensors", f"{tmp_path}/a", *missing_parts(checkpoint / "m")]
-    needs = base if stage == 1 else []
-    assert main([*back, *(base if stage == 2 else [])]) == 2
+    back = import_command(tmp_path / "s.safetensors", tmp_path / "a", checkpoint / "m")
+    needs, useless = (base, []) if stage == 1 else ([], base)
+    assert main([*back, *useless]) == 2
     assert ("requires the base model" if stage == 1 else "remove --base") in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
     assert main([*back, *needs, *counts]) == 0
@@ -62,8 +63,7 @@ def test_a_mismatched_checkpoint_is_rejected_by_name_and_nothing_is_written(chec
     else:
         del state[name]
     save_file(state, tmp_path / "c.safetensors")
-    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *missing_parts(checkpoint / "m")]
-    assert main(back) == 2
+    assert main(import_command(tmp_path / "c.safetensors", tmp_path / "a", checkpoint / "m")) == 2
     message = capsys.readouterr().err
     kiwi_name = {"pipe.mllm.connetor.2.bias": "query.connector.2.bias"}.get(name, name.removeprefix("pipe."))
     assert kiwi_name in message

@@ -20,8 +20,9 @@ from kiwi.models.sampling import EditingDefaults, Sampling
 from kiwi.models.tuning import Lora
 from kiwi.weights.adapters import is_adapter
 from kiwi.weights.files import read_weights
+from kiwi.weights.names import dit_to_diffusers, select_prefix
 from kiwi.weights.strict import shapes_of
-from tests.unit.checkpoints.conftest import edit, missing_parts, save_random_model
+from tests.unit.checkpoints.conftest import edit, import_command, missing_parts, save_random_model
 
 
 @pytest.mark.parametrize("reference", [AppendReference(), PrependReference()])
@@ -30,16 +31,8 @@ def test_a_model_in_both_published_formats_edits_the_same_video(config, tmp_path
     expected = edit(model)
     sigma_min = {"a": 0.0, "b": 0.003 / 1.002}  # as in the publisher's sampler for each format
     assert main(["convert", "kiwi-upstream", f"{tmp_path}/m", f"{tmp_path}/step-1.safetensors"]) == 0
-    reference_option = ["--set", f"reference={type(reference).__name__}"]
-    back = [
-        "convert",
-        "kiwi-upstream",
-        f"{tmp_path}/step-1.safetensors",
-        f"{tmp_path}/a",
-        *missing_parts(tmp_path / "m"),
-        *reference_option,
-    ]
-    assert main(back) == 0
+    back = import_command(tmp_path / "step-1.safetensors", tmp_path / "a", tmp_path / "m")
+    assert main([*back, "--set", f"reference={type(reference).__name__}"]) == 0
     assert main(["convert", "kiwi-diffusers", f"{tmp_path}/m", f"{tmp_path}/d"]) == 0
     assert main(["convert", "kiwi-diffusers", f"{tmp_path}/d", f"{tmp_path}/b"]) == 0
     assert expected.std() > 0.01
@@ -63,7 +56,7 @@ def test_adapters_are_merged_or_kept_and_edit_the_same(config, tmp_path, adapter
     names = load_file(tmp_path / "c.safetensors").keys()
     assert "pipe.mllm.model.model.language_model.layers.0.self_attn.q_proj.lora_A.default.weight" in names
     assert "pipe.dit.blocks.0.self_attn.q.weight" in names
-    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *missing_parts(tmp_path / "m")]
+    back = import_command(tmp_path / "c.safetensors", tmp_path / "a", tmp_path / "m")
     assert main([*back, "--adapters", adapters]) == 0
     loaded, _ = from_pretrained(tmp_path / "a")
     assert (edit(loaded.eval()) - expected).abs().max() <= 2e-5
@@ -94,10 +87,7 @@ def test_options_that_the_published_code_does_not_support_are_rejected(config, t
 
 @pytest.mark.parametrize("names", ["original", "diffusers"])
 def test_wan_base_weights_become_a_trainable_model_folder(checkpoint, tmp_path, capsys, names):
-    from kiwi.weights.names import dit_to_diffusers
-
-    state = load_file(checkpoint / "c.safetensors")
-    dit = {n.removeprefix("pipe.dit."): t for n, t in state.items() if n.startswith("pipe.dit.")}
+    dit = select_prefix(load_file(checkpoint / "c.safetensors"), "pipe.dit.")
     if names == "diffusers":
         dit = {dit_to_diffusers(name): tensor for name, tensor in dit.items()}
     (tmp_path / "transformer").mkdir()
@@ -149,8 +139,9 @@ def test_force_replaces_neither_inputs_nor_folders_of_other_kinds(checkpoint, tm
 @pytest.mark.parametrize("target", ["m", "d"])
 def test_force_does_not_replace_a_model_folder_with_a_users_files_in_it(checkpoint, tmp_path, capsys, target):
     """Both for a model folder and for a published folder with the publisher's code copied into it."""
-    back = ["kiwi-upstream", f"{checkpoint}/c.safetensors", f"{tmp_path}/m", *missing_parts(checkpoint / "m")]
-    command = ["convert", *(back if target == "m" else ["kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"])]
+    command = ["convert", "kiwi-diffusers", f"{checkpoint}/m", f"{tmp_path}/d"]
+    if target == "m":
+        command = import_command(checkpoint / "c.safetensors", tmp_path / "m", checkpoint / "m")
     assert main(command) == 0
     assert main([*command, "--force"]) == 0
     for index in range(7):
@@ -163,21 +154,14 @@ def test_force_does_not_replace_a_model_folder_with_a_users_files_in_it(checkpoi
 
 def test_a_folder_whose_vae_is_read_is_not_replaced(checkpoint, tmp_path, capsys):
     shutil.copytree(checkpoint / "m", tmp_path / "m")
-    back = ["convert", "kiwi-upstream", f"{checkpoint}/c.safetensors", f"{tmp_path}/m", *missing_parts(tmp_path / "m")]
-    assert main([*back, "--force"]) == 2
+    assert main([*import_command(checkpoint / "c.safetensors", tmp_path / "m", tmp_path / "m"), "--force"]) == 2
     assert "the input" in capsys.readouterr().err
 
 
 def test_a_model_folder_whose_parts_another_model_reads_is_not_replaced(checkpoint, tmp_path, capsys):
     """Exporting a model folder reads the VAE and the MLLM that it references."""
     shutil.copytree(checkpoint / "m", tmp_path / "m")
-    back = [
-        "convert",
-        "kiwi-upstream",
-        f"{checkpoint}/c.safetensors",
-        f"{tmp_path}/named",
-        *missing_parts(tmp_path / "m"),
-    ]
+    back = import_command(checkpoint / "c.safetensors", tmp_path / "named", tmp_path / "m")
     assert main([*back, "--by-name"]) == 0
     assert main(["convert", "kiwi-diffusers", f"{tmp_path}/named", f"{tmp_path}/m", "--force"]) == 2
     assert "the input" in capsys.readouterr().err
@@ -225,14 +209,12 @@ def test_nan_and_infinity_are_neither_read_nor_written(checkpoint, tmp_path, cap
     name = "pipe.dit.head.head.bias"
     state[name] = torch.full_like(state[name], value, dtype=torch.float64)
     save_file(state, tmp_path / "c.safetensors")
-    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *missing_parts(checkpoint / "m")]
-    assert main(back) == 2
+    assert main(import_command(tmp_path / "c.safetensors", tmp_path / "a", checkpoint / "m")) == 2
     assert "NaN or infinite" in capsys.readouterr().err
     shutil.copytree(checkpoint / "m", tmp_path / "m")
     weights = load_file(tmp_path / "m/model.safetensors")
-    save_file(
-        weights | {"dit.head.head.bias": weights["dit.head.head.bias"] * float("nan")}, tmp_path / "m/model.safetensors"
-    )
+    weights["dit.head.head.bias"] *= float("nan")
+    save_file(weights, tmp_path / "m/model.safetensors")
     for format, target in (("kiwi-upstream", "x.safetensors"), ("kiwi-diffusers", "x")):
         assert main(["convert", format, f"{tmp_path}/m", f"{tmp_path}/{target}"]) == 2
         assert "NaN or infinite" in capsys.readouterr().err
@@ -268,7 +250,7 @@ def test_weights_are_written_in_the_given_dtype_in_both_directions(checkpoint, t
         assert main(["convert", name, f"{checkpoint}/m", str(source), "--dtype", "bfloat16"]) == 0
         assert {tensor.dtype for tensor in read_weights(source / "transformer").values()} == {torch.bfloat16}
     elif name == "wan":
-        dit = {n.removeprefix("pipe.dit."): t for n, t in load_file(source).items() if n.startswith("pipe.dit.")}
+        dit = select_prefix(load_file(source), "pipe.dit.")
         source = tmp_path / "wan.safetensors"
         save_file(dit, source)
     before = read_weights(checkpoint / "m")

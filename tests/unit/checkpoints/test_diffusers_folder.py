@@ -24,11 +24,8 @@ def test_the_diffusers_folder_has_the_published_layout(checkpoint, tmp_path):
     encoder = read_weights(root / "mllm_encoder/diffusion_pytorch_model.safetensors")
     assert {"image_queries", "ref_queries", "connector.0.weight", "ref_connector.2.bias"} <= encoder.keys()
     language = read_weights(root / "mllm_encoder/model.safetensors")
-    assert {
-        "model.embed_tokens.weight",
-        "model.layers.0.self_attn.q_proj.weight",
-        "model.norm.weight",
-    } <= language.keys()
+    layers = ("embed_tokens", "layers.0.self_attn.q_proj", "norm")
+    assert {f"model.{layer}.weight" for layer in layers} <= language.keys()
     assert any(name.startswith("visual.blocks.0.") for name in language)
     assert "decoder.head.0.gamma" in read_weights(root / "vae")
     assert (root / "processor/qwen_config.json").is_file()

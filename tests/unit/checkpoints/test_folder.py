@@ -15,15 +15,15 @@ from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.sampling import EditingDefaults, Sampling
 from kiwi.models.tuning import Full, Lora
 from kiwi.models.vae.wan import WanVae
+from kiwi.weights.names import select_prefix
 
 
 @pytest.fixture
 def saved(tiny_config, tmp_path):
     model = KiwiEdit(tiny_config, seed=1)
     torch.nn.init.normal_(model.dit.head.head.weight)
-    save_pretrained(
-        model, tmp_path / "model", EditingDefaults(max_pixels=4096, max_frames=5, sampling=Sampling(steps=3))
-    )
+    defaults = EditingDefaults(max_pixels=4096, max_frames=5, sampling=Sampling(steps=3))
+    save_pretrained(model, tmp_path / "model", defaults)
     return model.eval(), tmp_path / "model"
 
 
@@ -277,13 +277,9 @@ def test_a_referenced_vae_whose_weights_have_changed_is_rejected(tiny_config, sa
 
 
 def test_a_dit_with_adapters_on_a_referenced_base_model_saves_only_the_adapters(tiny_config, saved, tmp_path):
-    base = {
-        n.removeprefix("dit."): t for n, t in load_file(saved[1] / "model.safetensors").items() if n.startswith("dit.")
-    }
-    save_file(base, tmp_path / "wan.safetensors")
-    model = save_referencing_model(
-        tiny_config, saved, tmp_path, base=WanBase(path=str(tmp_path / "wan.safetensors")), tuning=Lora(rank=2)
-    )
+    base = WanBase(path=str(tmp_path / "wan.safetensors"))
+    save_file(select_prefix(load_file(saved[1] / "model.safetensors"), "dit."), base.path)
+    model = save_referencing_model(tiny_config, saved, tmp_path, base=base, tuning=Lora(rank=2))
     names = load_file(tmp_path / "named" / "model.safetensors").keys()
     assert len([n for n in names if n.startswith("dit.")]) == 2 * 10 * 2
     loaded, _ = from_pretrained(tmp_path / "named")
@@ -298,13 +294,11 @@ def test_a_dit_with_adapters_on_a_referenced_base_model_saves_only_the_adapters(
 
 
 def test_a_base_model_that_was_trained_further_is_rejected(tiny_config, saved, tmp_path):
-    base = {
-        n.removeprefix("dit."): t for n, t in load_file(saved[1] / "model.safetensors").items() if n.startswith("dit.")
-    }
-    save_file(base, tmp_path / "wan.safetensors")
-    spec = {"base": WanBase(path=str(tmp_path / "wan.safetensors")), "tuning": Lora(rank=2)}
-    save_referencing_model(tiny_config, saved, tmp_path, **spec)
-    save_file({**base, "head.head.bias": base["head.head.bias"] + 1}, tmp_path / "wan.safetensors")
+    state = select_prefix(load_file(saved[1] / "model.safetensors"), "dit.")
+    base = WanBase(path=str(tmp_path / "wan.safetensors"))
+    save_file(state, base.path)
+    save_referencing_model(tiny_config, saved, tmp_path, base=base, tuning=Lora(rank=2))
+    save_file({**state, "head.head.bias": state["head.head.bias"] + 1}, base.path)
     with pytest.raises(CheckpointError, match="dit", check=lambda error: error.code == "mismatched-base-model"):
         from_pretrained(tmp_path / "named")
 

@@ -34,9 +34,8 @@ def test_a_full_size_folder_round_trips_with_equal_names(full):
     back = from_diffusers_parts(parts)
     assert shapes_of(back) == shapes_of(state)
     again = to_diffusers_parts(back | text)
-    assert {part: shapes_of(weights) for part, weights in again.items()} == {
-        part: shapes_of(weights) for part, weights in parts.items()
-    }
+    assert again.keys() == parts.keys()
+    assert all(shapes_of(again[part]) == shapes_of(weights) for part, weights in parts.items())
 
 
 def test_two_names_of_one_tensor_are_rejected_in_any_file():
@@ -61,10 +60,8 @@ def test_the_encoder_file_has_the_published_names_and_shapes(full):
 
 def test_the_names_of_the_vae_round_trip_through_those_of_wan(full):
     model, *_, count = full
-    network = {name.removeprefix("vae."): t for name, t in model.vae.state_dict().items()}
-    sizes = infer_sizes(
-        {name: tuple(t.shape) for name, t in to_original(network, read_network_sizes(model.vae.vae)).items()}
-    )
+    network = model.vae.vae.state_dict()
+    sizes = infer_sizes(shapes_of(to_original(network, read_network_sizes(model.vae.vae))))
     original = to_original(network, sizes)
     assert len(original) == count
     assert has_original_names(original)

@@ -20,7 +20,8 @@ from kiwi.models.tuning import Lora
 from kiwi.models.vae.wan import WanVae
 from kiwi.weights.adapters import is_adapter
 from kiwi.weights.files import read_weights
-from tests.unit.checkpoints.conftest import edit, missing_parts, save_random_model
+from kiwi.weights.names import select_prefix
+from tests.unit.checkpoints.conftest import edit, import_command, save_random_model
 
 
 def test_the_training_checkpoint_has_the_published_names(checkpoint):
@@ -42,12 +43,7 @@ def test_a_checkpoint_is_read_with_any_prefix_of_its_names(checkpoint, tmp_path,
     elif prefix == "dit.":
         state = {name.removeprefix("pipe."): tensor for name, tensor in state.items()}
     save_file(state, tmp_path / "c.safetensors")
-    assert (
-        main(
-            ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *missing_parts(checkpoint / "m")]
-        )
-        == 0
-    )
+    assert main(import_command(tmp_path / "c.safetensors", tmp_path / "a", checkpoint / "m")) == 0
     imported, original = read_weights(tmp_path / "a"), read_weights(checkpoint / "m")
     assert imported.keys() == original.keys()
     assert all(torch.equal(imported[name], tensor) for name, tensor in original.items())
@@ -58,7 +54,7 @@ def test_a_checkpoint_of_adapters_and_its_base_model_edit_like_the_original(
     config, checkpoint, tmp_path, adapters, capsys
 ):
     """As in the published 14B, the file contains only adapters for the DiT, and the MLLM's MLPs have adapters too."""
-    dit = {n.removeprefix("dit."): t for n, t in read_weights(checkpoint / "m").items() if n.startswith("dit.")}
+    dit = select_prefix(read_weights(checkpoint / "m"), "dit.")
     base = tmp_path / "base.safetensors"
     save_file(dit, base)
     targets = ("q_proj", "v_proj", "gate_proj", "down_proj")
@@ -80,13 +76,7 @@ def test_a_checkpoint_of_adapters_and_its_base_model_edit_like_the_original(
     (tmp_path / "parts").mkdir()
     model.vae.save(tmp_path / "parts/vae")
     model.mllm.save(tmp_path / "parts/mllm")
-    back = [
-        "convert",
-        "kiwi-upstream",
-        f"{tmp_path}/c.safetensors",
-        f"{tmp_path}/a",
-        *missing_parts(tmp_path / "parts"),
-    ]
+    back = import_command(tmp_path / "c.safetensors", tmp_path / "a", tmp_path / "parts")
     capsys.readouterr()
     assert main(back) == 2
     assert "no weights" in capsys.readouterr().err
@@ -102,15 +92,8 @@ def test_options_that_tensors_do_not_show_are_reported_and_recorded_in_the_file(
     assert main(["convert", "kiwi-upstream", f"{tmp_path}/m", f"{tmp_path}/c.safetensors"]) == 0
     output = " ".join(word for word in capsys.readouterr().out.split() if word != "│")
     limits = config.mllm.limits
-    options = {
-        "dit.num_heads": 2,
-        "mllm.limits.max_frames": limits.max_frames,
-        "mllm.limits.max_pixels_per_frame": limits.max_pixels_per_frame,
-        "mllm.limits.min_pixels_per_frame": limits.min_pixels_per_frame,
-        "mllm.limits.max_reference_tokens": limits.max_reference_tokens,
-        "source": "NoSource",
-        "reference": "PrependReference",
-    }
+    options = {"dit.num_heads": 2, "source": "NoSource", "reference": "PrependReference"}
+    options |= {f"mllm.limits.{name}": value for name, value in vars(limits).items()}
     assert find_unrecorded_options(config) == options
     assert all(f"--set {path}={value}" in output for path, value in options.items())
 
@@ -137,18 +120,11 @@ def test_published_sizes_need_no_recorded_options():
 @pytest.mark.parametrize("content", ['{"vae.path": "x"}', '{"dit.num_heads": "2"}', "[]", "{", "[" * 100_000])
 def test_invalid_recorded_options_are_rejected(checkpoint, tmp_path, capsys, content):
     save_file(load_file(checkpoint / "c.safetensors"), tmp_path / "c.safetensors", {OPTIONS_KEY: content})
-    back = ["convert", "kiwi-upstream", f"{tmp_path}/c.safetensors", f"{tmp_path}/a", *missing_parts(checkpoint / "m")]
-    assert main(back) == 2
+    assert main(import_command(tmp_path / "c.safetensors", tmp_path / "a", checkpoint / "m")) == 2
     assert "options recorded in" in capsys.readouterr().err
 
 
 def test_an_option_that_differs_from_the_recorded_one_is_reported(checkpoint, tmp_path, capsys):
-    command = [
-        "convert",
-        "kiwi-upstream",
-        f"{checkpoint}/c.safetensors",
-        f"{tmp_path}/a",
-        *missing_parts(checkpoint / "m"),
-    ]
+    command = import_command(checkpoint / "c.safetensors", tmp_path / "a", checkpoint / "m")
     assert main([*command, "--set", "dit.num_heads=1"]) == 0
     assert "1, although the checkpoint records 2" in " ".join(capsys.readouterr().out.split())

@@ -6,10 +6,8 @@ from kiwi.weights.adapters import infer_rank_and_targets, merge_adapters, with_b
 
 
 def adapters(layer="x.q", rank=2, out=3, into=4):
-    return {
-        f"{layer}.lora_A.default.weight": torch.randn(rank, into),
-        f"{layer}.lora_B.default.weight": torch.randn(out, rank),
-    }
+    a, b = torch.randn(rank, into), torch.randn(out, rank)
+    return {f"{layer}.lora_A.default.weight": a, f"{layer}.lora_B.default.weight": b}
 
 
 def test_merging_is_the_weight_plus_b_times_a():
@@ -29,9 +27,8 @@ def test_an_update_below_the_resolution_of_bf16_is_not_lost_before_the_sum():
     merged = merge_adapters({"x.q.weight": weight}, lora)["x.q.weight"]
     b, a = (lora[f"x.q.lora_{n}.default.weight"].double() for n in "BA")
     expected = (weight.double() + b @ a).bfloat16()
-    assert (
-        merged != expected
-    ).double().mean() < 1e-3  # rounding to bf16 before the sum would change a quarter of the values
+    # Rounding to bf16 before the sum would change a quarter of the values.
+    assert (merged != expected).double().mean() < 1e-3
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,8 @@ STATE = {"a.weight": torch.arange(12.0).reshape(3, 4), "b": torch.ones(5).bfloat
 
 
 def same(state):
-    return state.keys() == STATE.keys() and all(
-        torch.equal(state[n], t) and state[n].dtype == t.dtype for n, t in STATE.items()
-    )
+    equal = [torch.equal(state[name], tensor) and state[name].dtype == tensor.dtype for name, tensor in STATE.items()]
+    return state.keys() == STATE.keys() and all(equal)
 
 
 def test_one_file_round_trips(tmp_path):
