@@ -18,7 +18,7 @@ _DESCRIPTION = "Score an editor, or already edited videos, on a benchmark, with 
 
 def main(argv: list[str]) -> int:
     """Run one of the actions."""
-    return dispatch(_ACTIONS, argv[0], _DESCRIPTION, argv[1:])
+    return dispatch(ACTIONS, argv[0], _DESCRIPTION, argv[1:])
 
 
 def _run(options: BenchmarkOptions) -> int:
@@ -48,7 +48,7 @@ def _import_rubrics(options: ImportRubricsOptions) -> int:
     return 0
 
 
-_ACTIONS = {
+ACTIONS = {
     **{
         name: Action(BenchmarkOptions, _run, {"suite": name}, f"Score an editor, or already edited videos, on {name}")
         for name in SUITES

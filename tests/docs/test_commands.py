@@ -12,6 +12,7 @@ import yaml
 import kiwi.cli
 from kiwi.__main__ import COMMANDS, main
 from kiwi.ablation.study import read_study
+from kiwi.bench.suites import SUITES
 from kiwi.options import Options
 from kiwi.spec import Spec
 from kiwi.training import fit
@@ -154,6 +155,20 @@ def test_the_page_of_variants_names_every_choice_of_the_model():
         named = {name for name in re.findall(r"`(\w+)`", listed) if name in Spec._registry}
         for path in re.findall(r"`([\w.]+)`", paths):
             assert named == set(choices_at(f"model.config.{path}")), path
+
+
+def test_the_table_of_commands_names_every_command_with_its_options():
+    rows = re.findall(r"^\| (`kiwi .+?) \| `([\w.]+)` \| .+ \|$", prose(ROOT / "docs/architecture.md"), re.MULTILINE)
+    listed = {
+        command: path.rpartition(".")[2] for names, path in rows for command in re.findall(r"`kiwi (.+?)`", names)
+    }
+    modules = {name: importlib.import_module(command.module) for name, command in COMMANDS.items()}
+    expected = {f"{name} {action}" for name, module in modules.items() for action in getattr(module, "ACTIONS", ())}
+    expected |= {name for name, module in modules.items() if not hasattr(module, "ACTIONS")} | {"bench SUITE"}
+    assert set(listed) == expected - {f"bench {suite}" for suite in SUITES}
+    for name, module in modules.items():
+        for action, entry in getattr(module, "ACTIONS", {}).items():
+            assert listed[f"{name} {'SUITE' if action in SUITES else action}"] == entry.options.__name__
 
 
 CHEAP = ("sandbox export runs/clips", "sandbox preview", "edit runs/clips", "bench rubrics show", "plan --config")
