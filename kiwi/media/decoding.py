@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -62,15 +62,15 @@ def decode_frames(container: Any, stream: Any, path: Path) -> Iterator[tuple[Fra
     Raises a MediaError at the first damaged frame, and at the end if there are fewer frames than the file announces. A
     transport stream announces no number of frames: gaps are detected by packet counters, a missing end is not.
     """
-    announced = announced_frames(container, stream)
-    step = 1 / frame_rate(stream)
-    count = empty = 0
+    announced = count_announced_frames(container, stream)
+    step = 1 / read_frame_rate(stream)
+    count = repeated = 0
     origin = previous = end = None
     try:
         for packet in container.demux(stream):
             if packet.is_corrupt:  # a gap in a transport stream, which has no frame count
                 raise _damage_error(path, count, announced, "a part is missing or damaged")
-            empty += packet.size == 0 and packet.dts is not None  # how AVI marks repeated frames
+            repeated += packet.size == 0 and packet.dts is not None  # how AVI marks repeated frames
             for frame in packet.decode():
                 if frame.is_corrupt:
                     raise _damage_error(path, count, announced, "a frame is damaged")
@@ -90,7 +90,7 @@ def decode_frames(container: Any, stream: Any, path: Path) -> Iterator[tuple[Fra
         raise _damage_error(path, count, announced, _describe_error(error)) from None
     if announced is None:
         announced = _estimate_frames_by_duration(stream, count, end, step)
-    if announced is not None and count + empty < announced:
+    if announced is not None and count + repeated < announced:
         raise _damage_error(path, count, announced, "the file ends early")
     if count == 0:
         raise MediaError(f"{path} has no frames", code="damaged-video")
@@ -105,8 +105,8 @@ def _damage_error(path: Path, count: int, announced: int | None, reason: str) ->
     )
 
 
-def announced_frames(container: Any, stream: Any) -> int | None:
-    """Read the number of frames in the header; None if it has none."""
+def count_announced_frames(container: Any, stream: Any) -> int | None:
+    """Count the frames that the header announces; None if it announces none."""
     if not stream.frames:
         return None
     if "mp4" in container.format.name:
@@ -119,7 +119,7 @@ def announced_frames(container: Any, stream: Any) -> int | None:
 
 
 def _estimate_frames_by_duration(stream: Any, count: int, end: Fraction | None, step: Fraction) -> int | None:
-    """The number of frames that Matroska and WebM announce by a duration; None unless over 1.5 frames are missing."""
+    """Estimate the number of frames from the duration in Matroska and WebM; None unless over 1.5 frames are missing."""
     text = next((value for tag, value in stream.metadata.items() if tag.upper().split("-")[0] == "DURATION"), "")
     try:
         hours, minutes, seconds = text.split(":")
@@ -136,8 +136,8 @@ def count_packets(container: Any, stream: Any) -> int:
     return sum(packet.size > 0 and not packet.is_discard for packet in container.demux(stream))
 
 
-def frame_rate(stream: Any) -> Fraction:
-    """Frames per second; 1 for a file without a rate, such as a single image."""
+def read_frame_rate(stream: Any) -> Fraction:
+    """Read the number of frames per second; 1 for a file without a rate, such as a single image."""
     return Fraction(stream.average_rate or stream.guessed_rate or 1)
 
 
@@ -169,25 +169,36 @@ def to_rgb(frame: Any, size: tuple[int, int], path: Path) -> np.ndarray:
     if has_alpha:
         opacity = image[..., 3:].astype(np.uint16)
         image = ((image[..., :3] * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
-    transposed, flip_x, flip_y = display_transform(frame)
-    if transposed:
+    orientation = read_orientation(frame)
+    if orientation.transpose:
         image = image.transpose(1, 0, 2)
-    return image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+    return image[:: -1 if orientation.mirror_y else 1, :: -1 if orientation.mirror_x else 1]
 
 
-def display_transform(frame: Any) -> tuple[bool, bool, bool]:
-    """Read from a decoded frame how to display it: whether to transpose, then mirror x, then mirror y.
+class Orientation(NamedTuple):
+    """How to display a decoded frame: whether to exchange x and y, and then whether to mirror x and y."""
 
-    The frame's 3x3 display matrix maps x to a x + c y and y to b x + d y; rotations are rounded to multiples of 90
-    degrees.
-    """
+    transpose: bool
+    mirror_x: bool
+    mirror_y: bool
+
+    @property
+    def rotation(self) -> int:
+        """Clockwise rotation in degrees; of a mirrored orientation, 90 if it transposes and else 0."""
+        rotations = {(True, True, False): 90, (False, True, True): 180, (True, False, True): 270}
+        return rotations.get(self, 90 if self.transpose else 0)
+
+
+def read_orientation(frame: Any) -> Orientation:
+    """Read the orientation of a decoded frame, with rotations rounded to multiples of 90 degrees."""
     matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
     if matrix is None:
-        return False, False, False
-    a, b, _, c, d = (int(v) for v in np.frombuffer(bytes(matrix), np.int32)[:5])
+        return Orientation(False, False, False)
+    # The 3x3 matrix maps x to a x + c y and y to b x + d y.
+    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(matrix), np.int32)[:5])
     if abs(b) + abs(c) > abs(a) + abs(d):
-        return True, c < 0, b < 0
-    return False, a < 0, d < 0
+        return Orientation(True, c < 0, b < 0)
+    return Orientation(False, a < 0, d < 0)
 
 
 def _describe_error(error: Exception) -> str:

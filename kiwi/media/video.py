@@ -20,12 +20,12 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from kiwi.errors import InputError, MediaError
 from kiwi.media.decoding import (
     EXACT_SCALING,
-    announced_frames,
+    count_announced_frames,
     count_packets,
     decode_frames,
-    display_transform,
-    frame_rate,
     open_video,
+    read_frame_rate,
+    read_orientation,
     to_rgb,
 )
 from kiwi.media.files import atomic_path
@@ -92,21 +92,17 @@ def probe(path: str | Path) -> VideoInfo:
         height, width, _ = read_image(path).shape
         return VideoInfo(height=height, width=width)
     with open_video(path) as (container, stream):
-        frames = announced_frames(container, stream) or count_packets(container, stream)
+        frames = count_announced_frames(container, stream) or count_packets(container, stream)
     with open_video(path) as (container, stream):
         _, first = next(decode_frames(container, stream, path))
-        transposed, flip_x, flip_y = display_transform(first)
-        height, width = (first.width, first.height) if transposed else (first.height, first.width)
-        # Four of the eight display transforms are rotations; a mirrored transform reports its rotation only.
-        rotation = {(True, True, False): 90, (False, True, True): 180, (True, False, True): 270}.get(
-            (transposed, flip_x, flip_y), 90 if transposed else 0
-        )
+        orientation = read_orientation(first)
+        height, width = (first.width, first.height) if orientation.transpose else (first.height, first.width)
         return VideoInfo(
             frames=frames,
             height=height,
             width=width,
-            fps=frame_rate(stream),
-            rotation=rotation,
+            fps=read_frame_rate(stream),
+            rotation=orientation.rotation,
             pixel_format=first.format.name,
         )
 
@@ -142,11 +138,11 @@ def read_video(
         if output_fps is None:
             selected = islice((frame for _, frame in frames), start, stop)
         else:
-            selected = islice(_resample(frames, output_fps, 1 / frame_rate(stream)), start, stop)
+            selected = islice(_resample(frames, output_fps, 1 / read_frame_rate(stream)), start, stop)
         pixels = _convert_frames(selected, path)
         if not pixels:
             raise InputError(f"{path} has no frame {start}", code="out-of-range", expected="a smaller start")
-        return Video(np.stack(pixels), output_fps or frame_rate(stream))
+        return Video(np.stack(pixels), output_fps or read_frame_rate(stream))
 
 
 def write_video(path: str | Path, frames_FHWC: np.ndarray, fps: float | Fraction, *, crf: int = 18) -> None:
@@ -179,8 +175,7 @@ def write_video(path: str | Path, frames_FHWC: np.ndarray, fps: float | Fraction
 def to_uint8(video: np.ndarray) -> np.ndarray:
     """Convert pixels of any shape from float [-1, 1] to uint8 [0, 255], rounded to the nearest level and clipped.
 
-    Raises:
-        InputError: an array that is not floating-point, or has NaN or infinite values.
+    Raises InputError unless all values are finite floating-point numbers.
     """
     if not np.issubdtype(video.dtype, np.floating):
         raise InputError("the video is not floating-point", code="invalid-pixels", got=video.dtype)
@@ -195,7 +190,7 @@ def to_uint8(video: np.ndarray) -> np.ndarray:
 
 
 def _resample(frames: Iterator[tuple[Fraction, Any]], fps: Fraction, step: Fraction) -> Iterator[Any]:
-    """For each time k / fps, yield the frame nearest in time (the earlier of two that are equally near)."""
+    """Yield for each time k / fps the frame nearest in time (the earlier of two that are equally near)."""
     instant = 0
     previous_time, previous = next(frames)
     for time, frame in frames:

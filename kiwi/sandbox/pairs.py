@@ -160,7 +160,7 @@ def make_pair(
         frames: number of frames of the videos.
         height, width: frame size in pixels, at least MIN_SIDE; sprites are distinguishable from 32 pixels up.
         categories: kinds of edit (default: all); they take turns by index, so every range is balanced.
-        level, split: names in LEVELS and Split (kiwi.sandbox.sampling).
+        level, split: names in LEVELS and SPLITS (kiwi.sandbox.sampling).
 
     Raises:
         InputError: if a category, level or split is unknown, the seed or index is negative, the video has no frames or

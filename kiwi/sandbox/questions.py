@@ -116,7 +116,7 @@ class Question:
         answer: only correct answer, as a sentence.
         task: one of TASKS.
         id: identifier, unique across worlds.
-        scene, image_scene: scenes that `video` and `image` were rendered from.
+        scene: scene of the video.
     """
 
     video: np.ndarray
@@ -126,7 +126,6 @@ class Question:
     task: str
     id: str
     scene: Scene
-    image_scene: Scene | None
 
 
 def make_question(
@@ -147,7 +146,7 @@ def make_question(
         frames: number of frames of the video.
         height, width: frame size in pixels.
         tasks: kinds of question (default: all that the number of frames allows); they take turns by index.
-        level, split: names in LEVELS and Split (kiwi.sandbox.sampling).
+        level, split: names in LEVELS and SPLITS (kiwi.sandbox.sampling).
         scramble_words: probability that a word of the wording is replaced with random letters, like a word that the
             model has never read; names of objects and places, and the text to repeat, are kept.
 
@@ -175,7 +174,6 @@ def make_question(
             task=task,
             id=f"{level}-{split}-{seed}-{task}-{index:06d}",
             scene=clip.scene,
-            image_scene=parts.image_scene,
         )
     # Only "move" can fail in every attempt, because in long videos all sprites bounce off the border.
     problem = f"there is no question of task {task!r} about {frames} frames of item {index} of world {seed}"
@@ -216,9 +214,7 @@ def check_tasks(tasks: Sequence[str] | None, frames: int) -> tuple[str, ...]:
     names = possible if tasks is None else tuple(tasks)
     if not names or set(names) - set(possible) or len(set(names)) < len(names):
         got, expected = ", ".join(names) or "none", f"some of {', '.join(possible)}, each at most once"
-        raise InputError(
-            f"invalid tasks for a video of {frames} frames", code="unknown-task", got=got, expected=expected
-        )
+        raise InputError(f"invalid tasks for {frames} frames", code="unknown-task", got=got, expected=expected)
     return names
 
 
@@ -238,37 +234,25 @@ class QuestionParts(NamedTuple):
     image_scene: Scene | None = None
 
 
-def _describe(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
-    return QuestionParts({}, grammar.caption_scene(clip.scene))
-
-
-def _locate(clip: SceneClip, sampler: ItemSampler) -> QuestionParts | None:
+def _ask_place(clip: SceneClip, sampler: ItemSampler) -> QuestionParts | None:
     return _ask_about(clip, sampler, lambda sprite: name_place(sprite.start))
 
 
-def _identify(clip: SceneClip, sampler: ItemSampler) -> QuestionParts | None:
+def _ask_object(clip: SceneClip, sampler: ItemSampler) -> QuestionParts | None:
     sprites = clip.scene.sprites
     places = [grammar.nearest_place(sprite.start) for sprite in sprites]
-    candidates = [i for i, s in enumerate(sprites) if name_place(s.start) and places.count(places[i]) == 1]
+    candidates = [i for i, sprite in enumerate(sprites) if name_place(sprite.start) and places.count(places[i]) == 1]
     if not candidates:
         return None
     index = sampler.choose(candidates)
     return QuestionParts({"place": places[index]}, grammar.with_article(grammar.full_name(sprites[index].appearance)))
 
 
-def _describe_background(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
-    return QuestionParts({}, grammar.describe_background(clip.scene.background))
-
-
-def _count(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
-    return QuestionParts({}, COUNT_ANSWERS[len(clip.scene.sprites)])
-
-
-def _move(clip: SceneClip, sampler: ItemSampler) -> QuestionParts | None:
+def _ask_direction(clip: SceneClip, sampler: ItemSampler) -> QuestionParts | None:
     return _ask_about(clip, sampler, lambda sprite: name_direction(sprite, clip.frames, clip.aspect))
 
 
-def _describe_reference(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
+def _ask_reference(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
     category = sampler.choose(("subject_reference", "background_reference"))
     edit = PROPOSALS[category](clip.scene, sampler)
     image_scene = edit.reference_scene()
@@ -278,21 +262,21 @@ def _describe_reference(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
     return QuestionParts({}, grammar.describe_background(image_scene.background), image_scene)
 
 
-def _repeat(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
+def _ask_repetition(clip: SceneClip, sampler: ItemSampler) -> QuestionParts:
     edit = PROPOSALS[sampler.choose(CATEGORIES)](clip.scene, sampler)
     text = edit.sample_instruction(clip.scene, sampler)
     return QuestionParts({"text": text}, text)
 
 
 _QUESTION_SAMPLERS: dict[str, Callable[[SceneClip, ItemSampler], QuestionParts | None]] = {
-    "describe": _describe,
-    "locate": _locate,
-    "identify": _identify,
-    "background": _describe_background,
-    "count": _count,
-    "move": _move,
-    "picture": _describe_reference,
-    "repeat": _repeat,
+    "describe": lambda clip, sampler: QuestionParts({}, grammar.caption_scene(clip.scene)),
+    "locate": _ask_place,
+    "identify": _ask_object,
+    "background": lambda clip, sampler: QuestionParts({}, grammar.describe_background(clip.scene.background)),
+    "count": lambda clip, sampler: QuestionParts({}, COUNT_ANSWERS[len(clip.scene.sprites)]),
+    "move": _ask_direction,
+    "picture": _ask_reference,
+    "repeat": _ask_repetition,
 }
 
 

@@ -7,9 +7,8 @@ colour and shape, seven eighths of all pairs of texture and base colour, and all
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from itertools import product
-from typing import Literal, TypeVar, cast
+from typing import Literal, TypeVar, cast, get_args
 
 import numpy as np
 
@@ -69,28 +68,9 @@ LEVELS: dict[LevelName, Level] = {
 parameters learns the easy level in minutes."""
 
 
-class Split(StrEnum):
-    """Subset of items; two splits never share an item."""
-
-    train = "train"
-    test = "test"
-    """New scenes with the objects, backgrounds and wordings of training."""
-    new_words = "new_words"
-    """Like test, but with held-out wordings."""
-    new_things = "new_things"
-    """Like test, but with held-out objects and backgrounds."""
-    new_both = "new_both"
-    """Like test, but with held-out objects, backgrounds and wordings."""
-
-    @property
-    def has_held_out_objects(self) -> bool:
-        """Whether every scene has a held-out object, and every edit introduces one or a held-out background."""
-        return self in (Split.new_things, Split.new_both)
-
-    @property
-    def has_held_out_wordings(self) -> bool:
-        """Whether instructions use held-out wordings only."""
-        return self in (Split.new_words, Split.new_both)
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+"""Subsets of items; two splits never share an item. `test` has new scenes with the objects, backgrounds and wordings of
+training, `new_words` has held-out wordings, `new_things` held-out objects and backgrounds, `new_both` all of these."""
 
 
 def is_held_out_object(colour: str, shape: str) -> bool:
@@ -109,7 +89,12 @@ class ItemSampler:
 
     rng: np.random.Generator
     level: Level
-    split: Split
+    split: SplitName
+
+    @property
+    def introduces_held_out(self) -> bool:
+        """Whether every scene has a held-out object, and every edit introduces one or a held-out background."""
+        return self.split in ("new_things", "new_both")
 
     def choose(self, values: Iterable[T]) -> T:
         """Sample one of `values` uniformly."""
@@ -123,11 +108,11 @@ class ItemSampler:
     def choose_wording(self, wordings: Sequence[str]) -> str:
         """Sample one of the wordings that the split uses."""
         training, held_out = wordings[:-HELD_OUT_WORDINGS], wordings[-HELD_OUT_WORDINGS:]
-        return self.choose(held_out if self.split.has_held_out_wordings else training)
+        return self.choose(held_out if self.split in ("new_words", "new_both") else training)
 
     def allows(self, colour: str, shape: str) -> bool:
         """Whether an edit may introduce a sprite of this colour and shape."""
-        return is_held_out_object(colour, shape) == self.split.has_held_out_objects
+        return is_held_out_object(colour, shape) == self.introduces_held_out
 
     def sample_appearance(self, *, subject: bool = False) -> Appearance:
         """Sample the appearance of a sprite; half of all sprites are plain, or all if the level has no other pattern.
@@ -162,7 +147,7 @@ class ItemSampler:
 
     def _allowed_held_out_flags(self, subject: bool) -> tuple[bool, ...]:
         """Values that `is_held_out_object` and `is_held_out_background` may have."""
-        if not self.split.has_held_out_objects:
+        if not self.introduces_held_out:
             return (False,)
         return (True,) if subject else (False, True)
 
@@ -174,20 +159,21 @@ def item_sampler(seed: int, index: int, *keys: int, level: str = "full", split: 
         seed: seed of the world.
         index: index of the item.
         keys: further integers that distinguish independent samplers of the same item.
-        level, split: names in LEVELS and Split.
+        level, split: names in LEVELS and SPLITS.
 
     Raises:
         InputError: if the seed or index is negative, or the level or split is unknown.
     """
     if seed < 0 or index < 0:
         raise InputError("seed and index must not be negative", code="out-of-range", got=f"seed {seed}, index {index}")
-    for field, name, names in (("level", level, list(LEVELS)), ("split", split, [str(item) for item in Split])):
+    for field, name, names in (("level", level, tuple(LEVELS)), ("split", split, SPLITS)):
         if name not in names:
             raise InputError(
                 f"there is no {field} {name!r}", code=f"unknown-{field}", expected=format_choices(names, name)
             )
-    sequence = np.random.SeedSequence(seed, spawn_key=(list(Split).index(Split(split)), index, *keys))
-    return ItemSampler(np.random.default_rng(sequence), LEVELS[cast(LevelName, level)], Split(split))
+    known_level, known_split = cast(LevelName, level), cast(SplitName, split)
+    sequence = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(known_split), index, *keys))
+    return ItemSampler(np.random.default_rng(sequence), LEVELS[known_level], known_split)
 
 
 def scene_at(seed: int, index: int, level: str = "full", split: str = "train") -> Scene:
