@@ -80,8 +80,7 @@ class AddSource(SourceSpec):
     scale: ScaleSpec = field(default_factory=SigmaScale)
 
     def build(self, dit: DiTConfig) -> Injection:
-        embedding = PatchEmbedding(dit.latent_channels, dit.dim, dit.patch_size, zero_init=True)
-        return AddInjection(embedding, self.scale.build())
+        return AddInjection(PatchEmbedding(dit, zero_init=True), self.scale.build())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +116,7 @@ class ChannelConcatSource(SourceSpec):
     init: Literal["zero", "xavier"] = "zero"
 
     def build(self, dit: DiTConfig) -> Injection:
-        zero = self.init == "zero"
-        embedding = PatchEmbedding(dit.latent_channels, dit.dim, dit.patch_size, zero_init=zero, bias=False)
+        embedding = PatchEmbedding(dit, zero_init=self.init == "zero", bias=False)
         return AddInjection(embedding, ConstantScale().build())
 
 
@@ -208,7 +206,7 @@ class AppendInjection(Injection):
 
     def __init__(self, dit: DiTConfig) -> None:
         super().__init__()
-        self.patch_embedding = PatchEmbedding(dit.latent_channels, dit.dim, dit.patch_size, zero_init=True)
+        self.patch_embedding = PatchEmbedding(dit, zero_init=True)
 
     def embed(self, latents_BCFHW: Tensor, dit_embedding: PatchEmbedding) -> Tensor:
         return self.patch_embedding(latents_BCFHW)

@@ -59,15 +59,9 @@ class TextEncoder(Spec):
         folder = locate(self.tokenizer, "tokenizer", "pass a folder with tokenizer.json")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         config = UMT5Config(
-            vocab_size=len(tokenizer),
-            d_model=self.dim,
-            d_kv=self.dim // self.heads,
-            d_ff=2 * self.dim,
-            num_layers=self.layers,
-            num_heads=self.heads,
-            dropout_rate=0.0,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+            vocab_size=len(tokenizer), d_model=self.dim, d_kv=self.dim // self.heads, d_ff=2 * self.dim,
+            num_layers=self.layers, num_heads=self.heads, dropout_rate=0.0, pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
         return CaptionEncoder(UMT5EncoderModel(config), tokenizer, self.max_tokens)
 
 

@@ -156,13 +156,11 @@ class PatchEmbedding(nn.Module):
     have the shapes of `nn.Conv3d`.
     """
 
-    def __init__(
-        self, channels: int, dim: int, patch_size: Sequence[int], *, zero_init: bool = False, bias: bool = True
-    ) -> None:
+    def __init__(self, config: DiTConfig, *, zero_init: bool = False, bias: bool = True) -> None:
         super().__init__()
-        self.patch_size = tuple(patch_size)
-        self.weight = nn.Parameter(torch.zeros(dim, channels, *patch_size))
-        self.bias = nn.Parameter(torch.zeros(dim)) if bias else None
+        self.patch_size = config.patch_size
+        self.weight = nn.Parameter(torch.zeros(config.dim, config.latent_channels, *config.patch_size))
+        self.bias = nn.Parameter(torch.zeros(config.dim)) if bias else None
         if not zero_init:
             nn.init.xavier_uniform_(self.weight.flatten(1))
 
@@ -232,7 +230,7 @@ class DiT(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embedding = PatchEmbedding(config.latent_channels, config.dim, config.patch_size)
+        self.patch_embedding = PatchEmbedding(config)
         self.time_embedding = nn.Sequential(
             nn.Linear(config.freq_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
         )

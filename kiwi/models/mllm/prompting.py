@@ -144,7 +144,7 @@ class Prompter:
             instructions: each sample's edit instruction; empty if dropped.
             references: each sample's reference images (H, W, 3) or their cached vision features; empty unless the task
                 is "reference".
-            task: task kind, which selects the template.
+            task: selects the template.
             num_queries: number of placeholders for queries.
 
         Raises:

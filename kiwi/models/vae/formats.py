@@ -18,7 +18,7 @@ import torch
 
 from kiwi.errors import CheckpointError, SpecError
 from kiwi.weights import vae_names
-from kiwi.weights.files import State, read_json, read_weights
+from kiwi.weights.files import State
 from kiwi.weights.strict import compare_shapes, load_strict, shapes_of
 from kiwi.weights.vae_names import VaeSizes
 
@@ -73,12 +73,6 @@ def require_valid_sizes(sizes: VaeSizes) -> None:
         expected += "a last entry that divides the previous one, such as (1, 2, 2)"
         message = f"the residual autoencoder's shortcuts cannot have dim_mult {sizes.dim_mult}"
         raise SpecError(message, code="inconsistent-sizes", expected=expected)
-
-
-def load_network(path: Path) -> AutoencoderKLWan:
-    """Load a network from a folder or file; raises the errors of `build_network`."""
-    config = read_json(file) if (file := path / "config.json").is_file() else {}
-    return build_network(read_weights(path), config, str(path))
 
 
 def build_network(state: State, config: Mapping[str, Any], origin: str) -> AutoencoderKLWan:

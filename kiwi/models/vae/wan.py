@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from kiwi.encoded import LatentDistribution
 from kiwi.errors import InputError, SpecError
 from kiwi.keyed import forked_rng
-from kiwi.models.vae.formats import load_network, make_network, read_network_sizes, require_valid_sizes
+from kiwi.models.vae.formats import build_network, make_network, read_network_sizes, require_valid_sizes
 from kiwi.models.vae.tiling import NoTiling, TilingSpec
 from kiwi.spec import Spec
+from kiwi.weights.files import read_json, read_weights
 from kiwi.weights.hub import locate
 from kiwi.weights.strict import fingerprint
 from kiwi.weights.vae_names import VaeSizes
@@ -71,7 +72,9 @@ class WanVae(VaeSpec):
 
     def build(self) -> VideoVae:
         fix = "train one (experiments/first_light/vae.yaml) or name a hub id"
-        vae = VideoVae(load_network(locate(self.path, "VAE", fix, subfolder=self.subfolder)), self.tiling)
+        path = locate(self.path, "VAE", fix, subfolder=self.subfolder)
+        config = read_json(file) if (file := path / "config.json").is_file() else {}
+        vae = VideoVae(build_network(read_weights(path), config, str(path)), self.tiling)
         vae.fingerprint = fingerprint(vae.state_dict())
         return vae
 

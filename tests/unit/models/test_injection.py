@@ -21,7 +21,7 @@ SIGMA = torch.tensor([0.3, 0.9])
 @pytest.fixture
 def noisy():
     torch.manual_seed(0)
-    embedding = PatchEmbedding(4, 48, (1, 2, 2))
+    embedding = PatchEmbedding(DIT)
     torch.nn.init.normal_(embedding.bias)
     return embedding, torch.randn(2, 4, 3, 4, 6), torch.randn(2, 4, 3, 4, 6)
 
