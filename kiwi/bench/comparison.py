@@ -23,7 +23,7 @@ Ratings = Mapping[tuple[str, str], float]
 HUMAN_MEAN = "human mean"
 """Name of the rater that stands for the mean of all human raters."""
 
-_SHARED = {"name": "benchmark", "items": "items", "judge": "judge", "version": "judge's version", "rubrics": "rubrics"}
+_EQUAL = {"name": "benchmark", "items": "items", "judge": "judge", "version": "judge's version", "rubrics": "rubrics"}
 """Fields of RunIdentity that must be equal in compared runs, since scores are on different scales otherwise."""
 
 
@@ -34,7 +34,7 @@ def compare_runs(options: CompareOptions) -> Table:
         InputError: a folder is not a finished run, or the runs are not comparable.
     """
     a, b = read_run(options.a), read_run(options.b)
-    for field, name in _SHARED.items():
+    for field, name in _EQUAL.items():
         first, second = getattr(a.identity, field), getattr(b.identity, field)
         if first != second:
             got = None if field in ("items", "rubrics") else f"{first} and {second}"

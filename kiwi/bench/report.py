@@ -16,7 +16,7 @@ from kiwi.statistics.paired import Difference
 from kiwi.tables import Table, escape_html, escape_latex, latex_document
 
 MAX_REASONS = 3
-"""Number of reasons for missing scores on the terminal; report.md has the reason of every item."""
+"""Number of reasons for missing scores in the warning; report.md has the reason of every item."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +74,10 @@ def list_warnings(report: BenchmarkReport) -> list[str]:
     if not result.is_complete:
         missing = f"{result.total - result.scored} of {result.total} items have no score"
         withheld = "so there is no overall score (--allow-partial reports one for the other items)"
-        reason, count = Counter(result.unscored.values()).most_common(1)[0]
-        texts.append(
-            f"{missing}, {'the overall score leaves them out' if report.has_overall else withheld}. The reason for "
-            f"{count} of them: {reason.rstrip('.')}."
-        )
+        effect = "the overall score leaves them out" if report.has_overall else withheld
+        reasons = Counter(result.unscored.values()).most_common(MAX_REASONS)
+        listed = "; ".join(f"{reason.rstrip('.')} ({count})" for reason, count in reasons)
+        texts.append(f"{missing}, {effect}. Most common reasons: {listed}.")
     if report.suite.expected_items and result.total != report.suite.expected_items:
         texts.append(
             f"The data has {result.total} items to score instead of the {report.suite.expected_items} of "
@@ -227,18 +226,13 @@ def write_reports(report: BenchmarkReport, cards: Sequence[JudgedTask] | None) -
 
 
 def print_report(report: BenchmarkReport) -> None:
-    """Print the tables, notes, warnings and most common reasons for missing scores, and the names of the files."""
+    """Print the tables, notes and warnings, and the names of the files written."""
     for table in (make_column_table(report), *_build_optional_tables(report)):
         console.table(table)
     for line in list_notes(report):
         console.note(line)
     for warning in list_warnings(report):
         console.print(f"Warning: {warning}")
-    reasons = Counter(report.result.unscored.values()).most_common()
-    for reason, count in reasons[:MAX_REASONS]:
-        console.print(f"No score for {count} of {report.result.total} items: {reason}")
-    if len(reasons) > MAX_REASONS:
-        console.print(f"{len(reasons) - MAX_REASONS} more reasons for missing scores are in report.md.")
     files = ("report.md", "report.tex", "scores.csv", "gallery.html", "judgements.jsonl")
     names = ", ".join(name for name in files if (report.folder / name).is_file())
     console.print(f"Results are in {report.folder}: {names}")

@@ -23,7 +23,7 @@ from kiwi.environment import environment
 from kiwi.errors import InputError
 from kiwi.media.files import write_json
 from kiwi.media.run_dir import open_run_dir, read_record
-from kiwi.spec import to_dict
+from kiwi.spec import from_dict, to_dict
 
 _RUN_FILE, _ITEMS_FILE, SCORES_FILE = "run.json", "cases.json", "scores.csv"
 
@@ -93,18 +93,14 @@ def read_run(folder: Path) -> BenchmarkRun:
         raise InputError(f"{folder} is not the folder of a benchmark run", code="not-a-run", expected=expected)
     try:
         identity = RunIdentity(**read_record(folder / _RUN_FILE))
-        items = [_read_item(entry) for entry in json.loads((folder / _ITEMS_FILE).read_text(encoding="utf-8"))]
+        entries = json.loads((folder / _ITEMS_FILE).read_text(encoding="utf-8"))
+        items: list[BenchmarkItem] = [from_dict(BenchmarkItem, entry) for entry in entries]
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"{_RUN_FILE} or {_ITEMS_FILE} of {folder} cannot be read"
         raise InputError(problem, code="unreadable-file", got=repr(error)) from None
     suite = read_suite(identity.name)
     scored = _read_scores(folder, suite, items)
     return BenchmarkRun(folder=folder, identity=identity, suite=suite, items=items, scored=scored)
-
-
-def _read_item(entry: Mapping[str, str | None]) -> BenchmarkItem:
-    paths = {name: None if (path := entry[name]) is None else Path(path) for name in ("source", "reference")}
-    return BenchmarkItem(**{**entry, **paths})  # type: ignore[arg-type]
 
 
 def _read_scores(folder: Path, suite: Suite, items: Sequence[BenchmarkItem]) -> list[ItemScore]:

@@ -45,7 +45,7 @@ class Suite(Spec):
     Args:
         name: name on the command line.
         title: name in the paper.
-        lists: layouts of the list of items, keys of LIST_FILES.
+        lists: layouts that the list of items may have, keys of LIST_FILES.
         judge: judge of the published scores.
         inputs: files that a judge sees, in order.
         frames: maximum number of frames of generated videos.
@@ -87,7 +87,7 @@ def read_suite(name: str) -> Suite:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkItem:
+class BenchmarkItem(Spec):
     """A source video with an instruction.
 
     Args:

@@ -114,7 +114,7 @@ def test_the_terminal_names_the_variable_of_a_missing_key(modules, service, monk
     monkeypatch.setattr(service, "has_no_key", True)
     report = modules("judge_with_chat").report
     assert not report.is_success
-    reason = "No score for 10 of 10 items: HTTP Error 401: Unauthorized; is JUDGE_API_KEY set to a valid key?"
+    reason = "Most common reasons: HTTP Error 401: Unauthorized; is JUDGE_API_KEY set to a valid key? (10)"
     assert reason in capsys.readouterr().out
 
 

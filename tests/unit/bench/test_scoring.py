@@ -169,7 +169,7 @@ def test_there_is_no_overall_score_below_full_coverage_unless_allowed():
     assert reports.make_main_table(allowed).rows[0][2] == "4.00 ± ?"  # one item a category
     assert "5 of 6" in reports.make_main_table(allowed).rows[0][0]
     assert "1 of 6 items have no score" in reports.list_warnings(withheld)[0]
-    assert reports.list_warnings(withheld)[0].endswith("The reason for 1 of them: not judged.")
+    assert reports.list_warnings(withheld)[0].endswith("Most common reasons: not judged (1).")
     assert "not judged" in reports.format_markdown(withheld)
     assert "the overall score leaves them out" in reports.list_warnings(allowed)[0]
 
@@ -181,7 +181,7 @@ def test_an_incomplete_benchmark_fails_its_measurement_with_the_reason(monkeypat
     assert measurement.BenchmarkMeasurement.run({"suite": "openve", "data": "sandbox"}) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: 2 of 5 items have no score")
-    assert "The reason for 2 of them: not judged." in message
+    assert "Most common reasons: not judged (2)." in message
 
 
 def test_a_report_without_judgements_has_no_scores():
