@@ -1,6 +1,5 @@
 """The config.json of a model folder, and the list of files that belong to a model folder."""
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.sampling import EditingDefaults
 from kiwi.models.vae.wan import WanVae
 from kiwi.spec import from_dict
+from kiwi.weights.files import read_json
 
 FORMAT_VERSION = 1
 
@@ -109,10 +109,9 @@ def list_unexpected_files(folder: Path) -> list[str]:
 def read_json_or_empty(file: Path) -> dict[str, Any]:
     """Read the JSON object in a file; return an empty dict if the file cannot be read or holds something else."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(file)
+    except CheckpointError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def make_path_absolute(path: str) -> str:

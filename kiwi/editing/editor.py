@@ -69,11 +69,11 @@ class KiwiEditor:
         seed: int = 0,
         on_step: OnStep = ignore_step,
     ) -> Video:
-        """Edit a video.
+        """Edit a video, all frames at once.
 
-        Frames are resized to at most `max_pixels`, with sides that are multiples of the model's `size_multiple`. The
-        last frame is repeated up to a length of 4k + 1. The edited video is resized and cut to the source's size and
-        length. All frames are edited at once.
+        Frames are resized to at most `max_pixels`, with height and width that are multiples of the model's
+        `size_multiple`. The last frame is repeated up to a length of 4k + 1. The edited video is resized and cut to the
+        source's size and length.
 
         Args:
             video: a file, or decoded frames; an image is a video of one frame.
@@ -83,9 +83,6 @@ class KiwiEditor:
             max_pixels: largest height x width to edit at; the model's default if not given.
             seed: seed of the initial noise.
             on_step: called after each denoising step with its index and the latents.
-
-        Returns:
-            The edited video, of the source's size, frame count and frame rate.
 
         Raises:
             InputError: the instruction is empty or `max_pixels` is below 1.

@@ -58,7 +58,7 @@ def compute_mllm(case: Case) -> dict[str, Tensor]:
 def compute_mllm_preprocess(case: Case) -> dict[str, Tensor]:
     """Compute patches and grids of an image and a video, a resized clip, and a letterboxed reference image."""
     pixels = case.meta["pixels"]
-    preprocessor = _build_encoder(None).preprocessor
+    preprocessor = NewQwen(limits=VisionLimits()).build().preprocessor
     image, video = _render_pattern(pixels["image"]), _render_pattern(pixels["video"])
     prepared_image = preprocessor.prepare_source(image)
     # The vector of this clip starts after resizing.
@@ -76,11 +76,8 @@ def compute_mllm_preprocess(case: Case) -> dict[str, Tensor]:
     }
 
 
-def _build_encoder(meta: dict[str, Any] | None) -> MllmEncoder:
-    """Build an encoder with a case's sizes and compact vocabulary; without `meta`, a small default encoder."""
-    limits, template = VisionLimits(), read_template()
-    if meta is None:
-        return NewQwen(limits=limits).build()
+def _build_encoder(meta: dict[str, Any]) -> MllmEncoder:
+    """Build an encoder with the sizes and the compact vocabulary in a case's NAME.json."""
     ids, text = meta["compact_special_ids"], dict(meta["config"]["text"])
     theta, sections = text.pop("rope_theta"), text.pop("mrope_section")
     text["rope_parameters"] = {"rope_type": "default", "rope_theta": theta, "mrope_section": sections}
@@ -92,7 +89,8 @@ def _build_encoder(meta: dict[str, Any] | None) -> MllmEncoder:
         vision_start_token_id=ids["vision_start"],
         vision_end_token_id=ids["vision_end"],
     )
-    return MllmEncoder(Qwen2_5_VLModel(config).eval(), make_byte_tokenizer(), Qwen2VLImageProcessor(), limits, template)
+    model, image_processor = Qwen2_5_VLModel(config).eval(), Qwen2VLImageProcessor()
+    return MllmEncoder(model, make_byte_tokenizer(), image_processor, VisionLimits(), read_template())
 
 
 def _build_prompt(case: Case, kind: TaskKind) -> Prompt:
