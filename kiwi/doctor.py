@@ -55,9 +55,6 @@ def check_installation() -> dict[str, Any]:
     Returns:
         A record for JSON: `dependencies` (see `Dependency`), `hardware`, `devices`, `disk_free_bytes` (of the current
         folder), `ok` (whether all required dependencies are) and `fixes` (see `fix_commands`).
-
-    Raises:
-        InputError: kiwi runs from a source tree without being installed, so its requirements are unknown.
     """
     try:
         metadata = importlib.metadata.metadata(DISTRIBUTION)

@@ -37,11 +37,8 @@ def read_experiment(file: Path | str) -> dict[str, Any]:
     Mappings are merged key by key; other values are replaced. A mapping with another `type`, or a bare type name,
     replaces the previous mapping, since its fields belong to another spec.
 
-    Args:
-        file: YAML file; the paths in its `base` are relative to its folder.
-
-    Returns:
-        The configuration in short form (`to_short_form`), with current names of options.
+    The result is in short form (`to_short_form`) and has the current names of options. Paths in `base` are relative to
+    the folder of the file.
 
     Raises:
         InputError: a file cannot be read, is not a mapping, or is among its own bases.
@@ -120,11 +117,7 @@ def with_current_names(hint: Any, data: Any) -> Any:
 
 
 def get_section(configuration: Mapping[str, Any], path: str, file: Path | str) -> dict[str, Any]:
-    """Get a mapping inside a configuration by dotted path; empty if it is absent.
-
-    Raises:
-        InputError: the value is not a mapping.
-    """
+    """Get a mapping inside a configuration by dotted path, empty if it is absent; `file` is for error messages."""
     node: Any = configuration
     for name in path.split("."):
         node = node.get(name, {}) if isinstance(node, dict) else node

@@ -20,11 +20,7 @@ class Options(Spec):
     """Base class of the options of all commands. Subclasses validate their values in `__post_init__`."""
 
     def require_at_least(self, minimum: int, *names: str) -> None:
-        """Check that the named options are not below a minimum; None is accepted.
-
-        Raises:
-            InputError: an option is below the minimum; the message names the first one.
-        """
+        """Raise an InputError if one of the named options is below a minimum; None is accepted."""
         for name in names:
             value = getattr(self, name)
             if value is not None and value < minimum:
@@ -77,11 +73,7 @@ class DeviceOptions(Options):
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
-    """Parse texts of the form PATH=VALUE into changes for `kiwi.spec.override`; values are YAML.
-
-    Raises:
-        InputError: a text without `=`, or a value that is not YAML.
-    """
+    """Parse texts of the form PATH=VALUE, whose values are YAML, into changes for `kiwi.spec.override`."""
     parsed = {}
     for text in texts:
         path, equals, value = text.partition("=")

@@ -67,11 +67,7 @@ def warn_renamed(former: str, current: str) -> None:
 
 
 def require_positive(spec: Spec, *names: str) -> None:
-    """Check that the named fields (all entries of a sequence) are at least 1; None is accepted.
-
-    Raises:
-        SpecError: a field is below 1; the message names the first one.
-    """
+    """Raise a SpecError if one of the named fields, or an entry of a sequence in it, is below 1; None is accepted."""
     for name in names:
         value = getattr(spec, name)
         entries = value if isinstance(value, (tuple, list)) else () if value is None else (value,)
@@ -208,7 +204,8 @@ def with_defaults(value: Any) -> Any:
     cls = Spec._registry.get(str(node.get("type"))) if isinstance(node, dict) else None
     if cls is None:
         return value
-    return {"type": cls.__name__, **_plain_defaults(cls), **node}
+    defaults = {f.name: _to_plain(_get_default(f)) for f in dataclasses.fields(cls) if not _is_required(f)}
+    return {"type": cls.__name__, **defaults, **node}
 
 
 def _iterate_differences(old: Any, new: Any, path: str) -> typing.Iterator[tuple[str, tuple[Any, Any]]]:
@@ -227,10 +224,6 @@ def _iterate_differences(old: Any, new: Any, path: str) -> typing.Iterator[tuple
 def _is_node(value: Any) -> bool:
     """Whether plain data describes a spec: its "type" must be the name of one."""
     return isinstance(value, dict) and isinstance(value.get("type"), str) and value["type"] in Spec._registry
-
-
-def _plain_defaults(cls: type[Spec]) -> dict[str, Any]:
-    return {f.name: _to_plain(_get_default(f)) for f in dataclasses.fields(cls) if not _is_required(f)}
 
 
 def _get_default(field: dataclasses.Field[Any]) -> Any:

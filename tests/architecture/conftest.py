@@ -1,6 +1,7 @@
 """The files of the source tree and their syntax trees, which the rules are checked on."""
 
 import ast
+import configparser
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,14 @@ ROOT = Path(__file__).resolve().parents[2]
 def root() -> Path:
     """The root of the source tree."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def setup_cfg() -> configparser.ConfigParser:
+    """The parsed setup.cfg."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    return config
 
 
 @pytest.fixture(scope="session")

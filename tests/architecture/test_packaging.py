@@ -1,6 +1,5 @@
 """The wheel holds the whole package, and the metadata says what it is and how to cite it."""
 
-import configparser
 import os
 import re
 import shutil
@@ -103,7 +102,5 @@ def test_the_readme_and_ci_name_the_same_test_command(root):
     assert all(step in script for step in steps)
 
 
-def test_the_dev_extra_is_the_test_extra(root):
-    config = configparser.ConfigParser()
-    config.read(root / "setup.cfg")
-    assert config["options.extras_require"]["dev"].strip() == "kiwi-video[test]"
+def test_the_dev_extra_is_the_test_extra(setup_cfg):
+    assert setup_cfg["options.extras_require"]["dev"].strip() == "kiwi-video[test]"

@@ -1,7 +1,6 @@
 """Rules for the package's files that no linter checks."""
 
 import ast
-import configparser
 import importlib.metadata
 import re
 import sys
@@ -51,18 +50,14 @@ def test_nothing_prints_except_the_console(parsed):
     )
 
 
-def test_the_import_contract_lists_exactly_the_modules_that_exist(root):
-    config = configparser.ConfigParser()
-    config.read(root / "setup.cfg")
-    layers = set(re.findall(r"kiwi\.(\w+)", config["importlinter:contract:layers"]["layers"]))
+def test_the_import_contract_lists_exactly_the_modules_that_exist(root, setup_cfg):
+    layers = set(re.findall(r"kiwi\.(\w+)", setup_cfg["importlinter:contract:layers"]["layers"]))
     modules = {p.stem for p in (root / "kiwi").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
     assert_none((modules - {"__init__"}) ^ layers)
 
 
-def test_every_imported_library_is_required(parsed, root):
-    config = configparser.ConfigParser()
-    config.read(root / "setup.cfg")
-    groups = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+def test_every_imported_library_is_required(parsed, setup_cfg):
+    groups = [setup_cfg["options"]["install_requires"], *setup_cfg["options.extras_require"].values()]
     required = {canonical(Requirement(line).name) for group in groups for line in group.strip().splitlines()}
     distributions = importlib.metadata.packages_distributions()
     imported = {

@@ -18,15 +18,9 @@ def specs():
     for module in pkgutil.walk_packages(kiwi.__path__, "kiwi."):
         if module.name != "kiwi.__main__":
             importlib.import_module(module.name)
-    specs = [cls for cls in subclasses(Spec) if cls.__module__.startswith("kiwi.")]
+    specs = [cls for cls in Spec._registry.values() if cls.__module__.startswith("kiwi.")]
     assert specs
     return specs
-
-
-def subclasses(cls):
-    for child in cls.__subclasses__():
-        yield child
-        yield from subclasses(child)
 
 
 def test_specs_are_frozen_keyword_only_dataclasses(specs):
