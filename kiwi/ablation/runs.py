@@ -181,7 +181,7 @@ def _make_run(study: Study, arm: Arm, seed: int, study_folder: Path) -> Run:
     last_stage = steps[-1].out
     for measurement in study.measurements:
         out = folder / measurement.name if measurement.command else last_stage
-        command_options = measurement.options_for(last_stage / "model", out)
+        command_options = measurement.make_options(last_stage / "model", out)
         steps.append(
             Step(
                 command=measurement.command,

@@ -112,7 +112,7 @@ class Study:
     @property
     def metrics(self) -> list[Metric]:
         """All metrics, the primary one first."""
-        metrics = [metric for measurement in self.measurements for metric in measurement.metrics()]
+        metrics = [metric for measurement in self.measurements for metric in measurement.list_metrics()]
         return sorted(metrics, key=lambda metric: metric.name != self.measure.get(PRIMARY))
 
 
@@ -288,7 +288,7 @@ def _read_measurements(measure: Mapping[str, Any], file: Path) -> list[Measureme
                 measurements += measurement_class.from_study(measure[measurement_class.section])
             except KiwiError as error:
                 raise InputError(f"measure of {file}: {error}", code=error.code) from None
-    names = [metric.name for measurement in measurements for metric in measurement.metrics()]
+    names = [metric.name for measurement in measurements for metric in measurement.list_metrics()]
     if (primary := measure.get(PRIMARY)) is not None and primary not in names:
         raise InputError(
             f"the primary metric of {file} is not one of its metrics", code="unknown-metric", got=primary,

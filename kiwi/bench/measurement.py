@@ -14,7 +14,7 @@ from kiwi.bench.report import list_warnings, print_report
 from kiwi.bench.run_folder import read_run
 from kiwi.bench.scoring import SCORE_KINDS
 from kiwi.errors import InputError
-from kiwi.evaluation.measurement import Measurement, Metric, MetricValues, typed_options
+from kiwi.evaluation.measurement import Measurement, Metric, MetricValues, parse_options
 from kiwi.spec import from_dict
 
 
@@ -39,7 +39,7 @@ class BenchmarkMeasurement(Measurement):
             raise InputError("bench is not a mapping", code="wrong-type", got=repr(settings), expected=expected)
         return [
             cls(
-                settings=typed_options(
+                settings=parse_options(
                     BenchmarkOptions, settings, f"bench.{suite}", defaults={"gallery": False},
                     fixed={"suite": suite, "model": "model", "out": "out", "name": "edited"},
                     forbidden=("videos", "part"),
@@ -53,7 +53,7 @@ class BenchmarkMeasurement(Measurement):
         """Name of the folder that holds its results, such as bench-openve."""
         return f"bench-{self.settings.suite}"
 
-    def metrics(self) -> Sequence[Metric]:
+    def list_metrics(self) -> Sequence[Metric]:
         """The mean over an item's dimensions, raw and capped."""
         return [Metric(name=f"{self.settings.suite} {kind}") for kind in SCORE_KINDS]
 
@@ -61,7 +61,7 @@ class BenchmarkMeasurement(Measurement):
         """Raise an InputError if the data, the judge or the rubrics are missing."""
         check_benchmark(self.settings)
 
-    def options_for(self, model: Path, out: Path) -> BenchmarkOptions:
+    def make_options(self, model: Path, out: Path) -> BenchmarkOptions:
         """Options of `kiwi bench` for one model."""
         return self.settings.replace(model=str(model), out=out)
 
@@ -82,7 +82,7 @@ class BenchmarkMeasurement(Measurement):
         return MetricValues(
             items={
                 metric.name: {item: score.mean(kind) for item, score in scored.items()}
-                for metric, kind in zip(self.metrics(), SCORE_KINDS, strict=True)
+                for metric, kind in zip(self.list_metrics(), SCORE_KINDS, strict=True)
             },
             categories={item: score.item.category for item, score in scored.items()},
             clusters={item: score.item.source.name for item, score in scored.items()},

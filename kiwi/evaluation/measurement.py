@@ -1,9 +1,7 @@
-"""Base class of the measurements that an ablation study takes of each trained model.
+"""Base class of the measurements: the evaluations that an ablation study makes of each trained model.
 
-Each kind of measurement is a class. It names its metrics and whether higher values are better, checks its options
-before anything is trained, runs a command of kiwi on a model folder, and reads the files that the command wrote. The
-classes are defined beside the code they run: the sandbox here, benchmarks in `kiwi.bench`, validation losses in
-`kiwi.training`; `kiwi.ablation.study.MEASUREMENTS` lists all that a study's file may name.
+Each kind of measurement is a class beside the code that it runs: the sandbox here, benchmarks in `kiwi.bench`,
+validation losses in `kiwi.training`. `kiwi.ablation.study.MEASUREMENTS` lists all that a study's file may name.
 """
 
 from abc import ABC, abstractmethod
@@ -21,12 +19,7 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric of a measurement.
-
-    Args:
-        name: name in tables, such as "sandbox inside".
-        better: whether higher or lower values are better, or neither.
-    """
+    """A metric of a measurement: its name in tables, such as "sandbox inside", and which values are better."""
 
     name: str
     better: Literal["higher", "lower", "neither"] = "higher"
@@ -39,8 +32,7 @@ class MetricValues:
     Args:
         items: values by metric and item; items that a metric does not apply to are absent.
         categories: category of each item.
-        clusters: cluster of each item that depends on others, such as its source video; an item that is absent is a
-            cluster of its own.
+        clusters: cluster of each item that depends on others, such as its source video; other items are absent.
         scalars: values of metrics of the whole run, such as a loss.
     """
 
@@ -52,7 +44,7 @@ class MetricValues:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Spec, ABC):
-    """Base class of all measurements: a kind of measurement with its options.
+    """Base class of all measurements: a command of kiwi that evaluates a model folder, with its options.
 
     `section` is the key under `measure:` in a study's file. `command` is the part of the command line after `python -m
     kiwi`; it is empty if training itself logs the metrics.
@@ -64,10 +56,7 @@ class Measurement(Spec, ABC):
     @classmethod
     @abstractmethod
     def from_study(cls, settings: Any) -> Sequence[Self]:
-        """Build the measurements described by a section of a study's file.
-
-        Args:
-            settings: content of the section as parsed from YAML.
+        """Build the measurements that a section of a study's file describes; `settings` is its parsed YAML.
 
         Raises:
             KiwiError: an option is unknown, invalid or set by the study itself.
@@ -79,19 +68,14 @@ class Measurement(Spec, ABC):
         """Name of the folder that holds its results, unique within a study."""
 
     @abstractmethod
-    def metrics(self) -> Sequence[Metric]:
-        """The metrics in the order of tables."""
+    def list_metrics(self) -> Sequence[Metric]:
+        """List the metrics in the order of tables."""
 
     def check(self) -> None:
         """Raise a KiwiError for anything that would fail only after training, such as missing benchmark data."""
 
-    def options_for(self, model: Path, out: Path) -> Options | None:
-        """Options of the command for one model folder; None if there is no command.
-
-        Args:
-            model: folder of the model to evaluate.
-            out: folder for the results.
-        """
+    def make_options(self, model: Path, out: Path) -> Options | None:
+        """Make the options of the command that evaluates a model folder and writes to `out`; None without a command."""
         return None
 
     @classmethod
@@ -108,21 +92,21 @@ class Measurement(Spec, ABC):
         """
 
 
-def typed_options(
+def parse_options(
     options: type[OptionsT],
     settings: Any,
-    where: str,
+    section: str,
     *,
     fixed: Mapping[str, Any],
     forbidden: Sequence[str] = (),
     defaults: Mapping[str, Any] | None = None,
 ) -> OptionsT:
-    """Build a command's options from a mapping in a file, with names as on the command line or as in Python.
+    """Build a command's options from a mapping in a study's file, with names as on the command line or as in Python.
 
     Args:
         options: dataclass of the options.
         settings: values by name, such as `max-pixels: 1024`, `max_pixels: 1024` or `no-gallery: true`.
-        where: name of the mapping in error messages.
+        section: name of the mapping in error messages.
         fixed: values of options that the caller sets and the file may not.
         forbidden: further options that the file may not set.
         defaults: defaults that differ from those of the dataclass.
@@ -132,7 +116,7 @@ def typed_options(
         SpecError: an option has a value of the wrong type.
     """
     if not isinstance(settings, dict | None):
-        raise InputError(f"{where} is not a mapping", code="wrong-type", got=repr(settings))
+        raise InputError(f"{section} is not a mapping", code="wrong-type", got=repr(settings))
     known, reserved = {field.name for field in fields(options)}, {*fixed, *forbidden}
     values = dict(defaults or {})
     for key, value in (settings or {}).items():
@@ -141,9 +125,9 @@ def typed_options(
             name, value = name.removeprefix("no_"), not value
         if name in reserved:
             fix = "remove it; kiwi sets it for each run"
-            raise InputError(f"{where} cannot set {key}", code="reserved-option", fix=fix)
+            raise InputError(f"{section} cannot set {key}", code="reserved-option", fix=fix)
         if name not in known:
             expected = format_choices(sorted(known - reserved), name)
-            raise InputError(f"{where} has no option {key!r}", code="unknown-field", expected=expected)
+            raise InputError(f"{section} has no option {key!r}", code="unknown-field", expected=expected)
         values[name] = value
-    return cast(OptionsT, from_dict(options, values | dict(fixed), where))
+    return cast(OptionsT, from_dict(options, values | dict(fixed), section))

@@ -15,8 +15,8 @@ class SandboxMeasureOptions(WorldOptions):
     """Edit items of the sandbox with a model and compare the edits with their exact targets.
 
     Writes OUT/fidelity.csv (PSNR inside and outside the mask of the edit, for the edited video, the unedited source and
-    the VAE's round trip), OUT/oracle.csv (the oracle's scores) and OUT/controls.csv (overall scores after swapping the
-    instruction or the reference with another item's, which shows whether the editor uses them); measured.md has all
+    the VAE's round trip), OUT/oracle.csv (the oracle's scores) and OUT/controls.csv (overall scores of controls, which
+    are edits with another item's instruction or reference and show whether the editor uses both); measured.md has all
     three tables, edits.png shows some edits. All means have 95% intervals over items. Rerun the same command to resume.
 
     Args:
@@ -24,7 +24,7 @@ class SandboxMeasureOptions(WorldOptions):
         model: model folder or hub id; "sandbox" is the editor included in kiwi
         steps: number of denoising steps (default: the model's)
         noise: random seed of the initial noise
-        controls: skip the edits with another item's instruction or reference
+        controls: skip the controls
         device: cpu, cuda, cuda:1 ... (default: cuda if available)
     """
 
@@ -41,15 +41,10 @@ class SandboxMeasureOptions(WorldOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps is not None and self.steps < 1:
-            raise InputError("--steps must be at least 1", code="out-of-range", got=self.steps)
+        self.require_at_least(1, "steps")
         if (self.frames - 1) % 4:
-            raise InputError(
-                "the model cannot edit videos of this length",
-                code="unsupported-video-size",
-                got=f"{self.frames} frames",
-                expected="4k + 1 frames",
-            )
+            message = "--frames must be 4k + 1, such as 5 or 9"
+            raise InputError(message, code="unsupported-video-size", got=self.frames)
 
 
 @dataclass(frozen=True, kw_only=True)

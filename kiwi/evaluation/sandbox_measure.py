@@ -12,7 +12,7 @@ from kiwi import console
 from kiwi.checkpoints.folder import from_pretrained
 from kiwi.environment import environment
 from kiwi.errors import InputError
-from kiwi.evaluation.measurement import Measurement, Metric, MetricValues, typed_options
+from kiwi.evaluation.measurement import Measurement, Metric, MetricValues, parse_options
 from kiwi.evaluation.options import SandboxMeasureOptions
 from kiwi.evaluation.sandbox_scores import (
     PairEditor,
@@ -41,10 +41,10 @@ from kiwi.weights.strict import fingerprint
 SETTINGS_FILE, SCORES_FILE = "settings.json", "items.jsonl"
 """Files in the folder of an evaluation: its settings, and the scores of each item."""
 
-AS_ASKED, OTHER_WORDS, OTHER_REFERENCE = "as asked", "other words", "other reference"
+AS_ASKED, WRONG_INSTRUCTION, OTHER_REFERENCE = "as asked", "other words", "other reference"
 OLD_TARGET = "other reference, old target"
-"""Values of `what` in SCORES_FILE: whose instruction and reference an item was edited with (AS_ASKED: its own), and the
-target that the edit was compared with."""
+"""Values of `what` in SCORES_FILE. AS_ASKED edits have the item's own instruction and reference; the others are
+controls, with those of another item. OLD_TARGET compares edits with another reference with the item's own target."""
 
 METRICS = ("overall", "compliance", "consistency", "quality", "inside", "outside")
 """Scores that ablation studies compare."""
@@ -68,9 +68,9 @@ class SandboxMeasurement(Measurement):
 
     @classmethod
     def from_study(cls, settings: Any) -> Sequence[SandboxMeasurement]:
-        """Read options; controls are off unless the options turn them on."""
+        """Read the options; the controls are off unless the options turn them on."""
         fixed = {"model": "model", "out": "out"}
-        options = typed_options(SandboxMeasureOptions, settings, "sandbox", defaults={"controls": False}, fixed=fixed)
+        options = parse_options(SandboxMeasureOptions, settings, "sandbox", defaults={"controls": False}, fixed=fixed)
         return (cls(settings=options),)
 
     @property
@@ -78,16 +78,16 @@ class SandboxMeasurement(Measurement):
         """Name of the folder that holds its results."""
         return self.section
 
-    def metrics(self) -> Sequence[Metric]:
-        """The oracle's scores and PSNR inside and outside the mask."""
+    def list_metrics(self) -> Sequence[Metric]:
+        """List the oracle's scores, and PSNR inside and outside the mask."""
         return [Metric(name=f"sandbox {score}") for score in METRICS]
 
     def check(self) -> None:
         """Raise an InputError if no item can be rendered with these options."""
         self.settings.pair(0)
 
-    def options_for(self, model: Path, out: Path) -> SandboxMeasureOptions:
-        """Options of `kiwi sandbox measure` for one model."""
+    def make_options(self, model: Path, out: Path) -> SandboxMeasureOptions:
+        """Make the options of `kiwi sandbox measure` for one model."""
         return self.settings.replace(model=str(model), out=out)
 
     @classmethod
@@ -127,12 +127,8 @@ def measure_editor(options: SandboxMeasureOptions) -> dict[str, Table]:
     model, defaults = from_pretrained(options.model)
     model.to(device).eval()
     if height % (multiple := model.size_multiple) or width % multiple:
-        raise InputError(
-            "the model cannot edit videos of this size",
-            code="unsupported-video-size",
-            got=f"{width}x{height}",
-            expected=f"multiples of {multiple}",
-        )
+        message, got = "the model cannot edit videos of this --size and --width", f"{width}x{height}"
+        raise InputError(message, code="unsupported-video-size", got=got, expected=f"multiples of {multiple}")
     sampling = defaults.sampling if options.steps is None else defaults.sampling.replace(steps=options.steps)
     settings = {
         "weights": fingerprint(model.state_dict()),
@@ -144,15 +140,14 @@ def measure_editor(options: SandboxMeasureOptions) -> dict[str, Table]:
     scores = _ScoreFile(options.out, settings)
     pairs = options.pairs()
     by_id, editor = {pair.id: pair for pair in pairs}, make_pair_editor(model, sampling, options.noise)
-    scores.complete(AS_ASKED, by_id, editor, {AS_ASKED: by_id}, model.vae)
+    scores.complete("as asked", by_id, editor, {AS_ASKED: by_id}, model.vae)
     tables = dict(zip(("fidelity", "oracle"), make_score_tables(scores.select(AS_ASKED, by_id)), strict=True))
     if options.controls:
-        words = make_controls(pairs, swap_instruction)
-        references = make_controls(pairs, swap_reference)
-        scores.complete(OTHER_WORDS, words, editor, {OTHER_WORDS: words})
+        instructions, references = make_controls(pairs, swap_instruction), make_controls(pairs, swap_reference)
+        scores.complete("wrong instruction", instructions, editor, {WRONG_INSTRUCTION: instructions})
         old_targets = {name: by_id[name] for name in references}
-        scores.complete(OTHER_REFERENCE, references, editor, {OTHER_REFERENCE: references, OLD_TARGET: old_targets})
-        tables["controls"] = _make_controls_table(scores, words, references)
+        scores.complete("other reference", references, editor, {OTHER_REFERENCE: references, OLD_TARGET: old_targets})
+        tables["controls"] = _make_controls_table(scores, instructions, references)
     for name, table in tables.items():
         write_text(options.out / f"{name}.csv", table.to_csv())
     write_text(options.out / "measured.md", "\n".join(table.to_markdown() for table in tables.values()))
@@ -172,7 +167,7 @@ def print_tables(tables: Mapping[str, Table]) -> None:
 
 
 def read_scores(folder: Path) -> dict[tuple[str, str], SandboxScores]:
-    """Read all scores in the folder of an evaluation, by `what` (AS_ASKED, OTHER_WORDS ...) and item id."""
+    """Read all scores in the folder of an evaluation, by `what` (AS_ASKED, WRONG_INSTRUCTION ...) and item id."""
     scores = {}
     for record in Journal(folder / SCORES_FILE).read():
         kind = record.pop("what")
@@ -202,23 +197,23 @@ class _ScoreFile:
             description: text of the progress bar.
             pairs: items to edit, by id.
             editor: editor of the items.
-            targets: items with the same ids whose targets the edits are scored against, by `what`.
+            targets: by `what`, items with the same ids whose targets the edits are scored against.
             vae: VAE whose round trips give the upper bounds of PSNR; None to skip them.
         """
         missing = [pair for name, pair in pairs.items() if any((kind, name) not in self.scores for kind in targets)]
         with console.progress_bar(f"editing, {description}", len(missing)) as advance:
             for batch in group_batches(missing):
-                bounds: list[Any] = [None] * len(batch)
+                round_trips: list[Any] = [None] * len(batch)
                 if vae is not None:
                     sources = reconstruct(vae, [pair.source for pair in batch])
-                    bounds = list(zip(sources, reconstruct(vae, [pair.target for pair in batch]), strict=True))
-                for pair, video, bound in zip(batch, editor(batch), bounds, strict=True):
+                    round_trips = list(zip(sources, reconstruct(vae, [pair.target for pair in batch]), strict=True))
+                for pair, video, round_trip in zip(batch, editor(batch), round_trips, strict=True):
                     for kind, items in targets.items():
-                        self._append(kind, score_item(items[pair.id], video, bound))
+                        self._append(kind, score_item(items[pair.id], video, round_trip))
                     advance()
 
     def select(self, kind: str, items: Mapping[str, EditPair]) -> list[SandboxScores]:
-        """The scores of items, in their order."""
+        """Select the scores of items, in their order."""
         return [self.scores[kind, name] for name in items]
 
     def _append(self, kind: str, scores: SandboxScores) -> None:
@@ -228,12 +223,12 @@ class _ScoreFile:
 
 
 def _make_controls_table(
-    scores: _ScoreFile, words: Mapping[str, EditPair], references: Mapping[str, EditPair]
+    scores: _ScoreFile, instructions: Mapping[str, EditPair], references: Mapping[str, EditPair]
 ) -> Table:
-    """Compare overall scores with those after swapping the instruction or the reference, by category."""
+    """Compare the overall scores of edits as asked with those of the controls, by category."""
     columns = {
-        "as asked": scores.select(AS_ASKED, {**words, **references}),
-        "other words": scores.select(OTHER_WORDS, words),
+        "as asked": scores.select(AS_ASKED, {**instructions, **references}),
+        "wrong instruction": scores.select(WRONG_INSTRUCTION, instructions),
         "other reference": scores.select(OTHER_REFERENCE, references),
         "old target": scores.select(OLD_TARGET, references),
     }
@@ -249,8 +244,8 @@ def _make_controls_table(
         "Controls: overall score with the instruction, or the reference image, of another item",
         ("category", "items", *columns),
         rows,
-        "Means with 95% intervals (bootstrap); the other item is of the same category. other words: another item's "
-        "instruction, scored against the original target (a good editor scores low). other reference: another "
+        "Means with 95% intervals (bootstrap); the other item is of the same category. wrong instruction: another "
+        "item's instruction, scored against the original target (a good editor scores low). other reference: another "
         "item's reference image, scored against the target that follows from it (high); old target: the same edits "
         "against the original target (low). Last row: mean over the categories in a column."
         + make_few_items_note(len(group[0]) for group in groups.values()),

@@ -66,7 +66,7 @@ class ValidationMeasurement(Measurement):
     def name(self) -> str:
         return self.section
 
-    def metrics(self) -> Sequence[Metric]:
+    def list_metrics(self) -> Sequence[Metric]:
         """The metrics; lower is better for losses and distances, higher for all others."""
         return [_metric_from_name(name) for name in self.names]
 

@@ -136,7 +136,7 @@ def test_the_values_of_the_measurement_reach_the_results_of_a_study(modules, tmp
     read = study.read_study(file)
     assert read.metrics[0].name == "sharpness"
     (sharpness,) = (one for one in read.measurements if isinstance(one, measurement))
-    options = to_dict(sharpness.options_for("sandbox", tmp_path / "out"))
+    options = to_dict(sharpness.make_options("sandbox", tmp_path / "out"))
     assert sharpness.run(options) == 0
     step = steps.Step(command="sharpness", options=options, out=tmp_path / "out", measurement=sharpness)
     values = sharpness.collect(step.out)

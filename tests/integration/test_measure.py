@@ -33,12 +33,12 @@ def test_an_editor_is_measured_with_controls_and_again_without_work(model, tmp_p
     assert all("±" in cell for cell in rows[-1][2:])
     *controls, mean = csv.DictReader((out / "controls.csv").open())
     assert mean["category"] == "mean"
-    assert all("±" in mean[name] for name in ("as asked", "other words", "other reference", "old target"))
+    assert all("±" in mean[name] for name in ("as asked", "wrong instruction", "other reference", "old target"))
     assert {row["category"] for row in controls if row["other reference"]} == {
         "subject_reference",
         "background_reference",
     }
-    assert all(bool(row["other words"]) == (row["category"] != "background_reference") for row in controls)
+    assert all(bool(row["wrong instruction"]) == (row["category"] != "background_reference") for row in controls)
     assert read_image(out / "edits.png").shape[0] > 6 * 144
     assert (out / "environment.json").exists()
     before = (out / "items.jsonl").read_text()

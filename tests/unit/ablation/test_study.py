@@ -192,7 +192,7 @@ def test_an_invalid_study_raises_an_error_that_names_the_value(tmp_path, content
         ({"sandbox": {"level": "hard"}}, "hard"),
         ({"sandbox": {"items": 0}}, "items"),
         ({"sandbox": {"items": "3"}}, "items"),
-        ({"sandbox": {"frames": 4}}, "4 frames"),
+        ({"sandbox": {"frames": 4}}, "such as 5 or 9. Got: 4"),
         ({"sandbox": {"categories": ["snow"]}}, "snow"),
         ({"sandbox": {"model=other": 1}}, "model=other"),
         ({"sandbox": {"level": "easy --model other"}}, "easy --model other"),

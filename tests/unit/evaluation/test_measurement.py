@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from kiwi.errors import InputError, SpecError
-from kiwi.evaluation.measurement import typed_options
+from kiwi.evaluation.measurement import parse_options
 from kiwi.options import Options
 
 
@@ -29,7 +29,7 @@ class WeighOptions(Options):
 
 
 def weigh(settings, **more):
-    return typed_options(WeighOptions, settings, "weigh", fixed={"model": "m"}, **more)
+    return parse_options(WeighOptions, settings, "weigh", fixed={"model": "m"}, **more)
 
 
 @pytest.mark.parametrize("settings", [{"max-pixels": 4, "no-gallery": True}, {"max_pixels": 4, "gallery": False}])

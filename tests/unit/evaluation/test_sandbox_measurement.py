@@ -17,7 +17,7 @@ RECORD = {
 
 def test_controls_are_off_in_a_study_unless_it_turns_them_on():
     (measurement,) = SandboxMeasurement.from_study({"items": 4, "level": "easy"})
-    options = measurement.options_for(Path("model"), Path("out"))
+    options = measurement.make_options(Path("model"), Path("out"))
     assert (options.items, options.level, options.controls) == (4, "easy", False)
     assert (options.model, options.out) == ("model", Path("out"))
     (measurement,) = SandboxMeasurement.from_study({"controls": True})
