@@ -120,9 +120,9 @@ def make_variants(module: LitKiwi, batch: EditBatch) -> dict[str, Step]:
 
 def run_step(module: LitKiwi, batch: EditBatch) -> None:
     """Run a training step without the optimizer."""
-    x0 = module.target_latents(batch)
+    x0 = module.draw_target_latents(batch)
     noise, sigma_B = module.draw_noise(batch.ids, x0.shape, 0)
-    conditions = module.editor.encode(batch, module.source_latents(batch))
+    conditions = module.editor.encode(batch, module.get_source_latents(batch))
     predicted = module.editor(add_noise(x0, noise, sigma_B), sigma_B, conditions)
     velocity_loss(predicted, velocity_target(x0, noise)).mean().backward()
     module.zero_grad()

@@ -33,21 +33,17 @@ class Average:
         return {}
 
     def load_state_dict(self, state: dict[str, Any], shapes: dict[str, torch.Size]) -> None:
-        """Restore the average from a checkpoint.
+        """Restore the average from a checkpoint's `state`, which is empty if it has none.
 
         Args:
-            state: result of `state_dict`, empty if the checkpoint has no average.
             shapes: shapes of the trainable parameters.
 
         Raises:
             CheckpointError: the saved average is of a different kind or of different parameters.
         """
         if state:
-            raise CheckpointError(
-                "the checkpoint has an average of the weights, but model.averaging is NoAveraging",
-                code="mismatched-average",
-                fix=RESUME_FIX,
-            )
+            problem = "the checkpoint has an average of the weights, but model.averaging is NoAveraging"
+            raise CheckpointError(problem, code="mismatched-average", fix=RESUME_FIX)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,13 +118,9 @@ class EmaAverage(Average):
     def load_state_dict(self, state: dict[str, Any], shapes: dict[str, torch.Size]) -> None:
         saved = {name: value.shape for name, value in state.get("values", {}).items()}
         if not state or (saved and saved != shapes):
-            raise CheckpointError(
-                "the checkpoint's average of the weights does not fit this model",
-                code="mismatched-average",
-                got=f"{len(saved)} tensors" if state else "no average",
-                expected=f"{len(shapes)} tensors, one for each trainable parameter",
-                fix=RESUME_FIX,
-            )
+            problem, got = "the checkpoint's average does not fit this model", f"{len(saved)} tensors"
+            expected = f"{len(shapes)} tensors, one for each trainable parameter"
+            raise CheckpointError(problem, code="mismatched-average", got=got, expected=expected, fix=RESUME_FIX)
         self.updates, self.values = state["updates"], dict(state["values"])
 
 

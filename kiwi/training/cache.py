@@ -72,12 +72,10 @@ class CacheOptions(Options):
 
 
 class FilledCache(NamedTuple):
-    """Result of `fill_cache`."""
+    """Numbers of clips and images that a call of `fill_cache` encoded, and of entries that the cache holds then."""
 
     encoded: int
-    """Number of clips and images that this call encoded."""
     entries: int
-    """Number of entries that the cache holds now."""
 
 
 def fill_cache(options: CacheOptions) -> FilledCache:
@@ -174,10 +172,7 @@ class _FrozenEncoders:
             if job.features_key:
                 assert self.mllm is not None
                 preprocessor = self.mllm.preprocessor
-                image = (
-                    preprocessor.prepare_reference(frames[0])
-                    if job.is_reference
-                    else preprocessor.prepare_source(frames)
-                )
+                is_reference, prepare_source = job.is_reference, preprocessor.prepare_source
+                image = preprocessor.prepare_reference(frames[0]) if is_reference else prepare_source(frames)
                 entries[job.features_key] = self.mllm.encode_image(image)
         return entries

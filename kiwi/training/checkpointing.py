@@ -42,13 +42,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:
             last_good = newest_checkpoint(path.parent)
-            raise TrainingError(
-                f"the checkpoint {path} could not be written",
-                code="unwritable-file",
-                got=next((str(e) for e in exception_chain(error) if isinstance(e, OSError)), first_line(error)),
-                fix="free space, then resume with `--ckpt_path last`"
-                + (f"; last good checkpoint: {last_good}" if last_good else ""),
-            ) from error
+            got = next((str(e) for e in exception_chain(error) if isinstance(e, OSError)), first_line(error))
+            fix = "free space, then resume with `--ckpt_path last`"
+            fix += f"; last good checkpoint: {last_good}" if last_good else ""
+            problem = f"the checkpoint {path} could not be written"
+            raise TrainingError(problem, code="unwritable-file", got=got, fix=fix) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         """Load tensors and plain data; pickled code is rejected even if `weights_only` is False.
@@ -60,19 +58,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             checkpoint = super().load_checkpoint(path, map_location or "cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise CheckpointError(
-                f"the checkpoint {path} cannot be read",
-                code="damaged-checkpoint",
-                got=first_line(error),
-                expected="tensors and plain data",
-                fix=_suggest_fix(Path(path)),
-            ) from error
+            problem, got = f"the checkpoint {path} does not hold tensors and plain data only", first_line(error)
+            raise CheckpointError(problem, code="damaged-checkpoint", got=got, fix=_suggest_fix(Path(path))) from error
         if not isinstance(checkpoint, dict) or not checkpoint.keys() >= REQUIRED_KEYS:
-            raise CheckpointError(
-                f"{path} is not a checkpoint of a run",
-                code="not-a-checkpoint",
-                expected=f"a file with the keys {', '.join(sorted(REQUIRED_KEYS))}",
-            )
+            expected = f"a file with the keys {', '.join(sorted(REQUIRED_KEYS))}"
+            raise CheckpointError(f"{path} is not a checkpoint of a run", code="not-a-checkpoint", expected=expected)
         return checkpoint
 
 
@@ -85,10 +75,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def checkpoint_to_resume(folder: Path) -> Path | None:
-    """The newest undamaged checkpoint, to resume a run from; damaged ones are skipped with a warning.
-
-    Returns:
-        None if the folder has no checkpoints.
+    """The newest undamaged checkpoint, to resume a run from, or None if the folder has none; warns of damaged ones.
 
     Raises:
         CheckpointError: all of them are damaged.
@@ -101,12 +88,9 @@ def checkpoint_to_resume(folder: Path) -> Path | None:
             return path
         damaged.append(path.name)
     if damaged:
-        raise CheckpointError(
-            f"no checkpoint in {folder} can be read",
-            code="damaged-checkpoint",
-            got=f"{', '.join(damaged)}, all damaged",
-            fix="restore one from a backup, or delete the run to start again",
-        )
+        problem, got = f"no checkpoint in {folder} can be read", f"{', '.join(damaged)}, all damaged"
+        fix = "restore one from a backup, or delete the run to start again"
+        raise CheckpointError(problem, code="damaged-checkpoint", got=got, fix=fix)
     return None
 
 
@@ -157,13 +141,13 @@ def require_checkpoint(path: Path) -> None:
     """
     if path.is_file() and is_undamaged(path):
         return
-    undamaged = newest_checkpoint(path.parent)
-    fix = f"use {undamaged}" if undamaged else "give a .ckpt file of a run's checkpoints folder, or `last`"
+    fix = _suggest_fix(path)
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}", code="missing-file", fix=fix)
     raise CheckpointError(f"{path} is damaged or not a checkpoint", code="damaged-checkpoint", fix=fix)
 
 
 def _suggest_fix(path: Path) -> str:
-    alternatives = [file for file in list_checkpoints(path.parent) if file.resolve() != path.resolve()]
-    return f"use {alternatives[-1]}" if alternatives else "start the run again: its folder has no other checkpoint"
+    others = (file for file in _newest_first(path.parent) if file.resolve() != path.resolve() and is_undamaged(file))
+    other = next(others, None)
+    return f"use {other}" if other else "give a .ckpt file of a run's checkpoints folder, or `last`"

@@ -22,17 +22,11 @@ from kiwi.environment import environment
 from kiwi.errors import InputError, KiwiError, exception_chain
 from kiwi.media.files import write_json, write_text
 from kiwi.spec import abstract_specs
+from kiwi.training import checkpointing
 from kiwi.training.callbacks.edit_quality import EditQuality
 from kiwi.training.callbacks.export import ModelExport
 from kiwi.training.callbacks.previews import Previews
 from kiwi.training.callbacks.run_log import RunLog
-from kiwi.training.checkpointing import (
-    AtomicCheckpointIO,
-    checkpoint_to_resume,
-    list_checkpoints,
-    remove_unfinished,
-    require_checkpoint,
-)
 from kiwi.training.cli_arguments import explain_parse_error, translate_argv_for_jsonargparse
 from kiwi.training.modules.base import LitModule
 from kiwi.training.trainer import Trainer
@@ -58,11 +52,9 @@ class KiwiCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the standard callbacks as option groups, defaults, and links between options."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(ModelExport, "export")
-        parser.add_lightning_class_args(Previews, "previews")
-        parser.add_lightning_class_args(EditQuality, "quality")
-        parser.add_lightning_class_args(RunLog, "log")
+        callbacks = {"export": ModelExport, "previews": Previews, "quality": EditQuality, "log": RunLog}
+        for group, callback in {"checkpoint": ModelCheckpoint, **callbacks}.items():
+            parser.add_lightning_class_args(callback, group)
         parser.set_defaults(
             {
                 "checkpoint.save_last": "link",
@@ -97,11 +89,11 @@ class KiwiCLI(LightningCLI):
         config = self.config[self.config["subcommand"]]
         folder = Path(config.trainer.default_root_dir) / "checkpoints"
         if config.get("ckpt_path") == "last":
-            path = checkpoint_to_resume(folder)
+            path = checkpointing.checkpoint_to_resume(folder)
             config.ckpt_path = None if path is None else str(path)
             log.info("resuming from %s" if path else "no checkpoint in %s yet: starting a new run", path or folder)
         elif config.get("ckpt_path") is not None:
-            require_checkpoint(Path(config.ckpt_path))
+            checkpointing.require_checkpoint(Path(config.ckpt_path))
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Log directly into the run folder (no version subfolder), and keep kiwi's sampler."""
@@ -113,7 +105,10 @@ class KiwiCLI(LightningCLI):
         elif self._get(self.config_init, "trainer.logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(root, name="", version="")
         kwargs["use_distributed_sampler"] = False
-        kwargs["plugins"] = [*(self._get(self.config_init, "trainer.plugins") or []), AtomicCheckpointIO()]
+        kwargs["plugins"] = [
+            *(self._get(self.config_init, "trainer.plugins") or []),
+            checkpointing.AtomicCheckpointIO(),
+        ]
         trainer = super().instantiate_trainer(**kwargs)
         if trainer.loggers:
             trainer.callbacks.append(LearningRateMonitor("step"))
@@ -131,15 +126,14 @@ class KiwiCLI(LightningCLI):
         self.trainer.callbacks.insert(0, write_run_files)
         if not self.trainer.is_global_zero:
             return
-        if list_checkpoints(root / "checkpoints") and (
-            resumed is None or root.resolve() not in Path(resumed).resolve().parents
-        ):
+        is_same_run = resumed is not None and root.resolve() in Path(resumed).resolve().parents
+        if checkpointing.list_checkpoints(root / "checkpoints") and not is_same_run:
             fix = "choose another --trainer.default_root_dir, or resume the run with --ckpt_path last"
             raise InputError(f"{root} already holds a run", code="occupied-folder", fix=fix)
         for callback in self.trainer.callbacks:
             if isinstance(callback, ModelExport):
                 callback.require_replaceable_folder(root, self.model)
-        remove_unfinished(root / "checkpoints")
+        checkpointing.remove_unfinished(root / "checkpoints")
         self.datamodule.setup()
 
     def _write_run_files(self, root: Path) -> None:
@@ -159,11 +153,15 @@ class KiwiCLI(LightningCLI):
     def after_fit(self) -> None:
         """Save a checkpoint of the last step, even between intervals; warn if there was nothing to train."""
         if not self.is_started and self.trainer.is_global_zero:
-            log.warning(
-                "nothing to do: the run is already at step %d (trainer.max_steps %d, max_epochs %d); "
-                "increase max_steps or max_epochs to continue training",
-                self.trainer.global_step, self.trainer.max_steps, self.trainer.max_epochs or -1,
-            )  # fmt: skip
+            step, max_steps, max_epochs = (
+                self.trainer.global_step,
+                self.trainer.max_steps,
+                self.trainer.max_epochs or -1,
+            )
+            message = (
+                "nothing to do: the run is already at step %d (trainer.max_steps %d, max_epochs %d); increase these"
+            )
+            log.warning(message, step, max_steps, max_epochs)
         if self.is_started and self.trainer.checkpoint_callback.save_last:
             self.trainer.save_checkpoint(Path(self.trainer.checkpoint_callback.dirpath) / "last.ckpt")
 

@@ -19,12 +19,7 @@ class LossWeighting(Spec, ABC, formerly=("EmphasisSpec",)):
 
     @abstractmethod
     def weights(self, target_BCFHW: Tensor, source_BCFHW: Tensor) -> Tensor:
-        """Compute the weight of each position, (B, 1, F, H, W), with mean 1 over each sample.
-
-        Args:
-            target_BCFHW: latents of the targets.
-            source_BCFHW: latents of the sources, with the same shape.
-        """
+        """Compute the weight of each position, (B, 1, F, H, W), with mean 1 over each sample, from latents."""
 
 
 @dataclass(frozen=True, kw_only=True)

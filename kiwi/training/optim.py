@@ -35,9 +35,8 @@ class OptimSpec(Spec, ABC):
 
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.warmup_steps < 0 or self.weight_decay < 0:
-            raise SpecError(
-                "the optimizer needs lr > 0, warmup_steps >= 0, weight_decay >= 0", code="out-of-range", got=self
-            )
+            needs = "lr > 0, warmup_steps >= 0, weight_decay >= 0"
+            raise SpecError(f"the optimizer needs {needs}", code="out-of-range", got=self)
 
     @abstractmethod
     def make_optimizer(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:
@@ -46,11 +45,8 @@ class OptimSpec(Spec, ABC):
     def build(self, parameters: Iterable[NamedParameter], total_steps: float) -> tuple[torch.optim.Optimizer, LambdaLR]:
         """Build optimizer and schedule for those parameters that require gradients."""
         if self.schedule == "cosine" and not math.isfinite(total_steps):
-            raise SpecError(
-                "a cosine schedule needs the number of training steps",
-                code="missing-steps",
-                fix="set --trainer.max_steps or --trainer.max_epochs",
-            )
+            fix = "set --trainer.max_steps or --trainer.max_epochs"
+            raise SpecError("a cosine schedule needs the number of training steps", code="missing-steps", fix=fix)
         optimizer = self.make_optimizer([(name, p) for name, p in parameters if p.requires_grad])
         return optimizer, LambdaLR(optimizer, lambda step: self.lr_factor(step, total_steps))
 
@@ -119,12 +115,8 @@ def _make_groups(parameters: Sequence[NamedParameter], weight_decay: float) -> l
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies to a parameter: to matrices, but not to norms, biases, modulation and queries."""
-    return (
-        parameter.ndim >= 2
-        and parameter.numel() > len(parameter)
-        and "modulation" not in name
-        and "queries" not in name
-    )
+    is_matrix = parameter.ndim >= 2 and parameter.numel() > len(parameter)
+    return is_matrix and "modulation" not in name and "queries" not in name
 
 
 def is_hidden_weight(name: str, parameter: nn.Parameter) -> bool:

@@ -15,7 +15,6 @@ from kiwi.spec import diff, override
 
 if TYPE_CHECKING:
     from kiwi.models.budget import Budget, Workload
-    from kiwi.models.config import KiwiConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +46,7 @@ class PlanOptions(Options):
 
     def __post_init__(self) -> None:
         if (self.size is None) == (self.config is None):
-            raise InputError(
-                "give either a size or --config", code="conflicting-options", expected="exactly one of them"
-            )
+            raise InputError("give either a size or --config, and not both", code="conflicting-options")
         self.require_at_least(0, "references")
 
 
@@ -85,25 +82,20 @@ def plan(options: PlanOptions) -> Plan:
         train_parts = frozenset(TRAINABLE)
     else:
         experiment = read_editor_experiment(options.config)
-        config, train_parts = (
-            with_untrained_parts(override(experiment.config, assignments)),
-            frozenset(experiment.train_parts),
-        )
+        config = with_untrained_parts(override(experiment.config, assignments))
+        train_parts = frozenset(experiment.train_parts)
         max_frames = [source.max_frames for source in experiment.data["train"]]
         workload = Workload.for_training(config, max_frames, experiment.data.get("max_pixels"))
     size = {name: value for name in ("frames", "height", "width") if (value := getattr(options, name)) is not None}
     workload = replace(workload, **size, references=options.references)
     configs = [override(config, variant) for variant in variants]
+    changes = [diff(config, variant).items() for variant in configs]
     return Plan(
         workload,
-        labels=[_describe_changes(config, variant) for variant in configs],
+        labels=[", ".join(f"{path} = {value}" for path, (_, value) in differing) for differing in changes],
         budgets=[count_budget(variant, workload) for variant in console.progress(configs, "counting")],
         train_parts=train_parts,
     )
-
-
-def _describe_changes(config: KiwiConfig, variant: KiwiConfig) -> str:
-    return ", ".join(f"{path} = {value}" for path, (_, value) in diff(config, variant).items())
 
 
 def _read_variants(file: Path) -> list[dict[str, Any]]:

@@ -31,22 +31,15 @@ class Trainer(lightning.Trainer):
     """
 
     def __init__(
-        self,
-        *,
-        accelerator: str | Accelerator = "auto",
-        precision: Precision | None = None,
-        **kwargs: Any,
+        self, *, accelerator: str | Accelerator = "auto", precision: Precision | None = None, **kwargs: Any
     ) -> None:
         on_cpu = accelerator == "cpu"
         if precision == "auto":
             precision = "bf16-mixed" if has_bf16(on_cpu=on_cpu) else "32-true"
             log.info("precision: %s", precision)
         elif "bf16" in str(precision) and not has_bf16(on_cpu=on_cpu):
-            log.warning(
-                "precision %s can be up to fifty times slower than float32 on this machine, which has no bf16 "
-                "instructions; --trainer.precision auto selects the faster one",
-                precision,
-            )
+            slow = "precision %s can be fifty times slower than float32 on this machine, which has no bf16 instructions"
+            log.warning(slow + "; --trainer.precision auto selects the faster one", precision)
         if kwargs.get("enable_progress_bar") is not False:
             kwargs["callbacks"] = _add_progress_bar(kwargs.get("callbacks"))
         super().__init__(accelerator=accelerator, precision=precision, **kwargs)
@@ -138,6 +131,4 @@ def has_bf16(*, on_cpu: bool = False) -> bool:
         on_cpu: ignore accelerators.
     """
     accelerators = [] if on_cpu else devices()
-    if accelerators:
-        return all(device["bf16"] for device in accelerators)
-    return cpu_has_bf16_matmul()
+    return all(device["bf16"] for device in accelerators) if accelerators else cpu_has_bf16_matmul()

@@ -70,11 +70,8 @@ class BeforeAfter(L.Callback):
         size: int = 32,
     ) -> None:
         if items < 1 or not 1 <= shown <= items:
-            raise InputError(
-                "BeforeAfter needs items >= 1 and 1 <= shown <= items",
-                code="out-of-range",
-                got=f"items {items}, shown {shown}",
-            )
+            got = f"items {items}, shown {shown}"
+            raise InputError("BeforeAfter needs items >= 1 and 1 <= shown <= items", code="out-of-range", got=got)
         kinds = check_categories(categories)
         self.make_pair = partial(
             make_pair, seed, frames=frames, height=size, width=size, categories=kinds, level=level, split=split
@@ -87,9 +84,8 @@ class BeforeAfter(L.Callback):
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """Raise an error if the module is not an editor."""
         if not isinstance(module, LitKiwi):
-            raise InputError(
-                "BeforeAfter needs an editor", code="not-an-editor", got=type(module).__name__, expected="LitKiwi"
-            )
+            got = type(module).__name__
+            raise InputError("BeforeAfter needs an editor", code="not-an-editor", got=got, expected="LitKiwi")
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Edit with the initial weights; a resumed run checks that its saved edits are of the same items.
@@ -97,10 +93,12 @@ class BeforeAfter(L.Callback):
         Raises:
             InputError: the saved edits are of different items.
         """
+        if not trainer.is_global_zero:
+            return
         folder = _output_folder(trainer)
-        if trainer.is_global_zero and trainer.global_step > 0 and (folder / SETTINGS_FILE).exists():
+        if trainer.global_step > 0 and (folder / SETTINGS_FILE).exists():
             open_run_dir(folder / SETTINGS_FILE, self.settings, "edits from before training")
-        if trainer.is_global_zero and trainer.global_step == 0:
+        if trainer.global_step == 0:
             make_folder(folder)
             for unfinished in folder.glob(f".{Path(BEFORE_FILE).stem}.*"):
                 unfinished.unlink()  # left by a run that was killed while editing
@@ -130,7 +128,7 @@ class BeforeAfter(L.Callback):
         return edit_pairs(self.pairs, make_pair_editor(module.editor, module.sampling))
 
     def _write_report(self, folder: Path, edits: Mapping[str, Mapping[str, Pixels]]) -> None:
-        """Write tables, an image and videos, and print a short table."""
+        """Write tables, an image and videos; print a short table."""
         scores = {when: [score_item(pair, videos[pair.id]) for pair in self.pairs] for when, videos in edits.items()}
         table = self._make_table(scores, SCORES)
         write_text(folder / "scores.md", table.to_markdown())

@@ -40,12 +40,8 @@ class EditQuality(L.Callback):
         perceptual: PerceptualSpec = NoPerceptual(),  # noqa: B008  (frozen)
     ) -> None:
         if items is not None and items < 1:
-            raise InputError(
-                "quality.items must be at least 1",
-                code="out-of-range",
-                got=items,
-                fix="set it to null to turn these metrics off",
-            )
+            fix = "set it to null to turn these metrics off"
+            raise InputError("quality.items must be at least 1", code="out-of-range", got=items, fix=fix)
         self.items, self.seed, self.perceptual = items, seed, perceptual
         self.copy_metrics: dict[int, dict[str, float]] = {}
         self.compute_distance_maps: PerceptualMetric | None = None
@@ -55,15 +51,12 @@ class EditQuality(L.Callback):
         self.copy_metrics, self.compute_distance_maps = {}, None
         if self.items is None or not isinstance(module, LitKiwi):
             return
-        sides = [side for bucket in preview_dataset(trainer).buckets for side in (bucket.height, bucket.width)]
-        if min(sides) < self.perceptual.min_side:
-            raise InputError(
-                f"the frames are too small for {type(self.perceptual).__name__}",
-                code="frames-too-small",
-                got=f"{min(sides)} pixels",
-                expected=f"at least {self.perceptual.min_side} pixels",
-                fix="use --quality.perceptual=NoPerceptual, or larger videos",
-            )
+        shortest = min(min(bucket.height, bucket.width) for bucket in preview_dataset(trainer).buckets)
+        if shortest < self.perceptual.min_side:
+            problem = f"frames of {shortest} pixels are too small for {type(self.perceptual).__name__}"
+            expected = f"at least {self.perceptual.min_side} pixels"
+            fix = "use --quality.perceptual=NoPerceptual, or larger videos"
+            raise InputError(problem, code="frames-too-small", expected=expected, fix=fix)
         self.compute_distance_maps = self.perceptual.build(trainer.strategy.root_device)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -81,8 +74,7 @@ class EditQuality(L.Callback):
         Every process makes the same number of edits, and some discard the last: gathering sharded weights needs all
         processes.
         """
-        assert self.items is not None
-        assert self.compute_distance_maps is not None
+        assert self.items is not None and self.compute_distance_maps is not None  # noqa: PT018
         maps = self.compute_distance_maps
         compare = partial(compute_edit_metrics, compute_distance_maps=maps, device=module.device)
         indices = select_indices(preview_dataset(trainer), self.items)
@@ -114,9 +106,9 @@ def _gather_metrics(share: dict[int, EditMetrics]) -> list[EditMetrics]:
 def _summarize(samples: list[EditMetrics]) -> dict[str, float]:
     """Mean of each metric over the samples that have it, and the numbers of samples."""
     summary: dict[str, float] = {"edits": len(samples)}
-    for side in ("inside", "outside"):
-        if count := sum(f"psnr_{side}" in sample.edit for sample in samples):
-            summary[f"edits_{side}"] = count
+    for region in ("inside", "outside"):
+        if count := sum(f"psnr_{region}" in sample.edit for sample in samples):
+            summary[f"edits_{region}"] = count
     for kind in EditMetrics._fields:
         rows: list[dict[str, float]] = [getattr(sample, kind) for sample in samples]
         for name in sorted({name for row in rows for name in row}):

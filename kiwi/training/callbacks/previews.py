@@ -102,10 +102,9 @@ def preview_sample(trainer: L.Trainer, module: LitModule, index: int, seed: int)
 
 def side_by_side(clips: Clips) -> Pixels:
     """Concatenate clips from left to right; clips of one frame are repeated."""
-    frames = max(len(clip) for clip in clips.values())
-    return np.concatenate(
-        [clip if len(clip) == frames else clip[:1].repeat(frames, 0) for clip in clips.values()], axis=2
-    )
+    frames = max(map(len, clips.values()))
+    whole = [clip if len(clip) == frames else clip[:1].repeat(frames, 0) for clip in clips.values()]
+    return np.concatenate(whole, axis=2)
 
 
 def _make_contact_sheet(sample: EditSample, preview: Preview) -> Pixels:

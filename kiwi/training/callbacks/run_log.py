@@ -76,10 +76,9 @@ class RunLog(L.Callback):
         if self.peak_tflops:
             system_metrics["mfu"] = self.operations / seconds / (self.peak_tflops * 1e12)
         system_metrics |= module.learned_scalars()
+        logged = {f"train/{name}": value for name, value in system_metrics.items()}
         for logger in trainer.loggers:
-            logger.log_metrics(
-                {f"train/{name}": value for name, value in system_metrics.items()}, trainer.global_step - 1
-            )
+            logger.log_metrics(logged, trainer.global_step - 1)
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         self._write(trainer.global_step, {**module.pop_metrics(), "lr": lr, **system_metrics})
         self._restart_counters()

@@ -18,7 +18,7 @@ from kiwi.media.files import atomic_folder
 from kiwi.models.mllm.encoder import MllmEncoder
 from kiwi.models.vae.wan import VideoVae
 from kiwi.spec import Spec, to_dict
-from kiwi.training.averaging import AveragingSpec
+from kiwi.training.averaging import RESUME_FIX, AveragingSpec
 from kiwi.training.optim import OptimSpec
 
 Clips = dict[str, Pixels]
@@ -101,10 +101,7 @@ class LitModule(L.LightningModule, ABC):
     # --- metrics --------------------------------------------------------------------------------------
 
     def log_metric(self, name: str, value: Tensor, *, batch_size: int, prog_bar: bool = False) -> None:
-        """Log a metric of this batch as `train/NAME`, and keep it for metrics.jsonl.
-
-        The value must be the same in all processes.
-        """
+        """Log a metric of this batch, the same in all processes, as `train/NAME`, and keep it for metrics.jsonl."""
         self.log(f"train/{name}", value, batch_size=batch_size, prog_bar=prog_bar)
         self.metrics_since_last_pop.setdefault(name, []).append(value.detach())
 
@@ -160,20 +157,14 @@ class LitModule(L.LightningModule, ABC):
         self.log_metric("gradient_norm", norm, batch_size=len(self.batch_ids))
 
     def require_finite(self, value: Tensor, name: str) -> None:
-        """Stop training if a value is NaN or infinite; the message names the batch and the last good checkpoint.
-
-        Raises:
-            TrainingError: the value is not finite.
-        """
+        """Raise a TrainingError that names the batch and the last good checkpoint if a value is NaN or infinite."""
         if torch.isfinite(value):
             return
         last_good = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or "none written yet"
-        raise TrainingError(
-            f"{name} is not finite at step {self.global_step}",
-            code="not-finite",
-            got=f"{value.item()} for the batch {', '.join(self.batch_ids)}",
-            fix=f"inspect these samples, lower the learning rate or clip gradients; last good checkpoint: {last_good}",
-        )
+        problem = f"{name} is not finite at step {self.global_step}"
+        got = f"{value.item()} for the batch {', '.join(self.batch_ids)}"
+        fix = f"inspect these samples, lower the learning rate or clip gradients; last good checkpoint: {last_good}"
+        raise TrainingError(problem, code="not-finite", got=got, fix=fix)
 
     # --- checkpoints ----------------------------------------------------------------------------------
 
@@ -195,25 +186,20 @@ class LitModule(L.LightningModule, ABC):
         differing = sorted(k for k in expected.keys() | shapes.keys() if expected.get(k) != shapes.get(k))
         if differing:
             listed = [f"{k}: {shapes.get(k, 'missing')} instead of {expected.get(k, 'none')}" for k in differing[:5]]
-            raise CheckpointError(
-                "the checkpoint was saved from a different model",
-                code="mismatched-weights",
-                got=f"{len(differing)} different tensors ({', '.join(listed)}{', ...' if differing[5:] else ''})",
-                fix="resume with the configuration that the run was started with (config.yaml in its folder)",
-            )
+            got = f"{len(differing)} different tensors ({', '.join(listed)}{', ...' if differing[5:] else ''})"
+            problem = "the checkpoint was saved from a different model"
+            raise CheckpointError(problem, code="mismatched-weights", got=got, fix=RESUME_FIX)
         if self.trainer.state.fn == "fit":
             self._require_same_config(checkpoint)
         self.batches_seen = checkpoint["batches_seen"]
-        self.average.load_state_dict(
-            checkpoint.get("average", {}), {name: p.shape for name, p in self.trainable_parameters()}
-        )
+        trainable_shapes = {name: parameter.shape for name, parameter in self.trainable_parameters()}
+        self.average.load_state_dict(checkpoint.get("average", {}), trainable_shapes)
 
     def _flatten_resume_config(self) -> dict[str, str]:
         """All settings that must not change on resuming, as text by dotted path."""
         flat = {"trainer.accumulate_grad_batches": str(self.trainer.accumulate_grad_batches)}
-        pending: list[tuple[str, Any]] = [
-            ("model", self.resume_config() | {"optim": to_dict(self.optim), "seed": self.seed})
-        ]
+        settings = self.resume_config() | {"optim": to_dict(self.optim), "seed": self.seed}
+        pending: list[tuple[str, Any]] = [("model", settings)]
         while pending:
             path, value = pending.pop()
             if isinstance(value, dict):
@@ -228,24 +214,17 @@ class LitModule(L.LightningModule, ABC):
             saved = _rename_settings(checkpoint.get("choices", {}))  # the key of the previous release
         current = self._flatten_resume_config()
         if changed := sorted(path for path in saved.keys() | current.keys() if saved.get(path) != current.get(path)):
-            raise CheckpointError(
-                "cannot resume: the configuration has changed",
-                code="changed-settings",
-                got=", ".join(f"{path} = {current.get(path, 'not set')}" for path in changed[:5]),
-                expected=", ".join(f"{path} = {saved.get(path, 'not set')}" for path in changed[:5]),
-                fix="restore these settings, or start a new run from the model folder of this one (model.init)",
+            got, expected = (
+                ", ".join(f"{path} = {settings.get(path, 'not set')}" for path in changed[:5])
+                for settings in (current, saved)
             )
+            problem = "cannot resume: the configuration has changed"
+            fix = "restore these settings, or start a new run from the model folder of this one (model.init)"
+            raise CheckpointError(problem, code="changed-settings", got=got, expected=expected, fix=fix)
 
 
 class LitEncoder(LitModule):
-    """Trains a VAE or an MLLM, which editors then use frozen. Its data are pixels, so they cannot come from a cache.
-
-    Args:
-        optim: optimizer and schedule.
-        averaging: weight averaging; validation, previews and exports use the average.
-        export_dtype: data type of the weights in the exported folder.
-        seed: seed of the initial weights and of all randomness in training.
-    """
+    """Trains a VAE or an MLLM, which editors then use frozen, on pixels. See `LitModule` for the arguments."""
 
     def __init__(
         self, optim: OptimSpec, averaging: AveragingSpec, export_dtype: Literal["float32", "float16"], seed: int

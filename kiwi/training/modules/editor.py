@@ -65,14 +65,9 @@ class LitKiwi(LitFlow):
         seed: int = 0,
     ) -> None:
         super().__init__(optim, averaging, seed, targets)
-        unknown = set(train_parts) - set(TRAINABLE)
-        if unknown or not train_parts:
-            raise InputError(
-                "model.train_parts contains parts that cannot be trained",
-                code="unknown-part",
-                got=train_parts,
-                expected=f"some of {TRAINABLE}",
-            )
+        if not train_parts or not set(train_parts) <= set(TRAINABLE):
+            problem, expected = "model.train_parts contains parts that cannot be trained", f"some of {TRAINABLE}"
+            raise InputError(problem, code="unknown-part", got=train_parts, expected=expected)
         self.train_parts = tuple(train_parts)
         self.export_dtype = None if export_dtype is None else getattr(torch, export_dtype)
         self.editor = KiwiEdit(config, seed=seed)
@@ -105,14 +100,14 @@ class LitKiwi(LitFlow):
         return self.dropout.apply(batch, self.seed, self.global_step)
 
     def encode_conditions(self, batch: EditBatch) -> Conditions:
-        return self.editor.encode(batch, self.source_latents(batch))
+        return self.editor.encode(batch, self.get_source_latents(batch))
 
-    def position_weights(self, batch: EditBatch, target_BCFHW: Tensor) -> Tensor:
+    def weigh_positions(self, batch: EditBatch, target_BCFHW: Tensor) -> Tensor:
         assert batch.source_posterior is not None
         return self.loss_weighting.weights(target_BCFHW, batch.source_posterior.mean)
 
     @torch.no_grad()
-    def source_latents(self, batch: EditBatch) -> Tensor | None:
+    def get_source_latents(self, batch: EditBatch) -> Tensor | None:
         """Latents of the sources, or None if the batch has none; dropped sources are replaced by encoded grey video."""
         if batch.source_posterior is None or not batch.source_dropped:
             return None if batch.source_posterior is None else batch.source_posterior.mean
@@ -139,8 +134,7 @@ class LitKiwi(LitFlow):
         """Replace every source by that of another sample, from this batch or the previous one of the same size."""
         whole = batch.source_posterior
         posteriors = [None] * len(batch.ids) if whole is None else map(LatentDistribution, *whole)
-        parts = zip(batch.source_frames, batch.source_BCFHW, posteriors, strict=True)
-        sources = [_SourceClip(*part) for part in parts]
+        sources = list(map(_SourceClip, batch.source_frames, batch.source_BCFHW, posteriors))
         candidates = [*sources, *self.previous_sources.get(batch.size, [])]
         self.previous_sources[batch.size] = sources
         swapped = []
@@ -188,11 +182,8 @@ class LitKiwi(LitFlow):
         """Edit the sample; clips are the reference (if there is one), source, edit and target."""
         (edit,) = sample_edits(self.editor, batch, self.sampling, seed)
         clips = {"reference": to_pixels(batch.references_BRCHW[0].transpose(0, 1))} if batch.reference_images[0] else {}
-        clips |= {
-            "source": to_pixels(batch.source_BCFHW[0]),
-            "edit": to_pixels(edit),
-            "target": to_pixels(batch.target_BCFHW[0]),
-        }
+        shown = {"source": batch.source_BCFHW[0], "edit": edit, "target": batch.target_BCFHW[0]}
+        clips |= {title: to_pixels(video) for title, video in shown.items()}
         return Preview(clips, batch.instructions[0])
 
 

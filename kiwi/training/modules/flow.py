@@ -46,11 +46,8 @@ class LitFlow(LitModule):
     All randomness is keyed: noise and noise level of a sample are functions of (seed, step, sample id).
 
     Args:
-        optim: optimizer and schedule.
-        averaging: weight averaging; validation, previews and exports use the average.
-        seed: seed of the initial weights and of all randomness in training.
         targets: use the mode of the VAE's posterior as the target latents, or sample from it at every step; validation
-            always uses the mode.
+            always uses the mode. See `LitModule` for the other arguments.
     """
 
     def __init__(
@@ -75,7 +72,7 @@ class LitFlow(LitModule):
     def swap_conditions(self, batch: EditBatch) -> EditBatch | None:
         """Replace the conditions of every sample by those of another; None if there is no other sample."""
 
-    def position_weights(self, batch: EditBatch, target_BCFHW: Tensor) -> Tensor | None:
+    def weigh_positions(self, batch: EditBatch, target_BCFHW: Tensor) -> Tensor | None:
         """Loss weights over the positions of a video, with mean 1 over each sample; None for uniform weights."""
         return None
 
@@ -93,17 +90,13 @@ class LitFlow(LitModule):
     def size_multiple(self) -> int:
         return self.network.size_multiple
 
-    def velocity_function(self, batch: EditBatch, latent_shape: torch.Size) -> VelocityFunction:
+    def make_velocity_function(self, batch: EditBatch, latent_shape: torch.Size) -> VelocityFunction:
         """Encode a batch's conditions once, and return the function that predicts velocities with them."""
         prepared: Any = self.network.prepare(self.encode_conditions(batch), latent_shape)
         return lambda latents, sigma_B: self.network.velocity(latents, sigma_B, prepared)
 
     def setup(self, stage: str) -> None:
-        """Reject a cache that was built with different encoders.
-
-        Raises:
-            InputError: an encoder is different; the message names it.
-        """
+        """Raise an InputError if the data come from a cache that was built with different encoders."""
         super().setup(stage)
         data = self.trainer.datamodule  # None for a plain DataLoader
         cache = data.datasets["train"].cache if isinstance(data, EditData) else None
@@ -113,22 +106,20 @@ class LitFlow(LitModule):
         for name, cached in cache.encoders._asdict().items():
             if name in expected and cached and cached != expected[name]:
                 encoder = {"vae": "VAE", "mllm": "MLLM or different vision limits"}[name]
-                raise InputError(
-                    f"the cache {cache.folder} was built with a different {encoder}",
-                    code="mismatched-cache",
-                    got=f"fingerprint {cached[:12]}",
-                    expected=expected[name][:12] or "no cache, because the VAE of this run is untrained",
-                    fix="build a cache with the configuration of this run, using `kiwi cache`",
-                )
+                problem = f"the cache {cache.folder} was built with a different {encoder}"
+                got, wanted = f"weights with the checksum {cached[:12]}", expected[name][:12]
+                fix = "build a cache with the configuration of this run, using `kiwi cache`"
+                wanted = wanted or "no cache, because the VAE of this run is untrained"
+                raise InputError(problem, code="mismatched-cache", got=got, expected=wanted, fix=fix)
 
     @torch.no_grad()
-    def posterior(self, batch: EditBatch) -> LatentDistribution:
+    def encode_targets(self, batch: EditBatch) -> LatentDistribution:
         """The VAE's posterior of the targets, from the cache if it has them."""
         return self.vae.posterior(batch.target_BCFHW) if batch.target_posterior is None else batch.target_posterior
 
-    def target_latents(self, batch: EditBatch) -> Tensor:
+    def draw_target_latents(self, batch: EditBatch) -> Tensor:
         """Target latents of a training step: the mode of the posterior, or a sample drawn with keyed noise."""
-        posterior = self.posterior(batch)
+        posterior = self.encode_targets(batch)
         if self.targets == "mode":
             return posterior.mode()
         shape = posterior.mean.shape[1:]
@@ -143,10 +134,10 @@ class LitFlow(LitModule):
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
         """Compute the weighted velocity loss of a batch."""
-        x0 = self.target_latents(batch)
+        x0 = self.draw_target_latents(batch)
         noise, sigma_B = self.draw_noise(batch.ids, x0.shape, self.global_step)
-        predicted = self.velocity_function(batch, x0.shape)(add_noise(x0, noise, sigma_B), sigma_B)
-        losses_B = velocity_loss(predicted, velocity_target(x0, noise), self.position_weights(batch, x0))
+        predicted = self.make_velocity_function(batch, x0.shape)(add_noise(x0, noise, sigma_B), sigma_B)
+        losses_B = velocity_loss(predicted, velocity_target(x0, noise), self.weigh_positions(batch, x0))
         weights_B = self.network.schedule.loss_weight(sigma_B.cpu()).to(losses_B)
         loss = (losses_B * weights_B).mean()
         self.require_finite(loss, "the loss")
@@ -175,11 +166,11 @@ class LitFlow(LitModule):
         if not training and isinstance(data, EditData):
             for batch in islice(data.fresh_train_dataloader(), BLIND_BATCHES):
                 batch = self.transfer_batch_to_device(batch, self.device, 0)
-                self.source_check.blind_predictors.add_training(self.posterior(batch).mode())
+                self.source_check.blind_predictors.add_training(self.encode_targets(batch).mode())
 
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
         """Compute losses at fixed noise levels, with the correct conditions and with those of another sample."""
-        x0 = self.posterior(batch).mode()
+        x0 = self.encode_targets(batch).mode()
         noises = [self._draw_validation_noise(batch.ids, x0, level) for level in range(len(self.source_check.sigmas))]
         losses_BS = self._compute_losses(batch, x0, noises)
         swapped = self.swap_conditions(batch)
@@ -198,7 +189,7 @@ class LitFlow(LitModule):
 
     def _compute_losses(self, batch: EditBatch, x0: Tensor, noises: list[Tensor]) -> Tensor:
         """Compute the velocity loss of each sample at each fixed noise level, (B, S)."""
-        predict_velocity, losses = self.velocity_function(batch, x0.shape), []
+        predict_velocity, losses = self.make_velocity_function(batch, x0.shape), []
         for sigma, noise in zip(self.source_check.sigmas, noises, strict=True):
             sigma_B = x0.new_full((len(x0),), sigma)
             predicted = predict_velocity(add_noise(x0, noise, sigma_B), sigma_B)

@@ -92,18 +92,18 @@ class LitMllm(LitEncoder):
 
     # --- training and generation ----------------------------------------------------------------------
 
-    def prompt(self, batch: EditBatch) -> Prompt:
+    def format_prompt(self, batch: EditBatch) -> Prompt:
         """Format the questions like an editor's instructions."""
         prompter = self.reader.prompter
         return prompter(batch.source_frames, batch.instructions, batch.reference_images, batch.task, 0).to(self.device)
 
-    def vision_features(self, prompt: Prompt) -> PromptVisionFeatures:
+    def encode_images(self, prompt: Prompt) -> PromptVisionFeatures:
         """Encode the images and videos of a prompt as the MLLM does, but with gradients."""
         tower = self.reader.model.visual
         images = encode_vision(tower, prompt.pixel_values, prompt.image_grid_thw)
         return PromptVisionFeatures(images, encode_vision(tower, prompt.pixel_values_videos, prompt.video_grid_thw))
 
-    def logits(self, prompt: Prompt, vision: PromptVisionFeatures) -> Tensor:
+    def compute_logits(self, prompt: Prompt, vision: PromptVisionFeatures) -> Tensor:
         """Logits of the next token after each position, (B, S, W)."""
         model = self.reader.model
         no_queries = torch.zeros(0, self.reader.hidden_size, device=self.device)
@@ -130,19 +130,19 @@ class LitMllm(LitEncoder):
         if not all(batch.answers):
             expected = "only SandboxQuestions in data.train"
             raise InputError(f"the sample {batch.ids[0]} is not a question", code="missing-answer", expected=expected)
-        tokenizer, prompt = self.reader.prompter.tokenizer, self.prompt(batch)
+        tokenizer, prompt = self.reader.prompter.tokenizer, self.format_prompt(batch)
         prefix, _ = self.append_tokens(prompt, [self._tokenize(ANSWER)] * len(batch.ids))
         answers = [tokenizer.encode(answer, add_special_tokens=False) + self._tokenize(END) for answer in batch.answers]
         answered, answer_BS = self.append_tokens(prefix, answers)
-        logits = self.logits(answered, self.vision_features(answered))
+        logits = self.compute_logits(answered, self.encode_images(answered))
         labels = answered.input_ids_BS[:, 1:][answer_BS[:, 1:]]
         return F.cross_entropy(logits[:, :-1][answer_BS[:, 1:]].float(), labels)
 
     @torch.no_grad()
     def answer(self, batch: EditBatch) -> list[str]:
         """Answer a batch's questions by greedy decoding."""
-        prompt, _ = self.append_tokens(self.prompt(batch), [self._tokenize(ANSWER)] * len(batch.ids))
-        vision, (end,) = self.vision_features(prompt), self._tokenize(END)
+        prompt, _ = self.append_tokens(self.format_prompt(batch), [self._tokenize(ANSWER)] * len(batch.ids))
+        vision, (end,) = self.encode_images(prompt), self._tokenize(END)
         generated: list[list[int]] = [[] for _ in batch.ids]
         for _ in range(MAX_ANSWER_TOKENS):
             if all(ids[-1:] == [end] for ids in generated):
@@ -150,7 +150,7 @@ class LitMllm(LitEncoder):
             context, _ = self.append_tokens(prompt, generated)
             last_B = context.attention_mask_BS.sum(dim=1) - 1
             samples_B = torch.arange(len(generated), device=self.device)
-            next_B = self.logits(context, vision)[samples_B, last_B].argmax(dim=-1)
+            next_B = self.compute_logits(context, vision)[samples_B, last_B].argmax(dim=-1)
             for ids, token in zip(generated, next_B.tolist(), strict=True):
                 ids += [] if ids[-1:] == [end] else [token]
         tokenizer = self.reader.prompter.tokenizer

@@ -134,7 +134,7 @@ def test_the_loss_is_weighted_by_position(tiny_config, data):
         module.all_gather = lambda tensor: tensor
         module.log = lambda *args, **kwargs: None
         losses[weighting] = float(module.training_step(batch, 0).detach())
-    source, x0 = module.vae.encode(batch.source_BCFHW), module.target_latents(batch)
+    source, x0 = module.vae.encode(batch.source_BCFHW), module.draw_target_latents(batch)
     noise, sigma_B = module.draw_noise(batch.ids, x0.shape, 0)
     # A new editor predicts zero: its error is the velocity itself.
     squares = (noise - x0).square()
@@ -260,13 +260,13 @@ def test_a_dropped_source_is_grey_although_the_cache_has_its_latents(tiny_config
     data.multiple = 4
     data.setup()
     module, batch = LitKiwi(tiny_config), collate([data.datasets["train"].decode(0)])
-    assert module.source_latents(batch) is None
-    x = module.posterior(batch).mode()
+    assert module.get_source_latents(batch) is None
+    x = module.encode_targets(batch).mode()
     batch.source_posterior = LatentDistribution(x, torch.zeros_like(x))
-    assert torch.equal(module.source_latents(batch), x)
+    assert torch.equal(module.get_source_latents(batch), x)
     batch.source_dropped = [0]
     grey = module.editor.vae.encode(torch.zeros(1, 3, *batch.size))
-    assert torch.equal(module.source_latents(batch), grey)
+    assert torch.equal(module.get_source_latents(batch), grey)
     assert not torch.equal(grey, x)
     assert torch.equal(batch.source_posterior.mean, x)
 

@@ -47,7 +47,7 @@ def test_a_batch_has_questions_and_answers():
 
 def test_answers_follow_their_questions_and_only_they_are_trained_on():
     module, batch = LitMllm(TINY), batch_of(tasks=["repeat"])
-    tokenizer, prompt = module.reader.prompter.tokenizer, module.prompt(batch)
+    tokenizer, prompt = module.reader.prompter.tokenizer, module.format_prompt(batch)
     rows = [tokenizer.encode(text, add_special_tokens=False) for text in ("one", "number two", "3", "")]
     whole, added_BS = module.append_tokens(prompt, rows)
     for index, row in enumerate(rows):
@@ -99,7 +99,7 @@ def test_the_loss_is_over_the_tokens_of_the_answers_only():
                 [batch.source_frames[index]], [batch.instructions[index]], [()], batch.task, 0
             )
             whole, _ = module.append_tokens(single, [row])
-            logits = module.logits(whole, module.vision_features(whole))[0].log_softmax(-1)
+            logits = module.compute_logits(whole, module.encode_images(whole))[0].log_softmax(-1)
             start = single.input_ids_BS.shape[1] + len(module._tokenize(ANSWER))
             expected += [
                 -logits[position - 1, whole.input_ids_BS[0, position]]
