@@ -164,8 +164,7 @@ def _judge_all(
         console.note("no anchors: this folder holds no earlier judgements; rerun the same command to judge items again")
     edits = _judge_tasks(runner, tasks, generate)
     scored = [edit.score for edit in edits if edit.score is not None]
-    scored_items = [score.item for score in scored]
-    control_tasks = make_control_tasks(scored_items, edited, options.controls, out / "controls") if scored else ()
+    control_tasks = make_control_tasks([score.item for score in scored], edited, options.controls, out / "controls")
     controls = _judge_tasks(runner, list(control_tasks))
     anchors = _judge_tasks(runner, anchor_tasks)
     unscored = {edit.task.id: edit.reason for edit in edits if edit.reason is not None}

@@ -48,16 +48,14 @@ def make_control_tasks(
 
     Args:
         items: items whose edits were judged.
-        edited: edited videos by item id; items whose video is missing are skipped.
+        edited: edited videos by item id.
     """
-    available = [item for item in items if item.id in edited and edited[item.id].is_file()]
-    make_folder(folder)
-    for item in _select_across_categories(available, count):
+    for item in _select_across_categories(items, count):
         video = edited[item.id]
         yield _make_task(COPY, item, item.instruction, item.source)
-        if (other := _find_other(item, available, "source")) is not None:
+        if (other := _find_other(item, items, "source")) is not None:
             yield _make_task(WRONG_SOURCE, item, item.instruction, edited[other.id])
-        if (other := _find_other(item, available, "instruction")) is not None:
+        if (other := _find_other(item, items, "instruction")) is not None:
             yield _make_task(WRONG_INSTRUCTION, item, other.instruction, video)
         if (degraded := _write_degraded_copy(video, folder)) is not None:
             yield _make_task(DEGRADED, item, item.instruction, degraded)
@@ -194,5 +192,6 @@ def _write_degraded_copy(edited: Path, folder: Path) -> Path | None:
         coarse = resize(frames, max(1, height // DOWNSCALING), max(1, width // DOWNSCALING))
         noise = np.random.default_rng(crc32(edited.name.encode())).normal(0, NOISE_STD, coarse.shape)
         noisy = np.clip(coarse + noise, 0, 255).astype(np.uint8)  # before upscaling: fine noise is slow to encode
+        make_folder(folder)
         write_video(out, resize(noisy, height, width), video.fps, crf=CRF)
     return out
