@@ -47,9 +47,10 @@ def closest_match(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str
 
 def format_choices(choices: Iterable[str], name: object) -> str:
     """List the valid choices for an `expected` text, and suggest the one closest to the unknown `name`."""
-    if not (choices := list(choices)):
-        return "no name at all"
-    return f"one of {', '.join(choices)}" + suggest_choice(choices, name)
+    choices = list(choices)
+    if len(choices) > 1:
+        return f"one of {', '.join(choices)}{suggest_choice(choices, name)}"
+    return choices[0] if choices else "none, because there are no valid names"
 
 
 def suggest_choice(choices: Iterable[str], name: object) -> str:

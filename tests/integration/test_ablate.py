@@ -212,7 +212,7 @@ def test_the_table_compiles(study, tmp_path):
         ({"measure": {"sandbox": {"item": 3}}}, "item"),
         ({"measure": {"sandbox": {"level": "hard"}}}, "hard"),
         ({"measure": {"bench": {"opnve": {}}}}, "opnve"),
-        ({"measure": {"primary": "sandbox inside"}}, "one of val/loss"),
+        ({"measure": {"primary": "sandbox inside"}}, "Expected: val/loss"),
         ({"measure": {"bench": {"openve": {"data": "nowhere"}}}}, "nowhere"),
         ({"measure": {"sandbox": {"items": 0}}}, "items"),
         ({"measure": {"sandbox": {"frames": 4}}}, "4k + 1"),

@@ -43,6 +43,8 @@ def test_errors_about_values_are_also_value_errors(kind):
 def test_a_misspelt_name_is_answered_with_the_choices_and_a_suggestion():
     assert format_choices(["fit", "edit"], "edti") == "one of fit, edit (did you mean edit?)"
     assert format_choices(["fit", "edit"], "xyz") == "one of fit, edit"
+    assert format_choices(["fit"], "fti") == "fit"
+    assert "no valid names" in format_choices([], "fit")
 
 
 def test_every_error_needs_a_code():

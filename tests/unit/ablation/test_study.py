@@ -176,7 +176,7 @@ def test_metrics_have_a_direction_and_the_primary_one_comes_first(tmp_path):
         ({"measure": {"bench": ["openve"]}}, "wrong-type", "openve"),
         ({"measure": {"sandbx": {}}}, "unknown-field", "did you mean sandbox"),
         ({"measure": {"validation": "val/loss"}}, "wrong-type", "val/loss"),
-        ({"measure": {"primary": "sandbox inside"}}, "unknown-metric", "one of val/loss"),
+        ({"measure": {"primary": "sandbox inside"}}, "unknown-metric", "Expected: val/loss"),
     ],
 )
 def test_an_invalid_study_raises_an_error_that_names_the_value(tmp_path, content, code, value):

@@ -27,8 +27,8 @@ WRONG_NAMES = [
         "one of activations",
     ),
     ("config", "source", "AddSorce", "unknown-choice", "model.config.source has no", "(did you mean AddSource?)"),
-    ("config", "source", "{type: AddSource, skale: 1}", "unknown-field", "AddSource has no field", "one of scale"),
-    ("config", "source", "{type: NoSource, scale: 1}", "unknown-field", "NoSource has no field", "no name at all"),
+    ("config", "source", "{type: AddSource, skale: 1}", "unknown-field", "AddSource has no field", "scale"),
+    ("config", "source", "{type: NoSource, scale: 1}", "unknown-field", "NoSource has no field", "no valid names"),
     ("config", "source", "3", "unknown-choice", "no choice named '3'", "one of AddSource"),
     (
         "config.source",
@@ -36,7 +36,7 @@ WRONG_NAMES = [
         "{type: LearnableScale, bin: 3}",
         "unknown-field",
         "LearnableScale has no field 'model.config.source.scale.bin'",
-        "(did you mean bins?)",
+        "bins",
     ),
     ("optim", "schedule", "cosinus", "wrong-type", "model.optim.schedule", "one of 'constant', 'cosine'"),
     ("optim", "lr", "fast", "wrong-type", "model.optim.lr", "float"),
@@ -64,7 +64,7 @@ def test_a_wrong_option_of_the_model_is_reported_with_the_accepted_ones(
 @pytest.mark.parametrize(
     ("option", "problem", "expected"),
     [
-        ("--model.config.source.skale=1", "AddSource has no field 'model.config.source.skale'", "one of scale"),
+        ("--model.config.source.skale=1", "AddSource has no field 'model.config.source.skale'", "scale"),
         ("--data.batchsize=3", "EditData has no field 'data.batchsize'", "(did you mean batch_size?)"),
         ("--data.train=[{type: Manifst}]", "data.train has no choice named 'Manifst'", "(did you mean Manifest?)"),
         (
