@@ -18,7 +18,7 @@ from typing import Any
 from kiwi.ablation.results import RunResult
 from kiwi.evaluation.measurement import Metric
 from kiwi.statistics.paired import holm, paired_difference
-from kiwi.statistics.seeds import RandomEffectsMean, pooled_seed_variance, random_effects_mean
+from kiwi.statistics.seeds import ItemValues, RandomEffectsMean, pooled_seed_variance, random_effects_mean
 
 SIGNIFICANCE_LEVEL = 0.05
 """Largest p value of a significant difference, after correction for the number of arms."""
@@ -90,48 +90,25 @@ def summarize_arms(metric: Metric, results: Sequence[RunResult], labels: Sequenc
         }
         for label in labels
     }
-    categories, clusters = _categories_and_clusters(metric.name, results)
+    categories, clusters = _map_categories_and_clusters(metric.name, results)
     base = by_arm[labels[0]]
-    differences: dict[str, tuple[RandomEffectsMean, float]] = {}
+    paired = {}
     for label in labels[1:]:
-        paired = [_subtract(values, base[seed]) for seed, values in by_arm[label].items() if seed in base]
-        paired = _common_items([values for values in paired if values])
-        if paired and paired[0]:
-            difference = random_effects_mean(paired, categories, clusters)
-            differences[label] = difference, _permutation_p_value(paired, categories, clusters)
-    seed_variance = pooled_seed_variance([difference for difference, _ in differences.values()])
-    corrected_level = SIGNIFICANCE_LEVEL / max(1, len(differences))
-    corrected = _correct_p_values([difference.p for difference, _ in differences.values()])
-    p_values = dict(zip(differences, corrected, strict=True))
-    p_models = dict(zip(differences, _correct_p_values([p for _, p in differences.values()]), strict=True))
-    summaries = []
-    for label in labels:
-        by_seed = by_arm[label]
-        if not by_seed or not (values_by_seed := _common_items(list(by_seed.values())))[0]:
-            continue  # no result, or no item that all seeds have
-        comparison = None
-        if label in differences:
-            difference, _ = differences[label]
-            comparison = Comparison(
-                difference=difference,
-                p=p_values[label],
-                p_models=p_models[label],
-                detectable={
-                    count: difference.detectable_difference(count, seed_variance, corrected_level)
-                    for count in SEED_COUNTS
-                },
-                verdict=_decide_verdict(metric, difference, p_values[label]),
-            )
-        summaries.append(
-            ArmSummary(
-                label=label,
-                seeds=list(by_seed),
-                mean=random_effects_mean(values_by_seed, categories, clusters),
-                by_category=_average_by_category(values_by_seed, categories),
-                comparison=comparison,
-            )
+        differences = [_subtract(values, base[seed]) for seed, values in by_arm[label].items() if seed in base]
+        if runs := _keep_common_items([run for run in differences if run]):
+            paired[label] = runs
+    comparisons = _compare_with_base(metric, paired, categories, clusters)
+    return [
+        ArmSummary(
+            label=label,
+            seeds=list(by_arm[label]),
+            mean=random_effects_mean(runs, categories, clusters),
+            by_category=_average_by_category(runs, categories),
+            comparison=comparisons.get(label),
         )
-    return summaries
+        for label in labels
+        if (runs := _keep_common_items(list(by_arm[label].values())))
+    ]
 
 
 def to_json(summaries: Mapping[str, Sequence[ArmSummary]]) -> dict[str, Any]:
@@ -147,7 +124,7 @@ def _to_plain_data(value: Any) -> Any:
     return None if isinstance(value, float) and isnan(value) else value
 
 
-def _categories_and_clusters(metric: str, results: Sequence[RunResult]) -> tuple[dict[str, str], dict[str, str]]:
+def _map_categories_and_clusters(metric: str, results: Sequence[RunResult]) -> tuple[dict[str, str], dict[str, str]]:
     """Map every item of a metric to its category, and to its cluster (by default the item itself)."""
     items = {item for result in results for item in result.values(metric)}
     categories = {item: next((r.categories[item] for r in results if item in r.categories), "") for item in items}
@@ -155,30 +132,52 @@ def _categories_and_clusters(metric: str, results: Sequence[RunResult]) -> tuple
     return categories, clusters
 
 
-def _subtract(values: Mapping[str, float], base: Mapping[str, float]) -> dict[str, float]:
+def _subtract(values: ItemValues, base: ItemValues) -> dict[str, float]:
     return {item: value - base[item] for item, value in values.items() if item in base}
 
 
-def _common_items(by_seed: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
-    """Keep only the items that all seeds have."""
-    if not by_seed:
-        return []
-    common = set.intersection(*(set(values) for values in by_seed))
-    return [{item: value for item, value in values.items() if item in common} for values in by_seed]
+def _keep_common_items(runs: Sequence[ItemValues]) -> list[ItemValues]:
+    """Keep only the items that all runs have; empty if there are none."""
+    common = set.intersection(*map(set, runs)) if runs else set()
+    return [{item: value for item, value in run.items() if item in common} for run in runs] if common else []
 
 
-def _permutation_p_value(
-    differences: Sequence[Mapping[str, float]], categories: Mapping[str, str], clusters: Mapping[str, str]
+def _compare_with_base(
+    metric: Metric, paired: Mapping[str, Sequence[ItemValues]], categories: Mapping[str, str],
+    clusters: Mapping[str, str],
+) -> dict[str, Comparison]:  # fmt: skip
+    """Compare arms with the base, given the differences of their paired runs by label."""
+    differences = {label: random_effects_mean(runs, categories, clusters) for label, runs in paired.items()}
+    p_values = _correct_p_values([difference.p for difference in differences.values()])
+    p_models = _correct_p_values([_test_permutations(runs, categories, clusters) for runs in paired.values()])
+    seed_variance = pooled_seed_variance(list(differences.values()))
+    corrected_level = SIGNIFICANCE_LEVEL / max(1, len(differences))
+    return {
+        label: Comparison(
+            difference=difference,
+            p=p,
+            p_models=p_of_models,
+            detectable={
+                count: difference.detectable_difference(count, seed_variance, corrected_level) for count in SEED_COUNTS
+            },
+            verdict=_decide_verdict(metric, difference, p),
+        )
+        for (label, difference), p, p_of_models in zip(differences.items(), p_values, p_models, strict=True)
+    }
+
+
+def _test_permutations(
+    differences: Sequence[ItemValues], categories: Mapping[str, str], clusters: Mapping[str, str]
 ) -> float:
+    """p value of a permutation test over items; NaN for a single item, such as a loss."""
     if len(differences[0]) < 2:
         return nan
-    means_by_category: dict[str, list[float]] = {}
-    clusters_by_category: dict[str, list[object]] = {}
+    by_category: dict[str, list[str]] = {}
     for item in differences[0]:
-        mean = sum(values[item] for values in differences) / len(differences)
-        means_by_category.setdefault(categories[item], []).append(mean)
-        clusters_by_category.setdefault(categories[item], []).append(clusters[item])
-    return paired_difference(list(means_by_category.values()), list(clusters_by_category.values())).p
+        by_category.setdefault(categories[item], []).append(item)
+    means = {item: sum(run[item] for run in differences) / len(differences) for item in differences[0]}
+    strata = [[means[item] for item in items] for items in by_category.values()]
+    return paired_difference(strata, [[clusters[item] for item in items] for items in by_category.values()]).p
 
 
 def _correct_p_values(ps: Sequence[float]) -> list[float]:
@@ -197,9 +196,9 @@ def _decide_verdict(metric: Metric, difference: RandomEffectsMean, p: float) -> 
     return "better" if (difference.interval.mean > 0) == (metric.better == "higher") else "worse"
 
 
-def _average_by_category(by_seed: Sequence[Mapping[str, float]], categories: Mapping[str, str]) -> dict[str, float]:
+def _average_by_category(runs: Sequence[ItemValues], categories: Mapping[str, str]) -> dict[str, float]:
     groups: dict[str, list[float]] = {}
-    for values in by_seed:
-        for item, value in values.items():
+    for run in runs:
+        for item, value in run.items():
             groups.setdefault(categories[item], []).append(value)
     return {category: sum(values) / len(values) for category, values in groups.items()}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from kiwi.ablation.steps import Step, child_environment, write_steps
+from kiwi.ablation.steps import Step, make_child_environment, write_steps
 from kiwi.ablation.study import Arm, find_editor_experiment
 from kiwi.data.feature_cache import FeatureCache
 from kiwi.errors import InputError
@@ -41,7 +41,7 @@ class CacheRequest:
     stage: str
 
 
-def cache_requests(arms: Sequence[Arm], seeds: Sequence[int]) -> list[CacheRequest]:
+def list_cache_requests(arms: Sequence[Arm], seeds: Sequence[int]) -> list[CacheRequest]:
     """List the different caches that the stages of the arms read.
 
     Raises:
@@ -63,7 +63,7 @@ def cache_requests(arms: Sequence[Arm], seeds: Sequence[int]) -> list[CacheReque
                 got, fix = "a different VAE or MLLM, or different vision limits", "set another data.cache for that arm"
                 message = f"the cache {folder} cannot serve {first_stage} and {stage}"
                 raise InputError(message, code="mismatched-cache", got=got, fix=fix)
-            if isinstance(config.mllm, NewQwen) and len(seeds) > 1 and cache_content(folder) != "latents":
+            if isinstance(config.mllm, NewQwen) and len(seeds) > 1 and read_cache_content(folder) != "latents":
                 raise InputError(
                     f"the cache {folder} cannot serve {stage} under more than one seed",
                     code="mismatched-cache",
@@ -96,19 +96,19 @@ def fill_caches(requests: Sequence[CacheRequest], out: Path) -> None:
         config = folder / f"{index}.yaml"
         write_text(config, yaml.safe_dump(dict(request.experiment)))
         options = CacheOptions(config=config, out=request.folder)
-        if content := cache_content(request.folder):
+        if content := read_cache_content(request.folder):
             dtype = str(FeatureCache(request.folder).dtype).removeprefix("torch.")
             options = options.replace(only=None if content == "both" else content, dtype=dtype)
         step = Step(command="cache", options=to_dict(options), out=request.folder, modules=request.modules)
         write_steps(folder, [step])
         command = [sys.executable, "-m", "kiwi.ablation.child_process", str(folder), "0"]
-        if exit_code := subprocess.run(command, stdin=subprocess.DEVNULL, env=child_environment()).returncode:
+        if exit_code := subprocess.run(command, stdin=subprocess.DEVNULL, env=make_child_environment()).returncode:
             message = f"the cache {request.folder} could not be filled for {request.stage}"
             fix = "see the output above; rerun the same command to resume"
             raise InputError(message, code="cache-failed", got=f"exit code {exit_code}", fix=fix)
 
 
-def cache_content(folder: Path) -> Literal["", "latents", "features", "both"]:
+def read_cache_content(folder: Path) -> Literal["", "latents", "features", "both"]:
     """Return which encodings a cache contains; an empty string if there is no cache."""
     if not (folder / "cache.json").is_file():
         return ""

@@ -24,11 +24,10 @@ ITEMS = 7
 
 def draw_contact_sheet(study: Study, runs: Sequence[Run], out: Path) -> None:
     """Edit the first items with every arm's model of the first seed, unless the sheet is current."""
-    models = _finished_models(study, runs)
-    if not models or contact_sheet_is_current(study, runs, out):
+    if is_contact_sheet_current(study, runs, out):
         return
-    options = _find_sandbox_options(study)
-    assert options is not None
+    options, models = _find_sandbox_options(study), _finished_models(study, runs)
+    assert options is not None  # else the sheet is current
     pairs = [options.pair(index) for index in range(ITEMS)]
     edits = {}
     for label, folder in console.progress(list(models.items()), "contact sheet"):
@@ -44,7 +43,7 @@ def draw_contact_sheet(study: Study, runs: Sequence[Run], out: Path) -> None:
         write_json(_hashes_file(out), _hash_models(models))
 
 
-def contact_sheet_is_current(study: Study, runs: Sequence[Run], out: Path) -> bool:
+def is_contact_sheet_current(study: Study, runs: Sequence[Run], out: Path) -> bool:
     """Whether the sheet shows all models of the first seed; true without models or sandbox measurements."""
     models = _finished_models(study, runs)
     if not models:

@@ -18,7 +18,7 @@ MAX_VALUE = 48
 """Length of the longest value in a label; longer values are cut and end with a hash. study.json has the full values."""
 
 
-def changed_values(base: Any, variant: Any) -> dict[str, Any]:
+def list_changed_values(base: Any, variant: Any) -> dict[str, Any]:
     """Return the values of an arm's configuration that differ from the base, by dotted path.
 
     A spec of another type appears as the name of its type, followed by the fields that differ from its defaults
@@ -31,7 +31,7 @@ def changed_values(base: Any, variant: Any) -> dict[str, Any]:
     return dict(_iterate_changes(_shorten_classes(base), _shorten_classes(variant), ""))
 
 
-def arm_label(stages: Mapping[str, Mapping[str, Any]], skipped: Iterable[str] = ()) -> str:
+def make_arm_label(stages: Mapping[str, Mapping[str, Any]], skipped: Iterable[str] = ()) -> str:
     """Write the changes of an arm as text, such as "source=NoSource" or "stage2: optim.lr=0.01; without stage1".
 
     Args:
@@ -51,7 +51,7 @@ def arm_label(stages: Mapping[str, Mapping[str, Any]], skipped: Iterable[str] = 
     return "; ".join(parts) or "base"
 
 
-def folder_name(label: str) -> str:
+def make_folder_name(label: str) -> str:
     """Return a safe folder name for a label; different labels have different names."""
     name = re.sub(r"[^\w.=+-]+", "_", label, flags=re.ASCII).strip("_.") or "arm"
     if name == label and len(name) <= MAX_FOLDER_NAME:

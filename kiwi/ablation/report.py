@@ -12,9 +12,16 @@ from kiwi import console
 from kiwi.ablation.analysis import ArmSummary, summarize_arms, to_json
 from kiwi.ablation.figures import write_figures
 from kiwi.ablation.results import RunResult, read_result
-from kiwi.ablation.runs import RESULT_FILE, Run, failure_reason
+from kiwi.ablation.runs import RESULT_FILE, Run, describe_failure
 from kiwi.ablation.study import Study, count_cost
-from kiwi.ablation.tables import brief_table, category_table, main_table, overview_table, problem_tables, tidy_table
+from kiwi.ablation.tables import (
+    make_brief_table,
+    make_category_table,
+    make_main_table,
+    make_overview_table,
+    make_problem_tables,
+    make_tidy_table,
+)
 from kiwi.media.files import write_json, write_text
 from kiwi.tables import Table, latex_document
 
@@ -42,7 +49,7 @@ def write_report(study: Study, runs: Sequence[Run], out: Path) -> StudyReport:
     summaries = _summarize(study, results)
     if not summaries:
         return StudyReport(table=None, missing=missing)
-    failed = {run.name: failure_reason(run.folder) for run in runs if run.state == "failed"}
+    failed = {run.name: describe_failure(run.folder) for run in runs if run.state == "failed"}
     without_metric = {
         f"{result.label}, seed {result.seed}": ", ".join(absent)
         for result in results
@@ -51,18 +58,18 @@ def write_report(study: Study, runs: Sequence[Run], out: Path) -> StudyReport:
     for run_name, names in without_metric.items():
         console.note(f"{run_name} has no value of {names}; the means of its arm are over the other seeds")
     primary, costs = next(iter(summaries)), {arm.label: count_cost(arm) for arm in study.arms}
-    tables = [main_table(study.title, primary, summaries[primary], costs, results)]
+    tables = [make_main_table(study.title, primary, summaries[primary], costs, results)]
     if len(summaries) > 1:
-        tables.append(overview_table(study.title, summaries))
+        tables.append(make_overview_table(study.title, summaries))
     if any(name for summary in summaries[primary] for name in summary.by_category):
-        tables.append(category_table(study.title, primary, summaries[primary]))
-    tables += problem_tables(failed, without_metric)
+        tables.append(make_category_table(study.title, primary, summaries[primary]))
+    tables += make_problem_tables(failed, without_metric)
     write_text(out / "table.md", "\n".join(table.to_markdown() for table in tables))
-    write_text(out / "table.csv", tidy_table(summaries).to_csv())
+    write_text(out / "table.csv", make_tidy_table(summaries).to_csv())
     write_text(out / "table.tex", latex_document(tables))
     write_json(out / "analysis.json", {"title": study.title, "measures": to_json(summaries), "failed": failed})
     write_figures(out / "figures", primary, summaries[primary], results, costs)
-    table = brief_table(study.title, primary, summaries[primary])
+    table = make_brief_table(study.title, primary, summaries[primary])
     return StudyReport(table=table, summaries=summaries, missing=missing)
 
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,13 @@ from kiwi.ablation.steps import (
     LOG_FILE,
     Step,
     StepRunner,
-    child_environment,
+    make_child_environment,
     read_steps,
     run_step,
     stop_requested,
     write_steps,
 )
-from kiwi.ablation.study import MEASUREMENTS, Arm, Study, fit_options
+from kiwi.ablation.study import MEASUREMENTS, Arm, Study, make_fit_options
 from kiwi.errors import InputError, KiwiError
 from kiwi.experiment import read_experiment
 from kiwi.media.files import write_json
@@ -139,7 +139,7 @@ def _execute_steps(folder: Path, threads: int, device: str | None, runner: StepR
     for index, step in enumerate(steps):
         if not step.command:
             continue
-        exit_code, reason = runner(folder, index, child_environment(**variables))
+        exit_code, reason = runner(folder, index, make_child_environment(**variables))
         if exit_code and (stop_requested.is_set() or exit_code in TERMINATION_CODES):
             return  # an interruption is not a failure; rerunning the study resumes the run
         if exit_code:
@@ -159,13 +159,13 @@ def _write_failure(folder: Path, command: str, exit_code: int, reason: str) -> N
     write_json(folder / FAILURE_FILE, failure)
 
 
-def failure_reason(folder: Path) -> str:
+def describe_failure(folder: Path) -> str:
     """Describe why a run failed, from its failed.json."""
     try:
-        failure: Mapping[str, Any] = json.loads((folder / FAILURE_FILE).read_text(encoding="utf-8"))
-        command, code = failure["command"], failure["code"]
-        return f"{command} ended with exit code {code}: {failure['why']} (full output: {failure['log']})"
-    except (OSError, ValueError, KeyError, TypeError):
+        failure = read_record(folder / FAILURE_FILE)
+        ending = f"{failure['command']} ended with exit code {failure['code']}: {failure['why']}"
+        return f"{ending} (full output: {failure['log']})"
+    except (InputError, KeyError):
         return f"see {folder / LOG_FILE}"
 
 
@@ -175,7 +175,7 @@ def _make_run(study: Study, arm: Arm, seed: int, study_folder: Path) -> Run:
     init = first_init = _initial_model(study, arm)
     for stage, options in arm.options.items():
         root = {"trainer.default_root_dir": str(folder / stage)}
-        training = fit_options(seed, study.stages[stage], {**init, **options, **root}, checkpoint="last")
+        training = make_fit_options(seed, study.stages[stage], {**init, **options, **root}, checkpoint="last")
         steps.append(Step(command="fit", options=to_dict(training), out=folder / stage, modules=arm.modules))
         init = {"model.init": str(folder / stage / "model")}
     last_stage = steps[-1].out

@@ -76,7 +76,7 @@ def read_steps(folder: Path) -> list[Step]:
         ) from None  # fmt: skip
 
 
-def child_environment(**variables: str) -> dict[str, str]:
+def make_child_environment(**variables: str) -> dict[str, str]:
     """Return this process's environment with the parent id and additional variables for a child process."""
     return os.environ | {PARENT_VARIABLE: str(os.getpid())} | variables
 

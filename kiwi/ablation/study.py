@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiwi.ablation.labels import arm_label, changed_values, folder_name
+from kiwi.ablation.labels import list_changed_values, make_arm_label, make_folder_name
 from kiwi.bench.measurement import BenchmarkMeasurement
 from kiwi.errors import InputError, KiwiError, format_choices
 from kiwi.evaluation.measurement import Measurement, Metric
@@ -73,7 +73,7 @@ class Arm:
     @property
     def folder(self) -> str:
         """Name of the folder that contains its runs."""
-        return folder_name(self.label)
+        return make_folder_name(self.label)
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -157,9 +157,9 @@ def read_study(file: Path, resolve: Resolve = fit.resolve) -> Study:
     )
 
 
-def fit_options(seed: int, experiment: Path, options: Mapping[str, Any], checkpoint: str | None = None) -> FitOptions:
-    """Build the options of `fit` for one stage of a run."""
-    return FitOptions(config=(experiment,), overrides={"seed_everything": seed, **options}, checkpoint=checkpoint)
+def make_fit_options(seed: int, file: Path, options: Mapping[str, Any], checkpoint: str | None = None) -> FitOptions:
+    """Make the options of `fit` for one stage of a run from its experiment and the options of its arm."""
+    return FitOptions(config=(file,), overrides={"seed_everything": seed, **options}, checkpoint=checkpoint)
 
 
 def find_editor_experiment(resolved: Mapping[str, Any], name: str) -> EditorExperiment | None:
@@ -255,11 +255,13 @@ def _resolve_arm(
                 f"{arm_name}, stage {stage} cannot set {reserved[0]}: {reason}", code="reserved-option", fix="remove it"
             )
         try:
-            resolved[stage] = resolve(fit_options(0, stages[stage], values))
+            resolved[stage] = resolve(make_fit_options(0, stages[stage], values))
         except InputError as error:
             raise InputError(f"{arm_name}, stage {stage}: {error}", code=error.code) from None
-    differences = {stage: changed_values(base.resolved[stage], resolved[stage]) for stage in resolved} if base else {}
-    return Arm(label=arm_label(differences, skipped), options=options, resolved=resolved)
+    differences = (
+        {stage: list_changed_values(base.resolved[stage], resolved[stage]) for stage in resolved} if base else {}
+    )
+    return Arm(label=make_arm_label(differences, skipped), options=options, resolved=resolved)
 
 
 def _expand_grid(content: Mapping[str, Any], file: Path) -> Iterator[dict[str, Any]]:

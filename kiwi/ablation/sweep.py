@@ -13,8 +13,8 @@ import torch
 
 from kiwi import console
 from kiwi.ablation import AblateOptions
-from kiwi.ablation.caches import cache_requests, fill_caches
-from kiwi.ablation.contact_sheet import contact_sheet_is_current, draw_contact_sheet
+from kiwi.ablation.caches import fill_caches, list_cache_requests
+from kiwi.ablation.contact_sheet import draw_contact_sheet, is_contact_sheet_current
 from kiwi.ablation.launchers import ClusterLauncher, Launcher, LocalLauncher
 from kiwi.ablation.report import StudyReport, write_report
 from kiwi.ablation.results import read_result
@@ -23,13 +23,13 @@ from kiwi.ablation.runs import (
     RUN_FILE,
     Run,
     check_result,
+    describe_failure,
     execute_run,
-    failure_reason,
     list_runs,
     prepare_run,
 )
 from kiwi.ablation.steps import Step, write_steps
-from kiwi.ablation.study import Study, count_cost, fit_options, read_study
+from kiwi.ablation.study import Study, count_cost, make_fit_options, read_study
 from kiwi.environment import environment
 from kiwi.media.files import make_folder, write_json
 from kiwi.media.run_dir import exclusive_lock
@@ -47,21 +47,23 @@ def run_sweep(options: AblateOptions) -> StudyReport:
     if options.seeds:
         study = replace(study, seeds=list(options.seeds))
     runs = list_runs(study, out)
-    cache_requests(study.arms, study.seeds)  # raises an error if a cache does not suit its arms
+    list_cache_requests(study.arms, study.seeds)  # raises an error if a cache does not suit its arms
     for measurement in study.measurements:
         measurement.check()
     for run in runs:
         if run.state == "done":
             check_result(run)
     if options.dry_run:
-        return StudyReport(table=_plan_table(study, runs), missing=[run.name for run in runs if run.state != "done"])
+        return StudyReport(
+            table=_make_plan_table(study, runs), missing=[run.name for run in runs if run.state != "done"]
+        )
     launcher = None if options.report else _make_launcher(options, out)
     make_folder(out)
     with exclusive_lock(out):
         if launcher is not None:
             _run_missing(study, runs, launcher, options)
             draw_contact_sheet(study, runs, out / "edits.png")
-        elif not contact_sheet_is_current(study, runs, out / "edits.png"):
+        elif not is_contact_sheet_current(study, runs, out / "edits.png"):
             console.note("edits.png does not show the current models; rerun without --report to draw it")
         return write_report(study, runs, out)
 
@@ -85,7 +87,7 @@ def _run_missing(study: Study, runs: Sequence[Run], launcher: Launcher, options:
         return
     write_json(options.folder / "environment.json", environment())
     arms = {run.arm.label: run.arm for run in missing}
-    fill_caches(cache_requests(list(arms.values()), study.seeds), options.folder)
+    fill_caches(list_cache_requests(list(arms.values()), study.seeds), options.folder)
     if options.estimate:
         console.note(_describe_estimate(study, runs, len(missing), options))
     with console.live_table() as update_table:
@@ -98,15 +100,15 @@ def launch_runs(study: Study, runs: Sequence[Run], launcher: Launcher, show: Cal
     for run in missing.values():
         prepare_run(run)
     running: set[Path] = set()
-    show(progress_table(study, runs, running))
+    show(make_progress_table(study, runs, running))
     for folder, event in launcher.launch(list(missing)):
         (running.add if event == "running" else running.discard)(folder)
         if event == "ended":  # for log files, which do not show the live table
             console.note(f"{missing[folder].name}: {_describe_outcome(study, missing[folder])}")
-        show(progress_table(study, runs, running))
+        show(make_progress_table(study, runs, running))
 
 
-def progress_table(study: Study, runs: Sequence[Run], running: set[Path]) -> Table:
+def make_progress_table(study: Study, runs: Sequence[Run], running: set[Path]) -> Table:
     """Return a table with a row per arm and a column per seed; finished runs show the mean of the primary metric."""
     cells: dict[str, dict[int, str]] = {}
     for run in runs:
@@ -119,7 +121,7 @@ def progress_table(study: Study, runs: Sequence[Run], running: set[Path]) -> Tab
 def _describe_outcome(study: Study, run: Run) -> str:
     if run.state == "done":
         return _format_score(study, run)
-    return failure_reason(run.folder) if run.state == "failed" else "stopped; rerun the same command to resume"
+    return describe_failure(run.folder) if run.state == "failed" else "stopped; rerun the same command to resume"
 
 
 def _format_score(study: Study, run: Run) -> str:
@@ -128,7 +130,7 @@ def _format_score(study: Study, run: Run) -> str:
     return f"{mean(values.values()):.3f}" if values else "done"
 
 
-def _plan_table(study: Study, runs: Sequence[Run]) -> Table:
+def _make_plan_table(study: Study, runs: Sequence[Run]) -> Table:
     """Return a table of the stages and the cost of each arm."""
     rows = []
     for arm in study.arms:
@@ -170,7 +172,7 @@ def estimate_seconds_per_run(study: Study, runs: Sequence[Run]) -> tuple[float, 
                 "trainer.limit_val_batches": 0, "trainer.callbacks": [], "previews.every_n_steps": 0,
                 "log.every_n_steps": 2,
             }  # fmt: skip
-            training = fit_options(study.seeds[0], study.stages[stage], probe_options)
+            training = make_fit_options(study.seeds[0], study.stages[stage], probe_options)
             write_json(folder / RUN_FILE, {})
             modules = study.arms[0].modules
             write_steps(folder, [Step(command="fit", options=to_dict(training), out=root, modules=modules)])
@@ -178,7 +180,7 @@ def estimate_seconds_per_run(study: Study, runs: Sequence[Run]) -> tuple[float, 
             log = read_log(root) if (root / METRICS_FILE).is_file() else {}
             speeds = [line["samples_per_second"] for line in log.values() if "samples_per_second" in line]
             if not speeds:
-                return float("nan"), f"the first steps of {stage} failed: {failure_reason(folder)}"
+                return float("nan"), f"the first steps of {stage} failed: {describe_failure(folder)}"
             total += _count_samples(study.arms[0].resolved[stage]) / median(speeds)
             init = {"model.init": str(root / "model")}
     return total, f"from {PROBE_STEPS} training steps of the base, without validation, evaluation and start-up"

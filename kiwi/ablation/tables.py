@@ -26,7 +26,7 @@ DIGITS = 3
 """Number of decimals in all tables."""
 
 
-def main_table(
+def make_main_table(
     title: str, metric: str, summaries: Sequence[ArmSummary], costs: Mapping[str, Cost | None],
     results: Sequence[RunResult], base: str = "base",
 ) -> Table:  # fmt: skip
@@ -59,7 +59,7 @@ def main_table(
     )  # fmt: skip
 
 
-def brief_table(title: str, metric: str, summaries: Sequence[ArmSummary]) -> Table:
+def make_brief_table(title: str, metric: str, summaries: Sequence[ArmSummary]) -> Table:
     """Short table of one metric for the terminal."""
     rows = []
     for summary in summaries:
@@ -69,7 +69,7 @@ def brief_table(title: str, metric: str, summaries: Sequence[ArmSummary]) -> Tab
     return Table(f"{title}: {metric}", ("arm", "seeds", "score", "difference", "p", "verdict"), rows, note)
 
 
-def overview_table(title: str, summaries: Mapping[str, Sequence[ArmSummary]]) -> Table:
+def make_overview_table(title: str, summaries: Mapping[str, Sequence[ArmSummary]]) -> Table:
     """Table of all metrics, with the mean and the difference of every arm."""
     labels = list(dict.fromkeys(summary.label for arms in summaries.values() for summary in arms))
     cells = {(metric, summary.label): _overview_cell(summary) for metric, arms in summaries.items() for summary in arms}
@@ -82,7 +82,7 @@ def overview_table(title: str, summaries: Mapping[str, Sequence[ArmSummary]]) ->
     )
 
 
-def category_table(title: str, metric: str, summaries: Sequence[ArmSummary]) -> Table:
+def make_category_table(title: str, metric: str, summaries: Sequence[ArmSummary]) -> Table:
     """Table of the means of one metric by category."""
     names = list(dict.fromkeys(name for summary in summaries for name in summary.by_category if name))
     return Table(
@@ -96,7 +96,7 @@ def category_table(title: str, metric: str, summaries: Sequence[ArmSummary]) -> 
     )
 
 
-def tidy_table(summaries: Mapping[str, Sequence[ArmSummary]]) -> Table:
+def make_tidy_table(summaries: Mapping[str, Sequence[ArmSummary]]) -> Table:
     """Table in tidy form for table.csv: a row per arm and metric, with unrounded values."""
     header = ("measure", "arm", "seeds", "items", "mean", "low", "high", "spread", "difference", "difference_low",
               "difference_high", "p", "p_models", "verdict")  # fmt: skip
@@ -113,7 +113,7 @@ def tidy_table(summaries: Mapping[str, Sequence[ArmSummary]]) -> Table:
     return Table("", header, rows)
 
 
-def problem_tables(failed: Mapping[str, str], without_metric: Mapping[str, str]) -> list[Table]:
+def make_problem_tables(failed: Mapping[str, str], without_metric: Mapping[str, str]) -> list[Table]:
     """Tables of failed runs and of runs without a value of some metric; empty tables are omitted."""
     note = "These runs have no finite value, for example because training diverged; means are over the other seeds."
     tables = [

@@ -209,6 +209,8 @@ def test_the_table_compiles(study, tmp_path):
     [
         ({"arms": [{"model.config.source": "NoSorce"}]}, "did you mean NoSource?"),
         ({"arms": [{"model.config.sorce": "NoSource"}]}, "sorce"),
+        ({"options": {"trainer.max_step": 1}}, "there is no option --trainer.max_step"),
+        ({"options": {"model.config.dit.di": 48}}, "did you mean dim?"),
         ({"measure": {"sandbox": {"item": 3}}}, "item"),
         ({"measure": {"sandbox": {"level": "hard"}}}, "hard"),
         ({"measure": {"bench": {"opnve": {}}}}, "opnve"),

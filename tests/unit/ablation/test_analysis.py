@@ -8,7 +8,13 @@ import pytest
 
 from kiwi.ablation.analysis import summarize_arms, to_json
 from kiwi.ablation.results import RunResult
-from kiwi.ablation.tables import brief_table, category_table, main_table, overview_table, tidy_table
+from kiwi.ablation.tables import (
+    make_brief_table,
+    make_category_table,
+    make_main_table,
+    make_overview_table,
+    make_tidy_table,
+)
 from kiwi.evaluation.measurement import Metric
 
 OVERALL, LOSS = Metric(name="sandbox overall"), Metric(name="val/loss", better="lower")
@@ -98,15 +104,15 @@ def test_tables_have_a_cell_for_every_known_value_and_empty_cells_otherwise():
     results = make_results({"base": 0.0, "up": 0.6})
     summaries = {metric.name: summarize_arms(metric, results, ["base", "up"]) for metric in (OVERALL, LOSS)}
     overall = summaries[OVERALL.name]
-    table = main_table("Try", OVERALL.name, overall, {"base": None}, results)
+    table = make_main_table("Try", OVERALL.name, overall, {"base": None}, results)
     base, up = (dict(zip(table.header, row, strict=True)) for row in table.rows)
     assert (base["difference"], base["p"], base["parameters (M)"]) == ("", "", "")
     assert (base["step time, base = 1"], up["step time, base = 1"]) == ("1.00", "0.50")
     assert up["verdict"] == "better"
-    alone = main_table("Try", OVERALL.name, summarize_arms(OVERALL, results, ["up"]), {}, results)
+    alone = make_main_table("Try", OVERALL.name, summarize_arms(OVERALL, results, ["up"]), {}, results)
     assert alone.rows[0][-1] == ""  # the base has no result
-    assert "*" in overview_table("Try", summaries).rows[1][1]
-    assert category_table("Try", OVERALL.name, overall).header == ("arm", "kind0", "kind1", "kind2", "kind3")
-    assert brief_table("Try", OVERALL.name, overall).rows[1][5] == "better"
-    assert [row[-1] for row in tidy_table(summaries).rows] == ["", "better", "", "better"]
+    assert "*" in make_overview_table("Try", summaries).rows[1][1]
+    assert make_category_table("Try", OVERALL.name, overall).header == ("arm", "kind0", "kind1", "kind2", "kind3")
+    assert make_brief_table("Try", OVERALL.name, overall).rows[1][5] == "better"
+    assert [row[-1] for row in make_tidy_table(summaries).rows] == ["", "better", "", "better"]
     assert {len(row) for row in table.rows} == {len(table.header)}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kiwi.ablation.labels import MAX_FOLDER_NAME, arm_label, changed_values, folder_name
+from kiwi.ablation.labels import MAX_FOLDER_NAME, list_changed_values, make_arm_label, make_folder_name
 from kiwi.models import connectors, injection, scaling  # noqa: F401 (register their specs)
 
 
@@ -14,12 +14,12 @@ def configuration(**config):
 
 
 def label_of(variant):
-    return arm_label({"edit": changed_values(configuration(), variant)})
+    return make_arm_label({"edit": list_changed_values(configuration(), variant)})
 
 
 def test_equal_configurations_are_the_base():
-    assert changed_values(configuration(), configuration()) == {}
-    assert arm_label({"edit": {}}) == "base"
+    assert list_changed_values(configuration(), configuration()) == {}
+    assert make_arm_label({"edit": {}}) == "base"
 
 
 def test_a_spec_of_another_type_appears_by_name_with_its_non_default_fields():
@@ -39,7 +39,7 @@ def test_changed_plain_values_appear_with_their_path():
     variant = configuration(dit={"dim": 64})
     variant["model"]["optim"]["lr"] = 1e-4
     variant["trainer"]["max_steps"] = [1, 2]
-    assert changed_values(configuration(), variant) == {
+    assert list_changed_values(configuration(), variant) == {
         "model.config.dit.dim": 64, "model.optim.lr": 1e-4, "trainer.max_steps": [1, 2]
     }  # fmt: skip
     assert label_of(variant) == "dit.dim=64; optim.lr=0.0001; trainer.max_steps=[1, 2]"
@@ -47,31 +47,34 @@ def test_changed_plain_values_appear_with_their_path():
 
 def test_differences_in_one_stage_appear_with_the_name_of_the_stage():
     stages = {"one": {"model.a": 1, "model.b": 2}, "two": {"model.a": 1, "model.b": 3}}
-    assert arm_label(stages) == "a=1; one: b=2; two: b=3"
-    assert arm_label({"two": {}}, ["one"]) == "without one"
+    assert make_arm_label(stages) == "a=1; one: b=2; two: b=3"
+    assert make_arm_label({"two": {}}, ["one"]) == "without one"
 
 
 @pytest.mark.parametrize("callback", [{"class_path": "a.B", "init_args": {"c": 1}}, {"type": "B", "c": 1}])
 def test_a_changed_list_appears_in_full(callback):
-    assert arm_label({"edit": changed_values({"callbacks": []}, {"callbacks": [callback]})}) == "callbacks=[B(c=1)]"
+    assert (
+        make_arm_label({"edit": list_changed_values({"callbacks": []}, {"callbacks": [callback]})})
+        == "callbacks=[B(c=1)]"
+    )
 
 
 def test_changed_arguments_of_a_class_outside_kiwi_appear_with_their_path():
     before, after = ({"strategy": {"class_path": "x.Ddp", "init_args": {"bucket": size}}} for size in (25, 50))
-    assert changed_values(before, after) == {"strategy.bucket": 50}
+    assert list_changed_values(before, after) == {"strategy.bucket": 50}
 
 
 def test_long_values_are_cut_and_stay_distinct():
-    labels = {arm_label({"edit": {"data.train": [{"path": "x" * 80 + end}]}}) for end in "ab"}
+    labels = {make_arm_label({"edit": {"data.train": [{"path": "x" * 80 + end}]}}) for end in "ab"}
     assert len(labels) == 2
     assert all(len(label) < 70 and label.startswith("data.train=[{path=xxx") for label in labels)
 
 
 @pytest.mark.parametrize("text", ["base", "a=1; b=[2, 3]", "../../x", "a/b", "ü=1", "x" * 300, ".", "a b", "a_b"])
 def test_folder_names_are_safe_and_distinct(text):
-    name = folder_name(text)
+    name = make_folder_name(text)
     assert 0 < len(name) <= MAX_FOLDER_NAME
     assert "/" not in name
     assert not name.startswith(".")
-    assert name != folder_name(text + ";")
-    assert name == folder_name(text)
+    assert name != make_folder_name(text + ";")
+    assert name == make_folder_name(text)

@@ -11,7 +11,7 @@ import pytest
 from kiwi.ablation import child_process
 from kiwi.ablation.launchers import ClusterLauncher, LocalLauncher
 from kiwi.ablation.results import collect_results, read_result
-from kiwi.ablation.runs import FAILURE_FILE, RESULT_FILE, Run, check_result, execute_run, failure_reason, prepare_run
+from kiwi.ablation.runs import FAILURE_FILE, RESULT_FILE, Run, check_result, describe_failure, execute_run, prepare_run
 from kiwi.ablation.steps import (
     COMMANDS_FILE,
     LOG_FILE,
@@ -57,7 +57,7 @@ def test_a_failing_command_ends_a_run_with_its_error_message(tmp_path):
     prepare_run(run)
     execute_run(run.folder)
     assert run.state == "failed"
-    assert failure_reason(run.folder).startswith(
+    assert describe_failure(run.folder).startswith(
         "nonsense out ended with exit code 2: a step cannot run the command 'nonsense'."
     )
     log = (run.folder / LOG_FILE).read_text()
@@ -85,14 +85,14 @@ def test_a_failed_measurement_is_named_once(tmp_path):
     run = replace(make_run(tmp_path / "a"), steps=[step])
     prepare_run(run)
     execute_run(run.folder, runner=lambda folder, step_index, env: (1, "reason"))
-    assert failure_reason(run.folder).startswith("measurement validation ended with exit code 1: reason")
+    assert describe_failure(run.folder).startswith("measurement validation ended with exit code 1: reason")
 
 
 def test_a_killed_command_is_a_failure_too(tmp_path):
     run = make_run(tmp_path / "a", "fit")
     prepare_run(run)
     execute_run(run.folder, runner=lambda folder, step_index, env: (-9, "one two"))
-    assert failure_reason(run.folder).startswith("fit out ended with exit code -9: one two")
+    assert describe_failure(run.folder).startswith("fit out ended with exit code -9: one two")
 
 
 def test_threads_and_device_reach_the_command(tmp_path):
