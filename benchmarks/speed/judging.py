@@ -18,9 +18,8 @@ from pathlib import Path
 from kiwi import console
 from kiwi.bench.judges import Judge, Question
 from kiwi.bench.ledger import LEDGER_FILE, Ledger
-from kiwi.bench.rate_limit import RateLimit
 from kiwi.bench.rubric import read_builtin_rubrics
-from kiwi.bench.runner import JudgingTask, Runner
+from kiwi.bench.runner import JudgingTask, RateLimit, Runner
 from kiwi.bench.suites import Suite, read_items, read_suite
 from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
 from kiwi.tables import Table

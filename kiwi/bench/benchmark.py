@@ -17,14 +17,13 @@ from kiwi.bench.controls import (
     measure_drift,
     summarize_controls,
 )
-from kiwi.bench.judges import Judge, JudgeSpec, Oracle, Replay
+from kiwi.bench.judges import JudgeSpec, Oracle, Replay
 from kiwi.bench.ledger import LEDGER_FILE, Judgement, Ledger
 from kiwi.bench.options import BenchmarkOptions
-from kiwi.bench.rate_limit import RateLimit
 from kiwi.bench.report import BenchmarkReport, write_reports
 from kiwi.bench.rubric import Rubric, read_builtin_rubrics, read_rubrics
 from kiwi.bench.run_folder import RunIdentity, hash_items, open_run, write_inputs
-from kiwi.bench.runner import JudgingTask, Runner, VideoGenerator, build_generator, generate_videos
+from kiwi.bench.runner import JudgingTask, RateLimit, Runner, VideoGenerator, build_generator, generate_videos
 from kiwi.bench.scoring import JudgedTask, aggregate_scores, score_items
 from kiwi.bench.suites import LIST_FILES, Suite, SuiteData, read_items, read_published_rows, read_suite
 from kiwi.errors import InputError
@@ -131,9 +130,9 @@ def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> 
         return None
     with exclusive_lock(out):
         write_inputs(out, data.items, options)
-        runner = Runner(suite, rubrics, built_judge, Ledger(out / LEDGER_FILE), options.rate_limit)
-        answers, missing = runner.count_pending(tasks)
-        _log_estimate(built_judge, options.rate_limit, answers, 0 if options.editor is None else missing)
+        limit = RateLimit(concurrency=options.concurrency, per_minute=options.per_minute, tries=options.tries)
+        runner = Runner(suite, rubrics, built_judge, Ledger(out / LEDGER_FILE), limit)
+        _log_estimate(runner, tasks, is_editing=options.editor is not None)
         return _judge_all(options, out, identity, runner, tasks, generate, data, metrics)
 
 
@@ -256,14 +255,15 @@ def _log_items(suite: Suite, data: SuiteData) -> None:
         console.note(f"not scored: category {name}, {count} in the data ({suite.excluded[name]})")
 
 
-def _log_estimate(judge: Judge, rate_limit: RateLimit, answers: int, videos: int) -> None:
+def _log_estimate(runner: Runner, tasks: Sequence[JudgingTask], is_editing: bool) -> None:
     """Log the numbers of answers and videos still needed, with an estimate of time and cost."""
+    judge, (answers, videos) = runner.judge, runner.count_pending(tasks)
     pending = f"{answers} answers to request from {judge.name}"
     parts = [pending if answers else f"all answers of {judge.name} are in the ledger"]
     if answers and judge.seconds:
-        parts.append(f"about {rate_limit.estimate_seconds(answers, judge.seconds) / 60:.1f} minutes")
+        parts.append(f"about {runner.rate_limit.estimate_seconds(answers, judge.seconds) / 60:.1f} minutes")
     if answers and judge.dollars:
         parts.append(f"about {answers * judge.dollars:.2f} dollars")
-    if videos:
+    if videos and is_editing:
         parts.append(f"{videos} videos to generate first")
     console.note(", ".join(parts))

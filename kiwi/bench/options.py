@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kiwi import shipped
-from kiwi.bench.rate_limit import RateLimit
 from kiwi.bench.suites import SuiteName
 from kiwi.errors import InputError
 from kiwi.options import DeviceOptions, Options, option, positional
@@ -106,11 +105,6 @@ class BenchmarkOptions(DeviceOptions):
     def editor(self) -> str | None:
         """`model`, or the shipped editor with `--data sandbox`; None with `videos`, or if neither is given."""
         return self.model or (shipped.EDITOR if self.videos is None and self.renders_data else None)
-
-    @property
-    def rate_limit(self) -> RateLimit:
-        """Limits on the questions to the judge."""
-        return RateLimit(concurrency=self.concurrency, per_minute=self.per_minute, tries=self.tries)
 
     @property
     def part_index(self) -> tuple[int, int]:

@@ -5,17 +5,17 @@ loses only the answers that are pending; the same call resumes. The only module 
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 
 from kiwi import console
 from kiwi.bench.judges import Judge, JudgeError, Question
 from kiwi.bench.ledger import Judgement, JudgementKey, Ledger
 from kiwi.bench.options import BenchmarkOptions
-from kiwi.bench.rate_limit import RateLimit, Throttle
 from kiwi.bench.reply import Unscored, read_reply
 from kiwi.bench.rubric import Rubric
 from kiwi.bench.suites import BenchmarkItem, Suite
@@ -23,6 +23,9 @@ from kiwi.errors import KiwiError
 from kiwi.media.files import make_folder, sha256
 from kiwi.media.image import read_image
 from kiwi.media.video import read_video, write_video
+
+MAX_WAIT = 60.0
+"""Maximum wait between attempts in seconds, unless the judge asks for more."""
 
 VideoGenerator = Callable[[BenchmarkItem, Path], None]
 """Function that edits an item's source and writes the result atomically to a file."""
@@ -47,6 +50,48 @@ class JudgingTask:
     repeats: Sequence[int]
 
 
+@dataclass(frozen=True, kw_only=True)
+class RateLimit:
+    """Limits on the questions to a judge; `BenchmarkOptions` checks the numbers.
+
+    Args:
+        concurrency: maximum number of concurrent questions.
+        per_minute: maximum number of questions started per minute; None for no limit.
+        tries: maximum number of attempts at each question.
+        first_wait: wait before the second attempt in seconds; doubled for each further attempt.
+    """
+
+    concurrency: int = 8
+    per_minute: float | None = None
+    tries: int = 4
+    first_wait: float = 1.0
+
+    def waits(self) -> Iterator[float]:
+        """Seconds to wait after each failed attempt except the last."""
+        return (min(self.first_wait * 2 ** min(attempt, 60), MAX_WAIT) for attempt in range(self.tries - 1))
+
+    def estimate_seconds(self, questions: int, seconds: float) -> float:
+        """Estimate the total time of `questions` in seconds, if each answer takes `seconds`."""
+        spacing = 60 * questions / self.per_minute if self.per_minute else 0.0
+        return max(questions * seconds / self.concurrency, spacing)
+
+
+class _Throttle:
+    """Spaces the calls of all threads evenly, at most `per_minute` per minute."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        self._spacing = 0.0 if per_minute is None else 60.0 / per_minute
+        self._next_start, self._lock = 0.0, Lock()
+
+    def wait(self) -> None:
+        """Block until the calling thread may start its call."""
+        with self._lock:
+            now = time.monotonic()
+            start = max(now, self._next_start)
+            self._next_start = start + self._spacing
+        time.sleep(max(0.0, start - now))
+
+
 class Runner:
     """Asks one judge about items of one suite, by the rubrics of its categories; appends new answers to the ledger."""
 
@@ -56,7 +101,7 @@ class Runner:
         self.suite, self.rubrics, self.judge, self.ledger, self.rate_limit = suite, rubrics, judge, ledger, rate_limit
         self._all_dimensions = [name for rubric in rubrics.values() for name in rubric.dimensions]
         self._hashes: dict[Path, str] = {}
-        self._throttle = Throttle(self.rate_limit.per_minute)
+        self._throttle = _Throttle(rate_limit.per_minute)
 
     def run(
         self, tasks: Sequence[JudgingTask], generate: VideoGenerator | None = None

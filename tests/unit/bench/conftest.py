@@ -8,9 +8,8 @@ import pytest
 
 from kiwi.bench.judges import Judge, JudgeError, Question
 from kiwi.bench.ledger import LEDGER_FILE, Ledger
-from kiwi.bench.rate_limit import RateLimit
 from kiwi.bench.rubric import read_builtin_rubrics
-from kiwi.bench.runner import JudgingTask, Runner
+from kiwi.bench.runner import JudgingTask, RateLimit, Runner
 from kiwi.bench.suites import read_suite
 from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
 

@@ -8,7 +8,7 @@ import pytest
 
 from kiwi.bench.judges import JudgeError
 from kiwi.bench.ledger import read_ledger
-from kiwi.bench.rate_limit import RateLimit
+from kiwi.bench.runner import RateLimit
 from kiwi.bench.suites import read_items
 from kiwi.errors import InputError, MediaError
 from kiwi.media.run_dir import exclusive_lock
