@@ -87,6 +87,8 @@ class KiwiEdit(nn.Module):
         super().__init__()
         self.config, self.schedule = config, config.schedule
         self.vae = config.vae.build_frozen(config.dit.latent_channels, seed)
+        self.size_multiple = config.dit.size_multiple(self.vae.spatial_factor)
+        """Height and width of a video must be multiples of this many pixels."""
         with forked_rng(seed, "mllm"):
             self.mllm = config.mllm.build()
         for part, build in config.builders(self.mllm.hidden_size).items():
@@ -94,11 +96,6 @@ class KiwiEdit(nn.Module):
                 setattr(self, part, build())
         self.mllm.check_layers(self.query.layers + self.latent.layers)
         self.train()
-
-    @property
-    def size_multiple(self) -> int:
-        """Height and width of a video must be multiples of this many pixels."""
-        return self.config.dit.size_multiple(self.vae.spatial_factor)
 
     def train(self, mode: bool = True) -> KiwiEdit:
         """Set training mode, except that the VAE and the MLLM always stay in eval mode."""

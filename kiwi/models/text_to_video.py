@@ -121,6 +121,8 @@ class TextToVideo(nn.Module):
         super().__init__()
         self.config, self.schedule = config, config.schedule
         self.vae = config.vae.build_frozen(config.dit.latent_channels, seed)
+        self.size_multiple = config.dit.size_multiple(self.vae.spatial_factor)
+        """Height and width of a video must be multiples of this many pixels."""
         with forked_rng(seed, "text"):
             self.text = config.text.build()
             width = config.dit.dim
@@ -130,11 +132,6 @@ class TextToVideo(nn.Module):
         with forked_rng(seed, "dit"):
             self.dit = config.dit.build()
         self.train()
-
-    @property
-    def size_multiple(self) -> int:
-        """Height and width of a video must be multiples of this many pixels."""
-        return self.config.dit.size_multiple(self.vae.spatial_factor)
 
     def train(self, mode: bool = True) -> TextToVideo:
         """Set training mode, except that the VAE always stays in eval mode."""

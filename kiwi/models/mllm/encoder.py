@@ -133,7 +133,7 @@ class MllmEncoder(nn.Module):
         template: dict[str, str],
     ) -> None:
         super().__init__()
-        self.model = model.requires_grad_(False)
+        self.model, self.config = model.requires_grad_(False), model.config
         self.hidden_size = int(model.config.text_config.hidden_size)
         sizes = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
         # Frames already have their final size (VisionPreprocessor.resize_video), which transformers must not reduce.
@@ -148,11 +148,6 @@ class MllmEncoder(nn.Module):
         """Freeze the language model, add adapters, or make it trainable, as the spec says, and return the encoder."""
         tuning.apply(self.model.language_model, LORA_TARGETS)
         return self
-
-    @property
-    def config(self) -> Any:
-        """The model's configuration, as transformers defines it."""
-        return self.model.config
 
     def check_layers(self, layers: Sequence[int]) -> None:
         """Raise a SpecError if the language model does not have these layers."""
