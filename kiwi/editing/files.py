@@ -85,8 +85,8 @@ def edit_file(options: EditOptions) -> Video:
     reasons = out_of_domain_reasons(editor, video, options.instruction, len(references), max_pixels=options.max_pixels)
     if reasons:
         log.warning(
-            "the edit is outside the model's training domain, so the result may be poor: %s. %s was trained on %s.",
-            "; ".join(reasons), options.model, DOMAIN_DESCRIPTION,
+            "the edit is outside the domain that %s was trained on, so the result may be poor: %s. The domain: %s.",
+            options.model, "; ".join(reasons), DOMAIN_DESCRIPTION,
         )  # fmt: skip
     sampling = editor.defaults.sampling
     if options.steps is not None:

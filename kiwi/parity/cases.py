@@ -51,11 +51,11 @@ def compute_scheduler(case: Case) -> dict[str, Tensor]:
     out["step"], out["step_offgrid"] = step(inputs["step_timestep"]), step(inputs["step_offgrid_timestep"])
     out["step_last"] = step(out["inference_timesteps"][-1])
 
-    def sigma_of(timestep: Tensor) -> Tensor:
+    def look_up_sigma(timestep: Tensor) -> Tensor:
         return out["training_sigmas"][find_nearest_index(out["training_timesteps"], timestep)]
 
     x0, noise, prediction = inputs["train_x0"], inputs["train_noise"], inputs["train_prediction"]
-    sigma, rounded_sigma = sigma_of(inputs["train_timestep"]), sigma_of(inputs["train_timestep_bf16_as_f32"])
+    sigma, rounded_sigma = look_up_sigma(inputs["train_timestep"]), look_up_sigma(inputs["train_timestep_bf16_as_f32"])
     out |= {"train_sigma": sigma, "training_weight": schedule.loss_weight(sigma)}
     out |= {"add_noise": add_noise(x0, noise, sigma), "add_noise_bf16_timestep": add_noise(x0, noise, rounded_sigma)}
     out["training_target"] = velocity_target(x0, noise)

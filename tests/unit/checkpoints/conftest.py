@@ -18,15 +18,6 @@ from kiwi.weights.adapters import is_adapter
 LIMITS = "mllm.limits={max_frames: 4, max_pixels_per_frame: 7056, min_pixels_per_frame: 784, max_reference_tokens: 16}"
 
 
-def randomise(model):
-    """Draw all weights of the editor at random, so that none is zero and each affects the edit."""
-    torch.manual_seed(7)
-    for name, parameter in model.named_parameters():
-        if not name.startswith("vae") and (is_adapter(name) or not name.startswith("mllm")):
-            torch.nn.init.normal_(parameter, std=0.2)
-    return model.eval()
-
-
 def edit(model):
     """Edit a fixed sample and return the clip before its conversion to 8-bit pixels."""
     rng = np.random.default_rng(0)
@@ -52,8 +43,12 @@ def config(tiny_config) -> KiwiConfig:
 
 
 def save_random_model(config, folder):
-    """Save a model with random weights to a folder and return the model."""
-    model = randomise(KiwiEdit(config, seed=1))
+    """Save and return a model with random weights, so that none is zero and each affects the edit."""
+    model = KiwiEdit(config, seed=1).eval()
+    torch.manual_seed(7)
+    for name, parameter in model.named_parameters():
+        if not name.startswith("vae") and (is_adapter(name) or not name.startswith("mllm")):
+            torch.nn.init.normal_(parameter, std=0.2)
     save_pretrained(model, folder, EditingDefaults())
     return model
 

@@ -91,5 +91,5 @@ def test_an_edit_describes_the_training_domain_only_if_it_is_outside(editor, tmp
     instruction = pair.instruction if in_domain else "Let it snow."
     edit_file(EditOptions(video=tmp_path / "in.png", instruction=instruction, out=tmp_path / "out.png", steps=1))
     warnings = " ".join(record.getMessage() for record in caplog.records if record.levelname == "WARNING")
-    assert ("'snow'" in warnings, "sandbox was trained on rendered scenes" in warnings) == (not in_domain,) * 2
+    assert ("'snow'" in warnings, "The domain: rendered scenes" in warnings) == (not in_domain,) * 2
     assert in_domain or "never real videos" in warnings

@@ -21,35 +21,20 @@ from kiwi.weights.strict import shapes_of
 
 def published_dit(dim, ffn, blocks, channels):
     """Names and shapes of the DiT in the published checkpoints."""
-    shapes = {
-        "patch_embedding.weight": (dim, channels, 1, 2, 2),
-        "patch_embedding.bias": (dim,),
-        "text_embedding.0.weight": (dim, 4096),
-        "text_embedding.0.bias": (dim,),
-        "text_embedding.2.weight": (dim, dim),
-        "text_embedding.2.bias": (dim,),
-        "time_embedding.0.weight": (dim, 256),
-        "time_embedding.0.bias": (dim,),
-        "time_embedding.2.weight": (dim, dim),
-        "time_embedding.2.bias": (dim,),
-        "time_projection.1.weight": (6 * dim, dim),
-        "time_projection.1.bias": (6 * dim,),
-        "head.modulation": (1, 2, dim),
-        "head.head.weight": (4 * channels, dim),
-        "head.head.bias": (4 * channels,),
-    }
+    shapes = {"head.modulation": (1, 2, dim)}
+    layers = {
+        "patch_embedding": (dim, channels, 1, 2, 2), "head.head": (4 * channels, dim),
+        "text_embedding.0": (dim, 4096), "text_embedding.2": (dim, dim),
+        "time_embedding.0": (dim, 256), "time_embedding.2": (dim, dim), "time_projection.1": (6 * dim, dim),
+    }  # fmt: skip
     for i in range(blocks):
         shapes[f"blocks.{i}.modulation"] = (1, 6, dim)
-        for attention in ("self_attn", "cross_attn"):
-            for layer in "qkvo":
-                shapes[f"blocks.{i}.{attention}.{layer}.weight"] = (dim, dim)
-                shapes[f"blocks.{i}.{attention}.{layer}.bias"] = (dim,)
-            for norm in ("norm_q", "norm_k"):
-                shapes[f"blocks.{i}.{attention}.{norm}.weight"] = (dim,)
-        shapes[f"blocks.{i}.norm3.weight"] = shapes[f"blocks.{i}.norm3.bias"] = (dim,)
-        shapes[f"blocks.{i}.ffn.0.weight"], shapes[f"blocks.{i}.ffn.0.bias"] = (ffn, dim), (ffn,)
-        shapes[f"blocks.{i}.ffn.2.weight"], shapes[f"blocks.{i}.ffn.2.bias"] = (dim, ffn), (dim,)
-    return shapes
+        for attention in (f"blocks.{i}.self_attn", f"blocks.{i}.cross_attn"):
+            layers |= {f"{attention}.{layer}": (dim, dim) for layer in "qkvo"}
+            shapes |= {f"{attention}.{norm}.weight": (dim,) for norm in ("norm_q", "norm_k")}
+        layers |= {f"blocks.{i}.norm3": (dim,), f"blocks.{i}.ffn.0": (ffn, dim), f"blocks.{i}.ffn.2": (dim, ffn)}
+    shapes |= {f"{layer}.weight": shape for layer, shape in layers.items()}
+    return shapes | {f"{layer}.bias": shape[:1] for layer, shape in layers.items()}
 
 
 SIZES = {
@@ -91,14 +76,11 @@ def test_diffusers_names_are_those_of_its_class():
 
 def test_queries_connectors_and_embedders_have_the_published_names_and_shapes():
     dit = DiTConfig()
-    parts = {
-        "query": QueryConnector(), "latent": LatentConnector(), "source": AddSource(), "reference": AppendReference(),
-    }  # fmt: skip
-    shapes = {}
     with torch.device("meta"):
-        for part, spec in parts.items():
-            module = spec.build(2048, dit.dim) if part in ("query", "latent") else spec.build(dit)
-            shapes |= {to_published(f"{part}.{n}"): s for n, s in shapes_of(module.state_dict()).items()}
+        modules = {"query": QueryConnector().build(2048, dit.dim), "latent": LatentConnector().build(2048, dit.dim)}
+        modules |= {"source": AddSource().build(dit), "reference": AppendReference().build(dit)}
+    shapes = shapes_of(torch.nn.ModuleDict(modules).state_dict())
+    shapes = {to_published(name): shape for name, shape in shapes.items()}
     connector = {"0.weight": (3072, 2048), "0.bias": (3072,), "2.weight": (3072, 3072), "2.bias": (3072,)}
     expected = {f"mllm.{c}.{n}": s for c in ("connetor", "ref_connector") for n, s in connector.items()}
     expected |= {f"mllm.{m}_queries.q": (n, 2048) for m, n in (("image", 256), ("video", 512), ("ref", 768))}
@@ -113,14 +95,11 @@ def test_the_14b_dits_adapters_have_the_published_names_and_shapes():
     with torch.device("meta"):
         dit = DiTConfig.wan21_14b().replace(tuning=Lora(rank=128)).build()
     shapes = {to_published(f"dit.{n}"): s for n, s in shapes_of(dit.state_dict()).items() if is_adapter(n)}
+    layers = {f"{attention}.{x}": (5120, 5120) for attention in ("self_attn", "cross_attn") for x in "qkvo"}
+    layers |= {"ffn.0": (5120, 13824), "ffn.2": (13824, 5120)}
     expected = {}
-    for i in range(40):
-        for layer in [f"{a}.{x}" for a in ("self_attn", "cross_attn") for x in "qkvo"]:
-            expected[f"dit.blocks.{i}.{layer}.lora_A.default.weight"] = (128, 5120)
-            expected[f"dit.blocks.{i}.{layer}.lora_B.default.weight"] = (5120, 128)
-        for layer, (into, out) in {"ffn.0": (5120, 13824), "ffn.2": (13824, 5120)}.items():
-            expected[f"dit.blocks.{i}.{layer}.lora_A.default.weight"] = (128, into)
-            expected[f"dit.blocks.{i}.{layer}.lora_B.default.weight"] = (out, 128)
+    for name, (into, out) in {f"dit.blocks.{i}.{layer}": layers[layer] for i in range(40) for layer in layers}.items():
+        expected |= {f"{name}.lora_A.default.weight": (128, into), f"{name}.lora_B.default.weight": (out, 128)}
     assert shapes == expected
 
 
