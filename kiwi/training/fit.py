@@ -76,7 +76,7 @@ def resolve(options: FitOptions) -> dict[str, Any]:
         InputError: the options are invalid.
     """
     cli = run_cli(["fit", *options.arguments()], ParseOnlyCLI)
-    configuration: dict[str, Any] = to_short_form(yaml.safe_load(cli.configuration()))
+    configuration: dict[str, Any] = to_short_form(yaml.safe_load(cli.dump_configuration()))
     return configuration
 
 

@@ -142,10 +142,10 @@ class KiwiCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         root.mkdir(parents=True, exist_ok=True)
-        write_text(root / "config.yaml", self.configuration())
+        write_text(root / "config.yaml", self.dump_configuration())
         write_json(root / "environment.json", environment())
 
-    def configuration(self) -> str:
+    def dump_configuration(self) -> str:
         """The complete configuration of a run as YAML."""
         text: str = self._parser("fit").dump(self.config["fit"], skip_none=False)
         return text

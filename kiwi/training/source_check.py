@@ -12,6 +12,7 @@ the blind predictor.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -35,15 +36,17 @@ BlockKind = tuple[int, int, bool]
 
 
 class SourceCheck:
-    """Accumulates the losses of a validation run (B samples, S = len(sigmas) noise levels)."""
+    """Accumulates the losses of a validation run (B samples, S = len(SIGMAS) noise levels).
 
-    sigmas = SIGMAS
+    Args:
+        training: moments of the training targets, if an earlier check has computed them.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, training: dict[BlockKind, Moments] | None = None) -> None:
         self.losses_S: list[Tensor] = []
         self.tasks: list[str] = []
         self.swapped_losses_S: list[Tensor] = []
-        self.blind_predictors = BlindPredictors()
+        self.blind_predictors = BlindPredictors(training)
 
     def add(self, task: str, x0_BCFHW: Tensor, losses_BS: Tensor, swapped_losses_BS: Tensor | None) -> None:
         """Add a batch: target latents, and losses at each noise level with the correct and with a swapped source."""
@@ -65,21 +68,21 @@ class SourceCheck:
                 self.swapped_losses_S += check.swapped_losses_S
                 self.blind_predictors.merge(check.blind_predictors)
 
-    def summary(self) -> dict[str, float]:
+    def summarize(self) -> dict[str, float]:
         """Mean losses over samples: over all noise levels, at each level, and by task. Empty before any batch."""
         if not self.losses_S:
             return {}
         mean_S = torch.stack(self.losses_S).mean(0)
         summary = {"loss": float(mean_S.mean())}
-        summary |= {f"loss_at_{sigma:g}": float(loss) for sigma, loss in zip(self.sigmas, mean_S, strict=True)}
+        summary |= {f"loss_at_{sigma:g}": float(loss) for sigma, loss in zip(SIGMAS, mean_S, strict=True)}
         for task in sorted(set(self.tasks)):
             task_losses_S = [loss_S for loss_S, kind in zip(self.losses_S, self.tasks, strict=True) if kind == task]
             summary[f"loss_{task}"] = float(torch.stack(task_losses_S).mean())
         if self.swapped_losses_S:
             summary["loss_swapped"] = float(torch.stack(self.swapped_losses_S).mean())
-        if (blind_S := self.blind_predictors.losses(torch.tensor(self.sigmas))) is not None:
+        if (blind_S := self.blind_predictors.compute_losses(torch.tensor(SIGMAS))) is not None:
             summary["loss_blind"] = float(blind_S.mean())
-            summary |= {f"loss_blind_at_{s:g}": float(loss) for s, loss in zip(self.sigmas, blind_S, strict=True)}
+            summary |= {f"loss_blind_at_{s:g}": float(loss) for s, loss in zip(SIGMAS, blind_S, strict=True)}
         return summary
 
 
@@ -102,12 +105,12 @@ class Moments:
 
 
 class BlindPredictors:
-    """The lowest loss without a source, computed from the moments of training and validation targets."""
+    """Linear predictors of the velocity that do not use the source, given by the moments of the training targets."""
 
-    def __init__(self) -> None:
-        self.training: dict[BlockKind, Moments] = {}
+    def __init__(self, training: dict[BlockKind, Moments] | None = None) -> None:
+        self.training: dict[BlockKind, Moments] = {} if training is None else training
         self.validation: dict[BlockKind, Moments] = {}
-        self.sample_counts: dict[int, int] = {}
+        self.sample_counts: Counter[int] = Counter()
         """Number of validation samples by their number of frames."""
 
     def add_training(self, x0_BCFHW: Tensor) -> None:
@@ -117,17 +120,15 @@ class BlindPredictors:
     def add_validation(self, x0_BCFHW: Tensor) -> None:
         """Add target latents that the predictors are evaluated on."""
         _add_blocks(self.validation, x0_BCFHW)
-        frames = x0_BCFHW.shape[2]
-        self.sample_counts[frames] = self.sample_counts.get(frames, 0) + len(x0_BCFHW)
+        self.sample_counts[x0_BCFHW.shape[2]] += len(x0_BCFHW)
 
     def merge(self, other: BlindPredictors) -> None:
         """Add the validation targets of another process; all processes have the same training targets."""
         for kind, moments in other.validation.items():
             self.validation[kind] = self.validation[kind] + moments if kind in self.validation else moments
-        for frames, count in other.sample_counts.items():
-            self.sample_counts[frames] = self.sample_counts.get(frames, 0) + count
+        self.sample_counts.update(other.sample_counts)
 
-    def losses(self, sigmas_S: Tensor) -> Tensor | None:
+    def compute_losses(self, sigmas_S: Tensor) -> Tensor | None:
         """Loss of the best predictor at each noise level, (S,); None if a clip length has no training targets."""
         total = torch.zeros(len(sigmas_S), dtype=torch.float64)
         for frames, count in self.sample_counts.items():

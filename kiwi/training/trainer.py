@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as lightning
 from lightning.pytorch.accelerators import Accelerator
-from lightning.pytorch.callbacks import Callback, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn
 from rich.progress import ProgressColumn, Task
 from rich.table import Column
@@ -41,7 +41,10 @@ class Trainer(lightning.Trainer):
             slow = "precision %s can be fifty times slower than float32 on this machine, which has no bf16 instructions"
             log.warning(slow + "; --trainer.precision auto selects the faster one", precision)
         if kwargs.get("enable_progress_bar") is not False:
-            kwargs["callbacks"] = _add_progress_bar(kwargs.get("callbacks"))
+            given = kwargs.get("callbacks") or []
+            callbacks = given if isinstance(given, list) else [given]
+            has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+            kwargs["callbacks"] = callbacks if has_bar else [*callbacks, StepProgressBar()]
         super().__init__(accelerator=accelerator, precision=precision, **kwargs)
 
 
@@ -99,7 +102,7 @@ class StepProgressBar(RichProgressBar):
             return columns
         return [_HeadingColumn(self, trainer), *(c for c in columns[1:] if not isinstance(c, CustomTimeColumn))]
 
-    def heading(self, trainer: lightning.Trainer) -> str:
+    def format_heading(self, trainer: lightning.Trainer) -> str:
         """The estimated remaining time."""
         timed_steps = trainer.global_step - self.first_step
         if not timed_steps:
@@ -115,13 +118,7 @@ class _HeadingColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         is_training = task.description.startswith("Epoch")
-        return Text(self.bar.heading(self.trainer) if is_training else task.description)
-
-
-def _add_progress_bar(callbacks: list[Callback] | Callback | None) -> list[Callback]:
-    callbacks = callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
-    has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
-    return callbacks if has_bar else [*callbacks, StepProgressBar()]
+        return Text(self.bar.format_heading(self.trainer) if is_training else task.description)
 
 
 def has_bf16(*, on_cpu: bool = False) -> bool:

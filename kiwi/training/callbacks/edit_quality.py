@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from kiwi.errors import InputError
 from kiwi.evaluation.fidelity import NoPerceptual, PerceptualMetric, PerceptualSpec, compute_edit_metrics
-from kiwi.training.callbacks.previews import preview_dataset, preview_sample, select_indices
+from kiwi.training.callbacks.previews import get_preview_dataset, preview_sample, select_indices
 from kiwi.training.modules.editor import LitKiwi
 
 
@@ -51,7 +51,7 @@ class EditQuality(L.Callback):
         self.copy_metrics, self.compute_distance_maps = {}, None
         if self.items is None or not isinstance(module, LitKiwi):
             return
-        shortest = min(min(bucket.height, bucket.width) for bucket in preview_dataset(trainer).buckets)
+        shortest = min(min(bucket.height, bucket.width) for bucket in get_preview_dataset(trainer).buckets)
         if shortest < self.perceptual.min_side:
             problem = f"frames of {shortest} pixels are too small for {type(self.perceptual).__name__}"
             expected = f"at least {self.perceptual.min_side} pixels"
@@ -77,7 +77,7 @@ class EditQuality(L.Callback):
         assert self.items is not None and self.compute_distance_maps is not None  # noqa: PT018
         maps = self.compute_distance_maps
         compare = partial(compute_edit_metrics, compute_distance_maps=maps, device=module.device)
-        indices = select_indices(preview_dataset(trainer), self.items)
+        indices = select_indices(get_preview_dataset(trainer), self.items)
         metrics = {}
         for turn in range(-(-len(indices) // trainer.world_size)):
             position = turn * trainer.world_size + trainer.global_rank

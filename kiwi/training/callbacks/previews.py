@@ -16,7 +16,7 @@ from kiwi.data.sample import EditSample, collate
 from kiwi.encoded import Pixels, TaskKind
 from kiwi.media.image import contact_sheet, resize, write_image
 from kiwi.media.video import write_video
-from kiwi.training.modules.base import Clips, LitModule, Preview, edit_data
+from kiwi.training.modules.base import Clips, LitModule, Preview, get_edit_data
 from kiwi.training.trainer import EveryNSteps
 
 FPS = 8
@@ -52,11 +52,11 @@ class Previews(L.Callback):
         self.last_step = trainer.global_step
         folder = Path(trainer.default_root_dir) / "previews"
         folder.mkdir(parents=True, exist_ok=True)
-        for index in select_indices(preview_dataset(trainer), self.items):
+        for index in select_indices(get_preview_dataset(trainer), self.items):
             sample, preview = preview_sample(trainer, module, index, self.seed)
             stem = folder / f"step{trainer.global_step:06d}_{index:03d}"
             write_image(stem.with_suffix(".png"), _make_contact_sheet(sample, preview))
-            video = side_by_side(preview.clips)
+            video = concat_clips(preview.clips)
             if len(video) > 1:
                 write_video(stem.with_suffix(".mp4"), video, Fraction(FPS))
             for logger in trainer.loggers:
@@ -64,9 +64,9 @@ class Previews(L.Callback):
                     _log_gif(logger, f"preview/{index}", video, trainer.global_step)
 
 
-def preview_dataset(trainer: L.Trainer) -> EditDataset:
+def get_preview_dataset(trainer: L.Trainer) -> EditDataset:
     """The dataset to preview: the validation set, or the training set if the former is empty."""
-    sets = edit_data(trainer).datasets
+    sets = get_edit_data(trainer).datasets
     return sets["validation"] if len(sets["validation"]) else sets["train"]
 
 
@@ -91,7 +91,7 @@ def preview_sample(trainer: L.Trainer, module: LitModule, index: int, seed: int)
     """
     if (cached := module.preview_cache.get((index, seed))) is not None:
         return cached
-    sample = preview_dataset(trainer).decode(index)
+    sample = get_preview_dataset(trainer).decode(index)
     with module.averaged():
         batch = module.transfer_batch_to_device(collate([sample]), module.device, 0)
         preview = module.preview(batch, seed)
@@ -100,7 +100,7 @@ def preview_sample(trainer: L.Trainer, module: LitModule, index: int, seed: int)
     return sample, preview
 
 
-def side_by_side(clips: Clips) -> Pixels:
+def concat_clips(clips: Clips) -> Pixels:
     """Concatenate clips from left to right; clips of one frame are repeated."""
     frames = max(map(len, clips.values()))
     whole = [clip if len(clip) == frames else clip[:1].repeat(frames, 0) for clip in clips.values()]

@@ -55,7 +55,7 @@ class RunLog(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: EditBatch, index: int) -> None:
         """Start counting FLOPs if this is the first batch of its shape."""
-        if self.peak_tflops and _flops_key(batch) not in self.flops:
+        if self.peak_tflops and _batch_shape_key(batch) not in self.flops:
             self.counter = _FlopCounter()
             self.counter.__enter__()
 
@@ -66,9 +66,9 @@ class RunLog(L.Callback):
         assert isinstance(module, LitModule)
         if self.counter is not None:
             self.counter.__exit__(None, None, None)
-            self.flops[_flops_key(batch)], self.counter = self.counter.total, None
+            self.flops[_batch_shape_key(batch)], self.counter = self.counter.total, None
         self.samples += len(batch.ids) * trainer.world_size
-        self.operations += self.flops.get(_flops_key(batch), 0)
+        self.operations += self.flops.get(_batch_shape_key(batch), 0)
         if not self.interval.due(trainer.global_step):
             return
         seconds = time.perf_counter() - self.started
@@ -113,7 +113,7 @@ class _FlopCounter(TorchDispatchMode):
         return out
 
 
-def _flops_key(batch: EditBatch) -> str:
+def _batch_shape_key(batch: EditBatch) -> str:
     """Key of all that the number of FLOPs of a batch depends on."""
     return f"{batch.task} {len(batch.ids)} {batch.size} {batch.references_BRCHW.shape[1]}"
 

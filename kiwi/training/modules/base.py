@@ -265,7 +265,7 @@ class LitEncoder(LitModule):
             self.encoder.save(new, self.export_dtype)
 
 
-def edit_data(trainer: L.Trainer) -> EditData:
+def get_edit_data(trainer: L.Trainer) -> EditData:
     """The EditData of a run, which kiwi's callbacks require; modules can be trained on plain DataLoaders too."""
     data = trainer.datamodule
     assert isinstance(data, EditData)

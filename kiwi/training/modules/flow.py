@@ -24,7 +24,7 @@ from kiwi.models.vae.wan import VideoVae
 from kiwi.training.averaging import AveragingSpec
 from kiwi.training.modules.base import LitModule
 from kiwi.training.optim import OptimSpec
-from kiwi.training.source_check import MEAN_LOSSES, SourceCheck
+from kiwi.training.source_check import MEAN_LOSSES, SIGMAS, SourceCheck
 
 log = logging.getLogger(__name__)
 
@@ -160,8 +160,7 @@ class LitFlow(LitModule):
         """Start a new source check; its blind predictors are fitted to the training targets once per run."""
         super().on_validation_epoch_start()
         training = self.source_check.blind_predictors.training
-        self.source_check = SourceCheck()
-        self.source_check.blind_predictors.training = training
+        self.source_check = SourceCheck(training)
         data = self.trainer.datamodule
         if not training and isinstance(data, EditData):
             for batch in islice(data.fresh_train_dataloader(), BLIND_BATCHES):
@@ -171,7 +170,7 @@ class LitFlow(LitModule):
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
         """Compute losses at fixed noise levels, with the correct conditions and with those of another sample."""
         x0 = self.encode_targets(batch).mode()
-        noises = [self._draw_validation_noise(batch.ids, x0, level) for level in range(len(self.source_check.sigmas))]
+        noises = [self._draw_validation_noise(batch.ids, x0, level) for level in range(len(SIGMAS))]
         losses_BS = self._compute_losses(batch, x0, noises)
         swapped = self.swap_conditions(batch)
         swapped_losses_BS = None if swapped is None else self._compute_losses(swapped, x0, noises)
@@ -181,7 +180,7 @@ class LitFlow(LitModule):
         """Log the mean losses over all processes."""
         super().on_validation_epoch_end()
         self.source_check.gather()
-        summary = self.source_check.summary()
+        summary = self.source_check.summarize()
         if summary and "loss_swapped" not in summary:
             log.warning("val/loss_swapped is not logged: no two validation samples of one size differ in conditions")
         for name, value in summary.items():
@@ -190,7 +189,7 @@ class LitFlow(LitModule):
     def _compute_losses(self, batch: EditBatch, x0: Tensor, noises: list[Tensor]) -> Tensor:
         """Compute the velocity loss of each sample at each fixed noise level, (B, S)."""
         predict_velocity, losses = self.make_velocity_function(batch, x0.shape), []
-        for sigma, noise in zip(self.source_check.sigmas, noises, strict=True):
+        for sigma, noise in zip(SIGMAS, noises, strict=True):
             sigma_B = x0.new_full((len(x0),), sigma)
             predicted = predict_velocity(add_noise(x0, noise, sigma_B), sigma_B)
             losses.append(velocity_loss(predicted, velocity_target(x0, noise)))

@@ -26,10 +26,10 @@ from kiwi.models.mllm.vision import PromptVisionFeatures, encode_vision
 from kiwi.models.sampling import eval_mode
 from kiwi.sandbox.questions import content_overlap
 from kiwi.training.averaging import AveragingSpec, NoAveraging
-from kiwi.training.modules.base import LitEncoder, Preview, edit_data
+from kiwi.training.modules.base import LitEncoder, Preview, get_edit_data
 from kiwi.training.optim import AdamW, OptimSpec
 
-ANSWER, END = "<|im_start|>assistant\n", "<|im_end|>"
+ANSWER_START, ANSWER_END = "<|im_start|>assistant\n", "<|im_end|>"
 """The tokens around an answer in Qwen's chat format."""
 
 MAX_ANSWER_TOKENS = 96
@@ -130,9 +130,8 @@ class LitMllm(LitEncoder):
         if not all(batch.answers):
             expected = "only SandboxQuestions in data.train"
             raise InputError(f"the sample {batch.ids[0]} is not a question", code="missing-answer", expected=expected)
-        tokenizer, prompt = self.reader.prompter.tokenizer, self.format_prompt(batch)
-        prefix, _ = self.append_tokens(prompt, [self._tokenize(ANSWER)] * len(batch.ids))
-        answers = [tokenizer.encode(answer, add_special_tokens=False) + self._tokenize(END) for answer in batch.answers]
+        prefix, _ = self.append_tokens(self.format_prompt(batch), [self._tokenize(ANSWER_START)] * len(batch.ids))
+        answers = [self._tokenize(answer) + self._tokenize(ANSWER_END) for answer in batch.answers]
         answered, answer_BS = self.append_tokens(prefix, answers)
         logits = self.compute_logits(answered, self.encode_images(answered))
         labels = answered.input_ids_BS[:, 1:][answer_BS[:, 1:]]
@@ -141,8 +140,8 @@ class LitMllm(LitEncoder):
     @torch.no_grad()
     def answer(self, batch: EditBatch) -> list[str]:
         """Answer a batch's questions by greedy decoding."""
-        prompt, _ = self.append_tokens(self.format_prompt(batch), [self._tokenize(ANSWER)] * len(batch.ids))
-        vision, (end,) = self.encode_images(prompt), self._tokenize(END)
+        prompt, _ = self.append_tokens(self.format_prompt(batch), [self._tokenize(ANSWER_START)] * len(batch.ids))
+        vision, (end,) = self.encode_images(prompt), self._tokenize(ANSWER_END)
         generated: list[list[int]] = [[] for _ in batch.ids]
         for _ in range(MAX_ANSWER_TOKENS):
             if all(ids[-1:] == [end] for ids in generated):
@@ -166,7 +165,7 @@ class LitMllm(LitEncoder):
         super().on_validation_epoch_start()
         self.answers = []
         if not self.training_answers:
-            data = edit_data(self.trainer)
+            data = get_edit_data(self.trainer)
             for batch in islice(data.fresh_train_dataloader(), -(-BLIND_ANSWERS // data.batch_size)):
                 self.training_answers.update(zip(batch.categories, batch.answers, strict=True))
 

@@ -15,7 +15,7 @@ from kiwi.keyed import forked_rng
 from kiwi.models.sampling import eval_mode
 from kiwi.models.vae.wan import NewVae, VaeSpec, VideoVae
 from kiwi.training.averaging import AveragingSpec, NoAveraging
-from kiwi.training.modules.base import LitEncoder, Preview, edit_data
+from kiwi.training.modules.base import LitEncoder, Preview, get_edit_data
 from kiwi.training.optim import AdamW, OptimSpec
 
 
@@ -112,7 +112,7 @@ class LitVae(LitEncoder):
         """Mean and standard deviation of each unnormalised latent channel over training clips."""
         total, total_square, count = torch.zeros(()), torch.zeros(()), 0
         with eval_mode(self):
-            for batch in islice(edit_data(self.trainer).fresh_train_dataloader(), self.statistics_batches):
+            for batch in islice(get_edit_data(self.trainer).fresh_train_dataloader(), self.statistics_batches):
                 clips = _concat_clips(self.transfer_batch_to_device(batch, self.device, 0))
                 posterior = self.autoencoder.vae.encode(clips.to(self.autoencoder.vae.dtype)).latent_dist
                 latents = posterior.mode().double().cpu().transpose(0, 1).flatten(1)

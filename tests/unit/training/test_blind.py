@@ -10,7 +10,7 @@ def losses(training, validation):
     blind = BlindPredictors()
     blind.add_training(training)
     blind.add_validation(validation)
-    return blind.losses(SIGMAS)
+    return blind.compute_losses(SIGMAS)
 
 
 def white_latents_loss(sigma):
@@ -63,9 +63,9 @@ def test_clip_lengths_are_weighted_by_their_samples_and_each_needs_training_targ
     for add in (blind.add_training, blind.add_validation):
         add(torch.randn(48, 2, 1, 16, 16))
         add(torch.ones(16, 2, 3, 16, 16))
-    assert float(blind.losses(SIGMAS)[1]) == pytest.approx(0.75 * white_latents_loss(0.5), rel=0.03)
+    assert float(blind.compute_losses(SIGMAS)[1]) == pytest.approx(0.75 * white_latents_loss(0.5), rel=0.03)
     blind.add_validation(torch.randn(1, 2, 2, 16, 16))
-    assert blind.losses(SIGMAS) is None
+    assert blind.compute_losses(SIGMAS) is None
 
 
 def test_validation_targets_of_two_processes_add_up():
@@ -75,4 +75,4 @@ def test_validation_targets_of_two_processes_add_up():
         predictor.add_training(clips)
         predictor.add_validation(half)
     predictors[0].merge(predictors[1])
-    assert torch.allclose(predictors[0].losses(SIGMAS), losses(clips, clips))
+    assert torch.allclose(predictors[0].compute_losses(SIGMAS), losses(clips, clips))

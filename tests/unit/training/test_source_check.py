@@ -10,7 +10,7 @@ def test_means_are_over_samples_and_noise_levels():
     levels = torch.linspace(0, 1, len(SIGMAS))
     check.add("video", torch.randn(2, 3, 1, 4, 4), levels.expand(2, -1), levels.expand(2, -1) + 1)
     check.add("image", torch.randn(1, 3, 1, 4, 4), levels.expand(1, -1) + 3, None)
-    summary = check.summary()
+    summary = check.summarize()
     assert summary["loss"] == pytest.approx(0.5 + 1)
     assert (summary["loss_video"], summary["loss_image"]) == pytest.approx((0.5, 3.5))
     assert summary["loss_swapped"] == pytest.approx(1.5)
@@ -21,6 +21,6 @@ def test_means_are_over_samples_and_noise_levels():
 
 def test_losses_that_cannot_be_computed_are_absent():
     check = SourceCheck()
-    assert check.summary() == {}
+    assert check.summarize() == {}
     check.add("video", torch.randn(1, 3, 1, 4, 4), torch.ones(1, len(SIGMAS)), None)
-    assert not {"loss_swapped", "loss_blind"} & check.summary().keys()
+    assert not {"loss_swapped", "loss_blind"} & check.summarize().keys()

@@ -86,7 +86,7 @@ def test_the_bar_shows_the_remaining_time_at_the_speed_since_the_start(monkeypat
     bar.started, bar.first_step = 0.0, first
     monkeypatch.setattr("time.monotonic", lambda: 100.0)
     run = SimpleNamespace(global_step=done, max_steps=40)
-    assert bar.heading(run) == heading
+    assert bar.format_heading(run) == heading
     column = bar.configure_columns(run)[0]
     assert column.render(SimpleNamespace(description="Epoch 3/-2")).plain == heading
     assert column.render(SimpleNamespace(description="Validation")).plain == "Validation"

@@ -13,7 +13,7 @@ from kiwi.data.sample import collate
 from kiwi.data.sources import Manifest
 from kiwi.models.injection import AddSource, NoSource
 from kiwi.models.scaling import LearnableScale
-from kiwi.training.callbacks.run_log import RunLog, _flops_key
+from kiwi.training.callbacks.run_log import RunLog, _batch_shape_key
 from kiwi.training.modules.editor import LitKiwi
 from kiwi.training.optim import AdamW
 from kiwi.training.run_log import METRICS_FILE, read_log
@@ -88,8 +88,8 @@ def test_operations_are_counted_for_each_length_of_clips_from_a_cache(data):
     data.setup()
     sample = data.datasets["train"].decode(0)
     cached = replace(sample, source_FHWC=sample.source_FHWC[:0])
-    kinds = {_flops_key(collate([clip])) for clip in (cached, replace(cached, size=(1, *sample.size[1:])))}
-    kinds.add(_flops_key(collate([cached, cached])))
+    kinds = {_batch_shape_key(collate([clip])) for clip in (cached, replace(cached, size=(1, *sample.size[1:])))}
+    kinds.add(_batch_shape_key(collate([cached, cached])))
     assert len(kinds) == 3
 
 

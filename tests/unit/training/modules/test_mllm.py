@@ -12,7 +12,7 @@ from kiwi.data.sandbox import SandboxEdits, SandboxQuestions
 from kiwi.errors import InputError
 from kiwi.models.mllm.encoder import QwenVL
 from kiwi.models.mllm.new_qwen import NewQwen
-from kiwi.training.modules.mllm import ANSWER, END, Answer, LitMllm, _summarize_answers
+from kiwi.training.modules.mllm import ANSWER_END, ANSWER_START, Answer, LitMllm, _summarize_answers
 from kiwi.training.optim import AdamW
 
 TINY = NewQwen(hidden_size=32, layers=1, vision_layers=1)
@@ -94,13 +94,17 @@ def test_the_loss_is_over_the_tokens_of_the_answers_only():
     with torch.no_grad():
         expected = []
         for index in range(4):
-            row = [*module._tokenize(ANSWER), *tokenizer.encode(batch.answers[index]), *module._tokenize(END)]
+            row = [
+                *module._tokenize(ANSWER_START),
+                *tokenizer.encode(batch.answers[index]),
+                *module._tokenize(ANSWER_END),
+            ]
             single = module.reader.prompter(
                 [batch.source_frames[index]], [batch.instructions[index]], [()], batch.task, 0
             )
             whole, _ = module.append_tokens(single, [row])
             logits = module.compute_logits(whole, module.encode_images(whole))[0].log_softmax(-1)
-            start = single.input_ids_BS.shape[1] + len(module._tokenize(ANSWER))
+            start = single.input_ids_BS.shape[1] + len(module._tokenize(ANSWER_START))
             expected += [
                 -logits[position - 1, whole.input_ids_BS[0, position]]
                 for position in range(start, whole.input_ids_BS.shape[1])
