@@ -110,10 +110,7 @@ def test_a_change_keeps_place_motion_and_pattern_and_names_what_changes(of):
         old, new = (scene.sprites[pair.edit.index] for scene in (pair.scene, pair.edit.apply(pair.scene)))
         assert replace(new, appearance=old.appearance) == old
         assert new.appearance.pattern == old.appearance.pattern
-        recoloured, reshaped = (
-            new.appearance.colour != old.appearance.colour,
-            new.appearance.shape != old.appearance.shape,
-        )
+        recoloured, reshaped = (getattr(new.appearance, k) != getattr(old.appearance, k) for k in ("colour", "shape"))
         assert not recoloured or new.appearance.colour in pair.instruction
         assert not reshaped or new.appearance.shape in pair.instruction
         kinds[recoloured, reshaped] += 1

@@ -68,11 +68,8 @@ def test_scenes_have_all_shapes_colours_patterns_and_textures(scenes):
 
 def test_every_sprite_is_well_visible_in_the_first_frame_and_in_view_in_all(scenes):
     for scene in scenes:
-        masks = sprite_masks(scene, 17, 48, 48)
-        unoccluded_masks = [
-            sprite_masks(Scene(background=GREY, sprites=(sprite,)), 17, 48, 48)[0] for sprite in scene.sprites
-        ]
-        for mask, unoccluded, sprite in zip(masks, unoccluded_masks, scene.sprites, strict=True):
+        for mask, sprite in zip(sprite_masks(scene, 17, 48, 48), scene.sprites, strict=True):
+            unoccluded = sprite_masks(Scene(background=GREY, sprites=(sprite,)), 17, 48, 48)[0]
             assert mask[0].sum() > 0.45 * unoccluded[0].sum() > 0
             centred = Scene(background=GREY, sprites=(replace(sprite, start=(0.0, 0.0)),))
             full = sprite_masks(centred, 1, 48, 48)
@@ -139,15 +136,8 @@ def test_the_background_drifts_with_the_camera():
 
 
 def test_every_texture_looks_different():
-    images = [
-        render(
-            Scene(background=Background(texture=name, base_colour="navy", pattern_colour="beige"), sprites=()),
-            1,
-            48,
-            48,
-        )
-        for name in TEXTURES
-    ]
+    backgrounds = [Background(texture=name, base_colour="navy", pattern_colour="beige") for name in TEXTURES]
+    images = [render(Scene(background=background, sprites=()), 1, 48, 48) for background in backgrounds]
     for a, b in itertools.combinations(images, 2):
         assert np.abs(a.astype(int) - b).mean() > 25
 
