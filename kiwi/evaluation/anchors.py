@@ -1,11 +1,11 @@
-"""Check of the oracle: `python -m kiwi sandbox anchors`.
+"""Check of the oracle on anchors and degraded targets: `python -m kiwi sandbox anchors`.
 
 An anchor is an edit whose oracle score is known beforehand, such as the exact target (5) or the unedited source (1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -29,8 +29,8 @@ from kiwi.tables import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DegradationScores = tuple[str, float, list[Scores]]
-"""Kind and level of a degradation, and the oracle's scores of each item degraded in this way."""
+DegradationScores = Mapping[tuple[str, float], Sequence[Scores]]
+"""The oracle's scores of all degraded targets, by kind and level of the degradation."""
 
 
 class AnchorReport(NamedTuple):
@@ -58,7 +58,7 @@ def check_anchors(options: AnchorOptions) -> AnchorReport:
     tables = {"anchors": _make_anchor_table(pairs, anchors), **tables}
     passed = all(row[-1] != "NO" for row in tables["anchors"].rows)
     items = [score_degraded(pair) for pair in console.progress(pairs, "degrading")]
-    degradations = [(kind, level, [item[kind, level] for item in items]) for kind, level in items[0]]
+    degradations = {key: [item[key] for item in items] for key in items[0]}
     write_text(out / "anchors.md", "\n".join(table.to_markdown() for table in tables.values()))
     tables["damage"] = _make_degradation_table(degradations)
     for name, table in tables.items():
@@ -72,7 +72,7 @@ def check_anchors(options: AnchorOptions) -> AnchorReport:
 
 
 def _load_reconstruction(path: str, size: int) -> Callable[[Pixels], Pixels]:
-    """Load a VAE; return a function that encodes and decodes a video."""
+    """Load a VAE, and return a function that encodes and decodes a video."""
     vae = WanVae(path=path).build()
 
     @torch.no_grad()
@@ -114,31 +114,27 @@ def _make_round_trip_table(pairs: list[EditPair], decoded: Mapping[str, Pixels])
     )
 
 
-def _make_degradation_table(degradations: Iterable[DegradationScores]) -> Table:
+def _make_degradation_table(degradations: DegradationScores) -> Table:
     rows = [
         (kind, level, len(items), *(f"{np.mean([getattr(i, name) for i in items]):.4f}" for name in ORACLE_SCORES))
-        for kind, level, items in degradations
+        for (kind, level), items in degradations.items()
     ]
     return Table("Scores of degraded targets", ("degradation", "level", "items", *ORACLE_SCORES), rows)
 
 
-def _plot_degradations(degradations: Iterable[DegradationScores]) -> Figure:
-    points: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
-    for kind, level, items in degradations:
-        for name in ORACLE_SCORES:
-            values = [getattr(item, name) for item in items]
-            margin = 1.96 * float(np.std(values)) / len(values) ** 0.5
-            points.setdefault(kind, {}).setdefault(name, []).append((level, float(np.mean(values)), margin))
-    panels = {
-        kind: {
-            name: Curve(
-                x=[level for level, _, _ in line],
-                y=[mean for _, mean, _ in line],
-                low=[mean - margin for _, mean, margin in line],
-                high=[mean + margin for _, mean, margin in line],
-            )
-            for name, line in lines.items()
+def _plot_degradations(degradations: DegradationScores) -> Figure:
+    panels: dict[str, dict[str, Curve]] = {}
+    for kind in dict.fromkeys(kind for kind, _ in degradations):
+        by_level = {level: items for (other, level), items in degradations.items() if other == kind}
+        panels[kind] = {
+            name: _make_curve({level: [getattr(item, name) for item in items] for level, items in by_level.items()})
+            for name in ORACLE_SCORES
         }
-        for kind, lines in points.items()
-    }
     return plot_curves(panels, x="level of degradation", y="score (mean, 95% interval)", limits=(0.9, 5.1))
+
+
+def _make_curve(values: Mapping[float, Sequence[float]]) -> Curve:
+    """Make a curve of the means of values by x, with 95% intervals."""
+    means = np.array([np.mean(group) for group in values.values()])
+    margins = np.array([1.96 * np.std(group) / len(group) ** 0.5 for group in values.values()])
+    return Curve(x=list(values), y=means.tolist(), low=(means - margins).tolist(), high=(means + margins).tolist())

@@ -1,8 +1,8 @@
 """Scores of edits in the sandbox, where the exact target is known.
 
-The scores of an edit are reported together with those of the unedited source, and of the VAE's round trip (encoded and
-decoded), an upper bound for every editor in its latents. PSNR is `clip_psnr` inside or outside the mask. F frames,
-H height, W width.
+The scores of an edit are reported beside those of the unedited source, and of clips that the VAE only encoded and
+decoded: their round trip is an upper bound for every editor in its latents. PSNR is `clip_psnr` inside or outside the
+mask. F frames, H height, W width.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -66,13 +66,7 @@ class SandboxScores:
 
 
 def score_item(pair: EditPair, edited: Pixels, round_trip: tuple[Pixels, Pixels] | None = None) -> SandboxScores:
-    """Score an edit of an item.
-
-    Args:
-        pair: the item.
-        edited: edited video, of the source's size and length.
-        round_trip: source and target after encoding and decoding by the VAE, for the upper bounds.
-    """
+    """Score an edit of an item; `round_trip` is its source and target, encoded and decoded by the VAE."""
     oracle, outside = score_edit(pair, edited), ~pair.mask
     ceilings = {}
     if round_trip is not None:
@@ -128,7 +122,7 @@ def make_pair_editor(model: KiwiEdit, sampling: Sampling, seed: int = 0) -> Pair
 
 
 def edit_pairs(pairs: Sequence[EditPair], editor: PairEditor) -> dict[str, Pixels]:
-    """Edit items and return the edited videos by id."""
+    """Edit items of any tasks and sizes, and return the edited videos by id."""
     batches = group_batches(pairs)
     return {pair.id: video for batch in batches for pair, video in zip(batch, editor(batch), strict=True)}
 
@@ -154,7 +148,7 @@ def reconstruct(vae: VideoVae, clips: Sequence[Pixels]) -> list[Pixels]:
 
 
 def compute_category_mean(scores: Iterable[SandboxScores], name: str) -> Interval | None:
-    """Mean over categories of the means over their items; None if no item has this score."""
+    """Average a score over the items of each category, then over categories; None if no item has the score."""
     groups: dict[str, list[float]] = {}
     for item in scores:
         if not isnan(value := getattr(item, name)):
@@ -169,33 +163,33 @@ def format_mean(scores: Iterable[SandboxScores], name: str) -> str:
 
 
 def make_few_items_note(counts: Iterable[int]) -> str:
-    """A warning to append to a table's note if some means are over very few items; empty otherwise."""
+    """Make a warning to append to a table's note if some means are over very few items; empty otherwise."""
     if all(count >= MIN_ITEMS for count in counts):
         return ""
     return f" Means of fewer than {MIN_ITEMS} items are unreliable: their intervals can be wider than the scale."
 
 
 def make_score_tables(scores: Sequence[SandboxScores]) -> tuple[Table, Table]:
-    """Tabulate PSNR and the oracle's scores, with a row for each category and one for the mean over categories."""
+    """Make the tables of PSNR and of the oracle's scores, with a row for each category and one for their mean."""
     categories = [name for name in CATEGORIES if any(item.category == name for item in scores)]
     groups = {name: [item for item in scores if item.category == name] for name in categories}
     groups["mean"] = list(scores)
 
-    def rows(names: Sequence[str]) -> list[tuple[object, ...]]:
+    def make_rows(names: Sequence[str]) -> list[tuple[object, ...]]:
         return [(title, len(group), *(format_mean(group, name) for name in names)) for title, group in groups.items()]
 
     warning = make_few_items_note(map(len, groups.values()))
     fidelity = Table(
         "PSNR (dB) inside and outside the mask: edit, unedited copy, VAE round trip",
         ("category", "items", "in", "copy in", "VAE in", "out", "VAE out"),
-        rows(PSNR_SCORES),
+        make_rows(PSNR_SCORES),
         "Means over items with 95% intervals (bootstrap); last row: mean over categories. in, out: inside, outside the "
         f"mask; VAE: round trip of the target (in) and of the source (out).{warning}",
     )
     oracle = Table(
         "The oracle's scores, 1 to 5",
         ("category", "items", *ORACLE_SCORES),
-        rows(ORACLE_SCORES),
+        make_rows(ORACLE_SCORES),
         f"Means over items with 95% intervals (bootstrap); last row: mean over categories.{warning}",
     )
     return fidelity, oracle
@@ -204,7 +198,7 @@ def make_score_tables(scores: Sequence[SandboxScores]) -> tuple[Table, Table]:
 def draw_edit_sheet(
     pairs: Sequence[EditPair], edits: Mapping[str, Mapping[str, Pixels]], frame: int | None = None
 ) -> Pixels:
-    """Make a contact sheet, (H, W, 3), with the reference, source, edits and target of one item in each row.
+    """Draw a contact sheet, (H, W, 3), with the reference, source, edits and target of one item in each row.
 
     Args:
         pairs: items to show.
