@@ -181,7 +181,7 @@ def _judge_all(
         published=read_published_rows(suite),
         excluded=data.excluded,
         allow_partial=options.allow_partial,
-        metrics=None if metrics is None else metrics.table(data.items, edited),
+        metrics=None if metrics is None else metrics.make_table(data.items, edited),
         folder=out,
     )
     write_reports(report, edits + controls if options.gallery else None)

@@ -152,7 +152,7 @@ class VideoMetrics:
                 values[f"{encoder.name} {name}"] = float(cosine_similarity(a, b).mean())
         return values
 
-    def table(self, items: Sequence[BenchmarkItem], edited: Mapping[str, Path]) -> Table:
+    def make_table(self, items: Sequence[BenchmarkItem], edited: Mapping[str, Path]) -> Table:
         """Tabulate each metric's means over the items that have it, by category and over categories."""
         values: dict[str, dict[str, list[float]]] = {}
         categories = list(dict.fromkeys(item.category for item in items))

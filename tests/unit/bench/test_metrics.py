@@ -41,7 +41,7 @@ def test_known_edits_have_known_values(item, tmp_path):
 
 def test_the_table_has_the_number_of_items_of_each_metric(item, tmp_path):
     missing = BenchmarkItem(id="x", category="local_change", instruction="-", source=item.source)
-    table = VideoMetrics().table([item, missing], {"source": tmp_path / "lighter.mp4", "x": tmp_path / "none.mp4"})
+    table = VideoMetrics().make_table([item, missing], {"source": tmp_path / "lighter.mp4", "x": tmp_path / "none.mp4"})
     assert list(table.header) == ["metric", "items", "local_add", "local_change", "mean"]
     assert [row[1] for row in table.rows] == [1, 1, 1]
     assert {row[3] for row in table.rows} == {"-"}
@@ -85,7 +85,7 @@ def test_lpips_is_zero_for_the_source_only(item, tmp_path, monkeypatch):
     metrics = VideoMetrics.load(["lpips"], "cpu")
     assert metrics.compute(item, item.source)["lpips"] == pytest.approx(0, abs=1e-6)
     assert metrics.compute(item, tmp_path / "lighter.mp4")["lpips"] > 0
-    table = metrics.table([item], {"source": tmp_path / "lighter.mp4"})
+    table = metrics.make_table([item], {"source": tmp_path / "lighter.mp4"})
     assert "LPIPS 0.1 to the source with alex" in table.note
 
 
