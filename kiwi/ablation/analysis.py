@@ -17,8 +17,8 @@ from typing import Any
 
 from kiwi.ablation.results import RunResult
 from kiwi.evaluation.measurement import Metric
-from kiwi.statistics.paired import holm, paired_difference
-from kiwi.statistics.seeds import ItemValues, RandomEffectsMean, pooled_seed_variance, random_effects_mean
+from kiwi.statistics.paired import adjust_by_holm, estimate_difference
+from kiwi.statistics.seeds import ItemValues, RandomEffectsMean, estimate_mean, pool_seed_variance
 
 SIGNIFICANCE_LEVEL = 0.05
 """Largest p value of a significant difference, after correction for the number of arms."""
@@ -102,7 +102,7 @@ def summarize_arms(metric: Metric, results: Sequence[RunResult], labels: Sequenc
         ArmSummary(
             label=label,
             seeds=list(by_arm[label]),
-            mean=random_effects_mean(runs, categories, clusters),
+            mean=estimate_mean(runs, categories, clusters),
             by_category=_average_by_category(runs, categories),
             comparison=comparisons.get(label),
         )
@@ -147,10 +147,10 @@ def _compare_with_base(
     clusters: Mapping[str, str],
 ) -> dict[str, Comparison]:  # fmt: skip
     """Compare arms with the base, given the differences of their paired runs by label."""
-    differences = {label: random_effects_mean(runs, categories, clusters) for label, runs in paired.items()}
+    differences = {label: estimate_mean(runs, categories, clusters) for label, runs in paired.items()}
     p_values = _correct_p_values([difference.p for difference in differences.values()])
     p_models = _correct_p_values([_test_permutations(runs, categories, clusters) for runs in paired.values()])
-    seed_variance = pooled_seed_variance(list(differences.values()))
+    seed_variance = pool_seed_variance(list(differences.values()))
     corrected_level = SIGNIFICANCE_LEVEL / max(1, len(differences))
     return {
         label: Comparison(
@@ -177,12 +177,12 @@ def _test_permutations(
         by_category.setdefault(categories[item], []).append(item)
     means = {item: sum(run[item] for run in differences) / len(differences) for item in differences[0]}
     strata = [[means[item] for item in items] for items in by_category.values()]
-    return paired_difference(strata, [[clusters[item] for item in items] for items in by_category.values()]).p
+    return estimate_difference(strata, [[clusters[item] for item in items] for items in by_category.values()]).p
 
 
 def _correct_p_values(ps: Sequence[float]) -> list[float]:
     """Apply Holm's correction; NaN stays NaN and does not count as a test."""
-    corrected = iter(holm([p for p in ps if not isnan(p)]))
+    corrected = iter(adjust_by_holm([p for p in ps if not isnan(p)]))
     return [nan if isnan(p) else next(corrected) for p in ps]
 
 

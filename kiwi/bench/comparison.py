@@ -14,7 +14,7 @@ from kiwi.bench.scoring import compute_differences
 from kiwi.errors import InputError, ManifestError
 from kiwi.media.files import require_file, write_text
 from kiwi.statistics.agreement import krippendorff_alpha, spearman, weighted_kappa
-from kiwi.statistics.paired import holm, items_needed
+from kiwi.statistics.paired import adjust_by_holm, count_items_needed
 from kiwi.tables import Table
 
 Ratings = Mapping[tuple[str, str], float]
@@ -43,7 +43,7 @@ def compare_runs(options: CompareOptions) -> Table:
     shared = {score.item.id for score in a.scored} & {score.item.id for score in b.scored}
     coverage, needed = f"{len(shared)} of {len(a.items)}", None
     if options.allow_partial or len(shared) == len(a.items):
-        needed = items_needed(differences["overall"], 0.1, len(shared))
+        needed = count_items_needed(differences["overall"], 0.1, len(shared))
     else:
         console.print(
             f"Warning: only {coverage} items have a score in both runs, so there is no overall difference "
@@ -51,7 +51,7 @@ def compare_runs(options: CompareOptions) -> Table:
         )
         del differences["overall"]
     columns = [name for name in differences if name != "overall"]
-    corrected = dict(zip(columns, holm([differences[name].p for name in columns]), strict=True))
+    corrected = dict(zip(columns, adjust_by_holm([differences[name].p for name in columns]), strict=True))
     rows = [
         (
             name,

@@ -26,7 +26,7 @@ from kiwi.media.files import make_folder, sha256
 from kiwi.media.image import resize
 from kiwi.media.video import read_video, write_video
 from kiwi.statistics.intervals import Interval, bootstrap_mean
-from kiwi.statistics.paired import Difference, paired_difference
+from kiwi.statistics.paired import Difference, estimate_difference
 
 COPY, WRONG_SOURCE, WRONG_INSTRUCTION, DEGRADED, ANCHOR = "copy", "wrong source", "other words", "degraded", "anchor"
 """Prefixes of the ids of controls and anchors in ledgers ("copy:ID"), which must not change."""
@@ -123,7 +123,7 @@ def summarize_controls(controls: Sequence[ItemScore], edits: Sequence[ItemScore]
         ]
         if pairs:
             control, edit, sources = (list(values) for values in zip(*pairs, strict=True))
-            margin = paired_difference([[b - a for a, b in zip(control, edit, strict=True)]], [sources])
+            margin = estimate_difference([[b - a for a, b in zip(control, edit, strict=True)]], [sources])
             means = bootstrap_mean([control]), bootstrap_mean([edit])
             results.append(ControlResult(kind=kind, items=len(pairs), control=means[0], edit=means[1], margin=margin))
     return results
@@ -151,7 +151,7 @@ def measure_drift(anchors: Sequence[Judgement], earlier: Sequence[Judgement]) ->
         for name, score in (judgement.scores or {}).items():
             if (key := (_make_edit_key(judgement.key, item_id), name)) in first:
                 changes.setdefault(item_id, []).append(score - first[key])
-    return paired_difference([[float(np.mean(values)) for values in changes.values()]]) if changes else None
+    return estimate_difference([[float(np.mean(values)) for values in changes.values()]]) if changes else None
 
 
 def _make_edit_key(key: JudgementKey, item_id: str) -> str:

@@ -18,7 +18,7 @@ from kiwi.bench.runner import JudgingTask
 from kiwi.bench.suites import BenchmarkItem, Suite
 from kiwi.errors import InputError
 from kiwi.statistics.intervals import Interval, bootstrap_mean
-from kiwi.statistics.paired import Difference, flip_rate, paired_difference, repeat_std
+from kiwi.statistics.paired import Difference, estimate_difference, flip_rate, repeat_std
 
 ScoreKind = Literal["raw", "capped"]
 SCORE_KINDS: tuple[ScoreKind, ScoreKind] = ("raw", "capped")
@@ -195,8 +195,8 @@ def compute_differences(
         raise InputError("the two runs have no scored item in common", code="no-shared-items", expected=expected)
     groups = {name: group for name, group in _group_by_column(suite, differences).items() if group.values}
     values, sources = [group.values for group in groups.values()], [group.sources for group in groups.values()]
-    by_column = {name: paired_difference([group.values], [group.sources]) for name, group in groups.items()}
-    return {"overall": paired_difference(values, sources)} | by_column
+    by_column = {name: estimate_difference([group.values], [group.sources]) for name, group in groups.items()}
+    return {"overall": estimate_difference(values, sources)} | by_column
 
 
 def _list_columns(suite: Suite) -> list[str]:

@@ -40,9 +40,9 @@ class Interval(NamedTuple):
 def bootstrap_mean(strata: Strata, confidence: float = 0.95, clusters: Clusters | None = None) -> Interval:
     """Average the strata's means with equal weight, with a bootstrap confidence interval.
 
-    Benchmarks average over categories in this way. The interval is that of the percentile bootstrap (Efron and
-    Tibshirani, An Introduction to the Bootstrap, 1993), which resamples clusters, widened by `small_sample_factor`. It
-    is deterministic, and NaN if a stratum has a single cluster.
+    The interval is that of the percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993),
+    which resamples clusters, widened by `compute_small_sample_factor`. It is deterministic, and NaN if a stratum has a
+    single cluster.
 
     Args:
         strata: values of the items in each stratum; one stratum for a plain mean.
@@ -55,15 +55,15 @@ def bootstrap_mean(strata: Strata, confidence: float = 0.95, clusters: Clusters 
     """
     replicates = bootstrap_means(strata, clusters, np.random.default_rng(0))
     mean = float(np.mean([np.mean(stratum) for stratum in strata]))
-    widened = mean + small_sample_factor(strata, clusters, confidence) * (replicates - mean)
+    widened = mean + compute_small_sample_factor(strata, clusters, confidence) * (replicates - mean)
     low, high = np.percentile(widened, [50 * (1 - confidence), 50 * (1 + confidence)])
     if np.ptp(widened) < 1e-12:  # all items are equal; not for NaN
         return Interval(mean, mean, mean)
     return Interval(mean, float(low), float(high))
 
 
-def small_sample_factor(strata: Strata, clusters: Clusters | None, confidence: float = 0.95) -> float:
-    """Factor that widens a percentile bootstrap interval, which is too narrow for few items.
+def compute_small_sample_factor(strata: Strata, clusters: Clusters | None, confidence: float = 0.95) -> float:
+    """Compute the factor by which the percentile bootstrap interval is too narrow for few items.
 
     The factor is sqrt(n / (n - 1)) times the ratio of Student's quantile to the normal one (Hesterberg, What Teachers
     Should Know About the Bootstrap, The American Statistician, 2015). Strata are weighted by their share in the

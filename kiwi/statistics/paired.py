@@ -14,7 +14,7 @@ from kiwi.statistics.intervals import (
     Strata,
     bootstrap_mean,
     bootstrap_means,
-    small_sample_factor,
+    compute_small_sample_factor,
     sum_clusters,
 )
 
@@ -43,7 +43,7 @@ class Difference:
     items: int
 
 
-def paired_difference(strata: Strata, clusters: Clusters | None = None) -> Difference:
+def estimate_difference(strata: Strata, clusters: Clusters | None = None) -> Difference:
     """Estimate the mean of per-item differences; deterministic.
 
     Items of one cluster are resampled together, and their signs are flipped together.
@@ -57,7 +57,7 @@ def paired_difference(strata: Strata, clusters: Clusters | None = None) -> Diffe
     """
     rng = np.random.default_rng(0)
     bootstrap_std = float(np.std(bootstrap_means(strata, clusters, rng), ddof=1))
-    standard_error = bootstrap_std * small_sample_factor(strata, clusters)
+    standard_error = bootstrap_std * compute_small_sample_factor(strata, clusters)
     totals = sum_clusters(strata, clusters)
     contributions = (totals.sums_CS / totals.counts_CS.sum(axis=0)).mean(axis=1)  # each cluster's part of the mean
     return Difference(
@@ -82,7 +82,7 @@ def _run_permutation_test(contributions: np.ndarray, rng: np.random.Generator) -
     return float((1 + np.sum(np.abs(signs @ nonzero) >= threshold)) / (1 + PERMUTATIONS))
 
 
-def holm(ps: Sequence[float]) -> list[float]:
+def adjust_by_holm(ps: Sequence[float]) -> list[float]:
     """p values adjusted for the number of tests (Holm, Scandinavian Journal of Statistics, 1979)."""
     adjusted, minimum = [0.0] * len(ps), 0.0
     for rank, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
@@ -91,7 +91,7 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def items_needed(difference: Difference, target: float, items: int | None = None) -> int | None:
+def count_items_needed(difference: Difference, target: float, items: int | None = None) -> int | None:
     """Number of items with which a study detects a difference of `target`, at the power of `Difference.detectable`.
 
     The detectable difference falls with the square root of the number of items.

@@ -56,7 +56,7 @@ class RandomEffectsMean:
 
         Args:
             seeds: number of seeds of the study.
-            seed_variance: better estimate of the seed variance, such as `pooled_seed_variance`.
+            seed_variance: better estimate of the seed variance, such as `pool_seed_variance`.
             level: significance level of the two-sided test.
         """
         if isnan(self.p) or seeds < 2:
@@ -71,7 +71,7 @@ class RandomEffectsMean:
         return float(brentq(lambda noncentrality: nct.sf(critical, df, noncentrality) - 0.8, 0.0, 5 * critical)) * error
 
 
-def random_effects_mean(
+def estimate_mean(
     runs: Sequence[ItemValues],
     categories: Mapping[str, str] | None = None,
     clusters: Mapping[str, Hashable] | None = None,
@@ -134,7 +134,7 @@ def random_effects_mean(
     )
 
 
-def pooled_seed_variance(effects: Sequence[RandomEffectsMean]) -> float:
+def pool_seed_variance(effects: Sequence[RandomEffectsMean]) -> float:
     """Estimate the seed variance of a study by the median over its arms; NaN if no arm has two seeds.
 
     Two or three seeds of one arm hardly determine it. All arms together do better, but less than their number suggests,

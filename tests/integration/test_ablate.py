@@ -30,7 +30,7 @@ from kiwi.evaluation.measurement import Metric
 from kiwi.evaluation.sandbox_scores import collate_pairs, edit_pairs, make_pair_editor, score_item
 from kiwi.models.sampling import Sampling
 from kiwi.sandbox.pairs import make_pair
-from kiwi.statistics.seeds import random_effects_mean
+from kiwi.statistics.seeds import estimate_mean
 from kiwi.training.modules.editor import LitKiwi
 from kiwi.training.optim import AdamW
 from kiwi.training.run_log import read_log
@@ -328,7 +328,7 @@ def test_the_base_compared_with_itself_under_other_seeds_seldom_differs(tiny_con
             {item: scores[arm][item] - scores[base][item] for item in items}
             for arm, base in zip(seeds[:3], seeds[3:], strict=True)
         ]
-        significant += random_effects_mean(differences).p <= 0.05
+        significant += estimate_mean(differences).p <= 0.05
     assert significant <= 16  # 200 draws with probability 0.05: 97.5% are below
 
 
