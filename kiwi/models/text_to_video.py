@@ -31,6 +31,9 @@ from kiwi.weights.files import write_weights
 from kiwi.weights.hub import locate
 from kiwi.weights.names import TEXT_EMBEDDING
 
+MODEL_KIND = "kiwi text-to-video"
+"""The value of "kind" in a saved model's config.json."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoder(Spec):
@@ -109,7 +112,7 @@ class PreparedText(NamedTuple):
 
 
 class TextToVideo(nn.Module):
-    """The model. `encode` computes the context, `prepare` the inputs shared by all steps, `velocity` one step.
+    """The network. `encode` computes the context, `prepare` the inputs shared by all steps, `velocity` one step.
 
     Args:
         config: the spec of every part.
@@ -164,7 +167,3 @@ class TextToVideo(nn.Module):
         write_json(folder / "config.json", {"kind": MODEL_KIND, "config": to_dict(self.config)})
         self.text.model.save_pretrained(folder / "text_encoder")
         self.text.tokenizer.save_pretrained(folder / "text_encoder")
-
-
-MODEL_KIND = "kiwi text-to-video"
-"""The value of "kind" in a saved model's config.json."""

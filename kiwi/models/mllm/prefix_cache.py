@@ -41,7 +41,7 @@ def full_forward(language_model: nn.Module, inputs: LanguageModelInput, layers: 
         prompt.attention_mask_BS,
         inputs.positions_3BS,
         layers,
-        **_deepstack_arguments(inputs.deepstack_DVM, prompt.token_types_BS > 0),
+        **_make_deepstack_arguments(inputs.deepstack_DVM, prompt.token_types_BS > 0),
     )
 
 
@@ -54,7 +54,7 @@ def prefix_cached_forward(
     queries. The backward pass needs only the activations of the suffix.
     """
     prompt, embeds_BSM = inputs.prompt, inputs.embeds_BSM
-    suffix_mask_BS = _suffix_mask(prompt)
+    suffix_mask_BS = _make_suffix_mask(prompt)
     batch, prefix_length = len(suffix_mask_BS), suffix_mask_BS.shape[1] - int(suffix_mask_BS[0].sum())
     # In shorter samples the first P columns include tokens of the suffix; they are masked, as padding of the prefix.
     prefix_mask_BP = (prompt.attention_mask_BS.bool() & ~suffix_mask_BS)[:, :prefix_length]
@@ -67,7 +67,7 @@ def prefix_cached_forward(
             inputs.positions_3BS[:, :, :prefix_length],
             layers,
             cache,
-            **_deepstack_arguments(inputs.deepstack_DVM, prompt.token_types_BS[:, :prefix_length] > 0),
+            **_make_deepstack_arguments(inputs.deepstack_DVM, prompt.token_types_BS[:, :prefix_length] > 0),
         )
     suffix_mask_BT = suffix_mask_BS[suffix_mask_BS].view(batch, -1)
     mask_BS = torch.cat((prefix_mask_BP, suffix_mask_BT), dim=1)
@@ -82,7 +82,7 @@ def prefix_cached_forward(
     }
 
 
-def _suffix_mask(prompt: Prompt) -> Tensor:
+def _make_suffix_mask(prompt: Prompt) -> Tensor:
     """Mask (B, S) that is True from the first query to the last token; all samples have equally many such tokens."""
     counts_B = ((prompt.queries_BS.cumsum(dim=1) > 0) & prompt.attention_mask_BS.bool()).sum(dim=1)
     assert len(counts_B.unique()) == 1, "all samples of a batch have the same template and number of queries"
@@ -90,7 +90,7 @@ def _suffix_mask(prompt: Prompt) -> Tensor:
     return prompt.tail_BS(max(1, int(counts_B[0])))
 
 
-def _deepstack_arguments(deepstack_DVM: Tensor, visual_BS: Tensor) -> dict[str, Any]:
+def _make_deepstack_arguments(deepstack_DVM: Tensor, visual_BS: Tensor) -> dict[str, Any]:
     """Keyword arguments that only a language model with DeepStack layers accepts."""
     if not len(deepstack_DVM):
         return {}
