@@ -15,7 +15,7 @@ from kiwi.bench import benchmark
 from kiwi.media.video import read_video, write_video
 from kiwi.spec import from_dict, to_dict
 
-from .conftest import ROOT
+from .conftest import ROOT, prose
 
 
 @pytest.fixture
@@ -121,6 +121,10 @@ def test_the_terminal_names_the_variable_of_a_missing_key(modules, service, monk
 def test_the_values_of_the_measurement_reach_the_results_of_a_study(modules, tmp_path, monkeypatch):
     from kiwi.ablation import results, steps, study
 
+    (table,) = re.findall(r"^\| member \|.+\n(?:\|.*\n)+", prose(ROOT / "docs/extending.md"), re.MULTILINE)
+    members = re.findall(r"^\| `(\w+)`", table, re.MULTILINE)
+    assert len(members) > 5
+    assert all(hasattr(modules("sharpness").SharpnessMeasurement, name) for name in members)
     page = modules("measure_sharpness")
     assert len(page.values.items["sharpness"]) == 4
     assert all(0 < abs(value) < 20 for value in page.values.items["sharpness"].values())

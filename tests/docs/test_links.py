@@ -82,3 +82,14 @@ def test_every_python_name_that_is_written_out_can_be_imported(page):
 def test_every_command_that_is_named_exists(page):
     named = {match[1] for code in inline_code(page) if (match := re.match(r"(?:python -m )?kiwi ([a-z]+)", code))}
     assert named <= set(COMMANDS)
+
+
+def test_every_new_name_in_the_changelog_exists():
+    source = "\n".join(file.read_text() for file in (ROOT / "kiwi").rglob("*.py"))
+    (section,) = re.findall(
+        r"^### Renamed in Python\n(.+?)^### ", prose(ROOT / "CHANGELOG.md"), re.MULTILINE | re.DOTALL
+    )
+    names = {name for cell in re.findall(r"\| ([^|]+) \|$", section, re.MULTILINE) for name in re.findall(r"\w+", cell)}
+    words = set(re.findall(r"\w+", source))
+    assert len(names) > 100
+    assert names - words <= set()
