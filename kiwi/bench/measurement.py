@@ -36,7 +36,7 @@ class BenchmarkMeasurement(Measurement):
         """Read options by suite; the gallery is off unless the options turn it on."""
         if not isinstance(settings, dict | None):
             expected = "a mapping of suites, such as {openve: {data: sandbox}}"
-            raise InputError("bench is not a mapping", code="wrong-type", got=repr(settings), expected=expected)
+            raise InputError("measure.bench is not a mapping", code="wrong-type", got=repr(settings), expected=expected)
         return [
             cls(
                 settings=parse_options(

@@ -189,20 +189,21 @@ def test_unusable_labels_are_rejected(run, tmp_path, labels, code):
 
 
 @pytest.mark.parametrize(
-    ("options", "code"),
+    ("options", "code", "named"),
     [
-        ({"repeats": 0}, "out-of-range"),
-        ({"controls": -1}, "out-of-range"),
-        ({"concurrency": 0}, "out-of-range"),
-        ({"per_minute": 1e-320}, "out-of-range"),
-        ({"part": "3/2"}, "out-of-range"),
-        ({"model": "a", "videos": Path()}, "conflicting-options"),
-        ({"videos": Path(), "steps": 3}, "unused-option"),
-        ({"data": "data", "level": "easy"}, "unused-option"),
+        ({"repeats": 0}, "out-of-range", "--repeats"),
+        ({"controls": -1}, "out-of-range", "--controls"),
+        ({"concurrency": 0}, "out-of-range", "--concurrency"),
+        ({"per_minute": 1e-320}, "out-of-range", "--per-minute"),
+        ({"part": "3/2"}, "out-of-range", "--part"),
+        ({"model": "a", "videos": Path()}, "conflicting-options", "--model and --videos"),
+        ({"videos": Path(), "steps": 3}, "unused-option", "--steps"),
+        ({"videos": Path(), "part": "1/2"}, "unused-option", "--part"),
+        ({"data": "data", "level": "easy"}, "unused-option", "--level"),
     ],
 )
-def test_options_are_rejected_when_they_are_built(options, code):
-    with pytest.raises(KiwiError, check=lambda error: error.code == code):
+def test_options_are_rejected_by_name_when_they_are_built(options, code, named):
+    with pytest.raises(KiwiError, match=named, check=lambda error: error.code == code):
         BenchmarkOptions(suite="openve", **options)
 
 
@@ -245,19 +246,12 @@ def test_runs_of_different_judges_are_not_comparable(run, tmp_path):
         (["openve", "--data", "{data}", "--judge", "oracle", "--videos", "nowhere"], "nowhere"),
         (["openve", "--data", "{data}", "--judge", "gpt", "--videos", "."], "--judge oracle"),
         (["openve", "--data", "sandbox", "--part", "3/2"], "--part"),
-        (["openve", "--data", "sandbox", "--repeats", "0"], "--repeats"),
-        (["openve", "--data", "sandbox", "--concurrency", "0"], "--concurrency must be at least 1"),
-        (["openve", "--data", "sandbox", "--per-minute", "1e-320"], "--per-minute"),
-        (["openve", "--data", "sandbox", "--controls", "-1"], "--controls"),
         (["openve", "--data", "sandbox", "--metrics", "bogus"], "--metrics has no metric 'bogus'"),
         (["openve", "--data", "sandbox", "--videos", "nowhere"], "--videos nowhere"),
         (["openve", "--data", "sandbox", "--rubrics", "{data}/world.json"], "--rubrics"),
         (["openve", "--data", "sandbox", "--judge", "replay:nope"], "nope"),
         (["openve", "--data", "{data}", "--judge", "oracle", "--model", "./nope"], "nope"),
         (["openve", "--data", "sandbox", "--out", "x" * 300], "too long"),
-        (["openve", "--data", "{data}", "--videos", ".", "--part", "1/2"], "--part"),
-        (["openve", "--data", "{data}", "--videos", ".", "--steps", "3"], "--steps"),
-        (["openve", "--data", "{data}", "--model", "x", "--level", "easy"], "--level"),
         (["compare", ".", "."], "run.json"),
         (["rubrics", "import", "nothing.py"], "nothing.py"),
     ],
