@@ -94,9 +94,9 @@ def score_edit(pair: EditPair, edited_FHWC: np.ndarray) -> Scores:
         problem = f"the edit of {pair.id} does not match its source"
         raise InputError(problem, code="invalid-pixels", got=got, expected=expected)
     item, edited = _prepare(pair), to_lab(edited_FHWC)
-    compliance = _to_score(min(_compliance_share(item, edited), _mistake_credit(item, edited)))
-    consistency = _to_score(min(_preservation_score(item, edited), _motion_score(item, edited)))
-    quality = _to_score(_quality_score(item.target[..., 0], edited[..., 0]))
+    compliance = _to_score(min(_score_change(item, edited), _score_mistakes(item, edited)))
+    consistency = _to_score(min(_score_preservation(item, edited), _score_motion(item, edited)))
+    quality = _to_score(_score_quality(item.target[..., 0], edited[..., 0]))
     return Scores(compliance=compliance, consistency=min(compliance, consistency), quality=min(compliance, quality))
 
 
@@ -148,7 +148,7 @@ class _PreparedItem:
 def _prepare(pair: EditPair) -> _PreparedItem:
     target = to_lab(pair.target)
     drawing = draw(pair.edit.apply(pair.scene), *pair.source.shape[:3])
-    layers = tuple(visibility > 0.5 for visibility in (*drawing.sprites, drawing.background))
+    layers = tuple(mask > 0.5 for mask in (*drawing.sprite_masks, drawing.background_mask))
     return _PreparedItem(
         source=to_lab(pair.source),
         target=target,
@@ -156,7 +156,7 @@ def _prepare(pair: EditPair) -> _PreparedItem:
         regions=(pair.new_mask, pair.mask & ~pair.new_mask),
         layers=layers,
         mistakes=tuple(_render_mistakes(pair, target)),
-        motions=tuple(_render_wrong_motions(target, layers, _preserved_region(pair.mask))),
+        motions=tuple(_render_wrong_motions(target, layers, _find_preserved_region(pair.mask))),
     )
 
 
@@ -201,7 +201,7 @@ def _compare(target: np.ndarray, wrong_PC: np.ndarray, region_FHW: np.ndarray) -
     return _WrongRendering(pixels, wrong_PC[is_visible], direction, np.square(direction).sum())
 
 
-def _preserved_region(mask_FHW: np.ndarray) -> np.ndarray:
+def _find_preserved_region(mask_FHW: np.ndarray) -> np.ndarray:
     """Where consistency is measured: outside the mask, or everywhere if the edit changes most of the video."""
     return np.ones_like(mask_FHW) if mask_FHW.mean() > 0.5 else ~mask_FHW
 
@@ -210,11 +210,11 @@ def _to_score(value: float) -> float:
     return 1.0 + 4.0 * min(1.0, max(0.0, value))
 
 
-def _compliance_share(item: _PreparedItem, edited: np.ndarray) -> float:
+def _score_change(item: _PreparedItem, edited: np.ndarray) -> float:
     """Share of the change that was made, relative to COMPLETE_SHARE and without the remains of old content."""
 
     def share(region_FHW: np.ndarray, frames: slice = slice(None)) -> float:
-        return _change_share(item.source[frames], item.target[frames], edited[frames], region_FHW[frames])
+        return _measure_change_share(item.source[frames], item.target[frames], edited[frames], region_FHW[frames])
 
     mask = item.mask
     mask_share = lowest_share = share(mask)
@@ -230,17 +230,17 @@ def _compliance_share(item: _PreparedItem, edited: np.ndarray) -> float:
         if layer.mean() > MIN_VISIBLE_SHARE:
             lowest_share = min(lowest_share, COMPLETE_SHARE / 2 + share(layer))
     # Remains of the old object and missing parts of the new one have another colour than the target.
-    wrong_area = _colour_deviation_map(edited, item.target, mask, 6.0).sum()
+    wrong_area = _map_colour_deviation(edited, item.target, mask, 6.0).sum()
     return min(lowest_share / COMPLETE_SHARE, 1.0 - 2.0 * float(wrong_area / mask.sum()))
 
 
-def _mistake_credit(item: _PreparedItem, edited: np.ndarray) -> float:
+def _score_mistakes(item: _PreparedItem, edited: np.ndarray) -> float:
     """Credit (0 to 1) left by the mistakes that an edit shows; 1 without any."""
     remaining = (credit + (1.0 - credit) * mistake.likeness_to_target(edited) for credit, mistake in item.mistakes)
     return min(remaining, default=1.0)
 
 
-def _change_share(source: np.ndarray, target: np.ndarray, edited: np.ndarray, region_FHW: np.ndarray) -> float:
+def _measure_change_share(source: np.ndarray, target: np.ndarray, edited: np.ndarray, region_FHW: np.ndarray) -> float:
     """Share of the change from source to target that was made in a region."""
     change = _distance(source, target)[region_FHW]
     tolerance = np.clip(0.3 * change, 8.0, 18.0)
@@ -254,38 +254,38 @@ def _change_share(source: np.ndarray, target: np.ndarray, edited: np.ndarray, re
     return float((mean_similarity(edited) - unedited) / (1.0 - unedited))
 
 
-def _preservation_score(item: _PreparedItem, edited: np.ndarray) -> float:
+def _score_preservation(item: _PreparedItem, edited: np.ndarray) -> float:
     """1 if the rest of the video is unchanged and nothing was added to it."""
     mask, target = item.mask, item.target
-    region = _preserved_region(mask)
+    region = _find_preserved_region(mask)
     error = _distance(edited, target)
     fine = float((_similarity(error / 18.0) if mask.all() else _similarity(error[~mask] / 15.0)).mean())
     sizes = [size for size in (mask.sum(), (~mask).sum(), MIN_VISIBLE_SHARE * mask.size) if size]
     # In a global edit a slight tint does not count as an object.
-    wrong_area = _colour_deviation_map(edited, target, region, 15.0 if mask.mean() > 0.5 else 4.0).sum()
+    wrong_area = _map_colour_deviation(edited, target, region, 15.0 if mask.mean() > 0.5 else 4.0).sum()
     return min((fine - 0.3) / 0.5, float(1.0 - wrong_area / min(sizes)))
 
 
-def _colour_deviation_map(
+def _map_colour_deviation(
     edited: np.ndarray, target: np.ndarray, region_FHW: np.ndarray, threshold: float
 ) -> np.ndarray:
     """How clearly each pixel of a region lies in an area with a wrong colour, 0 to 1 (FHW).
 
     Low-passed over the region alone, so that nothing leaks over its border; distances below `threshold` do not count.
     """
-    side = 2 * (min(region_FHW.shape[1:]) // 16) + 1
-    region_share = uniform_filter(region_FHW.astype(np.float32), (0, side, side))
-    colour_shift = uniform_filter((edited - target) * region_FHW[..., None], (0, side, side, 0))
+    box = 2 * (min(region_FHW.shape[1:]) // 16) + 1
+    region_share = uniform_filter(region_FHW.astype(np.float32), (0, box, box))
+    colour_shift = uniform_filter((edited - target) * region_FHW[..., None], (0, box, box, 0))
     distance = np.where(region_FHW, np.linalg.norm(colour_shift, axis=-1) / np.maximum(region_share, 1e-6), 0.0)
     return 1.0 - _similarity(np.maximum(0.0, distance - threshold) / 10.0)
 
 
-def _motion_score(item: _PreparedItem, edited: np.ndarray) -> float:
+def _score_motion(item: _PreparedItem, edited: np.ndarray) -> float:
     """1 if all layers move as in the target, 0 if one visibly moves in a wrong way."""
     return min((motion.likeness_to_target(edited) for motion in item.motions), default=1.0)
 
 
-def _quality_score(target_FHW: np.ndarray, edited_FHW: np.ndarray) -> float:
+def _score_quality(target_FHW: np.ndarray, edited_FHW: np.ndarray) -> float:
     residual = edited_FHW - target_FHW
     noise = residual - gaussian_filter(residual, (0, 1.5, 1.5))
     flicker = np.diff(residual, axis=0)

@@ -226,8 +226,8 @@ def _find_exclusive_region(drawing: Drawing, other: Drawing) -> np.ndarray:
     """Mark where something is visible that is in `drawing` but not in `other`: FHW bool."""
     region = np.zeros(drawing.video.shape[:3], bool)
     if drawing.scene.background != other.scene.background:
-        region |= drawing.background > 0
-    for sprite, visible in zip(drawing.scene.sprites, drawing.sprites, strict=True):
+        region |= drawing.background_mask > 0
+    for sprite, visible in zip(drawing.scene.sprites, drawing.sprite_masks, strict=True):
         if sprite not in other.scene.sprites:
             region |= visible > 0
     return region

@@ -67,7 +67,6 @@ LEVELS: dict[LevelName, Level] = {
 """Levels in order of complexity. A vision-language model is first trained on single sprites; an editor of a million
 parameters learns the easy level in minutes."""
 
-
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 """Subsets of items; two splits never share an item. `test` has new scenes with the objects, backgrounds and wordings of
 training, `new_words` has held-out wordings, `new_things` held-out objects and backgrounds, `new_both` all of these."""

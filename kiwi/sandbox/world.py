@@ -97,14 +97,14 @@ class Drawing:
     Args:
         scene: scene that was rendered.
         video: pixels, FHWC uint8.
-        sprites: visible share of each sprite in each pixel after occlusion, NFHW float32.
-        background: visible share of the background in each pixel, FHW float32; it and `sprites` sum to 1.
+        sprite_masks: visible share of each sprite in each pixel after occlusion, NFHW float32.
+        background_mask: visible share of the background in each pixel, FHW float32; all masks sum to 1.
     """
 
     scene: Scene
     video: np.ndarray
-    sprites: np.ndarray
-    background: np.ndarray
+    sprite_masks: np.ndarray
+    background_mask: np.ndarray
 
 
 def centre_limit(size: float) -> float:
@@ -138,7 +138,7 @@ def draw(scene: Scene, frames: int, height: int, width: int) -> Drawing:
         alpha_FHW *= unoccluded_FHW
         unoccluded_FHW *= transmitted_FHW
     video_FHWC = (canvas_FHWC + 0.5).astype(np.uint8)
-    return Drawing(scene=scene, video=video_FHWC, sprites=visible_NFHW, background=unoccluded_FHW)
+    return Drawing(scene=scene, video=video_FHWC, sprite_masks=visible_NFHW, background_mask=unoccluded_FHW)
 
 
 def render(scene: Scene, frames: int, height: int, width: int) -> np.ndarray:

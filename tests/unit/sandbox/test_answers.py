@@ -39,7 +39,7 @@ def tracks(scene, shape):
 
 
 def _draw_alone(scene, sprite, shape):
-    return draw(Scene(background=scene.background, sprites=(sprite,)), *shape).sprites[0]
+    return draw(Scene(background=scene.background, sprites=(sprite,)), *shape).sprite_masks[0]
 
 
 def _find_centre(alpha):

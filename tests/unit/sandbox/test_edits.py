@@ -101,7 +101,7 @@ def test_an_added_sprite_is_completely_visible_at_the_named_place(of):
         assert f"{grammar.full_name(added.appearance)} {grammar.nearest_place(added.start)}" in pair.instruction
         alone = replace(pair.scene, sprites=(added,))
         edited = draw(pair.edit.apply(pair.scene), **SIZE)
-        assert draw(alone, **SIZE).sprites.sum() == pytest.approx(edited.sprites[-1].sum(), rel=1e-5)
+        assert draw(alone, **SIZE).sprite_masks.sum() == pytest.approx(edited.sprite_masks[-1].sum(), rel=1e-5)
 
 
 def test_a_change_keeps_place_motion_and_pattern_and_names_what_changes(of):

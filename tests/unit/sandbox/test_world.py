@@ -28,7 +28,7 @@ def make_sprite(shape: str = "circle", colour: str = "red", pattern: str = "plai
 
 
 def sprite_masks(scene: Scene, frames: int, height: int, width: int) -> np.ndarray:
-    return draw(scene, frames, height, width).sprites
+    return draw(scene, frames, height, width).sprite_masks
 
 
 def test_a_scene_is_a_function_of_seed_and_index():
@@ -42,7 +42,7 @@ def test_video_and_masks_have_the_requested_size(frames, height, width, scenes):
     drawing = draw(scenes[0], frames, height, width)
     assert drawing.video.shape == (frames, height, width, 3)
     assert drawing.video.dtype == np.uint8
-    assert drawing.sprites.shape == (len(scenes[0].sprites), frames, height, width)
+    assert drawing.sprite_masks.shape == (len(scenes[0].sprites), frames, height, width)
 
 
 def test_a_shorter_video_is_a_prefix_of_a_longer_one(scenes):
@@ -79,18 +79,17 @@ def test_every_sprite_is_well_visible_in_the_first_frame_and_in_view_in_all(scen
 def test_masks_and_background_sum_to_one_in_every_pixel(scenes):
     for scene in scenes[:30]:
         drawing = draw(scene, 4, 40, 40)
-        assert drawing.sprites.min() >= 0
-        np.testing.assert_allclose(drawing.sprites.sum(axis=0) + drawing.background, 1.0, atol=1e-5)
+        assert drawing.sprite_masks.min() >= 0
+        np.testing.assert_allclose(drawing.sprite_masks.sum(axis=0) + drawing.background_mask, 1.0, atol=1e-5)
 
 
 def test_sprites_in_front_occlude_those_behind():
     behind, front = make_sprite("square", "blue", size=0.5), make_sprite("square", "red", size=0.25)
     drawing = draw(Scene(background=GREY, sprites=(behind, front)), 1, 64, 64)
     assert tuple(drawing.video[0, 32, 32]) == SPRITE_COLOURS["red"]
-    assert drawing.sprites[:, 0, 32, 32].tolist() == [0.0, 1.0]
-    assert drawing.sprites[0].sum() == pytest.approx(
-        draw(Scene(background=GREY, sprites=(behind,)), 1, 64, 64).sprites[0].sum() - drawing.sprites[1].sum(), rel=1e-3
-    )
+    assert drawing.sprite_masks[:, 0, 32, 32].tolist() == [0.0, 1.0]
+    alone = draw(Scene(background=GREY, sprites=(behind,)), 1, 64, 64).sprite_masks[0]
+    assert drawing.sprite_masks[0].sum() == pytest.approx(alone.sum() - drawing.sprite_masks[1].sum(), rel=1e-3)
 
 
 def test_coverage_is_accurate_to_less_than_a_pixel():
@@ -112,7 +111,7 @@ def test_shapes_are_distinguishable_at_the_smallest_size():
 def test_patterns_are_visible_and_leave_most_of_the_colour():
     for shape, pattern in itertools.product(SHAPES, ("stripes", "dots")):
         drawing = draw(Scene(background=GREY, sprites=(make_sprite(shape, "yellow", pattern, size=0.44),)), 1, 48, 48)
-        inside = drawing.video[0][drawing.sprites[0, 0] == 1].astype(int)
+        inside = drawing.video[0][drawing.sprite_masks[0, 0] == 1].astype(int)
         brightness = inside.sum(axis=1) / sum(SPRITE_COLOURS["yellow"])
         unmarked = (brightness > (1 + MARK_SHADE) / 2).mean()
         assert 0.55 < unmarked < 0.9, (shape, pattern)
