@@ -51,14 +51,8 @@ def test_training_from_a_cache_gives_the_same_model_and_decodes_no_clip(
     experiment, cache, tmp_path, monkeypatch, tuning
 ):
     def fit(name, *more):
-        options = [
-            "--trainer.default_root_dir",
-            str(tmp_path / name),
-            "--previews.items=0",
-            "--quality.items=null",
-            *more,
-        ]
-        options += [f"--model.config.mllm.tuning={tuning}"]
+        options = ["--trainer.default_root_dir", str(tmp_path / name), "--previews.items=0", "--quality.items=null"]
+        options += [f"--model.config.mllm.tuning={tuning}", *more]
         assert main(["fit", "--config", experiment, *options]) == 0
         weights = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         return read_log(tmp_path / name), weights
@@ -159,7 +153,7 @@ def test_invalid_options_are_refused(experiment, tmp_path, monkeypatch, capsys, 
 def test_a_cache_that_lacks_entries_is_refused_before_training(experiment, cache, tmp_path, capsys):
     run = ["--trainer.default_root_dir", str(tmp_path / "run")]
     assert main(["fit", "--config", experiment, *run, f"--data.cache={cache}", "--data.max_pixels=512"]) == 2
-    assert f"{ENTRIES - 1} of {ENTRIES} are missing" in capsys.readouterr().err  # a reference is of no size
+    assert f"{ENTRIES - 1} of {ENTRIES} are missing" in capsys.readouterr().err  # references keep their size
     facts = json.loads((cache / "cache.json").read_text())
     shutil.copytree(cache, tmp_path / "other")
     (tmp_path / "other" / "cache.json").write_text(json.dumps(facts | {"vae": "another"}))

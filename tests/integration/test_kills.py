@@ -21,13 +21,8 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(runs, edit_folder,
         "dropout": {"instruction": 0.2, "source": 0.2, "reference": 0.2},
     }
     command = [sys.executable, str(SCRIPT), "--config", write_yaml(tmp_path / "e.yaml", config)]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "kills"), "--kills", "2"],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    command += ["--out", str(tmp_path / "kills"), "--kills", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("bitwise equal") == 7
     assert "DIFFERENT" not in done.stdout

@@ -25,10 +25,6 @@ PUBLISHED = {
 }
 
 
-def model_of(experiment):
-    return experiment["model"]
-
-
 def built(config):
     with torch.device("meta"):
         return KiwiEdit(with_untrained_parts(config))
@@ -41,42 +37,40 @@ def test_the_published_stages_are_as_published(size, stage):
     experiment = read_experiment(STAGES / size / f"{stage}.yaml")
     assert experiment["trainer"]["max_steps"] == steps
     assert experiment["trainer"].get("accumulate_grad_batches", 1) == accumulation
-    assert model_of(experiment)["optim"] == {"type": "AdamW", "lr": lr}
+    assert experiment["model"]["optim"] == {"type": "AdamW", "lr": lr}
     assert experiment["data"]["max_pixels"] == pixels
-    assert set(model_of(experiment)["train_parts"]) == parts
+    assert set(experiment["model"]["train_parts"]) == parts
     frames = {manifest["max_frames"] for manifest in experiment["data"]["train"]}
     assert max(frames) == (1 if stage == "stage1" else 81 if size == "5b" else 49)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_each_stage_starts_from_the_previous_one_which_has_all_that_it_needs(size):
-    """What a stage's model owns is in the last stage's folder, new adapters and a frozen base model aside."""
-    before, home = None, None
+    """A stage finds its tensors in the previous stage's folder, except new adapters and a frozen base model."""
+    before, previous_run = None, None
     for stage in ORDER:
         experiment = read_experiment(STAGES / size / f"{stage}.yaml")
-        config = from_dict(KiwiConfig, model_of(experiment)["config"])
+        config = from_dict(KiwiConfig, experiment["model"]["config"])
         names = set(select_saved_names(config, built(config).state_dict()))
-        assert model_of(experiment).get("init") == (None if home is None else f"{home}/model")
+        assert experiment["model"].get("init") == (None if previous_run is None else f"{previous_run}/model")
         if before is not None:
             absent = {name for name in names - before if ".lora_" not in name}
             assert not absent or (size != "14b" and stage == "stage2a" and all(n.startswith("dit.") for n in absent))
             assert not before - names
-        before, home = names, experiment["trainer"]["default_root_dir"]
+        before, previous_run = names, experiment["trainer"]["default_root_dir"]
 
 
 def test_the_trainable_parameters_of_each_stage_of_the_5b():
-    seen = []
+    trainable = []
     for stage in ORDER:
         experiment = read_experiment(STAGES / "5b" / f"{stage}.yaml")
-        model = built(from_dict(KiwiConfig, model_of(experiment)["config"]))
-        for part in {*PARTS, "mllm"} - set(model_of(experiment)["train_parts"]):
+        model = built(from_dict(KiwiConfig, experiment["model"]["config"]))
+        for part in {*PARTS, "mllm"} - set(experiment["model"]["train_parts"]):
             getattr(model, part).requires_grad_(False)
-        seen.append({name for name, parameter in model.named_parameters() if parameter.requires_grad})
-    assert (
-        len([name for name in seen[0] if ".lora_" in name]) == 288
-    )  # adapters of the MLLM: 36 layers, q k v o, A and B
-    assert {name.split(".")[0] for name in seen[0]} == {"query", "mllm"}
-    assert len([name for name in seen[1] if name.startswith("dit.")]) == 825 - 4  # text embedding aside
-    assert {name.split(".")[0] for name in seen[3] - seen[2]} == {"latent", "reference"}
-    assert seen[3] == seen[4]
-    assert not any(name.startswith(("vae.", "mllm.model.visual.")) for stage in seen for name in stage)
+        trainable.append({name for name, parameter in model.named_parameters() if parameter.requires_grad})
+    assert sum(".lora_" in name for name in trainable[0]) == 36 * 4 * 2  # layers of the MLLM, q k v o, A and B
+    assert {name.split(".")[0] for name in trainable[0]} == {"query", "mllm"}
+    assert len([name for name in trainable[1] if name.startswith("dit.")]) == 825 - 4  # without the text embedding
+    assert {name.split(".")[0] for name in trainable[3] - trainable[2]} == {"latent", "reference"}
+    assert trainable[3] == trainable[4]
+    assert not any(name.startswith(("vae.", "mllm.model.visual.")) for stage in trainable for name in stage)

@@ -82,17 +82,12 @@ class BeforeAfter(L.Callback):
         self.pairs: list[EditPair] = []
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Raise an error if the module is not an editor."""
         if not isinstance(module, LitKiwi):
             got = type(module).__name__
             raise InputError("BeforeAfter needs an editor", code="not-an-editor", got=got, expected="LitKiwi")
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Edit with the initial weights; a resumed run checks that its saved edits are of the same items.
-
-        Raises:
-            InputError: the saved edits are of different items.
-        """
+        """Edit with the initial weights; a resumed run raises an InputError if its saved edits are of other items."""
         if not trainer.is_global_zero:
             return
         folder = _output_folder(trainer)

@@ -26,16 +26,11 @@ class ModelExport(L.Callback):
         self.folder, self.interval, self.self_contained = folder, EveryNSteps(every_n_steps), self_contained
 
     def require_replaceable_folder(self, root: Path, module: LitModule) -> None:
-        """Raise an error if the export would replace files that it has not written; called before training starts.
-
-        Raises:
-            InputError: the model folder contains other files; the message names the first.
-        """
+        """Raise an InputError if the model folder contains files that exports do not write; called before training."""
         if (folder := root / self.folder).exists():
             require_replaceable(folder, module.unexpected_files)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
-        """Export at the interval."""
         if self.interval.due(trainer.global_step):
             self._export(trainer, module)
 

@@ -37,12 +37,10 @@ class Previews(L.Callback):
         self.last_step = -1
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
-        """Preview at the interval."""
         if self.interval.due(trainer.global_step):
             self._preview(trainer, module)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Preview the final weights."""
         if self.last_step != trainer.global_step:
             self._preview(trainer, module)
 

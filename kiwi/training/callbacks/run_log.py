@@ -49,7 +49,6 @@ class RunLog(L.Callback):
             self.journal = Journal(folder / METRICS_FILE)
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Start the clock."""
         self.interval = EveryNSteps(self.every_n_steps or trainer.log_every_n_steps, trainer.global_step)
         self._restart_counters()
 

@@ -28,17 +28,12 @@ def data(edit_folder):
 
 
 def run(folder, module, data, **options):
-    options = {
-        "max_steps": 6,
-        "log_every_n_steps": 1,
-        "val_check_interval": 3,
-        "check_val_every_n_epoch": None,
-    } | options
+    options = {"max_steps": 6, "log_every_n_steps": 1, "val_check_interval": 3} | options
     log = options.pop("log", RunLog())
     trainer = L.Trainer(
         default_root_dir=folder, accelerator="cpu", use_distributed_sampler=False, logger=False, callbacks=[log],
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
-        **options,
+        check_val_every_n_epoch=None, **options,
     )  # fmt: skip
     trainer.fit(module, data)
     return read_log(folder)
@@ -53,7 +48,7 @@ def test_a_line_per_step_has_losses_by_task_and_noise_level_and_costs(tiny_confi
     assert all(math.isfinite(value) for values in metrics.values() for value in values.values())
     names = {"loss", "gradient_norm", "lr", "samples_per_second", "memory_gib", "gamma_at_0.5"}
     assert all(names <= values.keys() for values in metrics.values())
-    # Each step's own kind of task only, and the bands in which its noise levels fell.
+    # A step logs only its own task kind, and the bands in which its noise levels are.
     tasks = [[name for name in values if name in ("loss_video", "loss_reference")] for values in metrics.values()]
     assert {name for (name,) in tasks} == {"loss_video", "loss_reference"}
     bands = [name for values in metrics.values() for name in values if name.startswith("loss_sigma_")]
