@@ -64,12 +64,10 @@ def list_cache_requests(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Cache
                 message = f"the cache {folder} cannot serve {first_stage} and {stage}"
                 raise InputError(message, code="mismatched-cache", got=got, fix=fix)
             if isinstance(config.mllm, NewQwen) and len(seeds) > 1 and read_cache_content(folder) != "latents":
-                raise InputError(
-                    f"the cache {folder} cannot serve {stage} under more than one seed",
-                    code="mismatched-cache",
-                    got="a randomly initialised MLLM, whose features differ from seed to seed",
-                    fix="remove data.cache, or fill it with `kiwi cache --only latents` first",
-                )
+                message = f"the cache {folder} cannot serve {stage} under more than one seed"
+                got = "a randomly initialised MLLM, whose features differ from seed to seed"
+                fix = "remove data.cache, or fill it with `kiwi cache --only latents` first"
+                raise InputError(message, code="mismatched-cache", got=got, fix=fix)
             key = repr((folder, config.dit.patch_size, *(data.get(field) for field in DATA_FIELDS)))
             experiment = {**resolved, "seed_everything": seeds[0]}
             request = CacheRequest(folder=folder, experiment=experiment, modules=arm.modules, stage=stage)
@@ -78,13 +76,9 @@ def list_cache_requests(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Cache
 
 
 def fill_caches(requests: Sequence[CacheRequest], out: Path) -> None:
-    """Encode missing samples; existing caches keep their content and dtype.
+    """Encode missing samples, each cache in a child process of its own, so that the accelerator's memory is released.
 
-    Each cache is filled in a child process, which releases the memory of the accelerator.
-
-    Args:
-        requests: caches to fill.
-        out: folder of the study; the configuration of each request is written to OUT/caches.
+    Existing caches keep their content and dtype. The configuration of each request is written to OUT/caches.
 
     Raises:
         InputError: a cache could not be filled.
@@ -109,7 +103,7 @@ def fill_caches(requests: Sequence[CacheRequest], out: Path) -> None:
 
 
 def read_cache_content(folder: Path) -> Literal["", "latents", "features", "both"]:
-    """Return which encodings a cache contains; an empty string if there is no cache."""
+    """Read which encodings a cache contains; an empty string if there is no cache."""
     if not (folder / "cache.json").is_file():
         return ""
     encoders = FeatureCache(folder).encoders

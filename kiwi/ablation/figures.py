@@ -24,18 +24,15 @@ VERDICT_COLOURS = {
 
 
 def write_figures(
-    out: Path,
-    metric: str,
-    summaries: Sequence[ArmSummary],
-    results: Sequence[RunResult],
+    out: Path, metric: str, summaries: Sequence[ArmSummary], results: Sequence[RunResult],
     costs: Mapping[str, Cost | None],
-) -> None:
+) -> None:  # fmt: skip
     """Write every figure that has data, as PNG and PDF.
 
     Args:
         out: output folder; created if necessary.
         metric: metric for the plots of differences and of score against cost.
-        summaries: summaries of the arms in that metric.
+        summaries: summaries of the arms (variants of the configuration) in that metric.
         results: results of all finished runs.
         costs: cost by label of the arm.
     """

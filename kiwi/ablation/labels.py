@@ -1,4 +1,4 @@
-"""Labels of arms, computed from the differences between the configurations of the arm and of the base."""
+"""Labels of arms (variants of the configuration), computed from their differences from the base configuration."""
 
 import hashlib
 import re
@@ -19,20 +19,16 @@ MAX_VALUE = 48
 
 
 def list_changed_values(base: Any, variant: Any) -> dict[str, Any]:
-    """Return the values of an arm's configuration that differ from the base, by dotted path.
+    """List the values of an arm's configuration that differ from the base, by dotted path.
 
-    A spec of another type appears as the name of its type, followed by the fields that differ from its defaults
-    (`kiwi.spec.diff`).
-
-    Args:
-        base: resolved configuration of the base, as `kiwi.training.fit.resolve` returns it.
-        variant: resolved configuration of the arm.
+    Both are resolved (`kiwi.training.fit.resolve`). A spec of another type appears as the name of its type, followed by
+    the fields that differ from its defaults (`kiwi.spec.diff`).
     """
     return dict(_iterate_changes(_shorten_classes(base), _shorten_classes(variant), ""))
 
 
 def make_arm_label(stages: Mapping[str, Mapping[str, Any]], skipped: Iterable[str] = ()) -> str:
-    """Write the changes of an arm as text, such as "source=NoSource" or "stage2: optim.lr=0.01; without stage1".
+    """Format the changes of an arm, such as "source=NoSource" or "stage2: optim.lr=0.01; without stage1".
 
     Args:
         stages: changed values by dotted path, for each trained stage.
@@ -52,7 +48,7 @@ def make_arm_label(stages: Mapping[str, Mapping[str, Any]], skipped: Iterable[st
 
 
 def make_folder_name(label: str) -> str:
-    """Return a safe folder name for a label; different labels have different names."""
+    """Make a safe folder name from a label; different labels have different names."""
     name = re.sub(r"[^\w.=+-]+", "_", label, flags=re.ASCII).strip("_.") or "arm"
     if name == label and len(name) <= MAX_FOLDER_NAME:
         return name
@@ -98,7 +94,7 @@ def _iterate_changes(base: Any, variant: Any, path: str) -> Iterator[tuple[str, 
 
 
 def _parse_specs(base: Any, variant: Any) -> tuple[Spec, Spec] | None:
-    """Parse both values as specs; return None if one of them is no spec, such as a Lightning callback."""
+    """Parse both values as specs; None if one of them is something else, such as a Lightning callback."""
     if not all(isinstance(value, dict) and "type" in value for value in (base, variant)):
         return None
     try:

@@ -86,10 +86,8 @@ class ClusterLauncher:
         try:
             import submitit
         except ImportError:
-            raise InputError(
-                "cluster jobs need the package submitit, which is not installed", code="missing-package",
-                fix="pip install 'kiwi-video[cluster]'",
-            ) from None  # fmt: skip
+            problem, fix = "cluster jobs need submitit, which is not installed", "pip install 'kiwi-video[cluster]'"
+            raise InputError(problem, code="missing-package", fix=fix) from None
         try:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
             parameters = {"cpus_per_task": threads, "timeout_min": 24 * 60, **(options or {})}
@@ -97,9 +95,8 @@ class ClusterLauncher:
                 parameters.setdefault("slurm_array_parallelism", jobs)
             self.executor.update_parameters(**parameters)
         except (RuntimeError, ValueError, NameError, TypeError) as error:
-            raise InputError(
-                "cannot set up jobs of the cluster", code="cluster-unavailable", got=" ".join(str(error).split())
-            ) from None
+            got, fix = " ".join(str(error).split()), "check the options given with --slurm"
+            raise InputError("cannot submit to the cluster", code="cluster-unavailable", got=got, fix=fix) from None
         self.threads = threads
 
     def launch(self, folders: Sequence[Path]) -> Iterator[RunEvent]:

@@ -54,7 +54,7 @@ class RunResult:
 
 
 def read_result(file: Path) -> RunResult:
-    """Read a result.json. Raises InputError if the file is unreadable or not the result of a run."""
+    """Read a result.json. Raises InputError if it cannot be read or is not the result of a run."""
     fix = "delete the file and rerun the study"
     try:
         record = read_record(file)
@@ -77,18 +77,15 @@ def read_result(file: Path) -> RunResult:
 
 
 def _collect_values(measurement: Measurement, folder: Path) -> MetricValues:
-    """Collect a measurement's values. What it does not report itself is reported as unreadable results, too."""
+    """Collect the values of a measurement; an exception that is no KiwiError becomes one that names the folder."""
     try:
         return measurement.collect(folder)
     except KiwiError:
         raise
     except (OSError, ValueError, TypeError, LookupError) as error:
-        raise InputError(
-            f"the results of {measurement.name} in {folder} are missing or damaged",
-            code="invalid-result",
-            got=f"{type(error).__name__}: {error}",
-            fix=f"remove {folder} and rerun the same command",
-        ) from error
+        problem = f"the results of {measurement.name} in {folder} are missing or damaged"
+        got, fix = f"{type(error).__name__}: {error}", f"remove {folder} and rerun the same command"
+        raise InputError(problem, code="invalid-result", got=got, fix=fix) from error
 
 
 def collect_results(steps: Sequence[Step]) -> dict[str, Any]:

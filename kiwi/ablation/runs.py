@@ -47,7 +47,7 @@ class Run:
     """One arm trained and evaluated with one seed.
 
     Args:
-        arm: arm to train.
+        arm: arm to train, which is one variant of the configuration.
         seed: seed of the run.
         folder: folder of the run.
         steps: steps in the order of execution.
@@ -104,23 +104,22 @@ def check_result(run: Run) -> None:
     """Raise an InputError if the result in a run's folder has another label, seed or fingerprint."""
     recorded = read_record(run.folder / RESULT_FILE)
     if differing := [name for name, value in run.record.items() if recorded.get(name) != value]:
-        raise InputError(
-            f"{run.folder} has the result of another configuration or of other measurements",
-            code="changed-settings",
-            got=", ".join(f"{name} {recorded.get(name)}" for name in differing),
-            expected=", ".join(f"{name} {run.record[name]}" for name in differing),
-            fix="choose another --out or delete the folder",
+        got, expected = (
+            ", ".join(f"{name} {record.get(name)}" for name in differing) for record in (recorded, run.record)
         )
+        problem = f"{run.folder} has the result of another configuration or of other measurements"
+        fix = "choose another --out or delete the folder"
+        raise InputError(problem, code="changed-settings", got=got, expected=expected, fix=fix)
 
 
 def execute_run(folder: Path, threads: int = 1, device: str | None = None, runner: StepRunner | None = None) -> None:
-    """Execute or resume a prepared run, and write result.json or failed.json.
+    """Execute or resume the prepared run in a folder, and write result.json or failed.json.
 
     Args:
         folder: folder of the run.
         threads: number of CPU threads of each command; it affects the last digits of results.
         device: CUDA device id; all devices are visible by default.
-        runner: function that runs a step; by default `run_step`, which starts a child process.
+        runner: function that runs a step, by default in a child process.
 
     Raises:
         InputError: another process is executing this run.
@@ -184,13 +183,10 @@ def _make_run(study: Study, arm: Arm, seed: int, study_folder: Path) -> Run:
         command_options = measurement.make_options(last_stage / "model", out)
         steps.append(
             Step(
-                command=measurement.command,
-                options={} if command_options is None else to_dict(command_options),
-                out=out,
-                measurement=measurement,
-                modules=arm.modules,
+                command=measurement.command, options={} if command_options is None else to_dict(command_options),
+                out=out, measurement=measurement, modules=arm.modules,
             )
-        )
+        )  # fmt: skip
     command_sections = {measurement.section for measurement in MEASUREMENTS if measurement.command}
     identity = {
         "stages": [[stage, read_experiment(study.stages[stage]), options] for stage, options in arm.options.items()],
@@ -203,7 +199,7 @@ def _make_run(study: Study, arm: Arm, seed: int, study_folder: Path) -> Run:
 
 
 def _initial_model(study: Study, arm: Arm) -> dict[str, Any]:
-    """Return the initial weights of an arm that skips the first stage: those with which the base starts that stage."""
+    """The initial weights of an arm that skips the first stage: those with which the base starts that stage."""
     first = next(iter(study.stages))
     if first in arm.options:
         return {}

@@ -70,24 +70,17 @@ def read_steps(folder: Path) -> list[Step]:
     try:
         return [from_dict(Step, step) for step in json.loads(file.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError, SpecError) as error:
-        raise InputError(
-            f"cannot read {file}", code="unreadable-file", got=error,
-            fix="rerun `kiwi ablate` with the same study and --out to rewrite it",
-        ) from None  # fmt: skip
+        fix = "rerun `kiwi ablate` with the same study and --out to rewrite it"
+        raise InputError(f"cannot read {file}", code="unreadable-file", got=error, fix=fix) from None
 
 
 def make_child_environment(**variables: str) -> dict[str, str]:
-    """Return this process's environment with the parent id and additional variables for a child process."""
+    """Make the environment of a child process: that of this process with more variables and the parent's id."""
     return os.environ | {PARENT_VARIABLE: str(os.getpid())} | variables
 
 
 def run_step(folder: Path, step_index: int, env: Mapping[str, str]) -> tuple[int, str]:
-    """Run a step in a child process and append its output to the folder's log.
-
-    Args:
-        folder: folder of the run.
-        step_index: index of the step, starting at 0.
-        env: environment of the child process.
+    """Run a step, counted from 0, in a child process, and append its output to the log in the folder of the run.
 
     Returns:
         The exit code, and the error message or the last lines of the output.

@@ -251,26 +251,23 @@ def _resolve_arm(
         if reserved := [path for path in values if path in reserved_options]:
             is_init = reserved == ["model.init"]
             reason = "each stage starts from the previous one" if is_init else "the study sets it for each run"
-            raise InputError(
-                f"{arm_name}, stage {stage} cannot set {reserved[0]}: {reason}", code="reserved-option", fix="remove it"
-            )
+            problem = f"{arm_name}, stage {stage} cannot set {reserved[0]}: {reason}"
+            raise InputError(problem, code="reserved-option", fix="remove it")
         try:
             resolved[stage] = resolve(make_fit_options(0, stages[stage], values))
         except InputError as error:
             raise InputError(f"{arm_name}, stage {stage}: {error}", code=error.code) from None
-    differences = (
-        {stage: list_changed_values(base.resolved[stage], resolved[stage]) for stage in resolved} if base else {}
-    )
-    return Arm(label=make_arm_label(differences, skipped), options=options, resolved=resolved)
+    before = base.resolved if base else resolved
+    changes = {stage: list_changed_values(before[stage], values) for stage, values in resolved.items()}
+    return Arm(label=make_arm_label(changes, skipped), options=options, resolved=resolved)
 
 
 def _expand_grid(content: Mapping[str, Any], file: Path) -> Iterator[dict[str, Any]]:
     grid = _read_mapping(content.get("grid"), f"grid of {file}")
     for path, values in grid.items():
         if not isinstance(values, list) or not values:
-            raise InputError(
-                f"the grid of {file} has no values for {path}", code="empty-grid", got=values, expected="a list"
-            )
+            problem = f"the grid of {file} has no values for {path}"
+            raise InputError(problem, code="empty-grid", got=values, expected="a list")
     if grid:
         for values in itertools.product(*grid.values()):
             yield dict(zip(grid, values, strict=True))
@@ -292,10 +289,8 @@ def _read_measurements(measure: Mapping[str, Any], file: Path) -> list[Measureme
                 raise InputError(f"measure of {file}: {error}", code=error.code) from None
     names = [metric.name for measurement in measurements for metric in measurement.list_metrics()]
     if (primary := measure.get(PRIMARY)) is not None and primary not in names:
-        raise InputError(
-            f"the primary metric of {file} is not one of its metrics", code="unknown-metric", got=primary,
-            expected=format_choices(names, primary),
-        )  # fmt: skip
+        problem, expected = f"the primary metric of {file} is not one of its metrics", format_choices(names, primary)
+        raise InputError(problem, code="unknown-metric", got=primary, expected=expected)
     return measurements
 
 
@@ -318,6 +313,5 @@ def _read_mapping(value: Any, name: str) -> dict[str, Any]:
 def _check_fields(content: Mapping[str, Any], known: Sequence[str], name: object) -> None:
     for field in content:
         if field not in known:
-            raise InputError(
-                f"{name} has an unknown field {field!r}", code="unknown-field", expected=format_choices(known, field)
-            )
+            expected = format_choices(known, field)
+            raise InputError(f"{name} has an unknown field {field!r}", code="unknown-field", expected=expected)

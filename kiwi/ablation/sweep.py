@@ -54,9 +54,8 @@ def run_sweep(options: AblateOptions) -> StudyReport:
         if run.state == "done":
             check_result(run)
     if options.dry_run:
-        return StudyReport(
-            table=_make_plan_table(study, runs), missing=[run.name for run in runs if run.state != "done"]
-        )
+        waiting = [run.name for run in runs if run.state != "done"]
+        return StudyReport(table=_make_plan_table(study, runs), missing=waiting)
     launcher = None if options.report else _make_launcher(options, out)
     make_folder(out)
     with exclusive_lock(out):
@@ -109,7 +108,7 @@ def launch_runs(study: Study, runs: Sequence[Run], launcher: Launcher, show: Cal
 
 
 def make_progress_table(study: Study, runs: Sequence[Run], running: set[Path]) -> Table:
-    """Return a table with a row per arm and a column per seed; finished runs show the mean of the primary metric."""
+    """Make a table with a row per arm and a column per seed; finished runs show the mean of the primary metric."""
     cells: dict[str, dict[int, str]] = {}
     for run in runs:
         state = "running" if run.folder in running else run.state
@@ -131,7 +130,7 @@ def _format_score(study: Study, run: Run) -> str:
 
 
 def _make_plan_table(study: Study, runs: Sequence[Run]) -> Table:
-    """Return a table of the stages and the cost of each arm."""
+    """Make a table of the stages and the cost of each arm."""
     rows = []
     for arm in study.arms:
         cost = count_cost(arm)

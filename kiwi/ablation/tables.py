@@ -30,7 +30,7 @@ def make_main_table(
     title: str, metric: str, summaries: Sequence[ArmSummary], costs: Mapping[str, Cost | None],
     results: Sequence[RunResult], base: str = "base",
 ) -> Table:  # fmt: skip
-    """Table of one metric with all statistics and the cost of each arm."""
+    """Make the table of one metric with all statistics and the cost of each arm."""
     speeds = {summary.label: _samples_per_second(summary.label, results) for summary in summaries}
     base_speed = speeds.get(base, 0.0)
     detectable = (f"detectable difference, {seeds} seeds" for seeds in SEED_COUNTS)
@@ -60,7 +60,7 @@ def make_main_table(
 
 
 def make_brief_table(title: str, metric: str, summaries: Sequence[ArmSummary]) -> Table:
-    """Short table of one metric for the terminal."""
+    """Make a short table of one metric for the terminal."""
     rows = []
     for summary in summaries:
         difference, p, _, verdict, *_ = _comparison_cells(summary)
@@ -70,7 +70,7 @@ def make_brief_table(title: str, metric: str, summaries: Sequence[ArmSummary]) -
 
 
 def make_overview_table(title: str, summaries: Mapping[str, Sequence[ArmSummary]]) -> Table:
-    """Table of all metrics, with the mean and the difference of every arm."""
+    """Make the table of all metrics, with the mean and the difference of every arm."""
     labels = list(dict.fromkeys(summary.label for arms in summaries.values() for summary in arms))
     cells = {(metric, summary.label): _overview_cell(summary) for metric, arms in summaries.items() for summary in arms}
     return Table(
@@ -83,7 +83,7 @@ def make_overview_table(title: str, summaries: Mapping[str, Sequence[ArmSummary]
 
 
 def make_category_table(title: str, metric: str, summaries: Sequence[ArmSummary]) -> Table:
-    """Table of the means of one metric by category."""
+    """Make the table of the means of one metric by category."""
     names = list(dict.fromkeys(name for summary in summaries for name in summary.by_category if name))
     return Table(
         f"{title}: {metric} by category",
@@ -97,7 +97,7 @@ def make_category_table(title: str, metric: str, summaries: Sequence[ArmSummary]
 
 
 def make_tidy_table(summaries: Mapping[str, Sequence[ArmSummary]]) -> Table:
-    """Table in tidy form for table.csv: a row per arm and metric, with unrounded values."""
+    """Make the table for table.csv: a row per arm and metric, with unrounded values."""
     header = ("measure", "arm", "seeds", "items", "mean", "low", "high", "spread", "difference", "difference_low",
               "difference_high", "p", "p_models", "verdict")  # fmt: skip
     rows: list[tuple[object, ...]] = []
@@ -114,7 +114,7 @@ def make_tidy_table(summaries: Mapping[str, Sequence[ArmSummary]]) -> Table:
 
 
 def make_problem_tables(failed: Mapping[str, str], without_metric: Mapping[str, str]) -> list[Table]:
-    """Tables of failed runs and of runs without a value of some metric; empty tables are omitted."""
+    """Make the tables of failed runs and of runs without a value of some metric; empty tables are omitted."""
     note = "These runs have no finite value, for example because training diverged; means are over the other seeds."
     tables = [
         Table("Failed runs", ("run", "reason"), list(failed.items()), "Rerun the same command to retry them."),
@@ -155,7 +155,7 @@ def _overview_cell(summary: ArmSummary) -> str:
 
 
 def _samples_per_second(label: str, results: Sequence[RunResult]) -> float:
-    """Return the median throughput of the runs of an arm; 0 if none logged it."""
+    """The median throughput of the runs of an arm; 0 if none logged it."""
     name = "samples_per_second"
     speeds = [result.cost[name] for result in results if result.label == label and name in result.cost]
     return median_high(speeds) if speeds else 0.0

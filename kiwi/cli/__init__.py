@@ -66,11 +66,8 @@ def dispatch(actions: Mapping[str, Action], command: str, description: str, argv
         command = f"{command} {name}"
         return action.run(parse(action.options, command, argv[len(name.split()) :], action.fixed))
     if argv and argv[-1] not in ("-h", "--help"):
-        raise InputError(
-            f"`kiwi {command}` has no action {argv[0]!r}",
-            code="unknown-command",
-            expected=format_choices(actions, argv[0]),
-        )
+        expected = format_choices(actions, argv[0])
+        raise InputError(f"`kiwi {command}` has no action {argv[0]!r}", code="unknown-command", expected=expected)
     width = max(map(len, actions))
     lines = [f"usage: python -m kiwi {command} ACTION ...", "", description, "", "actions:"]
     lines += [f"  {name:<{width}}  {action.help or _get_summary(action.options)}" for name, action in actions.items()]
@@ -103,11 +100,8 @@ def _add_option(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], 
     flag = field.metadata.get("flag") or "--" + field.name.replace("_", "-")
     required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     default = None if required or field.default in (None, (), dataclasses.MISSING) else field.default
-    text = (
-        help_text
-        if default is None or isinstance(default, bool)
-        else f"{help_text} (default: {_format_default(default)})"
-    )
+    has_visible_default = default is not None and not isinstance(default, bool)
+    text = f"{help_text} (default: {_format_default(default)})" if has_visible_default else help_text
     text = text.replace("%", "%%")
     if hint is bool:
         # `gallery: bool = True` is switched off by --no-gallery; all other switches are off by default.

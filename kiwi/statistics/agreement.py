@@ -23,9 +23,8 @@ def krippendorff_alpha(ratings: Sequence[Sequence[float]], level: str = "interva
     Raises:
         InputError: raters have different numbers of items, or the level is unknown.
     """
-    table = _stack_ratings(ratings)
-    columns = [column[~np.isnan(column)] for column in table.T]
-    units = [column for column in columns if len(column) > 1]
+    units = [column[~np.isnan(column)] for column in _stack_ratings(ratings).T]
+    units = [unit for unit in units if len(unit) > 1]
     if not units:
         return nan
     values, counts = np.unique(np.concatenate(units), return_counts=True)
@@ -69,9 +68,8 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 def _stack_ratings(ratings: Sequence[Sequence[float]]) -> np.ndarray:
     if len({len(rater) for rater in ratings}) > 1:
         got, expected = [len(rater) for rater in ratings], "equal numbers, with NaN for a missing rating"
-        raise InputError(
-            "raters have different numbers of items", code="mismatched-lengths", got=got, expected=expected
-        )
+        problem = "raters have different numbers of items"
+        raise InputError(problem, code="mismatched-lengths", got=got, expected=expected)
     return np.asarray(ratings, float).reshape(len(ratings), -1)
 
 
@@ -90,6 +88,5 @@ def _compute_distances(values: np.ndarray, counts: np.ndarray, level: str) -> np
         by_rating = rankdata(np.repeat(values, counts), method="average")  # ties share the mean of their ranks
         ranks = by_rating[np.concatenate([[0], np.cumsum(counts)[:-1]])]
         return (ranks[:, None] - ranks[None, :]) ** 2
-    raise InputError(
-        "unknown level of measurement", code="unknown-choice", got=level, expected="interval, ordinal or nominal"
-    )
+    expected = "interval, ordinal or nominal"
+    raise InputError("unknown level of measurement", code="unknown-choice", got=level, expected=expected)

@@ -90,9 +90,8 @@ def estimate_mean(
     names = sorted(runs[0]) if runs else []
     if not names or any(sorted(run) != names for run in runs):
         sizes = ", ".join(str(len(run)) for run in runs) or "no seeds"
-        raise InputError(
-            "a mean over seeds needs the same items for each", code="mismatched-items", got=f"{sizes} items"
-        )
+        problem = "a mean over seeds needs the same items for each"
+        raise InputError(problem, code="mismatched-items", got=f"{sizes} items")
     values_SI = np.array([[run[name] for name in names] for run in runs], dtype=float)
     if not np.isfinite(values_SI).all():
         got = values_SI[~np.isfinite(values_SI)][0]

@@ -99,7 +99,7 @@ def test_actions_are_dispatched_by_name_and_unknown_actions_are_rejected(capsys)
     with pytest.raises(InputError) as caught:
         dispatch(actions, "studio", "A studio.", ["pant"])
     assert caught.value.code == "unknown-command"
-    assert "did you mean paint" in str(caught.value)
+    assert "Expected: paint." in str(caught.value)
 
 
 def test_an_action_may_have_two_words_and_set_fields_itself(capsys):
