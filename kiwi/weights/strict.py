@@ -19,7 +19,7 @@ FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Differences between the expected tensors and the actual ones; false if there are none."""
+    """Differences between the expected tensors and the actual ones."""
 
     missing: list[str]
     unexpected: list[str]
@@ -29,16 +29,13 @@ class Mismatch:
         kinds = {"missing": self.missing, "unexpected": self.unexpected, "with the wrong shape": self.wrong_shapes}
         return "; ".join(f"{len(names)} {kind} ({_join_first(names)})" for kind, names in kinds.items() if names)
 
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.unexpected or self.wrong_shapes)
-
     def raise_if_any(self, source: str) -> None:
         """Raise a CheckpointError that lists the differences, if any; `source` says where the weights come from."""
-        if self:
+        if differences := str(self):
             raise CheckpointError(
                 f"the weights of {source} do not match the model",
                 code="mismatched-weights",
-                got=self,
+                got=differences,
                 fix="build the model with the configuration of the saved weights (the config.json beside them)",
             )
 
