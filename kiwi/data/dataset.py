@@ -1,6 +1,7 @@
 """The dataset, which decodes records to samples at the sizes of their buckets."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -21,10 +22,10 @@ from kiwi.media.image import crop_resize, letterbox
 
 
 class CacheKeys(NamedTuple):
-    """Keys of a sample's entries in a cache; empty where the cache does not hold this kind of entry."""
+    """Keys of a sample's entries in a cache, named as in `EditSample`; empty if the cache has no such encoder."""
 
-    source: str
-    target: str
+    source_posterior: str
+    target_posterior: str
     source_features: str
     reference_features: tuple[str, ...]
 
@@ -38,7 +39,7 @@ class EncodingJob(NamedTuple):
 
     load: Callable[[], Pixels]
     """Decodes the clip: (F, H, W, 3)."""
-    latents_key: str
+    posterior_key: str
     features_key: str
     is_reference: bool
 
@@ -85,27 +86,25 @@ class EditDataset(Dataset[EditSample]):
         if self.cache is None:
             return self._decode(position, batch)
         cache, keys = self.cache, self.keys[position]
-        has_source = bool(keys.source and keys.source_features)
-        sample = self._decode(position, batch, source=not has_source, target=not keys.target)
+        has_source = bool(keys.source_posterior and keys.source_features)
+        sample = self._decode(position, batch, source=not has_source, target=not keys.target_posterior)
         if keys.source_features:
             references = tuple(cache.read_features(key) for key in keys.reference_features)
             source = cache.read_features(keys.source_features)
             sample = replace(sample, source_features=source, reference_features=references)
         return replace(
             sample,
-            source_posterior=cache.read_posterior(keys.source) if keys.source else None,
-            target_posterior=cache.read_posterior(keys.target) if keys.target else None,
+            source_posterior=cache.read_posterior(keys.source_posterior) if keys.source_posterior else None,
+            target_posterior=cache.read_posterior(keys.target_posterior) if keys.target_posterior else None,
         )
 
     def decode(self, index: int) -> EditSample:
         """Decode a sample as at inference: all clips and the mask, without cache and augmentation."""
-        sample, record, bucket = self._decode(index), self.records[index], self.buckets[index]
+        sample, record = self._decode(index), self.records[index]
         if record.mask is None:
             return sample
-        try:
-            mask_FHWC = _decode_clip(record.mask, bucket)
-        except KiwiError as error:
-            raise _add_location(record, error) from error
+        with _errors_at(record):
+            mask_FHWC = _decode_clip(record.mask, self.buckets[index])
         # The edit may change pixels where the mask is white, that is at least half as bright as white.
         return replace(sample, mask_FHW=mask_FHWC.mean(axis=-1, dtype=np.float32) >= 127.5)
 
@@ -115,45 +114,43 @@ class EditDataset(Dataset[EditSample]):
         for record, bucket, keys in zip(self.records, self.buckets, self._compute_keys(cache), strict=True):
             # A clip is decoded once for both encoders, and once for all samples that use it.
             load = partial(_decode_clip, record.source, bucket)
-            jobs[keys.source or keys.source_features] = EncodingJob(load, keys.source, keys.source_features, False)
-            if keys.target and record.target is not None:
+            job = EncodingJob(load, keys.source_posterior, keys.source_features, False)
+            jobs[job.posterior_key or job.features_key] = job
+            if keys.target_posterior and record.target is not None:
                 load = partial(_decode_clip, record.target, bucket)
-                jobs.setdefault(keys.target, EncodingJob(load, keys.target, "", False))
+                jobs.setdefault(keys.target_posterior, EncodingJob(load, keys.target_posterior, "", False))
             for reference, key in zip(record.references, keys.reference_features, strict=bool(keys.reference_features)):
                 jobs[key] = EncodingJob(reference.decode, "", key, True)
         return jobs
 
     def _compute_keys(self, cache: FeatureCache) -> list[CacheKeys]:
-        """Compute the cache keys of every sample."""
         clips = [clip for r in self.records for clip in (r.source, r.target, *r.references) if clip is not None]
-        hashes = cache.hash_contents(clips)
-        return [
-            CacheKeys(
-                source=cache.make_latents_key(hashes[record.source], bucket),
-                target="" if record.target is None else cache.make_latents_key(hashes[record.target], bucket),
-                source_features=cache.make_features_key(hashes[record.source], bucket),
-                reference_features=tuple(
-                    filter(None, (cache.make_features_key(hashes[r], None) for r in record.references))
-                ),
+        hashes, keys = cache.hash_contents(clips), []
+        for record, bucket in zip(self.records, self.buckets, strict=True):
+            source, target = hashes[record.source], None if record.target is None else hashes[record.target]
+            references = [cache.make_features_key(hashes[reference], None) for reference in record.references]
+            record_keys = CacheKeys(
+                source_posterior=cache.make_posterior_key(source, bucket),
+                target_posterior="" if target is None else cache.make_posterior_key(target, bucket),
+                source_features=cache.make_features_key(source, bucket),
+                reference_features=tuple(filter(None, references)),
             )
-            for record, bucket in zip(self.records, self.buckets, strict=True)
-        ]
+            keys.append(record_keys)
+        return keys
 
     def _decode(self, index: int, batch: int | None = None, *, source: bool = True, target: bool = True) -> EditSample:
         """Decode a sample without the cache, augmented for a training batch with this number; None: not augmented."""
         record, bucket = self.records[index], self.buckets[index]
         sample_id = _make_sample_id(record, bucket)
-        shrinks = [
+        shrink_factors = [
             1.0 if batch is None else self.augmentation.shrink_factor(self.seed, "shrink", batch, sample_id, number)
             for number in range(len(record.references))
         ]
-        try:
+        empty = np.zeros((0, bucket.height, bucket.width, 3), np.uint8)
+        with _errors_at(record):
             images = tuple(reference.decode()[0] for reference in record.references)
-            empty = np.zeros((0, bucket.height, bucket.width, 3), np.uint8)
             source_FHWC = _decode_clip(record.source, bucket) if source else empty
             target_FHWC = _decode_clip(record.target, bucket) if target and record.target is not None else empty
-        except KiwiError as error:
-            raise _add_location(record, error) from error
         return EditSample(
             id=sample_id,
             task=bucket.task,
@@ -165,15 +162,15 @@ class EditDataset(Dataset[EditSample]):
             source_FHWC=source_FHWC,
             target_FHWC=target_FHWC,
             reference_images=images,
-            references_RHWC=letterbox_references(images, bucket.height, bucket.width, shrinks),
+            references_RHWC=letterbox_references(images, bucket.height, bucket.width, shrink_factors),
         )
 
 
 def letterbox_references(
-    images: Sequence[Pixels], height: int, width: int, shrinks: Sequence[float] | None = None
+    images: Sequence[Pixels], height: int, width: int, shrink_factors: Sequence[float] | None = None
 ) -> Pixels:
     """Letterbox reference images on white at the video's size, each shrunk by its factor: (R, H, W, 3), R may be 0."""
-    factors = shrinks or [1.0] * len(images)
+    factors = shrink_factors or [1.0] * len(images)
     boxed = [letterbox(image, height, width, shrink=factor) for image, factor in zip(images, factors, strict=True)]
     return np.stack(boxed) if boxed else np.zeros((0, height, width, 3), np.uint8)
 
@@ -186,5 +183,10 @@ def _decode_clip(clip: Clip, bucket: Bucket) -> Pixels:
     return crop_resize(clip.decode(bucket.frames), bucket.height, bucket.width)
 
 
-def _add_location(record: Record, error: KiwiError) -> ManifestError:
-    return ManifestError(f"{record.location}: {error}", code=error.code)
+@contextmanager
+def _errors_at(record: Record) -> Iterator[None]:
+    """Add the location of a record to errors in the block."""
+    try:
+        yield
+    except KiwiError as error:
+        raise ManifestError(f"{record.location}: {error}", code=error.code) from error

@@ -131,7 +131,7 @@ class FeatureCache:
         """State for pickling; another process opens the shards itself."""
         return self.__dict__ | {"opened": {}}
 
-    def make_latents_key(self, content_hash: str, bucket: Bucket) -> str:
+    def make_posterior_key(self, content_hash: str, bucket: Bucket) -> str:
         """Make the key of a clip resized to its bucket, for its posterior; empty if the cache holds no posteriors."""
         return _make_key("latents", self.encoders.vae, content_hash, bucket)
 

@@ -100,7 +100,7 @@ def fill_cache(options: CacheOptions) -> FilledCache:
         job
         for name, job in jobs.items()
         if int(name[:8], 16) % count == number - 1
-        and any(key and key not in cache for key in (job.latents_key, job.features_key))
+        and any(key and key not in cache for key in (job.posterior_key, job.features_key))
     ]
     encoders.fill(cache, missing, options.clips, device)
     return FilledCache(len(missing), len(cache))
@@ -165,10 +165,10 @@ class _FrozenEncoders:
         frames = job.load()
         entries: dict[str, Entry] = {}
         with torch.no_grad():
-            if job.latents_key:
+            if job.posterior_key:
                 video_BCFHW = to_video_tensor(frames[None]).to(next(self.vae.parameters()).device)
                 posterior = self.vae.posterior(video_BCFHW)
-                entries[job.latents_key] = LatentDistribution(posterior.mean[0], posterior.std[0])
+                entries[job.posterior_key] = LatentDistribution(posterior.mean[0], posterior.std[0])
             if job.features_key:
                 assert self.mllm is not None
                 preprocessor = self.mllm.preprocessor

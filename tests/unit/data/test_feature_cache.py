@@ -56,15 +56,15 @@ def test_float16_keeps_three_digits(tmp_path):
 def test_a_key_depends_on_content_size_length_and_vae(cache, tmp_path):
     other = FeatureCache.create(tmp_path / "other", EncoderFingerprints("another vae"), "float32")
     keys = [
-        cache.make_latents_key("content", BUCKET),
-        cache.make_latents_key("other content", BUCKET),
-        cache.make_latents_key("content", BUCKET._replace(frames=1)),
-        cache.make_latents_key("content", BUCKET._replace(height=64)),
-        other.make_latents_key("content", BUCKET),
+        cache.make_posterior_key("content", BUCKET),
+        cache.make_posterior_key("other content", BUCKET),
+        cache.make_posterior_key("content", BUCKET._replace(frames=1)),
+        cache.make_posterior_key("content", BUCKET._replace(height=64)),
+        other.make_posterior_key("content", BUCKET),
     ]
     assert len(set(keys)) == 5
     # The key does not depend on the task, since the clip's content is the same.
-    assert cache.make_latents_key("content", BUCKET._replace(task=TaskKind.reference, references=2)) == keys[0]
+    assert cache.make_posterior_key("content", BUCKET._replace(task=TaskKind.reference, references=2)) == keys[0]
 
 
 def test_vision_features_keep_their_size_and_kind(tmp_path):
@@ -96,12 +96,12 @@ def test_features_of_a_source_depend_on_its_bucket_and_those_of_a_reference_on_t
         both.make_features_key("content", None),
         both.make_features_key("other content", None),
         other.make_features_key("content", None),
-        both.make_latents_key("content", BUCKET),
+        both.make_posterior_key("content", BUCKET),
     ]
     assert len(set(keys)) == 6
     # Without an encoder there is no key.
     alone = FeatureCache.create(tmp_path / "alone", EncoderFingerprints(mllm="tower"), "float32")
-    assert alone.make_latents_key("content", BUCKET) == ""
+    assert alone.make_posterior_key("content", BUCKET) == ""
     assert alone.make_features_key("content", None) == keys[2]
 
 
