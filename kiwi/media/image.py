@@ -27,7 +27,7 @@ _WHITE = (255, 255, 255)
 def read_image(source: Path | str | bytes, *, name: str | None = None) -> np.ndarray:
     """Read an image (a path, or the encoded bytes) as uint8 RGB `[H, W, 3]`.
 
-    EXIF orientation is applied, transparency is composited on white, 16-bit gray is scaled to 8 bits, and only the
+    EXIF orientation is applied, transparency is composited on white, 16-bit grey is scaled to 8 bits, and only the
     first frame of an animation is read. Error messages call the image `name`, by default its path.
 
     Raises:
@@ -236,8 +236,8 @@ def _to_rgb(image: Image.Image, title: str) -> np.ndarray:
         problem = f"{title} has 32-bit or floating-point pixels, whose range is unknown"
         raise MediaError(problem, code="unsupported-colours", expected="8 or 16 bits per channel")
     if values is not None:
-        gray = ((values + 128) // 257).astype(np.uint8)
-        return np.repeat(gray[:, :, None], 3, axis=2)
+        grey = ((values + 128) // 257).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*_WHITE, 255)), image)

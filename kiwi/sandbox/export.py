@@ -39,6 +39,7 @@ _EMPTY_GREY, _BORDER_GREY = 232, 160
 class SandboxExportOptions(WorldOptions):
     """Write items of the sandbox as videos, reference images, masks and manifests.
 
+    Files in the folder OUT:
     world.json        settings, written first
     videos/           <id>_source.mp4, <id>_target.mp4
     references/       <id>.png
@@ -185,20 +186,23 @@ def _format_benchmark_lists(edits: list[dict[str, str]], references: list[dict[s
     """Format the rows like the lists of OpenVE-Bench (CSV) and RefVIE-Bench (YAML); the texts by file name."""
     lists = {}
     if edits:
-        columns = {"edited_type": "edited_type", "prompt": "prompt", "original_video": "src_video"}
-        lists["benchmark_videos.csv"] = _to_csv([_rename(row, columns) for row in edits])
+        videos = [
+            {"edited_type": row["edited_type"], "prompt": row["prompt"], "original_video": row["src_video"]}
+            for row in edits
+        ]
+        lists["benchmark_videos.csv"] = _to_csv(videos)
     if references:
-        columns = {"src_video": "src_video", "ref_img": "ref_image", "instruction": "prompt"}
         items = [
-            _rename(row, columns) | {"edit_type": row["edited_type"].removesuffix("_reference")} for row in references
+            {
+                "src_video": row["src_video"],
+                "ref_img": row["ref_image"],
+                "instruction": row["prompt"],
+                "edit_type": row["edited_type"].removesuffix("_reference"),
+            }
+            for row in references
         ]
         lists["refvie_bench.yaml"] = yaml.safe_dump(items, sort_keys=False, allow_unicode=True, width=1000)
     return lists
-
-
-def _rename(row: dict[str, str], columns: dict[str, str]) -> dict[str, str]:
-    """Select columns of a row, given by their new names."""
-    return {new: row[old] for new, old in columns.items()}
 
 
 def _to_csv(rows: list[dict[str, str]]) -> str:

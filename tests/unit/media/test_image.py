@@ -28,6 +28,7 @@ from kiwi.media.image import (
     write_image,
 )
 
+BICUBIC = Image.Resampling.BICUBIC
 GOLDEN = Path(__file__).parents[2] / "golden"
 PREPROCESS = json.loads((GOLDEN / "mllm_preprocess.json").read_text())
 
@@ -46,7 +47,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def test_png_round_trip_is_exact_and_jpeg_close(tmp_path: Path) -> None:
-    image = np.asarray(Image.fromarray(noise(6, 9)).resize((45, 30), Image.Resampling.BICUBIC))
+    image = np.asarray(Image.fromarray(noise(6, 9)).resize((45, 30), BICUBIC))
     for name in ("a.png", "b.jpg", "c.JPEG"):
         write_image(tmp_path / name, image)
     assert (read_image(tmp_path / "a.png") == image).all()
@@ -183,9 +184,8 @@ def test_smart_resize_of_images_matches_the_published_geometry(case: dict) -> No
 @pytest.mark.parametrize("case", [c for c in PREPROCESS["geometry"] if c["kind"] == "video"])
 def test_smart_resize_of_videos_matches_the_published_geometry(case: dict) -> None:
     limit = case["max_pixels"]
-    frame = smart_resize(
-        case["height"], case["width"], factor=56, min_pixels=4 * 56**2, max_pixels=limit or 16384 * 56**2
-    )
+    frame_limits = {"min_pixels": 4 * 56**2, "max_pixels": limit or 16384 * 56**2}
+    frame = smart_resize(case["height"], case["width"], factor=56, **frame_limits)
     assert list(frame) == case["frame_resize_h_w"]
     smallest = 128 * 28**2
     largest = max(min(768 * 28**2, 115200 * 28**2 // case["frames_used"] * 2), int(1.05 * smallest))
@@ -223,23 +223,21 @@ def test_crop_resize_is_a_centre_crop_then_pil_bicubic() -> None:
     frames = np.stack([noise(100, 60, seed) for seed in range(2)])
     got = crop_resize(frames, 32, 64)  # aspect 2: the crop is 30 x 60 from row 35
     for frame, expected in zip(got, frames, strict=True):
-        reference = Image.fromarray(expected[35:65]).resize((64, 32), Image.Resampling.BICUBIC)
+        reference = Image.fromarray(expected[35:65]).resize((64, 32), BICUBIC)
         assert (frame == np.asarray(reference)).all()
 
 
 def test_crop_resize_gives_the_size_for_any_input() -> None:
     rng = np.random.default_rng(0)
     for h, w, height, width in rng.integers(1, 40, (100, 4)).tolist():
-        assert (
-            crop_resize(np.full((1, h, w, 3), 200, np.uint8), height, width).tolist()
-            == np.full((1, height, width, 3), 200).tolist()
-        )
+        resized = crop_resize(np.full((1, h, w, 3), 200, np.uint8), height, width)
+        assert resized.tolist() == np.full((1, height, width, 3), 200).tolist()
 
 
 def test_resize_is_pil_bicubic_and_the_identity_at_the_same_size() -> None:
     frames = noise(20, 30)[None]
     assert resize(frames, 20, 30) is frames
-    expected = Image.fromarray(frames[0]).resize((44, 12), Image.Resampling.BICUBIC)
+    expected = Image.fromarray(frames[0]).resize((44, 12), BICUBIC)
     assert (resize(frames, 12, 44)[0] == np.asarray(expected)).all()
     with pytest.raises(InputError, match=r"float64.*uint8 \[F, H, W, 3\]"):
         resize(frames / 255, 12, 44)
@@ -258,13 +256,7 @@ def test_letterbox_equals_pil_pad_for_any_shape() -> None:
     rng = np.random.default_rng(0)
     for h, w, height, width in rng.integers(6, 60, (100, 4)).tolist():  # older Pillow versions fail on smaller sizes
         image = noise(h, w)
-        expected = ImageOps.pad(
-            Image.fromarray(image),
-            (width, height),
-            method=Image.Resampling.BICUBIC,
-            color="white",
-            centering=(0.5, 0.5),
-        )
+        expected = ImageOps.pad(Image.fromarray(image), (width, height), method=BICUBIC, color="white")
         assert (letterbox(image, height, width) == np.asarray(expected)).all(), (h, w, height, width)
 
 
@@ -296,9 +288,8 @@ def test_contact_sheet_places_every_image_in_its_cell() -> None:
 def test_contact_sheet_writes_labels_beside_and_titles_above_the_images() -> None:
     image = np.full((40, 60, 3), 100, np.uint8)
     plain = contact_sheet([[image], [image]])
-    sheet = contact_sheet(
-        [[image], [image]], labels=["source", "a very long label that wraps"], column_titles=["frame 0"]
-    )
+    labels = ["source", "a very long label that wraps"]
+    sheet = contact_sheet([[image], [image]], labels=labels, column_titles=["frame 0"])
     top, left = sheet.shape[0] - plain.shape[0], sheet.shape[1] - plain.shape[1]
     assert top >= 8
     assert left >= 20

@@ -19,17 +19,8 @@ B_FRAMES = {"bf": "3", "x264-params": "b-adapt=0:keyint=12:crf=5"}
 
 def colour_bars(count: int = 3, height: int = 32, width: int = 64) -> np.ndarray:
     """Eight saturated vertical bars: a wrong colour matrix or range moves them by tens of levels."""
-    colours = [
-        [255, 255, 255],
-        [230, 220, 20],
-        [20, 220, 230],
-        [30, 200, 40],
-        [200, 30, 210],
-        [220, 20, 30],
-        [20, 30, 220],
-        [0, 0, 0],
-    ]
-    row = np.repeat(np.array(colours, np.uint8), width // 8, axis=0)
+    colours = "ffffff e6dc14 14dce6 1ec828 c81ed2 dc141e 141edc 000000"
+    row = np.frombuffer(bytes.fromhex(colours), np.uint8).reshape(8, 3).repeat(width // 8, axis=0)
     return np.broadcast_to(row, (count, height, width, 3)).copy()
 
 
