@@ -21,7 +21,7 @@ from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.vae.wan import WanVae
 from kiwi.sandbox.pairs import make_controls, make_pair, swap_instruction
 from kiwi.sandbox.questions import content_overlap
-from kiwi.training.modules.mllm import ANSWER, END, LitMllm
+from kiwi.training.modules.mllm import ANSWER_END, ANSWER_START, LitMllm
 from kiwi.weights.hub import locate
 
 TRAINED = Path(__file__).parents[3] / "experiments/sandbox/mllm.yaml"
@@ -83,9 +83,9 @@ def model_inputs(prompt):
 
 def test_transformers_generates_the_same_answers(reader, transformers_model):
     model, tokenizer = transformers_model
-    (end,) = tokenizer.encode(END)
+    (end,) = tokenizer.encode(ANSWER_END)
     for batch in question_batches(7, batch_size=1, max_frames=1):
-        prompt, _ = reader.append_tokens(reader.prompt(batch), [tokenizer.encode(ANSWER)])
+        prompt, _ = reader.append_tokens(reader.format_prompt(batch), [tokenizer.encode(ANSWER_START)])
         tokens = model.generate(**model_inputs(prompt), do_sample=False, max_new_tokens=96, eos_token_id=end)
         answer = tokenizer.decode(tokens[0, prompt.input_ids_BS.shape[1] :], skip_special_tokens=True)
         assert answer.strip() == reader.answer(batch)[0]
@@ -96,9 +96,9 @@ def test_transformers_gives_the_same_logits_for_videos_with_the_same_positions(r
     # After a video, transformers continues the positions from the longer side of its grid, kiwi from its end.
     model, tokenizer = transformers_model
     for batch in question_batches(8, batch_size=1):
-        prompt, _ = reader.append_tokens(reader.prompt(batch), [tokenizer.encode(ANSWER)])
+        prompt, _ = reader.append_tokens(reader.format_prompt(batch), [tokenizer.encode(ANSWER_START)])
         expected = model(**model_inputs(prompt), position_ids=reader.reader.compute_position_ids(prompt)).logits
-        logits = reader.logits(prompt, reader.vision_features(prompt))
+        logits = reader.compute_logits(prompt, reader.encode_images(prompt))
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
