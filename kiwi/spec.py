@@ -174,18 +174,14 @@ def override(spec: Spec, changes: dict[str, Any]) -> Any:
     for path in sorted(changes, key=lambda path: path.count(".")):
         *parents, last = path.split(".")
         node = data
-        for depth, key in enumerate(parents):
-            key = _resolve_key(node, key)
+        for depth, key in enumerate(parents, 1):
+            parent = ".".join(parents[:depth])
+            key = _find_field(node, key, parent)
             child = with_defaults(node.get(key))
             if not isinstance(child, dict):
-                message = f"no spec at {'.'.join(parents[: depth + 1])!r} (in {path!r})"
-                raise SpecError(message, code="unknown-field", expected=format_choices(_field_names(node), key))
+                raise SpecError(f"{parent!r} is not a spec, so {path!r} cannot be set", code="unknown-field", got=child)
             node[key] = node = child
-        last = _resolve_key(node, last)
-        if last not in _field_names(node):
-            expected = format_choices(_field_names(node), last)
-            raise SpecError(f"no field at {path!r}", code="unknown-field", expected=expected)
-        node[last] = changes[path]
+        node[_find_field(node, last, path)] = changes[path]
     return from_dict(type(spec), data)
 
 
@@ -244,14 +240,15 @@ def _merge_with_default(field: dataclasses.Field[Any], hint: Any, value: Any) ->
     return {**to_dict(default), **value} if is_only_choice else value
 
 
-def _resolve_key(node: dict[str, Any], key: str) -> str:
+def _find_field(node: dict[str, Any], key: str, path: str) -> str:
+    """The current name of the field `key` of a spec's plain data; `path` is that of the field, for the error."""
     cls = Spec._registry.get(str(node.get("type")))
-    return next(iter(resolve_field_names([cls], {key: None}))) if cls else key
-
-
-def _field_names(node: dict[str, Any]) -> list[str]:
-    cls = Spec._registry.get(str(node.get("type")))
-    return sorted(f.name for f in dataclasses.fields(cls)) if cls else sorted(map(str, node))
+    names = sorted(f.name for f in dataclasses.fields(cls)) if cls else sorted(map(str, node))
+    name = next(iter(resolve_field_names([cls], {key: None}))) if cls else key
+    if name not in names:
+        message = f"{cls.__name__ if cls else 'the mapping'} has no field {path!r}"
+        raise SpecError(message, code="unknown-field", expected=format_choices(names, name))
+    return name
 
 
 def _to_plain(value: Any) -> Any:

@@ -295,13 +295,16 @@ def test_override_sets_fields_of_a_spec_that_is_given_in_part():
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("reer", "no field at 'reer'. Expected: one of anything, frame, front, gears, lamp, name, notes, rear,"),
-        ("rear.spoks", "no field at 'rear.spoks'. Expected: one of rim, spokes (did you mean spokes?)."),
-        ("reer.spokes", "no spec at 'reer' (in 'reer.spokes')"),
-        ("frame.frunt.spokes", "no spec at 'frame.frunt' (in 'frame.frunt.spokes'). Expected: one of front, size"),
-        ("name.first", "no spec at 'name' (in 'name.first')"),
-        ("lamp.lumen", "no spec at 'lamp' (in 'lamp.lumen')"),
-        ("rear.type", "no field at 'rear.type'"),
+        (
+            "reer",
+            "Bicycle has no field 'reer'. Expected: one of anything, frame, front, gears, lamp, name, notes, rear,",
+        ),
+        ("rear.spoks", "SpokedWheel has no field 'rear.spoks'. Expected: one of rim, spokes (did you mean spokes?)."),
+        ("reer.spokes", "Bicycle has no field 'reer'. Expected: one of"),
+        ("frame.frunt.spokes", "Frame has no field 'frame.frunt'. Expected: one of front, size"),
+        ("name.first", "'name' is not a spec, so 'name.first' cannot be set. Got: bike."),
+        ("lamp.lumen", "'lamp' is not a spec, so 'lamp.lumen' cannot be set"),
+        ("rear.type", "SpokedWheel has no field 'rear.type'"),
     ],
 )
 def test_the_error_for_an_unknown_path_lists_the_fields_at_its_first_unknown_part(path, message):
