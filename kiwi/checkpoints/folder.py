@@ -95,9 +95,8 @@ def write_folder(
     """Write a model folder atomically; it raises the errors of `save_pretrained`.
 
     Args:
-        folder: created if missing; its parent must exist.
+        folder, editing: as in `save_pretrained`.
         config: configuration of the model; the paths of parts in `savers` are replaced by those of the copies.
-        editing: defaults of `kiwi edit` for this model.
         state: tensors of model.safetensors.
         base_fingerprints: fingerprints of the weights of pretrained parts that are referenced instead of copied.
         savers: functions that write a copy of "vae" or "mllm" into a folder.
@@ -173,9 +172,8 @@ def _check_differences(saved: KiwiConfig, config: KiwiConfig, folder: Path) -> N
     changed = {path: values for path, values in diff(saved, config).items() if not path.startswith(ignored)}
     if mismatched := sorted(changed.keys() & {"dit.num_heads", "dit.eps", "dit.freq_dim"}):
         expected, got = changed[mismatched[0]]
-        raise CheckpointError(
-            f"{folder} has a different {mismatched[0]}", code="mismatched-config", got=got, expected=expected
-        )
+        problem = f"{mismatched[0]} of the model differs from that of {folder}"
+        raise CheckpointError(problem, code="mismatched-config", got=got, expected=expected)
     for path, (saved_value, new_value) in changed.items():
         log.warning("%s was trained with %s = %s; training continues with %s", folder, path, saved_value, new_value)
 

@@ -36,7 +36,7 @@ class FolderConfig(NamedTuple):
     config: KiwiConfig
     editing: EditingDefaults
     base_fingerprints: dict[str, str]
-    """Fingerprint of each pretrained part that is referenced instead of copied into the folder."""
+    """Fingerprint of the weights of each pretrained part that is referenced instead of copied into the folder."""
 
 
 def read_folder_config(folder: Path) -> FolderConfig:

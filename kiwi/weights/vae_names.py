@@ -106,27 +106,27 @@ def _map_module_names(sizes: VaeSizes) -> Mapping[str, str]:
 
 def _map_layers(sizes: VaeSizes) -> Iterator[tuple[str, str, Mapping[str, str]]]:
     """Yield Wan's name, diffusers' name and the submodule names of all residual blocks and resamplers."""
-    for coder, code, last in (("encoder", "down", sizes.num_res_blocks), ("decoder", "up", sizes.num_res_blocks + 1)):
-        sampler = f"{code}sampler" if sizes.residual else f"{code}samplers.0"
+    num_blocks = {"encoder": sizes.num_res_blocks, "decoder": sizes.num_res_blocks + 1}
+    for coder, direction in (("encoder", "down"), ("decoder", "up")):
+        resampler = f"{direction}sampler" if sizes.residual else f"{direction}samplers.0"
+        layers = [*((_RESIDUAL, f"resnets.{index}") for index in range(num_blocks[coder])), (_RESAMPLE, resampler)]
         for level in range(len(sizes.dim_mult)):
-            for index in range(last + 1):
-                inner, layer = (_RESIDUAL, f"resnets.{index}") if index < last else (_RESAMPLE, sampler)
-                nested = f"{coder}.{code}_blocks.{level}.{layer}"
-                flat = level * (last + 1) + index
+            for index, (inner, layer) in enumerate(layers):
+                nested = f"{coder}.{direction}_blocks.{level}.{layer}"
+                position = level * len(layers) + index
                 if sizes.residual:
-                    yield f"{coder}.{code}samples.{level}.{code}samples.{index}", nested, inner
+                    yield f"{coder}.{direction}samples.{level}.{direction}samples.{index}", nested, inner
                 else:
-                    diffusers = nested if coder == "decoder" else f"{coder}.{code}_blocks.{flat}"
-                    yield f"{coder}.{code}samples.{flat}", diffusers, inner
+                    diffusers = nested if coder == "decoder" else f"{coder}.{direction}_blocks.{position}"
+                    yield f"{coder}.{direction}samples.{position}", diffusers, inner
 
 
 def _group_layers_by_level(shapes: _Shapes) -> list[list[str]]:
     """Group the names of the encoder's layers by level, in order; without nesting, a resampler ends a level."""
     layers = {m[0] for name in shapes if (m := re.match(r"encoder\.downsamples\.\d+(\.downsamples\.\d+)?(?=\.)", name))}
-    ordered = sorted((tuple(map(int, re.findall(r"\d+", layer))), layer) for layer in layers)
     levels: dict[int, list[str]] = {}
     level = 0
-    for indices, layer in ordered:
+    for indices, layer in sorted((tuple(map(int, re.findall(r"\d+", layer))), layer) for layer in layers):
         levels.setdefault(indices[0] if len(indices) == 2 else level, []).append(layer)
         level += _has_prefix(shapes, f"{layer}.resample.")
     return list(levels.values())
