@@ -1,4 +1,4 @@
-"""Feature caches of a study (`data.cache`): check that they suit the arms, and fill them before the runs start."""
+"""Feature caches of a study (`data.cache`): check that they suit its arms (configurations), and fill them."""
 
 import subprocess
 import sys
@@ -42,7 +42,7 @@ class CacheRequest:
 
 
 def list_cache_requests(arms: Sequence[Arm], seeds: Sequence[int]) -> list[CacheRequest]:
-    """List the different caches that the stages of the arms read.
+    """List the caches that the stages of the arms read, each once.
 
     Raises:
         InputError: stages with different encoders share a cache, or the MLLM has other weights for each seed.

@@ -1,4 +1,4 @@
-"""The contact sheet of a study: the same sandbox items edited by the model of every arm, for visual inspection."""
+"""The contact sheet of a study: the same sandbox items edited by every arm (variant of the editor), to look at."""
 
 import logging
 from collections.abc import Sequence

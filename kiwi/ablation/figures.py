@@ -112,7 +112,7 @@ def _draw_panels(panels: Mapping[str, Mapping[str, Curve]], x: str, y: str) -> F
 
 
 def _average_over_seeds(label: str, name: str, results: Sequence[RunResult]) -> Curve | None:
-    """Average a logged curve over seeds, at the steps that all of them logged."""
+    """Average a logged curve over the seeds of an arm, at the steps that all of them logged."""
     logged = [curve for result in results if result.label == label and (curve := result.curves.get(name))]
     return _average_curves([{float(step): value for step, value in curve} for curve in logged])
 

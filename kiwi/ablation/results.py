@@ -25,7 +25,7 @@ class RunResult:
     """The results of a finished run.
 
     Args:
-        label: label of the run's arm.
+        label: label of the run's arm, which is one variant of the configuration.
         seed: seed of the run.
         items: value by metric (such as "sandbox overall") and item id.
         categories: category by item id.

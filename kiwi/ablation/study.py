@@ -295,7 +295,7 @@ def _read_measurements(measure: Mapping[str, Any], file: Path) -> list[Measureme
 
 
 def _find_modules(value: Any) -> set[str]:
-    """Modules outside kiwi that define the specs named in a resolved configuration."""
+    """Find the modules outside kiwi that define specs named in a resolved configuration."""
     if not isinstance(value, dict | list):
         return set()
     modules = set().union(*map(_find_modules, value.values() if isinstance(value, dict) else value))

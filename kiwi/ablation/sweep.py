@@ -1,4 +1,4 @@
-"""A study from check to report: estimate the duration, execute the runs that are not done, and analyse the results."""
+"""A whole study: check it, estimate its duration, execute the runs that are not done, and write the report."""
 
 import os
 import tempfile
@@ -156,7 +156,10 @@ def _describe_estimate(study: Study, runs: Sequence[Run], missing: int, options:
 
 
 def estimate_seconds_per_run(study: Study, runs: Sequence[Run]) -> tuple[float, str]:
-    """Estimate the duration of a run from finished runs or from a few steps of the base, and say from which."""
+    """Estimate the duration of a run in seconds, and describe what the estimate is based on.
+
+    The basis is the finished runs, or a few training steps of the base (the unchanged configuration).
+    """
     durations = [read_result(run.folder / RESULT_FILE).cost["seconds"] for run in runs if run.state == "done"]
     if durations:
         return float(median(durations)), f"median of {len(durations)} finished runs"

@@ -1,4 +1,4 @@
-"""`python -m kiwi ablate STUDY.yaml`: train and measure arms under several seeds, and compare them."""
+"""`python -m kiwi ablate STUDY.yaml`: train and evaluate arms (variants of an editor) with several seeds."""
 
 from kiwi import console
 from kiwi.ablation import AblateOptions, run_study

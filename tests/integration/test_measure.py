@@ -23,7 +23,7 @@ def measure(out, model, *more, items=3):
     return main(["sandbox", "measure", str(out), *options, *more])
 
 
-def test_an_editor_is_measured_with_controls_and_again_without_work(model, tmp_path, capsys):
+def test_an_editor_is_evaluated_with_controls_and_again_without_work(model, tmp_path, capsys):
     out = tmp_path / "measured"
     assert measure(out, model, items=6) == 0
     output = capsys.readouterr().out
@@ -47,7 +47,7 @@ def test_an_editor_is_measured_with_controls_and_again_without_work(model, tmp_p
     assert (out / "items.jsonl").read_text() == before
 
 
-def test_a_killed_measurement_resumes_with_the_same_result(model, tmp_path):
+def test_a_killed_evaluation_resumes_with_the_same_result(model, tmp_path):
     assert measure(tmp_path / "whole", model, "--no-controls") == 0
     assert measure(tmp_path / "cut", model, "--no-controls") == 0
     whole = (tmp_path / "whole" / "items.jsonl").read_text().splitlines()
@@ -60,7 +60,7 @@ def test_a_killed_measurement_resumes_with_the_same_result(model, tmp_path):
         assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
-def test_measurements_with_other_settings_are_refused(model, tmp_path, capsys):
+def test_an_evaluation_with_other_settings_is_refused(model, tmp_path, capsys):
     assert measure(tmp_path, model, "--no-controls") == 0
     before = (tmp_path / "items.jsonl").read_text()
     assert measure(tmp_path, model, "--no-controls", "--noise", "1") == 2
@@ -77,7 +77,7 @@ def test_measurements_with_other_settings_are_refused(model, tmp_path, capsys):
         (["--categories", "snow"], "snow"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_and_writes_nothing(model, tmp_path, capsys, options, message):
+def test_invalid_options_of_an_evaluation_are_refused_and_nothing_is_written(model, tmp_path, capsys, options, message):
     assert main(["sandbox", "measure", str(tmp_path / "out"), "--model", model, *options]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Options of `kiwi ablate` for which no study needs to run."""
+"""Options of `kiwi ablate`: their values are checked before a study is read."""
 
 from pathlib import Path
 
