@@ -43,10 +43,7 @@ class CurvesOptions(Options):
 
 
 def draw_curves(options: CurvesOptions) -> Path:
-    """Write the figure and, beside it, the points as CSV.
-
-    Returns:
-        The CSV file.
+    """Write the figure and, beside it, the points as CSV; return the CSV file.
 
     Raises:
         InputError: a folder is not a run folder or is given twice, no run has a metric, or `out` cannot be written.

@@ -17,8 +17,7 @@ from kiwi.training.lightning_cli import KiwiCLI, ParseOnlyCLI, run_cli
 class TrainingInterrupted(TrainingError):
     """Training was stopped by SIGTERM, which clusters send when a job reaches its time limit."""
 
-    exit_code = 143
-    """128 plus the signal's number, as in shells."""
+    exit_code = 143  # 128 plus the signal's number, as in shells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +80,7 @@ def resolve(options: FitOptions) -> dict[str, Any]:
 
 
 def run_command_line(argv: Sequence[str]) -> KiwiCLI:
-    """Run `fit` or `validate`.
-
-    Args:
-        argv: name of the command, followed by its options.
+    """Run `fit` or `validate`; `argv` is the name of the command, followed by its options.
 
     Raises:
         TrainingInterrupted: training was stopped by SIGTERM.

@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentError, set_parsing_settings
 from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor, ModelCheckpoint
@@ -79,7 +79,7 @@ class KiwiCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except ArgumentError as error:
             parsers = self._subcommand_parsers.values()
-            raise _simplify_error(error, [option for p in parsers for option in p._option_string_actions]) from None
+            _raise_plain_error(error, [option for p in parsers for option in p._option_string_actions])
 
     def _parse_ckpt_path(self) -> None:
         """Find and check the checkpoint before anything else.
@@ -153,15 +153,9 @@ class KiwiCLI(LightningCLI):
     def after_fit(self) -> None:
         """Save a checkpoint of the last step, even between intervals; warn if there was nothing to train."""
         if not self.is_started and self.trainer.is_global_zero:
-            step, max_steps, max_epochs = (
-                self.trainer.global_step,
-                self.trainer.max_steps,
-                self.trainer.max_epochs or -1,
-            )
-            message = (
-                "nothing to do: the run is already at step %d (trainer.max_steps %d, max_epochs %d); increase these"
-            )
-            log.warning(message, step, max_steps, max_epochs)
+            step, limits = self.trainer.global_step, (self.trainer.max_steps, self.trainer.max_epochs or -1)
+            steps_done = "nothing to do: the run is already at step %d (trainer.max_steps %d, max_epochs %d)"
+            log.warning(steps_done + "; increase these to continue training", step, *limits)
         if self.is_started and self.trainer.checkpoint_callback.save_last:
             self.trainer.save_checkpoint(Path(self.trainer.checkpoint_callback.dirpath) / "last.ckpt")
 
@@ -180,11 +174,8 @@ class ParseOnlyCLI(KiwiCLI):
         return {"fit": LightningCLI.subcommands()["fit"]}
 
     def _parse_ckpt_path(self) -> None: ...
-
     def _set_seed(self) -> None: ...
-
     def instantiate_classes(self) -> None: ...
-
     def _run_subcommand(self, subcommand: str) -> None: ...
 
 
@@ -209,14 +200,16 @@ def run_cli(argv: Sequence[str], cli_class: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
             parser_kwargs={"prog": "python -m kiwi"},
         )
     except (ArgumentError, MisconfigurationException, ValueError) as error:
-        raise _simplify_error(error) from None
+        _raise_plain_error(error)
 
 
-def _simplify_error(error: Exception, options: Iterable[str] = ()) -> Exception:
-    """The error to show instead of one of jsonargparse, which wraps those that constructors raise; bugs are kept."""
+def _raise_plain_error(error: Exception, options: Iterable[str] = ()) -> NoReturn:
+    """Raise the KiwiError of a constructor, which jsonargparse wraps, or a short form of jsonargparse's own error."""
     if cause := next((cause for cause in exception_chain(error) if isinstance(cause, KiwiError)), None):
-        return cause
-    return error if isinstance(error, ValueError) else explain_parse_error(str(error), options)
+        raise cause from None
+    if isinstance(error, ValueError):
+        raise error  # a bug, which keeps its traceback
+    raise explain_parse_error(str(error), options) from None
 
 
 def _silence_library_warnings() -> None:

@@ -38,8 +38,7 @@ BlockKind = tuple[int, int, bool]
 class SourceCheck:
     """Accumulates the losses of a validation run (B samples, S = len(SIGMAS) noise levels).
 
-    Args:
-        training: moments of the training targets, if an earlier check has computed them.
+    It can use moments of the `training` targets that an earlier check has computed.
     """
 
     def __init__(self, training: dict[BlockKind, Moments] | None = None) -> None:

@@ -122,10 +122,6 @@ class _HeadingColumn(ProgressColumn):
 
 
 def has_bf16(*, on_cpu: bool = False) -> bool:
-    """Whether all accelerators have bf16 instructions, or, if there are none, the CPU has them.
-
-    Args:
-        on_cpu: ignore accelerators.
-    """
+    """Whether all accelerators have bf16 instructions, or, without any or if `on_cpu`, the CPU has them."""
     accelerators = [] if on_cpu else devices()
     return all(device["bf16"] for device in accelerators) if accelerators else cpu_has_bf16_matmul()

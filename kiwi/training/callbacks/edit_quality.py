@@ -13,7 +13,7 @@ from kiwi.training.modules.editor import LitKiwi
 
 
 class EditMetrics(NamedTuple):
-    """`compute_edit_metrics` of one sample's edit, and of its unedited source (`copy`)."""
+    """Metrics of one sample's edit and of its unedited source (`copy`), from `compute_edit_metrics`."""
 
     edit: dict[str, float]
     copy: dict[str, float]
@@ -79,8 +79,8 @@ class EditQuality(L.Callback):
         compare = partial(compute_edit_metrics, compute_distance_maps=maps, device=module.device)
         indices = select_indices(get_preview_dataset(trainer), self.items)
         metrics = {}
-        for turn in range(-(-len(indices) // trainer.world_size)):
-            position = turn * trainer.world_size + trainer.global_rank
+        for round_ in range(-(-len(indices) // trainer.world_size)):
+            position = round_ * trainer.world_size + trainer.global_rank
             index = indices[min(position, len(indices) - 1)]
             sample, preview = preview_sample(trainer, module, index, self.seed)
             if position >= len(indices):

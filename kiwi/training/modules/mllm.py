@@ -36,7 +36,7 @@ MAX_ANSWER_TOKENS = 96
 """Maximum number of tokens of a generated answer."""
 
 BLIND_ANSWERS = 512
-"""Number of training answers in which the blind baseline counts the most frequent one of each task."""
+"""Number of training answers from which the blind baseline takes the most frequent one of each task."""
 
 _EXPORTED_FILES = {"config.json", "prompt.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 _EXPORTED_FILES |= {"preprocessor_config.json", "added_tokens.json", "chat_template.jinja", "generation_config.json"}
@@ -200,7 +200,7 @@ class LitMllm(LitEncoder):
 
 
 def _summarize_answers(answers: Iterable[Answer], training_answers: Counter[tuple[str, str]]) -> dict[str, float]:
-    """Fractions of correct answers and content, of the MLLM and of the blind baseline, by task and over tasks."""
+    """Mean scores of the MLLM's answers, and of the most frequent training answers, by task and over tasks."""
     most_frequent = {task: answer for (task, answer), _ in reversed(training_answers.most_common())}
     scores: dict[str, dict[str, list[float]]] = {}
     for task, predicted, expected in answers:
