@@ -23,7 +23,10 @@ ITEMS = 7
 
 
 def draw_contact_sheet(study: Study, runs: Sequence[Run], out: Path) -> None:
-    """Edit the first items with every arm's model of the first seed, unless the sheet is current."""
+    """Edit the first items with every arm's model of the first seed; hashes of the models are stored beside the sheet.
+
+    A sheet that shows these models already is kept.
+    """
     if is_contact_sheet_current(study, runs, out):
         return
     options, models = _find_sandbox_options(study), _finished_models(study, runs)
@@ -40,7 +43,7 @@ def draw_contact_sheet(study: Study, runs: Sequence[Run], out: Path) -> None:
         edits[label] = edit_pairs(pairs, make_pair_editor(model.eval(), sampling, options.noise))
     if edits:
         write_image(out, draw_edit_sheet(pairs, edits))
-        write_json(_hashes_file(out), _hash_models(models))
+        write_json(out.with_suffix(".json"), _hash_models(models))
 
 
 def is_contact_sheet_current(study: Study, runs: Sequence[Run], out: Path) -> bool:
@@ -49,14 +52,9 @@ def is_contact_sheet_current(study: Study, runs: Sequence[Run], out: Path) -> bo
     if not models:
         return True
     try:
-        return out.is_file() and read_record(_hashes_file(out)) == _hash_models(models)
+        return out.is_file() and read_record(out.with_suffix(".json")) == _hash_models(models)
     except InputError:
         return False
-
-
-def _hashes_file(out: Path) -> Path:
-    """File with the hashes of the models on the sheet."""
-    return out.with_suffix(".json")
 
 
 def _find_sandbox_options(study: Study) -> SandboxMeasureOptions | None:

@@ -38,13 +38,7 @@ class Action(NamedTuple):
 def parse(
     options: type[OptionsT], command: str, argv: Sequence[str], fixed: Mapping[str, Any] = types.MappingProxyType({})
 ) -> OptionsT:
-    """Parse the options on a command line.
-
-    Args:
-        options: dataclass of the options; its docstring is the help.
-        command: words after `python -m kiwi`, such as "bench compare".
-        argv: words after the command.
-        fixed: values of fields that the command sets itself and that have no option on the command line.
+    """Parse the words after a command, such as "bench compare"; `fixed` sets fields that have no option there.
 
     Raises:
         InputError: unknown or missing options, or invalid values.

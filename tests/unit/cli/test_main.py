@@ -6,15 +6,11 @@ import logging
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import pytest
 
 import kiwi
 from kiwi.__main__ import COMMANDS, Command, main
-from kiwi.cli import build_parser, parse
-from kiwi.errors import KiwiError
-from kiwi.options import Options, positional
 
 HEAVY = {"torch", "lightning", "transformers", "diffusers", "numpy", "av"}
 
@@ -141,48 +137,3 @@ def test_a_closed_pipe_prints_no_error(command):
         process.stdin.close()
         assert process.stderr.read() == b""
         assert process.wait(60) != 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExampleOptions(Options):
-    """Edit.
-
-    Formats:
-      mp4   a video
-
-    Args:
-        video: source video
-        steps: number of solver steps
-        reference: reference image
-        quiet: print nothing
-    """
-
-    video: str = positional()
-    steps: int = 50
-    reference: str | None = None
-    quiet: bool = False
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "the following arguments are required: VIDEO"),
-        (["a", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
-        (["a", "--stepz", "1"], "there is no option --stepz (did you mean --steps?)"),
-        (["a", "--ste", "1"], "there is no option --ste (did you mean --steps?)"),
-        (["a", "b", "--steps", "1"], "unrecognized arguments: b"),
-    ],
-)
-def test_an_invalid_command_line_raises_a_kiwi_error_without_printing_the_usage(arguments, message, capsys):
-    with pytest.raises(KiwiError) as caught:
-        parse(ExampleOptions, "edit", arguments)
-    assert str(caught.value) == f"python -m kiwi edit: {message}. Fix: see `python -m kiwi edit --help`."
-    assert capsys.readouterr() == ("", "")
-
-
-def test_the_help_keeps_the_lines_of_the_description_and_shows_the_defaults_that_exist():
-    text = build_parser(ExampleOptions, "edit").format_help()
-    assert "usage: python -m kiwi edit" in text
-    assert "number of solver steps (default: 50)" in text
-    assert text.count("default") == 1
-    assert "\n\nFormats:\n  mp4   a video\n" in text
