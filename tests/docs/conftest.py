@@ -1,4 +1,4 @@
-"""The pages of the documentation, and what stands in them: code blocks, commands, links and inline code."""
+"""The pages of the documentation and their contents: code blocks, commands and inline code."""
 
 import re
 import shlex
@@ -28,8 +28,8 @@ class Command:
     """One command of a bash block.
 
     Args:
-        page: its file, relative to the root.
-        words: as the shell would hand them over.
+        page: file of the page, relative to the root.
+        words: program and arguments, as the shell splits them.
     """
 
     page: str
@@ -46,7 +46,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.fixture
 def page_modules(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The Python files that docs/extending.md shows can be imported; afterwards they and their specs are forgotten."""
+    """Make the Python files of docs/extending.md importable; afterwards, remove them and their specs."""
     folder = tmp_path_factory.mktemp("extending")
     for block in blocks(ROOT / "docs/extending.md", "python"):
         name = block.partition("\n")[0].removeprefix("# ")
@@ -63,7 +63,7 @@ def page_modules(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
 
 def prose(page: Path) -> str:
-    """A page without its code blocks."""
+    """The text of a page without its code blocks."""
     return FENCE.sub("", page.read_text(encoding="utf-8"))
 
 

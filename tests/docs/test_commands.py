@@ -1,4 +1,4 @@
-"""Every command line of the documentation works: parsed by the real parsers, the cheap ones run."""
+"""Every command of the documentation is accepted by its parser, and the cheap ones run."""
 
 import importlib
 import re
@@ -23,7 +23,7 @@ from .conftest import PAGES, ROOT, blocks, commands, inline_code, prose
 KIWI = ("python", "-m", "kiwi")
 TRAINING = ("fit", "validate")
 PROGRAMS = {"pip", "python", "tensorboard"}
-"""What commands of the documentation start with."""
+"""Programs other than kiwi that the documentation calls."""
 
 OTHERS = {"--ckpt_path", "--config", "--print_config", "--logdir"}
 """Options of Lightning's command line, and of TensorBoard."""

@@ -12,8 +12,8 @@ from .conftest import CARDS, GUIDES, PAGES, ROOT, blocks, inline_code, prose
 
 ALL = [*PAGES, *GUIDES, *CARDS]
 ROOMS = ("kiwi", "experiments", "benchmarks", "tests", "docs", ".ci", ".github")
-WORDS = 1100
-"""Of the README at most, its tables and commands included."""
+MAX_README_WORDS = 1100
+"""Including tables and commands."""
 
 every_page = pytest.mark.parametrize("page", ALL, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -37,7 +37,7 @@ def test_every_internal_link_leads_to_a_page_and_a_heading_that_exist(page):
 
 @every_page
 def test_every_file_that_is_named_exists(page):
-    if page.name == "CHANGELOG.md":  # it also names what is gone
+    if page.name == "CHANGELOG.md":  # it also names what was removed
         return
     for code in inline_code(page):
         if not re.fullmatch(rf"(?:{'|'.join(map(re.escape, ROOMS))})/[\w./*{{}},-]*", code):
@@ -62,7 +62,7 @@ def test_the_picture_of_the_layers_has_every_package_in_the_order_of_the_import_
 
 
 def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text().split()) <= WORDS
+    assert len((ROOT / "README.md").read_text().split()) <= MAX_README_WORDS
 
 
 @every_page
