@@ -29,12 +29,9 @@ class EditRecord:
 
     Args:
         id: identifier, unique in the manifest and stable between runs.
-        source: video or image to edit.
-        target: edited video or image; None for inference.
-        instruction: editing instruction.
+        source, target: video or image before and after the edit; the target is None for inference.
         references: reference images, in the manifest's order.
-        category: edit category.
-        answer: answer to a question; always empty, since manifests hold no questions.
+        answer: always empty, since manifests hold no questions.
         mask: video as long as the target (an image for an image pair), white where the edit may change the target.
         caption: description of the target.
         location: position of the row for error messages, such as "pairs.csv, line 7".
@@ -96,13 +93,13 @@ class _RowChecker:
         self.records: list[EditRecord] = []
         self.location_by_id: dict[str, str] = {}
         self.problems: list[str] = []
-        self.count = 0
+        self.problem_count = 0
 
     def add(self, number: int, row: Row) -> None:
         if row.problem is not None:
             self._add_problem(row, row.problem)
             return
-        count_before, cells = self.count, row.cells
+        count_before, cells = self.problem_count, row.cells
         record_id = self._read_id(number, row)
         instruction = self._read_text(row, "prompt") or ""
         if not instruction and isinstance(cells.get("prompt"), str | None):
@@ -111,7 +108,7 @@ class _RowChecker:
         target = self._find_file(row, "tgt_video", required=self.require_target)
         references = self._read_references(row)
         mask = self._find_file(row, "mask", required=False)
-        if self.count == count_before and source is not None:
+        if self.problem_count == count_before and source is not None:
             self.records.append(
                 EditRecord(
                     id=record_id,
@@ -127,9 +124,9 @@ class _RowChecker:
             )
 
     def finish(self) -> list[EditRecord]:
-        if self.count:
-            total = "1 problem" if self.count == 1 else f"{self.count} problems"
-            more = f"; and {self.count - _MAX_PROBLEMS} more" if self.count > _MAX_PROBLEMS else ""
+        if self.problem_count:
+            total = "1 problem" if self.problem_count == 1 else f"{self.problem_count} problems"
+            more = f"; and {self.problem_count - _MAX_PROBLEMS} more" if self.problem_count > _MAX_PROBLEMS else ""
             message = f"The manifest {self.path} has {total}: {'; '.join(self.problems)}{more}"
             fix = f"correct these rows (paths are relative to {self.files.base})"
             raise ManifestError(message, code="invalid-rows", fix=fix)
@@ -180,8 +177,8 @@ class _RowChecker:
         return tuple(images)
 
     def _add_problem(self, row: Row, text: str) -> None:
-        self.count += 1
-        if self.count <= _MAX_PROBLEMS:
+        self.problem_count += 1
+        if self.problem_count <= _MAX_PROBLEMS:
             self.problems.append(f"{row.location}: {text.rstrip('.')}")
 
 

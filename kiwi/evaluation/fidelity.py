@@ -50,8 +50,7 @@ def clip_psnr(edited_FHWC: Pixels, target_FHWC: Pixels, mask_FHW: NDArray[np.boo
     """PSNR in dB, at most PSNR_CAP, over all pixels of a clip inside a mask; NaN if the mask is empty."""
     if not mask_FHW.any():
         return nan
-    edited, target = (torch.from_numpy(clip[mask_FHW]).float() for clip in (edited_FHWC, target_FHWC))
-    return min(float(peak_signal_noise_ratio(edited, target, data_range=RANGE)), PSNR_CAP)
+    return frame_psnr(*(torch.from_numpy(clip[mask_FHW]).float() for clip in (edited_FHWC, target_FHWC)))
 
 
 def no_perceptual_metric(edited: Tensor, target: Tensor) -> dict[str, Tensor]:

@@ -38,41 +38,33 @@ def test_dropped_conditions_are_empty_and_the_others_are_kept():
 def test_cached_conditions_are_dropped_too():
     """Empty images have the size that the vision tower encoded, so that there are as many visual tokens."""
     original = batch()
-    features = (
-        VisionFeatures(2, (4, 56, 56), torch.zeros(1, 8, 4)),
-        VisionFeatures(1, (1, 28, 56), torch.zeros(1, 2, 4)),
-    )
-    original.source_frames, original.reference_images = [features[0]] * 2, [features[1:]] * 2
-    original.source_BCFHW, original.source_posterior = (
-        torch.zeros(2, 3, 0, 8, 8),
-        LatentDistribution(torch.ones(2, 4), torch.ones(2, 4)),
-    )
+    source = VisionFeatures(2, (4, 56, 56), torch.zeros(1, 8, 4))
+    reference = VisionFeatures(1, (1, 28, 56), torch.zeros(1, 2, 4))
+    original.source_frames, original.reference_images = [source] * 2, [(reference,)] * 2
+    original.source_BCFHW = torch.zeros(2, 3, 0, 8, 8)
+    original.source_posterior = LatentDistribution(torch.ones(2, 4), torch.ones(2, 4))
     dropped = drop_conditions(original, instruction=[False] * 2, source=[False, True], reference=[True, False])
     assert dropped.source_dropped == [1]
-    assert dropped.source_frames[0] is features[0]
+    assert dropped.source_frames[0] is source
     assert dropped.source_frames[1].shape == (5, 8, 8, 3)
     assert (dropped.source_frames[1] == 128).all()
     assert dropped.reference_images[0][0].shape == (28, 56, 3)
     assert (dropped.reference_images[0][0] == 255).all()
-    assert dropped.reference_images[1] == features[1:]
+    assert dropped.reference_images[1] == (reference,)
     assert dropped.source_posterior is original.source_posterior
-    assert (
-        drop_conditions(batch(), instruction=[False] * 2, source=[True] * 2, reference=[False] * 2).source_dropped == []
-    )
+    without_cache = drop_conditions(batch(), instruction=[False] * 2, source=[True] * 2, reference=[False] * 2)
+    assert without_cache.source_dropped == []
 
 
 def test_conditions_are_dropped_independently_with_their_probabilities_and_keyed():
     spec, original = ConditionDropout(instruction=0.5, source=0.2), batch(1)
-    is_dropped = np.array(
-        [
-            [
-                dropped.instructions[0] == "",
-                (dropped.source_BCFHW == 0).all().item(),
-                (dropped.references_BRCHW == 1).all(),
-            ]
-            for dropped in (spec.apply(original, 0, step) for step in range(600))
-        ]
-    )
+
+    def find_dropped(step):
+        dropped = spec.apply(original, 0, step)
+        pixels = [(dropped.source_BCFHW == 0).all(), (dropped.references_BRCHW == 1).all()]
+        return [dropped.instructions[0] == "", *map(bool, pixels)]
+
+    is_dropped = np.array([find_dropped(step) for step in range(600)])
     instruction, source, reference = is_dropped.mean(0)
     assert instruction == pytest.approx(0.5, abs=0.06)
     assert source == pytest.approx(0.2, abs=0.05)
