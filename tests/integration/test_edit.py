@@ -144,13 +144,13 @@ def test_the_command_reports_bad_input_in_one_paragraph(clip, tmp_path, capsys):
 
 def test_tiled_runs_the_autoencoder_over_tiles(model, clip, tmp_path, monkeypatch):
     used = []
-    decode = Tiling.decode
-    monkeypatch.setattr(Tiling, "decode", lambda self, *args: used.append(self) or decode(self, *args))
+    run = Tiling.run
+    monkeypatch.setattr(Tiling, "run", lambda self, *args: used.append(self) or run(self, *args))
     argv = ["edit", str(clip), "--instruction", "Make it blue.", "--model", model, "--steps", "1"]
     assert main([*argv, "--out", str(tmp_path / "whole.mp4")]) == 0
     assert not used
     assert main([*argv, "--out", str(tmp_path / "tiled.mp4"), "--tiled"]) == 0
-    assert used == [Tiling()]
+    assert used == [Tiling()] * 2  # to encode the source and to decode the edit
     # One tile covers a clip of this size.
     whole, tiled = (read_video(tmp_path / f"{name}.mp4").frames_FHWC.astype(int) for name in ("whole", "tiled"))
     assert np.abs(whole - tiled).mean() < 1
