@@ -80,7 +80,8 @@ def _summarize(study: Study, results: Sequence[RunResult]) -> dict[str, list[Arm
     if results and (absent := [metric.name for metric in study.metrics if metric not in measured]):
         scalars = dict.fromkeys(name for result in results for name in result.scalar_metrics)
         available = f"validation logged only {', '.join(scalars)}" if scalars else "no run was validated"
-        console.note(f"the report omits {', '.join(absent)}, which no run has: {available}")
+        problem = f"the report omits {', '.join(absent)}, which no run has: {available}"
+        console.note(f"{problem}. Correct `measure` in the study's file, or let the experiment validate its runs")
     return {metric.name: summarize_arms(metric, results, labels) for metric in measured}
 
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from kiwi.ablation.analysis import summarize_arms, to_json
+from kiwi.ablation.report import _summarize
 from kiwi.ablation.results import RunResult
+from kiwi.ablation.study import Study
 from kiwi.ablation.tables import (
     make_brief_table,
     make_category_table,
@@ -16,6 +18,7 @@ from kiwi.ablation.tables import (
     make_tidy_table,
 )
 from kiwi.evaluation.measurement import Metric
+from kiwi.training.run_log import ValidationMeasurement
 
 OVERALL, LOSS = Metric(name="sandbox overall"), Metric(name="val/loss", better="lower")
 
@@ -116,3 +119,13 @@ def test_tables_have_a_cell_for_every_known_value_and_empty_cells_otherwise():
     assert make_brief_table("Try", OVERALL.name, overall).rows[1][5] == "better"
     assert [row[-1] for row in make_tidy_table(summaries).rows] == ["", "better", "", "better"]
     assert {len(row) for row in table.rows} == {len(table.header)}
+
+
+def test_the_note_on_a_metric_that_no_run_has_says_what_was_logged_and_what_to_change(capsys):
+    measurement = ValidationMeasurement(names=("val/lsos",))
+    study = Study(title="", stages={}, seeds=[0], arms=[], measure={}, measurements=[measurement])
+    result = replace(make_results({"base": 0.0}, seeds=(0,))[0], scalar_metrics={"val/loss": 1.0})
+    assert _summarize(study, [result]) == {}
+    note = " ".join(capsys.readouterr().err.split())
+    assert "omits val/lsos, which no run has: validation logged only val/loss" in note
+    assert "Correct `measure` in the study's file" in note
