@@ -22,7 +22,6 @@ from kiwi.ablation.results import collect_results
 from kiwi.ablation.steps import (
     LOG_FILE,
     Step,
-    StepRunner,
     make_child_environment,
     read_steps,
     run_step,
@@ -112,45 +111,39 @@ def check_result(run: Run) -> None:
         raise InputError(problem, code="changed-settings", got=got, expected=expected, fix=fix)
 
 
-def execute_run(folder: Path, threads: int = 1, device: str | None = None, runner: StepRunner | None = None) -> None:
+def execute_run(folder: Path, threads: int = 1, device: str | None = None) -> None:
     """Execute or resume the prepared run in a folder, and write result.json or failed.json.
 
     Args:
         folder: folder of the run.
         threads: number of CPU threads of each command; it affects the last digits of results.
         device: CUDA device id; all devices are visible by default.
-        runner: function that runs a step, by default in a child process.
 
     Raises:
         InputError: another process is executing this run.
     """
-    with exclusive_lock(folder):
-        _execute_steps(folder, threads, device, runner or run_step)
-
-
-def _execute_steps(folder: Path, threads: int, device: str | None, runner: StepRunner) -> None:
-    (folder / FAILURE_FILE).unlink(missing_ok=True)
     variables = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     if device is not None:
         variables["CUDA_VISIBLE_DEVICES"] = device
-    start = time.time()
-    steps = read_steps(folder)
-    for index, step in enumerate(steps):
-        if not step.command:
-            continue
-        exit_code, reason = runner(folder, index, make_child_environment(**variables))
-        if exit_code and (stop_requested.is_set() or exit_code in TERMINATION_CODES):
-            return  # an interruption is not a failure; rerunning the study resumes the run
-        if exit_code:
-            _write_failure(folder, step.title, exit_code, reason)
+    with exclusive_lock(folder):
+        (folder / FAILURE_FILE).unlink(missing_ok=True)
+        start, steps = time.time(), read_steps(folder)
+        for index, step in enumerate(steps):
+            if not step.command:
+                continue
+            exit_code, reason = run_step(folder, index, make_child_environment(**variables))
+            if exit_code and (stop_requested.is_set() or exit_code in TERMINATION_CODES):
+                return  # an interruption is not a failure; rerunning the study resumes the run
+            if exit_code:
+                _write_failure(folder, step.title, exit_code, reason)
+                return
+        try:
+            results = collect_results(steps)
+        except KiwiError as error:
+            _write_failure(folder, "collecting results", error.exit_code, str(error))
             return
-    try:
-        results = collect_results(steps)
-    except KiwiError as error:
-        _write_failure(folder, "collecting results", error.exit_code, str(error))
-        return
-    seconds = round(time.time() - start, 1)
-    write_json(folder / RESULT_FILE, {**read_record(folder / RUN_FILE), **results, "seconds": seconds})
+        seconds = round(time.time() - start, 1)
+        write_json(folder / RESULT_FILE, {**read_record(folder / RUN_FILE), **results, "seconds": seconds})
 
 
 def _write_failure(folder: Path, command: str, exit_code: int, reason: str) -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,10 +49,6 @@ class Step(Spec):
     def title(self) -> str:
         """Name of the step in messages, such as "fit stage1" or "measurement bench-openve"."""
         return f"measurement {self.measurement.name}" if self.measurement else f"{self.command} {self.out.name}"
-
-
-StepRunner = Callable[[Path, int, Mapping[str, str]], tuple[int, str]]
-"""Function that runs a step: (run folder, step index, environment) -> (exit code, reason of a failure)."""
 
 
 def write_steps(folder: Path, steps: Sequence[Step]) -> None:

@@ -7,7 +7,6 @@ from statistics import median_high
 from kiwi.ablation.analysis import SEED_COUNTS, ArmSummary
 from kiwi.ablation.results import RunResult
 from kiwi.ablation.study import Cost
-from kiwi.statistics.intervals import Interval
 from kiwi.tables import Table
 
 NOTE = (
@@ -41,7 +40,7 @@ def make_main_table(
             (
                 summary.label,
                 len(summary.seeds),
-                format_interval(summary.mean.interval),
+                summary.mean.interval.rounded(DIGITS),
                 format_number(summary.mean.seed_std),
                 *_comparison_cells(summary),
                 "" if cost is None else f"{cost.parameters / 1e6:.2f}",
@@ -64,7 +63,7 @@ def make_brief_table(title: str, metric: str, summaries: Sequence[ArmSummary]) -
     rows = []
     for summary in summaries:
         difference, p, _, verdict, *_ = _comparison_cells(summary)
-        rows.append((summary.label, len(summary.seeds), format_interval(summary.mean.interval), difference, p, verdict))
+        rows.append((summary.label, len(summary.seeds), summary.mean.interval.rounded(DIGITS), difference, p, verdict))
     note = "±: 95% interval over seeds and items; p is corrected for the number of arms; table.md has the details."
     return Table(f"{title}: {metric}", ("arm", "seeds", "score", "difference", "p", "verdict"), rows, note)
 
@@ -123,11 +122,6 @@ def make_problem_tables(failed: Mapping[str, str], without_metric: Mapping[str, 
     return [table for table in tables if table.rows]
 
 
-def format_interval(value: Interval) -> str:
-    """Format a mean with half of the width of its interval."""
-    return value.rounded(DIGITS)
-
-
 def format_number(value: float) -> str:
     """Format a number; NaN becomes an empty string."""
     return "" if isnan(value) else f"{value:.{DIGITS}f}".replace("-0.000", "0.000")
@@ -141,17 +135,17 @@ def format_p_value(p: float) -> str:
 def _comparison_cells(summary: ArmSummary) -> tuple[str, ...]:
     comparison = summary.comparison
     if comparison is None:
-        return ("", "", "", "", *("" for _ in SEED_COUNTS))
+        return ("",) * (4 + len(SEED_COUNTS))
     detectable = (format_number(comparison.detectable.get(seeds, float("nan"))) for seeds in SEED_COUNTS)
     ps = format_p_value(comparison.p), format_p_value(comparison.p_models)
-    return (format_interval(comparison.difference.interval), *ps, comparison.verdict, *detectable)
+    return (comparison.difference.interval.rounded(DIGITS), *ps, comparison.verdict, *detectable)
 
 
 def _overview_cell(summary: ArmSummary) -> str:
     mean, comparison = format_number(summary.mean.interval.mean), summary.comparison
     if comparison is None:
         return mean
-    return f"{mean} ({format_interval(comparison.difference.interval)}{'*' if comparison.significant else ''})"
+    return f"{mean} ({comparison.difference.interval.rounded(DIGITS)}{'*' if comparison.significant else ''})"
 
 
 def _samples_per_second(label: str, results: Sequence[RunResult]) -> float:

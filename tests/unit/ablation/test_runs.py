@@ -34,9 +34,16 @@ def make_run(folder, *commands, fingerprint="f", seed=0):
     return Run(arm=ARM, seed=seed, folder=folder, steps=steps, fingerprint=fingerprint)
 
 
-def finish(run):
+def execute(run, run_step, **options):
+    """Prepare and execute a run with a function in place of `run_step`, which would start child processes."""
     prepare_run(run)
-    execute_run(run.folder, runner=lambda folder, step_index, env: (0, ""))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kiwi.ablation.runs.run_step", run_step)
+        execute_run(run.folder, **options)
+
+
+def finish(run):
+    execute(run, lambda folder, step_index, env: (0, ""))
     return run
 
 
@@ -83,15 +90,13 @@ def test_a_step_first_imports_the_modules_that_define_the_specs_of_its_arm(tmp_p
 def test_a_failed_measurement_is_named_once(tmp_path):
     step = Step(command="validation", options={}, out=tmp_path / "validation", measurement=ValidationMeasurement())
     run = replace(make_run(tmp_path / "a"), steps=[step])
-    prepare_run(run)
-    execute_run(run.folder, runner=lambda folder, step_index, env: (1, "reason"))
+    execute(run, lambda folder, step_index, env: (1, "reason"))
     assert describe_failure(run.folder).startswith("measurement validation ended with exit code 1: reason")
 
 
 def test_a_killed_command_is_a_failure_too(tmp_path):
     run = make_run(tmp_path / "a", "fit")
-    prepare_run(run)
-    execute_run(run.folder, runner=lambda folder, step_index, env: (-9, "one two"))
+    execute(run, lambda folder, step_index, env: (-9, "one two"))
     assert describe_failure(run.folder).startswith("fit out ended with exit code -9: one two")
 
 
@@ -102,8 +107,7 @@ def test_threads_and_device_reach_the_command(tmp_path):
         environment.update(env)
         return 0, ""
 
-    prepare_run(run)
-    execute_run(run.folder, threads=3, device="1", runner=record)
+    execute(run, record, threads=3, device="1")
     assert (environment["OMP_NUM_THREADS"], environment["CUDA_VISIBLE_DEVICES"]) == ("3", "1")
 
 
@@ -127,20 +131,18 @@ def test_the_result_of_another_seed_is_rejected(tmp_path):
 @pytest.mark.parametrize("code", [-15, 143])
 def test_a_run_that_was_terminated_has_not_failed(tmp_path, code):
     run = make_run(tmp_path / "a", "fit")
-    prepare_run(run)
-    execute_run(run.folder, runner=lambda folder, step_index, env: (code, "stopped by SIGTERM"))
+    execute(run, lambda folder, step_index, env: (code, "stopped by SIGTERM"))
     assert run.state == "started"
 
 
 def test_a_run_that_was_stopped_has_not_failed(tmp_path):
     run = make_run(tmp_path / "a", "fit")
-    prepare_run(run)
 
     def stop(folder, step_index, env):
         stop_all()
         return -9, ""
 
-    execute_run(run.folder, runner=stop)
+    execute(run, stop)
     assert run.state == "started"
     reset_stop_flag()
     assert finish(run).state == "done"
