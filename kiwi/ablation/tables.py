@@ -30,7 +30,7 @@ def make_main_table(
     results: Sequence[RunResult], base: str = "base",
 ) -> Table:  # fmt: skip
     """Make the table of one metric with all statistics and the cost of each arm."""
-    speeds = {summary.label: _samples_per_second(summary.label, results) for summary in summaries}
+    speeds = {summary.label: _compute_median_speed(summary.label, results) for summary in summaries}
     base_speed = speeds.get(base, 0.0)
     detectable = (f"detectable difference, {seeds} seeds" for seeds in SEED_COUNTS)
     rows = []
@@ -42,7 +42,7 @@ def make_main_table(
                 len(summary.seeds),
                 summary.mean.interval.rounded(DIGITS),
                 format_number(summary.mean.seed_std),
-                *_comparison_cells(summary),
+                *_format_comparison(summary),
                 "" if cost is None else f"{cost.parameters / 1e6:.2f}",
                 "" if cost is None else f"{cost.denoising_step_flops / 1e9:,.2f}",
                 "" if not base_speed or not speed else f"{base_speed / speed:.2f}",
@@ -62,7 +62,7 @@ def make_brief_table(title: str, metric: str, summaries: Sequence[ArmSummary]) -
     """Make a short table of one metric for the terminal."""
     rows = []
     for summary in summaries:
-        difference, p, _, verdict, *_ = _comparison_cells(summary)
+        difference, p, _, verdict, *_ = _format_comparison(summary)
         rows.append((summary.label, len(summary.seeds), summary.mean.interval.rounded(DIGITS), difference, p, verdict))
     note = "±: 95% interval over seeds and items; p is corrected for the number of arms; table.md has the details."
     return Table(f"{title}: {metric}", ("arm", "seeds", "score", "difference", "p", "verdict"), rows, note)
@@ -71,7 +71,11 @@ def make_brief_table(title: str, metric: str, summaries: Sequence[ArmSummary]) -
 def make_overview_table(title: str, summaries: Mapping[str, Sequence[ArmSummary]]) -> Table:
     """Make the table of all metrics, with the mean and the difference of every arm."""
     labels = list(dict.fromkeys(summary.label for arms in summaries.values() for summary in arms))
-    cells = {(metric, summary.label): _overview_cell(summary) for metric, arms in summaries.items() for summary in arms}
+    cells = {
+        (metric, summary.label): _format_overview_cell(summary)
+        for metric, arms in summaries.items()
+        for summary in arms
+    }
     return Table(
         f"{title}: all metrics",
         ("arm", *summaries),
@@ -103,12 +107,11 @@ def make_tidy_table(summaries: Mapping[str, Sequence[ArmSummary]]) -> Table:
     for metric, arms in summaries.items():
         for summary in arms:
             mean, comparison = summary.mean, summary.comparison
-            comparison_cells: tuple[object, ...] = ("",) * 6
+            cells: tuple[object, ...] = ("",) * 6
             if comparison is not None:
-                ps = comparison.p, comparison.p_models
-                comparison_cells = (*comparison.difference.interval, *ps, comparison.verdict)
+                cells = (*comparison.difference.interval, comparison.p, comparison.p_models, comparison.verdict)
             seeds = len(summary.seeds)
-            rows.append((metric, summary.label, seeds, mean.items, *mean.interval, mean.seed_std, *comparison_cells))
+            rows.append((metric, summary.label, seeds, mean.items, *mean.interval, mean.seed_std, *cells))
     return Table("", header, rows)
 
 
@@ -132,7 +135,7 @@ def format_p_value(p: float) -> str:
     return "" if isnan(p) else f"{p:.{DIGITS}f}" if p >= 0.001 else "< 0.001"
 
 
-def _comparison_cells(summary: ArmSummary) -> tuple[str, ...]:
+def _format_comparison(summary: ArmSummary) -> tuple[str, ...]:
     comparison = summary.comparison
     if comparison is None:
         return ("",) * (4 + len(SEED_COUNTS))
@@ -141,15 +144,15 @@ def _comparison_cells(summary: ArmSummary) -> tuple[str, ...]:
     return (comparison.difference.interval.rounded(DIGITS), *ps, comparison.verdict, *detectable)
 
 
-def _overview_cell(summary: ArmSummary) -> str:
+def _format_overview_cell(summary: ArmSummary) -> str:
     mean, comparison = format_number(summary.mean.interval.mean), summary.comparison
     if comparison is None:
         return mean
     return f"{mean} ({comparison.difference.interval.rounded(DIGITS)}{'*' if comparison.significant else ''})"
 
 
-def _samples_per_second(label: str, results: Sequence[RunResult]) -> float:
-    """The median throughput of the runs of an arm; 0 if none logged it."""
-    name = "samples_per_second"
-    speeds = [result.cost[name] for result in results if result.label == label and name in result.cost]
+def _compute_median_speed(label: str, results: Sequence[RunResult]) -> float:
+    """The median of the samples per second of an arm's runs; 0 if none logged it."""
+    logged = [result.cost.get("samples_per_second") for result in results if result.label == label]
+    speeds = [speed for speed in logged if speed is not None]
     return median_high(speeds) if speeds else 0.0
