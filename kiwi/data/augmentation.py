@@ -25,7 +25,7 @@ class AugmentationSpec(Spec, ABC):
     """Base class of all augmentation specs; they change the reference images that the VAE encodes."""
 
     @abstractmethod
-    def shrink_factor(self, *key_parts: str | int) -> float:
+    def draw_shrink_factor(self, *key_parts: str | int) -> float:
         """Draw the factor in (0, 1] by which a reference image is shrunk on its white canvas: a function of the key."""
 
 
@@ -33,7 +33,7 @@ class AugmentationSpec(Spec, ABC):
 class NoAugmentation(AugmentationSpec):
     """No augmentation: reference images are as large as fits, as at inference."""
 
-    def shrink_factor(self, *key_parts: str | int) -> float:
+    def draw_shrink_factor(self, *key_parts: str | int) -> float:
         return 1.0
 
 
@@ -54,7 +54,7 @@ class ShrinkReferences(AugmentationSpec):
         if not 0 < self.low <= self.high <= 1:
             raise SpecError("shrink factors must satisfy 0 < low <= high <= 1", code="out-of-range", got=self)
 
-    def shrink_factor(self, *key_parts: str | int) -> float:
+    def draw_shrink_factor(self, *key_parts: str | int) -> float:
         return self.low + (self.high - self.low) * uniform(*key_parts)
 
 

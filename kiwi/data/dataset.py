@@ -143,7 +143,9 @@ class EditDataset(Dataset[EditSample]):
         record, bucket = self.records[index], self.buckets[index]
         sample_id = _make_sample_id(record, bucket)
         shrink_factors = [
-            1.0 if batch is None else self.augmentation.shrink_factor(self.seed, "shrink", batch, sample_id, number)
+            1.0
+            if batch is None
+            else self.augmentation.draw_shrink_factor(self.seed, "shrink", batch, sample_id, number)
             for number in range(len(record.references))
         ]
         empty = np.zeros((0, bucket.height, bucket.width, 3), np.uint8)
