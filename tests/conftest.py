@@ -15,6 +15,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # The models of the tests are tiny: waiting for a second thread takes up to six times the CPU time of the work itself.
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
+CASES = Path(__file__).parent / "cases"
+"""Small files of the kinds that users have reported to be read wrongly."""
+
 settings.register_profile("kiwi", deadline=None, derandomize=True)  # no deadline, because the machine may be busy
 settings.load_profile("kiwi")
 

@@ -23,7 +23,7 @@ from kiwi.bench.scoring import ItemScore, JudgedTask
 from kiwi.bench.suites import BenchmarkItem
 from kiwi.errors import KiwiError
 from kiwi.media.files import make_folder, sha256
-from kiwi.media.image import resize
+from kiwi.media.resize import resize
 from kiwi.media.video import read_video, write_video
 from kiwi.statistics.intervals import Interval, bootstrap_mean
 from kiwi.statistics.paired import Difference, estimate_difference

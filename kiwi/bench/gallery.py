@@ -13,7 +13,8 @@ from kiwi.bench.controls import get_control_kind
 from kiwi.bench.scoring import JudgedTask
 from kiwi.errors import KiwiError
 from kiwi.media.files import write_text
-from kiwi.media.image import read_image, resize, write_image
+from kiwi.media.image import read_image, write_image
+from kiwi.media.resize import resize
 from kiwi.media.video import read_video, write_video
 
 PREVIEW_HEIGHT, PREVIEW_CRF = 200, 28

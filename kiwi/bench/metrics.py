@@ -21,7 +21,8 @@ from kiwi.bench.suites import BenchmarkItem
 from kiwi.encoded import Pixels
 from kiwi.errors import CheckpointError, InputError, KiwiError, first_line
 from kiwi.evaluation.fidelity import Lpips, PerceptualMetric, compute_edit_metrics, no_perceptual_metric
-from kiwi.media.image import read_image, resize
+from kiwi.media.image import read_image
+from kiwi.media.resize import resize
 from kiwi.media.video import read_video
 from kiwi.models.device import resolve_device
 from kiwi.spec import from_dict

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from kiwi.data.sources import Record
 from kiwi.encoded import TaskKind
 from kiwi.errors import ManifestError
-from kiwi.media.image import fit_size, snap_frames
+from kiwi.media.resize import fit_size, snap_frames
 from kiwi.media.video import VideoInfo
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from kiwi.data.sample import EditSample
 from kiwi.data.sources import Record
 from kiwi.encoded import Pixels
 from kiwi.errors import KiwiError, ManifestError
-from kiwi.media.image import crop_resize, letterbox
+from kiwi.media.resize import crop_resize, letterbox
 
 
 class CacheKeys(NamedTuple):

@@ -15,7 +15,8 @@ from kiwi.data.sample import EditBatch, EditSample, collate, to_pixels
 from kiwi.encoded import Pixels, TaskKind
 from kiwi.errors import InputError
 from kiwi.flow.solvers import OnStep, ignore_step
-from kiwi.media.image import fit_size, read_image, resize
+from kiwi.media.image import read_image
+from kiwi.media.resize import fit_size, resize
 from kiwi.media.video import Video, read_video
 from kiwi.models.device import resolve_device
 from kiwi.models.kiwi import KiwiEdit

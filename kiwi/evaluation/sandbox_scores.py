@@ -17,7 +17,8 @@ from kiwi.data.dataset import letterbox_references
 from kiwi.data.sample import EditBatch, EditSample, collate, to_pixels, to_video_tensor
 from kiwi.encoded import Pixels, TaskKind
 from kiwi.evaluation.fidelity import clip_psnr
-from kiwi.media.image import contact_sheet, resize
+from kiwi.media.contact_sheet import contact_sheet
+from kiwi.media.resize import resize
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.sampling import Sampling, sample_edits
 from kiwi.models.vae.wan import VideoVae

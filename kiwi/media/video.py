@@ -5,7 +5,7 @@ A truncated clip is never accepted silently: fewer frames than its header announ
 Shape suffixes: F frames, H height, W width, C channels (3, RGB). Pixels are uint8 RGB, full range.
 """
 
-import math
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,27 +18,28 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
 from kiwi.errors import InputError, MediaError
-from kiwi.media.decoding import (
+from kiwi.media.container import open_video
+from kiwi.media.decoding import decode_frames
+from kiwi.media.display import (
     EXACT_SCALING,
-    count_announced_frames,
-    count_packets,
-    decode_frames,
-    open_video,
-    read_frame_rate,
+    displayed_size,
+    pixel_aspect_ratio,
     read_orientation,
     to_rgb,
+    warn_of_unusual_frames,
+    warn_once,
 )
 from kiwi.media.files import atomic_path
-from kiwi.media.image import read_image, require_rgb
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
+from kiwi.media.image import count_animation_frames, read_animation, read_image, require_rgb
+from kiwi.media.timing import Timing, count_instants, resample, scan_timing, to_rational_rate
 
 _H273_BT709 = 1
-# Exact rates for the decimals 23.976 (or 23.98), 29.97 and so on, with which timestamps would drift.
-_NTSC_RATES = tuple(Fraction(nominal * 1000, 1001) for nominal in (24, 30, 48, 60, 120))
+# swscale computes chroma samples centred between pixels, and files that do not say so are read as left-sited.
+_CENTRED_CHROMA = ":chromaloc=1"
+# With x264's macroblock tree, one video in some hundred small ones is encoded differently from run to run.
+_REPRODUCIBLE = "mbtree=0"
 # Videos whose short side is below this have chroma planes of full size, which fewer players support.
 _MIN_SUBSAMPLED_SIDE = 128
-_MAX_RATE_TERM = 2**31 - 1  # ffmpeg stores rates as two 32-bit integers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +47,9 @@ class VideoInfo:
     """The properties of a video; the defaults are those of an image, which is a video of one frame.
 
     Args:
-        frames: number of frames by the header, or else number of packets.
-        height, width: size as displayed, after rotation.
-        fps: frames per second.
+        frames: number of frames that `read_video` returns.
+        height, width: size as displayed, with square pixels and after rotation.
+        fps: constant number of frames per second.
         rotation: clockwise rotation for display in degrees (0, 90, 180, 270).
         pixel_format: ffmpeg's name of the stored pixel format.
     """
@@ -82,27 +83,31 @@ class Video:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Read the properties of a video from its header and first frame; an image is a video of one frame at 1 fps.
+    """Read the properties of a video from its timestamps and first frame; an image is a video of one frame at 1 fps.
 
     Raises:
         MediaError: the file does not exist, is not a video or has no frames.
     """
     path = Path(path)
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    image_frames = _count_images(path)
+    if image_frames == 1:
         height, width, _ = read_image(path).shape
         return VideoInfo(height=height, width=width)
+    if image_frames is not None:
+        timing = _time_animation(path)
+        height, width, _ = next(read_animation(path))[1].shape
+        return VideoInfo(frames=timing.frames, height=height, width=width, fps=timing.fps)
     with open_video(path) as (container, stream):
-        frames = count_announced_frames(container, stream) or count_packets(container, stream)
+        timing = scan_timing(container, stream)
     with open_video(path) as (container, stream):
         _, first = next(decode_frames(container, stream, path))
-        orientation = read_orientation(first)
-        height, width = (first.width, first.height) if orientation.transpose else (first.height, first.width)
+        height, width = displayed_size(first, pixel_aspect_ratio(stream))
         return VideoInfo(
-            frames=frames,
+            frames=timing.frames,
             height=height,
             width=width,
-            fps=read_frame_rate(stream),
-            rotation=orientation.rotation,
+            fps=timing.fps,
+            rotation=read_orientation(first).rotation,
             pixel_format=first.format.name,
         )
 
@@ -110,11 +115,12 @@ def probe(path: str | Path) -> VideoInfo:
 def read_video(
     path: str | Path, *, max_frames: int | None = None, start: int = 0, fps: float | Fraction | None = None
 ) -> Video:
-    """Decode a video (or an image, as one frame at 1 fps) to RGB frames in presentation order.
+    """Decode a video (or an image, as one frame at 1 fps) to RGB frames in presentation order, as displayed.
 
-    The display rotation is applied, transparency is composited on white, and the file's colour matrix and range are
-    applied (untagged files are read as BT.601 limited range, as ffmpeg does). With `fps` the video is resampled: each
-    output frame is the source frame nearest in time. `start` and `max_frames` select from the result; nothing after the
+    The default video stream is read; rotation and the shape of the pixels are applied, transparency is composited on
+    white, and the file's colour matrix, range and chroma siting are applied (untagged files are read as BT.601 limited
+    range, as ffmpeg does). The result has a constant rate, `fps` or the rate of the file: each frame is the one nearest
+    in time, so a variable rate keeps its duration. `start` and `max_frames` select from the result; nothing after the
     last selected frame is decoded.
 
     Raises:
@@ -127,22 +133,19 @@ def read_video(
         raise InputError("max_frames must be at least 1", code="out-of-range", got=max_frames)
     if start < 0:
         raise InputError("start must not be negative", code="out-of-range", got=start)
-    output_fps = None if fps is None else _to_rational_rate(fps)
-    stop = None if max_frames is None else start + max_frames
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        if start:
-            raise InputError(f"{path} is an image, which has no frame {start}", code="out-of-range", expected="start=0")
-        return Video(read_image(path)[None], Fraction(1))
-    with open_video(path) as (container, stream):
-        frames = decode_frames(container, stream, path)
-        if output_fps is None:
-            selected = islice((frame for _, frame in frames), start, stop)
-        else:
-            selected = islice(_resample(frames, output_fps, 1 / read_frame_rate(stream)), start, stop)
-        pixels = _convert_frames(selected, path)
-        if not pixels:
-            raise InputError(f"{path} has no frame {start}", code="out-of-range", expected="a smaller start")
-        return Video(np.stack(pixels), output_fps or read_frame_rate(stream))
+    rate = None if fps is None else to_rational_rate(fps)
+    selection = slice(start, None if max_frames is None else start + max_frames)
+    image_frames = _count_images(path)
+    if image_frames == 1:
+        pixels, rate = [read_image(path)][selection], Fraction(1)
+    elif image_frames is not None:
+        pixels, rate = _read_animation(path, rate, selection)
+    else:
+        pixels, rate = _read_container(path, rate, selection)
+    if not pixels:
+        expected = "start below its number of frames"
+        raise InputError(f"{path} has no frame {start}", code="out-of-range", expected=expected)
+    return Video(np.stack(pixels), rate)
 
 
 def write_video(path: str | Path, frames_FHWC: np.ndarray, fps: float | Fraction, *, crf: int = 18) -> None:
@@ -163,7 +166,7 @@ def write_video(path: str | Path, frames_FHWC: np.ndarray, fps: float | Fraction
         raise InputError(f"cannot write the video {path}", code="wrong-suffix", expected="a path that ends in .mp4")
     if not 0 <= crf <= 51:
         raise InputError("crf is out of range", code="out-of-range", got=crf, expected="0 (lossless) to 51")
-    rate = _to_rational_rate(fps)
+    rate = to_rational_rate(fps)
     with atomic_path(path) as temporary:
         try:
             _encode_video(temporary, frames_FHWC, rate, crf)
@@ -189,29 +192,56 @@ def to_uint8(video: np.ndarray) -> np.ndarray:
     return np.rint(values, out=values).clip(0, 255).astype(np.uint8)
 
 
-def _resample(frames: Iterator[tuple[Fraction, Any]], fps: Fraction, step: Fraction) -> Iterator[Any]:
-    """Yield for each time k / fps the frame nearest in time (the earlier of two that are equally near)."""
-    instant = 0
-    previous_time, previous = next(frames)
-    for time, frame in frames:
-        while Fraction(instant) / fps <= (previous_time + time) / 2:
-            yield previous
-            instant += 1
-        previous_time, previous = time, frame
-    # Containers round times (Matroska to 1 ms), so less than a tenth of an output frame at the end is dropped.
-    total = max(1, math.ceil((previous_time + step) * fps - Fraction(1, 10)))
-    for _ in range(instant, total):
-        yield previous
+def _count_images(path: Path) -> int | None:
+    """The number of frames of an image or animated image; None for a video."""
+    return count_animation_frames(path) if path.is_file() else None
 
 
-def _convert_frames(frames: Iterator[Any], path: Path) -> list[np.ndarray]:
+def _time_animation(path: Path) -> Timing:
+    durations = [duration for _, _, duration in read_animation(path)]
+    fps = to_rational_rate(float(1 / statistics.median_low(durations)))
+    return Timing(fps, count_instants(sum(durations, Fraction(0)), fps), len(set(durations)) > 1)
+
+
+def _read_animation(path: Path, rate: Fraction | None, selection: slice) -> tuple[list[np.ndarray], Fraction]:
+    timing = _time_animation(path)
+    frames = list(read_animation(path))
+    _warn_of_variable_rate(path, timing, rate)
+    rate = rate or timing.fps
+    timed = ((time, pixels) for time, pixels, _ in frames)
+    sampled = resample(timed, rate, timing, path, last=frames[-1][2])
+    return list(islice(sampled, selection.start, selection.stop)), rate
+
+
+def _read_container(path: Path, rate: Fraction | None, selection: slice) -> tuple[list[np.ndarray], Fraction]:
+    with open_video(path) as (container, stream):
+        timing = scan_timing(container, stream)
+    _warn_of_variable_rate(path, timing, rate)
+    rate = rate or timing.fps
+    with open_video(path) as (container, stream):
+        aspect = pixel_aspect_ratio(stream)
+        sampled = resample(decode_frames(container, stream, path), rate, timing, path)
+        return _convert_frames(islice(sampled, selection.start, selection.stop), aspect, path), rate
+
+
+def _warn_of_variable_rate(path: Path, timing: Timing, rate: Fraction | None) -> None:
+    if timing.is_variable and rate is None:
+        warn_once(
+            f"{path} has a variable frame rate; it is read at a constant {float(timing.fps):g} frames per second "
+            f"({timing.frames} frames, {float(timing.frames / timing.fps):.2f} seconds)"
+        )
+
+
+def _convert_frames(frames: Iterator[Any], pixel_aspect: Fraction, path: Path) -> list[np.ndarray]:
     """Convert frames to RGB arrays `[H, W, 3]` of the first frame's size; a repeated frame is converted once."""
     pixels: list[np.ndarray] = []
     previous, size = None, None
     for frame in frames:
         if frame is not previous:
-            size = size or (frame.width, frame.height)
-            image, previous = to_rgb(frame, size, path), frame
+            if size is None:
+                size = (frame.width, frame.height)
+                warn_of_unusual_frames(frame, path)
+            image, previous = to_rgb(frame, size, pixel_aspect, path), frame
         pixels.append(image)
     return pixels
 
@@ -222,7 +252,9 @@ def _encode_video(path: Path, frames_FHWC: np.ndarray, rate: Fraction, crf: int)
     subsampled = height % 2 == 0 and width % 2 == 0 and min(height, width) >= _MIN_SUBSAMPLED_SIDE
     pixel_format = "yuv420p" if subsampled else "yuv444p"
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream: Any = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
+        x264_params = _REPRODUCIBLE + (_CENTRED_CHROMA if subsampled else "")
+        options = {"crf": str(crf), "x264-params": x264_params}
+        stream: Any = container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
         stream.codec_context.time_base = 1 / rate
         # Tag the matrix and range of the conversion below: untagged files are read as BT.601 by some players and as
@@ -244,15 +276,3 @@ def _encode_video(path: Path, frames_FHWC: np.ndarray, rate: Fraction, crf: int)
             frame.duration = 1  # otherwise the muxer guesses the duration of the last frame
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-
-
-def _to_rational_rate(fps: float | Fraction) -> Fraction:
-    if not math.isfinite(fps) or fps <= 0:
-        raise InputError("fps must be positive", code="out-of-range", got=fps, expected="such as 16 or 24000/1001")
-    rate = Fraction(fps)
-    if isinstance(fps, float):
-        ntsc = next((r for r in _NTSC_RATES if abs(fps - r) < 0.005), None)
-        rate = ntsc or rate.limit_denominator(1001)
-    if rate <= 0 or max(rate.numerator, rate.denominator) > _MAX_RATE_TERM:
-        raise InputError("fps is out of range", code="out-of-range", got=fps, expected="a fraction of 32-bit integers")
-    return rate

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kiwi import shipped
 from kiwi.encoded import TaskKind
 from kiwi.errors import InputError, SpecError
-from kiwi.media.image import fit_size
+from kiwi.media.resize import fit_size
 from kiwi.models.config import PARTS, KiwiConfig
 from kiwi.models.connectors import Context
 from kiwi.models.dit.base import NewBase

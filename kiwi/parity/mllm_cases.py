@@ -9,7 +9,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel, Qwen2VLImageProcesso
 
 from kiwi.checkpoints.published import from_published_state
 from kiwi.encoded import VIDEO, TaskKind
-from kiwi.media.image import letterbox
+from kiwi.media.resize import letterbox
 from kiwi.models.connectors import LatentConnector, QueryConnector, join_contexts
 from kiwi.models.mllm.encoder import MllmEncoder
 from kiwi.models.mllm.new_qwen import NewQwen, make_byte_tokenizer

@@ -13,8 +13,9 @@ import yaml
 
 from kiwi.console import progress
 from kiwi.errors import InputError
+from kiwi.media.contact_sheet import contact_sheet
 from kiwi.media.files import make_folder, write_text
-from kiwi.media.image import contact_sheet, write_image
+from kiwi.media.image import write_image
 from kiwi.media.run_dir import open_run_dir
 from kiwi.media.video import write_video
 from kiwi.options import positional

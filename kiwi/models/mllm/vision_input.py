@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kiwi.encoded import IMAGE, VIDEO, Pixels, Size
 from kiwi.errors import SpecError
-from kiwi.media.image import resize, smart_resize
+from kiwi.media.resize import resize, smart_resize
 from kiwi.spec import Spec, require_positive
 
 

@@ -14,7 +14,9 @@ from PIL import Image
 from kiwi.data.dataset import EditDataset
 from kiwi.data.sample import EditSample, collate
 from kiwi.encoded import Pixels, TaskKind
-from kiwi.media.image import contact_sheet, resize, write_image
+from kiwi.media.contact_sheet import contact_sheet
+from kiwi.media.image import write_image
+from kiwi.media.resize import resize
 from kiwi.media.video import write_video
 from kiwi.training.modules.base import Clips, LitModule, Preview, get_edit_data
 from kiwi.training.trainer import EveryNSteps

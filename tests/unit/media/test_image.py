@@ -15,18 +15,9 @@ from PIL import Image, ImageOps
 from safetensors.numpy import load_file
 
 from kiwi.errors import InputError, MediaError
-from kiwi.media.image import (
-    check_image,
-    contact_sheet,
-    crop_resize,
-    fit_size,
-    letterbox,
-    read_image,
-    resize,
-    smart_resize,
-    snap_frames,
-    write_image,
-)
+from kiwi.media.contact_sheet import contact_sheet
+from kiwi.media.image import check_image, read_image, write_image
+from kiwi.media.resize import crop_resize, fit_size, letterbox, resize, smart_resize, snap_frames
 
 BICUBIC = Image.Resampling.BICUBIC
 GOLDEN = Path(__file__).parents[2] / "golden"

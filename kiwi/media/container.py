@@ -1,0 +1,79 @@
+"""Opening of video files: which containers are read, which stream is displayed, and by which decoder."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+from av.stream import Disposition
+
+from kiwi.errors import MediaError
+
+# Containers that are complete in one file. Playlists (HLS, ffconcat) and patterns of image files are not among them,
+# because they name other files, which may lie outside the folder that a manifest may use.
+_CONTAINERS = (
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,h264,hevc,av1,obu,m4v,ivf,nut,mxf,yuv4mpegpipe,rm,dv"
+)
+# ffmpeg's own decoders of these codecs ignore the alpha channel of WebM files.
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Open a file and yield its container and video stream; errors of ffmpeg in the block are raised as MediaError."""
+    if not path.is_file():
+        if not path.exists():
+            raise MediaError(f"the video {path} does not exist", code="missing-file", fix="check the path")
+        kind = "directory" if path.is_dir() else "device or pipe"
+        raise MediaError(f"{path} cannot be opened as a video", code="unreadable-video", got=f"a {kind}")
+    try:
+        options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
+        container = av.open(str(path.resolve()), options=options)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise MediaError(
+            f"{path} cannot be opened as a video",
+            code="unreadable-video",
+            got=describe_error(error),
+            expected="an undamaged MP4, MOV, WebM, Matroska, AVI, MPEG or other single-file video",
+        ) from None
+    try:
+        with container:
+            stream = _select_stream(container, path)
+            stream.thread_type = "AUTO"
+            yield container, stream
+    except av.error.FFmpegError as error:
+        raise MediaError(
+            f"{path} is truncated or corrupt",
+            code="damaged-video",
+            got=describe_error(error),
+            fix="get an undamaged copy of it",
+        ) from None
+
+
+def _select_stream(container: Any, path: Path) -> Any:
+    """The video stream that players display: the one marked as default, or else ffmpeg's choice."""
+    # The cover art of an audio file is a video stream too.
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        kinds = ", ".join(sorted({str(s.type) for s in container.streams})) or "none"
+        raise MediaError(f"{path} has no video stream", code="unreadable-video", got=f"streams: {kinds}")
+    candidates = [s for s in streams if s.disposition & Disposition.default] or streams
+    best = container.streams.best("video")
+    return best if best in candidates else candidates[0]
+
+
+def make_decoder(stream: Any) -> Any:
+    """The decoder of a stream, or one that also decodes the alpha channel if the file declares one."""
+    name = _ALPHA_DECODERS.get(stream.codec_context.name)
+    if name is None or stream.metadata.get("alpha_mode", stream.metadata.get("ALPHA_MODE")) != "1":
+        return stream
+    decoder = av.CodecContext.create(name, "r")
+    if stream.codec_context.extradata:
+        decoder.extradata = stream.codec_context.extradata
+    return decoder
+
+
+def describe_error(error: Exception) -> str:
+    """The reason that an exception of ffmpeg states."""
+    return str(getattr(error, "strerror", None) or error)
