@@ -22,11 +22,8 @@ from kiwi.errors import InputError, KiwiError
 
 log = logging.getLogger(__name__)
 
-UnexpectedFiles = Callable[[Path], list[str]]
-"""Function that lists the files of a folder that would be lost if it were replaced."""
-
 _PREFIX_LENGTH = 40
-"""Number of characters of the final name in a temporary name; more could exceed the limit of the file system."""
+"""A temporary name begins with up to this many characters of the final name; file systems limit the length of names."""
 
 
 @contextmanager
@@ -60,15 +57,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path, unexpected_files: UnexpectedFiles) -> Iterator[Path]:
+def atomic_folder(path: str | Path, list_unexpected_files: Callable[[Path], list[str]]) -> Iterator[Path]:
     """Yield an empty folder beside `path`, which replaces `path` and its contents if the block succeeds.
 
     Before the rename its files get ordinary permissions and are synced to disk. Arguments and errors are those of
     `require_replaceable`.
     """
-    path = require_replaceable(path, unexpected_files)
+    path = require_replaceable(path, list_unexpected_files)
     _warn_about_leftovers(path)
-    new = _make_unfinished(path)
+    new = _make_unfinished_folder(path)
     old = new.with_name(new.name + ".old")
     try:
         yield new
@@ -76,7 +73,7 @@ def atomic_folder(path: str | Path, unexpected_files: UnexpectedFiles) -> Iterat
         if not path.exists():
             new.rename(path)
         elif not _swap_names(new, path):
-            path.rename(old)  # after a kill before the next line, the next write warns of this folder
+            path.rename(old)  # if the process is killed now, the next write warns about this folder
             new.rename(path)
         _sync(path.parent)
     finally:
@@ -85,16 +82,16 @@ def atomic_folder(path: str | Path, unexpected_files: UnexpectedFiles) -> Iterat
             shutil.rmtree(old, ignore_errors=True)
 
 
-def require_replaceable(path: str | Path, unexpected_files: UnexpectedFiles) -> Path:
+def require_replaceable(path: str | Path, list_unexpected_files: Callable[[Path], list[str]]) -> Path:
     """Check that a folder can be created or replaced, and return its path with symlinks resolved.
 
     Args:
         path: a new path, an empty folder, or a folder that kiwi wrote, without other files in it.
-        unexpected_files: lists the files of the folder that must not be lost.
+        list_unexpected_files: function that lists the files of a folder that would be lost if it were replaced.
 
     Raises:
         InputError: the name is invalid, the parent folder does not exist or is not writable, the path is a file, or the
-            folder has unexpected files (the message has the first five).
+            folder contains unexpected files (the message lists the first five).
     """
     _require_name(Path(path))
     try:
@@ -106,7 +103,7 @@ def require_replaceable(path: str | Path, unexpected_files: UnexpectedFiles) -> 
     if path.is_mount():
         raise InputError(f"{path} is a mount point", code="unwritable-folder", fix="choose a folder in it")
     with report_unwritable(path):
-        unexpected = unexpected_files(path) if path.is_dir() else []
+        unexpected = list_unexpected_files(path) if path.is_dir() else []
     if unexpected:
         more = f" and {len(unexpected) - 5} more" if len(unexpected) > 5 else ""
         raise InputError(
@@ -120,9 +117,9 @@ def require_replaceable(path: str | Path, unexpected_files: UnexpectedFiles) -> 
 
 
 def require_writable(path: Path) -> None:
-    """Raise InputError if `path` cannot be written; tested by writing beside it, since some disks are read-only."""
+    """Raise InputError if `path` cannot be written; tested by writing beside it (disks may be read-only)."""
     _require_name(path)
-    _make_unfinished(path).rmdir()
+    _make_unfinished_folder(path).rmdir()
 
 
 def make_folder(path: str | Path) -> Path:
@@ -220,7 +217,7 @@ def _unfinished_prefix(path: Path) -> str:
     return f".{path.name[:_PREFIX_LENGTH]}.unfinished-"
 
 
-def _make_unfinished(path: Path) -> Path:
+def _make_unfinished_folder(path: Path) -> Path:
     """Make an empty folder beside `path`, named so that a leftover of a killed process can be recognised."""
     with report_unwritable(path.parent):
         return Path(tempfile.mkdtemp(prefix=_unfinished_prefix(path), dir=path.parent))
@@ -255,10 +252,10 @@ def _swap_names(first: Path, second: Path) -> bool:
     return bool(rename(current_folder, os.fsencode(first), current_folder, os.fsencode(second), exchange) == 0)
 
 
-def _get_permissions(path: Path, ordinary: int) -> int:
+def _get_permissions(path: Path, default_mode: int) -> int:
     if path.exists():
         return path.stat().st_mode & 0o777
-    return ordinary & ~_read_umask()
+    return default_mode & ~_read_umask()
 
 
 def _read_umask() -> int:

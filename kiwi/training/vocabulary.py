@@ -45,11 +45,11 @@ def learn_vocabulary(options: VocabularyOptions) -> int:
 
     make_folder(options.out.parent)
     tokenizer = train_tokenizer(training_sentences(options.items), options.words)
-    with atomic_folder(options.out, _unexpected_files) as folder:
+    with atomic_folder(options.out, _list_unexpected_files) as folder:
         tokenizer.save_pretrained(folder)
         write_json(folder / "prompt.json", PROMPTS)
     return len(tokenizer)
 
 
-def _unexpected_files(folder: Path) -> list[str]:
+def _list_unexpected_files(folder: Path) -> list[str]:
     return sorted({file.name for file in folder.iterdir()} - _TOKENIZER_FILES)

@@ -28,7 +28,7 @@ class ModelExport(L.Callback):
     def require_replaceable_folder(self, root: Path, module: LitModule) -> None:
         """Raise an InputError if the model folder contains files that exports do not write; called before training."""
         if (folder := root / self.folder).exists():
-            require_replaceable(folder, module.unexpected_files)
+            require_replaceable(folder, module.list_unexpected_files)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
         if self.interval.due(trainer.global_step):

@@ -83,7 +83,7 @@ class LitModule(L.LightningModule, ABC):
         """
 
     @abstractmethod
-    def unexpected_files(self, folder: Path) -> list[str]:
+    def list_unexpected_files(self, folder: Path) -> list[str]:
         """Names of files in a folder that `export` would not have written."""
 
     def is_saved(self, name: str) -> bool:
@@ -261,7 +261,7 @@ class LitEncoder(LitModule):
         return loss
 
     def export(self, folder: Path, *, self_contained: bool) -> None:
-        with atomic_folder(folder, self.unexpected_files) as new:
+        with atomic_folder(folder, self.list_unexpected_files) as new:
             self.encoder.save(new, self.export_dtype)
 
 

@@ -175,7 +175,7 @@ class LitKiwi(LitFlow):
             )
         save_pretrained(self.editor, folder, defaults, self_contained=self_contained, dtype=self.export_dtype)
 
-    def unexpected_files(self, folder: Path) -> list[str]:
+    def list_unexpected_files(self, folder: Path) -> list[str]:
         return list_unexpected_files(folder)
 
     def preview(self, batch: EditBatch, seed: int) -> Preview:

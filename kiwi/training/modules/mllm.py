@@ -182,7 +182,7 @@ class LitMllm(LitEncoder):
 
     # --- for commands and callbacks -------------------------------------------------------------------
 
-    def unexpected_files(self, folder: Path) -> list[str]:
+    def list_unexpected_files(self, folder: Path) -> list[str]:
         names = sorted(item.name for item in folder.iterdir())
         if "config.json" not in names:
             return names

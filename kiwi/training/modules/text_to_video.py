@@ -78,10 +78,10 @@ class LitBase(LitFlow):
         return not name.startswith("model.vae.")
 
     def export(self, folder: Path, *, self_contained: bool) -> None:
-        with atomic_folder(folder, self.unexpected_files) as new:
+        with atomic_folder(folder, self.list_unexpected_files) as new:
             self.model.save(new)
 
-    def unexpected_files(self, folder: Path) -> list[str]:
+    def list_unexpected_files(self, folder: Path) -> list[str]:
         names = sorted(item.name for item in folder.iterdir())
         if read_json_or_empty(folder / "config.json").get("kind") != MODEL_KIND:
             return names

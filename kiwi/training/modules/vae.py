@@ -90,7 +90,7 @@ class LitVae(LitEncoder):
 
     # --- for commands and callbacks -------------------------------------------------------------------
 
-    def unexpected_files(self, folder: Path) -> list[str]:
+    def list_unexpected_files(self, folder: Path) -> list[str]:
         config, names = folder / "config.json", sorted(item.name for item in folder.iterdir())
         if not config.is_file() or '"AutoencoderKLWan"' not in config.read_text(encoding="utf-8", errors="replace"):
             return names

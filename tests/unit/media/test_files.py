@@ -141,12 +141,12 @@ def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
         sha256(tmp_path / "gone")
 
 
-def unexpected_files(folder: Path) -> list[str]:
+def list_unexpected_files(folder: Path) -> list[str]:
     return sorted(item.name for item in folder.iterdir() if item.name != "mark")
 
 
 def write_folder(path: Path | str, text: str) -> None:
-    with atomic_folder(path, unexpected_files) as new:
+    with atomic_folder(path, list_unexpected_files) as new:
         (new / "mark").write_text(text)
 
 
@@ -228,7 +228,7 @@ def test_everything_in_a_finished_folder_has_ordinary_permissions_and_is_on_disk
     monkeypatch.setattr(files, "_sync", lambda path: synced.append(path.name))
     old = os.umask(0o022)
     try:
-        with atomic_folder(tmp_path / "m", unexpected_files) as new:
+        with atomic_folder(tmp_path / "m", list_unexpected_files) as new:
             (new / "part").mkdir(mode=0o700)
             (new / "part/weights").touch(mode=0o600)
     finally:

@@ -83,9 +83,9 @@ def test_every_part_is_trained_and_a_batch_can_be_memorized(tmp_path):
     assert 1.8 < sizes[0] / sizes[1] < 2.1
     half = LitMllm(QwenVL(path=str(tmp_path / "half"), dtype="float32", limits=TINY.limits))
     assert half.answer(batch) == batch.answers
-    assert module.unexpected_files(tmp_path / "mllm") == []
+    assert module.list_unexpected_files(tmp_path / "mllm") == []
     (tmp_path / "mllm" / "note.txt").write_text("user file")
-    assert module.unexpected_files(tmp_path / "mllm") == ["note.txt"]
+    assert module.list_unexpected_files(tmp_path / "mllm") == ["note.txt"]
 
 
 def test_the_loss_is_over_the_tokens_of_the_answers_only():

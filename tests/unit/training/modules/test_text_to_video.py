@@ -98,7 +98,7 @@ def test_an_export_replaces_the_last_one_and_no_other_files(tmp_path, data):
     module = LitBase(CONFIG)
     module.export(tmp_path / "model", self_contained=True)
     module.export(tmp_path / "model", self_contained=True)
-    assert module.unexpected_files(tmp_path / "model") == []
+    assert module.list_unexpected_files(tmp_path / "model") == []
     (tmp_path / "model" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"notes\.txt"):
         module.export(tmp_path / "model", self_contained=True)
