@@ -135,7 +135,7 @@ def measure_editor(options: SandboxMeasureOptions) -> dict[str, Table]:
         "noise": options.noise,
         "steps": sampling.steps,
         "seed": options.seed,
-        **options.world,
+        **options.pair_settings,
     }
     scores = _ScoreFile(options.out, settings)
     pairs = options.pairs()

@@ -105,7 +105,7 @@ def export_sandbox(options: SandboxExportOptions) -> dict[str, int]:
     settings = {
         "world": WORLD_VERSION,
         "seed": options.seed,
-        **options.world,
+        **options.pair_settings,
         "fps": options.fps,
         "crf": CRF,
         "categories": list(options.categories or CATEGORIES),

@@ -153,7 +153,7 @@ DOMAIN_DESCRIPTION = (
     "backgrounds; edits that recolour, reshape, replace, add or remove a shape, change the background, or make the "
     "video grey, sepia, inverted or posterised; and references that show such a shape or background, never real videos"
 )
-"""What a model trained in the sandbox alone was trained on, in words, to follow "the model was trained on"."""
+"""Ending of the sentence "The model was trained on ..." about a model that was trained in the sandbox only."""
 
 MAX_INSTRUCTION_WORDS = 20
 """Approximate length of the longest instructions of the sandbox."""
@@ -213,13 +213,13 @@ def referring_expressions(scene: Scene, index: int) -> list[str]:
     sprite, appearance = scene.sprites[index], scene.sprites[index].appearance
     other_sprites = scene.sprites[:index] + scene.sprites[index + 1 :]
     others = [other.appearance for other in other_sprites]
-    nouns = {
+    uniqueness = {
         _join(appearance.colour, appearance.shape): all(other.kind != appearance.kind for other in others),
         full_name(appearance): appearance not in others,
         appearance.shape: all(other.shape != appearance.shape for other in others),
         _join(appearance.colour, "shape"): all(other.colour != appearance.colour for other in others),
     }
-    if unique := [noun for noun, is_unique in nouns.items() if is_unique]:
+    if unique := [noun for noun, is_unique in uniqueness.items() if is_unique]:
         return unique
     twins = [other for other in other_sprites if other.appearance == appearance]
     expressions = [f"{full_name(appearance)} {side}" for side in _distinguishing_sides(sprite, twins)]

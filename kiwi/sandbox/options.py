@@ -12,11 +12,11 @@ from kiwi.spec import Spec
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxItems(Spec):
-    """Items of the sandbox to render: the first ones of a world, at one size.
+    """Items of the sandbox to render: the first ones of a seed, at one size.
 
     Args:
         items: number of items, counted from item 0
-        seed: random seed; each seed gives another world of items
+        seed: random seed; each seed gives different items
         size: height of the videos in pixels
         width: width of the videos in pixels (default: the height)
         level: complexity of the scenes, from one plain object to three patterned ones with a moving camera
@@ -57,13 +57,13 @@ class WorldOptions(SandboxItems, Options):
         check_categories(self.categories or None)
 
     @property
-    def world(self) -> dict[str, Any]:
+    def pair_settings(self) -> dict[str, Any]:
         """Arguments of `make_pair` other than seed and index, as plain data."""
         return self.render_settings(self.frames) | {"categories": list(self.categories) or None}
 
     def pair(self, index: int) -> EditPair:
         """Render one item. Raises InputError like `make_pair`."""
-        return make_pair(self.seed, index, **self.world)
+        return make_pair(self.seed, index, **self.pair_settings)
 
     def pairs(self) -> list[EditPair]:
         """Render all items, with a progress bar. Raises InputError like `make_pair`."""

@@ -116,7 +116,7 @@ class EditPair:
         reference: square image with the short side of the video, HWC uint8; None if the edit needs no reference.
         category: one of CATEGORIES.
         caption: description of the target.
-        id: identifier, unique across worlds and valid as a file name.
+        id: identifier, unique across seeds and valid as a file name.
         scene, edit: scene of `source`, and edit that turns it into that of `target`.
     """
 
@@ -154,7 +154,7 @@ def make_pair(
     level: str = "full",
     split: str = "train",
 ) -> EditPair:
-    """Render item `index` of the world `seed`; the same arguments give a bitwise identical item.
+    """Render item `index` of a seed; the same arguments give a bitwise identical item.
 
     Args:
         frames: number of frames of the videos.
@@ -185,7 +185,7 @@ def make_pair(
                 scene=scene,
                 **rendered,
             )
-    problem = f"no {category} edit of item {index} of world {seed} is visible at {size}"
+    problem = f"no {category} edit of item {index} of seed {seed} is visible at {size}"
     raise InputError(problem, code="out-of-range", expected="an aspect ratio closer to a square")
 
 

@@ -115,7 +115,7 @@ class Question:
         text: wording of the question.
         answer: only correct answer, as a sentence.
         task: one of TASKS.
-        id: identifier, unique across worlds.
+        id: identifier, unique across seeds.
         scene: scene of the video.
     """
 
@@ -140,7 +140,7 @@ def make_question(
     split: str = "train",
     scramble_words: float = 0.0,
 ) -> Question:
-    """Render question `index` of the world `seed`; the same arguments give a bitwise identical question.
+    """Render question `index` of a seed; the same arguments give a bitwise identical question.
 
     Args:
         frames: number of frames of the video.
@@ -176,12 +176,12 @@ def make_question(
             scene=clip.scene,
         )
     # Only "move" can fail in every attempt, because in long videos all sprites bounce off the border.
-    problem = f"there is no question of task {task!r} about {frames} frames of item {index} of world {seed}"
+    problem = f"there is no question of task {task!r} about {frames} frames of item {index} of seed {seed}"
     raise InputError(problem, code="out-of-range", expected="so few frames that a sprite keeps its direction")
 
 
 def training_sentences(count: int) -> Iterator[str]:
-    """Yield the questions and answers of the first `count` training items of world 0."""
+    """Yield the questions and answers of the first `count` training items of seed 0."""
     for index in range(count):
         question = make_question(0, index, frames=1, height=16, width=16)
         yield question.text

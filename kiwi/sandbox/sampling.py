@@ -155,7 +155,7 @@ def item_sampler(seed: int, index: int, *keys: int, level: str = "full", split: 
     """Create the sampler of one item; each has its own random generator, so that items do not depend on each other.
 
     Args:
-        seed: seed of the world.
+        seed: random seed.
         index: index of the item.
         keys: further integers that distinguish independent samplers of the same item.
         level, split: names in LEVELS and SPLITS.
@@ -176,7 +176,7 @@ def item_sampler(seed: int, index: int, *keys: int, level: str = "full", split: 
 
 
 def scene_at(seed: int, index: int, level: str = "full", split: str = "train") -> Scene:
-    """Sample scene `index` of the world `seed`. Raises InputError like `item_sampler`."""
+    """Sample scene `index` of a seed. Raises InputError like `item_sampler`."""
     return sample_scene(item_sampler(seed, index, level=level, split=split))
 
 
