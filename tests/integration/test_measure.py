@@ -6,6 +6,7 @@ import json
 import pytest
 
 from kiwi.__main__ import main
+from kiwi.evaluation.sandbox_scores import CELL_HEIGHT
 from kiwi.media.image import read_image
 from kiwi.media.video import read_video
 
@@ -15,15 +16,15 @@ def model(runs):
     return str(runs / "editor" / "model")
 
 
-KINDS = "subject_reference,background_reference,local_change"
+CATEGORIES = "subject_reference,background_reference,local_change"
 
 
 def measure(out, model, *more, items=3):
-    options = ["--model", model, "--items", str(items), "--steps", "2", "--categories", KINDS]
+    options = ["--model", model, "--items", str(items), "--steps", "2", "--categories", CATEGORIES]
     return main(["sandbox", "measure", str(out), *options, *more])
 
 
-def test_an_editor_is_evaluated_with_controls_and_again_without_work(model, tmp_path, capsys):
+def test_an_editor_is_evaluated_with_controls_and_only_once(model, tmp_path, capsys):
     out = tmp_path / "measured"
     assert measure(out, model, items=6) == 0
     output = capsys.readouterr().out
@@ -38,8 +39,9 @@ def test_an_editor_is_evaluated_with_controls_and_again_without_work(model, tmp_
         "subject_reference",
         "background_reference",
     }
+    # All instructions with a background reference mean the same, so none is wrong.
     assert all(bool(row["wrong instruction"]) == (row["category"] != "background_reference") for row in controls)
-    assert read_image(out / "edits.png").shape[0] > 6 * 144
+    assert read_image(out / "edits.png").shape[0] > 6 * CELL_HEIGHT
     assert (out / "environment.json").exists()
     before = (out / "items.jsonl").read_text()
     assert "NaN" not in before
@@ -83,8 +85,8 @@ def test_invalid_options_of_an_evaluation_are_refused_and_nothing_is_written(mod
     assert not (tmp_path / "out").exists()
 
 
-SHOWN = "{items: 3, shown: 2, categories: [local_change, subject_reference]}"
-CALLBACK = f"[{{class_path: kiwi.training.before_after.BeforeAfter, init_args: {SHOWN}}}]"
+INIT_ARGS = "{items: 3, shown: 2, categories: [local_change, subject_reference]}"
+CALLBACK = f"[{{class_path: kiwi.training.before_after.BeforeAfter, init_args: {INIT_ARGS}}}]"
 
 
 def test_training_scores_edits_before_and_after(model, runs, tmp_path, capsys):
@@ -109,7 +111,7 @@ def test_training_scores_edits_before_and_after(model, runs, tmp_path, capsys):
     assert main([*options, "--trainer.max_steps", "2", "--ckpt_path", "last"]) == 0
     again = list(csv.DictReader((folder / "scores.csv").open()))
     assert {row["category"]: row for row in again if row["training"] == "before"} == before
-    # Edits of other items are refused; a damaged record costs the table, not the model.
+    # Edits of other items are refused; with a damaged record, only the table is missing.
     options[-1] = CALLBACK.replace("items: 3", "items: 4")
     assert main([*options, "--trainer.max_steps", "3", "--ckpt_path", "last"]) == 2
     assert "items 4" in " ".join(capsys.readouterr().err.split())

@@ -1,4 +1,4 @@
-"""Runs can be killed, fail and be rerun; finished runs are not repeated, and results of other runs are rejected."""
+"""Runs that failed or were killed can be rerun; finished runs are not repeated; results of other runs are rejected."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def test_a_step_first_imports_the_modules_that_define_the_specs_of_its_arm(tmp_p
     assert "Fix: add its folder to PYTHONPATH" in second
 
 
-def test_a_failed_measurement_is_named_once(tmp_path):
+def test_a_failed_measurement_is_reported_by_its_name(tmp_path):
     step = Step(command="validation", options={}, out=tmp_path / "validation", measurement=ValidationMeasurement())
     run = replace(make_run(tmp_path / "a"), steps=[step])
     execute(run, lambda folder, step_index, env: (1, "reason"))
@@ -148,11 +148,11 @@ def test_a_run_that_was_stopped_has_not_failed(tmp_path):
     assert finish(run).state == "done"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="by prctl of Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is only available on Linux")
 def test_a_child_process_whose_study_is_gone_does_not_start(tmp_path):
     run = make_run(tmp_path / "a", "nonsense")
     validation = Step(command="", options={}, out=tmp_path, measurement=ValidationMeasurement())
-    prepare_run(replace(run, steps=[*run.steps, validation]))
+    prepare_run(replace(run, steps=[*run.steps, validation]))  # reading the steps needs the class of the measurement
     command = [sys.executable, "-m", "kiwi.ablation.child_process", str(tmp_path / "a"), "0"]
     for parent, code in ((str(os.getpid()), 2), ("1", 1)):  # 2: the step was read and rejected
         environment = {**os.environ, PARENT_VARIABLE: parent}

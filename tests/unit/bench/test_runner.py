@@ -32,12 +32,12 @@ def test_each_question_is_asked_once_and_not_again_in_the_next_run(suite, rubric
     assert [judgement.key.item for judgement in judgements] == [task.id for task in tasks]
     assert failures == {}
     assert {tuple(judgement.scores.values()) for judgement in judgements} == {(4, 3, 5)}
-    again = ScriptedJudge()
-    assert make_runner(suite, rubrics, again, tmp_path).run(tasks)[0] == judgements
-    assert again.questions == []
+    unused_judge = ScriptedJudge()
+    assert make_runner(suite, rubrics, unused_judge, tmp_path).run(tasks)[0] == judgements
+    assert unused_judge.questions == []
 
 
-@pytest.mark.parametrize("changed", ["video", "rubric", "judge", "version", "words", "temperature", "frames"])
+@pytest.mark.parametrize("changed", ["video", "rubric", "judge", "version", "instruction", "temperature", "frames"])
 def test_a_question_with_any_change_is_asked_again(suite, rubrics, tasks, tmp_path, changed):
     make_runner(suite, rubrics, ScriptedJudge(), tmp_path).run(tasks[:2])
     judge, first = ScriptedJudge(), tasks[0]
@@ -46,23 +46,25 @@ def test_a_question_with_any_change_is_asked_again(suite, rubrics, tasks, tmp_pa
     elif changed == "rubric":
         category = first.item.category
         rubrics = {**rubrics, category: replace(rubrics[category], text="another")}
-    elif changed == "words":
+    elif changed == "instruction":
         first = replace(first, instruction="Do something else.")
+    elif changed == "temperature":
+        judge.temperature = 0.5
     else:
-        setattr(judge, {"judge": "name"}.get(changed, changed), 0.5 if changed == "temperature" else "another")
+        setattr(judge, "name" if changed == "judge" else changed, "another")
     make_runner(suite, rubrics, judge, tmp_path).run([first])
     assert len(judge.questions) == 1
 
 
 def test_failures_are_recorded_and_asked_again_in_the_next_run(suite, rubrics, tasks, tmp_path):
-    judge = ScriptedJudge(lambda question, before: "I cannot rate this." if "easy" in question.key.item else (1, 1, 1))
+    judge = ScriptedJudge(lambda question, before: "I cannot rate this.")
     judgements, _ = make_runner(suite, rubrics, judge, tmp_path).run(tasks[:3])
     assert [judgement.scores for judgement in judgements] == [None] * 3
     assert all(
         "no score of" in judgement.reason and judgement.reply == "I cannot rate this." for judgement in judgements
     )
-    again, _ = make_runner(suite, rubrics, ScriptedJudge(), tmp_path).run(tasks[:3])
-    assert all(judgement.scores for judgement in again)
+    judgements, _ = make_runner(suite, rubrics, ScriptedJudge(), tmp_path).run(tasks[:3])
+    assert all(judgement.scores for judgement in judgements)
     assert len(read_ledger(tmp_path / "judgements.jsonl")) == 6
 
 
@@ -75,10 +77,10 @@ def test_only_retryable_errors_are_retried(suite, rubrics, tasks, tmp_path):
     judgements, _ = make_runner(suite, rubrics, refusing, tmp_path).run(tasks[1:2])
     assert (judgements[0].scores, judgements[0].reply, judgements[0].reason) == (None, None, "it shows a person")
     assert len(refusing.questions) == 1
-    never = ScriptedJudge(lambda question, before: JudgeError("busy", retryable=True))
-    judgements, _ = make_runner(suite, rubrics, never, tmp_path).run(tasks[2:3])
+    always_busy = ScriptedJudge(lambda question, before: JudgeError("busy", retryable=True))
+    judgements, _ = make_runner(suite, rubrics, always_busy, tmp_path).run(tasks[2:3])
     assert judgements[0].reason == "busy"
-    assert len(never.questions) == FAST.tries
+    assert len(always_busy.questions) == FAST.tries
 
 
 def test_the_wait_that_a_judge_asks_for_is_respected(suite, rubrics, tasks, tmp_path):
@@ -129,7 +131,7 @@ def test_repeats_are_separate_questions(suite, rubrics, tasks, tmp_path):
     assert [judgement.scores["Instruction Compliance"] for judgement in judgements] == [1, 2, 3]
 
 
-def test_a_truncated_line_is_asked_again_and_the_others_are_kept(suite, rubrics, tasks, tmp_path):
+def test_the_question_of_a_truncated_line_is_asked_again_and_the_others_are_kept(suite, rubrics, tasks, tmp_path):
     make_runner(suite, rubrics, ScriptedJudge(), tmp_path).run(tasks[:3])
     file = tmp_path / "judgements.jsonl"
     file.write_bytes(file.read_bytes()[:-40])

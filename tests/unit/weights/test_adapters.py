@@ -5,8 +5,8 @@ from kiwi.errors import CheckpointError
 from kiwi.weights.adapters import infer_rank_and_targets, merge_adapters, with_base_layer, without_base_layer
 
 
-def adapters(layer="x.q", rank=2, out=3, into=4):
-    a, b = torch.randn(rank, into), torch.randn(out, rank)
+def adapters(layer="x.q", rank=2, out_features=3, in_features=4):
+    a, b = torch.randn(rank, in_features), torch.randn(out_features, rank)
     return {f"{layer}.lora_A.default.weight": a, f"{layer}.lora_B.default.weight": b}
 
 
@@ -19,11 +19,11 @@ def test_merging_is_the_weight_plus_b_times_a():
     assert merge_adapters({n: t.bfloat16() for n, t in weights.items()}, lora)["x.q.weight"].dtype == torch.bfloat16
 
 
-def test_an_update_below_the_resolution_of_bf16_is_not_lost_before_the_sum():
+def test_the_product_is_not_rounded_to_bf16_before_the_sum():
     """W + B A is rounded only once."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(64, 64, generator=generator).bfloat16()
-    lora = {f"x.{n}": t for n, t in adapters("q", rank=8, out=64, into=64).items()}
+    lora = {f"x.{n}": t for n, t in adapters("q", rank=8, out_features=64, in_features=64).items()}
     merged = merge_adapters({"x.q.weight": weight}, lora)["x.q.weight"]
     b, a = (lora[f"x.q.lora_{n}.default.weight"].double() for n in "BA")
     expected = (weight.double() + b @ a).bfloat16()
@@ -41,7 +41,7 @@ def test_an_update_below_the_resolution_of_bf16_is_not_lost_before_the_sum():
         (lambda lora: lora.update({"x.q.lora_B.default.weight": torch.ones(2)}), r"lora_B.*shape \(2,\)"),
     ],
 )
-def test_an_incomplete_adapter_is_rejected_by_name(damage, message):
+def test_an_invalid_adapter_tensor_is_named_in_the_error(damage, message):
     lora, weights = adapters(), {"x.q.weight": torch.randn(3, 4)}
     damage(lora)
     for function in (merge_adapters, infer_rank_and_targets):
