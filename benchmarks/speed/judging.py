@@ -34,7 +34,7 @@ class SlowJudge(Judge):
         self.seconds = seconds
 
     def ask(self, question: Question) -> str:
-        time.sleep(self.seconds or 0)
+        time.sleep(self.seconds)
         return "\n".join(f"{name}: 3" for name in question.rubric.dimensions)
 
 

@@ -45,13 +45,13 @@ def list_cache_requests(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Cache
     """List the caches that the stages of the arms read, each once.
 
     Raises:
-        InputError: stages with different encoders share a cache, or the MLLM has other weights for each seed.
+        InputError: stages with different encoders share a cache, or the MLLM's weights depend on the seed.
     """
     requests: dict[str, CacheRequest] = {}
     first_users: dict[Path, tuple[str, str]] = {}
     for arm in arms:
         for name, resolved in arm.resolved.items():
-            data, stage = resolved.get("data", {}), f"{arm.label}, stage {name}"
+            data, stage = resolved.get("data", {}), f"stage {name} of {arm.label}"
             editor = find_editor_experiment(resolved, stage) if data.get("cache") else None
             if editor is None:
                 continue
@@ -60,11 +60,11 @@ def list_cache_requests(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Cache
             encoders = repr((config.vae, mllm))
             first_encoders, first_stage = first_users.setdefault(folder, (encoders, stage))
             if first_encoders != encoders:
-                got, fix = "a different VAE or MLLM, or different vision limits", "set another data.cache for that arm"
+                got, fix = "a different VAE or MLLM, or different vision limits", "set another data.cache for one"
                 message = f"the cache {folder} cannot serve {first_stage} and {stage}"
                 raise InputError(message, code="mismatched-cache", got=got, fix=fix)
             if isinstance(config.mllm, NewQwen) and len(seeds) > 1 and read_cache_content(folder) != "latents":
-                message = f"the cache {folder} cannot serve {stage} under more than one seed"
+                message = f"the cache {folder} cannot serve {stage} with more than one seed"
                 got = "a randomly initialised MLLM, whose features differ from seed to seed"
                 fix = "remove data.cache, or fill it with `kiwi cache --only latents` first"
                 raise InputError(message, code="mismatched-cache", got=got, fix=fix)

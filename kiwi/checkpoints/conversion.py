@@ -57,8 +57,8 @@ def _import_wan(options: ConvertOptions, settings: ImportSettings, report: Repor
     The source and reference embeddings are initialised to zero, so that training starts from the base model.
     """
     tensors = read_wan_transformer(*_split_subfolder(options.src))
-    default_options = {"query.readout": "queries", "reference": "AppendReference"}
-    settings = replace(settings, changes={**default_options, **settings.changes})
+    default_changes = {"query.readout": "queries", "reference": "AppendReference"}
+    settings = replace(settings, changes={**default_changes, **settings.changes})
     assemble({f"dit.{name}": tensor for name, tensor in tensors.items()}, settings, options.dst, report)
 
 

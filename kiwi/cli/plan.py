@@ -18,7 +18,7 @@ def main(argv: list[str]) -> int:
 
 
 def _print_parts(costs: Plan) -> None:
-    (budget,), size = costs.budgets, costs.workload
+    (budget,), video = costs.budgets, costs.workload
     rows = [
         (part, _format_millions(count), _format_millions(budget.total_trainable({part} & costs.train_parts)))
         for part, count in budget.parameters.items()
@@ -27,7 +27,7 @@ def _print_parts(costs: Plan) -> None:
     rows.append(("all", _format_millions(budget.total_parameters), _format_millions(trainable)))
     console.table(Table("", ("part", "parameters (M)", "trainable (M)"), rows))
     console.print(
-        f"{size.frames} frames of {size.height}x{size.width}: {budget.tokens:,} tokens, {budget.context:,} context "
+        f"{video.frames} frames of {video.height}x{video.width}: {budget.tokens:,} tokens, {budget.context:,} context "
         f"tokens, {budget.denoising_step_flops / 1e12:,.1f} TFLOP per denoising step, "
         f"{budget.conditioning_flops / 1e12:,.2f} TFLOP once per edit"
     )

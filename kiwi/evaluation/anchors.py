@@ -57,8 +57,8 @@ def check_anchors(options: AnchorOptions) -> AnchorReport:
         tables["round_trip"] = _make_round_trip_table(pairs, decoded)
     tables = {"anchors": _make_anchor_table(pairs, anchors), **tables}
     passed = all(row[-1] != "NO" for row in tables["anchors"].rows)
-    items = [score_degraded(pair) for pair in console.progress(pairs, "degrading")]
-    degradations = {key: [item[key] for item in items] for key in items[0]}
+    scores = [score_degraded(pair) for pair in console.progress(pairs, "degrading")]
+    degradations = {key: [pair_scores[key] for pair_scores in scores] for key in scores[0]}
     write_text(out / "anchors.md", "\n".join(table.to_markdown() for table in tables.values()))
     tables["damage"] = _make_degradation_table(degradations)
     for name, table in tables.items():
@@ -85,7 +85,7 @@ def _load_reconstruction(path: str, size: int) -> Callable[[Pixels], Pixels]:
 
 def _make_anchor_table(pairs: list[EditPair], anchors: Mapping[str, Anchor]) -> Table:
     rows = []
-    for name, anchor in console.progress(anchors.items(), "judging", total=len(anchors)):
+    for name, anchor in console.progress(anchors.items(), "scoring", total=len(anchors)):
         result = check_anchor(pairs, anchor)
         scores = [f"{statistic(result.scores):.2f}" if result.scores else "" for statistic in (np.mean, min, max)]
         passed = ("yes" if result.passed else "NO") if result.scores else "not applicable"
@@ -108,7 +108,7 @@ def _make_round_trip_table(pairs: list[EditPair], decoded: Mapping[str, Pixels])
         psnr, ssim, *means = np.mean(items, axis=0)
         rows.append((category, len(items), f"{psnr:.1f}", f"{ssim:.3f}", *(f"{mean:.2f}" for mean in means)))
     return Table(
-        "Target encoded and decoded by the VAE: an upper bound for editors in its latents",
+        "Target encoded and decoded by the VAE: an upper bound for editors in its latent space",
         ("category", "items", "PSNR (dB)", "SSIM", *ORACLE_SCORES),
         rows,
     )
@@ -125,7 +125,7 @@ def _make_degradation_table(degradations: DegradationScores) -> Table:
 def _plot_degradations(degradations: DegradationScores) -> Figure:
     panels: dict[str, dict[str, Curve]] = {}
     for kind in dict.fromkeys(kind for kind, _ in degradations):
-        by_level = {level: items for (other, level), items in degradations.items() if other == kind}
+        by_level = {level: items for (name, level), items in degradations.items() if name == kind}
         panels[kind] = {
             name: _make_curve({level: [getattr(item, name) for item in items] for level, items in by_level.items()})
             for name in ORACLE_SCORES

@@ -1,8 +1,8 @@
 """Scores of edits in the sandbox, where the exact target is known.
 
 The scores of an edit are reported beside those of the unedited source, and of clips that the VAE only encoded and
-decoded: their round trip is an upper bound for every editor in its latents. PSNR is `clip_psnr` inside or outside the
-mask. F frames, H height, W width.
+decoded: their round trip is an upper bound for every editor in its latent space. PSNR is `clip_psnr` inside or outside
+the mask. F frames, H height, W width.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

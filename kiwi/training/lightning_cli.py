@@ -58,7 +58,7 @@ class KiwiCLI(LightningCLI):
         parser.set_defaults(
             {
                 "checkpoint.save_last": "link",
-                "checkpoint.enable_version_counter": False,  # otherwise `last` is renamed after a kill
+                "checkpoint.enable_version_counter": False,  # otherwise a restarted run may write last-v1.ckpt
                 "checkpoint.save_top_k": 1,
                 "checkpoint.every_n_train_steps": 500,
                 "checkpoint.filename": "step{step:06d}",
@@ -119,14 +119,14 @@ class KiwiCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Raise an error if the folder holds another run, and set up all data, before anything is written."""
-        root, resumed = Path(self.trainer.default_root_dir), self._get(self.config, "ckpt_path")
-        # on_train_start is not called if the checkpoint already has max_steps; is_started then stays False.
-        self.is_started = resumed is None
+        root, checkpoint_path = Path(self.trainer.default_root_dir), self._get(self.config, "ckpt_path")
+        # on_train_start is not called if the checkpoint has reached max_steps; is_started then stays False.
+        self.is_started = checkpoint_path is None
         write_run_files = LambdaCallback(on_train_start=lambda trainer, module: self._write_run_files(root))
         self.trainer.callbacks.insert(0, write_run_files)
         if not self.trainer.is_global_zero:
             return
-        is_same_run = resumed is not None and root.resolve() in Path(resumed).resolve().parents
+        is_same_run = checkpoint_path is not None and root.resolve() in Path(checkpoint_path).resolve().parents
         if checkpointing.list_checkpoints(root / "checkpoints") and not is_same_run:
             fix = "choose another --trainer.default_root_dir, or resume the run with --ckpt_path last"
             raise InputError(f"{root} already holds a run", code="occupied-folder", fix=fix)
@@ -151,11 +151,11 @@ class KiwiCLI(LightningCLI):
         return text
 
     def after_fit(self) -> None:
-        """Save a checkpoint of the last step, even between intervals; warn if there was nothing to train."""
+        """Save a checkpoint of the last step, whatever the interval; warn if there was nothing to train."""
         if not self.is_started and self.trainer.is_global_zero:
             step, limits = self.trainer.global_step, (self.trainer.max_steps, self.trainer.max_epochs or -1)
-            steps_done = "nothing to do: the run is already at step %d (trainer.max_steps %d, max_epochs %d)"
-            log.warning(steps_done + "; increase these to continue training", step, *limits)
+            message = "nothing to do: the run is already at step %d (trainer.max_steps %d, max_epochs %d)"
+            log.warning(message + "; increase these to continue training", step, *limits)
         if self.is_started and self.trainer.checkpoint_callback.save_last:
             self.trainer.save_checkpoint(Path(self.trainer.checkpoint_callback.dirpath) / "last.ckpt")
 

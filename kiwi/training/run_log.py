@@ -67,7 +67,7 @@ class ValidationMeasurement(Measurement):
         return self.section
 
     def list_metrics(self) -> Sequence[Metric]:
-        """The metrics; lower is better for losses and distances, higher for all others."""
+        """The metrics: lower is better for losses and distances, neither for controls, higher for all others."""
         return [_metric_from_name(name) for name in self.names]
 
     def collect(self, folder: Path) -> MetricValues:

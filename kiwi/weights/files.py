@@ -32,7 +32,7 @@ _STEMS = ("model", "diffusion_pytorch_model")
 
 
 def read_weights(path: Path | str) -> State:
-    """Read the tensors of a file, or of a folder with one set of safetensors weights, by name.
+    """Read the named tensors of a file, or of a folder with one set of safetensors weights.
 
     Args:
         path: a .safetensors file, a .safetensors.index.json, a torch file (read without executing code; a dict under

@@ -220,10 +220,10 @@ def test_the_table_compiles(study, tmp_path):
         ({"measure": {"sandbox": {"frames": 4}}}, "4k + 1"),
         ({"measure": {"sandbox": {"categories": ["snow"]}}}, "snow"),
         ({"stages": {"edit": "nowhere.yaml"}}, "nowhere.yaml"),
-        ({"options": {"data.cache": "cache"}}, "under more than one seed"),
+        ({"options": {"data.cache": "cache"}}, "with more than one seed"),
         (
             {"options": {"data.cache": "c"}, "seeds": [0], "arms": [{"model.config.mllm.limits.max_frames": 1}]},
-            "cannot serve base, stage edit and mllm.limits.max_frames=1",
+            "cannot serve stage edit of base and stage edit of mllm.limits.max_frames=1",
         ),
     ],
 )

@@ -23,14 +23,14 @@ class Rope(NamedTuple):
     sin_LK: Tensor
 
     def float(self) -> Rope:
-        """Convert the table to float32, which attention uses."""
+        """Convert the table to float32, in which `rotate` computes."""
         return Rope(self.cos_LK.float(), self.sin_LK.float())
 
 
 def compute_rope(frames: int, height: int, width: int, head_dim: int, *, device: torch.device | str = "cpu") -> Rope:
     """Compute the table of a frames x height x width token grid in float64.
 
-    As in Wan, the d channels of a head are split into d - 2 (d // 3), d // 3 and d // 3 for frame, row and column.
+    As in Wan, the last head_dim // 3 channels are for columns, as many before them for rows, and the rest for frames.
     """
     lengths, third = (frames, height, width), head_dim // 3
     positions_L3 = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float64, device=device) for n in lengths))
@@ -43,7 +43,7 @@ def compute_rope(frames: int, height: int, width: int, head_dim: int, *, device:
 
 
 def rotate(x_BHLE: Tensor, rope: Rope) -> Tensor:
-    """Rotate each pair of adjacent channels of every head in float32, and return x's dtype; E = head_dim."""
+    """Rotate each pair of adjacent channels of every head, in float32; the result has the dtype of `x_BHLE`."""
     x, y = x_BHLE.float().unflatten(-1, (-1, 2)).unbind(-1)
     rotated = torch.stack((x * rope.cos_LK - y * rope.sin_LK, x * rope.sin_LK + y * rope.cos_LK), dim=-1)
     return rotated.flatten(-2).to(x_BHLE.dtype)
