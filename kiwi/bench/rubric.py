@@ -16,9 +16,8 @@ from kiwi.media.files import require_file, write_json
 _ANSWER = """
 ## Your answer
 
-One or two sentences on what you saw, then the three scores, numbers from 1 to 5, each on a line of its own and named as
-here. {second} and {third} may not be above {first}: an edit that was not made has nothing to be consistent or
-good in.
+Write one or two sentences about what you saw, then three scores, numbers from 1 to 5, each on its own line and named
+as below. {second} and {third} must not be higher than {first}: an edit that was not made cannot be consistent or good.
 
 {lines}
 """
