@@ -107,6 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run_command(argv: list[str]) -> int:
     console.setup_logging()
+    if "--offline" in argv:  # for every command and its child processes
+        argv = [argument for argument in argv if argument != "--offline"]
+        os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
     if not argv or argv[0] in ("-h", "--help", "help"):
         console.print(_format_help())
         return 0 if argv else 2
@@ -133,6 +136,7 @@ def _format_help() -> str:
     lines += [
         "",
         "`python -m kiwi COMMAND --help` shows the options of a command, `python -m kiwi --version` the version.",
+        "`--offline`, with any command, forbids requests to the Hugging Face hub.",
     ]
     return "\n".join(lines)
 

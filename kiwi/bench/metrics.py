@@ -28,6 +28,7 @@ from kiwi.models.device import resolve_device
 from kiwi.spec import from_dict
 from kiwi.statistics.intervals import bootstrap_mean
 from kiwi.tables import Table
+from kiwi.weights.hub import locate
 
 BATCH_SIZE = 32
 """Number of frames that an encoder processes at once."""
@@ -41,7 +42,7 @@ class Encoder:
 
     Args:
         kind: "clip" or "dino".
-        folder: model folder or hub id.
+        folder: folder of the model; it is never looked for on the hub.
         device: device to run on.
 
     Raises:
@@ -55,12 +56,21 @@ class Encoder:
         if kind not in ("clip", "dino"):
             expected = "basic, lpips, clip=FOLDER or dino=FOLDER"
             raise InputError(f"--metrics has no metric {kind!r}", code="unknown-metric", expected=expected)
+        if not Path(folder).is_dir():  # a mistyped path is not looked for on the hub
+            raise CheckpointError(
+                f"there is no folder {folder!r} for --metrics {kind}",
+                code="missing-model",
+                expected=f"{kind}=FOLDER, with a model that transformers saved",
+                fix="check the path, or download the model into a folder",
+            )
+        locate(folder, "model", "check the path")  # rejects pipes and devices
+        load = {"trust_remote_code": False, "local_files_only": True}
         try:
-            self.model: Any = AutoModel.from_pretrained(folder, use_safetensors=True).to(device).eval()
-            self.processor = AutoImageProcessor.from_pretrained(folder)
-            self.tokenizer = AutoTokenizer.from_pretrained(folder) if kind == "clip" else None
+            self.model: Any = AutoModel.from_pretrained(folder, use_safetensors=True, **load).to(device).eval()
+            self.processor = AutoImageProcessor.from_pretrained(folder, **load)
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, **load) if kind == "clip" else None
         except (OSError, ValueError) as error:
-            problem, expected = f"{folder} cannot be loaded as {kind}", f"--metrics {kind}=FOLDER or a hub id"
+            problem, expected = f"{folder} cannot be loaded as {kind}", f"--metrics {kind}=FOLDER"
             raise CheckpointError(problem, code="unreadable-model", got=first_line(error), expected=expected) from None
         self.name, self.device = f"{kind.upper()} ({Path(folder).name})", device
 

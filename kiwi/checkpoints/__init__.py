@@ -15,21 +15,24 @@ class ConvertOptions(Options):
       wan             the transformer of a Wan model with original or diffusers names (can be read, not written)
       kiwi-upstream   the published training checkpoint, one .safetensors file
       kiwi-diffusers  the published diffusers folder
+      lora-comfyui, lora-diffusers  the DiT's LoRA adapters alone, one .safetensors file
 
     If SRC is a model folder, it is written as FORMAT to DST, provided that the published code supports its options;
     otherwise SRC is read as FORMAT and DST becomes a model folder. Tensor names and shapes must match exactly: if any
     is missing, unexpected or of the wrong shape, these are listed and nothing is written. Parts that an earlier
-    training stage did not have are initialised and reported.
+    training stage did not have are initialised and reported. LoRA files are recognised by the names of ComfyUI,
+    musubi, kohya, diffusers, peft and DiffSynth, whichever of the formats kiwi-upstream and lora-... is given, and
+    need --base. Of a file with several sets of weights, such as a moving average, FILE:NAME chooses one.
 
     Args:
-        format: the published format: wan, kiwi-upstream or kiwi-diffusers
-        src: input: a model folder; for wan a file, a folder or a hub id, also as PATH:SUBFOLDER; for kiwi-upstream a
-            file; for kiwi-diffusers a folder or a hub id
+        format: the published format
+        src: input: a model folder; for wan a file, a folder or a hub id, also as PATH:SUBFOLDER; for kiwi-upstream and
+            lora-... a file, also as FILE:NAME; for kiwi-diffusers a folder or a hub id
         dst: output path; its parent folder must exist
-        vae: for wan and kiwi-upstream: the VAE, as Wan's .pth file, a diffusers folder or a hub id; with a subfolder,
+        vae: the VAE, unless the format contains it: Wan's .pth file, a diffusers folder or a hub id; with a subfolder,
             PATH:SUBFOLDER
-        mllm: for wan and kiwi-upstream: folder or hub id of the Qwen-VL without adapters
-        base: for kiwi-upstream files with no DiT or only adapters for one: the Wan base model (PATH or PATH:SUBFOLDER)
+        mllm: unless the format contains it: folder or hub id of the Qwen-VL without adapters
+        base: for files with no DiT or only adapters for one: the Wan base model (PATH or PATH:SUBFOLDER)
         adapters: whether LoRA adapters are merged into the weights or kept separate
         by_name: reference VAE and MLLM by path instead of copying them
         seed: seed for initialising missing parts
@@ -39,7 +42,7 @@ class ConvertOptions(Options):
         force: replace DST if it is an output of this command and contains no other files
     """
 
-    format: Literal["wan", "kiwi-upstream", "kiwi-diffusers"] = positional()
+    format: Literal["wan", "kiwi-upstream", "kiwi-diffusers", "lora-comfyui", "lora-diffusers"] = positional()
     src: str = positional()
     dst: Path = positional()
     vae: str | None = None

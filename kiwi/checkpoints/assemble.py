@@ -30,6 +30,7 @@ from kiwi.spec import from_dict, override
 from kiwi.weights.adapters import infer_rank_and_targets, is_adapter, merge_adapters, split_adapters, with_base_layer
 from kiwi.weights.files import Shapes, State
 from kiwi.weights.hub import is_hub_id
+from kiwi.weights.lora_files import resolve_layers
 from kiwi.weights.names import select_prefix
 from kiwi.weights.strict import compare_shapes, fingerprint, load_strict, require_finite_floats, shapes_of
 
@@ -224,6 +225,7 @@ def _assemble_dit(state: State, settings: ImportSettings, report: Report) -> tup
     config = _infer_dit_config(shapes_of(weights), settings.changes, report)
     if not adapters:
         return config, weights, ""
+    adapters = resolve_layers(adapters, weights)
     _report_adapters("dit", adapters, settings, report)
     if settings.adapters == "merge":
         return config, merge_adapters(weights, adapters), ""

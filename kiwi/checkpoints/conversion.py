@@ -9,7 +9,7 @@ from kiwi.checkpoints import ConvertOptions
 from kiwi.checkpoints.assemble import ImportSettings, Report, assemble
 from kiwi.checkpoints.diffusers_folder import export_diffusers, import_diffusers
 from kiwi.checkpoints.folder_config import is_model_folder, list_pretrained_paths, list_unexpected_files
-from kiwi.checkpoints.published import export_published, import_published
+from kiwi.checkpoints.published import export_lora, export_published, import_published
 from kiwi.errors import InputError
 from kiwi.media.files import require_no_overlap, require_replaceable, require_writable
 from kiwi.models.dit.base import WanBase, read_wan_transformer
@@ -19,11 +19,13 @@ from kiwi.options import parse_assignments
 from kiwi.weights.files import choose_lossless_dtype
 from kiwi.weights.hub import locate
 
+LORA_FORMATS = ("lora-comfyui", "lora-diffusers")
 _IMPORT_OPTIONS = {
     "wan": {"dtype", "vae", "mllm", "by_name", "set", "seed"},
     "kiwi-upstream": {"dtype", "vae", "mllm", "by_name", "set", "seed", "base", "adapters"},
     "kiwi-diffusers": {"dtype", "set", "seed"},
 }
+_IMPORT_OPTIONS |= dict.fromkeys(LORA_FORMATS, _IMPORT_OPTIONS["kiwi-upstream"])
 """Options that have an effect when reading each format."""
 
 
@@ -39,13 +41,18 @@ def convert(options: ConvertOptions) -> list[tuple[str, str]]:
 
     dtype = None if options.dtype == "keep" else getattr(torch, options.dtype)
     if exporting:
-        export = export_diffusers if options.format == "kiwi-diffusers" else export_published
-        export(Path(options.src), options.dst, report, dtype)
+        if options.format in LORA_FORMATS:
+            export_lora(Path(options.src), options.dst, options.format, report, dtype)
+        else:
+            export = export_diffusers if options.format == "kiwi-diffusers" else export_published
+            export(Path(options.src), options.dst, report, dtype)
     elif options.format == "kiwi-diffusers":
         changes = parse_assignments(options.set)
         import_diffusers(options.src, changes, options.dst, report, dtype=dtype, seed=options.seed)
-    elif options.format == "kiwi-upstream":
-        import_published(Path(options.src), _make_import_settings(options, dtype), options.dst, report)
+    elif options.format == "kiwi-upstream" or options.format in LORA_FORMATS:
+        import_published(
+            Path(*_split_subfolder(options.src)), _make_import_settings(options, dtype), options.dst, report
+        )
     else:
         _import_wan(options, _make_import_settings(options, dtype), report)
     return steps
@@ -104,7 +111,7 @@ def _check_options(options: ConvertOptions, exporting: bool) -> None:
 
 def _check_target(options: ConvertOptions, exporting: bool) -> None:
     """Raise early if the target cannot be written, or if writing it would delete other files or an input."""
-    if exporting and options.format == "kiwi-upstream":  # the target is a file
+    if exporting and options.format != "kiwi-diffusers":  # the target is a file
         require_writable(options.dst)
     else:
         require_replaceable(options.dst, list_unexpected_files)

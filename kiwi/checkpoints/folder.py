@@ -31,6 +31,7 @@ from kiwi.models.vae.wan import WanVae
 from kiwi.spec import diff, to_dict
 from kiwi.weights.adapters import is_adapter, split_adapters, without_base_layer
 from kiwi.weights.files import read_weights, write_weights
+from kiwi.weights.headers import require_plausible_sizes
 from kiwi.weights.hub import locate
 from kiwi.weights.strict import compare_shapes, fingerprint, load_preserving_requires_grad, shapes_of
 
@@ -125,6 +126,7 @@ def from_pretrained(folder: Path | str) -> tuple[KiwiEdit, EditingDefaults]:
     """
     folder = _locate_model_folder(folder)
     config, editing, base_fingerprints = read_folder_config(folder)
+    _require_buildable(folder, config)
     model = KiwiEdit(config, empty=True)
     _check_base_fingerprints(model, base_fingerprints, folder)
     state, tensors = read_weights(folder), model.state_dict()
@@ -134,6 +136,22 @@ def from_pretrained(folder: Path | str) -> tuple[KiwiEdit, EditingDefaults]:
     state = {name: t.float() if t.dtype == torch.float16 else t.clone() for name, t in state.items()}
     load_preserving_requires_grad(model, state, assign=True)
     return model, editing
+
+
+def _require_buildable(folder: Path, config: KiwiConfig) -> None:
+    """Raise if building the model could take all memory: a part is not saved, or a size exceeds the weights'."""
+    for part in ("vae", "mllm"):
+        if getattr(spec := getattr(config, part), "path", None) is None:
+            raise CheckpointError(
+                f"the config.json of {folder} has no path for the {part}",
+                code="invalid-model-config",
+                got=type(spec).__name__,
+                expected="a copy in the folder, or the path or hub id of one",
+            )
+    others = []
+    if isinstance(base := config.dit.base, WanBase):
+        others = [locate(base.path, "Wan base model", "correct the path", subfolder=base.subfolder)]
+    require_plausible_sizes(to_dict(config), folder, *others)
 
 
 def load_initial_weights(model: KiwiEdit, folder: Path | str) -> None:

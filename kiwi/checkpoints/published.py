@@ -23,9 +23,17 @@ from kiwi.models.injection import AddSource, AppendReference, NoReference, NoSou
 from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.scaling import SigmaScale
 from kiwi.spec import diff
-from kiwi.weights.adapters import is_adapter, without_base_layer
+from kiwi.weights.adapters import is_adapter, split_adapters, without_base_layer
 from kiwi.weights.files import State, read_metadata, read_weights
-from kiwi.weights.names import TEXT_EMBEDDING, from_published, rename, strip_checkpoint_prefixes, to_published
+from kiwi.weights.lora_files import read_lora_scale, standardise_lora, write_names
+from kiwi.weights.names import (
+    TEXT_EMBEDDING,
+    from_published,
+    rename,
+    select_prefix,
+    strip_checkpoint_prefixes,
+    to_published,
+)
 from kiwi.weights.strict import require_finite_floats
 
 TEXT_DIM = 4096
@@ -36,13 +44,16 @@ OPTIONS_KEY = "kiwi_choices"
 
 
 def import_published(file: Path, settings: ImportSettings, folder: Path, report: Report) -> None:
-    """Convert a published training checkpoint to a model folder.
+    """Convert a published training checkpoint, or a LoRA file of another program, to a model folder.
 
     Raises:
         CheckpointError: the file has another format, contains a DiT although a base model is given, or its tensors do
             not match; see `assemble`.
     """
-    state = from_published_state(read_weights(file), report)
+    state, factor = standardise_lora(read_weights(file), read_lora_scale(file))
+    state = from_published_state(state, report)
+    if factor:
+        report("adapters", factor)
     if settings.base and any(name.startswith("dit.") and not is_adapter(name) for name in state):
         raise CheckpointError(
             f"{file} contains a DiT, so a base model would have no effect", code="unused-option", fix="remove --base"
@@ -88,6 +99,34 @@ def export_published(folder: Path, file: Path, report: Report, dtype: torch.dtyp
         report(part, f"not part of the format; it is at {getattr(getattr(config, part), 'path', folder)}")
     if options:
         report("options", f"written to the file's metadata; a copy without it needs {_format_set_options(options)}")
+
+
+def export_lora(folder: Path, file: Path, style: str, report: Report, dtype: torch.dtype | None = None) -> None:
+    """Write the adapters of a model folder's DiT as a LoRA file for ComfyUI ("lora-comfyui") or diffusers.
+
+    Raises:
+        CheckpointError: the DiT has no adapters, or the suffix is not .safetensors.
+        InputError: the file cannot be written.
+    """
+    if file.suffix != ".safetensors":
+        raise CheckpointError(f"cannot write {file}", code="wrong-suffix", expected="a name that ends in .safetensors")
+    state = read_weights(folder)
+    require_finite_floats(state, str(folder))
+    _, adapters = split_adapters(select_prefix(state, "dit."))
+    if not adapters:
+        raise CheckpointError(
+            f"the DiT of {folder} has no adapters",
+            code="missing-adapters",
+            got="adapters of the MLLM only" if any(map(is_adapter, state)) else "no adapters",
+            expected="a model trained with dit.tuning Lora, or converted with --adapters keep",
+        )
+    tensors = {name: tensor.to(dtype or tensor.dtype) for name, tensor in write_names(adapters, style).items()}
+    with atomic_path(file) as temporary:
+        save_file(tensors, temporary, {"format": "pt"})
+    report(
+        "dit", f"{len(adapters) // 2} adapters written; alpha is their rank, which is what a file without alpha means"
+    )
+    report("other parts", "not part of the format: other programs apply the adapters to the base model alone")
 
 
 def find_unrecorded_options(config: KiwiConfig) -> dict[str, Any]:

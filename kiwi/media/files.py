@@ -5,11 +5,13 @@ file under its final name. Every path that is read from a data file goes through
 """
 
 import ctypes
+import errno
 import glob
 import hashlib
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -45,7 +47,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
+        with report_full_disk(path):
+            yield temporary
         # mkstemp makes private files; give the result the permissions that an ordinary open() would have.
         temporary.chmod(_get_permissions(path, 0o666))
         _sync(temporary)
@@ -68,7 +71,8 @@ def atomic_folder(path: str | Path, list_unexpected_files: Callable[[Path], list
     new = _make_unfinished_folder(path)
     old = new.with_name(new.name + ".old")
     try:
-        yield new
+        with report_full_disk(path):
+            yield new
         _sync_folder(new, _get_permissions(path, 0o777))
         if not path.exists():
             new.rename(path)
@@ -204,6 +208,30 @@ def report_unwritable(folder: Path, action: str = "written to") -> Iterator[None
     except OSError as error:
         got = error.strerror
         raise InputError(f"the folder {folder} cannot be {action}", code="unwritable-folder", got=got) from None
+
+
+@contextmanager
+def report_full_disk(path: Path) -> Iterator[None]:
+    """Convert an error of writing `path` to a full disk, or beyond a quota or limit, to an InputError.
+
+    Writers in other languages raise types of their own, such as SafetensorError, with the number of the system's error
+    in the text.
+    """
+    try:
+        yield
+    except KiwiError:
+        raise
+    except Exception as error:
+        match = re.search(r"os error (\d+)|code: (\d+), kind", str(error))
+        number = error.errno if isinstance(error, OSError) else int(match[1] or match[2]) if match else None
+        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise InputError(
+            f"no space left on the disk to write {path}",
+            code="disk-full",
+            got=os.strerror(number),
+            fix="free some space, or choose a path on another disk, and rerun the command",
+        ) from error
 
 
 def _require_name(path: Path) -> None:

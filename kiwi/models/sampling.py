@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from kiwi.models.text_to_video import TextToVideo
 
 
+MAX_STEPS = 10_000
+"""Largest number of denoising steps: ten times as many as the schedule has; more are a mistake that would not end."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Spec):
     """Settings of the sampler.
@@ -36,8 +40,10 @@ class Sampling(Spec):
     sigma_min: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 <= self.sigma_min < 1:
-            raise SpecError("sampling needs steps >= 1 and sigma_min in [0, 1)", code="out-of-range", got=self)
+        if not 1 <= self.steps <= MAX_STEPS or not 0 <= self.sigma_min < 1:
+            raise SpecError(
+                f"sampling needs steps from 1 to {MAX_STEPS} and sigma_min in [0, 1)", code="out-of-range", got=self
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

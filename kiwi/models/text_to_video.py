@@ -25,6 +25,7 @@ from kiwi.media.files import write_json
 from kiwi.models.connectors import Context
 from kiwi.models.dit.attention import KeysValues, Rope, compute_rope
 from kiwi.models.dit.transformer import DiTConfig
+from kiwi.models.mllm.prompting import require_distinct_tokens
 from kiwi.models.vae.wan import VaeSpec
 from kiwi.spec import Spec, require_positive, to_dict
 from kiwi.weights.files import write_weights
@@ -61,6 +62,7 @@ class TextEncoder(Spec):
     def build(self) -> CaptionEncoder:
         folder = locate(self.tokenizer, "tokenizer", "pass a folder with tokenizer.json")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        require_distinct_tokens(tokenizer)
         config = UMT5Config(
             vocab_size=len(tokenizer), d_model=self.dim, d_kv=self.dim // self.heads, d_ff=2 * self.dim,
             num_layers=self.layers, num_heads=self.heads, dropout_rate=0.0, pad_token_id=tokenizer.pad_token_id,

@@ -58,7 +58,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             checkpoint = super().load_checkpoint(path, map_location or "cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            problem, got = f"the checkpoint {path} does not hold tensors and plain data only", first_line(error)
+            # PyTorch's message advises loading with weights_only=False, which runs code, so it is not shown.
+            problem = f"the checkpoint {path} does not hold tensors and plain data only"
+            got = "damaged data, or pickled objects, which kiwi never loads"
             raise CheckpointError(problem, code="damaged-checkpoint", got=got, fix=_suggest_fix(Path(path))) from error
         if not isinstance(checkpoint, dict) or not checkpoint.keys() >= REQUIRED_KEYS:
             expected = f"a file with the keys {', '.join(sorted(REQUIRED_KEYS))}"
@@ -147,7 +149,15 @@ def require_checkpoint(path: Path) -> None:
     raise CheckpointError(f"{path} is damaged or not a checkpoint", code="damaged-checkpoint", fix=fix)
 
 
+def _is_loadable(path: Path) -> bool:
+    """Whether a checkpoint is undamaged, holds tensors and plain data only, and is one of a run."""
+    try:
+        return is_undamaged(path) and torch.load(path, "cpu", weights_only=True, mmap=True).keys() >= REQUIRED_KEYS
+    except Exception:  # the unpickler can raise any exception
+        return False
+
+
 def _suggest_fix(path: Path) -> str:
-    others = (file for file in _newest_first(path.parent) if file.resolve() != path.resolve() and is_undamaged(file))
+    others = (file for file in _newest_first(path.parent) if file.resolve() != path.resolve() and _is_loadable(file))
     other = next(others, None)
     return f"use {other}" if other else "give a .ckpt file of a run's checkpoints folder, or `last`"

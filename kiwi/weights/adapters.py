@@ -2,6 +2,7 @@
 
 `X.lora_A.default.weight` (rank, in) and `X.lora_B.default.weight` (out, rank) adapt `X.weight`, which peft renames to
 `X.base_layer.weight` while the adapter is attached. Merging computes W + B A: the factor alpha / rank is 1.
+Files of other programs are read by `kiwi.weights.lora_files`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -98,28 +99,29 @@ def infer_rank_and_targets(weights: State, adapters: State) -> tuple[int, tuple[
     `weights` are those of the adapted module, by the names they have without adapters.
 
     Raises:
-        CheckpointError: `Lora` cannot describe the adapters, because their ranks differ or only some of the layers with
-            a target name have an adapter; see also `list_adapted_layers`.
+        CheckpointError: `Lora` cannot describe the adapters, because their ranks differ or a layer is missing; see
+            also `list_adapted_layers`.
     """
     layers = list_adapted_layers(adapters)
     ranks = {adapters[layer + LORA_A].shape[0] for layer in layers}
-    targets = tuple(sorted({_extract_target_name(layer) for layer in layers}))
     linear_layers = {name.removesuffix(".weight") for name, tensor in weights.items() if tensor.ndim == 2}
-    not_adapted = sorted(layer for layer in linear_layers - set(layers) if matches_target(layer, targets))
+    targets = tuple(sorted({_find_target(layer, linear_layers - set(layers)) for layer in layers}))
     problems = [f"ranks {sorted(ranks)}"] if len(ranks) > 1 else []
-    problems += [f"no adapter for {layer}" for layer in not_adapted]
     problems += [f"no weight for the adapter of {layer}" for layer in sorted(set(layers) - linear_layers)]
     if problems:
         raise CheckpointError(
             "these adapters cannot be kept separate from the weights",
             code="unsupported-adapters",
             got=problems[0],
-            expected="adapters of one rank, on all layers with the same name",
+            expected="adapters of one rank",
             fix="merge them with --adapters merge",
         )
     return ranks.pop(), targets
 
 
-def _extract_target_name(layer: str) -> str:
+def _find_target(layer: str, others: Iterable[str]) -> str:
+    """Return the shortest ending of a layer's name, such as "self_attn.q", that no layer without an adapter has."""
     parts = layer.split(".")
-    return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
+    shortest = 2 if parts[-1].isdigit() else 1
+    endings = [".".join(parts[-count:]) for count in range(min(shortest, len(parts)), len(parts) + 1)]
+    return next((end for end in endings if not any(matches_target(other, [end]) for other in others)), layer)

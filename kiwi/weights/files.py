@@ -4,7 +4,10 @@ Tensors of safetensors files are memory-mapped, so a model larger than memory ca
 """
 
 import json
+import logging
 import os
+import re
+import stat
 import warnings
 import zipfile
 from collections import Counter
@@ -21,40 +24,116 @@ from torch import Tensor
 
 from kiwi import __version__
 from kiwi.errors import CheckpointError, first_line
+from kiwi.weights.names import strip_wrappers
+
+log = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
 
+FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Supported dtypes of saved weights."""
+
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 MAX_SHARD_SIZE = "5GB"
-_STATE_DICT_KEYS = ("model_state", "state_dict")
-_STEMS = ("model", "diffusion_pytorch_model")
+MAX_JSON_BYTES = 64 * 2**20
+"""Largest JSON file beside weights; the index of the largest public models has 2 MB."""
+
+_STEMS = ("model", "diffusion_pytorch_model", "adapter_model", "pytorch_lora_weights")
+_NOT_WEIGHTS = re.compile(r"optim|sched|scaler|rng|loops")
+"""Keys of a torch file's dict under which there are tensors other than weights."""
+_EMA = re.compile(r"[a-z_]*_ema|ema(_[a-z_]*)?|averaged?(_model)?|shadow")
+"""First words of names that belong to a moving average of the weights."""
 
 
 def read_weights(path: Path | str) -> State:
     """Read the named tensors of a file, or of a folder with one set of safetensors weights.
 
+    Prefixes of wrappers such as torch.compile and DDP are removed from the names, and told in the log.
+
     Args:
-        path: a .safetensors file, a .safetensors.index.json, a torch file (read without executing code; a dict under
-            `model_state` or `state_dict` is unwrapped), or a folder with model.safetensors or
-            diffusion_pytorch_model.safetensors, in one file or sharded.
+        path: a .safetensors file, a .safetensors.index.json, a torch file (read without executing code; a dict in
+            another, such as `state_dict`, is unwrapped), or a folder with model.safetensors or
+            diffusion_pytorch_model.safetensors, in one file or sharded. FILE/NAME chooses one of several sets of
+            weights in a file, such as last.ckpt/ema.
 
     Raises:
-        CheckpointError: there are no weights or two sets of them, an index does not match its shards, or a file is
-            damaged or contains anything but tensors.
+        CheckpointError: there are no weights or two sets of them, an index does not match its shards, a file is
+            damaged or contains anything but tensors, or a tensor has an integer or quantised dtype.
     """
+    state = _read_tensors(path)
+    state, removed = strip_wrappers(state, str(path))
+    if removed:
+        log.info("%s: the prefixes %s were removed from the names of tensors", path, ", ".join(removed))
+    state.pop("n_averaged", None)
+    require_float_dtypes({name: tensor.dtype for name, tensor in state.items() if tensor.ndim}, str(path))
+    return state
+
+
+def _read_tensors(path: Path | str) -> State:
+    path, group = _split_group(Path(path))
     state: State = {}
     for file in list_weight_files(path):
         if file.suffix in TORCH_SUFFIXES:
-            state |= _read_torch(file)
+            state |= _read_torch(file, group)
         else:
-            with _wrap_read_errors(file):
+            with wrap_read_errors(file):
                 state |= load_file(file)
-    return state
+    return state if path.suffix in TORCH_SUFFIXES and group else _select_group(state, path, group)
+
+
+def _split_group(path: Path) -> tuple[Path, str]:
+    """Split FILE/NAME into the file and the name of a set of weights in it; other paths have no such name."""
+    file = next((parent for parent in path.parents if parent.is_file()), None)
+    return (path, "") if file is None else (file, path.relative_to(file).as_posix())
+
+
+def _select_group(state: State, path: Path, group: str) -> State:
+    """Select the weights, or their moving average, by the first word of the names, if a file has both.
+
+    Raises:
+        CheckpointError: it has both and none is chosen, or it does not have the chosen one.
+    """
+    groups: dict[str, State] = {}
+    for name, tensor in state.items():
+        word, _, rest = name.partition(".")
+        is_average = bool(rest and _EMA.fullmatch(word))
+        groups.setdefault(word if is_average else "weights", {})[rest if is_average else name] = tensor
+    if not group and len(groups) < 2:
+        return next(iter(groups.values()), {})
+    return _choose(groups, group, path)
+
+
+def _choose(groups: Mapping[str, State], group: str, path: Path) -> State:
+    matches = [state for name, state in groups.items() if group and (name == group or name.startswith(f"{group}/"))]
+    if len(matches) == 1:
+        return matches[0]
+    names = sorted(groups)
+    raise CheckpointError(
+        f"{path} contains no weights called {group}" if group else f"{path} contains several sets of weights",
+        code="missing-weights" if group else "ambiguous-weights",
+        got=", ".join(names) or "none",
+        fix=f"choose one by its name, such as {path}:{names[0]}" if names else None,
+    )
+
+
+def require_float_dtypes(dtypes: Mapping[str, torch.dtype | str], source: str) -> None:
+    """Raise a CheckpointError that lists up to ten tensors unless all have a dtype in FLOAT_DTYPES."""
+    names = {str(dtype).removeprefix("torch.") for dtype in FLOAT_DTYPES} | {"F64", "F32", "F16", "BF16"}
+    texts = {name: str(dtype).removeprefix("torch.") for name, dtype in sorted(dtypes.items())}
+    if wrong := [f"{name} is {text}" for name, text in texts.items() if text not in names]:
+        raise CheckpointError(
+            f"{source} contains tensors of an unsupported dtype",
+            code="unsupported-dtype",
+            got=", ".join(wrong[:10]) + (", ..." if len(wrong) > 10 else ""),
+            expected=", ".join(str(dtype).removeprefix("torch.") for dtype in FLOAT_DTYPES),
+            fix="use a copy that is not quantised",
+        )
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """Read the JSON object in a file beside weights, such as config.json; otherwise raise a CheckpointError."""
+    require_small_file(file)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -64,18 +143,33 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+def require_small_file(file: Path) -> None:
+    """Raise a CheckpointError if a path that exists is not a regular file, or is larger than MAX_JSON_BYTES.
+
+    Reading a FIFO never ends, and a device or a large file can fill the memory.
+    """
+    try:
+        status = file.stat()
+    except OSError:
+        return  # reported when the file is opened
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_JSON_BYTES:
+        got = f"{status.st_size} bytes" if stat.S_ISREG(status.st_mode) else "a folder, pipe or device"
+        expected = f"a regular file of at most {MAX_JSON_BYTES} bytes"
+        raise CheckpointError(f"{file} cannot be read", code="unreadable-file", got=got, expected=expected)
+
+
 def read_metadata(path: Path | str) -> dict[str, str]:
     """Read the metadata of a safetensors file; other files and folders have none."""
-    path = Path(path)
+    path, _ = _split_group(Path(path))
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
-    with _wrap_read_errors(path), safe_open(path, framework="pt") as tensors:
+    with wrap_read_errors(path), safe_open(path, framework="pt") as tensors:
         return dict(tensors.metadata() or {})
 
 
 def choose_lossless_dtype(path: Path | str) -> Literal["float32", "bfloat16"]:
     """Return a dtype in which weights can be loaded without losing precision (float32 represents float16 exactly)."""
-    dtypes = {tensor.dtype for tensor in read_weights(path).values()}
+    dtypes = {tensor.dtype for tensor in _read_tensors(path).values()}
     return "bfloat16" if dtypes <= {torch.bfloat16} else "float32"
 
 
@@ -85,7 +179,7 @@ def list_weight_files(path: Path | str) -> list[Path]:
     Raises:
         CheckpointError: as in `read_weights`, except for damage that is only found by reading tensors.
     """
-    path = Path(path)
+    path, _ = _split_group(Path(path))
     if path.is_dir():
         return _list_folder_files(path)
     if not path.is_file():
@@ -126,6 +220,7 @@ def _list_folder_files(folder: Path) -> list[Path]:
 
 
 def _list_index_files(index: Path) -> list[Path]:
+    require_small_file(index)
     try:
         weight_map: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -162,13 +257,13 @@ def _check_index_matches_shards(index: Path, weight_map: Mapping[str, str], file
 
 def _read_tensor_names(file: Path) -> list[str]:
     if file.suffix in TORCH_SUFFIXES:
-        return list(_read_torch(file))
-    with _wrap_read_errors(file), safe_open(file, framework="pt") as tensors:
+        return list(_read_torch(file, ""))
+    with wrap_read_errors(file), safe_open(file, framework="pt") as tensors:
         return list(tensors.keys())
 
 
 @contextmanager
-def _wrap_read_errors(file: Path) -> Iterator[None]:
+def wrap_read_errors(file: Path) -> Iterator[None]:
     """Raise errors of safetensors and the file system as CheckpointErrors."""
     try:
         yield
@@ -176,7 +271,7 @@ def _wrap_read_errors(file: Path) -> Iterator[None]:
         raise _unreadable_error(file, error) from error
 
 
-def _read_torch(file: Path) -> State:
+def _read_torch(file: Path, group: str) -> State:
     try:
         with warnings.catch_warnings(action="ignore"):
             # Files from PyTorch before 1.6 are not zip archives and cannot be memory-mapped.
@@ -191,25 +286,31 @@ def _read_torch(file: Path) -> State:
             got="damaged data, or objects other than tensors (such as code, which kiwi never runs)",
             fix="copy or download it again, or save only its state dict",
         ) from error
-    return _unwrap_state_dict(content, file)
+    return _unwrap_state_dict(content, file, group)
 
 
-def _unwrap_state_dict(content: Any, file: Path) -> State:
-    """Unwrap the state dict of a torch file's content."""
-    for _ in _STATE_DICT_KEYS:  # a while loop would not end on a dict that contains itself
-        keys = [key for key in _STATE_DICT_KEYS if key in content] if isinstance(content, Mapping) else []
-        if not keys:
-            break
-        if len(keys) > 1:
-            raise CheckpointError(
-                f"{file} contains two sets of weights", code="ambiguous-weights", got=f"the keys {' and '.join(keys)}"
-            )
-        content = content[keys[0]]
-    items = content.items() if isinstance(content, Mapping) else [(None, content)]
-    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in items):
-        expected = "a state dict, or a dict with one under 'model_state' or 'state_dict'"
+def _unwrap_state_dict(content: Any, file: Path, group: str) -> State:
+    """Return the state dict in a torch file's content; if there are several, the one called `group`."""
+    groups = {"": {}} if content == {} else dict(_find_state_dicts(content))
+    if "" in groups:
+        return groups[""]
+    if not groups:
+        expected = "a state dict, or a dict with one under a key such as 'state_dict'"
         raise CheckpointError(f"{file} contains no state dict", code="not-a-state-dict", expected=expected)
-    return dict(items)
+    return next(iter(groups.values())) if len(groups) == 1 and not group else _choose(groups, group, file)
+
+
+def _find_state_dicts(content: Any, name: str = "", depth: int = 3) -> Iterator[tuple[str, State]]:
+    """Yield the state dicts in nested dicts, such as ("ema/module", {...}); optimizer states are left out."""
+    items = list(content.items()) if isinstance(content, Mapping) else []
+    if items and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in items):
+        # Counters and the best score of a callback are scalars.
+        if not name or any(tensor.ndim for _, tensor in items):
+            yield name, dict(items)
+    elif depth:  # bounded, because a dict can contain itself
+        for key, value in items:
+            if isinstance(key, str) and not _NOT_WEIGHTS.search(key):
+                yield from _find_state_dicts(value, f"{name}/{key}" if name else key, depth - 1)
 
 
 def _unreadable_error(file: Path, error: BaseException) -> CheckpointError:

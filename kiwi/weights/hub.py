@@ -1,10 +1,15 @@
 """Locate pretrained models: a local folder, a model shipped with kiwi, or a repository of the Hugging Face hub."""
 
+import logging
+import os
 import re
 from pathlib import Path, PureWindowsPath
 
 from kiwi import shipped
 from kiwi.errors import CheckpointError, first_line
+from kiwi.weights.files import require_small_file
+
+log = logging.getLogger(__name__)
 
 _DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
@@ -14,8 +19,15 @@ def is_hub_id(path: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) is not None
 
 
+def is_offline() -> bool:
+    """Whether the environment forbids requests to the hub, as `--offline` does."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def locate(path: str, kind: str, fix: str, *, subfolder: str = "") -> Path:
     """Find the local folder (or file) of a model; a hub repository is downloaded unless it is cached.
+
+    A request to the hub is told before it is made; with `--offline`, or HF_HUB_OFFLINE=1, none is made.
 
     Args:
         path: a folder, a file, the name of a shipped model (`kiwi.shipped`), or a hub id such as
@@ -25,7 +37,8 @@ def locate(path: str, kind: str, fix: str, *, subfolder: str = "") -> Path:
         subfolder: folder in `path` that contains the model; only this folder of a repository is downloaded.
 
     Raises:
-        CheckpointError: the model does not exist, cannot be downloaded, or its subfolder is outside `path`.
+        CheckpointError: the model does not exist, cannot be downloaded, or its subfolder is outside `path`; or a JSON
+            file in it is a pipe, a device or too large.
     """
     local_path, subpath = Path(path), PureWindowsPath(subfolder)
     # Folders called "sandbox" are common, so one takes precedence over the shipped model only if it is a model.
@@ -38,7 +51,8 @@ def locate(path: str, kind: str, fix: str, *, subfolder: str = "") -> Path:
             f"the subfolder {subfolder!r} is outside {path}", code="path-outside-folder", expected=f"a folder in {path}"
         )
     model_path = local_path / subfolder
-    if model_path.exists():
+    if model_path.exists() or local_path.is_file():  # in a file, the subfolder is the name of a set of weights
+        _require_regular_files(model_path)
         return model_path
     if local_path.exists() or not is_hub_id(path):
         raise CheckpointError(
@@ -47,18 +61,30 @@ def locate(path: str, kind: str, fix: str, *, subfolder: str = "") -> Path:
     return _download(path, kind, fix, subfolder)
 
 
+def _require_regular_files(folder: Path) -> None:
+    """Raise a CheckpointError if a JSON file of a model is a pipe, a device, or too large to be one."""
+    for file in folder.glob("*.json") if folder.is_dir() else ():
+        require_small_file(file)
+
+
 def _download(repository: str, kind: str, fix: str, subfolder: str) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     patterns = [f"{subfolder}/{pattern}" for pattern in _DOWNLOAD_PATTERNS] if subfolder else _DOWNLOAD_PATTERNS
+    # Read here, because huggingface_hub reads the variable when it is imported, before `--offline` can set it.
+    offline = is_offline()
+    if not offline:
+        log.info("asking %s for the %s %s; --offline forbids it", constants.ENDPOINT, kind, repository)
     try:
-        folder = Path(snapshot_download(repository, allow_patterns=patterns)) / subfolder
+        folder = Path(snapshot_download(repository, allow_patterns=patterns, local_files_only=offline)) / subfolder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise CheckpointError(
             f"there is no {kind} at {repository}, and it could not be downloaded from the hub",
             code="missing-model",
-            got=first_line(error),
+            got="it is not in the cache, and --offline or HF_HUB_OFFLINE forbids requests"
+            if offline
+            else first_line(error),
             fix=f"check the path or hub id and the network connection, or {fix}",
         ) from error
     if not folder.is_dir():

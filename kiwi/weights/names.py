@@ -64,6 +64,36 @@ def rename(tensors: Mapping[str, T], convert_name: Callable[[str], str], source:
     return {new: tensors[old] for new, old in old_names.items()}
 
 
+_WRAPPER = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
+"""Modules that torch.compile, FSDP, activation checkpointing and Fabric put around others, anywhere in a name."""
+
+_OUTER = ("module", "model", "diffusion_model", "transformer", "net")
+"""Names under which DDP, Lightning modules and other programs hold the whole model."""
+
+
+def strip_wrappers(tensors: Mapping[str, T], source: str) -> tuple[dict[str, T], list[str]]:
+    """Remove the prefixes that compilers, DDP, FSDP and other wrappers put into names, and the counter of an average.
+
+    Wrappers' own names are removed anywhere; `module.`, `model.` and the like only if all names begin with them.
+
+    Returns:
+        The tensors, and the removed prefixes.
+
+    Raises:
+        CheckpointError: two tensors would get the same name.
+    """
+    removed = {match: None for name in tensors for match in _WRAPPER.findall(name)}
+    stripped = rename(tensors, lambda name: _WRAPPER.sub("", name), source)
+    names = stripped.keys() - {"n_averaged"}  # of torch.optim.swa_utils.AveragedModel, whose weights are in `module.`
+    while (
+        names and (outer := next(iter(names)).split(".")[0]) in _OUTER and all(n.startswith(f"{outer}.") for n in names)
+    ):
+        removed[outer] = None
+        stripped = {name.removeprefix(f"{outer}."): stripped[name] for name in stripped if name in names}
+        names = stripped.keys()
+    return stripped, [f"{name}." for name in removed]
+
+
 def select_prefix(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
     """Select the tensors (or shapes) whose names start with a prefix, by name without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -8,13 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from kiwi.errors import CheckpointError
-from kiwi.weights.files import Shapes
+from kiwi.weights.files import Shapes, require_float_dtypes
 
 MAX_LISTED = 10
 """Maximum number of names of one kind in a message."""
-
-FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-"""Supported dtypes of saved weights."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +58,7 @@ def require_finite_floats(state: Mapping[str, Tensor], source: str) -> None:
     Raises:
         CheckpointError: some are not; up to ten are listed.
     """
-    if wrong_types := [f"{n} is {t.dtype}" for n, t in sorted(state.items()) if t.dtype not in FLOAT_DTYPES]:
-        raise CheckpointError(
-            f"{source} contains tensors of an unsupported dtype",
-            code="unsupported-dtype",
-            got=_join_first(wrong_types).replace("torch.", ""),
-            expected=", ".join(str(dtype).removeprefix("torch.") for dtype in FLOAT_DTYPES),
-            fix="use a copy that is not quantised",
-        )
+    require_float_dtypes({name: tensor.dtype for name, tensor in state.items()}, source)
     # Checked as float32, the widest dtype in which models are loaded.
     if not_finite := [name for name, tensor in sorted(state.items()) if not torch.isfinite(tensor.float()).all()]:
         raise CheckpointError(

@@ -12,6 +12,7 @@ from kiwi.errors import CheckpointError
 from kiwi.spec import Spec
 from kiwi.weights.files import State, read_weights
 from kiwi.weights.hub import locate
+from kiwi.weights.lora_files import describe_lora
 from kiwi.weights.names import TEXT_EMBEDDING, dit_from_diffusers, is_diffusers_dit, rename
 from kiwi.weights.strict import load_strict
 
@@ -70,6 +71,13 @@ def read_wan_transformer(path: str, subfolder: str = "") -> State:
     if is_diffusers_dit(state):
         state = rename(state, dit_from_diffusers, str(folder))
     if "patch_embedding.weight" not in state or "blocks.0.self_attn.q.weight" not in state:
+        if lora := describe_lora(state):
+            raise CheckpointError(
+                f"{folder} holds adapters, not the weights of a Wan transformer",
+                code="not-a-wan-transformer",
+                got=lora,
+                fix="convert it with the format kiwi-upstream, and pass the model that it was trained for as --base",
+            )
         got = ", ".join(sorted(state)[:5]) or "no tensors"
         expected = "tensors named blocks.0.self_attn.q.weight ..., or diffusers' blocks.0.attn1.to_q.weight ..."
         message = f"{folder} does not hold a Wan transformer"

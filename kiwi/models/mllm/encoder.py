@@ -28,7 +28,8 @@ from kiwi.models.mllm.vision_input import VisionInput, VisionLimits, VisionPrepr
 from kiwi.models.tuning import Frozen, TuningSpec
 from kiwi.spec import Spec, to_dict
 from kiwi.weights.adapters import is_adapter, without_base_layer
-from kiwi.weights.files import list_weight_files, write_weights
+from kiwi.weights.files import read_json, require_float_dtypes, write_weights
+from kiwi.weights.headers import read_headers, require_plausible_sizes
 from kiwi.weights.hub import locate
 from kiwi.weights.strict import Mismatch, fingerprint
 
@@ -86,7 +87,10 @@ class QwenVL(MllmSpec):
 
     def build(self) -> MllmEncoder:
         folder = locate(self.path, "MLLM", "pass a folder with a Qwen-VL, or a hub id")
-        list_weight_files(folder)  # rejects an index with paths outside the folder, which transformers would follow
+        # Before transformers, which would follow an index to paths outside the folder, and cast quantised weights.
+        dtypes = {name: dtype for name, (_, dtype) in read_headers(folder).items()}
+        require_float_dtypes(dtypes, f"the MLLM {self.path!r}")
+        require_plausible_sizes(read_json(file) if (file := folder / "config.json").is_file() else {}, folder)
         try:
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
             if config.model_type not in GENERATIONS:
@@ -99,6 +103,7 @@ class QwenVL(MllmSpec):
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
+                trust_remote_code=False,
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             image_processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
@@ -134,6 +139,11 @@ class MllmEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.config = model.requires_grad_(False), model.config
+        if max(tokenizer.get_vocab().values()) >= (rows := model.get_input_embeddings().num_embeddings):
+            got = f"{len(tokenizer)} tokens, but embeddings of {rows}"
+            raise CheckpointError(
+                "the MLLM's tokenizer is not that of its weights", code="mismatched-tokenizer", got=got
+            )
         self.hidden_size = int(model.config.text_config.hidden_size)
         sizes = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
         # Frames already have their final size (VisionPreprocessor.resize_video), which transformers must not reduce.

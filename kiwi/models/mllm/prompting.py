@@ -113,6 +113,19 @@ def span_per_temporal_patch(frames: int) -> list[str]:
     return [f"<{(first + second) / 2:.1f} seconds>" for first, second in zip(times[::2], times[1::2], strict=True)]
 
 
+def require_distinct_tokens(tokenizer: Any) -> None:
+    """Raise a CheckpointError if a tokenizer has the same tokens, or none, for different words, so hides the text."""
+    words = ("red", "blue", "remove", "snow")
+    tokens = {tuple(tokenizer.encode(word, add_special_tokens=False)) for word in words} - {()}
+    if len(tokens) < len(words):
+        raise CheckpointError(
+            "the tokenizer cannot distinguish words",
+            code="mismatched-tokenizer",
+            got=f"{len(tokenizer)} tokens, and the same for {' and '.join(words)}",
+            fix="use the tokenizer of the model",
+        )
+
+
 class Prompter:
     """Builds prompts for an MLLM."""
 
@@ -128,6 +141,7 @@ class Prompter:
         if missing := [special[name] for name, index in self.ids.items() if index in unknown]:
             message = f"the MLLM's tokenizer lacks the special tokens {', '.join(missing)}"
             raise CheckpointError(message, code="missing-tokens", fix="use a Qwen-VL tokenizer")
+        require_distinct_tokens(tokenizer)
 
     def __call__(
         self,

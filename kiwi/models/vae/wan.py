@@ -21,6 +21,7 @@ from kiwi.models.vae.formats import build_network, make_network, read_network_si
 from kiwi.models.vae.tiling import NoTiling, TilingSpec
 from kiwi.spec import Spec
 from kiwi.weights.files import read_json, read_weights
+from kiwi.weights.headers import require_plausible_sizes
 from kiwi.weights.hub import locate
 from kiwi.weights.strict import fingerprint
 from kiwi.weights.vae_names import VaeSizes
@@ -74,6 +75,7 @@ class WanVae(VaeSpec):
         fix = "train one (experiments/first_light/vae.yaml) or name a hub id"
         path = locate(self.path, "VAE", fix, subfolder=self.subfolder)
         config = read_json(file) if (file := path / "config.json").is_file() else {}
+        require_plausible_sizes(config, path)
         vae = VideoVae(build_network(read_weights(path), config, str(path)), self.tiling)
         vae.fingerprint = fingerprint(vae.state_dict())
         return vae

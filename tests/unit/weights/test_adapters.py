@@ -67,8 +67,15 @@ def test_rank_and_targets_are_inferred_from_the_names():
     for more, message in ((adapters("b.1.k", rank=5), r"ranks \[2, 5\]"), (adapters("v.1.z"), r"v\.1\.z")):
         with pytest.raises(CheckpointError, match=f"{message}.*--adapters merge"):
             infer_rank_and_targets(weights, lora | more)
-    with pytest.raises(CheckpointError, match=r"no adapter for b\.1\.self_attn\.q\..*--adapters merge"):
-        infer_rank_and_targets(weights | {"b.1.self_attn.q.weight": torch.ones(3, 4)}, lora)
+
+
+def test_targets_are_as_long_as_needed_to_leave_out_layers_without_an_adapter():
+    lora = adapters("b.0.self_attn.q") | adapters("b.1.self_attn.q") | adapters("b.1.ffn.2")
+    weights = {f"{name.split('.lora')[0]}.weight": torch.ones(3, 4) for name in lora}
+    weights |= {f"b.{block}.cross_attn.q.weight": torch.ones(3, 4) for block in (0, 1)}
+    assert infer_rank_and_targets(weights, lora)[1] == ("ffn.2", "self_attn.q")
+    weights["b.0.ffn.2.weight"] = torch.ones(3, 4)
+    assert infer_rank_and_targets(weights, lora)[1] == ("1.ffn.2", "self_attn.q")
 
 
 def test_names_with_and_without_adapters():
