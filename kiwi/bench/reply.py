@@ -1,56 +1,32 @@
-"""Parsing replies: a judge's text becomes a score for each dimension, or a reason why there is none; never a guess.
+"""Parsing replies in prose: a judge's text becomes a score for each dimension, or a reason why there is none.
 
-Each score is on a line of its own after its dimension's name, in any order: `Name: 4`, `**Name:** 4.5/5`,
-`| Name | 4 |`, `2. Name (1-5): 4 out of 5`; or the whole reply is a JSON object. Words may follow in parentheses or
-after a dash, numbers may not: `4 - 5` is not accepted, nor is `4 - one point for flicker`. Anything else that could
-change a score invalidates the reply: another scale, the dimension with a number on any other line, a number that may
-continue on the next line. Asking again is cheaper than finding a wrong score later. Judges must reject replies that a
-provider truncated, since the beginning of "4.5" reads as "4".
+Only score lines hold scores: a line that begins with a dimension's name, such as `Name: 4`, `**Name:** 4.5/5`,
+`| Name | 4 | reason |` or `2. Name (1-5): 4 out of 5`, or an entry of JSON. The last complete block of score lines, one
+for each dimension, is the answer. Reasoning blocks (`<think>` and the like) never hold scores. Text before the answer
+changes nothing, unless it declares another scale or says that the judge saw nothing; text behind it that names a number
+or takes something back leaves the reply without scores, because asking again is cheaper than finding a wrong score
+later. Judges must reject replies that a provider truncated, since the beginning of "4.5" reads as "4".
 """
 
-import json
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kiwi.bench.reply_language import (
+    find_other_scale,
+    find_refusal,
+    is_revision_heading,
+    may_correct,
+    names_other_maximum,
+    states_number,
+    takes_back,
+)
+from kiwi.bench.reply_lines import SCORE, ReplyLine, normalize_name, remove_reasoning, split_lines, strip_emphasis
 
 LOWEST, HIGHEST = 1.0, 5.0
 """Range of the scores."""
 
-MAX_LENGTH = 20_000
-"""Maximum number of characters of a reply, ample for three scores and the reasoning."""
-
-# A line holds list marks (_PREFIX), the name, a suffix such as "(1-5)" (_NAME_SUFFIX), and the score (_VALUE).
-_PREFIX = re.compile(r"^[\s#|•·\"'-]*(?:\(?[0-9]{1,2}[.)] )?[\s#|•·\"'-]*")
-_NAME_SUFFIX = re.compile(
-    r"\s?(?:\((?:score|rating|(?:score )?(?:1 ?[-\u2013\u2014] ?5|1 to 5|/ ?5|out of 5))\))?(?: score| rating)?$", re.I
-)
-_VALUE = re.compile(
-    r"(?P<open>\[)?(?P<number>[0-9](?:\.[0-9]+)?)(?(open)\])\.?(?: ?(?:/|out of) ?5(?:\.0+)?\.?)?"
-    r"(?P<words> ?\(.*\)| [-\u2013\u2014] .*)?",
-    re.I,
-)
-_NUMBER_START = re.compile(r"[\[(+-]* ?[.,]?\d")
-# Words behind a score that may correct it, such as "5 - one point for flicker".
-_CHANGING_WORDS = re.compile(
-    r"\b(?:no|not|n/a|none|nil|zero|half|one|two|three|four|five|six|seven|eight|nine|ten|hundred|points?|capp?(?:ed)?|"
-    r"actually|instead|rather|make|should|would|could|lower(?:ed)?|reduced?|minus|plus|except)\b",
-    re.I,
-)
-_OTHER_SCALE = re.compile(
-    r"out of (?:1\d|ten|twenty|hundred|a hundred)|/ ?1\d|\b1 ?(?:[-\u2013\u2014]|to) ?10"
-    r"|\b0 ?(?:[-\u2013\u2014]|to) ?\d",
-    re.I,
-)
-# Statements such as "I cannot see the video".
-_SAW_NOTHING = re.compile(
-    r"\b(?:can ?not|can't|can\u2019t|could not|couldn't|unable to|not able to) (?:\w+ )?"
-    r"(?:see|view|watch|access|open|play|load) (?:any |the |these |this |those |your |either |both )?(?:\w+ )?"
-    r"(?:video|image|picture|clip|frame|file|attachment)",
-    re.I,
-)
-# The start of a line that may continue the number of the line before.
-_CONTINUATION = re.compile(r"[\W_]*(?:of|out|or)\b|\W*[.,/]\W*$", re.I)
-_EMPHASIS_MARKS = re.compile(r"(?<![\w.,])[*_`]+|[*_`]+(?![\w.,])")
+MAX_LENGTH = 100_000
+"""Maximum number of characters of a reply, ample for scores and reasoning."""
 
 
 @dataclass(frozen=True)
@@ -68,40 +44,69 @@ Scores = Mapping[str, float]
 """A score from 1 to 5 for each dimension."""
 
 
+@dataclass(kw_only=True)
+class _Block:
+    """Score lines that belong together: values by normalized name, prose between them, and prose behind the last."""
+
+    values: dict[str, str] = field(default_factory=dict)
+    inside: list[ReplyLine] = field(default_factory=list)
+    behind: list[ReplyLine] = field(default_factory=list)
+
+    def add(self, line: ReplyLine) -> None:
+        """Add a score line."""
+        self.inside += self.behind
+        self.behind.clear()
+        self.values[line.name] = line.value
+
+
 def read_reply(text: str, dimensions: Sequence[str], other_dimensions: Collection[str] = ()) -> Scores | Unscored:
     """Parse the scores of a reply.
 
     Args:
         text: the reply.
-        dimensions: dimensions of the rubric; the reply must score each of them once.
+        dimensions: dimensions of the rubric.
         other_dimensions: dimensions of other rubrics; a reply that scores one of them answers another rubric.
     """
     if len(text) > MAX_LENGTH:
         return Unscored(f"the reply has {len(text)} characters, more than {MAX_LENGTH}")
-    if (scale := _OTHER_SCALE.search(" ".join(text.split()))) is not None:
-        return Unscored(f"the reply uses a scale other than 1 to 5: {scale[0]!r}")
-    if (statement := _SAW_NOTHING.search(text)) is not None:
-        return Unscored(f"the judge says that it saw nothing: {statement[0]!r}")
-    expected = {_normalize(name): name for name in dimensions}
-    unexpected = {_normalize(name): name for name in other_dimensions if _normalize(name) not in expected}
+    answer, is_cut_off = remove_reasoning(text)
+    if is_cut_off and not answer.strip():
+        return Unscored("the reply ends inside its reasoning")
+    plain = strip_emphasis(answer)
+    if (scale := find_other_scale(plain)) is not None:
+        return Unscored(f"the reply uses a scale other than 1 to 5: {scale!r}")
+    if (statement := find_refusal(plain)) is not None:
+        return Unscored(f"the judge says that it saw nothing: {statement!r}")
+    expected = {normalize_name(name): name for name in dimensions}
+    others = {key: name for name in other_dimensions if (key := normalize_name(name)) not in expected}
+    block, left_over = _find_last_block(split_lines(answer, {*expected, *others}), expected)
+    if left_over:
+        names = ", ".join(left_over)
+        return Unscored(f"there are scores behind the last complete block: {names[:80]}")
+    if unexpected := [others[name] for name in block.values if name in others]:
+        return Unscored(f"the reply answers another rubric ({unexpected[0]})")
+    if missing := [name for key, name in expected.items() if key not in block.values]:
+        ending = ", and ends inside its reasoning" if is_cut_off else ""
+        return Unscored(f"the reply has no score of {', '.join(missing)}{ending}")
     scores: dict[str, float] = {}
-    for line, name, value in _iterate_pairs(text, {*expected, *unexpected}):
-        dimension = expected.get(name) or unexpected.get(name)
-        if dimension is None or not _NUMBER_START.match(value):
-            if (mentioned := _find_mentioned_name(line, expected)) is not None and _has_number(line):
-                return Unscored(f"the reply mentions {mentioned} with a number outside its score line: {line[:60]!r}")
-            continue  # reasoning
-        if name in unexpected:
-            return Unscored(f"the reply answers another rubric ({dimension})")
-        if dimension in scores:
-            return Unscored(f"the reply scores {dimension} more than once")
-        if (number := _parse_number(value)) is None:
-            return Unscored(f"the score of {dimension} cannot be read: {value[:40]!r}")
+    for key, name in expected.items():
+        value = block.values[key]
+        number = _parse_score(value)
+        if number is None and names_other_maximum(value):
+            return Unscored(f"the reply uses a scale other than 1 to 5: {value[:40]!r}")
+        if number is None:
+            return Unscored(f"the score of {name} cannot be read: {value[:40]!r}")
         if not LOWEST <= number <= HIGHEST:
-            return Unscored(f"the score of {dimension} is not from 1 to 5: {value[:40]!r}")
-        scores[dimension] = number
-    if missing := [name for name in dimensions if name not in scores]:
-        return Unscored(f"the reply has no score of {', '.join(missing)}")
+            return Unscored(f"the score of {name} is not from 1 to 5: {value[:40]!r}")
+        scores[name] = number
+    if is_cut_off:
+        return Unscored("the reply ends inside its reasoning, behind the scores")
+    for line in block.inside:
+        if takes_back(line.text) or _mentions_score(line, expected):
+            return Unscored(f"a line between the scores may change them: {line.text[:60]!r}")
+    for line in block.behind:
+        if states_number(line.text) or takes_back(line.text) or is_revision_heading(line.text):
+            return Unscored(f"the text behind the scores may change them: {line.text[:60]!r}")
     return {name: scores[name] for name in dimensions}
 
 
@@ -110,58 +115,44 @@ def cap_scores(scores: Scores, by: str) -> Scores:
     return {name: min(score, scores[by]) for name, score in scores.items()}
 
 
-def _parse_number(value: str) -> float | None:
-    """Parse a score with its optional remark; None if it is not an unambiguous number."""
-    match = _VALUE.fullmatch(value)
-    if match is None:
-        return None
-    words = match["words"] or ""
-    return None if _has_number(words) or _CHANGING_WORDS.search(words) else float(match["number"])
+def _find_last_block(lines: Iterable[ReplyLine], expected: Collection[str]) -> tuple[_Block, list[str]]:
+    """The last block with a value for each expected name, and the names of score lines behind it.
 
-
-def _has_number(text: str) -> bool:
-    """Whether a text has a number in any script."""
-    return any(char.isnumeric() for char in text)
-
-
-def _find_mentioned_name(line: str, names: Mapping[str, str]) -> str | None:
-    """The first name that occurs in a line; None if there is none."""
-    normalized = _normalize(line)
-    return next((name for key, name in names.items() if key in normalized), None)
-
-
-def _iterate_pairs(text: str, known: Collection[str]) -> Iterator[tuple[str, str, str]]:
-    """Split a reply into (line, normalized name, value), from its lines or from a JSON object.
-
-    Name and value are empty for lines of another form. A value includes the next line if that may continue its number.
+    Without a complete block, the last incomplete one. A repeated name starts another block, and so does a heading such
+    as "Final:" within an incomplete block.
     """
-    body = text.strip()
-    if body.startswith("```") and body.endswith("```"):
-        body = body[3:-3].partition("\n")[2]
-    try:
-        entries = json.loads(body, object_pairs_hook=list, parse_float=str, parse_int=str, parse_constant=str)
-    except (ValueError, RecursionError):
-        entries = None
-    if isinstance(entries, list) and all(isinstance(pair, tuple) for pair in entries):
-        yield from (("", _normalize(name), value.strip() if isinstance(value, str) else "") for name, value in entries)
-        return
-    lines = [line for raw in text.splitlines() if (line := " ".join(_EMPHASIS_MARKS.sub("", raw).split()))]
-    parts = [_split_name(line) for line in lines]
-    for index, (line, (name, value)) in enumerate(zip(lines, parts, strict=True), 1):
-        after, (after_name, _) = (lines[index], parts[index]) if index < len(lines) else ("", ("", ""))
-        may_continue = bool(_CONTINUATION.match(after)) or _has_number(after.split(" ")[0])
-        yield line, name, f"{value} {after}" if may_continue and after_name not in known else value
+    complete, current = None, _Block()
+    for line in lines:
+        is_complete = current is complete
+        if line.name:
+            if line.name in current.values:
+                current = _Block()
+            current.add(line)
+            if current.values.keys() >= set(expected):
+                complete = current
+        elif line.in_json:
+            current.inside.append(line)
+        elif not current.values:
+            continue
+        elif is_revision_heading(line.text) and not is_complete:
+            current = _Block()
+        else:
+            current.behind.append(line)
+    if complete is None or current is complete:
+        return complete or current, []
+    return complete, list(current.values) or ["an unfinished block"]
 
 
-def _split_name(line: str) -> tuple[str, str]:
-    """Split a line into its normalized name and its value; both empty if the line has another form."""
-    pair = _PREFIX.sub("", line)
-    separator = re.search(r"[:\uff1a=|]", pair)
-    if separator is None or not (name := _NAME_SUFFIX.sub("", pair[: separator.start()].strip("\"' "))):
-        return "", ""
-    return _normalize(name), pair[separator.end() :].strip(" |\"'").rstrip(",").strip("\"' ")
+def _parse_score(value: str) -> float | None:
+    """Parse a score with its optional remark; None if it is not an unambiguous number."""
+    match = SCORE.fullmatch(value)
+    return None if match is None or may_correct(match["remark"] or "") else float(match["number"])
 
 
-def _normalize(name: str) -> str:
-    """Lower-case a name, replace "&" and "+" by "and", and remove quotes and extra spaces."""
-    return " ".join(re.sub(r"[&+]", " and ", name.lower()).replace('"', " ").split())
+def _mentions_score(line: ReplyLine, names: Collection[str]) -> bool:
+    """Whether prose may hold a score: it has a number, and names a dimension or has hardly any other words."""
+    if not states_number(line.text):
+        return False
+    has_words = any(map(str.isalpha, line.text)) if line.in_json else len(line.text.split()) > 3
+    normalized = normalize_name(line.text)
+    return not has_words or any(name in normalized for name in names)
