@@ -4,6 +4,7 @@ Results go to stdout, everything else (progress, notes, errors) to stderr, so th
 """
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
@@ -19,7 +20,9 @@ from rich.markup import escape
 
 from kiwi.tables import Table
 
-out = Console(soft_wrap=True, highlight=False, emoji=False)
+# Tables in a file or pipe are not squeezed into the 80 columns that rich assumes there.
+_FILE_WIDTH = 160
+out = Console(soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout.isatty() else _FILE_WIDTH)
 err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 T = TypeVar("T")

@@ -150,7 +150,7 @@ def _describe_estimate(study: Study, runs: Sequence[Run], missing: int, options:
     hours = seconds * missing / 3600
     price = "" if options.price is None else f", {hours * options.price:.2f} at {options.price:g} per hour"
     return (
-        f"estimate: {seconds / 60:.1f} minutes per run ({basis}), {hours:.2f} hours in total{price}, "
+        f"estimate of training alone: {seconds / 60:.1f} minutes per run ({basis}), {hours:.2f} hours in total{price}, "
         f"{hours / min(options.jobs, missing):.2f} hours with {options.jobs} runs at once"
     )
 

@@ -23,7 +23,15 @@ Ratings = Mapping[tuple[str, str], float]
 HUMAN_MEAN = "human mean"
 """Name of the rater that stands for the mean of all human raters."""
 
-_EQUAL = {"name": "benchmark", "items": "items", "judge": "judge", "version": "judge's version", "rubrics": "rubrics"}
+_EQUAL = {
+    "name": "benchmark", "items": "items", "judge": "judge", "version": "versions of the judge", "rubrics": "rubrics"
+}  # fmt: skip
+    "name": "benchmark",
+    "items": "items",
+    "judge": "judge",
+    "version": "versions of the judge",
+    "rubrics": "rubrics",
+}
 """Fields of RunIdentity that must be equal in compared runs, since scores are on different scales otherwise."""
 
 

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
 
 def _print_report(record: dict[str, Any]) -> None:
     rows = [
-        (item["name"], item["specifier"], item["installed"] or "-", item["extra"] or "kiwi", item["status"])
+        (item["name"], item["specifier"], item["installed"] or "-", item["extra"] or "kiwi", _describe_status(item))
         for item in record["dependencies"]
     ]
     header = ("package", "expected", "installed", "required by", "status")
@@ -54,9 +54,14 @@ def _print_report(record: dict[str, Any]) -> None:
     for name, command in record["fixes"].items():
         console.print(f"{name}: {command}")
     if record["ok"]:
-        console.print("All requirements are satisfied.")
+        console.print("All requirements of kiwi are satisfied.")
     else:
         console.error("requirements are missing or have the wrong version; the commands above install them.")
+
+
+def _describe_status(dependency: dict[str, Any]) -> str:
+    is_optional = dependency["extra"] is not None and dependency["status"] == "missing"
+    return "missing (optional)" if is_optional else str(dependency["status"])
 
 
 def _gigabytes(size: int | None) -> str:

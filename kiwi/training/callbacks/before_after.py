@@ -29,6 +29,7 @@ from kiwi.media.video import write_video
 from kiwi.sandbox.pairs import EditPair, check_categories, make_pair
 from kiwi.tables import Table
 from kiwi.training.modules.editor import LitKiwi
+from kiwi.training.run_log import METRICS_FILE
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class BeforeAfter(L.Callback):
             write_json(folder / SETTINGS_FILE, self.settings)
             with atomic_path(folder / BEFORE_FILE) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, **self._edit(module, "editing before training"))  # type: ignore[arg-type]
+            console.note(f"training; its metrics are in {Path(trainer.default_root_dir) / METRICS_FILE}")
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Edit with the trained weights, then write and print the scores."""
