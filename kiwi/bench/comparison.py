@@ -24,8 +24,6 @@ HUMAN_MEAN = "human mean"
 """Name of the rater that stands for the mean of all human raters."""
 
 _EQUAL = {
-    "name": "benchmark", "items": "items", "judge": "judge", "version": "versions of the judge", "rubrics": "rubrics"
-}  # fmt: skip
     "name": "benchmark",
     "items": "items",
     "judge": "judge",
