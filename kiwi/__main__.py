@@ -1,11 +1,10 @@
 """The table of commands: `python -m kiwi COMMAND ...` imports one module of kiwi.cli and passes it the arguments.
 
 No large package is imported before the command is known, so help is instant. Exceptions become exit codes here: 2 for a
-KiwiError (whose message is printed) and for a full disk, 130 for Ctrl-C; any other exception is a bug and keeps its
-traceback.
+KiwiError (whose message is printed), a full disk and a path that cannot be used, 130 for Ctrl-C; any other exception is
+a bug and keeps its traceback.
 """
 
-import errno
 import importlib
 import os
 import sys
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 from kiwi import __doc__ as description
 from kiwi import __version__, console
-from kiwi.errors import InputError, KiwiError, format_choices
+from kiwi.errors import InputError, KiwiError, explain_os_error, format_choices
 
 
 class Command(NamedTuple):
@@ -93,16 +92,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if (explained := explain_os_error(error)) is None:
             raise
-        disk_full = InputError(
-            "no space left on the disk",
-            code="disk-full",
-            got=error.filename,
-            fix="free some space and rerun the command; most long commands resume",
-        )
-        console.error(str(disk_full))
-        return disk_full.exit_code
+        console.error(str(explained))
+        return explained.exit_code
 
 
 def _run_command(argv: list[str]) -> int:

@@ -1,10 +1,13 @@
 """Terminal output with rich: messages, tables and progress bars. No other module writes to the terminal.
 
 Results go to stdout, everything else (progress, notes, errors) to stderr, so that a command's output can be piped.
+Control characters in texts, which names and error messages of other packages may contain, are shown as escapes.
 """
 
 import logging
 import sys
+import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
@@ -16,8 +19,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.logging import RichHandler
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 
+from kiwi.printable import escape_controls, escape_line
 from kiwi.tables import Table
 
 # Tables in a file or pipe are not squeezed into the 80 columns that rich assumes there.
@@ -26,6 +30,13 @@ out = Console(soft_wrap=True, highlight=False, emoji=False, width=None if sys.st
 err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 T = TypeVar("T")
+
+_format_warning = warnings.formatwarning
+
+
+def escape(text: str) -> str:
+    """Escape rich's markup and control characters, so that text of any origin is printed literally."""
+    return escape_markup(escape_controls(text))
 
 
 def print(message: str) -> None:
@@ -40,7 +51,7 @@ def note(message: str) -> None:
 
 def error(message: str) -> None:
     """Write an error message to stderr."""
-    err.print(f"[bold red]error:[/bold red] {escape(message)}")
+    err.print(f"[bold red]error:[/bold red] {escape(escape_line(message))}")
 
 
 def table(content: Table) -> None:
@@ -64,7 +75,7 @@ def live_table() -> Iterator[Callable[[Table], None]]:
 
 def _build_grid(content: Table, width: int) -> rich.table.Table:
     """Lay out a table; columns of numbers are right-aligned."""
-    cells = content.cells()
+    cells = [[escape_line(cell) for cell in row] for row in content.cells()]
     title = escape(content.title) if content.title else None
     grid = rich.table.Table(title=title, title_justify="left", header_style="bold")
     widths = [max(map(cell_len, column)) for column in zip(content.header, *cells, strict=True)]
@@ -100,8 +111,23 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
             advance()
 
 
+class _PrintableRecord(logging.LogRecord):
+    """A log record of any package, whose message shows control characters as escapes in every handler."""
+
+    def getMessage(self) -> str:
+        return escape_controls(super().getMessage())
+
+
 def setup_logging() -> None:
-    """Send log records to stderr: kiwi's from level INFO, those of other packages from level WARNING."""
+    """Send log records to stderr: kiwi's from level INFO, those of other packages from level WARNING.
+
+    Control characters in log records, in warnings and in the tracebacks of bugs are shown as escapes.
+    """
     handler = RichHandler(console=err, show_path=False, show_time=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("kiwi").setLevel(logging.INFO)
+    logging.setLogRecordFactory(_PrintableRecord)
+    warnings.formatwarning = lambda *args, **kwargs: escape_controls(_format_warning(*args, **kwargs))
+    sys.excepthook = lambda *exception: sys.stderr.write(
+        escape_controls("".join(traceback.format_exception(*exception)))
+    )

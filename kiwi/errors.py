@@ -5,6 +5,7 @@ and exits with code 2; any other exception is a bug and keeps its traceback.
 """
 
 import difflib
+import errno
 from collections.abc import Iterable, Iterator
 
 
@@ -68,6 +69,27 @@ def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
 
 class InputError(KiwiError, ValueError):
     """An invalid argument or option."""
+
+
+def explain_os_error(error: OSError) -> KiwiError | None:
+    """The error that a user sees instead of one of the file system; None for one that is a bug.
+
+    Full disks are reported as such. Paths that cannot be used (names that are too long, folders that may not be
+    searched or written to, files in place of folders) are named with the system's reason.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fix = "free some space and rerun the command; most long commands resume"
+        return InputError("no space left on the disk", code="disk-full", got=error.filename, fix=fix)
+    if error.filename is None or error.errno not in _PATH_ERRORS:
+        return None
+    problem, fix = f"the path {error.filename} cannot be used", "check the path and its permissions"
+    return InputError(problem, code="unusable-path", got=error.strerror, fix=fix)
+
+
+_PATH_ERRORS = (
+    errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO,
+    errno.ESTALE, errno.EIO,
+)  # fmt: skip
 
 
 class MediaError(KiwiError):

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kiwi.errors import InputError
+from kiwi.reading import read_yaml
 from kiwi.spec import Spec, allowed_names, resolve_field_names, resolve_type_name, warn_renamed
 
 log = logging.getLogger(__name__)
@@ -131,11 +130,7 @@ def _read_with_bases(file: Path, including: tuple[Path, ...]) -> dict[str, Any]:
     if "\0" in str(file) or file.resolve() in including:
         chain = " -> ".join(str(path) for path in including)
         raise InputError(f"{file} is among its own bases", code="circular-base", got=chain)
-    try:
-        configuration = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{file} cannot be read", code="unreadable-file", got=reason) from error
+    configuration = read_yaml(file, what="configuration")
     if not isinstance(configuration, dict):
         got = type(configuration).__name__
         raise InputError(f"{file} is not a configuration", code="wrong-type", got=got, expected="a mapping")

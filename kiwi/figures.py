@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kiwi.printable import escape_line
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -22,6 +24,12 @@ _LEGEND_CHARACTERS = 40
 _LEGEND_LINE_INCHES = 0.22
 _MAX_MARKERS = 30
 """Lines with more points have no markers, which would hide them."""
+
+
+def escape_label(text: str) -> str:
+    """Escape a text for a figure: it is one line, holds no mathematics, and is not left out of the legend."""
+    line = escape_line(text).replace("$", r"\$")
+    return f" {line}" if line.startswith("_") else line  # matplotlib hides labels that start with an underscore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +69,7 @@ def plot_curves(
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
-        axis.set_title(title, fontsize=10)
+        axis.set_title(escape_label(title), fontsize=10)
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_xlabel(x)
@@ -70,7 +78,7 @@ def plot_curves(
             marker = MARKERS[style] if len(line.x) <= _MAX_MARKERS else ""
             axis.plot(
                 line.x, line.y, color=COLOURS[style], linestyle=_LINE_STYLES[cycle % len(_LINE_STYLES)],
-                marker=marker, markersize=4, linewidth=1.4, label=name,
+                marker=marker, markersize=4, linewidth=1.4, label=escape_label(name),
             )  # fmt: skip
             if line.low is not None and line.high is not None:
                 axis.fill_between(line.x, line.low, line.high, color=COLOURS[style], alpha=0.15, linewidth=0)

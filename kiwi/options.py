@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from kiwi.errors import InputError
+from kiwi.reading import parse_yaml
 from kiwi.spec import Spec
 
 
@@ -80,7 +79,7 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
         if not equals or not path:
             raise InputError("--set takes PATH=VALUE, such as source=NoSource", code="invalid-assignment", got=text)
         try:
-            parsed[path] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            parsed[path] = parse_yaml(value)
+        except ValueError as error:
             raise InputError(f"the value of {path} is not valid YAML", code="invalid-assignment", got=value) from error
     return parsed

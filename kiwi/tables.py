@@ -1,4 +1,7 @@
-"""Tables as Markdown, CSV and LaTeX text; kiwi.console prints tables on the terminal."""
+"""Tables as Markdown, CSV and LaTeX text; kiwi.console prints tables on the terminal.
+
+Cells hold texts of any origin, such as names of files and replies: one function for each format escapes them.
+"""
 
 import csv
 import io
@@ -6,13 +9,24 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from kiwi.printable import escape_controls, escape_line
+
 _LATEX_ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "\n": " ",
+    "|": r"\textbar{}", "[": "{[}", "*": "{*}",
 }  # fmt: skip
 _T1_END, _T1_EXTRA = "\u0180", "\u2013\u2014\u2018\u2019\u201c\u201d\u2026\u20ac"
-"""The first character beyond LaTeX's T1 font encoding, and the later characters that it still contains."""
+_T1_MISSING = "\u0126\u0127\u0138\u013f\u0140\u0149\u0166\u0167\u017f"
+"""The first character beyond LaTeX's T1 font encoding, later ones that it contains, and earlier ones that it lacks."""
+
+_SIGNED_NUMBER = re.compile(
+    r"[+-]((\d[\d,]*\.?\d*|\.\d+)(e[+-]?\d+)?( ?[a-z%]{1,3})?|inf|nan)|-", re.IGNORECASE | re.ASCII
+)
+"""A number with or without a unit, or a dash for no value; a spreadsheet may read these although they start so."""
+
+_FORMULA = re.compile(r"'*[=+@\t\r\n\uff1d\uff0b\uff20\uff0d-]")
+"""Start of a cell that a spreadsheet would evaluate (some also if it is full-width), or of one that was escaped."""
 
 _NUMBER = re.compile(r"[+-]?[\d.,]+(e[+-]?\d+)?( ?\S{1,3})?", re.IGNORECASE)
 
@@ -37,14 +51,14 @@ class Table:
         """Format the table in GitHub's Markdown, with title and note."""
         alignment = ["---:" if numeric else "---" for numeric in self.numeric_columns()]
         lines = [self.header, alignment, *self.cells()]
-        body = "\n".join("| " + " | ".join(_escape_markdown_cell(cell) for cell in line) + " |" for line in lines)
-        parts = (f"**{escape_html(self.title)}**" if self.title else "", body, escape_html(self.note))
+        body = "\n".join("| " + " | ".join(map(escape_markdown, line)) + " |" for line in lines)
+        parts = (f"**{escape_markdown(self.title)}**" if self.title else "", body, escape_markdown(self.note))
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def to_csv(self) -> str:
-        """Format the header and the rows as CSV, without title and note."""
+        """Format the header and the rows as CSV, without title and note; `escape_csv` is applied to every cell."""
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.header, *self.cells()])
+        csv.writer(text, lineterminator="\n").writerows(map(escape_csv, line) for line in (self.header, *self.cells()))
         return text.getvalue()
 
     def to_latex(self) -> str:
@@ -74,13 +88,16 @@ class Table:
         ]
 
 
-def _escape_markdown_cell(cell: str) -> str:
-    return escape_html(cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " "))
+def escape_markdown(text: str) -> str:
+    """Escape text for one line of Markdown, in a table or outside: it cannot end a cell, hold a tag or make a link."""
+    return escape_line(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
 
 
-def escape_html(text: str) -> str:
-    """Escape `<`, so that Markdown shows tags as text instead of rendering them."""
-    return text.replace("<", "&lt;")
+def escape_csv(text: str) -> str:
+    """Prefix a cell with `'` if a spreadsheet would read it as a formula; numbers are not changed."""
+    if _FORMULA.match(text) and not _SIGNED_NUMBER.fullmatch(text):
+        text = "'" + text
+    return escape_controls(text)
 
 
 def latex_document(tables: Iterable[Table], leading_lines: Iterable[str] = ()) -> str:
@@ -96,5 +113,6 @@ def latex_document(tables: Iterable[Table], leading_lines: Iterable[str] = ()) -
 
 
 def escape_latex(text: str) -> str:
-    """Escape text for LaTeX; characters that its Latin fonts lack become question marks."""
-    return "".join(_LATEX_ESCAPES.get(char, char if char < _T1_END or char in _T1_EXTRA else "?") for char in text)
+    """Escape text for one line of LaTeX; characters that its Latin fonts lack become question marks."""
+    has_glyph = {char: (char < _T1_END and char not in _T1_MISSING) or char in _T1_EXTRA for char in escape_line(text)}
+    return "".join(_LATEX_ESCAPES.get(char, char if has_glyph[char] else "?") for char in escape_line(text))

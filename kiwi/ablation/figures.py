@@ -11,7 +11,7 @@ import numpy as np
 from kiwi.ablation.analysis import NOT_SIGNIFICANT, UNKNOWN, ArmSummary
 from kiwi.ablation.results import RunResult
 from kiwi.ablation.study import Cost
-from kiwi.figures import COLOURS, MARKERS, Curve, plot_curves
+from kiwi.figures import COLOURS, MARKERS, Curve, escape_label, plot_curves
 from kiwi.media.files import atomic_path, make_folder
 
 if TYPE_CHECKING:
@@ -72,10 +72,11 @@ def _draw_forest_plot(metric: str, summaries: Sequence[ArmSummary]) -> Figure | 
             axis.plot([low, high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
         fill = "none" if comparison.verdict == UNKNOWN else "full"
         axis.plot([mean], [y], "s", color=colour, markersize=5, fillstyle=fill)
-    axis.set_yticks(range(len(compared)), [label for label, _ in compared], fontsize=8)
+    axis.set_yticks(range(len(compared)), [escape_label(label) for label, _ in compared], fontsize=8)
     axis.set_ylim(len(compared) - 0.5, -0.5)
     axis.set_xlabel(
-        f"{metric}: difference from the base, 95% interval\n(grey: not significant; hollow: unknown)", fontsize=8
+        f"{escape_label(metric)}: difference from the base, 95% interval\n(grey: not significant; hollow: unknown)",
+        fontsize=8,
     )
     axis.grid(axis="x", alpha=0.25, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
@@ -96,10 +97,11 @@ def _draw_cost_plot(metric: str, summaries: Sequence[ArmSummary], costs: Mapping
         style = index % len(COLOURS)
         axis.errorbar(
             [cost.denoising_step_flops / 1e9], [mean], yerr=error, color=COLOURS[style],
-            marker=MARKERS[(index // len(COLOURS)) % len(MARKERS)], markersize=6, linewidth=1, label=summary.label,
+            marker=MARKERS[(index // len(COLOURS)) % len(MARKERS)], markersize=6, linewidth=1,
+            label=escape_label(summary.label),
         )  # fmt: skip
     axis.set_xlabel("GFLOP per denoising step")
-    axis.set_ylabel(f"{metric}, 95% interval")
+    axis.set_ylabel(f"{escape_label(metric)}, 95% interval")
     axis.grid(alpha=0.25, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=7)

@@ -16,6 +16,7 @@ import kiwi.ablation.study  # noqa: F401 (registers the measurement classes, whi
 from kiwi.errors import InputError, SpecError
 from kiwi.evaluation.measurement import Measurement
 from kiwi.media.files import write_json
+from kiwi.reading import read_json
 from kiwi.spec import Spec, from_dict, to_dict
 
 LOG_FILE, COMMANDS_FILE = "output.log", "commands.json"
@@ -64,7 +65,7 @@ def read_steps(folder: Path) -> list[Step]:
     """
     file = folder / COMMANDS_FILE
     try:
-        return [from_dict(Step, step) for step in json.loads(file.read_text(encoding="utf-8"))]
+        return [from_dict(Step, step) for step in read_json(file)]
     except (OSError, ValueError, TypeError, SpecError) as error:
         fix = "rerun `kiwi ablate` with the same study and --out to rewrite it"
         raise InputError(f"cannot read {file}", code="unreadable-file", got=error, fix=fix) from None

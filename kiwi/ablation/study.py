@@ -34,6 +34,7 @@ from kiwi.experiment import read_experiment
 from kiwi.models.budget import Workload, count_budget, with_untrained_parts
 from kiwi.spec import Spec
 from kiwi.training import fit
+from kiwi.training.cli_arguments import find_import
 from kiwi.training.editor_experiment import EditorExperiment, parse_editor_experiment
 from kiwi.training.fit import FitOptions
 from kiwi.training.run_log import ValidationMeasurement
@@ -45,7 +46,7 @@ Resolve = Callable[[FitOptions], dict[str, Any]]
 """Function that resolves options of `fit` to the complete configuration; raises KiwiError."""
 
 STUDY_FIELDS = ("title", "stages", "seeds", "options", "arms", "grid", "measure")
-RESERVED_OPTIONS = ("seed_everything", "trainer.default_root_dir", "ckpt_path")
+RESERVED_OPTIONS = ("seed_everything", "trainer.default_root_dir", "ckpt_path", "config", "print_config", "help")
 """Options of `fit` that the study sets, so that arms cannot."""
 
 RESERVED_STAGE_NAMES = re.compile(
@@ -248,11 +249,16 @@ def _resolve_arm(
     resolved = {}
     for stage, values in options.items():
         reserved_options = RESERVED_OPTIONS if stage == first else (*RESERVED_OPTIONS, "model.init")
-        if reserved := [path for path in values if path in reserved_options]:
+        given = [path for option, value in values.items() for path in _list_paths(option, value)]
+        if reserved := [path for path in given if path in reserved_options or path.endswith(".help")]:
             is_init = reserved == ["model.init"]
             reason = "each stage starts from the previous one" if is_init else "the study sets it for each run"
             problem = f"{arm_name}, stage {stage} cannot set {reserved[0]}: {reason}"
             raise InputError(problem, code="reserved-option", fix="remove it")
+        if imported := next(filter(None, itertools.starmap(find_import, values.items())), None):
+            problem = f"{arm_name}, stage {stage} names a class by its import path, which a study may not"
+            fix = "import a spec's module first and give its name; name other classes in the experiment of a stage"
+            raise InputError(problem, code="import-path", got=imported, fix=fix)
         try:
             resolved[stage] = resolve(make_fit_options(0, stages[stage], values))
         except InputError as error:
@@ -260,6 +266,13 @@ def _resolve_arm(
     before = base.resolved if base else resolved
     changes = {stage: list_changed_values(before[stage], values) for stage, values in resolved.items()}
     return Arm(label=make_arm_label(changes, skipped), options=options, resolved=resolved)
+
+
+def _list_paths(path: str, value: Any) -> Iterator[str]:
+    """List the dotted path of an option and those of the options in its value, without Lightning's `init_args`."""
+    yield path.replace(".init_args", "")
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        yield from _list_paths(f"{path}.{name}", inner)
 
 
 def _expand_grid(content: Mapping[str, Any], file: Path) -> Iterator[dict[str, Any]]:

@@ -27,8 +27,8 @@ from kiwi.bench.runner import JudgingTask, RateLimit, Runner, VideoGenerator, bu
 from kiwi.bench.scoring import JudgedTask, aggregate_scores, score_items
 from kiwi.bench.suites import LIST_FILES, Suite, SuiteData, read_items, read_published_rows, read_suite
 from kiwi.errors import InputError
-from kiwi.media.files import require_file
 from kiwi.media.run_dir import exclusive_lock
+from kiwi.reading import require_file
 from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
 
 if TYPE_CHECKING:

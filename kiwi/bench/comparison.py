@@ -12,7 +12,8 @@ from kiwi.bench.options import AgreementOptions, CompareOptions
 from kiwi.bench.run_folder import read_run
 from kiwi.bench.scoring import compute_differences
 from kiwi.errors import InputError, ManifestError
-from kiwi.media.files import require_file, write_text
+from kiwi.media.files import write_text
+from kiwi.reading import require_file
 from kiwi.statistics.agreement import krippendorff_alpha, spearman, weighted_kappa
 from kiwi.statistics.paired import adjust_by_holm, count_items_needed
 from kiwi.tables import Table

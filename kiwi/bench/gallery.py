@@ -16,6 +16,7 @@ from kiwi.media.files import write_text
 from kiwi.media.image import read_image, write_image
 from kiwi.media.resize import resize
 from kiwi.media.video import read_video, write_video
+from kiwi.printable import escape_controls
 
 PREVIEW_HEIGHT, PREVIEW_CRF = 200, 28
 """Maximum height of a preview in pixels, and its x264 CRF."""
@@ -31,7 +32,11 @@ def write_gallery(
     out: Path, title: str, about: Sequence[str], warnings: Sequence[str], cards: Sequence[JudgedTask]
 ) -> None:
     """Write the HTML page: title, warnings, lines about the run, and a card for each edit and control."""
-    environment = Environment(loader=PackageLoader("kiwi.bench", "."), autoescape=select_autoescape(["html"]))
+    environment = Environment(
+        loader=PackageLoader("kiwi.bench", "."),
+        autoescape=select_autoescape(["html"]),
+        finalize=lambda value: escape_controls(value) if isinstance(value, str) else value,
+    )
     videos = {path: _encode_video for card in cards for path in (card.task.item.source, card.task.edited)}
     images = {path: _encode_image for card in cards if (path := card.task.item.reference) is not None}
     kinds = dict.fromkeys(get_control_kind(card.task.id) for card in cards)

@@ -1,6 +1,5 @@
 """Judges answer questions about edited videos: the oracle computes its scores, a replay reads them from a ledger."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ import numpy as np
 from kiwi.bench.ledger import JudgementKey, read_ledger
 from kiwi.bench.rubric import Rubric
 from kiwi.errors import InputError, KiwiError
-from kiwi.media.files import require_file
 from kiwi.media.video import read_video
+from kiwi.reading import read_json, require_file
 from kiwi.sandbox import oracle
 from kiwi.sandbox.export import WORLD_VERSION
 from kiwi.sandbox.pairs import EditPair, make_pair
@@ -114,7 +113,7 @@ class _OracleJudge(Judge):
 
     def __init__(self, data: Path) -> None:
         try:
-            record: dict[str, Any] = json.loads((data / "world.json").read_text(encoding="utf-8"))
+            record: dict[str, Any] = read_json(data / "world.json")
             fields = ("seed", "frames", "height", "width", "categories", "level", "split")
             self.settings = {field: record[field] for field in fields}
             is_current = record["world"] == WORLD_VERSION

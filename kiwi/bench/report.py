@@ -13,7 +13,7 @@ from kiwi.bench.scoring import SCORE_KINDS, BenchmarkResult, ItemScore, JudgedTa
 from kiwi.bench.suites import PublishedRow, Suite
 from kiwi.media.files import write_text
 from kiwi.statistics.paired import Difference
-from kiwi.tables import Table, escape_html, escape_latex, latex_document
+from kiwi.tables import Table, escape_latex, escape_markdown, latex_document
 
 MAX_REASONS = 3
 """Number of reasons for missing scores in the warning; report.md has the reason of every item."""
@@ -194,8 +194,8 @@ def make_items_table(scored: Iterable[ItemScore]) -> Table:
 
 def format_markdown(report: BenchmarkReport) -> str:
     """Format report.md: warnings, then the tables."""
-    parts = [escape_html(f"# {report.suite.title}: {report.identity.title}")]
-    parts += [f"**Warning.** {escape_html(text)}" for text in list_warnings(report)]
+    parts = [f"# {escape_markdown(f'{report.suite.title}: {report.identity.title}')}"]
+    parts += [f"**Warning.** {escape_markdown(text)}" for text in list_warnings(report)]
     parts += [table.to_markdown() for table in (make_main_table(report), *_build_optional_tables(report))]
     if report.result.unscored:
         unscored = Table("Items without a score", ("item", "reason"), sorted(report.result.unscored.items()))

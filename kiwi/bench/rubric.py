@@ -2,7 +2,6 @@
 
 import ast
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Literal
 from kiwi.bench.options import ImportRubricsOptions
 from kiwi.bench.suites import DEFINITIONS, Suite, read_suite
 from kiwi.errors import InputError
-from kiwi.media.files import require_file, write_json
+from kiwi.media.files import write_json
+from kiwi.reading import read_json, require_file
 
 _ANSWER = """
 ## Your answer
@@ -163,7 +163,7 @@ def read_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dict[st
     """
     rubrics = {}
     try:
-        record = json.loads(require_file(file, what="file of rubrics").read_text(encoding="utf-8"))
+        record = read_json(file, what="file of rubrics")
         for name, dimensions in categories.items():
             if name not in record:
                 raise ValueError(f"no rubric for {name}")

@@ -23,7 +23,9 @@ from kiwi.environment import environment
 from kiwi.errors import InputError
 from kiwi.media.files import write_json
 from kiwi.media.run_dir import open_run_dir, read_record
+from kiwi.reading import read_json
 from kiwi.spec import from_dict, to_dict
+from kiwi.tables import escape_csv
 
 _RUN_FILE, _ITEMS_FILE, SCORES_FILE = "run.json", "cases.json", "scores.csv"
 
@@ -93,7 +95,7 @@ def read_run(folder: Path) -> BenchmarkRun:
         raise InputError(f"{folder} is not the folder of a benchmark run", code="not-a-run", expected=expected)
     try:
         identity = RunIdentity(**read_record(folder / _RUN_FILE))
-        entries = json.loads((folder / _ITEMS_FILE).read_text(encoding="utf-8"))
+        entries = read_json(folder / _ITEMS_FILE)
         items: list[BenchmarkItem] = [from_dict(BenchmarkItem, entry) for entry in entries]
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"{_RUN_FILE} or {_ITEMS_FILE} of {folder} cannot be read"
@@ -114,7 +116,7 @@ def _read_scores(folder: Path, suite: Suite, items: Sequence[BenchmarkItem]) -> 
         scored = []
         for item in items:
             names = suite.categories[item.category].dimensions
-            if (row := rows.get(item.id)) is not None:
+            if (row := rows.get(escape_csv(item.id))) is not None:
                 raw, capped = ({name: float(row[name][kind]) for name in names} for kind in SCORE_KINDS)
                 scored.append(ItemScore(item=item, raw=raw, capped=capped, repeats=int(row[names[0]]["repeats"])))
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:

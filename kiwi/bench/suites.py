@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-import yaml
-
 from kiwi.errors import InputError, ManifestError, format_choices
 from kiwi.media.files import resolve_inside
+from kiwi.reading import read_yaml
 from kiwi.spec import Spec, from_dict
 
 SuiteName = Literal["openve", "refvie", "sandbox"]
@@ -81,7 +80,7 @@ def read_suite(name: str) -> Suite:
     """Read a suite's definition. Raises InputError for an unknown name."""
     if name not in SUITES:
         raise InputError(f"unknown benchmark {name!r}", code="unknown-suite", expected=format_choices(SUITES, name))
-    definition = yaml.safe_load((DEFINITIONS / name / "bench.yaml").read_text(encoding="utf-8"))
+    definition = read_yaml(DEFINITIONS / name / "bench.yaml")
     suite: Suite = from_dict(Suite, {"name": name, **definition}, name)
     return suite
 
@@ -192,11 +191,7 @@ def _read_openve_rows(data: Path) -> Iterator[_Row]:
 def _read_refvie_rows(data: Path) -> Iterator[_Row]:
     if not (file := data / LIST_FILES["refvie"]).is_file():
         return
-    try:
-        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        got = str(error).replace("\n", " ")
-        raise ManifestError(f"{file} cannot be read", code="unreadable-file", got=got) from None
+    entries = read_yaml(file, ManifestError, what="list of items")
     if not isinstance(entries, list):
         raise ManifestError(f"{file} is not a list of items", code="unreadable-file", got=type(entries).__name__)
     for number, entry in enumerate(entries, 1):

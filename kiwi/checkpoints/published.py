@@ -22,6 +22,7 @@ from kiwi.models.dit.transformer import DiTConfig
 from kiwi.models.injection import AddSource, AppendReference, NoReference, NoSource, PrependReference
 from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.scaling import SigmaScale
+from kiwi.reading import parse_json
 from kiwi.spec import diff
 from kiwi.weights.adapters import is_adapter, split_adapters, without_base_layer
 from kiwi.weights.files import State, read_metadata, read_weights
@@ -144,8 +145,8 @@ def _read_recorded_options(file: Path) -> dict[str, Any]:
     """Read the options that `export_published` recorded in a file; raise if there are others, such as a path."""
     text = read_metadata(file).get(OPTIONS_KEY, "{}")
     try:
-        options = json.loads(text)
-    except (ValueError, RecursionError):
+        options = parse_json(text)
+    except ValueError:
         options = None
     types = {"dit.num_heads": int, "dit.eps": float, "source": str, "reference": str}
     types |= {f"mllm.limits.{field.name}": int for field in fields(VisionLimits)}

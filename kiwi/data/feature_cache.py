@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +36,7 @@ from kiwi.errors import InputError
 from kiwi.media.files import atomic_path, make_folder, require_writable, sha256, write_json
 from kiwi.media.journal import Journal
 from kiwi.media.run_dir import LOCK_FILE
+from kiwi.reading import read_json
 
 FORMAT_VERSION = 2
 """Version of the folder layout and of the resizing of clips: a change of either requires a new cache."""
@@ -65,7 +65,7 @@ class FeatureCache:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         try:
-            header = json.loads((self.folder / "cache.json").read_text(encoding="utf-8"))
+            header = read_json(self.folder / "cache.json")
             is_supported = header["format"] == FORMAT_VERSION
             names = EncoderFingerprints._fields
             self.encoders = EncoderFingerprints(*(str(header.get(name, "")) for name in names))

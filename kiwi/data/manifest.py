@@ -7,7 +7,6 @@ change, and `caption`, a description of the target.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,6 +17,7 @@ from kiwi.data.manifest_rows import READERS, Row
 from kiwi.errors import InputError, KiwiError, ManifestError
 from kiwi.media.files import resolve_inside
 from kiwi.media.image import check_image
+from kiwi.reading import parse_json
 
 _MAX_PROBLEMS = 5
 """Maximum number of problems that an error message describes; it gives the number of the others."""
@@ -243,8 +243,8 @@ def _parse_list(value: Any, kind: type, column: str) -> list[Any]:
         return []
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
+            value = parse_json(value)
+        except ValueError:
             message = f"{column} looks like a JSON list but is not valid JSON"
             raise InputError(message, code="wrong-type", got=repr(value[:60])) from None
     values = value if isinstance(value, list) else [value]

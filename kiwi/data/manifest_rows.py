@@ -1,7 +1,6 @@
 """Readers of CSV, JSONL and parquet manifests: they check the column names and yield rows with their locations."""
 
 import csv
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kiwi.errors import ManifestError, closest_match
+from kiwi.reading import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ def _read_jsonl_rows(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
             if not text.strip():
                 continue
             try:
-                row = json.loads(text)
-            except (json.JSONDecodeError, RecursionError) as error:
+                row = parse_json(text, allow_nan=True)
+            except ValueError as error:
                 problem = f"it is not valid JSON ({str(error).split(': line')[0]})"
                 yield Row(location=location, cells={}, problem=problem)
                 continue

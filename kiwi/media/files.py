@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from kiwi.errors import InputError, KiwiError
+from kiwi.reading import require_file
 
 log = logging.getLogger(__name__)
 
@@ -143,9 +144,12 @@ def require_no_overlap(target: Path, source: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text atomically, without converting line ends. Raises the errors of `atomic_path`."""
+    r"""Write UTF-8 text atomically, without converting line ends. Raises the errors of `atomic_path`.
+
+    Lone surrogates, which UTF-8 cannot represent, are written as escapes such as `\udc80` (as JSON writes them).
+    """
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def write_json(path: str | Path, data: Any) -> None:
@@ -185,16 +189,6 @@ def sha256(path: str | Path) -> str:
     """Compute the SHA-256 of a file's content, as 64 hexadecimal digits. Raises the errors of `require_file`."""
     with require_file(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def require_file(path: str | Path, error: type[KiwiError] = InputError, what: str = "file") -> Path:
-    """Return `path` as a Path if it is a file; otherwise raise `error`, whose message calls the file `what`."""
-    path = Path(path)
-    if path.is_dir():
-        raise error(f"{path} is a folder, not a {what}", code="not-a-file", fix=f"give the path of a {what}")
-    if not path.exists():
-        raise error(f"the {what} {path} does not exist", code="missing-file", fix="check the path")
-    return path
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any
 
 from kiwi.errors import InputError
+from kiwi.reading import parse_json, require_file
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,9 @@ class Journal:
         Raises:
             InputError: the file cannot be read, or is a folder.
         """
+        if not os.path.lexists(self.path):
+            return []
+        require_file(self.path, what="journal", code="unreadable-file")
         try:
             lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
         except FileNotFoundError:
@@ -60,8 +64,8 @@ class Journal:
 
     def _parse_line(self, line: str) -> dict[str, Any] | None:
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
+            record = parse_json(line, allow_nan=True)  # metrics may be NaN
+        except ValueError:
             return None
         record = record if self.convert is None else self.convert(record)
         return record if isinstance(record, dict) else None

@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from kiwi.errors import InputError
 from kiwi.media.files import make_folder, report_unwritable, write_json
+from kiwi.reading import read_json
 
 LOCK_FILE = ".lock"
 """Name of the lock file in a folder."""
@@ -71,13 +72,10 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
 
 def read_record(record: Path) -> dict[str, Any]:
     """Read the settings in a record. Raises InputError if it cannot be read."""
-    try:
-        settings = json.loads(record.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            raise ValueError(f"a JSON {type(settings).__name__}, not an object")
-    except (OSError, ValueError) as error:
-        fix = "choose another folder"
-        raise InputError(f"{record} cannot be read", code="unreadable-file", got=error, fix=fix) from None
+    settings = read_json(record, what="record")
+    if not isinstance(settings, dict):
+        got = f"a JSON {type(settings).__name__}, not an object"
+        raise InputError(f"{record} cannot be read", code="unreadable-file", got=got, fix="choose another folder")
     return settings
 
 

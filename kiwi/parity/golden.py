@@ -4,7 +4,6 @@ A case is NAME.json (configuration and the exact formulas) with NAME.safetensors
 weights/* and out/*. Every out/* must be computed; an output that is not computed counts as a failure.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from kiwi.errors import InputError
 from kiwi.parity import TOLERANCE
+from kiwi.reading import read_json
 from kiwi.weights.names import select_prefix
 
 
@@ -78,9 +78,7 @@ def load_case(file: Path) -> Case:
         InputError: one of the files cannot be read, or there are no outputs to compare.
     """
     try:
-        meta = json.loads(
-            file.read_text(encoding="utf-8"), object_hook=lambda entries: RequiredEntries(entries, file.name)
-        )
+        meta = read_json(file, object_hook=lambda entries: RequiredEntries(entries, file.name))
         tensors = load_file(file.with_suffix(".safetensors"))
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"the golden case {file} cannot be read", code="unreadable-file", got=error) from error

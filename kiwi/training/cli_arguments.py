@@ -2,7 +2,9 @@
 
 import functools
 import itertools
+import os
 import re
+import sys
 import typing
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -13,6 +15,7 @@ import yaml
 from kiwi.data.datamodule import EditData
 from kiwi.errors import InputError, closest_match, format_choices
 from kiwi.experiment import read_experiment, to_short_form, with_current_keys, with_current_names
+from kiwi.reading import parse_yaml
 from kiwi.spec import Spec, abstract_specs, allowed_names
 from kiwi.training.callbacks.before_after import BeforeAfter
 from kiwi.training.callbacks.edit_quality import EditQuality
@@ -30,6 +33,9 @@ CALLBACKS = (BeforeAfter,)
 
 GROUPS: dict[str, tuple[type, ...]] = {"model": MODULES, "data": (EditData,), "quality": (EditQuality,)}
 """Option groups that contain specs, and the classes whose constructor arguments they hold."""
+
+_IMPORTING_GROUPS = ("trainer", "optimizer", "lr_scheduler")
+"""Option groups of Lightning, where any text may be the import path of a class."""
 
 SEE_HELP = "see `python -m kiwi fit --help`"
 
@@ -81,7 +87,7 @@ def translate_argv_for_jsonargparse(argv: Sequence[str]) -> list[str]:
             separator, value = "=", pending.pop(0)
         if name in ("--config", "-c"):
             # Any other value may be an inline configuration, which jsonargparse accepts too.
-            is_file = value.endswith((".yaml", ".yml"))
+            is_file = value.endswith((".yaml", ".yml", ".json")) or os.path.lexists(value)
             if is_file:
                 configuration = with_class_paths(_rename_specs_and_fields(read_experiment(value)))
                 value = yaml.safe_dump(configuration, sort_keys=False)
@@ -100,8 +106,8 @@ def _translate_option(path: str, text: str) -> str:
         keys = ["type" if key == "class_path" else key for key in keys if key != "init_args"]
     value: Any = text
     if text.startswith(("{", "[")):
-        with suppress(yaml.YAMLError):
-            value = yaml.safe_load(text)
+        with suppress(ValueError):
+            value = parse_yaml(text)
     nested = functools.reduce(lambda inner, key: {key: inner}, reversed(keys), to_short_form(value))
     node: Any = _rename_specs_and_fields(with_current_keys(nested))
     current_keys = []
@@ -172,6 +178,30 @@ def _unknown_field(owner: str, field: str, path: str) -> InputError:
     fields = sorted({name for cls in classes for name in _hints_of(cls)})
     expected = format_choices(fields, name) if classes else None
     return InputError(f"{owners} has no field {f'{path}.{name}'!r}", code="unknown-field", expected=expected)
+
+
+def find_import(path: str, value: Any) -> str | None:
+    """Find the first import path in the value of an option, which jsonargparse would import; None if there is none.
+
+    Specs that are imported already are found by name, so their paths are not counted.
+    """
+    *_, key = path.split(".")
+    if isinstance(value, str):
+        with suppress(ValueError):
+            parsed = parse_yaml(value)  # as jsonargparse does
+            value = value if parsed is None else parsed
+    if isinstance(value, dict):
+        found = (find_import(f"{path}.{name}", item) for name, item in value.items() if isinstance(name, str))
+        return next(filter(None, found), None)
+    if isinstance(value, list):
+        return next(filter(None, (find_import(path, item) for item in value)), None)
+    if not isinstance(value, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", value):
+        return None
+    places = [name for name in path.replace("+", "").split(".") if name not in ("init_args", "dict_kwargs")]
+    names_a_class = key in ("class_path", "type") or places[0] in _IMPORTING_GROUPS or choices_at(".".join(places))
+    module, _, name = value.rpartition(".")
+    is_known = module.partition(".")[0] == "kiwi" or (module in sys.modules and name in Spec._registry)
+    return value if names_a_class and not is_known else None
 
 
 def choices_at(path: str) -> list[str]:

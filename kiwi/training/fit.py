@@ -1,5 +1,6 @@
 """`fit` and `validate` as Python functions with typed options, also used by `kiwi ablate` and the command line."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from kiwi.errors import TrainingError
+from kiwi.errors import InputError, TrainingError
 from kiwi.experiment import to_short_form
 from kiwi.options import Options
 from kiwi.training.lightning_cli import KiwiCLI, ParseOnlyCLI, run_cli
@@ -35,6 +36,11 @@ class FitOptions(Options):
     config: tuple[Path, ...] = ()
     overrides: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        if invalid := [path for path in self.overrides if not re.fullmatch(r"\w[\w.+-]*", path)]:
+            problem, expected = "an override has an invalid path", "a dotted path such as trainer.max_steps"
+            raise InputError(problem, code="invalid-option", got=invalid[0], expected=expected)
 
     def arguments(self) -> list[str]:
         """The options as command-line arguments, without the command's name."""

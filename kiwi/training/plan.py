@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import yaml
-
 from kiwi import console
-from kiwi.errors import InputError, first_line
+from kiwi.errors import InputError
 from kiwi.options import Options, option, parse_assignments, positional
+from kiwi.reading import read_yaml
 from kiwi.spec import diff, override
 
 if TYPE_CHECKING:
@@ -99,10 +98,7 @@ def plan(options: PlanOptions) -> Plan:
 
 
 def _read_variants(file: Path) -> list[dict[str, Any]]:
-    try:
-        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{file} cannot be read", code="unreadable-file", got=first_line(error)) from error
+    entries = read_yaml(file, what="file of variants")
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         expected = "a list of mappings from dotted paths to values"
         raise InputError(f"{file} does not hold variants", code="wrong-type", expected=expected)

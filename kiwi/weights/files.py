@@ -3,7 +3,6 @@
 Tensors of safetensors files are memory-mapped, so a model larger than memory can be converted shard by shard.
 """
 
-import json
 import logging
 import os
 import re
@@ -22,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kiwi import __version__
+from kiwi import __version__, reading
 from kiwi.errors import CheckpointError, first_line
 from kiwi.weights.names import strip_wrappers
 
@@ -134,10 +133,7 @@ def require_float_dtypes(dtypes: Mapping[str, torch.dtype | str], source: str) -
 def read_json(file: Path) -> dict[str, Any]:
     """Read the JSON object in a file beside weights, such as config.json; otherwise raise a CheckpointError."""
     require_small_file(file)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} cannot be read", code="unreadable-file", got=error) from error
+    content = reading.read_json(file, CheckpointError)
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} is not a JSON object", code="unreadable-file", got=type(content).__name__)
     return content
@@ -220,10 +216,9 @@ def _list_folder_files(folder: Path) -> list[Path]:
 
 
 def _list_index_files(index: Path) -> list[Path]:
-    require_small_file(index)
     try:
-        weight_map: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        weight_map: dict[str, str] = dict(read_json(index)["weight_map"])
+    except (CheckpointError, ValueError, KeyError, TypeError) as error:
         raise _unreadable_error(index, error) from error
     # Only names are checked, because shards in the hub's cache are symbolic links to files in other folders.
     for name in weight_map.values():

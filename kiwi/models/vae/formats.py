@@ -8,7 +8,6 @@ diffusers is imported inside functions, because it takes a second, imports peft,
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kiwi.errors import CheckpointError, SpecError
+from kiwi.reading import read_json
 from kiwi.weights import vae_names
 from kiwi.weights.files import State
 from kiwi.weights.strict import compare_shapes, load_strict, shapes_of
@@ -162,7 +162,7 @@ def _infer_network(state: State, config: Mapping[str, Any], origin: str) -> Auto
     sizes = vae_names.infer_sizes(shapes_of(state))
     if {"latents_mean", "latents_std"} <= config.keys():
         return make_network(sizes, config["latents_mean"], config["latents_std"])
-    published = json.loads(LATENT_STATISTICS_FILE.read_text(encoding="utf-8"))["forms"]
+    published = read_json(LATENT_STATISTICS_FILE)["forms"]
     for vae in published:
         if (vae["z_dim"], vae["residual"]) == (sizes.z_dim, sizes.residual):
             return make_network(sizes, vae["latents_mean"], vae["latents_std"])
