@@ -18,7 +18,7 @@ PR_SET_PDEATHSIG = 1
 def main(folder: str, step_index: str) -> int:
     """Run a step and return its exit code."""
     from kiwi import console
-    from kiwi.errors import KiwiError
+    from kiwi.errors import KiwiError, explain_os_error
 
     console.setup_logging()
     try:
@@ -26,6 +26,11 @@ def main(folder: str, step_index: str) -> int:
     except KiwiError as error:
         console.error(str(error))
         return error.exit_code
+    except OSError as error:
+        if (explained := explain_os_error(error)) is None:
+            raise
+        console.error(str(explained))
+        return explained.exit_code
 
 
 def _run_step(folder: Path, step_index: int) -> int:

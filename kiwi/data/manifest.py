@@ -17,7 +17,7 @@ from kiwi.data.manifest_rows import READERS, Row
 from kiwi.errors import InputError, KiwiError, ManifestError
 from kiwi.media.files import resolve_inside
 from kiwi.media.image import check_image
-from kiwi.reading import parse_json
+from kiwi.reading import parse_json, require_file
 
 _MAX_PROBLEMS = 5
 """Maximum number of problems that an error message describes; it gives the number of the others."""
@@ -68,9 +68,7 @@ def read_manifest(path: str | Path, *, base: Path | None = None, require_target:
         raise ManifestError(
             f"The manifest {path} has an unknown suffix", code="wrong-suffix", expected=", ".join(READERS)
         )
-    if not path.is_file():
-        state = "is a folder" if path.is_dir() else "does not exist"
-        raise ManifestError(f"The manifest {path} {state}", code="missing-file", fix="give the path of a manifest file")
+    require_file(path, ManifestError, what="manifest", code="missing-file")
     folder = path.parent if base is None else Path(base)
     if not folder.is_dir():
         raise ManifestError(f"The base folder {folder} of the manifest {path} does not exist", code="missing-file")
@@ -198,9 +196,10 @@ class _FileFinder:
             return path
         # Symlinks, folders, missing files and file systems that ignore case are rare: each is checked individually.
         resolved = resolve_inside(self.base, text, column)
-        if resolved.is_file():
+        if os.path.isfile(resolved):  # noqa: PTH113 (Path.is_file raises for names that are too long)
             return resolved
-        state = "is a folder" if resolved.is_dir() else "does not exist"
+        exists = os.path.exists(resolved)  # noqa: PTH110 (as above)
+        state = "is a folder" if exists and resolved.is_dir() else "is a pipe or device" if exists else "does not exist"
         raise InputError(f"the {column} {text!r} {state}", code="missing-file")
 
     def _find_in_listing(self, relative: PurePosixPath) -> Path | None:

@@ -9,6 +9,7 @@ import av
 from av.stream import Disposition
 
 from kiwi.errors import MediaError
+from kiwi.reading import require_file
 
 # Containers that are complete in one file. Playlists (HLS, ffconcat) and patterns of image files are not among them,
 # because they name other files, which may lie outside the folder that a manifest may use.
@@ -22,11 +23,13 @@ _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     """Open a file and yield its container and video stream; errors of ffmpeg in the block are raised as MediaError."""
-    if not path.is_file():
-        if not path.exists():
-            raise MediaError(f"the video {path} does not exist", code="missing-file", fix="check the path")
-        kind = "directory" if path.is_dir() else "device or pipe"
-        raise MediaError(f"{path} cannot be opened as a video", code="unreadable-video", got=f"a {kind}")
+    try:
+        require_file(path, MediaError, what="video")
+    except MediaError as error:
+        if error.code == "missing-file":
+            raise
+        problem, got = f"{path} cannot be opened as a video", error.got or error.problem
+        raise MediaError(problem, code="unreadable-video", got=got, fix=error.fix) from None
     try:
         options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
         container = av.open(str(path.resolve()), options=options)

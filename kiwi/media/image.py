@@ -5,6 +5,7 @@ Shape suffixes: F frames, H height, W width, C channels (3, RGB). All pixels are
 
 import io
 import logging
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -117,7 +118,7 @@ def _open_image(source: Path | str | bytes, title: str) -> Image.Image:
     too_large = MediaError(problem, code="image-too-large", fix="downscale it first")
     try:
         _register_readers()
-        stream = io.BytesIO(source) if isinstance(source, bytes) else source
+        stream = io.BytesIO(source) if isinstance(source, bytes) else _require_image_file(source)
         image = Image.open(stream, formats=[name for name in _FORMATS if name in Image.OPEN])
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise too_large from None
@@ -136,6 +137,14 @@ def _open_image(source: Path | str | bytes, title: str) -> Image.Image:
         image.close()
         raise too_large
     return image
+
+
+def _require_image_file(path: Path | str) -> Path:
+    """The path, unless it is a pipe or device, which may wait forever; errors are those of `open`."""
+    mode = Path(path).stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError("it is a device or pipe")
+    return Path(path)
 
 
 def _decode(image: Image.Image, title: str) -> np.ndarray:

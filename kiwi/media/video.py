@@ -5,6 +5,7 @@ A truncated clip is never accepted silently: fewer frames than its header announ
 Shape suffixes: F frames, H height, W width, C channels (3, RGB). Pixels are uint8 RGB, full range.
 """
 
+import os
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -194,7 +195,8 @@ def to_uint8(video: np.ndarray) -> np.ndarray:
 
 def _count_images(path: Path) -> int | None:
     """The number of frames of an image or animated image; None for a video."""
-    return count_animation_frames(path) if path.is_file() else None
+    is_file = os.path.isfile(path)  # noqa: PTH113 (Path.is_file raises for names that are too long)
+    return count_animation_frames(path) if is_file else None
 
 
 def _time_animation(path: Path) -> Timing:

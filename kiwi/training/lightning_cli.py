@@ -34,6 +34,13 @@ from kiwi.training.trainer import Trainer
 log = logging.getLogger(__name__)
 
 
+TRUST = (
+    "Callbacks, loggers, plugins and other classes of Lightning are imported by the `class_path` in the configuration, "
+    "which can so run any code: trust a configuration file like a script. Model folders, studies, benchmarks and "
+    "manifests name no code."
+)
+
+
 class _ArgumentParser(LightningArgumentParser):
     """Accepts no abbreviated options, and raises errors instead of printing the usage and exiting."""
 
@@ -52,6 +59,7 @@ class KiwiCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the standard callbacks as option groups, defaults, and links between options."""
+        parser.epilog = TRUST
         callbacks = {"export": ModelExport, "previews": Previews, "quality": EditQuality, "log": RunLog}
         for group, callback in {"checkpoint": ModelCheckpoint, **callbacks}.items():
             parser.add_lightning_class_args(callback, group)

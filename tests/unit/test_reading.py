@@ -6,10 +6,14 @@ import sys
 
 import pytest
 
-from kiwi.errors import CheckpointError, InputError, KiwiError
+from kiwi.__main__ import main
+from kiwi.data.manifest import read_manifest
+from kiwi.errors import CheckpointError, InputError, KiwiError, ManifestError
 from kiwi.experiment import read_experiment
+from kiwi.media.image import read_image
 from kiwi.media.journal import Journal
 from kiwi.media.run_dir import read_record
+from kiwi.media.video import read_video
 from kiwi.reading import MAX_DEPTH, parse_json, parse_yaml, read_json, read_yaml, require_file
 from kiwi.training.plan import PlanOptions, plan
 from kiwi.weights import files as weight_files
@@ -106,6 +110,47 @@ def test_a_pipe_or_device_is_refused_and_not_waited_for(pipe):
                 read(path)
     with pytest.raises(InputError):
         Journal(pipe).read()
+
+
+def test_a_pipe_is_no_video_image_or_manifest(tmp_path):
+    for name in ("pipe.mp4", "pipe.png", "pipe.csv"):
+        os.mkfifo(tmp_path / name)
+    for read, name in ((read_video, "pipe.mp4"), (read_image, "pipe.png"), (read_manifest, "pipe.csv")):
+        for path in (tmp_path / name, tmp_path / ("x" * 300 + name)):
+            with pytest.raises(KiwiError):
+                read(path)
+    (tmp_path / "m.csv").write_text(f"src_video,tgt_video,prompt\npipe.mp4,{'x' * 300},a\n")
+    with pytest.raises(ManifestError, match="pipe") as caught:
+        read_manifest(tmp_path / "m.csv")
+    assert caught.value.code == "invalid-rows"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["fit", "--config", "{long}.yaml"], 2),
+        (["plan", "--config", "{fifo}"], 2),
+        (["plan", "5b", "--variants", "/dev/zero"], 2),
+        (["plan", "5b", "--set", "source=" + "[" * 5000], 2),
+        (["ablate", "{fifo}"], 2),
+        (["ablate", "{long}"], 2),
+        (["edit", "{fifo}", "--instruction", "x", "--model", "{long}", "--out", "{long}.mp4"], 2),
+        (["convert", "kiwi", "{long}", "{long}"], 2),
+        (["bench", "compare", "{long}", "{fifo}"], 2),
+        (["curves", "{long}", "--out", "{long}.png"], 2),
+        (["bench", "openve", "--data", "{long}"], 2),
+        (["sandbox", "export", "{long}"], 2),
+    ],
+    ids=str,
+)
+def test_paths_that_cannot_be_used_are_one_paragraph_of_every_command(arguments, code, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    paths = {"{long}": str(tmp_path / ("x" * 300)), "{fifo}": str(tmp_path / "pipe.yaml")}
+    for name, path in paths.items():
+        arguments = [argument.replace(name, path) for argument in arguments]
+    assert main(arguments) == code
+    assert "error: " in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe.yaml"]
 
 
 @pytest.mark.parametrize(
