@@ -64,11 +64,11 @@ class Encoder:
                 fix="check the path, or download the model into a folder",
             )
         locate(folder, "model", "check the path")  # rejects pipes and devices
-        load = {"trust_remote_code": False, "local_files_only": True}
         try:
-            self.model: Any = AutoModel.from_pretrained(folder, use_safetensors=True, **load).to(device).eval()
-            self.processor = AutoImageProcessor.from_pretrained(folder, **load)
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, **load) if kind == "clip" else None
+            self.model: Any = AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+            self.model.to(device).eval()
+            self.processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if kind == "clip" else None
         except (OSError, ValueError) as error:
             problem, expected = f"{folder} cannot be loaded as {kind}", f"--metrics {kind}=FOLDER"
             raise CheckpointError(problem, code="unreadable-model", got=first_line(error), expected=expected) from None

@@ -74,11 +74,12 @@ def _read_tensors(path: Path | str) -> State:
     state: State = {}
     for file in list_weight_files(path):
         if file.suffix in TORCH_SUFFIXES:
-            state |= _read_torch(file, group)
+            tensors, group = _read_torch(file, group)
+            state |= tensors
         else:
             with wrap_read_errors(file):
                 state |= load_file(file)
-    return state if path.suffix in TORCH_SUFFIXES and group else _select_group(state, path, group)
+    return _select_group(state, path, group)
 
 
 def _split_group(path: Path) -> tuple[Path, str]:
@@ -103,8 +104,12 @@ def _select_group(state: State, path: Path, group: str) -> State:
     return _choose(groups, group, path)
 
 
+def _matches_group(name: str, group: str) -> bool:
+    return name == group or name.startswith(f"{group}/")
+
+
 def _choose(groups: Mapping[str, State], group: str, path: Path) -> State:
-    matches = [state for name, state in groups.items() if group and (name == group or name.startswith(f"{group}/"))]
+    matches = [state for name, state in groups.items() if group and _matches_group(name, group)]
     if len(matches) == 1:
         return matches[0]
     names = sorted(groups)
@@ -252,7 +257,7 @@ def _check_index_matches_shards(index: Path, weight_map: Mapping[str, str], file
 
 def _read_tensor_names(file: Path) -> list[str]:
     if file.suffix in TORCH_SUFFIXES:
-        return list(_read_torch(file, ""))
+        return list(_read_torch(file, "")[0])
     with wrap_read_errors(file), safe_open(file, framework="pt") as tensors:
         return list(tensors.keys())
 
@@ -266,7 +271,8 @@ def wrap_read_errors(file: Path) -> Iterator[None]:
         raise _unreadable_error(file, error) from error
 
 
-def _read_torch(file: Path, group: str) -> State:
+def _read_torch(file: Path, group: str) -> tuple[State, str]:
+    """Read the state dict called `group`, or the only one; the second result is `group` unless it was found."""
     try:
         with warnings.catch_warnings(action="ignore"):
             # Files from PyTorch before 1.6 are not zip archives and cannot be memory-mapped.
@@ -284,15 +290,14 @@ def _read_torch(file: Path, group: str) -> State:
     return _unwrap_state_dict(content, file, group)
 
 
-def _unwrap_state_dict(content: Any, file: Path, group: str) -> State:
-    """Return the state dict in a torch file's content; if there are several, the one called `group`."""
+def _unwrap_state_dict(content: Any, file: Path, group: str) -> tuple[State, str]:
     groups = {"": {}} if content == {} else dict(_find_state_dicts(content))
-    if "" in groups:
-        return groups[""]
     if not groups:
         expected = "a state dict, or a dict with one under a key such as 'state_dict'"
         raise CheckpointError(f"{file} contains no state dict", code="not-a-state-dict", expected=expected)
-    return next(iter(groups.values())) if len(groups) == 1 and not group else _choose(groups, group, file)
+    if len(groups) == 1 and not (group and _matches_group(next(iter(groups)), group)):
+        return next(iter(groups.values())), group
+    return _choose(groups, group, file), ""
 
 
 def _find_state_dicts(content: Any, name: str = "", depth: int = 3) -> Iterator[tuple[str, State]]:

@@ -71,12 +71,14 @@ def read_wan_transformer(path: str, subfolder: str = "") -> State:
     if is_diffusers_dit(state):
         state = rename(state, dit_from_diffusers, str(folder))
     if "patch_embedding.weight" not in state or "blocks.0.self_attn.q.weight" not in state:
-        if lora := describe_lora(state):
+        if (lora := describe_lora(state)) and not any(
+            name.endswith(("norm_q.weight", ".modulation")) for name in state
+        ):
             raise CheckpointError(
                 f"{folder} holds adapters, not the weights of a Wan transformer",
                 code="not-a-wan-transformer",
                 got=lora,
-                fix="convert it with the format kiwi-upstream, and pass the model that it was trained for as --base",
+                fix="give it as SRC of the format kiwi-upstream, and the Wan weights that it was trained for as --base",
             )
         got = ", ".join(sorted(state)[:5]) or "no tensors"
         expected = "tensors named blocks.0.self_attn.q.weight ..., or diffusers' blocks.0.attn1.to_q.weight ..."
