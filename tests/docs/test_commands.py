@@ -25,7 +25,7 @@ TRAINING = ("fit", "validate")
 PROGRAMS = {"pip", "python", "tensorboard"}
 """Programs other than kiwi that the documentation calls."""
 
-OTHERS = {"--ckpt_path", "--config", "--print_config", "--logdir"}
+OTHERS = {"--offline", "--ckpt_path", "--config", "--print_config", "--logdir"}
 """Options of Lightning's command line, and of TensorBoard."""
 
 DOCUMENTED = {command: None for page in PAGES for command in commands(page)}

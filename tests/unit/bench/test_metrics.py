@@ -103,5 +103,8 @@ def test_unknown_metrics_and_unreadable_models_are_rejected(models, tmp_path):
         VideoMetrics.load(["lpips=resnet"], "cpu")
     with pytest.raises(CheckpointError, check=lambda error: error.code == "unreadable-model"):
         Encoder("dino", str(tmp_path), "cpu")
+    for missing in ("no/such", "nowhere", str(tmp_path / "none")):  # the first has the form of a hub id
+        with pytest.raises(CheckpointError, check=lambda error: error.code == "missing-model"):
+            VideoMetrics.load([f"clip={missing}"], "cpu")
     with pytest.raises(CheckpointError, match="dino cannot be loaded as clip"):
         Encoder("clip", str(models / "dino"), "cpu")

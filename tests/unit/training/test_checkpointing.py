@@ -117,6 +117,17 @@ def test_code_in_a_checkpoint_is_never_executed(checkpoint_io, tmp_path, capsys)
     assert "executed" not in capsys.readouterr().out
 
 
+def test_an_error_about_a_checkpoint_neither_advises_to_unpickle_nor_names_another_bad_one(checkpoint_io, tmp_path):
+    for index, content in enumerate((STATE, {"x": Payload()}, {"y": Payload()}, [torch.zeros(1)])):
+        torch.save(content, tmp_path / f"step{index}.ckpt")
+        os.utime(tmp_path / f"step{index}.ckpt", (time.time() + index,) * 2)
+    for index in (1, 2):
+        with pytest.raises(CheckpointError) as caught:
+            checkpoint_io.load_checkpoint(tmp_path / f"step{index}.ckpt")
+        assert "step0.ckpt" in caught.value.fix
+        assert not any(word in str(caught.value) for word in ("weights_only", "torch.", "step3", f"step{3 - index}"))
+
+
 @pytest.mark.parametrize("content", [{"x": torch.zeros(1)}, [torch.zeros(1)]])
 def test_a_torch_file_that_is_not_a_checkpoint_is_rejected(checkpoint_io, tmp_path, content):
     torch.save(content, tmp_path / "x.ckpt")

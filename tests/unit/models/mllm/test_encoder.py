@@ -9,7 +9,7 @@ from kiwi.errors import CheckpointError, SpecError
 from kiwi.models.connectors import LatentConnector
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.mllm.encoder import QwenVL
-from kiwi.models.mllm.new_qwen import NewQwen
+from kiwi.models.mllm.new_qwen import SPECIAL_TOKENS, NewQwen
 from kiwi.models.mllm.vision_input import VisionLimits
 from kiwi.models.tuning import Full, Lora
 from kiwi.weights.adapters import is_adapter
@@ -84,9 +84,11 @@ def test_missing_unexpected_and_misshapen_tensors_are_rejected_by_name(saved, sp
 def test_damaged_folders_and_other_architectures_are_rejected(saved, tmp_path):
     _, folder = saved
     weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, check=lambda error: error.code == "unreadable-model"):
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-100])
+    with pytest.raises(CheckpointError, check=lambda error: error.code == "unreadable-weights"):
         load(folder)
+    weights.write_bytes(content)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "qwen2"}))
     with pytest.raises(
@@ -148,6 +150,38 @@ def test_images_and_videos_are_normalised_with_the_processors_statistics(saved):
     expected = (1 - torch.tensor(mean)) / torch.tensor(std)
     for pixels in (prompt.pixel_values, prompt.pixel_values_videos):
         assert torch.allclose(pixels.unflatten(1, (3, -1)).mean((0, 2)), expected, atol=1e-5)
+
+
+def test_quantised_weights_and_sizes_beyond_the_weights_are_rejected_before_the_model_is_built(saved):
+    _, folder = saved
+    state, config = load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
+    name = next(name for name in state if name.endswith("mlp.up_proj.weight"))
+    save_file(state | {name: state[name].to(torch.float8_e4m3fn)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, check=lambda error: error.code == "unsupported-dtype"):
+        load(folder)
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    text_config = config["text_config"] | {"num_hidden_layers": 10**9}
+    (folder / "config.json").write_text(json.dumps(config | {"text_config": text_config}))
+    with pytest.raises(CheckpointError, check=lambda error: error.code == "mismatched-config"):
+        load(folder)
+
+
+def test_a_tokenizer_of_one_word_or_of_another_model_is_rejected(saved):
+    encoder, folder = saved
+    tokens = [*SPECIAL_TOKENS, "snow"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"] = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "snow"}
+    content["added_tokens"] = [
+        {**content["added_tokens"][0], "id": vocabulary[token], "content": token} for token in SPECIAL_TOKENS
+    ]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, check=lambda error: error.code == "mismatched-tokenizer"):
+        load(folder)
+    encoder.prompter.tokenizer.add_tokens([f"word{index}" for index in range(50)])
+    encoder.prompter.tokenizer.save_pretrained(folder)
+    with pytest.raises(CheckpointError, check=lambda error: error.code == "mismatched-tokenizer"):
+        load(folder)
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "x", '{"model": {"type": "BPE"}}'])
