@@ -28,7 +28,8 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     except MediaError as error:
         if error.code == "missing-file":
             raise
-        problem, got = f"{path} cannot be opened as a video", error.got or error.problem
+        problem = f"{path} cannot be opened as a video"
+        got = "a directory" if error.code == "not-a-file" and path.is_dir() else error.got or error.problem
         raise MediaError(problem, code="unreadable-video", got=got, fix=error.fix) from None
     try:
         options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
