@@ -1,18 +1,14 @@
 """`python -m kiwi.ablation.child_process FOLDER INDEX`: run one step of a run, and exit when the parent process dies.
 
-So (on Linux) killing a study also kills its training processes, which would otherwise write into a later study's
-folders.
+So killing a study also ends its training processes, which would otherwise write into a later study's folders.
 """
 
-import ctypes
 import importlib
 import os
-import signal
 import sys
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
-"""Option of prctl(2): signal to send when the parent dies."""
+from kiwi.processes import end_with_parent
 
 
 def main(folder: str, step_index: str) -> int:
@@ -63,8 +59,5 @@ def _run_step(folder: Path, step_index: int) -> int:
 
 
 if __name__ == "__main__":
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.environ.get("KIWI_PARENT_PROCESS", str(os.getppid())) != str(os.getppid()):
-            sys.exit(1)  # the parent died before the signal was set
+    end_with_parent(parent_id=int(os.environ.get("KIWI_PARENT_PROCESS", os.getppid())))
     sys.exit(main(*sys.argv[1:]))

@@ -38,8 +38,8 @@ class MixtureBatchSampler(Sampler[list[SampledIndex]]):
 
     Buckets, and within each bucket data sources and categories, alternate in proportion to their probabilities. The
     samples of one source and category in one bucket are reshuffled after all of them were drawn; a bucket with fewer
-    samples than a batch repeats them. An epoch has just enough batches to hold all samples once. Each rank takes its
-    part of one global batch.
+    samples than a batch repeats them. An epoch has just enough batches to hold all samples once, in whole optimizer
+    steps. Each rank takes its part of one global batch.
 
     Args:
         buckets: bucket of each sample.
@@ -47,6 +47,8 @@ class MixtureBatchSampler(Sampler[list[SampledIndex]]):
         probabilities: sampling probability of each sample; samples with 0 are excluded.
         batch_size: number of samples per batch on each rank.
         seed: seed for the batch order.
+        batches_per_step: number of batches per optimizer step. Lightning also steps after the last batch of an epoch,
+            so that an epoch with another number of batches would end in a smaller step.
         get_batches_seen: returns the number of batches trained on so far, where the next epoch continues.
         rank, world_size: rank of this process and number of ranks.
     """
@@ -59,6 +61,7 @@ class MixtureBatchSampler(Sampler[list[SampledIndex]]):
         batch_size: int,
         *,
         seed: int,
+        batches_per_step: int = 1,
         get_batches_seen: Callable[[], int] = lambda: 0,
         rank: int = 0,
         world_size: int = 1,
@@ -70,13 +73,14 @@ class MixtureBatchSampler(Sampler[list[SampledIndex]]):
                 self.members[bucket][stratum].append(index)
                 self.weights[bucket][stratum] += probability
         self.batch_size, self.seed, self.get_batches_seen = batch_size, seed, get_batches_seen
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.batches_per_step = rank, world_size, batches_per_step
         self.sample_count = sum(probability > 0 for probability in probabilities)
         # The stream is kept between epochs: skipping all earlier batches in every epoch would make long runs slow.
         self.stream, self.position = self._generate_batches(), 0
 
     def __len__(self) -> int:
-        return -(-self.sample_count // (self.batch_size * self.world_size))
+        samples_per_step = self.batch_size * self.world_size * self.batches_per_step
+        return -(-self.sample_count // samples_per_step) * self.batches_per_step
 
     def __iter__(self) -> Iterator[list[SampledIndex]]:
         start = self.get_batches_seen()

@@ -20,6 +20,7 @@ from kiwi.data.sample import EditBatch, collate
 from kiwi.data.sources import DataSource, Record
 from kiwi.errors import CheckpointError, InputError
 from kiwi.keyed import key
+from kiwi.processes import end_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,8 @@ class EditData(L.LightningDataModule):
     ) -> MixtureBatchSampler:
         return MixtureBatchSampler(
             self.datasets["train"].buckets, self.strata, self.sampling_probabilities, self.batch_size,
-            seed=self.seed, get_batches_seen=get_batches_seen, rank=rank, world_size=world_size,
+            seed=self.seed, batches_per_step=self.trainer.accumulate_grad_batches if self.trainer else 1,
+            get_batches_seen=get_batches_seen, rank=rank, world_size=world_size,
         )  # fmt: skip
 
     def _get_rank_and_world_size(self) -> tuple[int, int]:
@@ -203,6 +205,7 @@ class EditData(L.LightningDataModule):
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=self.num_workers,
+            worker_init_fn=end_with_parent,
             persistent_workers=self.num_workers > 0,
         )
 

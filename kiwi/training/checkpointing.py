@@ -68,6 +68,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
 
+def rewind_to_last_step(checkpoint: dict[str, Any], batches_per_step: int) -> int:
+    """Rewind Lightning's counts in a checkpoint to the batches of completed optimizer steps.
+
+    A checkpoint has no accumulated gradients. If it is saved within a step (after an interval of time, or at the end of
+    trainer.max_time), the resumed run repeats the batches of this step.
+
+    Returns:
+        The number of batches to repeat.
+    """
+    counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    in_steps = counts["current"]["processed"] // batches_per_step * batches_per_step
+    repeated: int = counts["current"]["ready"] - in_steps
+    if repeated:
+        counts["is_last_batch"] = False
+        for scope in ("current", "total"):
+            counts[scope] = dict.fromkeys(counts[scope], counts[scope]["ready"] - repeated)
+    return repeated
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest undamaged checkpoint in a run's checkpoints folder, or None.
 

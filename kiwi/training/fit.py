@@ -1,6 +1,8 @@
 """`fit` and `validate` as Python functions with typed options, also used by `kiwi ablate` and the command line."""
 
 import re
+import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,16 +11,20 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from kiwi.errors import InputError, TrainingError
+from kiwi.errors import InputError, TrainingError, exception_chain
 from kiwi.experiment import to_short_form
 from kiwi.options import Options
 from kiwi.training.lightning_cli import KiwiCLI, ParseOnlyCLI, run_cli
 
 
 class TrainingInterrupted(TrainingError):
-    """Training was stopped by SIGTERM, which clusters send when a job reaches its time limit."""
+    """`fit` or `validate` was stopped by Ctrl-C, or by SIGTERM, which clusters send at the time limit of a job."""
 
-    exit_code = 143  # 128 plus the signal's number, as in shells
+    def __init__(self, command: str, cause: str, number: signal.Signals) -> None:
+        is_fit = command == "fit"
+        fix = "with --ckpt_path last to resume from the last checkpoint" if is_fit else "to start again"
+        super().__init__(f"{command} was stopped by {cause}", code="interrupted", fix=f"rerun the same command {fix}")
+        self.exit_code = 128 + number  # as in shells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +95,22 @@ def run_command_line(argv: Sequence[str]) -> KiwiCLI:
     """Run `fit` or `validate`; `argv` is the name of the command, followed by its options.
 
     Raises:
-        TrainingInterrupted: training was stopped by SIGTERM.
+        TrainingInterrupted: the command was stopped by Ctrl-C or SIGTERM.
         KiwiError: the options are invalid, or training cannot continue.
     """
     try:
         return run_cli(argv, KiwiCLI)
-    except SIGTERMException:
-        fix = "rerun the same command with --ckpt_path last to resume from the last checkpoint"
-        raise TrainingInterrupted("training was stopped by SIGTERM", code="interrupted", fix=fix) from None
+    except BaseException as error:
+        causes = {type(cause) for cause in exception_chain(error)}
+        if SIGTERMException in causes:
+            raise TrainingInterrupted(argv[0], "SIGTERM", signal.SIGTERM) from None
+        if KeyboardInterrupt not in causes:
+            raise
+        # Lightning turns an interrupt of a running trainer into SystemExit(1), and ignores all later ones; other
+        # libraries may raise an error of their own.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise TrainingInterrupted(argv[0], "Ctrl-C", signal.SIGINT) from None
 
 
 def _format_value(value: Any) -> str:

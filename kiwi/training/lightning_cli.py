@@ -6,7 +6,8 @@ Every field of the model's specs, the data, the trainer and the standard callbac
 
 import logging
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,11 +17,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from kiwi.data.datamodule import EditData
 from kiwi.environment import environment
 from kiwi.errors import InputError, KiwiError, exception_chain
-from kiwi.media.files import write_json, write_text
+from kiwi.media.files import make_folder, write_json, write_text
+from kiwi.media.run_dir import LOCK_FILE, exclusive_lock
 from kiwi.spec import abstract_specs
 from kiwi.training import checkpointing
 from kiwi.training.callbacks.edit_quality import EditQuality
@@ -50,6 +53,11 @@ class _ArgumentParser(LightningArgumentParser):
 
 class KiwiCLI(LightningCLI):
     """LightningCLI with kiwi's standard callbacks, run folders that are never overwritten, and short error messages."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Run the command, which LightningCLI does in its constructor; `fit` locks the run folder meanwhile."""
+        with ExitStack() as self._locks:
+            super().__init__(*args, **kwargs)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -90,18 +98,33 @@ class KiwiCLI(LightningCLI):
             _raise_plain_error(error, [option for p in parsers for option in p._option_string_actions])
 
     def _parse_ckpt_path(self) -> None:
-        """Find and check the checkpoint before anything else.
+        """Lock the run folder of `fit`, and find and check the checkpoint, before anything else.
 
         Lightning would read hyperparameters from it, but kiwi checkpoints contain none.
         """
         config = self.config[self.config["subcommand"]]
         folder = Path(config.trainer.default_root_dir) / "checkpoints"
+        if self.config["subcommand"] == "fit" and rank_zero_only.rank == 0:
+            self._locks.enter_context(self._lock_run(folder.parent))
         if config.get("ckpt_path") == "last":
             path = checkpointing.checkpoint_to_resume(folder)
             config.ckpt_path = None if path is None else str(path)
             log.info("resuming from %s" if path else "no checkpoint in %s yet: starting a new run", path or folder)
         elif config.get("ckpt_path") is not None:
             checkpointing.require_checkpoint(Path(config.ckpt_path))
+
+    @contextmanager
+    def _lock_run(self, root: Path) -> Iterator[None]:
+        """Lock a run folder against other processes; if nothing is written to a new one, it is removed at the end."""
+        is_new = not root.exists()
+        with exclusive_lock(make_folder(root)):
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # the folder may have been deleted
+                    (root / LOCK_FILE).unlink()
+                    if is_new and not list(root.iterdir()):
+                        root.rmdir()
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Log directly into the run folder (no version subfolder), and keep kiwi's sampler."""
@@ -146,6 +169,7 @@ class KiwiCLI(LightningCLI):
 
     def _write_run_files(self, root: Path) -> None:
         """Write config.yaml and environment.json after the checkpoint is loaded, so a failed start changes nothing."""
+        self.trainer.require_equal_steps()
         self.is_started = True
         if not self.trainer.is_global_zero:
             return

@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 import lightning.pytorch as lightning
 from lightning.pytorch.accelerators import Accelerator
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ProgressBar, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn
 from rich.progress import ProgressColumn, Task
 from rich.table import Column
 from rich.text import Text
 
 from kiwi.environment import devices
+from kiwi.errors import InputError
 from kiwi.models.device import cpu_has_bf16_matmul
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,22 @@ class Trainer(lightning.Trainer):
             has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
             kwargs["callbacks"] = callbacks if has_bar else [*callbacks, StepProgressBar()]
         super().__init__(accelerator=accelerator, precision=precision, **kwargs)
+
+    def require_equal_steps(self) -> None:
+        """Raise an InputError if optimizer steps would accumulate different numbers of batches.
+
+        Lightning also steps after the last batch of an epoch. The epochs of `EditData` consist of whole steps, but
+        limit_train_batches, overfit_batches and fast_dev_run can cut them.
+        """
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in self.callbacks):
+            problem = "GradientAccumulationScheduler changes the size of steps, which a resumed run cannot know"
+            fix = "set trainer.accumulate_grad_batches; train with another number in a run of its own (model.init)"
+            raise InputError(problem, code="unsupported-option", fix=fix)
+        per_step, batches = self.accumulate_grad_batches, self.num_training_batches
+        if isinstance(batches, int) and batches % per_step:
+            problem = f"trainer.accumulate_grad_batches {per_step} does not divide the {batches} batches of an epoch"
+            fix = "change trainer.limit_train_batches, overfit_batches or fast_dev_run to a multiple of it"
+            raise InputError(problem, code="unequal-steps", fix=fix)
 
 
 class EveryNSteps:

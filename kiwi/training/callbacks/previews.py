@@ -91,6 +91,7 @@ def preview_sample(trainer: L.Trainer, module: LitModule, index: int, seed: int)
     """
     if (cached := module.preview_cache.get((index, seed))) is not None:
         return cached
+    module.stop_at_sigterm()
     sample = get_preview_dataset(trainer).decode(index)
     with module.averaged():
         batch = module.transfer_batch_to_device(collate([sample]), module.device, 0)

@@ -1,5 +1,6 @@
 """LitModule and LitEncoder: base classes of kiwi's LightningModules, with optimizer, averaging and checkpoints."""
 
+import logging
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields
@@ -8,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 from kiwi.data.datamodule import EditData
@@ -19,7 +21,10 @@ from kiwi.models.mllm.encoder import MllmEncoder
 from kiwi.models.vae.wan import VideoVae
 from kiwi.spec import Spec, to_dict
 from kiwi.training.averaging import RESUME_FIX, AveragingSpec
+from kiwi.training.checkpointing import rewind_to_last_step
 from kiwi.training.optim import OptimSpec
+
+log = logging.getLogger(__name__)
 
 Clips = dict[str, Pixels]
 """Clips of one sample by title, each uint8 (F, H, W, 3), to be displayed side by side."""
@@ -136,6 +141,14 @@ class LitModule(L.LightningModule, ABC):
         """Run a block with the average in place of the weights."""
         return self.average.applied(self.trainable_parameters())
 
+    def on_validation_batch_start(self, *args: Any) -> None:
+        self.stop_at_sigterm()
+
+    def stop_at_sigterm(self) -> None:
+        """Stop a single process that received SIGTERM, which Lightning looks for between training batches only."""
+        if self.trainer.received_sigterm and self.trainer.world_size == 1:
+            raise SIGTERMException
+
     def on_validation_epoch_start(self) -> None:
         """Replace the weights by their average."""
         self.validation_stack.enter_context(self.averaged())
@@ -170,7 +183,9 @@ class LitModule(L.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the trained tensors, their average, the number of batches seen, and the settings needed to resume."""
-        checkpoint["batches_seen"] = self.batches_seen
+        repeated = rewind_to_last_step(checkpoint, self.trainer.accumulate_grad_batches)
+        checkpoint["batches_seen"] = self.batches_seen - repeated
+        checkpoint["precision"] = str(self.trainer.precision)
         checkpoint["average"] = self.average.state_dict()
         checkpoint["resume_config"] = self._flatten_resume_config()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if self.is_saved(k)}
@@ -191,6 +206,9 @@ class LitModule(L.LightningModule, ABC):
             raise CheckpointError(problem, code="mismatched-weights", got=got, fix=RESUME_FIX)
         if self.trainer.state.fn == "fit":
             self._require_same_config(checkpoint)
+            if (saved := checkpoint.get("precision", self.trainer.precision)) != self.trainer.precision:
+                message = "the run is resumed with precision %s, and was trained with %s until here"
+                log.warning(message, self.trainer.precision, saved)
         self.batches_seen = checkpoint["batches_seen"]
         trainable_shapes = {name: parameter.shape for name, parameter in self.trainable_parameters()}
         self.average.load_state_dict(checkpoint.get("average", {}), trainable_shapes)

@@ -1,0 +1,66 @@
+"""Ctrl-C and SIGTERM in a step, a validation and a checkpoint; a second run in the folder of a running one."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from kiwi.__main__ import main
+from kiwi.media.run_dir import exclusive_lock
+from kiwi.training.modules.vae import LitVae
+from tests.integration.conftest import vae_config, write_yaml
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+@pytest.fixture
+def argv(edit_folder, tmp_path):
+    config = vae_config(edit_folder, tmp_path / "run", max_steps=4, enable_model_summary=False, logger=False)
+    config |= {"previews": {"items": 0}, "quality": {"items": None}}
+    return ["fit", "--config", write_yaml(tmp_path / "vae.yaml", config)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_validation_batch_end", "training_step", "checkpoint"])
+def test_a_signal_ends_a_run_with_its_exit_code_and_a_sentence(argv, tmp_path, capsys, monkeypatch, number, hook):
+    place, name = (torch, "save") if hook == "checkpoint" else (LitVae, hook)
+    original = getattr(place, name)
+
+    def interrupted(*args, **kwargs):
+        os.kill(os.getpid(), number)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(place, name, interrupted, raising=False)
+    assert main([*argv, "--checkpoint.every_n_train_steps=1"]) == CODES[number]
+    assert "rerun the same command with --ckpt_path last" in " ".join(capsys.readouterr().err.split())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    run = tmp_path / "run"
+    assert not (run / "model").exists()
+    assert not list(run.glob("checkpoints/.*"))
+
+
+def test_a_second_run_in_a_folder_is_refused_and_deletes_nothing(argv, tmp_path, capsys):
+    run = tmp_path / "run"
+    unfinished = run / "checkpoints" / ".last.x.ckpt"
+    unfinished.parent.mkdir(parents=True)
+    unfinished.touch()
+    with exclusive_lock(run):
+        assert main([*argv, "--ckpt_path", "last"]) == 2
+    assert "another process is working in" in " ".join(capsys.readouterr().err.split())
+    assert unfinished.exists()
+
+
+def test_a_finished_run_does_not_stay_locked(argv, tmp_path):
+    assert main([*argv, "--trainer.max_steps=1"]) == 0
+    assert not (tmp_path / "run" / ".lock").exists()
+    with exclusive_lock(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.parametrize("place", ["file", "inside a file"])
+def test_a_run_folder_that_cannot_be_made_is_refused_at_once(argv, tmp_path, place, capsys):
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" if place == "file" else tmp_path / "file" / "run"
+    assert main([*argv, "--trainer.default_root_dir", str(folder)]) == 2
+    assert "cannot be created" in " ".join(capsys.readouterr().err.split())
