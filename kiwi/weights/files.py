@@ -6,7 +6,6 @@ Tensors of safetensors files are memory-mapped, so a model larger than memory ca
 import logging
 import os
 import re
-import stat
 import warnings
 import zipfile
 from collections import Counter
@@ -35,9 +34,6 @@ FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 MAX_SHARD_SIZE = "5GB"
-MAX_JSON_BYTES = 64 * 2**20
-"""Largest JSON file beside weights; the index of the largest public models has 2 MB."""
-
 _STEMS = ("model", "diffusion_pytorch_model", "adapter_model", "pytorch_lora_weights")
 _NOT_WEIGHTS = re.compile(r"optim|sched|scaler|rng|loops")
 """Keys of a torch file's dict under which there are tensors other than weights."""
@@ -137,26 +133,10 @@ def require_float_dtypes(dtypes: Mapping[str, torch.dtype | str], source: str) -
 
 def read_json(file: Path) -> dict[str, Any]:
     """Read the JSON object in a file beside weights, such as config.json; otherwise raise a CheckpointError."""
-    require_small_file(file)
     content = reading.read_json(file, CheckpointError)
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} is not a JSON object", code="unreadable-file", got=type(content).__name__)
     return content
-
-
-def require_small_file(file: Path) -> None:
-    """Raise a CheckpointError if a path that exists is not a regular file, or is larger than MAX_JSON_BYTES.
-
-    Reading a FIFO never ends, and a device or a large file can fill the memory.
-    """
-    try:
-        status = file.stat()
-    except OSError:
-        return  # reported when the file is opened
-    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_JSON_BYTES:
-        got = f"{status.st_size} bytes" if stat.S_ISREG(status.st_mode) else "a folder, pipe or device"
-        expected = f"a regular file of at most {MAX_JSON_BYTES} bytes"
-        raise CheckpointError(f"{file} cannot be read", code="unreadable-file", got=got, expected=expected)
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:

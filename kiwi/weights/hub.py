@@ -5,9 +5,8 @@ import os
 import re
 from pathlib import Path, PureWindowsPath
 
-from kiwi import shipped
+from kiwi import reading, shipped
 from kiwi.errors import CheckpointError, first_line
-from kiwi.weights.files import require_small_file
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +63,12 @@ def locate(path: str, kind: str, fix: str, *, subfolder: str = "") -> Path:
 def _require_regular_files(folder: Path) -> None:
     """Raise a CheckpointError if a JSON file of a model is a pipe, a device, or too large to be one."""
     for file in folder.glob("*.json") if folder.is_dir() else ():
-        require_small_file(file)
+        reading.require_file(file, CheckpointError, code="unreadable-file")
+        if (size := file.stat().st_size) > reading.MAX_CHARACTERS:
+            expected = f"at most {reading.MAX_CHARACTERS} bytes"
+            raise CheckpointError(
+                f"{file} is too large", code="unreadable-file", got=f"{size} bytes", expected=expected
+            )
 
 
 def _download(repository: str, kind: str, fix: str, subfolder: str) -> Path:

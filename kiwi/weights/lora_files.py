@@ -8,7 +8,6 @@
 All of them compute W + alpha / rank B A. Here B is multiplied by alpha / rank, so that the factor is 1 from then on.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from kiwi.errors import CheckpointError
+from kiwi.reading import parse_json
 from kiwi.weights.adapters import LORA_A, LORA_B, list_adapted_layers
 from kiwi.weights.files import State, list_weight_files, read_json, read_metadata
 from kiwi.weights.names import dit_to_diffusers
@@ -171,8 +171,8 @@ def _to_alpha(value: Any, source: str) -> float:
 
 def _parse_json(text: str) -> dict[str, Any]:
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = parse_json(text)
+    except ValueError:
         content = None
     if not isinstance(content, dict):
         raise CheckpointError(
