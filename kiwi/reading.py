@@ -171,6 +171,7 @@ class _BoundedLoader(yaml.SafeLoader):
         if self._depth > MAX_DEPTH:
             raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
         node = super().compose_node(parent, index)
+        assert node is not None  # PyYAML's annotation allows for a stream that has ended
         if is_alias and node not in self._sizes:
             raise ValueError("it has an alias that stands for itself")
         self._values += self._sizes[node] if is_alias else 1
