@@ -55,7 +55,9 @@ def import_published(file: Path, settings: ImportSettings, folder: Path, report:
     state = from_published_state(state, report)
     if factor:
         report("adapters", factor)
-    if settings.base and any(name.startswith("dit.") and not is_adapter(name) for name in state):
+    if not state:
+        raise CheckpointError(f"{file} contains no tensors", code="missing-weights", fix="copy or download it again")
+    if settings.base and "dit.patch_embedding.weight" in state:
         raise CheckpointError(
             f"{file} contains a DiT, so a base model would have no effect", code="unused-option", fix="remove --base"
         )

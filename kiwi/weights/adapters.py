@@ -56,7 +56,7 @@ def list_adapted_layers(adapters: Mapping[str, Tensor]) -> list[str]:
             got = "a tensor that does not belong to an adapter called 'default'"
         elif not halves <= adapters.keys():
             got = f"no {min(halves - adapters.keys())}"
-        elif tensor.ndim != 2:
+        elif tensor.ndim != 2 or not tensor.numel():
             got = f"shape {tuple(tensor.shape)}"
         else:
             continue

@@ -222,7 +222,8 @@ def resolve_layers(adapters: Mapping[str, Tensor], weights: Mapping[str, Tensor]
     known = {layer: layer for layer in layers}
     known |= {dit_to_diffusers(f"{layer}.weight").removesuffix(".weight"): layer for layer in layers}
     flat = {name.replace(".", "_"): layer for name, layer in known.items()}
-    resolved, unknown = {}, []
+    resolved: State = {}
+    unknown: list[str] = []
     for layer in list_adapted_layers(adapters):
         name = layer.replace(".processor.", ".")
         match = _UNDERSCORE_PREFIX.match(name)
@@ -250,7 +251,7 @@ def resolve_layers(adapters: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 def write_names(adapters: Mapping[str, Tensor], style: str) -> State:
     """Rename a DiT's adapters (names without `dit.`) to those of ComfyUI ("lora-comfyui") or diffusers."""
     halves = {LORA_A: ".lora_A.weight", LORA_B: ".lora_B.weight"}
-    renamed = {}
+    renamed: State = {}
     for layer in list_adapted_layers(adapters):
         if style == "lora-comfyui":
             new = f"diffusion_model.{layer}"

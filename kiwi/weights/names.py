@@ -84,13 +84,13 @@ def strip_wrappers(tensors: Mapping[str, T], source: str) -> tuple[dict[str, T],
     """
     removed = {match: None for name in tensors for match in _WRAPPER.findall(name)}
     stripped = rename(tensors, lambda name: _WRAPPER.sub("", name), source)
-    names = stripped.keys() - {"n_averaged"}  # of torch.optim.swa_utils.AveragedModel, whose weights are in `module.`
+    names = set(stripped) - {"n_averaged"}  # of torch.optim.swa_utils.AveragedModel, whose weights are in `module.`
     while (
         names and (outer := next(iter(names)).split(".")[0]) in _OUTER and all(n.startswith(f"{outer}.") for n in names)
     ):
         removed[outer] = None
         stripped = {name.removeprefix(f"{outer}."): stripped[name] for name in stripped if name in names}
-        names = stripped.keys()
+        names = set(stripped)
     return stripped, [f"{name}." for name in removed]
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from kiwi import shipped
 from kiwi.__main__ import main
+from kiwi.checkpoints import ConvertOptions, convert
 from kiwi.checkpoints.folder import from_pretrained
 from kiwi.errors import CheckpointError, InputError
 from kiwi.media.files import atomic_folder, atomic_path, write_json
@@ -61,6 +62,17 @@ def test_messages_about_a_lora_say_what_was_found_and_lead_to_a_conversion(tmp_p
     assert "8 adapters for the DiT" in error
     assert "--base" in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("state", [{}, {"x": torch.ones(2)}, {"lora_unet_blocks_0_self_attn_q.alpha": torch.ones(())}])
+def test_a_file_with_neither_weights_nor_adapters_is_rejected(tmp_path, state):
+    save_file(state, tmp_path / "x.safetensors")
+    options = ConvertOptions(
+        format="kiwi-upstream", src=str(tmp_path / "x.safetensors"), dst=tmp_path / "a",
+        base="sandbox/base", vae="sandbox/vae", mllm="sandbox/mllm",
+    )  # fmt: skip
+    with pytest.raises(CheckpointError, check=lambda e: e.code in ("missing-weights", "not-a-wan-transformer")):
+        convert(options)
 
 
 @pytest.mark.parametrize("format", ["lora-comfyui", "lora-diffusers"])
