@@ -15,7 +15,7 @@ class KiwiError(Exception):
     Args:
         problem: one sentence that says what is wrong and names the file, option or item.
         code: stable kebab-case name for the kind of error, such as "unknown-option", for programs and tests.
-        got: the rejected value, unless `problem` already contains it.
+        got: the rejected value, unless `problem` already contains it; or the error that was caught.
         expected: the accepted values.
         fix: what the user can do.
     """
@@ -25,6 +25,8 @@ class KiwiError(Exception):
     def __init__(
         self, problem: str, *, code: str, got: object = None, expected: object = None, fix: str | None = None
     ) -> None:
+        if isinstance(got, KiwiError):  # its text may have a fix and an expected value of its own
+            got = got.problem if got.got is None else f"{got.problem.rstrip('.')}: {got.got}"
         parts = [problem.rstrip(".") + "."]
         if got is not None:
             parts.append(f"Got: {str(got).rstrip('.')}.")

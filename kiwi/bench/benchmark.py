@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -22,11 +23,12 @@ from kiwi.bench.ledger import LEDGER_FILE, Judgement, Ledger
 from kiwi.bench.options import BenchmarkOptions
 from kiwi.bench.report import BenchmarkReport, write_reports
 from kiwi.bench.rubric import Rubric, read_builtin_rubrics, read_rubrics
-from kiwi.bench.run_folder import RunIdentity, hash_items, open_run, write_inputs
+from kiwi.bench.run_folder import RunIdentity, hash_items, open_run, require_no_other_files, write_inputs
 from kiwi.bench.runner import JudgingTask, RateLimit, Runner, VideoGenerator, build_generator, generate_videos
 from kiwi.bench.scoring import JudgedTask, aggregate_scores, score_items
 from kiwi.bench.suites import LIST_FILES, Suite, SuiteData, read_items, read_published_rows, read_suite
 from kiwi.errors import InputError
+from kiwi.media.files import make_folder
 from kiwi.media.run_dir import exclusive_lock
 from kiwi.reading import require_file
 from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
@@ -211,19 +213,20 @@ def _select_judge(options: BenchmarkOptions, suite: Suite) -> JudgeSpec:
 
 def _render_data(options: BenchmarkOptions, suite: Suite, out: Path) -> Path:
     """Render items of the sandbox in the suite's file layout and return their folder."""
-    data = out / "data"
-    export_sandbox(
-        SandboxExportOptions(
-            out=data,
-            items=SANDBOX_ITEMS * len(suite.categories) if options.items is None else options.items,
-            frames=suite.frames if suite.name == "sandbox" else 5,
-            size=32,
-            categories=SANDBOX_CATEGORIES[suite.name],
-            level=options.level or "full",
-            split="test",
-        )
+    export = SandboxExportOptions(
+        out=out / "data",
+        items=SANDBOX_ITEMS * len(suite.categories) if options.items is None else options.items,
+        frames=suite.frames if suite.name == "sandbox" else 5,
+        size=32,
+        categories=SANDBOX_CATEGORIES[suite.name],
+        level=options.level or "full",
+        split="test",
     )
-    return data
+    require_no_other_files(out)
+    is_part = options.part_index[1] > 1  # parts of one run may start at the same time
+    with nullcontext() if is_part else exclusive_lock(make_folder(out)):
+        export_sandbox(export)
+    return export.out
 
 
 def _make_edit_tasks(options: BenchmarkOptions, data: SuiteData, out: Path) -> list[JudgingTask]:

@@ -162,8 +162,9 @@ def read_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dict[st
         InputError: the file has another format, or lacks a category or one of its dimensions.
     """
     rubrics = {}
+    require_file(file, what="--rubrics file")
     try:
-        record = read_json(file, what="file of rubrics")
+        record = read_json(file)
         for name, dimensions in categories.items():
             if name not in record:
                 raise ValueError(f"no rubric for {name}")
@@ -171,7 +172,7 @@ def read_rubrics(file: Path, categories: Mapping[str, Sequence[str]]) -> dict[st
                 raise ValueError(f"the dimensions of {name} are not {', '.join(dimensions)}")
             text = str(record[name]["text"])
             rubrics[name] = Rubric(category=name, text=text, dimensions=tuple(dimensions), origin="official")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"--rubrics {file} does not hold rubrics of this benchmark", code="unreadable-file", got=error,
             fix="write the file with `kiwi bench rubrics import`",

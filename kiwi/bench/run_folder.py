@@ -21,6 +21,7 @@ from kiwi.bench.scoring import SCORE_KINDS, ItemScore
 from kiwi.bench.suites import BenchmarkItem, Suite, read_suite
 from kiwi.environment import environment
 from kiwi.errors import InputError
+from kiwi.media import run_dir
 from kiwi.media.files import write_json
 from kiwi.media.run_dir import open_run_dir, read_record
 from kiwi.reading import read_json
@@ -28,6 +29,7 @@ from kiwi.spec import from_dict, to_dict
 from kiwi.tables import escape_csv
 
 _RUN_FILE, _ITEMS_FILE, SCORES_FILE = "run.json", "cases.json", "scores.csv"
+_KIND, _ALLOWED = "a run of a benchmark", ("data", "videos")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +54,18 @@ class RunIdentity:
     origin: str
 
 
+def require_no_other_files(out: Path) -> None:
+    """Raise InputError if a folder holds files but no run; called before data is rendered into it."""
+    run_dir.require_no_other_files(out / _RUN_FILE, _KIND, _ALLOWED)
+
+
 def open_run(out: Path, identity: RunIdentity) -> None:
     """Create a run's folder, or check that an existing folder holds this run.
 
     Raises:
         InputError: the folder holds another run or other files.
     """
-    open_run_dir(out / _RUN_FILE, asdict(identity), "a run of a benchmark", allowed=("data", "videos"))
+    open_run_dir(out / _RUN_FILE, asdict(identity), _KIND, _ALLOWED)
 
 
 def write_inputs(out: Path, items: Sequence[BenchmarkItem], options: BenchmarkOptions) -> None:

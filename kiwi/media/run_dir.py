@@ -31,11 +31,7 @@ def open_run_dir(record: Path, settings: Mapping[str, Any], kind: str, allowed: 
     """
     folder, settings = make_folder(record.parent), json.loads(json.dumps(settings))
     if not record.exists():
-        with report_unwritable(folder):
-            unexpected = sorted({path.name for path in folder.iterdir()} - {LOCK_FILE, *allowed})
-        if unexpected:
-            problem, got = f"{folder} exists and is not {kind}", ", ".join(unexpected[:5])
-            raise InputError(problem, code="occupied-folder", got=got, fix="choose a new or an empty folder")
+        require_no_other_files(record, kind, allowed)
         write_json(record, settings)
     elif (recorded := read_record(record)) != settings:
         absent = object()
@@ -48,6 +44,18 @@ def open_run_dir(record: Path, settings: Mapping[str, Any], kind: str, allowed: 
             fix="use the same settings to resume it, or choose another folder",
         )
     return folder
+
+
+def require_no_other_files(record: Path, kind: str, allowed: Collection[str] = ()) -> None:
+    """Raise InputError if an existing folder has unexpected files and no record; the arguments are `open_run_dir`'s."""
+    folder = record.parent
+    with report_unwritable(folder):
+        if record.exists() or not folder.exists():
+            return
+        unexpected = sorted({path.name for path in folder.iterdir()} - {LOCK_FILE, *allowed})
+    if unexpected:
+        problem, got = f"{folder} exists and is not {kind}", ", ".join(unexpected[:5])
+        raise InputError(problem, code="occupied-folder", got=got, fix="choose a new or an empty folder")
 
 
 @contextmanager

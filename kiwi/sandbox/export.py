@@ -28,7 +28,6 @@ WORLD_VERSION = 4
 # Quality of the videos for x264. With the usual values, 18 to 23, tiny videos lose their colours.
 CRF = 10
 
-_LIST_FILES = ("video.csv", "image.csv", "reference.csv", "benchmark_videos.csv", "refvie_bench.yaml")
 _PREVIEW_COLUMNS = ["reference", "source, first", "source, last", "target, first", "target, last", "mask, last"]
 # Approximate height of the preview's cells, which are enlarged so that single pixels are visible.
 _CELL_HEIGHT = 144
@@ -52,8 +51,8 @@ class SandboxExportOptions(WorldOptions):
     benchmark_videos.csv, refvie_bench.yaml
                       the same items in the layouts of OpenVE-Bench and RefVIE-Bench
 
-    Rerun the same command to resume. With more items the export is extended; with fewer, the lists are shortened and no
-    file is deleted.
+    Rerun the same command to resume. A folder that holds an export with other options, or with another number of items,
+    is rejected.
 
     Args:
         out: folder to write to
@@ -105,6 +104,7 @@ def export_sandbox(options: SandboxExportOptions) -> dict[str, int]:
     settings = {
         "world": WORLD_VERSION,
         "seed": options.seed,
+        "items": options.items,
         **options.pair_settings,
         "fps": options.fps,
         "crf": CRF,
@@ -129,11 +129,8 @@ def export_sandbox(options: SandboxExportOptions) -> dict[str, int]:
     manifests = {name: records for name, records in rows.items() if records}
     lists = {name: _to_csv(records) for name, records in manifests.items()}
     lists |= _format_benchmark_lists(rows["video.csv"], rows["reference.csv"])
-    for name in _LIST_FILES:
-        if name in lists:
-            write_text(out / name, lists[name])
-        else:
-            (out / name).unlink(missing_ok=True)  # from an export of more items; all lists must have the same items
+    for name, text in lists.items():
+        write_text(out / name, text)
     return {name: len(records) for name, records in manifests.items()}
 
 

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from kiwi.data.datamodule import EditData
 from kiwi.environment import environment
-from kiwi.errors import InputError, KiwiError, exception_chain
+from kiwi.errors import CheckpointError, InputError, KiwiError, exception_chain
 from kiwi.media.files import make_folder, write_json, write_text
 from kiwi.media.run_dir import LOCK_FILE, exclusive_lock
 from kiwi.spec import abstract_specs
@@ -108,6 +108,9 @@ class KiwiCLI(LightningCLI):
             self._locks.enter_context(self._lock_run(folder.parent))
         if config.get("ckpt_path") == "last":
             path = checkpointing.checkpoint_to_resume(folder)
+            if path is None and self.config["subcommand"] == "validate":
+                fix = "give the run's --trainer.default_root_dir, or --ckpt_path RUN/checkpoints/last.ckpt"
+                raise CheckpointError(f"there is no checkpoint in {folder}", code="missing-file", fix=fix)
             config.ckpt_path = None if path is None else str(path)
             log.info("resuming from %s" if path else "no checkpoint in %s yet: starting a new run", path or folder)
         elif config.get("ckpt_path") is not None:

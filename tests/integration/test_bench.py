@@ -14,9 +14,17 @@ from urllib.parse import unquote
 import pytest
 
 from kiwi.__main__ import main
-from kiwi.bench import AgreementOptions, BenchmarkOptions, CompareOptions, compare_runs, measure_agreement
+from kiwi.bench import (
+    AgreementOptions,
+    BenchmarkOptions,
+    CompareOptions,
+    compare_runs,
+    measure_agreement,
+    run_benchmark,
+)
 from kiwi.bench.controls import CONTROL_KINDS
 from kiwi.errors import KiwiError
+from kiwi.media.run_dir import exclusive_lock
 
 CLIPS = os.environ.get("KIWI_CLIPS")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -249,6 +257,8 @@ def test_runs_of_different_judges_are_not_comparable(run, tmp_path):
         (["openve", "--data", "sandbox", "--metrics", "bogus"], "--metrics has no metric 'bogus'"),
         (["openve", "--data", "sandbox", "--videos", "nowhere"], "--videos nowhere"),
         (["openve", "--data", "sandbox", "--rubrics", "{data}/world.json"], "--rubrics"),
+        (["openve", "--data", "sandbox", "--rubrics", "nofile"], "--rubrics file nofile does not exist"),
+        (["openve", "--data", "sandbox", "--rubrics", "."], "not a --rubrics file"),
         (["openve", "--data", "sandbox", "--judge", "replay:nope"], "nope"),
         (["openve", "--data", "{data}", "--judge", "oracle", "--model", "./nope"], "nope"),
         (["openve", "--data", "sandbox", "--out", "x" * 300], "too long"),
@@ -261,7 +271,9 @@ def test_unusable_options_are_rejected_by_name_and_nothing_is_written(
 ):
     monkeypatch.chdir(tmp_path)
     assert main(["bench", *(option.format(data=run / "data") for option in options)]) == 2
-    assert named in " ".join(capsys.readouterr().err.split())
+    message = " ".join(capsys.readouterr().err.split())
+    assert named in message
+    assert message.count("Fix:") <= 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -270,6 +282,27 @@ def test_the_folder_of_another_run_is_not_touched(run, tmp_path, capsys):
     assert score_videos(run, run / "videos", run, "--name", "another") == 2
     assert "title another" in " ".join(capsys.readouterr().err.split())
     assert (run / "report.md").read_text() == report
+
+
+@pytest.mark.parametrize("changed", [("--items", "9"), ("--items", "11"), ("--level", "middle")])
+def test_a_run_with_other_items_is_rejected_by_name_before_its_data_is_rendered(run, editor, changed, capsys):
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    options = {"--items": "10", "--level": "easy", changed[0]: changed[1]}
+    words = [word for option in options.items() for word in option]
+    assert main(["bench", "openve", "--data", "sandbox", *words, "--model", editor, "--out", str(run)]) == 2
+    assert f"Got: {changed[0][2:]} {changed[1]}. Expected: {changed[0][2:]}" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
+def test_no_data_is_rendered_into_a_folder_of_other_files_or_of_a_running_command(run, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(KiwiError, check=lambda error: error.code == "occupied-folder"):
+        run_benchmark(BenchmarkOptions(suite="openve", data="sandbox", out=tmp_path))
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+    with exclusive_lock(run), pytest.raises(KiwiError, check=lambda error: error.code == "locked-folder"):
+        run_benchmark(BenchmarkOptions(suite="openve", data="sandbox", items=9, out=run))
 
 
 @pytest.mark.skipif(CLIPS is None, reason="KIWI_CLIPS names no folder of clips")

@@ -243,6 +243,24 @@ def test_validate_refuses_an_untrained_model(runs, capsys):
     assert "needs a checkpoint" in refused(capsys, "validate", "--config", str(runs / "editor" / "config.yaml"))
 
 
+def test_validate_says_that_a_run_folder_has_no_last_checkpoint(runs, tmp_path, capsys):
+    root = ["--trainer.default_root_dir", str(tmp_path / "run")]
+    config = str(runs / "editor" / "config.yaml")
+    assert main(["validate", "--config", config, "--ckpt_path", "last", *root]) == 2
+    output = " ".join(capsys.readouterr().err.split())
+    assert f"there is no checkpoint in {tmp_path / 'run' / 'checkpoints'}" in output
+    assert "new run" not in output
+    assert "--ckpt_path last" not in output
+
+
+@pytest.mark.parametrize("folder", ["", "../x", ".", "checkpoints"])
+def test_a_model_folder_outside_the_run_is_refused_before_training(runs, tmp_path, capsys, folder):
+    root = ["--trainer.default_root_dir", str(tmp_path / "run")]
+    message = refused(capsys, "fit", "--config", str(runs / "editor.yaml"), *root, f"--export.folder={folder}")
+    assert "--export.folder" in message
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_is_not_resumed_into_another_runs_folder(runs, tmp_path, capsys):
     last = runs / "vae" / "checkpoints" / "last.ckpt"
     assert "already holds a run" in refused(

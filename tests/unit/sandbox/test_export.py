@@ -91,19 +91,19 @@ def test_an_interrupted_export_is_resumed(folder):
     assert np.abs(restored.astype(int) - target).mean() < 10
 
 
-def test_an_export_can_be_extended(tmp_path):
-    export(tmp_path / "world", 1, **SETTINGS, categories=("local_add",))
+def test_lists_without_rows_are_omitted(tmp_path):
     manifests = export(tmp_path / "world", 3, **SETTINGS, categories=("local_add",))
     assert manifests == {"video.csv": 3, "image.csv": 3}
-    assert not (tmp_path / "world" / "reference.csv").exists()
-
-
-def test_with_fewer_items_all_lists_are_shortened(tmp_path):
-    export(tmp_path / "world", 7, frames=2, height=32)
-    export(tmp_path / "world", 5, frames=2, height=32)
     lists = {item.name for item in (tmp_path / "world").iterdir() if item.is_file()} - {"world.json"}
     assert lists == {"video.csv", "image.csv", "benchmark_videos.csv"}
-    assert len(list((tmp_path / "world/references").iterdir())) == 2
+
+
+@pytest.mark.parametrize("items", [1, 13, 15])
+def test_an_export_of_another_number_of_items_is_rejected_and_nothing_changes(folder, items):
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    with pytest.raises(InputError, match="items 14", check=lambda error: error.code == "changed-settings"):
+        export(folder, items, **SETTINGS)
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
 
 def test_frames_too_wide_for_a_visible_edit_are_rejected(tmp_path):
