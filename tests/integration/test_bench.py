@@ -290,9 +290,8 @@ def test_a_run_with_other_items_is_rejected_by_name_before_its_data_is_rendered(
     options = {"--items": "10", "--level": "easy", changed[0]: changed[1]}
     words = [word for option in options.items() for word in option]
     assert main(["bench", "openve", "--data", "sandbox", *words, "--model", editor, "--out", str(run)]) == 2
-    assert f"Got: {changed[0][2:]} {changed[1]}. Expected: {changed[0][2:]}" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"Got: {changed[0][2:]} {changed[1]}. Expected: {changed[0][2:]}" in message
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
