@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kiwi.printable import escape_line
@@ -91,3 +92,9 @@ def plot_curves(
     }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=legend_columns, frameon=False)
     return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Save a figure in the format of the path's suffix, without the date that PDF and SVG would contain."""
+    dates = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+    figure.savefig(path, format=path.suffix[1:].lower(), metadata=dates.get(path.suffix.lower()))

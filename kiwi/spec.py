@@ -287,7 +287,10 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, Spec):
         return from_dict(hint, value, path)
     if hint is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise SpecError(f"{path} is too large for a number", code="out-of-range") from None
     if hint is Path and isinstance(value, (str, Path)):
         return Path(value)
     if isinstance(hint, type) and type(value) is not hint:

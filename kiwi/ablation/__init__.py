@@ -73,6 +73,9 @@ class AblateOptions(Options):
             flag = next(flag for flag, is_set in switches.items() if is_set)
             message = f"--price and {flag} cannot be combined, because the price is part of the estimate"
             raise InputError(message, code="conflicting-options", fix="remove one of them")
+        if self.dry_run and self.report:
+            message = "--dry-run and --report cannot be combined, because a dry run analyses nothing"
+            raise InputError(message, code="conflicting-options", fix="remove one of them")
         if self.executor_options and self.launcher != "slurm":
             raise InputError("--slurm needs --launcher slurm", code="conflicting-options", got=" ".join(self.slurm))
 

@@ -11,7 +11,7 @@ import numpy as np
 from kiwi.ablation.analysis import NOT_SIGNIFICANT, UNKNOWN, ArmSummary
 from kiwi.ablation.results import RunResult
 from kiwi.ablation.study import Cost
-from kiwi.figures import COLOURS, MARKERS, Curve, escape_label, plot_curves
+from kiwi.figures import COLOURS, MARKERS, Curve, escape_label, plot_curves, save_figure
 from kiwi.media.files import atomic_path, make_folder
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def write_figures(
     for name, figure in figures.items():
         for suffix in ("png", "pdf") if figure is not None else ():
             with atomic_path(out / f"{name}.{suffix}") as temporary:
-                figure.savefig(temporary, format=suffix)  # type: ignore[union-attr]
+                save_figure(figure, temporary)  # type: ignore[arg-type]
 
 
 def _draw_forest_plot(metric: str, summaries: Sequence[ArmSummary]) -> Figure | None:

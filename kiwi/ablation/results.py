@@ -1,6 +1,8 @@
 """result.json, the record of a finished run: values of all items, scalar metrics, learning curves and cost."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
 from pathlib import Path
@@ -8,9 +10,10 @@ from statistics import median
 from typing import Any
 
 from kiwi.ablation.steps import Step
-from kiwi.errors import InputError, KiwiError
+from kiwi.errors import InputError, KiwiError, SpecError
 from kiwi.evaluation.measurement import Measurement, MetricValues
 from kiwi.media.run_dir import read_record
+from kiwi.spec import Spec, from_dict
 from kiwi.training.run_log import METRICS_FILE, last_values, read_log
 
 CURVES = ("loss", "val/loss")
@@ -18,6 +21,9 @@ CURVES = ("loss", "val/loss")
 
 SIGMA_PREFIXES = ("gamma_at_", "val/loss_at_")
 """Prefixes of logged metrics whose name ends with a noise level; their last values are recorded."""
+
+MAX_VALUE = 1e100
+"""Largest magnitude of a value in result.json; the squares of larger ones overflow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,7 @@ class RunResult:
         curves: list of (step, value) by metric; the steps of all stages are counted through.
         by_sigma: last value by prefix and noise level.
         cost: seconds and steps, and samples_per_second and memory_gib if they were logged.
+        fingerprint: hash of the run's configuration and measurements (`kiwi.ablation.runs.Run`).
     """
 
     label: str
@@ -45,6 +52,7 @@ class RunResult:
     curves: Mapping[str, Sequence[Sequence[float]]]
     by_sigma: Mapping[str, Mapping[str, float]]
     cost: Mapping[str, float] = field(default_factory=dict)
+    fingerprint: str = ""
 
     def values(self, metric: str) -> dict[str, float]:
         """Return the values of a metric by item id; a scalar metric has one item with an empty id."""
@@ -53,27 +61,65 @@ class RunResult:
         return {"": self.scalar_metrics[metric]} if metric in self.scalar_metrics else {}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _ResultRecord(Spec):
+    """The fields of result.json; `from_dict` checks their types."""
+
+    label: str
+    seed: int
+    fingerprint: str = ""
+    items: dict[str, dict[str, float]]
+    categories: dict[str, str]
+    clusters: dict[str, str]
+    numbers: dict[str, float]
+    curves: dict[str, list[tuple[float, float]]]
+    by_sigma: dict[str, dict[str, float]]
+    cost: dict[str, float]
+    seconds: float
+
+    def __post_init__(self) -> None:
+        fields = ((name, value) for name, value in vars(self).items() if name not in ("label", "seed", "fingerprint"))
+        for path, value in itertools.chain.from_iterable(_iterate_values(*pair) for pair in fields):
+            if isinstance(value, float) and not abs(value) <= MAX_VALUE:
+                expected = f"a number of at most {MAX_VALUE:g}"
+                raise SpecError(f"{path} is out of range", code="out-of-range", got=value, expected=expected)
+        for metric, values in self.items.items():
+            if not values:
+                raise SpecError(f"items.{metric} is empty", code="out-of-range", expected="a value for each item")
+            if unknown := next((item for item in values if item not in self.categories), None):
+                raise SpecError(f"categories has no entry for {unknown!r}", code="missing-field")
+        for prefix, level in ((prefix, level) for prefix, values in self.by_sigma.items() for level in values):
+            if not re.fullmatch(r"\d+(\.\d+)?(e-\d\d)?", level, re.ASCII):
+                expected = "a noise level such as 0.5"
+                problem = f"by_sigma.{prefix} has an invalid key"
+                raise SpecError(problem, code="wrong-type", got=repr(level), expected=expected)
+
+
+def _iterate_values(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Iterate over the values in nested mappings and sequences, with their paths."""
+    if isinstance(value, dict):
+        inner = ((f"{path}.{key}", item) for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        inner = ((f"{path}[{index}]", item) for index, item in enumerate(value))
+    else:
+        yield path, value
+        return
+    for name, item in inner:
+        yield from _iterate_values(name, item)
+
+
 def read_result(file: Path) -> RunResult:
-    """Read a result.json. Raises InputError if it cannot be read or is not the result of a run."""
-    fix = "delete the file and rerun the study"
+    """Read a result.json. Raises InputError, which names the field, if it is damaged or has values of wrong types."""
     try:
-        record = read_record(file)
-        record.pop("fingerprint", None)
-        cost = {**record.pop("cost"), "seconds": float(record.pop("seconds"))}
-        scalar_metrics = record.pop("numbers")
-        result = RunResult(**record, scalar_metrics=scalar_metrics, cost=cost)
-        if not all(result.items.values()):
-            raise ValueError("a metric has no items")
-        metrics = (result.scalar_metrics, *result.items.values())
-        if not all(isfinite(value) for metric in metrics for value in metric.values()):
-            raise ValueError("a value is not finite")
-        if not all(item in result.categories for metric in result.items.values() for item in metric):
-            raise ValueError("an item has no category")
-    except InputError as error:
-        raise InputError(f"cannot read {file}", code="invalid-result", got=error.got, fix=fix) from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{file} is not the result of a run", code="invalid-result", got=error, fix=fix) from None
-    return result
+        record: _ResultRecord = from_dict(_ResultRecord, read_record(file))
+    except (InputError, SpecError) as error:
+        problem = f"{file} is not the result of a run"
+        got = error.got if isinstance(error, InputError) else error
+        fix = "delete the file and rerun the same command"
+        raise InputError(problem, code="invalid-result", got=got, fix=fix) from None
+    fields = {name: value for name, value in vars(record).items() if name not in ("numbers", "seconds")}
+    cost = {**record.cost, "seconds": record.seconds}
+    return RunResult(**fields | {"scalar_metrics": record.numbers, "cost": cost})
 
 
 def _collect_values(measurement: Measurement, folder: Path) -> MetricValues:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiwi.ablation.results import collect_results
+from kiwi.ablation.results import collect_results, read_result
 from kiwi.ablation.steps import (
     LOG_FILE,
     Step,
@@ -100,12 +100,10 @@ def prepare_run(run: Run) -> None:
 
 
 def check_result(run: Run) -> None:
-    """Raise an InputError if the result in a run's folder has another label, seed or fingerprint."""
-    recorded = read_record(run.folder / RESULT_FILE)
-    if differing := [name for name, value in run.record.items() if recorded.get(name) != value]:
-        got, expected = (
-            ", ".join(f"{name} {record.get(name)}" for name in differing) for record in (recorded, run.record)
-        )
+    """Raise an InputError if the result of a run cannot be read, or has another label, seed or fingerprint."""
+    recorded = vars(read_result(run.folder / RESULT_FILE))
+    if differing := [name for name, value in run.record.items() if recorded[name] != value]:
+        got, expected = (", ".join(f"{name} {record[name]}" for name in differing) for record in (recorded, run.record))
         problem = f"{run.folder} has the result of another configuration or of other measurements"
         fix = "choose another --out or delete the folder"
         raise InputError(problem, code="changed-settings", got=got, expected=expected, fix=fix)

@@ -31,6 +31,7 @@ from kiwi.ablation.runs import (
 from kiwi.ablation.steps import Step, write_steps
 from kiwi.ablation.study import Study, count_cost, make_fit_options, read_study
 from kiwi.environment import environment
+from kiwi.errors import InputError
 from kiwi.media.files import make_folder, write_json
 from kiwi.media.run_dir import exclusive_lock
 from kiwi.spec import to_dict
@@ -46,6 +47,8 @@ def run_sweep(options: AblateOptions) -> StudyReport:
     study, out = read_study(options.study), options.folder
     if options.seeds:
         study = replace(study, seeds=list(options.seeds))
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file, not a folder", code="not-a-folder", fix="choose another --out")
     runs = list_runs(study, out)
     list_cache_requests(study.arms, study.seeds)  # raises an error if a cache does not suit its arms
     for measurement in study.measurements:
@@ -56,6 +59,9 @@ def run_sweep(options: AblateOptions) -> StudyReport:
     if options.dry_run:
         waiting = [run.name for run in runs if run.state != "done"]
         return StudyReport(table=_make_plan_table(study, runs), missing=waiting)
+    if options.report and all(run.state == "waiting" for run in runs):
+        problem, fix = f"{out} has no run of this study to report", "choose the folder of the study with --out"
+        raise InputError(problem, code="no-results", fix=f"{fix}, or run the study without --report")
     launcher = None if options.report else _make_launcher(options, out)
     make_folder(out)
     with exclusive_lock(out):

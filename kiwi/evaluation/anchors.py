@@ -18,7 +18,7 @@ from kiwi.environment import environment
 from kiwi.evaluation.fidelity import compute_edit_metrics
 from kiwi.evaluation.options import AnchorOptions
 from kiwi.evaluation.sandbox_scores import ORACLE_SCORES
-from kiwi.figures import Curve, plot_curves
+from kiwi.figures import Curve, plot_curves, save_figure
 from kiwi.media.files import atomic_path, make_folder, write_json, write_text
 from kiwi.models.vae.wan import WanVae
 from kiwi.sandbox.anchors import ANCHORS, Anchor, check_anchor, reconstruction_anchor, score_degraded
@@ -66,7 +66,7 @@ def check_anchors(options: AnchorOptions) -> AnchorReport:
     figure = _plot_degradations(degradations)
     for suffix in ("png", "pdf"):
         with atomic_path(out / f"damage.{suffix}") as temporary:
-            figure.savefig(temporary, format=suffix)
+            save_figure(figure, temporary)
     write_json(out / "environment.json", environment())
     return AnchorReport(tables, passed)
 

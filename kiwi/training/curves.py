@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kiwi.errors import InputError, format_choices
-from kiwi.figures import Curve, plot_curves
+from kiwi.figures import Curve, plot_curves, save_figure
 from kiwi.media.files import atomic_path, require_writable, write_text
 from kiwi.options import Options, option, positional
 from kiwi.tables import Table
@@ -71,7 +71,7 @@ def draw_curves(options: CurvesOptions) -> Path:
     ]
     figure = plot_curves(panels, x="optimizer steps", y="mean over an interval of steps", limits=None)
     with atomic_path(options.out) as temporary:
-        figure.savefig(temporary, format=options.out.suffix[1:].lower())
+        save_figure(figure, temporary)
     csv_file = options.out.with_suffix(".csv")
     write_text(csv_file, Table("", ("number", "run", "step", "value"), rows).to_csv())
     return csv_file

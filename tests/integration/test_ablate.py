@@ -26,6 +26,7 @@ from kiwi.ablation.results import read_result
 from kiwi.ablation.runs import list_runs
 from kiwi.ablation.study import count_cost, read_study
 from kiwi.data.feature_cache import FeatureCache
+from kiwi.errors import InputError
 from kiwi.evaluation.measurement import Metric
 from kiwi.evaluation.sandbox_scores import collate_pairs, edit_pairs, make_pair_editor, score_item
 from kiwi.models.sampling import Sampling
@@ -139,6 +140,31 @@ def test_a_report_runs_nothing_and_names_what_is_missing(study, tmp_path, monkey
     assert next(iter(report.summaries)) == "sandbox inside"
     assert (copy / "table.md").read_text() == table
     assert (copy / "environment.json").read_text() == "the machine of the runs"
+
+
+def test_a_repeated_report_does_not_change_its_files(study, tmp_path):
+    file, out = study
+    copy = shutil.copytree(out, tmp_path / "copy")
+    contents = []
+    for _ in range(2):
+        assert main(["ablate", file, "--out", str(copy), "--report"]) == 1
+        contents.append({path: path.read_bytes() for path in copy.rglob("*") if path.is_file()})
+        time.sleep(1)  # the resolution of dates in PDF files
+    assert contents[0] == contents[1]
+
+
+def test_a_report_writes_nothing_to_a_folder_without_results(study, tmp_path, capsys):
+    file, _ = study
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    (clips / "a.mp4").write_bytes(b"video")
+    for out in (clips, tmp_path / "new", clips / "a.mp4"):
+        assert main(["ablate", file, "--out", str(out), "--report"]) == 2
+        with pytest.raises(InputError) as caught:
+            run_study(AblateOptions(study=Path(file), out=out, report=True))
+        assert caught.value.code == ("not-a-folder" if out.is_file() else "no-results")
+    assert sorted(tmp_path.rglob("*")) == [clips, clips / "a.mp4"]
+    assert main(["ablate", file, "--out", str(clips / "a.mp4"), "--dry-run"]) == 2
 
 
 def test_results_are_enough_to_report_elsewhere_and_with_fewer_seeds(study, tmp_path, capsys):

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from kiwi.figures import COLOURS, Curve, plot_curves
+from kiwi.figures import COLOURS, Curve, plot_curves, save_figure
 
 
 def draw(**options):
@@ -34,3 +34,12 @@ def test_a_figure_is_drawn_without_a_display():
     pixels = np.asarray(Image.open(data).convert("RGB"))
     assert pixels.shape[1] > 2.5 * pixels.shape[0]
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
+
+
+def test_a_saved_figure_does_not_contain_the_date(tmp_path):
+    for name in ("a.png", "a.pdf", "a.svg", "b.PDF"):
+        save_figure(draw(), tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+        assert content
+        assert b"CreationDate" not in content
+        assert b"<dc:date>" not in content

@@ -197,16 +197,37 @@ def test_a_valid_result_is_read(tmp_path):
     assert read_result(tmp_path / RESULT_FILE).items == {"x": {"a": 1.0}}
 
 
-INVALID = [{"items": []}, {"items": {"x": {}}}, {"items": {"x": {"a": "1"}}}, {"items": {"x": {"a": float("nan")}}},
-           {"numbers": None}, {"numbers": {"x": float("inf")}}, {"categories": {}}]  # fmt: skip
+INVALID = [
+    {"items": []}, {"items": {"x": {}}}, {"items": {"x": {"a": "1"}}}, {"items": {"x": {"a": float("nan")}}},
+    {"items": {"x": {"a": True}}}, {"items": {"x": {"a": 1e308}}}, {"items": {"x": 5}},
+    {"numbers": None}, {"numbers": {"x": float("inf")}}, {"numbers": {"x": 10**400}}, {"categories": {"a": 5}},
+    {"clusters": None}, {"curves": {"loss": 5}}, {"curves": {"loss": [[1, "x"]]}}, {"curves": {"loss": [[1]]}},
+    {"curves": {"loss": [[1, -1e308]]}}, {"by_sigma": [1]}, {"by_sigma": {"gamma_at_": {"x": 1.0}}},
+    {"by_sigma": {"gamma_at_": [0.5]}}, {"cost": {"steps": "x"}}, {"seconds": "nan"}, {"seconds": float("nan")},
+    {"seconds": None}, {"label": 5}, {"seed": "0"}, {"seed": True}, {"other": 1},
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"label": 3}', "\0", *(json.dumps(RECORD | item) for item in INVALID)])
-def test_an_invalid_result_raises_an_error_with_the_file_name(tmp_path, text):
-    (tmp_path / RESULT_FILE).write_text(text)
+@pytest.mark.parametrize("changes", INVALID, ids=str)
+def test_a_result_with_values_of_wrong_types_is_refused_with_the_name_of_the_field(tmp_path, changes):
+    (tmp_path / RESULT_FILE).write_text(json.dumps(RECORD | changes))
     with pytest.raises(InputError, match=RESULT_FILE) as caught:
         read_result(tmp_path / RESULT_FILE)
     assert caught.value.code == "invalid-result"
+    assert next(iter(changes)) in str(caught.value.got)
+    run = replace(make_run(tmp_path), fingerprint=RECORD["fingerprint"])
+    with pytest.raises(InputError, match=RESULT_FILE):
+        check_result(run)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "5", "null", '{"label": 3}', "\0", '{"seed": ' + "1" * 5000 + "}"])
+def test_a_damaged_result_is_refused_and_to_be_deleted(tmp_path, text):
+    (tmp_path / RESULT_FILE).write_text(text)
+    for read in (lambda: read_result(tmp_path / RESULT_FILE), lambda: check_result(make_run(tmp_path))):
+        with pytest.raises(InputError, match=RESULT_FILE) as caught:
+            read()
+        assert caught.value.code == "invalid-result"
+        assert caught.value.fix.startswith("delete the file and rerun")
 
 
 def prepared_folders(tmp_path, count):

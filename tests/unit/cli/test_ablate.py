@@ -41,6 +41,7 @@ def test_a_cluster_option_without_a_name_is_refused(assignment):
         ({"seeds": (-1,)}, "invalid-seeds"),
         ({"seeds": (1, 1)}, "invalid-seeds"),
         ({"slurm": ("slurm_partition=gpu",)}, "conflicting-options"),
+        ({"report": True, "dry_run": True}, "conflicting-options"),
     ],
 )
 def test_values_that_cannot_be_used_are_refused(options, code):
