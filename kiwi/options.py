@@ -11,7 +11,7 @@ from typing import Any
 
 from kiwi.errors import InputError
 from kiwi.reading import parse_yaml
-from kiwi.spec import Spec
+from kiwi.spec import LARGEST, Spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +19,15 @@ class Options(Spec):
     """Base class of the options of all commands. Subclasses validate their values in `__post_init__`."""
 
     def require_at_least(self, minimum: int, *names: str) -> None:
-        """Raise an InputError if one of the named options is below a minimum; None is accepted."""
+        """Raise an InputError if one of the named options is below a minimum or above LARGEST; None is accepted."""
         for name in names:
             value = getattr(self, name)
-            if value is not None and value < minimum:
-                flag = "--" + name.replace("_", "-")
-                raise InputError(f"{flag} must be at least {minimum}", code="out-of-range", got=value)
+            if value is not None and not minimum <= value <= LARGEST:
+                problem, expected = (
+                    f"--{name.replace('_', '-')} must be at least {minimum}",
+                    f"{minimum} to {LARGEST:,}",
+                )
+                raise InputError(problem, code="out-of-range", got=value, expected=expected)
 
 
 def positional(default: Any = dataclasses.MISSING, *, metavar: str | None = None) -> Any:

@@ -24,6 +24,9 @@ from kiwi.errors import SpecError, format_choices
 
 log = logging.getLogger(__name__)
 
+LARGEST = 10**9
+"""Largest number that is accepted as a size or a count, in specs and in options."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
@@ -67,12 +70,13 @@ def warn_renamed(former: str, current: str) -> None:
 
 
 def require_positive(spec: Spec, *names: str) -> None:
-    """Raise a SpecError if one of the named fields, or an entry of a sequence in it, is below 1; None is accepted."""
+    """Raise a SpecError if a named field, or an entry of a sequence in it, is not in 1 to LARGEST; None is accepted."""
     for name in names:
         value = getattr(spec, name)
         entries = value if isinstance(value, (tuple, list)) else () if value is None else (value,)
-        if any(entry < 1 for entry in entries):
-            raise SpecError(f"{type(spec).__name__}.{name} must be at least 1", code="out-of-range", got=value)
+        if not all(1 <= entry <= LARGEST for entry in entries):
+            problem, expected = f"{type(spec).__name__}.{name} must be at least 1", f"1 to {LARGEST:,}"
+            raise SpecError(problem, code="out-of-range", got=value, expected=expected)
 
 
 def abstract_specs() -> list[type[Spec]]:
@@ -299,8 +303,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         fix = "write it with a decimal point and without quotes, such as 1.0e-6" if is_number else None
         message = f"{path} has the wrong type"
         raise SpecError(message, code="wrong-type", got=repr(value), expected=hint.__name__, fix=fix)
-    if hint is float and math.isnan(value):
-        raise SpecError(f"{path} is not a number", code="out-of-range", got=value)
+    if hint is float and not math.isfinite(value):
+        raise SpecError(f"{path} is not a finite number", code="out-of-range", got=value)
     return value
 
 

@@ -21,6 +21,7 @@ from kiwi.data.sources import DataSource, Record
 from kiwi.errors import CheckpointError, InputError
 from kiwi.keyed import key
 from kiwi.processes import end_with_parent
+from kiwi.spec import LARGEST
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class EditData(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or holdout < 0 or not train:
+        if not 1 <= batch_size <= LARGEST or not 0 <= holdout <= LARGEST or not train:
             got = f"{len(train)} sources, data.batch_size {batch_size}, data.holdout {holdout}"
             message = "data.train needs at least one source, data.batch_size >= 1 and data.holdout >= 0"
             raise InputError(message, code="out-of-range", got=got)

@@ -5,6 +5,7 @@ Every field of the model's specs, the data, the trainer and the standard callbac
 """
 
 import logging
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -139,8 +140,9 @@ class KiwiCLI(LightningCLI):
         elif self._get(self.config_init, "trainer.logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(root, name="", version="")
         kwargs["use_distributed_sampler"] = False
+        plugins = self._get(self.config_init, "trainer.plugins") or []
         kwargs["plugins"] = [
-            *(self._get(self.config_init, "trainer.plugins") or []),
+            *(plugins if isinstance(plugins, list) else [plugins]),
             checkpointing.AtomicCheckpointIO(),
         ]
         trainer = super().instantiate_trainer(**kwargs)
@@ -234,7 +236,7 @@ def run_cli(argv: Sequence[str], cli_class: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
             parser_class=_ArgumentParser,
             parser_kwargs={"prog": "python -m kiwi"},
         )
-    except (ArgumentError, MisconfigurationException, ValueError) as error:
+    except (ArgumentError, MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
         _raise_plain_error(error)
 
 
@@ -242,9 +244,20 @@ def _raise_plain_error(error: Exception, options: Iterable[str] = ()) -> NoRetur
     """Raise the KiwiError of a constructor, which jsonargparse wraps, or a short form of jsonargparse's own error."""
     if cause := next((cause for cause in exception_chain(error) if isinstance(cause, KiwiError)), None):
         raise cause from None
-    if isinstance(error, ValueError):
+    rejection = next((cause for cause in exception_chain(error) if _is_raised_by_lightning(cause)), None)
+    if rejection is not None and not isinstance(error, ArgumentError):
+        problem = "Lightning rejects an option of the trainer, or a package is missing"
+        got, fix = " ".join(str(rejection).split()), "correct the options of trainer, or install the package"
+        raise InputError(problem, code="invalid-trainer", got=got, fix=fix) from None
+    if not isinstance(error, (ArgumentError, MisconfigurationException)):
         raise error  # a bug, which keeps its traceback
     raise explain_parse_error(str(error), options) from None
+
+
+def _is_raised_by_lightning(error: BaseException) -> bool:
+    """Whether a statement of Lightning raised an error, or a logger, strategy or plugin cannot import its package."""
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return isinstance(error, ImportError) or (bool(modules) and modules[-1].startswith("lightning"))
 
 
 def _silence_library_warnings() -> None:

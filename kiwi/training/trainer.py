@@ -34,6 +34,8 @@ class Trainer(lightning.Trainer):
     def __init__(
         self, *, accelerator: str | Accelerator = "auto", precision: Precision | None = None, **kwargs: Any
     ) -> None:
+        if (batches := kwargs.get("accumulate_grad_batches")) is not None and batches < 1:
+            raise InputError("trainer.accumulate_grad_batches must be at least 1", code="out-of-range", got=batches)
         on_cpu = accelerator == "cpu"
         if precision == "auto":
             precision = "bf16-mixed" if has_bf16(on_cpu=on_cpu) else "32-true"

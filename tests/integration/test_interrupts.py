@@ -64,3 +64,22 @@ def test_a_run_folder_that_cannot_be_made_is_refused_at_once(argv, tmp_path, pla
     folder = tmp_path / "file" if place == "file" else tmp_path / "file" / "run"
     assert main([*argv, "--trainer.default_root_dir", str(folder)]) == 2
     assert "cannot be created" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--trainer.logger=WandbLogger"],
+        ["--trainer.logger=CometLogger"],
+        ["--trainer.strategy=deepspeed_stage_2"],
+        ["--trainer.strategy=fsdp"],
+        ["--trainer.max_epochs=-5"],
+        ["--trainer.max_time=soon"],
+        ["--trainer.accumulate_grad_batches=0"],
+        ["--trainer.limit_val_batches=-1"],
+    ],
+)
+def test_what_lightning_rejects_is_one_paragraph(argv, tmp_path, options, capsys):
+    assert main([*argv, *options]) == 2
+    assert "error:" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
