@@ -113,8 +113,7 @@ def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> 
     _log_items(suite, data)
     built_judge = judge_spec.build(folder)
     tasks = _make_edit_tasks(options, data, out)
-    is_missing = any(not task.edited.is_file() for task in tasks)
-    generate = build_generator(options, suite) if options.editor is not None and is_missing else None
+    generate, editor = (None, {}) if options.editor is None else build_generator(options, suite)
     identity = RunIdentity(
         name=suite.name,
         title=options.name or _choose_title(options),
@@ -123,6 +122,7 @@ def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> 
         version=built_judge.version,
         rubrics={category: rubric.hash for category, rubric in rubrics.items()},
         origin=next(iter(rubrics.values())).origin,
+        editor=editor,
     )
     open_run(out, identity)
     part, parts = options.part_index
@@ -231,12 +231,18 @@ def _render_data(options: BenchmarkOptions, suite: Suite, out: Path) -> Path:
 
 def _make_edit_tasks(options: BenchmarkOptions, data: SuiteData, out: Path) -> list[JudgingTask]:
     videos, repeats = options.videos or out / "videos", range(options.repeats)
+    files = {_with_lower_suffix(path.name): path for path in sorted(videos.iterdir())} if videos.is_dir() else {}
     return [
         JudgingTask(
-            id=item.id, item=item, instruction=item.instruction, edited=videos / item.edited_name, repeats=repeats
+            id=item.id, item=item, instruction=item.instruction, repeats=repeats,
+            edited=files.get(item.edited_name, videos / item.edited_name),
         )
         for item in data.items
-    ]
+    ]  # fmt: skip
+
+
+def _with_lower_suffix(name: str) -> str:
+    return str(Path(name).with_suffix(Path(name).suffix.lower()))
 
 
 def _choose_title(options: BenchmarkOptions) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kiwi.bench.reply import read_reply
 from kiwi.errors import InputError, SpecError
 from kiwi.media.journal import Journal
 from kiwi.spec import Spec, from_dict
@@ -106,15 +107,19 @@ class Ledger:
 def read_ledger(file: Path) -> list[Judgement]:
     """All judgements of a file in order; none if there is no file.
 
-    Logs the number of skipped records that are not judgements, and of questions with conflicting scores.
+    Scores that are not those of the stored reply do not count. Logs the numbers of these, of skipped records that are
+    not judgements, and of questions with conflicting scores.
 
     Raises:
         InputError: the path is a folder, or the file cannot be read.
     """
     records = Journal(file).read()
-    judgements = [judgement for record in records if (judgement := _from_record(record)) is not None]
+    stated = [judgement for record in records if (judgement := _from_record(record)) is not None]
+    judgements = [_reread_scores(judgement) for judgement in stated]
     if skipped := len(records) - len(judgements):
         log.warning("%s: skipped %d of %d records that are not judgements", file, skipped, len(records))
+    if changed := sum(judgement is not kept for judgement, kept in zip(stated, judgements, strict=True)):
+        log.warning("%s: %d answers have scores that are not those of their reply; they do not count", file, changed)
     scores: dict[str, list[Mapping[str, float]]] = {}
     for judgement in judgements:
         if judgement.scores is not None:
@@ -122,6 +127,13 @@ def read_ledger(file: Path) -> list[Judgement]:
     if conflicts := sum(any(later != first for later in rest) for first, *rest in scores.values()):
         log.warning("%s: %d questions have judgements with different scores; the last counts", file, conflicts)
     return judgements
+
+
+def _reread_scores(judgement: Judgement) -> Judgement:
+    """The judgement itself if its scores are those of its reply; else one without scores."""
+    if judgement.scores is None or read_reply(judgement.reply or "", list(judgement.scores)) == judgement.scores:
+        return judgement
+    return judgement.replace(scores=None, reason="the recorded scores are not those of the reply")
 
 
 def _to_record(judgement: Judgement) -> dict[str, Any]:

@@ -5,6 +5,7 @@ resized to the source's size, with the source over the frames that both have: th
 whether the change was right.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,7 +24,7 @@ from kiwi.errors import CheckpointError, InputError, KiwiError, first_line
 from kiwi.evaluation.fidelity import Lpips, PerceptualMetric, compute_edit_metrics, no_perceptual_metric
 from kiwi.media.image import read_image
 from kiwi.media.resize import resize
-from kiwi.media.video import read_video
+from kiwi.media.video import VideoInfo, probe, read_video
 from kiwi.models.device import resolve_device
 from kiwi.spec import from_dict
 from kiwi.statistics.intervals import bootstrap_mean
@@ -166,10 +167,12 @@ class VideoMetrics:
     def make_table(self, items: Sequence[BenchmarkItem], edited: Mapping[str, Path]) -> Table:
         """Tabulate each metric's means over the items that have it, by category and over categories."""
         values: dict[str, dict[str, list[float]]] = {}
+        differences = Counter[str]()
         categories = list(dict.fromkeys(item.category for item in items))
         for item in console.progress([item for item in items if edited[item.id].is_file()], "metrics"):
             try:
                 metrics = self.compute(item, edited[item.id])
+                differences.update(_list_differences(probe(item.source), probe(edited[item.id])))
             except KiwiError as error:
                 console.note(f"no metrics for {item.id}: {error}")
                 continue
@@ -185,8 +188,29 @@ class VideoMetrics:
             rows,
             f"psnr (dB) and ssim: edit against source (torchmetrics), how much was changed{self.note}; flicker: how "
             "much the change differs between neighbouring frames, in grey levels. Means with 95% confidence intervals; "
-            "last column: mean over categories.",
+            "last column: mean over categories." + _format_differences(differences),
         )
+
+
+def _list_differences(source: VideoInfo, edited: VideoInfo) -> list[str]:
+    """In which properties an edit differs from its source."""
+    values = {
+        "length": (source.frames, edited.frames),
+        "frame rate": (source.fps, edited.fps),
+        "size": ((source.height, source.width), (edited.height, edited.width)),
+    }
+    return [name for name, (first, second) in values.items() if first != second]
+
+
+def _format_differences(differences: Mapping[str, int]) -> str:
+    """Format the number of edits that differ from their source, by property, as a sentence; empty without any."""
+    if not differences:
+        return ""
+    counts = ", ".join(f"{name} ({count})" for name, count in differences.items())
+    return (
+        f" Some edits differ from their source in {counts}: frames are compared by number, over those that both videos "
+        "have, at the source's size."
+    )
 
 
 def _measure_flicker(edited_FHWC: Pixels, source_FHWC: Pixels) -> float:

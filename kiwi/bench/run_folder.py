@@ -13,11 +13,15 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from math import isclose
 from pathlib import Path
+from typing import Any
 
+from kiwi.bench.ledger import LEDGER_FILE, Judgement, read_ledger
 from kiwi.bench.options import BenchmarkOptions
-from kiwi.bench.scoring import SCORE_KINDS, ItemScore
+from kiwi.bench.reply import HIGHEST, LOWEST
+from kiwi.bench.scoring import SCORE_KINDS, ItemScore, score_items
 from kiwi.bench.suites import BenchmarkItem, Suite, read_suite
 from kiwi.environment import environment
 from kiwi.errors import InputError
@@ -30,6 +34,7 @@ from kiwi.tables import escape_csv
 
 _RUN_FILE, _ITEMS_FILE, SCORES_FILE = "run.json", "cases.json", "scores.csv"
 _KIND, _ALLOWED = "a run of a benchmark", ("data", "videos")
+_EDITOR_PREFIX = "editor's "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,8 @@ class RunIdentity:
         judge, version: `Judge.name` and `Judge.version`.
         rubrics: `Rubric.hash` by category.
         origin: origin of the rubrics, "own" or "official".
+        editor: fingerprint of the weights and settings of sampling (`build_generator`) of generated videos; empty for
+            given videos, whose content is in the keys of the judgements.
     """
 
     name: str
@@ -52,6 +59,7 @@ class RunIdentity:
     version: str
     rubrics: Mapping[str, str]
     origin: str
+    editor: Mapping[str, Any] = field(default_factory=dict)
 
 
 def require_no_other_files(out: Path) -> None:
@@ -65,7 +73,9 @@ def open_run(out: Path, identity: RunIdentity) -> None:
     Raises:
         InputError: the folder holds another run or other files.
     """
-    open_run_dir(out / _RUN_FILE, asdict(identity), _KIND, _ALLOWED)
+    fields = asdict(identity)
+    editor = {f"{_EDITOR_PREFIX}{name}": value for name, value in fields.pop("editor").items()}
+    open_run_dir(out / _RUN_FILE, fields | editor, _KIND, _ALLOWED)
 
 
 def write_inputs(out: Path, items: Sequence[BenchmarkItem], options: BenchmarkOptions) -> None:
@@ -101,32 +111,83 @@ def read_run(folder: Path) -> BenchmarkRun:
         expected = f"a folder with {_RUN_FILE}"
         raise InputError(f"{folder} is not the folder of a benchmark run", code="not-a-run", expected=expected)
     try:
-        identity = RunIdentity(**read_record(folder / _RUN_FILE))
+        record = read_record(folder / _RUN_FILE)
+        editor = {name: record.pop(name) for name in list(record) if name.startswith(_EDITOR_PREFIX)}
+        identity = RunIdentity(**record, editor={name.removeprefix(_EDITOR_PREFIX): v for name, v in editor.items()})
         entries = read_json(folder / _ITEMS_FILE)
         items: list[BenchmarkItem] = [from_dict(BenchmarkItem, entry) for entry in entries]
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"{_RUN_FILE} or {_ITEMS_FILE} of {folder} cannot be read"
         raise InputError(problem, code="unreadable-file", got=repr(error)) from None
+    if hash_items(items) != identity.items:
+        problem, fix = (
+            f"{_ITEMS_FILE} of {folder} was changed after the run",
+            "rerun the run's command to write it again",
+        )
+        raise InputError(problem, code="changed-file", fix=fix)
     suite = read_suite(identity.name)
     scored = _read_scores(folder, suite, items)
     return BenchmarkRun(folder=folder, identity=identity, suite=suite, items=items, scored=scored)
 
 
 def _read_scores(folder: Path, suite: Suite, items: Sequence[BenchmarkItem]) -> list[ItemScore]:
-    """Read the scores of the report; the ledger may also hold answers about other edits."""
+    """Read the scores of the report, and hold them against the replies in the ledger.
+
+    The ledger may also hold answers about other edits under the same names, so it does not say which scores count.
+    """
     if not (file := folder / SCORES_FILE).is_file():
         raise InputError(f"{folder} has no scores yet", code="unfinished-run", fix="rerun its command to finish it")
     rows: dict[str, dict[str, dict[str, str]]] = {}
+    duplicates: list[str] = []
+    fix = "rerun the run's command to write it again"
     try:
         for line in csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"), newline="")):
-            rows.setdefault(line["item"], {})[line["dimension"]] = line
+            row = rows.setdefault(line["item"], {})
+            duplicates += [f"{line['item']}, {line['dimension']}"] if line["dimension"] in row else []
+            row[line["dimension"]] = line
         scored = []
         for item in items:
             names = suite.categories[item.category].dimensions
-            if (row := rows.get(escape_csv(item.id))) is not None:
+            if (row := rows.pop(escape_csv(item.id), {})) and row.keys() == set(names):
                 raw, capped = ({name: float(row[name][kind]) for name in names} for kind in SCORE_KINDS)
                 scored.append(ItemScore(item=item, raw=raw, capped=capped, repeats=int(row[names[0]]["repeats"])))
+            elif row:
+                raise KeyError(*sorted(row.keys() ^ set(names))[:1])
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        fix = "rerun the run's command to write it again"
         raise InputError(f"{file} cannot be read", code="unreadable-file", got=repr(error), fix=fix) from None
+    if duplicates:
+        got = "; ".join(duplicates[:3])
+        raise InputError(f"{file} has several rows of one score", code="duplicate-row", got=got, fix=fix)
+    if rows:
+        raise InputError(f"{file} scores unknown items", code="unknown-item", got=", ".join(list(rows)[:3]), fix=fix)
+    _check_scores(file, suite, scored, read_ledger(folder / LEDGER_FILE))
     return scored
+
+
+def _check_scores(file: Path, suite: Suite, scored: Sequence[ItemScore], judgements: Sequence[Judgement]) -> None:
+    """Raise an InputError for a score outside 1 to 5, or one that follows from no replies in the ledger."""
+    by_question: dict[str, dict[str, list[Judgement]]] = {}
+    for judgement in judgements:
+        if judgement.scores is not None:
+            questions = by_question.setdefault(judgement.key.item, {})
+            questions.setdefault(judgement.key.replace(repeat=0).text, []).append(judgement)
+    fix = "rerun the run's command to write it again"
+    for score in scored:
+        values = [*score.raw.values(), *score.capped.values()]
+        if not all(LOWEST <= value <= HIGHEST for value in values):
+            problem = f"{file} has a score of {score.item.id} that is not from 1 to 5"
+            raise InputError(problem, code="out-of-range", got=values, fix=fix)
+        candidates = (
+            candidate
+            for answers in by_question.get(score.item.id, {}).values()
+            for last in [list({answer.key.repeat: answer for answer in answers}.items())]
+            for candidate in score_items(suite, [score.item], [a for _, a in sorted(last)[: score.repeats]])[0]
+        )
+        if not any(_has_equal_scores(score, candidate) for candidate in candidates):
+            problem = f"the scores of {score.item.id} in {file} are not those of the replies in {LEDGER_FILE}"
+            raise InputError(problem, code="changed-file", got=values, fix=fix)
+
+
+def _has_equal_scores(a: ItemScore, b: ItemScore) -> bool:
+    pairs = [(a.scores(kind)[name], b.scores(kind)[name]) for kind in SCORE_KINDS for name in a.raw]
+    return a.repeats == b.repeats and all(isclose(first, second, abs_tol=1e-6) for first, second in pairs)

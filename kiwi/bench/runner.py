@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from kiwi import console
 from kiwi.bench.judges import Judge, JudgeError, Question
@@ -23,6 +24,7 @@ from kiwi.errors import KiwiError
 from kiwi.media.files import make_folder, sha256
 from kiwi.media.image import read_image
 from kiwi.media.video import read_video, write_video
+from kiwi.spec import to_dict
 
 MAX_WAIT = 60.0
 """Maximum wait between attempts in seconds, unless the judge asks for more."""
@@ -217,31 +219,42 @@ def _ensure_video(task: JudgingTask, generate: VideoGenerator | None) -> str | N
     return None
 
 
-def build_generator(options: BenchmarkOptions, suite: Suite) -> VideoGenerator:
-    """Load the editor named in the options; return a function that edits items at the suite's length and frame rate.
+def build_generator(options: BenchmarkOptions, suite: Suite) -> tuple[VideoGenerator, dict[str, Any]]:
+    """Load the editor named in the options.
+
+    Returns:
+        A function that edits items at the suite's length and frame rate; and what its videos depend on, as
+        `RunIdentity.editor`: the fingerprint of the weights and the settings of sampling.
 
     Raises:
         CheckpointError: the model cannot be loaded.
         InputError: the device is not available.
     """
     from kiwi.editing.editor import KiwiEditor  # torch and the models take seconds to import
+    from kiwi.weights.strict import fingerprint
 
     editor = KiwiEditor.from_pretrained(str(options.editor), device=options.device)
     sampling = editor.defaults.sampling
     if options.steps is not None:
         sampling = sampling.replace(steps=options.steps)
+    max_pixels = options.max_pixels or editor.defaults.max_pixels
+    settings = {
+        "weights": fingerprint(editor.model.state_dict()),
+        **to_dict(sampling),
+        "max_pixels": max_pixels,
+        "frames": suite.frames,
+        "fps": suite.fps,
+    }
 
     def generate(item: BenchmarkItem, path: Path) -> None:
         make_folder(path.parent)
         video = read_video(item.source)
         video = replace(video, frames_FHWC=video.frames_FHWC[: suite.frames])
         references = [] if item.reference is None else [read_image(item.reference)]
-        edited = editor.edit(
-            video, item.instruction, references, sampling=sampling, max_pixels=options.max_pixels, seed=0
-        )
+        edited = editor.edit(video, item.instruction, references, sampling=sampling, max_pixels=max_pixels, seed=0)
         write_video(path, edited.frames_FHWC, suite.fps)
 
-    return generate
+    return generate, settings
 
 
 def generate_videos(tasks: Iterable[JudgingTask], generate: VideoGenerator | None) -> int:

@@ -144,7 +144,7 @@ def compute_vae(case: Case) -> dict[str, Tensor]:
     out = {
         "encode": video_vae.encode(video),
         "encode_first_frame_only": video_vae.encode(video[:, :, :1]),
-        "encode_truncated_T": video_vae.posterior_truncated(video[:, :, :4]).mode(),
+        "encode_truncated_T": video_vae.posterior_truncated(video[:, :, :-1]).mode(),
         "decode_raw": video_vae.decode_unclamped(video_vae.denormalise(latents)),
     }
     video_vae.tiling = Tiling(size=tuple(config["tile_size"]), stride=tuple(config["tile_stride"]))

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from kiwi.__main__ import main
 from kiwi.errors import InputError
 from kiwi.parity import TOLERANCE, ParityOptions, check_parity
-from kiwi.parity.cases import CASES
+from kiwi.parity.cases import CASES, compute_vae
 from kiwi.parity.golden import compare_case, load_case
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -19,6 +20,14 @@ def test_every_output_equals_the_published_output(name):
     result = compare_case(case, CASES[name])
     assert len(result.differences) == len(case.group("out/")) > 0
     assert result.worst[1] <= TOLERANCE / 10, result.worst
+
+
+def test_the_truncated_input_of_the_vae_lacks_its_last_frame_only():
+    case = load_case(GOLDEN / "vae_wan21.json")
+    video = torch.cat([case.tensors["in/video"], case.tensors["in/video"][:, :, :4].flip(2)], dim=2)
+    outputs = [compute_vae(replace(case, tensors=case.tensors | {"in/video": video[:, :, :n]})) for n in (9, 5)]
+    assert [out["encode_truncated_T"].shape[2] for out in outputs] == [2, 1]
+    assert torch.allclose(outputs[0]["encode_truncated_T"], outputs[1]["encode"], atol=1e-5)
 
 
 @pytest.fixture

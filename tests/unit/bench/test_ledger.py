@@ -18,6 +18,7 @@ KEY = JudgementKey(
     "reply", ["one\u2028two", "one\x85two", "one\x0ctwo", "half \ud800 a character", "\n\r\t", "✓"]
 )
 def test_replies_with_unusual_characters_survive_a_round_trip(tmp_path, reply):
+    reply = f"{reply}\nx: 3"
     judgement = Judgement(key=KEY, category="c", reply=reply, scores={"x": 3.0}, reason=None, seconds=0, at="")
     Ledger(tmp_path / "ledger.jsonl").add(judgement)
     reopened = Ledger(tmp_path / "ledger.jsonl")
@@ -37,12 +38,22 @@ def test_skipped_records_are_counted_in_the_log(tmp_path, caplog):
 def test_conflicting_answers_to_one_question_are_logged(tmp_path, caplog):
     ledger = Ledger(tmp_path / "ledger.jsonl")
     for score in (2.0, 2.0, 5.0):
-        judgement = Judgement(key=KEY, category="c", reply="", scores={"x": score}, reason=None, seconds=0, at="")
+        scores, reply = {"x": score}, f"x: {score}"
+        judgement = Judgement(key=KEY, category="c", reply=reply, scores=scores, reason=None, seconds=0, at="")
         ledger.add(judgement)
         with caplog.at_level(logging.WARNING, "kiwi"):
             latest = Ledger(tmp_path / "ledger.jsonl").find(KEY)
         assert latest == judgement
         assert ("1 questions have judgements with different scores" in caplog.text) == (score == 5.0)
+
+
+@pytest.mark.parametrize("reply", ["x: 2", None, "", "x: 3\nActually, these are too generous."])
+def test_scores_that_are_not_those_of_the_reply_do_not_count(tmp_path, caplog, reply):
+    judgement = Judgement(key=KEY, category="c", reply=reply, scores={"x": 3.0}, reason=None, seconds=0, at="")
+    Ledger(tmp_path / "ledger.jsonl").add(judgement)
+    with caplog.at_level(logging.WARNING, "kiwi"):
+        assert Ledger(tmp_path / "ledger.jsonl").find(KEY) is None
+    assert "1 answers have scores that are not those of their reply" in caplog.text
 
 
 def test_a_folder_in_place_of_the_file_is_rejected(tmp_path):

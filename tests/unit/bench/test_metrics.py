@@ -13,7 +13,7 @@ from kiwi.bench.metrics import Encoder, VideoMetrics
 from kiwi.bench.suites import BenchmarkItem
 from kiwi.errors import CheckpointError, InputError, SpecError
 from kiwi.media.image import write_image
-from kiwi.media.video import write_video
+from kiwi.media.video import read_video, write_video
 
 
 @pytest.fixture
@@ -46,6 +46,15 @@ def test_the_table_has_the_number_of_items_of_each_metric(item, tmp_path):
     assert [row[1] for row in table.rows] == [1, 1, 1]
     assert {row[3] for row in table.rows} == {"-"}
     assert "torchmetrics" in table.note
+
+
+def test_the_table_tells_of_edits_with_another_length_rate_or_size(item, tmp_path):
+    source, edited = read_video(item.source), {"source": tmp_path / "other.mp4"}
+    write_video(edited["source"], source.frames_FHWC, source.fps)
+    assert "differ from their source" not in VideoMetrics().make_table([item], edited).note
+    write_video(edited["source"], source.frames_FHWC[:-1, :, :-8], 25)
+    note = VideoMetrics().make_table([item], edited).note
+    assert "differ from their source in length (1), frame rate (1), size (1)" in note
 
 
 @pytest.fixture(scope="module")

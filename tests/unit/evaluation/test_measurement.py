@@ -48,6 +48,15 @@ def test_options_that_are_set_for_each_run_cannot_be_set_in_a_file(name):
     assert caught.value.code == "reserved-option"
 
 
+@pytest.mark.parametrize(
+    "name", ["model=other", "out=/x", "--model", "model ", "no-model", "no_model", "scale\n--model"]
+)
+@pytest.mark.parametrize("value", [True, False, "other"])
+def test_no_spelling_of_a_name_smuggles_another_option_in(name, value):
+    with pytest.raises(InputError, check=lambda error: error.code in ("unknown-field", "reserved-option")):
+        weigh({name: value})
+
+
 def test_the_message_about_an_unknown_option_lists_only_options_that_may_be_set():
     with pytest.raises(InputError, check=lambda error: error.code == "unknown-field") as caught:
         weigh({"max_pixel": 4}, forbidden=["scale"])

@@ -1,0 +1,95 @@
+# ruff: noqa: F811 (fixtures are arguments of the same names)
+"""`python -m kiwi bench`: runs whose files or settings were changed are neither resumed nor compared."""
+
+import json
+import re
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from kiwi.__main__ import main
+from kiwi.bench import CompareOptions, compare_runs
+from kiwi.errors import KiwiError
+from tests.integration.test_bench import copy_videos, editor, run, score_videos  # noqa: F401
+
+
+def test_a_run_is_not_resumed_with_other_weights_or_settings(run, editor, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(editor, tmp_path / "model")
+    options = [
+        "--data",
+        "sandbox",
+        "--items",
+        "10",
+        "--level",
+        "easy",
+        "--repeats",
+        "2",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    name = ["--name", json.loads((run / "run.json").read_text())["title"]]
+    weights = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({key: tensor + 0.1 if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}, weights)
+    for model, more, differing in (
+        (editor, ["--steps", "3"], "editor's steps 3"),
+        (editor, ["--steps", "2", "--max-pixels", "256"], "editor's max_pixels 256"),
+        (tmp_path / "model", ["--steps", "2"], "editor's weights"),
+    ):
+        assert main(["bench", "openve", *options, "--model", str(model), *more, *name]) == 2
+        assert differing in " ".join(capsys.readouterr().err.split())
+
+
+def copy_results(run, folder):
+    return shutil.copytree(run, folder, ignore=shutil.ignore_patterns("videos", "data", "controls"))
+
+
+def change_score(line, value):
+    """Replace the raw score in a line of scores.csv."""
+    cells = line.split(",")
+    return ",".join([*cells[:3], value, *cells[4:]])
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda lines: [lines[0], change_score(lines[1], "4.99"), *lines[2:]], "changed-file"),
+        (lambda lines: [lines[0], change_score(lines[1], "7"), *lines[2:]], "out-of-range"),
+        (lambda lines: [lines[0], change_score(lines[1], "nan"), *lines[2:]], "out-of-range"),
+        (lambda lines: [lines[0], change_score(lines[1], "inf"), *lines[2:]], "out-of-range"),
+        (lambda lines: [lines[0], change_score(lines[1], "x"), *lines[2:]], "unreadable-file"),
+        (lambda lines: [*lines[:2], lines[1], *lines[2:]], "duplicate-row"),
+        (lambda lines: [lines[0], *lines[2:]], "unreadable-file"),
+        (lambda lines: [*lines, "nobody" + lines[1][lines[1].index(",") :]], "unknown-item"),
+    ],
+)
+def test_scores_that_were_changed_after_the_run_are_not_compared(run, tmp_path, change, code):
+    folder = copy_results(run, tmp_path / "run")
+    file = folder / "scores.csv"
+    file.write_text("\n".join(change(file.read_text().splitlines())) + "\n")
+    with pytest.raises(KiwiError, check=lambda error: error.code == code):
+        compare_runs(CompareOptions(a=run, b=folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "replacement"),
+    [
+        ("cases.json", r'"instruction": "', r'"instruction": "Now '),
+        ("judgements.jsonl", r"Compliance: \d", r"Compliance: 9"),
+        ("judgements.jsonl", r'("scores": {"[^:]*": )\d', r"\g<1>5"),
+    ],
+)
+def test_items_and_answers_that_were_changed_after_the_run_are_not_compared(run, tmp_path, name, pattern, replacement):
+    file = copy_results(run, tmp_path / "run") / name
+    file.write_text(re.sub(pattern, replacement, file.read_text()))
+    with pytest.raises(KiwiError, check=lambda error: error.code == "changed-file"):
+        compare_runs(CompareOptions(a=run, b=tmp_path / "run"))
+
+
+def test_edited_videos_are_found_whatever_the_case_of_their_suffix(run, tmp_path):
+    videos = copy_videos(run, tmp_path / "mine")
+    for video, suffix in zip(sorted(videos.iterdir()), 5 * (".MP4", ".Mp4"), strict=True):
+        video.rename(video.with_suffix(suffix))
+    assert score_videos(run, videos, tmp_path / "run", "--no-gallery", "--controls", "0") == 0
