@@ -54,6 +54,9 @@ RESERVED_STAGE_NAMES = re.compile(
 )
 """Names that a stage cannot have: other folders of a run, and sections of the configuration."""
 
+OPTION_PATH = r"\w[^\s.=]*(\.[^\s.=]+)*"
+"""Regular expression of an option's dotted path."""
+
 SKIP, PRIMARY = "skip", "primary"
 
 
@@ -240,6 +243,9 @@ def _resolve_arm(
     options: dict[str, dict[str, Any]] = {stage: {} for stage in stages if stage not in skipped}
     for path, value in itertools.chain(common.items(), changed.items()):
         prefix, _, rest = path.partition(".")
+        if not re.fullmatch(OPTION_PATH, rest if prefix in stages else path):
+            problem, expected = f"{arm_name} has no option path in {path!r}", _describe_paths(stages)
+            raise InputError(problem, code="invalid-option", got=f"{path}: {value}", expected=expected)
         for stage in options:
             if prefix not in stages:
                 options[stage][path] = value
@@ -261,8 +267,8 @@ def _resolve_arm(
             raise InputError(problem, code="import-path", got=imported, fix=fix)
         try:
             resolved[stage] = resolve(make_fit_options(0, stages[stage], values))
-        except InputError as error:
-            raise InputError(f"{arm_name}, stage {stage}: {error}", code=error.code) from None
+        except KiwiError as error:
+            raise _explain(error, f"{arm_name}, stage {stage}", stages, stage) from None
     before = base.resolved if base else resolved
     changes = {stage: list_changed_values(before[stage], values) for stage, values in resolved.items()}
     return Arm(label=make_arm_label(changes, skipped), options=options, resolved=resolved)
@@ -273,6 +279,20 @@ def _list_paths(path: str, value: Any) -> Iterator[str]:
     yield path.replace(".init_args", "")
     for name, inner in value.items() if isinstance(value, dict) else ():
         yield from _list_paths(f"{path}.{name}", inner)
+
+
+def _explain(error: KiwiError, place: str, stages: Mapping[str, Path], stage: str) -> InputError:
+    """The error of a stage's options in terms of the study, in which options have no command line."""
+    expected, fix = error.expected, error.fix
+    if error.code == "missing-option":
+        fix = f"set it in {stages[stage]}, or in the options or in an arm of the study"
+    elif error.code == "unknown-field" and expected is None:
+        expected = _describe_paths(stages)
+    return InputError(f"{place}: {error.problem}", code=error.code, got=error.got, expected=expected, fix=fix)
+
+
+def _describe_paths(stages: Mapping[str, Path]) -> str:
+    return f"model.optim.lr, for example, or STAGE.model.optim.lr for one stage only (stages: {', '.join(stages)})"
 
 
 def _expand_grid(content: Mapping[str, Any], file: Path) -> Iterator[dict[str, Any]]:

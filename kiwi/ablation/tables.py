@@ -64,7 +64,10 @@ def make_brief_table(title: str, metric: str, summaries: Sequence[ArmSummary]) -
     for summary in summaries:
         difference, p, _, verdict, *_ = _format_comparison(summary)
         rows.append((summary.label, len(summary.seeds), summary.mean.interval.rounded(DIGITS), difference, p, verdict))
-    note = "±: 95% interval over seeds and items; p is corrected for the number of arms; table.md has the details."
+    note = (
+        "±: 95% interval over seeds and items; p is corrected for the number of arms. ? or unknown: only one seed in "
+        "common with the base, or only one item in a category. table.md has the details."
+    )
     return Table(f"{title}: {metric}", ("arm", "seeds", "score", "difference", "p", "verdict"), rows, note)
 
 

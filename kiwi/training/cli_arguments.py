@@ -140,7 +140,10 @@ def explain_parse_error(message: str, options: Iterable[str] = ()) -> InputError
     elif missing := re.search(r"the following arguments are required: ([\w., ]+)", flat):
         names = [name.removeprefix("fit.").removeprefix("validate.") for name in missing[1].strip().split(", ")]
         problem = f"no --config file sets {' and '.join(f'{path}.{name}' if path else name for name in names)}"
-        fix = "give one that does, such as --config experiments/first_light/editor.yaml"
+        of_spec = re.search(r".*given class_path '(?:\w+\.)*(\w+)'", flat)
+        file = "--config experiments/first_light/editor.yaml"  # has no fields of specs that a user defines
+        example = f"{path}: {{type: {of_spec[1]}, {names[0]}: VALUE}}" if of_spec else file
+        fix = f"give {'it' if of_spec else 'one that does'}, such as {example}"
         return InputError(problem, code="missing-option", fix=fix)
     elif rejected := re.search(_REJECTED_FIELD, flat):
         field = f"{rejected['group']}.{rejected['name']}" if rejected["group"] else rejected["name"]
@@ -151,6 +154,10 @@ def explain_parse_error(message: str, options: Iterable[str] = ()) -> InputError
             return _unknown_field(classes[0].__name__, name, group)
         similar = closest_match(f"--{field}", options)
         return InputError(f"there is no option --{field}", code="unknown-field", expected=similar, fix=SEE_HELP)
+    elif broken := re.search(r"given class_path '((?!kiwi\.)(?:\w+\.)+\w+)': ((?!Parser key).*?)(?= - |$)", flat):
+        module, problem = broken[1].rpartition(".")[0], f"{path} names {broken[1]}, which cannot be imported"
+        fix = f"correct the module {module}, or add its folder to PYTHONPATH"
+        return InputError(problem, code="missing-module", got=broken[2], fix=fix)
     # The last message about the innermost option states the reason; the text after it repeats the input.
     reason = flat.split(f'"{keys[-1]}": ')[-1] if keys else flat
     reason = re.split(r" - Expected a <class 'NoneType'>| Given value type", reason)[0]

@@ -19,7 +19,7 @@ def resolve(options):
     resolved = dict(DEFAULTS)
     for name, value in options.overrides.items():
         if name not in resolved:
-            raise InputError(f"there is no option {name}", code="unknown-option")
+            raise InputError(f"there is no option {name}", code="unknown-field")
         resolved[name] = value
     return resolved
 
@@ -141,9 +141,15 @@ def test_metrics_have_a_direction_and_the_primary_one_comes_first(tmp_path):
     ("content", "code", "value"),
     [
         ({"arm": []}, "unknown-field", "did you mean arms"),
-        ({"arms": [{"c": 1}]}, "unknown-option", "arm 1 of .*, stage one: there is no option c"),
-        ({"arms": [{"one.c": 1}]}, "unknown-option", "arm 1 of .*, stage one: there is no option c"),
-        ({"options": {"c": 1}}, "unknown-option", "the base of .*, stage one: there is no option c"),
+        ({"arms": [{"c": 1}]}, "unknown-field", "arm 1 of .*, stage one: there is no option c.*stages: one, two"),
+        ({"arms": [{"one.c": 1}]}, "unknown-field", "arm 1 of .*, stage one: there is no option c.*stages: one, two"),
+        ({"options": {"c": 1}}, "unknown-field", "the base of .*, stage one: there is no option c"),
+        ({"arms": [{"two": {"b": 1}}]}, "invalid-option", r"arm 1 of .*'two'.*stages: one, two"),
+        ({"arms": [{"two.": 1}]}, "invalid-option", "arm 1 of .*stages: one, two"),
+        ({"arms": [{"a..b": 1}]}, "invalid-option", "arm 1 of .*stages: one, two"),
+        ({"arms": [{"--a": 1}]}, "invalid-option", "arm 1 of .*stages: one, two"),
+        ({"arms": [{"a=1": 1}]}, "invalid-option", "arm 1 of .*stages: one, two"),
+        ({"options": {"": 1}}, "invalid-option", "the base of .*stages: one, two"),
         ({"arms": [{"a": 1}]}, "duplicate-arm", "arm 1 of .* the base"),
         ({"arms": [{"a": 2}, {"a": 2}]}, "duplicate-arm", "arm 2 of .* arm 1"),
         ({"arms": [{"skip": ["three"]}]}, "invalid-skip", "three"),

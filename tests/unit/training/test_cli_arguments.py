@@ -3,6 +3,7 @@
 import pytest
 
 from kiwi.errors import InputError
+from kiwi.spec import Spec
 from kiwi.training.lightning_cli import ParseOnlyCLI, run_cli
 
 EDITOR = "experiments/first_light/editor.yaml"
@@ -110,3 +111,22 @@ def test_a_spec_without_a_type_is_reported_with_what_to_write(tmp_path):
         run_cli(["fit", "--config", str(tmp_path / "e.yaml")], ParseOnlyCLI)
     assert caught.value.problem == "model.config.vae has no type"
     assert "`type: NewVae`" in caught.value.fix
+
+
+def test_a_missing_field_of_a_users_spec_is_asked_for_where_it_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "kiwi_user_weighting.py").write_text(
+        "from dataclasses import dataclass\nfrom kiwi.training.loss_weighting import LossWeighting\n\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass UserWeighting(LossWeighting):\n    strength: float\n"
+        "    def weights(self, target_BCFHW, source_BCFHW): ...\n"
+    )
+    (tmp_path / "kiwi_broken_weighting.py").write_text("import kiwi_absent_package\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    error = rejection("--model.loss_weighting=kiwi_broken_weighting.UserWeighting")
+    assert error.code == "missing-module"
+    assert "kiwi_broken_weighting" in error.problem
+    assert "kiwi_absent_package" in error.got
+    monkeypatch.setattr(Spec, "_registry", dict(Spec._registry))
+    error = rejection("--model.loss_weighting=kiwi_user_weighting.UserWeighting")
+    assert error.code == "missing-option"
+    assert "model.loss_weighting.strength" in error.problem
+    assert "first_light" not in error.fix
