@@ -21,6 +21,8 @@ class KiwiError(Exception):
     """
 
     exit_code = 2
+    problem: str
+    got: object
 
     def __init__(
         self, problem: str, *, code: str, got: object = None, expected: object = None, fix: str | None = None
