@@ -27,10 +27,10 @@ class AblateOptions(Options):
     An arm is one variant of the configuration, and the base is the unchanged configuration. STUDY.yaml lists the stages
     of training, the seeds, the arms (options of `kiwi fit` by dotted path) and the measurements; see
     experiments/ablations/. Names and types of all options, the measurements with their data, and the output folder are
-    checked before anything runs; model folders, data of training and devices are not. Feature caches that the arms read
-    (data.cache) are filled first. Runs with the same seed share data order, noise and initial weights. Rerun the
-    same command to resume, to retry failed runs, or to add arms and seeds. With one seed there are no intervals; a
-    category needs at least two items for one.
+    checked before anything runs, and ranges of the model's settings; model folders, data and devices are not. Feature
+    caches that the arms read (data.cache) are filled first. Runs with the same seed share data order, noise and initial
+    weights. Rerun the same command to resume, to retry failed runs, or to add arms and seeds. With one seed
+    there are no intervals; a category needs at least two items for one.
 
     The command writes to OUT: table.md, table.csv, table.tex, analysis.json, figures/, edits.png (the same items edited
     by every arm), study.json (all configurations) and environment.json. Each run is in OUT/arms/ARM/seed-N/; its

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +16,7 @@ from kiwi.data.datamodule import EditData
 from kiwi.errors import InputError, closest_match, format_choices
 from kiwi.experiment import read_experiment, to_short_form, with_current_keys, with_current_names
 from kiwi.reading import parse_yaml
-from kiwi.spec import Spec, abstract_specs, allowed_names
+from kiwi.spec import Spec, abstract_specs, allowed_names, from_dict
 from kiwi.training.callbacks.before_after import BeforeAfter
 from kiwi.training.callbacks.edit_quality import EditQuality
 from kiwi.training.modules.base import LitModule
@@ -117,6 +117,18 @@ def _translate_option(path: str, text: str) -> str:
     if not isinstance(node, str):
         node = yaml.safe_dump(with_class_paths(node), default_flow_style=True, width=10**6).strip()
     return f"--{'.'.join(current_keys)}={node}"
+
+
+def build_model_specs(model: Mapping[str, Any]) -> dict[str, Spec]:
+    """Build the specs in the section `model` of a resolved configuration, whose constructors check their values.
+
+    Raises:
+        SpecError: a value is out of range.
+    """
+    module = next((cls for cls in MODULES if cls.__name__ == model.get("type")), None)
+    hints = _hints_of(module) if module is not None else {}
+    specs = {name: hint for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, Spec)}
+    return {name: from_dict(spec, model[name], f"model.{name}") for name, spec in specs.items() if name in model}
 
 
 def explain_parse_error(message: str, options: Iterable[str] = ()) -> InputError:

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from kiwi.errors import InputError, TrainingError, exception_chain
 from kiwi.experiment import to_short_form
 from kiwi.options import Options
+from kiwi.training.cli_arguments import build_model_specs
 from kiwi.training.lightning_cli import KiwiCLI, ParseOnlyCLI, run_cli
 
 
@@ -84,10 +85,11 @@ def resolve(options: FitOptions) -> dict[str, Any]:
         The content of the run's config.yaml, in the short form of experiments (`{type: Name, field: value}`).
 
     Raises:
-        InputError: the options are invalid.
+        KiwiError: the options are invalid, or a spec of the model has a value out of range.
     """
     cli = run_cli(["fit", *options.arguments()], ParseOnlyCLI)
     configuration: dict[str, Any] = to_short_form(yaml.safe_load(cli.dump_configuration()))
+    build_model_specs(configuration["model"])
     return configuration
 
 

@@ -1,9 +1,12 @@
 """Errors of the command line of `fit`: a wrong name or value is reported with the accepted ones."""
 
+from pathlib import Path
+
 import pytest
 
-from kiwi.errors import InputError
+from kiwi.errors import InputError, SpecError
 from kiwi.spec import Spec
+from kiwi.training.fit import FitOptions, resolve
 from kiwi.training.lightning_cli import ParseOnlyCLI, run_cli
 
 EDITOR = "experiments/first_light/editor.yaml"
@@ -96,6 +99,13 @@ def test_an_abbreviated_option_is_rejected_with_its_full_name(option, expected):
     error = rejection(option)
     assert error.code == "unknown-field"
     assert expected in error.expected
+
+
+def test_values_of_the_model_are_checked_without_building_it():
+    options = FitOptions(config=(Path(EDITOR),), overrides={"model.dropout.source": 2.0})
+    with pytest.raises(SpecError) as caught:
+        resolve(options)
+    assert caught.value.code == "out-of-range"
 
 
 def test_without_an_experiment_one_is_asked_for():
