@@ -34,6 +34,7 @@ from kiwi.training.callbacks.run_log import RunLog
 from kiwi.training.cli_arguments import explain_parse_error, translate_argv_for_jsonargparse
 from kiwi.training.modules.base import LitModule
 from kiwi.training.trainer import Trainer
+from kiwi.training.user_modules import explain_import_failure
 
 log = logging.getLogger(__name__)
 
@@ -244,6 +245,8 @@ def _raise_plain_error(error: Exception, options: Iterable[str] = ()) -> NoRetur
     """Raise the KiwiError of a constructor, which jsonargparse wraps, or a short form of jsonargparse's own error."""
     if cause := next((cause for cause in exception_chain(error) if isinstance(cause, KiwiError)), None):
         raise cause from None
+    if failure := explain_import_failure(error):
+        raise failure from None
     rejection = next((cause for cause in exception_chain(error) if _is_raised_by_lightning(cause)), None)
     if rejection is not None and not isinstance(error, ArgumentError):
         problem = "Lightning rejects an option of the trainer, or a package is missing"

@@ -200,4 +200,5 @@ def test_invalid_sizes_are_rejected(sizes):
 @pytest.mark.parametrize("widths", [(1, 2, 2), (1, 8, 8), (2, 1, 1), (4, 8, 4), (1, 4, 2)])
 def test_every_accepted_residual_width_can_be_built(widths):
     with torch.device("meta"):
-        NewVae(base_dim=4, dim_mult=widths, residual=True).build()
+        vae = NewVae(base_dim=4, dim_mult=widths, residual=True).build()
+    assert any(parameter.shape[0] == 4 * widths[-1] for parameter in vae.parameters())
