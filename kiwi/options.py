@@ -5,18 +5,34 @@ allowed. `kiwi.cli.parse` derives the command line from its fields and the help 
 """
 
 import dataclasses
+import types
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kiwi.errors import InputError
 from kiwi.reading import parse_yaml
-from kiwi.spec import LARGEST, Spec
+from kiwi.spec import LARGEST, Spec, convert, to_plain
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Spec):
-    """Base class of the options of all commands. Subclasses validate their values in `__post_init__`."""
+    """Base class of the options of all commands.
+
+    Values from Python are checked and converted as those of files: text becomes a `Path`, a list a tuple. A single
+    value of a tuple may be given alone. Subclasses validate values in `__post_init__`, after calling that of the base.
+    """
+
+    def __post_init__(self) -> None:
+        """Raises SpecError for a value of the wrong type."""
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value, hint = to_plain(getattr(self, field.name)), hints[field.name]
+            accepted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            if isinstance(value, (str, int, float)) and any(typing.get_origin(part) is tuple for part in accepted):
+                value = (value,)
+            object.__setattr__(self, field.name, convert(hint, value, field.name))
 
     def require_at_least(self, minimum: int, *names: str) -> None:
         """Raise an InputError if one of the named options is below a minimum or above LARGEST; None is accepted."""

@@ -92,7 +92,7 @@ def allowed_names(base: type[Spec]) -> list[str]:
 
 def to_dict(spec: Spec) -> dict[str, Any]:
     """Convert a spec, and the specs in its fields, to plain data: `{"type": name, field: value, ...}`."""
-    fields = {f.name: _to_plain(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
+    fields = {f.name: to_plain(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
     return {"type": type(spec).__name__, **fields}
 
 
@@ -116,7 +116,7 @@ def from_dict(base: type[Spec], data: Any, path: str = "") -> Any:
             message = f"{cls.__name__} has no field {_join_path(path, key)!r}"
             raise SpecError(message, code="unknown-field", expected=format_choices(sorted(known), key))
         value = _merge_with_default(known[key], hints[key], value)
-        values[key] = _convert(hints[key], value, _join_path(path, key))
+        values[key] = convert(hints[key], value, _join_path(path, key))
     missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _is_required(f)]
     if missing:
         message = f"{cls.__name__}{path and f' at {path}'} is missing required fields"
@@ -204,7 +204,7 @@ def with_defaults(value: Any) -> Any:
     cls = Spec._registry.get(str(node.get("type"))) if isinstance(node, dict) else None
     if cls is None:
         return value
-    defaults = {f.name: _to_plain(_get_default(f)) for f in dataclasses.fields(cls) if not _is_required(f)}
+    defaults = {f.name: to_plain(_get_default(f)) for f in dataclasses.fields(cls) if not _is_required(f)}
     return {"type": cls.__name__, **defaults, **node}
 
 
@@ -255,20 +255,22 @@ def _find_field(node: dict[str, Any], key: str, path: str) -> str:
     return name
 
 
-def _to_plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
+    """Convert specs, paths, and numbers and arrays of NumPy, also inside lists and mappings, to plain data."""
     if isinstance(value, Spec):
         return to_dict(value)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, (list, tuple)):
-        return [_to_plain(item) for item in value]
+        return [to_plain(item) for item in value]
     if isinstance(value, dict):
-        return {key: _to_plain(item) for key, item in value.items()}
-    return value
+        return {key: to_plain(item) for key, item in value.items()}
+    # Classes have the method too.
+    return value.tolist() if hasattr(value, "tolist") and not isinstance(value, type) else value
 
 
-def _convert(hint: Any, value: Any, path: str) -> Any:
-    """Check plain data against a type annotation and convert it."""
+def convert(hint: Any, value: Any, path: str) -> Any:
+    """Check plain data against a type annotation and convert it; `path` is for error messages, which are SpecErrors."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -286,8 +288,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise SpecError(f"{path} is not a mapping", code="wrong-type", got=repr(value))
-        keys = [_convert(args[0], key, f"{path}'s key") for key in value]
-        return {key: _convert(args[1], value[key], _join_path(path, str(key))) for key in keys}
+        keys = [convert(args[0], key, f"{path}'s key") for key in value]
+        return {key: convert(args[1], value[key], _join_path(path, str(key))) for key in keys}
     if isinstance(hint, type) and issubclass(hint, Spec):
         return from_dict(hint, value, path)
     if hint is float and type(value) is int:
@@ -314,7 +316,7 @@ def _convert_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
     errors = []
     for option in (option for option in options if option is not type(None)):
         try:
-            return _convert(option, value, path)
+            return convert(option, value, path)
         except SpecError as error:
             errors.append(error)
     if len(errors) == 1:
@@ -329,7 +331,7 @@ def _convert_sequence(origin: Any, args: tuple[Any, ...], value: Any, path: str)
     if origin is tuple and Ellipsis not in args and len(args) != len(value):
         raise SpecError(f"{path} has the wrong length", code="wrong-type", got=len(value), expected=len(args))
     item_hints = args if origin is tuple and Ellipsis not in args else [args[0]] * len(value)
-    items = (_convert(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(item_hints, value, strict=True)))
+    items = (convert(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(item_hints, value, strict=True)))
     return origin(items)
 
 

@@ -63,6 +63,7 @@ class AblateOptions(Options):
     report: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.require_at_least(1, "jobs", "threads")
         if any(not 0 <= seed < 2**32 for seed in self.seeds) or len(set(self.seeds)) < len(self.seeds):
             expected = "distinct integers of at least 0"

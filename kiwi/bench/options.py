@@ -74,6 +74,7 @@ class BenchmarkOptions(DeviceOptions):
 
     def __post_init__(self) -> None:
         """Raises InputError for a number out of range, or an option that has no effect with the others."""
+        super().__post_init__()
         self.require_at_least(1, "repeats", "concurrency", "tries")
         self.require_at_least(0, "controls", "anchors")
         if self.per_minute is not None and not MIN_PER_MINUTE <= self.per_minute < math.inf:

@@ -56,6 +56,7 @@ class ConvertOptions(Options):
     force: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         parse_assignments(self.set)
 
 

@@ -8,19 +8,10 @@ from kiwi.training.cache import CacheOptions, fill_cache
 def main(argv: list[str]) -> int:
     """Fill or verify a cache."""
     options = parse(CacheOptions, argv[0], argv[1:])
-    if options.verify:
-        return _verify_cache(options)
     filled = fill_cache(options)
-    console.print(f"{options.out}: {filled.encoded} clips and images encoded, {filled.entries} entries in total")
-    return 0
-
-
-def _verify_cache(options: CacheOptions) -> int:
-    from kiwi.data.feature_cache import FeatureCache
-
-    cache = FeatureCache(options.out)
-    damaged = cache.verify()
-    for path in damaged:
+    for path in filled.damaged:
         console.print(f"{path} was damaged and has been deleted; rerun `kiwi cache` to encode its clips again")
-    console.print(f"{options.out}: {len(cache)} intact entries")
-    return 1 if damaged else 0
+    done = "intact entries" if options.verify else "entries in total"
+    encoded = "" if options.verify else f"{filled.encoded} clips and images encoded, "
+    console.print(f"{options.out}: {encoded}{filled.entries} {done}")
+    return 1 if filled.damaged else 0

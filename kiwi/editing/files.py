@@ -45,6 +45,7 @@ class EditOptions(DeviceOptions):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.require_at_least(1, "steps", "max_pixels")
         if not self.instruction.strip():
             raise InputError("--instruction is empty", code="empty-instruction", fix="describe the edit in words")

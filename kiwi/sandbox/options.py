@@ -53,6 +53,7 @@ class WorldOptions(SandboxItems, Options):
     categories: tuple[str, ...] = option((), comma_separated=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.require_at_least(1, "items", "frames", "size", "width")
         check_categories(self.categories or None)
 

@@ -55,6 +55,7 @@ class CacheOptions(Options):
     verify: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.require_at_least(1, "clips")
         number, count = self.process_number_and_count
         if not 1 <= number <= count:
@@ -76,19 +77,23 @@ class FilledCache(NamedTuple):
 
     encoded: int
     entries: int
+    damaged: Sequence[Path] = ()
+    """Damaged files that `verify` has deleted."""
 
 
 def fill_cache(options: CacheOptions) -> FilledCache:
-    """Encode those clips of an experiment that the cache does not hold yet.
+    """Encode those clips of an experiment that the cache does not hold yet; with `verify`, encode nothing.
 
     Raises:
         InputError: the experiment does not train an editor, its data cannot be read, its VAE is untrained, or the cache
             was built with different encoders.
     """
+    if options.config is None or options.verify:
+        return _verify_cache(options.out)
+
     from kiwi.models.device import resolve_device
     from kiwi.training.editor_experiment import read_editor_experiment
 
-    assert options.config is not None
     device = resolve_device(options.device)
     experiment = read_editor_experiment(options.config)
     if options.root is not None:
@@ -104,6 +109,14 @@ def fill_cache(options: CacheOptions) -> FilledCache:
     ]
     encoders.fill(cache, missing, options.clips, device)
     return FilledCache(len(missing), len(cache))
+
+
+def _verify_cache(folder: Path) -> FilledCache:
+    from kiwi.data.feature_cache import FeatureCache
+
+    cache = FeatureCache(folder)
+    damaged = cache.verify()
+    return FilledCache(0, len(cache), damaged)
 
 
 class _FrozenEncoders:

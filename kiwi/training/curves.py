@@ -36,6 +36,7 @@ class CurvesOptions(Options):
     points: int = 50
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.require_at_least(1, "points")
         if self.out.suffix.lower() not in _SUFFIXES:
             expected = f"a file name that ends in one of {', '.join(_SUFFIXES)}"

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from kiwi.errors import InputError, TrainingError, exception_chain
 from kiwi.experiment import to_short_form
 from kiwi.options import Options
+from kiwi.spec import to_plain
 from kiwi.training.cli_arguments import build_model_specs
 from kiwi.training.lightning_cli import KiwiCLI, ParseOnlyCLI, run_cli
 
@@ -45,6 +46,7 @@ class FitOptions(Options):
     checkpoint: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if invalid := [path for path in self.overrides if not re.fullmatch(r"\w[\w.+-]*", path)]:
             problem, expected = "an override has an invalid path", "a dotted path such as trainer.max_steps"
             raise InputError(problem, code="invalid-option", got=invalid[0], expected=expected)
@@ -52,7 +54,7 @@ class FitOptions(Options):
     def arguments(self) -> list[str]:
         """The options as command-line arguments, without the command's name."""
         arguments = [argument for file in self.config for argument in ("--config", str(file))]
-        arguments += [f"--{path}={_format_value(value)}" for path, value in self.overrides.items()]
+        arguments += [f"--{path}={_format_value(path, value)}" for path, value in self.overrides.items()]
         return arguments + ([] if self.checkpoint is None else [f"--ckpt_path={self.checkpoint}"])
 
 
@@ -115,8 +117,14 @@ def run_command_line(argv: Sequence[str]) -> KiwiCLI:
         raise TrainingInterrupted(argv[0], "Ctrl-C", signal.SIGINT) from None
 
 
-def _format_value(value: Any) -> str:
+def _format_value(path: str, value: Any) -> str:
+    """The text of a value on the command line."""
     if isinstance(value, str):
         return value
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    try:
+        text = yaml.safe_dump(to_plain(value), default_flow_style=True, width=10**6)
+    except yaml.YAMLError:
+        expected = "text, numbers, specs, paths, or lists and mappings of these"
+        message = f"{path} cannot be overridden by a value of this type"
+        raise InputError(message, code="wrong-type", got=repr(value), expected=expected) from None
     return text.removesuffix("\n").removesuffix("\n...")

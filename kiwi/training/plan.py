@@ -44,6 +44,7 @@ class PlanOptions(Options):
     references: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.size is None) == (self.config is None):
             raise InputError("give either a size or --config, and not both", code="conflicting-options")
         self.require_at_least(0, "references")

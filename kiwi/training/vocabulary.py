@@ -29,6 +29,7 @@ class VocabularyOptions(Options):
     items: int = 4000
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, minimum in (("words", _BYTE_TOKENS), ("items", 1)):
             if (value := getattr(self, name)) < minimum:
                 raise InputError(f"--{name} must be at least {minimum}", code="out-of-range", got=value)

@@ -10,6 +10,7 @@ import pytest
 
 import kiwi
 from kiwi.errors import InputError
+from kiwi.options import Options
 from kiwi.spec import Spec, from_dict, to_dict
 
 
@@ -43,3 +44,11 @@ def test_specs_round_trip_through_json(specs):
         assert from_dict(spec, json.loads(json.dumps(to_dict(default)))) == default, spec.__name__
         count += 1
     assert count > 0
+
+
+def test_options_with_checks_of_their_own_keep_those_of_their_base(specs):
+    own = [vars(cls)["__post_init__"] for cls in specs if issubclass(cls, Options) and "__post_init__" in vars(cls)]
+    assert len(own) > 5
+    for check in own:
+        if check.__qualname__ != "Options.__post_init__":
+            assert "super().__post_init__()" in inspect.getsource(check), check.__qualname__
