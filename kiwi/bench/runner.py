@@ -231,7 +231,6 @@ def build_generator(options: BenchmarkOptions, suite: Suite) -> tuple[VideoGener
         InputError: the device is not available.
     """
     from kiwi.editing.editor import KiwiEditor  # torch and the models take seconds to import
-    from kiwi.weights.strict import fingerprint
 
     editor = KiwiEditor.from_pretrained(str(options.editor), device=options.device)
     sampling = editor.defaults.sampling
@@ -239,7 +238,7 @@ def build_generator(options: BenchmarkOptions, suite: Suite) -> tuple[VideoGener
         sampling = sampling.replace(steps=options.steps)
     max_pixels = options.max_pixels or editor.defaults.max_pixels
     settings = {
-        "weights": fingerprint(editor.model.state_dict()),
+        "weights": editor.compute_fingerprint(),
         **to_dict(sampling),
         "max_pixels": max_pixels,
         "frames": suite.frames,

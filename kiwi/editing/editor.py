@@ -21,6 +21,7 @@ from kiwi.media.video import Video, read_video
 from kiwi.models.device import resolve_device
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.sampling import EditingDefaults, Sampling, sample_edits
+from kiwi.weights.strict import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,10 @@ class KiwiEditor:
                 it refers to them by path.
         """
         save_pretrained(self.model, folder, self.defaults, self_contained=self_contained)
+
+    def compute_fingerprint(self) -> str:
+        """Compute the fingerprint of all weights (`kiwi.weights.strict.fingerprint`)."""
+        return fingerprint(self.model.state_dict())
 
     def edit(
         self,
