@@ -22,12 +22,6 @@ from kiwi.training.lightning_cli import KiwiCLI, ParseOnlyCLI, run_cli
 class TrainingInterrupted(TrainingError):
     """`fit` or `validate` was stopped by Ctrl-C, or by SIGTERM, which clusters send at the time limit of a job."""
 
-    def __init__(self, command: str, cause: str, number: signal.Signals) -> None:
-        is_fit = command == "fit"
-        fix = "with --ckpt_path last to resume from the last checkpoint" if is_fit else "to start again"
-        super().__init__(f"{command} was stopped by {cause}", code="interrupted", fix=f"rerun the same command {fix}")
-        self.exit_code = 128 + number  # as in shells
-
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions(Options):
@@ -95,6 +89,14 @@ def resolve(options: FitOptions) -> dict[str, Any]:
     return configuration
 
 
+def _make_interrupt(command: str, cause: str, number: signal.Signals) -> TrainingInterrupted:
+    fix = "with --ckpt_path last to resume from the last checkpoint" if command == "fit" else "to start again"
+    problem = f"{command} was stopped by {cause}"
+    error = TrainingInterrupted(problem, code="interrupted", fix=f"rerun the same command {fix}")
+    error.exit_code = 128 + number  # as in shells
+    return error
+
+
 def run_command_line(argv: Sequence[str]) -> KiwiCLI:
     """Run `fit` or `validate`; `argv` is the name of the command, followed by its options.
 
@@ -107,14 +109,14 @@ def run_command_line(argv: Sequence[str]) -> KiwiCLI:
     except BaseException as error:
         causes = {type(cause) for cause in exception_chain(error)}
         if SIGTERMException in causes:
-            raise TrainingInterrupted(argv[0], "SIGTERM", signal.SIGTERM) from None
+            raise _make_interrupt(argv[0], "SIGTERM", signal.SIGTERM) from None
         if KeyboardInterrupt not in causes:
             raise
         # Lightning turns an interrupt of a running trainer into SystemExit(1), and ignores all later ones; other
         # libraries may raise an error of their own.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise TrainingInterrupted(argv[0], "Ctrl-C", signal.SIGINT) from None
+        raise _make_interrupt(argv[0], "Ctrl-C", signal.SIGINT) from None
 
 
 def _format_value(path: str, value: Any) -> str:

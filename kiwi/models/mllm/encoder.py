@@ -114,6 +114,11 @@ class QwenVL(MllmSpec):
             message = f"the MLLM {self.path!r} cannot be loaded"
             raise CheckpointError(message, code="unreadable-model", got=got) from error
         _require_all_weights(model, info, self.path)
+        if max(tokenizer.get_vocab().values()) >= (rows := model.get_input_embeddings().num_embeddings):
+            got = f"{len(tokenizer)} tokens, but embeddings of {rows}"
+            raise CheckpointError(
+                "the MLLM's tokenizer is not that of its weights", code="mismatched-tokenizer", got=got
+            )
         encoder = MllmEncoder(model, tokenizer, image_processor, self.limits, read_template(folder))
         encoder.fingerprint = fingerprint(model.state_dict())
         return encoder.apply_tuning(self.tuning)
@@ -139,11 +144,6 @@ class MllmEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.config = model.requires_grad_(False), model.config
-        if max(tokenizer.get_vocab().values()) >= (rows := model.get_input_embeddings().num_embeddings):
-            got = f"{len(tokenizer)} tokens, but embeddings of {rows}"
-            raise CheckpointError(
-                "the MLLM's tokenizer is not that of its weights", code="mismatched-tokenizer", got=got
-            )
         self.hidden_size = int(model.config.text_config.hidden_size)
         sizes = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
         # Frames already have their final size (VisionPreprocessor.resize_video), which transformers must not reduce.
