@@ -16,6 +16,7 @@ import yaml
 from kiwi.errors import InputError, KiwiError
 
 ObjectHook = Callable[[dict[str, Any]], Any]
+PairsHook = Callable[[list[tuple[str, Any]]], Any]
 
 MAX_CHARACTERS = 64 * 2**20
 """Length of a text that is parsed; the largest files, the vocabularies of tokenizers, have about 12 million."""
@@ -85,13 +86,19 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
-def parse_json(text: str, *, allow_nan: bool = False, object_hook: ObjectHook | None = None) -> Any:
+def parse_json(
+    text: str,
+    *,
+    allow_nan: bool = False,
+    object_hook: ObjectHook | None = None,
+    object_pairs_hook: PairsHook | None = None,
+) -> Any:
     """Parse JSON.
 
     Args:
         text: JSON text.
         allow_nan: whether numbers may be NaN or infinite, as in logs of metrics.
-        object_hook: converts every object, as in `json.loads`.
+        object_hook, object_pairs_hook: convert every object, as in `json.loads`.
 
     Raises:
         ValueError: the text is invalid or too large; the message is one line.
@@ -101,6 +108,7 @@ def parse_json(text: str, *, allow_nan: bool = False, object_hook: ObjectHook | 
         value = json.loads(
             text,
             object_hook=object_hook,
+            object_pairs_hook=object_pairs_hook,
             parse_int=_parse_integer,
             parse_float=float if allow_nan else _parse_finite,
             parse_constant=float if allow_nan else _parse_finite,

@@ -1,7 +1,6 @@
 """Clips: videos and images that are decoded or rendered on demand. This module does not import torch."""
 
-import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kiwi.media.files import sha256
-from kiwi.media.image import read_image
+from kiwi.media.image import EncodedMedia, read_image
 from kiwi.media.video import VideoInfo, probe, read_video
 
 
@@ -57,21 +56,30 @@ class ImageFile(VideoFile):
 
 
 @dataclass(frozen=True)
-class EncodedImage:
-    """An encoded image (PNG, JPEG, ...) that is stored inside a manifest; error messages call it `name`."""
+class EncodedVideo:
+    """An encoded video (MP4, ...) or image, as a video of one frame, that is stored inside a manifest."""
 
-    data: bytes
-    name: str = field(compare=False)
+    media: EncodedMedia
     path: ClassVar[None] = None
+
+    def read_info(self) -> VideoInfo:
+        return probe(self.media)
+
+    def decode(self, max_frames: int | None = None) -> NDArray[np.uint8]:
+        return read_video(self.media, max_frames=max_frames).frames_FHWC
+
+    def hash_content(self) -> str:
+        return self.media.content_hash
+
+
+class EncodedImage(EncodedVideo):
+    """An encoded image (PNG, JPEG, ...) that is stored inside a manifest."""
 
     def read_info(self) -> VideoInfo:
         return _make_image_info(self.decode())
 
     def decode(self, max_frames: int | None = None) -> NDArray[np.uint8]:
-        return read_image(self.data, name=self.name)[None]
-
-    def hash_content(self) -> str:
-        return hashlib.sha256(self.data).hexdigest()
+        return read_image(self.media)[None]
 
 
 def _make_image_info(frames_FHWC: NDArray[np.uint8]) -> VideoInfo:

@@ -1,7 +1,6 @@
 """The LightningDataModule: turns data sources into data loaders of homogeneous batches."""
 
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,13 @@ from kiwi.data.batch_samplers import MixtureBatchSampler, SequentialBatchSampler
 from kiwi.data.buckets import Bucket, assign_buckets
 from kiwi.data.dataset import EditDataset
 from kiwi.data.feature_cache import FeatureCache
+from kiwi.data.fingerprint import (
+    CHANGED_DATA_FIX,
+    DataFingerprint,
+    compute_fingerprint,
+    identify_source,
+    require_same_data,
+)
 from kiwi.data.sample import EditBatch, collate
 from kiwi.data.sources import DataSource, Record
 from kiwi.errors import CheckpointError, InputError
@@ -80,6 +86,7 @@ class EditData(L.LightningDataModule):
         self.holdout, self.num_workers, self.seed = holdout, num_workers, seed
         self.categories, self.augmentation, self.cache = categories or {}, augmentation, cache
         self.datasets: dict[str, EditDataset] = {}
+        self.fingerprint = DataFingerprint("", "", "")
         self.strata: list[Stratum] = []
         self.sampling_probabilities: list[float] = []
 
@@ -88,9 +95,11 @@ class EditData(L.LightningDataModule):
         if self.datasets:
             return
         train, validation = self._read_samples(self.train), self._read_samples(self.validation)
-        held_out = self._choose_holdout({path for sample in train if (path := sample.record.source.path) is not None})
-        validation += [sample for sample in train if sample.record.source.path in held_out]
-        train = [sample for sample in train if sample.record.source.path not in held_out]
+        if self.holdout:
+            sources = [identify_source(sample.record.source, self.root.resolve()) for sample in train]
+            held_out = self._choose_holdout({source for source in sources if source is not None})
+            validation += [sample for sample, source in zip(train, sources, strict=True) if source in held_out]
+            train = [sample for sample, source in zip(train, sources, strict=True) if source not in held_out]
         self.strata = [(sample.data_source_index, sample.record.category or "none") for sample in train]
         weights = [source.weight for source in self.train]
         self.sampling_probabilities = compute_probabilities(self.strata, weights, self.categories)
@@ -101,6 +110,7 @@ class EditData(L.LightningDataModule):
         }
         if cache is not None:
             self._check_cache(cache)
+        self.fingerprint = compute_fingerprint(self.datasets["train"], self._source_indices, self.root)
         self._log_mixture()
 
     def train_dataloader(self) -> DataLoader[EditBatch]:
@@ -122,11 +132,11 @@ class EditData(L.LightningDataModule):
         return self._make_loader("validation", sampler)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a hash of the training data and their order; the LightningModule counts the batches."""
-        return {"order": self._hash_batch_order()}
+        """Return hashes of the training data and their order; the LightningModule counts the batches."""
+        return {"order": self._hash_batch_order(), **self.fingerprint._asdict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Check that a resumed run has the same batch order.
+        """Check that a resumed run has the same batch order and the same data.
 
         Raises:
             CheckpointError: the data or their mixture changed.
@@ -136,9 +146,11 @@ class EditData(L.LightningDataModule):
             raise CheckpointError(
                 "cannot resume: the training data or their order changed",
                 code="changed-data",
-                fix="resume with the same data sources, weights, seed, sizes and global batch size; to train on other "
-                "data, start a new run from this run's model folder (model.init)",
+                expected="the same data sources, weights, seed, sizes and global batch size",
+                fix=CHANGED_DATA_FIX,
             )
+        if self.trainer is None or self.trainer.state.fn == "fit":
+            require_same_data(self.datasets["train"], self._source_indices, self.fingerprint, state)
 
     def _check_cache(self, cache: FeatureCache) -> None:
         entries = {entry for dataset in self.datasets.values() for keys in dataset.keys for entry in keys.all()}
@@ -188,17 +200,17 @@ class EditData(L.LightningDataModule):
             samples += [_Sample(index, record, bucket) for record, bucket in zip(records, buckets, strict=True)]
         return samples
 
-    def _choose_holdout(self, source_videos: set[Path]) -> set[Path]:
+    @property
+    def _source_indices(self) -> list[int]:
+        return [index for index, _ in self.strata]
+
+    def _choose_holdout(self, source_videos: set[str]) -> set[str]:
         """Choose the source videos that are moved to validation."""
-        if self.holdout and self.holdout >= len(source_videos):
+        if self.holdout >= len(source_videos):
             got = f"{self.holdout} of {len(source_videos)} source videos"
             raise InputError("data.holdout leaves no video to train on", code="no-samples", got=got)
         # Keyed by the path relative to root, so that the choice does not depend on the machine or on file order.
-        root = self.root.resolve()
-        keyed = sorted(
-            (key(self.seed, "holdout", os.path.relpath(p.resolve(), root)), str(p), p) for p in source_videos
-        )
-        return {path for _, _, path in keyed[: self.holdout]}
+        return set(sorted(source_videos, key=lambda name: (key(self.seed, "holdout", name), name))[: self.holdout])
 
     def _make_loader(self, name: str, sampler: Sampler[Any]) -> DataLoader[EditBatch]:
         return DataLoader(

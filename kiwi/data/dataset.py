@@ -1,6 +1,6 @@
 """The dataset, which decodes records to samples at the sizes of their buckets."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -66,7 +66,13 @@ class EditDataset(Dataset[EditSample]):
         assert len(records) == len(buckets)
         self.records, self.buckets = list(records), list(buckets)
         self.augmentation, self.seed, self.cache = augmentation, seed, cache
-        self.keys = [] if cache is None else self._compute_keys(cache)
+        self.keys: list[CacheKeys] = []
+        self.content_hashes: list[str] = []
+        """Hashes of the clips of each record, which only a cache makes cheap; without one, an empty list."""
+        if cache is not None:
+            hashes = self._hash_contents(cache)
+            self.keys = self._compute_keys(cache, hashes)
+            self.content_hashes = [" ".join(hashes[clip] for clip in list_clips(record)) for record in self.records]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -111,7 +117,8 @@ class EditDataset(Dataset[EditSample]):
     def list_encoding_jobs(self, cache: FeatureCache) -> dict[str, EncodingJob]:
         """List the encoding jobs that fill a cache for all samples, by the first key of each job."""
         jobs: dict[str, EncodingJob] = {}
-        for record, bucket, keys in zip(self.records, self.buckets, self._compute_keys(cache), strict=True):
+        all_keys = self._compute_keys(cache, self._hash_contents(cache))
+        for record, bucket, keys in zip(self.records, self.buckets, all_keys, strict=True):
             # A clip is decoded once for both encoders, and once for all samples that use it.
             load = partial(_decode_clip, record.source, bucket)
             job = EncodingJob(load, keys.source_posterior, keys.source_features, False)
@@ -123,9 +130,11 @@ class EditDataset(Dataset[EditSample]):
                 jobs[key] = EncodingJob(reference.decode, "", key, True)
         return jobs
 
-    def _compute_keys(self, cache: FeatureCache) -> list[CacheKeys]:
-        clips = [clip for r in self.records for clip in (r.source, r.target, *r.references) if clip is not None]
-        hashes, keys = cache.hash_contents(clips), []
+    def _hash_contents(self, cache: FeatureCache) -> dict[Clip, str]:
+        return cache.hash_contents(clip for record in self.records for clip in list_clips(record))
+
+    def _compute_keys(self, cache: FeatureCache, hashes: Mapping[Clip, str]) -> list[CacheKeys]:
+        keys = []
         for record, bucket in zip(self.records, self.buckets, strict=True):
             source, target = hashes[record.source], None if record.target is None else hashes[record.target]
             references = [cache.make_features_key(hashes[reference], None) for reference in record.references]
@@ -179,6 +188,11 @@ def letterbox_references(
 
 def _make_sample_id(record: Record, bucket: Bucket) -> str:
     return f"{record.id}/{bucket.frames}f"
+
+
+def list_clips(record: Record) -> list[Clip]:
+    """The clips of a record that a model sees in training; the mask is not among them."""
+    return [clip for clip in (record.source, record.target, *record.references) if clip is not None]
 
 
 def _decode_clip(clip: Clip, bucket: Bucket) -> Pixels:

@@ -2,7 +2,8 @@
 
 The published columns are `src_video, tgt_video, prompt[, ref_image][, iid][, edited_type]`; RefVIE's parquet holds
 encoded images in `ref_image_bytes` instead of paths. kiwi adds two columns: `mask`, the region that the edit may
-change, and `caption`, a description of the target.
+change, and `caption`, a description of the target. Where a path may stand, so may the encoded media themselves, or a
+cell of Hugging Face's image and video columns, `{"bytes": ..., "path": ...}`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kiwi.data.clips import EncodedImage, ImageFile, VideoFile
-from kiwi.data.manifest_rows import READERS, Row
+from kiwi.data.clips import EncodedImage, EncodedVideo, ImageFile, VideoFile
+from kiwi.data.manifest_rows import READERS, Row, holds_nothing
 from kiwi.errors import InputError, KiwiError, ManifestError
 from kiwi.media.files import resolve_inside
-from kiwi.media.image import check_image
+from kiwi.media.image import EncodedMedia, check_image
 from kiwi.reading import parse_json, require_file
 
 _MAX_PROBLEMS = 5
 """Maximum number of problems that an error message describes; it gives the number of the others."""
+_MAX_PATH_LENGTH, _MAX_TEXT_LENGTH = 4096, 100_000
+"""Maximum numbers of characters of a path and of any other text; more is damage, or meant to fill the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +41,13 @@ class EditRecord:
     """
 
     id: str
-    source: VideoFile
-    target: VideoFile | None
+    source: VideoFile | EncodedVideo
+    target: VideoFile | EncodedVideo | None
     instruction: str
     references: tuple[ImageFile | EncodedImage, ...] = ()
     category: str | None = None
     answer: str = ""
-    mask: VideoFile | None = None
+    mask: VideoFile | EncodedVideo | None = None
     caption: str = ""
     location: str
 
@@ -52,7 +55,8 @@ class EditRecord:
 def read_manifest(path: str | Path, *, base: Path | None = None, require_target: bool = True) -> list[EditRecord]:
     """Read and check a manifest.
 
-    Several reference images are a list in JSONL and parquet, and separated by `|` in CSV.
+    Several reference images are a list in JSONL and parquet, and separated by `|` in CSV. Words that programs write for
+    a missing value, such as "nan", "None" and "N/A", count as empty cells. Embedded media are held in memory.
 
     Args:
         path: CSV, JSONL or parquet file.
@@ -74,12 +78,8 @@ def read_manifest(path: str | Path, *, base: Path | None = None, require_target:
         raise ManifestError(f"The base folder {folder} of the manifest {path} does not exist", code="missing-file")
     required = ("src_video", "tgt_video", "prompt") if require_target else ("src_video", "prompt")
     checker = _RowChecker(path, _FileFinder(folder), require_target)
-    try:
-        for number, row in enumerate(reader(path, required), start=1):
-            checker.add(number, row)
-    except UnicodeDecodeError as error:
-        message, fix = f"The manifest {path} is not UTF-8 text ({error.reason})", "save it as UTF-8"
-        raise ManifestError(message, code="unreadable-file", fix=fix) from None
+    for number, row in enumerate(reader(path, required), start=1):
+        checker.add(number, row)
     return checker.finish()
 
 
@@ -90,6 +90,7 @@ class _RowChecker:
         self.path, self.files, self.require_target = path, files, require_target
         self.records: list[EditRecord] = []
         self.location_by_id: dict[str, str] = {}
+        self.media: dict[bytes, EncodedMedia] = {}
         self.problems: list[str] = []
         self.problem_count = 0
 
@@ -97,15 +98,15 @@ class _RowChecker:
         if row.problem is not None:
             self._add_problem(row, row.problem)
             return
-        count_before, cells = self.problem_count, row.cells
+        count_before = self.problem_count
         record_id = self._read_id(number, row)
         instruction = self._read_text(row, "prompt") or ""
-        if not instruction and isinstance(cells.get("prompt"), str | None):
-            self._add_problem(row, "the prompt is empty")
-        source = self._find_file(row, "src_video", required=True)
-        target = self._find_file(row, "tgt_video", required=self.require_target)
+        if holds_nothing(row.cells.get("prompt")):
+            self._add_problem(row, f"the prompt is empty{_quote_word(row.cells.get('prompt'))}")
+        source = self._read_clip(row, "src_video", required=True)
+        target = self._read_clip(row, "tgt_video", required=self.require_target)
         references = self._read_references(row)
-        mask = self._find_file(row, "mask", required=False)
+        mask = self._read_clip(row, "mask", required=False)
         if self.problem_count == count_before and source is not None:
             self.records.append(
                 EditRecord(
@@ -133,7 +134,7 @@ class _RowChecker:
         return self.records
 
     def _read_id(self, number: int, row: Row) -> str:
-        given_id = next((row.cells[k] for k in ("iid", "id") if row.cells.get(k) not in (None, "")), None)
+        given_id = next((row.cells[k] for k in ("iid", "id") if not holds_nothing(row.cells.get(k))), None)
         record_id = f"{self.path.stem}:{number}" if given_id is None else str(given_id).strip()
         if record_id in self.location_by_id:
             self._add_problem(row, f"the id {record_id!r} is already in use ({self.location_by_id[record_id]})")
@@ -142,19 +143,28 @@ class _RowChecker:
 
     def _read_text(self, row: Row, column: str) -> str | None:
         value = row.cells.get(column)
-        if value is not None and not isinstance(value, str):
+        if holds_nothing(value):
+            return None
+        if not isinstance(value, str):
             self._add_problem(row, f"{column} is not text but {type(value).__name__}")
-            return None
-        return (value or "").strip() or None
+        elif len(value) > _MAX_TEXT_LENGTH:
+            self._add_problem(row, f"{column} has {len(value)} characters, more than {_MAX_TEXT_LENGTH}")
+        else:
+            return value.strip()
+        return None
 
-    def _find_file(self, row: Row, column: str, *, required: bool) -> VideoFile | None:
-        text = self._read_text(row, column)
-        if text is None:
-            if required and isinstance(row.cells.get(column), str | None):
-                self._add_problem(row, f"{column} is empty")
-            return None
+    def _read_clip(self, row: Row, column: str, *, required: bool) -> VideoFile | EncodedVideo | None:
         try:
-            return VideoFile(self.files.find(text, column))
+            value = _unwrap(row.cells.get(column), column)
+            if holds_nothing(value):
+                if required:
+                    self._add_problem(row, f"{column} is empty{_quote_word(value)}")
+                return None
+            if isinstance(value, bytes):
+                return EncodedVideo(self._keep(value, f"the {column} of {row.location}"))
+            if not isinstance(value, str):
+                raise InputError(f"{column} is not text but {type(value).__name__}", code="wrong-type")
+            return VideoFile(self.files.find(value.strip(), column))
         except KiwiError as error:
             self._add_problem(row, str(error))
             return None
@@ -162,17 +172,22 @@ class _RowChecker:
     def _read_references(self, row: Row) -> tuple[ImageFile | EncodedImage, ...]:
         images: list[ImageFile | EncodedImage] = []
         try:
-            for text in _parse_list(row.cells.get("ref_image"), str, "ref_image"):
-                if text.strip():
-                    image = self.files.find(text.strip(), "ref_image")
-                    self.files.check_image(image)
-                    images.append(ImageFile(image))
-            for index, data in enumerate(_parse_list(row.cells.get("ref_image_bytes"), bytes, "ref_image_bytes")):
-                check_image(data, name=f"reference {index + 1}")
-                images.append(EncodedImage(data, f"reference {index + 1} of {row.location}"))
+            for column, kinds in (("ref_image", (str, bytes)), ("ref_image_bytes", (bytes,))):
+                for index, value in enumerate(_parse_list(row.cells.get(column), kinds, column), start=1):
+                    if isinstance(value, bytes):
+                        check_image(value, name=f"reference {index}")
+                        images.append(EncodedImage(self._keep(value, f"reference {index} of {row.location}")))
+                    else:
+                        image = self.files.find(value.strip(), column)
+                        self.files.check_image(image)
+                        images.append(ImageFile(image))
         except KiwiError as error:
             self._add_problem(row, str(error))
         return tuple(images)
+
+    def _keep(self, data: bytes, name: str) -> EncodedMedia:
+        """Encoded media, of which equal ones are kept once."""
+        return self.media.setdefault(data, EncodedMedia(data, name))
 
     def _add_problem(self, row: Row, text: str) -> None:
         self.problem_count += 1
@@ -190,6 +205,9 @@ class _FileFinder:
 
     def find(self, text: str, column: str) -> Path:
         """Return the path of a file. Raises InputError if it is missing, a folder, or outside the base folder."""
+        if len(text) > _MAX_PATH_LENGTH:
+            expected = f"at most {_MAX_PATH_LENGTH}"
+            raise InputError(f"the {column} has {len(text)} characters", code="invalid-path", expected=expected)
         relative = PurePosixPath(text)
         is_plain = not (relative.is_absolute() or relative.name in ("", "..") or "\\" in text or "\0" in text)
         if is_plain and (path := self._find_in_listing(relative)) is not None:
@@ -198,6 +216,12 @@ class _FileFinder:
         resolved = resolve_inside(self.base, text, column)
         if os.path.isfile(resolved):  # noqa: PTH113 (Path.is_file raises for names that are too long)
             return resolved
+        if "\\" in text:
+            problem, fix = (
+                f"the {column} {text!r} has backslashes between folders",
+                "write paths with / on every system",
+            )
+            raise InputError(problem, code="invalid-path", fix=fix)
         exists = os.path.exists(resolved)  # noqa: PTH110 (as above)
         state = "is a folder" if exists and resolved.is_dir() else "is a pipe or device" if exists else "does not exist"
         raise InputError(f"the {column} {text!r} {state}", code="missing-file")
@@ -236,19 +260,38 @@ def _list_folder(folder: Path) -> dict[str, os.DirEntry[str]]:
         return {}  # each of its files is then reported as missing
 
 
-def _parse_list(value: Any, kind: type, column: str) -> list[Any]:
-    """Convert a cell to a list; it may be empty, one value, a list, or text with a JSON list."""
-    if value is None or value == "":
-        return []
+def _parse_list(value: Any, kinds: tuple[type, ...], column: str) -> list[Any]:
+    """Convert a cell to a list without empty values; it may be one value, a list, or text with a JSON list."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = parse_json(value)
         except ValueError:
             message = f"{column} looks like a JSON list but is not valid JSON"
             raise InputError(message, code="wrong-type", got=repr(value[:60])) from None
-    values = value if isinstance(value, list) else [value]
+    values = [_unwrap(item, column) for item in (value if isinstance(value, list) else [value])]
+    values = [item for item in values if not holds_nothing(item)]
     for item in values:
-        if not isinstance(item, kind):
-            expected = f"{kind.__name__} or a list of {kind.__name__}"
+        if not isinstance(item, kinds):
+            names = " or ".join(kind.__name__ for kind in kinds)
+            expected = f"{names} or a list of {names}"
             raise InputError(f"{column} holds {type(item).__name__}", code="wrong-type", expected=expected)
     return values
+
+
+def _unwrap(value: Any, column: str) -> Any:
+    """Return the bytes, or else the path, of a cell of Hugging Face's image and video columns; others as they are."""
+    if not isinstance(value, dict):
+        return value
+    data, path = value.get("bytes"), value.get("path")
+    if not value or value.keys() - {"bytes", "path"} or not isinstance(data, bytes | None):
+        got = ", ".join(f"{name}: {type(item).__name__}" for name, item in value.items())
+        expected = '{"bytes": encoded image or video, "path": text}, of which one may be null (bytes only in parquet)'
+        raise InputError(f"{column} holds an unknown structure", code="wrong-type", got=got[:200], expected=expected)
+    return data or path
+
+
+def _quote_word(value: Any) -> str:
+    """Describe a cell that counts as empty and yet holds something."""
+    return (
+        "" if value is None or not str(value).strip() else f" (the cell holds {str(value)[:40]!r}, a word for nothing)"
+    )

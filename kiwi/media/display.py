@@ -8,7 +8,6 @@ the user should make.
 import logging
 from fractions import Fraction
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
@@ -17,6 +16,8 @@ from av.video.reformatter import ColorRange, ColorTrc, Interpolation
 from PIL import Image
 
 from kiwi.errors import MediaError
+from kiwi.media.container import too_large_for_memory
+from kiwi.media.image import MediaSource
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ _HDR_TRANSFERS = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 _MAX_PIXEL_ASPECT = 8
 
 
-def to_rgb(frame: Any, size: tuple[int, int], pixel_aspect: Fraction, path: Path) -> np.ndarray:
+def to_rgb(frame: Any, size: tuple[int, int], pixel_aspect: Fraction, source: MediaSource) -> np.ndarray:
     """Convert a decoded frame to uint8 RGB `[H, W, 3]` as displayed, with transparency on white.
 
     Args:
@@ -41,10 +42,10 @@ def to_rgb(frame: Any, size: tuple[int, int], pixel_aspect: Fraction, path: Path
         size: (width, height) in stored pixels; a frame of another size is scaled, because the size may change within a
             stream.
         pixel_aspect: width of a stored pixel divided by its height.
-        path: file that an error names.
+        source: video that an error names.
 
     Raises:
-        MediaError: the pixel format cannot be converted.
+        MediaError: the pixel format cannot be converted, or the frame does not fit into memory.
     """
     frame.colorspace = _SUPPORTED_MATRICES.get(frame.colorspace, frame.colorspace)
     has_alpha = any(component.is_alpha for component in frame.format.components)
@@ -56,9 +57,11 @@ def to_rgb(frame: Any, size: tuple[int, int], pixel_aspect: Fraction, path: Path
             interpolation=EXACT_SCALING,
             dst_color_range=ColorRange.JPEG,
         )
+    except MemoryError:
+        raise too_large_for_memory(source, *size) from None
     except (av.error.FFmpegError, ValueError) as error:
         raise MediaError(
-            f"{path} has colours that cannot be converted to RGB",
+            f"{source} has colours that cannot be converted to RGB",
             code="unsupported-colours",
             got=f"{frame.format.name}, matrix {frame.colorspace} ({error})",
             fix="convert it to yuv420p with BT.709 colours first",
@@ -87,13 +90,13 @@ def pixel_aspect_ratio(stream: Any) -> Fraction:
     return ratio if ratio and Fraction(1, _MAX_PIXEL_ASPECT) <= ratio <= _MAX_PIXEL_ASPECT else Fraction(1)
 
 
-def warn_of_unusual_frames(frame: Any, path: Path) -> None:
+def warn_of_unusual_frames(frame: Any, source: MediaSource) -> None:
     """Log a warning if a frame is interlaced or HDR, once per file."""
     if frame.interlaced_frame:
-        warn_once(f"{path} is interlaced: each frame mixes the lines of two moments; deinterlace it first")
+        warn_once(f"{source} is interlaced: each frame mixes the lines of two moments; deinterlace it first")
     if (transfer := _HDR_TRANSFERS.get(frame.color_trc)) is not None:
         warn_once(
-            f"{path} is an HDR video ({transfer}): it is read without tone mapping and looks dull; convert to SDR"
+            f"{source} is an HDR video ({transfer}): it is read without tone mapping and looks dull; convert to SDR"
         )
 
 

@@ -3,13 +3,15 @@
 Shape suffixes: F frames, H height, W width, C channels (3, RGB). All pixels are uint8.
 """
 
+import hashlib
 import io
 import logging
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +30,32 @@ _SHORTEST_FRAME, _DEFAULT_FRAME = Fraction(11, 1000), Fraction(100, 1000)
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _WRITERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs
+MAX_IMAGE_SIDE = 65_535  # the limit of JPEG; a picture of 1 x 80,000,000 pixels is a bomb too
 WHITE = (255, 255, 255)
 
 
-def read_image(source: Path | str | bytes, *, name: str | None = None) -> np.ndarray:
-    """Read an image (a path, or the encoded bytes) as uint8 RGB `[H, W, 3]`.
+@dataclass(frozen=True)
+class EncodedMedia:
+    """An encoded image or video (PNG, MP4, ...) in memory instead of a file; error messages call it `name`."""
+
+    data: bytes
+    name: str = field(compare=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 of the content, as 64 hexadecimal digits."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+MediaSource = Path | EncodedMedia
+"""Where an image or a video is read from; its text is what error messages call it."""
+
+
+def read_image(source: MediaSource | str | bytes, *, name: str | None = None) -> np.ndarray:
+    """Read an image (a path, or its encoded content) as uint8 RGB `[H, W, 3]`.
 
     EXIF orientation is applied, an embedded colour profile is converted to sRGB, transparency is composited on white
     and 16-bit grey is scaled to 8 bits. Of an animation the first frame is read, with a warning. Error messages call
@@ -48,7 +71,7 @@ def read_image(source: Path | str | bytes, *, name: str | None = None) -> np.nda
         return _decode(image, title)
 
 
-def count_animation_frames(path: Path) -> int | None:
+def count_animation_frames(source: MediaSource) -> int | None:
     """The number of frames of an image file, more than 1 for an animation; None for other files, such as videos.
 
     The content decides, not the suffix.
@@ -57,7 +80,7 @@ def count_animation_frames(path: Path) -> int | None:
         MediaError: an image that is damaged or too large.
     """
     try:
-        image = _open_image(path, str(path))
+        image = _open_image(source, str(source))
     except MediaError as error:
         if error.code == "unreadable-image":
             return None
@@ -66,24 +89,24 @@ def count_animation_frames(path: Path) -> int | None:
         return _count_frames(image) - _is_default_image_apart(image) if _is_animated(image) else 1
 
 
-def read_animation(path: Path) -> Iterator[tuple[Fraction, np.ndarray, Fraction]]:
+def read_animation(source: MediaSource) -> Iterator[tuple[Fraction, np.ndarray, Fraction]]:
     """Yield the frames of an animated image: time in seconds, uint8 RGB `[H, W, 3]` and duration in seconds.
 
     Raises:
         MediaError: a damaged frame.
     """
-    with _open_image(path, str(path)) as image:
+    with _open_image(source, str(source)) as image:
         time = Fraction(0)
         for index in range(int(_is_default_image_apart(image)), _count_frames(image)):
             image.seek(index)
-            pixels = _decode(image, str(path))  # sets the duration of some formats
+            pixels = _decode(image, str(source))  # sets the duration of some formats
             duration = Fraction(round(image.info.get("duration", 0)), 1000)
             duration = duration if duration >= _SHORTEST_FRAME else _DEFAULT_FRAME
             yield time, pixels, duration
             time += duration
 
 
-def check_image(source: Path | str | bytes, *, name: str | None = None) -> None:
+def check_image(source: MediaSource | str | bytes, *, name: str | None = None) -> None:
     """Raise the MediaErrors of `read_image`, except for damage after the header: only the header is read."""
     _open_image(source, _describe_source(source, name)).close()
 
@@ -105,16 +128,17 @@ def write_image(path: Path | str, image_HWC: np.ndarray) -> None:
         image.save(temporary, file_format, **options)
 
 
-def _describe_source(source: Path | str | bytes, name: str | None) -> str:
+def _describe_source(source: MediaSource | str | bytes, name: str | None) -> str:
     """Describe an image for error messages."""
     if isinstance(source, bytes):
         return f"the image bytes of {name}" if name else "the image given as bytes"
     return name or str(source)
 
 
-def _open_image(source: Path | str | bytes, title: str) -> Image.Image:
+def _open_image(source: MediaSource | str | bytes, title: str) -> Image.Image:
     """Open an image of an accepted format and size; its pixels are not decoded."""
-    problem = f"{title} has more than {MAX_IMAGE_PIXELS / 1e6:.0f} megapixels"
+    source = source.data if isinstance(source, EncodedMedia) else source
+    problem = f"{title} has more than {MAX_IMAGE_PIXELS / 1e6:.0f} megapixels, or {MAX_IMAGE_SIDE} on a side"
     too_large = MediaError(problem, code="image-too-large", fix="downscale it first")
     try:
         _register_readers()
@@ -133,7 +157,7 @@ def _open_image(source: Path | str | bytes, title: str) -> Image.Image:
         raise MediaError(f"the image {title} does not exist", code="missing-file", fix="check the path") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise MediaError(f"{title} cannot be read as an image", code="unreadable-image", got=error) from None
-    if image.width * image.height > MAX_IMAGE_PIXELS:
+    if not is_acceptable_size(image.width, image.height):
         image.close()
         raise too_large
     return image
@@ -145,6 +169,11 @@ def _require_image_file(path: Path | str) -> Path:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise ValueError("it is a device or pipe")
     return Path(path)
+
+
+def is_acceptable_size(width: int, height: int) -> bool:
+    """Whether a picture is small enough to decode; the headers of some small files announce enormous ones."""
+    return width * height <= MAX_IMAGE_PIXELS and max(width, height) <= MAX_IMAGE_SIDE
 
 
 def _decode(image: Image.Image, title: str) -> np.ndarray:

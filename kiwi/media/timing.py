@@ -5,12 +5,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, TypeVar
 
 import av
 
 from kiwi.errors import InputError, MediaError
+from kiwi.media.image import MediaSource
 
 # Exact rates for the decimals 23.976 (or 23.98), 29.97 and so on, with which timestamps would drift.
 _NTSC_RATES = tuple(Fraction(nominal * 1000, 1001) for nominal in (24, 30, 48, 60, 120))
@@ -74,7 +74,11 @@ def count_instants(duration: Fraction, fps: Fraction) -> int:
 
 
 def resample(
-    frames: Iterable[tuple[Fraction, T]], fps: Fraction, timing: Timing, path: Path, last: Fraction | None = None
+    frames: Iterable[tuple[Fraction, T]],
+    fps: Fraction,
+    timing: Timing,
+    source: MediaSource,
+    last: Fraction | None = None,
 ) -> Iterator[T]:
     """For each time k / fps, yield the frame that is displayed then.
 
@@ -85,7 +89,7 @@ def resample(
         frames: times in seconds after the first frame, and frames, in order.
         fps: constant rate of the result.
         timing: timing of the frames.
-        path: file that an error names.
+        source: video that an error names.
         last: how long the last frame is displayed, in seconds; by default one usual step.
 
     Raises:
@@ -97,7 +101,7 @@ def resample(
     previous_time, previous = next(iterator)
     for time, frame in iterator:
         if time - previous_time > _MAX_GAP:
-            problem = f"{path} has damaged timestamps: two frames are {float(time - previous_time):.0f} seconds apart"
+            problem = f"{source} has damaged timestamps: two frames are {float(time - previous_time):.0f} seconds apart"
             raise MediaError(problem, code="damaged-video", fix="re-encode it, or cut it into clips")
         while instant / fps + step / 2 <= time:
             yield previous

@@ -31,7 +31,14 @@ from kiwi.media.display import (
     warn_once,
 )
 from kiwi.media.files import atomic_path
-from kiwi.media.image import count_animation_frames, read_animation, read_image, require_rgb
+from kiwi.media.image import (
+    EncodedMedia,
+    MediaSource,
+    count_animation_frames,
+    read_animation,
+    read_image,
+    require_rgb,
+)
 from kiwi.media.timing import Timing, count_instants, resample, scan_timing, to_rational_rate
 
 _H273_BT709 = 1
@@ -83,25 +90,25 @@ class Video:
         return int(self.frames_FHWC.shape[2])
 
 
-def probe(path: str | Path) -> VideoInfo:
+def probe(source: MediaSource | str) -> VideoInfo:
     """Read the properties of a video from its timestamps and first frame; an image is a video of one frame at 1 fps.
 
     Raises:
         MediaError: the file does not exist, is not a video or has no frames.
     """
-    path = Path(path)
-    image_frames = _count_images(path)
+    source = Path(source) if isinstance(source, str) else source
+    image_frames = _count_images(source)
     if image_frames == 1:
-        height, width, _ = read_image(path).shape
+        height, width, _ = read_image(source).shape
         return VideoInfo(height=height, width=width)
     if image_frames is not None:
-        timing = _time_animation(path)
-        height, width, _ = next(read_animation(path))[1].shape
+        timing = _time_animation(source)
+        height, width, _ = next(read_animation(source))[1].shape
         return VideoInfo(frames=timing.frames, height=height, width=width, fps=timing.fps)
-    with open_video(path) as (container, stream):
+    with open_video(source) as (container, stream):
         timing = scan_timing(container, stream)
-    with open_video(path) as (container, stream):
-        _, first = next(decode_frames(container, stream, path))
+    with open_video(source) as (container, stream):
+        _, first = next(decode_frames(container, stream, source))
         height, width = displayed_size(first, pixel_aspect_ratio(stream))
         return VideoInfo(
             frames=timing.frames,
@@ -114,7 +121,7 @@ def probe(path: str | Path) -> VideoInfo:
 
 
 def read_video(
-    path: str | Path, *, max_frames: int | None = None, start: int = 0, fps: float | Fraction | None = None
+    source: MediaSource | str, *, max_frames: int | None = None, start: int = 0, fps: float | Fraction | None = None
 ) -> Video:
     """Decode a video (or an image, as one frame at 1 fps) to RGB frames in presentation order, as displayed.
 
@@ -129,23 +136,23 @@ def read_video(
         MediaError: the file does not exist, is not a video, has no frames, or is truncated or damaged (the message has
             the number of frames that could be decoded).
     """
-    path = Path(path)
+    source = Path(source) if isinstance(source, str) else source
     if max_frames is not None and max_frames < 1:
         raise InputError("max_frames must be at least 1", code="out-of-range", got=max_frames)
     if start < 0:
         raise InputError("start must not be negative", code="out-of-range", got=start)
     rate = None if fps is None else to_rational_rate(fps)
     selection = slice(start, None if max_frames is None else start + max_frames)
-    image_frames = _count_images(path)
+    image_frames = _count_images(source)
     if image_frames == 1:
-        pixels, rate = [read_image(path)][selection], Fraction(1)
+        pixels, rate = [read_image(source)][selection], Fraction(1)
     elif image_frames is not None:
-        pixels, rate = _read_animation(path, rate, selection)
+        pixels, rate = _read_animation(source, rate, selection)
     else:
-        pixels, rate = _read_container(path, rate, selection)
+        pixels, rate = _read_container(source, rate, selection)
     if not pixels:
         expected = "start below its number of frames"
-        raise InputError(f"{path} has no frame {start}", code="out-of-range", expected=expected)
+        raise InputError(f"{source} has no frame {start}", code="out-of-range", expected=expected)
     return Video(np.stack(pixels), rate)
 
 
@@ -193,48 +200,50 @@ def to_uint8(video: np.ndarray) -> np.ndarray:
     return np.rint(values, out=values).clip(0, 255).astype(np.uint8)
 
 
-def _count_images(path: Path) -> int | None:
+def _count_images(source: MediaSource) -> int | None:
     """The number of frames of an image or animated image; None for a video."""
-    is_file = os.path.isfile(path)  # noqa: PTH113 (Path.is_file raises for names that are too long)
-    return count_animation_frames(path) if is_file else None
+    if isinstance(source, EncodedMedia):
+        return count_animation_frames(source)
+    is_file = os.path.isfile(source)  # noqa: PTH113 (Path.is_file raises for names that are too long)
+    return count_animation_frames(source) if is_file else None
 
 
-def _time_animation(path: Path) -> Timing:
-    durations = [duration for _, _, duration in read_animation(path)]
+def _time_animation(source: MediaSource) -> Timing:
+    durations = [duration for _, _, duration in read_animation(source)]
     fps = to_rational_rate(float(1 / statistics.median_low(durations)))
     return Timing(fps, count_instants(sum(durations, Fraction(0)), fps), len(set(durations)) > 1)
 
 
-def _read_animation(path: Path, rate: Fraction | None, selection: slice) -> tuple[list[np.ndarray], Fraction]:
-    timing = _time_animation(path)
-    frames = list(read_animation(path))
-    _warn_of_variable_rate(path, timing, rate)
+def _read_animation(source: MediaSource, rate: Fraction | None, selection: slice) -> tuple[list[np.ndarray], Fraction]:
+    timing = _time_animation(source)
+    frames = list(read_animation(source))
+    _warn_of_variable_rate(source, timing, rate)
     rate = rate or timing.fps
     timed = ((time, pixels) for time, pixels, _ in frames)
-    sampled = resample(timed, rate, timing, path, last=frames[-1][2])
+    sampled = resample(timed, rate, timing, source, last=frames[-1][2])
     return list(islice(sampled, selection.start, selection.stop)), rate
 
 
-def _read_container(path: Path, rate: Fraction | None, selection: slice) -> tuple[list[np.ndarray], Fraction]:
-    with open_video(path) as (container, stream):
+def _read_container(source: MediaSource, rate: Fraction | None, selection: slice) -> tuple[list[np.ndarray], Fraction]:
+    with open_video(source) as (container, stream):
         timing = scan_timing(container, stream)
-    _warn_of_variable_rate(path, timing, rate)
+    _warn_of_variable_rate(source, timing, rate)
     rate = rate or timing.fps
-    with open_video(path) as (container, stream):
+    with open_video(source) as (container, stream):
         aspect = pixel_aspect_ratio(stream)
-        sampled = resample(decode_frames(container, stream, path), rate, timing, path)
-        return _convert_frames(islice(sampled, selection.start, selection.stop), aspect, path), rate
+        sampled = resample(decode_frames(container, stream, source), rate, timing, source)
+        return _convert_frames(islice(sampled, selection.start, selection.stop), aspect, source), rate
 
 
-def _warn_of_variable_rate(path: Path, timing: Timing, rate: Fraction | None) -> None:
+def _warn_of_variable_rate(source: MediaSource, timing: Timing, rate: Fraction | None) -> None:
     if timing.is_variable and rate is None:
         warn_once(
-            f"{path} has a variable frame rate; it is read at a constant {float(timing.fps):g} frames per second "
+            f"{source} has a variable frame rate; it is read at a constant {float(timing.fps):g} frames per second "
             f"({timing.frames} frames, {float(timing.frames / timing.fps):.2f} seconds)"
         )
 
 
-def _convert_frames(frames: Iterator[Any], pixel_aspect: Fraction, path: Path) -> list[np.ndarray]:
+def _convert_frames(frames: Iterator[Any], pixel_aspect: Fraction, source: MediaSource) -> list[np.ndarray]:
     """Convert frames to RGB arrays `[H, W, 3]` of the first frame's size; a repeated frame is converted once."""
     pixels: list[np.ndarray] = []
     previous, size = None, None
@@ -242,8 +251,8 @@ def _convert_frames(frames: Iterator[Any], pixel_aspect: Fraction, path: Path) -
         if frame is not previous:
             if size is None:
                 size = (frame.width, frame.height)
-                warn_of_unusual_frames(frame, path)
-            image, previous = to_rgb(frame, size, pixel_aspect, path), frame
+                warn_of_unusual_frames(frame, source)
+            image, previous = to_rgb(frame, size, pixel_aspect, source), frame
         pixels.append(image)
     return pixels
 

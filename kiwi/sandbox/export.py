@@ -1,10 +1,12 @@
 """Export of the sandbox as videos, images and manifests, and a preview of it as one image.
 
-Every write is atomic, so existing media are complete, and an interrupted export can be resumed.
+Every write is atomic, and existing media are decoded before they are taken for whole, because a full disk, a copy or
+another program may have cut them. So an interrupted export can be resumed.
 """
 
 import csv
 import io
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +14,18 @@ import numpy as np
 import yaml
 
 from kiwi.console import progress
-from kiwi.errors import InputError
+from kiwi.errors import InputError, MediaError
 from kiwi.media.contact_sheet import contact_sheet
 from kiwi.media.files import make_folder, write_text
 from kiwi.media.image import write_image
 from kiwi.media.run_dir import open_run_dir
-from kiwi.media.video import write_video
+from kiwi.media.video import read_video, write_video
 from kiwi.options import positional
 from kiwi.sandbox.options import WorldOptions
 from kiwi.sandbox.pairs import CATEGORIES, EditPair
 from kiwi.sandbox.world import Pixels
+
+log = logging.getLogger(__name__)
 
 # Increased whenever the same seed and index give other pixels, words or files than before.
 WORLD_VERSION = 4
@@ -123,7 +127,7 @@ def export_sandbox(options: SandboxExportOptions) -> dict[str, int]:
             rows["image.csv"].append(_write_media(out, pair, fps=None))
         else:
             reference = f"references/{pair.id}.png"
-            if not (out / reference).exists():
+            if not _is_whole(out / reference, 1):
                 write_image(out / reference, pair.reference)
             rows["reference.csv"].append({**row, "ref_image": reference})
     manifests = {name: records for name, records in rows.items() if records}
@@ -163,7 +167,7 @@ def _write_media(out: Path, pair: EditPair, fps: float | None) -> dict[str, str]
     mask = f"masks/{pair.id}.{suffix}"
     media = ((source, pair.source, CRF), (target, pair.target, CRF), (mask, mask_frames(pair.mask), 0))
     for name, frames, crf in media:
-        if (out / name).exists():
+        if _is_whole(out / name, len(frames) if fps is not None else 1):
             continue
         if fps is None:
             write_image(out / name, frames[0])
@@ -178,6 +182,19 @@ def _write_media(out: Path, pair: EditPair, fps: float | None) -> dict[str, str]
         "mask": mask,
         "caption": pair.caption,
     }
+
+
+def _is_whole(path: Path, frames: int) -> bool:
+    """Whether a file of an earlier export exists and can be decoded; a damaged one is written again."""
+    if not path.exists():
+        return False
+    try:
+        is_whole = read_video(path).frame_count == frames
+    except MediaError:
+        is_whole = False
+    if not is_whole:
+        log.warning("%s is damaged and is written again", path)
+    return is_whole
 
 
 def _format_benchmark_lists(edits: list[dict[str, str]], references: list[dict[str, str]]) -> dict[str, str]:

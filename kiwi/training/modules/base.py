@@ -32,6 +32,8 @@ Clips = dict[str, Pixels]
 RENAMED_SETTINGS = {"emphasis": "loss_weighting"}
 """Current names of module arguments, by the names that checkpoints of the previous release use."""
 
+_PRECISION = "trainer.precision"
+
 
 class Preview(NamedTuple):
     """A model's output for one sample, for visual inspection."""
@@ -215,7 +217,10 @@ class LitModule(L.LightningModule, ABC):
 
     def _flatten_resume_config(self) -> dict[str, str]:
         """All settings that must not change on resuming, as text by dotted path."""
-        flat = {"trainer.accumulate_grad_batches": str(self.trainer.accumulate_grad_batches)}
+        flat = {
+            "trainer.accumulate_grad_batches": str(self.trainer.accumulate_grad_batches),
+            _PRECISION: str(self.trainer.precision),
+        }
         settings = self.resume_config() | {"optim": to_dict(self.optim), "seed": self.seed}
         pending: list[tuple[str, Any]] = [("model", settings)]
         while pending:
@@ -231,6 +236,7 @@ class LitModule(L.LightningModule, ABC):
         if saved is None:
             saved = _rename_settings(checkpoint.get("choices", {}))  # the key of the previous release
         current = self._flatten_resume_config()
+        saved = {_PRECISION: current[_PRECISION]} | saved  # earlier releases did not save it
         if changed := sorted(path for path in saved.keys() | current.keys() if saved.get(path) != current.get(path)):
             got, expected = (
                 ", ".join(f"{path} = {settings.get(path, 'not set')}" for path in changed[:5])

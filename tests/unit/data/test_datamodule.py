@@ -4,13 +4,18 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 
 from kiwi.data.datamodule import EditData
+from kiwi.data.feature_cache import EncoderFingerprints, FeatureCache
 from kiwi.data.sample import to_pixels, to_video_tensor
 from kiwi.data.sources import Manifest
-from kiwi.errors import CheckpointError, InputError, ManifestError
+from kiwi.encoded import LatentDistribution
+from kiwi.errors import CheckpointError, InputError, ManifestError, MediaError
+from kiwi.media.image import write_image
 from kiwi.media.video import write_video
 
 
@@ -124,6 +129,135 @@ def test_a_run_cannot_be_resumed_with_different_data(edit_folder):
     for options in ({"batch_size": 4}, {"seed": 1}, {"holdout": 1}):
         with pytest.raises(CheckpointError, check=lambda error: error.code == "changed-data"):
             data(edit_folder, **options).load_state_dict(module.state_dict())
+
+
+@pytest.fixture
+def copied_folder(edit_folder, tmp_path):
+    return shutil.copytree(edit_folder, tmp_path / "copy")
+
+
+def edit_prompt(folder):
+    text = (folder / "video.csv").read_text()
+    (folder / "video.csv").write_text(text.replace("number 3 blue", "number 3 green"))
+
+
+def add_category(folder):
+    lines = (folder / "video.csv").read_text().splitlines()
+    (folder / "video.csv").write_text("\n".join([lines[0] + ",caption", *(line + ",A video." for line in lines[1:])]))
+
+
+def exchange_file(folder):
+    (folder / "3_target.mp4").unlink()
+    shutil.copy(folder / "4_target.mp4", folder / "3_target.mp4")
+
+
+def exchange_path(folder):
+    text = (folder / "video.csv").read_text()
+    (folder / "video.csv").write_text(text.replace("3_target", "4_target"))
+
+
+@pytest.mark.parametrize("change", [edit_prompt, add_category, exchange_file, exchange_path])
+def test_a_run_does_not_resume_with_edited_rows_or_exchanged_files(copied_folder, change):
+    module = data(copied_folder)
+    module.setup()
+    state = module.state_dict()
+    data(copied_folder).load_state_dict(state)
+    change(copied_folder)
+    with pytest.raises(CheckpointError, check=lambda error: error.code == "changed-data") as caught:
+        data(copied_folder).load_state_dict(state)
+    assert "video.csv, line" in str(caught.value)
+    assert "line 5" in str(caught.value) or change is add_category
+
+
+def test_a_run_resumes_with_data_that_were_moved_or_touched_and_warns_of_the_latter(copied_folder, tmp_path, caplog):
+    module = data(copied_folder)
+    module.setup()
+    state = module.state_dict()
+    data(copied_folder.rename(tmp_path / "moved")).load_state_dict(state)
+    assert "written again" not in caplog.text
+    (tmp_path / "moved/3_target.mp4").touch()
+    data(tmp_path / "moved").load_state_dict(state)
+    assert "written again" in caplog.text
+
+
+def test_a_run_with_a_cache_notices_other_contents_of_the_same_size(copied_folder, tmp_path, caplog):
+    def cached():
+        cache = FeatureCache.create(tmp_path / "cache", EncoderFingerprints("vae"), "float16")
+        module = data(copied_folder)
+        module.setup()
+        keys = module.datasets["train"].list_encoding_jobs(cache)
+        cache.write(dict.fromkeys(keys, LatentDistribution(torch.zeros(1), torch.zeros(1))))
+        module = data(copied_folder, cache=str(tmp_path / "cache"))
+        module.setup()
+        return module
+
+    state = cached().state_dict()
+    (copied_folder / "3_target.mp4").touch()
+    cached().load_state_dict(state)
+    assert "written again" not in caplog.text  # the content is the same
+    content = bytearray((copied_folder / "3_target.mp4").read_bytes())
+    content[-1] ^= 1
+    (copied_folder / "3_target.mp4").write_bytes(content)
+    with pytest.raises(CheckpointError, check=lambda error: error.code == "changed-data"):
+        cached().load_state_dict(state)
+
+
+def test_a_checkpoint_without_hashes_of_rows_can_be_resumed(edit_folder):
+    module = data(edit_folder)
+    module.setup()
+    data(edit_folder).load_state_dict({"order": module.state_dict()["order"]})
+
+
+def test_embedded_videos_are_trained_on_and_held_out_like_files(edit_folder, tmp_path):
+    names = ("source", "target")
+    rows = [
+        {f"{short}_video": {"bytes": (edit_folder / f"{i}_{name}.mp4").read_bytes(), "path": None}
+         for short, name in zip(("src", "tgt"), names, strict=True)} | {"prompt": f"Edit {i}."}
+        for i in range(4)
+    ]  # fmt: skip
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "video.parquet")
+    module = data(tmp_path, train=[Manifest(path="video.parquet", max_frames=5)], holdout=1)
+    module.setup()
+    assert [len(module.datasets[name]) for name in ("train", "validation")] == [3, 1]
+    state = module.state_dict()
+    batch = next(iter(module.train_dataloader()))
+    files = data(edit_folder)
+    files.setup()
+    pixels = {sample.instruction: sample.source_FHWC for sample in files.datasets["train"]}
+    number = batch.instructions[0][5]
+    assert (to_pixels(batch.source_BCFHW[0]) == pixels[f"Make the red square number {number} blue."]).all()
+    rows[0]["tgt_video"], rows[1]["tgt_video"] = rows[1]["tgt_video"], rows[0]["tgt_video"]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "video.parquet")
+    with pytest.raises(CheckpointError, check=lambda error: error.code == "changed-data"):
+        data(tmp_path, train=[Manifest(path="video.parquet", max_frames=5)], holdout=1).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n../out.mp4\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile '../out.mp4'\n",
+    ],
+)
+@pytest.mark.parametrize("kind", ["a.m3u8", "a.mp4", "embedded"])
+def test_playlists_in_manifests_never_open_other_files(edit_folder, tmp_path, text, kind):
+    shutil.copy(edit_folder / "0_source.mp4", tmp_path / "out.mp4")
+    folder = tmp_path / "base"
+    folder.mkdir()
+    row = {"src_video": text.encode(), "tgt_video": text.encode(), "prompt": "a"}
+    if kind != "embedded":
+        (folder / kind).write_text(text)
+        row |= {"src_video": kind, "tgt_video": kind}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), folder / "p.parquet")
+    with pytest.raises(MediaError, check=lambda error: error.code == "unreadable-video"):
+        data(folder, train=[Manifest(path="p.parquet")]).setup()
+
+
+def test_image_patterns_in_manifests_are_files_of_that_name(tmp_path):
+    write_image(tmp_path / "p1.png", np.zeros((32, 32, 3), np.uint8))
+    (tmp_path / "video.csv").write_text("src_video,tgt_video,prompt\np%d.png,p1.png,a\n")
+    with pytest.raises(ManifestError, check=lambda error: error.code == "invalid-rows"):
+        data(tmp_path).setup()
 
 
 def test_the_log_lists_the_mixture(edit_folder, caplog):

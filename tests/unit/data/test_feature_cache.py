@@ -12,6 +12,7 @@ from kiwi.data.clips import EncodedImage, ImageFile, VideoFile
 from kiwi.data.feature_cache import EncoderFingerprints, FeatureCache
 from kiwi.encoded import LatentDistribution, TaskKind, VisionFeatures
 from kiwi.errors import InputError
+from kiwi.media.image import EncodedMedia
 
 
 def has_code(code):
@@ -117,7 +118,11 @@ def test_an_encoder_can_be_added_to_a_cache(cache):
 
 def test_images_inside_a_manifest_are_identified_by_their_content(cache, tmp_path):
     (tmp_path / "a.png").write_bytes(b"picture")
-    file, same, other = ImageFile(tmp_path / "a.png"), EncodedImage(b"picture", "a"), EncodedImage(b"another", "b")
+    file, same, other = (
+        ImageFile(tmp_path / "a.png"),
+        EncodedImage(EncodedMedia(b"picture", "a")),
+        EncodedImage(EncodedMedia(b"another", "b")),
+    )
     hashes = cache.hash_contents([file, same, other])
     assert hashes[same] == hashes[file] != hashes[other]
 

@@ -14,6 +14,7 @@ from PIL import Image
 from kiwi.data.clips import ImageFile, VideoFile
 from kiwi.data.manifest import EditRecord, read_manifest
 from kiwi.errors import ManifestError
+from kiwi.media.video import write_video
 
 
 def jpeg(level: int = 100) -> bytes:
@@ -328,3 +329,182 @@ def test_published_training_manifests_of_real_clips(clips: Path) -> None:
     reference = read_manifest(clips / "train_reference.csv")
     assert (len(video), len(reference)) == (11, 5)
     assert all(len(r.references) == 1 and r.target is not None for r in reference)
+
+
+# --- words for nothing, embedded media, other formats -----------------------------------------------------
+
+
+WORDS_FOR_NOTHING = [
+    "nan", "NaN", " NAN ", "None", "none", "null", "NULL", "N/A", "n/a", "#N/A", "<NA>", "-nan", "(null)", "nil", "\\N",
+    "undefined", "-", "--", "?", "#REF!", "1.#IND", "nan nan", "\u200b", "\uff2e\uff41\uff2e",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", WORDS_FOR_NOTHING)
+def test_words_for_nothing_are_empty_cells_in_every_format_and_column(base: Path, word: str) -> None:
+    row = {"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": "good"}
+    optional = dict.fromkeys(("ref_image", "mask", "edited_type", "caption", "iid"), word)
+    csv_path = write(base, f'src_video,tgt_video,prompt\nsrc/0.mp4,tgt/0.mp4,good\nsrc/0.mp4,tgt/0.mp4,"{word}"\n')
+    assert "1 problem: pairs.csv, line 3: the prompt is empty" in problem(csv_path, "invalid-rows")
+    for kind in ("jsonl", "parquet"):
+        message = problem(write_rows(base, kind, [row, row | {"prompt": word}, row | {"src_video": word}]))
+        assert "2 problems" in message
+        assert "2: the prompt is empty" in message
+        assert "3: src_video is empty" in message
+        (record,) = read_manifest(write_rows(base, kind, [row | optional]))
+        assert (record.references, record.mask, record.category, record.caption) == ((), None, None, "")
+        assert record.id == "pairs:1"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_nulls_and_nan_numbers_are_empty_cells(base: Path, kind: str, nothing: float | None) -> None:
+    row = {"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": nothing, "mask": nothing, "ref_image": nothing}
+    message = problem(write_rows(base, kind, [row]), "invalid-rows")
+    assert "1 problem" in message
+    assert "1: the prompt is empty" in message
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["Remove the None sign", "null the sky", "nan bread", "a", "5", "🔴", "删除", "none of them", "Nana", "#red"],
+)
+def test_prompts_and_paths_may_contain_words_for_nothing(base: Path, prompt: str) -> None:
+    (base / "nan.mp4").touch()
+    (base / "null").mkdir()
+    (base / "null/none.mp4").touch()
+    row = {"src_video": "nan.mp4", "tgt_video": "null/none.mp4", "prompt": prompt}
+    for kind in ("jsonl", "parquet"):
+        assert read_manifest(write_rows(base, kind, [row]))[0].instruction == prompt
+
+
+def encode_clip(tmp_path: Path) -> bytes:
+    write_video(tmp_path / "clip.mp4", np.full((5, 32, 48, 3), 90, np.uint8), 8)
+    return (tmp_path / "clip.mp4").read_bytes()
+
+
+BINARY = [pyarrow.binary(), pyarrow.large_binary()]
+
+
+@pytest.mark.parametrize("binary", BINARY)
+@pytest.mark.parametrize("with_path", ["null", "a path that does not exist", "no field"])
+def test_huggingface_columns_hold_images_and_clips_as_bytes(
+    base: Path, tmp_path: Path, binary: pyarrow.DataType, with_path: str
+) -> None:
+    clip, image = encode_clip(tmp_path), jpeg(30)
+    path = {} if with_path == "no field" else {"path": None if with_path == "null" else "/gone/x.mp4"}
+    media = pyarrow.struct([("bytes", binary)] + ([("path", pyarrow.string())] if path else []))
+    types = {"src_video": media, "tgt_video": media, "mask": media, "prompt": pyarrow.string()}
+    schema = pyarrow.schema(
+        [*types.items(), ("ref_image", pyarrow.list_(media))], {"huggingface": '{"info": {"features": {}}}'}
+    )
+    rows = [
+        {"src_video": {"bytes": data, **path}, "tgt_video": {"bytes": data, **path}, "prompt": "a",
+         "mask": {"bytes": data, **path}, "ref_image": [{"bytes": image, **path}] * count}
+        for data, count in ((clip, 2), (image, 0))
+    ]  # fmt: skip
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema), base / "hf.parquet")
+    video, still = read_manifest(base / "hf.parquet")
+    assert (video.source.read_info().frames, video.source.decode().shape) == (5, (5, 32, 48, 3))
+    assert (still.source.read_info().frames, still.source.decode().shape) == (1, (1, 8, 8, 3))
+    assert video.target == video.mask == video.source != still.source
+    assert [reference.decode().mean() for reference in video.references] == pytest.approx([30, 30], abs=2)
+    assert still.references == ()
+
+
+def test_huggingface_columns_hold_paths_or_nothing(base: Path) -> None:
+    nothing = {"bytes": None, "path": None}
+    row = {
+        "src_video": {"bytes": None, "path": "src/0.mp4"},
+        "tgt_video": {"bytes": b"", "path": "tgt/0.mp4"},
+        "prompt": "a",
+        "ref_image": {"bytes": None, "path": "ref a.jpg"},
+        "mask": nothing,
+    }
+    for kind in ("parquet", "jsonl"):
+        if kind == "jsonl":
+            row["tgt_video"] = {"path": "tgt/0.mp4"}
+        (record,) = read_manifest(write_rows(base, kind, [row]))
+        assert (record.source.path, record.target) == (base / "src/0.mp4", VideoFile(base / "tgt/0.mp4"))
+        assert (record.references, record.mask) == ((ImageFile(base / "ref a.jpg"),), None)
+    assert "src_video is empty" in problem(write_rows(base, "parquet", [row | {"src_video": nothing}]))
+    outside = {"bytes": None, "path": "../outside.mp4"}
+    assert "leaves the folder" in problem(write_rows(base, "parquet", [row | {"src_video": outside}]))
+    for wrong in ({"bytes": "text", "path": None}, {"url": "x"}, {}, ["src/0.mp4"]):
+        assert "line 1: src_video " in problem(write_rows(base, "jsonl", [row | {"src_video": wrong}]), "invalid-rows")
+
+
+def test_the_case_of_huggingface_images_is_read(base: Path) -> None:
+    cases = Path(__file__).parents[2] / "cases"
+    (base / "videos").mkdir()
+    for index in range(2):
+        for name in ("source", "target"):
+            (base / f"videos/easy-test-0-00000{index}_{name}.mp4").touch()
+    records = read_manifest(cases / "hf_image.parquet", base=base)
+    assert [reference.decode().shape for record in records for reference in record.references]
+    message = problem(cases / "nan.csv", base=base)
+    assert all(f"line {line}: the prompt is empty" in message for line in (2, 3))
+
+
+def test_a_cell_that_a_dictionary_repeats_is_in_memory_once(base: Path) -> None:
+    count, size = 2000, 1_000_000
+    data = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * count, pyarrow.int32()), [b"\0" * size])
+    media = pyarrow.StructArray.from_arrays([data, pyarrow.nulls(count, pyarrow.string())], ["bytes", "path"])
+    text = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * count, pyarrow.int32()), ["a" * size])
+    good = {"src_video": media, "tgt_video": media, "prompt": pyarrow.array(["a"] * count)}
+    for store_schema in (True, False):
+        path = base / "bomb.parquet"
+        pyarrow.parquet.write_table(pyarrow.table(good), path, store_schema=store_schema)
+        records = read_manifest(path)
+        assert len({id(clip.media.data) for r in records for clip in (r.source, r.target)}) == 1  # type: ignore[union-attr]
+    pyarrow.parquet.write_table(pyarrow.table(good | {"prompt": text}), path)
+    message = problem(path, "invalid-rows")
+    assert "has 2000 problems" in message
+    assert f"prompt has {size} characters" in message
+    assert len(message) < 1500
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_other_delimiters_are_named(base: Path, delimiter: str, quote: str) -> None:
+    header, row = ["src_video", "tgt_video", "prompt"], ["src/0.mp4", "tgt/0.mp4", "Red, please"]
+    text = "\n".join(delimiter.join(f"{quote}{cell}{quote}" for cell in cells) for cells in (header, row))
+    for prefix in ("", "\ufeff", "\r\n", f"sep={delimiter}\n"):
+        problem(write(base, prefix + text), "wrong-delimiter")
+
+
+def test_backslashes_in_paths_are_named_unless_such_a_file_exists(base: Path) -> None:
+    path = write(base, "src_video,tgt_video,prompt\nsrc\\0.mp4,tgt/0.mp4,a\n")
+    assert "line 2: the src_video 'src\\\\0.mp4' has backslashes" in problem(path, "invalid-rows")
+    (base / "src\\0.mp4").touch()
+    assert len(read_manifest(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16"), ("utf-32", "UTF-32"), ("latin-1", "line 2"), ("cp1252", "line 2")],
+)
+@pytest.mark.parametrize("name", ["pairs.csv", "pairs.jsonl"])
+def test_other_encodings_are_named(base: Path, encoding: str, expected: str, name: str) -> None:
+    text = "src_video,tgt_video,prompt\nsrc/0.mp4,tgt/0.mp4,Käse\n"
+    if name.endswith("l"):
+        text = '\n{"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": "Käse"}\n'
+    (base / name).write_bytes(text.encode(encoding))
+    assert expected in problem(base / name, "unreadable-file")
+
+
+def test_a_field_that_a_json_line_repeats_is_an_error(base: Path) -> None:
+    line = '{"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": "a", "prompt": "b"}\n'
+    assert "line 1: it is not valid JSON (the column 'prompt' occurs twice)" in problem(write(base, line, "p.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["a" * 300 + ".mp4", "a" * 5000, "src/" * 500 + "0.mp4", "src/0\0.mp4", "C:\\a.mp4", "\\\\host\\a.mp4", "~/a"],
+)
+def test_paths_that_no_file_can_have_are_reported_with_their_row(base: Path, path: str) -> None:
+    row = {"src_video": path, "tgt_video": "tgt/0.mp4", "prompt": "a", "ref_image": path}
+    message = problem(write_rows(base, "jsonl", [row]), "invalid-rows")
+    assert "line 1: the src_video" in message
+    assert "line 1: the ref_image" in message
+    problem(base / ("a" * 300 + ".csv"), "missing-file")

@@ -91,6 +91,18 @@ def test_an_interrupted_export_is_resumed(folder):
     assert np.abs(restored.astype(int) - target).mean() < 10
 
 
+def test_files_that_were_cut_short_are_not_taken_for_whole_ones(tmp_path, caplog):
+    export(tmp_path / "world", 7, **SETTINGS)
+    damaged = [next((tmp_path / "world").glob(f"{name}/*")) for name in ("videos", "images", "masks", "references")]
+    for cut in (2, 1000):  # halves, and empty files
+        contents = [path.read_bytes() for path in damaged]
+        for path, content in zip(damaged, contents, strict=True):
+            path.write_bytes(content[: len(content) // cut])
+        export(tmp_path / "world", 7, **SETTINGS)
+        assert [path.read_bytes() for path in damaged] == contents
+    assert caplog.text.count("is written again") == 8
+
+
 def test_lists_without_rows_are_omitted(tmp_path):
     manifests = export(tmp_path / "world", 3, **SETTINGS, categories=("local_add",))
     assert manifests == {"video.csv": 3, "image.csv": 3}

@@ -285,6 +285,8 @@ def test_a_run_does_not_resume_with_a_different_configuration(tiny_config, data,
     for path, change in changes.items():
         with pytest.raises(CheckpointError, match=path, check=lambda error: error.code == "changed-settings"):
             trainer(tmp_path).fit(LitKiwi(**{"config": tiny_config} | change), data, ckpt_path=str(tmp_path / "x.ckpt"))
+    with pytest.raises(CheckpointError, match="precision", check=lambda error: error.code == "changed-settings"):
+        trainer(tmp_path, precision="bf16-mixed").fit(LitKiwi(tiny_config), data, ckpt_path=str(tmp_path / "x.ckpt"))
 
 
 def test_a_checkpoint_of_the_previous_release_resumes(tiny_config, data, tmp_path):
@@ -295,6 +297,7 @@ def test_a_checkpoint_of_the_previous_release_resumes(tiny_config, data, tmp_pat
     checkpoint = torch.load(tmp_path / "x.ckpt", weights_only=True)
     settings = checkpoint.pop("resume_config")
     assert settings.pop("model.loss_weighting.type") == "Uniform"
+    del settings["trainer.precision"]
     checkpoint["choices"] = settings | {"model.emphasis.type": "Even"}
     torch.save(checkpoint, tmp_path / "x.ckpt")
     resumed = trainer(tmp_path, max_steps=5)
