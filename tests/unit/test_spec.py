@@ -64,7 +64,7 @@ class Bicycle(Spec):
 
 wheels = st.one_of(
     st.builds(SpokedWheel, spokes=st.integers(1, 99), rim=st.sampled_from(["alloy", "carbon"])),
-    st.builds(DiscWheel, depth=st.floats(allow_nan=False)),
+    st.builds(DiscWheel, depth=st.floats(allow_nan=False, allow_infinity=False)),
     st.just(NoWheel()),
 )
 bicycles = st.builds(
@@ -73,9 +73,9 @@ bicycles = st.builds(
     rear=wheels,
     lamp=st.none() | st.builds(Lamp, lumen=st.integers()),
     gears=st.lists(st.integers()).map(tuple),
-    seat=st.tuples(st.floats(allow_nan=False), st.text()),
+    seat=st.tuples(st.floats(allow_nan=False, allow_infinity=False), st.text()),
     spares=st.lists(wheels, max_size=2),
-    width=st.integers() | st.floats(allow_nan=False),
+    width=st.integers() | st.floats(allow_nan=False, allow_infinity=False),
     name=st.text(),
     notes=st.dictionaries(st.text(), st.integers(), max_size=2),
     frame=st.builds(Frame, size=st.integers(), front=wheels),
@@ -219,7 +219,7 @@ def test_a_field_without_default_must_be_given():
         ),
         ({"front": {"type": "DiscWheel", "depth": "3"}}, "front.depth has the wrong type. Got: '3'. Expected: float."),
         ({"front": {"type": "DiscWheel", "depth": "1e-6"}}, "Fix: write it with a decimal point"),
-        ({"front": {"type": "DiscWheel", "depth": float("nan")}}, "front.depth is not a number. Got: nan."),
+        ({"front": {"type": "DiscWheel", "depth": float("nan")}}, "front.depth is not a finite number. Got: nan."),
         (
             {"front": {"type": "NoWheel", "rim": "alloy"}},
             "no field 'front.rim'. Expected: none, because",

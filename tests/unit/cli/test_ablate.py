@@ -6,7 +6,7 @@ import pytest
 
 from kiwi.__main__ import main
 from kiwi.ablation import AblateOptions
-from kiwi.errors import InputError
+from kiwi.errors import InputError, SpecError
 
 
 def cluster_options(*assignments):
@@ -45,7 +45,7 @@ def test_a_cluster_option_without_a_name_is_refused(assignment):
     ],
 )
 def test_values_that_cannot_be_used_are_refused(options, code):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises((InputError, SpecError)) as caught:
         AblateOptions(study=Path("study.yaml"), **options)
     assert caught.value.code == code
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from kiwi.data.manifest import read_manifest
-from kiwi.errors import InputError
+from kiwi.errors import InputError, SpecError
 from kiwi.media.image import read_image
 from kiwi.media.video import read_video
 from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
@@ -166,7 +166,7 @@ def test_a_folder_with_unexpected_files_is_not_touched(tmp_path):
     ],
 )
 def test_invalid_settings_leave_no_folder_behind(tmp_path, invalid):
-    with pytest.raises(InputError):
+    with pytest.raises((InputError, SpecError)):
         export(tmp_path / "world", **{"items": 2, **SETTINGS, **invalid})
     assert not (tmp_path / "world").exists()
 
