@@ -65,8 +65,10 @@ def suggest_choice(choices: Iterable[str], name: object) -> str:
 
 
 def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Iterate over an exception, its cause, the cause of that, and so on."""
-    while error is not None:
+    """Iterate over an exception, its cause, the cause of that, and so on; each is yielded once, even in a circle."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 

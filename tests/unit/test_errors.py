@@ -3,7 +3,7 @@
 import pytest
 
 from kiwi import errors
-from kiwi.errors import InputError, KiwiError, SpecError, format_choices
+from kiwi.errors import InputError, KiwiError, SpecError, exception_chain, format_choices
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, KiwiError)]
 
@@ -50,3 +50,9 @@ def test_a_misspelt_name_is_answered_with_the_choices_and_a_suggestion():
 def test_every_error_needs_a_code():
     with pytest.raises(TypeError, match="code"):
         KiwiError("the disk is full")
+
+
+def test_causes_in_a_circle_are_listed_once():
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert list(exception_chain(first)) == [first, second]
