@@ -89,8 +89,8 @@ def test_steps_of_unequal_size_are_refused_before_anything_is_written(fit, tmp_p
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-def test_a_changed_precision_is_told_when_a_run_is_resumed(fit, tmp_path, capsys):
+def test_a_run_does_not_resume_with_another_precision(fit, tmp_path, capsys):
     assert fit("run", max_steps=1) == 0
-    assert fit("run", "--ckpt_path", "last", "--trainer.precision=bf16-mixed", max_steps=2) == 0
+    assert fit("run", "--ckpt_path", "last", "--trainer.precision=bf16-mixed", max_steps=2) == 2
     message = " ".join(capsys.readouterr().err.split())
-    assert "resumed with precision bf16-mixed, and was trained with 32-true" in message
+    assert "Got: trainer.precision = bf16-mixed. Expected: trainer.precision = 32-true." in message

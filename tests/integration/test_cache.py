@@ -139,7 +139,7 @@ def test_all_parts_together_fill_the_cache(experiment, tmp_path, capsys):
         (["--config", "EXPERIMENT", "--out", "c", "--part", "3/2"], "I/N"),
         (["--config", "EXPERIMENT", "--out", "c", "--part", "²/2"], "I/N"),
         (["--config", "EXPERIMENT", "--out", "c", "--clips", "0"], "at least 1"),
-        (["--config", "missing.yaml", "--out", "c"], "missing.yaml cannot be read"),
+        (["--config", "missing.yaml", "--out", "c"], "missing.yaml does not exist"),
         (["--verify", "--out", "nothing"], "is not a feature cache"),
     ],
 )

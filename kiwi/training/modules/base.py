@@ -1,6 +1,5 @@
 """LitModule and LitEncoder: base classes of kiwi's LightningModules, with optimizer, averaging and checkpoints."""
 
-import logging
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields
@@ -23,8 +22,6 @@ from kiwi.spec import Spec, to_dict
 from kiwi.training.averaging import RESUME_FIX, AveragingSpec
 from kiwi.training.checkpointing import rewind_to_last_step
 from kiwi.training.optim import OptimSpec
-
-log = logging.getLogger(__name__)
 
 Clips = dict[str, Pixels]
 """Clips of one sample by title, each uint8 (F, H, W, 3), to be displayed side by side."""
@@ -187,7 +184,6 @@ class LitModule(L.LightningModule, ABC):
         """Save the trained tensors, their average, the number of batches seen, and the settings needed to resume."""
         repeated = rewind_to_last_step(checkpoint, self.trainer.accumulate_grad_batches)
         checkpoint["batches_seen"] = self.batches_seen - repeated
-        checkpoint["precision"] = str(self.trainer.precision)
         checkpoint["average"] = self.average.state_dict()
         checkpoint["resume_config"] = self._flatten_resume_config()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if self.is_saved(k)}
@@ -208,9 +204,6 @@ class LitModule(L.LightningModule, ABC):
             raise CheckpointError(problem, code="mismatched-weights", got=got, fix=RESUME_FIX)
         if self.trainer.state.fn == "fit":
             self._require_same_config(checkpoint)
-            if (saved := checkpoint.get("precision", self.trainer.precision)) != self.trainer.precision:
-                message = "the run is resumed with precision %s, and was trained with %s until here"
-                log.warning(message, self.trainer.precision, saved)
         self.batches_seen = checkpoint["batches_seen"]
         trainable_shapes = {name: parameter.shape for name, parameter in self.trainable_parameters()}
         self.average.load_state_dict(checkpoint.get("average", {}), trainable_shapes)

@@ -135,7 +135,10 @@ def test_settings_that_cannot_be_rendered_are_rejected_before_training(options, 
 def test_a_source_without_items_is_rejected_in_one_paragraph(tmp_path, capsys):
     options = ["--data.train", "[{type: SandboxEdits, items: 0}]", "--trainer.default_root_dir", str(tmp_path / "run")]
     assert main(["fit", "--config", str(VAE), *options]) == 2
-    assert capsys.readouterr().err == "error: SandboxEdits.items must be at least 1. Got: 0.\n"
+    assert (
+        capsys.readouterr().err
+        == "error: SandboxEdits.items must be at least 1. Got: 0. Expected: 1 to 1,000,000,000.\n"
+    )
     assert not (tmp_path / "run").exists()
 
 

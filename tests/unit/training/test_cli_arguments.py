@@ -132,7 +132,7 @@ def test_a_missing_field_of_a_users_spec_is_asked_for_where_it_is_missing(tmp_pa
     (tmp_path / "kiwi_broken_weighting.py").write_text("import kiwi_absent_package\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     error = rejection("--model.loss_weighting=kiwi_broken_weighting.UserWeighting")
-    assert error.code == "missing-module"
+    assert error.code == "broken-module"
     assert "kiwi_broken_weighting" in error.problem
     assert "kiwi_absent_package" in error.got
     monkeypatch.setattr(Spec, "_registry", dict(Spec._registry))
