@@ -158,10 +158,11 @@ def _move_value(node: dict[str, Any], keys: list[str], former: str, current: str
 
 
 def _remove_value(node: dict[str, Any], keys: list[str]) -> dict[str, Any]:
-    """Copy a mapping without the value at a path."""
+    """Copy a mapping without the value at a path, and without mappings that become empty."""
     first, *rest = keys
     others = {key: value for key, value in node.items() if key != first}
-    return others | {first: _remove_value(node[first], rest)} if rest else others
+    inner = _remove_value(node[first], rest) if rest else {}
+    return others | {first: inner} if inner else others
 
 
 def _add_source_type(source: Any) -> Any:

@@ -115,7 +115,9 @@ def _translate_option(path: str, text: str) -> str:
         ((key, node),) = node.items()
         current_keys.append("class_path" if key == "type" and keys[0] in GROUPS else key)
     if not isinstance(node, str):
-        node = yaml.safe_dump(with_class_paths(node), default_flow_style=True, width=10**6).strip()
+        # Text that only looks like a mapping, such as a folder named {x}, stays as it is.
+        node = with_class_paths(node)
+        node = text if node == value else yaml.safe_dump(node, default_flow_style=True, width=10**6).strip()
     return f"--{'.'.join(current_keys)}={node}"
 
 

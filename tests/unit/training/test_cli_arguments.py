@@ -140,3 +140,17 @@ def test_a_missing_field_of_a_users_spec_is_asked_for_where_it_is_missing(tmp_pa
     assert error.code == "missing-option"
     assert "model.loss_weighting.strength" in error.problem
     assert "first_light" not in error.fix
+
+
+@pytest.mark.parametrize("folder", ["{x}", "{a, b}", "[x]"])
+def test_a_folder_whose_name_looks_like_yaml_keeps_its_name(folder):
+    options = FitOptions(config=(Path(EDITOR),), overrides={"trainer.default_root_dir": folder, "data.root": folder})
+    cli = run_cli(["fit", "--config", EDITOR, f"--trainer.default_root_dir={folder}"], ParseOnlyCLI)
+    assert cli.config["fit"]["trainer"]["default_root_dir"] == folder
+    assert resolve(options)["trainer"]["default_root_dir"] == folder
+
+
+def test_a_removed_option_of_the_previous_release_is_moved_on_the_command_line(caplog):
+    cli = run_cli(["fit", "--config", EDITOR, "--model.max_pixels=4096"], ParseOnlyCLI)
+    assert cli.config["fit"]["data"]["max_pixels"] == 4096
+    assert "max_pixels" in caplog.text
