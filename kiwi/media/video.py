@@ -7,7 +7,7 @@ Shape suffixes: F frames, H height, W width, C channels (3, RGB). Pixels are uin
 
 import os
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -102,8 +102,9 @@ def probe(source: MediaSource | str) -> VideoInfo:
         height, width, _ = read_image(source).shape
         return VideoInfo(height=height, width=width)
     if image_frames is not None:
-        timing = _time_animation(source)
-        height, width, _ = next(read_animation(source))[1].shape
+        frames = [(pixels.shape, duration) for _, pixels, duration in read_animation(source)]
+        height, width, _ = frames[0][0]
+        timing = _time_animation([duration for _, duration in frames])
         return VideoInfo(frames=timing.frames, height=height, width=width, fps=timing.fps)
     with open_video(source) as (container, stream):
         timing = scan_timing(container, stream)
@@ -208,15 +209,14 @@ def _count_images(source: MediaSource) -> int | None:
     return count_animation_frames(source) if is_file else None
 
 
-def _time_animation(source: MediaSource) -> Timing:
-    durations = [duration for _, _, duration in read_animation(source)]
+def _time_animation(durations: Sequence[Fraction]) -> Timing:
     fps = to_rational_rate(float(1 / statistics.median_low(durations)))
     return Timing(fps, count_instants(sum(durations, Fraction(0)), fps), len(set(durations)) > 1)
 
 
 def _read_animation(source: MediaSource, rate: Fraction | None, selection: slice) -> tuple[list[np.ndarray], Fraction]:
-    timing = _time_animation(source)
     frames = list(read_animation(source))
+    timing = _time_animation([duration for _, _, duration in frames])
     _warn_of_variable_rate(source, timing, rate)
     rate = rate or timing.fps
     timed = ((time, pixels) for time, pixels, _ in frames)
