@@ -190,11 +190,12 @@ class KiwiCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Save a checkpoint of the last step, whatever the interval; warn if there was nothing to train."""
-        if not self.is_started and self.trainer.is_global_zero:
+        is_changed = self.is_started or self.model.is_validation_due
+        if not is_changed and self.trainer.is_global_zero:
             step, limits = self.trainer.global_step, (self.trainer.max_steps, self.trainer.max_epochs or -1)
             message = "nothing to do: the run is already at step %d (trainer.max_steps %d, max_epochs %d)"
             log.warning(message + "; increase these to continue training", step, *limits)
-        if self.is_started and self.trainer.checkpoint_callback.save_last:
+        if is_changed and self.trainer.checkpoint_callback.save_last:
             self.trainer.save_checkpoint(Path(self.trainer.checkpoint_callback.dirpath) / "last.ckpt")
 
     def before_validate(self) -> None:

@@ -9,6 +9,7 @@ import lightning.pytorch as lightning
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ProgressBar, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import ProgressColumn, Task
 from rich.table import Column
 from rich.text import Text
@@ -65,6 +66,23 @@ class Trainer(lightning.Trainer):
             problem = f"trainer.accumulate_grad_batches {per_step} does not divide the {batches} batches of an epoch"
             fix = "change trainer.limit_train_batches, overfit_batches or fast_dev_run to a multiple of it"
             raise InputError(problem, code="unequal-steps", fix=fix)
+
+    def _run_stage(self) -> Any:
+        """Run the stage; a resumed `fit` starts with the validation that it was stopped in, which Lightning skips."""
+        if self.state.fn == TrainerFn.FITTING and getattr(self.lightning_module, "is_validation_due", False):
+            validation = self.fit_loop.epoch_loop.val_loop
+            self.validating, validation.restarting = True, False
+            validation.run()
+            self.training, validation.restarting = True, True
+        return super()._run_stage()
+
+
+def validation_follows(trainer: lightning.Trainer) -> bool:
+    """Whether a training batch has just ended and Lightning will validate before the next one."""
+    loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+    batches = loop.batch_progress.total
+    is_between = fetcher is not None and batches.completed < batches.processed
+    return is_between and loop._should_check_val_fx(fetcher)
 
 
 class EveryNSteps:

@@ -8,8 +8,10 @@ import torch
 
 from kiwi.__main__ import main
 from kiwi.media.run_dir import exclusive_lock
+from kiwi.training.modules.editor import LitKiwi
 from kiwi.training.modules.vae import LitVae
-from tests.integration.conftest import vae_config, write_yaml
+from kiwi.training.run_log import read_log
+from tests.integration.conftest import editor_config, vae_config, write_yaml
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -83,3 +85,36 @@ def test_what_lightning_rejects_is_one_paragraph(argv, tmp_path, options, capsys
     assert main([*argv, *options]) == 2
     assert "error:" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("every_n_train_steps", "max_steps"), [(2, 3), (1, 4)])
+def test_a_run_stopped_in_a_validation_validates_when_it_is_resumed(
+    edit_folder, runs, tmp_path, monkeypatch, every_n_train_steps, max_steps
+):
+    """The checkpoint of that step precedes the validation; the second case stops in the validation of the last step."""
+    validation_step, stop_at = LitKiwi.validation_step, max_steps // 2 * 2
+
+    def stop(module, *args):
+        if module.global_step == stop_at:
+            raise KeyboardInterrupt
+        return validation_step(module, *args)
+
+    commands = []
+    for name in ("unbroken", "stopped"):
+        trainer = {"max_steps": max_steps, "enable_progress_bar": True}
+        config = editor_config(edit_folder, tmp_path / name, runs / "vae" / "model", **trainer)
+        config |= {"checkpoint": {"every_n_train_steps": every_n_train_steps}, "log": {"every_n_steps": 1}}
+        commands.append(["fit", "--config", write_yaml(tmp_path / f"{name}.yaml", config), "--ckpt_path", "last"])
+    with monkeypatch.context() as patch:
+        patch.setattr(LitKiwi, "validation_step", stop)
+        assert main(commands[1]) == 130
+    assert "val/loss" not in read_log(tmp_path / "stopped")[stop_at]
+    assert [main(command) for command in commands] == [0, 0]
+    measured = ("samples_per_second", "memory_gib", "mfu")
+    unbroken, resumed = (
+        {step: {k: v for k, v in line.items() if k not in measured} for step, line in read_log(tmp_path / name).items()}
+        for name in ("unbroken", "stopped")
+    )
+    assert resumed == unbroken
+    last = torch.load(tmp_path / "stopped" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert not last["validation_due"]

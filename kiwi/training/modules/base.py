@@ -22,6 +22,7 @@ from kiwi.spec import Spec, to_dict
 from kiwi.training.averaging import RESUME_FIX, AveragingSpec
 from kiwi.training.checkpointing import rewind_to_last_step
 from kiwi.training.optim import OptimSpec
+from kiwi.training.trainer import validation_follows
 
 Clips = dict[str, Pixels]
 """Clips of one sample by title, each uint8 (F, H, W, 3), to be displayed side by side."""
@@ -56,6 +57,8 @@ class LitModule(L.LightningModule, ABC):
         self.metrics_since_last_pop: dict[str, list[Tensor]] = {}
         self.batch_ids: list[str] = []
         self.batches_seen = 0
+        self.is_validation_due = False
+        """Whether the loaded checkpoint was saved just before a validation, which the run was stopped in."""
         self.preview_cache: dict[tuple[int, int], tuple[EditSample, Preview]] = {}
         """Previews with the current weights, by sample index and seed."""
         # Frozen parts stay out of checkpoints; `on_load_checkpoint` checks the rest strictly.
@@ -184,6 +187,7 @@ class LitModule(L.LightningModule, ABC):
         """Save the trained tensors, their average, the number of batches seen, and the settings needed to resume."""
         repeated = rewind_to_last_step(checkpoint, self.trainer.accumulate_grad_batches)
         checkpoint["batches_seen"] = self.batches_seen - repeated
+        checkpoint["validation_due"] = not repeated and validation_follows(self.trainer)
         checkpoint["average"] = self.average.state_dict()
         checkpoint["resume_config"] = self._flatten_resume_config()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if self.is_saved(k)}
@@ -205,6 +209,7 @@ class LitModule(L.LightningModule, ABC):
         if self.trainer.state.fn == "fit":
             self._require_same_config(checkpoint)
         self.batches_seen = checkpoint["batches_seen"]
+        self.is_validation_due = checkpoint.get("validation_due", False)
         trainable_shapes = {name: parameter.shape for name, parameter in self.trainable_parameters()}
         self.average.load_state_dict(checkpoint.get("average", {}), trainable_shapes)
 
