@@ -108,7 +108,7 @@ def make_variants(module: LitKiwi, batch: EditBatch) -> dict[str, Step]:
     with_latents = replace(with_vision, source_posterior=source, target_posterior=target)
     batches = {"cached vision": with_vision, "cached vision and latents": with_latents}
     cached: dict[str, Step] = {name: partial(run_step, module, inputs) for name, inputs in batches.items()}
-    if encoder.language_model_forward is full_forward:
+    if encoder.language_model_forward is full_forward:  # a trainable language model needs the gradient of every token
         return {"naive": partial(run_step, module, batch), **cached}
     query_only = {f"query-only, {name}": step for name, step in cached.items()}
     return {

@@ -158,7 +158,9 @@ def _read_human_ratings(file: Path, known: Collection[tuple[str, str]]) -> dict[
             raise ManifestError(f"{location} is not a rating", code="invalid-rating", expected=columns) from None
         got = ", ".join(key)
         if key not in known:
-            expected = f"an item of the runs' scores.csv, and one of {', '.join(sorted({name for _, name in known}))}"
+            expected = (
+                f"an item of the runs' scores.csv, and the dimension {' or '.join(sorted({name for _, name in known}))}"
+            )
             problem = f"{location}: no run scored this item and dimension"
             raise ManifestError(problem, code="unknown-item", got=got, expected=expected)
         ratings = raters.setdefault((line.get("rater") or "human").strip(), {})

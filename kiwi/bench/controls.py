@@ -84,7 +84,7 @@ def get_control_kind(task_id: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ControlResult:
-    """A judge's scores of one kind of control: means over the three dimensions of capped scores.
+    """A judge's scores of one kind of control: each item's score is the mean of its three capped scores.
 
     Args:
         kind: kind of control, one of the names in CONTROL_KINDS.
@@ -108,7 +108,9 @@ class ControlResult:
     @property
     def is_inconclusive(self) -> bool:
         """Whether the real edits score higher, but on too few items for any margin to be significant."""
-        return not self.is_passed and self.margin.interval.mean > 0 and 2 / 2**self.items >= SIGNIFICANCE
+        # The permutation test flips the signs of the items' margins, so no p value of n items is below 2 / 2^n.
+        smallest_p = 2 / 2**self.items
+        return not self.is_passed and self.margin.interval.mean > 0 and smallest_p >= SIGNIFICANCE
 
 
 def summarize_controls(controls: Sequence[ItemScore], edits: Sequence[ItemScore]) -> list[ControlResult]:

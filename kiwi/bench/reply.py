@@ -3,8 +3,8 @@
 Only score lines hold scores: a line that begins with a dimension's name, such as `Name: 4`, `**Name:** 4.5/5`,
 `| Name | 4 | reason |` or `2. Name (1-5): 4 out of 5`, or an entry of JSON. The last complete block of score lines, one
 for each dimension, is the answer. Reasoning blocks (`<think>` and the like) never hold scores. Text before the answer
-changes nothing, unless it declares another scale or says that the judge saw nothing; text behind it that names a number
-or takes something back leaves the reply without scores, because asking again is cheaper than finding a wrong score
+changes nothing, unless it declares another scale or says that the judge saw nothing; text after it that names a number
+or retracts a score leaves the reply without scores, because asking again is cheaper than finding a wrong score
 later. Judges must reject replies that a provider truncated, since the beginning of "4.5" reads as "4".
 """
 
@@ -17,8 +17,8 @@ from kiwi.bench.reply_language import (
     is_revision_heading,
     may_correct,
     names_other_maximum,
+    retracts_scores,
     states_number,
-    takes_back,
 )
 from kiwi.bench.reply_lines import SCORE, ReplyLine, normalize_name, remove_reasoning, split_lines, strip_emphasis
 
@@ -46,16 +46,19 @@ Scores = Mapping[str, float]
 
 @dataclass(kw_only=True)
 class _Block:
-    """Score lines that belong together: values by normalized name, prose between them, and prose behind the last."""
+    """Score lines that belong together: values by normalized name, prose between them, and prose after the last.
+
+    Strings of JSON count as prose between the scores, because entries of JSON have no order.
+    """
 
     values: dict[str, str] = field(default_factory=dict)
-    inside: list[ReplyLine] = field(default_factory=list)
-    behind: list[ReplyLine] = field(default_factory=list)
+    between: list[ReplyLine] = field(default_factory=list)
+    after: list[ReplyLine] = field(default_factory=list)
 
     def add(self, line: ReplyLine) -> None:
         """Add a score line."""
-        self.inside += self.behind
-        self.behind.clear()
+        self.between += self.after
+        self.after.clear()
         self.values[line.name] = line.value
 
 
@@ -82,7 +85,7 @@ def read_reply(text: str, dimensions: Sequence[str], other_dimensions: Collectio
     block, left_over = _find_last_block(split_lines(answer, {*expected, *others}), expected)
     if left_over:
         names = ", ".join(left_over)
-        return Unscored(f"there are scores behind the last complete block: {names[:80]}")
+        return Unscored(f"there are scores after the last complete block: {names[:80]}")
     if unexpected := [others[name] for name in block.values if name in others]:
         return Unscored(f"the reply answers another rubric ({unexpected[0]})")
     if missing := [name for key, name in expected.items() if key not in block.values]:
@@ -100,13 +103,13 @@ def read_reply(text: str, dimensions: Sequence[str], other_dimensions: Collectio
             return Unscored(f"the score of {name} is not from 1 to 5: {value[:40]!r}")
         scores[name] = number
     if is_cut_off:
-        return Unscored("the reply ends inside its reasoning, behind the scores")
-    for line in block.inside:
-        if takes_back(line.text) or _mentions_score(line, expected):
+        return Unscored("the reply ends inside its reasoning, after the scores")
+    for line in block.between:
+        if retracts_scores(line.text) or _mentions_score(line, expected):
             return Unscored(f"a line between the scores may change them: {line.text[:60]!r}")
-    for line in block.behind:
-        if states_number(line.text) or takes_back(line.text) or is_revision_heading(line.text):
-            return Unscored(f"the text behind the scores may change them: {line.text[:60]!r}")
+    for line in block.after:
+        if states_number(line.text) or retracts_scores(line.text) or is_revision_heading(line.text):
+            return Unscored(f"the text after the scores may change them: {line.text[:60]!r}")
     return {name: scores[name] for name in dimensions}
 
 
@@ -116,7 +119,7 @@ def cap_scores(scores: Scores, by: str) -> Scores:
 
 
 def _find_last_block(lines: Iterable[ReplyLine], expected: Collection[str]) -> tuple[_Block, list[str]]:
-    """The last block with a value for each expected name, and the names of score lines behind it.
+    """The last block with a value for each expected name, and the names of score lines after it.
 
     Without a complete block, the last incomplete one. A repeated name starts another block, and so does a heading such
     as "Final:" within an incomplete block.
@@ -131,16 +134,16 @@ def _find_last_block(lines: Iterable[ReplyLine], expected: Collection[str]) -> t
             if current.values.keys() >= set(expected):
                 complete = current
         elif line.in_json:
-            current.inside.append(line)
+            current.between.append(line)
         elif not current.values:
             continue
         elif is_revision_heading(line.text) and not is_complete:
             current = _Block()
         else:
-            current.behind.append(line)
+            current.after.append(line)
     if complete is None or current is complete:
         return complete or current, []
-    return complete, list(current.values) or ["an unfinished block"]
+    return complete, list(current.values) or ["an incomplete block"]
 
 
 def _parse_score(value: str) -> float | None:

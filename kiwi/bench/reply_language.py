@@ -219,8 +219,8 @@ def states_number(text: str) -> bool:
     return has_numeral(text) or _NUMBER_WORD.search(text) is not None
 
 
-def takes_back(text: str) -> bool:
-    """Whether prose outside quotation marks takes scores back or announces other ones."""
+def retracts_scores(text: str) -> bool:
+    """Whether prose outside quotation marks retracts scores or announces others."""
     unquoted = _QUOTATION.sub("", text)
     if _RETRACTION.search(unquoted):
         return True
@@ -228,8 +228,8 @@ def takes_back(text: str) -> bool:
 
 
 def may_correct(remark: str) -> bool:
-    """Whether a remark behind a score, on the same line, may change it."""
-    return states_number(remark) or _CORRECTING_WORDS.search(remark) is not None or takes_back(remark)
+    """Whether a remark after a score, on the same line, may change it."""
+    return states_number(remark) or _CORRECTING_WORDS.search(remark) is not None or retracts_scores(remark)
 
 
 def is_revision_heading(line: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from kiwi.bench.reply_language import has_numeral, is_revision_heading, takes_back
+from kiwi.bench.reply_language import has_numeral, is_revision_heading, retracts_scores
 
 MAX_JSON_VALUES = 50
 """Maximum number of places where JSON is looked for, which bounds the time for a reply of brackets."""
@@ -171,7 +171,7 @@ def _select_cell(row: str) -> str:
     """The only cell of a table row that is a score; the whole row if other cells may be scores too."""
     cells = [cell.strip(" \"'") for cell in row.split("|")]
     scores = [cell for cell in cells if SCORE.fullmatch(cell) or (len(cell.split()) <= 3 and has_numeral(cell))]
-    is_clear = len(scores) == 1 and not any(takes_back(cell) for cell in cells if cell not in scores)
+    is_clear = len(scores) == 1 and not any(retracts_scores(cell) for cell in cells if cell not in scores)
     return scores[0] if is_clear else row
 
 

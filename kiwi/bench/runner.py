@@ -223,8 +223,8 @@ def build_generator(options: BenchmarkOptions, suite: Suite) -> tuple[VideoGener
     """Load the editor named in the options.
 
     Returns:
-        A function that edits items at the suite's length and frame rate; and what its videos depend on, as
-        `RunIdentity.editor`: the fingerprint of the weights and the settings of sampling.
+        A function that edits items at the suite's length and frame rate, and everything else that its videos depend
+        on: the fingerprint of the weights and the settings of sampling (`RunIdentity.editor`).
 
     Raises:
         CheckpointError: the model cannot be loaded.
@@ -257,7 +257,7 @@ def build_generator(options: BenchmarkOptions, suite: Suite) -> tuple[VideoGener
 
 
 def generate_videos(tasks: Iterable[JudgingTask], generate: VideoGenerator | None) -> int:
-    """Generate the missing videos of some tasks and return their number; `generate` is None if none is missing."""
+    """Generate the missing videos of some tasks and return their number; `generate` may be None if all exist."""
     missing = [task for task in tasks if not task.edited.is_file()]
     for task in console.progress(missing, "generating"):
         assert generate is not None

@@ -76,7 +76,7 @@ def _restore_first_frame(pair: EditPair) -> Iterator[Pixels]:
 
 
 MISTAKE_LIMITS = {
-    **dict.fromkeys(("thing", "colour", "shape", "texture", "style", "place"), 2.0),
+    **dict.fromkeys(("object", "colour", "shape", "texture", "style", "place"), 2.0),
     **dict.fromkeys(("pattern", "motion"), 3.0),
 }
 """Maximum overall score of an edit with one mistake, by kind of mistake (`Edit.mistakes`). An edit with the correct

@@ -98,7 +98,7 @@ class RemoveSprite(Edit):
     def mistakes(self, scene: Scene) -> Iterator[tuple[str, Edit]]:
         for index in range(len(scene.sprites)):
             if index != self.index:
-                yield "thing", replace(self, index=index)
+                yield "object", replace(self, index=index)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,7 +80,7 @@ UNREADABLE = [
         (reply(first="6"), "not from 1 to 5"),
         (reply(first="0.99"), "not from 1 to 5"),
         (reply(first="nan"), "no score of"),
-        (reply() + "\nInstruction Compliance: 4", "behind the last complete block"),
+        (reply() + "\nInstruction Compliance: 4", "after the last complete block"),
         (reply() + "\nVisual Harmony & Perspective: 2", "another rubric"),
         (reply().rsplit("\n", 1)[0], "no score of Visual Quality"),
         ('{"Instruction Compliance": true, "Consistency & Detail Fidelity": 3, "Visual Quality & Stability": 5}', "no"),
@@ -100,7 +100,7 @@ UNREADABLE = [
         ("All scores are out of 10.\n" + reply(), "a scale other"),
         (reply(first="4\nout of 10"), "a scale other"),
         *(
-            (f"{reply()}\n{line}", "behind the scores")
+            (f"{reply()}\n{line}", "after the scores")
             for line in (
                 "Final Instruction Compliance: 1",
                 "Instruction Compliance - 2",
@@ -111,7 +111,7 @@ UNREADABLE = [
                 "Instruction Compliance: both of the 2 birds are gone",
             )
         ),
-        (reply() + "\nInstruction Compliance: \u0663", "behind the last complete block"),
+        (reply() + "\nInstruction Compliance: \u0663", "after the last complete block"),
         ("I cannot see the video. The form would be:\n" + reply("1", "1", "1"), "saw nothing"),
         (reply(third="5\n2 of these are doubtful"), "cannot be read"),
     ],
@@ -164,9 +164,9 @@ def test_text_around_the_last_complete_block_changes_nothing(text):
         (f"<think>a<think>b</think>\n{reply()}", "inside its reasoning"),
         (f"```thinking\n{reply()}", "no score of"),
         (f"{reply()}\n<think>Or rather", "inside its reasoning"),
-        (f"{reply()}\n{TWOS.rsplit(chr(10), 1)[0]}", "behind the last complete block"),
+        (f"{reply()}\n{TWOS.rsplit(chr(10), 1)[0]}", "after the last complete block"),
         *(
-            (f"{reply()}\n{line}", "behind the scores")
+            (f"{reply()}\n{line}", "after the scores")
             for line in (
                 "Actually these are too generous. Final: 2, 2, 2.",
                 "Overall: 4",

@@ -39,7 +39,7 @@ def test_the_anchors_hold(name, all_pairs):
     several = sum(len(pair.scene.sprites) > 1 for pair in all_pairs if pair.category == "local_remove")
     assert several >= 5
     items = {"colour": 60, "shape": 36, "pattern": 36, "texture": 24, "place": 12, "motion": 12, "style": 12}
-    assert result.items == {"thing": several, **items}.get(name.removeprefix("wrong "), len(all_pairs))
+    assert result.items == {"object": several, **items}.get(name.removeprefix("wrong "), len(all_pairs))
     # Five other shapes and two other patterns are wrong, and all other textures, places, motions and styles.
     edits = {"shape": 36 * 5, "pattern": 36 * 2, "texture": 24 * 7, "place": 12 * 8, "motion": 12 * 4, "style": 12 * 3}
     if name.removeprefix("wrong ") in edits:
@@ -59,10 +59,10 @@ def test_the_anchors_hold_at_every_level(level, split):
     for name, anchor in ANCHORS.items():
         result = check_anchor(pairs, anchor)
         # In a scene with a single sprite, no other one can be removed.
-        assert result.passed or (level, name) == ("single", "wrong thing"), (name, result.scores)
+        assert result.passed or (level, name) == ("single", "wrong object"), (name, result.scores)
 
 
-def test_the_exact_target_is_a_five_and_the_unedited_copy_a_one_in_every_score(all_pairs):
+def test_the_exact_target_scores_five_in_everything_and_the_unedited_copy_one_overall(all_pairs):
     for pair in all_pairs:
         best, copy = score_edit(pair, pair.target), score_edit(pair, pair.source)
         assert (best.compliance, best.consistency, best.quality, best.overall) == (5, 5, 5, 5)
@@ -72,7 +72,7 @@ def test_the_exact_target_is_a_five_and_the_unedited_copy_a_one_in_every_score(a
 APPEARANCE, BACKGROUND = ["colour", "shape", "pattern"], ["texture", "colour"]
 MISTAKES = {
     "local_change": APPEARANCE,
-    "local_remove": ["thing"],
+    "local_remove": ["object"],
     "local_add": [*APPEARANCE, "place", "motion"],
     "background_change": BACKGROUND,
     "global_style": ["style"],
@@ -115,7 +115,7 @@ def test_wrong_motion_is_not_consistent(order, all_pairs):
     scored = 0
     for pair in all_pairs[:56]:
         reordered = pair.target[order]
-        # If only the edited object moves, its motion is part of the first score.
+        # If only the edited object moves, its motion counts for compliance.
         region = ~pair.mask | (pair.mask.mean() > 0.5)
         if differs_visibly(reordered[region], pair.target[region]):
             scored += 1
@@ -281,7 +281,7 @@ def test_an_edit_with_a_little_of_the_source_left_is_complete(all_pairs):
         assert compliance == pytest.approx(expected, abs=0.1)
 
 
-def test_no_score_exceeds_the_first(all_pairs):
+def test_no_score_exceeds_compliance(all_pairs):
     rng = np.random.default_rng(0)
     for pair in all_pairs:
         for share in rng.uniform(0, 1, 3):
