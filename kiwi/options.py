@@ -35,14 +35,12 @@ class Options(Spec):
             object.__setattr__(self, field.name, convert(hint, value, field.name))
 
     def require_at_least(self, minimum: int, *names: str) -> None:
-        """Raise an InputError if one of the named options is below a minimum or above LARGEST; None is accepted."""
+        """Raise an InputError if a named option is below a minimum or above `kiwi.spec.LARGEST`; None is accepted."""
         for name in names:
             value = getattr(self, name)
             if value is not None and not minimum <= value <= LARGEST:
-                problem, expected = (
-                    f"--{name.replace('_', '-')} must be at least {minimum}",
-                    f"{minimum} to {LARGEST:,}",
-                )
+                bound = f"at most {LARGEST:,}" if value > LARGEST else f"at least {minimum}"
+                problem, expected = f"--{name.replace('_', '-')} must be {bound}", f"{minimum} to {LARGEST:,}"
                 raise InputError(problem, code="out-of-range", got=value, expected=expected)
 
 

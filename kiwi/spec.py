@@ -75,7 +75,8 @@ def require_positive(spec: Spec, *names: str) -> None:
         value = getattr(spec, name)
         entries = value if isinstance(value, (tuple, list)) else () if value is None else (value,)
         if not all(1 <= entry <= LARGEST for entry in entries):
-            problem, expected = f"{type(spec).__name__}.{name} must be at least 1", f"1 to {LARGEST:,}"
+            bound = f"at most {LARGEST:,}" if any(entry > LARGEST for entry in entries) else "at least 1"
+            problem, expected = f"{type(spec).__name__}.{name} must be {bound}", f"1 to {LARGEST:,}"
             raise SpecError(problem, code="out-of-range", got=value, expected=expected)
 
 

@@ -37,7 +37,7 @@ class RunResult:
         categories: category by item id.
         clusters: source video by item id, for items that share their source video with others.
         scalar_metrics: value by metric of the last validation; `numbers` in result.json.
-        curves: list of (step, value) by metric; the steps of all stages are counted through.
+        curves: list of (step, value) by metric; the steps of a stage follow those of the stage before.
         by_sigma: last value by prefix and noise level.
         cost: seconds and steps, and samples_per_second and memory_gib if they were logged.
         fingerprint: hash of the run's configuration and measurements (`kiwi.ablation.runs.Run`).
@@ -135,7 +135,7 @@ def _collect_values(measurement: Measurement, folder: Path) -> MetricValues:
 
 
 def collect_results(steps: Sequence[Step]) -> dict[str, Any]:
-    """Collect what the steps of a run wrote, in the format of result.json without the label and seed.
+    """Collect what the steps of a run wrote, as in result.json, without label, seed, fingerprint and seconds.
 
     Raises:
         KiwiError: a measurement has no values, or its files cannot be read.

@@ -210,7 +210,7 @@ def test_unusable_labels_are_rejected(run, tmp_path, labels, code):
         ({"data": "data", "level": "easy"}, "unused-option", "--level"),
     ],
 )
-def test_options_are_rejected_by_name_when_they_are_built(options, code, named):
+def test_options_are_rejected_and_named_when_they_are_built(options, code, named):
     with pytest.raises(KiwiError, match=named, check=lambda error: error.code == code):
         BenchmarkOptions(suite="openve", **options)
 
@@ -266,7 +266,7 @@ def test_runs_of_different_judges_are_not_comparable(run, tmp_path):
         (["rubrics", "import", "nothing.py"], "nothing.py"),
     ],
 )
-def test_unusable_options_are_rejected_by_name_and_nothing_is_written(
+def test_unusable_options_are_rejected_and_named_and_nothing_is_written(
     run, tmp_path, monkeypatch, capsys, options, named
 ):
     monkeypatch.chdir(tmp_path)
@@ -285,7 +285,7 @@ def test_the_folder_of_another_run_is_not_touched(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("changed", [("--items", "9"), ("--items", "11"), ("--level", "middle")])
-def test_a_run_with_other_items_is_rejected_by_name_before_its_data_is_rendered(run, editor, changed, capsys):
+def test_a_run_with_other_items_is_rejected_and_named_before_its_data_is_rendered(run, editor, changed, capsys):
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     options = {"--items": "10", "--level": "easy", changed[0]: changed[1]}
     words = [word for option in options.items() for word in option]

@@ -76,7 +76,7 @@ class RunLog(L.Callback):
             system_metrics["mfu"] = self.operations / seconds / (self.peak_tflops * 1e12)
         system_metrics |= module.learned_scalars()
         logged = {f"train/{name}": value for name, value in system_metrics.items()}
-        for logger in trainer.loggers:
+        for logger in trainer.loggers:  # Lightning counts from 0 there: its metrics of the first step have step 0
             logger.log_metrics(logged, trainer.global_step - 1)
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         self._write(trainer.global_step, {**module.pop_metrics(), "lr": lr, **system_metrics})

@@ -52,7 +52,7 @@ def test_parts_that_an_earlier_stage_did_not_have_are_initialised_and_reported(
 
 
 @pytest.mark.parametrize("damage", ["missing", "unexpected", "mismatched", "half a group"])
-def test_a_mismatched_checkpoint_is_rejected_by_name_and_nothing_is_written(checkpoint, tmp_path, capsys, damage):
+def test_a_mismatched_checkpoint_is_rejected_and_named_and_nothing_is_written(checkpoint, tmp_path, capsys, damage):
     state = load_file(checkpoint / "c.safetensors")
     name = "pipe.mllm.connetor.2.bias" if damage == "half a group" else "pipe.dit.blocks.1.ffn.2.bias"
     if damage == "unexpected":
@@ -102,7 +102,7 @@ def test_each_part_gets_one_dtype_and_the_model_edits(checkpoint, tmp_path, caps
     "damage", [torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn, float("nan"), float("inf")], ids=str
 )
 @pytest.mark.parametrize("name", ["pipe.dit.blocks.1.ffn.2.bias", "pipe.mllm.connetor.2.bias"])
-def test_tensors_that_are_not_finite_floats_are_rejected_by_name(checkpoint, tmp_path, capsys, name, damage):
+def test_tensors_that_are_not_finite_floats_are_rejected_and_named(checkpoint, tmp_path, capsys, name, damage):
     state = load_file(checkpoint / "c.safetensors")
     if isinstance(damage, float):
         state[name][1] = damage

@@ -197,7 +197,7 @@ def test_an_impossible_target_is_rejected_in_one_paragraph(checkpoint, name, tar
         ("kiwi-diffusers", "m", ["--adapters", "keep", "--by-name"], "--adapters, --by-name"),
     ],
 )
-def test_options_without_effect_are_rejected_by_name(checkpoint, tmp_path, capsys, name, src, options, unused):
+def test_options_without_effect_are_rejected_and_named(checkpoint, tmp_path, capsys, name, src, options, unused):
     assert main(["convert", name, f"{checkpoint}/{src}", f"{tmp_path}/a", *options]) == 2
     assert f"{name} does not use {unused}." in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -38,6 +38,7 @@ class PaintOptions(Options):
     dry_run: bool = False
 
     def __post_init__(self):
+        super().__post_init__()
         if self.coats is not None and self.coats < 1:
             raise InputError("--coats must be at least 1", code="too-few-coats", got=self.coats)
 

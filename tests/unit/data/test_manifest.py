@@ -306,7 +306,7 @@ def test_empty_manifests_are_rejected(base: Path, text: str) -> None:
     assert "pairs.jsonl is empty" in problem(write(base, "\n\n", "pairs.jsonl"))
 
 
-def test_files_that_are_not_manifests_are_rejected_by_name(base: Path) -> None:
+def test_files_that_are_not_manifests_are_rejected_and_named(base: Path) -> None:
     assert "unknown suffix" in problem(write(base, "x", "pairs.txt"))
     assert "gone.csv does not exist" in problem(base / "gone.csv")
     (base / "folder.csv").mkdir()

@@ -79,9 +79,7 @@ def test_pixels_that_are_not_square_are_displayed_in_their_shape() -> None:
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
-@pytest.mark.parametrize(
-    ("ratio", "size"), [("2/1", (32, 96)), ("1/2", (64, 48)), ("64/45", (32, 68)), ("1000/1", (32, 48))]
-)
+@pytest.mark.parametrize(("ratio", "size"), [("2/1", (32, 96)), ("1/2", (64, 48)), ("64/45", (32, 68))])
 def test_one_side_grows_with_the_pixel_aspect_ratio(
     tmp_path: Path, name: str, ratio: str, size: tuple[int, int]
 ) -> None:
@@ -89,6 +87,11 @@ def test_one_side_grows_with_the_pixel_aspect_ratio(
     frames_FHWC = read_consistently(path)
     assert frames_FHWC.shape[1:3] == size
     assert frame_numbers(frames_FHWC) == list(range(5))
+
+
+def test_an_impossible_pixel_aspect_ratio_is_ignored(tmp_path: Path) -> None:
+    path = encode_with_pixel_aspect(tmp_path / "clip.mp4", Fraction(1000))
+    assert read_consistently(path).shape[1:3] == (32, 48)
 
 
 def test_the_default_stream_is_read() -> None:
@@ -134,7 +137,7 @@ def test_an_animation_with_uneven_durations_is_resampled(tmp_path: Path, caplog:
     assert "variable frame rate" in caplog.text
 
 
-def test_the_case_of_an_animated_webp_has_its_twelve_frames() -> None:
+def test_an_animated_webp_file_has_all_its_frames() -> None:
     assert read_consistently(CASES / "anim.webp").shape == (12, 96, 160, 3)
 
 
@@ -173,7 +176,7 @@ def test_a_profile_of_srgb_changes_no_pixel(tmp_path: Path, mode: str) -> None:
     image.save(tmp_path / "plain.png")
     image.save(tmp_path / "profiled.png", icc_profile=profile)
     difference = read_image(tmp_path / "plain.png").astype(int) - read_image(tmp_path / "profiled.png")
-    assert np.abs(difference).max() <= (0 if mode.startswith(("RGB", "P")) else 255)
+    assert np.abs(difference).max() == 0
 
 
 def test_a_damaged_colour_profile_is_ignored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -190,7 +193,9 @@ def test_heic_images_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("brand", [b"heic", b"mif1", b"heix"])
-def test_without_its_package_heic_images_are_named_with_what_to_do(tmp_path: Path, brand: bytes, monkeypatch) -> None:
+def test_a_heic_image_is_an_error_that_says_so_if_its_package_is_missing(
+    tmp_path: Path, brand: bytes, monkeypatch
+) -> None:
     monkeypatch.setattr(image, "_FORMATS", tuple(name for name in image._FORMATS if name != "HEIF"))
     path = tmp_path / "photo.jpg"
     path.write_bytes(struct.pack(">I", 24) + b"ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(100))

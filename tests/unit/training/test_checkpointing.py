@@ -147,7 +147,7 @@ def damage(path, place):
 
 
 @pytest.mark.parametrize("place", ["beginning", "middle", "end", "cut"])
-def test_a_damaged_checkpoint_is_skipped_with_a_warning_and_rejected_by_name(checkpoint_io, tmp_path, caplog, place):
+def test_a_damaged_checkpoint_is_skipped_with_a_warning_and_rejected_and_named(checkpoint_io, tmp_path, caplog, place):
     for age, name in ((3, "step000001.ckpt"), (2, "step000002.ckpt"), (1, "last.ckpt")):
         checkpoint_io.save_checkpoint(STATE | {"x": torch.rand(100_000)}, tmp_path / name)
         os.utime(tmp_path / name, (time.time() - 60 * age,) * 2)

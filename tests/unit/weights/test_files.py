@@ -174,7 +174,7 @@ def test_a_folder_must_contain_exactly_one_set_of_weights(tmp_path):
         read_weights(tmp_path / "notes.txt")
 
 
-def test_the_load_dtype_loses_no_precision(tmp_path):
+def test_the_dtype_chosen_for_loading_loses_no_precision(tmp_path):
     write_weights(STATE, tmp_path)
     assert choose_lossless_dtype(tmp_path) == "float32"
     write_weights({name: tensor.bfloat16() for name, tensor in STATE.items()}, tmp_path)

@@ -137,7 +137,7 @@ def test_pairs_saved_as_convolutions_with_a_kernel_of_one_are_those_of_linear_la
     ],
 )
 @pytest.mark.parametrize("alone", [True, False])
-def test_other_kinds_of_adapters_are_refused_by_name(name, shape, word, alone):
+def test_other_kinds_of_adapters_are_refused_and_named(name, shape, word, alone):
     state = {name: torch.ones(shape)} | ({} if alone else spell("ComfyUI"))
     with pytest.raises(CheckpointError, check=lambda error: error.code == "unsupported-adapters") as caught:
         standardise_lora(state, LoraScale())

@@ -13,6 +13,6 @@ NAMES = ("dim", "ffn_dim", "num_heads", "num_layers", "freq_dim", "latent_channe
     + [{"eps": value} for value in (0.0, -1e-6, float("inf"), float("nan"))],
     ids=str,
 )
-def test_invalid_sizes_are_rejected_by_name(sizes):
+def test_invalid_sizes_are_rejected_and_named(sizes):
     with pytest.raises(SpecError, match=next(iter(sizes))):
         DiTConfig(**sizes)

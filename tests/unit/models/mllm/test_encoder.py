@@ -65,7 +65,7 @@ def test_weights_under_the_hubs_names_load_and_the_language_head_is_ignored(save
 
 
 @pytest.mark.parametrize("spoil", ["missing", "unexpected", "misshapen"])
-def test_missing_unexpected_and_misshapen_tensors_are_rejected_by_name(saved, spoil):
+def test_missing_unexpected_and_misshapen_tensors_are_rejected_and_named(saved, spoil):
     _, folder = saved
     state = load_file(folder / "model.safetensors")
     name = "language_model.layers.1.mlp.up_proj.weight"

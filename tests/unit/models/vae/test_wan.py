@@ -20,7 +20,7 @@ def vae():
 
 
 @pytest.mark.parametrize(("frames", "latent"), [(1, 1), (5, 2), (9, 3)])
-def test_shapes_follow_the_factors(vae, frames, latent):
+def test_shapes_follow_the_downsampling_factors(vae, frames, latent):
     with torch.no_grad():
         latents = vae.encode(torch.rand(1, 3, frames, 16, 24))
         assert latents.shape == (1, 4, latent, 4, 6)
@@ -67,7 +67,7 @@ def test_normalisation_survives_saving(vae, tmp_path):
         assert torch.allclose(loaded.decode(latents), vae.decode(raw), atol=1e-4)
 
 
-def test_a_folder_without_a_vae_is_rejected_by_name(tmp_path):
+def test_a_folder_without_a_vae_is_rejected_and_named(tmp_path):
     with pytest.raises(
         CheckpointError, match=str(tmp_path / "none"), check=lambda error: error.code == "missing-model"
     ):
@@ -77,14 +77,14 @@ def test_a_folder_without_a_vae_is_rejected_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["vae_wan21", "vae_wan22"])
-def test_latents_and_videos_are_the_published_ones_whole_and_tiled(name):
+def test_outputs_equal_those_of_the_published_code_with_and_without_tiles(name):
     verdict = compare_case(load_case(GOLDEN / f"{name}.json"), CASES[name])
     assert len(verdict.differences) == 6
     for name, difference in verdict.differences.items():
         assert difference <= (1e-5 if name.startswith("decode") else 2e-6), name
 
 
-def test_the_posterior_is_the_networks_in_normalised_units(vae):
+def test_the_posterior_is_the_one_of_the_diffusers_vae_after_normalisation(vae):
     video = torch.rand(1, 3, 5, 16, 16)
     latent_mean, latent_std = torch.arange(4.0), torch.tensor([0.5, 1.0, 2.0, 4.0])
     scaled = NewVae(z_dim=4, base_dim=4).build()

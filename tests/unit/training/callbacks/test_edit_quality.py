@@ -33,8 +33,8 @@ def data(edit_folder):
 
 
 @pytest.fixture
-def untrained(monkeypatch):
-    """LPIPS with a random backbone: nothing is downloaded."""
+def random_lpips(monkeypatch):
+    """Give LPIPS a random backbone, so that nothing is downloaded."""
     monkeypatch.setattr(lpips, "LPIPS", functools.partial(lpips.LPIPS, pnet_rand=True))
 
 
@@ -77,15 +77,15 @@ def test_edits_use_the_averaged_weights(tiny_config, data, tmp_path):
     trainer(tmp_path, limit_val_batches=0).fit(module, data)
     with module.averaged():
         average = {name: value.clone() for name, value in module.state_dict().items()}
-    first = validated(tmp_path, module, data, EditQuality())
+    logged = validated(tmp_path, module, data, EditQuality())
     plain = LitKiwi(tiny_config, sampling=Sampling(steps=2))
-    untrained = validated(tmp_path, plain, data, EditQuality())
+    of_initial = validated(tmp_path, plain, data, EditQuality())
     plain.load_state_dict(module.state_dict())
-    weights = validated(tmp_path, plain, data, EditQuality())
+    of_last = validated(tmp_path, plain, data, EditQuality())
     plain.load_state_dict(average)
-    second = validated(tmp_path, plain, data, EditQuality())
-    assert first["val/edit_psnr"] == second["val/edit_psnr"]
-    assert len({metrics["val/edit_psnr"] for metrics in (untrained, weights, first)}) == 3
+    of_average = validated(tmp_path, plain, data, EditQuality())
+    assert logged["val/edit_psnr"] == of_average["val/edit_psnr"]
+    assert len({metrics["val/edit_psnr"] for metrics in (of_initial, of_last, logged)}) == 3
 
 
 def test_fewer_items_are_taken_from_every_task(tiny_config, data, tmp_path):
@@ -93,20 +93,20 @@ def test_fewer_items_are_taken_from_every_task(tiny_config, data, tmp_path):
     assert (metrics["val/edits"], metrics["val/edits_inside"]) == (2, 1)
 
 
-def test_lpips_is_logged_if_selected(tiny_config, data, tmp_path, untrained):
+def test_lpips_is_logged_if_selected(tiny_config, data, tmp_path, random_lpips):
     metrics = validated(tmp_path, kiwi(tiny_config), data, EditQuality(perceptual=Lpips()))
     names = {f"val/{kind}_lpips{side}" for kind in ("edit", "copy") for side in ("", "_inside", "_outside")}
     assert all(math.isfinite(metrics[name]) and metrics[name] > 0 for name in names)
     assert metrics["val/copy_lpips_inside"] > metrics["val/copy_lpips_outside"]
 
 
-def test_frames_too_small_for_lpips_are_rejected_before_anything_runs(tiny_config, data, tmp_path, untrained):
+def test_frames_too_small_for_lpips_are_rejected_before_anything_runs(tiny_config, data, tmp_path, random_lpips):
     data.max_pixels = 1024
     with pytest.raises(InputError, match="32", check=lambda error: error.code == "frames-too-small"):
         validated(tmp_path, kiwi(tiny_config), data, EditQuality(perceptual=Lpips()))
 
 
-def test_no_edits_are_made_without_items_for_autoencoders_and_in_sanity_checks(
+def test_nothing_is_edited_if_items_is_none_or_in_sanity_checks_or_by_an_autoencoder(
     tiny_config, data, tmp_path, monkeypatch
 ):
     assert not any("edit" in name for name in validated(tmp_path, kiwi(tiny_config), data, EditQuality(items=None)))
@@ -133,7 +133,7 @@ def test_samples_of_previews_are_not_edited_again_at_the_same_step(tiny_config, 
     assert len(select_indices(data.datasets["validation"], 2)) == 2
 
 
-def test_validation_does_not_change_the_trained_weights(tiny_config, data, tmp_path, untrained):
+def test_validation_does_not_change_the_trained_weights(tiny_config, data, tmp_path, random_lpips):
     class Watched(EditQuality):
         def on_validation_epoch_end(self, trainer, module):
             before = torch.random.get_rng_state()
