@@ -62,6 +62,7 @@ def option(
     comma_separated: bool = False,
     empty: bool = False,
     flag: str | None = None,
+    formerly: str | None = None,
 ) -> Any:
     """Declare a field whose command-line option needs more than a type and a default.
 
@@ -72,8 +73,10 @@ def option(
         comma_separated: a tuple of strings is given as one text with commas (`--categories a,b`).
         empty: the option of a tuple may be given without a value, which sets `()` instead of the default.
         flag: name of the option on the command line; by default the field's name with dashes.
+        formerly: name of the field in the previous release, which is accepted with a warning.
     """
     metadata = {"metavar": metavar, "repeat": repeat, "comma_separated": comma_separated, "empty": empty, "flag": flag}
+    metadata |= {} if formerly is None else {"formerly": formerly}
     return dataclasses.field(default=default, metadata=metadata)
 
 

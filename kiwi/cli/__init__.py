@@ -122,6 +122,8 @@ def _add_option(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], 
         parser.add_argument(field.name, **arguments)
     else:
         parser.add_argument(flag, dest=field.name, required=required, **arguments)
+    if former := field.metadata.get("formerly"):  # `from_dict` warns of it
+        parser.add_argument("--" + former.replace("_", "-"), dest=former, **{**arguments, "help": argparse.SUPPRESS})
 
 
 def _unwrap_type(hint: Any) -> tuple[Any, bool]:

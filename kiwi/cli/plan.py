@@ -28,8 +28,8 @@ def _print_parts(costs: Plan) -> None:
     console.table(Table("", ("part", "parameters (M)", "trainable (M)"), rows))
     console.print(
         f"{video.frames} frames of {video.height}x{video.width}: {budget.tokens:,} tokens, {budget.context:,} context "
-        f"tokens, {budget.denoising_step_flops / 1e12:,.1f} TFLOP per denoising step, "
-        f"{budget.conditioning_flops / 1e12:,.2f} TFLOP once per edit"
+        f"tokens, {_format_flops(budget.denoising_step_flops)} per denoising step, "
+        f"{_format_flops(budget.conditioning_flops)} once per edit"
     )
 
 
@@ -55,3 +55,8 @@ def _print_variants(costs: Plan) -> None:
 
 def _format_millions(count: int) -> str:
     return f"{count / 1e6:,.1f}"
+
+
+def _format_flops(flops: float) -> str:
+    unit, prefix = (1e12, "T") if flops >= 1e11 else (1e9, "G")
+    return f"{flops / unit:,.2f} {prefix}FLOP"

@@ -82,7 +82,7 @@ def _build_encoder(meta: dict[str, Any]) -> MllmEncoder:
     theta, sections = text.pop("rope_theta"), text.pop("mrope_section")
     text["rope_parameters"] = {"rope_type": "default", "rope_theta": theta, "mrope_section": sections}
     config = Qwen2_5_VLConfig(
-        text_config={**text, "vocab_size": max(ids.values()) + 1},
+        text_config={**text, "vocab_size": max(ids.values()) + 1, "bos_token_id": None, "eos_token_id": None},
         vision_config=meta["config"]["vision"],
         image_token_id=ids["image_pad"],
         video_token_id=ids["video_pad"],

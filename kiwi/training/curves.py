@@ -26,13 +26,13 @@ class CurvesOptions(Options):
     Args:
         runs: run folder
         out: figure to write (.png, .pdf, .svg)
-        numbers: names of the metrics
+        metrics: names of the metrics
         points: maximum number of points per line
     """
 
     runs: tuple[Path, ...] = positional(metavar="RUN")
     out: Path
-    numbers: tuple[str, ...] = option(("loss", "val/loss"), metavar="NAME")
+    metrics: tuple[str, ...] = option(("loss", "val/loss"), metavar="NAME", formerly="numbers")
     points: int = 50
 
     def __post_init__(self) -> None:
@@ -56,12 +56,12 @@ def draw_curves(options: CurvesOptions) -> Path:
             expected = f"a folder with {METRICS_FILE}, which `python -m kiwi fit` writes"
             raise InputError(f"{run} is not a run folder", code="not-a-run", expected=expected)
         logs[title] = read_log(run)
-    panels = {name: _average_metric(logs, name, options.points) for name in dict.fromkeys(options.numbers)}
+    panels = {name: _average_metric(logs, name, options.points) for name in dict.fromkeys(options.metrics)}
     if missing := [name for name, lines in panels.items() if not any(line.x for line in lines.values())]:
         known = sorted({name for log in logs.values() for metrics in log.values() for name in metrics})
         expected = format_choices(known, missing[0]) if known else "runs with metrics"
         is_validated = any(name.startswith("val/") for name in known)
-        fix = None if is_validated else "these runs were not validated; name only metrics of training in --numbers"
+        fix = None if is_validated else "these runs were not validated; name only metrics of training in --metrics"
         problem = f"none of these runs has logged {', '.join(missing)}"
         raise InputError(problem, code="unknown-metric", expected=expected, fix=fix)
     rows = [

@@ -46,7 +46,7 @@ def test_a_point_is_the_mean_over_an_interval_of_steps(runs, tmp_path):
 
 
 def test_few_steps_are_drawn_unchanged_and_runs_of_the_same_name_are_distinguished(runs, tmp_path):
-    assert main(["curves", runs[0], runs[2], "--numbers", "loss", "--out", str(tmp_path / "curves.pdf")]) == 0
+    assert main(["curves", runs[0], runs[2], "--metrics", "loss", "--out", str(tmp_path / "curves.pdf")]) == 0
     assert points(tmp_path / "curves.csv") == [
         *(("loss", "one/short", step, 10 - step) for step in range(1, 5)),
         ("loss", "two/short", 1, 2),
@@ -54,11 +54,17 @@ def test_few_steps_are_drawn_unchanged_and_runs_of_the_same_name_are_distinguish
     assert (tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_the_former_name_of_an_option_is_accepted_with_a_warning(runs, tmp_path, caplog):
+    assert main(["curves", runs[0], "--numbers", "loss", "--out", str(tmp_path / "curves.png")]) == 0
+    assert {metric for metric, *_ in points(tmp_path / "curves.csv")} == {"loss"}
+    assert "CurvesOptions.numbers has been renamed to CurvesOptions.metrics" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (
-            ["--numbers", "lose", "--out", "curves.png"],
+            ["--metrics", "lose", "--out", "curves.png"],
             "has logged lose. Expected: one of loss, val/loss",
         ),
         (["--out", "curves.mp4"], ".png"),
