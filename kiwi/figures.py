@@ -56,11 +56,12 @@ def plot_curves(
     Args:
         panels: panel title -> line name -> line; a line name has the same colour in all panels.
         x, y: axis labels, including units.
-        columns: number of panels in a row.
+        columns: maximum number of panels in a row.
         limits: y-axis limits of all panels; None fits each panel to its lines.
     """
     from matplotlib.figure import Figure  # takes a second to import
 
+    columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     legend_columns = max(1, min(len(names), _LEGEND_CHARACTERS * columns // max(map(len, names), default=1)))

@@ -110,7 +110,7 @@ def _draw_cost_plot(metric: str, summaries: Sequence[ArmSummary], costs: Mapping
 
 def _draw_panels(panels: Mapping[str, Mapping[str, Curve]], x: str, y: str) -> Figure | None:
     filled = {title: lines for title, lines in panels.items() if lines}
-    return plot_curves(filled, x=x, y=y, limits=None, columns=min(2, len(filled))) if filled else None
+    return plot_curves(filled, x=x, y=y, limits=None) if filled else None
 
 
 def _average_over_seeds(label: str, name: str, results: Sequence[RunResult]) -> Curve | None:

@@ -114,8 +114,8 @@ def list_notes(report: BenchmarkReport) -> list[str]:
     origin = "built-in" if report.identity.origin == "own" else report.identity.origin
     texts = [
         f"Judge: {judge} ({version}), {origin} rubrics. Coverage: {result.scored} of {result.total} items. "
-        "Means with 95% confidence intervals (bootstrap over source videos, stratified by category); an item's score "
-        "is the median of its repeats. ?: a category has only one item.",
+        "Means with 95% confidence intervals (bootstrap over source videos, stratified by category, widened for small "
+        "samples); an item's score is the median of its repeats. ?: a category has only one item.",
         "raw: scores as given by the judge, as in the published tables; capped: no score of an item above its first "
         "dimension's, as the rubrics demand.",
     ]

@@ -26,13 +26,13 @@ class CurvesOptions(Options):
     Args:
         runs: run folder
         out: figure to write (.png, .pdf, .svg)
-        metrics: names of the metrics
+        metrics: names of the metrics (default: loss, and val/loss if the runs were validated)
         points: maximum number of points per line
     """
 
     runs: tuple[Path, ...] = positional(metavar="RUN")
     out: Path
-    metrics: tuple[str, ...] = option(("loss", "val/loss"), metavar="NAME", formerly="numbers")
+    metrics: tuple[str, ...] = option((), metavar="NAME", formerly="numbers")
     points: int = 50
 
     def __post_init__(self) -> None:
@@ -56,9 +56,10 @@ def draw_curves(options: CurvesOptions) -> Path:
             expected = f"a folder with {METRICS_FILE}, which `python -m kiwi fit` writes"
             raise InputError(f"{run} is not a run folder", code="not-a-run", expected=expected)
         logs[title] = read_log(run)
-    panels = {name: _average_metric(logs, name, options.points) for name in dict.fromkeys(options.metrics)}
+    known = sorted({name for log in logs.values() for metrics in log.values() for name in metrics})
+    names = options.metrics or ("loss", *{"val/loss"}.intersection(known))
+    panels = {name: _average_metric(logs, name, options.points) for name in dict.fromkeys(names)}
     if missing := [name for name, lines in panels.items() if not any(line.x for line in lines.values())]:
-        known = sorted({name for log in logs.values() for metrics in log.values() for name in metrics})
         expected = format_choices(known, missing[0]) if known else "runs with metrics"
         is_validated = any(name.startswith("val/") for name in known)
         fix = None if is_validated else "these runs were not validated; name only metrics of training in --metrics"
@@ -74,7 +75,7 @@ def draw_curves(options: CurvesOptions) -> Path:
     with atomic_path(options.out) as temporary:
         save_figure(figure, temporary)
     csv_file = options.out.with_suffix(".csv")
-    write_text(csv_file, Table("", ("number", "run", "step", "value"), rows).to_csv())
+    write_text(csv_file, Table("", ("metric", "run", "step", "value"), rows).to_csv())
     return csv_file
 
 

@@ -28,7 +28,7 @@ def runs(tmp_path):
 
 
 def points(file):
-    return [(row["number"], row["run"], float(row["step"]), float(row["value"])) for row in csv.DictReader(file.open())]
+    return [(row["metric"], row["run"], float(row["step"]), float(row["value"])) for row in csv.DictReader(file.open())]
 
 
 def test_a_point_is_the_mean_over_an_interval_of_steps(runs, tmp_path):
@@ -54,10 +54,16 @@ def test_few_steps_are_drawn_unchanged_and_runs_of_the_same_name_are_distinguish
     assert (tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_the_former_name_of_an_option_is_accepted_with_a_warning(runs, tmp_path, caplog):
+def test_val_loss_is_drawn_by_default_only_if_it_was_logged(runs, tmp_path):
+    assert main(["curves", runs[2], "--out", str(tmp_path / "curves.png")]) == 0
+    assert {metric for metric, *_ in points(tmp_path / "curves.csv")} == {"loss"}
+
+
+def test_the_former_name_of_an_option_is_accepted_with_a_warning(runs, tmp_path, capsys):
     assert main(["curves", runs[0], "--numbers", "loss", "--out", str(tmp_path / "curves.png")]) == 0
     assert {metric for metric, *_ in points(tmp_path / "curves.csv")} == {"loss"}
-    assert "CurvesOptions.numbers has been renamed to CurvesOptions.metrics" in caplog.text
+    message = " ".join(capsys.readouterr().err.split())
+    assert "CurvesOptions.numbers has been renamed to CurvesOptions.metrics" in message
 
 
 @pytest.mark.parametrize(
@@ -88,6 +94,6 @@ def test_a_run_that_is_given_twice_is_rejected(runs, tmp_path):
 
 def test_runs_without_validation_are_reported_as_such(runs, tmp_path):
     with pytest.raises(InputError, check=lambda error: error.code == "unknown-metric") as caught:
-        draw_curves(CurvesOptions(runs=(Path(runs[1]),), out=tmp_path / "curves.png"))
+        draw_curves(CurvesOptions(runs=(Path(runs[1]),), metrics=("val/loss",), out=tmp_path / "curves.png"))
     assert caught.value.problem == "none of these runs has logged val/loss"
     assert "not validated" in caught.value.fix
