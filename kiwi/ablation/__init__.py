@@ -26,11 +26,11 @@ class AblateOptions(Options):
 
     An arm is one variant of the configuration, and the base is the unchanged configuration. STUDY.yaml lists the stages
     of training, the seeds, the arms (options of `kiwi fit` by dotted path) and the measurements; see
-    experiments/ablations/. Names and types of all options, the measurements with their data, and the output folder are
-    checked before anything runs, and ranges of the model's settings; model folders, data and devices are not. Feature
-    caches that the arms read (data.cache) are filled first. Runs with the same seed share data order, noise and initial
-    weights. Rerun the same command to resume, to retry failed runs, or to add arms and seeds. With one seed
-    there are no intervals; a category needs at least two items for one.
+    experiments/ablations/. Before anything runs, the command checks names and types of all
+    options, ranges of the model's settings, the measurements with their data, and the output folder, but not model
+    folders, training data and devices. Feature caches that the arms read (data.cache) are filled first. Runs with the
+    same seed share data order, noise and initial weights. Rerun the same command to resume, to retry failed runs, or to
+    add arms and seeds. Intervals need at least two seeds, and those of a category also at least two items.
 
     The command writes to OUT: table.md, table.csv, table.tex, analysis.json, figures/, edits.png (the same items edited
     by every arm), study.json (all configurations) and environment.json. Each run is in OUT/arms/ARM/seed-N/; its
@@ -45,7 +45,7 @@ class AblateOptions(Options):
         slurm: option of submitit's executor, such as slurm_partition=gpu or timeout_min=600; may be repeated.
         seeds: seeds that replace those of the study.
         price: price of one hour of a run, to estimate the total price.
-        estimate: do not estimate the duration from a few training steps of the base.
+        estimate: estimate the duration from a few training steps of the base.
         dry_run: check the study and print the arms with their cost, but run nothing.
         report: analyse existing results and run nothing.
     """

@@ -46,7 +46,7 @@ class BenchmarkOptions(DeviceOptions):
         level: difficulty of the items with --data sandbox (default: full)
         metrics: automatic metrics to report: basic (PSNR, SSIM and flicker against the source), lpips (or lpips=vgg,
             lpips=squeeze), similarities of CLIP or DINO features
-        gallery: do not write gallery.html
+        gallery: write gallery.html
     """
 
     suite: SuiteName = positional()

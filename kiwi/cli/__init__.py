@@ -38,7 +38,7 @@ class Action(NamedTuple):
 def parse(
     options: type[OptionsT], command: str, argv: Sequence[str], fixed: Mapping[str, Any] = types.MappingProxyType({})
 ) -> OptionsT:
-    """Parse the words after a command, such as "bench compare"; `fixed` sets fields that have no option there.
+    """Parse the words after a command, such as "bench compare"; `fixed` sets fields without an option.
 
     Raises:
         InputError: unknown or missing options, or invalid values.
@@ -98,9 +98,10 @@ def _add_option(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], 
     text = f"{help_text} (default: {_format_default(default)})" if has_visible_default else help_text
     text = text.replace("%", "%%")
     if hint is bool:
-        # `gallery: bool = True` is switched off by --no-gallery; all other switches are off by default.
+        # `gallery: bool = True`, described as "write gallery.html", becomes "--no-gallery: do not write gallery.html".
         name = f"--no-{field.name.replace('_', '-')}" if default else flag
         action = "store_false" if default else "store_true"
+        text = f"do not {text}" if default else text
         parser.add_argument(name, dest=field.name, action=action, default=None, help=text)
         return
     value_type, is_sequence = _unwrap_type(hint)

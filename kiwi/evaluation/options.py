@@ -24,7 +24,7 @@ class SandboxMeasureOptions(WorldOptions):
         model: model folder or hub id; "sandbox" is the editor included in kiwi
         steps: number of denoising steps (default: the model's)
         noise: random seed of the initial noise
-        controls: skip the controls
+        controls: edit and score the controls
         device: cpu, cuda, cuda:1 ... (default: cuda if available)
     """
 

@@ -25,7 +25,7 @@ class PaintOptions(Options):
         reference: picture to copy; may be repeated.
         layers: thicknesses in micrometres.
         coats: number of coats; 100% dry before the next.
-        frame: omit the frame.
+        frame: add the frame.
         dry_run: paint nothing.
     """
 
@@ -90,7 +90,7 @@ def test_the_help_shows_the_docstring_and_the_defaults():
     assert "colour of the paint. (default: red)" in text
     assert "thicknesses in micrometres. (default: 1 2)" in text
     assert "100% dry" in text
-    assert "--no-frame" in text
+    assert "--no-frame do not add the frame." in text
 
 
 def test_an_undocumented_option_is_a_bug():
