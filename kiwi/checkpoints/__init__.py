@@ -20,21 +20,21 @@ class ConvertOptions(Options):
     If SRC is a model folder, it is written as FORMAT to DST, provided that the published code supports its options;
     otherwise SRC is read as FORMAT and DST becomes a model folder. Tensor names and shapes must match exactly: if any
     is missing, unexpected or of the wrong shape, these are listed and nothing is written. Parts that an earlier
-    training stage did not have are initialised and reported. LoRA files are recognised by the names of ComfyUI,
-    musubi, kohya, diffusers, peft and DiffSynth, whichever of the formats kiwi-upstream and lora-... is given, and
-    need --base. Of a file with several sets of weights, such as a moving average, FILE:NAME chooses one.
+    training stage did not have are initialised and reported. LoRA files with the names of ComfyUI, musubi,
+    kohya, diffusers, peft or DiffSynth can be read as kiwi-upstream or lora-... (the names are recognised) and need
+    --base. FILE:NAME chooses one of several sets of weights in a file, such as a moving average.
 
     Args:
         format: the published format
         src: input: a model folder; for wan a file, a folder or a hub id, also as PATH:SUBFOLDER; for kiwi-upstream and
             lora-... a file, also as FILE:NAME; for kiwi-diffusers a folder or a hub id
         dst: output path; its parent folder must exist
-        vae: the VAE, unless the format contains it: Wan's .pth file, a diffusers folder or a hub id; with a subfolder,
+        vae: the VAE, if FORMAT does not contain it: Wan's .pth file, a diffusers folder or a hub id; with a subfolder,
             PATH:SUBFOLDER
-        mllm: unless the format contains it: folder or hub id of the Qwen-VL without adapters
-        base: for files with no DiT or only adapters for one: the Wan base model (PATH or PATH:SUBFOLDER)
+        mllm: the Qwen-VL without adapters, if FORMAT does not contain it: a folder or a hub id
+        base: the Wan base model (PATH or PATH:SUBFOLDER), for files that contain no DiT or only its adapters
         adapters: whether LoRA adapters are merged into the weights or kept separate
-        by_name: reference VAE and MLLM by path instead of copying them
+        by_name: refer to VAE and MLLM by their path or hub id instead of copying them
         seed: seed for initialising missing parts
         set: model option that the published format does not record, such as reference=PrependReference,
             dit.num_heads=24 or mllm.limits.max_frames=10; may be repeated

@@ -58,8 +58,8 @@ def read_image(source: MediaSource | str | bytes, *, name: str | None = None) ->
     """Read an image (a path, or its encoded content) as uint8 RGB `[H, W, 3]`.
 
     EXIF orientation is applied, an embedded colour profile is converted to sRGB, transparency is composited on white
-    and 16-bit grey is scaled to 8 bits. Of an animation the first frame is read, with a warning. Error messages call
-    the image `name`, by default its path.
+    and 16-bit grey is scaled to 8 bits. Only the first frame of an animation is read, with a warning. Error messages
+    call the image `name`, by default its path.
 
     Raises:
         MediaError: the file does not exist, is not an image, is damaged or is too large.

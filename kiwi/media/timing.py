@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from math import ceil
 from typing import Any, TypeVar
 
 import av
@@ -38,8 +39,8 @@ class Timing:
 def scan_timing(container: Any, stream: Any) -> Timing:
     """Read the timestamps of all packets, without decoding.
 
-    The rate in the header stands unless the timestamps contradict it: if the usual distance between frames is another
-    one, or a variable rate is often faster, the rate follows from the timestamps.
+    The rate in the header is used if the timestamps agree with it. The rate is computed from the timestamps if the
+    usual distance between frames differs from that in the header, or if a variable rate is often faster.
     """
     nominal = read_frame_rate(stream)
     announced = count_announced_frames(container, stream)
@@ -51,7 +52,7 @@ def scan_timing(container: Any, stream: Any) -> Timing:
             count += packet.size > 0 and not packet.is_discard
             if packet.pts is not None and not packet.is_discard:
                 times.append(packet.pts * packet.time_base)
-    if len(times) < max(2, count):
+    if len(times) < max(2, count):  # some frames have no timestamp
         return Timing(nominal, announced or count, False)
     times.sort()
     gaps = sorted(after - before for before, after in pairwise(times) if after > before)
@@ -60,6 +61,7 @@ def scan_timing(container: Any, stream: Any) -> Timing:
     is_variable = any(gap > 1.5 * usual or 0.1 * usual < gap < 0.5 * usual for gap in gaps)
     if is_variable:
         usual = gaps[len(gaps) // 10]  # no frame of the fast parts is skipped
+    # The container rounds timestamps to units of time_base, and rates that differ by less than 2% are taken as equal.
     is_nominal = abs(usual - 1 / nominal) <= max(stream.time_base * 1.01, usual / 50)
     fps = nominal if is_nominal else min(to_rational_rate(float(1 / usual)), Fraction(_MAX_RATE))
     return Timing(fps, count_instants(times[-1] - times[0] + 1 / fps, fps), is_variable)
@@ -70,7 +72,7 @@ def count_instants(duration: Fraction, fps: Fraction) -> int:
 
     Containers round times (Matroska to 1 ms), so less than a tenth of a frame at the end is dropped.
     """
-    return max(1, -int(-(duration * fps - Fraction(1, 10)) // 1))
+    return max(1, ceil(duration * fps - Fraction(1, 10)))
 
 
 def resample(
@@ -82,8 +84,8 @@ def resample(
 ) -> Iterator[T]:
     """For each time k / fps, yield the frame that is displayed then.
 
-    A frame counts as displayed half a usual step before its time, which evens out small irregularities of timestamps.
-    Of a constant rate, the frame nearest in time is shown (the earlier of two that are equally near).
+    A frame counts as displayed from half a usual step before its time, which evens out small irregularities of
+    timestamps. At a constant rate, this selects the frame nearest in time (the earlier of two that are equally near).
 
     Args:
         frames: times in seconds after the first frame, and frames, in order.

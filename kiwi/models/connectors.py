@@ -74,7 +74,7 @@ class QueryConnector(QuerySpec):
     Args:
         image, video, reference: number of queries for each task kind.
         readout: positions whose hidden states are read. "queries" reads the queries' positions; "tail" reads the last
-            Q positions of the prompt, which ends with two template tokens, so that it misses the first two queries.
+            Q positions of the prompt: all queries but the first two, and the two template tokens after the queries.
             Released checkpoints need "tail".
         layers: MLLM layers whose hidden states are concatenated: -1 is the output of the final norm, 0 the embeddings,
             1 the output of the first layer, ...

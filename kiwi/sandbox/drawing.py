@@ -1,7 +1,7 @@
 """Shapes, patterns and textures as pure functions of coordinates, anti-aliased with signed distances.
 
-Coordinates broadcast, so a whole video is rendered at once; y points down, as in images. For shapes and patterns they
-are in radii of the sprite, for textures in half short sides of the frame. Signed distances are negative inside.
+Coordinates broadcast, so a whole video is rendered at once; y points down, as in images. For shapes and patterns their
+unit is the radius of the sprite, for textures half the shorter side of the frame. Signed distances are negative inside.
 """
 
 from collections.abc import Callable
@@ -114,9 +114,9 @@ def _clouds(x: np.ndarray, y: np.ndarray, pixels_per_unit: float) -> np.ndarray:
     return np.clip(0.25 + 0.9 * waves, 0.0, 1.0)
 
 
-# Weight of the pattern colour over the base colour, 0..1, as a function of x, y and the number of pixels per half short
-# side. Textures that vary along one axis are computed along that axis only, and broadcast. There are no further
-# parameters, so "brown dots on beige" is a single image and an instruction determines its target.
+# Weight of the pattern colour over the base colour, 0..1, as a function of x, y and the number of pixels per unit.
+# Textures that vary along one axis are computed along that axis only, and broadcast. There are no further parameters,
+# so "brown dots on beige" is a single image and an instruction determines its target.
 TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "plain": lambda x, y, scale: np.zeros_like(y),
     "gradient": lambda x, y, scale: 0.5 + 0.5 * np.sin(1.5707963 * y),

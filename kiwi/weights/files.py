@@ -44,7 +44,7 @@ _EMA = re.compile(r"[a-z_]*_ema|ema(_[a-z_]*)?|averaged?(_model)?|shadow")
 def read_weights(path: Path | str) -> State:
     """Read the named tensors of a file, or of a folder with one set of safetensors weights.
 
-    Prefixes of wrappers such as torch.compile and DDP are removed from the names, and told in the log.
+    Prefixes of wrappers such as torch.compile and DDP are removed from the names, which is logged.
 
     Args:
         path: a .safetensors file, a .safetensors.index.json, a torch file (read without executing code; a dict in

@@ -26,7 +26,7 @@ def is_offline() -> bool:
 def locate(path: str, kind: str, fix: str, *, subfolder: str = "") -> Path:
     """Find the local folder (or file) of a model; a hub repository is downloaded unless it is cached.
 
-    A request to the hub is told before it is made; with `--offline`, or HF_HUB_OFFLINE=1, none is made.
+    A request to the hub is logged before it is made; with `--offline`, or HF_HUB_OFFLINE=1, none is made.
 
     Args:
         path: a folder, a file, the name of a shipped model (`kiwi.shipped`), or a hub id such as

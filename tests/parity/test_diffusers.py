@@ -49,4 +49,5 @@ def test_names_are_converted_to_diffusers_and_back(pair):
     diffusers_dit, _ = pair
     names = set(diffusers_dit.state_dict())
     assert {dit_to_diffusers(dit_from_diffusers(name)) for name in names} == names
+    # Only the names of the patch embedding are the same in both formats.
     assert not names & {dit_from_diffusers(name) for name in names if not name.startswith("patch_embedding")}

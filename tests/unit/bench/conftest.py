@@ -49,14 +49,14 @@ class ScriptedJudge(Judge):
 
     def ask(self, question):
         with self.lock:
-            before = sum(earlier.key == question.key for earlier in self.questions)
+            times_asked = sum(earlier.key == question.key for earlier in self.questions)
             self.questions.append(question)
             self.in_flight += 1
             self.max_in_flight = max(self.max_in_flight, self.in_flight)
         time.sleep(self.wait)
         with self.lock:
             self.in_flight -= 1
-        answer = (4, 3, 5) if self.answer is None else self.answer(question, before)
+        answer = (4, 3, 5) if self.answer is None else self.answer(question, times_asked)
         if isinstance(answer, JudgeError):
             raise answer
         if isinstance(answer, str):

@@ -98,7 +98,7 @@ def test_anchors_are_new_repeats_and_are_compared_with_the_first_answer(edited, 
     items, videos = edited
 
     def ask(scores, tasks):
-        return make_runner(suite, rubrics, ScriptedJudge(lambda question, before: scores), tmp_path).run(tasks)[0]
+        return make_runner(suite, rubrics, ScriptedJudge(lambda question, times_asked: scores), tmp_path).run(tasks)[0]
 
     def tasks(repeats):
         return [make_task(item, videos[item.id], repeats=repeats) for item in items]

@@ -68,7 +68,9 @@ def test_a_replay_repeats_the_judgements_of_a_ledger(world, suite, rubrics, tmp_
     items = read_items(suite, world).items
     folder = copy_sources(items, tmp_path / "videos")
     tasks = [make_task(item, folder / item.edited_name) for item in items]
-    judge = ScriptedJudge(lambda question, before: "I will not." if question.key.item == items[0].id else (2, 3, 4))
+    judge = ScriptedJudge(
+        lambda question, times_asked: "I will not." if question.key.item == items[0].id else (2, 3, 4)
+    )
     judge.temperature, judge.frames = 0.2, "8"
     recorded = make_runner(suite, rubrics, judge, tmp_path).run(tasks[:-1])[0]
     (again := tmp_path / "again").mkdir()

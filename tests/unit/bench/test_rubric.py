@@ -11,13 +11,13 @@ NAMES = ("Instruction Compliance", "Consistency & Detail Fidelity", "Visual Qual
 SCORES = "\n".join(f"{name}: A number from 1 to 5." for name in NAMES)
 SCRIPT = f'''
 import does_not_exist
-open("{{ran}}", "w").write("ran")
+open("RAN", "w").write("ran")
 local_add_prompt = """
 You are a rater of additions.
 {SCORES}
 """
-PROMPTS = {{{{"local_remove": "You rate removals." + "\\n" + """{SCORES}""".strip(), "other": 3}}}}
-local_change = f"not {{{{1}}}} a constant"
+PROMPTS = {{"local_remove": "You rate removals." + "\\n" + """{SCORES}""".strip(), "other": 3}}
+local_change = f"not {{1}} a constant"
 '''
 CATEGORIES = {"local_add": NAMES, "local_remove": NAMES}
 
@@ -25,7 +25,7 @@ CATEGORIES = {"local_add": NAMES, "local_remove": NAMES}
 @pytest.fixture
 def script(tmp_path):
     file = tmp_path / "eval.py"
-    file.write_text(SCRIPT.format(ran=tmp_path / "ran"))
+    file.write_text(SCRIPT.replace("RAN", str(tmp_path / "ran")))
     return file
 
 

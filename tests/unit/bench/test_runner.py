@@ -57,7 +57,7 @@ def test_a_question_with_any_change_is_asked_again(suite, rubrics, tasks, tmp_pa
 
 
 def test_failures_are_recorded_and_asked_again_in_the_next_run(suite, rubrics, tasks, tmp_path):
-    judge = ScriptedJudge(lambda question, before: "I cannot rate this.")
+    judge = ScriptedJudge(lambda question, times_asked: "I cannot rate this.")
     judgements, _ = make_runner(suite, rubrics, judge, tmp_path).run(tasks[:3])
     assert [judgement.scores for judgement in judgements] == [None] * 3
     assert all(
@@ -69,15 +69,17 @@ def test_failures_are_recorded_and_asked_again_in_the_next_run(suite, rubrics, t
 
 
 def test_only_retryable_errors_are_retried(suite, rubrics, tasks, tmp_path):
-    busy = ScriptedJudge(lambda question, before: (4, 4, 4) if before == 2 else JudgeError("busy", retryable=True))
+    busy = ScriptedJudge(
+        lambda question, times_asked: (4, 4, 4) if times_asked == 2 else JudgeError("busy", retryable=True)
+    )
     judgements, _ = make_runner(suite, rubrics, busy, tmp_path).run(tasks[:1])
     assert judgements[0].scores
     assert len(busy.questions) == 3
-    refusing = ScriptedJudge(lambda question, before: JudgeError("it shows a person", retryable=False))
+    refusing = ScriptedJudge(lambda question, times_asked: JudgeError("it shows a person", retryable=False))
     judgements, _ = make_runner(suite, rubrics, refusing, tmp_path).run(tasks[1:2])
     assert (judgements[0].scores, judgements[0].reply, judgements[0].reason) == (None, None, "it shows a person")
     assert len(refusing.questions) == 1
-    always_busy = ScriptedJudge(lambda question, before: JudgeError("busy", retryable=True))
+    always_busy = ScriptedJudge(lambda question, times_asked: JudgeError("busy", retryable=True))
     judgements, _ = make_runner(suite, rubrics, always_busy, tmp_path).run(tasks[2:3])
     assert judgements[0].reason == "busy"
     assert len(always_busy.questions) == FAST.tries
@@ -85,7 +87,9 @@ def test_only_retryable_errors_are_retried(suite, rubrics, tasks, tmp_path):
 
 def test_the_wait_that_a_judge_asks_for_is_respected(suite, rubrics, tasks, tmp_path):
     judge = ScriptedJudge(
-        lambda question, before: (4, 4, 4) if before else JudgeError("slow down", retryable=True, retry_after=0.4)
+        lambda question, times_asked: (
+            (4, 4, 4) if times_asked else JudgeError("slow down", retryable=True, retry_after=0.4)
+        )
     )
     start = time.monotonic()
     make_runner(suite, rubrics, judge, tmp_path).run(tasks[:1])
@@ -126,7 +130,7 @@ def test_missing_videos_are_generated_while_others_are_judged(suite, rubrics, it
 
 
 def test_repeats_are_separate_questions(suite, rubrics, tasks, tmp_path):
-    judge = ScriptedJudge(lambda question, before: (question.key.repeat + 1,) * 3)
+    judge = ScriptedJudge(lambda question, times_asked: (question.key.repeat + 1,) * 3)
     judgements, _ = make_runner(suite, rubrics, judge, tmp_path).run([replace(tasks[0], repeats=range(3))])
     assert [judgement.scores["Instruction Compliance"] for judgement in judgements] == [1, 2, 3]
 

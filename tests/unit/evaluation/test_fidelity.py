@@ -12,8 +12,8 @@ from kiwi.evaluation.fidelity import PSNR_CAP, Lpips, clip_psnr, compute_edit_me
 
 
 @pytest.fixture
-def untrained(monkeypatch):
-    """LPIPS with a random backbone: nothing is downloaded."""
+def random_lpips(monkeypatch):
+    """Give LPIPS a random backbone, so that nothing is downloaded."""
     monkeypatch.setattr(lpips, "LPIPS", functools.partial(lpips.LPIPS, pnet_rand=True))
 
 
@@ -71,12 +71,12 @@ def test_a_side_without_pixels_is_absent(mask, sides):
     assert metrics.keys() == {f"{name}{side}" for name in ("psnr", "ssim") for side in sides}
 
 
-def test_identical_frames_have_a_finite_psnr(untrained):
+def test_identical_frames_have_a_finite_psnr(random_lpips):
     metrics = compute_edit_metrics(noise(0), noise(0), left_half(), Lpips().build())
     assert {metrics[f"psnr{side}"] for side in ("", "_inside", "_outside")} == {PSNR_CAP}
     assert {round(metrics[f"ssim{side}"], 5) for side in ("", "_inside", "_outside")} == {1.0}
     assert {metrics[f"lpips{side}"] for side in ("", "_inside", "_outside")} == {0.0}
-    # A PSNR above the cap: one value of 6144 differs by one level.
+    # A PSNR above the cap: one of the 3072 values of each frame differs by one level.
     nearly_equal = noise(0)
     nearly_equal[:, 0, 0, 0] ^= 1
     assert compute_edit_metrics(nearly_equal, noise(0))["psnr"] == PSNR_CAP
@@ -94,8 +94,8 @@ def test_ssim_of_whole_frames_is_that_of_torchmetrics_and_the_mean_of_its_sides(
     assert metrics["ssim_inside"] > 0.9 > metrics["ssim_outside"]
 
 
-def test_lpips_of_whole_frames_is_that_of_the_package_and_the_mean_of_its_sides(untrained):
-    """All of VGG's maps are enlarged by whole factors at 32 pixels, which keeps their means."""
+def test_lpips_of_whole_frames_is_that_of_the_package_and_the_mean_of_its_sides(random_lpips):
+    """At 32 x 32 pixels, all feature maps of VGG are enlarged by integer factors, which keeps their means."""
     edited, target = noise(0, frames=1), noise(1, frames=1)
     edited[:, :, :16] = target[:, :, :16]
     metrics = compute_edit_metrics(edited, target, left_half(1), Lpips(net="vgg").build())
@@ -113,7 +113,7 @@ def _network(spec):
     return cell
 
 
-def test_building_lpips_does_not_change_the_global_generator(untrained):
+def test_building_lpips_does_not_change_the_global_generator(random_lpips):
     before = torch.random.get_rng_state()
     Lpips().build()
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -30,7 +30,10 @@ def frame_numbers(frames_FHWC: np.ndarray) -> list[int]:
 
 @pytest.fixture
 def encode(tmp_path: Path) -> Encoder:
-    """encode(name, frames, ...) -> path: writes a video with the given codec, pixel format, times and tags."""
+    """encode(name, frames, ...) -> path: writes a video with the given codec, pixel format, times and tags.
+
+    `times` are in units of 1 / fps, `turn` in clockwise degrees, `matrix` is an ITU-T H.273 code (2: unspecified).
+    """
 
     def write(
         name: str,
@@ -56,7 +59,7 @@ def encode(tmp_path: Path) -> Encoder:
             if turn is not None:
                 stream.set_display_rotation(-turn, hflip=mirror)
             stream.codec_context.colorspace = matrix
-            stream.codec_context.color_range = 2 if full_range else 1
+            stream.codec_context.color_range = 2 if full_range else 1  # AVCOL_RANGE_JPEG, _MPEG
             audio: Any = container.add_stream("aac", rate=44100) if with_audio else None
             if audio is not None:
                 container.mux(audio.encode(_silence(44100 * 2)))

@@ -61,7 +61,7 @@ def test_every_shipped_folder_is_in_the_registry():
     assert {path for path in shipped.ROOT.iterdir() if path.is_dir()} == set(shipped.FOLDERS.values())
 
 
-def test_a_request_to_the_hub_is_told_before_it_is_made_and_not_made_offline(monkeypatch, caplog, tmp_path):
+def test_a_request_to_the_hub_is_logged_before_it_is_made_and_not_made_offline(monkeypatch, caplog, tmp_path):
     calls = []
 
     def snapshot_download(repository, local_files_only, **_):

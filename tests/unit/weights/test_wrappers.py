@@ -1,4 +1,4 @@
-"""Prefixes of wrappers are removed and told; of weights and their moving average in one file, one is asked for."""
+"""Prefixes of wrappers are removed, which is logged; a file with weights and their moving average needs a choice."""
 
 import logging
 import os
@@ -30,19 +30,23 @@ def write(folder, content, suffix):
     ["_orig_mod.", "module.", "model.", "module._orig_mod.", "_orig_mod.module.model.", "_fsdp_wrapped_module.", "net.",
      "_forward_module.module.", "model.diffusion_model.", "diffusion_model.", "transformer.", "module.module."],
 )  # fmt: skip
-def test_prefixes_of_wrappers_are_removed_and_told_in_one_line(tmp_path, caplog, prefix, suffix):
+def test_prefixes_of_wrappers_are_removed_and_logged_in_one_line(tmp_path, caplog, prefix, suffix):
     path = write(tmp_path, with_prefix(prefix), suffix)
     with caplog.at_level(logging.INFO):
         assert read_wan_transformer(str(path)).keys() == WEIGHTS.keys()
     lines = [record.getMessage() for record in caplog.records if "were removed" in record.getMessage()]
     assert len(lines) == 1
-    assert set(prefix.split(".")[:-1]) == {word.strip(".,") for word in lines[0].split() if word.strip(",")[-1] == "."}
+    logged_prefixes = {word.strip(".,") for word in lines[0].split() if word.strip(",").endswith(".")}
+    assert logged_prefixes == set(prefix.split(".")[:-1])
 
 
-def test_wrappers_inside_a_name_are_removed(tmp_path):
+def test_wrappers_inside_a_name_are_removed_but_a_prefix_of_some_names_is_kept(tmp_path):
     inner = "blocks.0._checkpoint_wrapped_module._orig_mod.self_attn._fsdp_wrapped_module.q.weight"
     path = write(tmp_path, {inner: torch.ones(2, 2), "model.x": torch.ones(1)}, ".safetensors")
     assert read_weights(path).keys() == {"blocks.0.self_attn.q.weight", "model.x"}
+
+
+def test_two_names_that_differ_only_in_a_wrapper_are_rejected(tmp_path):
     both = {"_orig_mod.a": torch.ones(1), "a": torch.ones(1)}
     with pytest.raises(CheckpointError, check=lambda error: error.code == "duplicate-tensor"):
         read_weights(write(tmp_path, both, ".safetensors"))
@@ -79,7 +83,7 @@ def test_a_training_checkpoint_with_one_set_of_weights_is_unwrapped(tmp_path, wr
         ({"state_dict": with_prefix("model.", 1) | with_prefix("ema_model.", 2)}, ".pth", ("weights", "ema_model")),
     ],
 )  # fmt: skip
-def test_a_moving_average_beside_the_weights_is_asked_for_by_name(tmp_path, content, suffix, names):
+def test_one_of_weights_and_their_moving_average_must_be_chosen_by_name(tmp_path, content, suffix, names):
     path = write(tmp_path, content, suffix)
     with pytest.raises(CheckpointError, check=lambda error: error.code == "ambiguous-weights") as caught:
         read_weights(path)
@@ -88,7 +92,7 @@ def test_a_moving_average_beside_the_weights_is_asked_for_by_name(tmp_path, cont
     for name, value in zip(names, (1, 2), strict=True):
         assert read_wan_transformer(str(path), name)["patch_embedding.weight"].max() == value
     with pytest.raises(CheckpointError, check=lambda error: error.code == "missing-weights"):
-        read_weights(path / "other")
+        read_weights(path / "other")  # FILE/NAME chooses a set of weights
     assert choose_lossless_dtype(path / names[0]) == "float32"
     assert read_metadata(path / names[0]) == {}
 

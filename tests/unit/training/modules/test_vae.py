@@ -68,8 +68,8 @@ def test_reference_images_are_trained_on_too():
     assert losses[1] != pytest.approx(losses[0], rel=1e-2)
 
 
-@pytest.mark.parametrize(("category", "pictures"), [("subject_reference", 2), ("local_add", 0)])
-def test_validation_measures_clips_and_reference_images_separately(category, pictures):
+@pytest.mark.parametrize(("category", "references"), [("subject_reference", 2), ("local_add", 0)])
+def test_validation_measures_clips_and_reference_images_separately(category, references):
     module, batch, metrics = LitVae(NewVae(z_dim=4, base_dim=4)).eval(), batch_of(category), {}
     module.log = lambda name, value, **_: metrics.setdefault(name, []).append(value)
     with torch.no_grad():
@@ -77,14 +77,14 @@ def test_validation_measures_clips_and_reference_images_separately(category, pic
         decoded = module.autoencoder.decode(module.autoencoder.encode(batch.source_BCFHW))
     assert {name: len(values) for name, values in metrics.items()} == {
         **dict.fromkeys(("val/psnr", "val/ssim"), 4),
-        **(dict.fromkeys(("val/picture_psnr", "val/picture_ssim"), pictures) if pictures else {}),
+        **(dict.fromkeys(("val/picture_psnr", "val/picture_ssim"), references) if references else {}),
     }
     reconstruction, source = (torch.from_numpy(to_pixels(video[0])).float() for video in (decoded, batch.source_BCFHW))
     frames = [peak_signal_noise_ratio(*pair, data_range=255.0) for pair in zip(reconstruction, source, strict=True)]
     assert metrics["val/psnr"][0] == pytest.approx(float(torch.stack(frames).mean()), rel=1e-5)
 
 
-def test_questions_are_rejected():
+def test_samples_without_a_target_such_as_questions_to_the_mllm_are_rejected():
     module = LitVae(NewVae(z_dim=4, base_dim=8))
     data = EditData(train=[SandboxQuestions(items=2)], multiple=8, num_workers=0)
     data.setup()
