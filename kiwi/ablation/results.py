@@ -12,6 +12,7 @@ from typing import Any
 from kiwi.ablation.steps import Step
 from kiwi.errors import InputError, KiwiError, SpecError
 from kiwi.evaluation.measurement import Measurement, MetricValues
+from kiwi.media.journal import CHECKSUM, is_unchanged
 from kiwi.media.run_dir import read_record
 from kiwi.spec import Spec, from_dict
 from kiwi.training.run_log import METRICS_FILE, last_values, read_log
@@ -41,6 +42,7 @@ class RunResult:
         by_sigma: last value by prefix and noise level.
         cost: seconds and steps, and samples_per_second and memory_gib if they were logged.
         fingerprint: hash of the run's configuration and measurements (`kiwi.ablation.runs.Run`).
+        is_checked: whether the file has a checksum of its content, which those of the previous release lack.
     """
 
     label: str
@@ -53,6 +55,7 @@ class RunResult:
     by_sigma: Mapping[str, Mapping[str, float]]
     cost: Mapping[str, float] = field(default_factory=dict)
     fingerprint: str = ""
+    is_checked: bool = False
 
     def values(self, metric: str) -> dict[str, float]:
         """Return the values of a metric by item id; a scalar metric has one item with an empty id."""
@@ -109,17 +112,26 @@ def _iterate_values(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def read_result(file: Path) -> RunResult:
-    """Read a result.json. Raises InputError, which names the field, if it is damaged or has values of wrong types."""
+    """Read a result.json.
+
+    Raises:
+        InputError: it is damaged, has values of wrong types (the message names the field), or was changed by hand.
+    """
+    fix = "delete the file and rerun the same command"
     try:
-        record: _ResultRecord = from_dict(_ResultRecord, read_record(file))
+        content = read_record(file)
+        is_checked, is_original = CHECKSUM in content, is_unchanged(content)
+        record: _ResultRecord = from_dict(_ResultRecord, content)
     except (InputError, SpecError) as error:
         problem = f"{file} is not the result of a run"
         got = error.got if isinstance(error, InputError) else error
-        fix = "delete the file and rerun the same command"
         raise InputError(problem, code="invalid-result", got=got, fix=fix) from None
+    if not is_original:
+        problem, expected = f"{file} was changed after the run", "the content that its checksum belongs to"
+        raise InputError(problem, code="changed-file", expected=expected, fix=f"restore the file, or {fix}")
     fields = {name: value for name, value in vars(record).items() if name not in ("numbers", "seconds")}
     cost = {**record.cost, "seconds": record.seconds}
-    return RunResult(**fields | {"scalar_metrics": record.numbers, "cost": cost})
+    return RunResult(**fields | {"scalar_metrics": record.numbers, "cost": cost, "is_checked": is_checked})
 
 
 def _collect_values(measurement: Measurement, folder: Path) -> MetricValues:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiwi.ablation.results import collect_results, read_result
+from kiwi.ablation.results import RunResult, collect_results, read_result
 from kiwi.ablation.steps import (
     LOG_FILE,
     Step,
@@ -32,6 +32,7 @@ from kiwi.ablation.study import MEASUREMENTS, Arm, Study, make_fit_options
 from kiwi.errors import InputError, KiwiError
 from kiwi.experiment import read_experiment
 from kiwi.media.files import write_json
+from kiwi.media.journal import with_checksum
 from kiwi.media.run_dir import exclusive_lock, open_run_dir, read_record
 from kiwi.spec import to_dict
 
@@ -99,14 +100,16 @@ def prepare_run(run: Run) -> None:
     write_steps(run.folder, run.steps)
 
 
-def check_result(run: Run) -> None:
-    """Raise an InputError if the result of a run cannot be read, or has another label, seed or fingerprint."""
-    recorded = vars(read_result(run.folder / RESULT_FILE))
+def check_result(run: Run) -> RunResult:
+    """Read the result of a run. Raises InputError if that fails, or it has another label, seed or fingerprint."""
+    result = read_result(run.folder / RESULT_FILE)
+    recorded = vars(result)
     if differing := [name for name, value in run.record.items() if recorded[name] != value]:
         got, expected = (", ".join(f"{name} {record[name]}" for name in differing) for record in (recorded, run.record))
         problem = f"{run.folder} has the result of another configuration or of other measurements"
         fix = "choose another --out or delete the folder"
         raise InputError(problem, code="changed-settings", got=got, expected=expected, fix=fix)
+    return result
 
 
 def execute_run(folder: Path, threads: int = 1, device: str | None = None) -> None:
@@ -141,7 +144,8 @@ def execute_run(folder: Path, threads: int = 1, device: str | None = None) -> No
             _write_failure(folder, "collecting results", error.exit_code, str(error))
             return
         seconds = round(time.time() - start, 1)
-        write_json(folder / RESULT_FILE, {**read_record(folder / RUN_FILE), **results, "seconds": seconds})
+        record = {**read_record(folder / RUN_FILE), **results, "seconds": seconds}
+        write_json(folder / RESULT_FILE, with_checksum(record))
 
 
 def _write_failure(folder: Path, command: str, exit_code: int, reason: str) -> None:

@@ -53,9 +53,9 @@ def run_sweep(options: AblateOptions) -> StudyReport:
     list_cache_requests(study.arms, study.seeds)  # raises an error if a cache does not suit its arms
     for measurement in study.measurements:
         measurement.check()
-    for run in runs:
-        if run.state == "done":
-            check_result(run)
+    results = [check_result(run) for run in runs if run.state == "done"]
+    if unchecked := sum(not result.is_checked for result in results):
+        console.note(f"{unchecked} results have no checksum (previous release): edits of them by hand are not noticed")
     if options.dry_run:
         waiting = [run.name for run in runs if run.state != "done"]
         return StudyReport(table=_make_plan_table(study, runs), missing=waiting)

@@ -89,7 +89,7 @@ class Ledger:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._journal = Journal(file, durable=True)
+        self._journal = Journal(file, durable=True, checked=True)
         self.initial_judgements = read_ledger(file)
         self._scored = {known.key.text: known for known in self.initial_judgements if known.scores is not None}
 
@@ -108,12 +108,12 @@ def read_ledger(file: Path) -> list[Judgement]:
     """All judgements of a file in order; none if there is no file.
 
     Scores that are not those of the stored reply do not count. Logs the numbers of these, of skipped records that are
-    not judgements, and of questions with conflicting scores.
+    not judgements, and of questions with several scores.
 
     Raises:
-        InputError: the path is a folder, or the file cannot be read.
+        InputError: the path is a folder, the file cannot be read, or a record was changed after it was written.
     """
-    records = Journal(file).read()
+    records = Journal(file, checked=True).read()
     stated = [judgement for record in records if (judgement := _from_record(record)) is not None]
     judgements = [_reread_scores(judgement) for judgement in stated]
     if skipped := len(records) - len(judgements):
@@ -124,8 +124,10 @@ def read_ledger(file: Path) -> list[Judgement]:
     for judgement in judgements:
         if judgement.scores is not None:
             scores.setdefault(judgement.key.text, []).append(judgement.scores)
-    if conflicts := sum(any(later != first for later in rest) for first, *rest in scores.values()):
-        log.warning("%s: %d questions have judgements with different scores; the last counts", file, conflicts)
+    if duplicates := sum(len(given) > 1 for given in scores.values()):
+        conflicts = sum(any(later != first for later in rest) for first, *rest in scores.values())
+        text = "%s: %d questions have several judgements, %d of them with different scores; the last counts"
+        log.warning(text, file, duplicates, conflicts)
     return judgements
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from kiwi import console
 from kiwi.bench.controls import SIGNIFICANCE, ControlResult
 from kiwi.bench.gallery import write_gallery
-from kiwi.bench.run_folder import SCORES_FILE, RunIdentity
+from kiwi.bench.run_folder import SCORES_FILE, RunIdentity, compute_row_checksum
 from kiwi.bench.scoring import SCORE_KINDS, BenchmarkResult, ItemScore, JudgedTask
 from kiwi.bench.suites import PublishedRow, Suite
 from kiwi.media.files import write_text
+from kiwi.media.journal import CHECKSUM
 from kiwi.statistics.paired import Difference
-from kiwi.tables import Table, escape_latex, escape_markdown, latex_document
+from kiwi.tables import Table, escape_csv, escape_latex, escape_markdown, latex_document
 
 MAX_REASONS = 3
 """Number of reasons for missing scores in the warning; report.md has the reason of every item."""
@@ -183,13 +184,14 @@ def make_controls_table(controls: Iterable[ControlResult]) -> Table:
 
 
 def make_items_table(scored: Iterable[ItemScore]) -> Table:
-    """Make the table of scores.csv, with a row for each item and dimension."""
+    """Make the table of scores.csv, with a row for each item and dimension, and its checksum."""
     rows = [
         (score.item.id, score.item.category, name, score.raw[name], score.capped[name], score.repeats)
         for score in scored
         for name in score.raw
     ]
-    return Table("", ("item", "category", "dimension", "raw", "capped", "repeats"), rows)
+    checked = [(*row, compute_row_checksum([escape_csv(str(cell)) for cell in row], len(rows))) for row in rows]
+    return Table("", ("item", "category", "dimension", "raw", "capped", "repeats", CHECKSUM), checked)
 
 
 def format_markdown(report: BenchmarkReport) -> str:

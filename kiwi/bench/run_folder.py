@@ -27,6 +27,7 @@ from kiwi.environment import environment
 from kiwi.errors import InputError
 from kiwi.media import run_dir
 from kiwi.media.files import write_json
+from kiwi.media.journal import CHECKSUM, compute_checksum
 from kiwi.media.run_dir import open_run_dir, read_record
 from kiwi.reading import read_json
 from kiwi.spec import from_dict, to_dict
@@ -140,8 +141,9 @@ def _read_scores(folder: Path, suite: Suite, items: Sequence[BenchmarkItem]) -> 
     rows: dict[str, dict[str, dict[str, str]]] = {}
     duplicates: list[str] = []
     fix = "rerun the run's command to write it again"
+    lines = _read_lines(file, fix)
     try:
-        for line in csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"), newline="")):
+        for line in lines:
             row = rows.setdefault(line["item"], {})
             duplicates += [f"{line['item']}, {line['dimension']}"] if line["dimension"] in row else []
             row[line["dimension"]] = line
@@ -153,7 +155,7 @@ def _read_scores(folder: Path, suite: Suite, items: Sequence[BenchmarkItem]) -> 
                 scored.append(ItemScore(item=item, raw=raw, capped=capped, repeats=int(row[names[0]]["repeats"])))
             elif row:
                 raise KeyError(*sorted(row.keys() ^ set(names))[:1])
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} cannot be read", code="unreadable-file", got=repr(error), fix=fix) from None
     if duplicates:
         got = "; ".join(duplicates[:3])
@@ -162,6 +164,28 @@ def _read_scores(folder: Path, suite: Suite, items: Sequence[BenchmarkItem]) -> 
         raise InputError(f"{file} scores unknown items", code="unknown-item", got=", ".join(list(rows)[:3]), fix=fix)
     _check_scores(file, suite, scored, read_ledger(folder / LEDGER_FILE))
     return scored
+
+
+def compute_row_checksum(cells: Sequence[str], row_count: int) -> str:
+    """Compute the checksum of a row of scores.csv from its cells and the number of rows, none of which may be lost."""
+    return compute_checksum([*cells, row_count])
+
+
+def _read_lines(file: Path, fix: str) -> list[dict[str, str]]:
+    """Read the rows of scores.csv; raise an InputError if some differ from their checksums, which old files lack."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"), newline="")))
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{file} cannot be read", code="unreadable-file", got=repr(error), fix=fix) from None
+    changed = [
+        str(number)
+        for number, row in enumerate(rows, 2)
+        if CHECKSUM in row and row.pop(CHECKSUM) != compute_row_checksum(list(row.values()), len(rows))
+    ]
+    if changed:
+        got = f"changed, added or removed rows, seen in line{'s' * (len(changed) > 1)} {', '.join(changed[:5])}"
+        raise InputError(f"{file} was changed after the run", code="changed-file", got=got, fix=fix)
+    return rows
 
 
 def _check_scores(file: Path, suite: Suite, scored: Sequence[ItemScore], judgements: Sequence[Judgement]) -> None:

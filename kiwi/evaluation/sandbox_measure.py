@@ -169,7 +169,7 @@ def print_tables(tables: Mapping[str, Table]) -> None:
 def read_scores(folder: Path) -> dict[tuple[str, str], SandboxScores]:
     """Read all scores in the folder of an evaluation, by `what` (AS_ASKED, WRONG_INSTRUCTION ...) and item id."""
     scores = {}
-    for record in Journal(folder / SCORES_FILE).read():
+    for record in Journal(folder / SCORES_FILE, checked=True).read():
         kind = record.pop("what")
         record |= {name: nan for name, value in record.items() if value is None}  # JSON has no NaN
         scores[kind, record["id"]] = SandboxScores(**record)
@@ -180,7 +180,8 @@ class _ScoreFile:
     """SCORES_FILE, to which each item's scores are appended at once so that a killed command can resume."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.journal = Journal(open_run_dir(folder / SETTINGS_FILE, settings, "a sandbox evaluation") / SCORES_FILE)
+        file = open_run_dir(folder / SETTINGS_FILE, settings, "a sandbox evaluation") / SCORES_FILE
+        self.journal = Journal(file, checked=True)
         self.scores = read_scores(folder)
 
     def complete(

@@ -46,6 +46,13 @@ def copy_results(run, folder):
     return shutil.copytree(run, folder, ignore=shutil.ignore_patterns("videos", "data", "controls"))
 
 
+def read_score_lines(folder, with_checksums):
+    """The lines of scores.csv, without the last column as the previous release wrote them if asked for."""
+    lines = (folder / "scores.csv").read_text().splitlines()
+    assert lines[0].endswith(",checksum")
+    return lines if with_checksums else [line.rpartition(",")[0] for line in lines]
+
+
 def change_score(line, value):
     """Replace the raw score in a line of scores.csv."""
     cells = line.split(",")
@@ -67,10 +74,30 @@ def change_score(line, value):
 )
 def test_scores_that_were_changed_after_the_run_are_not_compared(run, tmp_path, change, code):
     folder = copy_results(run, tmp_path / "run")
-    file = folder / "scores.csv"
-    file.write_text("\n".join(change(file.read_text().splitlines())) + "\n")
-    with pytest.raises(KiwiError, check=lambda error: error.code == code):
+    for with_checksums, expected in ((False, code), (True, "changed-file")):
+        (folder / "scores.csv").write_text("\n".join(change(read_score_lines(run, with_checksums))) + "\n")
+        with pytest.raises(KiwiError, check=lambda error, expected=expected: error.code == expected):
+            compare_runs(CompareOptions(a=run, b=folder))
+
+
+@pytest.mark.parametrize("column", range(6))
+def test_a_cell_that_was_edited_by_hand_is_found_with_its_line(run, tmp_path, column):
+    folder, lines = copy_results(run, tmp_path / "run"), read_score_lines(run, with_checksums=True)
+    cells = lines[4].split(",")
+    lines[4] = ",".join([*cells[:column], cells[column] + "1", *cells[column + 1 :]])
+    (folder / "scores.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(KiwiError, check=lambda error: error.code == "changed-file") as caught:
         compare_runs(CompareOptions(a=run, b=folder))
+    assert "line 5" in caught.value.got
+
+
+def test_lost_rows_are_noticed_and_scores_of_the_previous_release_are_compared(run, tmp_path):
+    folder, lines = copy_results(run, tmp_path / "run"), read_score_lines(run, with_checksums=True)
+    (folder / "scores.csv").write_text("\n".join(lines[:-3]) + "\n")
+    with pytest.raises(KiwiError, check=lambda error: error.code == "changed-file"):
+        compare_runs(CompareOptions(a=run, b=folder, allow_partial=True))
+    (folder / "scores.csv").write_text("\n".join(read_score_lines(run, with_checksums=False)) + "\n")
+    assert len(compare_runs(CompareOptions(a=run, b=folder)).rows) > 1
 
 
 @pytest.mark.parametrize(

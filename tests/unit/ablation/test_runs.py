@@ -24,6 +24,7 @@ from kiwi.ablation.steps import (
 )
 from kiwi.ablation.study import Arm
 from kiwi.errors import InputError
+from kiwi.media.journal import with_checksum
 from kiwi.training.run_log import ValidationMeasurement
 
 ARM = Arm(label="base", options={}, resolved={})
@@ -195,6 +196,29 @@ RECORD = {
 def test_a_valid_result_is_read(tmp_path):
     (tmp_path / RESULT_FILE).write_text(json.dumps(RECORD))
     assert read_result(tmp_path / RESULT_FILE).items == {"x": {"a": 1.0}}
+
+
+CHANGED = [
+    {"items": {"x": {"a": 1.1}}}, {"categories": {"a": "l"}}, {"clusters": {"a": "s"}}, {"numbers": {"y": 1.0}},
+    {"curves": {"loss": [[1, 2.0]]}}, {"by_sigma": {"p": {"0.5": 1.0}}}, {"cost": {"steps": 1.0}}, {"seconds": 2.0},
+    {"label": "other"}, {"seed": 1}, {"fingerprint": "g"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", CHANGED, ids=str)
+def test_a_result_that_was_edited_is_refused_by_its_checksum(tmp_path, changes):
+    file, checked = tmp_path / RESULT_FILE, with_checksum(RECORD)
+    file.write_text(json.dumps(checked))
+    assert read_result(file).is_checked
+    file.write_text(json.dumps(checked | changes))
+    with pytest.raises(InputError, check=lambda error: error.code == "changed-file"):
+        read_result(file)
+
+
+def test_results_of_the_previous_release_have_no_checksum_and_are_read(tmp_path):
+    (tmp_path / RESULT_FILE).write_text(json.dumps(RECORD))
+    assert not read_result(tmp_path / RESULT_FILE).is_checked
+    assert read_result(finish(make_run(tmp_path / "run")).folder / RESULT_FILE).is_checked
 
 
 INVALID = [

@@ -43,3 +43,27 @@ def test_reading_a_folder_is_an_error(tmp_path):
     with pytest.raises(InputError) as caught:
         Journal(tmp_path).read()
     assert caught.value.code == "unreadable-file"
+
+
+def test_a_record_with_a_checksum_is_refused_after_any_change_of_it(tmp_path):
+    journal = Journal(tmp_path / "x.jsonl", checked=True)
+    for record in RECORDS:
+        journal.append(record)
+    assert journal.read() == RECORDS
+    text = journal.path.read_text()
+    for old, new, line in (('"a": 1,', '"a": 2,', 1), ('"a\\nb', '"b', 2), ('"c": null', '"d": null', 3)):
+        assert old in text
+        journal.path.write_text(text.replace(old, new))
+        with pytest.raises(InputError, check=lambda error: error.code == "changed-file") as caught:
+            journal.read()
+        assert caught.value.got == f"line {line}"
+
+
+def test_records_without_a_checksum_and_truncated_ones_are_not_taken_for_changed(tmp_path):
+    journal = Journal(tmp_path / "x.jsonl", checked=True)
+    Journal(tmp_path / "x.jsonl").append({"a": float("nan")})
+    journal.append({"a": 1.5})
+    journal.path.write_bytes(journal.path.read_bytes()[:-5])
+    assert len(journal.read()) == 1
+    journal.append({"b": float("nan")})
+    assert [list(record) for record in journal.read()] == [["a"], ["b"]]
