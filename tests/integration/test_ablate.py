@@ -206,7 +206,7 @@ def test_the_pilots_tables_follow_from_its_results(tmp_path):
     assert (copy / "table.md").read_text() == (EXPERIMENTS / "ablations" / "pilot" / "table.md").read_text()
 
 
-def test_a_study_of_the_published_size_is_counted_without_storage():
+def test_parameters_of_a_study_of_the_published_size_are_counted_without_allocating_them():
     study = read_study(EXPERIMENTS / "ablations" / "5b" / "components.yaml")
     assert len(list_runs(study, Path("out"))) == 18
     cost = count_cost(study.arms[1])  # millions of parameters, as `kiwi plan` counts them
@@ -224,7 +224,7 @@ def test_a_study_that_was_changed_refuses_its_old_results(study, tmp_path, capsy
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_the_table_compiles(study, tmp_path):
+def test_the_latex_table_compiles(study, tmp_path):
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"-output-directory={tmp_path}"]
     done = subprocess.run([*command, str(study[1] / "table.tex")], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
@@ -311,7 +311,7 @@ def _child_processes(out):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-def test_a_killed_sweep_of_two_jobs_ends_as_an_unbroken_one_of_one_job(runs, edit_folder, tmp_path):
+def test_a_killed_and_resumed_sweep_of_two_jobs_equals_an_uninterrupted_one_of_one_job(runs, edit_folder, tmp_path):
     file = write_study(tmp_path, runs, edit_folder)
     assert main(["ablate", file, "--out", str(tmp_path / "one"), "--no-estimate"]) == 0
     killed = _sweep(file, tmp_path / "two")

@@ -50,7 +50,7 @@ def batches_of_steps(monkeypatch):
     return counts
 
 
-def test_every_step_has_as_many_batches_also_if_a_run_is_stopped_within_a_step_and_resumed(
+def test_every_step_has_the_same_number_of_batches_even_if_a_run_is_stopped_within_a_step(
     fit, tmp_path, monkeypatch, batches_of_steps
 ):
     assert fit("whole", max_steps=4) == 0  # three passes over four batches

@@ -278,7 +278,7 @@ def test_common_trainer_options_run(runs, tmp_path, option):
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 @pytest.mark.parametrize("name", ["vae", "editor"])
-def test_short_precisions_train(runs, tmp_path, precision, name):
+def test_short_names_of_precisions_are_accepted(runs, tmp_path, precision, name):
     argv = ["fit", "--config", str(runs / f"{name}.yaml"), "--trainer.default_root_dir", str(tmp_path)]
     assert main([*argv, f"--trainer.precision={precision}"]) == 0
     assert (tmp_path / "model" / "config.json").exists()

@@ -143,7 +143,7 @@ def test_a_pipe_is_no_video_image_or_manifest(tmp_path):
     ],
     ids=str,
 )
-def test_paths_that_cannot_be_used_are_one_paragraph_of_every_command(arguments, code, tmp_path, capsys):
+def test_unusable_paths_are_one_paragraph_in_every_command(arguments, code, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe.yaml")
     paths = {"{long}": str(tmp_path / ("x" * 300)), "{fifo}": str(tmp_path / "pipe.yaml")}
     for name, path in paths.items():
@@ -157,7 +157,7 @@ def test_paths_that_cannot_be_used_are_one_paragraph_of_every_command(arguments,
     ("name", "code"),
     [("x" * 300, "unreadable-file"), ("a\0b", "unreadable-file"), ("nothing", "missing-file"), ("", "not-a-file")],
 )
-def test_names_that_no_file_has_are_one_error(tmp_path, name, code):
+def test_unusable_names_of_files_are_rejected(tmp_path, name, code):
     with pytest.raises(InputError, check=lambda error: error.code == code):
         require_file(f"{tmp_path}/{name}")
 

@@ -253,7 +253,7 @@ def test_a_result_with_a_number_that_json_cannot_hold_is_refused(tmp_path, value
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "5", "null", '{"label": 3}', "\0", '{"seed": ' + "1" * 5000 + "}"])
-def test_a_damaged_result_is_refused_and_to_be_deleted(tmp_path, text):
+def test_the_error_for_a_damaged_result_says_to_delete_it(tmp_path, text):
     (tmp_path / RESULT_FILE).write_text(text)
     for read in (lambda: read_result(tmp_path / RESULT_FILE), lambda: check_result(make_run(tmp_path))):
         with pytest.raises(InputError, match=RESULT_FILE) as caught:

@@ -98,11 +98,11 @@ def test_a_study_never_imports_a_class(options, tmp_path):
         ("trainer.callbacks", None),
     ],
 )
-def test_names_of_specs_and_files_are_no_import_paths(path, value):
+def test_names_of_specs_and_files_cannot_be_import_paths(path, value):
     assert find_import(path, value) is None
 
 
-def test_what_only_holds_data_never_imports(tmp_path):
+def test_files_that_hold_only_data_never_import_modules(tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps({"format": 1, "config": {"type": "KiwiConfig", "source": AS_DICT}, "editing": {"type": CLASS}})
     )
@@ -141,7 +141,7 @@ def test_a_measurement_cannot_smuggle_options(key):
 @pytest.mark.parametrize(
     "path", ["a=1", "trainer.max_steps=5 --ckpt_path", "seed_everything=3", "a b", "", "-a", "a\n--b", "\0"]
 )
-def test_the_path_of_an_option_holds_no_further_option(path, tmp_path):
+def test_the_path_of_an_option_cannot_contain_another_option(path, tmp_path):
     with pytest.raises(InputError, check=lambda error: error.code == "invalid-option"):
         FitOptions(overrides={path: 1})
     with pytest.raises(InputError, check=lambda error: error.code == "invalid-option"):

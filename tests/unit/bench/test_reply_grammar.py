@@ -200,7 +200,7 @@ def count_errors(make_reply: Callable[[random.Random], Reply], seed: int, may_re
     return errors
 
 
-def test_talk_around_right_scores_never_takes_them_away():
+def test_text_around_valid_scores_never_makes_them_unreadable():
     assert count_errors(make_harmless_reply, 0, may_refuse=False) == []
 
 

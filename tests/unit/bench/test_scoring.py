@@ -36,7 +36,7 @@ def score(suite, items, judgements):
     return aggregate_scores(suite, items, scored, unscored, judgements)
 
 
-def test_openve_is_the_mean_over_categories_of_items_of_dimensions():
+def test_the_overall_score_of_openve_is_a_mean_over_dimensions_then_items_then_categories():
     first, second, third = make_item("a", "global_style"), make_item("b", "global_style"), make_item("c", "local_add")
     judgements = [
         make_judgement(OPENVE, first, 4, 3, 5),
@@ -50,7 +50,7 @@ def test_openve_is_the_mean_over_categories_of_items_of_dimensions():
     assert result.is_complete
 
 
-def test_refvie_is_the_mean_over_six_dimensions():
+def test_the_overall_score_of_refvie_is_the_mean_over_six_dimensions():
     first, second, third = make_item("a", "subject"), make_item("b", "subject"), make_item("c", "background")
     judgements = [
         make_judgement(REFVIE, first, 4, 3, 5),

@@ -26,7 +26,9 @@ from tests.unit.checkpoints.conftest import edit, import_command, missing_parts,
 
 
 @pytest.mark.parametrize("reference", [AppendReference(), PrependReference()])
-def test_a_model_in_both_published_formats_edits_the_same_video(config, tmp_path, reference, capsys):
+def test_a_model_gives_the_same_edit_after_a_round_trip_through_each_published_format(
+    config, tmp_path, reference, capsys
+):
     model = save_random_model(config.replace(reference=reference), tmp_path / "m")
     expected = edit(model)
     sigma_min = {"a": 0.0, "b": 0.003 / 1.002}  # as in the publisher's sampler for each format

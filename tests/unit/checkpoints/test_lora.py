@@ -76,7 +76,9 @@ def test_a_file_with_neither_weights_nor_adapters_is_rejected(tmp_path, state):
 
 
 @pytest.mark.parametrize("format", ["lora-comfyui", "lora-diffusers"])
-def test_an_adapter_of_ours_is_written_for_other_programs_and_read_back_bitwise(config, tmp_path, capsys, format):
+def test_an_adapter_trained_with_kiwi_is_written_for_other_programs_and_read_back_bitwise(
+    config, tmp_path, capsys, format
+):
     tuning = Lora(rank=3, targets=("ffn.0", "cross_attn.o"))
     save_random_model(config.replace(dit=config.dit.replace(tuning=tuning)), tmp_path / "m")
     before = read_weights(tmp_path / "m")
@@ -114,7 +116,7 @@ def test_a_full_disk_during_a_conversion_is_one_paragraph_and_leaves_nothing(tmp
 @pytest.mark.parametrize(
     "error", [OSError(28, "full"), SafetensorError("I/O error: No space left on device (os error 28)")]
 )
-def test_a_full_disk_is_recognised_whoever_writes(tmp_path, error):
+def test_a_full_disk_is_recognised_whichever_library_writes(tmp_path, error):
     for writer in (atomic_path(tmp_path / "a"), atomic_folder(tmp_path / "b", lambda _: [])):
         with pytest.raises(InputError, check=lambda error: error.code == "disk-full"), writer:
             raise error
@@ -132,7 +134,7 @@ def test_a_full_disk_is_recognised_whoever_writes(tmp_path, error):
         ("vae", {"type": "NewVae", "base_dim": 2**20}),
     ],
 )
-def test_sizes_in_a_model_folder_are_held_against_its_weights_before_anything_is_built(tmp_path, path, value):
+def test_sizes_in_a_model_folder_are_compared_with_its_weights_before_anything_is_built(tmp_path, path, value):
     folder = tmp_path / "m"
     folder.mkdir()
     (folder / "model.safetensors").symlink_to(shipped.FOLDERS["sandbox"] / "model.safetensors")

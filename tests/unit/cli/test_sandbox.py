@@ -29,7 +29,7 @@ def test_export_writes_the_world(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_the_help_of_every_action_names_the_categories_and_has_no_stop_before_a_default(action, capsys):
+def test_the_help_of_every_action_names_the_categories_and_has_no_full_stop_before_a_default(action, capsys):
     with pytest.raises(SystemExit):
         main(["sandbox", action, "--help"])
     text = " ".join(capsys.readouterr().out.split())

@@ -341,7 +341,7 @@ WORDS_FOR_NOTHING = [
 
 
 @pytest.mark.parametrize("word", WORDS_FOR_NOTHING)
-def test_words_for_nothing_are_empty_cells_in_every_format_and_column(base: Path, word: str) -> None:
+def test_words_such_as_null_are_empty_cells_in_every_format_and_column(base: Path, word: str) -> None:
     row = {"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": "good"}
     optional = dict.fromkeys(("ref_image", "mask", "edited_type", "caption", "iid"), word)
     csv_path = write(base, f'src_video,tgt_video,prompt\nsrc/0.mp4,tgt/0.mp4,good\nsrc/0.mp4,tgt/0.mp4,"{word}"\n')
@@ -369,7 +369,7 @@ def test_nulls_and_nan_numbers_are_empty_cells(base: Path, kind: str, nothing: f
     "prompt",
     ["Remove the None sign", "null the sky", "nan bread", "a", "5", "🔴", "删除", "none of them", "Nana", "#red"],
 )
-def test_prompts_and_paths_may_contain_words_for_nothing(base: Path, prompt: str) -> None:
+def test_prompts_and_paths_may_contain_words_such_as_null(base: Path, prompt: str) -> None:
     (base / "nan.mp4").touch()
     (base / "null").mkdir()
     (base / "null/none.mp4").touch()
@@ -434,7 +434,7 @@ def test_huggingface_columns_hold_paths_or_nothing(base: Path) -> None:
         assert "line 1: src_video " in problem(write_rows(base, "jsonl", [row | {"src_video": wrong}]), "invalid-rows")
 
 
-def test_the_case_of_huggingface_images_is_read(base: Path) -> None:
+def test_a_parquet_file_of_huggingface_images_is_read(base: Path) -> None:
     cases = Path(__file__).parents[2] / "cases"
     (base / "videos").mkdir()
     for index in range(2):
@@ -466,14 +466,14 @@ def test_a_cell_that_a_dictionary_repeats_is_in_memory_once(base: Path) -> None:
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
 @pytest.mark.parametrize("quote", ["", '"'])
-def test_other_delimiters_are_named(base: Path, delimiter: str, quote: str) -> None:
+def test_other_delimiters_are_rejected(base: Path, delimiter: str, quote: str) -> None:
     header, row = ["src_video", "tgt_video", "prompt"], ["src/0.mp4", "tgt/0.mp4", "Red, please"]
     text = "\n".join(delimiter.join(f"{quote}{cell}{quote}" for cell in cells) for cells in (header, row))
     for prefix in ("", "\ufeff", "\r\n", f"sep={delimiter}\n"):
         problem(write(base, prefix + text), "wrong-delimiter")
 
 
-def test_backslashes_in_paths_are_named_unless_such_a_file_exists(base: Path) -> None:
+def test_backslashes_in_paths_are_named_in_the_error_unless_such_a_file_exists(base: Path) -> None:
     path = write(base, "src_video,tgt_video,prompt\nsrc\\0.mp4,tgt/0.mp4,a\n")
     assert "line 2: the src_video 'src\\\\0.mp4' has backslashes" in problem(path, "invalid-rows")
     (base / "src\\0.mp4").touch()
@@ -485,7 +485,7 @@ def test_backslashes_in_paths_are_named_unless_such_a_file_exists(base: Path) ->
     [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16"), ("utf-32", "UTF-32"), ("latin-1", "line 2"), ("cp1252", "line 2")],
 )
 @pytest.mark.parametrize("name", ["pairs.csv", "pairs.jsonl"])
-def test_other_encodings_are_named(base: Path, encoding: str, expected: str, name: str) -> None:
+def test_other_encodings_are_named_in_the_error(base: Path, encoding: str, expected: str, name: str) -> None:
     text = "src_video,tgt_video,prompt\nsrc/0.mp4,tgt/0.mp4,Käse\n"
     if name.endswith("l"):
         text = '\n{"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": "Käse"}\n'

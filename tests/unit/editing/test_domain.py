@@ -84,7 +84,9 @@ def test_a_model_that_was_trained_on_other_videos_has_no_reasons(editor):
 
 
 @pytest.mark.parametrize("in_domain", [True, False])
-def test_an_edit_describes_the_training_domain_only_if_it_is_outside(editor, tmp_path, monkeypatch, caplog, in_domain):
+def test_the_warning_with_the_training_domain_appears_only_for_edits_outside_it(
+    editor, tmp_path, monkeypatch, caplog, in_domain
+):
     pair = make_pair(1, 0, frames=1, height=32, width=32)
     write_image(tmp_path / "in.png", pair.source[0])
     monkeypatch.setattr(KiwiEditor, "from_pretrained", lambda path, device: editor)

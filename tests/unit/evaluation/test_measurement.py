@@ -37,7 +37,7 @@ def test_options_are_spelled_as_on_the_command_line_or_as_in_python(settings):
     assert weigh(settings) == WeighOptions(model=Path("m"), max_pixels=4, gallery=False)
 
 
-def test_no_settings_are_the_defaults():
+def test_missing_settings_have_their_defaults():
     assert weigh(None) == weigh({}) == WeighOptions(model=Path("m"))
 
 

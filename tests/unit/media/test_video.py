@@ -314,7 +314,7 @@ def test_to_uint8_rejects_nan_and_integers_and_does_not_change_its_input() -> No
 # --- unreadable files --------------------------------------------------------------------------
 
 
-def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
+def test_a_missing_file_or_a_folder_is_named_in_the_error(tmp_path: Path) -> None:
     for read in (read_video, probe):
         with pytest.raises(MediaError, match=r"gone\.mp4", check=lambda error: error.code == "missing-file"):
             read(tmp_path / "gone.mp4")
@@ -386,7 +386,7 @@ def test_damage_in_the_middle_is_an_error(encode: Encoder, name: str) -> None:
         read_video(path)
 
 
-def test_arguments_out_of_range_are_named(encode: Encoder) -> None:
+def test_arguments_out_of_range_are_named_in_the_error(encode: Encoder) -> None:
     path = encode("clip.mp4", numbered_frames(5))
     with pytest.raises(InputError, match="max_frames", check=lambda error: error.code == "out-of-range"):
         read_video(path, max_frames=0)

@@ -63,7 +63,7 @@ def test_the_context_is_references_then_queries_with_padding_masked(prompt, stat
     assert join_contexts(unpadded, unpadded).mask_BN is None
 
 
-def test_no_connector_gives_no_queries_and_no_context_tokens(prompt, states):
+def test_a_disabled_connector_has_no_queries_and_no_context_tokens(prompt, states):
     module = NoConnector().build(6, 8)
     assert module.queries_for("video").shape == (0, 6)
     assert module.layers == ()

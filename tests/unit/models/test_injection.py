@@ -93,7 +93,7 @@ def test_concatenated_tokens_are_before_or_after_the_videos_and_removed_again(no
     assert torch.equal(module.remove_added_tokens(joined, condition), embedding(latents))
 
 
-def test_no_injection_leaves_the_sequence_unchanged(noisy):
+def test_a_disabled_source_leaves_the_sequence_unchanged(noisy):
     embedding, latents, source = noisy
     module, tokens = NoSource().build(DIT), embedding(latents)
     condition = module.embed(source, embedding)

@@ -78,7 +78,7 @@ def test_any_number_of_references_is_accepted(tiny_config, count):
     assert model(latents, torch.tensor([0.5, 0.5]), conditions).shape == latents.shape
 
 
-def test_no_reference_image_equals_a_model_without_references(tiny_config):
+def test_an_edit_without_reference_images_is_that_of_a_model_without_references(tiny_config):
     with_none = randomised(tiny_config)
     without = randomised(tiny_config, reference=NoReference())
     without.load_state_dict(with_none.state_dict(), strict=False)

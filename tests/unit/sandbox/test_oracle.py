@@ -171,7 +171,7 @@ def test_an_edit_with_remains_of_the_old_object_or_style_is_incomplete(all_pairs
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_two_thirds_of_an_edit_are_incomplete(category, all_pairs):
+def test_an_edit_of_two_thirds_of_the_region_is_incomplete(category, all_pairs):
     scores = []
     for pair in (pair for pair in all_pairs if pair.category == category):
         unedited = np.arange(32) < np.quantile(np.where(pair.mask)[2], 0.3)

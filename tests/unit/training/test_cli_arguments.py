@@ -108,7 +108,7 @@ def test_values_of_the_model_are_checked_without_building_it():
     assert caught.value.code == "out-of-range"
 
 
-def test_without_an_experiment_one_is_asked_for():
+def test_the_error_for_a_missing_experiment_suggests_one():
     with pytest.raises(InputError, check=lambda error: error.code == "missing-option") as caught:
         run_cli(["fit", "--data.root", "clips"], ParseOnlyCLI)
     assert "--config experiments/first_light/editor.yaml" in caught.value.fix
@@ -123,7 +123,7 @@ def test_a_spec_without_a_type_is_reported_with_what_to_write(tmp_path):
     assert "`type: NewVae`" in caught.value.fix
 
 
-def test_a_missing_field_of_a_users_spec_is_asked_for_where_it_is_missing(tmp_path, monkeypatch):
+def test_the_error_for_a_missing_field_of_a_users_spec_has_its_path(tmp_path, monkeypatch):
     (tmp_path / "kiwi_user_weighting.py").write_text(
         "from dataclasses import dataclass\nfrom kiwi.training.loss_weighting import LossWeighting\n\n"
         "@dataclass(frozen=True, kw_only=True)\nclass UserWeighting(LossWeighting):\n    strength: float\n"

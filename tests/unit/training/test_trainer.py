@@ -36,7 +36,7 @@ def machine(monkeypatch):
         (True, (True, False), False),
     ],
 )
-def test_accelerators_decide_or_the_processor_if_there_are_none(machine, processor, cards, expected):
+def test_bf16_depends_on_the_accelerators_or_on_the_processor_if_there_are_none(machine, processor, cards, expected):
     machine(processor, *cards)
     assert has_bf16() is expected
 

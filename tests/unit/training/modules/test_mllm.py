@@ -154,7 +154,7 @@ def test_a_preview_shows_video_and_picture_with_question_prediction_and_answer()
     assert module.preview(first(batch_of(tasks=["count"])), 0).clips.keys() == {"video"}
 
 
-def test_edits_are_rejected():
+def test_batches_of_edits_are_rejected():
     edits = next(iter(data(SandboxEdits(items=4)).fresh_train_dataloader()))
     with pytest.raises(InputError, check=lambda error: error.code == "missing-answer"):
         LitMllm(TINY).compute_loss(edits)
