@@ -1,6 +1,6 @@
 """The environment record: the versions, machine, commit and command line that produced a result.
 
-It is written beside every result, so it is cheap (it imports no other package) and safe to publish: it contains no
+It is written with every result, so it is cheap (it imports no other package) and safe to publish: it contains no
 environment variables, home folders or secrets from the command line.
 """
 

@@ -135,7 +135,7 @@ def read_result(file: Path) -> RunResult:
 
 
 def _collect_values(measurement: Measurement, folder: Path) -> MetricValues:
-    """Collect the values of a measurement; an exception that is no KiwiError becomes one that names the folder."""
+    """Collect the values of a measurement; any other exception than a KiwiError becomes one that names the folder."""
     try:
         return measurement.collect(folder)
     except KiwiError:

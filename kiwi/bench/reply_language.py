@@ -82,7 +82,7 @@ _DID_NOT = r"(?:(?:do|did) not|(?:do|did)n['\u2019]t)"
 _SEE = _any("see", "view", "watch", "access", "open", "play", "load", "process", r"analy[sz]e", "find", "receive")
 _MEDIA = r"(?:videos?|images?|pictures?|clips?|files?|attachments?|footage|media)"
 _ADJECTIVES = r"(?:(?:actual|edited|original|source|attached|first|second|provided|two) ){0,2}"
-# What follows the media in a refusal. "I could not see any video noise" goes on differently and is praise.
+# What follows the media in a refusal. "I could not see any video noise" continues differently, and is praise.
 _END_OF_REFUSAL = (
     r"(?= ?(?:$|[.,;:!?)\n\u2014]|- |"
     r"(?:so|you|and|but|because|since|at all|here|directly|provided|attached|itself|themselves|or|from|as|contents?)\b|"

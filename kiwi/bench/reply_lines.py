@@ -69,7 +69,7 @@ class ReplyLine:
 
     Args:
         text: the line without emphasis and extra spaces.
-        name: dimension of a score line, as of `normalize_name`; empty for prose.
+        name: dimension of a score line, normalized by `normalize_name`; empty for prose.
         value: what a score line has in place of the score.
         in_json: whether the text is a string in JSON, where the order of entries has no meaning.
     """

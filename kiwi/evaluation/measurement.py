@@ -1,6 +1,6 @@
 """Base class of the measurements: the evaluations that an ablation study makes of each trained model.
 
-Each kind of measurement is a class beside the code that it runs: the sandbox here, benchmarks in `kiwi.bench`,
+Each kind of measurement is a class in the package whose code it runs: the sandbox here, benchmarks in `kiwi.bench`,
 validation losses in `kiwi.training`. `kiwi.ablation.study.MEASUREMENTS` lists all that a study's file may name.
 """
 

@@ -30,7 +30,7 @@ EXACT_SCALING = (
 # BT.2020 constant luminance -> non-constant luminance.
 _SUPPORTED_MATRICES = {3: 2, 10: 9}
 _HDR_TRANSFERS = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
-# Other pixel aspect ratios than these are taken for damage of the header.
+# Larger pixel aspect ratios (and smaller ones than its inverse) are treated as a damaged header.
 _MAX_PIXEL_ASPECT = 8
 
 

@@ -18,7 +18,7 @@ _NTSC_RATES = tuple(Fraction(nominal * 1000, 1001) for nominal in (24, 30, 48, 6
 _MAX_RATE_TERM = 2**31 - 1  # ffmpeg stores rates as two 32-bit integers
 # A variable rate becomes a constant one of at most this many frames per second.
 _MAX_RATE = 120
-# Timestamps with a longer gap between two frames are taken for damaged.
+# Timestamps with a longer gap between two frames (in seconds) are treated as damaged.
 _MAX_GAP = 600
 
 T = TypeVar("T")

@@ -214,4 +214,4 @@ def connect(connector: nn.Module, states: HiddenStates, layers: Sequence[int], m
 
 def _require_layers(layers: tuple[int, ...]) -> None:
     if not layers or len(set(layers)) < len(layers):
-        raise SpecError("layers must name at least one MLLM layer, and none twice", code="invalid-layers", got=layers)
+        raise SpecError("layers must name at least one MLLM layer, each once", code="invalid-layers", got=layers)

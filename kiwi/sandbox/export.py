@@ -1,6 +1,6 @@
 """Export of the sandbox as videos, images and manifests, and a preview of it as one image.
 
-Every write is atomic, and existing media are decoded before they are taken for whole, because a full disk, a copy or
+Every write is atomic, and existing media are decoded before they count as complete, because a full disk, a copy or
 another program may have cut them. So an interrupted export can be resumed.
 """
 

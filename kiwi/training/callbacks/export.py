@@ -51,7 +51,7 @@ class ModelExport(L.Callback):
             self._export(trainer, module)
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Export the result, also if the run was killed after its last step and is now resumed."""
+        """Export the result, even if the run was killed after its last step and is now resumed."""
         if folder := self._export(trainer, module):
             log.info("model folder: %s", folder)
 

@@ -91,7 +91,7 @@ def test_an_interrupted_export_is_resumed(folder):
     assert np.abs(restored.astype(int) - target).mean() < 10
 
 
-def test_files_that_were_cut_short_are_not_taken_for_whole_ones(tmp_path, caplog):
+def test_files_that_were_cut_short_do_not_count_as_complete(tmp_path, caplog):
     export(tmp_path / "world", 7, **SETTINGS)
     damaged = [next((tmp_path / "world").glob(f"{name}/*")) for name in ("videos", "images", "masks", "references")]
     for cut in (2, 1000):  # halves, and empty files
