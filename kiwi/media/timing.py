@@ -20,6 +20,8 @@ _MAX_RATE_TERM = 2**31 - 1  # ffmpeg stores rates as two 32-bit integers
 _MAX_RATE = 120
 # Timestamps with a longer gap between two frames (in seconds) are treated as damaged.
 _MAX_GAP = 600
+# Bitstreams without a container: their rate is stated by the codec only.
+_ELEMENTARY_STREAMS = ("h264", "hevc", "mpegvideo", "m4v")
 
 T = TypeVar("T")
 
@@ -128,7 +130,10 @@ def count_announced_frames(container: Any, stream: Any) -> int | None:
 
 def read_frame_rate(stream: Any) -> Fraction:
     """Read the number of frames per second; 1 for a file without a rate, such as a single image."""
-    return Fraction(stream.average_rate or stream.guessed_rate or 1)
+    average, guessed = stream.average_rate, stream.guessed_rate
+    if stream.container.format.name in _ELEMENTARY_STREAMS:
+        average, guessed = guessed, average  # ffmpeg sets their average to 25, whatever the codec says
+    return Fraction(average or guessed or 1)
 
 
 def to_rational_rate(fps: float | Fraction) -> Fraction:

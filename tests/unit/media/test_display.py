@@ -53,6 +53,14 @@ def test_a_header_with_a_wrong_rate_is_corrected_by_the_timestamps(encode: Encod
     assert (video.fps, video.frame_count) == (10, 20)
 
 
+@pytest.mark.parametrize(("name", "codec"), [("clip.h264", "libx264"), ("clip.m2v", "mpeg2video")])
+def test_a_stream_without_a_container_has_the_rate_that_its_codec_states(
+    encode: Encoder, name: str, codec: str
+) -> None:
+    path = encode(name, numbered_frames(12), codec=codec, fps=30)
+    assert (read_video(path).fps, len(read_consistently(path))) == (30, 12)
+
+
 def test_timestamps_with_an_absurd_gap_are_damage(encode: Encoder) -> None:
     path = encode("clip.mkv", numbered_frames(4), times=[0, 1, 2, 10**6])
     with pytest.raises(MediaError, check=lambda error: error.code == "damaged-video"):
