@@ -147,7 +147,7 @@ def _collect_values(measurement: Measurement, folder: Path) -> MetricValues:
 
 
 def collect_results(steps: Sequence[Step]) -> dict[str, Any]:
-    """Collect what the steps of a run wrote, as in result.json, without label, seed, fingerprint and seconds.
+    """Collect what the steps of a run wrote, as in result.json, to which the caller adds the fields about the run.
 
     Raises:
         KiwiError: a measurement has no values, or its files cannot be read.
