@@ -109,6 +109,8 @@ def _run_command(argv: list[str]) -> int:
     if argv[0] == "--version":
         console.print(f"kiwi {__version__}")
         return 0
+    if nul := next((argument for argument in argv if "\0" in argument), None):
+        raise InputError("an argument has a NUL character", code="invalid-path", got=repr(nul), fix="remove it")
     if argv[0] not in COMMANDS:
         raise InputError(
             f"there is no command {argv[0]!r}",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kiwi.errors import InputError
-from kiwi.reading import read_yaml
+from kiwi.reading import follow_links, read_yaml
 from kiwi.spec import Spec, allowed_names, resolve_field_names, resolve_type_name, warn_renamed
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def get_section(configuration: Mapping[str, Any], path: str, file: Path | str) -
 
 def _read_with_bases(file: Path, including: tuple[Path, ...]) -> dict[str, Any]:
     """Read a file and its bases; `including` are the files that have it as a base, which it may not name."""
-    if "\0" in str(file) or file.resolve() in including:
+    if follow_links(file) in including:
         chain = " -> ".join(str(path) for path in including)
         raise InputError(f"{file} is among its own bases", code="circular-base", got=chain)
     configuration = read_yaml(file, what="configuration")
@@ -141,7 +141,7 @@ def _read_with_bases(file: Path, including: tuple[Path, ...]) -> dict[str, Any]:
         raise InputError(f"`{BASE_KEY}` of {file} does not name files", code="wrong-type", got=bases, expected=expected)
     merged: dict[str, Any] = {}
     for base in bases:
-        merged = merge_configurations(merged, _read_with_bases(file.parent / base, (*including, file.resolve())))
+        merged = merge_configurations(merged, _read_with_bases(file.parent / base, (*including, follow_links(file))))
     return merge_configurations(merged, with_current_keys(to_short_form(configuration)))
 
 

@@ -59,6 +59,19 @@ def require_file(
     return path
 
 
+def follow_links(path: str | Path) -> Path:
+    """The absolute path without symbolic links; unlike `Path.resolve`, it does not raise for a loop of links.
+
+    Raises:
+        InputError: a path that no file can have, because it has a NUL character.
+    """
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:
+        problem = f"the path {path} cannot be used"
+        raise InputError(problem, code="unusable-path", got=error, fix="check the path") from None
+
+
 def read_yaml(file: str | Path, error: type[KiwiError] = InputError, what: str = "file") -> Any:
     """Read a YAML file with `parse_yaml`; raise `error` if it cannot be read. Errors call the file `what`."""
     return _read(file, error, what, parse_yaml)

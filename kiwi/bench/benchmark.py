@@ -30,7 +30,7 @@ from kiwi.bench.suites import LIST_FILES, Suite, SuiteData, read_items, read_pub
 from kiwi.errors import InputError
 from kiwi.media.files import make_folder
 from kiwi.media.run_dir import exclusive_lock
-from kiwi.reading import require_file
+from kiwi.reading import follow_links, require_file
 from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def _with_lower_suffix(name: str) -> str:
 
 def _choose_title(options: BenchmarkOptions) -> str:
     """Name of the folder of videos or of the model; a generic name is replaced or preceded by its parent's."""
-    folder = options.videos.resolve() if options.videos else Path(str(options.editor))
+    folder = follow_links(options.videos) if options.videos else Path(str(options.editor))
     if folder.name == "model" and folder.parent.name:
         return folder.parent.name
     return f"{folder.parent.name}/{folder.name}" if folder.name in ("edited", "videos") else folder.name

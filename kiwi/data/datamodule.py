@@ -27,6 +27,7 @@ from kiwi.data.sources import DataSource, Record
 from kiwi.errors import CheckpointError, InputError
 from kiwi.keyed import key
 from kiwi.processes import end_with_parent
+from kiwi.reading import follow_links
 from kiwi.spec import LARGEST
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class EditData(L.LightningDataModule):
             return
         train, validation = self._read_samples(self.train), self._read_samples(self.validation)
         if self.holdout:
-            sources = [identify_source(sample.record.source, self.root.resolve()) for sample in train]
+            sources = [identify_source(sample.record.source, follow_links(self.root)) for sample in train]
             held_out = self._choose_holdout({source for source in sources if source is not None})
             validation += [sample for sample, source in zip(train, sources, strict=True) if source in held_out]
             train = [sample for sample, source in zip(train, sources, strict=True) if source not in held_out]

@@ -14,6 +14,7 @@ from kiwi.data.clips import Clip, EncodedVideo
 from kiwi.data.dataset import EditDataset, list_clips
 from kiwi.data.manifest import EditRecord
 from kiwi.errors import CheckpointError
+from kiwi.reading import follow_links
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class _FileStates:
     """Sizes and modification times of files, each read once."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
+        self.root = follow_links(root)
         self.known: dict[Path, tuple[str, tuple[int, int]]] = {}
 
     def describe(self, clip: Clip) -> str:

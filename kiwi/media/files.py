@@ -193,14 +193,16 @@ def sha256(path: str | Path) -> str:
 
 @contextmanager
 def report_unwritable(folder: Path, action: str = "written to") -> Iterator[None]:
-    """Convert an OSError in the block to an InputError about the folder."""
+    """Convert an error of the system in the block to an InputError about the folder."""
     try:
         yield
     except FileNotFoundError:
         fix = f"create it: mkdir -p {shlex.quote(str(folder))}"
         raise InputError(f"the folder {folder} does not exist", code="missing-folder", fix=fix) from None
-    except OSError as error:
-        got = error.strerror
+    except KiwiError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL character
+        got = getattr(error, "strerror", None) or error
         raise InputError(f"the folder {folder} cannot be {action}", code="unwritable-folder", got=got) from None
 
 

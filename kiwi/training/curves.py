@@ -10,6 +10,7 @@ from kiwi.errors import InputError, format_choices
 from kiwi.figures import Curve, plot_curves, save_figure
 from kiwi.media.files import atomic_path, require_writable, write_text
 from kiwi.options import Options, option, positional
+from kiwi.reading import follow_links
 from kiwi.tables import Table
 from kiwi.training.run_log import METRICS_FILE, read_log
 
@@ -81,7 +82,7 @@ def draw_curves(options: CurvesOptions) -> Path:
 
 def _make_titles(runs: Sequence[Path]) -> list[str]:
     """Name each run by its folder, with as many parent folders as are needed to distinguish the runs."""
-    paths = [run.resolve().parts for run in runs]
+    paths = [follow_links(run).parts for run in runs]
     if len(set(paths)) < len(paths):
         raise InputError("a run is given twice", code="duplicate-run", got=", ".join(map(str, runs)))
     for depth in range(1, max(map(len, paths)) + 1):

@@ -25,6 +25,7 @@ from kiwi.environment import environment
 from kiwi.errors import CheckpointError, InputError, KiwiError, exception_chain
 from kiwi.media.files import make_folder, write_json, write_text
 from kiwi.media.run_dir import LOCK_FILE, exclusive_lock
+from kiwi.reading import follow_links
 from kiwi.spec import abstract_specs
 from kiwi.training import checkpointing
 from kiwi.training.callbacks.edit_quality import EditQuality
@@ -163,7 +164,7 @@ class KiwiCLI(LightningCLI):
         self.trainer.callbacks.insert(0, write_run_files)
         if not self.trainer.is_global_zero:
             return
-        is_same_run = checkpoint_path is not None and root.resolve() in Path(checkpoint_path).resolve().parents
+        is_same_run = checkpoint_path is not None and follow_links(root) in follow_links(checkpoint_path).parents
         if checkpointing.list_checkpoints(root / "checkpoints") and not is_same_run:
             fix = "choose another --trainer.default_root_dir, or resume the run with --ckpt_path last"
             raise InputError(f"{root} already holds a run", code="occupied-folder", fix=fix)

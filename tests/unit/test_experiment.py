@@ -59,7 +59,7 @@ def test_a_spec_of_another_type_replaces_the_fields_of_the_previous_one(base, ch
         ("- a\n", "wrong-type", "mine.yaml"),
         ("a: [\n", "unreadable-file", "mine.yaml"),
         ("x: 2020-13-45\n", "unreadable-file", "mine.yaml"),
-        ('base: "a\\0b"\n', "circular-base", "a"),
+        ('base: "a\\0b"\n', "unusable-path", "a"),
     ],
 )
 def test_files_that_cannot_be_read_are_rejected(tmp_path, text, code, value):

@@ -10,6 +10,7 @@ from kiwi.__main__ import main
 from kiwi.data.manifest import read_manifest
 from kiwi.errors import CheckpointError, InputError, KiwiError, ManifestError
 from kiwi.experiment import read_experiment
+from kiwi.media.files import make_folder, require_writable, write_text
 from kiwi.media.image import read_image
 from kiwi.media.journal import Journal
 from kiwi.media.run_dir import read_record
@@ -183,3 +184,30 @@ def test_lone_surrogates_are_written_as_escapes(tmp_path, value):
 
     write_json(tmp_path / "x.json", value)
     assert read_json(tmp_path / "x.json") == value
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plan", "--config", "LOOP"],
+        ["validate", "--config", "LOOP"],
+        ["cache", "--config", "LOOP", "--out", "cache"],
+        ["curves", "LOOP", "--out", "figure.png"],
+        ["curves", "a\0b", "--out", "figure.png"],
+        ["sandbox", "preview", "a\0b.png", "--items", "1"],
+    ],
+)
+def test_loops_of_links_and_nul_characters_are_one_paragraph_in_every_command(tmp_path, capsys, arguments):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.MonkeyPatch.context() as context:
+        context.chdir(tmp_path)
+        assert main([argument.replace("LOOP", "loop") for argument in arguments]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert list(tmp_path.iterdir()) == [tmp_path / "loop"]
+
+
+@pytest.mark.parametrize("write", [make_folder, lambda path: write_text(path, ""), require_writable])
+def test_nothing_is_written_to_a_path_with_a_nul_character(tmp_path, write):
+    with pytest.raises(InputError, check=lambda error: error.code == "unwritable-folder"):
+        write(tmp_path / "a\0b")
+    assert list(tmp_path.iterdir()) == []
