@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 
 from kiwi import console
-from kiwi.bench.judges import Judge, Question
+from kiwi.bench.judges import Judge, JudgeAnswer, Question
 from kiwi.bench.ledger import LEDGER_FILE, Ledger
+from kiwi.bench.reply import format_answer
 from kiwi.bench.rubric import read_builtin_rubrics
 from kiwi.bench.runner import JudgingTask, RateLimit, Runner
 from kiwi.bench.suites import Suite, read_items, read_suite
@@ -33,9 +34,9 @@ class SlowJudge(Judge):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
-    def ask(self, question: Question) -> str:
+    def ask(self, question: Question) -> JudgeAnswer:
         time.sleep(self.seconds)
-        return "\n".join(f"{name}: 3" for name in question.rubric.dimensions)
+        return JudgeAnswer(reply=format_answer(dict.fromkeys(question.rubric.dimensions, 3.0)))
 
 
 def main() -> int:

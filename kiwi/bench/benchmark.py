@@ -18,7 +18,8 @@ from kiwi.bench.controls import (
     measure_drift,
     summarize_controls,
 )
-from kiwi.bench.judges import JudgeSpec, Oracle, Replay
+from kiwi.bench.judge_selection import select_judge
+from kiwi.bench.judges import JudgeSpec
 from kiwi.bench.ledger import LEDGER_FILE, Judgement, Ledger
 from kiwi.bench.options import BenchmarkOptions
 from kiwi.bench.report import BenchmarkReport, write_reports
@@ -30,7 +31,7 @@ from kiwi.bench.suites import LIST_FILES, Suite, SuiteData, read_items, read_pub
 from kiwi.errors import InputError
 from kiwi.media.files import make_folder
 from kiwi.media.run_dir import exclusive_lock
-from kiwi.reading import follow_links, require_file
+from kiwi.reading import follow_links
 from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
 
 if TYPE_CHECKING:
@@ -78,12 +79,14 @@ def check_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -
             fix="download the published data to that folder, name another folder with --data, or use --data sandbox, "
             "which needs no download",
         )  # fmt: skip
-    judge = judge or _select_judge(options, suite)
+    judge = judge or select_judge(options, suite)
     if options.editor is None and options.videos is None:
         expected = "--model to edit with, or --videos with edited videos"
         raise InputError("there is nothing to score", code="missing-option", expected=expected)
-    official = options.rubrics
-    rubrics = read_builtin_rubrics(suite) if official is None else read_rubrics(official, suite.dimensions)
+    if options.rubrics is None:
+        rubrics = read_builtin_rubrics(suite, judge.answer_format)
+    else:
+        rubrics = read_rubrics(options.rubrics, suite.dimensions)
     return BenchmarkInputs(suite, judge, rubrics)
 
 
@@ -192,23 +195,6 @@ def _judge_all(
 
 def _list_judgements(judged: Sequence[JudgedTask]) -> list[Judgement]:
     return [judgement for task in judged for judgement in task.judgements]
-
-
-def _select_judge(options: BenchmarkOptions, suite: Suite) -> JudgeSpec:
-    """The judge named in the options, or the default."""
-    name = options.judge or ("oracle" if options.renders_data else suite.judge)
-    kind, _, ledger = name.partition(":")
-    if kind == "oracle" and not ledger:
-        return Oracle()
-    if kind == "replay" and ledger:
-        return Replay(ledger=str(require_file(ledger, what="ledger")))
-    raise InputError(
-        f"the judge {name!r} is not available"
-        + ("" if options.judge else f" in kiwi; it gave the published scores of {suite.title}"),
-        code="unknown-judge",
-        expected="--judge oracle (for --data sandbox), or replay:LEDGER with the judgements.jsonl of an earlier run",
-        fix="docs/extending.md shows how to add a judge",
-    )
 
 
 def _render_data(options: BenchmarkOptions, suite: Suite, out: Path) -> Path:

@@ -2,14 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kiwi.bench.ledger import JudgementKey, read_ledger
-from kiwi.bench.rubric import Rubric
+from kiwi.bench.reply import format_answer
+from kiwi.bench.rubric import AnswerFormat, Rubric
 from kiwi.errors import InputError, KiwiError
 from kiwi.media.video import read_video
 from kiwi.reading import read_json, require_file
@@ -17,20 +18,42 @@ from kiwi.sandbox import oracle
 from kiwi.sandbox.export import WORLD_VERSION
 from kiwi.sandbox.pairs import EditPair, make_pair
 from kiwi.spec import Spec
+from kiwi.vlm.request import Usage
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeAnswer:
+    """A judge's answer.
+
+    Args:
+        reply: the text, from which `kiwi.bench.reply.read_answer` reads the scores; `format_answer` writes the text of
+            a judge that computes numbers.
+        model: the model that answered, as its provider names it.
+        frames: digest of the frames shown, by input ("source", "edited" ...).
+        usage: numbers of tokens read and written.
+    """
+
+    reply: str
+    model: str | None = None
+    frames: Mapping[str, str] = field(default_factory=dict)
+    usage: Usage | None = None
 
 
 class JudgeError(Exception):
-    """A judge gave no answer.
+    """A judge gave no answer, or an incomplete one.
 
     Args:
         reason: explanation for the ledger and the report.
         retryable: whether another attempt may succeed.
         retry_after: seconds to wait before the next attempt, if the judge asked for a wait.
+        answer: the incomplete answer, for the ledger.
     """
 
-    def __init__(self, reason: str, *, retryable: bool, retry_after: float | None = None) -> None:
+    def __init__(
+        self, reason: str, *, retryable: bool, retry_after: float | None = None, answer: JudgeAnswer | None = None
+    ) -> None:
         super().__init__(reason)
-        self.reason, self.retryable, self.retry_after = reason, retryable, retry_after
+        self.reason, self.retryable, self.retry_after, self.answer = reason, retryable, retry_after, answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +93,18 @@ class Judge(ABC):
     note: str = ""
 
     @abstractmethod
-    def ask(self, question: Question) -> str:
-        """Answer a question with text for `kiwi.bench.reply.read_reply`. Raises JudgeError if there is no answer."""
+    def ask(self, question: Question) -> JudgeAnswer:
+        """Answer a question. Raises JudgeError if there is no answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSpec(Spec, ABC):
     """Base class of all judge specs."""
+
+    @property
+    def answer_format(self) -> AnswerFormat:
+        """The format of answers that the built-in rubrics ask the judge for."""
+        return "prose"
 
     @abstractmethod
     def build(self, data: Path) -> Judge:
@@ -126,7 +154,7 @@ class _OracleJudge(Judge):
                 got=f"world {record['world']}", expected=f"world {WORLD_VERSION}", fix="export it again",
             )  # fmt: skip
 
-    def ask(self, question: Question) -> str:
+    def ask(self, question: Question) -> JudgeAnswer:
         pair, video = self._recreate_pair(question), read_video(question.media["edited"]).frames_FHWC
         if question.instruction != pair.instruction:
             raise JudgeError("the oracle can only judge an item by its own instruction", retryable=False)
@@ -135,8 +163,8 @@ class _OracleJudge(Judge):
             raise JudgeError(sizes, retryable=False)
         scores = oracle.score_edit(pair, video)
         values = (scores.compliance, scores.consistency, scores.quality)
-        lines = [f"{name}: {value:.2f}" for name, value in zip(question.rubric.dimensions, values, strict=True)]
-        return "\n".join(["Computed from the exact target.", *lines])
+        named = zip(question.rubric.dimensions, values, strict=True)
+        return JudgeAnswer(reply=format_answer({name: round(value, 2) for name, value in named}))
 
     def _recreate_pair(self, question: Question) -> EditPair:
         """Render the sandbox's item that the question's source video belongs to."""
@@ -168,12 +196,12 @@ class _ReplayJudge(Judge):
         self.replies = {_make_question_key(judgement.key): judgement.reply for judgement in scored_last}
         self.by_item = {(key.item, key.repeat): key for key in keys}
 
-    def ask(self, question: Question) -> str:
+    def ask(self, question: Question) -> JudgeAnswer:
         reply = self.replies.get(_make_question_key(question.key))
         if reply is None:
             reason = f"the ledger has no answer to this question{self._describe_mismatch(question.key)}"
             raise JudgeError(reason, retryable=False)
-        return reply
+        return JudgeAnswer(reply=reply)
 
     def _describe_mismatch(self, key: JudgementKey) -> str:
         """How the ledger's question about the same item differs; empty if it has none."""

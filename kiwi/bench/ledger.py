@@ -3,14 +3,15 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kiwi.bench.reply import read_reply
+from kiwi.bench.reply import read_answer
 from kiwi.errors import InputError, SpecError
 from kiwi.media.journal import Journal
 from kiwi.spec import Spec, from_dict
+from kiwi.vlm.request import Usage
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,9 @@ class Judgement(Spec):
         reply: the judge's text; None if it gave none.
         scores: uncapped scores by dimension; None if there is no readable reply.
         reason: reason for missing scores.
+        model: the model that answered, as its provider names it.
+        frames: digest of the frames shown, by input.
+        usage: numbers of tokens read and written.
         seconds: time from question to answer, including all attempts and waits.
         at: time of the answer in UTC, ISO 8601.
     """
@@ -69,6 +73,9 @@ class Judgement(Spec):
     reason: str | None
     seconds: float
     at: str
+    model: str | None = None
+    frames: dict[str, str] = field(default_factory=dict)
+    usage: Usage | None = None
 
     def __post_init__(self) -> None:
         if not all(1 <= score <= 5 for score in (self.scores or {}).values()):
@@ -133,7 +140,7 @@ def read_ledger(file: Path) -> list[Judgement]:
 
 def _reread_scores(judgement: Judgement) -> Judgement:
     """The judgement itself if its scores are those of its reply; else one without scores."""
-    if judgement.scores is None or read_reply(judgement.reply or "", list(judgement.scores)) == judgement.scores:
+    if judgement.scores is None or read_answer(judgement.reply or "", list(judgement.scores)) == judgement.scores:
         return judgement
     return judgement.replace(scores=None, reason="the recorded scores are not those of the reply")
 

@@ -28,7 +28,9 @@ class BenchmarkOptions(DeviceOptions):
             or sandbox for the suite sandbox)
         model: editor to score: model folder or hub id (default with --data sandbox: the editor that kiwi ships)
         videos: folder of already edited videos to score, named SOURCE_edited.mp4
-        judge: oracle, or replay:LEDGER with the judgements.jsonl of a run (default with --data sandbox: oracle)
+        judge: oracle, replay:LEDGER with the judgements.jsonl of a run, gemini:MODEL, or openai:MODEL@URL for a server
+            (default with --data sandbox: oracle; else the judge of the published scores)
+        judge_set: setting of a model judge, such as answer=json-scores-first or model.sampling.fps=2; may be repeated
         rubrics: file of official rubrics, written by `bench rubrics import` (default: the built-in rubrics)
         out: folder of the run (default: runs/bench/SUITE-TIME)
         name: name of the editor in the table (default: name of the model or of the folder of videos)
@@ -54,6 +56,7 @@ class BenchmarkOptions(DeviceOptions):
     model: str | None = None
     videos: Path | None = None
     judge: str | None = None
+    judge_set: tuple[str, ...] = option((), metavar="PATH=VALUE", repeat=True)
     rubrics: Path | None = None
     out: Path | None = None
     name: str | None = None

@@ -8,8 +8,10 @@ or retracts a score leaves the reply without scores, because asking again is che
 later. Judges must reject replies that a provider truncated, since the beginning of "4.5" reads as "4".
 """
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from kiwi.bench.reply_language import (
     find_other_scale,
@@ -21,6 +23,7 @@ from kiwi.bench.reply_language import (
     states_number,
 )
 from kiwi.bench.reply_lines import SCORE, ReplyLine, normalize_name, remove_reasoning, split_lines, strip_emphasis
+from kiwi.reading import parse_json
 
 LOWEST, HIGHEST = 1.0, 5.0
 """Range of the scores."""
@@ -111,6 +114,37 @@ def read_reply(text: str, dimensions: Sequence[str], other_dimensions: Collectio
         if states_number(line.text) or retracts_scores(line.text) or is_revision_heading(line.text):
             return Unscored(f"the text after the scores may change them: {line.text[:60]!r}")
     return {name: scores[name] for name in dimensions}
+
+
+def read_answer(text: str, dimensions: Sequence[str], other_dimensions: Collection[str] = ()) -> Scores | Unscored:
+    """Read the scores of a structured answer, a JSON object with "scores", or else of a reply in prose.
+
+    The scores of a structured answer are exactly one finite number from 1 to 5 for each dimension. Arguments as in
+    `read_reply`.
+    """
+    try:
+        answer = parse_json(text.strip(), object_pairs_hook=_require_distinct)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict) or not isinstance(scores := answer.get("scores"), dict):
+        return read_reply(text, dimensions, other_dimensions)
+    if set(scores) != set(dimensions):
+        return Unscored(f"the answer scores {', '.join(map(str, scores))[:80]} instead of {', '.join(dimensions)}")
+    for name, score in scores.items():
+        if type(score) not in (int, float) or not LOWEST <= score <= HIGHEST:
+            return Unscored(f"the score of {name} is not a number from 1 to 5: {score!r:.40}")
+    return {name: float(scores[name]) for name in dimensions}
+
+
+def _require_distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name is repeated")
+    return dict(pairs)
+
+
+def format_answer(scores: Scores) -> str:
+    """Write the scores of a judge that computes them, instead of text, as a structured answer."""
+    return json.dumps({"scores": dict(scores)})
 
 
 def cap_scores(scores: Scores, by: str) -> Scores:

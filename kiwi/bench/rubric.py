@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kiwi.bench.options import ImportRubricsOptions
 from kiwi.bench.suites import DEFINITIONS, Suite, read_suite
@@ -13,14 +13,28 @@ from kiwi.errors import InputError
 from kiwi.media.files import write_json
 from kiwi.reading import read_json, require_file
 
-_ANSWER = """
+_CAP = "{second} and {third} must not be higher than {first}: an edit that was not made cannot be consistent or good."
+
+_PROSE_ANSWER = """
 ## Your answer
 
 Write one or two sentences about what you saw, then three scores, numbers from 1 to 5, each on its own line and named
-as below. {second} and {third} must not be higher than {first}: an edit that was not made cannot be consistent or good.
+as below. {cap}
 
 {lines}
 """
+
+_JSON_ANSWER = """
+## Your answer
+
+Answer with one JSON object and nothing else. It has one or two sentences about what you saw, and three scores, numbers
+from 1 to 5, in the order below. {cap}
+
+{example}
+"""
+
+AnswerFormat = Literal["prose", "json", "json-scores-first"]
+"""How a judge answers: in text, or as JSON, with its reasons before or after the scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,29 +46,52 @@ class Rubric:
         text: full text for the judge.
         dimensions: names of the scores; the first caps the others.
         origin: "own" for built-in, "official" for imported rubrics.
+        answer: format of the answers that `text` asks for; official rubrics ask for prose.
     """
 
     category: str
     text: str
     dimensions: tuple[str, ...]
     origin: Literal["own", "official"] = "own"
+    answer: AnswerFormat = "prose"
 
     @property
     def hash(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of text and dimensions."""
         return hashlib.sha256("\x1f".join((self.text, *self.dimensions)).encode()).hexdigest()[:16]
 
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON schema of an answer; None if the answer is prose."""
+        if self.answer == "prose":
+            return None
+        scores = _describe_object({name: {"type": "number"} for name in self.dimensions})
+        parts = {"reasons": {"type": "string"}, "scores": scores}
+        return _describe_object({name: parts[name] for name in _list_parts(self.answer)})
 
-def read_builtin_rubrics(suite: Suite) -> dict[str, Rubric]:
-    """Read the built-in rubric of each category of a suite."""
+
+def _list_parts(answer: AnswerFormat) -> tuple[str, str]:
+    """The parts of a JSON answer in their order, which is also the order in which a model writes them."""
+    return ("scores", "reasons") if answer == "json-scores-first" else ("reasons", "scores")
+
+
+def _describe_object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON schema of an object that has exactly these properties."""
+    return {
+        "type": "object", "properties": dict(properties), "required": list(properties), "additionalProperties": False,
+    }  # fmt: skip
+
+
+def read_builtin_rubrics(suite: Suite, answer: AnswerFormat = "prose") -> dict[str, Rubric]:
+    """Read the built-in rubric of each category of a suite, with the given format of answers."""
     folders = {name: DEFINITIONS / (category.rubrics or suite.name) for name, category in suite.categories.items()}
     return {
-        name: read_rubric(folder / "rubrics" / f"{name}.md", name, suite.dimensions[name])
+        name: read_rubric(folder / "rubrics" / f"{name}.md", name, suite.dimensions[name], answer)
         for name, folder in folders.items()
     }
 
 
-def read_rubric(file: Path, category: str, dimensions: Sequence[str]) -> Rubric:
+def read_rubric(file: Path, category: str, dimensions: Sequence[str], answer: AnswerFormat = "prose") -> Rubric:
     """Read a rubric from a Markdown file with a section for each dimension, and append the answer format.
 
     Raises:
@@ -65,9 +102,17 @@ def read_rubric(file: Path, category: str, dimensions: Sequence[str]) -> Rubric:
         expected = "a heading '## DIMENSION' for each dimension"
         raise InputError(f"{file} has no section for {missing[0]}", code="missing-section", expected=expected)
     first, second, third = dimensions
-    lines = "\n".join(f"{name}: <1 to 5>" for name in dimensions)
-    answer = _ANSWER.format(first=first, second=second, third=third, lines=lines)
-    return Rubric(category=category, text=text.rstrip() + "\n" + answer, dimensions=tuple(dimensions))
+    cap = _CAP.format(first=first, second=second, third=third)
+    if answer == "prose":
+        lines = "\n".join(f"{name}: <1 to 5>" for name in dimensions)
+        request = _PROSE_ANSWER.format(cap=cap, lines=lines)
+    else:
+        names = ", ".join(f'"{name}": <1 to 5>' for name in dimensions)
+        parts = {"reasons": '"reasons": "<what you saw>"', "scores": f'"scores": {{{names}}}'}
+        example = f"{{{', '.join(parts[name] for name in _list_parts(answer))}}}"
+        request = _JSON_ANSWER.format(cap=cap, example=example)
+    text = text.rstrip() + "\n" + request
+    return Rubric(category=category, text=text, dimensions=tuple(dimensions), answer=answer)
 
 
 def import_rubrics(options: ImportRubricsOptions) -> Path:

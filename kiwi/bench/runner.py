@@ -14,10 +14,10 @@ from threading import Lock
 from typing import Any
 
 from kiwi import console
-from kiwi.bench.judges import Judge, JudgeError, Question
+from kiwi.bench.judges import Judge, JudgeAnswer, JudgeError, Question
 from kiwi.bench.ledger import Judgement, JudgementKey, Ledger
 from kiwi.bench.options import BenchmarkOptions
-from kiwi.bench.reply import Unscored, read_reply
+from kiwi.bench.reply import Unscored, read_answer
 from kiwi.bench.rubric import Rubric
 from kiwi.bench.suites import BenchmarkItem, Suite
 from kiwi.errors import KiwiError
@@ -174,26 +174,31 @@ class Runner:
         """Find the answer in the ledger, or ask the judge and record the answer."""
         if (known := self.ledger.find(question.key)) is not None:
             return known
-        start, reply, scores = time.monotonic(), None, None
+        start, answer, scores = time.monotonic(), None, None
         try:
-            reply = self._ask_with_retries(question)
-            result = read_reply(reply, question.rubric.dimensions, self._all_dimensions)
+            answer = self._ask_with_retries(question)
+            result = read_answer(answer.reply, question.rubric.dimensions, self._all_dimensions)
             scores, reason = (None, result.reason) if isinstance(result, Unscored) else (dict(result), None)
-        except (JudgeError, KiwiError) as error:
+        except JudgeError as error:
+            answer, reason = error.answer, error.reason
+        except KiwiError as error:
             reason = str(error)
         judgement = Judgement(
             key=question.key,
             category=task.item.category,
-            reply=reply,
+            reply=None if answer is None else answer.reply,
             scores=scores,
             reason=reason,
+            model=None if answer is None else answer.model,
+            frames={} if answer is None else dict(answer.frames),
+            usage=None if answer is None else answer.usage,
             seconds=round(time.monotonic() - start, 3),
             at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         self.ledger.add(judgement)
         return judgement
 
-    def _ask_with_retries(self, question: Question) -> str:
+    def _ask_with_retries(self, question: Question) -> JudgeAnswer:
         """Ask the judge; retry after errors that may be temporary."""
         for wait in (*self.rate_limit.waits(), None):
             self._throttle.wait()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kiwi.bench.judges import Judge, JudgeError, Question
+from kiwi.bench.judges import Judge, JudgeAnswer, JudgeError, Question
 from kiwi.bench.ledger import LEDGER_FILE, Ledger
 from kiwi.bench.rubric import read_builtin_rubrics
 from kiwi.bench.runner import JudgingTask, RateLimit, Runner
@@ -60,8 +60,9 @@ class ScriptedJudge(Judge):
         if isinstance(answer, JudgeError):
             raise answer
         if isinstance(answer, str):
-            return answer
-        return "\n".join(f"{name}: {score}" for name, score in zip(question.rubric.dimensions, answer, strict=True))
+            return JudgeAnswer(reply=answer)
+        lines = [f"{name}: {score}" for name, score in zip(question.rubric.dimensions, answer, strict=True)]
+        return JudgeAnswer(reply="\n".join(lines))
 
 
 def copy_sources(items, folder: Path):

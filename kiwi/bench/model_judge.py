@@ -1,0 +1,80 @@
+"""Judges that are vision-language models: a rubric and the clips of an item become a request to `kiwi.vlm`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kiwi.bench.judges import Judge, JudgeAnswer, JudgeError, JudgeSpec, Question
+from kiwi.bench.rubric import AnswerFormat
+from kiwi.media.image import read_image
+from kiwi.vlm.frames import FrameSampling
+from kiwi.vlm.request import ClipPart, Part, Request, VisionLanguageModel, VlmError, VlmSpec
+
+TITLES = {"reference": "Reference image", "source": "Original video", "edited": "Edited video"}
+"""What an input is called in requests."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelJudge(JudgeSpec):
+    """A vision-language model as judge.
+
+    Args:
+        model: the model.
+        answer: format of the answers that the built-in rubrics ask for.
+        temperature: sampling temperature.
+        max_tokens: maximum number of tokens of an answer, reasoning included.
+    """
+
+    model: VlmSpec
+    answer: AnswerFormat = "json"
+    temperature: float = 0.0
+    max_tokens: int = 4096
+
+    @property
+    def answer_format(self) -> AnswerFormat:
+        return self.answer
+
+    def build(self, data: Path) -> Judge:
+        return _ModelJudge(self)
+
+
+class _ModelJudge(Judge):
+    def __init__(self, spec: ModelJudge) -> None:
+        self._spec, self._sampling = spec, spec.model.sampling
+        self._model: VisionLanguageModel = spec.model.build()
+        self.name, self.version = self._model.name, spec.answer
+        self.frames, self.temperature = self._model.frames or str(self._sampling), spec.temperature
+
+    def ask(self, question: Question) -> JudgeAnswer:
+        parts = list(_list_parts(question, self._sampling))
+        request = Request(
+            system=question.rubric.text,
+            parts=parts,
+            schema=question.rubric.schema,
+            max_tokens=self._spec.max_tokens,
+            temperature=self._spec.temperature,
+            seed=question.key.repeat,
+        )
+        try:
+            answer = self._model.answer(request)
+        except VlmError as error:
+            raise JudgeError(error.reason, retryable=error.retryable, retry_after=error.retry_after) from None
+        clips = [part.clip for part in parts if isinstance(part, ClipPart)]
+        names = [name for name in question.media if name != "reference"]
+        digests = {name: clip.digest for name, clip in zip(names, clips, strict=True)}
+        judged = JudgeAnswer(reply=answer.text, model=answer.model, frames=digests, usage=answer.usage)
+        if answer.finish != "stop":  # "4" may be the beginning of "4.5"
+            reason = f"the answer is incomplete (finish reason: {answer.finish})"
+            raise JudgeError(reason, retryable=False, answer=judged)
+        return judged
+
+
+def _list_parts(question: Question, sampling: FrameSampling) -> Iterator[Part]:
+    """The parts of a request: each input after its title, in the order of the suite, and the instruction."""
+    for name, path in question.media.items():
+        yield f"{TITLES[name]}:"
+        if name == "reference":
+            yield sampling.shrink(read_image(path)[None])[0]
+        else:
+            yield ClipPart(path, sampling.sample(path))
+    yield f"Editing instruction: {question.instruction}"

@@ -1,0 +1,149 @@
+"""The client against a loopback server that speaks OpenAI's protocol, in success and in failure."""
+
+import base64
+
+import numpy as np
+import pytest
+
+from kiwi.errors import InputError
+from kiwi.media.image import read_image
+from kiwi.vlm import parse_model
+from kiwi.vlm.openai_api import OpenAIModel
+from kiwi.vlm.request import Usage, VlmError
+from tests.loopback import Reply
+from tests.unit.vlm.conftest import SCHEMA
+
+SECRET = "sk-very-secret-key-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+
+
+def completion(content="fine", finish="stop", **message):
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content, **message}}
+    usage = {"prompt_tokens": 120, "completion_tokens": 7, "total_tokens": 127}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "judge-2026",
+        "choices": [choice],
+        "usage": usage,
+    }
+
+
+def connect(serve, reply, **options):
+    server = serve(lambda *_: reply)
+    return server, OpenAIModel(model="judge", url=f"{server.url}/v1", **options).build()
+
+
+def test_a_request_holds_the_system_text_images_with_times_the_schema_and_the_seed(serve, request_with_clip):
+    server, model = connect(serve, Reply(completion()))
+    answer = model.answer(request_with_clip)
+    assert (answer.text, answer.finish, answer.model) == ("fine", "stop", "judge-2026")
+    assert answer.usage == Usage(prompt_tokens=120, answer_tokens=7)
+    ((method, path, body),) = server.requests
+    assert (method, path) == ("POST", "/v1/chat/completions")
+    assert (body["model"], body["temperature"], body["seed"]) == ("judge", 0.0, 3)
+    assert body["response_format"]["json_schema"]["schema"] == SCHEMA
+    system, user = body["messages"]
+    assert system == {"role": "system", "content": "Judge the edit."}
+    texts = [part["text"] if part["type"] == "text" else "<image>" for part in user["content"]]
+    assert texts == [
+        "Reference image:", "<image>", "Edited video:", "0.00 s:", "<image>", "0.50 s:", "<image>",
+        "Editing instruction: paint it",
+    ]  # fmt: skip
+    images = [part["image_url"]["url"] for part in user["content"] if part["type"] == "image_url"]
+    decoded = [read_image(base64.b64decode(url.removeprefix("data:image/png;base64,"))) for url in images]
+    frames = request_with_clip.parts[3].clip.frames_FHWC
+    assert all(np.array_equal(*pair) for pair in zip(decoded, [request_with_clip.parts[1], *frames], strict=True))
+
+
+def test_servers_without_structured_output_are_sent_no_schema(serve, request_with_clip):
+    server, model = connect(serve, Reply(completion()), structured=False)
+    model.answer(request_with_clip)
+    assert "response_format" not in server.requests[0][2]
+    assert not model.has_structured_output
+
+
+@pytest.mark.parametrize(
+    ("finish", "expected"), [("length", "length"), ("content_filter", "refused"), ("tool_calls", "other")]
+)
+def test_an_answer_says_why_it_ended(serve, request_with_clip, finish, expected):
+    _, model = connect(serve, Reply(completion(finish=finish)))
+    assert model.answer(request_with_clip).finish == expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "retryable", "wait"),
+    [
+        (Reply({"error": {"message": "slow down", "code": "rate_limit_exceeded"}}, 429, {"Retry-After": "7"}), True, 7),
+        (
+            Reply({"error": {"message": "pay first", "code": "insufficient_quota"}}, 429, {"Retry-After": "7"}),
+            False,
+            None,
+        ),
+        (Reply({"error": {"message": "broken"}}, 500), True, None),
+        (Reply(b"<html>bad gateway</html>", 502, {"Content-Type": "text/html"}), True, None),
+        (Reply({"error": {"message": f"wrong key {SECRET}"}}, 401), False, None),
+        (Reply({"error": {"message": "too many images"}}, 400), False, None),
+        (Reply({"error": {"message": "no such model"}}, 404), False, None),
+        (Reply(b"not json"), True, None),
+        (Reply({"choices": []}), True, None),
+        (Reply([1, 2]), True, None),
+        (Reply(completion(content=None)), True, None),
+        (Reply(completion(content=None, refusal="I cannot judge people.")), False, None),
+    ],
+)
+def test_a_failure_is_an_error_that_says_whether_to_ask_again(serve, request_with_clip, reply, retryable, wait):
+    server, model = connect(serve, reply)
+    with pytest.raises(VlmError) as caught:
+        model.answer(request_with_clip)
+    assert (caught.value.retryable, caught.value.retry_after) == (retryable, wait)
+    assert len(server.requests) == 1  # the client does not retry by itself
+    assert SECRET not in str(caught.value)
+    assert 0 < len(caught.value.reason) < 500
+
+
+def test_a_server_that_does_not_answer_in_time_may_be_asked_again(serve, request_with_clip):
+    _, model = connect(serve, Reply(completion(), delay=5), timeout=0.2)
+    with pytest.raises(VlmError, match=r"within 0\.2 s") as caught:
+        model.answer(request_with_clip)
+    assert caught.value.retryable
+
+
+def test_a_server_that_is_not_there_may_be_asked_again(request_with_clip):
+    with pytest.raises(VlmError, match=r"127\.0\.0\.1:9") as caught:
+        OpenAIModel(model="judge", url="http://127.0.0.1:9/v1").build().answer(request_with_clip)
+    assert caught.value.retryable
+
+
+def test_the_key_is_sent_and_shown_nowhere(serve, request_with_clip):
+    server, model = connect(serve, Reply(completion()))
+    model.answer(request_with_clip)
+    assert server.headers[0]["authorization"] == f"Bearer {SECRET}"
+    spec = parse_model(f"openai:judge@{server.url}/v1")
+    assert SECRET not in repr(spec) + repr(model) + model.name
+
+
+def test_only_openai_itself_needs_a_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert OpenAIModel(model="judge", url="http://127.0.0.1:9/v1").build().name == "openai:judge@127.0.0.1:9"
+    with pytest.raises(InputError, check=lambda error: error.code == "missing-key"):
+        OpenAIModel(model="gpt").build()
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "ftp://host/v1", "http://user:key@host/v1", "http://host/v1?key=1", ""]
+)
+def test_an_address_that_is_none_or_holds_secrets_is_rejected(url):
+    with pytest.raises(InputError, check=lambda error: error.code == "invalid-url"):
+        OpenAIModel(model="judge", url=url)
+
+
+@pytest.mark.parametrize("text", ["openai:", "openai:@http://host/v1", "gemini:", "openai:model@"])
+def test_a_name_without_a_model_is_rejected(text):
+    with pytest.raises(InputError, check=lambda error: error.code == "invalid-option"):
+        parse_model(text)
