@@ -33,6 +33,7 @@ from kiwi.media.files import make_folder
 from kiwi.media.run_dir import exclusive_lock
 from kiwi.reading import follow_links
 from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
+from kiwi.vlm.request import sum_usage
 
 if TYPE_CHECKING:
     from kiwi.bench.metrics import VideoMetrics
@@ -171,6 +172,7 @@ def _judge_all(
     control_tasks = make_control_tasks([score.item for score in scored], edited, options.controls, out / "controls")
     controls = _judge_tasks(runner, list(control_tasks))
     anchors = _judge_tasks(runner, anchor_tasks)
+    judgements = _list_judgements([*edits, *controls, *anchors])
     unscored = {edit.task.id: edit.reason for edit in edits if edit.reason is not None}
     report = BenchmarkReport(
         suite=suite,
@@ -181,6 +183,8 @@ def _judge_all(
         answers=sum(score.repeats for score in scored),
         requested_answers=len(scored) * options.repeats,
         judge_note=runner.judge.note,
+        models=Counter(judgement.model for judgement in judgements if judgement.model is not None),
+        usage=sum_usage(judgement.usage for judgement in judgements),
         unscored_controls=explain_unscored_controls(controls),
         drift=measure_drift(_list_judgements(anchors), earlier),
         published=read_published_rows(suite),

@@ -13,6 +13,12 @@ from kiwi.vlm.request import ClipPart, Part, Request, VisionLanguageModel, VlmEr
 TITLES = {"reference": "Reference image", "source": "Original video", "edited": "Edited video"}
 """What an input is called in requests."""
 
+_ANSWERS = {
+    "prose": "prose",
+    "json": "structured, reasons before scores",
+    "json-scores-first": "structured, scores before reasons",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelJudge(JudgeSpec):
@@ -42,8 +48,10 @@ class _ModelJudge(Judge):
     def __init__(self, spec: ModelJudge) -> None:
         self._spec, self._sampling = spec, spec.model.sampling
         self._model: VisionLanguageModel = spec.model.build()
-        self.name, self.version = self._model.name, spec.answer
+        # The provider names the version of the model in its answers; each answer's is in the ledger.
+        self.name, self.version = self._model.name, ""
         self.frames, self.temperature = self._model.frames or str(self._sampling), spec.temperature
+        self.note = f"frames: {self.frames}; answers: {_ANSWERS[spec.answer]}"
 
     def ask(self, question: Question) -> JudgeAnswer:
         parts = list(_list_parts(question, self._sampling))

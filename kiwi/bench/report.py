@@ -15,6 +15,7 @@ from kiwi.media.files import write_text
 from kiwi.media.journal import CHECKSUM
 from kiwi.statistics.paired import Difference
 from kiwi.tables import Table, escape_csv, escape_latex, escape_markdown, latex_document
+from kiwi.vlm.request import Usage
 
 MAX_REASONS = 3
 """Number of reasons for missing scores in the warning; report.md has the reason of every item."""
@@ -38,6 +39,8 @@ class BenchmarkReport:
         unscored_controls: reason for each kind of control without any score.
         answers, requested_answers: number of obtained and of requested answers for the items with a score.
         judge_note: remark on the judge.
+        models: number of answers by each model that answered, as its provider names it.
+        usage: tokens read and written for all judgements of the run.
         folder: folder of the run.
     """
 
@@ -55,6 +58,8 @@ class BenchmarkReport:
     answers: int = 0
     requested_answers: int = 0
     judge_note: str = ""
+    models: Mapping[str, int] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
     folder: Path = Path()
 
     @property
@@ -95,6 +100,8 @@ def list_warnings(report: BenchmarkReport) -> list[str]:
                 f"The control '{control.kind}' does not score below the real edits ({control.control} against "
                 f"{control.edit}, {control.items} items): the scores of this judge are not reliable."
             )
+    if len(report.models) > 1:
+        texts.append(f"The judge's answers come from different models ({', '.join(report.models)}).")
     if (drift := report.drift) is not None and drift.p < SIGNIFICANCE:
         texts.append(f"The judge has drifted: scores of {drift.items} items judged again changed by {drift.interval}.")
     return texts
@@ -120,6 +127,10 @@ def list_notes(report: BenchmarkReport) -> list[str]:
         "raw: scores as given by the judge, as in the published tables; capped: no score of an item above its first "
         "dimension's, as the rubrics demand.",
     ]
+    if report.models:
+        answered = ", ".join(f"{model} ({count})" for model, count in report.models.items())
+        tokens = f"{report.usage.prompt_tokens:,} tokens read and {report.usage.answer_tokens:,} written"
+        texts.append(f"Models that answered, and their numbers of answers: {answered}; {tokens}.")
     for category, count in report.excluded.items():
         texts.append(f"Not scored: category {category}, {count} in the data ({report.suite.excluded[category]}).")
     if result.repeat_std is not None and result.flip_rate is not None:

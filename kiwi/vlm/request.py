@@ -1,7 +1,7 @@
 """Requests to a vision-language model and its answers, the same for every provider."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -82,6 +82,15 @@ class Usage(Spec):
 
     prompt_tokens: int = 0
     answer_tokens: int = 0
+
+
+def sum_usage(usages: Iterable[Usage | None]) -> Usage:
+    """Add up numbers of tokens; None counts as none."""
+    known = [usage for usage in usages if usage is not None]
+    return Usage(
+        prompt_tokens=sum(usage.prompt_tokens for usage in known),
+        answer_tokens=sum(usage.answer_tokens for usage in known),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,7 @@ def test_the_signatures_of_a_longer_sequence_are_those_of_the_base_class():
 
 
 class _Service(BaseHTTPRequestHandler):
-    """An OpenAI-compatible service: 4, 3 and 2 to an edit, 1 to a copy of the source. Busy once, or rejects the key."""
+    """A reward model: 0.75, 0.5 and 0.25 to an edit, 0 to a copy of the source. Busy once, or rejects the key."""
 
     requests: ClassVar[list[dict]] = []
     has_no_key: ClassVar[bool] = False
@@ -65,11 +65,8 @@ class _Service(BaseHTTPRequestHandler):
         if self.has_no_key or len(self.requests) == 1:
             self.send_error(401 if self.has_no_key else 503)
             return
-        names = re.findall(r"^(.+): <1 to 5>$", body["messages"][0]["content"], re.MULTILINE)
-        images = [part["image_url"]["url"] for part in body["messages"][1]["content"] if part["type"] == "image_url"]
-        scores = (1, 1, 1) if images[0] == images[5] else (4, 3, 2)
-        text = "\n".join(f"{name}: {score}" for name, score in zip(names, scores, strict=True))
-        reply = json.dumps({"choices": [{"finish_reason": "stop", "message": {"content": text}}]}).encode()
+        rewards = (0, 0, 0) if body["videos"]["source"] == body["videos"]["edited"] else (0.75, 0.5, 0.25)
+        reply = json.dumps({"rewards": dict(zip(body["dimensions"], rewards, strict=True))}).encode()
         self.send_response(200)
         self.end_headers()
         self.wfile.write(reply)
@@ -80,9 +77,9 @@ class _Service(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def service(monkeypatch):
-    """The service, on the loopback interface."""
+    """The reward model, on the loopback interface."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Service)
-    monkeypatch.setenv("JUDGE_URL", f"http://127.0.0.1:{server.server_port}/v1")
+    monkeypatch.setenv("REWARD_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(_Service, "requests", [])
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield _Service
@@ -99,22 +96,21 @@ def invert(item, path):
 
 def test_the_scores_of_the_judge_reach_the_table(modules, service, monkeypatch):
     monkeypatch.setattr(benchmark, "build_generator", lambda options, suite: (invert, {}))
-    report = modules("judge_with_chat").report
+    report = modules("judge_by_reward").report
     assert report.is_success
     assert report.result.raw.mean == pytest.approx(3.0)  # the mean of 4, 3 and 2
     assert "3.00" in (report.folder / "report.md").read_text()
     (copies,) = (control for control in report.controls if control.kind == "copy")
     assert copies.is_passed
-    media = [part["type"] for part in service.requests[-1]["messages"][1]["content"]]
-    assert media.count("image_url") == 10  # five frames of the source, five of the edit
+    assert service.requests[-1]["videos"].keys() == {"source", "edited"}
 
 
 def test_the_terminal_names_the_variable_of_a_missing_key(modules, service, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "build_generator", lambda options, suite: (invert, {}))
     monkeypatch.setattr(service, "has_no_key", True)
-    report = modules("judge_with_chat").report
+    report = modules("judge_by_reward").report
     assert not report.is_success
-    reason = "Most common reasons: HTTP Error 401: Unauthorized; is JUDGE_API_KEY set to a valid key? (10)"
+    reason = "Most common reasons: HTTP Error 401: Unauthorized; is REWARD_KEY set to a valid key? (10)"
     assert reason in capsys.readouterr().out
 
 
