@@ -101,7 +101,7 @@ def list_warnings(report: BenchmarkReport) -> list[str]:
                 f"{control.edit}, {control.items} items): the scores of this judge are not reliable."
             )
     if len(report.models) > 1:
-        texts.append(f"The judge's answers come from different models ({', '.join(report.models)}).")
+        texts.append(f"The judge's answers come from different models ({', '.join(sorted(report.models))}).")
     if (drift := report.drift) is not None and drift.p < SIGNIFICANCE:
         texts.append(f"The judge has drifted: scores of {drift.items} items judged again changed by {drift.interval}.")
     return texts
@@ -128,7 +128,7 @@ def list_notes(report: BenchmarkReport) -> list[str]:
         "dimension's, as the rubrics demand.",
     ]
     if report.models:
-        answered = ", ".join(f"{model} ({count})" for model, count in report.models.items())
+        answered = ", ".join(f"{model} ({count})" for model, count in sorted(report.models.items()))
         tokens = f"{report.usage.prompt_tokens:,} tokens read and {report.usage.answer_tokens:,} written"
         texts.append(f"Models that answered, and their numbers of answers: {answered}; {tokens}.")
     for category, count in report.excluded.items():

@@ -14,7 +14,7 @@ LONGEST_WAIT = 600.0
 """Maximum wait in seconds that a provider may ask for."""
 
 
-def read_key(names: Sequence[str], provider: str) -> str:
+def read_key(names: Sequence[str], model: str) -> str:
     """Read a key from the first of several environment variables that is set.
 
     Raises:
@@ -24,7 +24,7 @@ def read_key(names: Sequence[str], provider: str) -> str:
         if key := os.environ.get(name, "").strip():
             return key
     fix = f"export {names[0]}=KEY; kiwi reads keys from the environment only and writes them nowhere"
-    raise InputError(f"there is no API key for {provider}", code="missing-key", expected=" or ".join(names), fix=fix)
+    raise InputError(f"there is no API key for {model}", code="missing-key", expected=" or ".join(names), fix=fix)
 
 
 def describe_error(error: BaseException, key: str) -> str:

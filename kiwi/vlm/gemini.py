@@ -59,7 +59,7 @@ class GeminiClient(VisionLanguageModel):
         except ImportError:
             fix = 'pip install "kiwi-video[judges]"'
             raise InputError("the package google-genai is not installed", code="missing-package", fix=fix) from None
-        self._key, self._spec, self._types, self._errors = read_key(KEYS, "Gemini"), spec, types, errors
+        self._key, self._spec, self._types, self._errors = read_key(KEYS, f"gemini:{spec.model}"), spec, types, errors
         options = types.HttpOptions(base_url=spec.url, timeout=round(spec.timeout * 1000))
         options.retry_options = types.HttpRetryOptions(attempts=1)  # the benchmark's runner retries
         self._client = genai.Client(api_key=self._key, vertexai=False, http_options=options)

@@ -61,7 +61,7 @@ class OpenAIClient(VisionLanguageModel):
             fix = 'pip install "kiwi-video[judges]"'
             raise InputError("the package openai is not installed", code="missing-package", fix=fix) from None
         is_openai = urlsplit(spec.url).hostname == urlsplit(OPENAI_URL).hostname
-        self._key = read_key((KEY,), "OpenAI") if is_openai else os.environ.get(KEY, "").strip() or NO_KEY
+        self._key = read_key((KEY,), f"openai:{spec.model}") if is_openai else os.environ.get(KEY, "").strip() or NO_KEY
         self._openai, self._spec = openai, spec
         # The benchmark's runner retries, and counts the attempts.
         self._client = openai.OpenAI(api_key=self._key, base_url=spec.url, max_retries=0, timeout=spec.timeout)

@@ -104,7 +104,7 @@ def test_lost_rows_are_noticed_and_scores_of_the_previous_release_are_compared(r
     ("name", "pattern", "replacement"),
     [
         ("cases.json", r'"instruction": "', r'"instruction": "Now '),
-        ("judgements.jsonl", r"Compliance: \d", r"Compliance: 9"),
+        ("judgements.jsonl", r'(Compliance\\": )\d', r"\g<1>9"),
         ("judgements.jsonl", r'("scores": {"[^:]*": )\d', r"\g<1>5"),
     ],
 )

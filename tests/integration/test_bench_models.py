@@ -1,0 +1,84 @@
+"""`python -m kiwi bench --judge openai:MODEL@URL` against a server on the loopback interface."""
+
+import json
+import shutil
+from threading import Lock
+
+import pytest
+
+from kiwi.__main__ import main
+from kiwi.bench.ledger import read_ledger
+from kiwi.sandbox.export import SandboxExportOptions, export_sandbox
+from tests.loopback import Reply, serve
+
+__all__ = ["serve"]
+
+
+class ModelServer:
+    """A model that gives 1 to an unedited source and 4 to any other edit; every third request is rate-limited."""
+
+    def __init__(self):
+        self.lock, self.count, self.models = Lock(), 0, ["judge-1"]
+
+    def __call__(self, method, path, body):
+        with self.lock:
+            self.count += 1
+            count = self.count
+        if count % 3 == 0:
+            return Reply({"error": {"message": "slow down"}}, 429, {"Retry-After": "0.01"})
+        images = [part["image_url"]["url"] for part in body["messages"][1]["content"] if part["type"] == "image_url"]
+        score = 1 if images[: len(images) // 2] == images[len(images) // 2 :] else 4
+        schema = body["response_format"]["json_schema"]["schema"]["properties"]["scores"]
+        text = json.dumps({"reasons": "As seen.", "scores": dict.fromkeys(schema["properties"], score)})
+        choices = [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}]
+        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+        model = self.models[count % len(self.models)]
+        return Reply({"object": "chat.completion", "model": model, "choices": choices, "usage": usage})
+
+
+@pytest.fixture(scope="module")
+def edits(tmp_path_factory):
+    """Five items of the sandbox, and their exact targets as edits."""
+    folder = tmp_path_factory.mktemp("edits")
+    categories = ("local_change", "local_remove", "local_add", "background_change", "global_style")
+    data, videos = folder / "data", folder / "videos"
+    export_sandbox(
+        SandboxExportOptions(out=data, items=5, frames=5, size=32, categories=categories, level="easy", split="test")
+    )
+    videos.mkdir()
+    for target in (data / "videos").glob("*_target.mp4"):
+        shutil.copy(target, videos / target.name.replace("_target", "_source_edited"))
+    return ["--data", str(data), "--videos", str(videos)]
+
+
+def test_a_model_behind_a_server_scores_edits_and_controls(serve, edits, tmp_path, capsys):
+    model = ModelServer()
+    server, out = serve(model), tmp_path / "run"
+    command = ["bench", "openve", *edits, "--judge", f"openai:judge@{server.url}/v1", "--out", str(out), "--no-gallery"]
+    assert main([*command, "--judge-set", "model.sampling.fps=2"]) == 0
+    report = " ".join((out / "report.md").read_text().split())
+    assert "frames: 2 fps" in report
+    assert "(raw) | openai:judge@127.0.0.1" in report
+    assert "judge-1 (" in report
+    judgements = read_ledger(out / "judgements.jsonl")
+    scores = {key: set() for key in ("copy", "edit")}
+    for judgement in judgements:
+        kind = "copy" if judgement.key.item.startswith("copy:") else "edit" if ":" not in judgement.key.item else None
+        if kind:
+            scores[kind] |= set(judgement.scores.values())
+    assert scores == {"copy": {1.0}, "edit": {4.0}}
+    asked = model.count
+    assert main([*command, "--judge-set", "model.sampling.fps=2"]) == 0  # all answers are in the ledger
+    assert model.count == asked
+    model.models.append("judge-2")
+    capsys.readouterr()
+    assert main([*command, "--judge-set", "model.sampling.fps=1", "--repeats", "2"]) == 0  # other frames: asked again
+    assert model.count > asked
+    assert "different models (judge-1, judge-2)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_judge_without_a_key_is_refused_before_anything_is_written(edits, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert main(["bench", "openve", *edits, "--judge", "openai:gpt", "--out", str(tmp_path / "run")]) == 2
+    assert "OPENAI_API_KEY" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
