@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from kiwi import console
+from kiwi.bench.budget import Budget
 from kiwi.bench.controls import (
     explain_unscored_controls,
     make_anchor_tasks,
@@ -128,6 +129,8 @@ def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> 
         origin=next(iter(rubrics.values())).origin,
         editor=editor,
     )
+    ledger = Ledger(out / LEDGER_FILE)
+    budget = Budget(built_judge.model, options.budget, options.prices, ledger.initial_judgements)
     open_run(out, identity)
     part, parts = options.part_index
     if parts > 1:
@@ -137,7 +140,7 @@ def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> 
     with exclusive_lock(out):
         write_inputs(out, data.items, options)
         limit = RateLimit(concurrency=options.concurrency, per_minute=options.per_minute, tries=options.tries)
-        runner = Runner(suite, rubrics, built_judge, Ledger(out / LEDGER_FILE), limit)
+        runner = Runner(suite, rubrics, built_judge, ledger, limit, budget)
         _log_estimate(runner, tasks, is_editing=options.editor is not None)
         return _judge_all(options, out, identity, runner, tasks, generate, data, metrics)
 
@@ -184,6 +187,7 @@ def _judge_all(
         requested_answers=len(scored) * options.repeats,
         judge_note=runner.judge.note,
         models=Counter(judgement.model for judgement in judgements if judgement.model is not None),
+        cost=None if runner.budget.price is None else runner.budget.spent,
         usage=sum_usage(judgement.usage for judgement in judgements),
         unscored_controls=explain_unscored_controls(controls),
         drift=measure_drift(_list_judgements(anchors), earlier),
@@ -261,8 +265,8 @@ def _log_estimate(runner: Runner, tasks: Sequence[JudgingTask], is_editing: bool
     parts = [pending if answers else f"all answers of {judge.name} are in the ledger"]
     if answers and judge.seconds:
         parts.append(f"about {runner.rate_limit.estimate_seconds(answers, judge.seconds) / 60:.1f} minutes")
-    if answers and judge.dollars:
-        parts.append(f"about {answers * judge.dollars:.2f} dollars")
+    if answers and (dollars := runner.budget.estimate(answers)) is not None:
+        parts.append(f"about {dollars:.2f} dollars at the mean cost of the earlier answers")
     if videos and is_editing:
         parts.append(f"{videos} videos to generate first")
     console.note(", ".join(parts))

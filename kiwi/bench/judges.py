@@ -80,7 +80,8 @@ class Judge(ABC):
         name, version: identify the judge in the ledger; for a service, the requested and the reported model.
         frames: description of how the judge samples frames from a video.
         temperature: sampling temperature; None if the judge does not sample.
-        seconds, dollars: typical duration and cost of an answer, for the estimate; None for an unknown duration.
+        seconds: typical duration of an answer, for the estimate; None if it is unknown.
+        model: name of the model in price tables; None for a judge that costs nothing.
         note: remark for the reports.
     """
 
@@ -89,7 +90,7 @@ class Judge(ABC):
     frames: str
     temperature: float | None = None
     seconds: float | None = None
-    dollars: float = 0.0
+    model: str | None = None
     note: str = ""
 
     @abstractmethod

@@ -34,7 +34,7 @@ class ModelJudge(JudgeSpec):
     model: VlmSpec
     answer: AnswerFormat = "json"
     temperature: float = 0.0
-    max_tokens: int = 4096
+    max_tokens: int = 8192
 
     @property
     def answer_format(self) -> AnswerFormat:
@@ -50,6 +50,7 @@ class _ModelJudge(Judge):
         self._model: VisionLanguageModel = spec.model.build()
         # The provider names the version of the model in its answers; each answer's is in the ledger.
         self.name, self.version = self._model.name, ""
+        self.model = self._model.model
         self.frames, self.temperature = self._model.frames or str(self._sampling), spec.temperature
         self.note = f"frames: {self.frames}; answers: {_ANSWERS[spec.answer]}"
 

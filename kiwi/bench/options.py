@@ -38,6 +38,8 @@ class BenchmarkOptions(DeviceOptions):
         concurrency: number of questions that are sent to the judge at the same time
         per_minute: maximum number of questions to the judge per minute (default: no limit)
         tries: maximum number of attempts at each question
+        budget: dollars after which the judge is asked no further question (default: no limit)
+        prices: price table (YAML) of judges (default: the table that kiwi ships)
         controls: number of bad edits of each kind that the judge must score below the real edits
         anchors: number of already judged items to judge again, to detect drift of the judge
         allow_partial: report an overall score even if items are missing
@@ -64,6 +66,8 @@ class BenchmarkOptions(DeviceOptions):
     concurrency: int = 8
     per_minute: float | None = None
     tries: int = 4
+    budget: float | None = None
+    prices: Path | None = None
     controls: int = 12
     anchors: int = 0
     allow_partial: bool = False
@@ -83,6 +87,8 @@ class BenchmarkOptions(DeviceOptions):
         if self.per_minute is not None and not MIN_PER_MINUTE <= self.per_minute < math.inf:
             expected, got = f"a finite number of questions a minute, at least {MIN_PER_MINUTE}", self.per_minute
             raise InputError("--per-minute is out of range", code="out-of-range", got=got, expected=expected)
+        if self.budget is not None and not 0 < self.budget < math.inf:
+            raise InputError("--budget must be a positive number of dollars", code="out-of-range", got=self.budget)
         if self.model is not None and self.videos is not None:
             raise InputError("--model and --videos cannot be combined", code="conflicting-options")
         is_part = self.part_index != (1, 1)  # raises if out of range

@@ -41,6 +41,7 @@ class BenchmarkReport:
         judge_note: remark on the judge.
         models: number of answers by each model that answered, as its provider names it.
         usage: tokens read and written for all judgements of the run.
+        cost: dollars spent on all answers in the ledger, by the price table; None for a judge without a price.
         folder: folder of the run.
     """
 
@@ -60,6 +61,7 @@ class BenchmarkReport:
     judge_note: str = ""
     models: Mapping[str, int] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
+    cost: float | None = None
     folder: Path = Path()
 
     @property
@@ -131,6 +133,8 @@ def list_notes(report: BenchmarkReport) -> list[str]:
         answered = ", ".join(f"{model} ({count})" for model, count in sorted(report.models.items()))
         tokens = f"{report.usage.prompt_tokens:,} tokens read and {report.usage.answer_tokens:,} written"
         texts.append(f"Models that answered, and their numbers of answers: {answered}; {tokens}.")
+    if report.cost is not None:
+        texts.append(f"Cost of all answers in the ledger by the price table: {report.cost:.2f} dollars.")
     for category, count in report.excluded.items():
         texts.append(f"Not scored: category {category}, {count} in the data ({report.suite.excluded[category]}).")
     if result.repeat_std is not None and result.flip_rate is not None:

@@ -14,6 +14,7 @@ from threading import Lock
 from typing import Any
 
 from kiwi import console
+from kiwi.bench.budget import Budget
 from kiwi.bench.judges import Judge, JudgeAnswer, JudgeError, Question
 from kiwi.bench.ledger import Judgement, JudgementKey, Ledger
 from kiwi.bench.options import BenchmarkOptions
@@ -98,8 +99,10 @@ class Runner:
     """Asks one judge about items of one suite, by the rubrics of its categories; appends new answers to the ledger."""
 
     def __init__(
-        self, suite: Suite, rubrics: Mapping[str, Rubric], judge: Judge, ledger: Ledger, rate_limit: RateLimit
-    ) -> None:
+        self, suite: Suite, rubrics: Mapping[str, Rubric], judge: Judge, ledger: Ledger, rate_limit: RateLimit,
+        budget: Budget | None = None,
+    ) -> None:  # fmt: skip
+        self.budget = budget or Budget(None, None, None, ())
         self.suite, self.rubrics, self.judge, self.ledger, self.rate_limit = suite, rubrics, judge, ledger, rate_limit
         self._all_dimensions = [name for rubric in rubrics.values() for name in rubric.dimensions]
         self._hashes: dict[Path, str] = {}
@@ -175,7 +178,10 @@ class Runner:
         if (known := self.ledger.find(question.key)) is not None:
             return known
         start, answer, scores = time.monotonic(), None, None
+        is_asked = not self.budget.is_spent
         try:
+            if not is_asked:
+                raise JudgeError(f"the budget of {self.budget.limit:g} dollars is spent", retryable=False)
             answer = self._ask_with_retries(question)
             result = read_answer(answer.reply, question.rubric.dimensions, self._all_dimensions)
             scores, reason = (None, result.reason) if isinstance(result, Unscored) else (dict(result), None)
@@ -195,7 +201,9 @@ class Runner:
             seconds=round(time.monotonic() - start, 3),
             at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        self.ledger.add(judgement)
+        if is_asked:
+            self.ledger.add(judgement)
+            self.budget.add(judgement)
         return judgement
 
     def _ask_with_retries(self, question: Question) -> JudgeAnswer:

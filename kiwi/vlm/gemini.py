@@ -63,7 +63,7 @@ class GeminiClient(VisionLanguageModel):
         options = types.HttpOptions(base_url=spec.url, timeout=round(spec.timeout * 1000))
         options.retry_options = types.HttpRetryOptions(attempts=1)  # the benchmark's runner retries
         self._client = genai.Client(api_key=self._key, vertexai=False, http_options=options)
-        self.name = f"gemini:{spec.model}"
+        self.name, self.model = f"gemini:{spec.model}", spec.model
         self.frames = "sampled by the provider from uploaded videos" if spec.upload else None
         self.has_structured_output = spec.structured
 

@@ -65,6 +65,7 @@ class OpenAIClient(VisionLanguageModel):
         self._openai, self._spec = openai, spec
         # The benchmark's runner retries, and counts the attempts.
         self._client = openai.OpenAI(api_key=self._key, base_url=spec.url, max_retries=0, timeout=spec.timeout)
+        self.model = spec.model
         self.name = f"openai:{spec.model}" + ("" if is_openai else f"@{urlsplit(spec.url).netloc}")
         self.has_structured_output = spec.structured
 

@@ -58,7 +58,7 @@ class Request:
     system: str
     parts: Sequence[Part]
     schema: Mapping[str, Any] | None = None
-    max_tokens: int = 4096
+    max_tokens: int = 8192
     temperature: float | None = 0.0
     seed: int = 0
 
@@ -114,12 +114,14 @@ class VisionLanguageModel(ABC):
     """A model that answers requests. `answer` may be called from several threads at once.
 
     Attributes:
-        name: the requested model, such as "gemini:gemini-3-flash-preview".
+        name: the requested model with its provider, such as "gemini:gemini-3-flash-preview".
+        model: the requested model alone.
         frames: how the model's provider samples frames, if it does so itself.
         has_structured_output: whether answers follow `Request.schema`.
     """
 
     name: str
+    model: str
     frames: str | None = None
     has_structured_output: bool = False
 

@@ -82,3 +82,29 @@ def test_a_judge_without_a_key_is_refused_before_anything_is_written(edits, tmp_
     assert main(["bench", "openve", *edits, "--judge", "openai:gpt", "--out", str(tmp_path / "run")]) == 2
     assert "OPENAI_API_KEY" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_ends_the_questions_and_a_larger_one_resumes_them(serve, edits, tmp_path, capsys):
+    model = ModelServer()
+    server, out, prices = serve(model), tmp_path / "run", tmp_path / "prices.yaml"
+    prices.write_text("judge: {prompt: 10, answer: 900}\n")  # 0.01 dollars for each answer
+    command = ["bench", "openve", *edits, "--judge", f"openai:judge@{server.url}/v1", "--out", str(out), "--no-gallery"]
+    command += ["--controls", "0", "--prices", str(prices), "--concurrency", "1"]
+    assert main([*command, "--budget", "0.025"]) == 1
+    assert sum(judgement.scores is not None for judgement in read_ledger(out / "judgements.jsonl")) == 3
+    text = " ".join("".join(capsys.readouterr()).split())
+    assert "the budget of 0.025 dollars is spent (2)" in text
+    assert "by the price table: 0.03 dollars" in text
+    assert main([*command, "--budget", "1"]) == 0
+    assert len(read_ledger(out / "judgements.jsonl")) == 5
+    assert "about 0.02 dollars" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("judge", "budget", "code"),
+    [("openai:judge@http://127.0.0.1:9/v1", "1", "judge"), ("oracle", "1", "--budget"), ("oracle", "-1", "--budget")],
+)
+def test_a_budget_that_cannot_be_kept_is_refused(edits, tmp_path, capsys, judge, budget, code):
+    assert main(["bench", "openve", *edits, "--judge", judge, "--budget", budget, "--out", str(tmp_path / "run")]) == 2
+    assert code in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

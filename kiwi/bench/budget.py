@@ -1,0 +1,52 @@
+"""A judge's spending, and the budget at which a run stops asking."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from threading import Lock
+
+from kiwi.bench.ledger import Judgement
+from kiwi.errors import InputError
+from kiwi.vlm.prices import Price, find_price
+
+
+class Budget:
+    """Adds up what the answers in a ledger have cost. Answers of models without a price cost nothing.
+
+    Args:
+        model: name of the model to ask, without its provider; None for a judge that costs nothing.
+        limit: dollars after which no question is asked; None for no limit.
+        prices: price table; by default the one in kiwi.
+        judgements: earlier judgements of the run, whose cost counts too.
+
+    Raises:
+        InputError: there is a limit but no price, or the table cannot be read.
+    """
+
+    def __init__(
+        self, model: str | None, limit: float | None, prices: Path | None, judgements: Iterable[Judgement]
+    ) -> None:
+        self.limit = limit
+        self.price: Price | None = None if model is None else find_price(model, prices)
+        if limit is not None and self.price is None:
+            problem = f"--budget needs the price of {model}" if model else "--budget applies to judges that cost money"
+            fix = "pass a price table with --prices; docs/judges.md describes it" if model else "remove it"
+            raise InputError(problem, code="missing-price" if model else "unused-option", fix=fix)
+        self.spent, self.answers, self._lock = 0.0, 0, Lock()
+        for judgement in judgements:
+            self.add(judgement)
+
+    def add(self, judgement: Judgement) -> None:
+        """Add the cost of a judgement."""
+        if self.price is not None and judgement.usage is not None:
+            with self._lock:
+                self.spent += self.price.cost(judgement.usage)
+                self.answers += 1
+
+    def estimate(self, answers: int) -> float | None:
+        """Estimate the cost of further answers in dollars by the mean of the earlier ones; None without any."""
+        return answers * self.spent / self.answers if self.answers else None
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether no further question may be asked; questions in flight are still answered."""
+        return self.limit is not None and self.spent >= self.limit
