@@ -110,6 +110,12 @@ class SpecError(KiwiError, ValueError):
     """A spec with an unknown name, an unknown field or a value out of range."""
 
 
+def repeated_option(former: str, current: str) -> SpecError:
+    """The error for a value that is given under both names of a renamed field or option."""
+    problem = f"{former} and {current} are the old and the new name of one option, and both are given"
+    return SpecError(problem, code="duplicate-field", fix=f"remove {former}")
+
+
 class CheckpointError(KiwiError):
     """Weights or a model folder that cannot be read or do not match the model."""
 

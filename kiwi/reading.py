@@ -27,6 +27,9 @@ MAX_DEPTH = 100
 MAX_YAML_VALUES = 200_000
 """Values in a YAML text if every alias is replaced by what it stands for; PyYAML reads this many in half a minute."""
 
+MAX_INSTRUCTION = 10_000
+"""Characters of an instruction, a caption or another description; the memory of attention grows with their square."""
+
 _MAX_INTEGER = 2**64
 
 
@@ -72,6 +75,19 @@ def follow_links(path: str | Path) -> Path:
         raise InputError(problem, code="unusable-path", got=error, fix="check the path") from None
 
 
+def require_text(text: str, what: str = "instruction", longest: int = MAX_INSTRUCTION) -> None:
+    """Raise an InputError for a text that is too long, or that has characters that tokenizers and files do not take.
+
+    These are NUL and lone surrogates, as from broken JSON or a wrongly decoded command line. Errors call it `what`.
+    """
+    if len(text) > longest:
+        problem, expected = f"the {what} has {len(text)} characters", f"at most {longest}"
+        raise InputError(problem, code="too-long", expected=expected, fix="shorten it")
+    if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in text):
+        problem = f"the {what} is not valid Unicode text: it contains a NUL or a lone surrogate"
+        raise InputError(problem, code="invalid-unicode", got=ascii(text)[:200], fix="write it again as UTF-8")
+
+
 def read_yaml(file: str | Path, error: type[KiwiError] = InputError, what: str = "file") -> Any:
     """Read a YAML file with `parse_yaml`; raise `error` if it cannot be read. Errors call the file `what`."""
     return _read(file, error, what, parse_yaml)
@@ -85,7 +101,7 @@ def read_json(
 
 
 def parse_yaml(text: str) -> Any:
-    """Parse YAML with plain values only: no infinite or huge numbers, and no dates that do not exist.
+    """Parse YAML with plain values only: no infinite or huge numbers, no repeated keys, and no dates that do not exist.
 
     Raises:
         ValueError: the text is invalid or too large; the message is one line.
@@ -200,6 +216,19 @@ class _BoundedLoader(yaml.SafeLoader):
             raise ValueError(f"it has more than {MAX_YAML_VALUES} values, counted with its aliases")
         self._depth -= 1
         self._sizes[node] = self._values - before
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Compose a mapping, and reject a key that occurs twice: PyYAML would silently take its last value."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (name := (key.tag, key.value)) in lines:
+                raise ValueError(
+                    f"the key {key.value!r} occurs twice in a mapping, in lines {lines[name]} and "
+                    f"{key.start_mark.line + 1}"
+                )
+            lines[name] = key.start_mark.line + 1
         return node
 
     def construct_yaml_int(self, node: Any) -> int:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from kiwi.errors import SpecError, format_choices
+from kiwi.errors import SpecError, format_choices, repeated_option
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +137,8 @@ def resolve_field_names(specs: Iterable[type[Spec]], fields: dict[str, Any]) -> 
     known = [(spec.__name__, field) for spec in specs for field in dataclasses.fields(spec)]
     renamed = {field.metadata["formerly"]: (spec, field.name) for spec, field in known if "formerly" in field.metadata}
     for former in fields.keys() & renamed.keys():
+        if renamed[former][1] in fields:
+            raise repeated_option(former, renamed[former][1])
         warn_renamed(f"{renamed[former][0]}.{former}", ".".join(renamed[former]))
     return {renamed[key][1] if key in renamed else key: value for key, value in fields.items()}
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from kiwi.errors import InputError, ManifestError, format_choices
 from kiwi.media.files import resolve_inside
-from kiwi.reading import read_yaml
+from kiwi.reading import read_yaml, require_text
 from kiwi.spec import Spec, from_dict
 
 SuiteName = Literal["openve", "refvie", "sandbox"]
@@ -206,6 +206,8 @@ def _parse_row(location: str, entry: Any, fields: Sequence[str]) -> _Row:
     values = {name: entry.get(name) if isinstance(entry, dict) else None for name in fields}
     if missing := [name for name, value in values.items() if not isinstance(value, str) or not value.strip()]:
         raise ManifestError(f"{location} has no {', '.join(missing)}", code="missing-field", expected=", ".join(fields))
+    for name, value in values.items():
+        require_text(str(value), f"{name} of {location}")
     return _Row(location, *(str(value).strip() for value in values.values()))
 
 

@@ -32,6 +32,8 @@ from kiwi.spec import LARGEST
 
 log = logging.getLogger(__name__)
 
+_MAX_WORKERS = 1024
+
 
 class _Sample(NamedTuple):
     """A record with the index of its data source and its bucket."""
@@ -82,6 +84,11 @@ class EditData(L.LightningDataModule):
             got = f"{len(train)} sources, data.batch_size {batch_size}, data.holdout {holdout}"
             message = "data.train needs at least one source, data.batch_size >= 1 and data.holdout >= 0"
             raise InputError(message, code="out-of-range", got=got)
+        if not 0 <= num_workers <= _MAX_WORKERS:
+            expected = f"0 to {_MAX_WORKERS}"
+            raise InputError(
+                "data.num_workers is out of range", code="out-of-range", got=num_workers, expected=expected
+            )
         self.train, self.validation, self.root = train, validation or [], Path(root)
         self.max_pixels, self.multiple, self.batch_size = max_pixels, multiple, batch_size
         self.holdout, self.num_workers, self.seed = holdout, num_workers, seed

@@ -9,21 +9,25 @@ cell of Hugging Face's image and video columns, `{"bytes": ..., "path": ...}`.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from kiwi.data.clips import EncodedImage, EncodedVideo, ImageFile, VideoFile
 from kiwi.data.manifest_rows import READERS, Row, holds_nothing
 from kiwi.errors import InputError, KiwiError, ManifestError
 from kiwi.media.files import resolve_inside
 from kiwi.media.image import EncodedMedia, check_image
-from kiwi.reading import parse_json, require_file
+from kiwi.reading import MAX_INSTRUCTION, parse_json, require_file, require_text
 
 _MAX_PROBLEMS = 5
 """Maximum number of problems that an error message describes; it gives the number of the others."""
-_MAX_PATH_LENGTH, _MAX_TEXT_LENGTH = 4096, 100_000
-"""Maximum numbers of characters of a path and of any other text; more is damage, or meant to fill the memory."""
+_MAX_PATH_LENGTH = 4096
+"""Maximum number of characters of a path or an id; more is damage, or meant to fill the memory."""
+_MAX_REFERENCES = 100
+"""Maximum number of reference images of a row, all of which are decoded for one sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,23 +139,29 @@ class _RowChecker:
 
     def _read_id(self, number: int, row: Row) -> str:
         given_id = next((row.cells[k] for k in ("iid", "id") if not holds_nothing(row.cells.get(k))), None)
-        record_id = f"{self.path.stem}:{number}" if given_id is None else str(given_id).strip()
+        if isinstance(given_id, float | int) and not isinstance(given_id, bool):
+            given_id = str(given_id)
+        given_id = self._check_text(row, "id", given_id, _MAX_PATH_LENGTH)
+        record_id = given_id or f"{self.path.stem}:{number}"
         if record_id in self.location_by_id:
             self._add_problem(row, f"the id {record_id!r} is already in use ({self.location_by_id[record_id]})")
         self.location_by_id.setdefault(record_id, row.location)
         return record_id
 
     def _read_text(self, row: Row, column: str) -> str | None:
-        value = row.cells.get(column)
+        return self._check_text(row, column, row.cells.get(column), MAX_INSTRUCTION)
+
+    def _check_text(self, row: Row, name: str, value: Any, longest: int) -> str | None:
         if holds_nothing(value):
             return None
         if not isinstance(value, str):
-            self._add_problem(row, f"{column} is not text but {type(value).__name__}")
-        elif len(value) > _MAX_TEXT_LENGTH:
-            self._add_problem(row, f"{column} has {len(value)} characters, more than {_MAX_TEXT_LENGTH}")
-        else:
-            return value.strip()
-        return None
+            self._add_problem(row, f"{name} is not text but {type(value).__name__}")
+            return None
+        try:
+            require_text(value, name, longest)
+        except InputError as error:
+            self._add_problem(row, error.problem)
+        return value.strip()
 
     def _read_clip(self, row: Row, column: str, *, required: bool) -> VideoFile | EncodedVideo | None:
         try:
@@ -201,16 +211,15 @@ class _FileFinder:
     def __init__(self, base: Path) -> None:
         self.base = base
         self._folders: dict[str, tuple[Path, dict[str, os.DirEntry[str]]]] = {}
+        self._similar_names: dict[str, dict[str, str]] = {}
         self._image_errors: dict[Path, KiwiError | None] = {}
 
     def find(self, text: str, column: str) -> Path:
         """Return the path of a file. Raises InputError if it is missing, a folder, or outside the base folder."""
-        if len(text) > _MAX_PATH_LENGTH:
-            expected = f"at most {_MAX_PATH_LENGTH}"
-            raise InputError(f"the {column} has {len(text)} characters", code="invalid-path", expected=expected)
-        relative = PurePosixPath(text)
-        is_plain = not (relative.is_absolute() or relative.name in ("", "..") or "\\" in text or "\0" in text)
-        if is_plain and (path := self._find_in_listing(relative)) is not None:
+        require_text(text, column, _MAX_PATH_LENGTH)
+        parent, _, name = text.rpartition("/")
+        is_plain = not text.startswith("/") and name not in ("", ".", "..") and "\\" not in text
+        if is_plain and (path := self._find_in_listing(parent, name)) is not None:
             return path
         # Symlinks, folders, missing files and file systems that ignore case are rare: each is checked individually.
         resolved = resolve_inside(self.base, text, column)
@@ -222,23 +231,36 @@ class _FileFinder:
                 "write paths with / on every system",
             )
             raise InputError(problem, code="invalid-path", fix=fix)
+        if re.match(r"\w+://", text):
+            raise InputError(f"the {column} {text!r} is an address", code="invalid-path", fix="download the file")
         exists = os.path.exists(resolved)  # noqa: PTH110 (as above)
         state = "is a folder" if exists and resolved.is_dir() else "is a pipe or device" if exists else "does not exist"
+        state += "" if exists else self._suggest(parent, name)
         raise InputError(f"the {column} {text!r} {state}", code="missing-file")
 
-    def _find_in_listing(self, relative: PurePosixPath) -> Path | None:
+    def _find_in_listing(self, parent: str, name: str) -> Path | None:
         """Return the path of a regular file that is listed in its folder, or None if there is none."""
-        parent = str(relative.parent)
         if parent not in self._folders:
             try:
-                folder = resolve_inside(self.base, parent, "folder")
+                folder = resolve_inside(self.base, parent or ".", "folder")
             except InputError:
                 return None
             self._folders[parent] = (folder, _list_folder(folder))
         folder, entries = self._folders[parent]
-        entry = entries.get(relative.name)
+        entry = entries.get(name)
         is_regular = entry is not None and not entry.is_symlink() and entry.is_file()
-        return folder / relative.name if is_regular else None
+        return folder / name if is_regular else None
+
+    def _suggest(self, parent: str, name: str) -> str:
+        """Return a hint at a file whose name differs in case, Unicode normalization or spaces only, or no text."""
+        _, entries = self._folders.get(parent, (self.base, {}))
+        if parent not in self._similar_names:
+            self._similar_names[parent] = {_normalize(entry): entry for entry in entries}
+        similar = self._similar_names[parent].get(_normalize(name))
+        if similar is None:
+            return ""
+        is_same_text = normalize("NFC", similar) == normalize("NFC", name)
+        return f", but there is {similar!r}{' in another Unicode normalization' if is_same_text else ''}"
 
     def check_image(self, path: Path) -> None:
         """Raise a KiwiError if a reference is not an image; each file is opened once, even if many rows use it."""
@@ -250,6 +272,10 @@ class _FileFinder:
                 self._image_errors[path] = error
         if (problem := self._image_errors[path]) is not None:
             raise problem
+
+
+def _normalize(name: str) -> str:
+    return normalize("NFC", name).casefold().strip()
 
 
 def _list_folder(folder: Path) -> dict[str, os.DirEntry[str]]:
@@ -270,6 +296,9 @@ def _parse_list(value: Any, kinds: tuple[type, ...], column: str) -> list[Any]:
             raise InputError(message, code="wrong-type", got=repr(value[:60])) from None
     values = [_unwrap(item, column) for item in (value if isinstance(value, list) else [value])]
     values = [item for item in values if not holds_nothing(item)]
+    if len(values) > _MAX_REFERENCES:
+        expected = f"at most {_MAX_REFERENCES}"
+        raise InputError(f"{column} holds {len(values)} images", code="too-long", expected=expected)
     for item in values:
         if not isinstance(item, kinds):
             names = " or ".join(kind.__name__ for kind in kinds)

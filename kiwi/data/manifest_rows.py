@@ -22,6 +22,7 @@ COLUMNS = [
 # What programs write for a cell without a value, without its punctuation: "<NA>", "#N/A", "(null)", "-nan", "\\N".
 _WORDS_FOR_NOTHING = {"", "nan", "none", "null", "na", "nil", "nat", "undefined", "n", "1ind", "1qnan"}
 _SPREADSHEET_ERROR = re.compile(r"#[\w/]+[!?]")
+_ASCII_PUNCTUATION = re.compile(r"[^0-9A-Za-z]+")
 _BYTE_ORDER_MARKS = {
     b"\xff\xfe\0\0": "UTF-32",
     b"\0\0\xfe\xff": "UTF-32",
@@ -56,8 +57,11 @@ def holds_nothing(value: Any) -> bool:
 
 
 def _is_word_for_nothing(word: str) -> bool:
-    kept = (c for c in word if unicodedata.category(c)[0] in "LMN" or unicodedata.category(c) == "So")
-    return "".join(kept) in _WORDS_FOR_NOTHING or _SPREADSHEET_ERROR.fullmatch(word) is not None
+    if word.isascii():  # as most are; the same, but faster
+        kept = _ASCII_PUNCTUATION.sub("", word)
+    else:
+        kept = "".join(c for c in word if unicodedata.category(c)[0] in "LMN" or unicodedata.category(c) == "So")
+    return kept in _WORDS_FOR_NOTHING or _SPREADSHEET_ERROR.fullmatch(word) is not None
 
 
 def require_utf8(path: Path) -> None:

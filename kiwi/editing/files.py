@@ -10,6 +10,7 @@ from kiwi.errors import InputError
 from kiwi.media.image import read_image, write_image
 from kiwi.media.video import Video, read_video, write_video
 from kiwi.options import DeviceOptions, option, positional
+from kiwi.reading import require_text
 from kiwi.sandbox.grammar import DOMAIN_DESCRIPTION
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class EditOptions(DeviceOptions):
         self.require_at_least(1, "steps", "max_pixels")
         if not self.instruction.strip():
             raise InputError("--instruction is empty", code="empty-instruction", fix="describe the edit in words")
+        require_text(self.instruction)
         if not (folder := self.out.parent).is_dir():
             raise InputError(f"the folder {folder} of --out does not exist", code="missing-folder", fix="create it")
         if self.out.suffix.lower() not in (".mp4", ".png"):

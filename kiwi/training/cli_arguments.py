@@ -13,10 +13,18 @@ from typing import Any
 import yaml
 
 from kiwi.data.datamodule import EditData
-from kiwi.errors import InputError, closest_match, format_choices
-from kiwi.experiment import read_experiment, to_short_form, with_current_keys, with_current_names
+from kiwi.errors import InputError, closest_match, format_choices, repeated_option
+from kiwi.experiment import (
+    SOURCE_LISTS,
+    SOURCES_SYNTAX,
+    read_experiment,
+    to_short_form,
+    update_configuration,
+    with_current_keys,
+    with_current_names,
+)
 from kiwi.reading import parse_yaml
-from kiwi.spec import Spec, abstract_specs, allowed_names, from_dict
+from kiwi.spec import LARGEST, Spec, abstract_specs, allowed_names, from_dict
 from kiwi.training.callbacks.before_after import BeforeAfter
 from kiwi.training.callbacks.edit_quality import EditQuality
 from kiwi.training.modules.base import LitModule
@@ -36,6 +44,9 @@ GROUPS: dict[str, tuple[type, ...]] = {"model": MODULES, "data": (EditData,), "q
 
 _IMPORTING_GROUPS = ("trainer", "optimizer", "lr_scheduler")
 """Option groups of Lightning, where any text may be the import path of a class."""
+
+_LISTS_OF_SPECS = ("--data.train", "--data.validation", "--trainer.callbacks", "--trainer.logger", "--trainer.plugins")
+"""Options whose lists replace earlier ones as a whole."""
 
 SEE_HELP = "see `python -m kiwi fit --help`"
 
@@ -77,37 +88,77 @@ def _rename_specs_and_fields(configuration: dict[str, Any]) -> dict[str, Any]:
 
 
 def translate_argv_for_jsonargparse(argv: Sequence[str]) -> list[str]:
-    """Convert the configuration files and values in arguments to current names and to jsonargparse's form."""
+    """Convert the configuration files and values in arguments to current names and to jsonargparse's form.
+
+    Raises:
+        KiwiError: an option has no value, a configuration is malformed, or an option is given under two names.
+    """
     pending = list(argv)
     translated = []
+    names: dict[str, str] = {}
     while pending:
         name, separator, value = pending.pop(0).partition("=")
         is_option = name in ("--config", "-c") or (name.startswith("--") and "." in name and not name.endswith(".help"))
         if is_option and not separator and pending and not pending[0].startswith("--"):
             separator, value = "=", pending.pop(0)
+        if (is_option and not separator) or (name in ("--config", "-c") and not value.strip()):
+            raise InputError(f"the option {name} has no value", code="missing-value", fix=f"write {name} VALUE")
         if name in ("--config", "-c"):
-            # Any other value may be an inline configuration, which jsonargparse accepts too.
-            is_file = value.endswith((".yaml", ".yml", ".json")) or os.path.lexists(value)
-            if is_file:
-                configuration = with_class_paths(_rename_specs_and_fields(read_experiment(value)))
-                value = yaml.safe_dump(configuration, sort_keys=False)
-            translated += ["--config", value]
-        elif is_option and separator:
-            translated.append(_translate_option(name.removeprefix("--"), value))
+            configuration = _rename_specs_and_fields(_read_configuration(value))
+            configuration = {group: with_class_paths(options) for group, options in configuration.items()}
+            for part in (_empty_lists_of_specs(configuration), configuration):
+                translated += ["--config", yaml.safe_dump(part, sort_keys=False)] if part else []
+        elif is_option:
+            option = _translate_option(name.removeprefix("--"), value)
+            current = option.partition("=")[0]
+            given = name.replace(".init_args", "").replace(".type", ".class_path")
+            if (other := names.setdefault(current, given)) != given:
+                raise repeated_option(given if other == current else other, current)
+            # jsonargparse would complete the entries of a list by those of the previous one, if it is as long.
+            is_list = current in _LISTS_OF_SPECS and value.startswith("[")
+            translated += [f"{current}=[]", option] if is_list else [option]
         else:
             translated.append(name + separator + value)
     return translated
 
 
+def _read_configuration(value: str) -> dict[str, Any]:
+    """Read the value of --config: a file, or YAML."""
+    if value.endswith((".yaml", ".yml", ".json")) or os.path.lexists(value):
+        return read_experiment(value)
+    try:
+        configuration = parse_yaml(value)
+    except ValueError as error:
+        problem, expected = "the value of --config cannot be read", "a file, or a mapping in YAML"
+        raise InputError(problem, code="invalid-option", got=error, expected=expected) from None
+    if isinstance(configuration, str):
+        raise InputError(f"the configuration {value} does not exist", code="missing-file", fix="check the path")
+    return update_configuration(configuration, "the value of --config")
+
+
+def _empty_lists_of_specs(configuration: dict[str, Any]) -> dict[str, Any]:
+    """The lists of specs that a configuration sets, empty; without these, jsonargparse would merge entries of lists."""
+    paths = [option.removeprefix("--").split(".") for option in _LISTS_OF_SPECS]
+    given = [(group, name) for group, name in paths if isinstance(configuration.get(group, {}).get(name), list)]
+    return {group: {name: [] for owner, name in given if owner == group} for group, _ in given}
+
+
 def _translate_option(path: str, text: str) -> str:
     """Convert an option such as `model.config.source={type: NoSource}` to jsonargparse's form."""
     keys = path.split(".")
+    if ".".join(keys[:2]) in SOURCE_LISTS and len(keys) > 2:
+        problem = "an entry of a list of data sources cannot be changed alone"
+        raise InputError(problem, code="unknown-field", got=path, expected=SOURCES_SYNTAX)
     if keys[0] in GROUPS:
         keys = ["type" if key == "class_path" else key for key in keys if key != "init_args"]
     value: Any = text
     if text.startswith(("{", "[")):
-        with suppress(ValueError):
+        try:
             value = parse_yaml(text)
+        except ValueError as error:
+            # What is no YAML at all may be the name of a folder.
+            if not isinstance(error.__context__, yaml.YAMLError):
+                raise InputError(f"the value of {path} cannot be read", code="invalid-option", got=error) from None
     nested = functools.reduce(lambda inner, key: {key: inner}, reversed(keys), to_short_form(value))
     node: Any = _rename_specs_and_fields(with_current_keys(nested))
     current_keys = []
@@ -119,6 +170,23 @@ def _translate_option(path: str, text: str) -> str:
         node = with_class_paths(node)
         node = text if node == value else yaml.safe_dump(node, default_flow_style=True, width=10**6).strip()
     return f"--{'.'.join(current_keys)}={node}"
+
+
+def require_numbers(value: Any, path: str = "") -> None:
+    """Raise an InputError for a number in a parsed configuration that is not finite, or larger than any size or count.
+
+    Arguments of classes outside kiwi, such as those of callbacks, may be any numbers.
+    """
+    if isinstance(value, dict):
+        if str(value.get("class_path", "kiwi.")).startswith("kiwi."):
+            for name, item in value.items():
+                require_numbers(item, path if name == "init_args" else f"{path}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            require_numbers(item, path)
+    elif isinstance(value, int | float) and path != "seed_everything" and not abs(value) <= LARGEST:  # also for NaN
+        expected = f"a number up to {LARGEST:,}"
+        raise InputError(f"{path} is not finite or too large", code="out-of-range", got=value, expected=expected)
 
 
 def build_model_specs(model: Mapping[str, Any]) -> dict[str, Spec]:

@@ -32,7 +32,7 @@ from kiwi.training.callbacks.edit_quality import EditQuality
 from kiwi.training.callbacks.export import ModelExport
 from kiwi.training.callbacks.previews import Previews
 from kiwi.training.callbacks.run_log import RunLog
-from kiwi.training.cli_arguments import explain_parse_error, translate_argv_for_jsonargparse
+from kiwi.training.cli_arguments import explain_parse_error, require_numbers, translate_argv_for_jsonargparse
 from kiwi.training.modules.base import LitModule
 from kiwi.training.trainer import Trainer
 from kiwi.training.user_modules import explain_import_failure
@@ -99,6 +99,7 @@ class KiwiCLI(LightningCLI):
         except ArgumentError as error:
             parsers = self._subcommand_parsers.values()
             _raise_plain_error(error, [option for p in parsers for option in p._option_string_actions])
+        require_numbers(self.config[self.config["subcommand"]].as_dict())
 
     def _parse_ckpt_path(self) -> None:
         """Lock the run folder of `fit`, and find and check the checkpoint, before anything else.
@@ -255,14 +256,21 @@ def _raise_plain_error(error: Exception, options: Iterable[str] = ()) -> NoRetur
         got, fix = " ".join(str(rejection).split()), "correct the options of trainer, or install the package"
         raise InputError(problem, code="invalid-trainer", got=got, fix=fix) from None
     if not isinstance(error, (ArgumentError, MisconfigurationException)):
-        raise error  # a bug, which keeps its traceback
+        # A bug, also in a user's class, keeps its traceback; jsonargparse would bury it under a dump of all options.
+        raise next(
+            (cause for cause in exception_chain(error) if not _is_raised_in(cause, "jsonargparse")), error
+        ) from None
     raise explain_parse_error(str(error), options) from None
 
 
 def _is_raised_by_lightning(error: BaseException) -> bool:
     """Whether a statement of Lightning raised an error, or a logger, strategy or plugin cannot import its package."""
+    return isinstance(error, ImportError) or _is_raised_in(error, "lightning")
+
+
+def _is_raised_in(error: BaseException, package: str) -> bool:
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return isinstance(error, ImportError) or (bool(modules) and modules[-1].startswith("lightning"))
+    return bool(modules) and modules[-1].startswith(package)
 
 
 def _silence_library_warnings() -> None:

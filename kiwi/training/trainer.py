@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as lightning
 from lightning.pytorch.accelerators import Accelerator
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ProgressBar, RichProgressBar, Timer
 from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import ProgressColumn, Task
@@ -17,8 +17,19 @@ from rich.text import Text
 from kiwi.environment import devices
 from kiwi.errors import InputError
 from kiwi.models.device import cpu_has_bf16_matmul
+from kiwi.spec import LARGEST
 
 log = logging.getLogger(__name__)
+
+_MINIMUMS = {
+    "max_steps": -1, "max_epochs": -1, "min_steps": 0, "min_epochs": 0, "num_sanity_val_steps": -1,
+    "log_every_n_steps": 0, "check_val_every_n_epoch": 1, "accumulate_grad_batches": 1, "gradient_clip_val": 0,
+    "num_nodes": 1, "reload_dataloaders_every_n_epochs": 0, "limit_train_batches": 0, "limit_val_batches": 0,
+    "overfit_batches": 0, "fast_dev_run": 0,
+}  # fmt: skip
+"""Smallest values of the Trainer's numbers, not all of which Lightning checks; -1 is no limit."""
+
+_MAX_DEVICES = 1024
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true", "32", "bf16", "16"]
 
@@ -35,8 +46,7 @@ class Trainer(lightning.Trainer):
     def __init__(
         self, *, accelerator: str | Accelerator = "auto", precision: Precision | None = None, **kwargs: Any
     ) -> None:
-        if (batches := kwargs.get("accumulate_grad_batches")) is not None and batches < 1:
-            raise InputError("trainer.accumulate_grad_batches must be at least 1", code="out-of-range", got=batches)
+        _require_ranges(kwargs)
         on_cpu = accelerator == "cpu"
         if precision == "auto":
             precision = "bf16-mixed" if has_bf16(on_cpu=on_cpu) else "32-true"
@@ -96,6 +106,9 @@ class EveryNSteps:
     """
 
     def __init__(self, n: int, step: int = 0) -> None:
+        if n < 0:
+            expected = "a number of optimizer steps, or 0 for never"
+            raise InputError("an interval of steps is negative", code="out-of-range", got=n, expected=expected)
         self.n, self.last = n, step
 
     def due(self, step: int) -> bool:
@@ -156,6 +169,30 @@ class _HeadingColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         is_training = task.description.startswith("Epoch")
         return Text(self.bar.format_heading(self.trainer) if is_training else task.description)
+
+
+def _require_ranges(options: dict[str, Any]) -> None:
+    """Raise an InputError for a number that Lightning would divide by, wait for or ignore."""
+
+    def require(name: str, is_valid: bool, expected: str) -> None:
+        if not is_valid:
+            raise InputError(
+                f"trainer.{name} is out of range", code="out-of-range", got=options[name], expected=expected
+            )
+
+    for name, minimum in _MINIMUMS.items():
+        if (value := options.get(name)) is not None:
+            require(name, minimum <= value <= LARGEST, f"{minimum} to {LARGEST:,}")
+    if (interval := options.get("val_check_interval")) is not None and not isinstance(interval, str | dict | timedelta):
+        require("val_check_interval", 0 < interval <= LARGEST, f"more than 0, up to {LARGEST:,}")
+    if isinstance(devices := options.get("devices"), int):
+        require("devices", -1 <= devices <= _MAX_DEVICES, f"1 to {_MAX_DEVICES}, or -1 for all")
+    if (limit := options.get("max_time")) is not None:
+        try:
+            seconds = Timer(limit).time_remaining() or 0
+        except (OverflowError, TypeError):
+            seconds = 0
+        require("max_time", seconds > 0, "a positive time, such as 00:12:00:00 for twelve hours")
 
 
 def has_bf16(*, on_cpu: bool = False) -> bool:

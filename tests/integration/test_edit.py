@@ -113,6 +113,8 @@ def test_an_image_is_edited_as_a_video_of_one_frame(model, tmp_path):
         ({"video": "missing.mp4"}, None),
         ({"video": "noise.mp4"}, None),
         ({"instruction": "  "}, "empty-instruction"),
+        ({"instruction": "snow " * 10**6}, "too-long"),
+        ({"instruction": "sn\udcffow"}, "invalid-unicode"),
         ({"reference": ["noise.mp4"]}, None),
         ({"out": "nowhere/out.mp4"}, "missing-folder"),
         ({"video": "noise.mp4", "out": "noise.mp4"}, "output-is-input"),

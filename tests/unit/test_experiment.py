@@ -4,9 +4,9 @@ from dataclasses import dataclass
 import pytest
 
 from kiwi import experiment
-from kiwi.errors import InputError
+from kiwi.errors import InputError, KiwiError, SpecError
 from kiwi.experiment import merge_configurations, read_experiment, with_current_names
-from kiwi.spec import Spec, override, renamed_from
+from kiwi.spec import Spec, from_dict, override, renamed_from
 
 
 def write(folder, **files):
@@ -107,7 +107,7 @@ def test_renamed_options_are_read_with_a_warning(tmp_path, monkeypatch, caplog):
 
 def test_the_loss_weighting_size_and_callbacks_of_the_previous_release_are_read(tmp_path):
     text = """
-    model: {class_path: LitKiwi, init_args: {emphasis: {class_path: OnChanges, init_args: {half: 0.2}}, max_pixels: 9}}
+    model: {class_path: LitKiwi, init_args: {emphasis: {class_path: OnChanges, init_args: {half: 0.2}}, max_pixels: 8}}
     trainer: {callbacks: [{class_path: kiwi.training.before_after.BeforeAfter, init_args: {items: 4}}]}
     data: {max_pixels: 8}
     """
@@ -140,3 +140,43 @@ def test_renamed_specs_and_fields_have_their_current_names_at_any_depth(caplog):
     assert with_current_names(SolverConfig, old) == new
     assert override(SolverConfig(), {"solver.degree": 5}).solver == HeunSolver(order=5)
     assert "HeunSolver.degree has been renamed to HeunSolver.order" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "told"),
+    [
+        ("model: {3: 4}", "wrong-type", "model.3"),
+        ("data: {train: [{type: Manifest, path: a.csv, on: 1}]}", "wrong-type", "data.train.True"),
+        ("trainer: [1]", "wrong-type", "trainer"),
+        ("previews: 3", "wrong-type", "previews"),
+        ("data: x", "wrong-type", "data"),
+        ("model: {class_path: LitVae, init_args: [1]}", "wrong-type", "init_args"),
+        ("data: {train: {type: Manifest, path: a.csv}}", "wrong-type", "data.train is not a list"),
+        ("data: {train: [a.csv]}", "wrong-type", "path: a.csv"),
+        ("model: {max_pixels: 9}\ndata: {max_pixels: 8}", "duplicate-field", "data.max_pixels"),
+        ("trainer:\n  max_steps: 1\n  devices: 1\n  max_steps: 2", "unreadable-file", "'max_steps' occurs twice"),
+        ("trainer:\n  max_steps: 1\n  devices: 1\n  max_steps: 2", "unreadable-file", "lines 2 and 4"),
+        ("model: {optim: {lr: 1}}\nmodel: {optim: {lr: 2}}", "unreadable-file", "lines 1 and 2"),
+    ],
+)
+def test_a_malformed_configuration_is_reported_with_its_place(tmp_path, text, code, told):
+    with pytest.raises(KiwiError, check=lambda error: error.code == code) as caught:
+        read_experiment(write(tmp_path, e=text) / "e.yaml")
+    assert told in str(caught.value)
+
+
+def test_groups_whose_fields_are_commented_out_are_absent_and_merged_keys_may_be_replaced(tmp_path):
+    text = "trainer:\nmodel:\n  # type: LitVae\ndata: {train: null}\nx: &x {a: 1, b: 2}\nprevious: {<<: *x, b: 3}"
+    configuration = read_experiment(write(tmp_path, e=text) / "e.yaml")
+    assert configuration.keys() == {"data", "x", "previous"}
+    assert configuration["previous"] == {"a": 1, "b": 3}
+
+
+def test_the_old_and_the_new_name_of_a_field_cannot_both_be_given():
+    @dataclass(frozen=True, kw_only=True)
+    class Weighted(Spec):
+        power: float = renamed_from("exponent", default=1.0)
+
+    for read in (lambda data: from_dict(Weighted, data), lambda data: with_current_names(Weighted, data)):
+        with pytest.raises(SpecError, check=lambda error: error.code == "duplicate-field"):
+            read({"type": "Weighted", "power": 1.0, "exponent": 2.0})

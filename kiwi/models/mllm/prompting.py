@@ -18,6 +18,7 @@ from torch import Tensor
 from kiwi.encoded import IMAGE, VIDEO, Pixels, PixelsOrFeatures, TaskKind, VisionFeatures
 from kiwi.errors import CheckpointError, InputError
 from kiwi.models.mllm.vision_input import VisionInput, VisionPreprocessor
+from kiwi.reading import require_text
 from kiwi.weights.files import read_json
 
 _SLOTS = {
@@ -162,7 +163,7 @@ class Prompter:
             num_queries: number of placeholders for queries.
 
         Raises:
-            InputError: if the references do not fit the task, or an instruction is not valid Unicode.
+            InputError: if the references do not fit the task, or an instruction is too long or not valid Unicode.
         """
         samples = zip(sources, instructions, references, strict=True)
         rows = [self._build_row(*sample, task, num_queries) for sample in samples]
@@ -203,10 +204,7 @@ class Prompter:
             expected = "at least 1" if task == TaskKind.reference else "0"
             message = f"wrong number of reference images for the task {str(task)!r}"
             raise InputError(message, code="mismatched-references", got=len(references), expected=expected)
-        if any("\ud800" <= char <= "\udfff" for char in instruction):
-            # A lone surrogate, as from broken JSON or a wrongly decoded command line, which no tokenizer accepts.
-            message = "the instruction is not valid Unicode: it contains a lone surrogate"
-            raise InputError(message, code="invalid-unicode", got=ascii(instruction))
+        require_text(instruction)
         row = _Row()
         for part in re.split(r"(\{\w+\})", self.template[task]):
             match part:

@@ -14,6 +14,7 @@ from PIL import Image
 from kiwi.data.dataset import EditDataset
 from kiwi.data.sample import EditSample, collate
 from kiwi.encoded import Pixels, TaskKind
+from kiwi.errors import InputError
 from kiwi.media.contact_sheet import contact_sheet
 from kiwi.media.image import write_image
 from kiwi.media.resize import resize
@@ -35,6 +36,8 @@ class Previews(L.Callback):
     """
 
     def __init__(self, every_n_steps: int = 500, items: int = 4, seed: int = 0) -> None:
+        if items < 0:
+            raise InputError("previews.items is negative", code="out-of-range", got=items, expected="0 or more")
         self.interval, self.items, self.seed = EveryNSteps(every_n_steps), items, seed
         self.last_step = -1
 

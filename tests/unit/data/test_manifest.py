@@ -15,6 +15,7 @@ from kiwi.data.clips import ImageFile, VideoFile
 from kiwi.data.manifest import EditRecord, read_manifest
 from kiwi.errors import ManifestError
 from kiwi.media.video import write_video
+from kiwi.reading import MAX_INSTRUCTION
 
 
 def jpeg(level: int = 100) -> bytes:
@@ -508,3 +509,47 @@ def test_paths_that_no_file_can_have_are_reported_with_their_row(base: Path, pat
     assert "line 1: the src_video" in message
     assert "line 1: the ref_image" in message
     problem(base / ("a" * 300 + ".csv"), "missing-file")
+
+
+@pytest.mark.parametrize("column", ["src_video", "prompt", "caption", "edited_type", "iid", "ref_image"])
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800", "x" * 20_000])
+def test_text_that_no_tokenizer_or_file_takes_is_reported_with_its_row(base: Path, column: str, text: str) -> None:
+    row = {"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": "a"}
+    message = problem(write_rows(base, "jsonl", [row, row | {column: text}]), "invalid-rows")
+    assert "has 1 problem: pairs.jsonl, line 2: the " in message
+    assert len(message) < 1000
+
+
+def test_a_nul_behind_the_first_lines_of_a_csv_is_reported_with_its_line(base: Path) -> None:
+    rows = "src/0.mp4,tgt/0.mp4,a\n" * 20
+    path = write(base, f"src_video,tgt_video,prompt\n{rows}src/0.mp4,tgt/0.mp4,a\0b\n")
+    assert "line 22: the prompt is not valid" in problem(path, "invalid-rows")
+
+
+def test_prompts_are_as_long_as_instructions_may_be(base: Path) -> None:
+    row = {"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": "a" * MAX_INSTRUCTION}
+    assert len(read_manifest(write_rows(base, "jsonl", [row]))) == 1
+    problem(write_rows(base, "jsonl", [row | {"prompt": "a" * (MAX_INSTRUCTION + 1)}]), "invalid-rows")
+
+
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, False, True])
+def test_ids_are_text_or_numbers(base: Path, value: Any) -> None:
+    row = {"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": "a"}
+    assert "id is not text" in problem(write_rows(base, "jsonl", [row | {"iid": value}]), "invalid-rows")
+    numbers = [row | {"iid": 7}, row | {"iid": 7.5}]
+    assert [r.id for r in read_manifest(write_rows(base, "jsonl", numbers))] == ["7", "7.5"]
+
+
+def test_a_row_has_at_most_a_hundred_references(base: Path) -> None:
+    row = {"src_video": "src/0.mp4", "tgt_video": "tgt/0.mp4", "prompt": "a", "ref_image": ["ref_b.jpg"] * 101}
+    assert "ref_image holds 101 images" in problem(write_rows(base, "jsonl", [row]), "invalid-rows")
+
+
+def test_a_file_of_a_similar_name_and_an_address_are_named(base: Path) -> None:
+    (base / "src/Ka\u0308se.mp4").touch()
+    row = {"src_video": "src/K\u00e4se.mp4", "tgt_video": "tgt/0.mp4", "prompt": "a"}
+    message = problem(write_rows(base, "jsonl", [row, row | {"src_video": "src/0.MP4"}]), "invalid-rows")
+    assert "but there is 'Ka\u0308se.mp4' in another Unicode normalization" in message
+    assert "'src/0.MP4' does not exist, but there is '0.mp4'" in message
+    row["src_video"] = "https://example.org/a.mp4"
+    assert "is an address" in problem(write_rows(base, "jsonl", [row]), "invalid-rows")

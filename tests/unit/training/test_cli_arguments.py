@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kiwi.errors import InputError, SpecError
-from kiwi.spec import Spec
+from kiwi.spec import Spec, warn_renamed
 from kiwi.training.fit import FitOptions, resolve
 from kiwi.training.lightning_cli import ParseOnlyCLI, run_cli
 
@@ -13,7 +13,7 @@ EDITOR = "experiments/first_light/editor.yaml"
 
 
 def rejection(*arguments):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises((InputError, SpecError)) as caught:
         run_cli(["fit", "--config", EDITOR, *arguments], ParseOnlyCLI)
     message = str(caught.value)
     assert not any(word in message for word in ("class_path", "Union", "subclass", "kiwi.models"))  # of jsonargparse
@@ -151,6 +151,106 @@ def test_a_folder_whose_name_looks_like_yaml_keeps_its_name(folder):
 
 
 def test_a_removed_option_of_the_previous_release_is_moved_on_the_command_line(caplog):
+    warn_renamed.cache_clear()  # other tests may have warned of it
     cli = run_cli(["fit", "--config", EDITOR, "--model.max_pixels=4096"], ParseOnlyCLI)
     assert cli.config["fit"]["data"]["max_pixels"] == 4096
     assert "max_pixels" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--trainer.max_steps"],
+        ["--model.optim"],
+        ["--data.root", "--data.batch_size", "2"],
+        ["--config"],
+        ["--config="],
+    ],
+)
+def test_an_option_without_a_value_is_named(arguments):
+    error = rejection(*arguments)
+    assert error.code == "missing-value"
+    assert arguments[0].rstrip("=") in error.problem
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--config", "{trainer: ["], "invalid-option", "--config"),
+        (["--config", "{trainer: {max_steps: 1, max_steps: 2}}"], "invalid-option", "'max_steps' occurs twice"),
+        (["--config", "{trainer: [1]}"], "wrong-type", "trainer"),
+        (["--config", "hello"], "missing-file", "hello"),
+        (["--config", "[1]"], "wrong-type", "--config"),
+        (["--model.optim={lr: 1.0, lr: 2.0}"], "invalid-option", "model.optim"),
+        (["--model.optim={type: 3}"], "wrong-type", "type"),
+        (["--seed_everything", "x"], "wrong-type", "seed_everything"),
+        (["--model.max_pixels=1024", "--data.max_pixels", "2048"], "duplicate-field", "data.max_pixels"),
+    ],
+)
+def test_malformed_values_of_options_are_named(arguments, code, told):
+    error = rejection(*arguments)
+    assert error.code == code
+    assert told in str(error)
+
+
+def test_a_configuration_can_be_given_as_yaml_and_an_option_twice():
+    text = "{trainer: {max_steps: 7}, model: {class_path: LitKiwi, init_args: {max_pixels: 4096}}}"
+    cli = run_cli(["fit", "--config", EDITOR, "--config", text], ParseOnlyCLI)
+    assert cli.config["fit"]["trainer"]["max_steps"] == 7
+    assert cli.config["fit"]["data"]["max_pixels"] == 4096
+    options = ["--model.init_args.optim.lr=0.5", "--model.optim.lr=0.25"]
+    cli = run_cli(["fit", "--config", EDITOR, *options], ParseOnlyCLI)
+    assert cli.config["fit"]["model"]["init_args"]["optim"]["init_args"]["lr"] == 0.25
+
+
+@pytest.mark.parametrize("from_file", [True, False], ids=["from a file", "from the command line"])
+def test_a_list_of_data_sources_replaces_the_list_of_the_experiment(from_file, tmp_path):
+    (tmp_path / "base.yaml").write_text("data: {train: [{type: Manifest, path: a.csv, max_frames: 5, weight: 2.0}]}")
+    (tmp_path / "e.yaml").write_text("data: {train: [{type: Manifest, path: b.csv}]}")
+    change = ["--config", str(tmp_path / "e.yaml")] if from_file else ["--data.train=[{type: Manifest, path: b.csv}]"]
+    cli = run_cli(["fit", "--config", EDITOR, "--config", str(tmp_path / "base.yaml"), *change], ParseOnlyCLI)
+    (source,) = cli.config["fit"]["data"]["train"]
+    assert source["init_args"].as_dict() == {"path": "b.csv", "max_frames": 81, "weight": None}
+
+
+def test_a_data_source_can_be_appended_to_the_list_of_the_experiment():
+    before = run_cli(["fit", "--config", EDITOR], ParseOnlyCLI).config["fit"]["data"]["train"]
+    option = "--data.train+={type: Manifest, path: b.csv}"
+    *first, last = run_cli(["fit", "--config", EDITOR, option], ParseOnlyCLI).config["fit"]["data"]["train"]
+    assert first == before
+    assert last["init_args"]["path"] == "b.csv"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--data.train.max_frames=1",
+        "--data.train.init_args.path=b.csv",
+        "--data.train=b.csv",
+        "--data.train={type: Manifest, path: b.csv}",
+        "--data.train=[b.csv]",
+        "--data.validation.path=b.csv",
+    ],
+)
+def test_any_other_way_to_set_data_sources_is_told_the_two_that_there_are(option):
+    error = rejection(option)
+    assert error.code in ("wrong-type", "unknown-field")
+    assert "type: Manifest, path: " in error.expected
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("trainer.max_steps", 10**30),
+        ("trainer.gradient_clip_val", float("inf")),
+        ("checkpoint.every_n_train_steps", 10**12),
+        ("model.optim.lr", float("nan")),
+        ("model.config.dit.num_layers", 10**30),
+        ("data.max_pixels", 10**12),
+        ("previews.items", 10**30),
+    ],
+)
+def test_numbers_that_are_not_finite_or_too_large_are_rejected_before_anything_is_built(option, value):
+    with pytest.raises(InputError, check=lambda error: error.code in ("out-of-range", "wrong-type")) as caught:
+        resolve(FitOptions(config=(Path(EDITOR),), overrides={option: value}))
+    assert option in caught.value.problem

@@ -8,9 +8,10 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgre
 from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from torch.utils.data import DataLoader
 
+from kiwi.errors import InputError
 from kiwi.models.device import cpu_has_bf16_matmul
 from kiwi.training import trainer
-from kiwi.training.trainer import StepProgressBar, Trainer, has_bf16
+from kiwi.training.trainer import EveryNSteps, StepProgressBar, Trainer, has_bf16
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -125,3 +126,27 @@ def test_a_progress_bar_that_the_caller_passes_is_kept():
         callbacks = Trainer(**{**QUIET, "enable_progress_bar": bool(bars), **options}).callbacks
         progress_bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
         assert [type(bar) if isinstance(bars[0], type) else bar for bar in progress_bars] == bars
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_steps", -5), ("max_steps", 10**30), ("max_epochs", 10**30), ("min_steps", -5), ("min_epochs", 10**30),
+        ("val_check_interval", 0), ("val_check_interval", float("nan")), ("check_val_every_n_epoch", 0),
+        ("num_sanity_val_steps", -5), ("log_every_n_steps", -1), ("accumulate_grad_batches", 0),
+        ("accumulate_grad_batches", 10**30), ("limit_train_batches", 10**30), ("limit_val_batches", -1),
+        ("overfit_batches", float("nan")), ("fast_dev_run", 10**30), ("gradient_clip_val", -1.0),
+        ("gradient_clip_val", float("inf")), ("gradient_clip_val", 10**400), ("devices", 10_000), ("devices", -5),
+        ("num_nodes", 0), ("reload_dataloaders_every_n_epochs", 10**30), ("max_time", {"days": -1}),
+        ("max_time", "00:00:00:00"), ("max_time", {"weeks": 10**9}),
+    ],
+)  # fmt: skip
+def test_numbers_that_lightning_would_wait_for_or_divide_by_are_out_of_range(name, value):
+    with pytest.raises(InputError, check=lambda error: error.code == "out-of-range") as caught:
+        Trainer(**{"accelerator": "cpu", "logger": False, name: value})
+    assert f"trainer.{name}" in caught.value.problem
+
+
+def test_intervals_of_steps_are_not_negative():
+    with pytest.raises(InputError, check=lambda error: error.code == "out-of-range"):
+        EveryNSteps(-1)

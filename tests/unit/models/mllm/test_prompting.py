@@ -165,6 +165,11 @@ def test_a_lone_surrogate_in_an_instruction_is_rejected(encoder):
         encoder.prompter([frames()], ["snow \ud800"], [()], "video", 4)
 
 
+def test_an_instruction_of_millions_of_characters_never_reaches_the_tokenizer(encoder):
+    with pytest.raises(InputError, check=lambda error: error.code == "too-long"):
+        encoder.prompter([frames()], ["snow " * 10**6], [()], "video", 4)
+
+
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
