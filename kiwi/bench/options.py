@@ -28,8 +28,8 @@ class BenchmarkOptions(DeviceOptions):
             or sandbox for the suite sandbox)
         model: editor to score: model folder or hub id (default with --data sandbox: the editor that kiwi ships)
         videos: folder of already edited videos to score, named SOURCE_edited.mp4
-        judge: oracle, replay:LEDGER with the judgements.jsonl of a run, gemini:MODEL, or openai:MODEL@URL for a server
-            (default with --data sandbox: oracle; else the judge of the published scores)
+        judge: oracle, replay:LEDGER with the judgements.jsonl of a run, gemini:MODEL, openai:MODEL@URL for a server, or
+            qwen:PATH (default with --data sandbox: oracle; else the judge of the published scores)
         judge_set: setting of a model judge, such as answer=json-scores-first or model.sampling.fps=2; may be repeated
         rubrics: file of official rubrics, written by `bench rubrics import` (default: the built-in rubrics)
         out: folder of the run (default: runs/bench/SUITE-TIME)

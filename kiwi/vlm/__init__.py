@@ -8,11 +8,12 @@ from kiwi.errors import InputError
 from kiwi.vlm.frames import FrameSampling
 from kiwi.vlm.gemini import Gemini
 from kiwi.vlm.openai_api import OPENAI_URL, OpenAIModel
+from kiwi.vlm.qwen import Qwen
 from kiwi.vlm.request import Answer, Request, VisionLanguageModel, VlmError, VlmSpec
 
 __all__ = ["Answer", "FrameSampling", "Request", "VisionLanguageModel", "VlmError", "VlmSpec", "parse_model"]
 
-FORMS = ("gemini:MODEL", "openai:MODEL", "openai:MODEL@URL")
+FORMS = ("gemini:MODEL", "openai:MODEL", "openai:MODEL@URL", "qwen:PATH")
 """The names of models that `parse_model` reads."""
 
 
@@ -28,7 +29,7 @@ def parse_model(text: str, sampling: FrameSampling | None = None, *, upload: boo
         InputError: the model has no name, or the provider cannot be shown whole videos.
     """
     provider, _, model = text.partition(":")
-    if provider not in ("gemini", "openai"):
+    if provider not in ("gemini", "openai", "qwen"):
         return None
     sampling = sampling or FrameSampling()
     if upload and provider != "gemini":
@@ -37,6 +38,8 @@ def parse_model(text: str, sampling: FrameSampling | None = None, *, upload: boo
     if not name or (at and not url):
         forms = [form for form in FORMS if form.startswith(provider)]
         raise InputError(f"the judge {text!r} names no model", code="invalid-option", expected=" or ".join(forms))
+    if provider == "qwen":
+        return Qwen(path=name, sampling=sampling)
     if provider == "gemini":
         return Gemini(model=name, sampling=sampling, upload=upload)
     return OpenAIModel(model=name, url=url or OPENAI_URL, sampling=sampling)
