@@ -5,6 +5,7 @@ Control characters in texts, which names and error messages of other packages ma
 """
 
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -24,6 +25,11 @@ from rich.markup import escape as escape_markup
 from kiwi.printable import escape_controls, escape_line
 from kiwi.tables import Table
 
+# Python sets a stream to None if the parent process has closed it (`>&-`). A file in its place also prevents the next
+# file that is opened from getting the number of the stream, and with it what other libraries print.
+for _stream in ("stdout", "stderr"):
+    if getattr(sys, _stream) is None:
+        setattr(sys, _stream, open(os.devnull, "w"))  # noqa: PTH123, SIM115
 # Tables in a file or pipe are not squeezed into the 80 columns that rich assumes there.
 _FILE_WIDTH = 160
 out = Console(soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout.isatty() else _FILE_WIDTH)

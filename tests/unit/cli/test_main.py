@@ -137,3 +137,10 @@ def test_a_closed_pipe_prints_no_error(command):
         process.stdin.close()
         assert process.stderr.read() == b""
         assert process.wait(60) != 0
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_command_runs_if_its_output_streams_are_closed(closed):
+    command = f"exec {sys.executable} -m kiwi doctor --help {closed}"
+    process = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (process.returncode, process.stderr) == (0, "")
