@@ -14,6 +14,9 @@ OMITTED_PREFIXES = ("model.config.", "model.")
 MAX_FOLDER_NAME = 60
 """Length of the longest folder name; longer names are cut and end with a hash."""
 
+WINDOWS_DEVICES = r"con|prn|aux|nul|com\d|lpt\d"
+"""Regular expression of the names that no file can have on Windows, whatever its suffix and case."""
+
 MAX_VALUE = 48
 """Length of the longest value in a label; longer values are cut and end with a hash. study.json has the full values."""
 
@@ -50,6 +53,8 @@ def make_arm_label(stages: Mapping[str, Mapping[str, Any]], skipped: Iterable[st
 def make_folder_name(label: str) -> str:
     """Make a safe folder name from a label; different labels have different names."""
     name = re.sub(r"[^\w.=+-]+", "_", label, flags=re.ASCII).strip("_.") or "arm"
+    if re.fullmatch(WINDOWS_DEVICES, name.partition(".")[0], re.IGNORECASE):
+        name = f"arm_{name}"
     if name == label and len(name) <= MAX_FOLDER_NAME:
         return name
     return f"{name[: MAX_FOLDER_NAME - 9]}_{_short_hash(label)}"

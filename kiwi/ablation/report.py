@@ -4,8 +4,9 @@ An *arm* is one variant of the configuration; the first arm, the *base*, is the 
 metric is the one that the study's file names as decisive.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kiwi import console
@@ -23,6 +24,7 @@ from kiwi.ablation.tables import (
     make_tidy_table,
 )
 from kiwi.media.files import write_json, write_text
+from kiwi.statistics.intervals import describe_single_items
 from kiwi.tables import Table, latex_document
 
 
@@ -58,7 +60,8 @@ def write_report(study: Study, runs: Sequence[Run], out: Path) -> StudyReport:
     for run_name, names in without_metric.items():
         console.note(f"{run_name} has no value of {names}; the means of its arm are over the other seeds")
     primary, costs = next(iter(summaries)), {arm.label: count_cost(arm) for arm in study.arms}
-    tables = [make_main_table(study.title, primary, summaries[primary], costs, results)]
+    single = _describe_single_items(primary, results)
+    tables = [_with_note(make_main_table(study.title, primary, summaries[primary], costs, results), single)]
     if len(summaries) > 1:
         tables.append(make_overview_table(study.title, summaries))
     if any(name for summary in summaries[primary] for name in summary.by_category):
@@ -69,8 +72,18 @@ def write_report(study: Study, runs: Sequence[Run], out: Path) -> StudyReport:
     write_text(out / "table.tex", latex_document(tables))
     write_json(out / "analysis.json", {"title": study.title, "measures": to_json(summaries), "failed": failed})
     write_figures(out / "figures", primary, summaries[primary], results, costs)
-    table = make_brief_table(study.title, primary, summaries[primary])
+    table = _with_note(make_brief_table(study.title, primary, summaries[primary]), single)
     return StudyReport(table=table, summaries=summaries, missing=missing)
+
+
+def _describe_single_items(metric: str, results: Sequence[RunResult]) -> str:
+    """Say which categories have only one item with a value of the metric; empty if none has."""
+    categories = {item: result.categories[item] for result in results for item in result.items.get(metric, ())}
+    return describe_single_items(Counter(categories.values()))
+
+
+def _with_note(table: Table, text: str) -> Table:
+    return replace(table, note=f"{text} {table.note}".strip())
 
 
 def _summarize(study: Study, results: Sequence[RunResult]) -> dict[str, list[ArmSummary]]:

@@ -29,14 +29,16 @@ from kiwi.ablation.steps import (
     write_steps,
 )
 from kiwi.ablation.study import MEASUREMENTS, Arm, Study, make_fit_options
+from kiwi.checkpoints.folder_config import read_folder_config
 from kiwi.errors import InputError, KiwiError
 from kiwi.experiment import read_experiment
 from kiwi.media.files import write_json
 from kiwi.media.journal import with_checksum
 from kiwi.media.run_dir import exclusive_lock, open_run_dir, read_record
 from kiwi.spec import to_dict
+from kiwi.weights.hub import locate_local
 
-RUN_FILE, RESULT_FILE, FAILURE_FILE = "run.json", "result.json", "failed.json"
+RUNS_FOLDER, RUN_FILE, RESULT_FILE, FAILURE_FILE = "arms", "run.json", "result.json", "failed.json"
 
 TERMINATION_CODES = (-signal.SIGTERM, 128 + signal.SIGTERM)
 """Exit codes of a command that received SIGTERM, for example because the time limit of its cluster job was reached."""
@@ -88,6 +90,16 @@ class Run:
 def list_runs(study: Study, out: Path) -> list[Run]:
     """List all runs of a study, seed by seed so that an interrupted study has complete pairs."""
     return [_make_run(study, arm, seed, out) for seed in study.seeds for arm in study.arms]
+
+
+def check_initial_models(study: Study) -> None:
+    """Raise a CheckpointError if the model folder that an arm starts from does not exist or is none."""
+    first = next(iter(study.stages))
+    for arm in study.arms:
+        start = arm if first in arm.options else study.arms[0]
+        init = start.resolved[first].get("model", {}).get("init")
+        if init is not None and (folder := locate_local(init, f"model folder of {arm.label}", "correct model.init")):
+            read_folder_config(folder)
 
 
 def prepare_run(run: Run) -> None:
@@ -164,7 +176,7 @@ def describe_failure(folder: Path) -> str:
 
 
 def _make_run(study: Study, arm: Arm, seed: int, study_folder: Path) -> Run:
-    folder = study_folder / "arms" / arm.folder / f"seed-{seed}"
+    folder = study_folder / RUNS_FOLDER / arm.folder / f"seed-{seed}"
     steps = []
     init = first_init = _initial_model(study, arm)
     for stage, options in arm.options.items():

@@ -1,7 +1,6 @@
 """Studies: YAML files with stages, seeds, arms and measurements, which are checked completely before any run.
 
 An *arm* is one variant of the configuration. The *base* is the unchanged configuration.
-
 title: Effects of the components
 stages: {edit: components/edit.yaml}      # experiments of `kiwi fit`, in order; paths relative to this file
 seeds: [0, 1, 2]
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiwi.ablation.labels import list_changed_values, make_arm_label, make_folder_name
+from kiwi.ablation.labels import WINDOWS_DEVICES, list_changed_values, make_arm_label, make_folder_name
 from kiwi.bench.measurement import BenchmarkMeasurement
 from kiwi.errors import InputError, KiwiError, format_choices
 from kiwi.evaluation.measurement import Measurement, Metric
@@ -44,19 +43,18 @@ MEASUREMENTS: tuple[type[Measurement], ...] = (SandboxMeasurement, BenchmarkMeas
 
 Resolve = Callable[[FitOptions], dict[str, Any]]
 """Function that resolves options of `fit` to the complete configuration; raises KiwiError."""
-
 STUDY_FIELDS = ("title", "stages", "seeds", "options", "arms", "grid", "measure")
 RESERVED_OPTIONS = ("seed_everything", "trainer.default_root_dir", "ckpt_path", "config", "print_config", "help")
 """Options of `fit` that the study sets, so that arms cannot."""
 
 RESERVED_STAGE_NAMES = re.compile(
-    r"sandbox|bench-.*|model|trainer|data|checkpoint|export|previews|quality|log|optimizer|lr_scheduler"
-)
-"""Names that a stage cannot have: other folders of a run, and sections of the configuration."""
+    r"sandbox|bench-.*|model|trainer|data|checkpoint|export|previews|quality|log|optimizer|lr_scheduler|"
+    + WINDOWS_DEVICES, re.IGNORECASE,
+)  # fmt: skip
+"""Names that a stage cannot have: folders of a run or reserved ones, and sections of the configuration."""
 
 OPTION_PATH = r"\w[^\s.=]*(\.[^\s.=]+)*"
 """Regular expression of an option's dotted path."""
-
 SKIP, PRIMARY = "skip", "primary"
 
 
@@ -136,7 +134,7 @@ class Cost:
     denoising_step_flops: int
 
 
-def read_study(file: Path, resolve: Resolve = fit.resolve) -> Study:
+def read_study(file: Path, resolve: Resolve = fit.check) -> Study:
     """Read the file of a study and resolve all of its arms.
 
     Raises:
@@ -196,8 +194,10 @@ def _read_stages(content: Mapping[str, Any], file: Path) -> dict[str, Path]:
         expected = "stages: {NAME: experiment.yaml}"
         raise InputError(f"{file} has no stages", code="missing-field", expected=expected)
     for name in stages:
-        if not re.fullmatch(r"[A-Za-z][\w-]{0,40}", name, re.ASCII) or RESERVED_STAGE_NAMES.fullmatch(name):
-            expected = "letters, digits, - and _, and not a section of the configuration such as model"
+        is_unique = [stage.lower() for stage in stages].count(name.lower()) == 1
+        is_name = re.fullmatch(r"[A-Za-z][\w-]{0,40}", name, re.ASCII) and not RESERVED_STAGE_NAMES.fullmatch(name)
+        if not is_name or not is_unique:
+            expected = "letters, digits, - and _, not a section such as model, and different in more than case"
             raise InputError(f"{file}: {name!r} cannot be a stage name", code="invalid-stage-name", expected=expected)
     return stages
 
@@ -220,7 +220,7 @@ def _read_arms(content: Mapping[str, Any], file: Path, stages: Mapping[str, Path
         if duplicate is not None:
             earlier_name = f"arm {duplicate}" if duplicate else "the base"
             raise InputError(f"{arm_name} is identical to {earlier_name}", code="duplicate-arm", got=arm.label)
-        if any(earlier.label == arm.label for earlier in arms):
+        if arm.folder.lower() in [earlier.folder.lower() for earlier in arms]:
             raise InputError(f"{arm_name} has the same label as another arm", code="duplicate-arm", got=arm.label)
         arms.append(arm)
     return arms

@@ -21,7 +21,9 @@ from kiwi.ablation.results import read_result
 from kiwi.ablation.runs import (
     RESULT_FILE,
     RUN_FILE,
+    RUNS_FOLDER,
     Run,
+    check_initial_models,
     check_result,
     describe_failure,
     execute_run,
@@ -32,9 +34,11 @@ from kiwi.ablation.steps import Step, write_steps
 from kiwi.ablation.study import Study, count_cost, make_fit_options, read_study
 from kiwi.environment import environment
 from kiwi.errors import InputError
+from kiwi.media import run_dir
 from kiwi.media.files import make_folder, write_json
 from kiwi.media.run_dir import exclusive_lock
 from kiwi.spec import to_dict
+from kiwi.statistics.intervals import describe_single_items
 from kiwi.tables import Table
 from kiwi.training.run_log import METRICS_FILE, read_log
 
@@ -49,10 +53,14 @@ def run_sweep(options: AblateOptions) -> StudyReport:
         study = replace(study, seeds=list(options.seeds))
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file, not a folder", code="not-a-folder", fix="choose another --out")
+    run_dir.require_no_other_files(out / RUNS_FOLDER, "the folder of a study", ("caches", "environment.json", "slurm"))
+    check_initial_models(study)
     runs = list_runs(study, out)
     list_cache_requests(study.arms, study.seeds)  # raises an error if a cache does not suit its arms
     for measurement in study.measurements:
         measurement.check()
+        if single := describe_single_items(measurement.count_items()):
+            console.note(f"{measurement.name}: {single}")
     results = [check_result(run) for run in runs if run.state == "done"]
     if unchecked := sum(not result.is_checked for result in results):
         console.note(f"{unchecked} results have no checksum (previous release): edits of them by hand are not noticed")

@@ -25,8 +25,24 @@ from kiwi.bench.ledger import LEDGER_FILE, Judgement, Ledger
 from kiwi.bench.options import BenchmarkOptions
 from kiwi.bench.report import BenchmarkReport, write_reports
 from kiwi.bench.rubric import Rubric, read_builtin_rubrics, read_rubrics
-from kiwi.bench.run_folder import RunIdentity, hash_items, open_run, require_no_other_files, write_inputs
-from kiwi.bench.runner import JudgingTask, RateLimit, Runner, VideoGenerator, build_generator, generate_videos
+from kiwi.bench.run_folder import (
+    DATA_FOLDER,
+    RunIdentity,
+    hash_items,
+    open_run,
+    require_no_other_files,
+    require_same_rendering,
+    write_inputs,
+)
+from kiwi.bench.runner import (
+    JudgingTask,
+    RateLimit,
+    Runner,
+    VideoGenerator,
+    build_generator,
+    describe_editor,
+    generate_videos,
+)
 from kiwi.bench.scoring import JudgedTask, aggregate_scores, score_items
 from kiwi.bench.suites import LIST_FILES, Suite, SuiteData, read_items, read_published_rows, read_suite
 from kiwi.errors import InputError
@@ -113,12 +129,12 @@ def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> 
 
         metrics = VideoMetrics.load(options.metrics, options.device)
     out = options.out or Path("runs/bench") / f"{suite.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    editor = {} if options.editor is None else describe_editor(options, suite)
     folder = _render_data(options, suite, out) if options.renders_data else Path(options.data_name)
     data = read_items(suite, folder)
     _log_items(suite, data)
     built_judge = judge_spec.build(folder)
     tasks = _make_edit_tasks(options, data, out)
-    generate, editor = (None, {}) if options.editor is None else build_generator(options, suite)
     identity = RunIdentity(
         name=suite.name,
         title=options.name or _choose_title(options),
@@ -133,15 +149,19 @@ def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> 
     budget = Budget(built_judge.model, options.budget, options.prices, ledger.initial_judgements)
     open_run(out, identity)
     part, parts = options.part_index
+    selected = tasks[part - 1 :: parts]
+    # Loading takes seconds or minutes, which judging existing videos does not need.
+    is_editing = options.editor is not None and not all(task.edited.is_file() for task in selected)
+    generate = build_generator(options, suite) if is_editing else None
     if parts > 1:
-        count = generate_videos(tasks[part - 1 :: parts], generate)
+        count = generate_videos(selected, generate)
         console.print(f"{count} videos generated. When all parts are done, run the same command without --part.")
         return None
     with exclusive_lock(out):
         write_inputs(out, data.items, options)
         limit = RateLimit(concurrency=options.concurrency, per_minute=options.per_minute, tries=options.tries)
         runner = Runner(suite, rubrics, built_judge, ledger, limit, budget)
-        _log_estimate(runner, tasks, is_editing=options.editor is not None)
+        _log_estimate(runner, tasks, is_editing=is_editing)
         return _judge_all(options, out, identity, runner, tasks, generate, data, metrics)
 
 
@@ -205,10 +225,10 @@ def _list_judgements(judged: Sequence[JudgedTask]) -> list[Judgement]:
     return [judgement for task in judged for judgement in task.judgements]
 
 
-def _render_data(options: BenchmarkOptions, suite: Suite, out: Path) -> Path:
-    """Render items of the sandbox in the suite's file layout and return their folder."""
-    export = SandboxExportOptions(
-        out=out / "data",
+def make_export_options(options: BenchmarkOptions, suite: Suite, out: Path) -> SandboxExportOptions:
+    """The items that `--data sandbox` renders into a run's folder."""
+    return SandboxExportOptions(
+        out=out / DATA_FOLDER,
         items=SANDBOX_ITEMS * len(suite.categories) if options.items is None else options.items,
         frames=suite.frames if suite.name == "sandbox" else 5,
         size=32,
@@ -216,9 +236,15 @@ def _render_data(options: BenchmarkOptions, suite: Suite, out: Path) -> Path:
         level=options.level or "full",
         split="test",
     )
+
+
+def _render_data(options: BenchmarkOptions, suite: Suite, out: Path) -> Path:
+    """Render items of the sandbox in the suite's file layout and return their folder."""
+    export = make_export_options(options, suite, out)
     require_no_other_files(out)
     is_part = options.part_index[1] > 1  # parts of one run may start at the same time
     with nullcontext() if is_part else exclusive_lock(make_folder(out)):
+        require_same_rendering(out, export.items)
         export_sandbox(export)
     return export.out
 

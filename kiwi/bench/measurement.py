@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from kiwi import console
-from kiwi.bench.benchmark import check_benchmark, run_benchmark
+from kiwi.bench.benchmark import check_benchmark, make_export_options, run_benchmark
 from kiwi.bench.options import BenchmarkOptions
 from kiwi.bench.report import list_warnings, print_report
 from kiwi.bench.run_folder import read_run
 from kiwi.bench.scoring import SCORE_KINDS
+from kiwi.bench.suites import read_items, read_suite
 from kiwi.errors import InputError
 from kiwi.evaluation.measurement import Measurement, Metric, MetricValues, parse_options
+from kiwi.sandbox.pairs import count_by_category
 from kiwi.spec import from_dict
 
 
@@ -60,6 +63,14 @@ class BenchmarkMeasurement(Measurement):
     def check(self) -> None:
         """Raise an InputError if the data, the judge or the rubrics are missing."""
         check_benchmark(self.settings)
+
+    def count_items(self) -> Mapping[str, int]:
+        """Count the items of each category, rendered or read from the data."""
+        suite = read_suite(self.settings.suite)
+        if self.settings.renders_data:
+            export = make_export_options(self.settings, suite, Path())
+            return count_by_category(export.items, export.categories)
+        return Counter(item.category for item in read_items(suite, Path(self.settings.data_name)).items)
 
     def make_options(self, model: Path, out: Path) -> BenchmarkOptions:
         """Options of `kiwi bench` for one model."""

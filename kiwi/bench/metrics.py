@@ -24,7 +24,7 @@ from kiwi.errors import CheckpointError, InputError, KiwiError, first_line
 from kiwi.evaluation.fidelity import Lpips, PerceptualMetric, compute_edit_metrics, no_perceptual_metric
 from kiwi.media.image import read_image
 from kiwi.media.resize import resize
-from kiwi.media.video import VideoInfo, probe, read_video
+from kiwi.media.video import list_differences, probe, read_video
 from kiwi.models.device import resolve_device
 from kiwi.spec import from_dict
 from kiwi.statistics.intervals import bootstrap_mean
@@ -172,7 +172,7 @@ class VideoMetrics:
         for item in console.progress([item for item in items if edited[item.id].is_file()], "metrics"):
             try:
                 metrics = self.compute(item, edited[item.id])
-                differences.update(_list_differences(probe(item.source), probe(edited[item.id])))
+                differences.update(list_differences(probe(item.source), probe(edited[item.id])))
             except KiwiError as error:
                 console.note(f"no metrics for {item.id}: {error}")
                 continue
@@ -190,16 +190,6 @@ class VideoMetrics:
             "much the change differs between neighbouring frames, in grey levels. Means with 95% confidence intervals; "
             "last column: mean over categories." + _format_differences(differences),
         )
-
-
-def _list_differences(source: VideoInfo, edited: VideoInfo) -> list[str]:
-    """In which properties an edit differs from its source."""
-    values = {
-        "length": (source.frames, edited.frames),
-        "frame rate": (source.fps, edited.fps),
-        "size": ((source.height, source.width), (edited.height, edited.width)),
-    }
-    return [name for name, (first, second) in values.items() if first != second]
 
 
 def _format_differences(differences: Mapping[str, int]) -> str:

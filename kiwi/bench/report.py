@@ -13,6 +13,7 @@ from kiwi.bench.scoring import SCORE_KINDS, BenchmarkResult, ItemScore, JudgedTa
 from kiwi.bench.suites import PublishedRow, Suite
 from kiwi.media.files import write_text
 from kiwi.media.journal import CHECKSUM
+from kiwi.statistics.intervals import describe_single_items
 from kiwi.statistics.paired import Difference
 from kiwi.tables import Table, escape_csv, escape_latex, escape_markdown, latex_document
 from kiwi.vlm.request import Usage
@@ -91,6 +92,8 @@ def list_warnings(report: BenchmarkReport) -> list[str]:
             f"The data has {result.total} items to score instead of the {report.suite.expected_items} of "
             f"{report.suite.title}: scores on different items are not comparable."
         )
+    if single := describe_single_items({column.name: column.scored for column in result.columns}):
+        texts.append(single)
     if report.unscored_controls and not report.controls:
         texts.append("No control has a score, so it is unknown whether this judge can tell good from bad edits.")
     if lost := report.requested_answers - report.answers:
@@ -125,7 +128,7 @@ def list_notes(report: BenchmarkReport) -> list[str]:
     texts = [
         f"Judge: {judge} ({version}), {origin} rubrics. Coverage: {result.scored} of {result.total} items. "
         "Means with 95% confidence intervals (bootstrap over source videos, stratified by category, widened for small "
-        "samples); an item's score is the median of its repeats. ?: a category has only one item.",
+        "samples); an item's score is the median of its repeats.",
         "raw: scores as given by the judge, as in the published tables; capped: no score of an item above its first "
         "dimension's, as the rubrics demand.",
     ]

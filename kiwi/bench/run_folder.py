@@ -33,8 +33,11 @@ from kiwi.reading import read_json
 from kiwi.spec import from_dict, to_dict
 from kiwi.tables import escape_csv
 
-_RUN_FILE, _ITEMS_FILE, SCORES_FILE = "run.json", "cases.json", "scores.csv"
-_KIND, _ALLOWED = "a run of a benchmark", ("data", "videos")
+_RUN_FILE, _ITEMS_FILE, _SETTINGS_FILE, SCORES_FILE = "run.json", "cases.json", "settings.json", "scores.csv"
+DATA_FOLDER = "data"
+"""Folder in a run's folder for the items that `--data sandbox` renders."""
+
+_KIND, _ALLOWED = "a run of a benchmark", (DATA_FOLDER, "videos")
 _EDITOR_PREFIX = "editor's "
 
 
@@ -68,6 +71,34 @@ def require_no_other_files(out: Path) -> None:
     run_dir.require_no_other_files(out / _RUN_FILE, _KIND, _ALLOWED)
 
 
+def require_same_rendering(out: Path, items: int) -> None:
+    """Check a folder before items of the sandbox are rendered into it.
+
+    Raises:
+        InputError: the folder holds a run on other data, or on another number of items.
+    """
+    if not (out / _RUN_FILE).exists():
+        return
+    asked = expected = f"items {items}"
+    world = out / DATA_FOLDER / "world.json"
+    if world.exists():
+        expected = f"items {read_record(world).get('items', items)}"
+    elif not _has_rendered_data(out):  # otherwise they were deleted, to save space
+        asked, expected = "--data sandbox", "the data of the run"
+    if asked != expected:
+        fix = "use the same settings to resume it, or choose another folder"
+        problem = f"{out} holds {_KIND} with different settings"
+        raise InputError(problem, code="changed-settings", got=asked, expected=expected, fix=fix)
+
+
+def _has_rendered_data(out: Path) -> bool:
+    """Whether the options recorded in a run's folder name the sandbox."""
+    try:
+        return bool(from_dict(BenchmarkOptions, read_json(out / _SETTINGS_FILE)).renders_data)
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def open_run(out: Path, identity: RunIdentity) -> None:
     """Create a run's folder, or check that an existing folder holds this run.
 
@@ -82,7 +113,7 @@ def open_run(out: Path, identity: RunIdentity) -> None:
 def write_inputs(out: Path, items: Sequence[BenchmarkItem], options: BenchmarkOptions) -> None:
     """Write a run's items, options and environment before it starts."""
     write_json(out / _ITEMS_FILE, [{key: value and str(value) for key, value in vars(item).items()} for item in items])
-    write_json(out / "settings.json", to_dict(options))
+    write_json(out / _SETTINGS_FILE, to_dict(options))
     write_json(out / "environment.json", environment())
 
 

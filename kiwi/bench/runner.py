@@ -232,12 +232,24 @@ def _ensure_video(task: JudgingTask, generate: VideoGenerator | None) -> str | N
     return None
 
 
-def build_generator(options: BenchmarkOptions, suite: Suite) -> tuple[VideoGenerator, dict[str, Any]]:
-    """Load the editor named in the options.
+def describe_editor(options: BenchmarkOptions, suite: Suite) -> dict[str, Any]:
+    """Describe what generated videos depend on, as `RunIdentity.editor`: weights and settings of sampling.
 
-    Returns:
-        A function that edits items at the suite's length and frame rate, and everything else that its videos depend
-        on: the fingerprint of the weights and the settings of sampling (`RunIdentity.editor`).
+    The model is not loaded.
+
+    Raises:
+        CheckpointError: the folder of the model cannot be read.
+    """
+    from kiwi.editing.editor import KiwiEditor  # torch and the models take seconds to import
+
+    weights, defaults = KiwiEditor.describe(str(options.editor))
+    max_pixels = options.max_pixels or defaults.max_pixels
+    sampling = to_dict(_choose_sampling(options, defaults))
+    return {"weights": weights, **sampling, "max_pixels": max_pixels, "frames": suite.frames, "fps": suite.fps}
+
+
+def build_generator(options: BenchmarkOptions, suite: Suite) -> VideoGenerator:
+    """Load the editor named in the options, as a function that edits items at the suite's length and frame rate.
 
     Raises:
         CheckpointError: the model cannot be loaded.
@@ -246,17 +258,8 @@ def build_generator(options: BenchmarkOptions, suite: Suite) -> tuple[VideoGener
     from kiwi.editing.editor import KiwiEditor  # torch and the models take seconds to import
 
     editor = KiwiEditor.from_pretrained(str(options.editor), device=options.device)
-    sampling = editor.defaults.sampling
-    if options.steps is not None:
-        sampling = sampling.replace(steps=options.steps)
+    sampling = _choose_sampling(options, editor.defaults)
     max_pixels = options.max_pixels or editor.defaults.max_pixels
-    settings = {
-        "weights": editor.compute_fingerprint(),
-        **to_dict(sampling),
-        "max_pixels": max_pixels,
-        "frames": suite.frames,
-        "fps": suite.fps,
-    }
 
     def generate(item: BenchmarkItem, path: Path) -> None:
         make_folder(path.parent)
@@ -266,7 +269,12 @@ def build_generator(options: BenchmarkOptions, suite: Suite) -> tuple[VideoGener
         edited = editor.edit(video, item.instruction, references, sampling=sampling, max_pixels=max_pixels, seed=0)
         write_video(path, edited.frames_FHWC, suite.fps)
 
-    return generate, settings
+    return generate
+
+
+def _choose_sampling(options: BenchmarkOptions, defaults: Any) -> Any:
+    """The sampling settings of a model (`EditingDefaults`) with the number of steps in the options, if any."""
+    return defaults.sampling if options.steps is None else defaults.sampling.replace(steps=options.steps)
 
 
 def generate_videos(tasks: Iterable[JudgingTask], generate: VideoGenerator | None) -> int:

@@ -141,17 +141,17 @@ def read_items(suite: Suite, data: Path) -> SuiteData:
             excluded[row.category] += 1
             continue
         stem = Path(row.source).stem
-        stems[stem] += 1
+        stems[key := stem.lower()] += 1  # some file systems do not distinguish upper and lower case
         image = row.reference
         item = BenchmarkItem(
-            id=stem if stems[stem] == 1 else f"{stem}_{stems[stem]}",
+            id=stem if stems[key] == 1 else f"{stem}_{stems[key]}",
             category=row.category,
             instruction=row.instruction,
             source=resolve_inside(data, row.source, f"video of {row.location}"),
             reference=None if image is None else resolve_inside(data, image, f"image of {row.location}"),
         )
         items.append(item)
-    if len({item.id for item in items}) < len(items):
+    if len({item.id.lower() for item in items}) < len(items):
         fix = "rename the source videos"
         raise ManifestError(f"several items of {data} have the same id", code="duplicate-item", fix=fix)
     files = [path for item in items for path in (item.source, item.reference) if path is not None]

@@ -4,6 +4,8 @@ model.safetensors holds what the referenced pretrained models do not: the editor
 records the fingerprints of referenced models, and loading raises an error if their weights are different.
 """
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -136,6 +138,26 @@ def from_pretrained(folder: Path | str) -> tuple[KiwiEdit, EditingDefaults]:
     state = {name: t.float() if t.dtype == torch.float16 else t.clone() for name, t in state.items()}
     load_preserving_requires_grad(model, state, assign=True)
     return model, editing
+
+
+def describe_folder(folder: Path | str) -> tuple[str, EditingDefaults]:
+    """Compute the fingerprint of a model folder (a path or a hub id) without building the model; read its defaults.
+
+    The fingerprint covers the configuration apart from the places of pretrained parts, and all weights; those of
+    referenced parts are known by the fingerprints that the folder was saved with.
+
+    Raises:
+        CheckpointError: it is not a model folder, or weights cannot be read.
+    """
+    folder = _locate_model_folder(folder)
+    config, editing, base_fingerprints = read_folder_config(folder)
+    parts = {"": fingerprint(read_weights(folder)), **base_fingerprints}
+    for part, spec in {"vae": config.vae, "mllm": config.mllm, "dit": config.dit.base}.items():
+        if (path := getattr(spec, "path", None)) is not None and part not in parts:
+            found = locate(path, part.upper(), "correct the path", subfolder=getattr(spec, "subfolder", ""))
+            parts[part] = fingerprint(read_weights(found))
+    record = {"config": to_dict(map_paths(config, lambda path: Path(path).name)), "parts": parts}
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest(), editing
 
 
 def _require_buildable(folder: Path, config: KiwiConfig) -> None:

@@ -13,7 +13,7 @@ from kiwi.data.sources import Record
 from kiwi.encoded import TaskKind
 from kiwi.errors import ManifestError
 from kiwi.media.resize import fit_size, snap_frames
-from kiwi.media.video import VideoInfo
+from kiwi.media.video import VideoInfo, list_differences
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def assign_buckets(records: Sequence[Record], *, max_pixels: int, max_frames: in
 def _assign_bucket(record: Record, max_pixels: int, max_frames: int, multiple: int) -> tuple[Bucket, str]:
     """Return the bucket of a record and a note for the log, which is empty if its size and length are kept."""
     source = record.source.read_info()
-    available, rate_note = source.frames, ""
+    available, pairing_note = source.frames, ""
     if record.target is not None:
         target = record.target.read_info()
         # Codecs round sizes, so a few pixels are tolerated: both videos are cropped to the bucket anyway.
@@ -64,15 +64,18 @@ def _assign_bucket(record: Record, max_pixels: int, max_frames: int, multiple: i
         available = min(available, target.frames)
         if record.mask is not None:
             _check_mask(record, target, record.mask.read_info())
-        if abs(source.fps / target.fps - 1) > 0.01:
-            rate_note = f"; frame rates differ ({float(source.fps):g} and {float(target.fps):g}), paired frame by frame"
+        if differences := list_differences(source, target):
+            differ = f"source and target differ in {' and '.join(differences)}"
+            pairing_note = f"{differ}: paired frame by frame, over the frames that both have"
     frames = snap_frames(min(available, max_frames))
     height, width = fit_size(source.height, source.width, max_pixels=max_pixels, multiple=multiple)
     original = f"{source.height}x{source.width}, {available} frames"
     rounded = f"{height}x{width}, {frames} frames"
     size_note = f"snapped from {original} to {rounded}" if original != rounded else ""
     reference_count = len(record.references)
-    return Bucket(TaskKind.of(frames, reference_count), height, width, frames, reference_count), size_note + rate_note
+    return Bucket(TaskKind.of(frames, reference_count), height, width, frames, reference_count), "; ".join(
+        filter(None, (size_note, pairing_note))
+    )
 
 
 def _differ_in_shape(a: VideoInfo, b: VideoInfo) -> bool:

@@ -80,15 +80,15 @@ class EditData(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not 1 <= batch_size <= LARGEST or not 0 <= holdout <= LARGEST or not train:
-            got = f"{len(train)} sources, data.batch_size {batch_size}, data.holdout {holdout}"
-            message = "data.train needs at least one source, data.batch_size >= 1 and data.holdout >= 0"
-            raise InputError(message, code="out-of-range", got=got)
-        if not 0 <= num_workers <= _MAX_WORKERS:
-            expected = f"0 to {_MAX_WORKERS}"
-            raise InputError(
-                "data.num_workers is out of range", code="out-of-range", got=num_workers, expected=expected
-            )
+        if not train:
+            raise InputError("data.train needs at least one source", code="out-of-range", got="none")
+        for name, minimum, maximum, value in (
+            ("batch_size", 1, LARGEST, batch_size), ("holdout", 0, LARGEST, holdout),
+            ("max_pixels", 1, LARGEST, max_pixels), ("num_workers", 0, _MAX_WORKERS, num_workers),
+        ):  # fmt: skip
+            if not minimum <= value <= maximum:
+                expected = f"{minimum} to {maximum:,}"
+                raise InputError(f"data.{name} is out of range", code="out-of-range", got=value, expected=expected)
         self.train, self.validation, self.root = train, validation or [], Path(root)
         self.max_pixels, self.multiple, self.batch_size = max_pixels, multiple, batch_size
         self.holdout, self.num_workers, self.seed = holdout, num_workers, seed

@@ -9,7 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from kiwi.checkpoints.folder import from_pretrained, save_pretrained
+from kiwi.checkpoints.folder import describe_folder, from_pretrained, save_pretrained
 from kiwi.data.dataset import letterbox_references
 from kiwi.data.sample import EditBatch, EditSample, collate, to_pixels
 from kiwi.encoded import Pixels, TaskKind
@@ -21,7 +21,6 @@ from kiwi.media.video import Video, read_video
 from kiwi.models.device import resolve_device
 from kiwi.models.kiwi import KiwiEdit
 from kiwi.models.sampling import EditingDefaults, Sampling, sample_edits
-from kiwi.weights.strict import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +49,11 @@ class KiwiEditor:
         device = resolve_device(device)
         return cls(*from_pretrained(folder), device=device)
 
+    @staticmethod
+    def describe(folder: Path | str) -> tuple[str, EditingDefaults]:
+        """Compute the fingerprint of a model folder and read its defaults, in a moment (`describe_folder`)."""
+        return describe_folder(folder)
+
     def save_pretrained(self, folder: Path | str, *, self_contained: bool = True) -> None:
         """Write the model and its defaults as a model folder, replacing an existing one completely.
 
@@ -59,10 +63,6 @@ class KiwiEditor:
                 it refers to them by path.
         """
         save_pretrained(self.model, folder, self.defaults, self_contained=self_contained)
-
-    def compute_fingerprint(self) -> str:
-        """Compute the fingerprint of all weights (`kiwi.weights.strict.fingerprint`)."""
-        return fingerprint(self.model.state_dict())
 
     def edit(
         self,

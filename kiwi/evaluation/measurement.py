@@ -74,6 +74,10 @@ class Measurement(Spec, ABC):
     def check(self) -> None:
         """Raise a KiwiError for anything that would fail only after training, such as missing benchmark data."""
 
+    def count_items(self) -> Mapping[str, int]:
+        """Count the items of each category that the command will evaluate; empty if it evaluates none."""
+        return {}
+
     def make_options(self, model: Path, out: Path) -> Options | None:
         """Make the options of the command that evaluates a model folder and writes to `out`; None without a command."""
         return None

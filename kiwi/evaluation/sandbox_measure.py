@@ -33,7 +33,7 @@ from kiwi.media.journal import Journal
 from kiwi.media.run_dir import open_run_dir
 from kiwi.models.device import resolve_device
 from kiwi.models.vae.wan import VideoVae
-from kiwi.sandbox.pairs import EditPair, make_controls, swap_instruction, swap_reference
+from kiwi.sandbox.pairs import EditPair, count_by_category, make_controls, swap_instruction, swap_reference
 from kiwi.spec import from_dict
 from kiwi.tables import Table
 from kiwi.weights.strict import fingerprint
@@ -85,6 +85,10 @@ class SandboxMeasurement(Measurement):
     def check(self) -> None:
         """Raise an InputError if no item can be rendered with these options."""
         self.settings.pair(0)
+
+    def count_items(self) -> Mapping[str, int]:
+        """Count the items of each kind of edit."""
+        return count_by_category(self.settings.items, self.settings.categories)
 
     def make_options(self, model: Path, out: Path) -> SandboxMeasureOptions:
         """Make the options of `kiwi sandbox measure` for one model."""

@@ -70,6 +70,19 @@ class VideoInfo:
     pixel_format: str = "rgb24"
 
 
+def list_differences(first: VideoInfo, second: VideoInfo) -> list[str]:
+    """List in which properties two videos differ whose frames are compared by number: length, frame rate, size.
+
+    Frame rates that differ by at most 1%, such as 30 and 29.97, count as equal.
+    """
+    is_different = {
+        "length": first.frames != second.frames,
+        "frame rate": abs(first.fps / second.fps - 1) > Fraction(1, 100),
+        "size": (first.height, first.width) != (second.height, second.width),
+    }
+    return [name for name, differs in is_different.items() if differs]
+
+
 @dataclass(frozen=True, eq=False)
 class Video:
     """Decoded frames `[F, H, W, 3]` (uint8 RGB) and their rate in frames per second."""

@@ -16,9 +16,9 @@ import yaml
 from kiwi.console import progress
 from kiwi.errors import InputError, MediaError
 from kiwi.media.contact_sheet import contact_sheet
-from kiwi.media.files import make_folder, write_text
+from kiwi.media.files import make_folder, write_json, write_text
 from kiwi.media.image import write_image
-from kiwi.media.run_dir import open_run_dir
+from kiwi.media.run_dir import open_run_dir, read_record
 from kiwi.media.video import read_video, write_video
 from kiwi.options import positional
 from kiwi.sandbox.options import WorldOptions
@@ -55,8 +55,8 @@ class SandboxExportOptions(WorldOptions):
     benchmark_videos.csv, refvie_bench.yaml
                       the same items in the layouts of OpenVE-Bench and RefVIE-Bench
 
-    Rerun the same command to resume. A folder that holds an export with other options, or with another number of items,
-    is rejected.
+    Rerun the same command to resume. With more items the export is extended, because the first items do not depend on
+    their number; a folder that holds an export with more items, or with other options, is rejected.
 
     Args:
         out: folder to write to
@@ -101,21 +101,28 @@ def export_sandbox(options: SandboxExportOptions) -> dict[str, int]:
         Number of rows by name of the manifest, such as "video.csv".
 
     Raises:
-        InputError: if no item can be rendered with the settings, or the folder has an export with other settings or
-            other files.
+        InputError: if no item can be rendered with the settings, or the folder has an export with other settings, with
+            more items or other files.
     """
-    out = options.out
+    out, record = options.out, options.out / "world.json"
     settings = {
         "world": WORLD_VERSION,
         "seed": options.seed,
-        "items": options.items,
         **options.pair_settings,
         "fps": options.fps,
         "crf": CRF,
         "categories": list(options.categories or CATEGORIES),
     }
     options.pair(0)  # raises before the folder is created if no item can be rendered with the settings
-    open_run_dir(out / "world.json", settings, "an export of the sandbox")
+    earlier = read_record(record) if record.exists() else {"items": options.items}
+    count = earlier.get("items", 0)  # the previous release did not record it
+    if isinstance(count, int) and count > options.items:
+        problem, fix = f"{out} holds an export of {count} items", f"set --items {count} or more, or another folder"
+        raise InputError(problem, code="changed-settings", got=f"--items {options.items}", fix=fix)
+    items_then = {"items": count} if "items" in earlier else {}
+    open_run_dir(record, settings | items_then, "an export of the sandbox")
+    if count != options.items:
+        write_json(record, settings | {"items": options.items})
     for name in ("videos", "references", "images", "masks"):
         make_folder(out / name)
     rows: dict[str, list[dict[str, str]]] = {"video.csv": [], "image.csv": [], "reference.csv": []}

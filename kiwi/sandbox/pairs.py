@@ -202,6 +202,12 @@ def check_categories(categories: Sequence[str] | None) -> tuple[str, ...]:
     return names
 
 
+def count_by_category(items: int, categories: Sequence[str] = ()) -> dict[str, int]:
+    """Count the first items of any seed by category; `categories` are the kinds of edit, all if empty."""
+    names = check_categories(categories or None)
+    return {name: len(range(index, items, len(names))) for index, name in enumerate(names)}
+
+
 def _render_edit(source: Drawing, edit: Edit) -> dict[str, Any] | None:
     """Render an edit to those fields of EditPair that depend on it; None if the edit is hardly visible."""
     edited = draw(edit.apply(source.scene), *source.video.shape[:3])

@@ -1,6 +1,6 @@
 """Bootstrap confidence intervals of means, with strata (such as categories) and clusters (such as source videos)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +60,17 @@ def bootstrap_mean(strata: Strata, confidence: float = 0.95, clusters: Clusters 
     if np.ptp(widened) < 1e-12:  # all items are equal; not for NaN
         return Interval(mean, mean, mean)
     return Interval(mean, float(low), float(high))
+
+
+def describe_single_items(counts: Mapping[str, int]) -> str:
+    """Say in a sentence which categories have only one item, given the number of items of each; empty if none has."""
+    if not (names := [name for name, count in counts.items() if count == 1]):
+        return ""
+    categories, have = ("category", "has") if len(names) == 1 else ("categories", "have")
+    return (
+        f"The {categories} {', '.join(names)} {have} only one item: intervals of their means are unknown (?), "
+        "because they need at least two items in a category."
+    )
 
 
 def compute_small_sample_factor(strata: Strata, clusters: Clusters | None, confidence: float = 0.95) -> float:

@@ -13,10 +13,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from kiwi.errors import InputError, TrainingError, exception_chain
 from kiwi.experiment import to_short_form
+from kiwi.models.config import KiwiConfig
 from kiwi.options import Options
 from kiwi.spec import to_plain
 from kiwi.training.cli_arguments import build_model_specs
-from kiwi.training.lightning_cli import KiwiCLI, ParseOnlyCLI, run_cli
+from kiwi.training.lightning_cli import CheckingCLI, KiwiCLI, ParseOnlyCLI, run_cli
+from kiwi.weights.hub import locate_local
 
 
 class TrainingInterrupted(TrainingError):
@@ -74,6 +76,25 @@ def validate(options: FitOptions) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
+def check(options: FitOptions) -> dict[str, Any]:
+    """Resolve options as `resolve` does, and build what `fit` builds, apart from the model, to check all values.
+
+    Pretrained parts must exist, unless they are to be downloaded. Devices and training data are not checked, because
+    `fit` may run on another machine.
+
+    Raises:
+        KiwiError: the options are invalid.
+    """
+    configuration = _resolve(options, CheckingCLI)
+    for name, spec in build_model_specs(configuration["model"]).items():
+        parts = (spec.vae, spec.mllm, spec.dit.base) if isinstance(spec, KiwiConfig) else (spec,)
+        for part in parts:
+            if path := getattr(part, "path", None):
+                place = f"{type(part).__name__} of model.{name}"
+                locate_local(path, place, "correct its path", subfolder=getattr(part, "subfolder", ""))
+    return configuration
+
+
 def resolve(options: FitOptions) -> dict[str, Any]:
     """Resolve options to the complete configuration, including defaults, without building anything.
 
@@ -83,7 +104,11 @@ def resolve(options: FitOptions) -> dict[str, Any]:
     Raises:
         KiwiError: the options are invalid, or a spec of the model has a value out of range.
     """
-    cli = run_cli(["fit", *options.arguments()], ParseOnlyCLI)
+    return _resolve(options, ParseOnlyCLI)
+
+
+def _resolve(options: FitOptions, cli_class: type[ParseOnlyCLI]) -> dict[str, Any]:
+    cli = run_cli(["fit", *options.arguments()], cli_class)
     configuration: dict[str, Any] = to_short_form(yaml.safe_load(cli.dump_configuration()))
     build_model_specs(configuration["model"])
     return configuration

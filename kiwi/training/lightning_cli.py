@@ -5,24 +5,27 @@ Every field of the model's specs, the data, the trainer and the standard callbac
 """
 
 import logging
+import re
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentError, set_parsing_settings
+from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from kiwi.data.datamodule import EditData
 from kiwi.environment import environment
-from kiwi.errors import CheckpointError, InputError, KiwiError, exception_chain
+from kiwi.errors import CheckpointError, InputError, KiwiError, exception_chain, format_choices
 from kiwi.media.files import make_folder, write_json, write_text
 from kiwi.media.run_dir import LOCK_FILE, exclusive_lock
 from kiwi.reading import follow_links
@@ -218,6 +221,31 @@ class ParseOnlyCLI(KiwiCLI):
     def _set_seed(self) -> None: ...
     def instantiate_classes(self) -> None: ...
     def _run_subcommand(self, subcommand: str) -> None: ...
+
+
+class CheckingCLI(ParseOnlyCLI):
+    """Also builds data, callbacks and trainer, which check their values, but not the model.
+
+    The trainer is built for the CPU of this machine, because `fit` may run on another one.
+    """
+
+    def instantiate_classes(self) -> None:
+        """Build everything except the model; only the names of accelerator and strategy are checked."""
+        config = self.config.clone()
+        trainer = config["fit"]["trainer"]
+        for option, known in (
+            ("accelerator", {"auto", "gpu", *AcceleratorRegistry.available_accelerators()}),
+            ("strategy", {"auto", *StrategyRegistry.available_strategies()}),
+        ):
+            if isinstance(name := trainer[option], str) and name.lower() not in known:
+                problem, expected = f"there is no trainer.{option} {name!r}", format_choices(sorted(known), name)
+                raise InputError(problem, code="unknown-choice", expected=expected)
+        if re.fullmatch(r"auto|-1|[1-9]\d*|\[\d+(, \d+)*\]|\d+( ?, ?\d*)+", str(trainer["devices"])):
+            trainer["devices"] = 1
+        trainer["accelerator"], trainer["strategy"], trainer["precision"] = "cpu", "auto", None
+        models = [(lambda model_class, *args, **kwargs: SimpleNamespace(size_multiple=1), LitModule, True)]
+        self.config_init = self.parser.instantiate(config, instantiators=models)
+        self.instantiate_trainer()
 
 
 def run_cli(argv: Sequence[str], cli_class: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:

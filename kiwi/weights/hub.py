@@ -60,6 +60,13 @@ def locate(path: str, kind: str, fix: str, *, subfolder: str = "") -> Path:
     return _download(path, kind, fix, subfolder)
 
 
+def locate_local(path: str, kind: str, fix: str, *, subfolder: str = "") -> Path | None:
+    """Find a model as `locate` does, without a request: None for the id of a hub repository."""
+    if path in shipped.FOLDERS or Path(path).exists() or not is_hub_id(path):
+        return locate(path, kind, fix, subfolder=subfolder)
+    return None
+
+
 def _require_regular_files(folder: Path) -> None:
     """Raise a CheckpointError if a JSON file of a model is a pipe, a device, or too large to be one."""
     for file in folder.glob("*.json") if folder.is_dir() else ():

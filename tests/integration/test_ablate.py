@@ -26,7 +26,7 @@ from kiwi.ablation.results import read_result
 from kiwi.ablation.runs import list_runs
 from kiwi.ablation.study import count_cost, read_study
 from kiwi.data.feature_cache import FeatureCache
-from kiwi.errors import InputError
+from kiwi.errors import InputError, KiwiError
 from kiwi.evaluation.measurement import Metric
 from kiwi.evaluation.sandbox_scores import collate_pairs, edit_pairs, make_pair_editor, score_item
 from kiwi.models.sampling import Sampling
@@ -68,7 +68,7 @@ def write_study(folder, runs, edit_folder, **content):
 def study(runs, edit_folder, tmp_path_factory):
     """A study with an arm that works and one that fails, run once: its file and its results."""
     folder = tmp_path_factory.mktemp("study")
-    arms = [{"model.config.source": "NoSource"}, {"model.init": str(folder / "nowhere")}]
+    arms = [{"model.config.source": "NoSource"}, {"data.root": str(folder / "nowhere")}]
     measure = {"sandbox": {"items": 3, "level": "easy", "steps": 2}, "primary": "sandbox inside"}
     file = write_study(folder, runs, edit_folder, arms=arms, measure=measure)
     assert main(["ablate", file, "--out", str(folder / "out")]) == 1
@@ -109,11 +109,11 @@ def test_runs_of_a_seed_share_data_noise_and_weights_to_the_last_bit(study):
 def test_a_rerun_repeats_failed_runs_and_nothing_else(study, capsys):
     file, out = study
     done = out / "arms" / "base" / "seed-0" / "result.json"
-    before, failed = done.stat().st_mtime_ns, next(out.glob("arms/init=*/seed-0/failed.json")).stat().st_mtime_ns
+    before, failed = done.stat().st_mtime_ns, next(out.glob("arms/data.root=*/seed-0/failed.json")).stat().st_mtime_ns
     assert main(["ablate", file, "--out", str(out)]) == 1
     assert "4 of 6 runs are done" in " ".join(capsys.readouterr().err.split())
     assert done.stat().st_mtime_ns == before
-    assert next(out.glob("arms/init=*/seed-0/failed.json")).stat().st_mtime_ns > failed
+    assert next(out.glob("arms/data.root=*/seed-0/failed.json")).stat().st_mtime_ns > failed
 
 
 def test_a_report_runs_nothing_and_names_what_is_missing(study, tmp_path, monkeypatch, capsys):
@@ -246,6 +246,19 @@ def test_the_latex_table_compiles(study, tmp_path):
         ({"measure": {"sandbox": {"frames": 4}}}, "4k + 1"),
         ({"measure": {"sandbox": {"categories": ["snow"]}}}, "snow"),
         ({"stages": {"edit": "nowhere.yaml"}}, "nowhere.yaml"),
+        ({"arms": [{"data.batch_size": 0}]}, "data.batch_size is out of range"),
+        ({"arms": [{"data.num_workers": -1}]}, "data.num_workers is out of range"),
+        ({"arms": [{"data.train": [{"type": "SandboxEdits", "items": 0}]}]}, "SandboxEdits.items must be at least 1"),
+        ({"arms": [{"trainer.accelerator": "gpuu"}]}, "did you mean gpu?"),
+        ({"arms": [{"trainer.strategy": "ddpp"}]}, "did you mean ddp?"),
+        ({"arms": [{"trainer.devices": 0}]}, "int > 0"),
+        ({"arms": [{"trainer.max_steps": -7}]}, "max_steps"),
+        ({"arms": [{"trainer.callbacks": ["NoSuch"]}]}, "no choice named 'NoSuch'"),
+        ({"arms": [{"trainer.callbacks": [{"type": "BeforeAfter", "items": 0}]}]}, "BeforeAfter needs items"),
+        ({"arms": [{"checkpoint.save_top_k": -7}]}, "save_top_k"),
+        ({"arms": [{"model.init": "/nowhere/model"}]}, "there is no model folder of init=/nowhere/model"),
+        ({"arms": [{"model.init": "/etc"}]}, "/etc is not a model folder"),
+        ({"options": {"model.config.vae": {"type": "WanVae", "path": "/nowhere/vae"}}}, "/nowhere/vae"),
         ({"options": {"data.cache": "cache"}}, "with more than one seed"),
         (
             {"options": {"data.cache": "c"}, "seeds": [0], "arms": [{"model.config.mllm.limits.max_frames": 1}]},
@@ -258,6 +271,32 @@ def test_what_cannot_be_used_is_refused_before_anything_starts(runs, edit_folder
     assert main(["ablate", file, "--out", str(tmp_path / "out")]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("accelerator", ["cuda", "gpu", "mps"])
+def test_devices_of_another_machine_are_not_refused(runs, edit_folder, tmp_path, accelerator):
+    options = {"trainer.accelerator": accelerator, "trainer.devices": 4, "trainer.strategy": "ddp"}
+    file = write_study(tmp_path, runs, edit_folder, options=options)
+    assert main(["ablate", file, "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_folder_of_other_files_is_not_used(runs, edit_folder, tmp_path, more):
+    file, out = write_study(tmp_path, runs, edit_folder, seeds=[0]), tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").touch()
+    with pytest.raises(KiwiError, check=lambda error: error.code == "occupied-folder"):
+        run_study(AblateOptions(study=Path(file), out=out, dry_run=bool(more)))
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+
+
+def test_a_category_with_one_item_is_named_before_anything_runs(runs, edit_folder, tmp_path, capsys):
+    measure = {"sandbox": {"items": 9, "level": "easy"}, "bench": {"refvie": {"data": "sandbox", "items": 3}}}
+    file = write_study(tmp_path, runs, edit_folder, measure=measure)
+    assert main(["ablate", file, "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    text = " ".join("".join(capsys.readouterr()).split())
+    assert "sandbox: The categories local_add, background_change" in text
+    assert "bench-refvie: The category background_reference has only one item" in text
 
 
 def test_a_cache_is_filled_before_the_runs_that_read_it(runs, edit_folder, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from kiwi.__main__ import main
-from kiwi.bench import CompareOptions, compare_runs
+from kiwi.bench import BenchmarkOptions, CompareOptions, compare_runs, run_benchmark
 from kiwi.errors import KiwiError
 from tests.integration.test_bench import copy_videos, editor, run, score_videos  # noqa: F401
 
@@ -120,3 +120,39 @@ def test_edited_videos_are_found_whatever_the_case_of_their_suffix(run, tmp_path
     for video, suffix in zip(sorted(videos.iterdir()), 5 * (".MP4", ".Mp4"), strict=True):
         video.rename(video.with_suffix(suffix))
     assert score_videos(run, videos, tmp_path / "run", "--no-gallery", "--controls", "0") == 0
+
+
+def test_items_are_not_rendered_into_a_run_on_other_data(run, tmp_path, capsys):
+    videos, out = copy_videos(run, tmp_path / "mine"), tmp_path / "run"
+    assert score_videos(run, videos, out, "--no-gallery", "--controls", "0") == 0
+    before = sorted(out.iterdir())
+    for options in (["--videos", str(videos)], []):
+        assert main(["bench", "openve", "--data", "sandbox", *options, "--out", str(out)]) == 2
+        assert "Got: --data sandbox" in " ".join(capsys.readouterr().err.split())
+    assert sorted(out.iterdir()) == before
+
+
+@pytest.mark.parametrize(("items", "code"), [("10", 0), ("9", 2), ("11", 2)])
+def test_deleted_items_are_rendered_again_for_the_same_run_only(run, tmp_path, items, code):
+    folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("data"))
+    options = ["--data", "sandbox", "--items", items, "--level", "easy", "--steps", "2", "--repeats", "2"]
+    model = json.loads((run / "settings.json").read_text())["model"]
+    options += ["--model", model, "--controls", "0", "--no-gallery", "--out", str(folder)]
+    assert main(["bench", "openve", *options]) == code
+
+
+def test_a_model_is_not_loaded_if_all_its_videos_exist_and_is_still_identified(run, editor, tmp_path, monkeypatch):
+    def load(*args, **kwargs):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("kiwi.editing.editor.KiwiEditor.from_pretrained", load)
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "judgements.jsonl").unlink()
+    settings = {"suite": "openve", "data": "sandbox", "items": 10, "level": "easy", "out": folder, "controls": 0}
+    options = BenchmarkOptions(**settings, model=editor, steps=2, gallery=False)
+    assert run_benchmark(options).result.is_complete
+    with pytest.raises(KiwiError, check=lambda error: error.code == "changed-settings"):
+        run_benchmark(options.replace(steps=3))
+    next((folder / "videos").iterdir()).unlink()
+    with pytest.raises(AssertionError, match="was loaded"):
+        run_benchmark(options)

@@ -78,3 +78,10 @@ def test_folder_names_are_safe_and_distinct(text):
     assert not name.startswith(".")
     assert name != make_folder_name(text + ";")
     assert name == make_folder_name(text)
+
+
+@pytest.mark.parametrize("label", ["con", "NUL", "aux.x=1", "Com1.lr=2", "lpt9"])
+def test_no_folder_has_a_name_that_windows_reserves(label):
+    name = make_folder_name(label)
+    assert name.startswith(f"arm_{label}_")
+    assert name != make_folder_name(f"arm_{label}")

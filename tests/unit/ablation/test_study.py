@@ -11,7 +11,7 @@ from kiwi.errors import InputError
 from kiwi.options import Options
 from kiwi.spec import Spec, from_dict, to_dict
 
-DEFAULTS = {"a": 1, "b": 2, "seed_everything": 0, "model": {"init": "pretrained"}}
+DEFAULTS = {"a": 1, "b": 2, "seed_everything": 0, "model": {"init": "owner/pretrained"}}
 
 
 def resolve(options):
@@ -68,7 +68,7 @@ def test_stages_follow_each_other_and_the_next_stage_starts_where_a_skipped_one_
     assert first["b"] == 9
     assert [options["checkpoint"] for options in training(runs[0])] == ["last", "last"]
     (alone,) = overrides(runs[1])
-    assert alone["model.init"] == "pretrained"
+    assert alone["model.init"] == "owner/pretrained"
     assert [values["b"] for values in overrides(runs[2])] == [7, 9]
     assert [values["a"] for values in overrides(runs[2])] == [4, 4]
     assert {values["seed_everything"] for values in overrides(runs[3])} == {1}
@@ -210,3 +210,16 @@ def test_an_invalid_study_raises_an_error_that_names_the_value(tmp_path, content
 def test_options_of_measurements_are_checked_when_the_study_is_read(tmp_path, measure, value):
     with pytest.raises(InputError, match=value):
         study(tmp_path, measure=measure)
+
+
+@pytest.mark.parametrize("stages", [["Edit", "edit"], ["con"], ["NUL"], ["aux"], ["COM1"], ["Sandbox"], ["MODEL"]])
+def test_stages_whose_folders_would_coincide_or_are_reserved_are_rejected(tmp_path, stages):
+    (tmp_path / "one.yaml").write_text("{}")
+    with pytest.raises(InputError, check=lambda error: error.code == "invalid-stage-name"):
+        study(tmp_path, stages=dict.fromkeys(stages, "one.yaml"))
+
+
+def test_arms_that_differ_only_in_case_are_rejected(tmp_path):
+    with pytest.raises(InputError, check=lambda error: error.code == "duplicate-arm"):
+        study(tmp_path, arms=[{"a": "Left"}, {"a": "left"}])
+    assert len(study(tmp_path, arms=[{"a": "Left"}, {"a": "right"}]).arms) == 3

@@ -52,6 +52,8 @@ def test_the_table_tells_of_edits_with_another_length_rate_or_size(item, tmp_pat
     source, edited = read_video(item.source), {"source": tmp_path / "other.mp4"}
     write_video(edited["source"], source.frames_FHWC, source.fps)
     assert "differ from their source" not in VideoMetrics().make_table([item], edited).note
+    write_video(edited["source"], source.frames_FHWC, 8.05)
+    assert "differ from their source" not in VideoMetrics().make_table([item], edited).note
     write_video(edited["source"], source.frames_FHWC[:-1, :, :-8], 25)
     note = VideoMetrics().make_table([item], edited).note
     assert "differ from their source in length (1), frame rate (1), size (1)" in note

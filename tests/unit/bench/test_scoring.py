@@ -172,6 +172,14 @@ def test_there_is_no_overall_score_below_full_coverage_unless_allowed():
     assert reports.list_warnings(withheld)[0].endswith("Most common reasons: not judged (1).")
     assert "not judged" in reports.format_markdown(withheld)
     assert "the overall score leaves them out" in reports.list_warnings(allowed)[0]
+    (single,) = (text for text in reports.list_warnings(allowed) if "only one item" in text)
+    assert all(category in single for category in OPENVE.categories)
+
+
+def test_no_category_is_named_if_all_have_two_items():
+    items = [make_item(f"{category}{i}", category) for category in OPENVE.categories for i in range(2)]
+    report = make_report(items, [make_judgement(OPENVE, item, 4, 4, 4) for item in items])
+    assert "only one item" not in reports.format_markdown(report)
 
 
 def test_an_incomplete_benchmark_fails_its_measurement_with_the_reason(monkeypatch, capsys):

@@ -1,11 +1,12 @@
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import kiwi.weights.files
-from kiwi.checkpoints.folder import from_pretrained, save_pretrained, write_folder
+from kiwi.checkpoints.folder import describe_folder, from_pretrained, save_pretrained, write_folder
 from kiwi.checkpoints.folder_config import is_model_folder, read_folder_config
 from kiwi.errors import CheckpointError, InputError
 from kiwi.models.connectors import Context
@@ -320,3 +321,19 @@ def test_weights_above_the_shard_size_are_sharded_and_load(saved, tmp_path, monk
     save_pretrained(saved[0], tmp_path / "large", EditingDefaults())
     assert (tmp_path / "large" / "model.safetensors.index.json").exists()
     assert torch.allclose(velocity(from_pretrained(tmp_path / "large")[0].eval()), velocity(saved[0]), atol=1e-4)
+
+
+def test_a_folder_is_described_without_building_the_model(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(KiwiEdit, "__init__", None)
+    fingerprint, editing = describe_folder(saved[1])
+    assert editing == read_folder_config(saved[1]).editing
+    copy = shutil.copytree(saved[1], tmp_path / "copy")
+    assert describe_folder(copy)[0] == fingerprint
+    for file in sorted(copy.rglob("*.safetensors")):
+        content = file.read_bytes()
+        save_file({name: tensor + 0.5 for name, tensor in load_file(file).items()}, file)
+        assert describe_folder(copy)[0] != fingerprint
+        file.write_bytes(content)
+    config = copy / "config.json"
+    config.write_text(config.read_text().replace('"shift": 5.0', '"shift": 4.0'))
+    assert describe_folder(copy)[0] != fingerprint

@@ -47,3 +47,23 @@ def test_a_mask_of_another_length_or_shape_is_rejected_with_its_line(tmp_path, f
     (tmp_path / "m.csv").write_text("src_video,tgt_video,prompt,mask\na.mp4,b.mp4,Do it.,mask.mp4\n")
     with pytest.raises(ManifestError, match=f"m.csv, line 2: the mask does not match.*{described}.*5 frames of 32x32"):
         assign_buckets(read_manifest(tmp_path / "m.csv"), max_pixels=4096, max_frames=5, multiple=8)
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "side", "differences"),
+    [
+        (5, 8, 32, ""),
+        (9, 8, 32, "length"),
+        (5, 8.05, 32, ""),
+        (5, 25, 32, "frame rate"),
+        (9, 25, 64, "length and frame rate and size"),
+    ],
+)
+def test_pairs_that_differ_in_length_rate_or_size_are_told(tmp_path, caplog, frames, fps, side, differences):
+    write_video(tmp_path / "a.mp4", np.zeros((5, 32, 32, 3), np.uint8), 8)
+    write_video(tmp_path / "b.mp4", np.zeros((frames, side, side, 3), np.uint8), fps)
+    (tmp_path / "m.csv").write_text("src_video,tgt_video,prompt\na.mp4,b.mp4,Do it.\n")
+    with caplog.at_level(logging.INFO):
+        assign_buckets(read_manifest(tmp_path / "m.csv"), max_pixels=4096, max_frames=5, multiple=8)
+    assert ("differ in" in caplog.text) == bool(differences)
+    assert f"differ in {differences}: paired" in caplog.text or not differences

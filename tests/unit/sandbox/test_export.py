@@ -110,12 +110,39 @@ def test_lists_without_rows_are_omitted(tmp_path):
     assert lists == {"video.csv", "image.csv", "benchmark_videos.csv"}
 
 
-@pytest.mark.parametrize("items", [1, 13, 15])
-def test_an_export_of_another_number_of_items_is_rejected_and_nothing_changes(folder, items):
-    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    with pytest.raises(InputError, match="items 14", check=lambda error: error.code == "changed-settings"):
+def read_files(folder):
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("items", [1, 13])
+def test_an_export_of_fewer_items_is_rejected_and_nothing_changes(folder, items):
+    before = read_files(folder)
+    with pytest.raises(InputError, match="14 items", check=lambda error: error.code == "changed-settings"):
         export(folder, items, **SETTINGS)
-    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+    assert read_files(folder) == before
+
+
+def test_an_export_of_more_items_extends_the_folder_to_what_a_new_export_writes(tmp_path):
+    export(tmp_path / "new", 4, **SETTINGS)
+    export(tmp_path / "world", 2, **SETTINGS)
+    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "world" / "videos").iterdir()}
+    export(tmp_path / "world", 4, **SETTINGS)
+    assert read_files(tmp_path / "world") == read_files(tmp_path / "new")
+    assert {file: file.stat().st_mtime_ns for file in times} == times
+    record = json.loads((tmp_path / "world" / "world.json").read_text())
+    del record["items"]  # as the previous release wrote it
+    (tmp_path / "world" / "world.json").write_text(json.dumps(record))
+    export(tmp_path / "world", 4, **SETTINGS)
+    assert json.loads((tmp_path / "world" / "world.json").read_text())["items"] == 4
+
+
+@pytest.mark.parametrize("items", ["4", None, [4], -1, 2.5])
+def test_a_damaged_number_of_items_is_replaced(tmp_path, items):
+    export(tmp_path / "world", 1, **SETTINGS)
+    record = tmp_path / "world" / "world.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"items": items}))
+    export(tmp_path / "world", 1, **SETTINGS)
+    assert json.loads(record.read_text())["items"] == 1
 
 
 def test_frames_too_wide_for_a_visible_edit_are_rejected(tmp_path):
