@@ -251,7 +251,7 @@ def test_the_latex_table_compiles(study, tmp_path):
         ({"arms": [{"data.train": [{"type": "SandboxEdits", "items": 0}]}]}, "SandboxEdits.items must be at least 1"),
         ({"arms": [{"trainer.accelerator": "gpuu"}]}, "did you mean gpu?"),
         ({"arms": [{"trainer.strategy": "ddpp"}]}, "did you mean ddp?"),
-        ({"arms": [{"trainer.devices": 0}]}, "int > 0"),
+        ({"arms": [{"trainer.devices": 0}]}, "is not a valid input"),
         ({"arms": [{"trainer.max_steps": -7}]}, "max_steps"),
         ({"arms": [{"trainer.callbacks": ["NoSuch"]}]}, "no choice named 'NoSuch'"),
         ({"arms": [{"trainer.callbacks": [{"type": "BeforeAfter", "items": 0}]}]}, "BeforeAfter needs items"),
