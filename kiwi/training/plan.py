@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from kiwi.models.budget import Budget, Workload
 
 
+_MAX_VOXELS = 10**11
+"""Pixels of all frames; the sizes of attention maps of more overflow 64 bits."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(Options):
     """Count the parameters and floating-point operations of an editor; no weights are needed.
@@ -88,6 +92,9 @@ def plan(options: PlanOptions) -> Plan:
         workload = Workload.for_training(config, max_frames, experiment.data.get("max_pixels"))
     size = {name: value for name in ("frames", "height", "width") if (value := getattr(options, name)) is not None}
     workload = replace(workload, **size, references=options.references)
+    if (voxels := workload.frames * workload.height * workload.width) > _MAX_VOXELS:
+        expected = f"at most {_MAX_VOXELS:,} pixels of all frames together"
+        raise InputError("the video is too large to be counted", code="out-of-range", got=voxels, expected=expected)
     configs = [override(config, variant) for variant in variants]
     changes = [diff(config, variant).items() for variant in configs]
     return Plan(

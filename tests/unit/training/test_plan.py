@@ -147,3 +147,9 @@ def test_a_malformed_experiment_is_rejected(tmp_path, change, expected):
     (tmp_path / "e.yaml").write_text(f"base: {base}\n{change}\n")
     with pytest.raises(KiwiError, match=expected):
         plan(PlanOptions(config=tmp_path / "e.yaml"))
+
+
+@pytest.mark.parametrize("size", [{"height": 10**30}, {"width": 10**9}, {"height": 10**6, "width": 10**6}])
+def test_a_video_whose_operations_overflow_is_rejected(size):
+    with pytest.raises(InputError, check=lambda error: error.code == "out-of-range"):
+        plan(PlanOptions(size="5b", **size))
