@@ -53,7 +53,9 @@ def run_sweep(options: AblateOptions) -> StudyReport:
         study = replace(study, seeds=list(options.seeds))
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file, not a folder", code="not-a-folder", fix="choose another --out")
-    run_dir.require_no_other_files(out / RUNS_FOLDER, "the folder of a study", ("caches", "environment.json", "slurm"))
+    if not options.report:  # a report of a folder without results has a message of its own
+        others = ("caches", "environment.json", "slurm")
+        run_dir.require_no_other_files(out / RUNS_FOLDER, "the folder of a study", others)
     check_initial_models(study)
     runs = list_runs(study, out)
     list_cache_requests(study.arms, study.seeds)  # raises an error if a cache does not suit its arms
