@@ -185,7 +185,9 @@ def _require_ranges(options: dict[str, Any]) -> None:
             require(name, minimum <= value <= LARGEST, f"{minimum} to {LARGEST:,}")
     if (interval := options.get("val_check_interval")) is not None and not isinstance(interval, str | dict | timedelta):
         require("val_check_interval", 0 < interval <= LARGEST, f"more than 0, up to {LARGEST:,}")
-    if isinstance(devices := options.get("devices"), int):
+    devices = options.get("devices")
+    devices = int(devices) if isinstance(devices, str) and devices.isdecimal() else devices  # from the command line
+    if isinstance(devices, int):
         require("devices", -1 <= devices <= _MAX_DEVICES, f"1 to {_MAX_DEVICES}, or -1 for all")
     if (limit := options.get("max_time")) is not None:
         try:

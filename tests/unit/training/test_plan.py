@@ -135,7 +135,7 @@ def test_exactly_one_size_or_editor_experiment_is_required():
     [
         ("model: 5", "model of .* is not a mapping"),
         ("data: 5", "data of .* is not a mapping"),
-        ("data: {train: video.csv}", "not a list of data sources"),
+        ("data: {train: video.csv}", "data.train is not a list"),
         ("data: {train: [{path: a.csv, max_frame: 1}]}", "no field .*max_frame.*did you mean max_frames"),
         ("data: {train: [{path: a.csv, max_frames: '1'}]}", "wrong type"),
         ("data: {max_pixels: '1024'}", "whole number"),

@@ -136,7 +136,7 @@ def test_a_progress_bar_that_the_caller_passes_is_kept():
         ("num_sanity_val_steps", -5), ("log_every_n_steps", -1), ("accumulate_grad_batches", 0),
         ("accumulate_grad_batches", 10**30), ("limit_train_batches", 10**30), ("limit_val_batches", -1),
         ("overfit_batches", float("nan")), ("fast_dev_run", 10**30), ("gradient_clip_val", -1.0),
-        ("gradient_clip_val", float("inf")), ("gradient_clip_val", 10**400), ("devices", 10_000), ("devices", -5),
+        ("gradient_clip_val", float("inf")), ("gradient_clip_val", 10**400), ("devices", "99999"), ("devices", -5),
         ("num_nodes", 0), ("reload_dataloaders_every_n_epochs", 10**30), ("max_time", {"days": -1}),
         ("max_time", "00:00:00:00"), ("max_time", {"weeks": 10**9}),
     ],
