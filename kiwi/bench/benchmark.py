@@ -145,8 +145,7 @@ def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> 
         origin=next(iter(rubrics.values())).origin,
         editor=editor,
     )
-    ledger = Ledger(out / LEDGER_FILE)
-    budget = Budget(built_judge.model, options.budget, options.prices, ledger.initial_judgements)
+    budget = Budget(built_judge.model, options.budget, options.prices)
     open_run(out, identity)
     part, parts = options.part_index
     selected = tasks[part - 1 :: parts]
@@ -160,6 +159,9 @@ def run_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -> 
     with exclusive_lock(out):
         write_inputs(out, data.items, options)
         limit = RateLimit(concurrency=options.concurrency, per_minute=options.per_minute, tries=options.tries)
+        ledger = Ledger(out / LEDGER_FILE)
+        for judgement in ledger.initial_judgements:
+            budget.add(judgement)
         runner = Runner(suite, rubrics, built_judge, ledger, limit, budget)
         _log_estimate(runner, tasks, is_editing=is_editing)
         return _judge_all(options, out, identity, runner, tasks, generate, data, metrics)

@@ -1,6 +1,5 @@
 """A judge's spending, and the budget at which a run stops asking."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
 
@@ -10,21 +9,18 @@ from kiwi.vlm.prices import Price, find_price
 
 
 class Budget:
-    """Adds up what the answers in a ledger have cost. Answers of models without a price cost nothing.
+    """Adds up what answers have cost; answers of models without a price cost nothing. Earlier answers count if added.
 
     Args:
         model: name of the model to ask, without its provider; None for a judge that costs nothing.
         limit: dollars after which no question is asked; None for no limit.
         prices: price table; by default the one in kiwi.
-        judgements: earlier judgements of the run, whose cost counts too.
 
     Raises:
         InputError: there is a limit but no price, or the table cannot be read.
     """
 
-    def __init__(
-        self, model: str | None, limit: float | None, prices: Path | None, judgements: Iterable[Judgement]
-    ) -> None:
+    def __init__(self, model: str | None, limit: float | None, prices: Path | None) -> None:
         self.limit = limit
         self.price: Price | None = None if model is None else find_price(model, prices)
         if limit is not None and self.price is None:
@@ -32,8 +28,6 @@ class Budget:
             fix = "pass a price table with --prices; docs/judges.md describes it" if model else "remove it"
             raise InputError(problem, code="missing-price" if model else "unused-option", fix=fix)
         self.spent, self.answers, self._lock = 0.0, 0, Lock()
-        for judgement in judgements:
-            self.add(judgement)
 
     def add(self, judgement: Judgement) -> None:
         """Add the cost of a judgement."""

@@ -102,7 +102,7 @@ class Runner:
         self, suite: Suite, rubrics: Mapping[str, Rubric], judge: Judge, ledger: Ledger, rate_limit: RateLimit,
         budget: Budget | None = None,
     ) -> None:  # fmt: skip
-        self.budget = budget or Budget(None, None, None, ())
+        self.budget = budget or Budget(None, None, None)
         self.suite, self.rubrics, self.judge, self.ledger, self.rate_limit = suite, rubrics, judge, ledger, rate_limit
         self._all_dimensions = [name for rubric in rubrics.values() for name in rubric.dimensions]
         self._hashes: dict[Path, str] = {}

@@ -48,13 +48,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        with report_full_disk(path):
+        with report_write_failure(path):
             yield temporary
-        # mkstemp makes private files; give the result the permissions that an ordinary open() would have.
-        temporary.chmod(_get_permissions(path, 0o666))
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)  # the rename is durable only after a sync of the folder
+            # mkstemp makes private files; give the result the permissions that an ordinary open() would have.
+            temporary.chmod(_get_permissions(path, 0o666))
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)  # the rename is durable only after a sync of the folder
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
@@ -72,15 +72,15 @@ def atomic_folder(path: str | Path, list_unexpected_files: Callable[[Path], list
     new = _make_unfinished_folder(path)
     old = new.with_name(new.name + ".old")
     try:
-        with report_full_disk(path):
+        with report_write_failure(path):
             yield new
-        _sync_folder(new, _get_permissions(path, 0o777))
-        if not path.exists():
-            new.rename(path)
-        elif not _swap_names(new, path):
-            path.rename(old)  # if the process is killed now, the next write warns about this folder
-            new.rename(path)
-        _sync(path.parent)
+            _sync_folder(new, _get_permissions(path, 0o777))
+            if not path.exists():
+                new.rename(path)
+            elif not _swap_names(new, path):
+                path.rename(old)  # if the process is killed now, the next write warns about this folder
+                new.rename(path)
+            _sync(path.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
         if path.exists():
@@ -206,18 +206,29 @@ def report_unwritable(folder: Path, action: str = "written to") -> Iterator[None
         raise InputError(f"the folder {folder} cannot be {action}", code="unwritable-folder", got=got) from None
 
 
+def deleted_folder_error(folder: Path) -> InputError:
+    """The error of a folder that is no longer the one that a command is writing to."""
+    problem = f"the folder {folder} was deleted, renamed or replaced while a command was writing to it"
+    return InputError(problem, code="deleted-folder", fix="rerun the command, and leave its folder alone meanwhile")
+
+
 @contextmanager
-def report_full_disk(path: Path) -> Iterator[None]:
-    """Convert an error of writing `path` to a full disk, or beyond a quota or limit, to an InputError.
+def report_write_failure(path: Path) -> Iterator[None]:
+    """Convert an error of writing `path` to a full disk, beyond a quota or limit, or into a deleted folder.
 
     Writers in other languages raise types of their own, such as SafetensorError, with the number of the system's error
     in the text.
+
+    Raises:
+        InputError: writing failed for one of these reasons; other errors are raised as they are.
     """
     try:
         yield
     except KiwiError:
         raise
     except Exception as error:
+        if not path.parent.is_dir():
+            raise deleted_folder_error(path.parent) from error
         match = re.search(r"os error (\d+)|code: (\d+), kind", str(error))
         number = error.errno if isinstance(error, OSError) else int(match[1] or match[2]) if match else None
         if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

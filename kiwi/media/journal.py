@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Any
 
 from kiwi.errors import InputError
+from kiwi.media.files import report_write_failure
 from kiwi.reading import parse_json, require_file
 
 log = logging.getLogger(__name__)
@@ -51,10 +52,14 @@ class Journal:
         self._lock = Lock()
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Append a record, which survives a kill of the process as soon as this returns."""
+        """Append a record, which survives a kill of the process as soon as this returns.
+
+        Raises:
+            InputError: the disk is full, or the folder was deleted.
+        """
         record = with_checksum(record) if self.checked else record
         line = (json.dumps(record) + "\n").encode()  # ASCII, which can represent lone surrogates too
-        with self._lock, self.path.open("ab+") as file:
+        with self._lock, report_write_failure(self.path), self.path.open("ab+") as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":

@@ -1,15 +1,16 @@
 """The output folder of a resumable command, which records the settings it was started with and accepts no others."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from kiwi.errors import InputError
-from kiwi.media.files import make_folder, report_unwritable, write_json
+from kiwi.media.files import deleted_folder_error, make_folder, report_unwritable, write_json
 from kiwi.reading import read_json
 
 LOCK_FILE = ".lock"
@@ -59,22 +60,48 @@ def require_no_other_files(record: Path, kind: str, allowed: Collection[str] = (
 
 
 @contextmanager
-def exclusive_lock(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[Callable[[], None]]:
     """Lock a folder against other processes; the lock of a killed process is released.
 
+    Yields:
+        A function that raises the InputError of a deleted folder, for long blocks that would otherwise make it anew.
+
     Raises:
-        InputError: another process holds the lock, or the folder cannot be written to.
+        InputError: another process holds the lock, the folder cannot be written to, or it was deleted, renamed or
+            replaced before the end of the block.
     """
-    lock = FileLock(folder / LOCK_FILE)
+    file = folder / LOCK_FILE
+    lock = FileLock(file)
     with report_unwritable(folder):
         try:
             lock.acquire(blocking=False)
         except Timeout:
             fix = "wait for it to finish, or choose another folder"
             raise InputError(f"another process is working in {folder}", code="locked-folder", fix=fix) from None
+        locked = file.stat()
+
+    def is_locked() -> bool:
+        try:
+            return os.path.samestat(file.stat(), locked)
+        except OSError:
+            return False
+
+    def require_lock() -> None:
+        if not is_locked():
+            raise deleted_folder_error(folder)
+
     try:
-        yield
+        try:
+            yield require_lock
+        except Exception as error:
+            if is_locked():
+                raise
+            raise deleted_folder_error(folder) from error
+        require_lock()
     finally:
+        if is_locked():
+            with suppress(OSError):
+                file.unlink()
         lock.release()
 
 

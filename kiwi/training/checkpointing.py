@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from kiwi.errors import CheckpointError, TrainingError, exception_chain, first_line
+from kiwi.errors import CheckpointError, InputError, TrainingError, exception_chain, first_line
 from kiwi.media.files import atomic_path
 
 log = logging.getLogger(__name__)
@@ -36,11 +36,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             TrainingError: writing failed, for example on a full disk; earlier checkpoints are not affected.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, InputError) as error:
             last_good = newest_checkpoint(path.parent)
             got = next((str(e) for e in exception_chain(error) if isinstance(e, OSError)), first_line(error))
             fix = "free space, then resume with `--ckpt_path last`"

@@ -56,6 +56,9 @@ _REJECTED_FIELD = (
 )
 """An option that jsonargparse rejects, in each of its messages about one."""
 
+_BROKEN_CLASS = r"given class_path '((?!kiwi\.)(?:\w+\.)+\w+)': ((?!Parser key).*?)(?= - | Given value|$)"
+"""A class outside kiwi that cannot be imported or built, and the reason, in jsonargparse's message."""
+
 
 def with_class_paths(value: Any) -> Any:
     """Convert a configuration in short form (`kiwi.experiment.to_short_form`) to jsonargparse's form.
@@ -219,7 +222,7 @@ def explain_parse_error(message: str, options: Iterable[str] = ()) -> InputError
     elif choices and "Expected an instantiatable class" in flat:
         expected, fix = format_choices(choices, ""), f"write `type: NAME` there, such as `type: {choices[0]}`"
         return InputError(f"{path} has no type", code="missing-type", expected=expected, fix=fix)
-    elif missing := re.search(r"the following arguments are required: ([\w., ]+)", flat):
+    elif missing := re.search(r"the following arguments are required: ([\w.]+(?:, [\w.]+)*)", flat):
         names = [name.removeprefix("fit.").removeprefix("validate.") for name in missing[1].strip().split(", ")]
         problem = f"no --config file sets {' and '.join(f'{path}.{name}' if path else name for name in names)}"
         of_spec = re.search(r".*given class_path '(?:\w+\.)*(\w+)'", flat)
@@ -236,13 +239,13 @@ def explain_parse_error(message: str, options: Iterable[str] = ()) -> InputError
             return _unknown_field(classes[0].__name__, name, group)
         similar = closest_match(f"--{field}", options)
         return InputError(f"there is no option --{field}", code="unknown-field", expected=similar, fix=SEE_HELP)
-    elif broken := re.search(r"given class_path '((?!kiwi\.)(?:\w+\.)+\w+)': ((?!Parser key).*?)(?= - |$)", flat):
-        module, problem = broken[1].rpartition(".")[0], f"{path} names {broken[1]}, which cannot be imported"
-        fix = f"correct the module {module}, or add its folder to PYTHONPATH"
+    elif broken := re.search(_BROKEN_CLASS, flat):
+        problem = f"{path or 'the configuration'} names {broken[1]}, which cannot be imported or built"
+        fix = "install the package that it needs, correct its options, or add the folder of its module to PYTHONPATH"
         return InputError(problem, code="missing-module", got=broken[2], fix=fix)
     # The last message about the innermost option states the reason; the text after it repeats the input.
-    reason = flat.split(f'"{keys[-1]}": ')[-1] if keys else flat
-    reason = re.split(r" - Expected a <class 'NoneType'>| Given value type", reason)[0]
+    reason = flat.split(f'"{keys[-1]}": ' if keys else "Errors: - ")[-1]
+    reason = re.split(r" - Expected a <class 'NoneType'>| - Not a valid subclass| Given value type", reason)[0]
     reason = re.sub(r"- Expected a path but .* either not accessible or invalid - ", "", reason)
     if wrong := re.search(r"- Expected a (?:<class '(\w+)'>|typing.Literal\[([^]]+)\])", f"- {reason}"):
         got = re.search(r"Got value: (.*)", reason) or re.search(r"Given value: (?!NestedArg)(.*)", flat)

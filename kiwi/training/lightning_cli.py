@@ -6,13 +6,13 @@ Every field of the model's specs, the data, the trainer and the standard callbac
 
 import logging
 import re
-import traceback
+import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonargparse import ArgumentError, set_parsing_settings
 from lightning.pytorch.accelerators import AcceleratorRegistry
@@ -25,7 +25,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from kiwi.data.datamodule import EditData
 from kiwi.environment import environment
-from kiwi.errors import CheckpointError, InputError, KiwiError, exception_chain, format_choices
+from kiwi.errors import (
+    CheckpointError,
+    InputError,
+    format_choices,
+)
 from kiwi.media.files import make_folder, write_json, write_text
 from kiwi.media.run_dir import LOCK_FILE, exclusive_lock
 from kiwi.reading import follow_links
@@ -35,13 +39,19 @@ from kiwi.training.callbacks.edit_quality import EditQuality
 from kiwi.training.callbacks.export import ModelExport
 from kiwi.training.callbacks.previews import Previews
 from kiwi.training.callbacks.run_log import RunLog
-from kiwi.training.cli_arguments import explain_parse_error, require_numbers, translate_argv_for_jsonargparse
+from kiwi.training.cli_arguments import require_numbers, translate_argv_for_jsonargparse
+from kiwi.training.cli_errors import raise_plain_error
 from kiwi.training.modules.base import LitModule
 from kiwi.training.trainer import Trainer
-from kiwi.training.user_modules import explain_import_failure
 
 log = logging.getLogger(__name__)
 
+
+_REJECTIONS = (ValueError, TypeError, AttributeError, ImportError, RuntimeError)
+"""Types of errors with which Lightning and jsonargparse reject options, besides their own."""
+
+_WRITING_HOOKS = ("on_train_batch_end", "on_validation_end", "on_train_end")
+"""Hooks in which callbacks write to the run folder."""
 
 TRUST = (
     "Callbacks, loggers, plugins and other classes of Lightning are imported by the `class_path` in the configuration, "
@@ -62,6 +72,7 @@ class KiwiCLI(LightningCLI):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Run the command, which LightningCLI does in its constructor; `fit` locks the run folder meanwhile."""
+        self._require_run_folder: Callable[[], None] = lambda: None  # only rank 0 of `fit` holds the lock
         with ExitStack() as self._locks:
             super().__init__(*args, **kwargs)
 
@@ -101,7 +112,7 @@ class KiwiCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except ArgumentError as error:
             parsers = self._subcommand_parsers.values()
-            _raise_plain_error(error, [option for p in parsers for option in p._option_string_actions])
+            raise_plain_error(error, [option for p in parsers for option in p._option_string_actions])
         require_numbers(self.config[self.config["subcommand"]].as_dict())
 
     def _parse_ckpt_path(self) -> None:
@@ -112,7 +123,7 @@ class KiwiCLI(LightningCLI):
         config = self.config[self.config["subcommand"]]
         folder = Path(config.trainer.default_root_dir) / "checkpoints"
         if self.config["subcommand"] == "fit" and rank_zero_only.rank == 0:
-            self._locks.enter_context(self._lock_run(folder.parent))
+            self._require_run_folder = self._locks.enter_context(self._lock_run(folder.parent))
         if config.get("ckpt_path") == "last":
             path = checkpointing.checkpoint_to_resume(folder)
             if path is None and self.config["subcommand"] == "validate":
@@ -124,17 +135,20 @@ class KiwiCLI(LightningCLI):
             checkpointing.require_checkpoint(Path(config.ckpt_path))
 
     @contextmanager
-    def _lock_run(self, root: Path) -> Iterator[None]:
+    def _lock_run(self, root: Path) -> Iterator[Callable[[], None]]:
         """Lock a run folder against other processes; if nothing is written to a new one, it is removed at the end."""
-        is_new = not root.exists()
-        with exclusive_lock(make_folder(root)):
-            try:
-                yield
-            finally:
-                with suppress(OSError):  # the folder may have been deleted
-                    (root / LOCK_FILE).unlink()
-                    if is_new and not list(root.iterdir()):
-                        root.rmdir()
+        is_new, is_unused = not root.exists(), False
+        try:
+            with exclusive_lock(make_folder(root)) as require_folder:
+                try:
+                    yield require_folder
+                finally:
+                    with suppress(InputError):  # another process may have made the folder anew
+                        require_folder()
+                        is_unused = is_new and [path.name for path in root.iterdir()] == [LOCK_FILE]
+        finally:
+            if is_unused:
+                root.rmdir()
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Log directly into the run folder (no version subfolder), and keep kiwi's sampler."""
@@ -164,8 +178,10 @@ class KiwiCLI(LightningCLI):
         root, checkpoint_path = Path(self.trainer.default_root_dir), self._get(self.config, "ckpt_path")
         # on_train_start is not called if the checkpoint has reached max_steps; is_started then stays False.
         self.is_started = checkpoint_path is None
-        write_run_files = LambdaCallback(on_train_start=lambda trainer, module: self._write_run_files(root))
-        self.trainer.callbacks.insert(0, write_run_files)
+        # Before any other callback writes: a folder that was deleted meanwhile would be made anew, without its log.
+        check = {hook: lambda *_: self._require_run_folder() for hook in _WRITING_HOOKS}
+        start = {"on_train_start": lambda *_: self._write_run_files(root)}
+        self.trainer.callbacks.insert(0, LambdaCallback(**start, **check))
         if not self.trainer.is_global_zero:
             return
         is_same_run = checkpoint_path is not None and follow_links(root) in follow_links(checkpoint_path).parents
@@ -195,13 +211,15 @@ class KiwiCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Save a checkpoint of the last step, whatever the interval; warn if there was nothing to train."""
+        self._require_run_folder()
         is_changed = self.is_started or self.model.is_validation_due
         if not is_changed and self.trainer.is_global_zero:
             step, limits = self.trainer.global_step, (self.trainer.max_steps, self.trainer.max_epochs or -1)
             message = "nothing to do: the run is already at step %d (trainer.max_steps %d, max_epochs %d)"
             log.warning(message + "; increase these to continue training", step, *limits)
-        if is_changed and self.trainer.checkpoint_callback.save_last:
-            self.trainer.save_checkpoint(Path(self.trainer.checkpoint_callback.dirpath) / "last.ckpt")
+        checkpoint = self._get(self.config_init, "checkpoint")  # trainer.callbacks may contain others
+        if is_changed and checkpoint.save_last:
+            self.trainer.save_checkpoint(Path(checkpoint.dirpath) / "last.ckpt")
 
     def before_validate(self) -> None:
         """Raise an error if the weights would be untrained."""
@@ -254,7 +272,7 @@ def run_cli(argv: Sequence[str], cli_class: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
     Raises:
         KiwiError: the options are invalid (for an unknown name, the message lists the valid ones), or the run failed.
     """
-    _silence_library_warnings()
+    _silence_libraries()
     set_parsing_settings(subclasses_enabled=[*abstract_specs()])
     try:
         return cli_class(
@@ -268,41 +286,20 @@ def run_cli(argv: Sequence[str], cli_class: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
             parser_class=_ArgumentParser,
             parser_kwargs={"prog": "python -m kiwi"},
         )
-    except (ArgumentError, MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
-        _raise_plain_error(error)
+    except (ArgumentError, MisconfigurationException, *_REJECTIONS) as error:
+        raise_plain_error(error)
 
 
-def _raise_plain_error(error: Exception, options: Iterable[str] = ()) -> NoReturn:
-    """Raise the KiwiError of a constructor, which jsonargparse wraps, or a short form of jsonargparse's own error."""
-    if cause := next((cause for cause in exception_chain(error) if isinstance(cause, KiwiError)), None):
-        raise cause from None
-    if failure := explain_import_failure(error):
-        raise failure from None
-    rejection = next((cause for cause in exception_chain(error) if _is_raised_by_lightning(cause)), None)
-    if rejection is not None and not isinstance(error, ArgumentError):
-        problem = "Lightning rejects an option of the trainer, or a package is missing"
-        got, fix = " ".join(str(rejection).split()), "correct the options of trainer, or install the package"
-        raise InputError(problem, code="invalid-trainer", got=got, fix=fix) from None
-    if not isinstance(error, (ArgumentError, MisconfigurationException)):
-        # A bug, also in a user's class, keeps its traceback; jsonargparse would bury it under a dump of all options.
-        raise next(
-            (cause for cause in exception_chain(error) if not _is_raised_in(cause, "jsonargparse")), error
-        ) from None
-    raise explain_parse_error(str(error), options) from None
+def _silence_libraries() -> None:
+    """Silence warnings that do not apply: frozen parts are meant to be in eval mode, and kiwi's sampler can resume.
 
-
-def _is_raised_by_lightning(error: BaseException) -> bool:
-    """Whether a statement of Lightning raised an error, or a logger, strategy or plugin cannot import its package."""
-    return isinstance(error, ImportError) or _is_raised_in(error, "lightning")
-
-
-def _is_raised_in(error: BaseException, package: str) -> bool:
-    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(modules) and modules[-1].startswith(package)
-
-
-def _silence_library_warnings() -> None:
-    """Silence warnings that do not apply: frozen parts are meant to be in eval mode, and kiwi's sampler can resume."""
+    The traceback of a thread is not printed either if the thread keeps its error, which TensorBoard's writer does: the
+    main thread raises it at the next write.
+    """
+    print_traceback = threading.__excepthook__
+    threading.excepthook = lambda args: (
+        None if getattr(args.thread, "exception", None) is args.exc_value else print_traceback(args)
+    )
     for message in (
         ".*does not have many workers.*",
         ".*LightningCLI's args parameter.*",

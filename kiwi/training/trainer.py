@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as lightning
 from lightning.pytorch.accelerators import Accelerator
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, ProgressBar, RichProgressBar, Timer
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, Timer
 from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import ProgressColumn, Task
@@ -32,6 +32,14 @@ _MINIMUMS = {
 _MAX_DEVICES = 1024
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true", "32", "bf16", "16"]
+
+UNSUPPORTED_CALLBACKS = {
+    "GradientAccumulationScheduler": (
+        "set trainer.accumulate_grad_batches; train with another number in a run of its own (model.init)"
+    ),
+    "BatchSizeFinder": "set data.batch_size",
+}
+"""What to do instead of using these callbacks of Lightning."""
 
 
 class Trainer(lightning.Trainer):
@@ -60,6 +68,10 @@ class Trainer(lightning.Trainer):
             has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
             kwargs["callbacks"] = callbacks if has_bar else [*callbacks, StepProgressBar()]
         super().__init__(accelerator=accelerator, precision=precision, **kwargs)
+        for callback in self.callbacks:
+            if (name := type(callback).__name__) in UNSUPPORTED_CALLBACKS:
+                problem = f"{name} changes the size of steps, which a resumed run cannot know"
+                raise InputError(problem, code="unsupported-option", fix=UNSUPPORTED_CALLBACKS[name])
 
     def require_equal_steps(self) -> None:
         """Raise an InputError if optimizer steps would accumulate different numbers of batches.
@@ -67,10 +79,6 @@ class Trainer(lightning.Trainer):
         Lightning also steps after the last batch of an epoch. The epochs of `EditData` consist of whole steps, but
         limit_train_batches, overfit_batches and fast_dev_run can cut them.
         """
-        if any(isinstance(callback, GradientAccumulationScheduler) for callback in self.callbacks):
-            problem = "GradientAccumulationScheduler changes the size of steps, which a resumed run cannot know"
-            fix = "set trainer.accumulate_grad_batches; train with another number in a run of its own (model.init)"
-            raise InputError(problem, code="unsupported-option", fix=fix)
         per_step, batches = self.accumulate_grad_batches, self.num_training_batches
         if isinstance(batches, int) and batches % per_step:
             problem = f"trainer.accumulate_grad_batches {per_step} does not divide the {batches} batches of an epoch"

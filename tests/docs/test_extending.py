@@ -95,7 +95,7 @@ def invert(item, path):
 
 
 def test_the_scores_of_the_judge_reach_the_table(modules, service, monkeypatch):
-    monkeypatch.setattr(benchmark, "build_generator", lambda options, suite: (invert, {}))
+    monkeypatch.setattr(benchmark, "build_generator", lambda options, suite: invert)
     report = modules("judge_by_reward").report
     assert report.is_success
     assert report.result.raw.mean == pytest.approx(3.0)  # the mean of 4, 3 and 2
@@ -106,7 +106,7 @@ def test_the_scores_of_the_judge_reach_the_table(modules, service, monkeypatch):
 
 
 def test_the_terminal_names_the_variable_of_a_missing_key(modules, service, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "build_generator", lambda options, suite: (invert, {}))
+    monkeypatch.setattr(benchmark, "build_generator", lambda options, suite: invert)
     monkeypatch.setattr(service, "has_no_key", True)
     report = modules("judge_by_reward").report
     assert not report.is_success

@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM in a step, a validation and a checkpoint; a second run in the folder of a running one."""
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -73,6 +74,11 @@ def test_a_run_folder_that_cannot_be_made_is_refused_at_once(argv, tmp_path, pla
     [
         ["--trainer.logger=WandbLogger"],
         ["--trainer.logger=CometLogger"],
+        ['--trainer.logger=[{"class_path": "lightning.pytorch.loggers.MLFlowLogger"}]'],
+        ['--trainer.plugins=[{"class_path": "lightning.pytorch.plugins.XLAPrecision"}]'],
+        ["--trainer.plugins=lightning.pytorch.plugins.environments.MPIEnvironment"],
+        ["--trainer.callbacks+=lightning.pytorch.callbacks.BackboneFinetuning"],
+        ["--trainer.callbacks+=lightning.pytorch.callbacks.BatchSizeFinder"],
         ["--trainer.strategy=deepspeed_stage_2"],
         ["--trainer.strategy=fsdp"],
         ["--trainer.max_epochs=-5"],
@@ -83,8 +89,42 @@ def test_a_run_folder_that_cannot_be_made_is_refused_at_once(argv, tmp_path, pla
 )
 def test_what_lightning_rejects_is_one_paragraph(argv, tmp_path, options, capsys):
     assert main([*argv, *options]) == 2
-    assert "error:" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "error:" in error
+    assert "Subclass types" not in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("hook", ["training_step", "validation_step", "preview", "export"])
+@pytest.mark.parametrize("change", ["deleted", "renamed", "replaced"])
+def test_a_run_whose_folder_is_deleted_or_renamed_stops_with_one_paragraph_and_makes_no_new_one(
+    argv, tmp_path, capsys, monkeypatch, change, hook
+):
+    run, original = tmp_path / "run", getattr(LitVae, hook)
+
+    def change_folder(*args, **kwargs):
+        run.rename(tmp_path / "moved")
+        if change == "deleted":
+            shutil.rmtree(tmp_path / "moved")
+        elif change == "replaced":
+            run.mkdir()  # by another process
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(LitVae, hook, change_folder)
+    options = ["--trainer.logger=true", "--previews.items=1", "--checkpoint.every_n_train_steps=1"]
+    assert main([*argv, *options, "--trainer.max_steps=2"]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"the folder {run} was deleted, renamed or replaced" in error
+    assert "Traceback" not in error
+    assert run.exists() == (change == "replaced")
+    assert not (run / "checkpoints").exists()
+
+
+def test_the_last_checkpoint_is_written_beside_those_of_other_callbacks(argv, tmp_path):
+    callbacks = "lightning.pytorch.callbacks."
+    other = ["--trainer.callbacks+=" + callbacks + "OnExceptionCheckpoint", f"--trainer.callbacks.dirpath={tmp_path}/x"]
+    assert main([*argv, *other, "--trainer.max_steps=1"]) == 0
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
 @pytest.mark.parametrize(("every_n_train_steps", "max_steps"), [(2, 3), (1, 4)])

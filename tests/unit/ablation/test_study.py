@@ -159,7 +159,7 @@ def test_metrics_have_a_direction_and_the_primary_one_comes_first(tmp_path):
         ({"arms": [{"skip": ["one", "one"]}]}, "invalid-skip", "one"),
         ({"arms": {"a": 2}}, "wrong-type", "'a': 2"),
         ({"arms": [{}]}, "wrong-type", "{}"),
-        ({"arms": [{1: 2}]}, "wrong-type", "1: 2"),
+        ({"arms": [{1: 2}]}, "wrong-type", r"arms\.1"),
         ({"arms": [{"two.model.init": "x"}]}, "reserved-option", "model.init"),
         ({"options": {"seed_everything": 7}}, "reserved-option", "seed_everything"),
         ({"arms": [{"ckpt_path": "x"}]}, "reserved-option", "ckpt_path"),

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from kiwi.media.files import (
     write_json,
     write_text,
 )
+from kiwi.media.journal import Journal
 
 
 def test_atomic_path_yields_a_temporary_path_with_the_same_suffix_and_then_renames_it(tmp_path: Path) -> None:
@@ -283,3 +285,31 @@ def test_an_output_that_overlaps_its_input_is_rejected(tmp_path: Path, target: s
         require_no_overlap(tmp_path / target, tmp_path / "a/b")
     require_no_overlap(tmp_path / "a/bb", tmp_path / "a/b")
     require_no_overlap(tmp_path / "a", tmp_path / "a/absent")
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("writer", ["file", "folder", "journal"])
+def test_a_folder_that_is_deleted_while_it_is_written_to_is_an_input_error(tmp_path, writer, moment):
+    folder = tmp_path / "out"
+    folder.mkdir()
+
+    def write(path):
+        if moment == "before":
+            shutil.rmtree(folder)
+        path.write_text("text")
+        shutil.rmtree(folder)
+
+    def write_all():
+        if writer == "file":
+            with atomic_path(folder / "a.txt") as temporary:
+                write(temporary)
+        elif writer == "folder":
+            with atomic_folder(folder / "model", lambda _: []) as temporary:
+                write(temporary / "a.txt")
+        else:
+            shutil.rmtree(folder)
+            Journal(folder / "a.jsonl").append({})
+
+    with pytest.raises(InputError, check=lambda error: error.code == "deleted-folder"):
+        write_all()
+    assert list(tmp_path.iterdir()) == []

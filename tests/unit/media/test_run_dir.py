@@ -1,11 +1,13 @@
 """The folder of a resumable command accepts only the settings that it was started with."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kiwi.errors import InputError
-from kiwi.media.run_dir import open_run_dir, read_record
+from kiwi.media.run_dir import exclusive_lock, open_run_dir, read_record
 
 SETTINGS = {"seed": 0, "size": [32, 32], "level": "easy"}
 
@@ -60,3 +62,46 @@ def test_a_damaged_record_is_an_input_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, check=lambda error: error.code == "unreadable-file"):
         open_run_dir(tmp_path / "run.json", SETTINGS, "a run")
+
+
+def _delete(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def _rename(folder: Path) -> None:
+    folder.rename(folder.with_name("moved"))
+
+
+def _make_anew(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / ".lock").touch()  # of another process
+
+
+@pytest.mark.parametrize("change", [_delete, _rename, _make_anew])
+@pytest.mark.parametrize("error", [None, FileNotFoundError, InputError])
+def test_a_locked_folder_that_is_no_longer_the_same_is_an_error(
+    tmp_path: Path, change: Callable[[Path], None], error: type[Exception] | None
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    def work():
+        with exclusive_lock(folder) as require_folder:
+            require_folder()
+            change(folder)
+            if error is InputError:
+                require_folder()
+            if error is not None:
+                raise error
+
+    with pytest.raises(InputError, check=lambda error: error.code == "deleted-folder"):
+        work()
+    assert folder.exists() == (change is _make_anew)
+    assert not folder.exists() or (folder / ".lock").exists()
+
+
+def test_a_lock_leaves_no_file_and_keeps_errors(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), exclusive_lock(tmp_path):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
