@@ -10,10 +10,12 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentError, set_parsing_settings
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor, ModelCheckpoint
@@ -273,6 +275,8 @@ def run_cli(argv: Sequence[str], cli_class: type[KiwiCLI] = KiwiCLI) -> KiwiCLI:
         KiwiError: the options are invalid (for an unknown name, the message lists the valid ones), or the run failed.
     """
     _silence_libraries()
+    # Options of Lightning's callbacks may have enums as defaults, such as the interval of Timer.
+    yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, option: dumper.represent_data(option.value))
     set_parsing_settings(subclasses_enabled=[*abstract_specs()])
     try:
         return cli_class(

@@ -268,7 +268,12 @@ def test_a_run_is_not_resumed_into_another_runs_folder(runs, tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize("option", ["--trainer.logger=false", "--trainer.accumulate_grad_batches=2"])
+TIMER = '[{class_path: lightning.pytorch.callbacks.Timer, init_args: {duration: "00:01:00:00"}}]'
+
+
+@pytest.mark.parametrize(
+    "option", ["--trainer.logger=false", "--trainer.accumulate_grad_batches=2", f"--trainer.callbacks={TIMER}"]
+)
 def test_common_trainer_options_run(runs, tmp_path, option):
     assert (
         main(["fit", "--config", str(runs / "editor.yaml"), "--trainer.default_root_dir", str(tmp_path), option]) == 0
