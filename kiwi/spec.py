@@ -301,6 +301,8 @@ def convert(hint: Any, value: Any, path: str) -> Any:
         except OverflowError:
             raise SpecError(f"{path} is too large for a number", code="out-of-range") from None
     if hint is Path and isinstance(value, (str, Path)):
+        if value == "":  # Path would make it the current folder
+            raise SpecError(f"the path {path} is empty", code="empty-path", fix="write . for the current folder")
         return Path(value)
     if isinstance(hint, type) and type(value) is not hint:
         # YAML 1.1 reads 1e-6, which has no decimal point, as text.

@@ -229,6 +229,9 @@ def report_write_failure(path: Path) -> Iterator[None]:
     except Exception as error:
         if not path.parent.is_dir():
             raise deleted_folder_error(path.parent) from error
+        if isinstance(error, UnicodeEncodeError) and not str(path).isprintable():
+            problem = f"{path} is not a name that every library can write: it is not valid Unicode"
+            raise InputError(problem, code="unusable-path", fix="choose another name") from None
         match = re.search(r"os error (\d+)|code: (\d+), kind", str(error))
         number = error.errno if isinstance(error, OSError) else int(match[1] or match[2]) if match else None
         if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -1,5 +1,6 @@
 """Options built in Python are checked and converted as those of a command line or a file."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from kiwi.training.cache import CacheOptions, fill_cache
 from kiwi.training.curves import CurvesOptions
 from kiwi.training.fit import FitOptions
 from kiwi.training.plan import PlanOptions
-from kiwi.training.vocabulary import VocabularyOptions
+from kiwi.training.vocabulary import VocabularyOptions, learn_vocabulary
 
 EDIT = {"video": "a.mp4", "instruction": "Make it snow", "out": "b.mp4"}
 
@@ -83,3 +84,15 @@ def test_verifying_a_cache_from_python_reads_no_experiment_and_encodes_nothing(c
 
     FeatureCache.create(tmp_path, EncoderFingerprints(vae="a", mllm="b"), "float32")
     assert fill_cache(CacheOptions(config=config, out=tmp_path, verify=True)) == (0, 0, [])
+
+
+def test_an_empty_path_is_not_the_current_folder():
+    with pytest.raises(KiwiError, check=lambda error: error.code == "empty-path"):
+        CurvesOptions(runs=("",), out=Path("curves.png"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are not Unicode")
+def test_a_folder_whose_name_is_not_unicode_is_refused_by_the_library_that_writes_it(tmp_path):
+    with pytest.raises(KiwiError, check=lambda error: error.code == "unusable-path"):
+        learn_vocabulary(VocabularyOptions(out=tmp_path / "a\udcfb", words=300, items=5))
+    assert list(tmp_path.iterdir()) == []
