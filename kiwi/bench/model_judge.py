@@ -27,13 +27,13 @@ class ModelJudge(JudgeSpec):
     Args:
         model: the model.
         answer: format of the answers that the built-in rubrics ask for.
-        temperature: sampling temperature.
+        temperature: sampling temperature; null for the provider's default, which some models require.
         max_tokens: maximum number of tokens of an answer, reasoning included.
     """
 
     model: VlmSpec
     answer: AnswerFormat = "json"
-    temperature: float = 0.0
+    temperature: float | None = 0.0
     max_tokens: int = 8192
 
     @property

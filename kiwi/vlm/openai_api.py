@@ -63,6 +63,8 @@ class OpenAIClient(VisionLanguageModel):
         is_openai = urlsplit(spec.url).hostname == urlsplit(OPENAI_URL).hostname
         self._key = read_key((KEY,), f"openai:{spec.model}") if is_openai else os.environ.get(KEY, "").strip() or NO_KEY
         self._openai, self._spec = openai, spec
+        # OpenAI's newer models reject the older name, which is the only one that some other servers know.
+        self._limit = "max_completion_tokens" if is_openai else "max_tokens"
         # The benchmark's runner retries, and counts the attempts.
         self._client = openai.OpenAI(api_key=self._key, base_url=spec.url, max_retries=0, timeout=spec.timeout)
         self.model = spec.model
@@ -70,7 +72,9 @@ class OpenAIClient(VisionLanguageModel):
         self.has_structured_output = spec.structured
 
     def answer(self, request: Request) -> Answer:
-        options: dict[str, Any] = {} if request.temperature is None else {"temperature": request.temperature}
+        options: dict[str, Any] = {self._limit: request.max_tokens}
+        if request.temperature is not None:
+            options["temperature"] = request.temperature
         if request.schema is not None and self._spec.structured:
             schema = {"name": "answer", "strict": True, "schema": dict(request.schema)}
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -78,7 +82,7 @@ class OpenAIClient(VisionLanguageModel):
         messages: Any = [{"role": "system", "content": request.system}, {"role": "user", "content": content}]
         try:
             completion = self._client.chat.completions.create(
-                model=self._spec.model, messages=messages, max_tokens=request.max_tokens, seed=request.seed, **options
+                model=self._spec.model, messages=messages, seed=request.seed, **options
             )
         except self._openai.OpenAIError as error:
             raise self._convert_error(error) from None
