@@ -249,7 +249,8 @@ def test_runs_of_different_judges_are_not_comparable(run, tmp_path):
     [
         (["openve"], "data/openve"),
         (["openve"], "--data"),
-        (["openve", "--data", "{data}", "--model", "x"], "gemini-2.5-pro"),
+        (["openve", "--data", "{data}", "--videos", "."], "GEMINI_API_KEY"),
+        (["openve", "--data", "{data}", "--judge", "oracle", "--model", "x"], "no model folder at x"),
         (["openve", "--data", "{data}", "--judge", "oracle"], "--videos"),
         (["openve", "--data", "{data}", "--judge", "oracle", "--videos", "nowhere"], "nowhere"),
         (["openve", "--data", "{data}", "--judge", "gpt", "--videos", "."], "oracle (for --data sandbox)"),

@@ -172,7 +172,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(runs, capsys):
         ("--data.augmentation=Shrink", "one of NoAugmentation, ShrinkReferences"),
         ("--model.class_path=LitFoo", "one of LitKiwi, LitBase, LitVae, LitMllm"),
         ("--model.config.dit.num_heads=5", "cannot be split into 5 attention heads"),
-        ("--data.batch_size=0", "batch_size >= 1"),
+        ("--data.batch_size=0", "data.batch_size is out of range"),
         ("--data.holdout=6", "6 of 6 source videos"),
         ("--model.train_parts=[vae]", "cannot be trained"),
     ],
