@@ -10,12 +10,13 @@ import pytest
 
 @dataclass
 class Reply:
-    """A scripted answer: status, JSON (or raw bytes) of the body, headers, and whether the connection is cut."""
+    """A scripted answer: status, JSON (or raw bytes) of the body, headers, and waits before it and before its bytes."""
 
     body: object = None
     status: int = 200
     headers: dict = field(default_factory=dict)
     delay: float = 0.0
+    pause: float = 0.0
 
 
 class Server(ThreadingHTTPServer):
@@ -54,7 +55,13 @@ class _Handler(BaseHTTPRequestHandler):
         }.items():
             self.send_header(name, str(value))
         self.end_headers()
-        self.wfile.write(content)
+        if not reply.pause:
+            self.wfile.write(content)
+        for byte in content if reply.pause else b"":
+            if self.server.stopped.wait(reply.pause):
+                return
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
 
     do_GET = do_POST = do_DELETE = _serve
 

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from kiwi import console
 from kiwi.bench.budget import Budget
@@ -24,7 +24,7 @@ from kiwi.bench.judges import JudgeSpec
 from kiwi.bench.ledger import LEDGER_FILE, Judgement, Ledger
 from kiwi.bench.options import BenchmarkOptions
 from kiwi.bench.report import BenchmarkReport, write_reports
-from kiwi.bench.rubric import Rubric, read_builtin_rubrics, read_rubrics
+from kiwi.bench.rubric import AnswerFormat, Rubric, read_builtin_rubrics, read_rubrics
 from kiwi.bench.run_folder import (
     DATA_FOLDER,
     RunIdentity,
@@ -102,7 +102,9 @@ def check_benchmark(options: BenchmarkOptions, judge: JudgeSpec | None = None) -
         expected = "--model to edit with, or --videos with edited videos"
         raise InputError("there is nothing to score", code="missing-option", expected=expected)
     if options.rubrics is None:
-        rubrics = read_builtin_rubrics(suite, judge.answer_format)
+        by_format = {answer: read_builtin_rubrics(suite, answer) for answer in get_args(AnswerFormat)}
+        hashes = {answer: [rubric.hash for rubric in found.values()] for answer, found in by_format.items()}
+        rubrics = by_format[judge.choose_format(hashes)]
     else:
         rubrics = read_rubrics(options.rubrics, suite.dimensions)
     return BenchmarkInputs(suite, judge, rubrics)

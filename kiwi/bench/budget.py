@@ -28,9 +28,12 @@ class Budget:
             fix = "pass a price table with --prices; docs/judges.md describes it" if model else "remove it"
             raise InputError(problem, code="missing-price" if model else "unused-option", fix=fix)
         self.spent, self.answers, self._lock = 0.0, 0, Lock()
+        self.is_blind = False
 
     def add(self, judgement: Judgement) -> None:
         """Add the cost of a judgement."""
+        if judgement.reply is not None and judgement.usage is None:
+            self.is_blind = True
         if self.price is not None and judgement.usage is not None:
             with self._lock:
                 self.spent += self.price.cost(judgement.usage)
@@ -40,7 +43,10 @@ class Budget:
         """Estimate the cost of further answers in dollars by the mean of the earlier ones; None without any."""
         return answers * self.spent / self.answers if self.answers else None
 
-    @property
-    def is_spent(self) -> bool:
-        """Whether no further question may be asked; questions in flight are still answered."""
-        return self.limit is not None and self.spent >= self.limit
+    def find_objection(self) -> str | None:
+        """The reason why no further question may be asked, if there is one; questions in flight are still answered."""
+        if self.limit is None:
+            return None
+        if self.is_blind:
+            return "the judge does not report its tokens, so --budget cannot be kept"
+        return f"the budget of {self.limit:g} dollars is spent" if self.spent >= self.limit else None

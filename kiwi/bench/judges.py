@@ -1,7 +1,8 @@
 """Judges answer questions about edited videos: the oracle computes its scores, a replay reads them from a ledger."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,8 @@ class Judge(ABC):
 class JudgeSpec(Spec, ABC):
     """Base class of all judge specs."""
 
-    @property
-    def answer_format(self) -> AnswerFormat:
-        """The format of answers that the built-in rubrics ask the judge for."""
+    def choose_format(self, hashes: Mapping[AnswerFormat, Collection[str]]) -> AnswerFormat:
+        """Choose the format of answers that the built-in rubrics ask for, given the hashes of the rubrics of each."""
         return "prose"
 
     @abstractmethod
@@ -131,6 +131,11 @@ class Replay(JudgeSpec):
     """
 
     ledger: str
+
+    def choose_format(self, hashes: Mapping[AnswerFormat, Collection[str]]) -> AnswerFormat:
+        """Choose the format that most of the recorded answers have."""
+        asked = Counter(judgement.key.rubric for judgement in read_ledger(require_file(self.ledger, what="ledger")))
+        return max(hashes, key=lambda answer: sum(asked[rubric] for rubric in hashes[answer]))
 
     def build(self, data: Path) -> Judge:
         return _ReplayJudge(require_file(self.ledger, what="ledger"))

@@ -1,11 +1,12 @@
 """Judges that are vision-language models: a rubric and the clips of an item become a request to `kiwi.vlm`."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from kiwi.bench.judges import Judge, JudgeAnswer, JudgeError, JudgeSpec, Question
 from kiwi.bench.rubric import AnswerFormat
+from kiwi.errors import SpecError
 from kiwi.media.image import read_image
 from kiwi.vlm.frames import FrameSampling
 from kiwi.vlm.request import ClipPart, Part, Request, VisionLanguageModel, VlmError, VlmSpec
@@ -36,8 +37,12 @@ class ModelJudge(JudgeSpec):
     temperature: float | None = 0.0
     max_tokens: int = 8192
 
-    @property
-    def answer_format(self) -> AnswerFormat:
+    def __post_init__(self) -> None:
+        self.model.require_positive(max_tokens=self.max_tokens)
+        if self.temperature is not None and not 0 <= self.temperature <= 2:
+            raise SpecError("temperature is out of range", code="out-of-range", got=self.temperature, expected="0 to 2")
+
+    def choose_format(self, hashes: Mapping[AnswerFormat, Collection[str]]) -> AnswerFormat:
         return self.answer
 
     def build(self, data: Path) -> Judge:

@@ -178,10 +178,10 @@ class Runner:
         if (known := self.ledger.find(question.key)) is not None:
             return known
         start, answer, scores = time.monotonic(), None, None
-        is_asked = not self.budget.is_spent
+        objection = self.budget.find_objection()
         try:
-            if not is_asked:
-                raise JudgeError(f"the budget of {self.budget.limit:g} dollars is spent", retryable=False)
+            if objection is not None:
+                raise JudgeError(objection, retryable=False)
             answer = self._ask_with_retries(question)
             result = read_answer(answer.reply, question.rubric.dimensions, self._all_dimensions)
             scores, reason = (None, result.reason) if isinstance(result, Unscored) else (dict(result), None)
@@ -201,7 +201,7 @@ class Runner:
             seconds=round(time.monotonic() - start, 3),
             at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        if is_asked:
+        if objection is None:
             self.ledger.add(judgement)
             self.budget.add(judgement)
         return judgement

@@ -88,7 +88,15 @@ class Journal:
         records = list(numbered.values())
         valid = [record for record in records if record is not None]
         if self.checked:
-            changed = [str(number) for number, record in numbered.items() if record and not is_unchanged(record)]
+            # Lines of the previous release have no checksum, and can only precede those that have one.
+            checked_lines = [number for number, record in numbered.items() if record and CHECKSUM in record]
+            first = min(checked_lines, default=len(lines) + 1)
+            unchecked = {number for number in numbered if number > first} - set(checked_lines)
+            changed = [
+                str(number)
+                for number, record in numbered.items()
+                if record and (number in unchecked or not is_unchanged(record))
+            ]
             if changed:
                 raise InputError(
                     f"{self.path} was changed after it was written",

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kiwi.errors import InputError
-from kiwi.vlm.client import describe_error, parse_retry_after, read_key
+from kiwi.vlm.client import bound_wait, describe_error, parse_retry_after, require_address, require_key
 from kiwi.vlm.frames import ImageFormat, encode_image
-from kiwi.vlm.request import Answer, ClipPart, Finish, Request, Usage, VisionLanguageModel, VlmError, VlmSpec
+from kiwi.vlm.request import Answer, ClipPart, Finish, Request, VisionLanguageModel, VlmError, VlmSpec, read_usage
 
 KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 
@@ -45,6 +45,11 @@ class Gemini(VlmSpec):
     poll: float = 2.0
     url: str | None = None
 
+    def __post_init__(self) -> None:
+        self.require_positive(timeout=self.timeout, poll=self.poll)
+        if self.url is not None:
+            require_address(self.url)
+
     def build(self) -> GeminiClient:
         return GeminiClient(self)
 
@@ -59,7 +64,8 @@ class GeminiClient(VisionLanguageModel):
         except ImportError:
             fix = 'pip install "kiwi-video[judges]"'
             raise InputError("the package google-genai is not installed", code="missing-package", fix=fix) from None
-        self._key, self._spec, self._types, self._errors = read_key(KEYS, f"gemini:{spec.model}"), spec, types, errors
+        self._key = require_key(KEYS, f"gemini:{spec.model}")
+        self._spec, self._types, self._errors = spec, types, errors
         options = types.HttpOptions(base_url=spec.url, timeout=round(spec.timeout * 1000))
         options.retry_options = types.HttpRetryOptions(attempts=1)  # the benchmark's runner retries
         self._client = genai.Client(api_key=self._key, vertexai=False, http_options=options)
@@ -128,7 +134,7 @@ class GeminiClient(VisionLanguageModel):
         usage = None
         if counts is not None:
             answered = (counts.candidates_token_count or 0) + (counts.thoughts_token_count or 0)
-            usage = Usage(prompt_tokens=counts.prompt_token_count or 0, answer_tokens=answered)
+            usage = read_usage(counts.prompt_token_count, answered)
         text = "".join(part.text for part in parts or () if part.text and not part.thought)
         return Answer(text=text, finish=finish, model=response.model_version or self._spec.model, usage=usage)
 
@@ -160,7 +166,7 @@ def _read_retry_delay(details: Any) -> float | None:
     try:
         for entry in details["error"]["details"]:
             if "retryDelay" in entry:
-                return float(str(entry["retryDelay"]).removesuffix("s"))
+                return bound_wait(float(str(entry["retryDelay"]).removesuffix("s")))
     except (KeyError, TypeError, ValueError):
         pass
     return None

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import base64
-import os
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from kiwi.errors import InputError
-from kiwi.vlm.client import describe_error, parse_retry_after, read_key
+from kiwi.reading import parse_json
+from kiwi.vlm.client import describe_error, parse_retry_after, read_key, require_address, require_key
 from kiwi.vlm.frames import ImageFormat, encode_image
-from kiwi.vlm.request import Answer, Finish, Request, Usage, VisionLanguageModel, VlmError, VlmSpec
+from kiwi.vlm.request import Answer, Finish, Request, VisionLanguageModel, VlmError, VlmSpec, read_usage
 
 OPENAI_URL = "https://api.openai.com/v1"
 KEY = "OPENAI_API_KEY"
 NO_KEY = "none"
 """Sent to servers of one's own if the environment has no key: the protocol requires one."""
+
+MAX_BODY = 10_000_000
+"""Maximum number of bytes of a server's answer."""
 
 _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length", "content_filter": "refused"}
 
@@ -42,10 +47,8 @@ class OpenAIModel(VlmSpec):
     timeout: float = 300.0
 
     def __post_init__(self) -> None:
-        address = urlsplit(self.url)
-        if address.scheme not in ("http", "https") or not address.hostname or address.username or address.query:
-            expected = "an address such as http://localhost:8000/v1, without a user, a key or a query"
-            raise InputError("the server's address is not usable", code="invalid-url", expected=expected)
+        self.require_positive(timeout=self.timeout)
+        require_address(self.url)
 
     def build(self) -> OpenAIClient:
         return OpenAIClient(self)
@@ -61,14 +64,21 @@ class OpenAIClient(VisionLanguageModel):
             fix = 'pip install "kiwi-video[judges]"'
             raise InputError("the package openai is not installed", code="missing-package", fix=fix) from None
         is_openai = urlsplit(spec.url).hostname == urlsplit(OPENAI_URL).hostname
-        self._key = read_key((KEY,), f"openai:{spec.model}") if is_openai else os.environ.get(KEY, "").strip() or NO_KEY
+        name = f"openai:{spec.model}"
+        self._key = require_key((KEY,), name) if is_openai else read_key((KEY,)) or NO_KEY
         self._openai, self._spec = openai, spec
         # OpenAI's newer models reject the older name, which is the only one that some other servers know.
         self._limit = "max_completion_tokens" if is_openai else "max_tokens"
         # The benchmark's runner retries, and counts the attempts.
-        self._client = openai.OpenAI(api_key=self._key, base_url=spec.url, max_retries=0, timeout=spec.timeout)
+        # A redirect would send the frames to a server that nobody named.
+        client = openai.DefaultHttpxClient(timeout=spec.timeout, follow_redirects=False)
+        self._client = openai.OpenAI(
+            api_key=self._key, base_url=spec.url, max_retries=0, timeout=spec.timeout, http_client=client
+        )
         self.model = spec.model
-        self.name = f"openai:{spec.model}" + ("" if is_openai else f"@{urlsplit(spec.url).netloc}")
+        address = urlsplit(spec.url)
+        path = address.path.rstrip("/").removesuffix("/v1")
+        self.name = name if is_openai else f"{name}@{address.netloc}{path}"
         self.has_structured_output = spec.structured
 
     def answer(self, request: Request) -> Answer:
@@ -80,15 +90,32 @@ class OpenAIClient(VisionLanguageModel):
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
         content = [self._encode_part(part) for part in request.flatten()]
         messages: Any = [{"role": "system", "content": request.system}, {"role": "user", "content": content}]
+        end = time.monotonic() + self._spec.timeout
         try:
-            completion = self._client.chat.completions.create(
+            with self._client.chat.completions.with_streaming_response.create(
                 model=self._spec.model, messages=messages, seed=request.seed, **options
-            )
+            ) as response:
+                body = self._read_body(response.iter_bytes(), end)
+            return self._read_completion(parse_json(body.decode()))
         except self._openai.OpenAIError as error:
             raise self._convert_error(error) from None
-        except ValueError as error:  # the client parses the body before it checks the type of its content
+        except ValueError as error:
             raise VlmError(f"unreadable answer: {describe_error(error, self._key)}", retryable=True) from None
-        return self._read_completion(completion)
+        except Exception as error:  # errors of the HTTP library while the body is read
+            if "httpx" not in type(error).__module__ and "httpcore" not in type(error).__module__:
+                raise
+            raise VlmError(f"no answer: {describe_error(error, self._key)}", retryable=True) from None
+
+    def _read_body(self, chunks: Iterable[bytes], end: float) -> bytes:
+        """Read a body; the client's own time limit is one for each of its parts."""
+        body = bytearray()
+        for chunk in chunks:
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise VlmError(f"the answer has more than {MAX_BODY:,} bytes", retryable=False)
+            if time.monotonic() > end:
+                raise VlmError(f"no answer within {self._spec.timeout:g} s", retryable=True)
+        return bytes(body)
 
     def _encode_part(self, part: Any) -> dict[str, Any]:
         if isinstance(part, str):
@@ -98,21 +125,19 @@ class OpenAIClient(VisionLanguageModel):
 
     def _read_completion(self, completion: Any) -> Answer:
         try:
-            choice, usage = completion.choices[0], completion.usage
-            text, refusal = choice.message.content, getattr(choice.message, "refusal", None)
-            finish, model = choice.finish_reason, completion.model
-        except (AttributeError, IndexError, TypeError):
+            choice, message = completion["choices"][0], completion["choices"][0]["message"]
+            text, refusal, finish = message.get("content"), message.get("refusal"), choice.get("finish_reason")
+            model, counts = completion.get("model"), completion.get("usage")
+            if not isinstance(text, str | None) or not isinstance(model, str | None):
+                raise TypeError
+        except (AttributeError, KeyError, IndexError, TypeError):
             raise VlmError("the server's answer is not a chat completion", retryable=True) from None
-        if refusal:
-            raise VlmError(f"refused: {str(refusal)[:200]}", retryable=False)
-        if not isinstance(text, str) or not isinstance(model, str):
-            raise VlmError(f"the answer has no text (finish reason {finish})", retryable=finish == "stop")
-        counts = None if usage is None else (usage.prompt_tokens, usage.completion_tokens)
+        counts = counts if isinstance(counts, dict) else {}
         return Answer(
-            text=text,
-            finish=_FINISHES.get(finish, "other"),
-            model=model,
-            usage=None if counts is None else Usage(prompt_tokens=counts[0] or 0, answer_tokens=counts[1] or 0),
+            text=text or (str(refusal)[:1000] if refusal else ""),  # none if all tokens went into reasoning
+            finish="refused" if refusal else _FINISHES.get(str(finish), "other"),
+            model=" ".join((model or self._spec.model).split())[:200],
+            usage=read_usage(counts.get("prompt_tokens"), counts.get("completion_tokens")),
         )
 
     def _convert_error(self, error: Exception) -> VlmError:

@@ -40,7 +40,9 @@ def find_price(model: str, file: Path | None = None) -> Price | None:
 def _list_entries(table: Any, file: Path | None) -> Iterable[tuple[str, Any]]:
     if not isinstance(table, dict):
         raise _wrong_table(file, type(table).__name__)
-    return ((str(name), entry) for name, entry in table.items())
+    if not all(isinstance(name, str) and name for name in table):
+        raise _wrong_table(file, "a name that is empty or no text")
+    return table.items()
 
 
 def _parse_price(entry: Any, name: str, file: Path | None) -> Price:

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kiwi.spec import Spec
+from kiwi.errors import SpecError
+from kiwi.spec import LARGEST, Spec
 from kiwi.vlm.frames import FrameSampling, SampledClip
 
 Finish = Literal["stop", "length", "refused", "other"]
@@ -83,6 +84,18 @@ class Usage(Spec):
     prompt_tokens: int = 0
     answer_tokens: int = 0
 
+    def __post_init__(self) -> None:
+        if not all(0 <= count <= LARGEST for count in (self.prompt_tokens, self.answer_tokens)):
+            raise SpecError("a number of tokens is out of range", code="out-of-range", got=self)
+
+
+def read_usage(prompt: Any, answer: Any) -> Usage | None:
+    """The numbers of tokens that a server states; None if they are not numbers of tokens."""
+    if type(prompt) is not int or type(answer) is not int:
+        return None
+    is_plausible = 0 <= prompt <= LARGEST and 0 <= answer <= LARGEST
+    return Usage(prompt_tokens=prompt, answer_tokens=answer) if is_plausible else None
+
 
 def sum_usage(usages: Iterable[Usage | None]) -> Usage:
     """Add up numbers of tokens; None counts as none."""
@@ -139,6 +152,12 @@ class VlmSpec(Spec, ABC):
     """
 
     sampling: FrameSampling = field(default_factory=FrameSampling)
+
+    def require_positive(self, **values: float) -> None:
+        """Raise a SpecError for a value that is not above 0."""
+        for name, value in values.items():
+            if not 0 < value <= LARGEST:
+                raise SpecError(f"{name} must be positive", code="out-of-range", got=value)
 
     @abstractmethod
     def build(self) -> VisionLanguageModel:

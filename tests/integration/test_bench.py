@@ -322,6 +322,7 @@ def test_real_clips_are_scored_from_a_replayed_ledger(tmp_path, capsys):
         assert line["scores"] is None
         line["asked"] |= {"judge": "gemini-2.5-pro", "version": "recorded"}
         names = ("Instruction Compliance", "Consistency & Detail Fidelity", "Visual Quality & Stability")
+        line.pop("checksum")
         line["reply"] = "\n".join(f"**{name}:** {1 + (number + k) % 5}/5" for k, name in enumerate(names))
         recorded.append(json.dumps(line))
     ledger.write_text("\n".join(recorded) + "\n")

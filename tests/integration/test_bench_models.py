@@ -19,6 +19,7 @@ class ModelServer:
 
     def __init__(self):
         self.lock, self.count, self.models = Lock(), 0, ["judge-1"]
+        self.usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
 
     def __call__(self, method, path, body):
         with self.lock:
@@ -31,9 +32,8 @@ class ModelServer:
         schema = body["response_format"]["json_schema"]["schema"]["properties"]["scores"]
         text = json.dumps({"reasons": "As seen.", "scores": dict.fromkeys(schema["properties"], score)})
         choices = [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}]
-        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
         model = self.models[count % len(self.models)]
-        return Reply({"object": "chat.completion", "model": model, "choices": choices, "usage": usage})
+        return Reply({"object": "chat.completion", "model": model, "choices": choices, "usage": self.usage})
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,9 @@ def test_a_model_behind_a_server_scores_edits_and_controls(serve, edits, tmp_pat
         if kind:
             scores[kind] |= set(judgement.scores.values())
     assert scores == {"copy": {1.0}, "edit": {4.0}}
+    replay = ["bench", "openve", *edits, "--judge", f"replay:{out / 'judgements.jsonl'}", "--no-gallery"]
+    assert main([*replay, "--out", str(tmp_path / "replayed")]) == 0
+    assert (tmp_path / "replayed" / "scores.csv").read_text() == (out / "scores.csv").read_text()
     asked = model.count
     assert main([*command, "--judge-set", "model.sampling.fps=2"]) == 0  # all answers are in the ledger
     assert model.count == asked
@@ -108,3 +111,15 @@ def test_a_budget_that_cannot_be_kept_is_refused(edits, tmp_path, capsys, judge,
     assert main(["bench", "openve", *edits, "--judge", judge, "--budget", budget, "--out", str(tmp_path / "run")]) == 2
     assert code in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_is_not_kept_blindly(serve, edits, tmp_path, capsys):
+    model = ModelServer()
+    model.usage = None
+    server, prices = serve(model), tmp_path / "prices.yaml"
+    prices.write_text("judge: {prompt: 10, answer: 900}\n")
+    command = ["bench", "openve", *edits, "--judge", f"openai:judge@{server.url}/v1", "--out", str(tmp_path / "run")]
+    command += ["--controls", "0", "--prices", str(prices), "--concurrency", "1", "--budget", "5", "--no-gallery"]
+    assert main(command) == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert "the judge does not report its tokens, so --budget cannot be kept (4)" in text

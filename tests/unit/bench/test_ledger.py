@@ -32,7 +32,7 @@ def test_skipped_records_are_counted_in_the_log(tmp_path, caplog):
     file = tmp_path / "ledger.jsonl"
     Ledger(file).add(Judgement(key=KEY, category="c", reply="", scores=None, reason="", seconds=0, at=""))
     without_checksum = re.sub(r', "checksum": "\w+"', "", file.read_text())
-    file.write_text(file.read_text() + "{}\n" + without_checksum.replace('"edited": "0"', '"edited": [1]'))
+    file.write_text("{}\n" + without_checksum.replace('"edited": "0"', '"edited": [1]') + file.read_text())
     with caplog.at_level(logging.WARNING, "kiwi"):
         assert len(read_ledger(file)) == 1
     assert "2 of 3 records" in caplog.text

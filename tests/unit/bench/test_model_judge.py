@@ -37,7 +37,7 @@ def judge_one(serve, suite, world, tmp_path):
     def run(reply, **options):
         server = serve(lambda *_: reply)
         spec = ModelJudge(model=OpenAIModel(model="judge", url=f"{server.url}/v1"), **options)
-        rubrics, item = read_builtin_rubrics(suite, spec.answer_format), read_items(suite, world).items[0]
+        rubrics, item = read_builtin_rubrics(suite, spec.answer), read_items(suite, world).items[0]
         ((judgement,), _) = make_runner(suite, rubrics, spec.build(world), tmp_path).run([make_task(item, item.source)])
         return judgement, server
 
@@ -128,11 +128,29 @@ def test_the_default_judge_is_that_of_the_published_scores_which_saw_whole_video
         ("oracle", ("answer=json",), "unknown-field"),
         ("openai:m", ("answer",), "invalid-assignment"),
         ("gemini:", (), "invalid-option"),
+        ("openai:m", ("max_tokens=0",), "out-of-range"),
+        ("openai:m", ("temperature=-1",), "out-of-range"),
+        ("openai:m", ("model.timeout=0",), "out-of-range"),
+        ("gemini:m", ("model.timeout=-1",), "out-of-range"),
+        ("gemini:m", ("model.url=notaurl",), "invalid-url"),
     ],
 )
 def test_an_unknown_judge_or_setting_is_rejected(judge, setting, code):
     with pytest.raises(KiwiError, check=lambda error: error.code == code):
         select_judge(BenchmarkOptions(suite="openve", judge=judge, judge_set=setting), read_suite("openve"))
+
+
+@pytest.mark.parametrize(("temperature", "repeat"), [(0.0, 0), (0.7, 2), (None, 1)])
+def test_the_settings_of_an_answer_reach_the_server_and_the_key(serve, suite, world, tmp_path, temperature, repeat):
+    server = serve(lambda *_: completion(format_answer(SCORES)))
+    model = OpenAIModel(model="judge", url=f"{server.url}/v1")
+    spec = ModelJudge(model=model, temperature=temperature, max_tokens=77)
+    rubrics, item = read_builtin_rubrics(suite, spec.answer), read_items(suite, world).items[0]
+    task = make_task(item, item.source, repeats=[repeat])
+    ((judgement,), _) = make_runner(suite, rubrics, spec.build(world), tmp_path).run([task])
+    ((_, _, body),) = server.requests
+    assert (body["max_tokens"], body.get("temperature"), body["seed"]) == (77, temperature, repeat)
+    assert judgement.key.temperature == temperature
 
 
 def test_another_sampling_of_frames_is_another_question(serve, world):

@@ -67,3 +67,14 @@ def test_records_without_a_checksum_and_truncated_ones_are_not_taken_for_changed
     assert len(journal.read()) == 1
     journal.append({"b": float("nan")})
     assert [list(record) for record in journal.read()] == [["a"], ["b"]]
+
+
+def test_a_line_without_a_checksum_after_one_with_a_checksum_was_changed(tmp_path):
+    file = tmp_path / "journal.jsonl"
+    file.write_text('{"a": 0}\n')
+    journal = Journal(file, checked=True)
+    journal.append({"a": 1})
+    assert [record["a"] for record in Journal(file, checked=True).read()] == [0, 1]
+    file.write_text(file.read_text() + '{"a": 2}\n')
+    with pytest.raises(InputError, check=lambda error: error.code == "changed-file" and "line 3" in str(error)):
+        Journal(file, checked=True).read()

@@ -146,6 +146,8 @@ def failure(code, status, message="no", **details):
     [
         (Reply(failure(429, "RESOURCE_EXHAUSTED", retryDelay="17s"), 429), True, 17),
         (Reply(failure(429, "RESOURCE_EXHAUSTED"), 429, {"Retry-After": "3"}), True, 3),
+        (Reply(failure(429, "RESOURCE_EXHAUSTED", retryDelay="inf"), 429), True, 600),
+        (Reply(failure(429, "RESOURCE_EXHAUSTED", retryDelay="nan"), 429), True, None),
         (Reply(failure(429, "RESOURCE_EXHAUSTED", quotaId="RequestsPerDayPerProject"), 429), False, None),
         (Reply(failure(503, "UNAVAILABLE", "overloaded"), 503), True, None),
         (Reply(b"<html>bad gateway</html>", 502, {"Content-Type": "text/html"}), True, None),

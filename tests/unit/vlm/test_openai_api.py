@@ -1,6 +1,7 @@
 """The client against a loopback server that speaks OpenAI's protocol, in success and in failure."""
 
 import base64
+import time
 
 import numpy as np
 import pytest
@@ -93,8 +94,10 @@ def test_an_answer_says_why_it_ended(serve, request_with_clip, finish, expected)
         (Reply(b"not json"), True, None),
         (Reply({"choices": []}), True, None),
         (Reply([1, 2]), True, None),
-        (Reply(completion(content=None)), True, None),
-        (Reply(completion(content=None, refusal="I cannot judge people.")), False, None),
+        (Reply(b"", 307, {"Location": "http://127.0.0.1:9/elsewhere"}), False, None),
+        (Reply(b'"' + 11_000_000 * b"x" + b'"'), False, None),
+        (Reply(completion(content=[1])), True, None),
+        (Reply(b"\xff\xfe"), True, None),
     ],
 )
 def test_a_failure_is_an_error_that_says_whether_to_ask_again(serve, request_with_clip, reply, retryable, wait):
@@ -105,6 +108,34 @@ def test_a_failure_is_an_error_that_says_whether_to_ask_again(serve, request_wit
     assert len(server.requests) == 1  # the client does not retry by itself
     assert SECRET not in str(caught.value)
     assert 0 < len(caught.value.reason) < 500
+
+
+@pytest.mark.parametrize(
+    ("reply", "text", "finish"),
+    [
+        (completion(content=None, finish="length"), "", "length"),  # all tokens went into reasoning
+        (completion(content=None, refusal="I cannot judge people."), "I cannot judge people.", "refused"),
+    ],
+)
+def test_an_answer_without_text_keeps_its_tokens(serve, request_with_clip, reply, text, finish):
+    _, model = connect(serve, Reply(reply))
+    answer = model.answer(request_with_clip)
+    assert (answer.text, answer.finish, answer.usage.prompt_tokens) == (text, finish, 120)
+
+
+@pytest.mark.parametrize("count", ["7", -1, 1e30, 7.5, None, True, [7]])
+def test_tokens_that_are_not_numbers_of_tokens_are_unknown(serve, request_with_clip, count):
+    usage = {"prompt_tokens": 120, "completion_tokens": count, "total_tokens": 0}
+    _, model = connect(serve, Reply(completion() | {"usage": usage}))
+    assert model.answer(request_with_clip).usage is None
+
+
+def test_a_server_that_sends_its_answer_slowly_is_given_up_in_time(serve, request_with_clip):
+    _, model = connect(serve, Reply(completion(), pause=0.1), timeout=0.5)
+    start = time.monotonic()
+    with pytest.raises(VlmError, match=r"within 0\.5 s"):
+        model.answer(request_with_clip)
+    assert time.monotonic() - start < 5
 
 
 def test_a_server_that_does_not_answer_in_time_may_be_asked_again(serve, request_with_clip):
@@ -128,6 +159,14 @@ def test_the_key_is_sent_and_shown_nowhere(serve, request_with_clip):
     assert SECRET not in repr(spec) + repr(model) + model.name
 
 
+@pytest.mark.parametrize("value", ["sk-one\nsk-two", "sk one", "schlüssel"])
+def test_a_value_that_is_not_a_key_is_refused_without_showing_it(monkeypatch, value):
+    monkeypatch.setenv("OPENAI_API_KEY", value)
+    with pytest.raises(InputError, check=lambda error: error.code == "invalid-key") as caught:
+        OpenAIModel(model="gpt").build()
+    assert value not in str(caught.value)
+
+
 def test_only_openai_itself_needs_a_key(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     assert OpenAIModel(model="judge", url="http://127.0.0.1:9/v1").build().name == "openai:judge@127.0.0.1:9"
@@ -136,7 +175,18 @@ def test_only_openai_itself_needs_a_key(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "ftp://host/v1", "http://user:key@host/v1", "http://host/v1?key=1", ""]
+    "url",
+    [
+        "localhost:8000",
+        "ftp://host/v1",
+        "http://user:key@host/v1",
+        "http://host/v1?key=1",
+        "",
+        "http://[::1",
+        "http://host/v1\n",
+        "http://host:99999/v1",
+        "http://a b/",
+    ],
 )
 def test_an_address_that_is_none_or_holds_secrets_is_rejected(url):
     with pytest.raises(InputError, check=lambda error: error.code == "invalid-url"):

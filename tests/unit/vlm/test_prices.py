@@ -20,7 +20,17 @@ def test_the_shipped_table_has_the_judges_of_the_published_scores():
 
 
 @pytest.mark.parametrize(
-    "text", ["[1]", "a: 1", "a: {prompt: 1}", "a: {prompt: -1, answer: 1}", "a: {prompt: x, answer: 1}", "a: [", ""]
+    "text",
+    [
+        "[1]",
+        "a: 1",
+        "a: {prompt: 1}",
+        "a: {prompt: -1, answer: 1}",
+        "a: {prompt: x, answer: 1}",
+        "a: [",
+        "",
+        '"": {prompt: 1, answer: 1}',
+    ],
 )
 def test_a_file_that_is_not_a_price_table_is_rejected(tmp_path, text):
     (tmp_path / "prices.yaml").write_text(text)
