@@ -69,6 +69,16 @@ def test_servers_without_structured_output_are_sent_no_schema(serve, request_wit
     assert not model.has_structured_output
 
 
+def test_images_are_sent_as_jpeg_if_asked_for(serve, request_with_clip):
+    server, model = connect(serve, Reply(completion()), image_format="jpeg")
+    model.answer(request_with_clip)
+    ((_, _, body),) = server.requests
+    url = body["messages"][1]["content"][1]["image_url"]["url"]
+    data = base64.b64decode(url.removeprefix("data:image/jpeg;base64,"))
+    assert data.startswith(b"\xff\xd8")
+    assert read_image(data).mean() == pytest.approx(7, abs=1)
+
+
 @pytest.mark.parametrize(
     ("finish", "expected"), [("length", "length"), ("content_filter", "refused"), ("tool_calls", "other")]
 )
@@ -90,6 +100,9 @@ def test_an_answer_says_why_it_ended(serve, request_with_clip, finish, expected)
         (Reply(b"<html>bad gateway</html>", 502, {"Content-Type": "text/html"}), True, None),
         (Reply({"error": {"message": f"wrong key {SECRET}"}}, 401), False, None),
         (Reply({"error": {"message": "too many images"}}, 400), False, None),
+        *((Reply({"error": {"message": "later"}}, status), True, None) for status in (408, 409, 425)),
+        (Reply({"error": {"message": 10_000 * "long "}}, 503, {"Retry-After": "99999"}), True, 600),
+        (Reply({"error": {"message": "soon"}}, 503, {"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}), True, 0),
         (Reply({"error": {"message": "no such model"}}, 404), False, None),
         (Reply(b"not json"), True, None),
         (Reply({"choices": []}), True, None),
