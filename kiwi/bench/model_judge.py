@@ -2,17 +2,20 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from kiwi.bench.judges import Judge, JudgeAnswer, JudgeError, JudgeSpec, Question
 from kiwi.bench.rubric import AnswerFormat
 from kiwi.errors import SpecError
 from kiwi.media.image import read_image
-from kiwi.vlm.frames import FrameSampling
 from kiwi.vlm.request import ClipPart, Part, Request, VisionLanguageModel, VlmError, VlmSpec
 
 TITLES = {"reference": "Reference image", "source": "Original video", "edited": "Edited video"}
 """What an input is called in requests."""
+
+_CACHED_CLIPS = 16
+"""Clips kept in memory, two for each of the default number of concurrent questions; each has up to 28 MB."""
 
 _ANSWERS = {
     "prose": "prose",
@@ -52,6 +55,8 @@ class ModelJudge(JudgeSpec):
 class _ModelJudge(Judge):
     def __init__(self, spec: ModelJudge) -> None:
         self._spec, self._sampling = spec, spec.model.sampling
+        # Repeats and controls show the same clips again.
+        self._sample = lru_cache(_CACHED_CLIPS)(self._sampling.sample)
         self._model: VisionLanguageModel = spec.model.build()
         # The provider names the version of the model in its answers; each answer's is in the ledger.
         self.name, self.version = self._model.name, ""
@@ -60,7 +65,7 @@ class _ModelJudge(Judge):
         self.note = f"frames: {self.frames}; answers: {_ANSWERS[spec.answer]}"
 
     def ask(self, question: Question) -> JudgeAnswer:
-        parts = list(_list_parts(question, self._sampling))
+        parts = list(self._list_parts(question))
         request = Request(
             system=question.rubric.text,
             parts=parts,
@@ -82,13 +87,12 @@ class _ModelJudge(Judge):
             raise JudgeError(reason, retryable=False, answer=judged)
         return judged
 
-
-def _list_parts(question: Question, sampling: FrameSampling) -> Iterator[Part]:
-    """The parts of a request: each input after its title, in the order of the suite, and the instruction."""
-    for name, path in question.media.items():
-        yield f"{TITLES[name]}:"
-        if name == "reference":
-            yield sampling.shrink(read_image(path)[None])[0]
-        else:
-            yield ClipPart(path, sampling.sample(path))
-    yield f"Editing instruction: {question.instruction}"
+    def _list_parts(self, question: Question) -> Iterator[Part]:
+        """The parts of a request: each input after its title, in the order of the suite, and the instruction."""
+        for name, path in question.media.items():
+            yield f"{TITLES[name]}:"
+            if name == "reference":
+                yield self._sampling.shrink(read_image(path)[None])[0]
+            else:
+                yield ClipPart(path, self._sample(path))
+        yield f"Editing instruction: {question.instruction}"

@@ -5,6 +5,7 @@ import io
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,7 @@ class SampledClip:
     frames_FHWC: np.ndarray
     times: tuple[float, ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of pixels, shape and times."""
         text = repr((self.frames_FHWC.shape, self.times)).encode()

@@ -69,9 +69,9 @@ class OpenAIClient(VisionLanguageModel):
         self._openai, self._spec = openai, spec
         # OpenAI's newer models reject the older name, which is the only one that some other servers know.
         self._limit = "max_completion_tokens" if is_openai else "max_tokens"
-        # The benchmark's runner retries, and counts the attempts.
         # A redirect would send the frames to a server that nobody named.
         client = openai.DefaultHttpxClient(timeout=spec.timeout, follow_redirects=False)
+        # max_retries=0, because the benchmark's runner retries, and counts the attempts.
         self._client = openai.OpenAI(
             api_key=self._key, base_url=spec.url, max_retries=0, timeout=spec.timeout, http_client=client
         )

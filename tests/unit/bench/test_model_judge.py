@@ -11,6 +11,7 @@ from kiwi.bench.model_judge import ModelJudge
 from kiwi.bench.options import BenchmarkOptions
 from kiwi.bench.reply import Unscored, format_answer, read_answer
 from kiwi.bench.rubric import read_builtin_rubrics
+from kiwi.bench.runner import RateLimit
 from kiwi.bench.suites import read_items, read_suite
 from kiwi.errors import KiwiError
 from kiwi.vlm import FrameSampling, parse_model
@@ -69,6 +70,19 @@ def test_an_answer_becomes_scores_and_its_request_is_recorded(judge_one, tmp_pat
         "json": ["reasons", "scores"], "json-scores-first": ["scores", "reasons"], "prose": [],
     }[answer]  # fmt: skip
     assert ("JSON" in body["messages"][0]["content"]) is (answer != "prose")
+
+
+def test_a_clip_is_sampled_once_for_all_its_questions(serve, suite, world, tmp_path, monkeypatch):
+    sampled, sample = [], FrameSampling.sample
+    monkeypatch.setattr(FrameSampling, "sample", lambda self, path: sampled.append(path) or sample(self, path))
+    server = serve(lambda *_: completion(format_answer(SCORES)))
+    spec = ModelJudge(model=OpenAIModel(model="judge", url=f"{server.url}/v1"))
+    rubrics, item = read_builtin_rubrics(suite, spec.answer), read_items(suite, world).items[0]
+    target = item.source.with_name(item.source.name.replace("_source", "_target"))
+    runner = make_runner(suite, rubrics, spec.build(world), tmp_path, RateLimit(concurrency=1))
+    runner.run([make_task(item, target, repeats=[0, 1, 2])])
+    assert len(server.requests) == 3
+    assert sorted(sampled) == sorted([item.source, target])
 
 
 @pytest.mark.parametrize("finish", ["length", "content_filter"])

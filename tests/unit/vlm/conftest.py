@@ -5,12 +5,22 @@ import pytest
 
 from kiwi.media.video import write_video
 from kiwi.vlm.frames import FrameSampling
-from kiwi.vlm.request import ClipPart, Request
+from kiwi.vlm.request import ClipPart, Request, VlmError
 from tests.loopback import serve
 
 __all__ = ["serve"]
 
 SCHEMA = {"type": "object", "properties": {"scores": {"type": "object"}}}
+
+
+def require_failure(server, model, request, retryable, wait, secret):
+    """Check that a model fails after one request, and what its error says of another attempt and of the key."""
+    with pytest.raises(VlmError) as caught:
+        model.answer(request)
+    assert (caught.value.retryable, caught.value.retry_after) == (retryable, wait)
+    assert len(server.requests) == 1  # the client does not retry by itself
+    assert secret not in str(caught.value)
+    assert 0 < len(caught.value.reason) < 500
 
 
 @pytest.fixture
